@@ -21,7 +21,18 @@ except SystemExit as end:
 print("\\n" + json.dumps([code, sorted(sys.modules)]))
 """
 
-NEVER = ("torch", "matplotlib", "sympy", "onnx_ir", "onnxscript", "onnxruntime.quantization", "pandas", "scipy")
+NEVER = (
+    "torch",
+    "matplotlib",
+    "sympy",
+    "onnx_ir",
+    "onnxscript",
+    "onnxruntime.quantization",
+    "pandas",
+    "scipy",
+    "keras",
+    "h5py",
+)
 """What help and the check of a graph leave alone."""
 
 WITHOUT_A_GRAPH = ("onnx", "onnxruntime", "fastapi", "uvicorn", "grpc", "rich.syntax")

@@ -1,6 +1,7 @@
 """Checks and exports from Python: `check` and `export`, with the options of the commands of the same names.
 
-A target is a text, as on the command line, or an object: a `torch.nn.Module` or an `onnx.ModelProto`. A call leaves
+A target is a text, as on the command line, or an object: a `torch.nn.Module`, a `keras.Model` on the torch backend, or
+an `onnx.ModelProto`. A call leaves
 torch and the caller's module unchanged: training mode, parameters, buffers, threads and random numbers. Calls in
 several threads run one after the other, because torch's settings apply to the whole process.
 """
@@ -112,8 +113,9 @@ def check(
     as `--features`, use the argument of the same name.
 
     Args:
-        target: A torch module or an ONNX graph; or a text: a spec (.toml), what `train` wrote,
-            `package.module:factory` or `file.py:factory` of a torch module, an ONNX file, or a model directory.
+        target: A torch module, a Keras model or an ONNX graph; or a text: a spec (.toml), what `train` wrote,
+            `package.module:factory` or `file.py:factory` of a torch module or a Keras model, a Keras file, an ONNX
+            file, or a model directory.
         checkpoint: Weights for a module or a spec: .safetensors, a folder of `train`, or a state_dict.
         features: Number of values of a step.
         vocabulary: Number of token ids, if a step is a token id.

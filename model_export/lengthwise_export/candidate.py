@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import numpy as np
 import onnx
@@ -31,13 +31,11 @@ from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.missing_values import contains_isnan
 from lengthwise_export.options import OPSET
 from lengthwise_export.steady_bits.rewriting import with_steady_bits
-from lengthwise_export.targets.target import Target
+from lengthwise_export.targets.target import ScoreKind, Target
 from lengthwise_export.tracing import graph
 
 MAX_LENGTH = 1024
 """The longest accepted sequence if neither the user nor a spec says it."""
-
-ScoreKind = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ def from_target(
     batch = pad([sampler.sequence(length) for length in lengths], width=min(least - 1 + 8, max(longest, 5)))
     answer = target.subject.answer(batch)
     names = target.names
-    if names.attention is None and target.kind == "module" and _is_attention(answer, batch):
+    if names.attention is None and target.kind in ("module", "keras") and _is_attention(answer, batch):
         names = names.model_copy(update={"attention": "attention"})
     manifest = Manifest(
         name="model",
@@ -172,7 +170,7 @@ def from_target(
         input=target.steps,
         labels=target.labels,
         task=task,
-        scores=scores or _found_scores(answer, batch, task),
+        scores=scores or target.scores or _found_scores(answer, batch, task),
         min_length=least,
         max_length=longest,
         missing=missing or "refuse",
@@ -183,7 +181,7 @@ def from_target(
 
     def build(named: Manifest) -> onnx.ModelProto:
         proto = target.build(named.name, opset)
-        return without_exporter_metadata(proto) if target.kind == "module" else proto
+        return without_exporter_metadata(proto) if target.kind in ("module", "keras") else proto
 
     def reference(batch: PaddedBatch) -> BatchLogits:
         return target.subject.answer(batch).logits
@@ -265,10 +263,10 @@ def _require_sound(report: Report, target: Target) -> None:
 
 def made_from(target: Target) -> dict[str, str | int | float | None]:
     """How a user's model was made, for the manifest."""
-    made: dict[str, str | int | float | None] = {"target": Path(target.text).name}
+    made: dict[str, str | int | float | None] = {"target": Path(target.text).name, **target.made}
     if target.checkpoint is not None:
         made["checkpoint"] = digest(target.checkpoint)
-    elif target.framework and not target.is_object:
+    elif target.kind == "module" and not target.is_object:
         made["weights"] = "the factory's own"
     return made
 

@@ -197,7 +197,8 @@ def export(
     """Builds the graph of TARGET, verifies that padding changes no answer, and publishes a model directory.
 
     TARGET is what `train` wrote (its folder, or model.safetensors in it), a spec (.toml) of the built-in architecture,
-    package.module:factory or file.py:factory of a torch module, or an ONNX file.
+    package.module:factory or file.py:factory of a torch module or a Keras model, a Keras file (.keras, .h5), or an ONNX
+    file.
 
     A checkpoint contains the spec of its training. If you pass a spec too, it must be the same, including the order of
     the labels; only the policy for long sequences may differ.
@@ -301,8 +302,8 @@ def check(
 ) -> None:
     """Finds where padding or another row of the batch changes an answer of TARGET, with the cause and a fix.
 
-    TARGET is a spec (.toml), what `train` wrote, package.module:factory or file.py:factory of a torch module, an ONNX
-    file, or a model directory.
+    TARGET is a spec (.toml), what `train` wrote, package.module:factory or file.py:factory of a torch module or a Keras
+    model, a Keras file (.keras, .h5), an ONNX file, or a model directory.
 
     \b
     Exit code 0: no leak. 1: a leak. 2: it cannot be checked.
@@ -311,6 +312,7 @@ def check(
     Examples:
       lengthwise check mymodels.lstm:make --checkpoint weights.pt
       lengthwise check classifier.onnx --html leak.html
+      lengthwise check model.keras
       lengthwise check mymodels.inception:make --features 3 --fix
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
@@ -335,7 +337,8 @@ def check(
         section = "" if checked.fix is None else fix_page.as_section(checked.fix)
         page.write_text(as_page(report, target, fix=section), encoding="utf-8")
     if as_json:
-        show_json(reports.as_json(report) | ({} if checked.fix is None else {"fix": checked.fix.as_json()}))
+        told = reports.as_json(report) | {"notices": [] if read is None else list(read.notices)}
+        show_json(told | ({} if checked.fix is None else {"fix": checked.fix.as_json()}))
     else:
         served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
         Console().print(reports.on_terminal(report, target, served=served, verbose=verbose), crop=False)

@@ -21,10 +21,10 @@ from lengthwise_export.errors import UncheckableError
 from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.options import OPSET, TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.target import Target
+from lengthwise_export.targets.target import ScoreKind, Target
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
-    from lengthwise_export.candidate import Candidate, ScoreKind
+    from lengthwise_export.candidate import Candidate
     from lengthwise_export.pipeline import PublishedModel
 
 NOTHING_TO_MEND: Final = "nothing to mend: padding does not change an answer"
@@ -120,7 +120,9 @@ def check(
     with one_torch_thread() if read.framework else nullcontext():
         from lengthwise_export.mend_target import mend_target
 
-        proved = mend_target(read, max_length=max_length, tolerance=tolerance, seed=seed, progress=progress)
+        proved = mend_target(
+            read.alone or read, max_length=max_length, tolerance=tolerance, seed=seed, progress=progress
+        )
     return CheckedTarget(_without_lengths(report) if read.blind else report, read, proved.fix)
 
 
@@ -248,7 +250,12 @@ def _of_users_model(
     from lengthwise_export.mending.fix_report import summary
 
     proved = mend_target(
-        read, max_length=longest, opset=chosen.opset, tolerance=tolerance, seed=chosen.seed, progress=progress
+        read.alone or read,
+        max_length=longest,
+        opset=chosen.opset,
+        tolerance=tolerance,
+        seed=chosen.seed,
+        progress=progress,
     )
     source = mended_candidate.from_mend(proved, **said)
     tell(summary(proved.fix))

@@ -27,6 +27,7 @@ def test_the_json_is_the_one_that_programs_rely_on() -> None:
         {
             "operator": "pool: mean",
             "kind": "mean",
+            "place": None,
             "file": "models/net.py",
             "line": 12,
             "source": "return h.mean(1)  # <all>",

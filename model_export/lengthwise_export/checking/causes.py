@@ -32,11 +32,14 @@ class ArgumentNames:
         width: Code for the width of the batch.
         second: The name of the argument that marks the end of a sequence.
         role: The role of that argument.
+        fix: Code that is shown in the place of that of the table, for a model of another framework; None for the
+            table's.
     """
 
     width: str = "width"
     second: str = "lengths"
     role: SecondRole = "lengths"
+    fix: str | None = None
 
     @property
     def valid(self) -> str:
@@ -285,7 +288,7 @@ def explain(
         for entry in _TABLE
         if (entry.changes is None or change in entry.changes) and re.fullmatch(entry.kinds, kind.lower())
     )
-    return Cause(cause.why, _with_names(cause.fix, kind, names, operator, source))
+    return Cause(cause.why, names.fix or _with_names(cause.fix, kind, names, operator, source))
 
 
 def _with_names(fix: str, kind: str, names: ArgumentNames, operator: str, source: str) -> str:

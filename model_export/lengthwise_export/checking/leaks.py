@@ -75,6 +75,7 @@ class Leak:
         trial: The name of the trial that shows the leak.
         spread: The picture: the operators in order of execution, for the row whose answer changed most.
         length: The length of that row.
+        place: Where the operator is in the model as its author sees it; empty if that is not known.
     """
 
     operator: str
@@ -86,6 +87,7 @@ class Leak:
     trial: str
     spread: tuple[OperatorSpread, ...] = field(default=(), repr=False)
     length: int = 0
+    place: str = ""
 
 
 def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
@@ -130,7 +132,9 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             operator=first.operator,
             kind=first.kind,
             location=first.location,
-            cause=explain(
+            cause=first.explained(change)
+            if first.explained is not None
+            else explain(
                 first.kind,
                 change,
                 subject.names,
@@ -142,6 +146,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             trial=trial.name,
             spread=tuple(_spread(pairs[:MOST_PICTURED], pairing, chosen.row)),
             length=int(base.lengths[trial.rows[chosen.row][0]]),
+            place=first.place,
         )
 
 

@@ -120,7 +120,8 @@ def _table(outcomes: Sequence[TrialResult]) -> str:
 
 
 def _section(leak: Leak) -> str:
-    place = "" if leak.location is None else f"<p><code>{html.escape(str(leak.location))}</code></p>"
+    at = leak.place if leak.location is None else str(leak.location)
+    place = f"<p><code>{html.escape(at)}</code></p>" if at else ""
     source = "" if leak.location is None else f"<pre>{html.escape(leak.location.source)}</pre>"
     since = (
         "" if leak.cause_at is None else f"<p>Padding stopped being 0 at <code>{html.escape(leak.cause_at)}</code>.</p>"

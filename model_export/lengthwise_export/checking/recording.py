@@ -6,7 +6,7 @@ interface.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.causes import ArgumentNames
+from lengthwise_export.checking.causes import ArgumentNames, Cause
+from lengthwise_export.checking.trials import Change
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 
@@ -30,6 +31,8 @@ class Operation:
         inputs: The keys of its inputs.
         gives: The keys of those outputs that the answer depends on.
         outputs: The values of these outputs with their keys; empty if they are not to be compared.
+        explained: Tells the cause of a leak here, if the model knows more than the table of causes.
+        place: Where it is in the model as its author sees it; empty if that is not known.
     """
 
     operator: str
@@ -38,6 +41,8 @@ class Operation:
     inputs: frozenset[int] = frozenset()
     gives: frozenset[int] = frozenset()
     outputs: tuple[tuple[int, NDArray[Any]], ...] = ()
+    explained: Callable[[Change], Cause] | None = None
+    place: str = ""
 
     @property
     def identity(self) -> tuple[str, str, CodeLocation | None]:

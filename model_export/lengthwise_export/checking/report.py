@@ -36,6 +36,7 @@ def as_json(report: Report) -> dict[str, Any]:
             {
                 "operator": leak.operator,
                 "kind": leak.kind,
+                "place": leak.place or None,
                 **location_as_json(leak.location),
                 "cause_at": leak.cause_at,
                 "cause": leak.cause.why,
@@ -139,6 +140,8 @@ def _told(leak: Leak) -> Iterator[RenderableType]:
     )
     if leak.location is not None and leak.location.source:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
+    if leak.place:
+        yield Text.assemble(("  place ", "bold"), leak.place)
     yield Text.assemble(("  why   ", "bold"), leak.cause.why)
     if leak.cause_at is not None:
         yield Text.assemble(("  since ", "bold"), f"padding stopped being 0 at {leak.cause_at}")

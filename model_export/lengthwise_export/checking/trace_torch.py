@@ -27,8 +27,9 @@ from torch.utils import _pytree as pytree
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.alternative_calls import alternative_calls
-from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
+from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames, Cause
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
+from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, Role, in_evaluation, without_fast_path
@@ -42,6 +43,27 @@ _UNINITIALIZED: Final = frozenset({"empty", "empty_like", "new_empty", "empty_st
 """Functions whose result is uninitialised memory, which must not be compared."""
 
 
+@dataclass(frozen=True, slots=True)
+class WholePart:
+    """A part of a module that is recorded as one operation.
+
+    Attributes:
+        operator: Its name in reports.
+        kind: Its kind.
+        place: Where it is in the model as its author sees it.
+        explained: Tells the cause of a leak in it, from the arguments and the result of its call.
+    """
+
+    operator: str
+    kind: str
+    place: str
+    explained: Callable[[Sequence[Any], Mapping[str, Any], Any], Callable[[Change], Cause]]
+
+
+DescribePart = Callable[[nn.Module], WholePart | None]
+"""Describes a part that is recorded as one operation; None for one that is not."""
+
+
 class TorchSubject:
     """A torch module under check. The module is put into evaluation mode.
 
@@ -50,15 +72,26 @@ class TorchSubject:
         steps: The kind of a step.
         signature: How the module is called.
         select_output: Picks the logits from the module's result.
+        whole: Describes those of its parts that are recorded as one operation each; None for all others.
+        names: The names of its arguments; by default those of its signature.
     """
 
     def __init__(
-        self, module: nn.Module, steps: StepInput, *, signature: CallSignature, select_output: OutputSelector
+        self,
+        module: nn.Module,
+        steps: StepInput,
+        *,
+        signature: CallSignature,
+        select_output: OutputSelector,
+        whole: DescribePart | None = None,
+        names: ArgumentNames | None = None,
     ) -> None:
         self._module = in_evaluation(module)
         self.steps = steps
         self._signature = signature
         self._select_output = select_output
+        self._whole = whole or (lambda part: None)
+        self._names = names
 
     @property
     def sizes(self) -> frozenset[int]:
@@ -72,6 +105,8 @@ class TorchSubject:
     @property
     def names(self) -> ArgumentNames:
         """The names of the module's arguments."""
+        if self._names is not None:
+            return self._names
         names = self._signature.names(self._module)
         steps = names.get("steps")
         if steps is None:
@@ -117,7 +152,7 @@ class TorchSubject:
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the calls."""
-        recorder, inputs = _Recorder(self._module), self._inputs(batch)
+        recorder, inputs = _Recorder(self._module, self._whole), self._inputs(batch)
         with without_fast_path(), recorder.listening():
             outputs = self._run(inputs)
         return recorder.recording(outputs.values())
@@ -159,11 +194,15 @@ class _Call:
     inputs: frozenset[int]
     outputs: list[tuple[int, NDArray[Any]]]
     is_packing: bool
+    explained: Callable[[Change], Cause] | None = None
+    place: str = ""
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, whole: DescribePart) -> None:
         super().__init__()
+        self._whole = whole
+        self._inside: tuple[int, WholePart] | None = None
         self._paths = {id(part): path for path, part in module.named_modules(remove_duplicate=False)}
         self._stack: list[str] = []
         self._calls: list[_Call] = []
@@ -174,7 +213,7 @@ class _Recorder(TorchFunctionMode):
     def listening(self) -> Iterator[None]:
         """Records the calls inside the block."""
         enter = register_module_forward_pre_hook(self._enter)
-        leave = register_module_forward_hook(self._leave, always_call=True)
+        leave = register_module_forward_hook(self._leave, with_kwargs=True, always_call=True)
         try:
             with self:
                 yield
@@ -184,14 +223,41 @@ class _Recorder(TorchFunctionMode):
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         self._stack.append(self._paths.get(id(module), ""))
+        if self._inside is None and (part := self._whole(module)) is not None:
+            self._inside = (len(self._stack), part)
 
-    def _leave(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+    def _leave(self, module: nn.Module, inputs: Any, options: Any, outputs: Any) -> None:
+        if self._inside is not None and self._inside[0] == len(self._stack):
+            self._add_part(self._inside[1], inputs, options, outputs)
+            self._inside = None
         self._stack.pop()
+
+    def _add_part(self, part: WholePart, inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any) -> None:
+        given, results = _tensors((inputs, options)), _tensors(outputs)
+        self._seen += given + results
+        changed = [tensor for tensor in results if not any(tensor is own for own in given)]
+        if not changed:  # such as a dropout, which gives back what it gets
+            return
+        self._calls.append(
+            _Call(
+                operator=part.operator,
+                kind=part.kind,
+                location=None,
+                inputs=frozenset(map(_storage, given)),
+                outputs=[(_storage(tensor), _copied(tensor)) for tensor in changed],
+                is_packing=False,
+                explained=part.explained(inputs, options, outputs),
+                place=part.place,
+            )
+        )
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         answer = func(*args, **(kwargs or {}))
+        if self._inside is not None:
+            self._seen += _tensors(answer)
+            return answer
         name = func.__name__
         if name == "__get__":
             name = torch.overrides.resolve_name(func).rsplit(".", 2)[-2]
@@ -227,7 +293,18 @@ class _Recorder(TorchFunctionMode):
                 # Inside packing the rows are in another order, and torch's own code has no leak: do not compare.
                 shown = () if call.is_packing else outputs
                 gives = frozenset(storage for storage, _ in outputs)
-                reaching.append(Operation(call.operator, call.kind, call.location, call.inputs, gives, shown))
+                reaching.append(
+                    Operation(
+                        call.operator,
+                        call.kind,
+                        call.location,
+                        call.inputs,
+                        gives,
+                        shown,
+                        explained=call.explained,
+                        place=call.place,
+                    )
+                )
         reaching.reverse()
         return Recording(reaching, answers)
 

@@ -7,6 +7,7 @@ its line.
 from __future__ import annotations
 
 import importlib
+import random
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from lengthwise.errors import ConfigurationError
+from lengthwise_export.keras_models.backend import import_keras, is_keras, prefer_torch
 from lengthwise_export.tracing.source_lines import location_of
 
 
@@ -36,10 +38,16 @@ def module_of(text: str) -> nn.Module:
         if not callable(made):
             raise ConfigurationError(f"{text} is a {type(made).__name__}: name a function that returns a torch module")
         torch.manual_seed(0)
+        before = random.getstate()
+        random.seed(0)  # Keras draws the seeds of its weights from it
         try:
             made = made()
         except (Exception, SystemExit) as error:  # the user's own code
             raise ConfigurationError(f"{text} raises: {_told(error)}") from error
+        finally:
+            random.setstate(before)
+    if is_keras(made):
+        import_keras()  # refuses other backends than torch
     if type(made).__name__ == "ExportedProgram":  # torch.export takes long to import, only to ask this
         made = made.module()
     if not isinstance(made, nn.Module):
@@ -48,6 +56,7 @@ def module_of(text: str) -> nn.Module:
 
 
 def _imported(where: str, text: str) -> ModuleType:
+    prefer_torch()
     path = Path(where)
     if path.suffix == ".py":
         if not path.is_file():

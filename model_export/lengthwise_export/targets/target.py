@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,9 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.options import TargetOptions
 
-TargetKind = Literal["spec", "checkpoint", "module", "onnx", "directory"]
+ScoreKind = Literal["logits", "probabilities"]
+
+TargetKind = Literal["spec", "checkpoint", "module", "keras", "onnx", "directory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,9 @@ class Target:
         is_object: Whether the caller passed an object, which has its weights already.
         blind: Whether the model takes the steps alone. Then its graph lacks the input `names.lengths`, which a mend
             adds, and `subject` runs a batch as if it had no padding.
+        alone: The same model as a blind target, if a mend is to begin with that; None to begin with this one.
+        scores: What its output is, if the model says that.
+        made: What the manifest is to say about where the model comes from.
     """
 
     text: str
@@ -56,6 +61,9 @@ class Target:
     notices: tuple[str, ...] = ()
     is_object: bool = False
     blind: bool = False
+    alone: Target | None = None
+    scores: ScoreKind | None = None
+    made: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:

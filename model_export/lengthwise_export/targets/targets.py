@@ -1,4 +1,4 @@
-"""Loads a TARGET: a spec, a checkpoint, a torch module, an ONNX file or a model directory.
+"""Loads a TARGET: a spec, a checkpoint, a torch module, a Keras model, an ONNX file or a model directory.
 
 Options describe what cannot be inferred from it. An option that contradicts it is an error that names both.
 """
@@ -18,6 +18,7 @@ from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from lengthwise_export import foreign_files
 from lengthwise_export.architecture import trained
 from lengthwise_export.checking.trace_onnx import OnnxSubject
+from lengthwise_export.keras_models.backend import SUFFIXES as KERAS_SUFFIXES
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, InputHints, read_graph
 from lengthwise_export.onnx_graphs.labels import labels_in
 from lengthwise_export.options import TargetOptions
@@ -31,7 +32,8 @@ Given: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | nn.Module"
 
 FORMS = (
     "a spec of the built-in architecture (*.toml), what `lengthwise train` wrote (*.safetensors, or its folder), "
-    "package.module:factory or file.py:factory of a torch module, an ONNX file (*.onnx), or for check a model directory"
+    "package.module:factory or file.py:factory of a torch module or Keras model, a Keras file (*.keras, *.h5), an ONNX "
+    "file (*.onnx), or for check a model directory"
 )
 
 
@@ -41,6 +43,7 @@ _APPLY: dict[TargetKind, frozenset[str]] = {
         {"checkpoint", "features", "vocabulary", "classes", "labels", "time_first", "channels_first", "second"}
         | {"output", "missing"}
     ),
+    "keras": frozenset({"features", "vocabulary", "classes", "labels", "output", "missing"}),
     "onnx": frozenset(
         {"features", "vocabulary", "classes", "labels", "values", "lengths", "mask", "time_first", "channels_first"}
         | {"second", "output", "missing"}
@@ -91,6 +94,10 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
         return _read_onnx(text, options, blind=blind)
     if kind == "directory":
         return _read_directory(text, options)
+    if kind == "keras":
+        from lengthwise_export.targets import keras_targets  # brings torch along, and Keras
+
+        return keras_targets.read_file(text, options)
     from lengthwise_export.targets import torch_targets  # brings torch along, which a graph does without
 
     if kind == "module":
@@ -128,6 +135,7 @@ _SAID: dict[TargetKind, str] = {
     "spec": "spec of the built-in architecture",
     "checkpoint": "checkpoint of the built-in architecture",
     "module": "torch module",
+    "keras": "Keras model",
     "onnx": "ONNX file",
     "directory": "model directory",
 }
@@ -146,6 +154,10 @@ def _kind(text: str) -> TargetKind:
         if not path.is_file():
             raise ConfigurationError(f"there is no file {text}")
         return "spec" if path.suffix == ".toml" else "onnx"
+    if path.suffix in KERAS_SUFFIXES and (path.is_file() or ":" not in text):
+        if not path.is_file():
+            raise ConfigurationError(f"there is no file {text}")
+        return "keras"
     if ":" in text:
         return "module"
     if path.suffix == ".py":

@@ -17,6 +17,7 @@ from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError
+from lengthwise_export.keras_models.backend import is_keras
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.factory import module_of
 from lengthwise_export.targets.rows import require_order_of_axes
@@ -71,6 +72,10 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         blind: Whether the module may take the steps alone.
     """
     module = _unwrapped(module)
+    if is_keras(module):
+        from lengthwise_export.targets.keras_targets import of_model  # brings torch's exporter and Keras
+
+        return of_model(text, module, options)
     if isinstance(module, torch.jit.ScriptModule):
         raise ConfigurationError(f"{text} is TorchScript, which cannot be traced. {foreign_files.FROM_TORCHSCRIPT}")
     elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}

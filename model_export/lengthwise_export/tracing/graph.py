@@ -29,11 +29,10 @@ from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.labels import IN_GRAPH, NAME_IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
-from lengthwise_export.tracing import order_statistics
+from lengthwise_export.tracing import order_statistics, recurrent_cells_op, recurrent_op
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.capture import capture
 from lengthwise_export.tracing.outputs import OutputSelector, output_selector
-from lengthwise_export.tracing.recurrent_op import TRANSLATIONS
 from lengthwise_export.tracing.source_lines import location_in
 
 BUILT_IN_NODES: Final = 60
@@ -116,7 +115,11 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
                 program,
                 dynamo=True,
                 opset_version=opset,
-                custom_translation_table={**TRANSLATIONS, **order_statistics.TRANSLATIONS},
+                custom_translation_table={
+                    **recurrent_op.TRANSLATIONS,
+                    **recurrent_cells_op.TRANSLATIONS,
+                    **order_statistics.TRANSLATIONS,
+                },
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:

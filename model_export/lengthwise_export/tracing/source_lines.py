@@ -61,7 +61,7 @@ def relative_path(file: str) -> str:
 
 _OWN: Final = str(Path(__file__).parent) + os.sep
 
-_MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy")
+_MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy", "keras")
 """Packages that are never the user's code, wherever they are installed."""
 
 

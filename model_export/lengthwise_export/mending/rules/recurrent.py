@@ -24,7 +24,7 @@ def recurrent(mender: Mender) -> None:
         if time.fixed is None:
             mender.refuse("runs over an axis that is no time")
         ends = mender.values[given].name if given else ""
-    elif given in mender.from_lengths | mender.from_steps:  # its author says where each row ends
+    elif given and given in mender.from_lengths | mender.from_steps:  # its author says where each row ends
         ends = mender.values[given].name
     else:
         if len(group) > 1 and any(size.is_time for size in group):

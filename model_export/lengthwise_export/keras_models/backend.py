@@ -1,0 +1,77 @@
+"""Imports Keras with its torch backend. Nothing else of this package imports Keras at its top."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from types import ModuleType
+from typing import Final
+
+from lengthwise.errors import ConfigurationError
+
+VARIABLE: Final = "KERAS_BACKEND"
+"""The variable of the environment that Keras reads when it is imported."""
+SUFFIXES: Final = frozenset({".keras", ".h5", ".hdf5"})
+"""The suffixes of files that hold a Keras model."""
+_WANTED: Final = "torch"
+
+
+def import_keras() -> ModuleType:
+    """Keras, on torch.
+
+    Raises:
+        ConfigurationError: Keras is not installed, or was imported with another backend.
+    """
+    if "keras" not in sys.modules:
+        before = os.environ.get(VARIABLE)
+        os.environ[VARIABLE] = _WANTED  # Keras reads it once, when it is imported
+        try:
+            importlib.import_module("keras")
+        except ImportError as error:
+            raise ConfigurationError(
+                f"a Keras model needs Keras 3: pip install 'lengthwise[keras]' ({error})"
+            ) from error
+        finally:
+            if before is None:
+                del os.environ[VARIABLE]
+            else:
+                os.environ[VARIABLE] = before
+    keras = sys.modules["keras"]
+    if not hasattr(keras, "config") or not hasattr(keras, "ops"):
+        raise ConfigurationError(
+            f"a Keras model needs Keras 3, and Keras {getattr(keras, '__version__', '2')} is installed: "
+            "pip install 'lengthwise[keras]'"
+        )
+    backend = keras.config.backend()
+    if backend != _WANTED:
+        raise ConfigurationError(
+            f"Keras was imported with the backend {backend}; Lengthwise runs Keras models on torch. Set "
+            f"{VARIABLE}={_WANTED} before the first import of keras"
+        )
+    _take_symbolic_sizes()
+    return keras
+
+
+def _take_symbolic_sizes() -> None:
+    """Lets Keras find the dtype of a number of rows or steps while a graph is traced, when it is no `int`."""
+    import torch
+    from keras.src.backend.common import dtypes  # Keras has no public name for it
+
+    known = dtypes.PYTHON_DTYPES_MAP
+    for symbolic, plain in ((torch.SymInt, int), (torch.SymFloat, float), (torch.SymBool, bool)):
+        known.setdefault(symbolic, known[plain])
+
+
+def prefer_torch() -> None:
+    """Makes torch the backend of a Keras that is imported later by a user's file, unless the user chose another."""
+    if "keras" not in sys.modules:
+        os.environ.setdefault(VARIABLE, _WANTED)
+
+
+def is_keras(thing: object) -> bool:
+    """Whether an object is a layer or a model of Keras. Imports nothing."""
+    return any(
+        kind.__module__.partition(".")[0] in ("keras", "tf_keras") and kind.__name__ == "Layer"
+        for kind in type(thing).__mro__
+    )

@@ -1,0 +1,191 @@
+"""Examines the configuration in a Keras file before Keras sees it: only layers of Keras that are known to be safe.
+
+A configuration names classes and functions, and Keras imports and calls them. Its `safe_mode` refuses code that is
+stored in the file, but not everything that such a name could call. So each name must be in a table here. What only
+training needs (initializers, regularizers, constraints, the optimizer) is taken out: the weights come from the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from lengthwise.errors import ConfigurationError
+
+FACTORY: Final = "write a function that returns the model, and name it, as in file.py:factory"
+_BEFORE: Final = "do this before a sequence is sent, and give a keras.Model of the layers behind it"
+
+_MODELS: Final = frozenset({"Sequential", "Functional", "Model"})
+
+_RECURRENT: Final = frozenset({"SimpleRNN", "LSTM", "GRU", "RNN", "Bidirectional", "TimeDistributed"}) | frozenset(
+    {"SimpleRNNCell", "LSTMCell", "GRUCell", "StackedRNNCells"}
+)
+_ATTENTION: Final = frozenset(
+    {"Attention", "AdditiveAttention", "MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention"}
+)
+_CONVOLUTIONS: Final = frozenset({"Conv1D", "Convolution1D", "SeparableConv1D", "SeparableConvolution1D"}) | frozenset(
+    {"DepthwiseConv1D", "Conv1DTranspose", "Convolution1DTranspose"}
+)
+_POOLING: Final = frozenset(
+    f"{kind}{name}"
+    for kind in ("", "Global")
+    for name in ("MaxPooling1D", "AveragePooling1D", "MaxPool1D", "AvgPool1D")
+) | frozenset({"AdaptiveAveragePooling1D", "AdaptiveMaxPooling1D"})
+_NORMALIZATION: Final = frozenset(
+    {"BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization", "RMSNormalization"}
+) | frozenset({"SpectralNormalization", "Normalization", "Rescaling"})
+_ACTIVATIONS: Final = frozenset({"Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"})
+_REGULARIZATION: Final = frozenset(
+    {"Dropout", "SpatialDropout1D", "GaussianDropout", "GaussianNoise", "AlphaDropout", "ActivityRegularization"}
+)
+_MERGING: Final = frozenset({"Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot"})
+_SHAPES: Final = frozenset(
+    {"Reshape", "Permute", "RepeatVector", "Flatten", "UpSampling1D", "ZeroPadding1D"}
+) | frozenset({"Cropping1D"})
+_CORE: Final = frozenset({"InputLayer", "Masking", "Embedding", "Dense", "EinsumDense", "Identity"})
+
+LAYERS: Final = (
+    _MODELS | _RECURRENT | _ATTENTION | _CONVOLUTIONS | _POOLING | _NORMALIZATION | _ACTIVATIONS | _REGULARIZATION
+) | (_MERGING | _SHAPES | _CORE)
+"""The layers of Keras that a file may hold."""
+
+REFUSED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "Lambda": "its function is code, which is not read from a file: write it as layers or keras.ops, or, if you "
+        f"trust it, {FACTORY}",
+        "TFSMLayer": "it runs TensorFlow: build the model of Keras' own layers",
+        "JaxLayer": "it runs JAX: build the model of Keras' own layers",
+        "FlaxLayer": "it runs JAX: build the model of Keras' own layers",
+        "TorchModuleWrapper": f"it holds a pickled module: {FACTORY}",
+        **dict.fromkeys(
+            frozenset({"TextVectorization", "StringLookup", "IntegerLookup", "Hashing", "HashedCrossing"})
+            | frozenset({"Discretization", "CategoryEncoding", "MelSpectrogram", "STFTSpectrogram"}),
+            f"it prepares data: {_BEFORE}",
+        ),
+        **dict.fromkeys(
+            ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"),
+            "Keras 2 wrote it for an operation of TensorFlow between layers: build it with keras.ops in Keras 3, "
+            "load its weights with load_weights, and save that",
+        ),
+        **dict.fromkeys(
+            ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "ConvLSTM1DCell", "ConvLSTM2DCell", "ConvLSTM3DCell"),
+            "it convolves inside each step, for which ONNX has no recurrent operator: use Conv1D in TimeDistributed, "
+            "and an LSTM behind it",
+        ),
+    }
+)
+"""Layers that are known and not read, with what to do instead."""
+
+_FORGOTTEN: Final = ("_regularizer", "_constraint")
+_INITIALIZER: Final = "_initializer"
+_NOT_RUN: Final = ("compile_config", "optimizer", "optimizer_config", "loss", "metrics")
+_OPERATIONS: Final = ("keras.src.ops.numpy", "keras.src.ops.nn", "keras.src.ops.core", "keras.src.ops.math")
+_CALL_FUNCTIONS: Final = frozenset(
+    {"Map", "Scan", "AssociativeScan", "WhileLoop", "ForiLoop", "Switch", "Cond", "VectorizedMap", "CustomGradient"}
+)
+_LAYER_MODULES: Final = ("keras", "keras.layers", "keras.models", "keras.src.models.functional")
+_POLICIES: Final = ("DTypePolicy", "Policy", "DTypePolicyMap")
+_VALUES: Final = frozenset({"__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__", "__tuple__"})
+_FLOAT: Final = "float32"
+
+
+def examined(config: Any, text: str, *, registered: Any = None) -> Any:
+    """A configuration without what training needs, if everything that it names is known.
+
+    Args:
+        config: The configuration.
+        text: The name of the file, for errors.
+        registered: Returns the class that this process has registered under a name, or None.
+
+    Raises:
+        ConfigurationError: It names something else; the message names the layer, and what to do.
+    """
+    try:
+        return _Examined(text, registered or (lambda _: None)).walked(config)
+    except RecursionError:
+        raise ConfigurationError(f"{text}: the configuration is nested too deeply") from None
+
+
+class _Examined:
+    def __init__(self, text: str, registered: Any) -> None:
+        self._text = text
+        self._registered = registered
+
+    def walked(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.walked(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if "class_name" in value:
+            self._require_known(value)
+        kept: dict[str, Any] = {}
+        for key, each in value.items():
+            if not isinstance(key, str):
+                raise ConfigurationError(f"{self._text}: the configuration has a key that is no text")
+            if key in _NOT_RUN and "config" in value:
+                continue
+            if key.endswith(_FORGOTTEN):
+                kept[key] = None
+            elif key.endswith(_INITIALIZER) and each is not None:
+                kept[key] = "zeros"
+            else:
+                kept[key] = self.walked(each)
+        return kept
+
+    def _require_known(self, node: dict[str, Any]) -> None:
+        name, module = node["class_name"], node.get("module")
+        registered, inner = node.get("registered_name"), node.get("config")
+        if not isinstance(name, str) or not isinstance(module, str | None):
+            raise ConfigurationError(f"{self._text}: the configuration names a class that is no text")
+        own = inner.get("name") if isinstance(inner, dict) else None
+        shown = f"{own} ({name})" if isinstance(own, str) and own != name else name
+        if name in _VALUES:
+            return
+        if name == "function" or (module == "builtins" and name != "function"):
+            called = inner if isinstance(inner, str) else name
+            raise ConfigurationError(
+                f"{self._text}: it calls the function {called!r}, which is not one of Keras' layers: {FACTORY}"
+            )
+        if isinstance(registered, str) and registered != name and self._registered(registered) is not None:
+            return
+        if module in _OPERATIONS and name not in _CALL_FUNCTIONS:
+            return
+        if name in _POLICIES and module in (None, "keras", "keras.dtype_policies", "keras.mixed_precision"):
+            self._require_float32(node)
+            return
+        if name in REFUSED:
+            raise ConfigurationError(f"{self._text}: {shown} is not read: {REFUSED[name]}")
+        is_own = module is None or module in _LAYER_MODULES
+        if not is_own or name not in LAYERS or (isinstance(registered, str) and registered not in (name, "")):
+            of_keras = module is None or module.partition(".")[0] == "keras"
+            why = (
+                "it is not among the layers of sequence models"
+                if of_keras and not isinstance(registered, str)
+                else "its class is not in the file"
+            )
+            raise ConfigurationError(f"{self._text}: {shown} is not read: {why}; {FACTORY}")
+        if isinstance(inner, dict):
+            self._require_float32_text(inner, shown)
+            if inner.get("stateful"):
+                raise ConfigurationError(
+                    f"{self._text}: {shown} is stateful: its answer depends on the calls before. Set stateful=False, "
+                    "which has the same weights"
+                )
+
+    def _require_float32(self, node: dict[str, Any]) -> None:
+        inner = node.get("config")
+        name = inner.get("name") if isinstance(inner, dict) else None
+        if name != _FLOAT:
+            raise ConfigurationError(
+                f"{self._text}: a layer computes in {name}, and Lengthwise runs Keras models in float32: build the "
+                "model with keras.config.set_dtype_policy('float32'), load_weights, and save that"
+            )
+
+    def _require_float32_text(self, inner: dict[str, Any], shown: str) -> None:
+        dtype = inner.get("dtype")
+        if isinstance(dtype, str) and (dtype.startswith("mixed_") or dtype in ("float16", "bfloat16", "float64")):
+            raise ConfigurationError(
+                f"{self._text}: {shown} computes in {dtype}, and Lengthwise runs Keras models in float32: build the "
+                "model with keras.config.set_dtype_policy('float32'), load_weights, and save that"
+            )

@@ -1,0 +1,147 @@
+"""What a Keras model takes and gives: the kind of a step, the value that it masks, and what its output is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import StepInput
+
+_ACTIVATIONS: Final = {"softmax": "probabilities", "sigmoid": "probabilities", "hard_sigmoid": "probabilities"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """The input of a model.
+
+    Attributes:
+        steps: The kind of a step.
+        features_axis: False if steps of one feature are `[rows, width]`.
+        masks: Notices on the layers that make a mask from values.
+        padding: The value that the first of them masks; 0 without one.
+        fixed: The number of steps that the model is built for; None for any.
+    """
+
+    steps: StepInput
+    features_axis: bool = True
+    masks: tuple[str, ...] = ()
+    padding: float = 0.0
+    fixed: int | None = None
+
+
+def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: int | None = None) -> ModelInput:
+    """Finds the kind of a step.
+
+    Args:
+        text: The name of the model, for errors.
+        model: The Keras model.
+        features: The option `--features`.
+        vocabulary: The option `--vocabulary`.
+
+    Raises:
+        ConfigurationError: It has several inputs, or its input is no sequence.
+    """
+    if features is not None and vocabulary is not None:
+        raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
+    shape = _input_shape(text, model)
+    if shape is None:  # a subclassed model that was never called
+        if features is None and vocabulary is None:
+            raise ConfigurationError(
+                f"{text} was never built, so it does not say what a step is: pass --features N or --vocabulary N"
+            )
+        shape = (None, None, features) if features is not None else (None, None)
+    fixed = shape[1] if getattr(model, "inputs", None) else None  # a subclassed model only remembers its first call
+    masks, padding = _masks(model)
+    # A subclassed model tells the shape of the batch that it was built with, which says nothing of other widths.
+    fixed = shape[1] if getattr(model, "inputs", None) else None
+    if len(shape) == 2:
+        tables = [layer for layer in all_layers(model) if type(layer).__name__ == "Embedding"]
+        size = vocabulary or _vocabulary(model, tables)
+        if size is None and features in (None, 1):
+            return ModelInput(StepInput(features=1), False, masks, padding, fixed)
+        if size is None:
+            raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {_shown(shape)}")
+        return ModelInput(StepInput(kind="tokens", vocabulary=size), True, masks, padding, fixed)
+    if len(shape) != 3 or shape[2] is None:
+        raise ConfigurationError(
+            f"{text} takes {_shown(shape)}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: "
+            "reshape each step to a list of numbers, and let the model begin with a Reshape in TimeDistributed"
+        )
+    return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
+
+
+def probable_scores(model: Any) -> Literal["logits", "probabilities"] | None:
+    """What the output is, by the activation that gives it; None if it may be either."""
+    try:
+        layer = model.outputs[0]._keras_history.operation
+    except (AttributeError, IndexError, TypeError):
+        layer = None
+    while hasattr(layer, "layers"):  # a nested model
+        layer = layer.layers[-1] if layer.layers else None
+    while type(layer).__name__ == "TimeDistributed":
+        layer = layer.layer
+    if type(layer).__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation of keras.ops
+        return "probabilities"
+    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    return "probabilities" if name in _ACTIVATIONS else None
+
+
+def all_layers(model: Any) -> Iterator[Any]:
+    """All layers of a model, also those inside others, outermost first."""
+    yield from model._flatten_layers(include_self=False)
+
+
+def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        built = model.get_build_config() if getattr(model, "built", False) else None
+        shape = (built or {}).get("input_shape")
+        return tuple(shape) if isinstance(shape, list | tuple) and all(_is_size(size) for size in shape) else None
+    if len(inputs) > 1:
+        names = ", ".join(str(each.name) for each in inputs)
+        raise ConfigurationError(
+            f"{text} has {len(inputs)} inputs ({names}), and a sequence is one: concatenate them along the features "
+            "before they are sent, and split them in the model"
+        )
+    return tuple(inputs[0].shape)
+
+
+def _is_size(size: object) -> bool:
+    return size is None or isinstance(size, int)
+
+
+def _vocabulary(model: Any, tables: list[Any]) -> int | None:
+    """The number of tokens of the table that reads the input."""
+    if not tables:
+        return None
+    symbols = {id(symbol) for symbol in getattr(model, "inputs", None) or ()}
+    for table in tables:
+        for node in table._inbound_nodes:
+            if any(id(symbol) in symbols for symbol in node.input_tensors):
+                return int(table.input_dim)
+    return int(tables[0].input_dim)
+
+
+def _masks(model: Any) -> tuple[tuple[str, ...], float]:
+    notices, values = [], []
+    for layer in all_layers(model):
+        kind = type(layer).__name__
+        if kind == "Masking":
+            value = float(layer.mask_value)
+            values.append(value)
+            notices.append(
+                f"{layer.name} (Masking): Keras skips a step of which every value is {value:g}; here the lengths say "
+                "where a sequence ends, and such a step is data"
+            )
+        elif kind == "Embedding" and layer.mask_zero:
+            notices.append(
+                f"{layer.name} (Embedding): Keras skips token 0 (mask_zero); here the lengths say where a sequence "
+                "ends, and token 0 inside it is data"
+            )
+    return tuple(notices), values[0] if values else 0.0
+
+
+def _shown(shape: tuple[int | None, ...]) -> str:
+    return f"[{', '.join('any' if size is None else str(size) for size in shape)}]"

@@ -1,0 +1,146 @@
+"""Loads a `.keras` or `.h5` file without running anything that is in it.
+
+file --archive, hdf5--> configuration and weights, examined --config--> known layers only --Keras--> model
+
+The file is copied first, so what is examined is what is loaded. Keras builds the model once without memory for its
+weights, to compare their number with that in the file: a small file cannot ask for a large model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.keras_models import archive, hdf5
+from lengthwise_export.keras_models.backend import import_keras
+from lengthwise_export.keras_models.config import FACTORY, examined
+
+_ZIP: Final = b"PK\x03\x04"
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+_SAVE_AGAIN: Final = "load it where it was made and save it again, with model.save('model.keras')"
+
+
+def load(path: Path) -> Any:
+    """The Keras model in a file.
+
+    Raises:
+        ConfigurationError: It is no such file, names something unknown, or cannot be loaded; the message says why, and
+            what to do.
+    """
+    text = str(path)
+    with path.open("rb") as file:
+        begin = file.read(8)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lengthwise-keras-") as folder:
+            if begin.startswith(_ZIP):
+                return _load_archive(text, path, Path(folder))
+            if begin == _HDF5:
+                return _load_hdf5(text, path, Path(folder))
+    except ConfigurationError as error:
+        raise ConfigurationError(_printable(str(error))) from error
+    raise ConfigurationError(f"{text} is neither a .keras file nor an HDF5 file")
+
+
+def _printable(told: str) -> str:
+    """A message without what a terminal would obey: names in it come from the file."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)
+
+
+def _load_archive(text: str, path: Path, folder: Path) -> Any:
+    weights = folder / archive.WEIGHTS
+    config, metadata = archive.read_archive(text, path, weights)
+    keras = import_keras()
+    stored = hdf5.require_plain(text, weights)
+    safe = examined(config, text, registered=keras.saving.get_registered_object)
+    if not isinstance(safe, dict) or "class_name" not in safe or "config" not in safe:
+        raise ConfigurationError(f"{text}: {archive.CONFIG} describes no model")
+    by = metadata.get("keras_version")
+    said = f" (it was written by Keras {by}, this is {keras.__version__})" if isinstance(by, str) else ""
+    with _quiet(), keras.device("meta"):
+        model = _built(keras, safe, text, said)
+        _require_model(text, model, keras)
+        wanted = sum(_size(variable.shape) for variable in model.weights)
+    if wanted > stored:
+        raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
+    with _quiet(), keras.device("cpu"):
+        model = _built(keras, safe, text, said)
+        try:
+            model.load_weights(weights)
+        except Exception as error:  # Keras raises many kinds
+            raise ConfigurationError(f"{text}: the weights do not fit the model{said}: {_first_line(error)}") from error
+    return model
+
+
+def _load_hdf5(text: str, path: Path, folder: Path) -> Any:
+    if path.stat().st_size > archive.MOST_BYTES:
+        raise ConfigurationError(f"{text} has more than {archive.MOST_BYTES} bytes")
+    copied = folder / "model.h5"
+    shutil.copyfile(path, copied)
+    keras = import_keras()
+    stored = hdf5.require_plain(text, copied)
+    import h5py
+
+    with h5py.File(copied, "r+") as file:
+        config = file.attrs.get("model_config")
+        if config is None:
+            raise ConfigurationError(
+                f"{text} holds weights only, or no model: save the model, with model.save('model.keras')"
+            )
+        if not isinstance(config, str | bytes) or len(config) > archive.MOST_CONFIG:
+            raise ConfigurationError(f"{text}: its configuration is no text, or too long")
+        safe = examined(archive.parsed(f"{text}: model_config", config), text)
+        file.attrs["model_config"] = json.dumps(safe)
+    with _quiet(), keras.device("cpu"):
+        try:
+            model = keras.models.load_model(copied, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises many kinds
+            raise ConfigurationError(
+                f"{text} cannot be read by Keras {keras.__version__}: {_first_line(error)}. If it is of Keras 2, "
+                f"{_SAVE_AGAIN}"
+            ) from error
+    _require_model(text, model, keras)
+    if sum(_size(variable.shape) for variable in model.weights) > stored:
+        raise ConfigurationError(f"{text}: the model has more weights than the file")
+    return model
+
+
+def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:
+    try:
+        return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # Keras empties it
+    except Exception as error:  # Keras raises many kinds
+        raise ConfigurationError(
+            f"{text} cannot be read by Keras {keras.__version__}{said}: {_first_line(error)}. If an older Keras wrote "
+            f"it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
+        ) from error
+
+
+def _require_model(text: str, model: Any, keras: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise ConfigurationError(f"{text} holds a {type(model).__name__}, which is no model")
+
+
+def _size(shape: Any) -> int:
+    size = 1
+    for axis in shape:
+        size *= int(axis)
+    return size
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about masks that a layer drops: the check says that
+        yield

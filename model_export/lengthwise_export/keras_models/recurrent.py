@@ -1,0 +1,160 @@
+"""Recurrent layers of Keras as ONNX can express them: their weights in ONNX's layout, and the runs of them.
+
+Keras runs a recurrent layer as a Python loop over the steps, which a trace would unroll. Here the same is one call of
+the operator `recurrent` (what torch's own layers can) or `recurrent_cells` (other activations, backwards only, the
+reset gate before the product). What Keras does at masked steps is not in the operators, and is added by `module`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from lengthwise_export.tracing.recurrent_cells_op import ACTIVATIONS, GATES, recurrent_cells
+from lengthwise_export.tracing.recurrent_op import recurrent
+
+_KINDS: Final = {"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN"}
+# Keras orders an LSTM's gates i f c o, ONNX i o f c. A GRU's are z r h in both.
+_ONNX_FROM_KERAS: Final = {"LSTM": (0, 3, 1, 2), "GRU": (0, 1, 2), "RNN": (0,)}
+
+
+@dataclass(frozen=True, slots=True)
+class CellForm:
+    """What a cell computes, apart from its weights.
+
+    Attributes:
+        kind: `LSTM`, `GRU` or `RNN`.
+        activations: Names in `ACTIVATIONS`, in the order of ONNX's operator.
+        reset_after: Whether a GRU applies the reset gate after the matrix product.
+        hidden: The size of its state.
+    """
+
+    kind: str
+    activations: tuple[str, ...]
+    reset_after: bool
+    hidden: int
+
+    @property
+    def mode(self) -> str | None:
+        """The mode of torch's own layer that computes the same; None if there is none."""
+        if self.kind == "LSTM" and self.activations == ("sigmoid", "tanh", "tanh"):
+            return "LSTM"
+        if self.kind == "GRU" and self.activations == ("sigmoid", "tanh") and self.reset_after:
+            return "GRU"
+        return {"tanh": "RNN_TANH", "relu": "RNN_RELU"}.get(self.activations[0]) if self.kind == "RNN" else None
+
+
+def form_of(cell: Any) -> CellForm | str:
+    """What a cell of Keras computes; or, as a text, why it has no counterpart in ONNX."""
+    kind = _KINDS.get(type(cell).__name__) if type(cell).__module__.startswith("keras.") else None
+    if kind is None:
+        return f"the cell {type(cell).__name__} is a loop over the steps in Python: use LSTM, GRU or SimpleRNN"
+    output = _named(cell.activation)
+    gate = _named(cell.recurrent_activation) if kind != "RNN" else None
+    for name in (output, gate):
+        if name is not None and name not in ACTIVATIONS:
+            return f"a recurrent layer of ONNX has no activation {name!r}: it has {', '.join(ACTIVATIONS)}"
+    activations = {"LSTM": (gate, output, output), "GRU": (gate, output), "RNN": (output,)}[kind]
+    return CellForm(
+        kind,
+        tuple(str(name) for name in activations),
+        bool(getattr(cell, "reset_after", False)),
+        int(cell.units),
+    )
+
+
+def _named(activation: Any) -> str:
+    name = getattr(activation, "__name__", None)
+    if name is None or not getattr(activation, "__module__", "").startswith("keras."):
+        return str(name or type(activation).__name__)
+    return str(name)
+
+
+class CellWeights(nn.Module):
+    """The weights of one cell, or of the two of a bidirectional layer, as buffers in ONNX's layout.
+
+    Args:
+        cells: The cells of the directions.
+        form: What they compute.
+    """
+
+    inputs: Tensor
+    states: Tensor
+    biases: Tensor
+
+    def __init__(self, cells: Sequence[Any], form: CellForm) -> None:
+        super().__init__()
+        self.register_buffer("inputs", torch.stack([_stacked(_tensor(cell.kernel).T, form) for cell in cells]))
+        self.register_buffer(
+            "states", torch.stack([_stacked(_tensor(cell.recurrent_kernel).T, form) for cell in cells])
+        )
+        self.register_buffer("biases", torch.stack([_biases(cell, form) for cell in cells]))
+
+
+def _tensor(variable: Any) -> Tensor:
+    value = variable.value
+    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
+
+
+def _stacked(weight: Tensor, form: CellForm) -> Tensor:
+    """The gates of a weight `[gates * hidden, ...]` in ONNX's order."""
+    blocks = weight.chunk(GATES[form.kind])
+    return torch.cat([blocks[block] for block in _ONNX_FROM_KERAS[form.kind]]).contiguous()
+
+
+def _biases(cell: Any, form: CellForm) -> Tensor:
+    """`[2 * gates * hidden]`: those of the inputs, then those of the states."""
+    size = GATES[form.kind] * form.hidden
+    if not cell.use_bias:
+        return torch.zeros(2 * size)
+    bias = _tensor(cell.bias)
+    of_inputs, of_states = bias if bias.dim() == 2 else (bias, torch.zeros(size))
+    return torch.cat([_stacked(of_inputs, form), _stacked(of_states, form)])
+
+
+def run(
+    form: CellForm,
+    weights: CellWeights,
+    values: Tensor,
+    lengths: Tensor | None,
+    direction: str,
+    initial: Sequence[Tensor | None] = (),
+) -> tuple[Tensor, list[Tensor]]:
+    """Runs a layer.
+
+    Args:
+        form: What its cell computes.
+        weights: Its weights.
+        values: `[rows, width, features]`.
+        lengths: `[rows]`; None if every row runs over the full width.
+        direction: `forward`, `reverse` or `bidirectional`.
+        initial: The initial state `[directions, rows, hidden]`, for an LSTM also the cell; empty for zeros.
+
+    Returns:
+        The outputs `[rows, width, directions * hidden]` in the order of the steps, 0 at padding; the last states
+        `[directions, rows, hidden]`, for an LSTM also the cells.
+    """
+    state, cell = (*initial, None, None)[:2]
+    if form.mode is not None and direction != "reverse":
+        outputs, states, cells = recurrent(
+            values, lengths, [weights.inputs], [weights.states], [weights.biases], state, cell, form.mode
+        )
+    else:
+        outputs, states, cells = recurrent_cells(
+            values,
+            lengths,
+            weights.inputs,
+            weights.states,
+            weights.biases,
+            state,
+            cell,
+            form.kind,
+            ",".join(form.activations),
+            direction,
+            form.reset_after,
+        )
+    return outputs, [states, cells] if form.kind == "LSTM" else [states]

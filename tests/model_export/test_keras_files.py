@@ -1,0 +1,386 @@
+"""Keras files: what is read from them, and that nothing in them is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import pad
+from lengthwise_export.checking.check import check
+from lengthwise_export.cli import main
+from lengthwise_export.keras_models import loading
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import targets
+from tests.support.keras_models import CLASSES, FEATURES, alone, built, keras, saved, sequential, two_lstms
+
+Config = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Keras', about masks that layers drop
+        yield
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(two_lstms(), tmp_path_factory.mktemp("keras") / "model.keras")
+
+
+@pytest.fixture(scope="module")
+def old_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(two_lstms(), tmp_path_factory.mktemp("keras") / "model.h5")
+
+
+def members(file: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def rewritten(file: Path, into: Path, change: Callable[[Config], object]) -> Path:
+    """A copy of a file with a changed configuration."""
+    held = members(file)
+    config = json.loads(held["config.json"])
+    change(config)
+    held["config.json"] = json.dumps(config).encode()
+    return archived(into / "changed.keras", held)
+
+
+def archived(path: Path, held: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in held.items():
+            archive.writestr(name, data)
+    return path
+
+
+def why_refused(path: Path) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        loading.load(path)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["file", "old_file"])
+def test_a_file_is_a_target_with_the_weights_that_it_holds(name: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(name)
+    target = targets.read(path, TargetOptions(labels=("a", "b", "c")))
+    assert (target.kind, target.steps.features, target.labels) == ("keras", FEATURES, ("a", "b", "c"))
+    values = np.linspace(-1, 1, 5 * FEATURES, dtype=np.float32).reshape(5, FEATURES)
+    own = target.subject.answer(pad([values], width=8)).logits[0]
+    assert np.abs(own - alone(two_lstms(), values)).max() < 1e-6
+
+
+def test_a_file_without_its_suffix_of_version_3_is_read_too(old_file: Path, file: Path, tmp_path: Path) -> None:
+    named_otherwise = tmp_path / "model.h5"
+    named_otherwise.write_bytes(file.read_bytes())
+    assert loading.load(named_otherwise).count_params() == two_lstms().count_params()
+
+
+LAYER: Callable[[Config], Config] = lambda config: config["config"]["layers"][2]  # noqa: E731 - the first LSTM
+
+
+def evil(**changes: Any) -> Callable[[Config], None]:
+    def change(config: Config) -> None:
+        LAYER(config).update(changes)
+
+    return change
+
+
+def inner(**changes: Any) -> Callable[[Config], None]:
+    def change(config: Config) -> None:
+        LAYER(config)["config"].update(changes)
+
+    return change
+
+
+def function_of(module: str, name: str) -> Config:
+    return {"module": module, "class_name": "function", "config": name, "registered_name": name}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (evil(class_name="Lambda"), r"lstm\w* \(Lambda\) is not read: its function is code"),
+        (evil(module="os", class_name="system"), "is not read: its class is not in the file|not among the layers"),
+        (evil(module="builtins", class_name="eval"), "calls the function"),
+        (evil(module="keras.utils", class_name="get_file"), "is not read"),
+        (evil(module="keras.src.utils.file_utils", class_name="get_file"), "is not read"),
+        (evil(module="my_package.layers", class_name="MyLayer", registered_name="Mine>MyLayer"), "file.py:factory"),
+        (evil(registered_name="Mine>LSTM"), "its class is not in the file"),
+        (evil(class_name="TorchModuleWrapper"), "holds a pickled module"),
+        (evil(class_name="TFSMLayer"), "runs TensorFlow"),
+        (evil(class_name="TextVectorization"), "prepares data"),
+        (evil(class_name="ConvLSTM1D"), "TimeDistributed"),
+        (evil(class_name="Conv2D"), "not among the layers of sequence models"),
+        (evil(class_name=["LSTM"]), "names a class that is no text"),
+        (evil(module="keras.src.ops.core", class_name="Map"), "is not read"),
+        (inner(activation=function_of("os", "system")), "calls the function 'system'"),
+        (inner(activation=function_of("builtins", "exec")), "calls the function 'exec'"),
+        (inner(activation={"class_name": "__lambda__", "config": {"value": "eA=="}}), "is not read"),
+        (inner(stateful=True), "is stateful"),
+        (inner(dtype="mixed_float16"), "computes in mixed_float16"),
+        (
+            inner(dtype={"module": "keras", "class_name": "DTypePolicy", "config": {"name": "float16"}}),
+            "computes in float16",
+        ),
+        (inner(units=1_000_000), "weights, and the file holds"),
+        (inner(units=-1), "cannot be read by Keras"),
+        (inner(units="many"), "cannot be read by Keras"),
+        (lambda config: config.clear(), "describes no model"),
+        (lambda config: config.update(class_name="LSTM"), "cannot be read by Keras|which is no model"),
+        (lambda config: config["config"].update(layers=[]), "weights do not fit|cannot be read"),
+    ],
+)
+def test_a_configuration_with_anything_unknown_is_refused(
+    file: Path, tmp_path: Path, change: Callable[[Config], None], why: str
+) -> None:
+    said = why_refused(rewritten(file, tmp_path, change))
+    assert re.search(why, said), said
+
+
+def test_what_only_training_needs_is_not_even_looked_at(file: Path, tmp_path: Path) -> None:
+    def change(config: Config) -> None:
+        LAYER(config)["config"].update(
+            kernel_regularizer={"module": "os", "class_name": "system", "config": {}},
+            kernel_initializer={"module": "os", "class_name": "system", "config": {}},
+        )
+        config["compile_config"] = {"loss": function_of("os", "system")}
+
+    assert loading.load(rewritten(file, tmp_path, change)).count_params() == two_lstms().count_params()
+
+
+def test_a_class_that_this_process_has_registered_is_allowed(tmp_path: Path) -> None:
+    made = keras()
+
+    @made.saving.register_keras_serializable("lengthwise_tests")
+    class Doubled(made.layers.Layer):  # type: ignore[misc, name-defined]  # Keras has no types
+        def call(self, x: Any) -> Any:
+            return x * 2.0
+
+    path = saved(built(lambda: sequential(Doubled(), made.layers.GRU(3))), tmp_path / "own.keras")
+    assert type(loading.load(path).layers[0]).__name__ == "Doubled"
+    held = path.read_bytes()
+    made.saving.get_custom_objects().clear()
+    path.write_bytes(held)
+    assert "Doubled" in why_refused(path)
+
+
+def test_an_archive_that_keras_did_not_write_is_refused(file: Path, tmp_path: Path) -> None:
+    held = members(file)
+    path = tmp_path / "bad.keras"
+
+    def said(more: dict[str, bytes], **options: Any) -> str:
+        return why_refused(archived(path, {**held, **more}, **options))
+
+    assert "'../../etc/passwd'" in said({"../../etc/passwd": b"x"})
+    assert "'/etc/passwd'" in said({"/etc/passwd": b"x"})
+    assert "belongs to a layer that prepares data" in said({"assets/words.txt": b"x"})
+    assert "in several files" in said({"model_00001.weights.h5": b"x"})
+    assert "is no JSON" in said({"config.json": b"{"})
+    assert "nested too deeply" in said({"config.json": b"[" * 200_000})
+    assert "cannot be read as HDF5" in said({"model.weights.h5": b"no weights"})
+    bomb = {"model.weights.h5": bytes(3 << 20)}
+    assert "of which the archive stores" in said(bomb, compression=zipfile.ZIP_DEFLATED)
+    assert "has no config.json" in why_refused(archived(path, {"model.weights.h5": b""}))
+    path.write_bytes(b"PK\x03\x04 and then nothing")
+    assert "cannot be read as a .keras file" in why_refused(path)
+    path.write_bytes(b"")
+    assert "is neither a .keras file nor an HDF5 file" in why_refused(path)
+
+
+def test_members_that_are_links_or_stand_there_twice_are_refused(file: Path, tmp_path: Path) -> None:
+    held = members(file)
+    path = tmp_path / "bad.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        link = zipfile.ZipInfo("config.json")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("model.weights.h5", held["model.weights.h5"])
+    assert "config.json is a link" in why_refused(path)
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a name is there twice
+        for name in ("config.json", "config.json", "model.weights.h5"):
+            archive.writestr(name, held[name])
+    assert "has config.json twice" in why_refused(path)
+
+
+def test_weights_that_lead_out_of_the_file_are_refused(file: Path, tmp_path: Path) -> None:
+    import h5py
+
+    held = members(file)
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(4096))
+
+    def said(change: Callable[[Any], object]) -> str:
+        weights = tmp_path / "weights.h5"
+        weights.write_bytes(held["model.weights.h5"])
+        with h5py.File(weights, "r+") as opened:
+            change(opened)
+        return why_refused(archived(tmp_path / "bad.keras", {**held, "model.weights.h5": weights.read_bytes()}))
+
+    def external(opened: Any) -> None:
+        opened.create_dataset("out", shape=(1024,), dtype="f4", external=[(str(secret), 0, 4096)])
+
+    def link(opened: Any) -> None:
+        opened["out"] = h5py.ExternalLink(str(secret), "/")
+
+    def soft(opened: Any) -> None:
+        opened["out"] = h5py.SoftLink("/layers")
+
+    def bomb(opened: Any) -> None:
+        opened.create_dataset("out", shape=(1 << 30,), dtype="f4", chunks=(1 << 20,), compression="gzip")
+
+    def objects(opened: Any) -> None:
+        opened.create_dataset("out", data=np.array(["a"], dtype=object), dtype=h5py.string_dtype())
+
+    assert "is in another file" in said(external)
+    assert "is a link to another place" in said(link)
+    assert "is a link to another place" in said(soft)
+    assert "of which 0 are stored" in said(bomb)
+    assert "not of numbers" in said(objects)
+    assert "the model has 1051 weights, and the file holds 0" in said(lambda opened: opened.clear())
+    assert "do not fit the model" in said(lambda opened: opened.move("layers", "other"))
+
+
+def test_an_old_file_is_examined_too(old_file: Path, tmp_path: Path) -> None:
+    import h5py
+
+    def said(config: str | None) -> str:
+        path = tmp_path / "bad.h5"
+        path.write_bytes(old_file.read_bytes())
+        with h5py.File(path, "r+") as opened:
+            if config is None:
+                del opened.attrs["model_config"]
+            else:
+                opened.attrs["model_config"] = config
+        return why_refused(path)
+
+    with h5py.File(old_file) as opened:
+        own = json.loads(opened.attrs["model_config"])
+    own["config"]["layers"][-1]["class_name"] = "Lambda"
+    assert "(Lambda) is not read" in said(json.dumps(own))
+    assert "holds weights only" in said(None)
+    assert "is no JSON" in said("{")
+    own["config"]["layers"][-1].update(class_name="Dense", config={"what": 3})
+    assert "model.save('model.keras')" in said(json.dumps(own))
+
+
+def test_a_factory_may_return_a_keras_model_with_layers_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FACTORY)
+    target = targets.read(f"{tmp_path}/mine.py:make", TargetOptions())
+    assert (target.kind, target.steps.features, len(target.labels)) == ("keras", 4, CLASSES)
+    report = CliRunner().invoke(main, ["check", f"{tmp_path}/mine.py:make", "--max-length", "16", "--json"])
+    told = json.loads(report.stdout)
+    assert told["verdict"] == "leak"
+    (leak, *_) = told["leaks"]
+    assert leak["source"] == "return keras.ops.sum(x * weights, axis=1) / keras.ops.shape(x)[1]"
+    assert leak["operator"].startswith("mean_of_steps: ")
+
+
+def test_a_keras_of_another_backend_is_refused_with_the_cure(tmp_path: Path) -> None:
+    program = (
+        "import sys, types\n"
+        "keras = types.ModuleType('keras'); keras.ops = keras; keras.__version__ = '3.15'\n"
+        "keras.config = types.SimpleNamespace(backend=lambda: 'jax'); sys.modules['keras'] = keras\n"
+        "from lengthwise_export.keras_models.backend import import_keras\n"
+        "try: import_keras()\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ)
+    assert told.stdout.startswith("ConfigurationError Keras was imported with the backend jax")
+    assert "Set KERAS_BACKEND=torch before the first import of keras" in told.stdout
+
+
+def test_options_of_torch_modules_do_not_apply(file: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"--second does not apply to .*Keras model"):
+        targets.read(file, TargetOptions(second="lengths"))
+    with pytest.raises(ConfigurationError, match=r"there is no file nothing\.keras"):
+        targets.read("nothing.keras", TargetOptions())
+
+
+def test_reading_a_file_changes_no_random_numbers_of_torch(file: Path) -> None:
+    torch.manual_seed(5)
+    first = torch.rand(1)
+    torch.manual_seed(5)
+    loading.load(file)
+    assert torch.equal(torch.rand(1), first)
+
+
+FACTORY = """
+import keras
+
+
+class MeanOfSteps(keras.layers.Layer):
+    def build(self, shape):
+        self.scorer = keras.layers.Dense(1)
+        self.scorer.build(shape)
+
+    def call(self, x):
+        weights = keras.ops.sigmoid(self.scorer(x))
+        return keras.ops.sum(x * weights, axis=1) / keras.ops.shape(x)[1]
+
+
+def make():
+    layers = [keras.layers.Input((None, 4)), keras.layers.Masking(), keras.layers.LSTM(5, return_sequences=True)]
+    return keras.Sequential([*layers, MeanOfSteps(name="mean_of_steps"), keras.layers.Dense(3)])
+"""
+
+
+SUBCLASSED = """
+import keras
+
+
+class Weighted(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
+        self.scorer = keras.layers.Dense(1)
+
+    def call(self, x, mask=None):
+        scores = self.scorer(x)
+        if mask is not None:
+            scores = keras.ops.where(mask[..., None], scores, -1e9)
+        return keras.ops.sum(keras.ops.softmax(scores, axis=1) * x, axis=1)
+
+
+class Net(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.mask = keras.layers.Masking()
+        self.rnn = keras.layers.Bidirectional(keras.layers.GRU(4, return_sequences=True))
+        self.pool = Weighted()
+        self.out = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.out(self.pool(self.rnn(self.mask(x))))
+
+
+def make():
+    return Net()
+"""
+
+
+def test_a_subclassed_model_is_checked_and_traced(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SUBCLASSED)
+    name = f"{tmp_path}/net.py:make"
+    with pytest.raises(ConfigurationError, match=r"was never built, .* pass --features N"):
+        targets.read(name, TargetOptions())
+    target = targets.read(name, TargetOptions(features=4))
+    assert check(target.subject, max_length=16).verdict == "sound"
+    kinds = [node.op_type for node in target.build("net", 18).graph.node]
+    assert kinds.count("GRU") == 1

@@ -1,0 +1,478 @@
+"""Keras models as targets: each layer against Keras itself, with every sequence alone."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import lengthwise
+import lengthwise_export
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import pad
+from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.checking.check import check
+from lengthwise_export.checking.trace_onnx import OnnxSubject
+from lengthwise_export.errors import ExportError
+from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets.keras_targets import of_model
+from lengthwise_export.targets.target import Target
+from tests.support.keras_models import (
+    CLASSES,
+    FEATURES,
+    TOKENS,
+    alone,
+    built,
+    functional,
+    keras,
+    sequential,
+    two_lstms,
+    weights_of,
+)
+
+LENGTHS = (9, 6, 3, 1)
+WIDTH = 12
+
+
+def layers() -> Any:
+    return keras().layers
+
+
+def masked(*inner: Callable[[], Any], **options: Any) -> Callable[[], Any]:
+    """A model of Masking and these layers."""
+    return lambda: sequential(layers().Masking(0.0), *(make() for make in inner), **options)
+
+
+def plain(*inner: Callable[[], Any], **options: Any) -> Callable[[], Any]:
+    return lambda: sequential(*(make() for make in inner), **options)
+
+
+def of_masked(body: Callable[[Any], Any]) -> Callable[[], Any]:
+    """A functional model whose input is masked first, with a Dense behind it."""
+    return lambda: functional(lambda x: layers().Dense(CLASSES)(body(layers().Masking(0.0)(x))))
+
+
+def embedded(*inner: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: sequential(layers().Embedding(TOKENS, 5, mask_zero=True), *(make() for make in inner), tokens=True)
+
+
+def merged(x: Any) -> Any:
+    kinds = (layers().Add, layers().Multiply, layers().Average, layers().Maximum, layers().Subtract)
+    parts = [kind()([layers().Dense(4)(x), layers().Dense(4)(x)]) for kind in kinds]
+    return layers().GRU(4)(layers().Concatenate()(parts))
+
+
+def pooled_attention(layer: Callable[[], Any]) -> Callable[[], Any]:
+    return of_masked(lambda x: layers().GlobalAveragePooling1D()(layer()([x, x])))
+
+
+SOUND: dict[str, Callable[[], Any]] = {
+    **{
+        f"LSTM {name}": masked(lambda name=name: layers().LSTM(5, activation=name))
+        for name in ("tanh", "relu", "linear", "hard_sigmoid", "elu", "softsign", "softplus", "leaky_relu")
+    },
+    "GRU hard_sigmoid": masked(lambda: layers().GRU(5, recurrent_activation="hard_sigmoid")),
+    "GRU reset before": masked(lambda: layers().GRU(5, reset_after=False)),
+    "GRU without bias": masked(lambda: layers().GRU(5, reset_after=False, use_bias=False)),
+    "SimpleRNN relu": masked(lambda: layers().SimpleRNN(5, activation="relu")),
+    "LSTM backwards": masked(lambda: layers().LSTM(5, go_backwards=True)),
+    "GRU backwards sigmoid": masked(lambda: layers().GRU(5, go_backwards=True, activation="sigmoid")),
+    "LSTM repeats its last output": masked(
+        lambda: layers().LSTM(5, return_sequences=True), lambda: layers().GlobalMaxPooling1D()
+    ),
+    "LSTM gives zeros": masked(
+        lambda: layers().LSTM(5, return_sequences=True, zero_output_for_mask=True),
+        lambda: layers().GlobalAveragePooling1D(),
+    ),
+    **{
+        f"Bidirectional {mode}": masked(
+            lambda mode=mode: layers().Bidirectional(
+                layers().GRU(5, return_sequences=True, activation="relu"), merge_mode=mode
+            ),
+            lambda mode=mode: layers().Bidirectional(layers().LSTM(4), merge_mode=mode),
+        )
+        for mode in ("concat", "sum", "mul", "ave")
+    },
+    "Bidirectional in two": of_masked(
+        lambda x: layers().Concatenate()(layers().Bidirectional(layers().LSTM(4), merge_mode=None)(x))
+    ),
+    "Bidirectional of two kinds": of_masked(
+        lambda x: layers().Bidirectional(layers().LSTM(4), backward_layer=layers().GRU(4, go_backwards=True))(x)
+    ),
+    "Bidirectional with states": of_masked(
+        lambda x: layers().Concatenate()(list(layers().Bidirectional(layers().LSTM(4, return_state=True))(x)))
+    ),
+    "RNN over cells": masked(
+        lambda: layers().RNN([layers().LSTMCell(5), layers().GRUCell(4), layers().SimpleRNNCell(3)])
+    ),
+    "RNN over cells backwards": masked(
+        lambda: layers().RNN([layers().LSTMCell(5), layers().GRUCell(4)], go_backwards=True)
+    ),
+    "TimeDistributed": masked(
+        lambda: layers().LSTM(5, return_sequences=True),
+        lambda: layers().TimeDistributed(layers().Dense(3)),
+        dense=False,
+    ),
+    "TimeDistributed model": masked(
+        lambda: layers().TimeDistributed(
+            keras().Sequential([layers().Input((FEATURES,)), layers().Dense(4), layers().BatchNormalization()])
+        ),
+        lambda: layers().GRU(4),
+    ),
+    "dropout and noise": masked(
+        lambda: layers().Dropout(0.3),
+        lambda: layers().GaussianNoise(0.1),
+        lambda: layers().GaussianDropout(0.1),
+        lambda: layers().SpatialDropout1D(0.1),
+        lambda: layers().AlphaDropout(0.1),
+        lambda: layers().LSTM(5, dropout=0.2, recurrent_dropout=0.2),
+    ),
+    "activations": masked(
+        lambda: layers().Dense(5),
+        lambda: layers().ReLU(),
+        lambda: layers().LeakyReLU(),
+        lambda: layers().PReLU(shared_axes=[1]),
+        lambda: layers().ELU(),
+        lambda: layers().Activation("gelu"),
+        lambda: layers().LSTM(5),
+    ),
+    "normalizations": masked(
+        lambda: layers().BatchNormalization(),
+        lambda: layers().LayerNormalization(),
+        lambda: layers().UnitNormalization(),
+        lambda: layers().LSTM(5),
+    ),
+    "MultiHeadAttention": of_masked(
+        lambda x: layers().GlobalAveragePooling1D()(
+            layers().LayerNormalization()(layers().MultiHeadAttention(2, 3)(x, x))
+        )
+    ),
+    "MultiHeadAttention causal": of_masked(
+        lambda x: layers().GlobalAveragePooling1D()(layers().MultiHeadAttention(2, 3)(x, x, use_causal_mask=True))
+    ),
+    "GroupQueryAttention": of_masked(
+        lambda x: layers().GlobalAveragePooling1D()(layers().GroupQueryAttention(4, 4, 2)(x, x))
+    ),
+    "Attention": pooled_attention(lambda: layers().Attention(use_scale=True)),
+    "AdditiveAttention": pooled_attention(lambda: layers().AdditiveAttention()),
+    "Conv1D causal": plain(lambda: layers().Conv1D(5, 3, padding="causal", dilation_rate=2)),
+    "Conv1D of one step": masked(lambda: layers().Conv1D(5, 1)),
+    "merges": of_masked(merged),
+    "masks joined along the steps": of_masked(lambda x: layers().LSTM(4)(layers().Concatenate(axis=1)([x, x]))),
+    "a shared layer": of_masked(lambda x: (lambda shared: layers().Add()([shared(x), shared(x)]))(layers().GRU(4))),
+    "RepeatVector": masked(lambda: layers().LSTM(5), lambda: layers().RepeatVector(4), lambda: layers().GRU(3)),
+    "a nested model": plain(
+        lambda: keras().Sequential(
+            [layers().Input((None, FEATURES)), layers().Masking(0.0), layers().LSTM(5, return_sequences=True)]
+        ),
+        lambda: layers().LSTM(4),
+    ),
+    "a mask value of -1": plain(lambda: layers().Masking(-1.0), lambda: layers().LSTM(4)),
+    "a mask made by hand": lambda: functional(
+        lambda x: layers().Dense(CLASSES)(
+            layers().LSTM(4)(x, mask=keras().ops.any(keras().ops.not_equal(x, 0.0), axis=-1))
+        )
+    ),
+    "Embedding": embedded(
+        lambda: layers().Bidirectional(layers().LSTM(4, return_sequences=True)),
+        lambda: layers().GlobalAveragePooling1D(),
+    ),
+}
+"""Models that do not leak."""
+
+LEAKING: dict[str, tuple[Callable[[], Any], str, str]] = {
+    "no mask": (plain(lambda: layers().LSTM(5, name="rnn")), "rnn (LSTM)", "It gets no mask: it runs through"),
+    "a convolution drops the mask": (
+        masked(lambda: layers().Conv1D(5, 3, padding="causal", name="conv"), lambda: layers().GRU(4, name="rnn")),
+        "rnn (GRU)",
+        r"It gets no mask \(it ends at conv \(Conv1D\)\)",
+    ),
+    "Conv1D": (
+        plain(lambda: layers().Conv1D(5, 3, padding="same", name="conv"), lambda: layers().GlobalMaxPooling1D()),
+        "conv (Conv1D)",
+        "takes no mask",
+    ),
+    "GlobalMaxPooling1D": (
+        masked(lambda: layers().Dense(5), lambda: layers().GlobalMaxPooling1D(name="most")),
+        "most (GlobalMaxPooling1D)",
+        "padded steps compete",
+    ),
+    "GlobalAveragePooling1D without a mask": (
+        plain(lambda: layers().GlobalAveragePooling1D(name="mean")),
+        "mean (GlobalAveragePooling1D)",
+        "divides by the width",
+    ),
+    "MaxPooling1D": (
+        plain(lambda: layers().MaxPooling1D(2, name="pool"), lambda: layers().GlobalMaxPooling1D()),
+        "pool (MaxPooling1D)|global_max_pooling1d (GlobalMaxPooling1D)",
+        "",
+    ),
+    "Attention without a mask": (
+        lambda: functional(
+            lambda x: layers().Dense(CLASSES)(layers().GlobalMaxPooling1D()(layers().Attention(name="att")([x, x])))
+        ),
+        "att (Attention)",
+        "softmax runs over padded steps",
+    ),
+    "Masking behind a layer": (
+        plain(lambda: layers().Dense(5), lambda: layers().Masking(0.0), lambda: layers().LSTM(4, name="rnn")),
+        "rnn (LSTM)",
+        "not that of the sequence's end",
+    ),
+    "steps in reverse order": (
+        masked(
+            lambda: layers().LSTM(5, go_backwards=True, return_sequences=True, name="rnn"), lambda: layers().LSTM(4)
+        ),
+        "rnn (LSTM)",
+        "reverse order",
+    ),
+    "a mask joined with none": (
+        lambda: functional(
+            lambda x: layers().Dense(CLASSES)(
+                layers().LSTM(4, name="rnn")(
+                    layers().Concatenate()([layers().Masking(0.0)(x), layers().Conv1D(3, 3, padding="causal")(x)])
+                )
+            )
+        ),
+        "rnn (LSTM)",
+        "Concatenate has joined",
+    ),
+    "LayerNormalization over the steps": (
+        plain(lambda: layers().GroupNormalization(2, name="norm"), lambda: layers().GlobalMaxPooling1D()),
+        "norm (GroupNormalization)",
+        "over the steps too",
+    ),
+}
+"""Models that leak, each with the first layer that does, and words of its cause."""
+
+
+@pytest.fixture(autouse=True)
+def _as_users_run() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Keras', about masks that layers drop
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(before)
+
+
+def target_of(make: Callable[[], Any]) -> tuple[Any, Target]:
+    model = built(make)
+    return model, of_model("the model", model, TargetOptions())
+
+
+def sequences(steps: StepInput, seed: int = 3) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    if steps.kind == "tokens":
+        return [random.integers(1, TOKENS, length) for length in LENGTHS]
+    return [random.standard_normal((length, FEATURES)).astype(np.float32) for length in LENGTHS]
+
+
+def junk_padded(given: list[np.ndarray], steps: StepInput) -> Any:
+    """A batch whose padding is anything but 0."""
+    batch = pad(given, width=WIDTH)
+    for row, length in enumerate(batch.lengths):
+        batch.steps[row, length:] = 7 if steps.kind == "tokens" else 5.5
+    return batch
+
+
+def difference(target: Target, model: Any) -> float:
+    """The largest difference of the answers in a padded batch from those of Keras, alone."""
+    given = sequences(target.steps)
+    logits = target.subject.answer(junk_padded(given, target.steps)).logits
+    expected = [alone(model, sequence) for sequence in given]
+    return max(
+        float(np.abs(own[: len(right)] - right).max() if right.ndim == 2 else np.abs(own - right).max())
+        for own, right in zip(logits, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sequence_in_a_batch_gets_the_answer_of_keras_alone(name: str) -> None:
+    model, target = target_of(SOUND[name])
+    assert difference(target, model) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["LSTM tanh", "Bidirectional sum", "MultiHeadAttention", "Embedding"])
+def test_the_check_calls_a_masked_model_sound(name: str) -> None:
+    _, target = target_of(SOUND[name])
+    assert check(target.subject, max_length=20).verdict == "sound"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SOUND)
+def test_each_model_is_sound_and_its_graph_answers_as_keras_alone(name: str) -> None:
+    model, target = target_of(SOUND[name])
+    assert check(target.subject, max_length=30).verdict == "sound"
+    assert graph_difference(target, model) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["GRU backwards sigmoid", "LSTM repeats its last output"])
+def test_a_graph_answers_as_keras_alone(name: str) -> None:
+    model, target = target_of(SOUND[name])
+    assert graph_difference(target, model) < 1e-5
+
+
+def graph_difference(target: Target, model: Any) -> float:
+    graph = target.build("model", 18)
+    external = ExternalGraph(graph, target.steps, target.names, len(target.labels), per_step=target.per_step)
+    own = OnnxSubject(external)
+    given = sequences(target.steps)
+    logits = own.answer(junk_padded(given, target.steps)).logits
+    expected = [alone(model, sequence) for sequence in given]
+    return max(
+        float(np.abs(mine[: len(right)] - right).max() if right.ndim == 2 else np.abs(mine - right).max())
+        for mine, right in zip(logits, expected, strict=True)
+    )
+
+
+def test_a_graph_of_two_lstms_has_no_node_for_the_mask() -> None:
+    graph = of_model("the model", two_lstms(), TargetOptions()).build("model", 18)
+    kinds = [node.op_type for node in graph.graph.node]
+    assert kinds.count("LSTM") == 2
+    assert not {"Where", "Loop", "Scan", "If", "Range"} & set(kinds)
+    weights = sum(onnx.numpy_helper.to_array(tensor).size for tensor in graph.graph.initializer)
+    own = sum(values.size for values in weights_of(two_lstms()))
+    print(weights, own)
+    assert weights < own + 2 * 4 * 8 + 20, "the weights are in the graph once; ONNX has two biases for one"
+
+
+@pytest.mark.parametrize("name", LEAKING)
+def test_the_check_names_the_layer_that_leaks(name: str) -> None:
+    make, operator, why = LEAKING[name]
+    _, target = target_of(make)
+    report = check(target.subject, max_length=20)
+    assert report.verdict == "leak"
+    leak = report.leaks[0]
+    assert leak.operator in operator.split("|")
+    assert leak.kind.startswith("keras.")
+    assert leak.location is None
+    assert " of " in leak.place
+    assert re.search(why, leak.cause.why), leak.cause.why
+    assert "keras" in leak.cause.fix or "padding=" in leak.cause.fix or "mask" in leak.cause.fix
+
+
+def test_a_published_model_answers_as_keras_alone(tmp_path: Path) -> None:
+    published = lengthwise_export.export(
+        two_lstms(), tmp_path / "models" / "lstm", labels=["a", "b", "c"], max_length=24
+    )
+    assert published.manifest.scores == "probabilities"
+    assert published.manifest.made["framework"] == f"keras {keras().__version__}"
+    assert "such a step is data" in str(published.manifest.made["notices"])
+    given = sequences(published.manifest.input)
+    answers = lengthwise.load(published.directory).predict([each.tolist() for each in given])
+    for answer, sequence in zip(answers, given, strict=True):
+        expected = alone(two_lstms(), sequence)
+        assert answer.label == "abc"[int(expected.argmax())]
+        assert np.abs(answer.probabilities - expected).max() < 1e-6
+
+
+def test_a_model_without_a_mask_is_mended(tmp_path: Path) -> None:
+    model = built(LEAKING["Conv1D"][0])
+    published = lengthwise_export.export(model, tmp_path / "models" / "conv", mend=True, max_length=24)
+    assert published.mend is not None
+    assert published.mend.mendable
+    (promise,) = published.manifest.promises
+    assert promise.bits
+
+
+def test_a_step_of_zeros_is_data_and_a_notice_says_so() -> None:
+    model, target = target_of(SOUND["LSTM tanh"])
+    assert any("masking" in notice and "is data" in notice for notice in target.notices)
+    (sequence, *_) = sequences(target.steps)
+    sequence[4] = 0.0
+    ours = target.subject.answer(pad([sequence], width=WIDTH)).logits[0]
+    assert np.abs(ours - alone(model, sequence)).max() > 1e-4
+    without = keras().Sequential([layers().Input((None, FEATURES)), *model.layers[1:]])
+    assert np.abs(ours - alone(without, sequence)).max() < 1e-5
+
+
+def test_the_model_of_the_caller_is_left_as_it_was() -> None:
+    model = two_lstms()
+    before = weights_of(model)
+    call = keras().layers.RNN.call
+    lengthwise_export.check(model, max_length=12)
+    assert keras().layers.RNN.call is call
+    assert all(np.array_equal(mine, other) for mine, other in zip(before, weights_of(model), strict=True))
+
+
+def test_a_model_for_one_width_takes_any() -> None:
+    def make() -> Any:
+        made = layers()
+        return keras().Sequential(
+            [made.Input((15, FEATURES)), made.Masking(0.0), made.LSTM(4, unroll=True), made.Dense(CLASSES)]
+        )
+
+    model, target = target_of(make)
+    assert any("exactly 15 steps" in notice for notice in target.notices)
+    given = sequences(target.steps)
+    logits = target.subject.answer(junk_padded(given, target.steps)).logits
+    for own, sequence in zip(logits, given, strict=True):
+        padded = np.zeros((15, FEATURES), dtype=np.float32)
+        padded[: len(sequence)] = sequence
+        assert np.abs(own - alone(model, padded)).max() < 1e-5
+
+
+def test_raw_samples_are_sequences_of_one_value() -> None:
+    def make() -> Any:
+        made = layers()
+        return keras().Sequential(
+            [made.Input((None,)), made.Reshape((-1, 1)), made.Masking(0.0), made.LSTM(4), made.Dense(CLASSES)]
+        )
+
+    model, target = target_of(make)
+    assert target.steps == StepInput(features=1)
+    values = np.linspace(1, 2, 7, dtype=np.float32)
+    logits = target.subject.answer(pad([values[:, None]], width=WIDTH)).logits
+    assert np.abs(logits[0] - alone(model, values)).max() < 1e-5
+
+
+def test_a_sigmoid_gives_probabilities() -> None:
+    _, target = target_of(
+        masked(lambda: layers().LSTM(4), lambda: layers().Dense(4, activation="sigmoid"), dense=False)
+    )
+    assert target.scores == "probabilities"
+    assert target_of(SOUND["LSTM tanh"])[1].scores is None
+
+
+def refused(make: Callable[[], Any], **options: Any) -> str:
+    with pytest.raises((ConfigurationError, ExportError)) as error:
+        of_model("the model", built(make), TargetOptions(**options)).build("model", 18)
+    return str(error.value)
+
+
+def test_what_cannot_be_served_is_refused_by_name() -> None:
+    made = layers()
+    wide = keras().Input((15, FEATURES))
+    two = [keras().Input((None, 2)), keras().Input((None, 3))]
+    assert "Flatten" in refused(lambda: keras().Model(wide, made.Dense(3)(made.Flatten()(made.Masking(0.0)(wide)))))
+    assert "has 2 inputs" in refused(lambda: keras().Model(two, made.Dense(3)(made.GRU(3)(made.Concatenate()(two)))))
+    assert "no activation 'gelu'" in refused(masked(lambda: made.LSTM(4, activation="gelu", name="rnn")))
+    assert "is stateful" in refused(
+        lambda: keras().Sequential([made.Input(batch_shape=(1, None, 6)), made.LSTM(4, stateful=True), made.Dense(3)])
+    )
+    assert "computes in float16" in refused(masked(lambda: made.LSTM(4), lambda: made.Dense(4, dtype="mixed_float16")))
+    assert "takes [any, any, 4, 4]" in refused(
+        lambda: keras().Sequential([made.Input((None, 4, 4)), made.TimeDistributed(made.Flatten()), made.LSTM(3)])
+    )
+    assert "--second does not apply" in refused(SOUND["LSTM tanh"], second="lengths")
+    assert "--features 4 contradicts" in refused(SOUND["LSTM tanh"], features=4)
+
+
+def test_one_of_several_outputs_is_named() -> None:
+    def make() -> Any:
+        symbol = keras().Input((None, FEATURES))
+        state = layers().LSTM(4)(layers().Masking(0.0)(symbol))
+        return keras().Model(symbol, {"kind": layers().Dense(3)(state), "size": layers().Dense(2)(state)})
+
+    assert "has 2 outputs (kind, size): name one with --output" in refused(make)
+    target = of_model("the model", built(make), TargetOptions(output="size"))
+    assert len(target.labels) == 2
