@@ -18,8 +18,8 @@ from lengthwise.verification.measurement import BatchLogits, Reference
 from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.accuracy import UNTRAINED
 from lengthwise_export.architecture import trained
-from lengthwise_export.architecture.layers import Standardize
-from lengthwise_export.architecture.model import SequenceClassifier
+from lengthwise_export.architecture.model import Classifier, classifier
+from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.check import check as run_check
 from lengthwise_export.checking.recording import ModelOutput, Subject
@@ -92,14 +92,15 @@ def from_spec(
     if multi_label and spec.output.task != "multi-label":
         raise ConfigurationError(f"--multi-label contradicts output.task = '{spec.output.task}'")
     torch.manual_seed(0)
-    model = SequenceClassifier(spec).eval()
+    spec = spec.concrete() if weights is None else trained.settled(spec, weights)
+    model = classifier(spec).eval()
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
     if weights is None:
         made["weights"] = UNTRAINED
     else:
         trained.load(model, spec, weights)
         made["checkpoint"] = digest(weights)
-    mean, std = _statistics(model, spec)
+    mean, std = _statistics(model)
 
     def build(named: Manifest) -> onnx.ModelProto:
         return without_exporter_metadata(
@@ -216,7 +217,7 @@ def with_rewrites(source: Candidate, say: Callable[[str], None]) -> Candidate:
     return replace(source, build=build)
 
 
-def eager_reference(model: SequenceClassifier) -> Reference:
+def eager_reference(model: Classifier) -> Reference:
     """A reference that runs the model in torch, with packed sequences."""
 
     def answer(batch: PaddedBatch) -> BatchLogits:
@@ -242,10 +243,10 @@ def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _statistics(model: SequenceClassifier, spec: Spec) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and standard deviation of each feature; None if the model does not normalise."""
+def _statistics(model: Classifier) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation of each feature; None if the model does not normalise with them."""
     first = model.first
-    if not isinstance(first, Standardize) or not spec.input.normalize:
+    if not isinstance(first, Normalize) or first.normalize not in ("training", "both"):
         return None, None
     return tuple(first.mean.tolist()), tuple(first.std.tolist())
 

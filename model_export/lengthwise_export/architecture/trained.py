@@ -153,6 +153,33 @@ def read_record(path: Path) -> TrainingRecord:
     )
 
 
+def settled(spec: Spec, path: Path) -> Spec:
+    """The spec of a checkpoint's model, with each key that `train` chose (`auto`) as the checkpoint records it.
+
+    Args:
+        spec: The spec that the user passes.
+        path: The checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    record = read_record(path).spec
+    if record is None:
+        return spec.concrete()
+    tables: dict[str, dict[str, Any]] = {"input": {}, "model": {}}
+    chosen = record.resolved()
+    if spec.input.kind == record.input.kind == "values":
+        if spec.input.normalize == "auto":
+            tables["input"]["normalize"] = chosen["input"]["normalize"]
+        if spec.model.preset == "auto" and not spec.input.says("missing"):
+            tables["input"]["missing"] = chosen["input"]["missing"]
+    if spec.model.is_auto and spec.output.task == record.output.task:
+        given = spec.model.says(*type(spec.model).model_fields)
+        tables["model"] = {key: value for key, value in chosen["model"].items() if key not in given}
+        tables["model"]["preset"] = None
+    return spec.with_keys(**tables)
+
+
 def load(module: nn.Module, spec: Spec, path: Path) -> list[str]:
     """Loads a checkpoint into a module of the built-in architecture, after comparing the specs.
 

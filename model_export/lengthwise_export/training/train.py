@@ -23,7 +23,6 @@ from torch import Tensor
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import checkpoint, trained
-from lengthwise_export.architecture.layers import Standardize
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
@@ -216,8 +215,7 @@ class TrainingRun:
         """Creates a run before its first epoch."""
         torch.manual_seed(options.seed)
         model = SequenceClassifier(spec)
-        if isinstance(model.first, Standardize):
-            model.first.fit([example.steps for example in training], normalize=spec.input.normalize)
+        model.fit([example.steps for example in training])
         task, classes = spec.output.task, len(spec.output.labels)
         return cls(
             spec=spec,
