@@ -31,7 +31,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "layers": 2,
         "bidirectional": True,
         "pooling": "attention",
-        "dropout": 0.3,
+        "dropout": 0.5,
     },
     "conv": {
         "conv": [_inception(0), _inception(0), _inception(3), _inception(0), _inception(0), _inception(3)],

@@ -252,8 +252,9 @@ class Spec(_Table):
         return self
 
     def with_keys(self, **tables: dict[str, Any]) -> Spec:
-        """This spec with other values for some keys, such as `input={"normalize": "both"}`. A preset gives its keys;
-        None for `preset` removes it.
+        """This spec with other values for some keys, such as `input={"normalize": "both"}`.
+
+        A preset gives its keys; None for `preset` removes it.
 
         Raises:
             SpecError: The keys do not fit together.
