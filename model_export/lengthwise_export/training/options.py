@@ -30,3 +30,8 @@ class TrainingOptions:
     )
     class_weights: bool = _option(False, "Give rare labels the same influence as frequent ones.")
     seed: int = _option(0, "Seed of initial weights, split, order and dropout.", min=0, max=2**31)
+    calibration: bool = _option(
+        True,
+        "Leave the probabilities as they are. By default all logits are divided by a temperature that fits the "
+        "probabilities to the answers on the validation split.",
+    )

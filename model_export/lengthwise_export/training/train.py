@@ -5,7 +5,7 @@ records -> examples -> split -> [length-grouped batches -> masked loss -> clippe
 ```
 A run is deterministic: random numbers depend only on the seed and the number of the epoch. So a run that was
 interrupted and resumed ends in the same weights as one that was not. After each epoch the whole state is written to one
-file, `state.safetensors`.
+file, `state.safetensors`. At the end the probabilities are calibrated on the validation split (`temperature`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
 from lengthwise_export.errors import CheckpointError, SpecError
-from lengthwise_export.training import objective
+from lengthwise_export.training import objective, temperature
 from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions
@@ -78,12 +78,14 @@ class TrainingResult:
         progress: All epochs.
         training: Scores on the training split.
         validation: Scores on the validation split; None without one.
+        temperature: The number by which the logits were divided to calibrate the probabilities; None if they were not.
     """
 
     model: SequenceClassifier
     progress: TrainingProgress
     training: EvaluationScores
     validation: EvaluationScores | None
+    temperature: float | None = None
 
 
 def train(
@@ -130,23 +132,53 @@ def train(
         run.save(path, key)
         on_epoch(epoch)
     run.model.load_state_dict(run.best)
+    scale = None
+    if options.calibration and run.validation:
+        scale = calibrate(run.model, run.validation, spec)
     result = TrainingResult(
         model=run.model,
         progress=run.progress,
         training=evaluate(run.model, run.training, spec),
         validation=evaluate(run.model, run.validation, spec) if run.validation else None,
+        temperature=scale,
     )
     splits = {"training": result.training, "validation": result.validation}
     measured = {name: scores for name, scores in splits.items() if scores is not None}
     accuracy = {name: scores.accuracy for name, scores in measured.items()}
     answers = {name: scores.answers for name, scores in measured.items()}
-    state = trained.record_of(spec, accuracy, answers) | {"seed": options.seed, "epoch": run.progress.best}
-    checkpoint.write(directory / WEIGHTS_FILE, run.best, state)
+    state = trained.record_of(spec, accuracy, answers, temperature=scale)
+    state |= {"seed": options.seed, "epoch": run.progress.best}
+    checkpoint.write(directory / WEIGHTS_FILE, run.model.state_dict(), state)
     return result
 
 
 def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> EvaluationScores:
     """Computes the scores of a model on examples. The model stays in evaluation mode."""
+    return objective.scores(answers_of(model, members, spec, rows=rows), len(spec.output.labels), spec.output.task)
+
+
+def calibrate(model: SequenceClassifier, members: Sequence[Example], spec: Spec) -> float:
+    """Divides the weights of the head by the temperature that fits the probabilities to these examples.
+
+    So the logits are calibrated everywhere, with no operator more in the graph.
+
+    Returns:
+        The temperature.
+    """
+    answers = answers_of(model, members, spec)
+    join = torch.cat if spec.output.task == "per-step" else torch.stack
+    logits, targets = (join(list(part)).numpy() for part in zip(*answers, strict=True))
+    scale = temperature.fit(logits, targets, multi_label=spec.output.task == "multi-label")
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.div_(scale)
+    return scale
+
+
+def answers_of(
+    model: SequenceClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64
+) -> list[tuple[Tensor, Tensor]]:
+    """The logits of a model and the target, for each example, in order of their lengths; see `objective.scores`."""
     model.eval()
     answers: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
@@ -155,7 +187,7 @@ def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, 
             for row, target, length in zip(logits, batch.targets, batch.lengths.tolist(), strict=True):
                 per_step = spec.output.task == "per-step"
                 answers.append((row[:length], target[:length]) if per_step else (row, target))
-    return objective.scores(answers, len(spec.output.labels), spec.output.task)
+    return answers
 
 
 def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> dict[str, Any]:
