@@ -17,8 +17,8 @@ from lengthwise.runtime.manifest import Manifest, MissingPolicy, Task, digest
 from lengthwise.verification.measurement import BatchLogits, Reference
 from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.accuracy import UNTRAINED
-from lengthwise_export.architecture import trained
-from lengthwise_export.architecture.model import Classifier, classifier
+from lengthwise_export.architecture import loading, trained
+from lengthwise_export.architecture.loading import BuiltInModel
 from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.check import check as run_check
@@ -91,15 +91,16 @@ def from_spec(
         raise ConfigurationError(f"--max-length {max_length} contradicts input.max_length = {spec.input.max_length}")
     if multi_label and spec.output.task != "multi-label":
         raise ConfigurationError(f"--multi-label contradicts output.task = '{spec.output.task}'")
-    torch.manual_seed(0)
     spec = spec.concrete() if weights is None else trained.settled(spec, weights)
-    model = classifier(spec).eval()
+    model, _ = loading.load(spec, weights)
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
     if weights is None:
         made["weights"] = UNTRAINED
     else:
-        trained.load(model, spec, weights)
         made["checkpoint"] = digest(weights)
+        record = trained.read_record(weights)
+        if record.temperature is not None:
+            made["temperature"] = record.temperature
     mean, std = _statistics(model)
 
     def build(named: Manifest) -> onnx.ModelProto:
@@ -217,7 +218,7 @@ def with_rewrites(source: Candidate, say: Callable[[str], None]) -> Candidate:
     return replace(source, build=build)
 
 
-def eager_reference(model: Classifier) -> Reference:
+def eager_reference(model: BuiltInModel) -> Reference:
     """A reference that runs the model in torch, with packed sequences."""
 
     def answer(batch: PaddedBatch) -> BatchLogits:
@@ -243,7 +244,7 @@ def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _statistics(model: Classifier) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+def _statistics(model: BuiltInModel) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Mean and standard deviation of each feature; None if the model does not normalise with them."""
     first = model.first
     if not isinstance(first, Normalize) or first.normalize not in ("training", "both"):

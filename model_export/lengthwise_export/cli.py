@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from lengthwise.runtime.manifest import Precision
 from lengthwise_export.command import ExporterCommand, options_of, show_json
@@ -21,6 +22,7 @@ from lengthwise_export.options import HIGHEST_OPSET, OPSET, TargetOptions, targe
 from lengthwise_export.training.options import TrainingOptions as TrainingOptions
 
 if TYPE_CHECKING:
+    from lengthwise_export.architecture.spec import Spec
     from lengthwise_export.pipeline import PublishedModel
     from lengthwise_export.training import train as training
 
@@ -89,6 +91,9 @@ def train(
     torch.set_num_threads(threads)
     spec = Spec.read(spec_file)
     options = TrainingOptions(**chosen)
+    if spec.model.kind == "rocket":
+        _train_rocket(spec, data, out, test, options, resume=resume, as_json=as_json)
+        return
     fits = partial(check, spec=spec)
     records = records_of(data, spec.input.kind, fits)
     held_out = examples(records_of(test, spec.input.kind, fits), spec) if test else None
@@ -109,6 +114,48 @@ def train(
         result=result,
         test=training.evaluate(result.model, held_out, spec) if held_out else None,
     )
+    report.write(out)
+    if as_json:
+        show_json(report.as_json())
+    else:
+        Console().print(report.table(f"{out}/{trained.WEIGHTS_FILE}"))
+
+
+def _train_rocket(
+    spec: Spec, data: str, out: Path, test: str | None, options: TrainingOptions, *, resume: bool, as_json: bool
+) -> None:
+    """Trains a model with `kind = "rocket"`, which has no epochs."""
+    from rich.console import Console
+
+    from lengthwise.progress import status
+    from lengthwise_export.architecture import trained
+    from lengthwise_export.flow import records_of
+    from lengthwise_export.training import rocket
+    from lengthwise_export.training.batches import check, examples
+    from lengthwise_export.training.rocket_report import RocketReport
+
+    kept = {"resume": "it takes seconds, and keeps no state"} if resume else {}
+    source = click.get_current_context().get_parameter_source
+    kept |= {
+        name: "it is for gradient descent"
+        for name in options.__slots__
+        if name not in rocket.APPLICABLE and source(name) is not ParameterSource.DEFAULT
+    }
+    for name, why in kept.items():
+        raise click.UsageError(f"--{name.replace('_', '-')} has no meaning with kind = 'rocket': {why}")
+    fits = partial(check, spec=spec)
+    records = records_of(data, spec.input.kind, fits)
+    held_out = examples(records_of(test, spec.input.kind, fits), spec) if test else []
+    with _folder(out), status(Console(stderr=True, quiet=as_json), "fitting the kernels") as now:
+        result = rocket.train(
+            spec,
+            records,
+            options,
+            out,
+            test=held_out,
+            on_examples=lambda done, all_: now(f"computing features: {done} of {all_} sequences"),
+        )
+    report = RocketReport(spec, options, result)
     report.write(out)
     if as_json:
         show_json(report.as_json())

@@ -74,6 +74,11 @@ class SequenceClassifier(nn.Module):
         self.dropout = nn.Dropout(model.dropout)
         self.head = nn.Linear(width, len(spec.output.labels))
 
+    @property
+    def networks(self) -> list[SequenceClassifier]:
+        """The network itself; an ensemble has several."""
+        return [self]
+
     def fit(self, sequences: list[Tensor]) -> None:
         """Computes the statistics of the training split that the graph holds; each sequence is without padding."""
         if isinstance(self.first, Normalize):
@@ -130,9 +135,14 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(SequenceClassifier(spec) for _ in range(spec.model.members))
 
     @property
+    def networks(self) -> list[SequenceClassifier]:
+        """The members."""
+        return [cast("SequenceClassifier", member) for member in self.members]
+
+    @property
     def first(self) -> nn.Module:
         """The first layer, which has the same statistics in every member."""
-        return cast("SequenceClassifier", self.members[0]).first
+        return self.networks[0].first
 
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch; see `SequenceClassifier`."""

@@ -23,6 +23,11 @@ WIDEST_HEAD = 128
 whose size depends on the width, so the bits of an answer would depend on the batch."""
 
 
+ROCKET_BATCH_ROWS: Final = 8
+"""Most rows of a rocket model in a batch. Its comparisons need about 30 KB for each padded step, and more rows were not
+faster."""
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -92,6 +97,9 @@ class InputSpec(_Table):
         return self
 
 
+_ROCKET_KEYS: Final = frozenset({"kind", "kernels"})
+
+
 class ConvSpec(_Table):
     """One masked convolution over the steps with stride 1, followed by a norm and a ReLU.
 
@@ -139,9 +147,12 @@ class ConvSpec(_Table):
 
 
 class ModelSpec(_Table):
-    """The layers and the pooling.
+    """The kind of model, and its layers and pooling.
 
     Attributes:
+        kind: `layers` for the layers below, trained by gradient descent; `rocket` for fixed kernels with a linear head,
+            which has the key `kernels` and no others.
+        kernels: For `rocket`: number of features of the head, rounded down to a multiple of 84.
         preset: A name for a set of the keys below (`architecture.presets`); a key that is given as well wins.
         conv: Convolutions before the recurrent layers, in order.
         rnn: The recurrent layers; `none` for a per-step MLP instead.
@@ -157,6 +168,8 @@ class ModelSpec(_Table):
         members: Networks with weights of their own, whose logits are averaged.
     """
 
+    kind: Literal["layers", "rocket"] = "layers"
+    kernels: int = Field(default=10_000, ge=84)
     preset: Preset | None = None
     conv: tuple[ConvSpec, ...] = ()
     rnn: Literal["lstm", "gru", "none"] = "lstm"
@@ -185,6 +198,11 @@ class ModelSpec(_Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        others = self.says(*(name for name in ModelSpec.model_fields if name not in _ROCKET_KEYS))
+        if self.kind == "rocket" and others:
+            raise ValueError(f"'{others[0]}' has no meaning with kind = 'rocket', whose only other key is 'kernels'")
+        if self.kind != "rocket" and self.says("kernels"):
+            raise ValueError("'kernels' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]")
         if self.layers == 0 and (self.rnn != "none" or not self.conv):
             raise ValueError("'layers' 0 is for rnn = 'none' after convolutions: otherwise there would be no layer")
         if len(set(self.sequence_features)) != len(self.sequence_features):
@@ -245,6 +263,11 @@ class Spec(_Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.model.kind == "rocket":
+            if self.input.vocabulary is not None:
+                raise ValueError("'model.kind' = 'rocket' is for values: token ids have no order of size")
+            if self.output.task == "per-step":
+                raise ValueError("'model.kind' = 'rocket' has no answer for each step: it counts over the steps")
         if self.output.task == "per-step" and (unpooled := self.model.says("pooling", "sequence_features")):
             raise ValueError(f"'model.{unpooled[0]}' has no meaning with output.task = 'per-step': no step is pooled")
         if self.input.kind == "tokens" and set(self.model.sequence_features) - {"length"}:
@@ -277,7 +300,7 @@ class Spec(_Table):
     @property
     def has_attention(self) -> bool:
         """Whether the graph has the output `attention`."""
-        return self.model.pooling == "attention" and self.output.task != "per-step"
+        return self.model.kind == "layers" and self.model.pooling == "attention" and self.output.task != "per-step"
 
     @classmethod
     def from_toml(cls, text: str, *, source: str = "spec") -> Spec:
@@ -314,6 +337,10 @@ class Spec(_Table):
         tables["model"].pop("preset", None)
         if self.input.kind == "tokens":
             del tables["input"]["missing"], tables["input"]["normalize"]
+        if self.model.kind == "rocket":
+            tables["model"] = {key: value for key, value in tables["model"].items() if key in _ROCKET_KEYS}
+            return tables
+        del tables["model"]["kernels"]
         if self.model.rnn == "none":
             del tables["model"]["bidirectional"]
         if self.output.task == "per-step":
@@ -361,6 +388,7 @@ class Spec(_Table):
             max_length=self.input.max_length,
             long=self.input.long,
             missing=missing,
+            max_batch_rows=ROCKET_BATCH_ROWS if self.model.kind == "rocket" else None,
             graph=GraphNames(
                 sequences="tokens" if tokens else "values",
                 attention="attention" if self.has_attention else None,

@@ -54,12 +54,14 @@ class TrainingRecord:
         spec: The spec; None if not recorded.
         accuracy: The accuracy by split: `training` and maybe `validation`.
         answers: By split, the number of answers that it was measured with; empty if not recorded.
+        temperature: The number by which the logits were divided to calibrate the probabilities; None if they were not.
     """
 
     labels: tuple[str, ...] | None = None
     spec: Spec | None = None
     accuracy: Mapping[str, float] | None = None
     answers: Mapping[str, int] = field(default_factory=dict)
+    temperature: float | None = None
 
     @property
     def expected(self) -> float | None:
@@ -76,13 +78,16 @@ class TrainingRecord:
         return "validation" if "validation" in (self.accuracy or {}) else "training"
 
 
-def record_of(spec: Spec, accuracy: Mapping[str, float], answers: Mapping[str, int]) -> dict[str, Any]:
+def record_of(
+    spec: Spec, accuracy: Mapping[str, float], answers: Mapping[str, int], *, temperature: float | None = None
+) -> dict[str, Any]:
     """The record that `train` writes next to the weights; `read_record` reads it.
 
     Args:
         spec: The spec.
         accuracy: See `TrainingRecord`.
         answers: See `TrainingRecord`.
+        temperature: See `TrainingRecord`.
     """
     return {
         "format": FORMAT,
@@ -90,6 +95,7 @@ def record_of(spec: Spec, accuracy: Mapping[str, float], answers: Mapping[str, i
         "spec": spec.resolved(),
         "accuracy": dict(accuracy),
         "answers": dict(answers),
+        "temperature": temperature,
     }
 
 
@@ -150,7 +156,13 @@ def read_record(path: Path) -> TrainingRecord:
             for name, count in (counts if isinstance(counts, dict) else {}).items()
             if isinstance(count, int) and not isinstance(count, bool) and count > 0
         },
+        temperature=_temperature(state.get("temperature")),
     )
+
+
+def _temperature(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) and value > 0 else None
 
 
 def settled(spec: Spec, path: Path) -> Spec:

@@ -59,7 +59,9 @@ def loss(
         return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
     if task == "per-step":
         logits, targets = logits.flatten(0, 1), targets.flatten()
-    return functional.cross_entropy(logits, targets, weight=weights, ignore_index=NO_TARGET, label_smoothing=label_smoothing)
+    return functional.cross_entropy(
+        logits, targets, weight=weights, ignore_index=NO_TARGET, label_smoothing=label_smoothing
+    )
 
 
 def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tensor:

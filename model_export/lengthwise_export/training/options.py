@@ -31,9 +31,7 @@ class TrainingOptions:
     learning_rate: float = _option(2e-3, "Highest learning rate of AdamW.", recipe=True, min=0, min_open=True)
     weight_decay: float = _option(0.05, "Weight decay of AdamW.", min=0)
     clip: float = _option(1.0, "Maximum norm of all gradients together.", min=0, min_open=True)
-    patience: int = _option(
-        15, "Stop after this many epochs without a better validation loss.", recipe=True, min=1
-    )
+    patience: int = _option(15, "Stop after this many epochs without a better validation loss.", recipe=True, min=1)
     validation: float = _option(
         0.15,
         "Share of the records for validation, to choose the epoch; 0: train on all, use the last.",
@@ -54,6 +52,12 @@ class TrainingOptions:
         0.0, "Decay of the running average of the weights, which is the result; 0: none.", recipe=True, min=0, max=1,
         max_open=True,
     )  # fmt: skip
+
+    calibration: bool = _option(
+        True,
+        "Leave the probabilities as they are. By default all logits are divided by a temperature that fits the "
+        "probabilities to the answers on the validation split.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

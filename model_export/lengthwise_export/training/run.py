@@ -1,7 +1,7 @@
 """One training run: its state between two epochs, and what an epoch does.
 
-Random numbers depend only on the seed and the number of the epoch, so a run that was interrupted and resumed ends in the
-same weights as one that was not.
+Random numbers depend only on the seed and the number of the epoch, so a run that was interrupted and resumed ends in
+the same weights as one that was not.
 """
 
 from __future__ import annotations

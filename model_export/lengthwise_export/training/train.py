@@ -4,8 +4,9 @@
 records -> examples -> split -> [length-grouped batches -> masked loss -> clipped step -> validation] each epoch -> best
 ```
 A run is deterministic: random numbers depend only on the seed and the number of the epoch. After each epoch the whole
-state is written to one file, `state.safetensors`. An ensemble (`model.members`) is one run for each member, with a seed
-of its own, in a folder of its own; its members share the split.
+state is written to one file, `state.safetensors`. At the end the probabilities are calibrated on the validation split
+(`temperature`). An ensemble (`model.members`) is one run for each member, with a seed of its own, in a folder of its
+own; its members share the split.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import nn
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
@@ -23,14 +25,15 @@ from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.architecture.model import Classifier, Ensemble
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
+from lengthwise_export.training import temperature
 from lengthwise_export.training.batches import Example, examples, stratified_split, stratum
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions as TrainingOptions
 from lengthwise_export.training.run import Epoch as Epoch
 from lengthwise_export.training.run import TrainingProgress as TrainingProgress
 from lengthwise_export.training.run import TrainingRun as TrainingRun
+from lengthwise_export.training.run import answers, identity
 from lengthwise_export.training.run import evaluate as evaluate
-from lengthwise_export.training.run import identity
 
 MEMBERS = "members"
 """The folder with one folder for each member of an ensemble."""
@@ -47,6 +50,7 @@ class TrainingResult:
         validation: Scores on the validation split; None without one.
         seconds: Time of this call.
         members: For an ensemble, the result of each member.
+        temperature: The number by which the logits were divided to calibrate the probabilities; None if they were not.
         split: The examples of the training and of the validation split.
     """
 
@@ -56,7 +60,8 @@ class TrainingResult:
     validation: EvaluationScores | None
     seconds: float = 0.0
     members: tuple[TrainingResult, ...] = ()
-    split: tuple[list[Example], list[Example]] = ((), ())  # type: ignore[assignment]
+    temperature: float | None = None
+    split: tuple[Sequence[Example], Sequence[Example]] = ((), ())
 
 
 def train(
@@ -104,15 +109,17 @@ def train(
         run.save(path, key)
         on_epoch(epoch)
     run.model.load_state_dict(run.best)
+    scale = calibrate(run.model, second, spec) if options.calibration and second else None
     result = TrainingResult(
         model=run.model,
         progress=run.progress,
         training=evaluate(run.model, run.training, spec),
         validation=evaluate(run.model, run.validation, spec) if run.validation else None,
         seconds=time.monotonic() - began,
+        temperature=scale,
         split=(first, second),
     )
-    write(directory / WEIGHTS_FILE, spec, result, run.best, options)
+    write(directory / WEIGHTS_FILE, spec, result, options)
     return result
 
 
@@ -133,16 +140,34 @@ def split(
     return [members[index] for index in first], [members[index] for index in second]
 
 
-def write(
-    path: Path, spec: Spec, result: TrainingResult, tensors: dict[str, Tensor], options: TrainingOptions
-) -> None:
+def calibrate(model: Classifier, members: Sequence[Example], spec: Spec) -> float:
+    """Divides the weights of the head by the temperature that fits the probabilities to these examples.
+
+    So the logits are calibrated everywhere, with no operator more in the graph.
+
+    Returns:
+        The temperature.
+    """
+    pairs = answers(model, members, spec)
+    join = torch.cat if spec.output.task == "per-step" else torch.stack
+    logits, targets = (join(list(part)).numpy() for part in zip(*pairs, strict=True))
+    scale = temperature.fit(logits, targets, multi_label=spec.output.task == "multi-label")
+    heads: list[nn.Linear] = [one.head for one in model.networks]
+    with torch.no_grad():
+        for parameter in (parameter for head in heads for parameter in head.parameters()):
+            parameter.div_(scale)
+    return scale
+
+
+def write(path: Path, spec: Spec, result: TrainingResult, options: TrainingOptions) -> None:
     """Writes the weights, with the record of their training."""
     splits = {"training": result.training, "validation": result.validation}
     measured = {name: scores for name, scores in splits.items() if scores is not None}
     accuracy = {name: scores.accuracy for name, scores in measured.items()}
-    answers = {name: scores.answers for name, scores in measured.items()}
-    state = trained.record_of(spec, accuracy, answers) | {"seed": options.seed, "epoch": result.progress.best}
-    checkpoint.write(path, tensors, state)
+    counts = {name: scores.answers for name, scores in measured.items()}
+    state = trained.record_of(spec, accuracy, counts, temperature=result.temperature)
+    state |= {"seed": options.seed, "epoch": result.progress.best}
+    checkpoint.write(path, result.model.state_dict(), state)
 
 
 def _ensemble(
@@ -165,7 +190,7 @@ def _ensemble(
             train(
                 single,
                 records,
-                replace(options, seed=options.seed + number),
+                replace(options, seed=options.seed + number, calibration=False),  # calibrated together, below
                 folder,
                 resume=resume and (folder / STATE_FILE).is_file(),
                 on_epoch=on_epoch,
@@ -176,6 +201,7 @@ def _ensemble(
     for member, result in zip(model.members, results, strict=True):
         member.load_state_dict(result.model.state_dict())
     first, second = results[0].split
+    scale = calibrate(model, second, spec) if options.calibration and second else None
     together = TrainingResult(
         model=model,
         progress=results[0].progress,
@@ -183,7 +209,8 @@ def _ensemble(
         validation=evaluate(model, second, spec) if second else None,
         seconds=time.monotonic() - began,
         members=tuple(results),
+        temperature=scale,
         split=(first, second),
     )
-    write(directory / WEIGHTS_FILE, spec, together, model.state_dict(), options)
+    write(directory / WEIGHTS_FILE, spec, together, options)
     return together
