@@ -65,7 +65,7 @@ MEMBERS = {
     "lengthwise_export": {
         "export": {"accuracy", "api", "candidate", "flow", "mend_target", "mended_accuracy", "mended_candidate"}
         | {"missing_values", "pipeline", "publish"},
-        "cli": {"cli"},
+        "cli": {"cli", "training_commands"},
     },
 }
 """Modules beside the packages that are above some of them, by the name of their row."""

@@ -28,7 +28,8 @@ def options_of(table: type[DataclassInstance]) -> Callable[[Callable[..., None]]
     """Adds an option to a command for each field of a dataclass.
 
     Name, type and default come from the field; its metadata holds `help`, and in `bounds` the arguments of click's
-    range types. A switch that is on by default becomes an option `--no-NAME`.
+    range types. An option whose metadata says `recipe` is None if it is not given. A switch that is on by default
+    becomes an option `--no-NAME`.
     """
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
@@ -43,7 +44,11 @@ def options_of(table: type[DataclassInstance]) -> Callable[[Callable[..., None]]
             else:
                 ranges = click.IntRange if isinstance(field.default, int) else click.FloatRange
                 kind = ranges(**field.metadata["bounds"])
-                option = click.option(flag, default=field.default, show_default=True, type=kind, help=meaning)
+                if field.metadata.get("recipe"):
+                    meaning += "  [default: chosen from the data]"
+                    option = click.option(flag, type=kind, help=meaning)
+                else:
+                    option = click.option(flag, default=field.default, show_default=True, type=kind, help=meaning)
             command = option(command)
         return command
 

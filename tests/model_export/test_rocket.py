@@ -321,6 +321,8 @@ def test_the_command_trains_and_reports(files: tuple[Path, Path], tmp_path: Path
         "confusion_matrix.png",
         "metrics.json",
         "model.safetensors",
+        "report.html",
+        "spec.toml",
     ]
     assert "holds a run" in run("train", described, data, "--out", tmp_path / "run").output
     table = run("train", described, data, "--out", tmp_path / "run", "--overwrite").output

@@ -30,7 +30,7 @@ class ConvBlock(nn.Module):
     def __init__(self, features: int, spec: ConvSpec, *, dropout: float, earlier: int = 0) -> None:
         super().__init__()
         self.convolution = (
-            Branches(features, spec)
+            ParallelBranches(features, spec)
             if spec.has_branches
             else layers.MaskedConv(features, spec.channels, spec.kernels[0], spec.dilation)
         )
@@ -64,7 +64,7 @@ class Shortcut(nn.Module):
         return steps if self.norm is None else self.norm(steps, mask)
 
 
-class Branches(nn.Module):
+class ParallelBranches(nn.Module):
     """Convolutions of several kernels side by side, over fewer features (`bottleneck`), and maybe a maximum."""
 
     def __init__(self, features: int, spec: ConvSpec) -> None:

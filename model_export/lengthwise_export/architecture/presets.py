@@ -19,9 +19,9 @@ Preset = Literal["auto", "rnn", "conv", "conv-rnn", "transformer"]
 _KERNELS: Final = [9, 19, 39]
 
 
-def _inception(residual: int) -> dict[str, Any]:
-    block: dict[str, Any] = {"channels": 64, "kernel": _KERNELS, "bottleneck": 32, "pool": 3}
-    return block | ({"residual": residual} if residual else {})
+def _inception(channels: int) -> list[dict[str, Any]]:
+    block: dict[str, Any] = {"channels": channels, "kernel": _KERNELS, "bottleneck": 32, "pool": 3}
+    return [block, block, block | {"residual": 3}] * 2
 
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -34,7 +34,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "dropout": 0.5,
     },
     "conv": {
-        "conv": [_inception(0), _inception(0), _inception(3), _inception(0), _inception(0), _inception(3)],
+        "conv": _inception(64),
         "rnn": "none",
         "layers": 0,
         "pooling": "mean-max",
@@ -73,6 +73,11 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 
 WITHOUT_DATA: Final = "rnn"
 """The preset of `auto` where there is no data to choose by."""
+
+
+def narrow_conv() -> dict[str, Any]:
+    """The keys that differ from `conv` where there are few records."""
+    return {"conv": _inception(32)}
 
 
 def expanded(model: dict[str, Any], task: object) -> dict[str, Any]:

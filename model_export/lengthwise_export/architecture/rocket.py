@@ -186,9 +186,7 @@ def untrained(spec: Spec) -> RocketClassifier:
     return fitted_to(spec, first, sequences, seed=0)
 
 
-def fitted_to(
-    spec: Spec, first: Normalize, sequences: Sequence[NDArray[np.float32]], *, seed: int
-) -> RocketClassifier:
+def fitted_to(spec: Spec, first: Normalize, sequences: Sequence[NDArray[np.float32]], *, seed: int) -> RocketClassifier:
     """A model with kernels for these sequences, and an untrained head.
 
     Args:

@@ -86,12 +86,29 @@ def train(
     Raises:
         ConfigurationError: A record does not fit the spec, there are too few, or too many for the memory.
     """
+    for name in (WEIGHTS_FILE, STATE_FILE):  # the results of an earlier run
+        (directory / name).unlink(missing_ok=True)
+    result = fit(spec, records, options, test=test, on_examples=on_examples)
+    accuracy = {"training": result.training.accuracy, "validation": result.left_out.accuracy}
+    answers = {"training": result.training.answers, "validation": result.left_out.answers}
+    state = trained.record_of(spec, accuracy, answers, temperature=result.temperature) | {"seed": options.seed}
+    checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state)
+    return result
+
+
+def fit(
+    spec: Spec,
+    records: Sequence[Record],
+    options: TrainingOptions,
+    *,
+    test: Sequence[Example] = (),
+    on_examples: Callable[[int, int], None] = lambda _done, _all: None,
+) -> RocketResult:
+    """Trains a model of the spec, and writes nothing; see `train`."""
     begun = time.perf_counter()
     members = examples(records, spec)
     multi_label = spec.output.task == "multi-label"
     _check(members, spec, options)
-    for name in (WEIGHTS_FILE, STATE_FILE):  # the results of an earlier run
-        (directory / name).unlink(missing_ok=True)
     torch.manual_seed(options.seed)
     sequences = [example.steps for example in members]
     first = rocket.first_layer(spec)
@@ -108,7 +125,7 @@ def train(
         model.head.weight.copy_(torch.from_numpy(fitted.weights.T / (scale or 1)))
         model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
     left_out = (fitted.left_out / (scale or 1)).astype(np.float32)
-    result = RocketResult(
+    return RocketResult(
         model=model,
         penalty=fitted.penalty,
         temperature=scale,
@@ -117,11 +134,6 @@ def train(
         left_out=_scores(left_out, members, spec),
         test=_scores(_logits(model, features_of(model, test)), test, spec) if test else None,
     )
-    accuracy = {"training": result.training.accuracy, "validation": result.left_out.accuracy}
-    answers = {"training": result.training.answers, "validation": result.left_out.answers}
-    state = trained.record_of(spec, accuracy, answers, temperature=scale) | {"seed": options.seed}
-    checkpoint.write(directory / WEIGHTS_FILE, model.state_dict(), state)
-    return result
 
 
 def features_of(
