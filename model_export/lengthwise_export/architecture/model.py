@@ -48,6 +48,7 @@ class SequenceClassifier(nn.Module):
         model = spec.model
         self.first = first_layer(spec.input, model)
         features = [self.first.out_features]  # before each convolution, and after the last
+        self.input_dropout = nn.Dropout(model.input_dropout)
         self.convolutions = nn.ModuleList()
         self.reach = [conv.residual for conv in model.conv]
         for index, conv in enumerate(model.conv):
@@ -95,7 +96,7 @@ class SequenceClassifier(nn.Module):
         """
         mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
-        hidden = self._convolved(hidden, mask)
+        hidden = self._convolved(self.input_dropout(hidden), mask)
         if self.body is not None:
             hidden = self.body(hidden, lengths)
         hidden = self._attended(hidden, mask)

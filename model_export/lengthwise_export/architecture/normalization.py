@@ -54,16 +54,18 @@ def by_sequence(values: Tensor, mask: Tensor) -> SequenceStatistics:
     # Without a present value, half is negative
     varies = half > CONSTANT * torch.maximum(high.abs(), low.abs()).clamp(min=SMALLEST / CONSTANT)
     unit = torch.where(present & varies, (values - middle) / torch.where(varies, half, 1.0), 0.0)
-    # Products with a row of ones: their order of summation does not depend on the batch, that of a sum does
-    ones = mask.to(values.dtype).unsqueeze(1)  # (rows, 1, width)
-    count = (ones @ present.to(values.dtype)).clamp(min=1.0)
+    # In float64, so that the result is the same float32 whatever the order of summation: a layer after it may compare
+    # values with a constant. A product with a row of ones is a sum whose order does not depend on the batch.
+    unit = unit.double()
+    ones = mask.double().unsqueeze(1)  # (rows, 1, width)
+    count = (ones @ present.double()).clamp(min=1.0)
     mean = (ones @ unit) / count
     away = torch.where(present, unit - mean, 0.0)
     deviation = ((ones @ (away * away)) / count).sqrt()
     # The values of -1..1 reach both ends where they vary: the deviation is then far from 0
-    normal = away / torch.where(varies, deviation, 1.0)
-    level = torch.where(half >= 0, middle + half * mean, 0.0)
-    return SequenceStatistics(normal, level, torch.where(varies, half * deviation, 0.0))
+    normal = (away / torch.where(varies, deviation, 1.0)).float()
+    level = torch.where(half >= 0, middle + half * mean.float(), 0.0)
+    return SequenceStatistics(normal, level, torch.where(varies, half * deviation.float(), 0.0))
 
 
 class Normalize(Standardize):

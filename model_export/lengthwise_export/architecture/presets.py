@@ -32,6 +32,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "bidirectional": True,
         "pooling": "attention",
         "dropout": 0.5,
+        "input_dropout": 0.5,
     },
     "conv": {
         "conv": _inception(64),

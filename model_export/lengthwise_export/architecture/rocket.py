@@ -139,7 +139,9 @@ class RocketClassifier(nn.Module):
             values: `[rows, width, features]` float32 with NaN for missing values.
             lengths: `[rows]`, each 1 to width.
         """
-        return ClassifierOutput(self.head(self.features(values, lengths)))
+        # In float64: a sum of thousands of float32 products depends in its last digits on its order
+        features, head = self.features(values, lengths).double(), self.head
+        return ClassifierOutput(functional.linear(features, head.weight.double(), head.bias.double()).float())
 
 
 def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:

@@ -165,6 +165,7 @@ class ModelSpec(_Table):
         pooling: How the steps are reduced to one vector; has no meaning for per-step models.
         sequence_features: Numbers of the whole sequence that the head gets beside the pooled steps.
         dropout: Share of units dropped between blocks during training.
+        input_dropout: Share of the normalised values, or of the numbers of a token's vector, dropped during training.
         members: Networks with weights of their own, whose logits are averaged.
     """
 
@@ -182,12 +183,13 @@ class ModelSpec(_Table):
     pooling: Literal["attention", "mean", "max", "mean-max", "last"] = "attention"
     sequence_features: tuple[Literal["length", "level", "scale"], ...] = ()
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    input_dropout: float = Field(default=0.0, ge=0, lt=1)
     members: int = Field(default=1, ge=1, le=32)
 
     @property
     def is_auto(self) -> bool:
         """Whether `train` chooses the layers: by `preset = "auto"`, or because no key says anything about them."""
-        return self.preset == "auto" or not self.model_fields_set - {"dropout", "members"}
+        return self.preset == "auto" or not self.model_fields_set - {"dropout", "input_dropout", "members"}
 
     @property
     def body_features(self) -> int:

@@ -7,7 +7,7 @@ checkpoints record only their labels, and other files nothing; then only that is
 | key | may a given spec differ? |
 |---|---|
 | `input.max_length`, `input.long` | yes, with a notice: which sequences are accepted is a policy of serving |
-| `model.dropout` | yes, with a notice: it is used in training only |
+| `model.dropout`, `model.input_dropout` | yes, with a notice: they are used in training only |
 | `input.feature_names` | yes, with a notice, if one side has none |
 | all others | no: they change answers, or their meaning |
 """
@@ -39,6 +39,7 @@ MAY_DIFFER: Final = {
     "input.max_length": "which sequences are accepted is a policy of serving",
     "input.long": "the handling of longer sequences is a policy of serving",
     "model.dropout": "it is used in training only",
+    "model.input_dropout": "it is used in training only",
 }
 """Keys that may differ from the recorded spec, each with the reason."""
 
