@@ -22,13 +22,14 @@ from torch import Tensor
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
+from lengthwise_export import temperature
 from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.architecture.layers import Standardize
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
 from lengthwise_export.errors import CheckpointError, SpecError
-from lengthwise_export.training import objective, temperature
+from lengthwise_export.training import objective
 from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions
