@@ -7,8 +7,8 @@ report = lengthwise_export.check(module)
 published = lengthwise_export.export(module, "models/mine", labels=["no", "yes"])
 ```
 
-Exported: `check`, `export`, `adopt`, `CheckReport`, `PublishedModel`, `errors`, `__version__`. Importing the package is cheap:
-torch and onnx are imported when one of the first five is first used.
+Exported: `check`, `export`, `adopt`, `CheckReport`, `PublishedModel`, `errors`, `__version__`. Importing the package is
+cheap: torch and onnx are imported when one of the first five is first used.
 """
 
 from __future__ import annotations

@@ -88,7 +88,8 @@ def adopt(
         module = AdoptedClassifier(fitted, as_labels=not fitted.gives_probabilities)
     else:
         module = AdoptedClassifier(fitted, as_labels=False)
-        _calibrate(module.eval(), fitted, *calibrate)
+        sequences, told = calibrate
+        _calibrate(module.eval(), fitted, list(sequences), told)
     steps = StepInput(kind="values", features=fitted.transform.features)
     proto = graph.build(module.eval(), steps, name=name, labels=fitted.labels)
     proto.graph.name = name

@@ -74,7 +74,7 @@ def read(estimator: object, *, features: int | None = None) -> FittedEstimator:
             )
     except AttributeError as error:
         raise ConfigurationError(
-            f"{_name(estimator)} cannot be read: it has no {error.name!r}; if it is not fitted yet, call fit(X, y) first"
+            f"{_name(estimator)} has no {error.name!r}, so it cannot be read; if it is not fitted yet, call fit(X, y)"
         ) from error
     labels = tuple(map(str, np.asarray(classes).tolist()))
     if len(labels) != len(weights):
@@ -161,7 +161,10 @@ def _transform(transform: Any, features: int) -> FittedTransform:
 
 
 def _series(parameters: Sequence[Any], channels_from: Sequence[Any] | None, features: int) -> TransformedSeries:
-    """The kernels in a library's tuple: maybe counts and indices of the features, dilations, numbers of biases, biases."""
+    """The kernels in a library's tuple, which ends with dilations, numbers of biases, and biases.
+
+    Before these it may have the number of features that each kernel reads, and their indices.
+    """
     dilations, numbers, biases = (np.asarray(part) for part in parameters[-3:])
     if biases.size != KERNELS * int(numbers.sum()) or len(dilations) != len(numbers):
         raise ConfigurationError("the transform's parameters are not those of this version of aeon or sktime")

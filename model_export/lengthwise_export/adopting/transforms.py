@@ -171,10 +171,10 @@ class DilatedResults(nn.Module):
         highs = torch.cat([functional.pad(_shifted(high, shift).float(), one_more) for shift in shifts], dim=1)
         for each in range(3):
             lows = lows + highs.index_select(1, self.high[each])
-        parts = lows.unflatten(1, (self.slots, KERNELS))  # (rows, slots, 84, width)
-        results = parts[:, 0]
-        for slot in range(1, self.slots):
-            results = results + parts[:, slot]
+        parts = lows.chunk(self.slots, dim=1)  # (rows, 84, width) each
+        results: Tensor = parts[0]
+        for part in parts[1:]:
+            results = results + part
         return results
 
 

@@ -116,13 +116,18 @@ def train(
         seconds=time.perf_counter() - begun,
         training=_scores(_logits(model, found), members, spec),
         left_out=_scores(left_out, members, spec),
-        test=_scores(_logits(model, features_of(model, test)), test, spec) if test else None,
+        test=evaluate(model, test, spec) if test else None,
     )
     accuracy = {"training": result.training.accuracy, "validation": result.left_out.accuracy}
     answers = {"training": result.training.answers, "validation": result.left_out.answers}
     state = trained.record_of(spec, accuracy, answers, temperature=scale) | {"seed": options.seed}
     checkpoint.write(directory / WEIGHTS_FILE, model.state_dict(), state)
     return result
+
+
+def evaluate(model: RocketClassifier, members: Sequence[Example], spec: Spec) -> EvaluationScores:
+    """Computes the scores of a model on examples."""
+    return _scores(_logits(model, features_of(model, members)), members, spec)
 
 
 def features_of(
