@@ -17,6 +17,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.runtime.session import Session
 from lengthwise_export.adopting import estimators
+from lengthwise_export.adopting.adopt import AdoptedClassifier
 from lengthwise_export.adopting.transforms import FittedTransform, RocketTransform, TransformedSeries
 from lengthwise_export.architecture.rocket_kernels import HIGH_TAPS, KERNELS
 
