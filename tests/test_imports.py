@@ -43,6 +43,7 @@ BELOW = {
         "mending": {"checking", "tracing", "onnx_graphs"},
         "targets": {"checking", "tracing", "onnx_graphs", "architecture"},
         "training": {"architecture"},
+        "adopting": {"tracing", "onnx_graphs", "architecture"},
         "export": {"steady_bits", "mending", "targets", "checking", "tracing", "onnx_graphs", "architecture"},
         "cli": {
             "export",

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
+from lengthwise_export import temperature
 from lengthwise_export.architecture import checkpoint, rocket, trained
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.rocket_kernels import KERNELS
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
-from lengthwise_export.training import objective, ridge, temperature
+from lengthwise_export.training import objective, ridge
 from lengthwise_export.training.batches import Example, collate, examples
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions
@@ -132,8 +133,13 @@ def fit(
         seconds=time.perf_counter() - begun,
         training=_scores(_logits(model, found), members, spec),
         left_out=_scores(left_out, members, spec),
-        test=_scores(_logits(model, features_of(model, test)), test, spec) if test else None,
+        test=evaluate(model, test, spec) if test else None,
     )
+
+
+def evaluate(model: RocketClassifier, members: Sequence[Example], spec: Spec) -> EvaluationScores:
+    """Computes the scores of a model on examples."""
+    return _scores(_logits(model, features_of(model, members)), members, spec)
 
 
 def features_of(

@@ -21,11 +21,11 @@ from torch import nn
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
+from lengthwise_export import temperature
 from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.architecture.model import Classifier, Ensemble
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
-from lengthwise_export.training import temperature
 from lengthwise_export.training.batches import Example, examples, stratified_split, stratum
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions as TrainingOptions
