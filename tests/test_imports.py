@@ -45,6 +45,7 @@ BELOW = {
         "keras_models": {"checking", "tracing", "onnx_graphs"},
         "targets": {"keras_models", "checking", "tracing", "onnx_graphs", "architecture"},
         "training": {"architecture"},
+        "adopting": {"tracing", "onnx_graphs", "architecture"},
         "export": {
             "steady_bits",
             "mending",
@@ -77,7 +78,7 @@ MEMBERS = {
     "lengthwise_export": {
         "export": {"accuracy", "api", "candidate", "flow", "mend_target", "mended_accuracy", "mended_candidate"}
         | {"missing_values", "pipeline", "publish"},
-        "cli": {"cli"},
+        "cli": {"cli", "training_commands"},
     },
 }
 """Modules beside the packages that are above some of them, by the name of their row."""

@@ -12,7 +12,7 @@ import lengthwise_export
 
 EXPORTED = {
     lengthwise: ["Model", "Prediction", "__version__", "errors", "load"],
-    lengthwise_export: ["CheckReport", "PublishedModel", "__version__", "check", "errors", "export"],
+    lengthwise_export: ["CheckReport", "PublishedModel", "__version__", "adopt", "check", "errors", "export"],
 }
 OF_CLASSES = {
     lengthwise.Model: [

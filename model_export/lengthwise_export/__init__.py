@@ -7,8 +7,8 @@ report = lengthwise_export.check(module)
 published = lengthwise_export.export(module, "models/mine", labels=["no", "yes"])
 ```
 
-Exported: `check`, `export`, `CheckReport`, `PublishedModel`, `errors`, `__version__`. Importing the package is cheap:
-torch and onnx are imported when one of the first four is first used.
+Exported: `check`, `export`, `adopt`, `CheckReport`, `PublishedModel`, `errors`, `__version__`. Importing the package is
+cheap: torch and onnx are imported when one of the first five is first used.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from typing import TYPE_CHECKING, Any
 from lengthwise.errors import how_to_install
 from lengthwise_export import errors
 
-__all__ = ["CheckReport", "PublishedModel", "__version__", "check", "errors", "export"]
+__all__ = ["CheckReport", "PublishedModel", "__version__", "adopt", "check", "errors", "export"]
+
+_ELSEWHERE = {"PublishedModel": "lengthwise_export.pipeline", "adopt": "lengthwise_export.adopting.adopt"}
+"""Where what is not in `api` is defined."""
+
 
 if TYPE_CHECKING:
+    from lengthwise_export.adopting.adopt import adopt
     from lengthwise_export.api import CheckReport, check, export
     from lengthwise_export.pipeline import PublishedModel
 
@@ -33,7 +38,7 @@ else:  # a type checker is to find misspelt names
         if name == "__version__":
             value: Any = importlib.import_module("lengthwise").__version__
         elif name in __all__:
-            module = "lengthwise_export.pipeline" if name == "PublishedModel" else "lengthwise_export.api"
+            module = _ELSEWHERE.get(name, "lengthwise_export.api")
             try:
                 value = getattr(importlib.import_module(module), name)
             except ModuleNotFoundError as error:

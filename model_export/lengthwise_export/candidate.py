@@ -17,9 +17,9 @@ from lengthwise.runtime.manifest import Manifest, MissingPolicy, Task, digest
 from lengthwise.verification.measurement import BatchLogits, Reference
 from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.accuracy import UNTRAINED
-from lengthwise_export.architecture import trained
-from lengthwise_export.architecture.layers import Standardize
-from lengthwise_export.architecture.model import SequenceClassifier
+from lengthwise_export.architecture import loading, trained
+from lengthwise_export.architecture.loading import BuiltInModel
+from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.check import check as run_check
 from lengthwise_export.checking.recording import ModelOutput, Subject
@@ -89,17 +89,19 @@ def from_spec(
         raise ConfigurationError(f"--max-length {max_length} contradicts input.max_length = {spec.input.max_length}")
     if multi_label and spec.output.task != "multi-label":
         raise ConfigurationError(f"--multi-label contradicts output.task = '{spec.output.task}'")
-    torch.manual_seed(0)
-    model = SequenceClassifier(spec).eval()
+    spec = spec.concrete() if weights is None else trained.settled(spec, weights)
+    model, _ = loading.load(spec, weights)
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
     profile = None
     if weights is None:
         made["weights"] = UNTRAINED
     else:
-        trained.load(model, spec, weights)
         made["checkpoint"] = digest(weights)
         profile = trained.profile(weights)
-    mean, std = _statistics(model, spec)
+        record = trained.read_record(weights)
+        if record.temperature is not None:
+            made["temperature"] = record.temperature
+    mean, std = _statistics(model)
 
     def build(named: Manifest) -> onnx.ModelProto:
         return without_exporter_metadata(
@@ -218,7 +220,7 @@ def with_rewrites(source: Candidate, say: Callable[[str], None]) -> Candidate:
     return replace(source, build=build)
 
 
-def eager_reference(model: SequenceClassifier) -> Reference:
+def eager_reference(model: BuiltInModel) -> Reference:
     """A reference that runs the model in torch, with packed sequences."""
 
     def answer(batch: PaddedBatch) -> BatchLogits:
@@ -244,10 +246,10 @@ def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _statistics(model: SequenceClassifier, spec: Spec) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and standard deviation of each feature; None if the model does not normalise."""
+def _statistics(model: BuiltInModel) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation of each feature; None if the model does not normalise with them."""
     first = model.first
-    if not isinstance(first, Standardize) or not spec.input.normalize:
+    if not isinstance(first, Normalize) or first.normalize not in ("training", "both"):
         return None, None
     return tuple(first.mean.tolist()), tuple(first.std.tolist())
 

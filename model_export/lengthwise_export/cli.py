@@ -1,4 +1,4 @@
-"""The commands `train`, `export` and `check`, which need torch or onnx.
+"""The commands `export` and `check`, which need torch or onnx, and the group of all commands of this package.
 
 A command imports its libraries when it runs: importing torch takes seconds, and help or the check of an ONNX file does
 not need it.
@@ -6,23 +6,19 @@ not need it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from lengthwise.runtime.manifest import Precision
-from lengthwise_export.command import ExporterCommand, options_of, show_json
+from lengthwise_export.command import ExporterCommand, show_json
 from lengthwise_export.options import HIGHEST_OPSET, OPSET, TargetOptions, target_options
-from lengthwise_export.training.options import TrainingOptions as TrainingOptions
+from lengthwise_export.training_commands import compare, train, tune
 
 if TYPE_CHECKING:
     from lengthwise_export.pipeline import PublishedModel
-    from lengthwise_export.training import train as training
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -32,88 +28,9 @@ def main() -> None:
     """Trains, exports and checks classifiers of sequences of different lengths."""
 
 
-@main.command(cls=ExporterCommand)
-@click.argument("spec_file", metavar="SPEC", type=_FILE)
-@click.argument("data")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
-@click.option("--test", help="A test file. It is scored once, at the end.")
-@options_of(TrainingOptions)
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch uses.")
-@click.option("--resume", is_flag=True, help="Continue an interrupted run in --out; the result is the same.")
-@click.option("--overwrite", is_flag=True, help="Start a new run even if --out holds one, which is then deleted.")
-@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
-def train(
-    spec_file: Path,
-    data: str,
-    out: Path,
-    test: str | None,
-    threads: int,
-    resume: bool,
-    overwrite: bool,
-    as_json: bool,
-    **chosen: Any,
-) -> None:
-    """Trains the built-in architecture of SPEC (a .toml file) on DATA.
-
-    docs/spec.md lists the keys of a SPEC; `output.task` selects several labels for a sequence, or one for each step.
-    Do not normalise values: the graph normalises, with the mean and deviation of the training split.
-
-    DATA is a .jsonl file (one {"id", "steps", "label"} in each line; .gz too), a .ts file of the UEA/UCR archive, a
-    .parquet file, or aeon:NAME_TRAIN for a data set of the aeon package.
-
-    \b
-    Files in --out afterwards:
-      model.safetensors      weights of the best epoch, for `export --checkpoint`
-      metrics.json           loss, accuracy, macro F1, confusion; for the test file too
-      learning_curve.png, confusion_matrix.png
-      state.safetensors      everything --resume needs
-
-    \b
-    Example:
-      lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
-    """  # noqa: D301 - click wants a real backspace
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other")
-    import torch
-    from rich.console import Console
-
-    from lengthwise_export.architecture import trained
-    from lengthwise_export.architecture.spec import Spec
-    from lengthwise_export.flow import records_of
-    from lengthwise_export.training import metrics
-    from lengthwise_export.training import train as training
-    from lengthwise_export.training.batches import check, examples
-
-    if not resume and not overwrite:
-        _refuse_to_overwrite(out)
-    torch.set_num_threads(threads)
-    spec = Spec.read(spec_file)
-    options = TrainingOptions(**chosen)
-    fits = partial(check, spec=spec)
-    records = records_of(data, spec.input.kind, fits)
-    held_out = examples(records_of(test, spec.input.kind, fits), spec) if test else None
-    with (
-        _folder(out),
-        _kept_when_interrupted(out, overwrite=overwrite) as done,
-        _bar(options, quiet=as_json) as show,
-    ):
-
-        def on_epoch(epoch: training.Epoch) -> None:
-            done.append(epoch)
-            show(epoch)
-
-        result = training.train(spec, records, options, out, resume=resume, on_epoch=on_epoch)
-    report = metrics.TrainingReport(
-        spec=spec,
-        options=options,
-        result=result,
-        test=training.evaluate(result.model, held_out, spec) if held_out else None,
-    )
-    report.write(out)
-    if as_json:
-        show_json(report.as_json())
-    else:
-        Console().print(report.table(f"{out}/{trained.WEIGHTS_FILE}"))
+main.add_command(train)
+main.add_command(compare)
+main.add_command(tune)
 
 
 @main.command(cls=ExporterCommand)
@@ -356,75 +273,3 @@ def _mend_as_json(published: PublishedModel) -> dict[str, Any] | None:
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-def _refuse_to_overwrite(out: Path) -> None:
-    from lengthwise.errors import ConfigurationError
-    from lengthwise_export.architecture import trained
-
-    for name in (trained.WEIGHTS_FILE, trained.STATE_FILE):
-        if (out / name).exists():
-            raise ConfigurationError(
-                f"{out} holds a run ({name}): use another --out, continue with --resume, or delete it with --overwrite"
-            )
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[None]:
-    """Creates a folder for the block. If the block raises, new folders that are still empty are removed.
-
-    Raises:
-        ConfigurationError: It cannot be created.
-    """
-    from lengthwise.errors import ConfigurationError
-
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from error
-        yield
-    except BaseException:
-        for folder in made:
-            with suppress(OSError):  # not empty, or never created
-                folder.rmdir()
-        raise
-
-
-@contextmanager
-def _kept_when_interrupted(out: Path, *, overwrite: bool) -> Iterator[list[training.Epoch]]:
-    """Yields a list for the finished epochs; after an interruption, prints what is kept and how to continue."""
-    done: list[training.Epoch] = []
-    try:
-        yield done
-    except KeyboardInterrupt:
-        how = "--resume instead of --overwrite" if overwrite else "--resume"
-        epochs = "1 epoch" if len(done) == 1 else f"{len(done)} epochs"
-        kept = f"{out} keeps {epochs}: the same command with {how} continues, and ends in the same weights"
-        click.echo(kept if done else f"no epoch was finished, so {out} keeps nothing of this run", err=True)
-        raise
-
-
-@contextmanager
-def _bar(options: TrainingOptions, *, quiet: bool) -> Iterator[Callable[[training.Epoch], None]]:
-    """Yields a function that shows an epoch: in a progress bar, or without a terminal as a line."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from lengthwise.progress import say
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda epoch: say(console, f"epoch {epoch.number + 1} of {options.epochs}: {_figures(epoch)}")
-        return
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True, quiet=quiet)) as progress:
-        task = progress.add_task("", total=options.epochs, figures="")
-        yield lambda epoch: progress.update(task, completed=epoch.number + 1, figures=_figures(epoch))
-
-
-def _figures(epoch: training.Epoch) -> str:
-    """The loss of an epoch, and its accuracy if there is a validation split."""
-    accuracy = epoch.validation_accuracy
-    return f"loss {epoch.training_loss:.4f}" + ("" if accuracy is None else f", validation accuracy {accuracy:.4f}")

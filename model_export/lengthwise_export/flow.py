@@ -178,6 +178,11 @@ def _exported(
         tell(f"warning: {notice}")
     records = None if chosen.data is None else _labelled(chosen.data, read.steps.kind, to=chosen.precision)
     if read.spec is not None:
+        if read.spec.model.kind == "rocket" and chosen.precision != "fp32":
+            raise ConfigurationError(
+                f"--precision {chosen.precision}: a rocket model compares sums that are exact in float32 "
+                "only: leave --precision out"
+            )
         source = candidate.from_spec(
             read.spec,
             read.checkpoint,

@@ -16,7 +16,8 @@ SHIPPED = Path("model_export/lengthwise_export/specs/japanese-vowels.toml")
 def test_a_spec_needs_only_its_steps_and_its_labels() -> None:
     made = Spec.from_toml('[input]\nfeatures = 2\n[output]\nlabels = ["x", "y"]')
     assert (made.model.rnn, made.model.hidden, made.model.layers, made.model.bidirectional) == ("lstm", 64, 2, True)
-    assert (made.input.missing, made.input.normalize, made.input.max_length) == ("refuse", True, 1024)
+    assert (made.input.missing, made.input.normalize, made.input.max_length) == ("refuse", "auto", 1024)
+    assert made.resolved()["input"]["normalize"] == "training"
 
 
 def test_the_shipped_spec_reads() -> None:
@@ -129,7 +130,7 @@ def test_of_many_wrong_keys_the_first_are_told_and_how_many_more() -> None:
 
 def test_every_wrong_key_is_named_in_one_message() -> None:
     with pytest.raises(SpecError, match=r"model\.rnn.*model\.layers"):
-        spec('rnn = "transformer"\nlayers = 0')
+        spec('rnn = "transformer"\nlayers = -1')
 
 
 def test_a_multi_label_model_may_have_one_label() -> None:

@@ -24,11 +24,14 @@ def rows(place: tuple[str, ...]) -> list[list[str]]:
 def type_said(schema: dict[str, Any]) -> str:
     """A key's type in the document's words, from its JSON schema."""
     kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+    if len(kinds) > 1:
+        return " or ".join(map(type_said, kinds))
     (kind,) = kinds
     if "enum" in kind:
         return ", ".join(f'`"{choice}"`' for choice in kind["enum"])
     if kind["type"] == "array":
-        return "list of strings" if kind["items"].get("type") == "string" else "list of tables"
+        names = {"string": "strings", "integer": "integers"}
+        return f"list of {names.get(kind['items'].get('type'), 'tables')}"
 
     bounds = f", {kind['minimum']:g} or more" if "minimum" in kind else ""
     below = f", below {kind['exclusiveMaximum']:g}" if "exclusiveMaximum" in kind else ""

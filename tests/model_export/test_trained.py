@@ -110,10 +110,12 @@ def test_convolutions_are_held_against_each_other(after: str, tmp_path: Path) ->
 def test_every_key_of_a_spec_is_compared() -> None:
     # A key that is added later is refused where it differs, unless somebody decides otherwise
     described = made(SPEC)
-    keys = {f"{table}.{key}" for table, held in described.resolved().items() for key in held}
+    rocket = spec('kind = "rocket"')
+    keys = {f"{table}.{key}" for each in (described, rocket) for table, held in each.resolved().items() for key in held}
     tables = {"input": described.input, "model": described.model, "output": described.output}
     said = {f"{name}.{key}" for name, table in tables.items() for key in type(table).model_fields}
-    assert said - keys == {"input.feature_names", "input.vocabulary", "input.padding_id"}
+    # A preset is recorded as the keys that it stands for
+    assert said - keys == {"input.feature_names", "input.vocabulary", "input.padding_id", "model.preset"}
     assert set(trained.MAY_DIFFER) < keys
 
 

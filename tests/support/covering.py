@@ -11,19 +11,23 @@ CONV_STACKS: dict[str, list[dict[str, Any]]] = {
     "none": [],
     "one": [{"channels": 6, "kernel": 3, "norm": "batch"}],
     "even and dilated": [{"channels": 5, "kernel": 4, "dilation": 2, "norm": "layer"}],
+    "branches": [
+        {"channels": 6, "kernel": [3, 11], "bottleneck": 2, "pool": 3},
+        {"channels": 8, "kernel": [2], "bottleneck": 2, "residual": 2},
+    ],
     "two": [{"channels": 7, "kernel": 5, "norm": "none"}, {"channels": 4, "kernel": 1, "norm": "batch"}],
 }
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "kind": ("values", "tokens", "tokens with padding_id"),
     "missing": ("refuse", "zero", "mean", "indicator"),
-    "normalize": (True, False),
+    "normalize": ("training", "sequence", "both", "none"),
     "conv": tuple(CONV_STACKS),
     "rnn": ("lstm", "gru", "none"),
     "layers": (1, 2, 3),
     "bidirectional": (True, False),
     "self_attention_heads": (0, 2),
-    "pooling": ("attention", "mean", "max", "last"),
+    "pooling": ("attention", "mean", "max", "mean-max", "last"),
     "task": ("single-label", "multi-label", "per-step"),
 }
 

@@ -10,7 +10,7 @@ from lengthwise_export.architecture.spec import Spec
 
 def spec(text: str = "", *, step: str = "features = 3", labels: str = '["a", "b"]', task: str = "single-label") -> Spec:
     """A spec of 3 features and 8 units; `text` is its table `[model]`."""
-    model = text if "hidden" in text else f"hidden = 8\n{text}"
+    model = text if "hidden" in text or "rocket" in text else f"hidden = 8\n{text}"
     return Spec.from_toml(f'[input]\n{step}\n[model]\n{model}\n[output]\nlabels = {labels}\ntask = "{task}"\n')
 
 

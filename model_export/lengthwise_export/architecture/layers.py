@@ -22,6 +22,10 @@ from lengthwise_export.masks import step_mask
 LOWEST = torch.finfo(torch.float32).min
 """A masked score. Minus infinity could make a softmax NaN; this value becomes exactly 0 if any step is valid."""
 
+MOST_SLICES = 8
+"""The largest kernel whose steps are sliced one by one. Of a larger one they are looked up: one operator in the graph
+in the place of many, each of which an export takes time for."""
+
 
 def masked(steps: Tensor, mask: Tensor) -> Tensor:
     """The steps with zeros at padding. Multiplying with the mask would keep NaN (0 * NaN is NaN)."""
@@ -173,8 +177,24 @@ class MaskedConv(nn.Module):
         """`[rows, width, channels]`, zeros at padding."""
         width = steps.shape[1]
         around = functional.pad(masked(steps, mask), (0, 0, self.before, self.behind))
-        taps = [around[:, tap * self.dilation :][:, :width] for tap in range(self.kernel)]
-        return masked(self.project(torch.cat(taps, dim=2)), mask)  # (rows, width, channels)
+        if self.training:  # the same, two to three times as fast with its gradients
+            return masked(self._convolved(around), mask)
+        return masked(self.project(self._taps(around, width)), mask)  # (rows, width, channels)
+
+    def _taps(self, around: Tensor, width: int) -> Tensor:
+        """`[rows, width, kernel * features]`: for each step the steps that the kernel reads, side by side."""
+        if self.kernel <= MOST_SLICES:
+            return torch.cat([around[:, tap * self.dilation :][:, :width] for tap in range(self.kernel)], dim=2)
+        places = torch.arange(width, device=around.device).unsqueeze(1)
+        places = places + torch.arange(self.kernel, device=around.device) * self.dilation  # (width, kernel)
+        return around[:, places].flatten(2)
+
+    def _convolved(self, around: Tensor) -> Tensor:
+        taps = self.project.weight.view(self.project.out_features, self.kernel, around.shape[2])
+        convolved = functional.conv1d(
+            around.transpose(1, 2), taps.transpose(1, 2), self.project.bias, dilation=self.dilation
+        )
+        return convolved.transpose(1, 2)
 
 
 class MaskedRecurrent(nn.Module):
@@ -243,6 +263,26 @@ class MaskedSelfAttention(nn.Module):
         return answer
 
 
+class FeedForward(nn.Module):
+    """A network of two layers at each step, with a residual connection and a layer norm after it.
+
+    https://arxiv.org/abs/1706.03762, section 3.3.
+    """
+
+    def __init__(self, features: int, hidden: int, *, dropout: float) -> None:
+        super().__init__()
+        self.widen = nn.Linear(features, hidden)
+        self.narrow = nn.Linear(hidden, features)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = MaskedLayerNorm(features)
+
+    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, features]`, zeros at padding."""
+        inside = self.dropout(functional.relu(self.widen(steps)))
+        answer: Tensor = self.norm(steps + self.dropout(self.narrow(inside)), mask)
+        return answer
+
+
 class AttentionPooling(nn.Module):
     """A weighted mean of the valid steps; the weights are a softmax over scores of `tanh` units.
 
@@ -271,6 +311,11 @@ def mean_pooling(steps: Tensor, mask: Tensor) -> Tensor:
 def max_pooling(steps: Tensor, mask: Tensor) -> Tensor:
     """`[rows, features]`: the maximum over valid steps. Zeros at padding would be larger than negative values."""
     return torch.where(mask.unsqueeze(2), steps, LOWEST).amax(dim=1)
+
+
+def mean_max_pooling(steps: Tensor, mask: Tensor) -> Tensor:
+    """`[rows, 2 * features]`: the mean and the maximum of the valid steps."""
+    return torch.cat([mean_pooling(steps, mask), max_pooling(steps, mask)], dim=1)
 
 
 def last_pooling(steps: Tensor, lengths: Tensor, *, bidirectional: bool) -> Tensor:

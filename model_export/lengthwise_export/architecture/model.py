@@ -1,7 +1,9 @@
 """The built-in architecture: a classifier made of masked layers.
 
 ```
-values or tokens -> standardize or embed -> convolutions -> recurrent layers or MLP -> self-attention -> pooling -> head
+values or tokens -> normalise or embed -> convolutions -> recurrent layers or MLP -> self-attention -> pooling -> head
+        |                                                                                                          ^
+        └─────────────────────────> features of the sequence: length, level, scale ────────────────────────────────┘
 ```
 All layers are masked layers of `architecture.layers`, so the answers depend neither on the values in the padding nor on
 its amount.
@@ -11,11 +13,13 @@ from __future__ import annotations
 
 from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lengthwise_export.architecture import layers
-from lengthwise_export.architecture.spec import ConvSpec, InputSpec, ModelSpec, Spec
+from lengthwise_export.architecture.convolutions import ConvBlock
+from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
+from lengthwise_export.architecture.spec import InputSpec, ModelSpec, Spec
 from lengthwise_export.masks import step_mask
 
 
@@ -40,20 +44,48 @@ class SequenceClassifier(nn.Module):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
+        spec = spec.concrete()
         model = spec.model
         self.first = first_layer(spec.input, model)
-        features = self.first.out_features
+        features = [self.first.out_features]  # before each convolution, and after the last
+        self.input_dropout = nn.Dropout(model.input_dropout)
         self.convolutions = nn.ModuleList()
-        for conv in model.conv:
-            self.convolutions.append(ConvBlock(features, conv, dropout=model.dropout))
-            features = conv.channels
-        self.body = body(features, model)
-        features = model.body_features
-        heads = model.self_attention_heads
-        self.self_attention = layers.MaskedSelfAttention(features, heads, dropout=model.dropout) if heads else None
-        self.pooling = None if spec.output.task == "per-step" else Pooling(model)
+        self.reach = [conv.residual for conv in model.conv]
+        for index, conv in enumerate(model.conv):
+            earlier = features[index + 1 - conv.residual] if conv.residual else 0
+            self.convolutions.append(ConvBlock(features[-1], conv, dropout=model.dropout, earlier=earlier))
+            features.append(conv.channels)
+        self.body = body(features[-1], model)
+        width, heads = model.body_features, model.self_attention_heads
+        self.self_attention = layers.MaskedSelfAttention(width, heads, dropout=model.dropout) if heads else None
+        self.feed_forward = nn.ModuleList()
+        self.more_attention = nn.ModuleList()
+        if heads:
+            blocks, hidden = model.self_attention_layers, model.feed_forward
+            for _ in range(blocks - 1):
+                self.more_attention.append(layers.MaskedSelfAttention(width, heads, dropout=model.dropout))
+            for _ in range(blocks if hidden else 0):
+                self.feed_forward.append(layers.FeedForward(width, hidden, dropout=model.dropout))
+        per_step = spec.output.task == "per-step"
+        self.pooling = None if per_step else Pooling(model)
+        width = width if self.pooling is None else self.pooling.out_features
+        kinds = () if per_step else model.sequence_features
+        self.sequence_features = SequenceFeatures(kinds, spec.input.features or 0) if kinds else None
+        width += 0 if self.sequence_features is None else self.sequence_features.out_features
         self.dropout = nn.Dropout(model.dropout)
-        self.head = nn.Linear(features, len(spec.output.labels))
+        self.head = nn.Linear(width, len(spec.output.labels))
+
+    @property
+    def networks(self) -> list[SequenceClassifier]:
+        """The network itself; an ensemble has several."""
+        return [self]
+
+    def fit(self, sequences: list[Tensor]) -> None:
+        """Computes the statistics of the training split that the graph holds; each sequence is without padding."""
+        if isinstance(self.first, Normalize):
+            self.first.fit(sequences)
+        if self.sequence_features is not None:
+            self.sequence_features.fit(sequences)
 
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch.
@@ -64,27 +96,85 @@ class SequenceClassifier(nn.Module):
         """
         mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
-        for convolution in self.convolutions:
-            hidden = convolution(hidden, mask)
-        hidden = self.body(hidden, lengths)
-        if self.self_attention is not None:
-            hidden = self.self_attention(hidden, mask)
+        hidden = self._convolved(self.input_dropout(hidden), mask)
+        if self.body is not None:
+            hidden = self.body(hidden, lengths)
+        hidden = self._attended(hidden, mask)
         if self.pooling is None:
             return ClassifierOutput(layers.masked(self.head(self.dropout(hidden)), mask))
         pooled, attention = self.pooling(hidden, lengths, mask)  # (rows, features)
-        return ClassifierOutput(self.head(self.dropout(pooled)), attention)
+        pooled = self.dropout(pooled)
+        if self.sequence_features is not None:
+            pooled = torch.cat([pooled, self.sequence_features(steps, lengths)], dim=1)
+        return ClassifierOutput(self.head(pooled), attention)
+
+    def _convolved(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        before = [hidden]  # the input of each block
+        for reach, convolution in zip(self.reach, self.convolutions, strict=True):
+            before.append(convolution(before[-1], mask, before[-reach] if reach else None))
+        return before[-1]
+
+    def _attended(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        if self.self_attention is None:
+            return hidden
+        for index, attention in enumerate([self.self_attention, *self.more_attention]):
+            hidden = attention(hidden, mask)
+            if len(self.feed_forward):
+                hidden = self.feed_forward[index](hidden, mask)
+        return hidden
 
 
-def first_layer(spec: InputSpec, model: ModelSpec) -> layers.Standardize | layers.TokenEmbedding:
-    """The layer that turns a step into features: standardised values or a token's vector."""
+class Ensemble(nn.Module):
+    """Several networks in one graph, whose logits are averaged, and their attention too.
+
+    Args:
+        spec: The spec; `model.members` is the number of networks.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(SequenceClassifier(spec) for _ in range(spec.model.members))
+
+    @property
+    def networks(self) -> list[SequenceClassifier]:
+        """The members."""
+        return [cast("SequenceClassifier", member) for member in self.members]
+
+    @property
+    def first(self) -> nn.Module:
+        """The first layer, which has the same statistics in every member."""
+        return self.networks[0].first
+
+    def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
+        """Classifies a padded batch; see `SequenceClassifier`."""
+        outputs: list[ClassifierOutput] = [member(steps, lengths) for member in self.members]
+        logits, attention = outputs[0]
+        for output in outputs[1:]:
+            logits = logits + output.logits
+            attention = None if attention is None or output.attention is None else attention + output.attention
+        return ClassifierOutput(logits / len(outputs), None if attention is None else attention / len(outputs))
+
+
+Classifier = SequenceClassifier | Ensemble
+
+
+def classifier(spec: Spec) -> Classifier:
+    """The model of a spec: one network, or an ensemble."""
+    return Ensemble(spec) if spec.model.members > 1 else SequenceClassifier(spec)
+
+
+def first_layer(spec: InputSpec, model: ModelSpec) -> Normalize | layers.TokenEmbedding:
+    """The layer that turns a step into features: normalised values or a token's vector."""
     if spec.vocabulary is not None:
         return layers.TokenEmbedding(spec.vocabulary, model.hidden, spec.padding_id)
     # InputSpec makes sure that features is set if vocabulary is not
-    return layers.Standardize(cast("int", spec.features), spec.missing)
+    return Normalize(cast("int", spec.features), spec.missing, spec.normalize)
 
 
-def body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers:
-    """The recurrent layers, or the per-step MLP."""
+def body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers | None:
+    """The recurrent layers, or the per-step MLP; None with `layers = 0`."""
+    if spec.layers == 0:
+        return None
     if spec.rnn == "none":
         return layers.StepwiseLayers(features, spec.hidden, layers=spec.layers, dropout=spec.dropout)
     return layers.MaskedRecurrent(
@@ -97,32 +187,14 @@ def body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.Step
     )
 
 
-class ConvBlock(nn.Module):
-    """Convolution, norm, ReLU, dropout."""
-
-    def __init__(self, features: int, spec: ConvSpec, *, dropout: float) -> None:
-        super().__init__()
-        self.convolution = layers.MaskedConv(features, spec.channels, spec.kernel, spec.dilation)
-        norms = {"batch": layers.MaskedBatchNorm, "layer": layers.MaskedLayerNorm}
-        self.norm = norms[spec.norm](spec.channels) if spec.norm != "none" else None
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, width, channels]`, zeros at padding (ReLU and dropout keep zeros)."""
-        steps = self.convolution(steps, mask)
-        if self.norm is not None:
-            steps = self.norm(steps, mask)
-        answer: Tensor = self.dropout(functional.relu(steps))
-        return answer
-
-
 class Pooling(nn.Module):
-    """Reduces the steps to one vector: attention, mean, max or last."""
+    """Reduces the steps to one vector: attention, mean, max, mean and max, or last."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.kind = spec.pooling
         self.two_directions = spec.bidirectional and spec.rnn != "none"
+        self.out_features = spec.body_features * (2 if spec.pooling == "mean-max" else 1)
         self.attention = layers.AttentionPooling(spec.body_features) if spec.pooling == "attention" else None
 
     def forward(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -134,4 +206,6 @@ class Pooling(nn.Module):
             return layers.mean_pooling(steps, mask), None
         if self.kind == "max":
             return layers.max_pooling(steps, mask), None
+        if self.kind == "mean-max":
+            return layers.mean_max_pooling(steps, mask), None
         return layers.last_pooling(steps, lengths, bidirectional=self.two_directions), None

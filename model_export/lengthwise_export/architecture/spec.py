@@ -9,17 +9,23 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, MissingPolicy, StepInput, Task
 from lengthwise.wrong_values import all_wrong, no_booleans_for_numbers
+from lengthwise_export.architecture.presets import WITHOUT_DATA, Preset, expanded
 from lengthwise_export.errors import SpecError
 
 WIDEST_HEAD = 128
 """Maximum number of features of an attention head. For larger heads, onnxruntime's CPU kernel sums a score in blocks
 whose size depends on the width, so the bits of an answer would depend on the batch."""
+
+
+ROCKET_BATCH_ROWS: Final = 8
+"""Most rows of a rocket model in a batch. Its comparisons need about 30 KB for each padded step, and more rows were not
+faster."""
 
 
 class _Table(BaseModel):
@@ -46,7 +52,9 @@ class InputSpec(_Table):
         missing: The policy for missing values: `refuse` (an error), `zero` (replaced by 0), `mean` (replaced by the
             training mean), `indicator` (the mean, and for each feature another one that is 1 where a value was
             missing).
-        normalize: Whether the graph scales values to mean 0 and standard deviation 1.
+        normalize: How the graph brings values to mean 0 and standard deviation 1: with the statistics of the
+            `training` split, with those of each `sequence`, with `both` (twice the features), or `none`. With `auto`,
+            `train` chooses from the data; without data it is `training`.
         max_length: The longest accepted sequence.
         long: The policy for longer sequences.
     """
@@ -56,7 +64,7 @@ class InputSpec(_Table):
     vocabulary: int | None = Field(default=None, ge=1)
     padding_id: int | None = Field(default=None, ge=0)
     missing: Literal["refuse", "zero", "mean", "indicator"] = "refuse"
-    normalize: bool = True
+    normalize: Literal["auto", "training", "sequence", "both", "none"] = "auto"
     max_length: int = Field(default=1024, ge=1)
     long: LongPolicy = "reject"
 
@@ -64,6 +72,13 @@ class InputSpec(_Table):
     def kind(self) -> Literal["values", "tokens"]:
         """The kind of a step, as in the manifest."""
         return "values" if self.vocabulary is None else "tokens"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalize_was_a_boolean(cls, table: Any) -> Any:
+        if isinstance(table, dict) and isinstance(table.get("normalize"), bool):
+            return table | {"normalize": "training" if table["normalize"] else "none"}
+        return table
 
     @model_validator(mode="after")
     def _is_values_or_tokens(self) -> Self:
@@ -82,51 +97,132 @@ class InputSpec(_Table):
         return self
 
 
+_ROCKET_KEYS: Final = frozenset({"kind", "kernels"})
+
+
 class ConvSpec(_Table):
-    """One masked convolution over the steps with stride 1, followed by a norm and a ReLU."""
+    """One masked convolution over the steps with stride 1, followed by a norm and a ReLU.
+
+    Attributes:
+        channels: Number of output features, of all branches together.
+        kernel: Number of steps it reads for one; a list for convolutions side by side.
+        dilation: Distance between these steps.
+        norm: The norm after it.
+        bottleneck: Number of features that the kernels of a list read, after a product that reduces them; 0 for all.
+        pool: Number of steps of one more branch, with the maximum of neighbouring steps; 0 for none.
+        residual: Adds, before the ReLU, the input of the block so many blocks before, itself counted; 0 for none.
+    """
 
     channels: int = Field(ge=1)
-    kernel: int = Field(default=3, ge=1)
+    kernel: Annotated[int, Field(ge=1)] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = 3
     dilation: int = Field(default=1, ge=1)
     norm: Literal["batch", "layer", "none"] = "batch"
+    bottleneck: int = Field(default=0, ge=0)
+    pool: int = Field(default=0, ge=0)
+    residual: int = Field(default=0, ge=0)
+
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """The kernels as a list."""
+        return (self.kernel,) if isinstance(self.kernel, int) else self.kernel
+
+    @property
+    def branches(self) -> int:
+        """Number of branches, the maximum counted."""
+        return len(self.kernels) + bool(self.pool)
+
+    @property
+    def has_branches(self) -> bool:
+        """Whether it is more than one plain convolution."""
+        return self.branches > 1 or bool(self.bottleneck)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.channels % self.branches:
+            raise ValueError(
+                f"'channels' {self.channels} must be a multiple of the {self.branches} branches (the kernels, and one "
+                "for 'pool')"
+            )
+        return self
 
 
 class ModelSpec(_Table):
-    """The layers and the pooling.
+    """The kind of model, and its layers and pooling.
 
     Attributes:
+        kind: `layers` for the layers below, trained by gradient descent; `rocket` for fixed kernels with a linear head,
+            which has the key `kernels` and no others.
+        kernels: For `rocket`: number of features of the head, rounded down to a multiple of 84.
+        preset: A name for a set of the keys below (`architecture.presets`); a key that is given as well wins.
         conv: Convolutions before the recurrent layers, in order.
         rnn: The recurrent layers; `none` for a per-step MLP instead.
-        hidden: Units of each layer and direction.
-        layers: Number of these layers.
+        hidden: Units of each layer and direction; also the size of a token's vector.
+        layers: Number of these layers; 0 for none, with `rnn = "none"`.
         bidirectional: Whether each layer also reads backwards.
-        self_attention_heads: Heads of a masked self-attention block after the layers; 0 for none.
+        self_attention_heads: Heads of the masked self-attention after the layers; 0 for none.
+        self_attention_layers: Number of self-attention blocks, if there are heads.
+        feed_forward: Units of a per-step network after each self-attention block; 0 for none.
         pooling: How the steps are reduced to one vector; has no meaning for per-step models.
+        sequence_features: Numbers of the whole sequence that the head gets beside the pooled steps.
         dropout: Share of units dropped between blocks during training.
+        input_dropout: Share of the normalised values, or of the numbers of a token's vector, dropped during training.
+        members: Networks with weights of their own, whose logits are averaged.
     """
 
+    kind: Literal["layers", "rocket"] = "layers"
+    kernels: int = Field(default=10_000, ge=84)
+    preset: Preset | None = None
     conv: tuple[ConvSpec, ...] = ()
     rnn: Literal["lstm", "gru", "none"] = "lstm"
     hidden: int = Field(default=64, ge=1)
-    layers: int = Field(default=2, ge=1)
+    layers: int = Field(default=2, ge=0)
     bidirectional: bool = True
     self_attention_heads: int = Field(default=0, ge=0)
-    pooling: Literal["attention", "mean", "max", "last"] = "attention"
+    self_attention_layers: int = Field(default=1, ge=1)
+    feed_forward: int = Field(default=0, ge=0)
+    pooling: Literal["attention", "mean", "max", "mean-max", "last"] = "attention"
+    sequence_features: tuple[Literal["length", "level", "scale"], ...] = ()
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    input_dropout: float = Field(default=0.0, ge=0, lt=1)
+    members: int = Field(default=1, ge=1, le=32)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether `train` chooses the layers: by `preset = "auto"`, or because no key says anything about them."""
+        return self.preset == "auto" or not self.model_fields_set - {"dropout", "input_dropout", "members"}
 
     @property
     def body_features(self) -> int:
         """Number of features after the recurrent layers."""
+        if self.layers == 0 and self.conv:
+            return self.conv[-1].channels
         return self.hidden * (2 if self.bidirectional and self.rnn != "none" else 1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        others = self.says(*(name for name in ModelSpec.model_fields if name not in _ROCKET_KEYS))
+        if self.kind == "rocket" and others:
+            raise ValueError(f"'{others[0]}' has no meaning with kind = 'rocket', whose only other key is 'kernels'")
+        if self.kind != "rocket" and self.says("kernels"):
+            raise ValueError("'kernels' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]")
+        if self.layers == 0 and (self.rnn != "none" or not self.conv):
+            raise ValueError("'layers' 0 is for rnn = 'none' after convolutions: otherwise there would be no layer")
+        if len(set(self.sequence_features)) != len(self.sequence_features):
+            raise ValueError("'sequence_features': each may occur only once")
+        for index, conv in enumerate(self.conv):
+            if conv.residual > index + 1:
+                raise ValueError(
+                    f"'residual' {conv.residual} of convolution {index + 1} goes back further than the first one"
+                )
+        if not self.self_attention_heads and self.says("feed_forward") and self.feed_forward:
+            raise ValueError("'feed_forward' belongs to self-attention: it needs 'self_attention_heads'")
         if self.rnn == "none" and self.bidirectional and self.says("bidirectional"):
             raise ValueError("'bidirectional' has no meaning with rnn = 'none': a per-step MLP reads in no direction")
         if self.self_attention_heads and self.body_features % self.self_attention_heads:
             raise ValueError(
                 f"'self_attention_heads' {self.self_attention_heads} must divide the {self.body_features} features "
-                "of the layers ('hidden', or twice that if bidirectional)"
+                "of the layers ('hidden', or twice that if bidirectional; the 'channels' of the last convolution if "
+                "'layers' is 0)"
             )
         if self.self_attention_heads * WIDEST_HEAD < self.body_features and self.self_attention_heads:
             raise ValueError(
@@ -158,16 +254,55 @@ class Spec(_Table):
     model: ModelSpec = ModelSpec()
     output: OutputSpec
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_is_a_set_of_keys(cls, tables: Any) -> Any:
+        if isinstance(tables, dict) and isinstance(tables.get("model"), dict):
+            output = tables.get("output")
+            task = output.get("task") if isinstance(output, dict) else None
+            return tables | {"model": expanded(tables["model"], task)}
+        return tables
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.output.task == "per-step" and self.model.says("pooling"):
-            raise ValueError("'model.pooling' has no meaning with output.task = 'per-step': no step is pooled")
+        if self.model.kind == "rocket":
+            if self.input.vocabulary is not None:
+                raise ValueError("'model.kind' = 'rocket' is for values: token ids have no order of size")
+            if self.output.task == "per-step":
+                raise ValueError("'model.kind' = 'rocket' has no answer for each step: it counts over the steps")
+        if self.output.task == "per-step" and (unpooled := self.model.says("pooling", "sequence_features")):
+            raise ValueError(f"'model.{unpooled[0]}' has no meaning with output.task = 'per-step': no step is pooled")
+        if self.input.kind == "tokens" and set(self.model.sequence_features) - {"length"}:
+            raise ValueError("'model.sequence_features' of tokens can only be \"length\": ids have no level or scale")
         return self
+
+    def with_keys(self, **tables: dict[str, Any]) -> Spec:
+        """This spec with other values for some keys, such as `input={"normalize": "both"}`.
+
+        A preset gives its keys; None for `preset` removes it.
+
+        Raises:
+            SpecError: The keys do not fit together.
+        """
+        given = self.model_dump(mode="json", exclude_unset=True)
+        together = {name: table | tables.get(name, {}) for name, table in ({"model": {}} | given).items()}
+        if together["model"].get("preset", "") is None:
+            del together["model"]["preset"]
+        return Spec.from_table(together)
+
+    def concrete(self) -> Spec:
+        """This spec as it is where there is no data to choose by: no key is `auto`."""
+        tables: dict[str, dict[str, Any]] = {}
+        if self.input.normalize == "auto" and self.input.kind == "values":
+            tables["input"] = {"normalize": "training"}
+        if self.model.preset == "auto":
+            tables["model"] = {"preset": WITHOUT_DATA}
+        return self.with_keys(**tables) if tables else self
 
     @property
     def has_attention(self) -> bool:
         """Whether the graph has the output `attention`."""
-        return self.model.pooling == "attention" and self.output.task != "per-step"
+        return self.model.kind == "layers" and self.model.pooling == "attention" and self.output.task != "per-step"
 
     @classmethod
     def from_toml(cls, text: str, *, source: str = "spec") -> Spec:
@@ -197,16 +332,21 @@ class Spec(_Table):
     def resolved(self) -> dict[str, dict[str, Any]]:
         """All keys with their values, defaults included, except keys without a meaning in this spec.
 
-        Equivalent specs have equal results, and the defaults of this version are recorded for later versions.
-        `from_table` reads it.
+        Equivalent specs have equal results, and the defaults of this version are recorded for later versions. A preset
+        is recorded as its keys. `from_table` reads it.
         """
-        tables: dict[str, dict[str, Any]] = self.model_dump(mode="json", exclude_none=True)
+        tables: dict[str, dict[str, Any]] = self.concrete().model_dump(mode="json", exclude_none=True)
+        tables["model"].pop("preset", None)
         if self.input.kind == "tokens":
             del tables["input"]["missing"], tables["input"]["normalize"]
+        if self.model.kind == "rocket":
+            tables["model"] = {key: value for key, value in tables["model"].items() if key in _ROCKET_KEYS}
+            return tables
+        del tables["model"]["kernels"]
         if self.model.rnn == "none":
             del tables["model"]["bidirectional"]
         if self.output.task == "per-step":
-            del tables["model"]["pooling"]
+            del tables["model"]["pooling"], tables["model"]["sequence_features"]
         return tables
 
     @classmethod
@@ -250,6 +390,7 @@ class Spec(_Table):
             max_length=self.input.max_length,
             long=self.input.long,
             missing=missing,
+            max_batch_rows=ROCKET_BATCH_ROWS if self.model.kind == "rocket" else None,
             graph=GraphNames(
                 sequences="tokens" if tokens else "values",
                 attention="attention" if self.has_attention else None,

@@ -7,7 +7,7 @@ checkpoints record only their labels, and other files nothing; then only that is
 | key | may a given spec differ? |
 |---|---|
 | `input.max_length`, `input.long` | yes, with a notice: which sequences are accepted is a policy of serving |
-| `model.dropout` | yes, with a notice: it is used in training only |
+| `model.dropout`, `model.input_dropout` | yes, with a notice: they are used in training only |
 | `input.feature_names` | yes, with a notice, if one side has none |
 | all others | no: they change answers, or their meaning |
 """
@@ -44,6 +44,7 @@ MAY_DIFFER: Final = {
     "input.max_length": "which sequences are accepted is a policy of serving",
     "input.long": "the handling of longer sequences is a policy of serving",
     "model.dropout": "it is used in training only",
+    "model.input_dropout": "it is used in training only",
 }
 """Keys that may differ from the recorded spec, each with the reason."""
 
@@ -59,12 +60,14 @@ class TrainingRecord:
         spec: The spec; None if not recorded.
         accuracy: The accuracy by split: `training` and maybe `validation`.
         answers: By split, the number of answers that it was measured with; empty if not recorded.
+        temperature: The number by which the logits were divided to calibrate the probabilities; None if they were not.
     """
 
     labels: tuple[str, ...] | None = None
     spec: Spec | None = None
     accuracy: Mapping[str, float] | None = None
     answers: Mapping[str, int] = field(default_factory=dict)
+    temperature: float | None = None
 
     @property
     def expected(self) -> float | None:
@@ -98,13 +101,22 @@ def profile(weights: Path) -> DataProfile | None:
         raise CheckpointError(f"{weights}: its profile of the training data is malformed: {error}") from error
 
 
-def record_of(spec: Spec, accuracy: Mapping[str, float], answers: Mapping[str, int]) -> dict[str, Any]:
+def record_of(
+    spec: Spec,
+    accuracy: Mapping[str, float],
+    answers: Mapping[str, int],
+    *,
+    temperature: float | None = None,
+    profile: DataProfile | None = None,
+) -> dict[str, Any]:
     """The record that `train` writes next to the weights; `read_record` reads it.
 
     Args:
         spec: The spec.
         accuracy: See `TrainingRecord`.
         answers: See `TrainingRecord`.
+        temperature: See `TrainingRecord`.
+        profile: Of the training data.
     """
     return {
         "format": FORMAT,
@@ -112,6 +124,8 @@ def record_of(spec: Spec, accuracy: Mapping[str, float], answers: Mapping[str, i
         "spec": spec.resolved(),
         "accuracy": dict(accuracy),
         "answers": dict(answers),
+        "temperature": temperature,
+        PROFILE: None if profile is None else profile.model_dump(),
     }
 
 
@@ -172,7 +186,40 @@ def read_record(path: Path) -> TrainingRecord:
             for name, count in (counts if isinstance(counts, dict) else {}).items()
             if isinstance(count, int) and not isinstance(count, bool) and count > 0
         },
+        temperature=_temperature(state.get("temperature")),
     )
+
+
+def _temperature(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) and value > 0 else None
+
+
+def settled(spec: Spec, path: Path) -> Spec:
+    """The spec of a checkpoint's model, with each key that `train` chose (`auto`) as the checkpoint records it.
+
+    Args:
+        spec: The spec that the user passes.
+        path: The checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    record = read_record(path).spec
+    if record is None:
+        return spec.concrete()
+    tables: dict[str, dict[str, Any]] = {"input": {}, "model": {}}
+    chosen = record.resolved()
+    if spec.input.kind == record.input.kind == "values":
+        if spec.input.normalize == "auto":
+            tables["input"]["normalize"] = chosen["input"]["normalize"]
+        if spec.model.preset == "auto" and not spec.input.says("missing"):
+            tables["input"]["missing"] = chosen["input"]["missing"]
+    if spec.model.is_auto and spec.output.task == record.output.task:
+        given = spec.model.says(*type(spec.model).model_fields)
+        tables["model"] = {key: value for key, value in chosen["model"].items() if key not in given}
+        tables["model"]["preset"] = None
+    return spec.with_keys(**tables)
 
 
 def load(module: nn.Module, spec: Spec, path: Path) -> list[str]:

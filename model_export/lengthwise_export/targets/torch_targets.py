@@ -12,8 +12,7 @@ from torch import nn
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export import foreign_files
-from lengthwise_export.architecture import checkpoint, trained
-from lengthwise_export.architecture.model import SequenceClassifier
+from lengthwise_export.architecture import checkpoint, loading, trained
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError
@@ -45,9 +44,8 @@ def read_checkpoint(text: str, options: TargetOptions) -> Target:
 
 
 def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None) -> Target:
-    torch.manual_seed(0)
-    model = SequenceClassifier(spec).eval()
-    notices = [] if weights is None else trained.load(model, spec, weights)
+    spec = spec.concrete() if weights is None else trained.settled(spec, weights)
+    model, notices = loading.load(spec, weights)
     steps = spec.manifest(name="model", version=1).input
     check_options_agree(text, options, steps, spec.output.labels)
     per_step = spec.output.task == "per-step"

@@ -51,6 +51,7 @@ class TrainingReport:
             "task": self.spec.output.task,
             "options": dataclasses.asdict(self.options),
             "best_epoch": progress.best + 1,
+            "temperature": self.result.temperature,
             "epochs": [dataclasses.asdict(epoch) for epoch in progress.epochs],
             **{name: scores.as_json() for name, scores in self.splits.items()},
         }

@@ -42,7 +42,9 @@ class EvaluationScores:
         return asdict(self)
 
 
-def loss(logits: Tensor, targets: Tensor, task: Task, weights: Tensor | None = None) -> Tensor:
+def loss(
+    logits: Tensor, targets: Tensor, task: Task, weights: Tensor | None = None, *, label_smoothing: float = 0.0
+) -> Tensor:
     """The mean loss over answers.
 
     Args:
@@ -50,12 +52,16 @@ def loss(logits: Tensor, targets: Tensor, task: Task, weights: Tensor | None = N
         targets: See `batches.TrainingBatch`.
         task: The task, which determines the loss.
         weights: `[classes]`; for a multi-label model the weights of positives.
+        label_smoothing: Share of a target that is spread over all labels; for a multi-label model, over yes and no.
     """
     if task == "multi-label":
+        targets = targets * (1 - label_smoothing) + label_smoothing / 2
         return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
     if task == "per-step":
         logits, targets = logits.flatten(0, 1), targets.flatten()
-    return functional.cross_entropy(logits, targets, weight=weights, ignore_index=NO_TARGET)
+    return functional.cross_entropy(
+        logits, targets, weight=weights, ignore_index=NO_TARGET, label_smoothing=label_smoothing
+    )
 
 
 def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tensor:

@@ -6,27 +6,69 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def _option(default: Any, meaning: str, **bounds: float | bool) -> Any:
-    """A dataclass field with the help and the bounds (arguments of click's ranges) of its command-line option."""
-    return field(default=default, metadata={"help": meaning, "bounds": bounds})
+def _option(default: Any, meaning: str, *, recipe: bool = False, **bounds: float | bool) -> Any:
+    """A dataclass field with the help and the bounds (arguments of click's ranges) of its command-line option.
+
+    Args:
+        default: The default in Python.
+        meaning: The help.
+        recipe: Whether the command chooses the value (`training.recipe`) if the option is not given.
+        bounds: The bounds.
+    """
+    return field(default=default, metadata={"help": meaning, "bounds": bounds, "recipe": recipe})
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """Training options; each field is an option of `lengthwise train`."""
+    """Training options; each field is an option of `lengthwise train`.
 
-    epochs: int = _option(40, "Maximum number; the learning rate follows half a cosine over them.", min=1)
+    The defaults here are a plain recipe. The command takes its own where an option is not given: see
+    `training.recipe`.
+    """
+
+    epochs: int = _option(40, "Maximum number; the learning rate follows half a cosine over them.", recipe=True, min=1)
     batch_rows: int = _option(16, "Sequences in a batch.", min=1)
-    learning_rate: float = _option(2e-3, "Initial learning rate of AdamW.", min=0, min_open=True)
+    learning_rate: float = _option(2e-3, "Highest learning rate of AdamW.", recipe=True, min=0, min_open=True)
     weight_decay: float = _option(0.05, "Weight decay of AdamW.", min=0)
     clip: float = _option(1.0, "Maximum norm of all gradients together.", min=0, min_open=True)
-    patience: int = _option(15, "Stop after this many epochs without a better validation loss.", min=1)
+    patience: int = _option(15, "Stop after this many epochs without a better validation loss.", recipe=True, min=1)
     validation: float = _option(
         0.15,
         "Share of the records for validation, to choose the epoch; 0: train on all, use the last.",
+        recipe=True,
         min=0,
         max=1,
         max_open=True,
     )
     class_weights: bool = _option(False, "Give rare labels the same influence as frequent ones.")
     seed: int = _option(0, "Seed of initial weights, split, order and dropout.", min=0, max=2**31)
+    warm_up: float = _option(
+        0.0, "Share of the training during which the learning rate rises.", recipe=True, min=0, max=1, max_open=True
+    )
+    label_smoothing: float = _option(
+        0.0, "Share of each target that is spread over all labels.", recipe=True, min=0, max=1, max_open=True
+    )
+    average: float = _option(
+        0.0, "Decay of the running average of the weights, which is the result; 0: none.", recipe=True, min=0, max=1,
+        max_open=True,
+    )  # fmt: skip
+
+    calibration: bool = _option(
+        True,
+        "Leave the probabilities as they are. By default all logits are divided by a temperature that fits the "
+        "probabilities to the answers on the validation split.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeOptions:
+    """Options of `lengthwise train` about the whole of a training, which may be several runs."""
+
+    min_steps: int = _option(
+        600, "Least number of optimiser steps: more epochs for few records, if --epochs is not given.", min=1
+    )
+    budget_minutes: float = _option(
+        0.0, "Fewer epochs, so that training takes about this long on this machine; 0: no limit.", min=0
+    )
+    seeds: int = _option(1, "Train so many times with different seeds; the best run is the result.", min=1, max=32)
+    ensemble: bool = _option(False, "One graph that averages the networks of all --seeds (5 if not given).")

@@ -3,71 +3,41 @@
 ```
 records -> examples -> split -> [length-grouped batches -> masked loss -> clipped step -> validation] each epoch -> best
 ```
-A run is deterministic: random numbers depend only on the seed and the number of the epoch. So a run that was
-interrupted and resumed ends in the same weights as one that was not. After each epoch the whole state is written to one
-file, `state.safetensors`.
+A run is deterministic: random numbers depend only on the seed and the number of the epoch. After each epoch the whole
+state is written to one file, `state.safetensors`. At the end the probabilities are calibrated on the validation split
+(`temperature`). An ensemble (`model.members`) is one run for each member, with a seed of its own, in a folder of its
+own; its members share the split.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
+from lengthwise_export import temperature
 from lengthwise_export.architecture import checkpoint, trained
-from lengthwise_export.architecture.layers import Standardize
-from lengthwise_export.architecture.model import SequenceClassifier
+from lengthwise_export.architecture.model import Classifier, Ensemble
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
-from lengthwise_export.errors import CheckpointError, SpecError
-from lengthwise_export.training import objective
-from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
+from lengthwise_export.training.batches import Example, examples, stratified_split, stratum
 from lengthwise_export.training.objective import EvaluationScores
-from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.options import TrainingOptions as TrainingOptions
+from lengthwise_export.training.run import Epoch as Epoch
+from lengthwise_export.training.run import TrainingProgress as TrainingProgress
+from lengthwise_export.training.run import TrainingRun as TrainingRun
+from lengthwise_export.training.run import answers, identity
+from lengthwise_export.training.run import evaluate as evaluate
 from lengthwise_export.training_profile import profile_of
 
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """The metrics of one epoch; losses are means over answers. Without a validation split, its metrics are None."""
-
-    number: int
-    training_loss: float
-    validation_loss: float | None
-    validation_accuracy: float | None
-
-
-@dataclass(slots=True)
-class TrainingProgress:
-    """The progress of a run between two epochs.
-
-    Attributes:
-        epochs: The finished epochs.
-        best: The number of the epoch with the lowest validation loss; without a validation split, the last one.
-    """
-
-    epochs: list[Epoch] = field(default_factory=list)
-    best: int = -1
-
-    def stops(self, options: TrainingOptions) -> bool:
-        """Whether training is over."""
-        return len(self.epochs) >= options.epochs or len(self.epochs) - 1 - self.best >= options.patience
-
-    def add(self, epoch: Epoch) -> bool:
-        """Adds an epoch, and returns whether it is the best so far."""
-        lowest = self.epochs[self.best].validation_loss if self.epochs else None
-        self.epochs.append(epoch)
-        if lowest is None or epoch.validation_loss is None or epoch.validation_loss < lowest:
-            self.best = epoch.number
-        return self.best == epoch.number
+MEMBERS = "members"
+"""The folder with one folder for each member of an ensemble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +46,23 @@ class TrainingResult:
 
     Attributes:
         model: The model with the weights of the best epoch, in evaluation mode.
-        progress: All epochs.
+        progress: All epochs; of an ensemble, those of the first member.
         training: Scores on the training split.
         validation: Scores on the validation split; None without one.
+        seconds: Time of this call.
+        members: For an ensemble, the result of each member.
+        temperature: The number by which the logits were divided to calibrate the probabilities; None if they were not.
+        split: The examples of the training and of the validation split.
     """
 
-    model: SequenceClassifier
+    model: Classifier
     progress: TrainingProgress
     training: EvaluationScores
     validation: EvaluationScores | None
+    seconds: float = 0.0
+    members: tuple[TrainingResult, ...] = ()
+    temperature: float | None = None
+    split: tuple[Sequence[Example], Sequence[Example]] = ((), ())
 
 
 def train(
@@ -95,6 +73,7 @@ def train(
     *,
     resume: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    split_seed: int | None = None,
 ) -> TrainingResult:
     """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
 
@@ -105,20 +84,20 @@ def train(
         directory: An existing folder for the state and the weights.
         resume: Whether to continue from the state in this folder.
         on_epoch: Called after each epoch, and for the earlier epochs of a resumed run.
+        split_seed: The seed of the split; None for that of the options.
 
     Raises:
         ConfigurationError: A record does not fit the spec, or there are too few.
         CheckpointError: There is no state to resume from, or it belongs to another spec, other records or options.
     """
-    members = examples(records, spec)
-    strata = [stratum(example, spec.output.task) for example in members]
-    first, second = stratified_split(strata, options.validation, seed=options.seed)
-    if not first or (options.validation and not second):
-        validation = " and validate; --validation 0 trains on all of them" if members and options.validation else ""
-        raise ConfigurationError(f"{len(members)} records are too few to train on{validation}")
-    run = TrainingRun.start(spec, [members[index] for index in first], [members[index] for index in second], options)
+    began = time.monotonic()
+    spec = spec.concrete()
+    first, second = split(spec, records, options, options.seed if split_seed is None else split_seed)
+    if spec.model.members > 1:
+        return _ensemble(spec, records, options, directory, resume, on_epoch, split_seed, began)
+    run = TrainingRun.start(spec, first, second, options)
     path = directory / STATE_FILE
-    key = identity(spec, records, options)
+    key = identity(spec, records, options, split_seed)
     if resume:
         run.restore(path, key)
         for epoch in run.progress.epochs:
@@ -131,169 +110,109 @@ def train(
         run.save(path, key)
         on_epoch(epoch)
     run.model.load_state_dict(run.best)
+    scale = calibrate(run.model, second, spec) if options.calibration and second else None
     result = TrainingResult(
         model=run.model,
         progress=run.progress,
         training=evaluate(run.model, run.training, spec),
         validation=evaluate(run.model, run.validation, spec) if run.validation else None,
+        seconds=time.monotonic() - began,
+        temperature=scale,
+        split=(first, second),
     )
-    splits = {"training": result.training, "validation": result.validation}
-    measured = {name: scores for name, scores in splits.items() if scores is not None}
-    accuracy = {name: scores.accuracy for name, scores in measured.items()}
-    answers = {name: scores.answers for name, scores in measured.items()}
-    state = trained.record_of(spec, accuracy, answers) | {"seed": options.seed, "epoch": run.progress.best}
-    state[trained.PROFILE] = profile_of(records, spec.output.labels).model_dump()
-    checkpoint.write(directory / WEIGHTS_FILE, run.best, state)
+    write(directory / WEIGHTS_FILE, spec, records, result, options)
     return result
 
 
-def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> EvaluationScores:
-    """Computes the scores of a model on examples. The model stays in evaluation mode."""
-    model.eval()
-    answers: list[tuple[Tensor, Tensor]] = []
+def split(
+    spec: Spec, records: Sequence[Record], options: TrainingOptions, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """The examples of the training and of the validation split.
+
+    Raises:
+        ConfigurationError: A record does not fit the spec, or there are too few.
+    """
+    members = examples(records, spec)
+    strata = [stratum(example, spec.output.task) for example in members]
+    first, second = stratified_split(strata, options.validation, seed=seed)
+    if not first or (options.validation and not second):
+        validation = " and validate; --validation 0 trains on all of them" if members and options.validation else ""
+        raise ConfigurationError(f"{len(members)} records are too few to train on{validation}")
+    return [members[index] for index in first], [members[index] for index in second]
+
+
+def calibrate(model: Classifier, members: Sequence[Example], spec: Spec) -> float:
+    """Divides the weights of the head by the temperature that fits the probabilities to these examples.
+
+    So the logits are calibrated everywhere, with no operator more in the graph.
+
+    Returns:
+        The temperature.
+    """
+    pairs = answers(model, members, spec)
+    join = torch.cat if spec.output.task == "per-step" else torch.stack
+    logits, targets = (join(list(part)).numpy() for part in zip(*pairs, strict=True))
+    scale = temperature.fit(logits, targets, multi_label=spec.output.task == "multi-label")
+    heads: list[nn.Linear] = [one.head for one in model.networks]
     with torch.no_grad():
-        for batch in batches(members, rows):
-            logits = model(batch.steps, batch.lengths).logits
-            for row, target, length in zip(logits, batch.targets, batch.lengths.tolist(), strict=True):
-                per_step = spec.output.task == "per-step"
-                answers.append((row[:length], target[:length]) if per_step else (row, target))
-    return objective.scores(answers, len(spec.output.labels), spec.output.task)
+        for parameter in (parameter for head in heads for parameter in head.parameters()):
+            parameter.div_(scale)
+    return scale
 
 
-def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> dict[str, Any]:
-    """Everything that determines a run's result, as stored in its state: `run` is a digest of all, for a quick test."""
-    run = hashlib.sha256(spec.model_dump_json().encode())
-    run.update(repr(options).encode())
-    data = hashlib.sha256()
-    for record in records:
-        for digest in (run, data):
-            digest.update(repr((record.steps.shape, record.label)).encode())
-            digest.update(record.steps.tobytes())
-    return {
-        "run": run.hexdigest(),
-        "spec": spec.resolved(),
-        "options": asdict(options),
-        "data": data.hexdigest(),
-    }
+def write(path: Path, spec: Spec, records: Sequence[Record], result: TrainingResult, options: TrainingOptions) -> None:
+    """Writes the weights, with the record of their training."""
+    splits = {"training": result.training, "validation": result.validation}
+    measured = {name: scores for name, scores in splits.items() if scores is not None}
+    accuracy = {name: scores.accuracy for name, scores in measured.items()}
+    counts = {name: scores.answers for name, scores in measured.items()}
+    profile = profile_of(records, spec.output.labels)
+    state = trained.record_of(spec, accuracy, counts, temperature=result.temperature, profile=profile)
+    state |= {"seed": options.seed, "epoch": result.progress.best}
+    checkpoint.write(path, result.model.state_dict(), state)
 
 
-def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
-    """The differences between the run of a state and this one, as text; older states do not record them."""
-    try:
-        begun, now = Spec.from_table(state["spec"]), Spec.from_table(key["spec"])
-        options, data = dict(state["options"]), state["data"]
-    except (KeyError, TypeError, ValueError, SpecError):
-        return "its spec, its data or its options differ"
-    pairs = list(trained.differences(begun, now))
-    pairs += [
-        (f"--{name.replace('_', '-')}", options.get(name), value)
-        for name, value in key["options"].items()
-        if options.get(name) != value
-    ]
-    texts = [
-        f"{name}: it was started with {trained.as_text(before)}, now it is {trained.as_text(after)}"
-        for name, before, after in pairs
-    ]
-    return "; ".join([*texts, *(["the records differ"] if data != key["data"] else [])])
-
-
-@dataclass(slots=True)
-class TrainingRun:
-    """The state of a run between two epochs, including everything that a resume needs."""
-
-    spec: Spec
-    options: TrainingOptions
-    training: list[Example]
-    validation: list[Example]
-    model: SequenceClassifier
-    optimizer: torch.optim.AdamW
-    weights: Tensor | None
-    progress: TrainingProgress
-    best: dict[str, Tensor]
-
-    @classmethod
-    def start(
-        cls, spec: Spec, training: list[Example], validation: list[Example], options: TrainingOptions
-    ) -> TrainingRun:
-        """Creates a run before its first epoch."""
-        torch.manual_seed(options.seed)
-        model = SequenceClassifier(spec)
-        if isinstance(model.first, Standardize):
-            model.first.fit([example.steps for example in training], normalize=spec.input.normalize)
-        task, classes = spec.output.task, len(spec.output.labels)
-        return cls(
-            spec=spec,
-            options=options,
-            training=training,
-            validation=validation,
-            model=model,
-            optimizer=torch.optim.AdamW(
-                model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-            ),
-            weights=objective.class_weights(training, classes, task) if options.class_weights else None,
-            progress=TrainingProgress(),
-            best={},
-        )
-
-    def epoch(self) -> Epoch:
-        """Trains and validates one epoch."""
-        number, options = len(self.progress.epochs), self.options
-        torch.manual_seed(options.seed * 1_000_003 + number)  # so dropout does not depend on earlier epochs
-        rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * number / options.epochs))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.model.train()
-        total, rows = 0.0, 0
-        for batch in batches(self.training, options.batch_rows, seed=(options.seed, number)):
-            logits = self.model(batch.steps, batch.lengths).logits
-            loss = objective.loss(logits, batch.targets, self.spec.output.task, self.weights)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
-            self.optimizer.step()
-            total += loss.item() * len(batch.lengths)
-            rows += len(batch.lengths)
-        epoch = Epoch(number, total / rows, None, None)
-        if self.validation:
-            scores = evaluate(self.model, self.validation, self.spec)
-            epoch = replace(epoch, validation_loss=scores.loss, validation_accuracy=scores.accuracy)
-        if self.progress.add(epoch):
-            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        return epoch
-
-    def save(self, path: Path, key: dict[str, Any]) -> None:
-        """Writes the state."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-        epochs = [asdict(epoch) for epoch in self.progress.epochs]
-        state = key | {"best": self.progress.best, "epochs": epochs}
-        checkpoint.write(path, tensors, state)
-
-    def restore(self, path: Path, key: dict[str, Any]) -> None:
-        """Loads the state.
-
-        Raises:
-            CheckpointError: There is none, or it belongs to another run.
-        """
-        if not path.is_file():
-            raise CheckpointError(f"{path}: there is no state to resume from; leave --resume out to start")
-        tensors, state = checkpoint.read(path)
-        if state.get("run") != key["run"]:
-            raise CheckpointError(
-                f"{path} is the state of another run: {_changed(state, key)}. Use the same spec, data and options, or "
-                "start a new run with another --out, or with --overwrite, which deletes this one"
+def _ensemble(
+    spec: Spec,
+    records: Sequence[Record],
+    options: TrainingOptions,
+    directory: Path,
+    resume: bool,
+    on_epoch: Callable[[Epoch], None],
+    split_seed: int | None,
+    began: float,
+) -> TrainingResult:
+    single = spec.with_keys(model={"members": 1})
+    (directory / WEIGHTS_FILE).unlink(missing_ok=True)
+    results = []
+    for number in range(spec.model.members):
+        folder = directory / MEMBERS / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        results.append(
+            train(
+                single,
+                records,
+                replace(options, seed=options.seed + number, calibration=False),  # calibrated together, below
+                folder,
+                resume=resume and (folder / STATE_FILE).is_file(),
+                on_epoch=on_epoch,
+                split_seed=options.seed if split_seed is None else split_seed,
             )
-        self.progress = TrainingProgress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
-        self.best = _under("best.", tensors)
-        self.model.load_state_dict(_under("model.", tensors))
-        moments: dict[int, dict[str, Any]] = {}
-        for name, tensor in _under("optimizer.", tensors).items():
-            index, _, moment = name.partition(".")
-            moments.setdefault(int(index), {})[moment] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        )
+    model = Ensemble(spec).eval()
+    for member, result in zip(model.members, results, strict=True):
+        member.load_state_dict(result.model.state_dict())
+    first, second = results[0].split
+    scale = calibrate(model, second, spec) if options.calibration and second else None
+    together = TrainingResult(
+        model=model,
+        progress=results[0].progress,
+        training=evaluate(model, first, spec),
+        validation=evaluate(model, second, spec) if second else None,
+        seconds=time.monotonic() - began,
+        members=tuple(results),
+        temperature=scale,
+        split=(first, second),
+    )
+    write(directory / WEIGHTS_FILE, spec, records, together, options)
+    return together

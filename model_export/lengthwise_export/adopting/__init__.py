@@ -1,0 +1,1 @@
+"""Fitted estimators of other libraries, as graphs that take lengths."""

@@ -1,0 +1,227 @@
+"""The transforms of aeon and sktime in torch, on sequences of any length: MiniRocket and MultiRocket.
+
+They are computed in the order in which these libraries add, so that the comparisons with biases have the same results:
+first the sum of nine steps, from the middle outwards on each side, then three times the value at three of them, then
+the features. Each sum is a separate float32 operation, so its bits depend on nothing else.
+
+Papers: MiniRocket, https://arxiv.org/abs/2012.08791; MultiRocket, C. W. Tan, A. Dempster, C. Bergmeir, G. I. Webb,
+"MultiRocket: multiple pooling operators and transformations for fast and effective time series classification", 2022,
+https://arxiv.org/abs/2102.00457.
+
+For a sequence of the length of the training the features are those of the estimator. For another length they are what
+the method says: dilations and biases stay, steps are counted within the sequence, and a kernel that should be applied
+only inside a sequence is applied as if zeros surrounded it, if it does not fit (where the libraries' code would fail).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lengthwise_export.architecture.rocket_kernels import HALF_SPAN, HIGH_TAPS, KERNELS, TAPS
+from lengthwise_export.masks import step_mask
+
+_LOWEST: Final = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True, slots=True)
+class TransformedSeries:
+    """The fitted kernels for the values of a sequence, or for its differences.
+
+    Attributes:
+        dilations: Each dilation.
+        biases: For each dilation, `[84, biases]`.
+        channels: For each dilation and kernel, the features that are read, in order of the additions.
+    """
+
+    dilations: Sequence[int]
+    biases: Sequence[NDArray[np.float32]]
+    channels: Sequence[Sequence[Sequence[int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class FittedTransform:
+    """A fitted transform of another library.
+
+    Attributes:
+        features: Number of features of a step.
+        values: The kernels for the values.
+        differences: MultiRocket: the kernels for the first differences; None for MiniRocket.
+        in_double: MultiRocket: whether the library keeps differences in float64.
+    """
+
+    features: int
+    values: TransformedSeries
+    differences: TransformedSeries | None = None
+    in_double: bool = False
+
+
+class RocketTransform(nn.Module):
+    """A fitted transform as a module of `(values, lengths)`.
+
+    Args:
+        fitted: The transform.
+    """
+
+    def __init__(self, fitted: FittedTransform) -> None:
+        super().__init__()
+        self.several_poolings = fitted.differences is not None
+        self.in_double = fitted.in_double
+        self.values = _modules(fitted.values, fitted.features, left=0)
+        # Both libraries shift the left half of the differences by one step less.
+        self.differences = None if fitted.differences is None else _modules(fitted.differences, fitted.features, left=1)
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """`[rows, features]` of `values [rows, width, features]` and `lengths [rows]`."""
+        mask = step_mask(lengths, values.shape[1]).unsqueeze(1)  # (rows, 1, width)
+        steps = torch.where(mask, values.transpose(1, 2), 0.0)  # (rows, features, width)
+        pooled = [kernels(steps, lengths, self.several_poolings) for kernels in self.values]
+        features = _in_blocks(pooled)
+        if self.differences is None:
+            return features
+        series = steps.double() if self.in_double else steps
+        following = functional.pad(series, (0, 1))[:, :, 1:]
+        is_kept = step_mask(lengths - 1, values.shape[1]).unsqueeze(1)
+        changes = torch.where(is_kept, following - series, 0.0)
+        of_changes = [kernels(changes, lengths - 1, self.several_poolings) for kernels in self.differences]
+        return torch.cat([features, _in_blocks(of_changes)], dim=1)
+
+
+class DilatedResults(nn.Module):
+    """The kernels at one dilation, and the pooled features of their results.
+
+    Args:
+        dilation: The dilation.
+        biases: `[84, biases]`.
+        channels: For each kernel the features that it reads.
+        inside: `[84]`, which kernels are applied only inside the sequence.
+        features: Number of features of a step.
+        left: By how many steps less the left half is shifted.
+    """
+
+    biases: Tensor
+    inside: Tensor
+    reads: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        dilation: int,
+        biases: NDArray[np.float32],
+        channels: Sequence[Sequence[int]],
+        inside: NDArray[np.bool_],
+        features: int,
+        left: int,
+    ) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.left = left
+        self.slots = max(map(len, channels))
+        self.register_buffer("biases", torch.from_numpy(biases)[:, :, None])
+        self.register_buffer("inside", torch.from_numpy(inside)[:, None])
+        # the feature after the last one is zeros, for kernels that read fewer than others
+        reads = np.full((self.slots, KERNELS), features)
+        for kernel, read in enumerate(channels):
+            reads[: len(read), kernel] = read
+        self.register_buffer("reads", torch.from_numpy(reads.ravel()))
+        high = [HIGH_TAPS[None, :, each] * (features + 1) + reads for each in range(3)]
+        self.register_buffer("high", torch.from_numpy(np.stack([each.ravel() for each in high])))
+
+    def forward(self, steps: Tensor, lengths: Tensor, several_poolings: bool) -> list[Tensor]:
+        """The features `[rows, 84 * biases]` of each pooling, of `steps [rows, features, width]`."""
+        results = self.results(steps)
+        around = HALF_SPAN * self.dilation
+        ends = lengths.view(-1, 1, 1)
+        is_trimmed = self.inside & (ends > 2 * around)  # (rows, 84, 1)
+        starts = torch.where(is_trimmed, around, 0)
+        stops = torch.where(is_trimmed, ends - around, ends)
+        places = torch.arange(steps.shape[2], device=steps.device)
+        counted = (places >= starts) & (places < stops)  # (rows, 84, width)
+        results = torch.where(counted, results, _LOWEST).unsqueeze(2)  # (rows, 84, 1, width)
+        is_above = results > self.biases  # (rows, 84, biases, width)
+        above = is_above.to(torch.float32)
+        number = above.sum(dim=3)  # (rows, 84, biases)
+        counts = (stops - starts).clamp(min=1)  # (rows, 84, 1); a sequence of one step has no difference
+        pooled = [number / counts.to(torch.float32)]
+        if several_poolings:
+            is_below = (results < self.biases) & counted.unsqueeze(2)
+            pooled += [
+                _longest_stretch(is_below, counted.unsqueeze(2), counts),
+                _mean(torch.where(is_above, (results + self.biases).double(), 0.0).sum(dim=3), number, 0.0),
+                _mean(torch.where(is_above, (places - starts).unsqueeze(2).double(), 0.0).sum(dim=3), number, -1.0),
+            ]
+        return [each.flatten(1) for each in pooled]
+
+    def results(self, steps: Tensor) -> Tensor:
+        """`[rows, 84, width]` float32, what each kernel gives at each step."""
+        low, high = -steps, steps + steps + steps
+        shifts = [self.dilation * (HALF_SPAN - tap) - (self.left if tap < HALF_SPAN else 0) for tap in range(TAPS)]
+        total = low.float()
+        for tap in (*range(HALF_SPAN), *range(HALF_SPAN + 1, TAPS)):
+            total = (total.to(low.dtype) + _shifted(low, shifts[tap])).float()
+        one_more = (0, 0, 0, 1)  # the feature of zeros
+        lows = functional.pad(total, one_more).index_select(1, self.reads)  # (rows, slots * 84, width)
+        highs = torch.cat([functional.pad(_shifted(high, shift).float(), one_more) for shift in shifts], dim=1)
+        for each in range(3):
+            lows = lows + highs.index_select(1, self.high[each])
+        parts = lows.chunk(self.slots, dim=1)  # (rows, 84, width) each
+        results: Tensor = parts[0]
+        for part in parts[1:]:
+            results = results + part
+        return results
+
+
+def _modules(series: TransformedSeries, features: int, *, left: int) -> nn.ModuleList:
+    return nn.ModuleList(
+        DilatedResults(dilation, biases, channels, (np.arange(KERNELS) + place) % 2 == 1, features=features, left=left)
+        for place, (dilation, biases, channels) in enumerate(
+            zip(series.dilations, series.biases, series.channels, strict=True)
+        )
+    )
+
+
+def _in_blocks(pooled: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The features of the first pooling at every dilation, then those of the second one, and so on."""
+    return torch.cat([each for pooling in zip(*pooled, strict=True) for each in pooling], dim=1)
+
+
+def _shifted(steps: Tensor, by: int) -> Tensor:
+    """`[rows, features, width]`, each step moved `by` steps to the right, with zeros in the gap."""
+    width = steps.shape[2]
+    if by > 0:
+        return functional.pad(steps, (by, 0))[:, :, :width]
+    return functional.pad(steps, (0, -by))[:, :, -by:] if by else steps
+
+
+def _mean(total: Tensor, number: Tensor, otherwise: float) -> Tensor:
+    """`total / number`, or another number where nothing was counted."""
+    return torch.where(number > 0, (total / number.clamp(min=1).double()).float(), otherwise)
+
+
+def _longest_stretch(is_below: Tensor, counted: Tensor, counts: Tensor) -> Tensor:
+    """The largest distance between neighbouring steps below the bias; the ends of the sequence count as well.
+
+    A step belongs to the group of the last step below the bias, that one included. The size of a group is the distance
+    to the next step below the bias; to the last step of the sequence it is one less.
+
+    Args:
+        is_below: `[rows, 84, biases, width]`.
+        counted: `[rows, 84, 1, width]`.
+        counts: `[rows, 84, 1]`, the number of steps that are counted.
+
+    Returns:
+        `[rows, 84, biases]`.
+    """
+    group = is_below.to(torch.int64).cumsum(dim=3)
+    sizes = torch.zeros(is_below.shape, device=is_below.device)
+    sizes = functional.pad(sizes, (0, 1)).scatter_add(3, group, counted.to(torch.float32).expand(is_below.shape))
+    last = is_below.to(torch.int64).sum(dim=3, keepdim=True)
+    is_last = torch.arange(is_below.shape[3] + 1, device=is_below.device) == last
+    return (sizes - is_last.to(torch.float32)).amax(dim=3)

@@ -1,0 +1,160 @@
+"""Normalisation of values in the graph: with statistics of the training split, with the sequence's own, or with both.
+
+The statistics of a sequence come from its valid and present values only. They do not depend on the scale of the
+values: a sequence is first brought to -1..1 by its own minimum and maximum, which are exact in any batch, and then to
+mean 0 and standard deviation 1. So nothing overflows, and a constant sequence becomes exactly 0, as does a sequence of
+one step.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lengthwise_export.architecture.layers import Standardize, masked
+from lengthwise_export.masks import step_mask
+
+LARGEST: Final = torch.finfo(torch.float32).max
+
+CONSTANT: Final = 1e-6
+"""A feature counts as constant in a sequence if it varies by less than this share of its size: rounding of float32 is
+not enlarged to a deviation of 1."""
+
+SMALLEST: Final = 1e-30
+"""A feature that varies by less counts as constant."""
+
+
+class SequenceStatistics(NamedTuple):
+    """Values normalised by their own sequence, and what was taken away.
+
+    Attributes:
+        normal: `[rows, width, features]`, mean 0 and standard deviation 1 over valid, present steps; 0 elsewhere.
+        level: `[rows, 1, features]`, the mean; 0 if no value is present.
+        scale: `[rows, 1, features]`, the standard deviation; 0 for a constant feature.
+    """
+
+    normal: Tensor
+    level: Tensor
+    scale: Tensor
+
+
+def by_sequence(values: Tensor, mask: Tensor) -> SequenceStatistics:
+    """Normalises each feature of each sequence with its own mean and standard deviation.
+
+    Args:
+        values: `[rows, width, features]`, NaN where a value is missing.
+        mask: `[rows, width]`, true at valid steps.
+    """
+    present = mask.unsqueeze(2) & ~values.isnan()
+    low = torch.where(present, values, LARGEST).amin(dim=1, keepdim=True)  # (rows, 1, features)
+    high = torch.where(present, values, -LARGEST).amax(dim=1, keepdim=True)
+    middle, half = high / 2 + low / 2, high / 2 - low / 2
+    # Without a present value, half is negative
+    varies = half > CONSTANT * torch.maximum(high.abs(), low.abs()).clamp(min=SMALLEST / CONSTANT)
+    unit = torch.where(present & varies, (values - middle) / torch.where(varies, half, 1.0), 0.0)
+    # In float64, so that the result is the same float32 whatever the order of summation: a layer after it may compare
+    # values with a constant. A product with a row of ones is a sum whose order does not depend on the batch.
+    unit = unit.double()
+    ones = mask.double().unsqueeze(1)  # (rows, 1, width)
+    count = (ones @ present.double()).clamp(min=1.0)
+    mean = (ones @ unit) / count
+    away = torch.where(present, unit - mean, 0.0)
+    deviation = ((ones @ (away * away)) / count).sqrt()
+    # The values of -1..1 reach both ends where they vary: the deviation is then far from 0
+    normal = (away / torch.where(varies, deviation, 1.0)).float()
+    level = torch.where(half >= 0, middle + half * mean.float(), 0.0)
+    return SequenceStatistics(normal, level, torch.where(varies, half * deviation.float(), 0.0))
+
+
+class Normalize(Standardize):
+    """Fills missing values, and normalises as `InputSpec.normalize` says.
+
+    Args:
+        features: Number of features.
+        missing: The policy for missing values; see `InputSpec.missing`. By its own sequence, a missing value becomes
+            0, the mean of the sequence, under every policy.
+        normalize: `training`, `sequence`, `both` (twice the features) or `none`.
+    """
+
+    def __init__(self, features: int, missing: str = "refuse", normalize: str = "training") -> None:
+        super().__init__(features, missing)
+        self.normalize = normalize
+        both = features if normalize == "both" else 0
+        self.out_features += both
+
+    def fit(self, sequences: list[Tensor], *, normalize: bool | None = None) -> None:
+        """See `Standardize.fit`; without `normalize`, the spec decides."""
+        super().fit(sequences, normalize=self.normalize in ("training", "both") if normalize is None else normalize)
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, out_features]`, zeros at padding."""
+        if self.normalize in ("training", "none"):
+            return super().forward(values, mask)
+        normal = by_sequence(values, mask).normal
+        if self.normalize == "both":
+            return torch.cat([super().forward(values, mask), normal], dim=2)
+        if self.missing == "indicator":
+            absent = values.isnan().to(values.dtype)
+            return torch.cat([normal, masked(absent, mask)], dim=2)
+        return normal
+
+
+class SequenceFeatures(nn.Module):
+    """Numbers of a whole sequence for the head: its length, and the level and scale of each feature.
+
+    They are compressed, because lengths and scales differ by orders of magnitude, and then standardised over the
+    training split. The compression uses roots and not logarithms: every kernel rounds a square root in the same way.
+
+    Args:
+        kinds: `length`, `level`, `scale`; see `ModelSpec.sequence_features`.
+        features: Number of features of a step; 0 for tokens, which have a length only.
+    """
+
+    mean: Tensor
+    std: Tensor
+    level_mean: Tensor
+    level_std: Tensor
+
+    def __init__(self, kinds: tuple[str, ...], features: int) -> None:
+        super().__init__()
+        self.kinds = kinds
+        self.out_features = sum(1 if kind == "length" else features for kind in kinds)
+        self.register_buffer("mean", torch.zeros(self.out_features))
+        self.register_buffer("std", torch.ones(self.out_features))
+        self.register_buffer("level_mean", torch.zeros(features))
+        self.register_buffer("level_std", torch.ones(features))
+
+    def fit(self, sequences: list[Tensor]) -> None:
+        """Computes the statistics over the training split, each sequence `[length, features]` or `[length]`."""
+        if self.level_mean.numel():
+            everything = Standardize(self.level_mean.numel())
+            everything.fit(sequences, normalize=True)
+            self.level_mean.copy_(everything.mean)
+            self.level_std.copy_(everything.std)
+        rows = [self.compressed(steps[None], torch.tensor([len(steps)])) for steps in sequences]
+        table = torch.cat(rows).double()  # (sequences, out_features)
+        std = table.std(dim=0, unbiased=False)
+        self.mean.copy_(table.mean(dim=0))
+        self.std.copy_(torch.where(std > CONSTANT, std, 1.0))
+
+    def compressed(self, steps: Tensor, lengths: Tensor) -> Tensor:
+        """`[rows, out_features]` before standardisation."""
+        parts = []
+        if "length" in self.kinds:
+            parts.append(lengths.to(torch.float32).sqrt().sqrt().unsqueeze(1))
+        if "level" in self.kinds or "scale" in self.kinds:
+            statistics = by_sequence(steps, step_mask(lengths, steps.shape[1]))
+            if "level" in self.kinds:
+                away = ((statistics.level - self.level_mean) / self.level_std).squeeze(1)
+                root = (1 + away.abs()).sqrt().sqrt().sqrt()
+                parts.append(away / (1 + away.abs()) * root)  # like `away` near 0, like its eighth root far away
+            if "scale" in self.kinds:
+                relative = (statistics.scale / self.level_std).squeeze(1)
+                parts.append(relative.sqrt().sqrt().sqrt().sqrt())
+        return torch.cat(parts, dim=1)
+
+    def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
+        """`[rows, out_features]` of padded `steps`."""
+        return (self.compressed(steps, lengths) - self.mean) / self.std

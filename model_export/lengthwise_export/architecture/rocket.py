@@ -1,0 +1,215 @@
+"""A rocket model: shares of steps at which fixed kernels are above a bias, and a linear head.
+
+```
+values -> standardize -> grid -> kernels at each dilation -> share of steps above each bias -> linear head
+```
+`rocket_kernels` describes the method and its source. The values are rounded to a grid that makes every sum of a kernel
+exact: a float32 sum of numbers on one grid is exact as long as it stays below 2**24 steps of the grid. So the sums, the
+comparisons and the counts have the same bits alone and in every batch, in any order of addition, and on every machine
+that follows IEEE 754. The grid depends only on the largest value of the sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lengthwise_export.architecture import layers, rocket_kernels
+from lengthwise_export.architecture.model import ClassifierOutput
+from lengthwise_export.architecture.normalization import Normalize
+from lengthwise_export.architecture.rocket_kernels import HALF_SPAN, KERNELS, DilatedKernels
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.errors import CheckpointError
+from lengthwise_export.masks import step_mask
+
+_MANTISSA_BITS: Final = 24
+_SMALLEST_POWER, _LARGEST_POWER = -60, 60
+_LONGEST: Final = 2**24
+
+BYTES_PER_BIAS: Final = 5 * KERNELS
+"""Memory of the comparisons for each padded step and bias of a kernel: a bool and a float32 for each of 84."""
+_UNTRAINED_LENGTH, _UNTRAINED_SEQUENCES = 100, 8
+
+
+class Grid(nn.Module):
+    """Rounds each sequence to a grid of its own, on which sums of a kernel are exact.
+
+    The distance of the grid is a power of two: `2**-bits` of the smallest power of two that is not below the largest
+    absolute value of the sequence. Values below 2**-80 become zero.
+
+    Args:
+        features: Number of features; the more a kernel may read, the coarser is the grid.
+    """
+
+    powers: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        # the absolute weights of a kernel have the sum 12
+        most = (6 * 1 + 3 * 2) * min(features, rocket_kernels.MAX_CHANNELS)
+        self.bits = _MANTISSA_BITS - math.ceil(math.log2(most))
+        exponents = torch.arange(_SMALLEST_POWER, _LARGEST_POWER + 1, dtype=torch.float32)
+        self.register_buffer("powers", torch.exp2(exponents), persistent=False)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """`[rows, width, features]`, zeros at padding, before and after."""
+        largest = steps.abs().amax(dim=(1, 2), keepdim=True)  # (rows, 1, 1)
+        power = torch.where(self.powers >= largest, self.powers, 2.0**_LARGEST_POWER).amin(dim=2, keepdim=True)
+        distance = power * 2.0**-self.bits
+        return torch.round(steps / distance) * distance
+
+
+class KernelsAtDilation(nn.Module):
+    """The shares of steps at which the 84 kernels at one dilation are above their biases.
+
+    Args:
+        kernels: The kernels.
+    """
+
+    weights: Tensor
+    biases: Tensor
+    inside: Tensor
+
+    def __init__(self, kernels: DilatedKernels) -> None:
+        super().__init__()
+        self.dilation = kernels.dilation
+        self.register_buffer("distance", torch.tensor(kernels.dilation))
+        self.register_buffer("reads", torch.from_numpy(kernels.reads))
+        self.register_buffer("biases", torch.from_numpy(kernels.biases)[:, :, None])
+        self.register_buffer("inside", torch.from_numpy(kernels.inside)[:, None])
+        weights = kernels.reads[:, :, None] * rocket_kernels.kernel_weights()[:, None, :]
+        self.register_buffer("weights", torch.from_numpy(weights), persistent=False)
+
+    def forward(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, 84 * biases]` of `steps [rows, features, width]`, zeros at padding, and `lengths [rows]`."""
+        around = HALF_SPAN * self.dilation
+        results = functional.conv1d(steps, self.weights, padding=around, dilation=self.dilation)  # (rows, 84, width)
+        ends = lengths.view(-1, 1, 1)
+        is_short = ends <= 2 * around
+        places = torch.arange(steps.shape[2], device=steps.device)
+        has_all_steps = (places >= around) & (places < ends - around)  # (rows, 1, width)
+        counted = mask.unsqueeze(1) & (~self.inside | is_short | has_all_steps)  # (rows, 84, width)
+        results = torch.where(counted, results, layers.LOWEST)
+        above = (results.unsqueeze(2) > self.biases).to(torch.float32).sum(dim=3)  # (rows, 84, biases)
+        steps_counted = torch.where(self.inside & ~is_short, ends - 2 * around, ends)  # (rows, 84, 1)
+        return (above / steps_counted.to(torch.float32)).flatten(1)
+
+
+class RocketClassifier(nn.Module):
+    """A linear classifier of rocket features.
+
+    Args:
+        spec: The spec; `spec.model.kind` is `rocket`.
+        kernels: The kernels at each dilation.
+    """
+
+    def __init__(self, spec: Spec, kernels: Sequence[DilatedKernels]) -> None:
+        super().__init__()
+        self.first = first_layer(spec)
+        self.grid = Grid(self.first.out_features)
+        self.dilations = nn.ModuleList(KernelsAtDilation(each) for each in kernels)
+        self.head = nn.Linear(sum(each.biases.size for each in kernels), len(spec.output.labels))
+
+    @property
+    def kernels_at_dilations(self) -> list[KernelsAtDilation]:
+        """The kernels at each dilation."""
+        return [cast("KernelsAtDilation", each) for each in self.dilations]
+
+    def prepared(self, values: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, channels]`: standardised values on the grid, zeros at padding."""
+        return cast("Tensor", self.grid(self.first(values, mask)))
+
+    def features(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """`[rows, features]`: the shares that the head reads. See `forward`."""
+        mask = step_mask(lengths, values.shape[1])  # (rows, width)
+        steps = self.prepared(values, mask).transpose(1, 2)  # (rows, channels, width)
+        return torch.cat([kernels(steps, lengths, mask) for kernels in self.kernels_at_dilations], dim=1)
+
+    def forward(self, values: Tensor, lengths: Tensor) -> ClassifierOutput:
+        """Classifies a padded batch.
+
+        Args:
+            values: `[rows, width, features]` float32 with NaN for missing values.
+            lengths: `[rows]`, each 1 to width.
+        """
+        # In float64: a sum of thousands of float32 products depends in its last digits on its order
+        features, head = self.features(values, lengths).double(), self.head
+        return ClassifierOutput(functional.linear(features, head.weight.double(), head.bias.double()).float())
+
+
+def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
+    """A model with the kernels of a checkpoint; its other weights are not loaded.
+
+    Raises:
+        CheckpointError: There are no kernels, or they are not those of a rocket model.
+    """
+    fitted: list[DilatedKernels] = []
+    while (prefix := f"dilations.{len(fitted)}.") + "distance" in tensors:
+        try:
+            kernels = DilatedKernels(
+                dilation=int(tensors[prefix + "distance"]),
+                reads=tensors[prefix + "reads"].numpy(),
+                biases=tensors[prefix + "biases"][:, :, 0].numpy(),
+                inside=tensors[prefix + "inside"][:, 0].numpy(),
+            )
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint's kernels are damaged at {prefix}: {error}") from error
+        fitted.append(_checked(kernels, prefix))
+    if not fitted:
+        raise CheckpointError("the checkpoint has no kernels: it is not that of a rocket model")
+    features = first_layer(spec).out_features
+    if any(kernels.reads.shape != (KERNELS, features) for kernels in fitted):
+        raise CheckpointError(f"the checkpoint's kernels do not read {features} features, as the spec says")
+    return RocketClassifier(spec, fitted)
+
+
+def _checked(kernels: DilatedKernels, prefix: str) -> DilatedKernels:
+    """The same kernels, if they have the form that a training writes."""
+    rows = {kernels.reads.shape[0], kernels.biases.shape[0], kernels.inside.shape[0]}
+    types = [str(array.dtype) for array in (kernels.reads, kernels.biases, kernels.inside)]
+    if rows != {KERNELS} or types != ["bool", "float32", "bool"] or not 0 < kernels.dilation < _LONGEST:
+        raise CheckpointError(f"the checkpoint's kernels are damaged at {prefix}")
+    return kernels
+
+
+def untrained(spec: Spec) -> RocketClassifier:
+    """A model whose kernels were fitted to random sequences, and whose head is random."""
+    random = np.random.default_rng(0)
+    first = first_layer(spec)
+    shape = (min(spec.input.max_length, _UNTRAINED_LENGTH), first.out_features)
+    sequences = [random.normal(size=shape).astype(np.float32) for _ in range(_UNTRAINED_SEQUENCES)]
+    return fitted_to(spec, first, sequences, seed=0)
+
+
+def fitted_to(spec: Spec, first: Normalize, sequences: Sequence[NDArray[np.float32]], *, seed: int) -> RocketClassifier:
+    """A model with kernels for these sequences, and an untrained head.
+
+    Args:
+        spec: The spec.
+        first: The first layer, fitted.
+        sequences: The training sequences behind the first layer, each `[length, features]`.
+        seed: Seed of the random choices.
+    """
+    grid = Grid(first.out_features)
+    on_grid = [grid(torch.from_numpy(steps)[None])[0].numpy() for steps in sequences]
+    kernels = rocket_kernels.fit(
+        on_grid,
+        spec.model.kernels // KERNELS,
+        reference_length=max(map(len, sequences)),
+        seed=seed,
+    )
+    model = RocketClassifier(spec, kernels)
+    model.first = first
+    return model
+
+
+def first_layer(spec: Spec) -> Normalize:
+    """The layer that fills missing values and standardises."""
+    return Normalize(cast("int", spec.input.features), spec.input.missing, spec.concrete().input.normalize)

@@ -1,0 +1,165 @@
+"""The kernels of a rocket model: 84 fixed kernels with dilations, channels and biases, for sequences of any length.
+
+The method is MiniRocket: A. Dempster, D. F. Schmidt, G. I. Webb, "MiniRocket: A Very Fast (Almost) Deterministic
+Transform for Time Series Classification", KDD 2021, https://arxiv.org/abs/2012.08791. A kernel has nine weights, six
+of them -1 and three of them 2, so there are 84. Each is applied at several dilations. A feature is the share of the
+steps at which the result of a kernel is above a bias ("proportion of positive values"). Half of the kernels read zeros
+before the first step and after the last one, as if the sequence went on there; the others are applied only where all
+nine weights have a step.
+
+What this module decides for sequences of different lengths:
+
+- The dilations come from one length of the training sequences (`reference_length`), and stay the same for every
+  sequence. Nothing depends on the width of a batch.
+- A bias is a quantile of the results of its kernel on one training sequence, over the steps of that sequence.
+- A kernel that is to be applied only inside the sequence is applied as if zeros surrounded it, if the sequence is too
+  short for its span (`8 * dilation + 1` steps). So a sequence of one step has all features too.
+- Several features: a kernel at a dilation reads the sum of one to nine features that are drawn at random, as the
+  authors' extension to several features does. The number of them is drawn so that small numbers are more frequent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Sequences = Sequence[NDArray[np.float32]]
+"""Sequences `[length, features]`."""
+
+TAPS: Final = 9
+"""Weights of a kernel."""
+HIGH_TAPS: Final = np.array(list(combinations(range(TAPS), 3)))
+"""`[84, 3]`: the places of the three weights of 2; the other weights are -1."""
+KERNELS: Final = len(HIGH_TAPS)
+MAX_DILATIONS: Final = 32
+"""The most dilations, as in the paper."""
+MAX_CHANNELS: Final = 9
+"""The most features that a kernel reads."""
+HALF_SPAN: Final = TAPS // 2
+"""Steps before and after the middle of a kernel, at dilation 1."""
+
+_GOLDEN_RATIO: Final = (np.sqrt(5) + 1) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class DilatedKernels:
+    """The 84 kernels at one dilation.
+
+    Attributes:
+        dilation: The distance between the steps of neighbouring weights.
+        reads: `[84, features]`, whether a kernel reads a feature.
+        biases: `[84, biases]` float32.
+        inside: `[84]`, whether a kernel is applied only where all its weights have a step.
+    """
+
+    dilation: int
+    reads: NDArray[np.bool_]
+    biases: NDArray[np.float32]
+    inside: NDArray[np.bool_]
+
+
+def kernel_weights() -> NDArray[np.float32]:
+    """`[84, 9]`, the weights of the kernels."""
+    weights = np.full((KERNELS, TAPS), -1, dtype=np.float32)
+    np.put_along_axis(weights, HIGH_TAPS, 2, axis=1)
+    return weights
+
+
+def fit(sequences: Sequences, biases: int, *, reference_length: int, seed: int) -> list[DilatedKernels]:
+    """Chooses dilations, features and biases.
+
+    Args:
+        sequences: The training sequences, at least one.
+        biases: The number of biases of a kernel, over all dilations together.
+        reference_length: The longest kernel spans at most so many steps.
+        seed: Seed of the random choices.
+    """
+    random = np.random.default_rng(seed)
+    features = sequences[0].shape[1]
+    dilations, counts = spread(biases, reference_length)
+    fractions = (np.arange(1, KERNELS * biases + 1) * _GOLDEN_RATIO) % 1
+    fitted, used = [], 0
+    for place, (dilation, count) in enumerate(zip(dilations, counts, strict=True)):
+        reads = _draw_features(random, features)
+        quantiles = np.empty((KERNELS, count), dtype=np.float32)
+        for kernel in range(KERNELS):
+            sequence = sequences[int(random.integers(len(sequences)))]
+            results = convolve(sequence[:, reads[kernel]], kernel, dilation)
+            quantiles[kernel] = np.quantile(results, fractions[used : used + count])
+            used += count
+        inside = (np.arange(KERNELS) + place) % 2 == 1
+        fitted.append(DilatedKernels(dilation, reads, quantiles, inside))
+    return fitted
+
+
+def spread(biases: int, reference_length: int) -> tuple[list[int], list[int]]:
+    """The dilations, and how many of the biases each of them gets.
+
+    The exponents of the dilations are spaced evenly, up to that of the longest kernel that fits into the reference
+    length. What cannot be divided evenly goes to the smallest dilations.
+    """
+    longest = max(np.log2((max(reference_length, TAPS) - 1) / (TAPS - 1)), 0.0)
+    wanted = min(biases, MAX_DILATIONS)
+    # a dilation that is a whole number must not fall below it by rounding
+    exact = np.floor(np.exp2(np.linspace(0, longest, wanted)) + 1e-9).astype(int)
+    dilations, shares = np.unique(exact, return_counts=True)
+    counts = shares * biases // wanted
+    counts[: biases - counts.sum()] += 1
+    while counts.sum() < biases:
+        counts[: biases - counts.sum()] += 1
+    return dilations.tolist(), counts.tolist()
+
+
+def convolve(steps: NDArray[np.float32], kernel: int, dilation: int) -> NDArray[np.float32]:
+    """The results of a kernel at each step, with zeros around the sequence.
+
+    Args:
+        steps: `[length, features]`, the features that the kernel reads.
+        kernel: Which of the 84 kernels.
+        dilation: Its dilation.
+
+    Returns:
+        `[length]`.
+    """
+    total = steps.sum(axis=1, dtype=np.float32)
+    around = HALF_SPAN * dilation
+    padded = np.pad(total, around)
+    results: NDArray[np.float32] = np.zeros(len(total), dtype=np.float32)
+    for weight, start in zip(kernel_weights()[kernel], range(0, TAPS * dilation, dilation), strict=True):
+        results += weight * padded[start : start + len(total)]
+    return results
+
+
+def features_of(steps: NDArray[np.float32], kernels: Sequence[DilatedKernels]) -> NDArray[np.float32]:
+    """The features of one sequence, `[features of the model]`, computed step by step with NumPy.
+
+    This is what the torch module and the graph must compute too. It is slow, and used to test them.
+
+    Args:
+        steps: `[length, features]`, on the grid of the model (`rocket.on_grid`).
+        kernels: The kernels.
+    """
+    shares = []
+    for at_dilation in kernels:
+        around = HALF_SPAN * at_dilation.dilation
+        for kernel in range(KERNELS):
+            results = convolve(steps[:, at_dilation.reads[kernel]], kernel, at_dilation.dilation)
+            if at_dilation.inside[kernel] and len(results) > 2 * around:
+                results = results[around : len(results) - around]
+            above = (results[None, :] > at_dilation.biases[kernel][:, None]).sum(axis=1)
+            shares.append(above.astype(np.float32) / np.float32(len(results)))
+    return np.concatenate(shares)
+
+
+def _draw_features(random: np.random.Generator, features: int) -> NDArray[np.bool_]:
+    """`[84, features]`: for each kernel the features that it reads, at most `MAX_CHANNELS`."""
+    reads = np.zeros((KERNELS, features), dtype=np.bool_)
+    most = np.log2(min(features, MAX_CHANNELS) + 1)
+    for row in reads:
+        row[random.choice(features, int(2 ** random.uniform(0, most)), replace=False)] = True
+    return reads

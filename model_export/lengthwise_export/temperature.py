@@ -1,0 +1,63 @@
+"""Calibrates probabilities: one number, the temperature, by which all logits are divided.
+
+C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
+https://arxiv.org/abs/1706.04599. The temperature is the one with the smallest log loss on answers that were not trained
+on. It changes no label.
+
+Where all these answers are right, the loss falls without end as the temperature falls, so a model would claim to be
+certain. So the targets are a little uncertain: an error is expected once in `answers + 2` answers, as Laplace's rule of
+succession says after answers without one. J. Platt's targets for his sigmoids (1999) have the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOWEST: Final = 1e-3
+"""The lowest temperature."""
+HIGHEST: Final = 1e3
+"""The highest temperature."""
+
+
+def fit(logits: NDArray[np.floating], targets: NDArray[np.generic], *, multi_label: bool) -> float:
+    """The temperature for answers that were not trained on.
+
+    Args:
+        logits: `[answers, classes]`.
+        targets: `[answers]`, the index of each right class; for a multi-label model `[answers, classes]`, 0 or 1.
+        multi_label: Whether each class is assigned on its own.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    chance = 1 / (len(values) + 2)
+    if multi_label:
+        wanted = np.where(targets.astype(bool), 1 - chance, chance)
+    else:
+        wanted = np.full(values.shape, chance / max(values.shape[1] - 1, 1))
+        wanted[np.arange(len(values)), targets.astype(np.int64)] = 1 - chance
+
+    def loss(exponent: float) -> float:
+        scaled = values / np.exp(exponent)
+        if multi_label:
+            return float((np.logaddexp(0, scaled) - wanted * scaled).sum())
+        return float((np.logaddexp.reduce(scaled, axis=1) - (wanted * scaled).sum(axis=1)).sum())
+
+    return float(np.exp(_minimum(loss, float(np.log(LOWEST)), float(np.log(HIGHEST)))))
+
+
+def _minimum(loss: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function with one minimum has it: a coarse grid, then golden section."""
+    grid = np.linspace(low, high, 57)
+    place = int(np.argmin([loss(float(each)) for each in grid]))
+    low, high = float(grid[max(place - 1, 0)]), float(grid[min(place + 1, len(grid) - 1)])
+    part = (np.sqrt(5) - 1) / 2
+    for _ in range(40):
+        first, second = high - part * (high - low), low + part * (high - low)
+        if loss(first) <= loss(second):
+            high = second
+        else:
+            low = first
+    return (low + high) / 2

@@ -1,0 +1,213 @@
+"""Trains a rocket model: kernels for the training sequences, and a ridge regression on their features.
+
+```
+records -> examples -> kernels -> features of each example -> ridge -> temperature -> weights
+```
+There are no epochs, and no validation split: the ridge regression says what it would answer to each sequence without
+having seen it, and the temperature and the accuracy to expect come from these answers. (The kernels and the scale of
+the features are those of all sequences; they know no labels.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lengthwise.decoding.dataset import Record
+from lengthwise.errors import ConfigurationError
+from lengthwise_export import temperature
+from lengthwise_export.architecture import checkpoint, rocket, trained
+from lengthwise_export.architecture.rocket import RocketClassifier
+from lengthwise_export.architecture.rocket_kernels import KERNELS
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
+from lengthwise_export.training import objective, ridge
+from lengthwise_export.training.batches import Example, collate, examples
+from lengthwise_export.training.objective import EvaluationScores
+from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training_profile import profile_of
+
+APPLICABLE: Final = frozenset({"seed", "class_weights", "calibration"})
+"""The training options that a rocket model has; the others are for gradient descent."""
+
+_BATCH_BYTES: Final = 64 * 2**20
+_LARGEST_MATRIX_BYTES: Final = 4 * 2**30
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RocketResult:
+    """The result of a training.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        penalty: The penalty of the ridge regression.
+        temperature: The number by which the logits were divided; None if they were not calibrated.
+        seconds: How long the training took.
+        training: Scores on the training sequences.
+        left_out: Scores of the answers to each sequence without having trained on it.
+        test: Scores on the test sequences; None without any.
+    """
+
+    model: RocketClassifier
+    penalty: float
+    temperature: float | None
+    seconds: float
+    training: EvaluationScores
+    left_out: EvaluationScores
+    test: EvaluationScores | None
+
+
+def train(
+    spec: Spec,
+    records: Sequence[Record],
+    options: TrainingOptions,
+    directory: Path,
+    *,
+    test: Sequence[Example] = (),
+    on_examples: Callable[[int, int], None] = lambda _done, _all: None,
+) -> RocketResult:
+    """Trains a model of the spec, and writes `model.safetensors`.
+
+    Args:
+        spec: The spec; `spec.model.kind` is `rocket`.
+        records: Labelled sequences.
+        options: The training options; those in `APPLICABLE` count.
+        directory: An existing folder for the weights.
+        test: Examples to score at the end.
+        on_examples: Called with the number of examples whose features are known, and the number of all.
+
+    Raises:
+        ConfigurationError: A record does not fit the spec, there are too few, or too many for the memory.
+    """
+    for name in (WEIGHTS_FILE, STATE_FILE):  # the results of an earlier run
+        (directory / name).unlink(missing_ok=True)
+    result = fit(spec, records, options, test=test, on_examples=on_examples)
+    accuracy = {"training": result.training.accuracy, "validation": result.left_out.accuracy}
+    answers = {"training": result.training.answers, "validation": result.left_out.answers}
+    profile = profile_of(records, spec.output.labels)
+    state = trained.record_of(spec, accuracy, answers, temperature=result.temperature, profile=profile)
+    state["seed"] = options.seed
+    checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state)
+    return result
+
+
+def fit(
+    spec: Spec,
+    records: Sequence[Record],
+    options: TrainingOptions,
+    *,
+    test: Sequence[Example] = (),
+    on_examples: Callable[[int, int], None] = lambda _done, _all: None,
+) -> RocketResult:
+    """Trains a model of the spec, and writes nothing; see `train`."""
+    begun = time.perf_counter()
+    members = examples(records, spec)
+    multi_label = spec.output.task == "multi-label"
+    _check(members, spec, options)
+    torch.manual_seed(options.seed)
+    sequences = [example.steps for example in members]
+    first = rocket.first_layer(spec)
+    first.fit(sequences)
+    with torch.no_grad():
+        behind = [first(steps[None], torch.ones(1, len(steps), dtype=torch.bool))[0].numpy() for steps in sequences]
+    model = rocket.fitted_to(spec, first, behind, seed=options.seed).eval()
+    found = features_of(model, members, on_examples)
+    targets = _targets(members, len(spec.output.labels))
+    fitted = ridge.fit(found, 2 * targets - 1, _importance(targets) if options.class_weights else None)
+    wanted = targets if multi_label else targets.argmax(axis=1)
+    scale = temperature.fit(fitted.left_out, wanted, multi_label=multi_label) if options.calibration else None
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(fitted.weights.T / (scale or 1)))
+        model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
+    left_out = (fitted.left_out / (scale or 1)).astype(np.float32)
+    return RocketResult(
+        model=model,
+        penalty=fitted.penalty,
+        temperature=scale,
+        seconds=time.perf_counter() - begun,
+        training=_scores(_logits(model, found), members, spec),
+        left_out=_scores(left_out, members, spec),
+        test=evaluate(model, test, spec) if test else None,
+    )
+
+
+def evaluate(model: RocketClassifier, members: Sequence[Example], spec: Spec) -> EvaluationScores:
+    """Computes the scores of a model on examples."""
+    return _scores(_logits(model, features_of(model, members)), members, spec)
+
+
+def features_of(
+    model: RocketClassifier,
+    members: Sequence[Example],
+    on_examples: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Features:
+    """`[examples, features]`, what the head of a model reads, in batches of similar lengths."""
+    features = np.empty((len(members), model.head.in_features), dtype=np.float32)
+    most_biases = max(kernels.biases.shape[1] for kernels in model.kernels_at_dilations)
+    order = sorted(range(len(members)), key=lambda index: len(members[index].steps))
+    done = 0
+    while done < len(order):
+        rows = _BATCH_BYTES // (len(members[order[done]].steps) * rocket.BYTES_PER_BIAS * most_biases)
+        chosen = order[done : done + max(min(rows, 64), 1)]
+        batch = collate([members[index] for index in chosen])
+        with torch.no_grad():
+            features[chosen] = model.features(batch.steps, batch.lengths).numpy()
+        done += len(chosen)
+        on_examples(done, len(order))
+    return features
+
+
+def _check(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> None:
+    """Checks that the examples can be trained on.
+
+    Raises:
+        ConfigurationError: There are too few or too many, or the options contradict the spec.
+    """
+    if len(members) < 2:
+        raise ConfigurationError(f"{len(members)} records are too few to train on")
+    if options.class_weights and spec.output.task == "multi-label":
+        raise ConfigurationError("--class-weights has no meaning for a multi-label model with kind = 'rocket'")
+    size = len(members) * spec.model.kernels * 8
+    if size > _LARGEST_MATRIX_BYTES:
+        fewer = _LARGEST_MATRIX_BYTES // (len(members) * 8)
+        instead = f"set model.kernels = {fewer} or fewer" if fewer >= KERNELS else "train on fewer records"
+        raise ConfigurationError(
+            f"{len(members)} sequences with {spec.model.kernels} kernels need {size / 2**30:.0f} GiB for the ridge "
+            f"regression: {instead}, or use kind = 'layers'"
+        )
+
+
+def _targets(members: Sequence[Example], classes: int) -> NDArray[np.float64]:
+    """`[examples, classes]`, 0 or 1."""
+    targets = np.zeros((len(members), classes))
+    for row, example in zip(targets, members, strict=True):
+        if example.target.ndim:
+            row[:] = example.target.numpy()
+        else:
+            row[int(example.target)] = 1
+    return targets
+
+
+def _importance(targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[examples]`: all classes count the same, whatever the number of their examples."""
+    return np.asarray(targets @ (1 / np.maximum(targets.sum(axis=0), 1)))
+
+
+def _logits(model: RocketClassifier, features: Features) -> Features:
+    with torch.no_grad():
+        logits: Features = model.head(torch.from_numpy(features)).numpy()
+    return logits
+
+
+def _scores(logits: Features, members: Sequence[Example], spec: Spec) -> EvaluationScores:
+    answers = [(torch.from_numpy(row), example.target) for row, example in zip(logits, members, strict=True)]
+    return objective.scores(answers, len(spec.output.labels), spec.output.task)

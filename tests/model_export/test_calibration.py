@@ -1,0 +1,102 @@
+"""Probabilities of trained layers fit the answers on the validation split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from lengthwise.decoding.dataset import Record
+from lengthwise_export.architecture import checkpoint, trained
+from lengthwise_export.candidate import from_spec
+from lengthwise_export.cli import main
+from lengthwise_export.training import train as training
+from lengthwise_export.training.options import TrainingOptions
+from tests.support.specs import separable, spec
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def noisy(count: int) -> list[Record]:
+    """Records of which every fifth has the other label, so that no model is right to be certain."""
+    return [
+        Record(each.id, each.steps, "ba"["ab".index(str(each.label))] if index % 5 == 0 else each.label, each.place)
+        for index, each in enumerate(separable(count))
+    ]
+
+
+def run(tmp_path: Path, records: list[Record], task: str = "single-label", **more: object) -> training.TrainingResult:
+    options = TrainingOptions(**{"epochs": 12, "learning_rate": 0.02, "validation": 0.4, "patience": 12} | more)  # type: ignore[arg-type]
+    return training.train(spec(task=task), records, options, tmp_path)
+
+
+def test_the_temperature_divides_the_head_and_changes_no_label(tmp_path: Path) -> None:
+    calibrated, plain = run(tmp_path, noisy(80)), run(tmp_path, noisy(80), calibration=False)
+    assert plain.temperature is None
+    assert calibrated.temperature is not None
+    assert torch.allclose(calibrated.model.head.weight * calibrated.temperature, plain.model.head.weight)
+    assert calibrated.validation is not None
+    assert plain.validation is not None
+    assert calibrated.validation.loss < plain.validation.loss
+    assert calibrated.validation.confusion == plain.validation.confusion
+
+
+def test_checkpoint_and_manifest_state_the_temperature(tmp_path: Path) -> None:
+    result = run(tmp_path, noisy(40))
+    path = tmp_path / trained.WEIGHTS_FILE
+    record = trained.read_record(path)
+    assert record.temperature == result.temperature
+    assert record.spec is not None
+    source = from_spec(record.spec, path)
+    assert source.manifest.made["temperature"] == result.temperature
+
+
+def test_without_validation_nothing_is_calibrated(tmp_path: Path) -> None:
+    result = run(tmp_path, noisy(40), validation=0.0)
+    assert result.temperature is None
+    path = tmp_path / trained.WEIGHTS_FILE
+    record = trained.read_record(path)
+    assert record.temperature is None
+    assert record.spec is not None
+    assert "temperature" not in from_spec(record.spec, path).manifest.made
+
+
+@pytest.mark.parametrize("task", ["multi-label", "per-step"])
+def test_every_task_is_calibrated(task: str, tmp_path: Path) -> None:
+    records = [
+        Record(each.id, each.steps, (str(each.label),) * (1 if task == "multi-label" else len(each.steps)), each.place)
+        for each in noisy(60)
+    ]
+    calibrated, plain = run(tmp_path, records, task), run(tmp_path, records, task, calibration=False)
+    assert calibrated.validation is not None
+    assert plain.validation is not None
+    assert calibrated.validation.loss < plain.validation.loss
+
+
+def test_the_option_turns_it_off(tmp_path: Path) -> None:
+    data, described = tmp_path / "train.jsonl", tmp_path / "small.toml"
+    described.write_text('[input]\nfeatures = 3\n[model]\nhidden = 4\n[output]\nlabels = ["a", "b"]\n')
+    lines = [json.dumps({"steps": each.steps.tolist(), "label": each.label}) for each in separable(20)]
+    data.write_text("\n".join(lines))
+    for words, is_number in (([], True), (["--no-calibration"], False)):
+        out = str(tmp_path / f"run{len(words)}")
+        ended = CliRunner().invoke(
+            main, ["train", str(described), str(data), "--epochs", "1", "--out", out, "--json", *words]
+        )
+        assert ended.exit_code == 0, ended.output
+        assert isinstance(json.loads(ended.stdout)["temperature"], float) == is_number
+
+
+def test_an_older_checkpoint_has_no_temperature(tmp_path: Path) -> None:
+    run(tmp_path, separable(20), epochs=1)
+    path = tmp_path / trained.WEIGHTS_FILE
+    tensors, state = checkpoint.read(path)
+    for value in ("x", True, float("nan"), 0, -1.0, None):
+        checkpoint.write(path, tensors, state | {"temperature": value})
+        assert trained.read_record(path).temperature is None

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures, by_sequence
+
+NAN = float("nan")
+
+
+def alone(values: list[float]) -> Tensor:
+    """One sequence of one feature by itself, normalised by itself: its values."""
+    steps = torch.tensor([[[value] for value in values]])
+    return by_sequence(steps, torch.ones(1, len(values), dtype=torch.bool)).normal[0, :, 0]
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1.0, 1e3, 1e30])
+def test_a_sequence_has_mean_0_and_deviation_1_whatever_its_scale(scale: float) -> None:
+    steps = np.random.default_rng(0).standard_normal(50) * scale
+    normal = alone(steps.tolist()).double()
+    torch.testing.assert_close(normal, torch.from_numpy((steps - steps.mean()) / steps.std()), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("values", [[3.7], [0.1] * 7, [-1e30] * 3, [0.0, 0.0], [100.1, 100.10001], [3.4e38] * 4])
+def test_one_step_and_a_constant_sequence_become_exactly_zero(values: list[float]) -> None:
+    assert alone(values).tolist() == [0.0] * len(values)
+
+
+def test_the_largest_numbers_do_not_overflow() -> None:
+    assert alone([3.4e38, -3.4e38]).tolist() == [1.0, -1.0]
+
+
+def test_a_missing_value_becomes_the_mean_of_its_sequence_and_counts_in_no_statistic() -> None:
+    assert alone([1.0, NAN, 3.0, NAN]).tolist() == [-1.0, 0.0, 1.0, 0.0]
+    assert alone([NAN, NAN]).tolist() == [0.0, 0.0]
+    assert alone([NAN, 5.0]).tolist() == [0.0, 0.0]
+
+
+def test_padding_counts_in_no_statistic() -> None:
+    steps = torch.tensor([[[1.0], [3.0], [1e30], [NAN]]])
+    found = by_sequence(steps, torch.tensor([[True, True, False, False]]))
+    assert found.normal[0, :, 0].tolist() == [-1.0, 1.0, 0.0, 0.0]
+    assert (found.level.item(), found.scale.item()) == (2.0, 1.0)
+
+
+def test_both_has_the_values_by_the_training_split_and_by_the_sequence() -> None:
+    layer = Normalize(1, normalize="both")
+    layer.fit([torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [6.0]])])
+    out = layer(torch.tensor([[[4.0], [6.0]]]), torch.tensor([[True, True]]))
+    assert out.shape == (1, 2, layer.out_features)
+    torch.testing.assert_close(out[0, :, 0] * 5**0.5, torch.tensor([1.0, 3.0]))
+    assert out[0, :, 1].tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("normalize", ["training", "sequence", "both", "none"])
+@pytest.mark.parametrize("missing", ["zero", "mean", "indicator"])
+def test_every_choice_gives_the_features_that_it_says_without_nan(normalize: str, missing: str) -> None:
+    layer = Normalize(2, missing, normalize)
+    layer.fit([torch.randn(5, 2)])
+    steps = torch.tensor([[[1.0, NAN], [2.0, NAN], [NAN, NAN]]])
+    out = layer(steps, torch.tensor([[True, True, False]]))
+    assert out.shape == (1, 3, layer.out_features)
+    assert out.isfinite().all()
+    assert not out[0, 2].any()
+
+
+def test_features_of_a_sequence_tell_scales_apart_that_differ_by_orders_of_magnitude() -> None:
+    layer = SequenceFeatures(("length", "level", "scale"), 1)
+    random = np.random.default_rng(0)
+    sequences = [
+        torch.from_numpy((random.standard_normal((20, 1)) * 10.0**power).astype(np.float32)) for power in range(-6, 7)
+    ]
+    layer.fit(sequences)
+    rows = torch.cat([layer(steps[None], torch.tensor([20])) for steps in sequences])
+    assert rows.shape == (13, layer.out_features)
+    scales = rows[:, 2]
+    assert (scales.diff() > 0.01).all()
+    assert rows.abs().max() < 5
+
+
+def test_features_of_a_sequence_do_not_see_padding() -> None:
+    layer = SequenceFeatures(("length", "level", "scale"), 2)
+    layer.fit([torch.randn(4, 2), torch.randn(9, 2)])
+    steps = torch.randn(1, 4, 2)
+    padded = torch.cat([steps, torch.full((1, 4, 2), 1e30)], dim=1)
+    torch.testing.assert_close(layer(padded, torch.tensor([4])), layer(steps, torch.tensor([4])))

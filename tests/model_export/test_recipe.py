@@ -1,0 +1,191 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lengthwise.decoding.dataset import Record
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.toml_text import as_toml
+from lengthwise_export.training import recipe
+from lengthwise_export.training.options import RecipeOptions, TrainingOptions
+from lengthwise_export.training.run import Epoch, TrainingProgress, learning_rate
+from tests.support.specs import separable
+
+LAYERS = {"epochs": 3}
+"""An option of gradient descent, which asks for layers."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def waves(count: int, *, scales: bool = False, length: int = 30, classes: int = 2) -> list[Record]:
+    """Records whose label is their frequency; with `scales`, each is larger or smaller by orders of magnitude."""
+    random = np.random.default_rng(0)
+    records = []
+    for index in range(count):
+        steps = np.arange(int(random.integers(length // 2, length)))[:, None]
+        label = index % classes
+        values = np.sin(steps * (0.4 + 0.7 * label) + random.uniform(0, 6)) + 0.1 * random.standard_normal(steps.shape)
+        if scales:
+            values = values * 10.0 ** random.uniform(-4, 4)
+        records.append(Record(str(index), values.astype(np.float32), "abcd"[label], f"made:{index}"))
+    return records
+
+
+def spec(model: str = "", step: str = "features = 1", labels: str = "['a', 'b']", task: str = "single-label") -> Spec:
+    return Spec.from_toml(f"[input]\n{step}\n[model]\n{model}\n[output]\nlabels = {labels}\ntask = '{task}'")
+
+
+def plan(made: Spec, records: list[Record], given: dict[str, Any] | None = None, **options: Any) -> recipe.Plan:
+    return recipe.plan(made, records, given or {}, RecipeOptions(**options))
+
+
+def test_sequences_of_very_different_scales_are_normalised_by_themselves() -> None:
+    found = plan(spec(), waves(60, scales=True))
+    assert found.spec.input.normalize == "sequence"
+    assert any("differ by a factor of" in reason and "probe" in reason for reason in found.reasons)
+
+
+def test_where_the_level_tells_the_classes_apart_it_is_kept() -> None:
+    assert plan(spec(step="features = 3"), separable(60)).spec.input.normalize in ("training", "both")
+
+
+def test_a_choice_of_the_user_is_kept() -> None:
+    made = spec("preset = 'conv'\nhidden = 7", step="features = 1\nnormalize = 'none'")
+    given = {"epochs": 2, "learning_rate": 0.5, "label_smoothing": 0.3}
+    found = plan(made, waves(40, scales=True), given)
+    assert found.spec.input.normalize == "none"
+    assert found.spec.model.pooling == "mean-max"
+    assert (found.options.epochs, found.options.learning_rate, found.options.label_smoothing) == (2, 0.5, 0.3)
+
+
+def test_layers_that_a_spec_gives_are_not_replaced() -> None:
+    assert plan(spec("hidden = 8"), waves(40)).spec.model.kind == "layers"
+    assert plan(spec("hidden = 8"), waves(40)).spec.model.hidden == 8
+
+
+def test_few_records_get_fixed_kernels_unless_options_ask_for_layers() -> None:
+    assert plan(spec(), waves(40)).spec.model.kind == "rocket"
+    assert plan(spec("preset = 'auto'"), waves(40)).spec.model.kind == "rocket"
+    for found in (plan(spec(), waves(40), LAYERS), plan(spec(), waves(40), ensemble=True)):
+        assert found.spec.model.kind == "layers"
+
+
+def test_short_sequences_get_recurrent_layers_and_long_ones_convolutions() -> None:
+    assert plan(spec(), waves(40), LAYERS).spec.model.rnn == "lstm"
+    assert plan(spec(), waves(40, length=200), LAYERS).spec.model.conv
+
+
+def test_missing_values_get_a_policy_only_where_everything_may_be_chosen() -> None:
+    records = waves(40)
+    records[0].steps[3, 0] = np.nan
+    assert plan(spec("preset = 'auto'"), records).spec.input.missing == "indicator"
+    with pytest.raises(ConfigurationError, match=r"a value is missing.*'zero', 'mean' or 'indicator'"):
+        plan(spec(), records)
+
+
+def test_too_few_records_to_validate_are_all_trained_on() -> None:
+    found = plan(spec("hidden = 8"), waves(40))
+    assert found.options.validation == 0
+    assert any("too few to choose an epoch by" in reason for reason in found.reasons)
+    asked = plan(spec("hidden = 8"), waves(40), {"validation": 0.2})
+    assert asked.options.validation == 0.2
+    assert any("mostly chance" in warning for warning in asked.warnings)
+    assert plan(spec("hidden = 8"), waves(500)).options.validation == 0.15
+
+
+def test_few_records_get_more_epochs_so_that_there_are_enough_steps() -> None:
+    found = plan(spec("hidden = 8"), waves(32), min_steps=100)
+    assert found.options.epochs == 50
+    assert plan(spec("hidden = 8"), waves(32), {"epochs": 3}, min_steps=100).options.epochs == 3
+
+
+def test_a_label_without_records_is_said() -> None:
+    found = plan(spec("hidden = 8", labels="['a', 'b', 'c']"), waves(40))
+    assert any("no record has the label c" in warning for warning in found.warnings)
+
+
+def test_a_label_with_one_record_is_said_if_there_is_validation() -> None:
+    records = [*waves(40), *waves(3, classes=3)[2:]]
+    found = plan(spec("hidden = 8", labels="['a', 'b', 'c']"), records, {"validation": 0.2})
+    assert any("only one record has the label c" in warning for warning in found.warnings)
+
+
+def test_rare_classes_get_a_larger_weight() -> None:
+    records = waves(60)
+    skewed = [replace(record, label="a" if index % 20 else "b") for index, record in enumerate(records)]
+    assert plan(spec("hidden = 8"), skewed).options.class_weights
+    assert not plan(spec("hidden = 8"), records).options.class_weights
+
+
+def test_a_budget_shortens_the_training_and_says_so() -> None:
+    found = plan(spec("hidden = 8"), waves(40), min_steps=10**6, budget_minutes=0.005)
+    assert 1 <= found.options.epochs < 10**5
+    assert any("--budget-minutes" in reason for reason in found.reasons)
+
+
+def test_seeds_and_ensembles_are_for_layers() -> None:
+    assert plan(spec("hidden = 8"), waves(40), seeds=3).runs == 3
+    together = plan(spec("hidden = 8"), waves(40), seeds=3, ensemble=True)
+    assert (together.runs, together.spec.model.members) == (1, 3)
+    with pytest.raises(ConfigurationError, match="kernels"):
+        plan(spec("kind = 'rocket'"), waves(40), seeds=3)
+
+
+@pytest.mark.parametrize("records", [[], waves(1)])
+def test_less_than_two_records_are_refused(records: list[Record]) -> None:
+    with pytest.raises(ConfigurationError, match="too few"):
+        plan(spec("hidden = 8"), records)
+
+
+@pytest.mark.parametrize("task", ["multi-label", "per-step"])
+def test_the_other_tasks_are_planned_too(task: str) -> None:
+    records = [
+        replace(record, label=(record.label,) if task == "multi-label" else (record.label,) * len(record.steps))
+        for record in waves(40, scales=True)
+    ]
+    found = plan(spec(task=task), records)
+    assert found.spec.model.kind == "layers"
+    assert found.spec.input.normalize != "auto"
+
+
+def test_tokens_are_planned_too() -> None:
+    records = [Record(str(index), np.arange(5) % 4, "ab"[index % 2], "made") for index in range(30)]
+    assert plan(spec(step="vocabulary = 4"), records).spec.model.rnn == "lstm"
+
+
+@pytest.mark.parametrize("length", [30, 200])
+def test_the_spec_that_is_written_reads_as_the_one_that_is_trained(length: int) -> None:
+    found = plan(spec(), waves(40, length=length), LAYERS)
+    text = as_toml(found.spec, [*found.reasons, 'a "quoted" note\nof two lines'])
+    assert Spec.from_toml(text).resolved() == found.spec.resolved()
+    assert '"auto"' not in text
+
+
+def test_names_and_labels_of_any_kind_are_written_so_that_they_can_be_read() -> None:
+    made = Spec.from_table(
+        {"input": {"features": 1, "feature_names": ['x "y" \\ z\u007f']}, "output": {"labels": ["ä\n", "\t'b'"]}}
+    )
+    assert Spec.from_toml(as_toml(made)).resolved() == made.resolved()
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    options = TrainingOptions(epochs=10, warm_up=0.2, learning_rate=1.0)
+    rates = [learning_rate(options, number, share) for number in range(10) for share in (0.0, 0.5)]
+    assert rates.index(max(rates)) in (3, 4, 5)
+    assert rates[0] < 0.1
+    assert rates[-1] < 0.05
+
+
+@pytest.mark.parametrize(("last", "said"), [(0.5, True), (0.99, False)])
+def test_a_loss_that_still_falls_at_the_end_is_noticed(last: float, said: bool) -> None:
+    progress = TrainingProgress()
+    for number in range(20):
+        progress.add(Epoch(number, 1.0, last if number >= 18 else 1.0, 0.5))
+    assert progress.still_improves(TrainingOptions(epochs=20)) is said
+    assert not progress.still_improves(TrainingOptions(epochs=40))

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from lengthwise_export.training import ridge
+
+
+def data(examples: int, features: int, targets: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(examples, features)).astype(np.float32)
+    wanted = values[:, :targets] + random.normal(size=(examples, targets))
+    return values, np.sign(wanted)
+
+
+def solved(values: np.ndarray, targets: np.ndarray, penalty: float, importance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A ridge regression by its normal equations, with an intercept that has no penalty."""
+    weight = importance / importance.mean()
+    with_one = np.column_stack([values.astype(np.float64), np.ones(len(values))])
+    penalties = penalty * np.diag([1.0] * values.shape[1] + [0.0])
+    solution = np.linalg.solve(
+        with_one.T @ (weight[:, None] * with_one) + penalties, with_one.T @ (weight[:, None] * targets)
+    )
+    return solution[:-1], solution[-1]
+
+
+@pytest.mark.parametrize("size", [(12, 30), (40, 5)], ids=["more features", "more examples"])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_the_weights_solve_the_normal_equations(size: tuple[int, int], is_weighted: bool) -> None:
+    values, targets = data(*size)
+    importance = np.random.default_rng(1).uniform(0.5, 2, size[0]) if is_weighted else np.ones(size[0])
+    fitted = ridge.fit(values, targets, importance if is_weighted else None)
+    share = importance / importance.sum()
+    spread = np.sqrt(share @ (values - share @ values) ** 2)
+    weights, intercepts = solved(values / spread, targets, fitted.penalty, importance)
+    assert np.allclose(fitted.weights, weights / spread[:, None], atol=1e-6)
+    assert np.allclose(fitted.intercepts, intercepts, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(12, 30), (40, 5)], ids=["more features", "more examples"])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_the_answers_left_out_are_those_of_fits_without_the_example(size: tuple[int, int], is_weighted: bool) -> None:
+    values, targets = data(*size)
+    importance = np.random.default_rng(1).uniform(0.5, 2, size[0]) if is_weighted else np.ones(size[0])
+    fitted = ridge.fit(values, targets, importance if is_weighted else None)
+    share = importance / importance.sum()
+    scaled = values / np.sqrt(share @ (values - share @ values) ** 2)  # the scale is that of all examples
+    for left_out in range(size[0]):
+        rest = np.arange(size[0]) != left_out
+        scale = importance.mean() / importance[rest].mean()  # the penalty is relative to the mean importance
+        weights, intercepts = solved(scaled[rest], targets[rest], fitted.penalty * scale, importance[rest])
+        assert np.allclose(fitted.left_out[left_out], scaled[left_out] @ weights + intercepts, atol=1e-5)
+
+
+def test_features_that_never_change_get_no_weight() -> None:
+    values, targets = data(12, 30)
+    values[:, 3] = 0.25
+    fitted = ridge.fit(values, targets)
+    assert np.all(fitted.weights[3] == 0)
+    assert np.all(np.isfinite(fitted.left_out))
+
+
+def test_examples_that_are_all_the_same_get_the_mean() -> None:
+    fitted = ridge.fit(np.ones((4, 6), dtype=np.float32), np.array([[1.0], [1.0], [1.0], [-1.0]]))
+    assert np.all(fitted.weights == 0)
+    assert fitted.intercepts == pytest.approx([0.5])

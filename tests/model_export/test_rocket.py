@@ -1,0 +1,339 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+import lengthwise_export
+from lengthwise.decoding.dataset import Record
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import batches, pad
+from lengthwise.runtime.session import Session
+from lengthwise_export import candidate
+from lengthwise_export.architecture import checkpoint, loading, rocket, rocket_kernels
+from lengthwise_export.architecture.rocket import RocketClassifier
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.cli import main
+from lengthwise_export.errors import CheckpointError, SpecError
+from lengthwise_export.training import rocket as rocket_training
+from lengthwise_export.training.options import TrainingOptions
+from tests.support.specs import separable, spec
+
+LENGTHS = (1, 2, 3, 8, 9, 10, 17, 31, 40)
+SMALL = 'kind = "rocket"\nkernels = 420'
+
+Sequences = list[NDArray[np.float32]]
+
+
+def sequences(features: int, *, seed: int = 0, lengths: Sequence[int] = LENGTHS) -> Sequences:
+    """Random sequences whose sizes differ by orders of magnitude."""
+    random = np.random.default_rng(seed)
+    return [
+        (random.standard_normal((length, features)) * 10.0 ** random.uniform(-4, 4)).astype(np.float32)
+        for length in lengths
+    ]
+
+
+def fitted(features: int, kernels: int = 420, *, seed: int = 0) -> RocketClassifier:
+    """A model with kernels for `sequences`, and a random head."""
+    torch.manual_seed(0)
+    described = spec(f'kind = "rocket"\nkernels = {kernels}', step=f"features = {features}")
+    return rocket.fitted_to(described, rocket.first_layer(described), sequences(features, seed=1), seed=seed).eval()
+
+
+def kernels_of(model: RocketClassifier) -> list[rocket_kernels.DilatedKernels]:
+    return [
+        rocket_kernels.DilatedKernels(
+            each.dilation, each.reads.numpy(), each.biases[:, :, 0].numpy(), each.inside[:, 0].numpy()
+        )
+        for each in model.kernels_at_dilations
+    ]
+
+
+def on_grid(model: RocketClassifier, steps: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(model.grid(torch.from_numpy(steps)[None])[0].numpy())
+
+
+@pytest.mark.parametrize("features", [1, 3, 12])
+def test_the_features_are_those_of_the_numpy_reference(features: int) -> None:
+    model, given = fitted(features), sequences(features)
+    batch = pad(given, width=52)
+    batch.steps[np.arange(52) >= batch.lengths[:, None]] = np.nan  # what padding holds does not matter
+    with torch.no_grad():
+        computed = model.features(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths)).numpy()
+    for row, steps in zip(computed, given, strict=True):
+        assert np.array_equal(row, rocket_kernels.features_of(on_grid(model, steps), kernels_of(model)))
+
+
+def test_sums_of_a_kernel_are_exact_on_the_grid() -> None:
+    model = fitted(12)
+    for steps in sequences(12, seed=5):
+        rounded = on_grid(model, steps)
+        for kernels in kernels_of(model):
+            for kernel in range(0, rocket_kernels.KERNELS, 7):
+                read = rounded[:, kernels.reads[kernel]]
+                exact = rocket_kernels.convolve(read.astype(np.float64), kernel, kernels.dilation)
+                backwards = rocket_kernels.convolve(read[:, ::-1], kernel, kernels.dilation)
+                assert np.array_equal(exact, rocket_kernels.convolve(read, kernel, kernels.dilation))
+                assert np.array_equal(exact, backwards)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-38, 1e-12, 1.0, 1024.0, 1e15, 1e30])
+def test_the_grid_is_fine_whatever_the_size_of_the_values(size: float) -> None:
+    steps = (np.random.default_rng(0).uniform(-1, 1, (20, 3)) * size).astype(np.float32)
+    rounded = on_grid(fitted(3), steps)
+    assert np.all(np.isfinite(rounded))
+    assert np.abs(rounded - steps).max() <= max(2.0**-17 * size, 2.0**-70)
+
+
+def test_half_of_the_kernels_read_zeros_beyond_the_sequence() -> None:
+    model = fitted(1)
+    for kernels in kernels_of(model):
+        assert kernels.inside.sum() == 42
+
+
+def test_a_kernel_that_does_not_fit_is_applied_as_if_zeros_surrounded_the_sequence() -> None:
+    steps = sequences(1, lengths=[8])[0]
+    kernels = kernels_of(fitted(1))[0]
+    outside = rocket_kernels.DilatedKernels(1, kernels.reads, kernels.biases, np.zeros_like(kernels.inside))
+    assert np.array_equal(rocket_kernels.features_of(steps, [kernels]), rocket_kernels.features_of(steps, [outside]))
+    longer = sequences(1, lengths=[9])[0]
+    assert not np.array_equal(
+        rocket_kernels.features_of(longer, [kernels]), rocket_kernels.features_of(longer, [outside])
+    )
+
+
+@pytest.mark.parametrize("biases", [1, 2, 5, 33, 119])
+@pytest.mark.parametrize("reference_length", [1, 8, 9, 16, 17, 100, 1024])
+def test_the_longest_kernel_fits_the_reference_length(biases: int, reference_length: int) -> None:
+    dilations, counts = rocket_kernels.spread(biases, reference_length)
+    assert sum(counts) == biases
+    assert min(counts) > 0
+    assert dilations == sorted(set(dilations))
+    assert dilations[0] == 1
+    assert len(dilations) <= rocket_kernels.MAX_DILATIONS
+    assert 8 * dilations[-1] + 1 <= max(reference_length, 9)
+
+
+def test_dilations_are_those_of_powers_of_two_that_fit_exactly() -> None:
+    assert rocket_kernels.spread(5, 129)[0] == [1, 2, 4, 8, 16]
+
+
+def test_a_kernel_reads_one_to_nine_features() -> None:
+    read = np.concatenate([each.reads.sum(axis=1) for each in kernels_of(fitted(30))])
+    assert read.min() == 1
+    assert read.max() <= 9
+    assert np.median(read) <= 4  # small numbers are more frequent
+
+
+@pytest.mark.parametrize("missing", ["zero", "mean", "indicator"])
+def test_missing_values_are_filled_as_the_spec_says(missing: str, tmp_path: Path) -> None:
+    described = spec(SMALL, step=f'features = 3\nmissing = "{missing}"')
+    records = separable(24)
+    for record in records[::3]:
+        record.steps[0, 1] = np.nan
+    result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
+    assert result.left_out.accuracy > 0.8
+    assert result.model.first.out_features == (6 if missing == "indicator" else 3)
+
+
+def trained(tmp_path: Path, *, records: list[Record] | None = None, **more: object) -> rocket_training.RocketResult:
+    options = TrainingOptions(**more)  # type: ignore[arg-type]
+    return rocket_training.train(spec(SMALL), records or separable(40), options, tmp_path)
+
+
+def test_training_finds_what_tells_the_labels_apart(tmp_path: Path) -> None:
+    result = trained(tmp_path)
+    assert result.training.accuracy == 1
+    assert result.left_out.accuracy > 0.9
+    assert result.temperature is not None
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path: Path) -> None:
+    heads = [trained(tmp_path, seed=seed).model.head.weight for seed in (3, 3, 4)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_calibration_divides_the_logits_and_changes_no_label(tmp_path: Path) -> None:
+    calibrated, plain = trained(tmp_path), trained(tmp_path, calibration=False)
+    assert plain.temperature is None
+    assert calibrated.temperature is not None
+    assert torch.allclose(calibrated.model.head.weight * calibrated.temperature, plain.model.head.weight)
+    assert calibrated.left_out.loss < plain.left_out.loss
+    assert calibrated.left_out.confusion == plain.left_out.confusion
+
+
+def test_rare_labels_can_get_the_same_influence(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    records = [
+        Record(str(index), random.normal(size=(12, 3)).astype(np.float32), "ab"[index < 4], f"made:{index}")
+        for index in range(60)
+    ]
+    plain, weighted = trained(tmp_path, records=records), trained(tmp_path, records=records, class_weights=True)
+    rare = [sum(row[1] for row in result.left_out.confusion) for result in (plain, weighted)]
+    assert rare[0] < rare[1]
+
+
+def test_several_labels_are_calibrated_too(tmp_path: Path) -> None:
+    described = spec(SMALL, task="multi-label")
+    records = [Record(each.id, each.steps, (str(each.label),), each.place) for each in separable(30)]
+    result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
+    assert result.left_out.accuracy > 0.9
+    with pytest.raises(ConfigurationError, match="--class-weights has no meaning"):
+        rocket_training.train(described, records, TrainingOptions(class_weights=True), tmp_path)
+
+
+def test_one_record_is_too_few(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="1 records are too few"):
+        trained(tmp_path, records=separable(1))
+
+
+def test_a_matrix_that_fits_into_no_memory_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    described = spec('kind = "rocket"\nkernels = 100000000')
+    with pytest.raises(ConfigurationError, match=r"need 7 GiB .* set model\.kernels = 53687091 or fewer"):
+        rocket_training.train(described, separable(10), TrainingOptions(), tmp_path)
+
+
+def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(tmp_path: Path) -> None:
+    result = trained(tmp_path)
+    published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
+    manifest = published.manifest
+    assert manifest.promises[0].bits
+    assert manifest.made["temperature"] == result.temperature
+    assert manifest.max_batch_rows == 8
+    session = Session.load(published.directory, manifest)
+    given = sequences(3, seed=7, lengths=[1, 5, 30, 12, 9, 2, 60, 33])
+    alone = [session.run(pad([steps])).logits[0] for steps in given]
+    for width in (60, 64, 97):
+        together = session.run(pad(given, width=width)).logits
+        assert np.array_equal(together, np.stack(alone))
+    weights, biases = (part.detach().numpy() for part in result.model.head.parameters())
+    model = result.model
+    for logits, steps in zip(alone, given, strict=True):
+        standard = ((steps - model.first.mean.numpy()) / model.first.std.numpy()).astype(np.float32)
+        reference = rocket_kernels.features_of(on_grid(model, standard), kernels_of(model))
+        assert np.allclose(logits, reference @ weights.T + biases, atol=1e-5)
+
+
+def test_a_spec_without_weights_is_exported_too(tmp_path: Path) -> None:
+    source = candidate.from_spec(spec(SMALL), None)
+    graph = source.build(source.manifest)
+    session = Session(graph.SerializeToString(), source.manifest)
+    assert source.reference is not None
+    for batch in batches(sequences(3), most_rows=3):
+        assert np.allclose(session.run(batch).logits, source.reference(batch), atol=1e-5)
+
+
+def test_check_finds_no_leak(tmp_path: Path) -> None:
+    path = tmp_path / "rocket.toml"
+    path.write_text('[input]\nfeatures = 2\n[model]\nkind = "rocket"\nkernels = 84\n[output]\nlabels = ["a", "b"]\n')
+    assert lengthwise_export.check(path, max_length=40).verdict == "sound"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_other_precisions_are_refused(precision: str, tmp_path: Path) -> None:
+    path = tmp_path / "rocket.toml"
+    path.write_text('[input]\nfeatures = 2\n[model]\nkind = "rocket"\n[output]\nlabels = ["a", "b"]\n')
+    with pytest.raises(ConfigurationError, match="exact in float32 only"):
+        lengthwise_export.export(path, tmp_path / "m", precision=precision)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"model\.kind: the checkpoint was trained with \"rocket\""):
+        loading.load(spec(), tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("dilations.0.reads", torch.ones(84, 4, dtype=torch.bool)),
+        ("dilations.0.reads", torch.ones(83, 3, dtype=torch.bool)),
+        ("dilations.0.reads", torch.ones(84, 3)),
+        ("dilations.0.biases", torch.ones(84)),
+        ("dilations.0.distance", torch.tensor(0)),
+        ("dilations.0.distance", torch.tensor([1, 2])),
+        ("dilations.0.distance", None),
+        ("dilations.0.inside", None),
+        ("head.weight", None),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(name: str, changed: torch.Tensor | None, tmp_path: Path) -> None:
+    trained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors, state = load_file(path), checkpoint.state(path)
+    if changed is None:
+        del tensors[name]
+    else:
+        tensors[name] = changed
+    save_file(tensors, path, metadata={"state": json.dumps(state)})
+    with pytest.raises(CheckpointError, match=str(path)):
+        loading.load(spec(SMALL), path)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"model": {"kind": "rocket", "hidden": 8}}, "'hidden' has no meaning with kind = 'rocket'"),
+        ({"model": {"kernels": 84}}, "'kernels' is for kind = 'rocket'"),
+        ({"model": {"kind": "rocket", "kernels": 83}}, "must be at least 84"),
+        ({"model": {"kind": "rockets"}}, "model.kind"),
+        ({"model": {"kind": "rocket"}, "task": "per-step"}, "no answer for each step"),
+        ({"model": {"kind": "rocket"}, "input": {"vocabulary": 5}}, "token ids have no order"),
+    ],
+)
+def test_a_spec_that_contradicts_itself_is_refused(table: dict[str, object], message: str) -> None:
+    task = table.pop("task", "single-label")
+    whole = {"input": {"features": 3}, "output": {"labels": ["a", "b"], "task": task}} | table
+    with pytest.raises(SpecError, match=message):
+        Spec.from_table(whole)
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """A spec and a file of records."""
+    described, data = tmp_path / "rocket.toml", tmp_path / "train.jsonl"
+    described.write_text(f'[input]\nfeatures = 3\n[model]\n{SMALL}\n[output]\nlabels = ["a", "b"]\n')
+    lines = [json.dumps({"steps": each.steps.tolist(), "label": each.label}) for each in separable(30)]
+    data.write_text("\n".join(lines))
+    return described, data
+
+
+def test_the_command_trains_and_reports(files: tuple[Path, Path], tmp_path: Path) -> None:
+    described, data = files
+    ended = run("train", described, data, "--test", data, "--out", tmp_path / "run", "--json")
+    assert ended.exit_code == 0, ended.output
+    report = json.loads(ended.stdout)
+    assert report["test"]["accuracy"] == 1
+    assert report["left_out"]["answers"] == 30
+    assert report == json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "confusion_matrix.png",
+        "metrics.json",
+        "model.safetensors",
+        "report.html",
+        "spec.toml",
+    ]
+    assert "holds a run" in run("train", described, data, "--out", tmp_path / "run").output
+    table = run("train", described, data, "--out", tmp_path / "run", "--overwrite").output
+    assert "left out" in table
+
+
+@pytest.mark.parametrize("option", [["--epochs", 3], ["--resume"], ["--validation", 0.2]])
+def test_options_of_gradient_descent_are_refused(
+    option: list[object], files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ended = run("train", *files, "--out", tmp_path / "run", *option)
+    assert ended.exit_code == 2
+    assert f"{option[0]} has no meaning with kind = 'rocket'" in ended.output
+    assert not (tmp_path / "run").exists()

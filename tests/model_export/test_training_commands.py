@@ -1,0 +1,233 @@
+"""`train` with seeds, ensembles and budgets, `compare` and `tune`, as commands."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.cli import main
+from lengthwise_export.errors import CheckpointError
+from lengthwise_export.training import comparison, report_page, tuning
+from lengthwise_export.training.quality import ScoredAnswer, measured
+from lengthwise_export.training.tuning import TuningOptions
+from tests.support.specs import separable, spec
+
+TINY = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
+OPEN = '[input]\nfeatures = 3\n[output]\nlabels = ["a", "b"]\n'
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "open.toml").write_text(OPEN)
+    for name, seed in (("train", 0), ("test", 1)):
+        lines = [
+            json.dumps({"id": record.id, "steps": record.steps.tolist(), "label": record.label})
+            for record in separable(24, seed=seed)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def trained(files: Path, name: str, *more: str, described: str = "tiny.toml") -> Result:
+    call = ("train", files / described, files / "train.jsonl", "--test", files / "test.jsonl", "--out", files / name)
+    return run(*call, "--epochs", "2", *more)
+
+
+def report(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return content
+
+
+def test_a_spec_that_says_nothing_is_trained_exported_and_agrees_with_its_checkpoint(files: Path) -> None:
+    ended = run("train", files / "open.toml", files / "train.jsonl", "--out", files / "run")
+    assert ended.exit_code == 0, ended.output
+    assert "chosen: normalize" in ended.stderr
+    written = Spec.read(files / "run" / "spec.toml")
+    assert written.resolved() == report(files / "run")["spec"]
+    for target in (files / "run", files / "open.toml", files / "run" / "spec.toml"):
+        more = () if target.is_dir() else ("--checkpoint", files / "run")
+        exported = run("export", target, *more, "--out", files / "models" / target.stem)
+        assert exported.exit_code == 0, exported.output
+
+
+def test_seeds_give_a_mean_and_a_spread(files: Path) -> None:
+    ended = trained(files, "run", "--seeds", "2", "--validation", "0.2")
+    assert ended.exit_code == 0, ended.output
+    assert "over 2 seeds" in ended.stdout
+    content = report(files / "run")
+    assert [one["seed"] for one in content["runs"]] == [0, 1]
+    accuracies = [one["test"] for one in content["runs"]]
+    assert content["spread"]["test"]["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert (files / "run" / "model.safetensors").is_file()
+    again = trained(files, "run", "--seeds", "2", "--validation", "0.2", "--resume")
+    assert again.exit_code == 0, again.output
+    assert report(files / "run")["runs"][1]["test"] == accuracies[1]
+
+
+def test_an_ensemble_is_one_checkpoint_that_checks_clean_and_exports(files: Path) -> None:
+    ended = trained(files, "run", "--seeds", "2", "--ensemble")
+    assert ended.exit_code == 0, ended.output
+    assert Spec.read(files / "run" / "spec.toml").model.members == 2
+    assert run("check", files / "run", "--max-length", "40").exit_code == 0
+    exported = run("export", files / "run", "--data", files / "test.jsonl", "--out", files / "models" / "m")
+    assert exported.exit_code == 0, exported.output
+
+
+def test_a_report_has_calibration_lengths_and_curves_as_json_and_as_a_page(files: Path) -> None:
+    assert trained(files, "run").exit_code == 0
+    content = report(files / "run")
+    scores = content["test"]
+    assert 0 <= scores["ece"] <= 1
+    assert sum(one["answers"] for one in scores["reliability"]) == 24
+    assert sum(one["sequences"] for one in scores["by_length"]) == 24
+    page = (files / "run" / "report.html").read_text()
+    for said in ("Calibration (test)", "Accuracy by steps (test)", "Confusion (test)", "Learning curves"):
+        assert said in page
+
+
+def test_a_label_cannot_write_into_the_page() -> None:
+    content = {"labels": ["<script>", "b"], "test": {"accuracy": 1.0, "answers": 2, "confusion": [[1, 0], [0, 1]]}}
+    assert "<script>" not in report_page.page(content, "<b>")
+
+
+def test_calibration_error_is_the_distance_of_confidence_and_accuracy() -> None:
+    sure = np.array([0.95, 0.95, 0.95, 0.95])
+    found = measured([ScoredAnswer(sure, np.array([True, True, True, False]), 3, 0.0)])
+    assert found["ece"] == pytest.approx(0.2)
+    assert "by_missing" not in found
+    missing = measured([ScoredAnswer(sure[:1], np.array([True]), 3, share) for share in (0.0, 0.1, 0.9)])
+    assert [group["sequences"] for group in missing["by_missing"]] == [1, 1, 1]
+
+
+def test_two_runs_are_compared_on_the_test_file(files: Path) -> None:
+    for name, seed in (("a", "0"), ("b", "1")):
+        assert trained(files, name, "--seed", seed).exit_code == 0
+    ended = run("compare", files / "a", files / "b", "--json")
+    assert ended.exit_code == 0, ended.output
+    found = json.loads(ended.stdout)
+    assert found["split"] == "test"
+    assert found["figures"]["accuracy"] == [report(files / name)["test"]["accuracy"] for name in "ab"]
+    assert "accuracy" in run("compare", files / "a", files / "b").stdout
+
+
+def written(folder: Path, accuracy: float, answers: int = 100, **more: Any) -> Path:
+    folder.mkdir()
+    content = {"labels": ["a", "b"], "task": "single-label", "test": {"accuracy": accuracy, "answers": answers}} | more
+    (folder / "metrics.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "answers", "said"),
+    [
+        ((0.8, 0.84), 100, "no clear difference"),
+        ((0.8, 0.84), 10_000, "two is better"),
+        ((1.0, 0.5), 50, "one is better"),
+    ],
+)
+def test_a_difference_that_may_be_chance_is_said_to_be(
+    accuracies: tuple[float, float], answers: int, said: str, tmp_path: Path
+) -> None:
+    one, two = (
+        written(tmp_path / name, accuracy, answers) for name, accuracy in zip(("one", "two"), accuracies, strict=True)
+    )
+    assert said in comparison.compare(one, two).verdict.replace(f"{tmp_path}/", "")
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    one = written(tmp_path / "one", 0.9)
+    with pytest.raises(ConfigurationError, match="labels or their tasks differ"):
+        comparison.compare(one, written(tmp_path / "two", 0.9, labels=["x", "y"]))
+    with pytest.raises(ConfigurationError, match="no split in common"):
+        comparison.compare(one, written(tmp_path / "three", 0.9, test=None))
+    (tmp_path / "four").mkdir()
+    with pytest.raises(ConfigurationError, match=r"holds no metrics\.json"):
+        comparison.compare(one, tmp_path / "four")
+    for content in ("{", "[]", '{"test": {"accuracy": "x"}}', '{"test": {"accuracy": NaN, "answers": 3}}'):
+        (tmp_path / "four" / "metrics.json").write_text(content)
+        with pytest.raises(ConfigurationError, match=r"metrics\.json|different questions"):
+            comparison.compare(one, tmp_path / "four")
+
+
+@pytest.fixture
+def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three small candidates, and short rounds."""
+    made = {name: spec(f"hidden = {hidden}\nlayers = 1") for name, hidden in (("small", 4), ("middle", 6))}
+    made["rocket"] = Spec.from_table(made["small"].resolved() | {"model": {"kind": "rocket", "kernels": 84}})
+    monkeypatch.setattr(tuning, "candidates", lambda _: made)
+    monkeypatch.setattr(tuning, "STEPS", (2, 4))
+
+
+@pytest.mark.usefixtures("few_candidates")
+def test_a_search_keeps_the_better_half_and_writes_the_best_spec(tmp_path: Path) -> None:
+    found = tuning.tune(spec(), separable(40), TuningOptions(folds=2), tmp_path)
+    assert sorted((one.name, one.steps) for one in found.trials if one.steps < 4) == [
+        ("middle", 2),
+        ("rocket", 0),
+        ("small", 2),
+    ]
+    assert sum(one.steps == 4 for one in found.trials) == 1
+    assert found.complete
+    assert Spec.read(tmp_path / "spec.toml").resolved() == found.spec.resolved()
+
+
+@pytest.mark.usefixtures("few_candidates")
+def test_a_search_that_ran_out_of_time_is_resumed_and_repeats_no_trial(tmp_path: Path) -> None:
+    short = TuningOptions(budget_minutes=1e-9, folds=2)
+    first = tuning.tune(spec(), separable(40), short, tmp_path)
+    assert (len(first.trials), first.complete) == (1, False)
+    with pytest.raises(ConfigurationError, match="--resume"):
+        tuning.tune(spec(), separable(40), short, tmp_path)
+    with pytest.raises(CheckpointError, match="other records"):
+        tuning.tune(spec(), separable(42), short, tmp_path, resume=True)
+    begun: list[str] = []
+    second = tuning.tune(spec(), separable(40), TuningOptions(folds=2), tmp_path, resume=True, on_trial=begun.append)
+    assert second.complete
+    assert len(begun) == len(second.trials) - 1
+    assert second.trials[0] == first.trials[0]
+
+
+def test_candidates_are_those_that_fit_the_data() -> None:
+    values, tokens = tuning.candidates(Spec.from_toml(OPEN)), tuning.candidates(spec(step="vocabulary = 9"))
+    assert {"rocket", "rnn 64", "conv 32", "transformer"} <= set(values)
+    assert "rocket" not in tokens
+    assert "as given" in tokens
+    assert "as given" not in values
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"search": "x"}', '{"search": "x", "trials": [{"name": 3}]}'])
+def test_a_file_of_trials_that_cannot_be_read_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "trials.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"trials\.json"):
+        tuning.tune(spec(), separable(40), TuningOptions(folds=2), tmp_path, resume=True)
+
+
+def test_too_few_records_for_the_folds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="too few for 3 folds"):
+        tuning.tune(spec(), separable(5), TuningOptions(), tmp_path)
+
+
+@pytest.mark.usefixtures("few_candidates")
+def test_the_command_tune_prints_its_trials(files: Path) -> None:
+    call = ("tune", files / "tiny.toml", files / "train.jsonl", "--out", files / "tuned", "--folds", "2")
+    ended = run(*call)
+    assert ended.exit_code == 0, ended.output
+    assert "a little too good" in " ".join(ended.stdout.split())
+    assert run(*call).exit_code == 2
+    assert json.loads(run(*call, "--resume", "--json").stdout)["complete"]
