@@ -32,6 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from benchmarks import keras_column
+from benchmarks.keras_column import KerasFigures
 from lengthwise.command import Command
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
@@ -62,6 +64,7 @@ class Case:
         instead: The one to write where that is not safe.
         layers: Expressions of torch modules, by the names that they have in the other expressions.
         tokens: Whether `x` holds token ids.
+        keras: The same in Keras, behind a Masking layer; None where Keras has no such layer.
     """
 
     group: str
@@ -70,6 +73,7 @@ class Case:
     instead: str | None = None
     layers: dict[str, str] | None = None
     tokens: bool = False
+    keras: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ class Row:
     case: Case
     written: Figures
     instead: Figures | None
+    keras: KerasFigures | None
 
 
 class Applied(nn.Module):
@@ -164,9 +169,10 @@ def cases() -> list[Case]:
 
 
 def measure(case: Case) -> Row:
-    """Measures a layer and its replacement."""
+    """Measures a layer, its replacement, and what Keras has for it."""
     instead = None if case.instead is None else figures(case.instead, case)
-    return Row(case, figures(case.written, case), instead)
+    keras = None if case.keras is None else keras_column.measure(case.keras, tokens=case.tokens)
+    return Row(case, figures(case.written, case), instead, keras)
 
 
 def figures(expression: str, case: Case) -> Figures:
@@ -235,6 +241,7 @@ def cells(row: Row) -> list[str]:
         "" if written.becomes is None else f"{written.becomes:.2g}",
         "" if row.case.instead is None else f"`{row.case.instead}`",
         "" if instead is None else f"{instead.verdict}, {_number(instead.junk)}",
+        keras_column.cell(row.case.keras, row.keras),
     ]
 
 
@@ -249,8 +256,13 @@ def _on_terminal(rows: Sequence[Row]) -> Table:
     for name in ("verdict", "zeros", "junk", "NaN", "0 becomes"):
         shown.add_column(name, no_wrap=True)
     for row in rows:
-        layer, written, *figures, instead, then = (cell.strip("*`") for cell in cells(row))
-        told = Text.assemble((layer, "bold"), f"\n{written}", f"\ninstead: {instead}\nthen {then}" if instead else "")
+        layer, written, *figures, instead, then, keras = (cell.strip("*`") for cell in cells(row))
+        told = Text.assemble(
+            (layer, "bold"),
+            f"\n{written}",
+            f"\ninstead: {instead}\nthen {then}" if instead else "",
+            f"\nKeras: {keras.replace('`', ':').replace('*', '')}" if keras else "",
+        )
         shown.add_row(told, *map(Text, figures), end_section=True)
     return shown
 

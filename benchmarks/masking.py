@@ -2,7 +2,7 @@
 
 The table of layers is measured each time, in seconds. The others are copied from pages in benchmarks/results, which
 other commands measure (`benchmarks.masks`, `benchmarks.missing_values`, `benchmarks.exported_models`,
-`benchmarks.mending`, `benchmarks.mended_training`, `benchmarks.steady_bits`).
+`benchmarks.keras_models`, `benchmarks.mending`, `benchmarks.mended_training`, `benchmarks.steady_bits`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import exported_models, layer_table, masks, mended_training, mending, missing_values, pages, steady_bits
+from benchmarks import (
+    exported_models,
+    keras_models,
+    layer_table,
+    masks,
+    mended_training,
+    mending,
+    missing_values,
+    pages,
+    steady_bits,
+)
 from benchmarks.layer_table import Row
 from lengthwise.command import Command
 
@@ -29,7 +39,7 @@ def layers(rows: Sequence[Row]) -> str:
     """A table for each group of layers."""
     parts = []
     for group, members in itertools.groupby(rows, key=lambda row: row.case.group):
-        heads = ("layer", "written", "", "zeros", "junk", "NaN", "a padded 0 becomes", "write instead", "then")
+        heads = ("layer", "written", "", "zeros", "junk", "NaN", "a padded 0 becomes", "write instead", "then", "Keras")
         parts.append(f"**{group[0].upper()}{group[1:]}**\n\n{pages.table(heads, map(layer_table.cells, members))}")
     return "\n\n".join(parts)
 
@@ -49,6 +59,7 @@ def from_results() -> dict[str, str]:
         "masks": pages.first_table(masks.PAGE),
         "missing values": pages.first_table(missing_values.PAGE),
         "exported models": pages.first_table(exported_models.PAGE),
+        "keras models": pages.first_table(keras_models.PAGE),
         "steady bits": pages.first_table(steady_bits.PAGE),
     }
 

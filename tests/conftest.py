@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -11,6 +12,9 @@ from hypothesis import HealthCheck, settings
 # How long an example takes to draw says more of the machine than of the strategy.
 settings.register_profile("lengthwise", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lengthwise")
+
+# Keras reads it when it is imported, and without it looks for TensorFlow.
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs with SIGINT ignored, and so would every process that a test interrupts.

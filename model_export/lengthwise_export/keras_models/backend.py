@@ -49,7 +49,18 @@ def import_keras() -> ModuleType:
             f"Keras was imported with the backend {backend}; Lengthwise runs Keras models on torch. Set "
             f"{VARIABLE}={_WANTED} before the first import of keras"
         )
+    _take_symbolic_sizes()
     return keras
+
+
+def _take_symbolic_sizes() -> None:
+    """Lets Keras find the dtype of a number of rows or steps while a graph is traced, when it is no `int`."""
+    import torch
+    from keras.src.backend.common import dtypes  # Keras has no public name for it
+
+    known = dtypes.PYTHON_DTYPES_MAP
+    for symbolic, plain in ((torch.SymInt, int), (torch.SymFloat, float), (torch.SymBool, bool)):
+        known.setdefault(symbolic, known[plain])
 
 
 def prefer_torch() -> None:

@@ -64,6 +64,11 @@ REFUSED: Final[Mapping[str, str]] = MappingProxyType(
             f"it prepares data: {_BEFORE}",
         ),
         **dict.fromkeys(
+            ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"),
+            "Keras 2 wrote it for an operation of TensorFlow between layers: build it with keras.ops in Keras 3, "
+            "load its weights with load_weights, and save that",
+        ),
+        **dict.fromkeys(
             ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "ConvLSTM1DCell", "ConvLSTM2DCell", "ConvLSTM3DCell"),
             "it convolves inside each step, for which ONNX has no recurrent operator: use Conv1D in TimeDistributed, "
             "and an LSTM behind it",

@@ -9,6 +9,7 @@ weights, to compare their number with that in the file: a small file cannot ask 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import shutil
 import tempfile
@@ -37,12 +38,20 @@ def load(path: Path) -> Any:
     text = str(path)
     with path.open("rb") as file:
         begin = file.read(8)
-    with tempfile.TemporaryDirectory(prefix="lengthwise-keras-") as folder:
-        if begin.startswith(_ZIP):
-            return _load_archive(text, path, Path(folder))
-        if begin == _HDF5:
-            return _load_hdf5(text, path, Path(folder))
+    try:
+        with tempfile.TemporaryDirectory(prefix="lengthwise-keras-") as folder:
+            if begin.startswith(_ZIP):
+                return _load_archive(text, path, Path(folder))
+            if begin == _HDF5:
+                return _load_hdf5(text, path, Path(folder))
+    except ConfigurationError as error:
+        raise ConfigurationError(_printable(str(error))) from error
     raise ConfigurationError(f"{text} is neither a .keras file nor an HDF5 file")
+
+
+def _printable(told: str) -> str:
+    """A message without what a terminal would obey: names in it come from the file."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)
 
 
 def _load_archive(text: str, path: Path, folder: Path) -> Any:
@@ -105,7 +114,7 @@ def _load_hdf5(text: str, path: Path, folder: Path) -> Any:
 
 def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:
     try:
-        return keras.saving.deserialize_keras_object(config, safe_mode=True)
+        return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # Keras empties it
     except Exception as error:  # Keras raises many kinds
         raise ConfigurationError(
             f"{text} cannot be read by Keras {keras.__version__}{said}: {_first_line(error)}. If an older Keras wrote "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lengthwise_export.keras_models.known import KnownLayers
 from lengthwise_export.keras_models.replaced import replaced_for
 from lengthwise_export.keras_models.run import KerasRun
-from lengthwise_export.keras_models.summary import SummaryLayer, layers_of
+from lengthwise_export.keras_models.summary import SummaryLayer, layers_of, output_names
 
 
 class KerasModule(nn.Module):
@@ -55,9 +55,9 @@ class KerasModule(nn.Module):
 
         Without lengths there is no mask: each row is a sequence of its own of the full width.
         """
-        with replaced_for(KerasRun(self.known, steps, lengths)):
+        with replaced_for(KerasRun(self.known, steps, lengths), self.model):
             answer = self.model(steps, training=False)
-        names = getattr(self.model, "output_names", None) or ()
+        names = output_names(self.model)
         if isinstance(answer, list | tuple) and len(answer) == len(names):
             return dict(zip(names, answer, strict=True))
         return answer

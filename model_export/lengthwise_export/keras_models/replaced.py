@@ -35,8 +35,8 @@ _ORIGINAL: Final[dict[Callable[..., Any], Callable[..., Any]]] = {}
 
 
 @contextlib.contextmanager
-def replaced_for(run: KerasRun) -> Iterator[None]:
-    """Replaces parts of Keras by functions that use a run, during the block."""
+def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
+    """Replaces parts of Keras by functions that use the run of a model, during the block."""
     keras = import_keras()
     layers = keras.layers
     replaced: list[tuple[type[Any], str, Callable[..., Any]]] = [
@@ -59,6 +59,11 @@ def replaced_for(run: KerasRun) -> Iterator[None]:
             if keras.config.is_traceback_filtering_enabled():
                 keras.config.disable_traceback_filtering()
                 undo.callback(keras.config.enable_traceback_filtering)
+        for layer in model._flatten_layers():
+            # A loss of training, for which Keras would count the rows of each run.
+            if (regularizer := getattr(layer, "activity_regularizer", None)) is not None:
+                undo.callback(setattr, layer, "activity_regularizer", regularizer)
+                layer.activity_regularizer = None
         undo.enter_context(keras.device("cpu"))
         undo.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # that a layer drops the mask: the check says so with its cause

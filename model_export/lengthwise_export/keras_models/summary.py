@@ -52,3 +52,15 @@ def _with_inner(outer: SummaryLayer) -> Iterator[SummaryLayer]:
         return
     for layer in outer.layer._flatten_layers(include_self=False, recursive=False):
         yield from _with_inner(SummaryLayer(f"{outer.path}/{layer.name}", layer, outer.place, outer.count))
+
+
+def output_names(model: Any) -> tuple[str, ...]:
+    """The names of a model's outputs; those of one layer with several outputs get numbers. Empty if it has none."""
+    names: list[str] = []
+    for name in getattr(model, "output_names", None) or ():
+        number, unique = 0, str(name)
+        while unique in names:
+            number += 1
+            unique = f"{name}_{number}"
+        names.append(unique)
+    return tuple(names)

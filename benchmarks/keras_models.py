@@ -1,0 +1,137 @@
+"""Keras beside the exported graph, over 1,000 ragged sequences a model. `python -m benchmarks.keras_models`.
+
+The models are the sound Keras models of the gallery, saved and read as a user's file (those with a class of their own
+from their factory). Keras answers each sequence alone, as `model.predict` does; the graph answers batches of 16 as they
+come, and each sequence alone, through the service's padding and session.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import machine, pages
+from benchmarks.exported_models import ROWS, in_batches
+from lengthwise.command import Command
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Session
+from lengthwise_export.checking.axes import gap
+from lengthwise_export.keras_models.backend import import_keras
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import targets
+from tests.gallery.keras_index import KERAS_SOUND, KerasExhibit
+from tests.gallery.keras_trials import calm, loaded, made, ragged, saved
+
+PAGE = pages.RESULTS / "keras_models.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The figures of one model. Differences are in units of max(1, a row's largest value).
+
+    Attributes:
+        model: Its name.
+        sequences: How many were answered.
+        from_keras: The largest difference between Keras alone and the graph in batches.
+        from_alone: The largest between the graph's batched and unbatched answers.
+        same_bits: How many sequences get the same bits batched and unbatched.
+        nodes: Of the graph.
+    """
+
+    model: str
+    sequences: int
+    from_keras: float
+    from_alone: float
+    same_bits: int
+    nodes: int
+
+
+def measure(exhibit: KerasExhibit, count: int) -> Figures:
+    """Answers `count` sequences in Keras, each alone, and with the graph, batched and unbatched."""
+    with tempfile.TemporaryDirectory() as folder, calm():
+        file = None if exhibit.custom else saved(exhibit, Path(folder))
+        options = TargetOptions(vocabulary=exhibit.vocabulary if exhibit.custom else None)
+        target = targets.read(exhibit.target if file is None else str(file), options)
+        model = made(exhibit) if file is None else loaded(file)
+        graph = target.build("model", 20)
+    manifest = Manifest(
+        name="model",
+        version=1,
+        input=target.steps,
+        labels=target.labels,
+        task="per-step" if target.per_step else "single-label",
+        graph=target.names,
+    )
+    session = Session(graph.SerializeToString(), manifest)
+    drawn = ragged(exhibit, count)
+    sequences = [steps.astype(np.float32 if exhibit.vocabulary is None else np.int64) for steps in drawn]
+    with calm():
+        in_keras = [_predicted(model, steps) for steps in drawn]
+    batched = in_batches(lambda batch: session.run(batch).logits, sequences, ROWS)
+    unbatched = in_batches(lambda batch: session.run(batch).logits, sequences, 1)
+    return Figures(
+        exhibit.name,
+        sequences=count,
+        from_keras=max(map(gap, in_keras, batched)),
+        from_alone=max(map(gap, unbatched, batched)),
+        same_bits=sum(one.tobytes() == other.tobytes() for one, other in zip(unbatched, batched, strict=True)),
+        nodes=len(graph.graph.node),
+    )
+
+
+def _predicted(model: Any, steps: NDArray[Any]) -> NDArray[np.float32]:
+    """The answer to one sequence alone: `model.predict` without its progress bar and its loop over batches."""
+    return np.asarray(model.predict_on_batch(steps[None]))[0]
+
+
+def page(facts: dict[str, Any], rows: Sequence[Figures], version: str) -> str:
+    """A line for each model."""
+    lines = [
+        (
+            row.model,
+            f"{row.from_keras:.2g}",
+            f"{row.from_alone:.2g}",
+            f"{row.same_bits:,} of {row.sequences:,}",
+            str(row.nodes),
+        )
+        for row in rows
+    ]
+    how = (
+        f"`python -m benchmarks.keras_models`: Keras {version} on torch. The largest differences, in units of "
+        "max(1, a row's largest value), and the sequences that get the same bits batched and unbatched."
+    )
+    heads = ("model", "graph from Keras alone", "batched from unbatched", "the same bits", "nodes")
+    return pages.page(facts, "Keras and the exported graph", how, pages.table(heads, lines))
+
+
+@click.command(cls=Command)
+@click.option("--count", default=1000, show_default=True, type=click.IntRange(3), help="Sequences a model.")
+@click.option("--only", default="", help="Models whose name contains this.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
+def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
+    """Measures how far exported graphs are from Keras, and batched answers from unbatched ones."""
+    torch.set_num_threads(1)
+    facts = machine.facts()
+    version = import_keras().__version__
+    chosen = [exhibit for exhibit in KERAS_SOUND if only in exhibit.name]
+    rows = [measure(exhibit, count) for exhibit in track(chosen, "models measured", console=Console(stderr=True))]
+    text = page(facts, rows, version)
+    if out is not None:
+        pages.write(out, text)
+    click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)
+
+
+if __name__ == "__main__":
+    main()

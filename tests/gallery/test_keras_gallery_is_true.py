@@ -1,0 +1,105 @@
+"""What the catalogue says of Keras models holds: seen by running them in Keras, without any checker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras", reason="the extra `keras` is not installed")
+
+from tests.gallery import index
+from tests.gallery.keras_index import KERAS_BLIND, KERAS_LEAKING, KERAS_REFUSED, KERAS_SOUND, KerasExhibit
+from tests.gallery.keras_trials import (
+    calm,
+    keras_model,
+    loaded,
+    made,
+    mask_differences,
+    mask_padding,
+    saved,
+    sequences,
+)
+from tests.gallery.trials import TOLERANCE, alone, padded
+
+BY_NAME = {exhibit.name: exhibit for exhibit in KERAS_REFUSED}
+
+
+@pytest.mark.parametrize("exhibit", KERAS_LEAKING + KERAS_BLIND, ids=str)
+def test_a_leaking_model_leaks_in_keras(exhibit: KerasExhibit) -> None:
+    differences = mask_differences(exhibit, keras_model(made(exhibit)))
+    assert 10 * TOLERANCE < max(differences.values()) < np.inf, differences
+
+
+@pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
+def test_a_sound_model_answers_alike_alone_and_padded_in_keras(exhibit: KerasExhibit) -> None:
+    differences = mask_differences(exhibit, keras_model(made(exhibit)))
+    assert max(differences.values()) <= TOLERANCE, differences
+
+
+@pytest.mark.parametrize("exhibit", KERAS_LEAKING + KERAS_SOUND, ids=str)
+def test_a_saved_model_computes_what_it_computed_before(exhibit: KerasExhibit, tmp_path: Path) -> None:
+    model = made(exhibit)
+    with calm():
+        model.save(tmp_path / "model.keras")
+    rows = sequences(exhibit)
+    batch = padded(rows, 14, mask_padding(exhibit))
+    again = keras_model(loaded(tmp_path / "model.keras"))
+    assert np.array_equal(keras_model(model)(*batch), again(*batch))
+    assert all(map(np.array_equal, alone(keras_model(model), rows), alone(again, rows)))
+
+
+@pytest.mark.parametrize("exhibit", KERAS_LEAKING, ids=str)
+def test_a_leaking_model_has_a_layer_of_the_expected_name(exhibit: KerasExhibit) -> None:
+    names = [operation.name for operation in getattr(made(exhibit), "operations", None) or made(exhibit).layers]
+    assert any(operator in name for operator in exhibit.operator for name in names), names
+
+
+@pytest.mark.parametrize(
+    "exhibits", [KERAS_LEAKING, KERAS_SOUND, KERAS_BLIND, KERAS_REFUSED], ids=lambda room: room[0].room
+)
+def test_the_catalogue_lists_every_keras_source(exhibits: tuple[KerasExhibit, ...]) -> None:
+    assert {exhibit.file for exhibit in exhibits} == set((index.HERE / exhibits[0].room).glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ["lambda_layer", "words_looked_up", "keras_two"])
+def test_keras_does_not_read_the_file(name: str, tmp_path: Path) -> None:
+    path = saved(BY_NAME[name], tmp_path)
+    with pytest.raises((ValueError, TypeError, ImportError)):
+        loaded(path)
+
+
+def test_a_model_of_one_width_runs_at_no_other() -> None:
+    model = keras_model(made(BY_NAME["flattened"]))
+    model(np.zeros((2, 20, 4), np.float32), np.array([20, 20]))
+    for other in (19, 21):
+        with pytest.raises(ValueError, match="incompatible"):
+            model(np.zeros((2, other, 4), np.float32), np.array([other, other]))
+
+
+def test_a_model_of_sixteen_rows_runs_with_no_others() -> None:
+    model = keras_model(made(BY_NAME["frozen_rows"]))
+    model(np.ones((16, 3, 4), np.float32), np.full(16, 3))
+    with pytest.raises(RuntimeError, match="invalid for input"):
+        model(np.ones((2, 3, 4), np.float32), np.full(2, 3))
+
+
+def test_dropout_that_is_never_off_answers_otherwise_each_time() -> None:
+    model, batch = keras_model(made(BY_NAME["dropout_always_on"])), np.ones((2, 3, 4), np.float32)
+    assert np.abs(model(batch, np.array([3, 3])) - model(batch, np.array([3, 3]))).max() > TOLERANCE
+
+
+def test_a_stateful_model_remembers_the_sequence_before() -> None:
+    model, steps = keras_model(made(BY_NAME["stateful"])), np.ones((1, 3, 4), np.float32)
+    assert np.abs(model(steps, np.array([3])) - model(steps, np.array([3]))).max() > TOLERANCE
+
+
+def test_inputs_and_outputs_are_more_than_one_or_of_more_axes() -> None:
+    assert len(made(BY_NAME["two_inputs"]).inputs) == 2
+    assert len(made(BY_NAME["states_returned"]).outputs) == 3
+    assert [len(made(BY_NAME[name]).inputs[0].shape) for name in ("conv_lstm", "images")] == [4, 5]
+
+
+def test_half_precision_is_computed_where_the_policy_says_so() -> None:
+    assert {layer.compute_dtype for layer in made(BY_NAME["mixed_precision"]).layers} == {"float16", "float32"}

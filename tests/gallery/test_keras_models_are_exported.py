@@ -1,0 +1,79 @@
+"""Every sound Keras model of the gallery becomes a graph that answers as `model.predict` does to a sequence alone."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras", reason="the extra `keras` is not installed")
+
+from lengthwise.padding import pad
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Session
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import targets
+from tests.gallery.keras_index import KERAS_SOUND, KerasExhibit
+from tests.gallery.keras_trials import calm, keras_model, loaded, made, ragged, saved
+from tests.gallery.trials import TOLERANCE, alone
+
+ROWS = 16
+
+
+@functools.cache
+def exported(exhibit: KerasExhibit) -> tuple[object, Session]:
+    """The model as Keras reads it, and a session on its graph."""
+    with tempfile.TemporaryDirectory() as folder, calm():
+        file = None if exhibit.custom else saved(exhibit, Path(folder))
+        options = TargetOptions(vocabulary=exhibit.vocabulary if exhibit.custom else None)
+        target = targets.read(exhibit.target if file is None else str(file), options)
+        manifest = Manifest(
+            name="model",
+            version=1,
+            input=target.steps,
+            labels=target.labels,
+            task="per-step" if target.per_step else "single-label",
+            graph=target.names,
+        )
+        graph = target.build("model", 20)
+        return made(exhibit) if file is None else loaded(file), Session(graph.SerializeToString(), manifest)
+
+
+def difference(exhibit: KerasExhibit, count: int) -> float:
+    """The largest one between Keras alone, and the graph among others."""
+    model, session = exported(exhibit)
+    rows = ragged(exhibit, count)
+    expected = alone(keras_model(model), rows)
+    worst = 0.0
+    for start in range(0, count, ROWS):
+        members = rows[start : start + ROWS]
+        wanted = np.int64 if exhibit.vocabulary is not None else np.float32
+        logits = session.run(pad([steps.astype(wanted) for steps in members])).logits
+        for row, right, steps in zip(logits, expected[start : start + ROWS], members, strict=True):
+            answer = row[: len(steps)] if exhibit.per_step else row
+            assert answer.shape == right.shape
+            worst = max(worst, float(np.abs(answer - right).max()))
+    return worst
+
+
+@pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
+def test_a_graph_answers_as_keras_alone(exhibit: KerasExhibit) -> None:
+    assert difference(exhibit, 48) <= TOLERANCE
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
+def test_a_graph_answers_a_thousand_sequences_as_keras_alone(exhibit: KerasExhibit) -> None:
+    assert difference(exhibit, 1000) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["masking_lstm_lstm_dense", "embedding_mask_zero_lstm"])
+def test_predict_is_what_keras_answers_batch_by_batch(name: str) -> None:
+    exhibit = next(each for each in KERAS_SOUND if each.name == name)
+    model = made(exhibit)
+    for steps in ragged(exhibit, 5):
+        with calm():
+            assert np.array_equal(model.predict(steps[None], verbose=0), model.predict_on_batch(steps[None]))

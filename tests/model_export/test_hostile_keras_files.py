@@ -1,0 +1,398 @@
+"""Keras files that are broken, or made to harm: each is a clear error, and nothing of it runs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import marshal
+import os
+import pickle
+import stat
+import struct
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras", reason="the extra `keras` is not installed")
+
+import h5py
+import keras
+from click.testing import CliRunner
+
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.cli import main
+from lengthwise_export.keras_models import loading
+from tests.support import keras_files
+from tests.support.keras_files import CONFIG, WEIGHTS
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return keras_files.save(tmp_path / "model.keras")
+
+
+def refused(path: Path, *words: str) -> str:
+    """Reads the file as the command does, and wants an error that has the words and the name of the file."""
+    with pytest.raises(ConfigurationError) as caught:
+        loading.load(path)
+    told = str(caught.value)
+    assert path.name in told
+    assert len(told) < 1200
+    assert told.isprintable(), repr(told)
+    for word in words:
+        assert word.lower() in told.lower(), told
+    return told
+
+
+def test_a_right_file_is_read(file: Path) -> None:
+    assert isinstance(loading.load(file), keras.Sequential)
+
+
+# -- the archive ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 100, b"hello", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"PK\x05\x06" + b"\0" * 18]
+)
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    refused(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_file_is_refused(file: Path, share: float) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: int(share * len(data))])
+    refused(file)
+
+
+def test_a_changed_byte_of_the_weights_is_refused_or_harmless(file: Path) -> None:
+    data = file.read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(data), 60):
+        broken = bytearray(data)
+        broken[place] ^= 0xFF
+        file.write_bytes(bytes(broken))
+        with suppress(ConfigurationError):
+            loading.load(file)
+
+
+@pytest.mark.parametrize("missing", [CONFIG, WEIGHTS])
+def test_an_archive_without_a_part_is_refused(file: Path, missing: str) -> None:
+    content = keras_files.members(file)
+    del content[missing]
+    refused(keras_files.write(file, content), missing)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "assets/../../evil.txt", "evil.py"]
+)
+def test_a_member_that_does_not_belong_there_is_refused_and_written_nowhere(file: Path, name: str) -> None:
+    before = {path for path in file.parent.parent.rglob("*")}
+    refused(keras_files.write(file, {**keras_files.members(file), name: b"evil"}), "evil")
+    assert {path for path in file.parent.parent.rglob("*")} == before
+    assert not Path("/tmp/evil.txt").exists()
+
+
+def test_a_link_in_the_archive_is_refused(file: Path) -> None:
+    content = keras_files.members(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in content.items():
+            info = zipfile.ZipInfo(name)
+            if name == WEIGHTS:
+                info.external_attr = (stat.S_IFLNK | 0o777) << 16
+                data = b"/etc/passwd"
+            archive.writestr(info, data)
+    refused(file, "link")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_is_there_twice_is_refused(file: Path) -> None:
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(CONFIG, b"{}")
+    refused(file, "twice")
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(file: Path, name: str) -> None:
+    content = keras_files.members(file) | {name: b"\0" * (64 << 20)}
+    keras_files.write(file, content, zipfile.ZIP_DEFLATED)
+    assert file.stat().st_size < 1 << 20
+    refused(file, name)
+
+
+def test_a_bomb_that_lies_about_its_size_is_refused(file: Path) -> None:
+    content = keras_files.members(file)
+    size = 64 << 20
+    content[WEIGHTS] = b"\0" * size
+    keras_files.write(file, content, zipfile.ZIP_DEFLATED)
+    data = file.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", 4000))
+    file.write_bytes(data)
+    refused(file)
+
+
+# -- the configuration ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"null", b"[]", b"3", b'"Sequential"', b"{", b"\xff\xfe", b"{}", b'{"class_name": "Sequential"}', b"NaN"],
+)
+def test_a_configuration_that_describes_no_model_is_refused(file: Path, text: bytes) -> None:
+    refused(keras_files.write(file, {**keras_files.members(file), CONFIG: text}))
+
+
+@pytest.mark.parametrize("deep", [900, 5_000, 100_000])
+def test_a_configuration_of_absurd_depth_is_refused(file: Path, deep: int) -> None:
+    text = b'{"config":' * deep + b"1" + b"}" * deep
+    refused(keras_files.write(file, {**keras_files.members(file), CONFIG: text}))
+
+
+def test_models_inside_models_without_end_are_refused(file: Path) -> None:
+    def nested(config: dict[str, Any]) -> dict[str, Any]:
+        for number in range(200):
+            inner = {"name": f"model_{number}", "trainable": True, "layers": [config]}
+            config = {"module": "keras", "class_name": "Sequential", "config": inner, "registered_name": None}
+        return config
+
+    began = time.process_time()
+    refused(keras_files.with_config(file, nested))
+    assert time.process_time() - began < 60
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"units": 10**9},
+        {"units": 10**15},
+        {"units": -3},
+        {"units": 0},
+        {"units": 4.5},
+        {"units": "four"},
+        {"units": None},
+        {"units": [4]},
+        {"units": True},
+        {"units": 7},
+        {"activation": "os.system"},
+        {"activation": {"module": "os", "class_name": "function", "config": "system", "registered_name": "system"}},
+        {"dtype": "float16"},
+        {"dtype": "string"},
+        {"name": 3},
+        {"name": "a/b\x1b[31m\n"},
+        {"recurrent_activation": "no such"},
+        {"unknown_argument": 1},
+    ],
+    ids=str,
+)
+def test_a_layer_of_wrong_arguments_is_refused(file: Path, change: dict[str, Any]) -> None:
+    def changed(config: dict[str, Any]) -> None:
+        config["config"]["layers"][2]["config"].update(change)
+
+    refused(keras_files.with_config(file, changed))
+
+
+def _ran(folder: Path) -> Path:
+    return folder / "ran"
+
+
+class _Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self._path),)
+
+
+def _hostile_layers(folder: Path) -> dict[str, dict[str, Any]]:
+    code = compile(f"__import__('os').mkdir({str(_ran(folder))!r})", "x", "exec")
+    pickled = base64.b64encode(pickle.dumps(_Payload(_ran(folder)))).decode()
+    buffer = io.BytesIO(base64.b64decode(pickled))
+    command = f"mkdir {_ran(folder)}"
+
+    def named(class_name: str, place: str | None, /, **config: Any) -> dict[str, Any]:
+        return {"module": place, "class_name": class_name, "config": config, "registered_name": class_name}
+
+    marshalled = base64.b64encode(marshal.dumps(code)).decode()
+    function = {"class_name": "__lambda__", "config": {"code": marshalled, "defaults": None, "closure": None}}
+    of_lambda = named("Lambda", "keras.layers", name="lambda", function=function)
+    return {
+        "lambda": of_lambda,
+        "lambda of a builtin": named(
+            "Lambda", "keras.layers", function={"module": "builtins", "class_name": "function", "config": "exec"}
+        ),
+        "a function of os": {"module": "os", "class_name": "function", "config": "system", "registered_name": "system"},
+        "a class of subprocess": named("Popen", "subprocess", args=command, shell=True),
+        "keras.utils.get_file": named("get_file", "keras.utils", fname="x", origin="http://127.0.0.1:9/x"),
+        "a function of keras": {
+            "module": "keras.src.utils.file_utils",
+            "class_name": "function",
+            "config": "get_file",
+            "registered_name": "get_file",
+        },
+        "a pickled module": named("TorchModuleWrapper", "keras.layers", module=pickled, name="wrapper"),
+        "a pickled module elsewhere": named("TorchModuleWrapper", "keras.src.utils.torch_utils", module=pickled),
+        "a saved model of TensorFlow": named("TFSMLayer", "keras.layers", filepath=str(folder), call_endpoint="serve"),
+        "a vocabulary from a file": named("StringLookup", "keras.layers", vocabulary="/etc/passwd"),
+        "an activation that is a lambda": named("Activation", "keras.layers", activation=function),
+        "a class with a module in its name": named(
+            "keras.src.utils.torch_utils.TorchModuleWrapper", None, module=pickled
+        ),
+        "bytes": {"class_name": "__bytes__", "config": {"value": buffer.getvalue().hex()}},
+        "a wrapped lambda": named(
+            "TimeDistributed", "keras.layers", layer=named("Lambda", "keras.layers", function=function)
+        ),
+        "an initializer of os": named(
+            "Dense", "keras.layers", units=3, kernel_initializer=named("system", "os", command=command)
+        ),
+        "a lambda in a policy": named("Dense", "keras.layers", units=3, dtype=named("DTypePolicy", "os", name=command)),
+    }
+
+
+HOSTILE = sorted(_hostile_layers(Path("folder")))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_that_a_configuration_names_runs(file: Path, name: str, tmp_path: Path) -> None:
+    keras_files.with_layer(file, _hostile_layers(tmp_path)[name])
+    if name == "an initializer of os":  # weights come from the file, and initializers are left out
+        with pytest.raises(ConfigurationError):
+            loading.load(file)
+    else:
+        refused(file)
+    assert not _ran(tmp_path).exists()
+
+
+@pytest.mark.parametrize("name", ["lambda", "a pickled module", "a function of os"])
+def test_nothing_that_an_hdf5_file_names_runs(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    keras.Sequential([keras.Input((None, 3)), keras.layers.Masking(), keras.layers.LSTM(4)]).save(path)
+    with h5py.File(path, "r+") as opened:
+        config = json.loads(opened.attrs["model_config"])
+        config["config"]["layers"].insert(2, _hostile_layers(tmp_path)[name])
+        opened.attrs["model_config"] = json.dumps(config)
+    refused(path)
+    assert not _ran(tmp_path).exists()
+
+
+# -- the weights ------------------------------------------------------------------------------------------------------
+
+
+def _external_link(opened: Any) -> None:
+    place = keras_files.datasets(opened)[0].name
+    del opened[place]
+    opened[place] = h5py.ExternalLink("/tmp/elsewhere.h5", "/secret")
+
+
+def _external_storage(opened: Any) -> None:
+    each = keras_files.datasets(opened)[0]
+    place, shape = each.name, each.shape
+    del opened[place]
+    opened.create_dataset(place, shape, "f4", external=[("/etc/passwd", 0, 4 * int(np.prod(shape)))])
+
+
+def _soft_link_to_nothing(opened: Any) -> None:
+    place = keras_files.datasets(opened)[0].name
+    del opened[place]
+    opened[place] = h5py.SoftLink("/no/such/place")
+
+
+def _link_to_itself(opened: Any) -> None:
+    opened["layers"]["again"] = h5py.SoftLink("/layers")
+
+
+def _hard_link_to_the_root(opened: Any) -> None:
+    opened["layers"]["root"] = opened["/"]
+
+
+def _huge_and_empty(opened: Any) -> None:
+    place = keras_files.datasets(opened)[0].name
+    del opened[place]
+    opened.create_dataset(place, (1 << 20, 1 << 20), "f4", chunks=(1024, 1024))
+
+
+def _huge_beside(opened: Any) -> None:
+    opened.create_dataset("padding", (1 << 40,), "f4", chunks=(1 << 20,))
+
+
+def _bomb(opened: Any) -> None:
+    opened.create_dataset("padding", (64 << 20,), "u1", compression="gzip", data=np.zeros(64 << 20, np.uint8))
+
+
+def _objects(opened: Any) -> None:
+    place = keras_files.datasets(opened)[0].name
+    del opened[place]
+    opened.create_dataset(place, (3,), h5py.string_dtype())
+
+
+def _other_shape(opened: Any) -> None:
+    place = keras_files.datasets(opened)[0].name
+    del opened[place]
+    opened[place] = np.zeros((5, 7), np.float32)
+
+
+def _missing(opened: Any) -> None:
+    del opened[keras_files.datasets(opened)[0].name]
+
+
+WEIGHTS_CHANGED = (
+    _external_link,
+    _external_storage,
+    _soft_link_to_nothing,
+    _huge_and_empty,
+    _huge_beside,
+    _objects,
+    _other_shape,
+    _missing,
+)
+
+
+@pytest.mark.parametrize("change", WEIGHTS_CHANGED)
+def test_weights_that_do_not_belong_there_are_refused(file: Path, change: Callable[[Any], None]) -> None:
+    refused(keras_files.with_weights(file, change))
+
+
+@pytest.mark.parametrize("change", [_link_to_itself, _hard_link_to_the_root, _bomb])
+def test_odd_weights_end_the_reading_soon(file: Path, change: Callable[[Any], None]) -> None:
+    keras_files.with_weights(file, change)
+    began = time.process_time()
+    with suppress(ConfigurationError):
+        loading.load(file)
+    assert time.process_time() - began < 60
+
+
+def test_weights_that_are_not_finite_are_refused_with_the_reason(file: Path) -> None:
+    def poison(opened: Any) -> None:
+        for each in keras_files.datasets(opened):
+            each[...] = np.nan
+
+    keras_files.with_weights(file, poison)
+    done = CliRunner().invoke(main, ["check", str(file), "--max-length", "40"])
+    assert done.exit_code == 2, done.output
+    assert "finite" in " ".join((done.stdout + done.stderr).split()) or "NaN" in done.stderr
+
+
+def test_the_folder_beside_the_file_stays_as_it_is(file: Path) -> None:
+    before = {path: path.read_bytes() for path in file.parent.iterdir() if path.is_file()}
+    loading.load(file)
+    assert {path: path.read_bytes() for path in file.parent.iterdir() if path.is_file()} == before
+
+
+def test_a_folder_a_pipe_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.keras")
+    (tmp_path / "folder.keras").mkdir()
+    for name in ("pipe.keras", "folder.keras", "absent.keras"):
+        done = CliRunner().invoke(main, ["check", str(tmp_path / name)])
+        assert done.exit_code == 2, (name, done.output)
+        assert "Traceback" not in done.output + done.stderr
