@@ -66,7 +66,8 @@ def require_agreement(text: str, module: KerasModule, given: ModelInput, seed: i
             except Exception:  # whatever a model raises at a width
                 continue
             _compare(text, expected, _answers(module(batch, lengths)), "a padded batch")
-        return tuple(_answers(module(sequences[0], None)))
+        answer = module(sequences[0], None)
+        return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_answers(answer))
 
 
 @contextlib.contextmanager
