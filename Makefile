@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format quick test test-long hostile sanitize soak cover train export model bench fuzz clients docs proto clean
+.PHONY: help install serve lint format quick test test-long gallery hostile sanitize soak cover train export model bench fuzz clients docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ sanitize: .venv/.development ## Runs the tests of the recurrent kernels with Add
 	PYTHONPATH=$(SANITIZED)/service LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -n0 -q -p no:cacheprovider -m "long or not long" \
 	tests/service/test_recurrent_kernels.py tests/service/test_fusion.py tests/service/test_integer_kernels.py tests/service/test_integer_layers.py $(SANITIZE)
+
+gallery: .venv/.development ## Every model of the galleries, 1,000 sequences each: exported, judged and mended (half an hour)
+	$(BIN)/python -m pytest tests/gallery -m gallery --numprocesses auto --dist worksteal
 
 hostile: .venv/.development ## The hostile suite: sockets by hand, while memory, files and other callers are watched
 	$(BIN)/python -m pytest tests/hostile -m "long or not long"

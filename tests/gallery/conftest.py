@@ -1,11 +1,26 @@
-"""One thread, and torch's plain attention path: the one that models are judged on."""
+"""One thread, torch's plain attention path, and which exhibits `make test` tries of the slowest tests."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `sampled(n)`, each n-th exhibit is a part of `make test`; the others are marked `gallery`."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        sampled = item.get_closest_marker("sampled")
+        if sampled is None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        if seen[test] % sampled.args[0]:
+            item.add_marker(pytest.mark.gallery)
+        seen[test] += 1
 
 
 @pytest.fixture(autouse=True)

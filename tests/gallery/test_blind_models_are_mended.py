@@ -76,6 +76,7 @@ def difference(exhibit: Exhibit, count: int) -> float:
     return compare(exhibit, mended_model(result.graph, exhibit, names), count=count).difference
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
 def test_a_mended_model_answers_as_the_original_alone(exhibit: Exhibit) -> None:
     assert difference(exhibit, 200) <= TOLERANCE
@@ -85,7 +86,7 @@ def test_a_mended_model_answers_as_the_original_alone(exhibit: Exhibit) -> None:
     assert str(exhibit) in SHORTEST_NOT_KNOWN or result.min_length == exhibit.shortest
 
 
-@pytest.mark.long
+@pytest.mark.gallery
 @pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
 def test_a_mended_model_answers_a_thousand_sequences_as_the_original_alone(exhibit: Exhibit) -> None:
     assert difference(exhibit, 1000) <= TOLERANCE

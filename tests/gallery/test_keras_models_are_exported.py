@@ -59,12 +59,13 @@ def difference(exhibit: KerasExhibit, count: int) -> float:
     return worst
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
 def test_a_graph_answers_as_keras_alone(exhibit: KerasExhibit) -> None:
     assert difference(exhibit, 48) <= TOLERANCE
 
 
-@pytest.mark.long
+@pytest.mark.gallery
 @pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
 def test_a_graph_answers_a_thousand_sequences_as_keras_alone(exhibit: KerasExhibit) -> None:
     assert difference(exhibit, 1000) <= TOLERANCE

@@ -74,13 +74,14 @@ def difference(exhibit: KerasExhibit, count: int) -> float:
     return worst
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("exhibit", marked(KERAS_LEAKING + KERAS_BLIND), ids=str)
 def test_a_mended_model_answers_as_keras_alone(exhibit: KerasExhibit) -> None:
     assert difference(exhibit, 48) <= TOLERANCE
     assert mended(exhibit)[0].changes
 
 
-@pytest.mark.long
+@pytest.mark.gallery
 @pytest.mark.parametrize("exhibit", marked(KERAS_LEAKING + KERAS_BLIND), ids=str)
 def test_a_mended_model_answers_a_thousand_sequences_as_keras_alone(exhibit: KerasExhibit) -> None:
     assert difference(exhibit, 1000) <= TOLERANCE
