@@ -21,7 +21,7 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from lengthwise.command import Command
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime.manifest import Manifest
@@ -205,7 +205,7 @@ def one_quiet_thread() -> None:
 @click.command(cls=Command)
 @click.option("--count", default=1000, show_default=True, type=click.IntRange(1), help="Sequences a model.")
 @click.option("--only", default="", help="Models whose name contains this.")
-@pages.as_json_or_page(PAGE)
+@output.as_json_or_page(PAGE)
 def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
     """Measures how far exported graphs are from torch, and batched answers from unbatched ones."""
     one_quiet_thread()
@@ -213,7 +213,7 @@ def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
     chosen = list(models(only))
     rows = [measure(model, count) for model in track(chosen, "models measured", console=Console(stderr=True))]
     text = page(facts, rows)
-    pages.tell(text, [asdict(row) for row in rows], as_json=as_json, out=out)
+    output.tell(text, [asdict(row) for row in rows], as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from lengthwise.command import Command
 from lengthwise.padding import pad
 from lengthwise_export.checking.axes import gap
@@ -196,7 +196,7 @@ def cells(row: Figures) -> tuple[str, ...]:
 @click.command(cls=Command)
 @click.option("--only", default="", help="Only the models whose name in the gallery contains this word.")
 @click.option("--sequences", default=1000, show_default=True, type=click.IntRange(1), help="Sequences of a proof.")
-@pages.as_json_or_page(PAGE)
+@output.as_json_or_page(PAGE)
 def main(only: str, sequences: int, as_json: bool, out: Path | None) -> None:
     """Mends models without lengths, and compares each with its original alone."""
     torch.set_num_threads(1)
@@ -205,7 +205,7 @@ def main(only: str, sequences: int, as_json: bool, out: Path | None) -> None:
     chosen = [by_name[name] for name in MODELS if only in name]
     rows = [measure(exhibit, sequences) for exhibit in track(chosen, "models mended", console=Console(stderr=True))]
     text = page(facts, rows)
-    pages.tell(text, [asdict(row) for row in rows], as_json=as_json, out=out)
+    output.tell(text, [asdict(row) for row in rows], as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

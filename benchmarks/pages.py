@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import click
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+from typing import Any
 
 RESULTS = Path("benchmarks/results")
 
@@ -44,25 +39,6 @@ def write(path: Path, text: str) -> None:
     """Writes a page, and its folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def as_json_or_page(page: Path) -> Callable[[_Command], _Command]:
-    """The options `--json` and `--out` of a command that measures; `page` is where its results stand."""
-
-    def add(command: _Command) -> _Command:
-        written = click.option(
-            "--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {page} for one."
-        )
-        return click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")(written(command))
-
-    return add
-
-
-def tell(text: str, figures: Any, *, as_json: bool, out: Path | None) -> None:
-    """Writes the page where it is wanted, and prints it, or the figures as JSON."""
-    if out is not None:
-        write(out, text)
-    click.echo(json.dumps(figures, indent=2) if as_json else text)
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -21,7 +21,7 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.exported_models import Model, in_batches, models, one_quiet_thread
 from benchmarks.mending import options_of
 from lengthwise.command import Command
@@ -203,7 +203,7 @@ TABLES: Final = {"operators": operators, "sound models": gallery, "mended models
 @click.option("--count", default=1000, show_default=True, type=click.IntRange(1), help="Sequences a graph.")
 @click.option("--only", default="", help="Operators and models whose name contains this.")
 @click.option("--table", "tables_named", type=click.Choice([*TABLES]), multiple=True, help="[default: all]")
-@pages.as_json_or_page(PAGE)
+@output.as_json_or_page(PAGE)
 def main(count: int, only: str, tables_named: tuple[str, ...], as_json: bool, out: Path | None) -> None:
     """Measures which operators and models lose bits in a batch, and what their rewrites keep and cost."""
     one_quiet_thread()
@@ -215,7 +215,7 @@ def main(count: int, only: str, tables_named: tuple[str, ...], as_json: bool, ou
         if what in (tables_named or TABLES)
     }
     text = page(facts, tables)
-    pages.tell(text, {name: [asdict(one) for one in rows] for name, rows in tables.items()}, as_json=as_json, out=out)
+    output.tell(text, {name: [asdict(one) for one in rows] for name, rows in tables.items()}, as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

@@ -163,3 +163,14 @@ def test_a_loop_of_another_kind_is_refused_with_the_reason(reason: str) -> None:
     with pytest.raises(UnmendableError, match=re.escape(reason)) as error:
         mended(graph)
     assert error.value.operator
+
+
+def test_what_a_loop_computes_anew_at_each_turn_is_moved_in_front_of_it() -> None:
+    lines = onnx.printer.to_text(KerasLoop().model())
+    before = "c0step = Gather (time_first, place)"
+    assert before in lines
+    after = "same = Identity (time_first)\nc0step = Gather (same, place)"
+    graph = onnx.parser.parse_model(lines.replace(before, after))
+    result = mended(graph)
+    assert "LSTM" in operators(result)
+    assert difference(graph, result, sequences(KerasLoop(), [1, 9, LONGEST])) < 1e-6

@@ -22,12 +22,48 @@ def loop_with(follow: Follow) -> Rule:
     """
 
     def loop(mender: Mender) -> None:
+        mender.node = _without_what_stays(mender, follow)
         recurrence = of_loop(mender)
         for name, value in recurrence.handed_on.items():
             mender.values[name] = value
         if not _as_layer(mender, recurrence):
             _as_scan(mender, recurrence, scan_with(follow))
 
+    return loop
+
+
+def _without_what_stays(mender: Mender, follow: Follow) -> NodeProto:
+    """The Loop without the nodes that compute the same at each of its turns: they are moved in front of it."""
+    loop, causes = NodeProto(), mender.causes
+    loop.CopyFrom(mender.node)
+    body: GraphProto = next(each.g for each in loop.attribute if each.name == "body")
+    moved: dict[str, str] = {}
+    for tensor in body.initializer:
+        array = numpy_helper.to_array(tensor)
+        moved[tensor.name] = mender.writer.constant(array, dtype=array.dtype)
+        mender.values[moved[tensor.name]] = mender.numbers(moved[tensor.name], array)
+    inside = {value.name for value in body.input}
+    kept = []
+    for node in body.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = moved.get(name, name)
+        has_graph = any(each.HasField("g") or each.graphs for each in node.attribute)
+        if has_graph or node.op_type.startswith("Random") or inside.intersection(node.input):
+            inside.update(node.output)
+            kept.append(node)
+            continue
+        for place, name in enumerate(node.output):
+            moved[name] = mender.writer.name(f"{name}_outside") if name else ""
+            node.output[place] = moved[name]
+        follow(mender, node)
+    for value in body.output:
+        if value.name in moved:  # a body has to make its outputs itself
+            kept.append(helper.make_node("Identity", [moved[value.name]], [value.name]))
+    del body.initializer[:]
+    others = GraphProto(node=kept).node  # copies, as the list is emptied
+    del body.node[:]
+    body.node.extend(others)
+    mender.causes = causes
     return loop
 
 
