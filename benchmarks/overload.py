@@ -82,16 +82,17 @@ class Returning:
         return threads
 
     def _run(self, number: int) -> None:
-        connection = http.client.HTTPConnection(self.target.host, self.target.port, timeout=120)
         while time.monotonic() < self.until:
             number += _CALLERS
             body = self.requests[number % len(self.requests)].partition(b"\r\n\r\n")[2]
             first, promised, tries = 0.0, 0.0, 0
             while True:
+                connection = http.client.HTTPConnection(self.target.host, self.target.port, timeout=120)
                 sent = time.monotonic()
                 connection.request("POST", "/predict", body, {"content-type": "application/json"})
                 answer = connection.getresponse()
                 answer.read()
+                connection.close()
                 tries += 1
                 if answer.status != 429:
                     break
@@ -186,7 +187,7 @@ def _overloaded(
         requests,
         Open(moments),
         # Enough for all that wait, and few enough that none is idle for so long that the service closes it.
-        connections=200 + round(1.3 * capacity * spec.bound_seconds),
+        connections=100 + round(0.9 * capacity * spec.bound_seconds),
         patience_seconds=spec.bound_seconds + 10,
         limit_seconds=spec.seconds,
     )

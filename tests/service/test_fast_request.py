@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import select
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -126,6 +127,24 @@ async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
         clock[0] += connection.timeout_keep_alive
         connection.timeout_keep_alive_handler()
         assert connection.transport.is_closing()
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["past ASGI", "through ASGI"])
+async def test_a_request_that_came_while_the_process_was_stopped_is_answered_though_its_connection_seems_idle(
+    service: Service, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    async with net(service, direct=direct) as made:
+        line = await made.line()
+        assert (await line.ask(GOOD))[0] == 200
+        (connection,) = made.state.connections
+        line.send(GOOD)
+        connected = connection.transport.get_extra_info("socket")
+        select.select([connected], [], [], 60)  # it has arrived, and the event loop has not seen it yet
+        monkeypatch.setattr(connection, "timeout_keep_alive", 0)
+        connection.timeout_keep_alive_handler()
+        assert not connection.transport.is_closing()
+        monkeypatch.undo()
+        assert (await line.answer())[0] == 200
 
 
 class Clock:

@@ -41,7 +41,7 @@ SHARES = (0.5, 0.2, 0.2, 0.1)
 """What a caller does next, and how often."""
 _DRAWN = 60
 """Sequences that callers choose from."""
-MOST_IDLE_SECONDS = 3.0
+MOST_IDLE_SECONDS = 1.0
 """A connection that was idle for longer is not used again: the server closes idle connections after five seconds."""
 _ENDED = (ConnectionError, asyncio.IncompleteReadError, OSError)
 
@@ -90,6 +90,7 @@ class Line:
         self.reader = reader
         self.writer = writer
         self.used = time.monotonic()
+        self.requests = 0
 
     @classmethod
     async def open(cls, port: int) -> Line:
@@ -183,12 +184,18 @@ class Chaos:
                 continue
             turn += 1
             kind = chance.choices(KINDS, SHARES)[0]
+            began, idle_seconds = time.monotonic(), time.monotonic() - line.used
             try:
                 stays = await self._turn(line, kind, f"{number}-{turn}", chance)
             except _ENDED as error:
-                self.wrong.append(f"request {number}-{turn} ({kind}) lost its connection: {error!r}")
+                taken = time.monotonic() - began
+                self.wrong.append(
+                    f"request {number}-{turn} ({kind}) lost its connection after {line.requests} requests, idle for "
+                    f"{idle_seconds:.2f} s before and {taken:.2f} s later: {error!r}"
+                )
                 stays = False
             line.used = time.monotonic()
+            line.requests += 1
             if not stays:
                 line = None
             await asyncio.sleep(chance.expovariate(1 / self.pause_seconds) if self.pause_seconds else 0)

@@ -177,7 +177,7 @@ def started(
     **variables: str,
 ) -> Iterator[ServerProcess]:
     """A process that serves and has looked at its models, while the block runs; `faults` as in `faulty_server`."""
-    server = ServerProcess(*arguments, verify=verify, files=files, faults=faults, **variables)
+    server = ServerProcess(*arguments, verify=verify, files=files, faults=faults, log=None, **variables)
     try:
         server.wait_for(r"is ready on|no model is ready")
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -190,7 +190,7 @@ def started(
 
 def exit_of(*arguments: str, files: int | None = None, **variables: str) -> tuple[int, str]:
     """The exit code and the words of a process that does not get to serve."""
-    server = ServerProcess(*arguments, verify=None, files=files, **variables)
+    server = ServerProcess(*arguments, verify=None, files=files, faults=None, log=None, **variables)
     try:
         return server.end(), server.text
     finally:

@@ -14,7 +14,7 @@ from typing import Final
 
 try:
     from fcntl import ioctl
-    from termios import TIOCOUTQ
+    from termios import FIONREAD, TIOCOUTQ
 except ImportError:  # no such call on this system: bytes in the kernel count as read
     ioctl = None  # type: ignore[assignment]
 
@@ -37,6 +37,19 @@ def unread_bytes(transport: asyncio.Transport) -> int:
     except OSError:
         return size
     return size + queued[0]
+
+
+def has_arrived(transport: asyncio.Transport) -> bool:
+    """Whether bytes have arrived that the event loop has not read yet, where the system reports that."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or ioctl is None:
+        return False
+    arrived = array.array("i", [0])
+    try:
+        ioctl(connection.fileno(), FIONREAD, arrived)
+    except OSError:
+        return False
+    return arrived[0] > 0
 
 
 class UnreadWatch:

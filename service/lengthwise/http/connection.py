@@ -55,7 +55,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lengthwise.connections.closing import gently
-from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch
+from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, has_arrived
 from lengthwise.http.cycle import Cycle, Flow
 from lengthwise.http.framing import MalformedLog, fault
 from lengthwise.http.responses import DefaultHeaderLines, response
@@ -66,6 +66,8 @@ MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
 MAX_PIPELINED: Final = 64
 """Requests that may wait behind one that is being answered."""
+_UNREAD_SECONDS: Final = 0.1
+"""After which time a connection that seemed idle, and has bytes to read, is looked at again."""
 HALF_CLOSED_SECONDS: Final = 2.0
 BODY_PERIOD_SECONDS: Final = 10.0
 """How often the bytes of a body are compared with `MIN_BODY_BYTES_PER_SECOND`."""
@@ -208,8 +210,13 @@ class BoundedConnection(HttpToolsProtocol):
             self._unread.stop()
 
     def timeout_keep_alive_handler(self) -> None:
-        """No request came for long enough."""
-        if not self.transport.is_closing():
+        """No request came for long enough.
+
+        After a stop of the process this may be called before a request is read that arrived meanwhile: then it is read.
+        """
+        if has_arrived(self.transport):
+            self.timeout_keep_alive_task = self.loop.call_later(_UNREAD_SECONDS, self.timeout_keep_alive_handler)
+        elif not self.transport.is_closing():
             self._close()
 
     # What the parser calls.
