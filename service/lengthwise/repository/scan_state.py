@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from lengthwise.repository.contents import DirectoryState, Refusal, Repository
 from lengthwise.repository.model import LoadedModel
+from lengthwise.runtime.session import Session
 from lengthwise.versions import Key, Policy
 
 log = logging.getLogger("lengthwise.scan")
@@ -91,7 +92,7 @@ class ScanState:
             self._models[key] = model
             if model is not self.running.get(key):
                 self._new += 1
-                log.info("%s is ready on %s", key, model.session.provider)
+                log.info("%s is ready on %s%s", key, model.session.provider, _kernels(model.session))
         if reason is not None:
             self.refuse(key, reason)
 
@@ -125,3 +126,8 @@ class ScanState:
     ) -> Repository:
         refusals = [Refusal(str(key), why) for key, why in sorted(refused.items())]
         return Repository.of(models.values(), refusals, self._before.unloaded, states, reason)
+
+
+def _kernels(session: Session) -> str:
+    """Which kernels run a model's recurrent layers, for the log; empty without such layers."""
+    return f", its recurrent layers in the kernels of {session.kernels}" if session.recurrent else ""
