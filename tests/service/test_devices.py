@@ -23,6 +23,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_app
 from lengthwise.padding import pad
 from lengthwise.repository import loading
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.binding import Slot
 from lengthwise.runtime.provider import PLAIN_CPU, DeviceChoice
 from lengthwise.serving import Serving
@@ -196,4 +197,4 @@ def test_a_batch_after_the_warm_up_allocates_nothing(folder: Path, monkeypatch: 
 def test_a_model_on_the_cpu_takes_any_shape_and_its_costs_are_those_of_the_thread(folder: Path):
     model = loading.load(directory(folder), LIMITS)
     assert model.buckets is None
-    assert model.cost.clock is time.thread_time
+    assert model.cost.clock is recurrent_kernels.processor_seconds

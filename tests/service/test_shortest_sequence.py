@@ -281,6 +281,7 @@ class RaisesWhenShort(Session):
     def __init__(self, least: int) -> None:
         self.least = least
         self.provider = CPU_LABEL
+        self.kernels = "numpy"
         self.clock = time.thread_time
         self.seen: set[int] = set()
 

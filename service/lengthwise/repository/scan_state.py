@@ -9,6 +9,7 @@ from dataclasses import replace
 from lengthwise.repository.aliases import Aliases
 from lengthwise.repository.contents import DirectoryState, Refusal, Repository
 from lengthwise.repository.model import LoadedModel
+from lengthwise.runtime.session import Session
 from lengthwise.versions import Key, Policy
 
 log = logging.getLogger("lengthwise.scan")
@@ -103,7 +104,7 @@ class ScanState:
             self._models[key] = model
             if model is not self.running.get(key):
                 self._new += 1
-                log.info("%s is ready on %s", key, model.session.provider)
+                log.info("%s is ready on %s%s", key, model.session.provider, _kernels(model.session))
         if reason is not None:
             self.refuse(key, reason)
 
@@ -146,3 +147,8 @@ class ScanState:
     def _is_highest_left(self, key: Key) -> bool:
         """Whether no version above it is still to be verified: a kept version may be settled before a higher one."""
         return all(other.name != key.name or other.version < key.version for other in self.left)
+
+
+def _kernels(session: Session) -> str:
+    """Which kernels run a model's recurrent layers, for the log; empty without such layers."""
+    return f", its recurrent layers in the kernels of {session.kernels}" if session.recurrent else ""

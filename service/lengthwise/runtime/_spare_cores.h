@@ -9,6 +9,7 @@
  * layer takes longer than without. Then the next asks are refused, each time twice as many.
  */
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
 
@@ -104,9 +105,13 @@ static int start_helper(struct Helper *helper)
         pthread_mutex_init(&helper->lock, NULL);
         pthread_cond_init(&helper->changed, NULL);
         if (registered && !pthread_attr_init(&attributes)) {
+            sigset_t all, before; /* signals are for the program's own threads */
+            sigfillset(&all);
+            pthread_sigmask(SIG_SETMASK, &all, &before);
             pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
             helper->there = !pthread_create(&helper->thread, &attributes, help_for_ever, helper);
             pthread_attr_destroy(&attributes);
+            pthread_sigmask(SIG_SETMASK, &before, NULL);
         }
     }
     const int there = helper->there;
