@@ -28,8 +28,15 @@ MODULES_IN_C = [
     Extension(
         "lengthwise.runtime._recurrent_kernels",
         ["service/lengthwise/runtime/_recurrent_kernels.c"],
-        depends=["service/lengthwise/runtime/_onnxruntime_api.h", "service/lengthwise/runtime/_recurrent_cells.h"],
+        depends=[
+            "service/lengthwise/runtime/_attention_pooling.h",
+            "service/lengthwise/runtime/_onnxruntime_api.h",
+            "service/lengthwise/runtime/_recurrent_cells.h",
+            "service/lengthwise/runtime/_recurrent_runs.h",
+            "service/lengthwise/runtime/_spare_cores.h",
+        ],
         extra_compile_args=["-O3"],
+        libraries=["m"],
         optional=True,
         **LIMITED,
     ),

@@ -1,8 +1,8 @@
 """Recurrent layers in the service's kernels beside onnxruntime's own: `python -m benchmarks.kernels`.
 
 One two-layer bidirectional LSTM with attention, the graph of `make bench`'s lognormal workload, in one thread. Batches
-of one length show the arithmetic, batches of lengths as they come what padding costs. Both sessions take turns; the
-figure is the fastest of the runs over the valid steps.
+of one length show the arithmetic, batches of lengths as they come what padding costs. All batches of one number of rows
+take turns, in both sessions; the figure is the fastest of the runs over the valid steps.
 """
 
 from __future__ import annotations
@@ -42,43 +42,56 @@ def measure(seconds: float, seed: int) -> list[dict[str, Any]]:
     manifest = Manifest.read(work.directory)
     plain = Session.load(work.directory, manifest, devices=(PLAIN_CPU,))
     alike = [steps for steps in work.sequences if len(steps) >= _ONE_LENGTH]
-    cases = [
-        (rows, lengths, [steps[:_ONE_LENGTH] for steps in alike[:rows]] if lengths == "one" else work.sequences[:rows])
-        for lengths in ("one", "as they come")
-        for rows in _ROWS
-    ]
     found = []
     for instructions in recurrent_kernels.INSTRUCTION_SETS:
         recurrent_kernels.choose(instructions)
         own = Session.load(work.directory, manifest, devices=(CPU_DEVICE,))
-        for rows, lengths, sequences in track(cases, instructions, console=Console(stderr=True)):
-            batch = pad(sequences, multiple=manifest.width_multiple)
-            onnxruntimes, owns = _fastest((plain, own), batch, seconds)
-            found.append(
-                {
-                    "instructions": instructions,
-                    "lengths": lengths,
-                    "rows": rows,
-                    "padding_share": 1 - batch.valid_steps / batch.padded_steps,
-                    "onnxruntime_us_per_step": onnxruntimes / batch.valid_steps * 1e6,
-                    "own_us_per_step": owns / batch.valid_steps * 1e6,
-                    "largest_difference": _difference(plain, own, batch),
-                    "same_bits_alone": _same_bits(own, sequences, batch, manifest.width_multiple),
-                }
-            )
+        of_instructions = []
+        for rows in track(_ROWS, instructions, console=Console(stderr=True)):
+            cases = {"one": [steps[:_ONE_LENGTH] for steps in alike[:rows]], "as they come": work.sequences[:rows]}
+            batches = [pad(sequences, multiple=manifest.width_multiple) for sequences in cases.values()]
+            fastest = _fastest((plain, own), batches, 2 * seconds)
+            for (lengths, sequences), batch, (onnxruntimes, owns) in zip(cases.items(), batches, fastest, strict=True):
+                of_instructions.append(
+                    {
+                        "instructions": instructions,
+                        "lengths": lengths,
+                        "rows": rows,
+                        "padding_share": 1 - batch.valid_steps / batch.padded_steps,
+                        "onnxruntime_us_per_step": onnxruntimes / batch.valid_steps * 1e6,
+                        "own_us_per_step": owns / batch.valid_steps * 1e6,
+                        "largest_difference": _difference(plain, own, batch),
+                        "same_bits_alone": _same_bits(own, sequences, batch, manifest.width_multiple),
+                    }
+                )
+        found += sorted(of_instructions, key=lambda row: row["lengths"] != "one")
     return found
 
 
-def _fastest(sessions: Sequence[Session], batch: PaddedBatch, seconds: float) -> list[float]:
-    """Processor time of each session's fastest run, in turns."""
-    fastest = [np.inf] * len(sessions)
+def of_mixed(rows: Sequence[dict[str, Any]], instructions: str) -> float:
+    """How much longer a valid step of the largest batch takes in lengths as they come than in one length."""
+    (one, mixed) = (
+        next(
+            row
+            for row in rows
+            if row["instructions"] == instructions and row["lengths"] == lengths and row["rows"] == _ROWS[-1]
+        )
+        for lengths in ("one", "as they come")
+    )
+    return float(mixed["own_us_per_step"] / one["own_us_per_step"])
+
+
+def _fastest(sessions: Sequence[Session], batches: Sequence[PaddedBatch], seconds: float) -> list[tuple[float, ...]]:
+    """Processor time of each batch's fastest run in each session; all of them take turns."""
+    fastest = np.full((len(batches), len(sessions)), np.inf)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        for index, session in enumerate(sessions):
-            before = time.thread_time()
-            session.run(batch)
-            fastest[index] = min(fastest[index], time.thread_time() - before)
-    return fastest
+        for place, batch in enumerate(batches):
+            for index, session in enumerate(sessions):
+                before = time.thread_time()
+                session.run(batch)
+                fastest[place, index] = min(fastest[place, index], time.thread_time() - before)
+    return [tuple(of_batch) for of_batch in fastest.tolist()]
 
 
 def _difference(one: Session, other: Session, batch: PaddedBatch) -> float:
@@ -114,7 +127,13 @@ def page(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         f"Largest difference of a logit between the two: {max(row['largest_difference'] for row in rows):.1g}. "
         f"Batches with the same bits as unbatched: {sum(row['same_bits_alone'] for row in rows)} of {len(rows)}."
     )
-    return pages.page(facts, "Recurrent kernels", how, pages.table(heads, lines), checks)
+    mixed = [
+        (instructions, f"{of_mixed(rows, instructions):.3f}")
+        for instructions in dict.fromkeys(row["instructions"] for row in rows)
+    ]
+    share = f"A valid step in {_ROWS[-1]} rows of lengths as they come, over one in {_ROWS[-1]} rows of one length:"
+    tables = (pages.table(heads, lines), share, pages.table(("instructions", "ratio"), mixed))
+    return pages.page(facts, "Recurrent kernels", how, *tables, checks)
 
 
 @click.command()

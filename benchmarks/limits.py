@@ -21,6 +21,7 @@ from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
+from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
 from lengthwise.telemetry.metrics import ModelMetrics
 
@@ -128,8 +129,11 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
     """Batch costs in processor time, which other work on the machine disturbs little."""
 
     def run(rows: int, width: int) -> None:
-        values = np.zeros((rows, width, manifest.input.features or 1), dtype=np.float32)
-        session.run(PaddedBatch(values, np.full(rows, width, dtype=np.int32)))
+        run_lengths([width] * rows)
+
+    def run_lengths(lengths: Sequence[int]) -> None:
+        values = np.zeros((len(lengths), max(lengths), manifest.input.features or 1), dtype=np.float32)
+        session.run(PaddedBatch(values, np.array(lengths, dtype=np.int32)))
 
     return measure(
         run,
@@ -140,6 +144,7 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
         multiple=manifest.width_multiple,
         budget_seconds=seconds,
         clock=time.thread_time,
+        run_lengths=None if session.kernels == ONNXRUNTIME else run_lengths,
     )
 
 

@@ -195,7 +195,7 @@ def load(
     threads: int | None = None,
     max_batch_rows: int = 64,
     max_batch_cost_steps: int = 16_384,
-    recurrent_kernels: bool = True,
+    recurrent_kernels: bool | None = None,
 ) -> Model:
     """Loads a model directory, after the same verification as in the service.
 
@@ -211,7 +211,7 @@ def load(
         max_batch_rows: Most sequences in one batch.
         max_batch_cost_steps: Most padded steps (rows x width) in one batch.
         recurrent_kernels: Whether LSTM and GRU layers on the CPU run in Lengthwise's kernels, which compute valid steps
-            only, or in onnxruntime's.
+            only, or in onnxruntime's. By default the model is timed in both.
 
     Returns:
         The model, ready to answer.

@@ -68,7 +68,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         default = "" if field.default in (PydanticUndefined, None, ()) else f"  [default: {field.default}]"
         meaning = f"{field.description}{default}"
         choices = get_args(field.annotation)
-        if field.annotation is bool:
+        if field.annotation in (bool, bool | None):
             option = click.option(f"{flag(name)}/--no-{flag(name)[2:]}", default=None, help=meaning)
         elif choices and all(isinstance(choice, str) for choice in choices):
             option = click.option(flag(name), metavar="|".join(choices), help=meaning)

@@ -78,11 +78,14 @@ class Serving:
             recurrent_kernels=settings.recurrent_kernels,
         )
         self.runners = self.choice.runners(settings.runners)
+        lends = settings.lend_cores and not self.choice.provider.bound
         self.batcher = Batcher(
             runners=self.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,
             max_wait_seconds=settings.max_wait_ms / 1000,
             one_core=self.runners == available_cores() == 1 and not self.choice.provider.bound,
+            lend_cores=recurrent_kernels.lend_cores if lends else None,
+            cores=available_cores(),
             on_batch=None if tracer is None else tracer.batch,
         )
         aliases = (triton_metrics.families,) if settings.triton_metrics else ()
@@ -218,6 +221,8 @@ class Serving:
     def _add(self, model: LoadedModel) -> ServedModel:
         manifest = model.manifest
         info = {"provider": model.session.provider, "digest": manifest.digests.get(GRAPH_FILE, "")}
+        if model.session.recurrent:
+            info["kernels"] = model.session.kernels
         served = ServedModel(model, self.metrics.model(manifest.name, str(manifest.version), info), self.limits)
         self.batcher.open(served.queue)
         return served

@@ -179,10 +179,15 @@ class Settings(BaseSettings):
     tf32: bool = Field(
         False, description="Allow a GPU to compute float32 products in TF32 (10 bits of mantissa): faster, less exact."
     )
-    recurrent_kernels: bool = Field(
-        True,
+    recurrent_kernels: bool | None = Field(
+        None,
         description="Run LSTM and GRU layers on the CPU in Lengthwise's kernels, which compute valid steps only; "
-        "off: in onnxruntime's kernels.",
+        "off: in onnxruntime's kernels. By default each model is timed in both when it is loaded.",
+    )
+    lend_cores: bool = Field(
+        True,
+        description="Let a core whose runner is idle compute one direction of an LSTM or GRU layer for a batch that "
+        "another runs.",
     )
     gpu_memory_bytes: int | None = Field(
         None, ge=1, description="Limit of each model's memory arena on a GPU. Off by default."

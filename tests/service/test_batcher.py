@@ -77,11 +77,11 @@ async def test_what_a_batch_costs_counts_from_its_plan_to_its_results():
     effort = iter(range(0, 10_000, 7))
     only = model_queue()
     only.cost.clock = lambda: next(effort)  # planning begins at 0, and its results are there at 7
-    observed: list[tuple[int, int, float]] = []
-    only.cost.observe = lambda rows, width, seconds: observed.append((rows, width, seconds))  # type: ignore[method-assign]
+    observed: list[tuple[object, ...]] = []
+    only.cost.observe = lambda *given: observed.append(given)  # type: ignore[method-assign]
     async with running(only) as batcher:
         assert await outcome(batcher.submit(only, [sequence(1, 5)], answers)) == [1]
-    assert observed == [(1, 5, 7)]
+    assert observed == [(1, 5, 7, 5)]
 
 
 async def test_counted_steps_are_those_that_ran():

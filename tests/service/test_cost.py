@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 
 import hypothesis.strategies as st
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from lengthwise.batching.cost import Column, CostTable
-from lengthwise.batching.cost_measurement import grid, measure, rows_grid
+from lengthwise.batching.cost_measurement import grid, measure, measure_padding, rows_grid
 from tests.support.costs import linear_table
 
 seconds = st.floats(1e-6, 1.0)
@@ -474,3 +475,70 @@ def test_a_grid_doubles_up_to_its_largest(largest: int, smallest: int, points: l
 )
 def test_the_rows_of_a_grid_have_half_as_many_again_between(largest: int, points: list[int]):
     assert rows_grid(largest) == points
+
+
+# Padding
+
+
+def mixed(share: float, random: np.random.Generator) -> tuple[list[int], float]:
+    """The lengths of a batch, and its seconds if padding costs this share."""
+    lengths = [int(length) for length in random.lognormal(4, 0.7, int(random.integers(2, 33)))]
+    full = sum(lengths) / max(lengths)
+    return lengths, 1e-6 * max(lengths) * (full + share * (len(lengths) - full))
+
+
+def flat_table(padding: float) -> CostTable:
+    rows, widths = [1, 2, 4, 8, 16, 32, 64], [4, 4096]
+    return CostTable(rows, widths, 1e-6 * np.outer(rows, widths).astype(np.float64), padding=padding)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.2, 0.6])
+@pytest.mark.parametrize("before", [0.0, 0.5])
+def test_what_padding_costs_is_learned_from_batches(truth: float, before: float):
+    random, table = np.random.default_rng(0), flat_table(before)
+    for _ in range(3000):
+        lengths, seconds = mixed(truth, random)
+        table.observe(len(lengths), max(lengths), seconds * float(random.lognormal(0, 0.05)), sum(lengths))
+    assert table.padding == pytest.approx(truth, abs=0.12)
+    lengths, seconds = mixed(truth, random)
+    assert table.predict(len(lengths), max(lengths), sum(lengths)) == pytest.approx(seconds, rel=0.15)
+
+
+def test_where_the_whole_rectangle_is_computed_padding_stays_as_expensive_as_steps():
+    random, table = np.random.default_rng(0), flat_table(1.0)
+    for _ in range(300):
+        lengths, seconds = mixed(0.2, random)
+        table.observe(len(lengths), max(lengths), seconds, sum(lengths))
+    assert table.padding == 1.0
+    assert table.predict(8, 100, 300) == table.predict(8, 100)
+
+
+@pytest.mark.parametrize("padding", [-0.1, 1.1, float("nan")])
+def test_a_share_that_cannot_be_is_an_error(padding: float):
+    with pytest.raises(ValueError, match="padded step"):
+        flat_table(padding)
+
+
+def test_what_padding_costs_is_kept():
+    assert CostTable.from_json(flat_table(0.25).to_json()).padding == 0.25
+    before = flat_table(1.0).to_json()
+    del before["padding"]
+    assert CostTable.from_json(before).padding == 1.0
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.0, 0.0), (0.3, 0.3), (0.95, 1.0), (1.0, 1.0), (1.4, 1.0)])
+def test_what_padding_costs_is_measured_at_load(share: float, found: float):
+    now = 0.0
+
+    def run(lengths: Sequence[int]) -> None:
+        nonlocal now
+        full = sum(lengths) / max(lengths)
+        now += 1e-6 * max(lengths) * (full + share * (len(lengths) - full))
+
+    measured = measure_padding(run, 24, 64, clock=lambda: now)
+    assert measured == pytest.approx(found, abs=0.05)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(5, 64), (24, 4), (24, 20)])
+def test_too_few_rows_or_steps_do_not_show_what_padding_costs(rows: int, width: int):
+    assert measure_padding(lambda lengths: None, rows, width, shortest=11) == 1.0

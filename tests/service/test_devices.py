@@ -152,7 +152,7 @@ def test_the_options_reach_the_choice(monkeypatch: pytest.MonkeyPatch):
     Serving(Settings(provider="cuda", tf32=True, gpu_memory_bytes=7, runners=3))
     Serving(Settings(recurrent_kernels=False))
     assert seen == [
-        ("cuda", {"tf32": True, "memory_limit_bytes": 7, "runners": 3, "recurrent_kernels": True}),
+        ("cuda", {"tf32": True, "memory_limit_bytes": 7, "runners": 3, "recurrent_kernels": None}),
         ("auto", {"tf32": False, "memory_limit_bytes": None, "runners": None, "recurrent_kernels": False}),
     ]
 

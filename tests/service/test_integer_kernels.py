@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,6 @@ CLOSE = 4e-3
 and then."""
 FEW, MANY = 3, 40
 """Inputs whose weights stay floats, and inputs whose weights are bytes."""
-
-
-@pytest.fixture(autouse=True)
-def best() -> Iterator[None]:
-    """Whatever a test chose, the next has the best instruction set."""
-    yield
-    integer_kernels.choose(SETS[0])
 
 
 @pytest.fixture(params=SETS)

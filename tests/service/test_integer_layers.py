@@ -17,7 +17,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnx import TensorProto as Element
 
 from lengthwise.padding import pad
-from lengthwise.runtime import integer_kernels, integer_layers, recurrent_kernels
+from lengthwise.runtime import fusion, integer_kernels, integer_layers, recurrent_kernels
 from lengthwise.runtime.integer_layers import fused
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import PLAIN_CPU
@@ -174,6 +174,28 @@ def test_a_damaged_graph_is_refused_or_left_or_a_graph(data: st.DataObject):
     except ValueError:
         return
     assert found is None or isinstance(found, bytes)
+
+
+@pytest.mark.parametrize("instructions", integer_kernels.INSTRUCTION_SETS or ("none",))
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("perm", [[0, 2, 1, 3], [2, 0, 1, 3]], ids=["steps first", "rows first"])
+def test_a_layer_writes_its_output_in_the_order_that_is_read(instructions: str, kind: str, perm: list[int]):
+    graph = integer_graph(kind, hidden=9, inputs=MANY, direction="bidirectional")
+    graph.graph.node.append(helper.make_node("Transpose", ["y"], ["turned"], perm=perm))
+    graph.graph.node.append(helper.make_node("Reshape", ["turned", "flat"], ["flat_y"]))
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 18]), "flat"))
+    del graph.graph.output[0]
+    graph.graph.output.append(helper.make_tensor_value_info("flat_y", Element.FLOAT, [None, None, 18]))
+    turned = fusion.fused(graph.SerializeToString())
+    assert turned is not None
+    assert kinds(in_integers(onnx.load_from_string(turned.graph))) == [(integer_kernels.DOMAIN, kind)]
+    for lengths in ([5, 1, 8, 0], [3, 7] * 30):
+        feed = batch(lengths, MANY, steps=9)
+        expected = opened(graph, instructions).run(["flat_y", "last_h"], feed)
+        for one, other in zip(
+            opened(turned.graph, instructions).run(["flat_y", "last_h"], feed), expected, strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
 
 
 # Sessions

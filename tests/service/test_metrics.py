@@ -25,6 +25,7 @@ FAMILIES = {
     "rejected": OWN | {"reason"},
     "batch_failures": OWN,
     "model_info": OWN | {"provider", "digest"},
+    "recurrent_kernels": OWN | {"kernels"},
     "queue_cost_steps": OWN,
     "queue_sequences": OWN,
     "inflight_batches": OWN,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -367,6 +369,88 @@ def test_what_is_no_number_stays_none_and_stays_in_its_row():
     np.testing.assert_array_equal(found[:, :, [0, 2]], clean[:, :, [0, 2]])
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("hidden", [1, 7, 129, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("lengths", [[], [5], [1, 0, 5] * 21 + [30, 0]], ids=["0", "1", "65"])
+@pytest.mark.usefixtures("instructions")
+def test_odd_sizes_answer_as_onnxruntimes_own(kind: str, hidden: int, lengths: list[int]):
+    layer = graph(kind, hidden=hidden, direction="bidirectional")
+    feed = batch(lengths, steps=33)
+    for row, length in enumerate(lengths):
+        feed["x"][length:, row] = np.nan
+    ours = opened(layer).run(None, feed)
+    assert ours[0].shape == (33, 2, len(lengths), hidden)
+    if lengths:  # of no rows, onnxruntime's own kernels end the process
+        clean = np.nan_to_num(feed["x"])
+        theirs = opened(layer, kernels=False).run(None, feed | {"x": clean})
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, atol=CLOSE)
+
+
+@pytest.fixture
+def lending() -> Iterator[None]:
+    """No core stays lent after the test."""
+    yield
+    recurrent_kernels.lend_cores(0)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.usefixtures("instructions", "lending")
+def test_two_directions_at_once_give_the_same_bits(kind: str):
+    session = opened(graph(kind, hidden=64, direction="bidirectional"))
+    feeds = [batch([1 + (seed * 17 + row) % 60 for row in range(1 + seed)], seed=seed) for seed in range(12)]
+    one_by_one = [session.run(None, feed) for feed in feeds]
+    for lent in (1, 2, 1000):
+        recurrent_kernels.lend_cores(lent)
+        for expected, feed in zip(one_by_one * 4, feeds * 4, strict=True):
+            for one, other in zip(expected, session.run(None, feed), strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.usefixtures("lending")
+def test_a_core_that_is_taken_back_at_any_step_changes_no_bit():
+    session = opened(graph("LSTM", hidden=64, direction="bidirectional"))
+    feed = batch([60, 9, 33, 41, 60, 1])
+    expected = session.run(None, feed)
+    stopping = threading.Event()
+
+    def take_and_give() -> None:
+        while not stopping.is_set():
+            for lent in (1, 0, 2, 0):
+                recurrent_kernels.lend_cores(lent)
+
+    meddler = threading.Thread(target=take_and_give)
+    meddler.start()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            for found in pool.map(lambda _: session.run(None, feed), range(300)):
+                for one, other in zip(expected, found, strict=True):
+                    np.testing.assert_array_equal(one, other)
+    finally:
+        stopping.set()
+        meddler.join()
+
+
+@pytest.mark.usefixtures("lending")
+def test_what_helpers_do_counts_as_time_of_the_thread_that_they_help():
+    session = opened(graph("LSTM", hidden=128, direction="bidirectional"))
+    feed = batch([60] * 6)
+    before = recurrent_kernels.processor_seconds() - time.thread_time()
+    recurrent_kernels.lend_cores(1)
+    deadline = time.monotonic() + 60
+    while recurrent_kernels.processor_seconds() - time.thread_time() <= before + 1e-4 and time.monotonic() < deadline:
+        session.run(None, feed)
+    assert recurrent_kernels.processor_seconds() - time.thread_time() > before + 1e-4
+
+
+@pytest.mark.parametrize("count", [-5, 0, 10**6])
+@pytest.mark.usefixtures("lending")
+def test_any_number_of_cores_may_be_lent(count: int):
+    recurrent_kernels.lend_cores(count)
+    session = opened(graph("LSTM", hidden=128, direction="bidirectional"))
+    assert np.isfinite(session.run(None, batch([40, 20]))[0]).all()
+
+
 @pytest.mark.usefixtures("instructions")
 def test_several_threads_run_one_session():
     session = opened(graph(hidden=40, direction="bidirectional"))
@@ -509,6 +593,42 @@ def test_a_graph_that_takes_missing_values_keeps_onnxruntimes():
     assert Session(layer, handles).kernels == recurrent_kernels.ONNXRUNTIME
 
 
+def handling(*, seen: bool, replaced: bool) -> tuple[bytes, Manifest]:
+    """A model that says that it handles NaN: `seen`, with an IsNaN; `replaced`, before its layer."""
+    whole, wants = model("LSTM")
+    outer = onnx.load_from_string(whole)
+    outer.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
+    if seen:
+        outer.graph.node.insert(0, helper.make_node("IsNaN", ["values"], ["missing"]))
+        outer.graph.node.insert(1, helper.make_node("Where", ["missing", "nothing", "values"], ["present"]))
+        turn = next(node for node in outer.graph.node if node.op_type == "Transpose")
+        turn.input[0] = "present" if replaced else "values"
+    return outer.SerializeToString(), wants.model_copy(update={"missing": "handled"})
+
+
+@pytest.mark.parametrize(("seen", "replaced"), [(True, True), (True, False), (False, False)])
+def test_a_graph_that_handles_nan_gets_them_if_nan_never_reaches_its_layers(
+    seen: bool, replaced: bool, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO):
+        session = Session(*handling(seen=seen, replaced=replaced))
+    assert session.kernels == (recurrent_kernels.INSTRUCTION_SETS[0] if replaced else recurrent_kernels.ONNXRUNTIME)
+    assert ("NaN may reach them" in caplog.text) is not replaced
+
+
+@pytest.mark.parametrize("features", [1, 3])
+def test_with_nan_the_answers_are_those_of_onnxruntimes(features: int):
+    layer, wants = handling(seen=True, replaced=True)
+    random = np.random.default_rng(0)
+    values = random.normal(0, 1, (9, 3)).astype(np.float32)
+    values[random.random((9, 3)) < features / 4] = np.nan
+    batch_of_nan = pad([values, values[:4], np.full((5, 3), np.nan, np.float32)])
+    ours = Session(layer, wants).run(batch_of_nan).logits
+    theirs = Session(layer, wants, devices=(PLAIN_CPU,)).run(batch_of_nan).logits
+    assert np.isfinite(ours).all()
+    np.testing.assert_allclose(ours, theirs, atol=CLOSE)
+
+
 def test_a_graph_that_nobody_can_load_is_an_error_of_the_graph(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO), pytest.raises(ModelError, match="onnxruntime cannot load the graph"):
         Session(b"no graph", model("LSTM")[1])
@@ -543,7 +663,7 @@ def test_a_processor_that_has_the_instructions_is_known_by_them():
 
 
 def test_they_can_be_turned_off():
-    assert choose("cpu").devices == (CPU_DEVICE,)
+    assert choose("cpu", recurrent_kernels=True).devices == (CPU_DEVICE,)
     assert choose("cpu", recurrent_kernels=False).devices == (PLAIN_CPU,)
     assert CPU_DEVICE.label == PLAIN_CPU.label
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import weakref
+from functools import partial
 
 import pytest
 
@@ -285,3 +286,84 @@ async def test_a_batcher_that_drained_looks_for_nothing(looks: list[float]):
     async with running(quick, clock=lambda: 0.0) as batcher:
         assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
     assert await looked_in_a_while(looks) <= 1
+
+
+# Cores that are lent
+
+
+def note(lent: list[int], count: int, soon: bool) -> None:
+    lent.append(count)
+
+
+async def test_an_idle_runners_core_is_lent_until_its_runner_is_woken():
+    gate = Gate()
+    lent: list[int] = []
+    only = model_queue(gate, rows=1)
+    async with running(only, runners=2, lend_cores=partial(note, lent), cores=2) as batcher:
+        first = batcher.submit(only, [sequence(1)], answers)
+        await gate.busy()
+        assert lent[-1] == 1  # the other runner waits
+        before = len(lent)
+        second = batcher.submit(only, [sequence(2)], answers)
+        assert lent[before] == 0  # at once, and not only when that runner runs
+        gate.open.set()
+        assert [await outcome(request) for request in (first, second)] == [[1], [2]]
+        await at_rest(batcher)
+    assert set(lent) <= {0, 1, 2}
+
+
+async def test_while_the_event_loop_runs_a_batch_its_core_is_not_lent():
+    lent: list[int] = []
+    seen: list[int] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        seen.append(lent[-1])
+        return names(batch, attention)
+
+    only = model_queue(run, seconds=1e-6)
+    async with running(only, runners=2, lend_cores=partial(note, lent), cores=2) as batcher:
+        await at_rest(batcher)
+        assert await outcome(batcher.submit(only, [sequence(1)], answers)) == [1]
+    assert seen == [1]
+
+
+@pytest.mark.parametrize(("runners", "cores"), [(1, 1), (4, 1), (1, 2)])
+async def test_where_no_runner_is_idle_or_there_is_one_core_nothing_is_lent_to_a_batch(runners: int, cores: int):
+    lent: list[int] = [0]
+    seen: list[int] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        seen.append(lent[-1])
+        return names(batch, attention)
+
+    only = model_queue(run)
+    async with running(only, runners=runners, lend_cores=partial(note, lent), cores=cores) as batcher:
+        assert await outcome(batcher.submit(only, [sequence(1)], answers)) == [1]
+    assert seen == [0]
+
+
+@pytest.mark.parametrize("runners", [2, 4])
+async def test_more_cores_are_never_lent_than_are_left(runners: int):
+    """With as many batches running as there are cores, nothing is lent, however many runners there are."""
+    lent: list[int] = []
+    running_now = 0
+    too_many: list[tuple[int, int]] = []
+    lock = threading.Lock()
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        nonlocal running_now
+        with lock:
+            running_now += 1
+            if running_now + lent[-1] > max(running_now, 2):
+                too_many.append((running_now, lent[-1]))
+        result = names(batch, attention)
+        with lock:
+            running_now -= 1
+        return result
+
+    only = model_queue(run, rows=1)
+    async with running(only, runners=runners, lend_cores=partial(note, lent), cores=2) as batcher:
+        for _ in range(20):
+            requests = [batcher.submit(only, [sequence(number)], answers) for number in range(5)]
+            assert [await outcome(request) for request in requests] == [[number] for number in range(5)]
+    assert too_many == []

@@ -78,6 +78,8 @@ class Sums:
     """A session that answers each row by itself; see the module."""
 
     provider = CPU_LABEL
+    recurrent = True
+    kernels = "numpy"
 
     def __init__(self, manifest: Manifest, before: Callable[[PaddedBatch], None]) -> None:
         self._manifest = manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
 
-INFO = {"provider": "CPUExecutionProvider", "digest": "sha256:00"}
+INFO = {"provider": "CPUExecutionProvider", "digest": "sha256:00", "kernels": "avx512"}
 
 
 def metrics() -> Metrics:

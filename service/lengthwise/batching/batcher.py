@@ -30,7 +30,7 @@ from typing import Any, cast
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
 from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
-from lengthwise.batching.runners import InlineMode, Runners
+from lengthwise.batching.runners import InlineMode, LendCores, Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady, QueueFull, TooLarge
 from lengthwise.padding import Steps, rounded_width
 
@@ -45,6 +45,8 @@ class Batcher:
         max_queue_cost_steps: Most padded steps that may wait, in all queues together.
         max_wait_seconds: Longest time that a sequence waits for more requests to batch with while a runner is idle.
         one_core: Whether the event loop and the only runner share one core.
+        lend_cores: Is told how many cores are idle; see `Runners`.
+        cores: How many cores there are.
         on_batch: Called with each batch that ran or failed, in the thread that ran it.
         clock: Seconds; the clock of all deadlines.
     """
@@ -56,6 +58,8 @@ class Batcher:
         max_queue_cost_steps: int = 1_000_000,
         max_wait_seconds: float = 0.0,
         one_core: bool = False,
+        lend_cores: LendCores | None = None,
+        cores: int = 1,
         on_batch: OnBatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -67,7 +71,9 @@ class Batcher:
         mode = InlineMode.ONE_CORE if one_core and runners == 1 else InlineMode.ALL_IDLE
         if max_wait_seconds > 0:
             mode = InlineMode.NEVER
-        self._runners = Runners(self, self.execution, self._lock, runners, clock, mode=mode)
+        self._runners = Runners(
+            self, self.execution, self._lock, runners, clock, mode=mode, lend_cores=lend_cores, cores=cores
+        )
         self._padded_steps = 0  # of all waiting sequences
         self._unsettled: set[PendingRequest] = set()
         self._draining = False

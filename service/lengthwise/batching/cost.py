@@ -5,14 +5,18 @@ The table is measured when a model is loaded, on a grid of shapes (`batching.cos
 recurrent models: their time is linear in the width, and piecewise linear in the rows until the processor's vectors are
 full.
 
-While serving, the table learns two numbers from the batches that run:
+The grid is of batches of one length. With kernels that compute valid steps only, a batch of several lengths costs less
+than its width says: about as much as fewer rows of that width, see `rows_that_count`.
+
+While serving, the table learns three numbers from the batches that run:
 
 | number | meaning |
 |---|---|
 | drift | how many times as long every batch takes as it did at load: one factor for all shapes |
 | overhead | the seconds that each batch takes on top of what its shape took at load, whatever its shape |
+| padding | what a padded step costs, as a share of a valid one: 1 where the whole rectangle is computed |
 
-A single slow run moves either of them by a few percent at most.
+A single slow run moves each of them by a few percent at most.
 """
 
 from __future__ import annotations
@@ -52,6 +56,14 @@ _OVERHEAD_STEP: Final = 0.03
 """Columns are computed again when the overhead has changed by more than this share of the mean batch's seconds."""
 SHORTEST_SECONDS: Final = 1e-7
 """Lower bound of a measured run, in seconds: a coarse clock may read 0."""
+_PADDING_WEIGHT: Final = 0.02
+"""Weight of one run in the moving averages by which the cost of padding is learned."""
+_PADDING_STEP: Final = 0.003
+"""Share of one run's estimate by which the cost of padding is moved."""
+_PADDING_VARIANCE_FLOOR: Final = 0.1
+"""Regularisation: batches of nearly the same share of padding do not show what padding costs."""
+_MOST_PADDING: Final = 0.99
+"""Bound on what is learned."""
 _MAX_LOG_DRIFT: Final = 3.5
 """Bound on the log of the drift: serving scales the measured times by 33 at most."""
 _MAX_COLUMNS: Final = 1024
@@ -107,12 +119,14 @@ class CostTable:
         rows: The grid's rows, ascending, at least one.
         widths: The grid's widths, ascending, at least one.
         seconds: `[rows, widths]`, finite and above 0; made monotone here.
+        padding: What a padded step costs, as a share of a valid one, 0 to 1.
         clock: The clock of the seconds, for the table and for `observe`. By default the processor time of the running
             thread, which other work on the machine does not change. A run on a device needs the wall clock.
 
     Attributes:
         drift: How many times as long a batch takes as it did at load.
         overhead: The seconds of every batch that its shape does not explain.
+        padding: What a padded step costs, as a share of a valid one.
 
     Raises:
         ValueError: The rows, the widths or the seconds do not form such a grid.
@@ -124,6 +138,7 @@ class CostTable:
         widths: Sequence[int],
         seconds: NDArray[np.float64],
         *,
+        padding: float = 1.0,
         clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self.clock = clock
@@ -135,6 +150,9 @@ class CostTable:
                 raise ValueError("a cost table wants ascending rows and widths, at least 1")
         if measured.shape != (len(self.rows), len(self.widths)) or not ((measured > 0) & (measured < np.inf)).all():
             raise ValueError("a cost table wants one time above 0 for each of its rows and widths")
+        if not 0 <= padding <= 1:
+            raise ValueError("a padded step costs 0 to 1 times what a valid one costs")
+        self._padding = PaddingCost(padding)
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
         self.drift = 1.0
         self.overhead = Overhead()
@@ -148,6 +166,11 @@ class CostTable:
     def seconds(self) -> NDArray[np.float64]:
         """`[rows, widths]` of the grid, with overhead and drift; monotone."""
         return self._snapshot.seconds * self.drift
+
+    @property
+    def padding(self) -> float:
+        """What a padded step costs, as a share of a valid one."""
+        return self._padding.share
 
     @property
     def cached_widths(self) -> int:
@@ -194,14 +217,25 @@ class CostTable:
         at_width = np.maximum.accumulate(interpolated(self._widths, seconds, width))
         return Column.of(np.maximum.accumulate(weights @ at_width))
 
-    def predict(self, rows: int, width: int) -> float:
+    def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
         """Predicted seconds of one batch, with overhead and drift.
 
         Past the end of the grid they grow with the last slope over the width, and in proportion to the rows.
-        """
-        return self.column(width, rows).seconds[rows] * self.drift
 
-    def observe(self, rows: int, width: int, seconds: float) -> None:
+        Args:
+            rows: The rows.
+            width: Their padded number of steps.
+            valid_steps: How many steps of all rows are valid; None if all are.
+        """
+        return self._seconds(rows, width, valid_steps) * self.drift
+
+    def _seconds(self, rows: int, width: int, valid_steps: int | None) -> float:
+        times = self.column(width, rows).seconds
+        if valid_steps is None:
+            return times[rows]
+        return seconds_of(times, rows_that_count(rows, width, valid_steps, self.padding))
+
+    def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
         """Learns from a batch that ran: updates the drift and the overhead, both by a small bounded step.
 
         There is one drift for all shapes, because a busy machine or a lower clock slows all of them. One drift for each
@@ -215,16 +249,21 @@ class CostTable:
             rows: Rows that ran.
             width: Their padded number of steps.
             seconds: How long the batch took on `clock`. Ignored if it is zero, negative or not finite.
+            valid_steps: How many steps of all rows were valid; None if all were.
         """
         if not 0 < seconds < math.inf:
             return
         with self.learning:
             overhead, snapshot = self.overhead, self._snapshot
-            measured = self.column(width, rows).seconds[rows] - snapshot.overhead
+            predicted = self._seconds(rows, width, valid_steps)
+            measured = predicted - snapshot.overhead
             expected = (measured + overhead.seconds) * self.drift
             error = _clipped(math.log(seconds) - math.log(expected), _MAX_LOG_ERROR)
             self._log_drift = _clipped(self._log_drift + _DRIFT_WEIGHT * error, _MAX_LOG_DRIFT)
             self.drift = math.exp(self._log_drift)
+            if valid_steps is not None and self.padding < 1:
+                of_padding = self._seconds(rows, width, None) - self._seconds(rows, width, valid_steps)
+                self._padding.observe(of_padding / predicted, error)
             if measured > SHORTEST_SECONDS:
                 overhead.observe(measured, expected * math.exp(error) / self.drift)
             snapshot = self._snapshot  # `column` may have replaced it
@@ -233,12 +272,54 @@ class CostTable:
 
     def to_json(self) -> dict[str, Any]:
         """Grid and seconds, for reports and for the model directory."""
-        return {"rows": self.rows.tolist(), "widths": self.widths.tolist(), "seconds": self.seconds.tolist()}
+        return {
+            "rows": self.rows.tolist(),
+            "widths": self.widths.tolist(),
+            "seconds": self.seconds.tolist(),
+            "padding": self.padding,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any], *, clock: Callable[[], float] = time.thread_time) -> CostTable:
         """The table that `to_json` wrote."""
-        return cls(data["rows"], data["widths"], np.asarray(data["seconds"], dtype=np.float64), clock=clock)
+        seconds = np.asarray(data["seconds"], dtype=np.float64)
+        return cls(data["rows"], data["widths"], seconds, padding=float(data.get("padding", 1.0)), clock=clock)
+
+
+class PaddingCost:
+    """Learns what a padded step costs, as a share of a valid one.
+
+    If batches with more padding than usual take longer than predicted, and those with less do not, the share is too
+    small. So it follows the covariance of the two, by a small bounded step for each batch. A share of 1 stays 1: the
+    whole rectangle is computed.
+
+    Args:
+        share: As it was measured at load.
+
+    Attributes:
+        share: What a padded step costs, 0 to 1.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._count = 0
+        self._of_padding = self._error = self._variance = 0.0
+
+    def observe(self, of_padding: float, error: float) -> None:
+        """Learns from one batch.
+
+        Args:
+            of_padding: How much longer it would be predicted to take if all of its steps were valid, as a share.
+            error: The log of the seconds it took over those that were predicted, bounded.
+        """
+        self._count += 1
+        weight = max(_PADDING_WEIGHT, 1 / self._count)
+        apart = of_padding - self._of_padding
+        self._of_padding += weight * apart
+        self._error += weight * (error - self._error)
+        self._variance += weight * (apart * apart - self._variance)
+        step = apart * (error - self._error) / (self._variance + _PADDING_VARIANCE_FLOOR)
+        self.share = min(_MOST_PADDING, max(0.0, self.share + _PADDING_STEP * _clipped(step, 1.0)))
 
 
 class Overhead:
@@ -275,6 +356,29 @@ class Overhead:
             variance + _SIZE_VARIANCE_FLOOR + _FEW_BATCHES / self._count
         )
         self.seconds = max(0.0, min(_OVERHEAD_SHRINKAGE * intercept, _MAX_OVERHEAD * self.mean_batch_seconds))
+
+
+def rows_that_count(rows: int, width: int, valid_steps: int, padding: float) -> float:
+    """How many rows of one length take as long as a batch of several lengths.
+
+    A kernel that computes valid steps only computes, on average over the steps, `valid_steps / width` rows.
+
+    Args:
+        rows: The rows of the batch.
+        width: Its width.
+        valid_steps: The valid steps of all rows.
+        padding: What a padded step costs, as a share of a valid one.
+    """
+    full = valid_steps / width
+    return max(1.0, full + padding * (rows - full))
+
+
+def seconds_of(times: Sequence[float], rows: float) -> float:
+    """The seconds of a number of rows that need not be whole, from those of 0, 1, 2, ... rows."""
+    below = int(rows)
+    if below + 1 >= len(times):
+        return times[-1]
+    return times[below] + (rows - below) * (times[below + 1] - times[below])
 
 
 def interpolated(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,8 +14,19 @@ from lengthwise.batching.cost import SHORTEST_SECONDS, CostTable, interpolated
 RunShape = Callable[[int, int], object]
 """Runs one batch of `rows` by `width` steps, and returns when it has finished."""
 
+RunLengths = Callable[[Sequence[int]], object]
+"""Runs one batch of sequences of these lengths, and returns when it has finished."""
+
 _ROUNDS: Final = 5
 """How many times each shape is measured at load; the fastest run counts."""
+_MIXED_ROWS: Final = 24
+"""Rows of the batches that show what padding costs."""
+_MIXED_WIDTH: Final = 64
+"""Their width, in steps."""
+_LEAST_MIXED: Final = 6
+"""Fewer rows or steps do not show it."""
+_ALL_COMPUTED: Final = 0.9
+"""A padded step that costs more than this share of a valid one counts as one: the whole rectangle is computed."""
 _LINE_TOLERANCE: Final = 0.1
 """The measured times of one number of rows are replaced by the line fitted over the widths, if each of them is within
 this share of it."""
@@ -52,6 +63,7 @@ def measure(
     multiple: int = 4,
     budget_seconds: float = 1.0,
     clock: Callable[[], float] = time.thread_time,
+    run_lengths: RunLengths | None = None,
 ) -> CostTable:
     """Measures a table: small shapes first, the fastest of several runs of each, until the budget is spent.
 
@@ -72,6 +84,8 @@ def measure(
         multiple: Widths are multiples of it.
         budget_seconds: Seconds to spend, on `clock`.
         clock: Measures the runs; see `CostTable`.
+        run_lengths: Runs one batch of several lengths, to measure what padding costs; None where the whole rectangle is
+            computed.
     """
     rows = rows_grid(max_rows)
     narrowest = min_width or multiple
@@ -102,7 +116,48 @@ def measure(
                 break
         shapes = shapes[in_rounds:]
     measured = _fitted_to_lines(np.asarray(widths), _lowered_to_larger_shapes(seconds))
-    return CostTable(rows, widths, _filled(np.asarray(rows), np.asarray(widths), measured), clock=clock)
+    padding = 1.0
+    if run_lengths is not None:
+        width = min(max_width, _MIXED_WIDTH)
+        padding = measure_padding(
+            run_lengths,
+            min(max_rows, _MIXED_ROWS, max_padded_steps // width),
+            width,
+            shortest=min_width or 1,
+            clock=clock,
+        )
+    seconds = _filled(np.asarray(rows), np.asarray(widths), measured)
+    return CostTable(rows, widths, seconds, padding=padding, clock=clock)
+
+
+def measure_padding(
+    run: RunLengths, rows: int, width: int, *, shortest: int = 1, clock: Callable[[], float] = time.thread_time
+) -> float:
+    """What a padded step costs, as a share of a valid one: 1 where the whole rectangle is computed.
+
+    Three batches of one width take turns: of rows of one length, of rows of very different lengths, and of fewer rows
+    of one length with as many valid steps. Where padding costs nothing, the second takes as long as the third.
+
+    Args:
+        run: Runs one batch.
+        rows: Rows of the first two batches.
+        width: Their width, in steps.
+        shortest: The shortest sequence that the model takes.
+        clock: Measures the runs.
+    """
+    if rows < _LEAST_MIXED or width < max(_LEAST_MIXED, 2 * shortest):
+        return 1.0
+    mixed = [max(shortest, round(width * (row / rows) ** 2), 1) for row in range(1, rows + 1)]
+    batches = [[width] * rows, mixed, [width] * max(1, round(sum(mixed) / width))]
+    fastest = [np.inf] * len(batches)
+    for _ in range(_ROUNDS):
+        for index, lengths in enumerate(batches):
+            before = clock()
+            run(lengths)
+            fastest[index] = min(fastest[index], clock() - before)
+    all_valid, of_mixed, few = fastest
+    share = (of_mixed - few) / (all_valid - few) if all_valid > few else 1.0
+    return 1.0 if share > _ALL_COMPUTED else max(0.0, float(share))
 
 
 def _lowered_to_larger_shapes(seconds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -40,6 +40,11 @@ class PlannedBatch(NamedTuple):
         """The width with which its cost was predicted."""
         return max(sequence.width for sequence in self.sequences)
 
+    @property
+    def valid_steps(self) -> int:
+        """The sum of the widths with which its cost was predicted."""
+        return sum(sequence.width for sequence in self.sequences)
+
 
 class FinishedBatch(NamedTuple):
     """A batch that ran or failed.
@@ -121,7 +126,7 @@ class Execution:
             return
         queue = planned.queue
         try:
-            queue.cost.observe(batch.rows, planned.width, finished.work_seconds)
+            queue.cost.observe(batch.rows, planned.width, finished.work_seconds, planned.valid_steps)
             queue.metrics.batch(
                 rows=batch.rows,
                 width=batch.width,

@@ -67,6 +67,10 @@ class _Order:
         """How many numbers it holds, including those of removed sequences."""
         return len(self._entries)
 
+    def __iter__(self) -> Iterator[tuple[float, Number]]:
+        """All of its entries, in their order, including those of removed sequences."""
+        return iter(self._entries)
+
     def add(self, entry: tuple[float, Number]) -> None:
         """Adds one (sort key, arrival number)."""
         entries = self._entries
@@ -184,6 +188,13 @@ class PendingSequences:
     def most_urgent(self) -> WaitingSequence | None:
         """The most urgent sequence, or None if none waits."""
         return self.urgent.first(self._waiting)
+
+    def by_urgency(self) -> Iterator[WaitingSequence]:
+        """The near sequences, the most urgent first."""
+        for _, number in self.urgent:
+            waiting = self._waiting.get(number)
+            if waiting is not None:
+                yield waiting
 
     def earliest_deadline(self) -> WaitingSequence | None:
         """The near sequence with the earliest deadline, or None if none has one."""

@@ -3,19 +3,16 @@
 A plan is pure: the time is an argument, and equal input gives an equal plan.
 
 1. The anchor is the most urgent sequence, or one that would otherwise miss its deadline.
-2. The window is the waiting sequences with widths around the anchor's.
-3. The window is partitioned into batches with the smallest total predicted seconds. For a cost that does not fall with
-   the width, some cheapest partition is contiguous in width order, so a dynamic program finds one:
-
-       best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)
-
+2. If the anchor and the next in order of arrival can run for hardly more than the least that they can cost in any
+   batch, they run: nobody waits longer because of somebody else's width. Kernels that compute valid steps only allow it
+   nearly always.
+3. Else the window, which is the waiting sequences with widths around the anchor's, is partitioned into batches with the
+   smallest total predicted seconds (`batching.partition`).
 4. The batch of that partition with the anchor in it runs.
 
-The dynamic program is the length-ordered partition of TurboTransformers (Fang et al., PPoPP 2021), over blocks of
-equal width, with a lower bound that ends the inner loop early. Removing one batch from a cheapest partition leaves a
-cheapest partition of the rest, so nothing is lost by deciding one batch at a time. Where only full batches are cheap,
-as on a device, the window holds a whole number of full batches, so that the batches beside the anchor's can be full
-too.
+Removing one batch from a cheapest partition leaves a cheapest partition of the rest, so nothing is lost by deciding one
+batch at a time. Where only full batches are cheap, as on a device, the window holds a whole number of full batches, so
+that the batches beside the anchor's can be full too.
 
 Fairness is a property of the structure. A plan chooses from the `HORIZON` most urgent sequences only. It contains the
 most urgent one, unless another sequence would miss its deadline, which may happen `MAX_LEFT_OUT` times in a row. So a
@@ -24,12 +21,13 @@ sequence is passed over at most `bypass_bound()` times, whatever arrives.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from itertools import chain
+from typing import Final
 
-from lengthwise.batching.cost import Column
+from lengthwise.batching.cost import Column, rows_that_count, seconds_of
+from lengthwise.batching.partition import Cost, batch_with, rows_within
 from lengthwise.batching.pending import HORIZON, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 from lengthwise.priorities import MAX_PRIORITY
 
@@ -42,25 +40,13 @@ _WINDOW_ROWS: Final = 4
 """Least number of rows that a good batch counts as in the size of the window."""
 _WINDOW_ROWS_OF_FULL: Final = 12
 """Least number of sequences on either side of the window where batches are full."""
-_BLOCK_DIVISOR: Final = 10
-"""Sequences of equal width are moved in blocks of `1 + n // 10` for a window of n sequences, which bounds the dynamic
-program: about 10 blocks, and one more for each width."""
-_BLOCKS_PER_BATCH: Final = 4
-"""A good batch of one width is divided into at least this many blocks, so that it can be shared with its neighbours."""
-
-
-class Cost(Protocol):
-    """The part of a cost table that the planner uses."""
-
-    @property
-    def drift(self) -> float:
-        """How many times as long a batch takes as the columns say."""
-
-    def column(self, width: int, rows: int) -> Column:
-        """The predicted seconds of a width, for `rows` rows at least."""
-
-    def columns(self, widths: Sequence[int], rows: int) -> list[Column]:
-        """The predicted seconds of several widths, each for `rows` rows at least."""
+_HARDLY_MORE: Final = 1.06
+"""A batch in order of arrival may cost this many times the least that its sequences can cost. More rows would be
+cheaper still, and would have everybody wait longer."""
+_SHARE_OF_QUEUE: Final = 8
+"""A batch in order of arrival has at least one of this many waiting sequences."""
+_CHEAP_PADDING: Final = 0.5
+"""Where a padded step costs more than this share of a valid one, batches in order of arrival are not tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +105,12 @@ def plan(pending: PendingSequences, cost: Cost, limits: BatchLimits, now: float)
     anchor = _anchor(pending, urgent, cost, drift, limits, now)
     column = cost.column(anchor.width, limits.rows)
     seconds = _allowed_seconds(anchor, column, drift, limits, now)
-    chosen = pending.take(_batch_around(pending, anchor.width, column, cost, limits, seconds), anchor)
+    batch = None
+    if cost.padding <= _CHEAP_PADDING:
+        batch = _batch_by_arrival(pending, anchor, cost, limits, seconds)
+    if batch is None:
+        batch = _batch_around(pending, anchor.width, column, cost, limits, seconds)
+    chosen = pending.take(batch, anchor)
     pending.left_out = pending.left_out + 1 if urgent.waits else 0
     return chosen
 
@@ -149,6 +140,52 @@ def _allowed_seconds(anchor: WaitingSequence, column: Column, drift: float, limi
     return min(most, slack) if slack >= column.seconds[1] else most
 
 
+def _batch_by_arrival(
+    pending: PendingSequences, anchor: WaitingSequence, cost: Cost, limits: BatchLimits, seconds: float
+) -> dict[int, int] | None:
+    """The anchor and the fewest of the most urgent sequences that are cheap together: how many of each width.
+
+    Where many wait, the batch has at least its share of them (`_SHARE_OF_QUEUE`): that costs the sequences in it little
+    beside their wait, and there are fewer batches.
+
+    None if no number of them is within `_HARDLY_MORE` of the least that they can cost in any batch.
+
+    Args:
+        pending: The waiting sequences.
+        anchor: The sequence that has to be in the batch.
+        cost: Predicts a batch's seconds.
+        limits: The limits of one batch.
+        seconds: Longest predicted run, before the drift.
+    """
+    most, padding = limits.rows, cost.padding
+    enough = len(pending) // _SHARE_OF_QUEUE
+    members: list[int] = []
+    cheap = width = valid = 0
+    least = 0.0
+    times: list[float] = []
+    for waiting in chain((anchor,), pending.by_urgency()):
+        each = waiting.width
+        rows = len(members) + 1
+        if members and rows > limits.most_rows(width):
+            break
+        if (waiting is anchor and members) or (members and rows > limits.most_rows(max(width, each))):
+            continue  # it is in the batch, or so wide that the batch would have too many padded steps
+        column = cost.column(each, most)
+        if each > width:
+            width, times = each, column.seconds
+        valid += each
+        least += column.least_row_seconds
+        run_seconds = seconds_of(times, rows_that_count(rows, width, valid, padding))
+        if rows > 1 and run_seconds > seconds:
+            break
+        members.append(each)
+        if run_seconds <= _HARDLY_MORE * least:
+            cheap = rows
+            if rows >= enough:
+                break
+    return Counter(members[:cheap]) or None
+
+
 def _batch_around(
     pending: PendingSequences, width: int, column: Column, cost: Cost, limits: BatchLimits, seconds: float
 ) -> dict[int, int]:
@@ -167,7 +204,7 @@ def _batch_around(
         seconds: Longest predicted run, before the drift.
     """
     limit = limits.most_rows(width)
-    most = _rows_within(column.seconds, limit, seconds)
+    most = rows_within(column.seconds, limit, seconds)
     rows = column.cheapest_rows[most]
     same = pending.count(width)
     if same >= 2 * rows:  # a full batch without padding, and another after it: nothing is cheaper
@@ -179,131 +216,10 @@ def _batch_around(
     widths, counts = pending.around(width, window_rows, full)
     if len(widths) == 1:
         return {width: _of_one_width(same, most, column.seconds)}
-    return _batch_with(width, widths, counts, cost, limits, seconds, full)
+    return batch_with(width, widths, counts, cost, limits, seconds, full)
 
 
 def _of_one_width(count: int, most: int, times: list[float]) -> int:
     """How many of `count` sequences of one width run first, if they need one batch or two of `most` rows at most."""
     fewest = -(-count // 2)
     return min(range(min(count, most), fewest - 1, -1), key=lambda rows: times[rows] + times[count - rows])
-
-
-def _batch_with(
-    width: int, widths: list[int], counts: list[int], cost: Cost, limits: BatchLimits, seconds: float, full: int
-) -> dict[int, int]:
-    """The batch of a cheapest partition with one width in it: how many of each width.
-
-    Args:
-        width: The width that has to be in the batch.
-        widths: The widths of the window, ascending.
-        counts: How many sequences of each width.
-        cost: Predicts a batch's seconds.
-        limits: The limits of one batch.
-        seconds: Longest predicted run, before the drift.
-        full: Blocks are cut every `full` rows, counted from the widest, so that full batches can be formed; 1 for none.
-    """
-    ends: list[tuple[int, int]] = []  # of each width: itself, and the number of rows up to its last
-    # Of every prefix of the blocks so far, the longest first: its rows, the seconds of its cheapest partition, and a
-    # lower bound of the seconds of any partition.
-    prefixes = [(0, 0.0, 0.0)]
-    start: dict[int, int] = {}  # by the rows of a prefix: the rows before the last batch of its cheapest partition
-    total = place = 0
-    floor = 0.0
-    rows_of_all = sum(counts)
-    block = 1 + rows_of_all // _BLOCK_DIVISOR
-    most = limits.rows
-    narrow = limits.padded_steps // most - limits.multiple  # up to this width only the rows are limited
-    columns = cost.columns(widths, most)
-    for each, count, (times, good, _, least) in zip(widths, counts, columns, strict=True):
-        if each == width:
-            place = total
-        limit = most if each <= narrow else limits.most_rows(each)
-        sizes = (1,) if count == 1 else _block_sizes(count, good[_rows_within(times, limit, seconds)], block)
-        for size in sizes if full == 1 else _cut(sizes, (rows_of_all - total - 1) % full + 1, full):
-            total += size
-            shorter = iter(prefixes)
-            cut, cheapest, _ = next(shorter)
-            cheapest += times[size]
-            for before, best, at_least in shorter:
-                rows = total - before
-                if rows > limit or (run_seconds := times[rows]) > seconds:
-                    break
-                if best + run_seconds < cheapest:
-                    cheapest, cut = best + run_seconds, before
-                # `least` does not fall with the width, so this holds for every shorter prefix too.
-                elif at_least + rows * least >= cheapest:
-                    break
-            floor += size * least
-            prefixes.insert(0, (total, cheapest, floor))
-            start[total] = cut
-        ends.append((each, total))
-    high = total
-    while start[high] > place:
-        high = start[high]
-    return _between(start[high], high, ends)
-
-
-def _between(low: int, high: int, ends: list[tuple[int, int]]) -> dict[int, int]:
-    """How many rows of each width are between two positions in width order.
-
-    Args:
-        low: The number of rows before the first.
-        high: The number of rows up to the last.
-        ends: Ascending widths, each with the number of rows up to its last.
-    """
-    batch: dict[int, int] = {}
-    before = 0
-    for width, end in ends:
-        if end > low:
-            batch[width] = min(end, high) - max(before, low)
-            if end >= high:
-                break
-        before = end
-    return batch
-
-
-def _block_sizes(count: int, rows: int, block: int) -> tuple[int, ...]:
-    """The sizes of the blocks of one width; the rows of a block stay together.
-
-    A width with enough rows for full batches of its own leaves those out: only the rest is divided.
-
-    Args:
-        count: How many sequences of this width wait.
-        rows: How many rows make a good batch.
-        block: Rows of a block; smaller where a good batch would have fewer than `_BLOCKS_PER_BATCH` blocks.
-    """
-    if count >= 2 * rows:
-        count = rows + count % rows
-    size = min(block, -(-rows // _BLOCKS_PER_BATCH))
-    if count <= rows:
-        return _divided(count, size)
-    # The rows past a good batch are divided apart from it, so that its blocks add up to exactly one good batch.
-    return _divided(count - rows, size) + _divided(rows, size)
-
-
-def _divided(count: int, size: int) -> tuple[int, ...]:
-    """`count` as terms of `size`, and the remainder if there is one."""
-    whole, left = divmod(count, size)
-    return (size,) * whole + (left,) if left else (size,) * whole
-
-
-def _cut(sizes: Iterable[int], left: int, full: int) -> Iterator[int]:
-    """The same blocks, cut where a full batch ends.
-
-    Args:
-        sizes: Rows of each block.
-        left: Rows up to the first end of a batch.
-        full: Rows from one end to the next.
-    """
-    for size in sizes:
-        while size > left:
-            yield left
-            size -= left
-            left = full
-        yield size
-        left = left - size or full
-
-
-def _rows_within(times: list[float], most: int, seconds: float) -> int:
-    """The most rows, at most `most`, whose predicted `times[rows]` are within `seconds`; at least 1."""
-    return most if times[most] <= seconds else max(1, bisect_right(times, seconds, 1, most + 1) - 1)

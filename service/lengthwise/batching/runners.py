@@ -22,6 +22,10 @@ With `max_wait_ms` above 0 (`InlineMode.NEVER`) only runners run batches: they c
 loop cannot. On one core (`InlineMode.ONE_CORE`) a run in another thread is no faster, so the event loop runs all short
 batches, under load too, and the runner runs the long ones.
 
+A core whose runner is idle may help with a batch: both directions of a recurrent layer then run at once. `lend_cores`
+is told how many such cores there are whenever that changes. When sequences are queued for an idle runner, its core is
+taken back before the runner is woken.
+
 The state is under the batcher's lock: how many runners are idle, whether a turn of the event loop is scheduled, and
 whether everything stops. The state of a model is in its queue (`ModelQueue.inline`).
 """
@@ -48,6 +52,10 @@ BUSY_POLL_SECONDS: Final = 0.0001
 """How long the event loop polls for new requests after an inline run that emptied the queue, before it sleeps. About as
 long as the system takes to wake it, so a client that sends its next request at once is answered sooner. It yields the
 core at every poll, so it delays no other process."""
+
+
+LendCores = Callable[[int, bool], None]
+"""Is told how many cores are idle, and whether a batch is about to run."""
 
 
 class InlineMode(enum.Enum):
@@ -86,6 +94,8 @@ class Runners:
         count: Number of runner threads.
         clock: Seconds.
         mode: When the event loop may run batches.
+        lend_cores: Is told how many cores are idle, for the batches that run; None for nobody.
+        cores: How many cores there are.
     """
 
     def __init__(
@@ -97,6 +107,8 @@ class Runners:
         clock: Callable[[], float],
         *,
         mode: InlineMode,
+        lend_cores: LendCores | None = None,
+        cores: int = 1,
     ) -> None:
         self.count = count
         self._clock = clock
@@ -108,6 +120,9 @@ class Runners:
         self._one_core = mode is InlineMode.ONE_CORE
         self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
         self._idle = 0  # runners that wait for work
+        self._lend_cores = lend_cores if cores > 1 else None
+        self._cores = cores
+        self._inline = False  # whether the event loop runs a batch
         self._turn_scheduled = False  # whether `_run_inline` is going to be called
         self._stopping = False
         self._poll_end = 0.0  # until when the event loop polls; used by the event loop only
@@ -141,7 +156,7 @@ class Runners:
             # In the next turn, so that other sequences that arrive in this turn are in the same batch.
             self._schedule_turn(self._loop.call_soon)
         else:
-            self._work.notify(len(added))
+            self._notify(len(added))
 
     def wake_another(self) -> None:
         """Decides who runs what is left after a batch was taken; with the lock held."""
@@ -149,7 +164,7 @@ class Runners:
             if self._loop is not None and threading.current_thread() not in self._threads:
                 self._schedule_turn(self._loop.call_soon)
         elif self._idle:
-            self._work.notify()
+            self._notify(1)
 
     def wake_all(self) -> None:
         """Has all runners that wait for more requests look again; with the lock held."""
@@ -196,8 +211,26 @@ class Runners:
                     self._schedule_turn(self._loop.call_soon_threadsafe)
                     wait_seconds = None
                 self._idle += 1
+                self._lend()
                 self._work.wait(wait_seconds)
                 self._idle -= 1
+                self._lend(soon=True)
+
+    def _notify(self, count: int) -> None:
+        """Wakes idle runners, and takes back their cores first; with the lock held."""
+        self._lend(coming=min(count, self._idle))
+        self._work.notify(count)
+
+    def _lend(self, coming: int = 0, *, soon: bool = False) -> None:
+        """Tells how many cores are idle; with the lock held.
+
+        Args:
+            coming: How many idle runners are about to be woken.
+            soon: Whether a batch is about to run.
+        """
+        if self._lend_cores is not None:
+            idle = self._idle - coming
+            self._lend_cores(max(0, min(idle, self._cores - self._inline - (self.count - idle))), soon)
 
     def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
         """Has the event loop run a batch soon, unless it is going to anyway."""
@@ -213,10 +246,14 @@ class Runners:
             if queue is None or self._stopping:
                 return
             if not self._is_short(queue):
-                self._work.notify(len(queue.pending))
+                self._notify(len(queue.pending))
                 return
+            self._inline = True
             planned = self._source.take_batch(queue, seconds=self._inline_seconds)
+            if not queue.pending:  # else a runner was just woken
+                self._lend(soon=True)
         finished = self._execution.run(planned)
+        self._inline = False
         self._check_speed(finished)
         if self._loop is not None:
             self._loop.call_soon(self._execution.count, finished)  # after the answers were written

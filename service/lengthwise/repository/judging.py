@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from lengthwise.batching.cost_measurement import measure
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import Steps, batches, pad, rounded_width
-from lengthwise.repository import kept_costs
+from lengthwise.repository import kept_costs, kernel_choice
 from lengthwise.runtime import answers, data_dependence, onnx_graph, recurrent_kernels
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MOST_BYTES, VERIFICATION_FILE, Manifest, Promise
 from lengthwise.runtime.onnx_graph import Graph
@@ -50,6 +50,7 @@ class ModelFiles:
         golden: The content of `golden.npz`.
         costs: The content of `costs.json`; None if it is missing.
         promises: The content of `promises.json`; None if it is missing.
+        kernels: The content of `kernels.json`; None if it is missing.
     """
 
     manifest: Manifest
@@ -59,6 +60,7 @@ class ModelFiles:
     golden: bytes
     costs: bytes | None = None
     promises: bytes | None = None
+    kernels: bytes | None = None
 
     @classmethod
     def read(cls, directory: Path, *, most_bytes: int = MOST_BYTES) -> ModelFiles:
@@ -91,11 +93,16 @@ class ModelFiles:
             contents[GOLDEN_FILE],
             files.read_if_any(directory / kept_costs.FILE, kept_costs.MOST_BYTES),
             files.read_if_any(directory / kept_promises.FILE, kept_promises.MOST_BYTES),
+            files.read_if_any(directory / kernel_choice.FILE, kernel_choice.MOST_BYTES),
         )
 
     def open(self, devices: Sequence[Device]) -> Session:
         """Opens a session of the graph on these devices."""
         return Session(self.graph, self.manifest, weights=self.weights, devices=devices)
+
+    def open_plain(self, devices: Sequence[Device]) -> Session:
+        """Opens a session of the graph on these devices, with onnxruntime's kernels."""
+        return self.open([replace(device, recurrent_kernels=False) for device in devices])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,7 @@ class Judged:
         costs: The cost table, as `CostTable.to_json`.
         steady: Whether the time of a run follows from the shape of its batch.
         kernels: The kernels of its recurrent layers, as `Session.kernels`.
+        choice: What `kernel_choice.keep` stores; None if the kernels were not timed.
         session: The session that was used; None if that was in another process.
     """
 
@@ -116,6 +124,7 @@ class Judged:
     costs: Mapping[str, Any]
     steady: bool
     kernels: str
+    choice: Mapping[str, Any] | None = None
     session: Session | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -126,6 +135,7 @@ class Judged:
             "costs": self.costs,
             "steady": self.steady,
             "kernels": self.kernels,
+            "choice": self.choice,
         }
 
     @classmethod
@@ -137,6 +147,7 @@ class Judged:
             dict(data["costs"]),
             bool(data["steady"]),
             str(data["kernels"]),
+            data["choice"],
         )
 
 
@@ -168,6 +179,9 @@ def judge(
     _check_verification(files.verification, manifest)
     session = files.open(devices)
     graph = _read(files)
+    choice = None
+    if devices[0].timed and session.kernels != recurrent_kernels.ONNXRUNTIME:
+        session, choice = _faster(session, files, graph, devices)
     check_rows(graph, session.kernels, manifest)
     expected = Golden.of(files.golden, manifest)
     try:
@@ -185,7 +199,24 @@ def judge(
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
     steady = data_dependence.has_steady_time(graph)
-    return Judged(promise, [case.as_json() for case in cases], cost.to_json(), steady, session.kernels, session)
+    return Judged(promise, [case.as_json() for case in cases], cost.to_json(), steady, session.kernels, choice, session)
+
+
+def _faster(
+    own: Session, files: ModelFiles, graph: Graph, devices: Sequence[Device]
+) -> tuple[Session, dict[str, Any] | None]:
+    """The session with the faster kernels; and the choice, if it is new."""
+    manifest = files.manifest
+    try:
+        check_rows(graph, recurrent_kernels.ONNXRUNTIME, manifest)
+    except ModelError:  # only these kernels may serve it
+        return own, None
+    try:
+        return kernel_choice.chosen(own, lambda: files.open_plain(devices), manifest, files.kernels)
+    except ModelError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
 
 
 def measure_cost(
@@ -206,7 +237,10 @@ def measure_cost(
     def run(rows: int, width: int) -> None:
         if stopping is not None:
             stopping.check()
-        batch = pad([constant_sequence(manifest, 0.0, min(width, manifest.max_length))] * rows, multiple=multiple)
+        run_lengths([min(width, manifest.max_length)] * rows)
+
+    def run_lengths(lengths: Sequence[int]) -> None:
+        batch = pad([constant_sequence(manifest, 0.0, length) for length in lengths], multiple=multiple)
         answers.score(session.run(batch), batch.lengths, manifest)
 
     return measure(
@@ -218,6 +252,7 @@ def measure_cost(
         multiple=multiple,
         budget_seconds=budget_seconds,
         clock=session.clock,
+        run_lengths=None if session.kernels == recurrent_kernels.ONNXRUNTIME else run_lengths,
     )
 
 

@@ -26,7 +26,7 @@ log = logging.getLogger("lengthwise.costs")
 FILE = "costs.json"
 MOST_BYTES: Final = 2**24
 """Largest file that is read, in bytes."""
-_METHOD = 2
+_METHOD = 3
 """Version of the method of measuring; a table of another version is not used."""
 
 

@@ -19,12 +19,13 @@ from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
 from lengthwise.files import bundled_models
-from lengthwise.repository import judging, kept_costs
+from lengthwise.repository import judging, kept_costs, kernel_choice
 from lengthwise.repository.contents import DirectoryState
 from lengthwise.repository.judging import Judge, ModelFiles
 from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, MOST_BYTES, VERIFICATION_FILE, Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, Device
+from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
 from lengthwise.stopping import Stopping
 from lengthwise.verification import kept_promises, promises
@@ -37,7 +38,9 @@ later one."""
 
 log = logging.getLogger("lengthwise.repository")
 
-_ABOUT_THE_GRAPH = frozenset({MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, kept_costs.FILE, kept_promises.FILE})
+_ABOUT_THE_GRAPH = frozenset(
+    {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, kept_costs.FILE, kept_promises.FILE, kernel_choice.FILE}
+)
 
 
 def load(
@@ -68,14 +71,19 @@ def load(
     files = ModelFiles.read(directory, most_bytes=most_bytes)
     manifest = files.manifest
     judged = judge(files, limits, budget_seconds, devices, stopping or Stopping())
-    session = judged.session or files.open(devices)
+    session = judged.session
+    if session is None:
+        session = files.open_plain(devices) if judged.kernels == ONNXRUNTIME else files.open(devices)
     if session.kernels != judged.kernels:
         raise ModelError(
             f"{manifest.key}: it was verified with the recurrent kernels of {judged.kernels}, and those of "
             f"{session.kernels} would serve it"
         )
-    if judged.cases and not directory.is_relative_to(bundled_models()):  # an installation is not changed
-        promises.keep(directory, session, manifest, judged.promise, judged.cases)
+    if not directory.is_relative_to(bundled_models()):  # an installation is not changed
+        if judged.cases:
+            promises.keep(directory, session, manifest, judged.promise, judged.cases)
+        if judged.choice is not None:
+            kernel_choice.keep(directory, judged.choice)
     try:
         cost = CostTable.from_json(dict(judged.costs), clock=session.clock)
         shapes = None

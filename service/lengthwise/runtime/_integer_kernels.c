@@ -58,11 +58,16 @@ struct Layer {
     int gates; /* 4 of an LSTM, 3 of a GRU */
     int count; /* of directions */
     int backward; /* whether the first goes from the last step to the first */
+    int order; /* of the axes of its output, see `enum Order` */
+    int zeros; /* whether its output is read at padding, and has to be 0 there */
     long inputs, hidden, panels;
     long input_bytes; /* room for one step's inputs as bytes; 0 where they stay floats */
     const struct Cells *cells;
     struct Direction directions[2];
 };
+
+/* The order of a layer's output: ONNX's own, or the directions of a step side by side; see `_recurrent_kernels.c`. */
+enum Order { DIRECTIONS_SECOND, STEPS_FIRST, ROWS_FIRST };
 
 /* A product with constant weights, `[..., inputs]` to `[..., outputs]`: each row is rounded in units of its own. */
 struct Matrix {
@@ -389,7 +394,8 @@ struct Batch {
     long steps, rows;
     const float *x;         /* [steps][rows][inputs] */
     const int32_t *lengths; /* [rows], each 0 to steps; NULL where all are `steps` */
-    float *y;               /* [steps][directions][rows][hidden], or NULL */
+    float *y;               /* of every direction, row and step [hidden], in the layer's order; or NULL */
+    long y_direction, y_row, y_step; /* from one to the next, in floats */
     float *y_h, *y_c;       /* [directions][rows][hidden], or NULL */
     long *order;            /* [rows]: the rows, longest first; behind them room for [steps + 1] */
     long *next;             /* [rows]: the row that gets a row's lane when it ends; -1 if none */
@@ -460,7 +466,7 @@ static void give(float *to, long place, const float *state, long hidden)
 /* How one direction goes through a batch. */
 struct Walk {
     int backward;
-    long d, step_of_x, step_of_y;
+    long step_of_x;
 };
 
 /* Where a lane is: its row, and the steps of it that are left. Before its first step, none is. */
@@ -485,9 +491,9 @@ static int run_direction(const struct Layer *layer, int d, const struct Batch *b
     const struct Direction *direction = &layer->directions[d];
     const struct Cells *cells = layer->cells;
     const long rows = batch->rows, hidden = layer->hidden, width = layer->panels * cells->lanes;
-    const struct Walk walk = {d == 1 || layer->backward, d, rows * layer->inputs, layer->count * rows * hidden};
+    const struct Walk walk = {d == 1 || layer->backward, rows * layer->inputs};
     const long x_stride = walk.backward ? -walk.step_of_x : walk.step_of_x;
-    const long y_stride = walk.backward ? -walk.step_of_y : walk.step_of_y;
+    const long y_stride = walk.backward ? -batch->y_step : batch->y_step;
     const long given_size = width * layer->gates, lanes = batch->lanes;
     float *given = room(STEPS_AT_ONCE * given_size * sizeof *given);
     float *memory = room(lanes * width * sizeof *memory), *unwanted = room(lanes * hidden * sizeof *unwanted);
@@ -539,8 +545,8 @@ static int run_direction(const struct Layer *layer, int d, const struct Batch *b
                         memset(before + lane * width, 127, width);
                         memset(memory + lane * width, 0, width * sizeof *memory);
                         if (batch->y)
-                            out[lane] = batch->y + start_of(&walk, place->left) * walk.step_of_y +
-                                        (d * rows + place->row) * hidden;
+                            out[lane] = batch->y + start_of(&walk, place->left) * batch->y_step +
+                                        d * batch->y_direction + place->row * batch->y_row;
                     }
                     /* A state that is not a number has no byte: it makes all of the row's next step so. */
                     for (long j = 0; poisoned[lane] && j < given_size; j++) of_step[lane * given_size + j] = NAN;
@@ -574,12 +580,13 @@ static int run_direction(const struct Layer *layer, int d, const struct Batch *b
 /* Zeros where no row has a step, and the last states of rows without one. */
 static void clear(const struct Layer *layer, const struct Batch *batch)
 {
-    const long hidden = layer->hidden, of_step = layer->count * batch->rows * hidden;
+    const long hidden = layer->hidden;
     for (long row = 0; row < batch->rows; row++)
         for (long d = 0; d < layer->count; d++) {
             const long length = length_of(batch, row), place = (d * batch->rows + row) * hidden;
-            for (long step = length; batch->y && step < batch->steps; step++)
-                memset(batch->y + step * of_step + place, 0, hidden * sizeof *batch->y);
+            const long start = d * batch->y_direction + row * batch->y_row;
+            for (long step = length; batch->y && layer->zeros && step < batch->steps; step++)
+                memset(batch->y + start + step * batch->y_step, 0, hidden * sizeof *batch->y);
             if (!length && batch->y_h) memset(batch->y_h + place, 0, hidden * sizeof *batch->y_h);
             if (!length && batch->y_c) memset(batch->y_c + place, 0, hidden * sizeof *batch->y_c);
         }
@@ -623,6 +630,8 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
         return status(ORT_FAIL, "an unknown direction");
     const int both = !strcmp(name, "bidirectional"), backward = !strcmp(name, "reverse");
     if (!both && !backward && strcmp(name, "forward")) return status(ORT_FAIL, "an unknown direction");
+    const int64_t order = whole(info, "order", DIRECTIONS_SECOND);
+    if (order < DIRECTIONS_SECOND || order > ROWS_FIRST) return status(ORT_FAIL, "an unknown order of its output");
     const int count = both ? 2 : 1;
     const int64_t hidden = r[1], outputs = gates * hidden;
     const int64_t rows_of_w = floats ? w[0] * w[1] : w[1];
@@ -635,6 +644,8 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
     layer->gates = gates;
     layer->count = count;
     layer->backward = backward;
+    layer->order = order;
+    layer->zeros = whole(info, "zeros", 1) != 0;
     layer->inputs = w[2];
     layer->hidden = hidden;
     layer->cells = chosen;
@@ -675,8 +686,15 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
         if (batch.lengths[row] < 0 || batch.lengths[row] > batch.steps)
             return status(ORT_INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
 
-    const int64_t all[] = {x[0], layer->count, x[1], layer->hidden}, last[] = {layer->count, x[1], layer->hidden};
-    OrtStatus *error = output(context, 0, all, 4, &batch.y);
+    const long of_step = layer->count * layer->hidden;
+    const int64_t all[][4] = {
+        {x[0], layer->count, x[1], layer->hidden}, {x[0], x[1], of_step, 0}, {x[1], x[0], of_step, 0}};
+    const int64_t last[] = {layer->count, x[1], layer->hidden};
+    const int plain = layer->order == DIRECTIONS_SECOND;
+    batch.y_direction = plain ? batch.rows * layer->hidden : layer->hidden;
+    batch.y_row = plain ? layer->hidden : layer->order == STEPS_FIRST ? of_step : batch.steps * of_step;
+    batch.y_step = layer->order == ROWS_FIRST ? of_step : batch.rows * of_step;
+    OrtStatus *error = output(context, 0, all[layer->order], plain ? 4 : 3, &batch.y);
     if (!error) error = output(context, 1, last, 3, &batch.y_h);
     if (!error && layer->gates == 4) error = output(context, 2, last, 3, &batch.y_c);
     if (error) return error;

@@ -1,4 +1,4 @@
-/* LSTM and GRU cells over rows of different lengths, for one instruction set; see `_recurrent_kernels.c`, which includes this once
+/* LSTM and GRU cells over rows of different lengths, and attention over them, for one instruction set; see `_recurrent_kernels.c`, which includes this once
  * for each and defines
  *
  *     TARGET      the attribute of functions that may use it
@@ -138,15 +138,16 @@ static TARGET void NAMED(input)(const struct Layer *layer, const struct Directio
 
 /* One step of `count` rows: from what its inputs give, the states before and what is kept, to the states after it. */
 static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction *direction, long count,
-                               const float *const *states, int first_step, float *sums, float *memory, float *const *out)
+                               const float *const *states, int first_step, float *sums, float *const *memory,
+                               float *const *out)
 {
     const int gates = layer->gates;
-    const long stride = layer->panels * 4 * LANES, width = layer->panels * LANES;
+    const long stride = layer->panels * 4 * LANES;
     const long size = first_step ? 0 : layer->hidden; /* nothing was before the first */
     for (long panel = 0; panel < layer->panels; panel++) {
         const long unit = panel * LANES;
         const long units = layer->hidden - unit < LANES ? layer->hidden - unit : LANES;
-        float *of_panel = sums + panel * 4 * LANES, *kept = memory + unit;
+        float *of_panel = sums + panel * 4 * LANES;
         for (long r = 0; gates == 3 && r < count; r++)
             for (long i = 0; i < LANES; i++) {
                 of_panel[r * stride + 3 * LANES + i] = of_panel[r * stride + 2 * LANES + i];
@@ -154,8 +155,8 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
             }
         NAMED(multiply)(gates, count, states, size, direction->states + unit * gates * layer->hidden, of_panel, stride);
         for (long r = 0; r < count; r++) {
-            Vector state = gates == 4 ? NAMED(lstm_cell)(of_panel + r * stride, kept + r * width)
-                                      : NAMED(gru_cell)(of_panel + r * stride, kept + r * width);
+            Vector state = gates == 4 ? NAMED(lstm_cell)(of_panel + r * stride, memory[r] + unit)
+                                      : NAMED(gru_cell)(of_panel + r * stride, memory[r] + unit);
             if (units == LANES) {
                 NAMED(store)(out[r] + unit, state);
             } else {
@@ -165,6 +166,34 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
             }
         }
     }
+}
+
+/* The attention scores of `count` steps, from the products of their values with the weights of all units: the sum over
+ * the units of weight * tanh(product). `sums` and `weights` are in panels: `[count][panels][4][LANES]`.
+ */
+static TARGET void NAMED(score)(long panels, long count, const float *sums, const float *weights, float *scores)
+{
+    const long size = panels * 4 * LANES;
+    for (long r = 0; r < count; r++, sums += size) {
+        Vector score = NAMED(all)(0.0f);
+        for (long i = 0; i < size; i += LANES) {
+            Vector divisor, unit = NAMED(tanh)(NAMED(load)(sums + i), &divisor);
+            score += unit / divisor * NAMED(load)(weights + i);
+        }
+        float of_lane[LANES];
+        NAMED(store)(of_lane, score);
+        scores[r] = 0.0f;
+        for (long i = 0; i < LANES; i++) scores[r] += of_lane[i];
+    }
+}
+
+/* Adds `share` times the values of one step to `sums`. */
+static TARGET void NAMED(add_share)(float *sums, const float *values, float share, long size)
+{
+    long i = 0;
+    for (; i + LANES <= size; i += LANES)
+        NAMED(store)(sums + i, NAMED(load)(sums + i) + NAMED(all)(share) * NAMED(load)(values + i));
+    for (; i < size; i++) sums[i] += share * values[i];
 }
 
 #undef INLINE

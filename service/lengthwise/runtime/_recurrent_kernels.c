@@ -1,13 +1,17 @@
 /* LSTM and GRU kernels for onnxruntime that compute valid steps only.
  *
- * onnxruntime's own kernels compute every row up to the longest length, and discard what is past a row's own. These sort
- * the rows by length: at each step, the rows that have this step are adjacent, and nothing else is computed or read. A
- * row's bits do not depend on the other rows, nor on the values of its padding.
+ * onnxruntime's own kernels compute every row up to the longest length, and discard what is past a row's own. These
+ * distribute the rows over a few tracks: a row that ends hands its track to the next one. So at each step as many rows
+ * stand side by side as the processor needs, whatever the mix of lengths, and nothing else is computed or read. A row's
+ * bits do not depend on the other rows, nor on the values of its padding.
  *
  * The library is the Python module `lengthwise.runtime._recurrent_kernels`, and to onnxruntime a library of custom
  * operators (`RegisterCustomOps`). It adds its own `LSTM` and `GRU` to ONNX's domain, which replace the built-in ones in
  * sessions that register it. If a graph needs what they do not support (peepholes, other activations, weights that are
  * computed), their creation fails, and `lengthwise.runtime.session` opens a session without them.
+ *
+ * The same operators are in a domain of their own, `lengthwise`, with more attributes, and with an operator for attention
+ * pooling: `lengthwise.runtime.fusion` writes them into a graph in memory.
  *
  * tests/service/test_recurrent_kernels.py compares them with onnxruntime's own kernels.
  */
@@ -20,7 +24,7 @@
 #include "_onnxruntime_api.h"
 
 #define ALIGNMENT 64
-#define ROWS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
+#define STEPS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
 
 /* One direction's weights, in panels of as many units as a vector has lanes. */
 struct Direction {
@@ -30,10 +34,14 @@ struct Direction {
     float *hidden_biases; /* [panels][lanes]: of a GRU's hidden gate, which its reset gate scales */
 };
 
+enum Order { DIRECTIONS_SECOND, STEPS_FIRST, ROWS_FIRST };
+
 struct Layer {
     int gates; /* 4 of an LSTM, 3 of a GRU */
     int count; /* of directions */
     int backward; /* whether the first goes from the last step to the first */
+    int order; /* of the axes of its output, see `enum Order` */
+    int zeros; /* whether its output is 0 at padding; else nothing is written there, as nobody reads it */
     long inputs, hidden, panels;
     const struct Cells *cells;
     struct Direction directions[2];
@@ -44,8 +52,10 @@ struct Cells {
     const char *name;
     long lanes;
     void (*input)(const struct Layer *, const struct Direction *, long, const float *const *, float *);
-    void (*step)(const struct Layer *, const struct Direction *, long, const float *const *, int, float *, float *,
+    void (*step)(const struct Layer *, const struct Direction *, long, const float *const *, int, float *, float *const *,
                  float *const *);
+    void (*score)(long, long, const float *, const float *, float *);
+    void (*add_share)(float *, const float *, float, long);
 };
 
 #define UNROLLED _Pragma("GCC unroll 8")
@@ -80,8 +90,8 @@ struct Cells {
 /* Best first; none on other processors, where onnxruntime's own kernels run. */
 static const struct Cells KNOWN[] = {
 #if defined(__x86_64__)
-    {"avx512", 16, input_avx512, step_avx512},
-    {"avx2", 8, input_avx2, step_avx2},
+    {"avx512", 16, input_avx512, step_avx512, score_avx512, add_share_avx512},
+    {"avx2", 8, input_avx2, step_avx2, score_avx2, add_share_avx2},
 #endif
     {0},
 };
@@ -158,101 +168,8 @@ static int pack(const struct Layer *layer, struct Direction *direction, const fl
     return 1;
 }
 
-/* A batch as a layer sees it. */
-struct Batch {
-    long steps, rows;
-    const float *x;        /* [steps][rows][inputs] */
-    const int32_t *lengths; /* [rows], each 0 to steps; NULL where all are `steps` */
-    const float *initial_h, *initial_c; /* [directions][rows][hidden], or NULL */
-    float *y;              /* [steps][directions][rows][hidden] */
-    float *y_h, *y_c;      /* [directions][rows][hidden], or NULL */
-    long *order;           /* [rows]: the rows, longest first; behind them room for [steps + 1] */
-    long *active;          /* [steps]: how many rows have that step */
-};
-
-static long length_of(const struct Batch *batch, long row) { return batch->lengths ? batch->lengths[row] : batch->steps; }
-
-/* Sorts the rows by length, and counts those that have each step. */
-static void sort(struct Batch *batch)
-{
-    memset(batch->active, 0, batch->steps * sizeof *batch->active);
-    for (long row = 0; row < batch->rows; row++)
-        if (length_of(batch, row)) batch->active[length_of(batch, row) - 1]++;
-    for (long step = batch->steps - 2; step >= 0; step--) batch->active[step] += batch->active[step + 1];
-    /* Before a row stand those that are longer, and those as long that came before it. */
-    long *next = batch->order + batch->rows; /* [steps + 1]: the next place of each length */
-    for (long length = 0; length <= batch->steps; length++)
-        next[length] = length < batch->steps ? batch->active[length] : 0;
-    for (long row = 0; row < batch->rows; row++) batch->order[next[length_of(batch, row)]++] = row;
-}
-
-/* Gives one row's last state; 0 of a row without a step. Nobody may want it: then `to` is NULL. */
-static void give(float *to, long place, const float *state, int ran, long hidden)
-{
-    if (to && ran) memcpy(to + place, state, hidden * sizeof *to);
-    if (to && !ran) memset(to + place, 0, hidden * sizeof *to);
-}
-
-/* Runs one direction; 0 where there is no memory. */
-static int run_direction(const struct Layer *layer, int d, const struct Batch *batch)
-{
-    const struct Direction *direction = &layer->directions[d];
-    const int backward = d == 1 || layer->backward;
-    const long rows = batch->rows, hidden = layer->hidden, width = layer->panels * layer->cells->lanes;
-    const long step_of_x = rows * layer->inputs, step_of_y = layer->count * rows * hidden;
-    const long x_stride = backward ? -step_of_x : step_of_x, y_stride = backward ? -step_of_y : step_of_y;
-    const long at_once = rows > ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
-    float *given = floats(at_once * width * 4), *memory = floats(rows * width);
-    const float **pointers = malloc((at_once + 2 * rows) * sizeof *pointers);
-    float **out = malloc(rows * sizeof *out);
-    const int made = given && memory && pointers && out;
-    if (made) {
-        const float **inputs = pointers, **states = inputs + at_once, **x = states + rows;
-        memset(memory, 0, rows * width * sizeof *memory);
-        for (long r = 0; r < rows; r++) {
-            const long row = batch->order[r], length = length_of(batch, row);
-            const long start = backward && length ? length - 1 : 0;
-            const long place = (d * rows + row) * hidden;
-            x[r] = batch->x + start * step_of_x + row * layer->inputs;
-            out[r] = batch->y + start * step_of_y + place;
-            states[r] = batch->initial_h ? batch->initial_h + place : NULL;
-            const float *before = layer->gates == 4 ? batch->initial_c : batch->initial_h;
-            if (before) memcpy(memory + r * width, before + place, hidden * sizeof *memory);
-            for (long step = length; step < batch->steps; step++)
-                memset(batch->y + step * step_of_y + place, 0, hidden * sizeof *batch->y);
-        }
-        for (long step = 0, until = 0; step < batch->steps && batch->active[step]; step = until) {
-            long count = 0;
-            for (; until < batch->steps && (!count || count + batch->active[until] <= at_once); until++)
-                for (long r = 0; r < batch->active[until]; r++, count++) {
-                    inputs[count] = x[r];
-                    x[r] += x_stride;
-                }
-            layer->cells->input(layer, direction, count, inputs, given);
-            float *of_step = given;
-            for (long s = step; s < until; s++) {
-                const long active = batch->active[s];
-                layer->cells->step(layer, direction, active, states, s == 0 && !batch->initial_h, of_step, memory, out);
-                of_step += active * width * 4;
-                for (long r = 0; r < active; r++) {
-                    states[r] = out[r];
-                    out[r] += y_stride;
-                }
-            }
-        }
-        for (long r = 0; r < rows; r++) {
-            const long place = (d * rows + batch->order[r]) * hidden;
-            const int ran = length_of(batch, batch->order[r]) > 0;
-            give(batch->y_h, place, states[r], ran, hidden);
-            give(batch->y_c, place, memory + r * width, ran, hidden);
-        }
-    }
-    free(given);
-    free(memory);
-    free(pointers);
-    free(out);
-    return made;
-}
+#include "_spare_cores.h"
+#include "_recurrent_runs.h"
 
 /* ---- Onnxruntime's side. ---- */
 
@@ -350,6 +267,8 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
     layer->backward = backward;
     layer->inputs = w[2];
     layer->hidden = r[2];
+    layer->order = whole(info, "order", DIRECTIONS_SECOND);
+    layer->zeros = whole(info, "zeros", 1);
     layer->cells = chosen;
     layer->panels = (layer->hidden + layer->cells->lanes - 1) / layer->cells->lanes;
     for (int d = 0; d < count; d++)
@@ -414,28 +333,45 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
         if (batch.lengths[row] < 0 || batch.lengths[row] > batch.steps)
             return status(ORT_INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
 
-    const int64_t all[] = {x[0], layer->count, x[1], layer->hidden}, last[] = {layer->count, x[1], layer->hidden};
+    const int64_t all[3][4] = {
+        [DIRECTIONS_SECOND] = {x[0], layer->count, x[1], layer->hidden},
+        [STEPS_FIRST] = {x[0], x[1], layer->count * layer->hidden},
+        [ROWS_FIRST] = {x[1], x[0], layer->count * layer->hidden},
+    };
+    const int64_t last[] = {layer->count, x[1], layer->hidden};
+    const long of_step = layer->count * layer->hidden;
+    batch.y_direction = layer->order == DIRECTIONS_SECOND ? batch.rows * layer->hidden : layer->hidden;
+    batch.y_row = layer->order == DIRECTIONS_SECOND ? layer->hidden : layer->order == STEPS_FIRST ? of_step : batch.steps * of_step;
+    batch.y_step = layer->order == ROWS_FIRST ? of_step : batch.rows * of_step;
     const long size = batch.steps * layer->count * batch.rows * layer->hidden;
     float *unwanted = NULL;
-    OrtStatus *error = output(context, 0, all, 4, &batch.y);
+    OrtStatus *error = output(context, 0, all[layer->order], layer->order == DIRECTIONS_SECOND ? 4 : 3, &batch.y);
     if (!error) error = output(context, 1, last, 3, &batch.y_h);
     if (!error && layer->gates == 4) error = output(context, 2, last, 3, &batch.y_c);
     if (error) return error;
+    batch.zeros = batch.y && layer->zeros;
     if (!batch.y) batch.y = unwanted = floats(size);
+    struct Tracks tracks = {.count = tracks_for(layer, &batch)};
+    batch.tracks = &tracks;
     batch.order = malloc((batch.rows + batch.steps + 1) * sizeof *batch.order);
-    batch.active = malloc((batch.steps + 1) * sizeof *batch.active);
-    int made = batch.y && batch.order && batch.active;
+    tracks.first = malloc((3 * tracks.count + batch.rows + 1) * sizeof *tracks.first);
+    int made = batch.y && batch.order && tracks.first;
     if (made) {
+        tracks.steps = tracks.first + tracks.count;
+        tracks.next = tracks.steps + 2 * tracks.count;
         sort(&batch);
-        for (int d = 0; made && d < layer->count; d++) made = run_direction(layer, d, &batch);
+        fill_tracks(&tracks, &batch, tracks.steps + tracks.count);
+        made = run_directions(layer, &batch);
     }
     free(unwanted);
     free(batch.order);
-    free(batch.active);
+    free(tracks.first);
     return made ? NULL : status(ORT_FAIL, "no memory");
 }
 
-/* The operators LSTM and GRU, as onnxruntime asks for them. */
+#include "_attention_pooling.h"
+
+/* The operators, as onnxruntime asks for them. */
 
 static const char *lstm_name(const OrtCustomOp *op) { return (void)op, "LSTM"; }
 static const char *gru_name(const OrtCustomOp *op) { return (void)op, "GRU"; }
@@ -471,21 +407,34 @@ static OrtStatus *create_gru(const OrtCustomOp *op, const OrtApi *given, const O
         .CreateKernelV2 = create_##kind, .KernelComputeV2 = compute,                                               \
     }
 static const OrtCustomOp LSTM = OPERATOR(lstm), GRU = OPERATOR(gru);
+static const OrtCustomOp POOLING = {
+    .version = ORT_API_VERSION, .GetName = pooling_name, .GetExecutionProviderType = provider,
+    .GetInputType = pooling_input_type, .GetInputTypeCount = pooling_inputs, .GetOutputType = output_type,
+    .GetOutputTypeCount = pooling_outputs, .KernelDestroy = destroy_pooling,
+    .GetInputCharacteristic = pooling_input_presence, .GetOutputCharacteristic = output_presence,
+    .GetInputMemoryType = input_memory, .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},
+    .CreateKernelV2 = create_pooling, .KernelComputeV2 = compute_pooling,
+};
 
 /* What onnxruntime calls for each session that registers the library. */
 __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
 {
-    static OrtCustomOpDomain *domain; /* never freed, as sessions refer to it; created under Python's lock */
+    static OrtCustomOpDomain *onnx, *own; /* never freed, as sessions refer to them; created under Python's lock */
     if (!(api = base->GetApi(ORT_API_VERSION))) return NULL;
-    if (!domain) {
+    if (!own) {
+        OrtStatus *error = api->CreateCustomOpDomain("", &onnx);
+        if (!error) error = api->CustomOpDomain_Add(onnx, &LSTM);
+        if (!error) error = api->CustomOpDomain_Add(onnx, &GRU);
         OrtCustomOpDomain *made = NULL;
-        OrtStatus *error = api->CreateCustomOpDomain("", &made);
+        if (!error) error = api->CreateCustomOpDomain("lengthwise", &made);
         if (!error) error = api->CustomOpDomain_Add(made, &LSTM);
         if (!error) error = api->CustomOpDomain_Add(made, &GRU);
+        if (!error) error = api->CustomOpDomain_Add(made, &POOLING);
         if (error) return error;
-        domain = made;
+        own = made;
     }
-    return api->AddCustomOpDomain(options, domain);
+    OrtStatus *error = api->AddCustomOpDomain(options, onnx);
+    return error ? error : api->AddCustomOpDomain(options, own);
 }
 
 /* ---- Python's side. ---- */
@@ -508,7 +457,20 @@ static PyObject *chosen_name(PyObject *module, PyObject *nothing)
     return PyErr_Format(PyExc_RuntimeError, "this processor has none of the instruction sets");
 }
 
+static PyObject *lend(PyObject *module, PyObject *arguments)
+{
+    long count;
+    int soon;
+    if (!PyArg_ParseTuple(arguments, "lp", &count, &soon)) return NULL;
+    lend_cores(count, soon);
+    Py_RETURN_NONE;
+}
+
+static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
+
 static PyMethodDef METHODS[] = {
+    {"lend", lend, METH_VARARGS, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
+    {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
     {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},
     {"choose", choose, METH_O, "Makes the kernels of sessions opened from now on use that instruction set."},
     {NULL, NULL, 0, NULL},

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from lengthwise.runtime import fusion
 from lengthwise.runtime.integer_kernels import DOMAIN
 from lengthwise.runtime.onnx_graph import fields
 
@@ -24,7 +25,11 @@ Content = memoryview | bytes | int
 """The content of a field: a string or message, or an integer."""
 
 _ONNX: Final = ("", "ai.onnx")
+_LAYERS: Final = (*_ONNX, fusion.DOMAIN)
+"""The domains of LSTM and GRU: `fusion` may have given a layer the order of its output."""
 _INT8, _FLOAT = 3, 1
+_OF_FUSION: Final = {"order", "zeros"}
+"""The attributes that `fusion` may have given a layer."""
 _INPUTS: Final = ("x", "w", "r", "b", "lengths")
 """The inputs of ONNX's LSTM and GRU that the kernels know; further ones must be omitted."""
 
@@ -98,7 +103,7 @@ def _fused_graph(message: memoryview) -> bytes | None:
 
 def _integer_layer(node: _Node, makers: Mapping[str, _Node], shapes: Mapping[str, tuple[int, int]]) -> _Node | None:
     """The operator in the place of a layer; None if the node is not one, or not in the form that the kernels know."""
-    if node.operator not in ("LSTM", "GRU") or node.domain not in _ONNX or not _is_plain(node):
+    if node.operator not in ("LSTM", "GRU") or node.domain not in _LAYERS or not _is_plain(node):
         return None
     x, w, r, b, lengths = [*node.inputs, *[""] * len(_INPUTS)][: len(_INPUTS)]
     states, inputs = _dequantised(r, makers, shapes), _dequantised(w, makers, shapes)
@@ -128,7 +133,7 @@ def _replaced(node: _Node, names: list[str]) -> _Node:
 
 def _is_plain(node: _Node) -> bool:
     """Whether a layer has the activations, the layout and the order of gates that the kernels compute."""
-    known = {"direction", "hidden_size", "layout", "input_forget", "linear_before_reset"}
+    known = {"direction", "hidden_size", "layout", "input_forget", "linear_before_reset"} | _OF_FUSION
     attributes = node.attributes
     return (
         attributes.keys() <= known

@@ -68,7 +68,7 @@ def read(model: bytes) -> Graph:
     graph = Graph()
     for number, value in fields(memoryview(model)):
         if number == 7 and isinstance(value, memoryview):
-            _read_graph(value, graph, graph.locations, 0)
+            read_graph(value, graph, graph.locations, 0)
         elif number == 25 and isinstance(value, memoryview):
             function = Graph()
             _read_function(value, function, graph.locations)
@@ -76,11 +76,11 @@ def read(model: bytes) -> Graph:
         elif number == 20 and isinstance(value, memoryview):  # training graphs never run, but their files count
             for part, inner in fields(value):
                 if part in (1, 2) and isinstance(inner, memoryview):
-                    _read_graph(inner, Graph(), graph.locations, 1)
+                    read_graph(inner, Graph(), graph.locations, 1)
     return graph
 
 
-def _read_graph(message: memoryview, graph: Graph, locations: set[str], depth: int) -> None:
+def read_graph(message: memoryview, graph: Graph, locations: set[str], depth: int) -> None:
     """Adds a `GraphProto` to a graph."""
     if depth > _MOST_NESTED:
         raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
@@ -111,13 +111,13 @@ def _node(message: memoryview, locations: set[str], depth: int) -> Node:
         if not isinstance(value, memoryview):
             continue
         if number == 1:
-            node.inputs.append(_text(value))
+            node.inputs.append(text(value))
         elif number == 2:
-            node.outputs.append(_text(value))
+            node.outputs.append(text(value))
         elif number == 4:
-            node.operator = _text(value)
+            node.operator = text(value)
         elif number == 7:
-            node.domain = _text(value)
+            node.domain = text(value)
         elif number == 5:
             _read_attribute(value, node, locations, depth)
     return node
@@ -137,11 +137,11 @@ def _read_attribute(message: memoryview, node: Node, locations: set[str], depth:
             if one is None:  # a message that occurs twice counts as one
                 one = Graph()
                 node.graphs.append(one)
-            _read_graph(value, one, locations, depth + 1)
+            read_graph(value, one, locations, depth + 1)
         elif number == 11:
             several = Graph()
             node.graphs.append(several)
-            _read_graph(value, several, locations, depth + 1)
+            read_graph(value, several, locations, depth + 1)
 
 
 def _read_sparse(message: memoryview, locations: set[str]) -> None:
@@ -164,17 +164,21 @@ def _read_tensor(message: memoryview, locations: set[str]) -> None:
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of a message, each as its number and its content: bytes, or an integer."""
+    """The fields of a message, each as its number and its content: bytes, or an integer.
+
+    Raises:
+        ValueError: The bytes are not a protocol-buffers message.
+    """
     place, end = 0, len(message)
     while place < end:
-        tag, place = _varint(message, place)
+        tag, place = varint(message, place)
         number, kind = tag >> 3, tag & 7
         if kind == _VARINT:
-            value, place = _varint(message, place)
+            value, place = varint(message, place)
             yield number, value
             continue
         if kind == _BYTES:
-            size, place = _varint(message, place)
+            size, place = varint(message, place)
         elif kind in (_FIXED32, _FIXED64):
             size = 4 if kind == _FIXED32 else 8
         else:
@@ -185,7 +189,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
         place += size
 
 
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
+def varint(message: memoryview, place: int) -> tuple[int, int]:
     """The varint at a position, and the position after it."""
     number = 0
     for shift in range(0, 70, 7):
@@ -199,5 +203,6 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
     raise ValueError("it has a number of more than ten bytes")
 
 
-def _text(value: memoryview) -> str:
+def text(value: memoryview) -> str:
+    """The content of a field as text."""
     return bytes(value).decode(errors="replace")

@@ -103,6 +103,7 @@ class Device:
         in_flight: Batches at once.
         recurrent_kernels: Whether recurrent layers may run in the kernels of `recurrent_kernels`, which are for the
             CPU.
+        timed: Whether those serve only if they are not slower than onnxruntime's (`repository.kernel_choice`).
     """
 
     provider: Provider
@@ -113,6 +114,7 @@ class Device:
     memory_limit_bytes: int | None = None
     in_flight: int = 1
     recurrent_kernels: bool = False
+    timed: bool = False
 
     @property
     def label(self) -> str:
@@ -136,6 +138,8 @@ class Device:
 
 CPU_DEVICE: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True)
 """The processor, with Lengthwise's recurrent kernels: the default device."""
+TIMED_CPU: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True, timed=True)
+"""The processor, with the faster kernels of the two."""
 PLAIN_CPU: Final = Device(PROVIDERS["cpu"])
 """The processor, with onnxruntime's kernels only."""
 
@@ -173,7 +177,7 @@ def choose(
     tf32: bool = False,
     memory_limit_bytes: int | None = None,
     runners: int | None = None,
-    recurrent_kernels: bool = True,
+    recurrent_kernels: bool | None = None,
     installation: Installation | None = None,
 ) -> DeviceChoice:
     """Chooses the devices that graphs run on.
@@ -183,7 +187,7 @@ def choose(
         tf32: See `Device`.
         memory_limit_bytes: See `Device`.
         runners: Number of runner threads, divided among the devices; None for the table's `in_flight`.
-        recurrent_kernels: See `Device`; used if the CPU is chosen.
+        recurrent_kernels: See `Device`; used if the CPU is chosen. None for the faster kernels.
         installation: What is installed; None finds out.
 
     Raises:
@@ -192,7 +196,7 @@ def choose(
     """
     installed = find() if installation is None else installation
     check_packages(installed)
-    processor = CPU_DEVICE if recurrent_kernels else PLAIN_CPU
+    processor = processor_with(recurrent_kernels)
     if wanted == "cpu":
         return DeviceChoice((processor,))
     driver, missing = _what_cuda_lacks(installed, everything=wanted == "cuda")
@@ -211,6 +215,13 @@ def choose(
     if wanted == "cuda":
         raise ConfigurationError(f"--provider cuda is not available: {'; '.join(missing)}")
     return DeviceChoice((processor,), reason=f"CUDA is not available: {'; '.join(missing)}")
+
+
+def processor_with(recurrent_kernels: bool | None) -> Device:
+    """The processor with Lengthwise's recurrent kernels, with onnxruntime's, or (None) with the faster ones."""
+    if recurrent_kernels is None:
+        return TIMED_CPU
+    return CPU_DEVICE if recurrent_kernels else PLAIN_CPU
 
 
 def check_packages(installed: Installation) -> None:

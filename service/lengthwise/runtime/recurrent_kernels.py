@@ -1,9 +1,9 @@
 """Recurrent layers that compute valid steps only, for graphs that run on the CPU.
 
 onnxruntime's own LSTM and GRU compute every row of a batch up to the longest length, and discard what is past a row's
-own length. The kernels of `_recurrent_kernels.c` sort the rows by length, and compute at each step only the rows that
-have this step: padding is neither computed nor read. A session that registers them uses them instead of onnxruntime's;
-the graph is the same file.
+own length. The kernels of `_recurrent_kernels.c` compute a few rows side by side, and a row that ends hands its place
+to the next one: padding is neither computed nor read. A session that registers them uses them instead of onnxruntime's;
+the graph is the same file. `runtime.fusion` replaces the nodes around the layers, too.
 
 They need AVX-512 or AVX2, and a C compiler at installation. onnxruntime's kernels run without these, and for a graph
 that needs what they do not support (peepholes, other activations, weights that are computed) or that accepts NaN.
@@ -12,6 +12,7 @@ that needs what they do not support (peepholes, other activations, weights that 
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 try:
@@ -21,6 +22,9 @@ except ImportError:  # mypy reads the module's stub; an installation may lack th
 
 ONNXRUNTIME: Final = "onnxruntime"
 """The name for onnxruntime's own kernels, beside the instruction sets of these kernels."""
+POOLING: Final = "+attention"
+"""What is added to the name of an instruction set if the kernels compute attention pooling too (`runtime.fusion`): its
+answers are then rounded in another way."""
 COMPILED: Final = _kernels is not None
 """Whether the C module was built."""
 INSTRUCTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS if COMPILED else ()
@@ -40,11 +44,35 @@ def register(options: Any) -> str:
     return _kernels.chosen()
 
 
-def described(*, wanted: bool) -> str:
-    """Describes for the log which kernels run recurrent layers on the CPU, and why."""
-    if wanted and INSTRUCTION_SETS:
-        return f"valid steps only, with {_kernels.chosen()}"
-    if not wanted:
+def lend_cores(count: int, soon: bool = False) -> None:
+    """Says how many cores are idle: the second direction of as many layers may run on them, beside the first.
+
+    A direction that runs on such a core gives it back within a step when fewer are lent, and its own thread does the
+    rest. Bits do not depend on any of it.
+
+    Args:
+        count: How many cores are idle.
+        soon: Whether a batch is about to run, so that a thread wakes up beforehand.
+    """
+    if COMPILED:
+        _kernels.lend(count, soon)
+
+
+def processor_seconds() -> float:
+    """The processor time of the running thread, and of what other threads did for its layers: a clock for costs."""
+    return time.thread_time() + (_kernels.helped() if COMPILED else 0.0)
+
+
+def described(*, wanted: bool | None) -> str:
+    """Describes for the log which kernels run recurrent layers on the CPU, and why.
+
+    Args:
+        wanted: Whether these kernels were asked for; None for the faster ones.
+    """
+    if wanted is not False and INSTRUCTION_SETS:
+        unless = "" if wanted else ", unless onnxruntime's own kernels are faster for a model"
+        return f"valid steps only, with {_kernels.chosen()}{unless}"
+    if wanted is False:
         why = "as was asked for"
     elif COMPILED:
         why = "as this processor has neither AVX-512 nor AVX2"

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -24,7 +25,15 @@ from numpy.typing import NDArray
 
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import PaddedBatch, rounded_width, step_mask
-from lengthwise.runtime import device_memory, integer_kernels, integer_layers, placement, recurrent_kernels
+from lengthwise.runtime import (
+    device_memory,
+    fusion,
+    integer_kernels,
+    integer_layers,
+    nan_trial,
+    placement,
+    recurrent_kernels,
+)
 from lengthwise.runtime.binding import Shape, Slot
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, GraphNames, Manifest
@@ -55,8 +64,6 @@ _ELEMENTS = {
 }
 
 
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-"""onnxruntime's option for the folder with the weights of a graph that is given as bytes."""
 _NO_FOLDER = f"{os.devnull}/none"
 """A folder that cannot exist."""
 
@@ -68,13 +75,12 @@ class _Source:
     Attributes:
         graph: Its file, or its bytes.
         weights: The content of the files with its weights, by name.
-        folder: Where a graph that is given as bytes may find files with weights. Those of a published graph are in
-            `weights`, and onnxruntime must not find a file of the same name elsewhere.
+        folder: Where a graph given as bytes may have files with weights; None for nowhere.
     """
 
     graph: Path | bytes
     weights: Mapping[str, bytes]
-    folder: str = _NO_FOLDER
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +112,9 @@ class Session:
 
     Attributes:
         provider: The devices' label, as in manifests and cost tables.
-        kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, that of
-            `runtime.integer_kernels` behind "int8", or "onnxruntime".
+        kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, or that
+            of `runtime.integer_kernels` behind "int8", with `POOLING` if they also compute attention pooling; or
+            "onnxruntime".
         recurrent: Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels.
         clock: The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices.
 
@@ -144,7 +151,8 @@ class Session:
             {"attention", "logits"} if manifest.task == "per-step" else {"attention"}
         )
         self.provider = devices[0].label
-        self.clock: Callable[[], float] = time.perf_counter if devices[0].provider.wall_clock else time.thread_time
+        on_wall = devices[0].provider.wall_clock
+        self.clock: Callable[[], float] = time.perf_counter if on_wall else recurrent_kernels.processor_seconds
         self._slots: list[Slot] = []
         self._free: SimpleQueue[Slot] = SimpleQueue()
         if devices[0].provider.bound:
@@ -302,42 +310,72 @@ def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> 
                 f"{session.get_providers()[0]} in its place; it says why on stderr"
             )
         placement.check(_placed_nodes(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
-    # Some of onnxruntime's kernels turn NaN into numbers, and these do not; a graph that accepts NaN may rely on it.
-    wanted = device.recurrent_kernels and manifest.missing != "handled"
-    if (
-        wanted
-        and (recurrent_kernels.INSTRUCTION_SETS or integer_kernels.INSTRUCTION_SETS)
-        and _is_recurrent(source.graph)
-    ):
+    built = recurrent_kernels.INSTRUCTION_SETS or integer_kernels.INSTRUCTION_SETS
+    if device.recurrent_kernels and built and _is_recurrent(source.graph):
         try:
-            return _with_recurrent_kernels(source, manifest, threads, device)
+            own = _with_recurrent_kernels(source, manifest, threads, device)
+            if manifest.missing != "handled" or _keeps_nan_from_layers(source, manifest, own[0], session):
+                return own
+            why = "NaN may reach them, and is kept by Lengthwise's; replace it before them, with IsNaN and Where"
         except Exception as error:  # whatever failed, the graph works without them
-            log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, error)
+            why = str(error)
+        log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, why)
     return session, recurrent_kernels.ONNXRUNTIME
+
+
+def _keeps_nan_from_layers(source: _Source, manifest: Manifest, own: Any, plain: Any) -> bool:
+    """Whether NaN in a graph's values never reaches its recurrent layers, as far as a trial shows."""
+    if manifest.input.kind == "tokens" or not nan_trial.replaces_nan(_content(source.graph)):
+        return False
+
+    def run(session: Any, batch: PaddedBatch) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run([manifest.graph.logits], feed(manifest.graph, batch))[0]
+        if logits.ndim == 3 and manifest.graph.classes_first:
+            return logits.swapaxes(1, 2)
+        return logits.swapaxes(0, 1) if logits.ndim == 3 and manifest.graph.time_first else logits
+
+    return nan_trial.passes(partial(run, own), partial(run, plain), manifest)
+
+
+def _content(graph: Path | bytes) -> bytes:
+    return graph if isinstance(graph, bytes) else graph.read_bytes()
 
 
 def _is_recurrent(graph: Path | bytes) -> bool:
     """Whether a graph may have a layer for the kernels: searches its bytes for the operators' names."""
-    data = _read(graph)
+    data = _content(graph)
     return any(name in data for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
 
 
-def _read(graph: Path | bytes) -> bytes:
-    return graph if isinstance(graph, bytes) else graph.read_bytes()
-
-
 def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
-    """A session with the kernels of `recurrent_kernels` and `integer_kernels`, and their instruction sets.
+    """A session with the kernels of `recurrent_kernels`, and their name: of the graph with the operators of `fusion`.
+
+    If that graph does not run, it is the graph as it is.
+    """
+    replaced = fusion.fused(_content(source.graph)) if recurrent_kernels.INSTRUCTION_SETS else None
+    if replaced is not None:
+        folder = None if isinstance(source.graph, bytes) else source.graph.parent
+        try:
+            session, kernels = _tested(_Source(replaced.graph, source.weights, folder), manifest, threads, device)
+        except Exception as error:  # of onnxruntime; the graph as it is may run
+            log.debug("%s: the graph runs as it is, with its operators replaced it does not: %s", manifest.key, error)
+        else:
+            return session, kernels + recurrent_kernels.POOLING if replaced.pools else kernels
+    return _tested(source, manifest, threads, device)
+
+
+def _tested(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
+    """A session with the kernels of `recurrent_kernels` and `integer_kernels`, and the instruction set of these.
 
     It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
     """
     options = _options(threads, device.provider)
     options.log_severity_level = 4  # an error is expected for some graphs
     kernels = []
-    integer = integer_layers.fused(_read(source.graph)) if integer_kernels.INSTRUCTION_SETS else None
+    integer = integer_layers.fused(_content(source.graph)) if integer_kernels.INSTRUCTION_SETS else None
     if integer is not None:
         kernels.append(f"int8 {integer_kernels.register(options)}")
-        folder = str(source.graph.parent) if isinstance(source.graph, Path) else source.folder
+        folder = source.graph.parent if isinstance(source.graph, Path) else source.folder
         source = _Source(integer, source.weights, folder)
     if recurrent_kernels.INSTRUCTION_SETS:
         kernels.append(recurrent_kernels.register(options))
@@ -375,7 +413,9 @@ def _open_in(source: _Source, options: Any, device: Device) -> Any:
     named = (device.provider.execution_provider, device.options)
     graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
     if isinstance(graph, bytes):
-        options.add_session_config_entry(_WEIGHTS_FOLDER, source.folder)
+        # onnxruntime must not find a file of the same name elsewhere.
+        folder = _NO_FOLDER if source.folder is None else str(source.folder)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if source.weights:
         if not hasattr(options, "add_external_initializers_from_files_in_memory"):
             raise ModelError(f"onnxruntime {RUNTIME_VERSION} cannot take weights beside a graph from memory; update it")

@@ -106,12 +106,12 @@ def score(
         raise click.UsageError("--resume and --overwrite exclude each other")
     if directory is None:
         raise click.UsageError(f"Missing option '--model': {_models_there_are()}")
-    from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
+    from lengthwise.runtime.provider import processor_with
 
     path = dataset.locate(source)
     _check_out(out, path)
     kernels = Settings.load(recurrent_kernels=recurrent_kernels).recurrent_kernels
-    model = _load(directory, BatchLimits(), CPU_DEVICE if kernels else PLAIN_CPU)
+    model = _load(directory, BatchLimits(), processor_with(kernels))
     limits = BatchLimits().at_most(model.manifest.max_batch_rows)
     if attention and model.manifest.graph.attention is None:
         raise ConfigurationError(f"the model {model.manifest.key} has no attention; leave --attention out")

@@ -297,13 +297,18 @@ class Metrics(Collector):
         sequences = CounterMetricFamily("lengthwise_sequences", "Sequences decoded.", labels=labels)
         steps = CounterMetricFamily(
             "lengthwise_steps",
-            "Steps of the batches: valid ones, and padding. Recurrent layers on the CPU compute no padding.",
+            "Steps of the batches: valid ones, and padding. Lengthwise's kernels on the CPU compute no padding.",
             labels=[*labels, "kind"],
         )
         failures = CounterMetricFamily(
             "lengthwise_batch_failures", "Batches that failed in the runtime.", labels=labels
         )
         info = GaugeMetricFamily("lengthwise_model_info", "Always 1.", labels=[*labels, "provider", "digest"])
+        kernels = GaugeMetricFamily(
+            "lengthwise_recurrent_kernels",
+            "Always 1; the kernels of the model's recurrent layers: an instruction set, or onnxruntime.",
+            labels=[*labels, "kernels"],
+        )
         for model in models:
             with model.lock:
                 for code, count in sorted(model.codes.items()):
@@ -316,7 +321,9 @@ class Metrics(Collector):
                 failures.add_metric(model.labels, model.batch_failures)
                 if model.info is not None:
                     info.add_metric([*model.labels, model.info["provider"], model.info["digest"]], 1)
-        yield from (codes, rejected, sequences, steps, failures, info)
+                    if "kernels" in model.info:
+                        kernels.add_metric([*model.labels, model.info["kernels"]], 1)
+        yield from (codes, rejected, sequences, steps, failures, info, kernels)
 
         for name, attribute, help_ in (
             ("request_duration_seconds", "request_seconds", "From the first byte of a call to its answer."),

@@ -1,0 +1,156 @@
+"""Which kernels run a model's recurrent layers on a CPU: Lengthwise's, or onnxruntime's where those are faster.
+
+Both are timed at load, in turns: each runs the same few batches several times, and its fastest runs count, in processor
+time, so that a busy machine delays both alike. Lengthwise's serve unless onnxruntime's are faster by `MARGIN`: nearer,
+chance would decide, and Lengthwise's gain more where lengths differ more than in these batches.
+
+The two round differently. So that a version's answers have the same bits at every load on one machine, the choice is
+stored in the model directory (`kernels.json`) and used again under the same conditions. Where the directory cannot be
+written, each load measures; a choice that must not depend on time is made with `--recurrent-kernels` or
+`--no-recurrent-kernels`, which measure nothing.
+
+What serves is then verified: promise, golden sequences and costs are those of the chosen kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from lengthwise import files
+from lengthwise.padding import PaddedBatch, pad, rounded_width
+from lengthwise.runtime.installation import processor
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
+from lengthwise.runtime.session import RUNTIME_VERSION, Session
+
+log = logging.getLogger("lengthwise.kernels")
+
+FILE = "kernels.json"
+MOST_BYTES: Final = 2**16
+"""Largest file that is read, in bytes."""
+MARGIN: Final = 1.1
+"""How many times as long Lengthwise's kernels may take before onnxruntime's serve."""
+_METHOD: Final = 1
+"""Version of the method of measuring; a choice by another version is not used."""
+_TURNS: Final = 5
+"""How often each batch runs in either of them."""
+_SECONDS: Final = 0.3
+"""No further turn is started after this time; one is always run."""
+_WIDTH: Final = 32
+"""Longest sequence of the batches, in steps."""
+_ROWS: Final = 8
+
+
+def conditions(manifest: Manifest, session: Session) -> dict[str, str | int]:
+    """The conditions under which a choice is valid.
+
+    Args:
+        manifest: The model's.
+        session: The one with Lengthwise's kernels.
+    """
+    return {
+        "processor": processor(),
+        "recurrent_kernels": session.kernels,
+        "onnxruntime": RUNTIME_VERSION,
+        "graph": manifest.digests.get(GRAPH_FILE, ""),
+        "method": _METHOD,
+    }
+
+
+def chosen(
+    own: Session, open_plain: Callable[[], Session], manifest: Manifest, stored: bytes | None
+) -> tuple[Session, dict[str, Any] | None]:
+    """The session that serves.
+
+    Args:
+        own: With Lengthwise's kernels.
+        open_plain: Opens the one with onnxruntime's.
+        manifest: The model's.
+        stored: The content of the model's `kernels.json`; None if it has none.
+
+    Returns:
+        The session, and if its choice is new, what `keep` stores.
+    """
+    under = conditions(manifest, own)
+    kept = of(stored, under)
+    if kept is not None:
+        return (open_plain() if kept == ONNXRUNTIME else own), None
+    plain = open_plain()
+    ratio = time_ratio(own, plain, manifest)
+    session = plain if ratio > MARGIN else own
+    log.info(
+        "%s: its recurrent layers run in the kernels of %s; Lengthwise's take %.2f times as long as onnxruntime's",
+        manifest.key,
+        session.kernels,
+        ratio,
+    )
+    return session, {"conditions": under, "kernels": session.kernels, "own_over_onnxruntime": round(ratio, 3)}
+
+
+def time_ratio(own: Session, plain: Session, manifest: Manifest) -> float:
+    """How many times as long the first takes as the second: the geometric mean over a few batches."""
+    batches = _batches(manifest)
+    fastest = np.full((2, len(batches)), np.inf)
+    until = own.clock() + _SECONDS
+    for _ in range(_TURNS):
+        for index, batch in enumerate(batches):
+            for turn, session in enumerate((own, plain)):
+                before = session.clock()
+                session.run(batch)
+                fastest[turn, index] = min(fastest[turn, index], session.clock() - before)
+        if own.clock() > until:
+            break
+    ratios = np.maximum(fastest[0], 1e-9) / np.maximum(fastest[1], 1e-9)
+    return float(math.exp(np.log(ratios).mean()))
+
+
+def _batches(manifest: Manifest) -> list[PaddedBatch]:
+    """One sequence; several of one length; several of different lengths."""
+    longest = min(max(_WIDTH, manifest.min_length), manifest.max_length)
+    rows = min(_ROWS, manifest.max_batch_rows or _ROWS)
+    mixed = [max(manifest.min_length, round(longest * row / rows)) for row in range(1, rows + 1)]
+    width = rounded_width(longest, manifest.width_multiple)
+    random = np.random.default_rng(0)
+    return [
+        pad([_sequence(manifest, length, random) for length in lengths], width=width)
+        for lengths in ([longest], [longest] * rows, mixed)
+    ]
+
+
+def _sequence(manifest: Manifest, length: int, random: np.random.Generator) -> Any:
+    wants = manifest.input
+    if wants.vocabulary is not None:
+        return random.integers(0, wants.vocabulary, length)
+    features = wants.features or 1
+    mean, std = np.asarray(wants.mean or np.zeros(features)), np.asarray(wants.std or np.ones(features))
+    return (mean + std * random.standard_normal((length, features))).astype(np.float32)
+
+
+def of(content: bytes | None, wanted: Mapping[str, str | int]) -> str | None:
+    """The kernels that were chosen under these conditions, from the file's content; None if they must be measured."""
+    if content is None:
+        return None
+    try:
+        stored: Any = json.loads(content)
+        kernels = stored["kernels"]
+        if stored["conditions"] != dict(wanted) or kernels not in (ONNXRUNTIME, wanted["recurrent_kernels"]):
+            return None
+    except Exception as error:  # no digest protects the file, so it may hold anything; the kernels can be timed again
+        log.warning("%s is ignored, the kernels are timed: %.200r", FILE, error)
+        return None
+    return str(kernels)
+
+
+def keep(directory: Path, choice: Mapping[str, Any]) -> None:
+    """Stores a choice in the model directory, if that is writable, for the next load."""
+    try:
+        files.replace(directory / FILE, (json.dumps(choice, indent=1) + "\n").encode())
+    except OSError as error:
+        log.info("the kernels chosen cannot be stored in %s, so every load times them: %s", directory, error.strerror)

@@ -1,0 +1,150 @@
+/* Attention pooling over valid steps, as one operator for onnxruntime; `_recurrent_kernels.c` includes it.
+ *
+ *     scores = tanh(x W + b) v          of valid steps only
+ *     attention = softmax(scores)       over the valid steps of a row; 0 at padding
+ *     pooled = the sum of attention * x
+ *
+ * As single operators these compute the whole rectangle of rows and steps, and go through memory six times. Here padding
+ * is not read. A row's bits do not depend on the other rows or on the width: all of its sums are from its first step to
+ * its last.
+ *
+ *     inputs   x [rows][steps][size], lengths [rows] int32, W [size][units], v [units][1], b [units] or none
+ *     outputs  pooled [rows][size], attention [rows][steps]
+ */
+#include <math.h>
+
+enum { POOLED_X, POOLED_LENGTHS, POOLED_W, POOLED_V, POOLED_B };
+
+struct Pooling {
+    struct Layer layer;         /* whose products with the inputs are those of the units: four units for each of its own */
+    struct Direction direction; /* W and b in panels */
+    float *weights;             /* v in panels: [panels][4][lanes] */
+};
+
+static void destroy_pooling(void *kernel)
+{
+    struct Pooling *pooling = kernel;
+    free(pooling->direction.inputs);
+    free(pooling->direction.biases);
+    free(pooling->weights);
+    free(pooling);
+}
+
+/* Values of all units, `[units]`, in panels; 0 where there is no unit. */
+static float *units_in_panels(const struct Layer *layer, const float *values, long units)
+{
+    const long lanes = layer->cells->lanes;
+    float *panels = floats(layer->panels * 4 * lanes), *to = panels;
+    if (!panels) return NULL;
+    for (long panel = 0; panel < layer->panels; panel++)
+        for (long gate = 0; gate < 4; gate++)
+            for (long unit = panel * lanes; unit < (panel + 1) * lanes; unit++) {
+                const long place = gate * layer->hidden + unit;
+                *to++ = values && unit < layer->hidden && place < units ? values[place] : 0.0f;
+            }
+    return panels;
+}
+
+static OrtStatus *create_pooling(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
+{
+    int64_t w[2], v[2], b[1] = {0};
+    const float *products = constant(info, POOLED_W, w, 2), *weights = constant(info, POOLED_V, v, 2), *biases = NULL;
+    (void)op, (void)given;
+    if (!products || !weights || (has_input(info, POOLED_B) && !(biases = constant(info, POOLED_B, b, 1))))
+        return status(ORT_FAIL, "weights of attention that are not constant");
+    if (w[0] < 1 || w[1] < 1 || v[0] != w[1] || v[1] != 1 || (biases && b[0] != w[1]))
+        return status(ORT_FAIL, "weights of attention that do not fit each other");
+    const long size = w[0], units = w[1];
+    struct Pooling *pooling = chosen ? calloc(1, sizeof *pooling) : NULL;
+    if (!pooling) return status(ORT_FAIL, chosen ? "no memory" : "no instruction set that they are made for");
+    struct Layer *layer = &pooling->layer;
+    layer->gates = 4;
+    layer->inputs = size;
+    layer->hidden = (units + 3) / 4;
+    layer->cells = chosen;
+    layer->panels = (layer->hidden + chosen->lanes - 1) / chosen->lanes;
+    float *turned = calloc(4 * layer->hidden * size, sizeof *turned); /* [units][size] */
+    if (turned) {
+        for (long unit = 0; unit < units; unit++)
+            for (long k = 0; k < size; k++) turned[unit * size + k] = products[k * units + unit];
+        pooling->direction.inputs = in_panels(layer, turned, size);
+        free(turned);
+    }
+    pooling->direction.biases = units_in_panels(layer, biases, units);
+    pooling->weights = units_in_panels(layer, weights, units);
+    if (!pooling->direction.inputs || !pooling->direction.biases || !pooling->weights) {
+        destroy_pooling(pooling);
+        return status(ORT_FAIL, "no memory");
+    }
+    *kernel = pooling;
+    return NULL;
+}
+
+/* Makes a row's scores its attention, and adds up its values. */
+static void pool_row(const struct Pooling *pooling, const float *x, long length, float *attention, float *pooled)
+{
+    const long size = pooling->layer.inputs;
+    float most = attention[0], sum = 0.0f;
+    memset(pooled, 0, size * sizeof *pooled);
+    for (long step = 1; step < length; step++)
+        if (attention[step] > most) most = attention[step];
+    for (long step = 0; step < length; step++) sum += attention[step] = expf(attention[step] - most);
+    for (long step = 0; step < length; step++) {
+        attention[step] /= sum;
+        pooling->layer.cells->add_share(pooled, x + step * size, attention[step], size);
+    }
+}
+
+static OrtStatus *compute_pooling(void *kernel, OrtKernelContext *context)
+{
+    const struct Pooling *pooling = kernel;
+    const struct Layer *layer = &pooling->layer;
+    int good = 1;
+    int64_t shape[3], rows_of_lengths[1];
+    const float *x = input(context, POOLED_X, shape, 3, &good);
+    const int32_t *lengths = input(context, POOLED_LENGTHS, rows_of_lengths, 1, &good);
+    if (!good || !x || !lengths || shape[2] != layer->inputs || rows_of_lengths[0] != shape[0])
+        return status(ORT_INVALID_ARGUMENT, "the inputs' shapes do not fit the weights or each other");
+    const long rows = shape[0], steps = shape[1], size = shape[2];
+    for (long row = 0; row < rows; row++)
+        if (lengths[row] < 0 || lengths[row] > steps)
+            return status(ORT_INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
+    float *pooled = NULL, *attention = NULL, *unwanted = NULL;
+    OrtStatus *error = output(context, 0, (int64_t[]){rows, size}, 2, &pooled);
+    if (!error) error = output(context, 1, (int64_t[]){rows, steps}, 2, &attention);
+    if (error || !pooled) return error;
+    if (!attention) attention = unwanted = floats(rows * steps);
+    float *sums = floats(STEPS_AT_ONCE * layer->panels * 4 * layer->cells->lanes);
+    const int made = attention && sums;
+    if (made) {
+        const float *inputs[STEPS_AT_ONCE];
+        float scores[STEPS_AT_ONCE], *places[STEPS_AT_ONCE];
+        memset(attention, 0, rows * steps * sizeof *attention);
+        for (long row = 0, step = 0; row < rows;) { /* the scores of as many steps at once, of whichever rows */
+            long count = 0;
+            for (; row < rows && count < STEPS_AT_ONCE; row++, step = 0) {
+                for (; step < lengths[row] && count < STEPS_AT_ONCE; step++, count++) {
+                    inputs[count] = x + (row * steps + step) * size;
+                    places[count] = attention + row * steps + step;
+                }
+                if (step < lengths[row]) break;
+            }
+            layer->cells->input(layer, &pooling->direction, count, inputs, sums);
+            layer->cells->score(layer->panels, count, sums, pooling->weights, scores);
+            for (long i = 0; i < count; i++) *places[i] = scores[i];
+        }
+        for (long row = 0; row < rows; row++) {
+            if (lengths[row]) pool_row(pooling, x + row * steps * size, lengths[row], attention + row * steps, pooled + row * size);
+            else memset(pooled + row * size, 0, size * sizeof *pooled);
+        }
+    }
+    free(unwanted);
+    free(sums);
+    return made ? NULL : status(ORT_FAIL, "no memory");
+}
+
+static const char *pooling_name(const OrtCustomOp *op) { return (void)op, "AttentionPooling"; }
+static int pooling_input_type(const OrtCustomOp *op, size_t index) { return (void)op, index == POOLED_LENGTHS ? ORT_INT32 : ORT_FLOAT; }
+static size_t pooling_inputs(const OrtCustomOp *op) { return (void)op, POOLED_B + 1; }
+static size_t pooling_outputs(const OrtCustomOp *op) { return (void)op, 2; }
+static int pooling_input_presence(const OrtCustomOp *op, size_t index) { return (void)op, index == POOLED_B ? ORT_OPTIONAL : ORT_REQUIRED; }

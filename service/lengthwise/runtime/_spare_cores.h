@@ -1,0 +1,183 @@
+/* Threads that help with one direction of a layer while a core is idle; `_recurrent_kernels.c` includes it.
+ *
+ * The service says how many cores are idle (`lend_cores`). A layer asks for help, and gets it if a lent core is not in
+ * use. A helper looks at each step whether its core is still lent: when somebody else wants it, it stops, and the thread
+ * that asked does the rest. So nobody waits for more than a step. After its work a helper watches for the next layer for
+ * a moment, which is faster than waking up, and then sleeps.
+ *
+ * The service knows of its own threads only. If something else on the machine uses the core, help comes late, and the
+ * layer takes longer than without. Then the next asks are refused, each time twice as many.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#define MOST_HELPERS 16
+#define WATCH_SECONDS 0.0002 /* how long a helper watches for more work before it sleeps */
+#define MOST_REFUSED 1024    /* asks in a row that are refused at most after help that came too late */
+
+enum { NO_WORK, ASKED, WORKING };
+
+struct Helper {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    atomic_int there;  /* whether its thread was started; it changes under `helpers_lock` */
+    atomic_int busy;   /* whether somebody has it */
+    atomic_int state;  /* of its work, one of those below; it changes under the lock, except that it begins */
+    atomic_int called; /* whether it is to watch for work, because a batch is about to run */
+    void (*work)(void *);
+    void *argument;
+    double seconds;    /* the processor time of its last work */
+};
+
+static struct Helper helpers[MOST_HELPERS];
+static pthread_mutex_t helpers_lock = PTHREAD_MUTEX_INITIALIZER;
+static atomic_long lent, in_use;
+static atomic_long refused_next, refused_before; /* how many asks are refused from now on, and were the last time */
+static _Thread_local double helped_seconds; /* of this thread, ever */
+
+static double seconds_of(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return now.tv_sec + 1e-9 * now.tv_nsec;
+}
+
+static void pause_a_little(void)
+{
+#if defined(__x86_64__)
+    for (int i = 0; i < 16; i++) __builtin_ia32_pause();
+#endif
+}
+
+/* Whether more cores are in use than are lent. */
+static int core_is_wanted(void)
+{
+    return atomic_load_explicit(&in_use, memory_order_relaxed) > atomic_load_explicit(&lent, memory_order_relaxed);
+}
+
+static void *help_for_ever(void *argument)
+{
+    struct Helper *helper = argument;
+    for (;;) {
+        const double until = seconds_of(CLOCK_MONOTONIC) + WATCH_SECONDS;
+        while (atomic_load(&helper->state) != ASKED && atomic_load(&lent) && seconds_of(CLOCK_MONOTONIC) < until)
+            pause_a_little();
+        int asked = ASKED;
+        if (atomic_load(&helper->state) != ASKED) {
+            pthread_mutex_lock(&helper->lock);
+            while (atomic_load(&helper->state) != ASKED && !atomic_load(&helper->called))
+                pthread_cond_wait(&helper->changed, &helper->lock);
+            pthread_mutex_unlock(&helper->lock);
+        }
+        atomic_store(&helper->called, 0);
+        if (!atomic_compare_exchange_strong(&helper->state, &asked, WORKING)) continue; /* only called, or too late */
+        const double before = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+        helper->work(helper->argument);
+        helper->seconds = seconds_of(CLOCK_THREAD_CPUTIME_ID) - before;
+        pthread_mutex_lock(&helper->lock);
+        atomic_store(&helper->state, NO_WORK);
+        pthread_cond_broadcast(&helper->changed);
+        pthread_mutex_unlock(&helper->lock);
+    }
+    return NULL;
+}
+
+/* A process that was forked has none of the threads. */
+static void forget_helpers(void)
+{
+    memset(helpers, 0, sizeof helpers);
+    pthread_mutex_init(&helpers_lock, NULL);
+    atomic_store(&lent, 0);
+    atomic_store(&in_use, 0);
+}
+
+/* Starts a helper's thread unless it runs; 0 if there can be none. */
+static int start_helper(struct Helper *helper)
+{
+    static int registered; /* under the lock */
+    pthread_mutex_lock(&helpers_lock);
+    if (!helper->there) {
+        if (!registered) registered = !pthread_atfork(NULL, NULL, forget_helpers);
+        pthread_attr_t attributes;
+        pthread_mutex_init(&helper->lock, NULL);
+        pthread_cond_init(&helper->changed, NULL);
+        if (registered && !pthread_attr_init(&attributes)) {
+            pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+            helper->there = !pthread_create(&helper->thread, &attributes, help_for_ever, helper);
+            pthread_attr_destroy(&attributes);
+        }
+    }
+    const int there = helper->there;
+    pthread_mutex_unlock(&helpers_lock);
+    return there;
+}
+
+/* Says how many cores are idle, and whether a batch is about to run: then the first helper wakes up beforehand. */
+static void lend_cores(long count, int soon)
+{
+    struct Helper *first = helpers;
+    atomic_store(&lent, count < 0 ? 0 : count > MOST_HELPERS ? MOST_HELPERS : count);
+    if (!soon || count < 1 || atomic_load(&refused_next) > 0 || atomic_load(&first->busy) || !atomic_load(&first->there))
+        return;
+    pthread_mutex_lock(&first->lock);
+    atomic_store(&first->called, 1);
+    pthread_cond_broadcast(&first->changed);
+    pthread_mutex_unlock(&first->lock);
+}
+
+/* Has a helper begin some work; NULL if no core is idle. */
+static struct Helper *ask_for_help(void (*work)(void *), void *argument)
+{
+    if (atomic_load(&in_use) >= atomic_load(&lent)) return NULL;
+    if (atomic_load(&refused_next) > 0 && atomic_fetch_sub(&refused_next, 1) > 0) return NULL;
+    if (atomic_fetch_add(&in_use, 1) < atomic_load(&lent))
+        for (struct Helper *helper = helpers; helper < helpers + MOST_HELPERS; helper++) {
+            int free_one = 0;
+            if (!atomic_compare_exchange_strong(&helper->busy, &free_one, 1)) continue;
+            if (!start_helper(helper)) {
+                atomic_store(&helper->busy, 0);
+                break;
+            }
+            helper->work = work;
+            helper->argument = argument;
+            pthread_mutex_lock(&helper->lock);
+            atomic_store(&helper->state, ASKED);
+            pthread_cond_broadcast(&helper->changed);
+            pthread_mutex_unlock(&helper->lock);
+            return helper;
+        }
+    atomic_fetch_sub(&in_use, 1);
+    return NULL;
+}
+
+/* Waits until a helper has finished, or has stopped because its core is wanted. 0 if it has not even begun: a machine
+ * that is busy with something else may wake it late, and then its work is taken back.
+ *
+ * `asked_at` is when it was asked, by the monotonic clock.
+ */
+static int await_help(struct Helper *helper, double asked_at)
+{
+    int state = ASKED;
+    const double now = seconds_of(CLOCK_MONOTONIC);
+    const int late = atomic_compare_exchange_strong(&helper->state, &state, NO_WORK);
+    if (!late) {
+        const double until = now + WATCH_SECONDS;
+        while (atomic_load(&helper->state) == WORKING && seconds_of(CLOCK_MONOTONIC) < until) pause_a_little();
+        pthread_mutex_lock(&helper->lock);
+        while (atomic_load(&helper->state) == WORKING) pthread_cond_wait(&helper->changed, &helper->lock);
+        helped_seconds += helper->seconds;
+        pthread_mutex_unlock(&helper->lock);
+    }
+    atomic_store(&helper->busy, 0);
+    atomic_fetch_sub(&in_use, 1);
+    if (late || seconds_of(CLOCK_MONOTONIC) - now > (now - asked_at) / 2) {
+        const long before = atomic_load(&refused_before), next = before ? 2 * before : 16;
+        atomic_store(&refused_before, next < MOST_REFUSED ? next : MOST_REFUSED);
+        atomic_store(&refused_next, next < MOST_REFUSED ? next : MOST_REFUSED);
+    } else {
+        atomic_store(&refused_before, atomic_load(&refused_before) / 2);
+    }
+    return !late;
+}

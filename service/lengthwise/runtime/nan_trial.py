@@ -1,0 +1,79 @@
+"""Whether NaN in the values of a graph reaches its recurrent layers: a trial at load, for graphs that handle NaN.
+
+onnxruntime's LSTM and GRU turn some NaN into numbers, and Lengthwise's kernels keep them. A graph that replaces NaN
+before its recurrent layers (IsNaN and Where) gives the same answers in both; a graph that relies on onnxruntime's does
+not. So a graph with an IsNaN is run in both, with NaN in many places. Lengthwise's kernels may serve it if all answers
+are finite and equal within rounding. Should NaN reach a layer all the same, with values that were not tried, the answer
+is NaN, and the request is refused: never a wrong number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.padding import PaddedBatch, pad, step_mask
+from lengthwise.runtime import onnx_graph
+from lengthwise.runtime.manifest import Manifest
+
+_STEPS: Final = 6
+_MOST_FEATURES: Final = 64
+"""A single NaN is tried in at most this many features."""
+_CLOSE: Final = 1e-4
+"""Allowed difference of an answer between the kernels, times max(1, |answer|)."""
+
+Run = Callable[[PaddedBatch], NDArray[np.float32]]
+"""Runs a batch: logits, rows first."""
+
+
+def replaces_nan(graph: bytes) -> bool:
+    """Whether a graph looks for NaN at all: it has an IsNaN node.
+
+    Raises:
+        ValueError: It is not a protocol-buffers message.
+    """
+    return any(node.operator == "IsNaN" for node in onnx_graph.read(graph).walk())
+
+
+def passes(own: Run, plain: Run, manifest: Manifest) -> bool:
+    """Whether a graph gives the same finite answers to NaN in both kernels.
+
+    Args:
+        own: Runs it in Lengthwise's kernels.
+        plain: Runs it in onnxruntime's.
+        manifest: The model's; its steps are values.
+    """
+    sequences = _with_nan(manifest)
+    rows = manifest.max_batch_rows or len(sequences)
+    for first in range(0, len(sequences), rows):
+        batch = pad(sequences[first : first + rows], multiple=manifest.width_multiple)
+        ours, theirs = own(batch), plain(batch)
+        if ours.ndim == 3:
+            valid = step_mask(batch.lengths, batch.width)
+            ours, theirs = ours[valid], theirs[valid]
+        if not np.isfinite(ours).all() or not (np.abs(ours - theirs) <= _CLOSE * np.maximum(1, np.abs(theirs))).all():
+            return False
+    return True
+
+
+def _with_nan(manifest: Manifest) -> list[NDArray[Any]]:
+    """Sequences with one NaN (of each feature; at the first, a middle and the last step), and with more of them."""
+    wants = manifest.input
+    features = wants.features or 1
+    length = min(max(_STEPS, manifest.min_length), manifest.max_length)
+    random = np.random.default_rng(0)
+    mean, std = np.asarray(wants.mean or np.zeros(features)), np.asarray(wants.std or np.ones(features))
+    tried = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MOST_FEATURES))})
+    places: list[tuple[Any, Any]] = [(step, each) for each in tried for step in {0, length // 2, length - 1}]
+    places += [(step, slice(None)) for step in range(length)]  # a step without a value
+    places += [(slice(None), each) for each in tried]  # a feature without a value
+    places += [(slice(None), slice(None)), (slice(1, None), slice(None)), (slice(None, -1), slice(None))]
+    sequences = []
+    for place in places:
+        steps = (mean + std * random.standard_normal((length, features))).astype(np.float32)
+        steps[place] = np.nan
+        sequences.append(steps)
+    return sequences

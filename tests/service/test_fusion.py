@@ -1,0 +1,352 @@
+"""Operators that compute valid steps only, in the place of nodes: the same answers, and other patterns stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from lengthwise.padding import PaddedBatch, pad
+from lengthwise.runtime import fusion, recurrent_kernels
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.onnx_nodes import OnnxModel
+from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.session import Outputs, Session
+from tests.support.model_directories import BUNDLED
+
+pytestmark = pytest.mark.skipif(
+    not recurrent_kernels.INSTRUCTION_SETS, reason="no compiler at installation, or neither AVX2 nor AVX-512"
+)
+
+MANIFEST = Manifest.read(BUNDLED)
+GRAPH = (BUNDLED / GRAPH_FILE).read_bytes()
+CLOSE = 5e-6
+BOTH = ("logits", "attention")
+
+
+@pytest.fixture(autouse=True)
+def best() -> Iterator[None]:
+    """Whatever a test chose, the next has the best instruction set."""
+    yield
+    recurrent_kernels.choose(recurrent_kernels.INSTRUCTION_SETS[0])
+
+
+@pytest.fixture(params=recurrent_kernels.INSTRUCTION_SETS or ["none"])
+def own(request: pytest.FixtureRequest) -> Session:
+    """The bundled model in the kernels, with each instruction set that this processor has."""
+    recurrent_kernels.choose(request.param)
+    session = Session(GRAPH, MANIFEST)
+    assert session.kernels == request.param + recurrent_kernels.POOLING
+    return session
+
+
+def sequences(*lengths: int, seed: int = 0) -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(seed)
+    return [random.normal(0, 1, (length, 12)).astype(np.float32) for length in lengths]
+
+
+def operators(graph: bytes) -> list[str]:
+    return [node.op_type for node in onnx.load_from_string(graph).graph.node]
+
+
+def edited(edit: Callable[[onnx.GraphProto], None]) -> bytes:
+    model = onnx.load_from_string(GRAPH)
+    edit(model.graph)
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+def only(graph: onnx.GraphProto, operator: str) -> onnx.NodeProto:
+    (node,) = [node for node in graph.node if node.op_type == operator]
+    return node
+
+
+def test_the_nodes_around_the_layers_become_part_of_them():
+    found = fusion.fused(GRAPH)
+    assert found is not None
+    assert found.pools
+    model = onnx.load_from_string(found.graph)
+    own = [node for node in model.graph.node if node.domain == fusion.DOMAIN]
+    assert [node.op_type for node in own] == ["LSTM", "LSTM", "AttentionPooling"]
+    assert all(helper.get_node_attr_value(node, "zeros") == 0 for node in own[:2])
+    assert not {"Softmax", "Tanh", "Reshape"} & {node.op_type for node in model.graph.node}
+    outputs = [each.name for each in onnx.load_from_string(GRAPH).graph.output]
+    assert [each.name for each in model.graph.output] == outputs
+
+
+def test_a_model_that_is_read_and_written_is_the_same():
+    read, written = onnx.load_from_string(GRAPH), onnx.load_from_string(OnnxModel.read(GRAPH).write({}))
+    assert read == written
+
+
+def test_answers_and_attention_are_those_of_onnxruntime(own: Session):
+    plain = Session(GRAPH, MANIFEST, devices=(PLAIN_CPU,))
+    batch = pad(sequences(7, 1, 29, 64, 3, 12, 65), multiple=4)
+    ours, theirs = own.run(batch, BOTH), plain.run(batch, BOTH)
+    np.testing.assert_allclose(ours.logits, theirs.logits, atol=CLOSE)
+    assert ours.attention is not None
+    assert theirs.attention is not None
+    np.testing.assert_allclose(ours.attention, theirs.attention, atol=CLOSE)
+    for row, length in enumerate(batch.lengths):
+        assert not ours.attention[row, length:].any()
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=70), st.integers(0, 40))
+@settings(max_examples=30)
+def test_a_row_has_the_same_bits_alone_in_any_company_and_at_any_width(lengths: list[int], wider: int):
+    session = Session(GRAPH, MANIFEST)
+    members = sequences(*lengths)
+    together = session.run(pad(members, width=max(lengths) + wider), BOTH)
+    for row, member in list(enumerate(members))[:: max(1, len(members) // 8)]:
+        alone = session.run(pad([member]), BOTH)
+        np.testing.assert_array_equal(alone.logits[0], together.logits[row])
+        assert alone.attention is not None
+        assert together.attention is not None
+        np.testing.assert_array_equal(alone.attention[0, : len(member)], together.attention[row, : len(member)])
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, 1e38])
+def test_what_padding_holds_is_not_read(own: Session, junk: float):
+    batch = pad(sequences(4, 1, 30), width=48)
+    clean = own.run(batch, BOTH)
+    for row, length in enumerate(batch.lengths):
+        batch.steps[row, length:] = junk
+    after = own.run(batch, BOTH)
+    np.testing.assert_array_equal(clean.logits, after.logits)
+    np.testing.assert_array_equal(clean.attention, after.attention)
+
+
+def test_memory_of_an_earlier_batch_is_not_read(own: Session):
+    """Padding is not written: what a larger batch left there must have no effect on a smaller one."""
+    small = pad(sequences(3, 1, 9, seed=1), width=40)
+    fresh = own.run(small, BOTH)
+    bad = pad([np.full((40, 12), np.nan, np.float32)] * 8)
+    own.run(bad, BOTH)
+    again = own.run(small, BOTH)
+    np.testing.assert_array_equal(fresh.logits, again.logits)
+    np.testing.assert_array_equal(fresh.attention, again.attention)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(0, 4), (0, 0)])
+def test_of_no_rows_the_answers_are_empty(own: Session, rows: int, width: int):
+    nothing = PaddedBatch(np.zeros((rows, width, 12), np.float32), np.zeros(rows, np.int32))
+    answer = own.run(nothing, BOTH)
+    assert answer.logits.shape == (rows, 9)
+    assert answer.attention is not None
+    assert answer.attention.shape == (rows, width)
+
+
+@pytest.mark.parametrize("length", [-1, 9])
+def test_a_length_that_cannot_be_is_an_error(own: Session, length: int):
+    batch = PaddedBatch(np.zeros((2, 8, 12), np.float32), np.array([3, length], np.int32))
+    with pytest.raises(Exception, match="length"):
+        own.run(batch)
+
+
+def test_a_row_without_a_step_pools_nothing(own: Session):
+    batch = PaddedBatch(np.zeros((2, 8, 12), np.float32), np.array([3, 0], np.int32))
+    answer = own.run(batch, BOTH)
+    assert np.isfinite(answer.logits).all()
+    assert answer.attention is not None
+    assert not answer.attention[1].any()
+
+
+def another_mask(graph: onnx.GraphProto) -> None:
+    """The mask of the scores has one step more than the lengths."""
+    node = only(graph, "Less")
+    node.op_type = "LessOrEqual"
+
+
+def counted_from_one(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "one_more"))
+    only(graph, "Range").input[0] = "one_more"
+
+
+def scores_that_stay(graph: onnx.GraphProto) -> None:
+    """A score at padding that keeps a share in the softmax."""
+    where = [node for node in graph.node if node.op_type == "Where"][-1]
+    graph.initializer.append(numpy_helper.from_array(np.array(-3, np.float32), "small"))
+    where.input[2] = "small"
+
+
+def unmasked_scores_are_an_output(graph: onnx.GraphProto) -> None:
+    graph.output.append(helper.make_tensor_value_info(only(graph, "Tanh").output[0], TensorProto.FLOAT, None))
+
+
+def masked_scores(graph: onnx.GraphProto) -> onnx.NodeProto:
+    """The Where of the scores."""
+    return [node for node in graph.node if node.op_type == "Where"][-1]
+
+
+def before(graph: onnx.GraphProto, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
+    """Puts new nodes before a node."""
+    place = [each.output[0] for each in graph.node].index(node.output[0])
+    for each in reversed(new):
+        graph.node.insert(place, each)
+
+
+def masked_by_padding(graph: onnx.GraphProto) -> None:
+    """As torch's `masked_fill(~mask, ...)` is exported."""
+    where = masked_scores(graph)
+    before(graph, where, helper.make_node("Not", [where.input[0]], ["padding"]))
+    where.input[:] = ["padding", where.input[2], where.input[1]]
+
+
+def masked_by_past_the_end(graph: onnx.GraphProto) -> None:
+    where, less = masked_scores(graph), only(graph, "Less")
+    before(graph, where, helper.make_node("GreaterOrEqual", [*less.input], ["padding"]))
+    where.input[:] = ["padding", where.input[2], where.input[1]]
+
+
+def masked_with_lengths_first(graph: onnx.GraphProto) -> None:
+    where, less = masked_scores(graph), only(graph, "Less")
+    before(graph, where, helper.make_node("Greater", [less.input[1], less.input[0]], ["valid"]))
+    where.input[0] = "valid"
+
+
+def masked_with_a_large_number(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.array(-1e9, np.float32), "least"))
+    masked_scores(graph).input[2] = "least"
+
+
+def summed_over_an_axis_of_one(graph: onnx.GraphProto) -> None:
+    """As `(softmax(scores, 1) * values).sum(1)` is exported, with scores `[rows, steps, 1]`."""
+    where, softmax = masked_scores(graph), only(graph, "Softmax")
+    product, squeeze = [node for node in graph.node if node.op_type == "MatMul"][-1], graph.node[-2]
+    scores = next(node for node in graph.node if node.output[0] == where.input[1])
+    unsqueezed = next(node for node in graph.node if node.output[0] == product.input[0])
+    graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), "last_axis"))
+    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "steps_axis"))
+    before(graph, where, helper.make_node("Unsqueeze", [where.input[0], "last_axis"], ["wide_mask"]))
+    where.input[:] = ["wide_mask", scores.input[0], where.input[2]]
+    softmax.attribute[0].i = 1
+    values, pooled, attention = product.input[1], squeeze.output[0], softmax.output[0]
+    softmax.output[0] = "wide_attention"
+    before(
+        graph,
+        product,
+        helper.make_node("Mul", ["wide_attention", values], ["shares"]),
+        helper.make_node("ReduceSum", ["shares", "steps_axis"], [pooled], keepdims=0),
+    )
+    for node in (scores, unsqueezed, product, squeeze):
+        graph.node.remove(node)
+    graph.output.remove(next(each for each in graph.output if each.name == attention))
+
+
+FORMS = [
+    masked_by_padding,
+    masked_by_past_the_end,
+    masked_with_lengths_first,
+    masked_with_a_large_number,
+    summed_over_an_axis_of_one,
+]
+
+
+@pytest.mark.parametrize("edit", FORMS)
+def test_other_forms_of_the_same_pooling_are_known(edit: Callable[[onnx.GraphProto], None]):
+    graph = edited(edit)
+    found = fusion.fused(graph)
+    assert found is not None
+    assert found.pools
+    assert "Softmax" not in operators(found.graph)
+    has_attention = edit is not summed_over_an_axis_of_one
+    names = MANIFEST.graph.model_copy(update={"attention": MANIFEST.graph.attention if has_attention else None})
+    wants = MANIFEST.model_copy(update={"graph": names})
+    session, plain = Session(graph, wants), Session(graph, wants, devices=(PLAIN_CPU,))
+    assert session.kernels.endswith(recurrent_kernels.POOLING)
+    batch = pad(sequences(7, 1, 29, 64), multiple=4)
+    np.testing.assert_allclose(session.run(batch).logits, plain.run(batch).logits, atol=CLOSE)
+
+
+def valid_steps_are_masked(graph: onnx.GraphProto) -> None:
+    """The wrong way round: what is left is padding."""
+    where = masked_scores(graph)
+    where.input[:] = [where.input[0], where.input[2], where.input[1]]
+
+
+def masked_by_something_else(graph: onnx.GraphProto) -> None:
+    where = masked_scores(graph)
+    before(graph, where, helper.make_node("And", [where.input[0], where.input[0]], ["other"]))
+    where.input[0] = "other"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        valid_steps_are_masked,
+        masked_by_something_else,
+        another_mask,
+        counted_from_one,
+        scores_that_stay,
+        unmasked_scores_are_an_output,
+    ],
+)
+def test_another_pooling_stays_as_it_is(edit: Callable[[onnx.GraphProto], None]):
+    found = fusion.fused(edited(edit))
+    assert found is not None
+    assert not found.pools
+    assert "AttentionPooling" not in operators(found.graph)
+    last = [node for node in onnx.load_from_string(found.graph).graph.node if node.op_type == "LSTM"][-1]
+    assert not any(attribute.name == "zeros" for attribute in last.attribute)  # its padding is read
+
+
+def test_a_layer_whose_output_is_wanted_writes_zeros_at_padding():
+    def values_are_an_output(graph: onnx.GraphProto) -> None:
+        last = [node for node in graph.node if node.op_type == "Reshape"][-1]
+        graph.output.append(helper.make_tensor_value_info(last.output[0], TensorProto.FLOAT, None))
+
+    found = fusion.fused(edited(values_are_an_output))
+    assert found is not None
+    last = [node for node in onnx.load_from_string(found.graph).graph.node if node.op_type == "LSTM"][-1]
+    assert not any(attribute.name == "zeros" for attribute in last.attribute)
+
+
+def test_a_layer_whose_turned_output_others_use_stays_as_it_is():
+    def used_twice(graph: onnx.GraphProto) -> None:
+        for node in [node for node in graph.node if node.op_type == "LSTM"]:
+            graph.output.append(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None))
+
+    assert fusion.fused(edited(used_twice)) is None
+
+
+def test_a_graph_without_a_recurrent_layer_has_no_place_for_them():
+    made = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "none",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    assert fusion.fused(helper.make_model(made).SerializeToString()) is None
+
+
+@pytest.mark.parametrize("junk", [b"no graph", GRAPH[:2000], b"\x3a\xff\xff\xff\xff\x0f"])
+def test_what_is_no_graph_is_an_error(junk: bytes):
+    with pytest.raises(ValueError, match=r"cut off|no message"):
+        fusion.fused(junk)
+
+
+def test_a_graph_that_does_not_run_with_them_runs_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fusion, "fused", lambda model: fusion.FusedGraph(b"broken", pools=True))
+    assert Session(GRAPH, MANIFEST).kernels == recurrent_kernels.INSTRUCTION_SETS[0]
+
+
+def test_bits_are_the_same_in_threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    session = Session(GRAPH, MANIFEST)
+    made = [pad(sequences(*range(1 + seed % 5, 40, 3), seed=seed)) for seed in range(8)]
+    one_by_one = [session.run(batch, BOTH) for batch in made]
+
+    def run(batch: PaddedBatch) -> Outputs:
+        return session.run(batch, BOTH)
+
+    with ThreadPoolExecutor(4) as pool:
+        for expected, found in zip(one_by_one * 3, pool.map(run, made * 3), strict=True):
+            np.testing.assert_array_equal(expected.logits, found.logits)
+            np.testing.assert_array_equal(expected.attention, found.attention)
