@@ -27,7 +27,6 @@ from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import PaddedBatch, rounded_width, step_mask
 from lengthwise.runtime import (
     device_memory,
-    fusion,
     integer_kernels,
     integer_layers,
     nan_trial,
@@ -352,7 +351,7 @@ def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, d
 
     If that graph does not run, it is the graph as it is.
     """
-    replaced = fusion.fused(_content(source.graph)) if recurrent_kernels.INSTRUCTION_SETS else None
+    replaced = integer_layers.with_pooling(_content(source.graph)) if recurrent_kernels.INSTRUCTION_SETS else None
     if replaced is not None:
         folder = None if isinstance(source.graph, bytes) else source.graph.parent
         try:
