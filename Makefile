@@ -42,7 +42,8 @@ sanitize: .venv/.development ## Runs the tests of the recurrent kernels with Add
 	cd $(SANITIZED) && CFLAGS="-g $(SANITIZERS)" $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	PYTHONPATH=$(SANITIZED)/service LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -n0 -q -p no:cacheprovider -m "long or not long" \
-	tests/service/test_recurrent_kernels.py tests/service/test_fusion.py tests/service/test_integer_kernels.py tests/service/test_integer_layers.py $(SANITIZE)
+	tests/service/test_recurrent_kernels.py tests/service/test_fusion.py tests/service/test_integer_kernels.py \
+	tests/service/test_integer_layers.py $(SANITIZE)
 
 gallery: .venv/.development ## Every model of the galleries, 1,000 sequences each: exported, judged and mended (half an hour)
 	$(BIN)/python -m pytest tests/gallery -m gallery --numprocesses auto --dist worksteal

@@ -45,10 +45,11 @@ MODULES_IN_C = [
         ["service/lengthwise/runtime/_integer_kernels.c"],
         depends=[
             f"service/lengthwise/runtime/{name}.h"
-            for name in ("_onnxruntime_api", "_onnxruntime_calls", "_integer_cells")
+            for name in ("_onnxruntime_api", "_onnxruntime_calls", "_integer_cells", "_spare_cores")
         ],
         # No product and sum are fused but where the source says so: the bits are the same on every processor.
         extra_compile_args=["-O3", "-ffp-contract=off"],
+        libraries=["m"],
         optional=True,
         **LIMITED,
     ),

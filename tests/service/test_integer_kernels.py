@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from lengthwise.runtime import integer_kernels
+from lengthwise.runtime import integer_kernels, recurrent_kernels
 from lengthwise_export.onnx_graphs import precision
 from tests.support.integer_graphs import batch, float_graph, in_numpy, integer_graph, opened, product_graph
 
@@ -26,13 +28,6 @@ CLOSE = 4e-3
 and then."""
 FEW, MANY = 3, 40
 """Inputs whose weights stay floats, and inputs whose weights are bytes."""
-
-
-@pytest.fixture(autouse=True)
-def best() -> Iterator[None]:
-    """Whatever a test chose, the next has the best instruction set."""
-    yield
-    integer_kernels.choose(SETS[0])
 
 
 @pytest.fixture(params=SETS)
@@ -270,6 +265,48 @@ def test_several_threads_run_one_session():
     with ThreadPoolExecutor(4) as pool:
         for expected, found in zip(one_by_one, pool.map(lambda feed: session.run(None, feed), feeds), strict=True):
             assert_same_bits(expected, found)
+
+
+@pytest.fixture
+def lending() -> Iterator[None]:
+    """No core stays lent after the test."""
+    yield
+    recurrent_kernels.lend_cores(0)
+
+
+@pytest.mark.usefixtures("lending")
+def test_a_core_that_is_taken_back_at_any_step_changes_no_bit(instructions: str):
+    session = opened(integer_graph(hidden=64, inputs=MANY, direction="bidirectional"), instructions)
+    feed = batch([60, 9, 33, 41, 60, 1] * 8, MANY)
+    expected = session.run(None, feed)
+    stopping = threading.Event()
+
+    def take_and_give() -> None:
+        while not stopping.is_set():
+            for lent in (1, 0, 2, 0):
+                recurrent_kernels.lend_cores(lent)
+
+    meddler = threading.Thread(target=take_and_give)
+    meddler.start()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            for found in pool.map(lambda _: session.run(None, feed), range(40)):
+                assert_same_bits(expected, found)
+    finally:
+        stopping.set()
+        meddler.join()
+
+
+@pytest.mark.usefixtures("lending")
+def test_what_helpers_do_counts_as_time_of_the_thread_that_they_help():
+    session = opened(integer_graph(hidden=128, inputs=MANY, direction="bidirectional"), SETS[0])
+    feed = batch([60] * 6, MANY)
+    before = recurrent_kernels.processor_seconds() - time.thread_time()
+    recurrent_kernels.lend_cores(1)
+    deadline = time.monotonic() + 60
+    while recurrent_kernels.processor_seconds() - time.thread_time() <= before + 1e-4 and time.monotonic() < deadline:
+        session.run(None, feed)
+    assert recurrent_kernels.processor_seconds() - time.thread_time() > before + 1e-4
 
 
 def test_tanh_and_sigmoid_are_those_of_double_precision(instructions: str):

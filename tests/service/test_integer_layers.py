@@ -17,11 +17,13 @@ from onnx import ModelProto, helper, numpy_helper
 from onnx import TensorProto as Element
 
 from lengthwise.padding import pad
-from lengthwise.runtime import integer_kernels, integer_layers, recurrent_kernels
+from lengthwise.runtime import fusion, integer_kernels, integer_layers, recurrent_kernels
 from lengthwise.runtime.integer_layers import fused
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
+from lengthwise.settings import bundled_models
+from lengthwise.verification.random_sequences import draw
 from lengthwise_export.onnx_graphs import precision
 from tests.support.integer_graphs import batch, float_graph, integer_graph, opened, product_graph
 
@@ -176,6 +178,28 @@ def test_a_damaged_graph_is_refused_or_left_or_a_graph(data: st.DataObject):
     assert found is None or isinstance(found, bytes)
 
 
+@pytest.mark.parametrize("instructions", integer_kernels.INSTRUCTION_SETS or ("none",))
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("perm", [[0, 2, 1, 3], [2, 0, 1, 3]], ids=["steps first", "rows first"])
+def test_a_layer_writes_its_output_in_the_order_that_is_read(instructions: str, kind: str, perm: list[int]):
+    graph = integer_graph(kind, hidden=9, inputs=MANY, direction="bidirectional")
+    graph.graph.node.append(helper.make_node("Transpose", ["y"], ["turned"], perm=perm))
+    graph.graph.node.append(helper.make_node("Reshape", ["turned", "flat"], ["flat_y"]))
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 18]), "flat"))
+    del graph.graph.output[0]
+    graph.graph.output.append(helper.make_tensor_value_info("flat_y", Element.FLOAT, [None, None, 18]))
+    turned = fusion.fused(graph.SerializeToString())
+    assert turned is not None
+    assert kinds(in_integers(onnx.load_from_string(turned.graph))) == [(integer_kernels.DOMAIN, kind)]
+    for lengths in ([5, 1, 8, 0], [3, 7] * 30):
+        feed = batch(lengths, MANY, steps=9)
+        expected = opened(graph, instructions).run(["flat_y", "last_h"], feed)
+        for one, other in zip(
+            opened(turned.graph, instructions).run(["flat_y", "last_h"], feed), expected, strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
 # Sessions
 
 
@@ -249,6 +273,27 @@ def test_a_layer_that_stays_in_float32_runs_beside_one_in_integers():
     plain = Session(graph.SerializeToString(), wants, devices=(PLAIN_CPU,))
     assert session.kernels.startswith("int8")
     np.testing.assert_allclose(session.run(STEPS).logits, plain.run(STEPS).logits, atol=0.05)
+
+
+@pytest.mark.skipif(not recurrent_kernels.INSTRUCTION_SETS, reason="neither AVX2 nor AVX-512")
+def test_attention_pooling_at_int8_is_computed_over_valid_steps_with_the_same_bits_in_every_batch():
+    directory = bundled_models() / "japanese-vowels" / "1"
+    exact = Manifest.read(directory)
+    wants = precision.manifest_at(exact, "int8")
+    graph = precision.convert(onnx.load(directory / "model.onnx"), "int8").SerializeToString()
+    session = Session(graph, wants)
+    assert session.kernels == f"int8 {integer_kernels.INSTRUCTION_SETS[0]}{recurrent_kernels.POOLING}"
+    sequences = draw(wants, [1, 29, 7, 4, 16], 0)
+    together = session.run(pad(sequences, width=40), ("logits", "attention"))
+    float_session = Session.load(directory, exact)
+    for row, steps in enumerate(sequences):
+        alone = session.run(pad([steps], multiple=4), ("logits", "attention"))
+        np.testing.assert_array_equal(together.logits[row], alone.logits[0])
+        assert together.attention is not None
+        assert alone.attention is not None
+        np.testing.assert_array_equal(together.attention[row, : len(steps)], alone.attention[0, : len(steps)])
+        near = float_session.run(pad([steps], multiple=4)).logits[0]
+        np.testing.assert_allclose(alone.logits[0], near, atol=0.1 * np.abs(near).max())
 
 
 def test_an_installation_without_the_module_runs_the_file_in_onnxruntime(monkeypatch: pytest.MonkeyPatch):

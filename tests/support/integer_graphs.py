@@ -105,7 +105,10 @@ def opened(graph: ModelProto | bytes, instruction_set: str | None = None) -> Any
         if fused is None:
             raise ValueError("the graph has no layer for the integer kernels")
         data = fused
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    if instruction_set is not None:  # the next session has the best one
+        integer_kernels.choose(integer_kernels.INSTRUCTION_SETS[0])
+    return session
 
 
 def batch(lengths: Sequence[int], inputs: int = 3, *, steps: int | None = None, seed: int = 0) -> dict[str, Any]:

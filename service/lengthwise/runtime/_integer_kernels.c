@@ -27,10 +27,12 @@
 #include <string.h>
 
 #include "_onnxruntime_calls.h"
+#include "_spare_cores.h"
 
 #define ALIGNMENT 64
 #define STEPS_AT_ONCE 64  /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
 #define ROWS_OF_CELLS 8   /* cells that are computed side by side at least, where a layer has that many */
+#define WORTH_A_CORE (1L << 22) /* products of one direction, from which on it may run in another thread: some 20 us */
 #define MOST_LANES 32     /* rows that are computed in turns, step by step */
 #define LARGEST_WEIGHT 63 /* 7 bits; see above */
 #define MOST_INPUTS 131072
@@ -58,11 +60,16 @@ struct Layer {
     int gates; /* 4 of an LSTM, 3 of a GRU */
     int count; /* of directions */
     int backward; /* whether the first goes from the last step to the first */
+    int order; /* of the axes of its output, see `enum Order` */
+    int zeros; /* whether its output is read at padding, and has to be 0 there */
     long inputs, hidden, panels;
     long input_bytes; /* room for one step's inputs as bytes; 0 where they stay floats */
     const struct Cells *cells;
     struct Direction directions[2];
 };
+
+/* The order of a layer's output: ONNX's own, or the directions of a step side by side; see `_recurrent_kernels.c`. */
+enum Order { DIRECTIONS_SECOND, STEPS_FIRST, ROWS_FIRST };
 
 /* A product with constant weights, `[..., inputs]` to `[..., outputs]`: each row is rounded in units of its own. */
 struct Matrix {
@@ -389,7 +396,8 @@ struct Batch {
     long steps, rows;
     const float *x;         /* [steps][rows][inputs] */
     const int32_t *lengths; /* [rows], each 0 to steps; NULL where all are `steps` */
-    float *y;               /* [steps][directions][rows][hidden], or NULL */
+    float *y;               /* of every direction, row and step [hidden], in the layer's order; or NULL */
+    long y_direction, y_row, y_step; /* from one to the next, in floats */
     float *y_h, *y_c;       /* [directions][rows][hidden], or NULL */
     long *order;            /* [rows]: the rows, longest first; behind them room for [steps + 1] */
     long *next;             /* [rows]: the row that gets a row's lane when it ends; -1 if none */
@@ -457,16 +465,31 @@ static void give(float *to, long place, const float *state, long hidden)
     if (to) memcpy(to + place, state, hidden * sizeof *to);
 }
 
-/* How one direction goes through a batch. */
-struct Walk {
-    int backward;
-    long d, step_of_x, step_of_y;
-};
-
 /* Where a lane is: its row, and the steps of it that are left. Before its first step, none is. */
 struct Place {
     long row, left;
     const float *x;
+};
+
+/* The run of one direction over a batch, which another thread may begin and this one finish. */
+struct Run {
+    const struct Layer *layer;
+    const struct Batch *batch;
+    int d, backward;
+    int made; /* whether there was memory */
+    long given_size, width;
+    long step, until; /* the next step, and the end of the block whose inputs were multiplied */
+    long active;      /* lanes that have the next step */
+    float *given, *of_step; /* what the inputs of a block give, and those of the next step */
+    float *memory;          /* [lanes][width]: the cells' states */
+    float *unwanted;        /* [lanes][hidden]: for states that nobody reads */
+    uint8_t *states;        /* [2][lanes][width]: before a step and after it, in turns */
+    uint8_t *before, *after;
+    uint8_t *bytes;         /* [STEPS_AT_ONCE][input_bytes] */
+    int32_t *products;      /* of one panel */
+    float *out[MOST_LANES];
+    uint8_t poisoned[MOST_LANES];
+    struct Place reads[MOST_LANES], writes[MOST_LANES];
 };
 
 /* How many lanes have this step, of those that had the step before it. */
@@ -476,110 +499,166 @@ static long running_at(const struct Batch *batch, long step, long lanes)
     return lanes;
 }
 
-/* The first step of a row in its direction. */
-static long start_of(const struct Walk *walk, long length) { return walk->backward ? length - 1 : 0; }
-
-/* Runs one direction; 0 where there is no memory. */
-static int run_direction(const struct Layer *layer, int d, const struct Batch *batch)
+/* Moves a lane to its first row, or to the next. Returns the row's first step in the run's direction. */
+static long next_row(const struct Run *run, struct Place *place, long lane)
 {
-    const struct Direction *direction = &layer->directions[d];
-    const struct Cells *cells = layer->cells;
-    const long rows = batch->rows, hidden = layer->hidden, width = layer->panels * cells->lanes;
-    const struct Walk walk = {d == 1 || layer->backward, d, rows * layer->inputs, layer->count * rows * hidden};
-    const long x_stride = walk.backward ? -walk.step_of_x : walk.step_of_x;
-    const long y_stride = walk.backward ? -walk.step_of_y : walk.step_of_y;
-    const long given_size = width * layer->gates, lanes = batch->lanes;
-    float *given = room(STEPS_AT_ONCE * given_size * sizeof *given);
-    float *memory = room(lanes * width * sizeof *memory), *unwanted = room(lanes * hidden * sizeof *unwanted);
-    uint8_t *states = room(2 * lanes * width), *bytes = room(STEPS_AT_ONCE * layer->input_bytes);
-    int32_t *products = room(STEPS_AT_ONCE * 4 * cells->lanes * sizeof *products); /* of one panel */
-    const int made = given && memory && unwanted && states && bytes && products;
-    if (made) {
-        const float *inputs[STEPS_AT_ONCE];
-        float units[STEPS_AT_ONCE], *out[MOST_LANES];
-        uint8_t poisoned[MOST_LANES] = {0}, *before = states, *after = states + lanes * width;
-        struct Place reads[MOST_LANES], writes[MOST_LANES];
-        for (long lane = 0; lane < lanes; lane++) {
-            reads[lane].row = writes[lane].row = -1;
-            reads[lane].left = writes[lane].left = 0;
-            out[lane] = unwanted + lane * hidden;
-        }
-        long active = lanes;
-        for (long step = 0; active; ) {
-            /* As many steps of all lanes as there is room for: what their inputs give. */
-            long count = 0, until = step;
-            for (long running = active; running && count + running <= STEPS_AT_ONCE; running = running_at(batch, ++until, running)) {
-                for (long lane = 0; lane < running; lane++) {
-                    struct Place *place = &reads[lane];
-                    if (!place->left) {
-                        place->row = place->row < 0 ? batch->first[lane] : batch->next[place->row];
-                        place->left = length_of(batch, place->row);
-                        place->x = batch->x + start_of(&walk, place->left) * walk.step_of_x + place->row * layer->inputs;
-                    }
-                    inputs[count++] = place->x;
-                    place->x += x_stride;
-                    place->left--;
-                }
-            }
-            if (layer->input_bytes)
-                cells->integer_input(layer, direction, count, inputs, bytes, units, products, given);
-            else
-                cells->float_input(layer, direction, count, inputs, given);
-            if (layer->input_bytes)
-                for (long i = 0; i < count; i++)
-                    for (long j = 0; units[i] != units[i] && j < given_size; j++) given[i * given_size + j] = NAN;
-            float *of_step = given;
-            for (; step < until; active = running_at(batch, ++step, active)) {
-                for (long lane = 0; lane < active; lane++) {
-                    struct Place *place = &writes[lane];
-                    if (!place->left) {
-                        place->row = place->row < 0 ? batch->first[lane] : batch->next[place->row];
-                        place->left = length_of(batch, place->row);
-                        poisoned[lane] = 0;
-                        memset(before + lane * width, 127, width);
-                        memset(memory + lane * width, 0, width * sizeof *memory);
-                        if (batch->y)
-                            out[lane] = batch->y + start_of(&walk, place->left) * walk.step_of_y +
-                                        (d * rows + place->row) * hidden;
-                    }
-                    /* A state that is not a number has no byte: it makes all of the row's next step so. */
-                    for (long j = 0; poisoned[lane] && j < given_size; j++) of_step[lane * given_size + j] = NAN;
-                }
-                cells->step(layer, direction, active, step == 0, before, of_step, products, memory, out, after, poisoned);
-                of_step += active * given_size;
-                uint8_t *swapped = before;
-                before = after;
-                after = swapped;
-                for (long lane = 0; lane < active; lane++) {
-                    const long place = (d * rows + writes[lane].row) * hidden;
-                    if (!--writes[lane].left) {
-                        give(batch->y_h, place, out[lane], hidden);
-                        give(batch->y_c, place, memory + lane * width, hidden);
-                    } else if (batch->y) {
-                        out[lane] += y_stride;
-                    }
-                }
-            }
-        }
+    place->row = place->row < 0 ? run->batch->first[lane] : run->batch->next[place->row];
+    place->left = length_of(run->batch, place->row);
+    return run->backward ? place->left - 1 : 0;
+}
+
+static void begin(struct Run *run)
+{
+    const struct Layer *layer = run->layer;
+    const long lanes = run->batch->lanes, width = layer->panels * layer->cells->lanes;
+    run->backward = run->d == 1 || layer->backward;
+    run->width = width;
+    run->given_size = width * layer->gates;
+    run->given = room(STEPS_AT_ONCE * run->given_size * sizeof *run->given);
+    run->memory = room(lanes * width * sizeof *run->memory);
+    run->unwanted = room(lanes * layer->hidden * sizeof *run->unwanted);
+    run->states = room(2 * lanes * width);
+    run->bytes = room(STEPS_AT_ONCE * layer->input_bytes);
+    run->products = room(STEPS_AT_ONCE * 4 * layer->cells->lanes * sizeof *run->products);
+    run->made = run->given && run->memory && run->unwanted && run->states && run->bytes && run->products;
+    if (!run->made) return;
+    run->before = run->states;
+    run->after = run->states + lanes * width;
+    for (long lane = 0; lane < lanes; lane++) {
+        run->reads[lane] = run->writes[lane] = (struct Place){.row = -1};
+        run->out[lane] = run->unwanted + lane * layer->hidden;
     }
-    free(given);
-    free(memory);
-    free(unwanted);
-    free(states);
-    free(bytes);
-    free(products);
+    run->active = lanes;
+    run->step = run->until = 0;
+}
+
+/* Multiplies the inputs of the next block: as many steps of all lanes as there is room for. */
+static void read_block(struct Run *run)
+{
+    const struct Layer *layer = run->layer;
+    const struct Batch *batch = run->batch;
+    const struct Direction *direction = &layer->directions[run->d];
+    const long step_of_x = batch->rows * layer->inputs, size = run->given_size;
+    const float *inputs[STEPS_AT_ONCE] = {0};
+    float units[STEPS_AT_ONCE];
+    long count = 0;
+    for (long running = run->active; running && count + running <= STEPS_AT_ONCE;) {
+        for (long lane = 0; lane < running; lane++) {
+            struct Place *place = &run->reads[lane];
+            if (!place->left) {
+                const long start = next_row(run, place, lane);
+                place->x = batch->x + start * step_of_x + place->row * layer->inputs;
+            }
+            inputs[count++] = place->x;
+            place->left--;
+            if (place->left) place->x += run->backward ? -step_of_x : step_of_x;
+        }
+        running = running_at(batch, ++run->until, running);
+    }
+    run->of_step = run->given;
+    if (!layer->input_bytes) {
+        layer->cells->float_input(layer, direction, count, inputs, run->given);
+        return;
+    }
+    layer->cells->integer_input(layer, direction, count, inputs, run->bytes, units, run->products, run->given);
+    for (long i = 0; i < count; i++)
+        for (long j = 0; units[i] != units[i] && j < size; j++) run->given[i * size + j] = NAN;
+}
+
+/* Prepares a lane for its next step. */
+static void prepare(struct Run *run, long lane)
+{
+    const struct Batch *batch = run->batch;
+    struct Place *place = &run->writes[lane];
+    if (!place->left) {
+        const long start = next_row(run, place, lane);
+        run->poisoned[lane] = 0;
+        memset(run->before + lane * run->width, 127, run->width);
+        memset(run->memory + lane * run->width, 0, run->width * sizeof *run->memory);
+        if (batch->y)
+            run->out[lane] = batch->y + start * batch->y_step + run->d * batch->y_direction + place->row * batch->y_row;
+    } else if (batch->y) {
+        run->out[lane] += run->backward ? -batch->y_step : batch->y_step;
+    }
+    /* A state that is not a number has no byte: it makes all of the row's next step so. */
+    float *of_lane = run->of_step + lane * run->given_size;
+    for (long j = 0; run->poisoned[lane] && j < run->given_size; j++) of_lane[j] = NAN;
+}
+
+/* Computes the steps that are left; ends early if the core is wanted and `may_stop`. */
+static void go_on(struct Run *run, int may_stop)
+{
+    const struct Layer *layer = run->layer;
+    const struct Batch *batch = run->batch;
+    while (run->active) {
+        if (may_stop && core_is_wanted()) return;
+        if (run->step == run->until) read_block(run);
+        for (long lane = 0; lane < run->active; lane++) prepare(run, lane);
+        layer->cells->step(layer, &layer->directions[run->d], run->active, run->step == 0, run->before, run->of_step,
+                           run->products, run->memory, run->out, run->after, run->poisoned);
+        run->of_step += run->active * run->given_size;
+        uint8_t *swapped = run->before;
+        run->before = run->after;
+        run->after = swapped;
+        for (long lane = 0; lane < run->active; lane++) {
+            const long place = (run->d * batch->rows + run->writes[lane].row) * layer->hidden;
+            if (--run->writes[lane].left) continue;
+            give(batch->y_h, place, run->out[lane], layer->hidden);
+            give(batch->y_c, place, run->memory + lane * run->width, layer->hidden);
+        }
+        run->active = running_at(batch, ++run->step, run->active);
+    }
+}
+
+static void end(struct Run *run)
+{
+    free(run->given);
+    free(run->memory);
+    free(run->unwanted);
+    free(run->states);
+    free(run->bytes);
+    free(run->products);
+}
+
+/* What a helper does: as much of a run as it may. */
+static void help(void *argument)
+{
+    struct Run *run = argument;
+    begin(run);
+    if (run->made) go_on(run, 1);
+}
+
+/* Runs all directions: two at once where a core is idle, else one after the other. 0 where there is no memory. */
+static int run_directions(const struct Layer *layer, const struct Batch *batch)
+{
+    struct Run runs[2] = {{.layer = layer, .batch = batch}, {.layer = layer, .batch = batch, .d = 1}};
+    long steps = 0;
+    for (long lane = 0; lane < batch->lanes; lane++) steps += batch->steps_of[lane];
+    const long products = steps * layer->gates * layer->hidden * (layer->hidden + layer->inputs);
+    const double asked_at = seconds_of(CLOCK_MONOTONIC);
+    struct Helper *helper = layer->count == 2 && products >= WORTH_A_CORE ? ask_for_help(help, &runs[1]) : NULL;
+    begin(&runs[0]);
+    if (runs[0].made) go_on(&runs[0], 0);
+    if ((!helper || !await_help(helper, asked_at)) && layer->count == 2) begin(&runs[1]);
+    if (layer->count == 2 && runs[1].made) go_on(&runs[1], 0);
+    int made = 1;
+    for (int d = 0; d < layer->count; d++) {
+        made = made && runs[d].made;
+        end(&runs[d]);
+    }
     return made;
 }
 
 /* Zeros where no row has a step, and the last states of rows without one. */
 static void clear(const struct Layer *layer, const struct Batch *batch)
 {
-    const long hidden = layer->hidden, of_step = layer->count * batch->rows * hidden;
+    const long hidden = layer->hidden;
     for (long row = 0; row < batch->rows; row++)
         for (long d = 0; d < layer->count; d++) {
             const long length = length_of(batch, row), place = (d * batch->rows + row) * hidden;
-            for (long step = length; batch->y && step < batch->steps; step++)
-                memset(batch->y + step * of_step + place, 0, hidden * sizeof *batch->y);
+            const long start = d * batch->y_direction + row * batch->y_row;
+            for (long step = length; batch->y && layer->zeros && step < batch->steps; step++)
+                memset(batch->y + start + step * batch->y_step, 0, hidden * sizeof *batch->y);
             if (!length && batch->y_h) memset(batch->y_h + place, 0, hidden * sizeof *batch->y_h);
             if (!length && batch->y_c) memset(batch->y_c + place, 0, hidden * sizeof *batch->y_c);
         }
@@ -623,6 +702,8 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
         return status(ORT_FAIL, "an unknown direction");
     const int both = !strcmp(name, "bidirectional"), backward = !strcmp(name, "reverse");
     if (!both && !backward && strcmp(name, "forward")) return status(ORT_FAIL, "an unknown direction");
+    const int64_t order = whole(info, "order", DIRECTIONS_SECOND);
+    if (order < DIRECTIONS_SECOND || order > ROWS_FIRST) return status(ORT_FAIL, "an unknown order of its output");
     const int count = both ? 2 : 1;
     const int64_t hidden = r[1], outputs = gates * hidden;
     const int64_t rows_of_w = floats ? w[0] * w[1] : w[1];
@@ -635,6 +716,8 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
     layer->gates = gates;
     layer->count = count;
     layer->backward = backward;
+    layer->order = order;
+    layer->zeros = whole(info, "zeros", 1) != 0;
     layer->inputs = w[2];
     layer->hidden = hidden;
     layer->cells = chosen;
@@ -675,8 +758,15 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
         if (batch.lengths[row] < 0 || batch.lengths[row] > batch.steps)
             return status(ORT_INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
 
-    const int64_t all[] = {x[0], layer->count, x[1], layer->hidden}, last[] = {layer->count, x[1], layer->hidden};
-    OrtStatus *error = output(context, 0, all, 4, &batch.y);
+    const long of_step = layer->count * layer->hidden;
+    const int64_t all[][4] = {
+        {x[0], layer->count, x[1], layer->hidden}, {x[0], x[1], of_step, 0}, {x[1], x[0], of_step, 0}};
+    const int64_t last[] = {layer->count, x[1], layer->hidden};
+    const int plain = layer->order == DIRECTIONS_SECOND;
+    batch.y_direction = plain ? batch.rows * layer->hidden : layer->hidden;
+    batch.y_row = plain ? layer->hidden : layer->order == STEPS_FIRST ? of_step : batch.steps * of_step;
+    batch.y_step = layer->order == ROWS_FIRST ? of_step : batch.rows * of_step;
+    OrtStatus *error = output(context, 0, all[layer->order], plain ? 4 : 3, &batch.y);
     if (!error) error = output(context, 1, last, 3, &batch.y_h);
     if (!error && layer->gates == 4) error = output(context, 2, last, 3, &batch.y_c);
     if (error) return error;
@@ -687,7 +777,7 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
         sort(&batch);
         assign(&batch);
         clear(layer, &batch);
-        for (int d = 0; made && d < layer->count; d++) made = run_direction(layer, d, &batch);
+        made = run_directions(layer, &batch);
     }
     free(batch.order);
     free(batch.next);
@@ -841,7 +931,20 @@ static PyObject *choose(PyObject *module, PyObject *name)
 
 static PyObject *chosen_name(PyObject *module, PyObject *nothing) { return PyUnicode_FromString(chosen->name); }
 
+static PyObject *lend(PyObject *module, PyObject *arguments)
+{
+    long count;
+    int soon;
+    if (!PyArg_ParseTuple(arguments, "lp", &count, &soon)) return NULL;
+    lend_cores(count, soon);
+    Py_RETURN_NONE;
+}
+
+static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
+
 static PyMethodDef METHODS[] = {
+    {"lend", lend, METH_VARARGS, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
+    {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
     {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},
     {"choose", choose, METH_O, "Makes the kernels of sessions opened from now on use that instruction set."},
     {NULL, NULL, 0, NULL},

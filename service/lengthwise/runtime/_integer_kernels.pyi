@@ -6,5 +6,14 @@ INSTRUCTION_SETS: tuple[str, ...]
 def chosen() -> str:
     """The instruction set that sessions opened from now on use."""
 
+def lend(count: int, soon: bool, /) -> None:
+    """Says how many cores are idle: as many directions of layers may run beside their own thread.
+
+    `soon` says that a batch is about to run, so that a thread wakes up beforehand.
+    """
+
+def helped() -> float:
+    """The processor time, in seconds, that other threads have ever worked for this one."""
+
 def choose(instruction_set: str, /) -> None:
     """Makes the kernels of sessions opened from now on use one; ValueError of one that this processor has not."""

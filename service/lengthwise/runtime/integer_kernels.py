@@ -36,6 +36,17 @@ def register(options: Any) -> str:
     return _kernels.chosen()
 
 
+def lend_cores(count: int, soon: bool) -> None:
+    """Says how many cores are idle; see `recurrent_kernels.lend_cores`, which calls it."""
+    if INSTRUCTION_SETS:
+        _kernels.lend(count, soon)
+
+
+def helped_seconds() -> float:
+    """The processor time that other threads have ever worked for this one, in these kernels."""
+    return _kernels.helped() if INSTRUCTION_SETS else 0.0
+
+
 def choose(instruction_set: str) -> None:
     """Sets the instruction set for sessions opened from now on, in the whole process; for tests and benchmarks.
 

@@ -13,10 +13,16 @@ The service does not have the package `onnx`, so messages are read and written b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.runtime import fusion
 from lengthwise.runtime.integer_kernels import DOMAIN
 from lengthwise.runtime.onnx_graph import fields
 
@@ -24,7 +30,11 @@ Content = memoryview | bytes | int
 """The content of a field: a string or message, or an integer."""
 
 _ONNX: Final = ("", "ai.onnx")
+_LAYERS: Final = (*_ONNX, fusion.DOMAIN)
+"""The domains of LSTM and GRU: `fusion` may have given a layer the order of its output."""
 _INT8, _FLOAT = 3, 1
+_OF_FUSION: Final = {"order", "zeros"}
+"""The attributes that `fusion` may have given a layer."""
 _INPUTS: Final = ("x", "w", "r", "b", "lengths")
 """The inputs of ONNX's LSTM and GRU that the kernels know; further ones must be omitted."""
 
@@ -69,6 +79,76 @@ def fused(model: bytes) -> bytes | None:
     return _message([*((number, graph if number == 7 else value) for number, value in outer), (8, operators)])
 
 
+def with_pooling(model: bytes) -> fusion.FusedGraph | None:
+    """As `fusion.fused`, for a graph whose attention pooling may have weights in bytes.
+
+    The operator for attention pooling computes valid steps only, in float32. Where it fits, it gets dequantised
+    weights: padding costs more than the product in float32.
+
+    Raises:
+        ValueError: The bytes are not a protocol-buffers message.
+    """
+    if b"DequantizeLinear" not in model:
+        return fusion.fused(model)
+    found = fusion.fused(_with_float_weights(model, None))
+    if found is None or not found.pools:
+        return fusion.fused(model)
+    graph = next(value for number, value in fields(memoryview(found.graph)) if number == 7)
+    nodes = [_node(value) for number, value in fields(memoryview(_part(graph))) if number == 1]
+    pooled = {name for node in nodes if node.operator == "AttentionPooling" for name in node.inputs}
+    return fusion.fused(_with_float_weights(model, pooled))
+
+
+def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
+    """The graph with the weights of products as float32, dequantised; all, or those with one of these names."""
+    outer: list[tuple[int, Content]] = []
+    for number, value in fields(memoryview(model)):
+        outer.append((number, _dequantised_graph(value, names) if number == 7 else value))
+    return _message(outer)
+
+
+def _dequantised_graph(value: Content, names: AbstractSet[str] | None) -> bytes:
+    content = list(fields(memoryview(_part(value))))
+    tensors = {name: tensor for number, tensor in content if number == 5 for name in [_tensor(_part(tensor))[0]]}
+    shapes = dict(_tensor(_part(tensor)) for tensor in tensors.values())
+    kept: list[tuple[int, Content]] = []
+    for number, part in content:
+        node = _node(part) if number == 1 else _Node()
+        weights = _bytes(node, 1, shapes)
+        wanted = weights is not None and (names is None or node.outputs[0] in names)
+        whole = _numbers(tensors[weights.weights]) if weights is not None and wanted else None
+        scales = _numbers(tensors[weights.scales]) if weights is not None and whole is not None else None
+        if whole is None or scales is None:
+            kept.append((number, part))
+            continue
+        floats = (whole * scales).astype(np.float32)
+        sizes: list[tuple[int, Content]] = [(1, size) for size in floats.shape]
+        kept.append((5, _message([*sizes, (2, _FLOAT), (8, node.outputs[0].encode()), (9, floats.tobytes())])))
+    return _message(kept)
+
+
+def _numbers(tensor: Content) -> NDArray[Any] | None:
+    """The numbers of a `TensorProto` of bytes or floats; None if they are in another file, or stored in another way."""
+    sizes: list[int] = []
+    kind, raw = 0, None
+    for number, content in fields(memoryview(_part(tensor))):
+        if number == 1 and isinstance(content, int):
+            sizes.append(content)
+        elif number == 2 and isinstance(content, int):
+            kind = content
+        elif number == 9 and isinstance(content, memoryview):
+            raw = content
+    size = {_INT8: 1, _FLOAT: 4}.get(kind)
+    if raw is None or size is None or len(raw) != math.prod(sizes) * size:
+        return None
+    return np.frombuffer(bytes(raw), np.int8 if kind == _INT8 else np.dtype("<f4")).reshape(sizes)
+
+
+def _part(value: Content) -> memoryview:
+    """A field that is a message; empty if it is a number."""
+    return memoryview(b"") if isinstance(value, int) else memoryview(value)
+
+
 def _fused_graph(message: memoryview) -> bytes | None:
     """The `GraphProto` with the integer kernels' operators; None if there is no layer for them."""
     content = list(fields(message))
@@ -98,7 +178,7 @@ def _fused_graph(message: memoryview) -> bytes | None:
 
 def _integer_layer(node: _Node, makers: Mapping[str, _Node], shapes: Mapping[str, tuple[int, int]]) -> _Node | None:
     """The operator in the place of a layer; None if the node is not one, or not in the form that the kernels know."""
-    if node.operator not in ("LSTM", "GRU") or node.domain not in _ONNX or not _is_plain(node):
+    if node.operator not in ("LSTM", "GRU") or node.domain not in _LAYERS or not _is_plain(node):
         return None
     x, w, r, b, lengths = [*node.inputs, *[""] * len(_INPUTS)][: len(_INPUTS)]
     states, inputs = _dequantised(r, makers, shapes), _dequantised(w, makers, shapes)
@@ -128,7 +208,7 @@ def _replaced(node: _Node, names: list[str]) -> _Node:
 
 def _is_plain(node: _Node) -> bool:
     """Whether a layer has the activations, the layout and the order of gates that the kernels compute."""
-    known = {"direction", "hidden_size", "layout", "input_forget", "linear_before_reset"}
+    known = {"direction", "hidden_size", "layout", "input_forget", "linear_before_reset"} | _OF_FUSION
     attributes = node.attributes
     return (
         attributes.keys() <= known

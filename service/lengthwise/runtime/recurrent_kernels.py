@@ -15,6 +15,8 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+from lengthwise.runtime import integer_kernels
+
 try:
     from lengthwise.runtime import _recurrent_kernels as _kernels
 except ImportError:  # mypy reads the module's stub; an installation may lack the module
@@ -54,13 +56,14 @@ def lend_cores(count: int, soon: bool = False) -> None:
         count: How many cores are idle.
         soon: Whether a batch is about to run, so that a thread wakes up beforehand.
     """
+    integer_kernels.lend_cores(count, soon)
     if COMPILED:
         _kernels.lend(count, soon)
 
 
 def processor_seconds() -> float:
     """The processor time of the running thread, and of what other threads did for its layers: a clock for costs."""
-    return time.thread_time() + (_kernels.helped() if COMPILED else 0.0)
+    return time.thread_time() + (_kernels.helped() if COMPILED else 0.0) + integer_kernels.helped_seconds()
 
 
 def described(*, wanted: bool | None) -> str:

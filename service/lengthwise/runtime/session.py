@@ -27,7 +27,6 @@ from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import PaddedBatch, rounded_width, step_mask
 from lengthwise.runtime import (
     device_memory,
-    fusion,
     integer_kernels,
     integer_layers,
     nan_trial,
@@ -64,8 +63,6 @@ _ELEMENTS = {
 }
 
 
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-"""onnxruntime's option for the folder with the weights of a graph that is given as bytes."""
 _INTEGER = "int8 "
 """What comes before the instruction set of the integer kernels."""
 _NO_FOLDER = f"{os.devnull}/none"
@@ -79,13 +76,12 @@ class _Source:
     Attributes:
         graph: Its file, or its bytes.
         weights: The content of the files with its weights, by name.
-        folder: Where a graph that is given as bytes may find files with weights. Those of a published graph are in
-            `weights`, and onnxruntime must not find a file of the same name elsewhere.
+        folder: Where a graph given as bytes may have files with weights; None for nowhere.
     """
 
     graph: Path | bytes
     weights: Mapping[str, bytes]
-    folder: str = _NO_FOLDER
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +113,8 @@ class Session:
 
     Attributes:
         provider: The devices' label, as in manifests and cost tables.
-        kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, with
-            `POOLING` if they also compute attention pooling; that of `runtime.integer_kernels` behind "int8"; or
+        kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, or that
+            of `runtime.integer_kernels` behind "int8", with `POOLING` if they also compute attention pooling; or
             "onnxruntime".
         recurrent: Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels.
         clock: The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices.
@@ -320,8 +316,8 @@ def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> 
                 f"{session.get_providers()[0]} in its place; it says why on stderr"
             )
         placement.check(_placed_nodes(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
-    available = recurrent_kernels.INSTRUCTION_SETS or integer_kernels.INSTRUCTION_SETS
-    if device.recurrent_kernels and available and _is_recurrent(source.graph):
+    built = recurrent_kernels.INSTRUCTION_SETS or integer_kernels.INSTRUCTION_SETS
+    if device.recurrent_kernels and built and _is_recurrent(source.graph):
         try:
             own = _with_recurrent_kernels(source, manifest, threads, device)
             if manifest.missing != "handled" or _keeps_nan_from_layers(source, manifest, own[0], session):
@@ -358,18 +354,13 @@ def _is_recurrent(graph: Path | bytes) -> bool:
 
 
 def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
-    """A session with the project's kernels, and their name.
+    """A session with the kernels of `recurrent_kernels`, and their name: of the graph with the operators of `fusion`.
 
-    At int8 it is the graph with the layers of `integer_layers`; else that with the operators of `fusion`, and if that
-    does not run, the graph as it is.
+    If that graph does not run, it is the graph as it is.
     """
-    content = _content(source.graph)
-    folder = str(source.graph.parent) if isinstance(source.graph, Path) else source.folder
-    integer = integer_layers.fused(content) if integer_kernels.INSTRUCTION_SETS else None
-    if integer is not None:
-        return _tested(_Source(integer, source.weights, folder), manifest, threads, device, integer=True)
-    replaced = fusion.fused(content) if recurrent_kernels.INSTRUCTION_SETS else None
+    replaced = integer_layers.with_pooling(_content(source.graph)) if recurrent_kernels.INSTRUCTION_SETS else None
     if replaced is not None:
+        folder = None if isinstance(source.graph, bytes) else source.graph.parent
         try:
             session, kernels = _tested(_Source(replaced.graph, source.weights, folder), manifest, threads, device)
         except Exception as error:  # of onnxruntime; the graph as it is may run
@@ -379,18 +370,19 @@ def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, d
     return _tested(source, manifest, threads, device)
 
 
-def _tested(
-    source: _Source, manifest: Manifest, threads: int, device: Device, *, integer: bool = False
-) -> tuple[Any, str]:
-    """A session with the kernels of `recurrent_kernels`, and of `integer_kernels` if so asked; and their name.
+def _tested(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
+    """A session with the kernels of `recurrent_kernels` and `integer_kernels`, and the instruction set of these.
 
     It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
     """
     options = _options(threads, device.provider)
     options.log_severity_level = 4  # an error is expected for some graphs
     kernels = []
-    if integer:
+    integer = integer_layers.fused(_content(source.graph)) if integer_kernels.INSTRUCTION_SETS else None
+    if integer is not None:
         kernels.append(f"{_INTEGER}{integer_kernels.register(options)}")
+        folder = source.graph.parent if isinstance(source.graph, Path) else source.folder
+        source = _Source(integer, source.weights, folder)
     if recurrent_kernels.INSTRUCTION_SETS:
         kernels.append(recurrent_kernels.register(options))
     session = _open_in(source, options, device)
@@ -427,7 +419,9 @@ def _open_in(source: _Source, options: Any, device: Device) -> Any:
     named = (device.provider.execution_provider, device.options)
     graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
     if isinstance(graph, bytes):
-        options.add_session_config_entry(_WEIGHTS_FOLDER, source.folder)
+        # onnxruntime must not find a file of the same name elsewhere.
+        folder = _NO_FOLDER if source.folder is None else str(source.folder)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if source.weights:
         if not hasattr(options, "add_external_initializers_from_files_in_memory"):
             raise ModelError(f"onnxruntime {RUNTIME_VERSION} cannot take weights beside a graph from memory; update it")
