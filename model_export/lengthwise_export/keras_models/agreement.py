@@ -3,7 +3,7 @@
 Each sequence alone, as `model(sequence)` answers it, is what Lengthwise promises. A batch that is padded as Keras
 expects it (with the value of `Masking`, or token 0) shows that the mask of the lengths does what Keras' computed mask
 does, leaks included. Runs before these show the module which layers read the steps as they came in, and which masks are
-those of the lengths (`KerasModule.is_learned`).
+those of the lengths (`KnownLayers.is_learned`).
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def require_agreement(text: str, module: KerasModule, given: ModelInput, seed: i
     with torch.no_grad(), _one_thread():
         sequences = _running(text, module, given, random)
         padded = _padded(sequences, given, random)
-        module.learning = True
+        module.known.learning = True
         try:
             for batch, lengths in padded:
                 with contextlib.suppress(Exception):  # a model may take no batch as wide
                     module(batch, lengths)
         finally:
-            module.learning = False
+            module.known.learning = False
         for sequence in sequences:
             expected = _answers(_alone(module.model, sequence))
             for ends in (torch.tensor([sequence.shape[1]]), None):
@@ -66,7 +66,8 @@ def require_agreement(text: str, module: KerasModule, given: ModelInput, seed: i
             except Exception:  # whatever a model raises at a width
                 continue
             _compare(text, expected, _answers(module(batch, lengths)), "a padded batch")
-        return tuple(_answers(module(sequences[0], None)))
+        answer = module(sequences[0], None)
+        return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_answers(answer))
 
 
 @contextlib.contextmanager

@@ -52,7 +52,6 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
                 f"{text} was never built, so it does not say what a step is: pass --features N or --vocabulary N"
             )
         shape = (None, None, features) if features is not None else (None, None)
-    fixed = shape[1] if getattr(model, "inputs", None) else None  # a subclassed model only remembers its first call
     masks, padding = _masks(model)
     # A subclassed model tells the shape of the batch that it was built with, which says nothing of other widths.
     fixed = shape[1] if getattr(model, "inputs", None) else None

@@ -27,7 +27,7 @@ class LayerParts:
     """
 
     def __init__(self, module: KerasModule) -> None:
-        self._module = module
+        self._known = module.known
         self._layers = {id(part): layer for part, layer in module.parts}
         self._dropped_by: str | None = None
 
@@ -59,7 +59,7 @@ class LayerParts:
                     layer.kind,
                     change,
                     layer=layer.path,
-                    mask="none" if not is_masked else "lengths" if self._module.gets_lengths(layer.layer) else "other",
+                    mask="none" if not is_masked else "lengths" if self._known.gets_lengths(layer.layer) else "other",
                     dropped_by=before,
                 )
 

@@ -1,0 +1,78 @@
+"""One run of a Keras model: the mask that the lengths make, and where it stands for one that Keras would compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lengthwise_export.keras_models.known import KnownLayers
+from lengthwise_export.masks import step_mask
+
+
+class KerasRun:
+    """One run: the lengths, the mask that they make, and the values of masked steps before they changed.
+
+    Args:
+        known: What is known of the layers.
+        steps: The input of the model.
+        lengths: `[rows]` int64; None if each row is a sequence of the full width, without a mask.
+    """
+
+    def __init__(self, known: KnownLayers, steps: Tensor, lengths: Tensor | None) -> None:
+        self.known = known
+        self.steps = steps
+        self.lengths = lengths
+        self.mask = None if lengths is None else step_mask(lengths, steps.shape[1])
+        # The tensors are kept alive, so that no other tensor gets their id.
+        self._unfilled: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether the run is a trace, in which values cannot be compared."""
+        return torch.compiler.is_exporting() or type(self.steps) is not Tensor
+
+    def is_over_input(self, layer: Any, inputs: Tensor) -> bool:
+        """Whether a layer reads the steps as they came in, if need be with an axis for their one feature."""
+
+        def is_same() -> bool:
+            own = self.steps if inputs.dim() == self.steps.dim() else self.steps.unsqueeze(-1)
+            return inputs.shape == own.shape and torch.equal(inputs.double(), own.double())
+
+        return self.known.is_learned(layer, is_same)
+
+    def named(self, operation: Any) -> Callable[..., Any]:
+        """What calls an operation between layers under its name."""
+        return self.known.part_of(operation)
+
+    def is_by_lengths(self, layer: Any, mask: Tensor) -> bool:
+        """Whether the mask of a layer is that of the lengths."""
+        if self.mask is None:
+            return False
+        own = self.mask
+        return self.known.is_learned(layer, lambda: mask.shape == own.shape and torch.equal(mask.bool(), own))
+
+    def fill(self, values: Tensor, instead: Tensor | float) -> Tensor:
+        """Replaces the values of masked steps `[rows, width, features]`."""
+        assert self.mask is not None
+        kept = torch.where(self.mask.unsqueeze(-1), values, instead)
+        self._unfilled[id(kept)] = (kept, values)
+        return kept
+
+    def unfilled(self, values: Tensor) -> Tensor:
+        """The same values at valid steps, without the work of replacing those of masked steps."""
+        return self._unfilled.get(id(values), (values, values))[1]
+
+    def lengths_at(self, values: Tensor) -> Tensor | None:
+        """The lengths for a recurrent layer that has no mask.
+
+        A trace gives it those of the sequences, if its input may be as wide as the batch: that makes no difference to
+        the answers of a model without leaks, and only such a model is traced with lengths.
+        """
+        if self.lengths is None or not self.is_traced:
+            return None
+        if values.shape[:2] == self.steps.shape[:2]:
+            return self.lengths
+        return torch.full((values.shape[0],), values.shape[1], dtype=torch.int64)
