@@ -131,7 +131,8 @@ def publish(each: Exported, target: Path) -> None:
     if done.returncode == 0:
         each.directory = directory
     else:
-        each.refused = " ".join((done.stderr or done.stdout).split()).removeprefix("Error: ").split(". ")[0]
+        told = " ".join(done.stderr.split()).rpartition("error: ")[2]
+        each.refused = told.partition(": ")[0] if len(told) > 200 else told
 
 
 def session(each: Exported) -> onnxruntime.InferenceSession:
