@@ -165,8 +165,8 @@ def as_page(facts: dict[str, Any], results: Sequence[AccuracyOfRun]) -> str:
         facts,
         "Accuracy of trained models",
         "`python -m benchmarks.accuracy`: test accuracy, mean ± standard deviation over "
-        f"{seeds} seed{'s' if seeds > 1 else ''}, and mean seconds of processor time of a training on one core. The last "
-        "column says what `auto` chose.",
+        f"{seeds} seed{'s' if seeds > 1 else ''}, and mean seconds of processor time of a training on one core. The "
+        "last column says what `auto` chose.",
         pages.table(["data", *models, "auto is"], lines),
     )
 

@@ -87,7 +87,20 @@ def test_the_option_turns_it_off(tmp_path: Path) -> None:
     for words, is_number in (([], True), (["--no-calibration"], False)):
         out = str(tmp_path / f"run{len(words)}")
         ended = CliRunner().invoke(
-            main, ["train", str(described), str(data), "--epochs", "1", "--out", out, "--json", *words]
+            main,
+            [
+                "train",
+                str(described),
+                str(data),
+                "--epochs",
+                "1",
+                "--validation",
+                "0.2",
+                "--out",
+                out,
+                "--json",
+                *words,
+            ],
         )
         assert ended.exit_code == 0, ended.output
         assert isinstance(json.loads(ended.stdout)["temperature"], float) == is_number

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -5,11 +6,14 @@ import torch
 
 from lengthwise.runtime.session import Session
 from lengthwise.verification import measurement, promises
+from lengthwise_export import flow
 from lengthwise_export.architecture.model import Ensemble, SequenceClassifier, classifier
 from lengthwise_export.architecture.presets import PRESETS
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.candidate import from_spec
 from lengthwise_export.errors import SpecError
+from lengthwise_export.options import TargetOptions
+from tests.support.long import long_but
 
 
 def made(model: str, **keys: str) -> Spec:
@@ -68,6 +72,17 @@ def test_every_preset_exports_and_keeps_bits(name: str, normalize: str) -> None:
         lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
     )
     assert promises.failures(cases) == []
+
+
+@pytest.mark.parametrize("name", long_but(PRESETS, lambda name: name == "rnn"))
+def test_check_finds_no_leak_in_a_preset(name: str, tmp_path: Path) -> None:
+    described = tmp_path / f"{name}.toml"
+    described.write_text(
+        "[input]\nfeatures = 3\nmax_length = 60\nmissing = 'mean'\nnormalize = 'both'\n"
+        f"[model]\npreset = '{name}'\n[output]\nlabels = ['a', 'b']\n"
+    )
+    checked = flow.check(str(described), TargetOptions(), max_length=60, tolerance=0.0, seed=0, progress=lambda _: None)
+    assert (checked.report.verdict, list(checked.report.leaks)) == ("sound", [])
 
 
 def test_the_logits_of_an_ensemble_are_the_mean_of_its_members() -> None:

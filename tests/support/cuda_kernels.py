@@ -11,12 +11,15 @@ from typing import Final
 import onnx
 from onnx import TensorProto
 
-ANY: Final = {TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
+ANY: Final = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
 NUMBERS: Final = ANY - {TensorProto.BOOL}
-FLOAT: Final = {TensorProto.FLOAT}
+FLOAT: Final = {TensorProto.FLOAT, TensorProto.DOUBLE}
 
 KERNELS: Final = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Less", "Range", "ReduceMax", "ReduceSum", "Where"), NUMBERS),
+    **dict.fromkeys(("Abs", "Greater", "GreaterOrEqual", "Max", "ReduceMin"), NUMBERS),
+    **dict.fromkeys(("And", "Not"), {TensorProto.BOOL}),
+    **dict.fromkeys(("Clip", "Sqrt"), FLOAT),
     **dict.fromkeys(("Cast", "Concat", "Expand", "Gather", "GatherElements", "Identity", "Reshape", "Shape"), ANY),
     **dict.fromkeys(("Slice", "Squeeze", "Transpose", "Unsqueeze"), ANY),
     **dict.fromkeys(("Gemm", "MatMul", "LayerNormalization", "Softmax", "Relu", "Tanh", "Conv", "IsNaN"), FLOAT),

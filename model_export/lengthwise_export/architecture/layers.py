@@ -187,7 +187,8 @@ class MaskedConv(nn.Module):
             return torch.cat([around[:, tap * self.dilation :][:, :width] for tap in range(self.kernel)], dim=2)
         places = torch.arange(width, device=around.device).unsqueeze(1)
         places = places + torch.arange(self.kernel, device=around.device) * self.dilation  # (width, kernel)
-        return around[:, places].flatten(2)
+        # one list of places becomes a Gather, a list of lists the slower GatherND
+        return around.index_select(1, places.flatten()).unflatten(1, (width, self.kernel)).flatten(2)
 
     def _convolved(self, around: Tensor) -> Tensor:
         taps = self.project.weight.view(self.project.out_features, self.kernel, around.shape[2])

@@ -52,7 +52,7 @@ def by_sequence(values: Tensor, mask: Tensor) -> SequenceStatistics:
     high = torch.where(present, values, -LARGEST).amax(dim=1, keepdim=True)
     middle, half = high / 2 + low / 2, high / 2 - low / 2
     # Without a present value, half is negative
-    varies = half > CONSTANT * torch.maximum(high.abs(), low.abs()).clamp(min=SMALLEST / CONSTANT)
+    varies = half > (CONSTANT * torch.maximum(high.abs(), low.abs())).clamp(min=SMALLEST)
     unit = torch.where(present & varies, (values - middle) / torch.where(varies, half, 1.0), 0.0)
     # In float64, so that the result is the same float32 whatever the order of summation: a layer after it may compare
     # values with a constant. A product with a row of ones is a sum whose order does not depend on the batch.
