@@ -18,7 +18,8 @@ FLOAT: Final = {TensorProto.FLOAT, TensorProto.DOUBLE}
 KERNELS: Final = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Less", "Range", "ReduceMax", "ReduceSum", "Where"), NUMBERS),
     **dict.fromkeys(("Abs", "Greater", "GreaterOrEqual", "Max", "ReduceMin"), NUMBERS),
-    **dict.fromkeys(("And", "Not"), {TensorProto.BOOL}),
+    "And": {TensorProto.BOOL},
+    "Not": {TensorProto.BOOL},
     **dict.fromkeys(("Clip", "Sqrt"), FLOAT),
     **dict.fromkeys(("Cast", "Concat", "Expand", "Gather", "GatherElements", "Identity", "Reshape", "Shape"), ANY),
     **dict.fromkeys(("Slice", "Squeeze", "Transpose", "Unsqueeze"), ANY),
