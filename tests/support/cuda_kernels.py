@@ -14,12 +14,12 @@ from onnx import TensorProto
 ANY: Final = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
 NUMBERS: Final = ANY - {TensorProto.BOOL}
 FLOAT: Final = {TensorProto.FLOAT, TensorProto.DOUBLE}
+BOOL: Final = {TensorProto.BOOL}
 
 KERNELS: Final = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Less", "Range", "ReduceMax", "ReduceSum", "Where"), NUMBERS),
     **dict.fromkeys(("Abs", "Greater", "GreaterOrEqual", "Max", "ReduceMin"), NUMBERS),
-    "And": {TensorProto.BOOL},
-    "Not": {TensorProto.BOOL},
+    **dict.fromkeys(("And", "Not"), BOOL),
     **dict.fromkeys(("Clip", "Sqrt"), FLOAT),
     **dict.fromkeys(("Cast", "Concat", "Expand", "Gather", "GatherElements", "Identity", "Reshape", "Shape"), ANY),
     **dict.fromkeys(("Slice", "Squeeze", "Transpose", "Unsqueeze"), ANY),
