@@ -222,7 +222,7 @@ def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(tmp_path:
 
 
 def test_a_spec_without_weights_is_exported_too(tmp_path: Path) -> None:
-    source = candidate.from_spec(spec(SMALL), None)
+    source = candidate.from_spec(spec('kind = "rocket"\nkernels = 84'), None)
     graph = source.build(source.manifest)
     session = Session(graph.SerializeToString(), source.manifest)
     assert source.reference is not None

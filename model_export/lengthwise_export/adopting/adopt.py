@@ -10,6 +10,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from lengthwise.errors import ConfigurationError
@@ -37,14 +38,16 @@ class AdoptedClassifier(nn.Module):
         self.transform = RocketTransform(fitted.transform)
         self.as_labels = as_labels
         classes, features = fitted.weights.shape
-        self.head = nn.Linear(features, classes)
+        self.head = nn.Linear(features, classes, dtype=torch.float64)
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(fitted.weights))
             self.head.bias.copy_(torch.from_numpy(fitted.intercepts))
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
         """`[rows, classes]` of `values [rows, width, features]` and `lengths [rows]`."""
-        decisions: Tensor = self.head(self.transform(values, lengths))
+        # In float64, as scikit-learn does: features may be large, and their weights small
+        features, head = self.transform(values, lengths).double(), self.head
+        decisions = functional.linear(features, head.weight, head.bias).float()
         if not self.as_labels:
             return decisions
         classes = torch.arange(self.head.out_features, device=values.device)

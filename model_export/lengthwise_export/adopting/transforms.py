@@ -110,6 +110,7 @@ class DilatedResults(nn.Module):
     inside: Tensor
     reads: Tensor
     high: Tensor
+    offsets: Tensor
 
     def __init__(
         self,
@@ -126,6 +127,8 @@ class DilatedResults(nn.Module):
         self.slots = max(map(len, channels))
         self.register_buffer("biases", torch.from_numpy(biases)[:, :, None])
         self.register_buffer("inside", torch.from_numpy(inside)[:, None])
+        offsets = [tap * dilation + (left if tap < HALF_SPAN else 0) for tap in range(TAPS)]
+        self.register_buffer("offsets", torch.tensor(offsets)[:, None])
         # the feature after the last one is zeros, for kernels that read fewer than others
         reads = np.full((self.slots, KERNELS), features)
         for kernel, read in enumerate(channels):
@@ -161,14 +164,16 @@ class DilatedResults(nn.Module):
 
     def results(self, steps: Tensor) -> Tensor:
         """`[rows, 84, width]` float32, what each kernel gives at each step."""
-        low, high = -steps, steps + steps + steps
-        shifts = [self.dilation * (HALF_SPAN - tap) - (self.left if tap < HALF_SPAN else 0) for tap in range(TAPS)]
-        total = low.float()
+        around = HALF_SPAN * self.dilation
+        places = torch.arange(steps.shape[2], device=steps.device) + self.offsets  # (9, width)
+        # with zeros around, and a feature of zeros; looked up at once, because an export takes time for each operator
+        taps = functional.pad(steps, (around, around, 0, 1))[:, :, places]  # (rows, features + 1, 9, width)
+        each_low = (-taps).unbind(2)
+        total = each_low[HALF_SPAN].float()
         for tap in (*range(HALF_SPAN), *range(HALF_SPAN + 1, TAPS)):
-            total = (total.to(low.dtype) + _shifted(low, shifts[tap])).float()
-        one_more = (0, 0, 0, 1)  # the feature of zeros
-        lows = functional.pad(total, one_more).index_select(1, self.reads)  # (rows, slots * 84, width)
-        highs = torch.cat([functional.pad(_shifted(high, shift).float(), one_more) for shift in shifts], dim=1)
+            total = (total.to(steps.dtype) + each_low[tap]).float()
+        lows = total.index_select(1, self.reads)  # (rows, slots * 84, width)
+        highs = (taps + taps + taps).float().transpose(1, 2).flatten(1, 2)  # (rows, 9 * (features + 1), width)
         for each in range(3):
             lows = lows + highs.index_select(1, self.high[each])
         parts = lows.chunk(self.slots, dim=1)  # (rows, 84, width) each
@@ -190,14 +195,6 @@ def _modules(series: TransformedSeries, features: int, *, left: int) -> nn.Modul
 def _in_blocks(pooled: Sequence[Sequence[Tensor]]) -> Tensor:
     """The features of the first pooling at every dilation, then those of the second one, and so on."""
     return torch.cat([each for pooling in zip(*pooled, strict=True) for each in pooling], dim=1)
-
-
-def _shifted(steps: Tensor, by: int) -> Tensor:
-    """`[rows, features, width]`, each step moved `by` steps to the right, with zeros in the gap."""
-    width = steps.shape[2]
-    if by > 0:
-        return functional.pad(steps, (by, 0))[:, :, :width]
-    return functional.pad(steps, (0, -by))[:, :, -by:] if by else steps
 
 
 def _mean(total: Tensor, number: Tensor, otherwise: float) -> Tensor:

@@ -24,7 +24,7 @@ whose size depends on the width, so the bits of an answer would depend on the ba
 
 
 ROCKET_BATCH_ROWS: Final = 8
-"""Most rows of a rocket model in a batch. Its comparisons need about 30 KB for each padded step, and more rows were not
+"""Most rows of a rocket model in a batch: its comparisons need up to 13 KB for each padded step, and more rows were not
 faster."""
 
 

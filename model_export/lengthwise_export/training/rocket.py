@@ -149,11 +149,11 @@ def features_of(
 ) -> Features:
     """`[examples, features]`, what the head of a model reads, in batches of similar lengths."""
     features = np.empty((len(members), model.head.in_features), dtype=np.float32)
-    most_biases = max(kernels.biases.shape[1] for kernels in model.kernels_at_dilations)
+    together = max(kernels.together for kernels in model.kernels_at_dilations)
     order = sorted(range(len(members)), key=lambda index: len(members[index].steps))
     done = 0
     while done < len(order):
-        rows = _BATCH_BYTES // (len(members[order[done]].steps) * rocket.BYTES_PER_BIAS * most_biases)
+        rows = _BATCH_BYTES // (len(members[order[done]].steps) * rocket.BYTES_PER_BIAS * together)
         chosen = order[done : done + max(min(rows, 64), 1)]
         batch = collate([members[index] for index in chosen])
         with torch.no_grad():
