@@ -188,8 +188,8 @@ class MaskedConv(nn.Module):
         places = torch.arange(width, device=around.device).unsqueeze(1)
         places = places + torch.arange(self.kernel, device=around.device) * self.dilation  # (width, kernel)
         # one list of places becomes a Gather, a list of lists the slower GatherND
-        read = around.index_select(1, places.flatten())
-        return torch.unflatten(read, 1, (width, self.kernel)).flatten(2)
+        taps = around.index_select(1, places.flatten())  # (rows, width * kernel, features)
+        return taps.reshape(around.shape[0], width, self.kernel * around.shape[2])
 
     def _convolved(self, around: Tensor) -> Tensor:
         taps = self.project.weight.view(self.project.out_features, self.kernel, around.shape[2])
