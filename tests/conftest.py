@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Any
 
 import pytest
@@ -27,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         module = getattr(item, "module", None)
         if any(hasattr(module, name) for name in ("ServerProcess", "exit_of", "started")):
             item.add_marker(pytest.mark.process)
+
+
+def pytest_runtest_setup() -> None:
+    """Keeps absl from closing pytest's own capture of stderr, where a test has imported Keras by itself."""
+    if "absl.logging" in sys.modules:
+        from lengthwise_export.keras_models.backend import leave_stderr_open
+
+        leave_stderr_open()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

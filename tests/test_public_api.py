@@ -24,8 +24,8 @@ OF_CLASSES = {
         "windows",
     ],
     lengthwise_export.CheckReport: [
-        *("exit_code", "fix", "leaks", "max_length", "min_length", "notes", "ran", "reason", "served", "target"),
-        *("to_dict", "tolerance", "trials", "verdict"),
+        *("exit_code", "fix", "leaks", "max_length", "min_length", "notes", "notices", "ran", "reason", "served"),
+        *("target", "to_dict", "tolerance", "trials", "verdict"),
     ],
     lengthwise_export.PublishedModel: [
         *("cases", "directory", "labels", "manifest", "mend", "mend_accuracy", "nodes", "notices", "sample"),

@@ -53,15 +53,18 @@ class CheckReport(Report):
         target: The name of what was checked.
         served: For a model directory, the promise of its manifest as a sentence; None for other targets.
         fix: What a mend would change; None if that was not asked.
+        notices: What a user should know of how the model was read.
     """
 
     target: str = ""
     served: str | None = None
     fix: FixProposal | None = None
+    notices: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a dictionary of JSON values, as `lengthwise check --json` prints it."""
-        return reports.as_json(self) | ({} if self.fix is None else {"fix": self.fix.as_json()})
+        fix = {} if self.fix is None else {"fix": self.fix.as_json()}
+        return reports.as_json(self) | {"notices": list(self.notices)} | fix
 
     def __repr__(self) -> str:
         """`<lengthwise_export.CheckReport Tagger: leak, the answer to a sequence changes with: ...>`."""
@@ -177,11 +180,12 @@ def check(
             fix=fix,
         )
     report, read = checked.report, checked.target
-    for notice in () if read is None else read.notices:
+    notices = () if read is None else read.notices
+    for notice in notices:
         log.warning("%s", notice)
     found = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
-    return CheckReport(**found, target=targets.named(target), served=served, fix=checked.fix)
+    return CheckReport(**found, target=targets.named(target), served=served, fix=checked.fix, notices=tuple(notices))
 
 
 def export(

@@ -11,6 +11,7 @@ LengthwiseError
 │   └── NotJudged                   it could not be verified now, maybe not because of the model: tried again later
 └── RequestError                    a request that gets no answer: has a status, a title, perhaps a Retry-After
     ├── InvalidRequest       422    the body or an item in it is wrong; carries (pointer, detail) pairs
+    │   ├── NoSuchAlias             the version is neither a number nor an alias of the model
     │   └── InvalidSequences        sequences given to `Model.predict` are wrong; a ValueError too
     ├── Unauthorized         401    no key, or a wrong one
     ├── Forbidden            403    a call that this server's options switch off

@@ -56,6 +56,7 @@ WHOLE_WIDTH_AT_ONCE = (
     "onnx_unmendable/spectrum",
 )
 CHUNKS, LOOP = "torch_unmendable/chunks_of_eight", "torch_unmendable/python_loop"
+BRANCH = "torch_unmendable/branch_on_width"
 
 
 def unpadded(exhibit: Exhibit, rows: int, width: int, seed: int = 5) -> tuple[Array, Array]:
@@ -164,7 +165,7 @@ def test_the_catalogue_lists_every_onnx_model(exhibits: tuple[Exhibit, ...], mod
 
 
 def test_every_model_that_cannot_be_mended_is_shown_to_be_so() -> None:
-    assert sorted(BY_NAME) == sorted([*OTHER_ROWS, *RANDOM, *ONE_WIDTH, *WHOLE_WIDTH_AT_ONCE, CHUNKS, LOOP])
+    assert sorted(BY_NAME) == sorted([*OTHER_ROWS, *RANDOM, *ONE_WIDTH, *WHOLE_WIDTH_AT_ONCE, CHUNKS, LOOP, BRANCH])
 
 
 @pytest.mark.parametrize("name", OTHER_ROWS)
@@ -213,3 +214,16 @@ def test_a_loop_in_python_makes_a_graph_as_long_as_the_batch_is_wide() -> None:
         len(torch.export.export(module, (torch.zeros(2, width, exhibit.features),)).graph.nodes) for width in (4, 8)
     ]
     assert sizes[1] > sizes[0] + 4
+
+
+def test_a_branch_on_the_width_makes_another_graph_for_wide_batches() -> None:
+    exhibit = BY_NAME[BRANCH]
+    module = exhibit.make().eval()
+    kinds = [
+        {
+            str(node.target)
+            for node in torch.export.export(module, (torch.zeros(2, width, exhibit.features),)).graph.nodes
+        }
+        for width in (8, 120)
+    ]
+    assert kinds[0] != kinds[1]

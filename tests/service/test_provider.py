@@ -50,11 +50,15 @@ def test_gpus_of_another_kind_than_the_first_are_left_out_and_it_is_said():
     assert choice.reason.endswith("; 1 of another kind left out")
 
 
+TIMED = replace(CPU_DEVICE, recurrent_kernels=True, timed=True)
+"""The CPU as it is chosen without options: the faster kernels of recurrent layers."""
+
+
 def test_the_cpu_is_taken_where_it_is_asked_for_and_no_gpu_is_looked_at():
     def asked() -> Driver:
         raise AssertionError("nobody asked for a GPU")
 
-    assert choose("cpu", installation=without(driver=asked)) == DeviceChoice((CPU_DEVICE,), "the CPU was asked for")
+    assert choose("cpu", installation=without(driver=asked)) == DeviceChoice((TIMED,), "the CPU was asked for")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ def test_the_cpu_is_taken_where_it_is_asked_for_and_no_gpu_is_looked_at():
 )
 def test_auto_takes_the_cpu_and_says_why_and_cuda_is_refused_for_the_same(installation: Installation, reason: str):
     choice = choose("auto", installation=installation)
-    assert choice.devices == (CPU_DEVICE,)
+    assert choice.devices == (TIMED,)
     assert choice.reason.startswith("CUDA is not available: ")
     assert reason in choice.reason
     with pytest.raises(ConfigurationError, match=f"--provider cuda is not available: .*{reason}"):
@@ -94,9 +98,7 @@ def test_auto_loads_no_library_where_no_gpu_could_use_it():
     def loaded() -> tuple[str, ...]:
         raise AssertionError("half a gigabyte for nothing")
 
-    assert choose("auto", installation=without(driver=NO_DRIVER.driver, missing_libraries=loaded)).devices == (
-        CPU_DEVICE,
-    )
+    assert choose("auto", installation=without(driver=NO_DRIVER.driver, missing_libraries=loaded)).devices == (TIMED,)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cuda", "cpu"])

@@ -50,7 +50,18 @@ def import_keras() -> ModuleType:
             f"{VARIABLE}={_WANTED} before the first import of keras"
         )
     _take_symbolic_sizes()
+    leave_stderr_open()
     return keras
+
+
+def leave_stderr_open() -> None:
+    """Keeps absl, with which Keras logs, from closing the stream that stderr was when Keras was imported.
+
+    absl closes it when logging is configured again, unless it is stderr then: a notebook and a test have others.
+    """
+    absl = sys.modules.get("absl.logging")
+    if absl is not None and sys.__stderr__ is not None:
+        absl.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 def _take_symbolic_sizes() -> None:

@@ -26,7 +26,7 @@ log = logging.getLogger("lengthwise.monitoring")
 
 
 @dataclass(slots=True)
-class Comparison:
+class ShadowComparison:
     """What the candidate's answers were like beside those of one version.
 
     Attributes:
@@ -77,7 +77,7 @@ class Shadow:
         self.share = share
         self.key = key
         self._candidate = candidate
-        self._comparisons: dict[str, Comparison] = {}
+        self._comparisons: dict[str, ShadowComparison] = {}
         self._lock = threading.Lock()
         self._absent = False
 
@@ -109,7 +109,7 @@ class Shadow:
         alone = None if refused else served.model.answer(served.queue.padded([item.steps]), False)[0]
         seconds = time.perf_counter() - started
         with self._lock:
-            found = self._comparisons.setdefault(str(primary.version), Comparison())
+            found = self._comparisons.setdefault(str(primary.version), ShadowComparison())
             if alone is None:
                 found.refused += 1
                 return

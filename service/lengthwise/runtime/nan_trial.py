@@ -25,7 +25,7 @@ _MOST_FEATURES: Final = 64
 _CLOSE: Final = 1e-4
 """Allowed difference of an answer between the kernels, times max(1, |answer|)."""
 
-Run = Callable[[PaddedBatch], NDArray[np.float32]]
+TrialRun = Callable[[PaddedBatch], NDArray[np.float32]]
 """Runs a batch: logits, rows first."""
 
 
@@ -38,7 +38,7 @@ def replaces_nan(graph: bytes) -> bool:
     return any(node.operator == "IsNaN" for node in onnx_graph.read(graph).walk())
 
 
-def passes(own: Run, plain: Run, manifest: Manifest) -> bool:
+def passes(own: TrialRun, plain: TrialRun, manifest: Manifest) -> bool:
     """Whether a graph gives the same finite answers to NaN in both kernels.
 
     Args:
