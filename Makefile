@@ -45,8 +45,8 @@ sanitize: .venv/.development ## Runs the tests of the recurrent kernels with Add
 	tests/service/test_recurrent_kernels.py tests/service/test_fusion.py tests/service/test_integer_kernels.py \
 	tests/service/test_integer_layers.py $(SANITIZE)
 
-gallery: .venv/.development ## Every model of the galleries, 1,000 sequences each: exported, judged and mended (half an hour)
-	$(BIN)/python -m pytest tests/gallery -m gallery --numprocesses auto --dist worksteal
+gallery: .venv/.development ## What is tried in full: every model of the galleries, layers and estimators, 1,000 sequences each (an hour)
+	$(BIN)/python -m pytest -m gallery --numprocesses auto --dist worksteal
 
 hostile: .venv/.development ## The hostile suite: sockets by hand, while memory, files and other callers are watched
 	$(BIN)/python -m pytest tests/hostile -m "long or not long"

@@ -319,7 +319,7 @@ def test_differences_can_be_kept_in_double() -> None:
     assert torch.allclose(*rows, atol=1e-3)
 
 
-@pytest.mark.long
+@pytest.mark.gallery
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("data", ["GunPoint", "BasicMotions"])
 @pytest.mark.parametrize("kind", ["MiniRocket", "MultiRocket"])
@@ -337,7 +337,7 @@ def test_aeons_estimators_have_the_same_probabilities(data: str, kind: str, last
     _same_probabilities(estimator, test[:60])
 
 
-@pytest.mark.long
+@pytest.mark.gallery
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("data", "kind"), [("GunPoint", "minirocket"), ("GunPoint", "multirocket"), ("BasicMotions", "minirocket")]

@@ -307,7 +307,7 @@ def test_the_check_calls_a_masked_model_sound(name: str) -> None:
     assert check(target.subject, max_length=20).verdict == "sound"
 
 
-@pytest.mark.long
+@pytest.mark.gallery
 @pytest.mark.parametrize("name", SOUND)
 def test_each_model_is_sound_and_its_graph_answers_as_keras_alone(name: str) -> None:
     model, target = target_of(SOUND[name])

@@ -55,7 +55,7 @@ def test_a_stack_of_layers_is_judged_and_answered_as_keras_does(seed: int, tmp_p
     require_as_keras(seed, tmp_path)
 
 
-@pytest.mark.long
+@pytest.mark.gallery
 @pytest.mark.parametrize("seed", range(4, 150))
 def test_many_stacks_of_layers_are_judged_and_answered_as_keras_does(seed: int, tmp_path: Path) -> None:
     require_as_keras(seed, tmp_path)
