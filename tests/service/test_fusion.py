@@ -307,6 +307,28 @@ def test_a_layer_whose_output_is_wanted_writes_zeros_at_padding():
     assert not any(attribute.name == "zeros" for attribute in last.attribute)
 
 
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        helper.make_attribute("activations", ["Sigmoid", "Relu", "Relu"] * 2),
+        helper.make_attribute("activation_alpha", [0.5] * 6),
+        helper.make_attribute("clip", 0.5),
+    ],
+    ids=lambda attribute: attribute.name,
+)
+def test_a_layer_of_another_arithmetic_stays_as_it_is_and_answers_as_in_onnxruntime(attribute: onnx.AttributeProto):
+    def edit(graph: onnx.GraphProto) -> None:
+        for node in graph.node:
+            if node.op_type == "LSTM":
+                node.attribute.append(attribute)
+
+    graph = edited(edit)
+    assert fusion.fused(graph) is None
+    batch = pad(sequences(9, 4, 1))
+    plain = Session(graph, MANIFEST, devices=(PLAIN_CPU,)).run(batch).logits
+    assert np.abs(Session(graph, MANIFEST).run(batch).logits - plain).max() <= CLOSE
+
+
 def test_a_layer_whose_turned_output_others_use_stays_as_it_is():
     def used_twice(graph: onnx.GraphProto) -> None:
         for node in [node for node in graph.node if node.op_type == "LSTM"]:

@@ -29,6 +29,8 @@ _STEPS_FIRST, _ROWS_FIRST = 1, 2
 _ORDERS: Final = {(0, 2, 1, 3): _STEPS_FIRST, (2, 0, 1, 3): _ROWS_FIRST}
 """The order of a layer's output, from `[steps, directions, rows, hidden]` to `[..., directions, hidden]`."""
 _LAYERS: Final = ("LSTM", "GRU")
+_KNOWN: Final = frozenset({"hidden_size", "direction", "input_forget", "layout", "linear_before_reset"})
+"""The attributes of a layer that is replaced: with others, such as activations, it may compute something else."""
 _LENGTHS: Final = 4
 """Where a layer has its lengths among its inputs."""
 _MASKED: Final = -1e8
@@ -129,6 +131,8 @@ class _Fusion:
     def layer(self, node: OnnxNode) -> _TurnedLayer | None:
         """A recurrent layer with its Transpose and Reshape; None if the node is not one."""
         if node.operator not in _LAYERS or node.domain or len(node.inputs) <= _LENGTHS or not node.inputs[_LENGTHS]:
+            return None
+        if node.unread or not node.attributes.keys() <= _KNOWN:
             return None
         turn = self._only_user(node.outputs[0])
         if turn is None or turn.operator != "Transpose":

@@ -33,6 +33,7 @@ class OnnxNode:
         inputs: The names of its inputs; an empty name is an omitted input.
         outputs: The names of its outputs.
         attributes: Its attributes that are a number, a text or integers.
+        unread: The names of its other attributes; a new node does not have them.
         content: The message as it was read; None if it is new.
         domain: The domain of its type.
     """
@@ -41,6 +42,7 @@ class OnnxNode:
     inputs: list[str]
     outputs: list[str]
     attributes: dict[str, AttributeValue] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
     content: memoryview | None = None
     domain: str = ""
 
@@ -154,6 +156,8 @@ class OnnxModel:
                 self._add_inner(content)
         if integers or value is not None:
             node.attributes[name] = tuple(integers) if integers else value  # type: ignore[assignment]
+        else:
+            node.unread.add(name)
 
     def _add_inner(self, graph: memoryview) -> None:
         """Notes what the nodes of a graph inside a node use."""
