@@ -112,7 +112,7 @@ class TestLabels:
         )
         result = command("label", tmp_path / "records", labels, out)
         assert result.exit_code == 0, result.stderr
-        assert "2 of 6 records have a label" in result.stdout
+        assert "2 sequences with a label, of 6 records" in result.stdout
         assert [(one.id, one.label) for one in dataset.read(out)] == [("s1", "walk"), ("s4", "run")]
         assert command("label", tmp_path / "records", labels, out).exit_code == 2  # it exists
 

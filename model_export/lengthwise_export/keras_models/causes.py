@@ -18,6 +18,10 @@ LayerMask = Literal["lengths", "other", "none"]
 
 _ZEROED: Final = "valid = keras.ops.expand_dims(mask, -1)  # mask: [rows, width], as Masking computes it\n"
 _MASK_FIRST: Final = "x = keras.layers.Masking()(inputs)  # the first layer, before any that changes values"
+_PASS_MASK: Final = (
+    "mask = masking.compute_mask(inputs)  # masking: the model's Masking layer, or its Embedding with mask_zero\n"
+    "x = $layer(x, mask=mask)  # if there are as many steps here as in the inputs"
+)
 _OR_MEND: Final = "\n# or leave the model as it is: lengthwise export ... --mend"
 
 IN_OWN_LAYER: Final = (
@@ -180,4 +184,5 @@ def explain_layer(kind: str, change: Change, *, layer: str, mask: LayerMask, dro
     )
     dropped = "" if dropped_by is None or mask != "none" else f" (it ends at {dropped_by})"
     name = re.sub(r"\W", "_", layer.rpartition("/")[2])
-    return Cause(Template(entry.why).substitute(dropped=dropped), Template(entry.fix).substitute(layer=name))
+    fix = entry.fix.replace(_MASK_FIRST, _PASS_MASK) if dropped else entry.fix  # the model has a mask, but not here
+    return Cause(Template(entry.why).substitute(dropped=dropped), Template(fix).substitute(layer=name))

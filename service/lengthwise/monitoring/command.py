@@ -83,7 +83,8 @@ def drift(records: Path, model: Path, page: Path | None, as_json: bool, window: 
 def label(records: Path, labels: Path, out: Path) -> None:
     """Joins labels to the records in DIR by id, and writes OUT (.parquet) for `train`, `score` and `export --data`.
 
-    LABELS is JSON Lines: {"id": "a1", "label": "walk"}. The id is that which the caller gave the sequence.
+    LABELS is JSON Lines: {"id": "a1", "label": "walk"}. The id is that which the caller gave the sequence. Of several
+    records with one id the last is written.
     """
     from lengthwise.monitoring import label_records
 
@@ -91,4 +92,4 @@ def label(records: Path, labels: Path, out: Path) -> None:
     if out.suffix != ".parquet":
         raise ConfigurationError(f"{out}: the name must end in .parquet")
     written, total = label_records.join(records, label_records.read_labels(labels), out)
-    click.echo(f"{out}: {written} of {total} records have a label")
+    click.echo(f"{out}: {written} sequences with a label, of {total} records")

@@ -12,7 +12,7 @@ import numpy as np
 
 from lengthwise.data_profile import FEATURE, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.errors import ConfigurationError
-from lengthwise.monitoring.record_file import PATTERN
+from lengthwise.monitoring.record_file import PATTERN, UNFINISHED
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
@@ -156,12 +156,14 @@ def report(directory: Path, manifest: Manifest, *, window: int) -> DriftReport:
             over_time.append(counter.drift(part))
             part = None
     if total is None:
-        raise ConfigurationError(f"{directory}: there are no records of {manifest.name}")
+        unfinished = any(directory.glob(UNFINISHED))
+        more = "; a file that is being written is not read: it is complete within minutes, or when the service stops"
+        raise ConfigurationError(f"{directory}: there are no records of {manifest.key}{more if unfinished else ''}")
     return DriftReport(manifest, total, counter.drift(total), over_time)
 
 
 def _records(directory: Path, manifest: Manifest, at_once: int) -> Iterator[tuple[list[Steps], list[list[str]]]]:
-    """The recorded steps and answers of a name, in blocks."""
+    """The recorded steps and answers of a version, in blocks."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -171,8 +173,8 @@ def _records(directory: Path, manifest: Manifest, at_once: int) -> Iterator[tupl
             missing = {"steps", "answer"} - set(file.schema_arrow.names)
             if missing:
                 raise ConfigurationError(f"{path} was recorded without {' and '.join(sorted(missing))}")
-            for batch in file.iter_batches(batch_size=at_once, columns=["model", "steps", "answer"]):
-                rows = [row for row in batch.to_pylist() if row["model"] == manifest.name]
+            for batch in file.iter_batches(batch_size=at_once, columns=["model", "version", "steps", "answer"]):
+                rows = [row for row in batch.to_pylist() if f"{row['model']}/{row['version']}" == manifest.key]
                 if rows:
                     yield [_array(row["steps"], manifest) for row in rows], [row["answer"] for row in rows]
         except (OSError, pa.ArrowException) as error:

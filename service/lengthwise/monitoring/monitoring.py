@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -18,6 +19,8 @@ from lengthwise.runtime.answers import Answer
 from lengthwise.settings import Settings
 from lengthwise.telemetry.families import Family
 from lengthwise.versions import Key
+
+log = logging.getLogger("lengthwise.monitoring")
 
 _COUNTED: int = 64
 """Calls that are counted or written in one turn: little enough that no thread waits long for the interpreter."""
@@ -62,9 +65,18 @@ class Monitoring:
             self._threads.append(ConsumerThread("reruns", self._buffers[len(counting) :], 1, at_rest))
 
     def start(self) -> None:
-        """Starts the threads."""
+        """Starts the threads, and logs what an option has switched on."""
+        for buffer in self._buffers:
+            if isinstance(buffer.consumer, Drift):  # on by default
+                continue
+            log.info("%s: a share of %g of the calls is sampled", buffer.consumer.name, buffer.consumer.share)
         for thread in self._threads:
             thread.start()
+
+    def require_shadow(self) -> None:
+        """Logs a warning if there is a shadow and its version is not served."""
+        if self.shadow is not None:
+            self.shadow.served()
 
     def stop(self) -> None:
         """Stops the threads, and writes what was sampled."""

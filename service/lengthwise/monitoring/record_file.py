@@ -30,6 +30,7 @@ from lengthwise.monitoring.drift import answered_classes
 from lengthwise.padding import Steps
 
 PATTERN: Final = "record-*.parquet"
+UNFINISHED: Final = ".record-*.parquet.part"
 
 _numbers: Final = itertools.count(1)
 
@@ -105,7 +106,7 @@ class RecordFile:
     @staticmethod
     def remove_abandoned(directory: Path) -> None:
         """Removes the incomplete files of processes that ended without completing them."""
-        for part in directory.glob(f".{PATTERN}.part"):
+        for part in directory.glob(UNFINISHED):
             process = part.name.split("-")[2]
             if not Path("/proc").is_dir() or not Path("/proc", process).exists():
                 part.unlink(missing_ok=True)

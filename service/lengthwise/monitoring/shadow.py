@@ -88,16 +88,23 @@ class Shadow:
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
         """Answers calls by the candidate and compares; of a call with many sequences the first only."""
+        served = self.served()
+        if served is None:
+            return
+        for call in calls:
+            self._compare(call, served)
+
+    def served(self) -> ServedModel | None:
+        """The candidate; None while it is not served, which is logged once."""
         try:
             served = self._candidate()
         except RequestError as error:
             if not self._absent:
                 log.warning("the shadow %s is not served, so nothing is compared: %s", self.key, error.detail)
             self._absent = True
-            return
+            return None
         self._absent = False
-        for call in calls:
-            self._compare(call, served)
+        return served
 
     def _compare(self, call: AnsweredCall, served: ServedModel) -> None:
         item, sent = call.items[0], call.answers[0]
@@ -133,6 +140,7 @@ class Shadow:
         with self._lock:
             return {
                 "candidate": str(self.key),
+                "served": not self._absent,
                 "share": self.share,
                 "versions": {version: found.as_json() for version, found in self._comparisons.items()},
             }

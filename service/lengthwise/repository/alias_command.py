@@ -23,7 +23,7 @@ from lengthwise.repository import aliases
 @click.option("--remove", is_flag=True, help="Remove the alias.")
 @click.option("--json", "as_json", is_flag=True, help="Print the aliases as JSON.")
 def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_json: bool) -> None:
-    """Shows the aliases of a model, or points one to a version, at once.
+    """Shows the aliases of a model, or points one to a version.
 
     \b
     Example:
