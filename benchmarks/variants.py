@@ -52,10 +52,9 @@ class EmptyRun:
     session: Session
     manifest: Manifest
 
-    @property
-    def provider(self) -> str:
-        """The provider of the session it replaces."""
-        return self.session.provider
+    def __getattr__(self, name: str) -> Any:
+        """All else is that of the session it replaces."""
+        return getattr(self.session, name)
 
     def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
         """Zeros in the shapes that the graph's outputs would have."""
