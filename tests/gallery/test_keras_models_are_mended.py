@@ -28,7 +28,7 @@ ROWS = 16
 
 NOT_MENDED = {
     "batch_statistics": "rows",
-    "pooled_between_lstms": "by an amount that depends on the width",
+    "pooled_between_lstms": "pads in the mode edge by an amount that depends on the width",
 }
 """Models that are not mended, and words of the reason."""
 
