@@ -5,8 +5,9 @@
  * that asked does the rest. So nobody waits for more than a step. After its work a helper watches for the next layer for
  * a moment, which is faster than waking up, and then sleeps.
  *
- * The service knows of its own threads only. If something else on the machine uses the core, help comes late, and the
- * layer takes longer than without. Then the next asks are refused, each time twice as many.
+ * The service knows of its own threads only. If something else on the machine uses the core, help can take longer than
+ * the thread that asked would have taken. Then the next asks are refused, each time twice as many. Help that has not
+ * begun when it is needed costs nothing: the work is taken back.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -177,12 +178,13 @@ static int await_help(struct Helper *helper, double asked_at)
     }
     atomic_store(&helper->busy, 0);
     atomic_fetch_sub(&in_use, 1);
-    if (late || seconds_of(CLOCK_MONOTONIC) - now > (now - asked_at) / 2) {
+    if (late) return 0;
+    if (seconds_of(CLOCK_MONOTONIC) - now > now - asked_at) { /* longer than the other direction took */
         const long before = atomic_load(&refused_before), next = before ? 2 * before : 16;
         atomic_store(&refused_before, next < MOST_REFUSED ? next : MOST_REFUSED);
         atomic_store(&refused_next, next < MOST_REFUSED ? next : MOST_REFUSED);
     } else {
         atomic_store(&refused_before, atomic_load(&refused_before) / 2);
     }
-    return !late;
+    return 1;
 }
