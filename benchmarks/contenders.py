@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from benchmarks.workloads import Work
+from benchmarks.workloads import Work, at_int8
 from lengthwise.bench import launch
 
 
@@ -22,6 +22,7 @@ class Contender:
         is_peer: Whether it is another project's server.
         ready_path: Answers 200 once the server listens.
         environment: Its variables, which may contain the same.
+        at_int8: Whether it serves the graph at int8.
     """
 
     name: str
@@ -30,10 +31,12 @@ class Contender:
     is_peer: bool = False
     ready_path: str = "/readyz"
     environment: Mapping[str, str] = field(default_factory=dict)
+    at_int8: bool = False
 
     def running(self, work: Work, cores: Sequence[int]) -> AbstractContextManager[launch.Running]:
         """Runs it with a workload's model while the block runs."""
         port = launch.free_port()
+        work = at_int8(work) if self.at_int8 else work
         places = {"model": str(work.directory), "repository": str(work.repository), "port": str(port)}
         command = [sys.executable, "-m", *(part.format(**places) for part in self.module)]
         environment = {name: value.format(**places) for name, value in self.environment.items()}
@@ -44,6 +47,7 @@ _SERVE = ("serve", "{repository}", "--port", "{port}", "--runners", "1", "--log-
 _MOSEC = ("--port", "{port}", "--address", "127.0.0.1", "--log-level", "warning")
 
 SERVICE = Contender("lengthwise", "Lengthwise", ("lengthwise", *_SERVE))
+INT8 = Contender("lengthwise-int8", "Lengthwise at int8", ("lengthwise", *_SERVE), at_int8=True)
 # In onnxruntime's kernels, as the peers: the gain of planning, batching and the short request path alone.
 SAME_KERNELS = Contender(
     "onnxruntime-kernels", "Lengthwise, onnxruntime's kernels", ("lengthwise", *_SERVE, "--no-recurrent-kernels")
@@ -80,4 +84,4 @@ MOSEC_SORTED = Contender(
     environment={"BENCH_MODEL": "{model}", "BENCH_BATCH_ROWS": "64", "BENCH_WAIT_MS": "1"},
 )
 
-CONTENDERS = (SERVICE, SAME_KERNELS, ARRIVAL, NAIVE, MOSEC, MOSEC_SORTED)
+CONTENDERS = (SERVICE, INT8, SAME_KERNELS, ARRIVAL, NAIVE, MOSEC, MOSEC_SORTED)

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import pages
-from benchmarks.contenders import CONTENDERS, EMPTY, MOSEC, MOSEC_SORTED, NAIVE, SAME_KERNELS, SERVICE, Contender
+from benchmarks.contenders import CONTENDERS, EMPTY, INT8, MOSEC, MOSEC_SORTED, NAIVE, SAME_KERNELS, SERVICE, Contender
 from lengthwise.bench.plots import save
 
 WorkloadResult = dict[str, Any]
@@ -22,7 +22,7 @@ _LEGEND: dict[str, Any] = {
     "frameon": False,
     "fontsize": 7,
 }
-_COLORS = ("#b8322a", "#d9837d", "#e08a1e", "#8a8a8a", "#3b6ea5", "#3a8a5f")
+_COLORS = ("#b8322a", "#7a1f1a", "#d9837d", "#e08a1e", "#8a8a8a", "#3b6ea5", "#3a8a5f")
 
 
 def spread(rounds: Sequence[float]) -> dict[str, float]:
@@ -53,11 +53,14 @@ def ratios(result: WorkloadResult) -> dict[str, Any]:
     """
     ratios: dict[str, Any] = {}
     for connections in result["connections"]:
-        own, naive = (result["closed"][contender.name][str(connections)] for contender in (SERVICE, NAIVE))
+        own, naive, by_hand = (
+            result["closed"][contender.name][str(connections)] for contender in (SERVICE, NAIVE, MOSEC_SORTED)
+        )
         ratios[str(connections)] = {
             **_rates(result, connections, throughput, "seconds_per_sequence"),
             "core_second": _rates(result, connections, per_core_second, "cpu_seconds_per_sequence"),
             "p50_over_naive": _over(latency(own, "p50"), latency(naive, "p50")),
+            "p99_over_mosec_sorted": _over(latency(own, "p99"), latency(by_hand, "p99")),
             "padding_share": spread([row["padding_share"] for row in own]),
         }
     half = result["half_load"]
@@ -87,9 +90,9 @@ def _rates(
     compute: list[float] = result["limit"]["onnxruntime"][seconds]
     own_kernels: list[float] = result["limit"]["own"][seconds]
     planned: list[float] = result["limit"]["as_they_come"][str(connections)][seconds]
-    own, same_kernels, empty, naive, mosec, by_hand = (
+    own, at_int8, same_kernels, empty, naive, mosec, by_hand = (
         rates(result, contender, connections)
-        for contender in (SERVICE, SAME_KERNELS, EMPTY, NAIVE, MOSEC, MOSEC_SORTED)
+        for contender in (SERVICE, INT8, SAME_KERNELS, EMPTY, NAIVE, MOSEC, MOSEC_SORTED)
     )
     alone = [1 / each for each in compute]
     best = [max(pair) for pair in zip(naive, mosec, strict=True)]
@@ -107,6 +110,8 @@ def _rates(
         "graph_alone_over_best_of_naive_and_mosec": _over(alone, best),
         "over_mosec": _over(own, mosec),
         "over_mosec_sorted": _over(own, by_hand),
+        "int8_over_mosec_sorted": _over(at_int8, by_hand),
+        "int8_over_own": _over(at_int8, own),
         "same_kernels_over_mosec_sorted": _over(same_kernels, by_hand),
         "graph_alone_over_mosec_sorted": _over(alone, by_hand),
         "over_naive": _over(own, naive),
@@ -189,6 +194,8 @@ def _ratio_parts(result: WorkloadResult) -> list[str]:
         "same_kernels_over_best_of_naive_and_mosec": "the same in onnxruntime's kernels",
         "graph_alone_over_best_of_naive_and_mosec": "(the graph alone in these over them)",
         "over_mosec_sorted": "over mosec sorted by hand",
+        "int8_over_mosec_sorted": "the same at int8",
+        "int8_over_own": "(int8 over float32)",
         "same_kernels_over_mosec_sorted": "the same in onnxruntime's kernels",
         "graph_alone_over_mosec_sorted": "(the graph alone in these over it)",
     }
@@ -200,6 +207,9 @@ def _ratio_parts(result: WorkloadResult) -> list[str]:
         if not name.startswith("graph_alone")
     ]
     lines.append(("p50 over FastAPI's", *(_shown(each["p50_over_naive"], "{:.2f}") for each in ratios)))
+    lines.append(
+        ("p99 over that of mosec sorted by hand", *(_shown(each["p99_over_mosec_sorted"], "{:.2f}") for each in ratios))
+    )
     lines.append(("padding", *(_shown(each["padding_share"], "{:.1%}") for each in ratios)))
     tail = _shown(result["ratios"]["half_load"]["p99_over_best_peer"], "{:.2f}")
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ import numpy as np
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
 from lengthwise.decoding import dataset
 from lengthwise.padding import Steps
-from lengthwise.runtime.manifest import Precision
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Precision
 from lengthwise.settings import bundled_models
 
 HERE = Path(__file__).parent
@@ -83,6 +83,28 @@ def japanese_vowels(seed: int, count: int) -> Work:
     order = np.random.default_rng(seed).permutation(len(records))
     title = "JapaneseVowels, lengths 7 to 29, the bundled model"
     return Work("japanese-vowels", title, directory, [records[place].steps for place in order[:count]])
+
+
+def at_int8(work: Work) -> Work:
+    """The same workload with its graph at int8, which is exported once and kept."""
+    if work.name in MODELS:
+        return replace(work, directory=lognormal(0, 1, model=work.name, precision="int8").directory)
+    name = f"{work.name}-int8"
+    directory = CACHE.parent / f"{CACHE.name}-{name}" / name / "1"
+    if not directory.is_dir():
+        manifest = Manifest.read(work.directory)
+        command = [
+            sys.executable,
+            "-m",
+            "lengthwise",
+            "export",
+            str(work.directory / GRAPH_FILE),
+            "--out",
+            str(directory),
+        ]
+        command += ["--labels", ",".join(manifest.labels), "--max-length", str(manifest.max_length)]
+        subprocess.run([*command, "--precision", "int8"], check=True)
+    return replace(work, directory=directory)
 
 
 WORKLOADS = {"lognormal": lognormal, "japanese-vowels": japanese_vowels}

@@ -12,6 +12,7 @@ from benchmarks.contenders import CONTENDERS, EMPTY, MOSEC, SERVICE
 
 RATES = {
     "lengthwise": 2000.0,
+    "lengthwise-int8": 3900.0,
     "onnxruntime-kernels": 1800.0,
     "empty-run": 10_000.0,
     "mosec": 1000.0,
@@ -113,6 +114,16 @@ def test_what_no_server_can_pass_is_the_graph_alone_over_a_peer(results: dict[st
     assert over["high"] == pytest.approx(1 / 0.0003 / 1500)
     assert over["low"] == pytest.approx(1 / 0.0006 / 750)
     assert "(the graph alone in these over it)" in report.page(results)
+
+
+def test_int8_and_the_tail_are_held_against_mosec_sorted_by_hand(results: dict[str, Any]):
+    ratios = results["workloads"]["some"]["ratios"]["8"]
+    assert ratios["int8_over_mosec_sorted"]["low"] == pytest.approx(3900 / 1500)
+    assert ratios["int8_over_own"]["high"] == pytest.approx(3900 / 2000)
+    assert ratios["p99_over_mosec_sorted"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    text = report.page(results)
+    assert "| the same at int8 |" in text
+    assert "| p99 over that of mosec sorted by hand |" in text
 
 
 def test_processor_time_does_not_see_what_else_runs_on_the_machine(results: dict[str, Any]):
