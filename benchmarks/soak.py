@@ -1,7 +1,7 @@
 """Half an hour of chaos: `make soak`, or `python -m benchmarks.soak --minutes 2`.
 
 Twenty callers send good, wrong, slow and unfinished requests over `/predict`, KServe v1 and v2, on connections of their
-own: 20 % are wrong, 20 % leave at some point. Meanwhile
+own: 20 % are wrong, 20 % leave at some point. Five more do so over gRPC. A fifth of the calls is recorded. Meanwhile
 
 | every | happens |
 |---|---|
@@ -9,10 +9,12 @@ own: 20 % are wrong, 20 % leave at some point. Meanwhile
 | 20 s | for 5 s, a tenth of all runs fails |
 | 30 s | the whole process is stopped for a second |
 | 43 s | for 3 s, the process gets no further descriptors |
+| 57 s | for 5 s, no file can grow, as on a full disk |
 
 and the clock of the day jumps at every reading, and the log goes to a full disk. The run passes if every request that
 kept its connection got exactly one answer; every good answer had the same bits as the one that its sequences got alone;
-nothing waits, runs or is in memory at the end; descriptors and threads are as before; and memory grew by less than 5 %.
+nothing waits, runs or is in memory at the end; descriptors and threads are as before; every file of records can be
+read; and memory grew by less than 5 %.
 """
 
 from __future__ import annotations
@@ -31,17 +33,21 @@ from typing import Any
 
 import click
 import numpy as np
+import pyarrow.parquet
 
 from benchmarks import machine, pages
+from lengthwise.bench.launch import free_port
 from lengthwise.bench.plots import save
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
 from tests.support.chaos import Chaos, is_idle, open_files, publish, resident_mib, stop_for, threads, until
+from tests.support.grpc_chaos import GrpcChaos
 from tests.support.model_directories import place
 from tests.support.server_process import ServerProcess
 
 PAGE = pages.RESULTS / "soak.md"
 MOST_GROWTH = 0.05
 _CALLERS = 20
+_GRPC_CALLERS = 5
 _WARM_SECONDS = 30.0
 """Memory is compared with what it is after this time: the first versions and large bodies take what is kept."""
 _SAMPLE_SECONDS = 2.0
@@ -121,6 +127,24 @@ async def _starve(watch: Watch) -> None:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
+async def _fill(watch: Watch) -> None:
+    """A full disk, for files that are written to; the log goes to one all the time."""
+    pid = watch.server.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    while True:
+        await asyncio.sleep(52)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            await asyncio.sleep(5)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+def _recorded(folder: Path) -> int:
+    """The rows of all files of records; a file that is broken raises."""
+    return sum(pyarrow.parquet.read_table(path).num_rows for path in folder.glob("record-*.parquet"))
+
+
 @asynccontextmanager
 async def _meanwhile(*coroutines: Any) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(each) for each in coroutines]
@@ -135,12 +159,15 @@ async def _meanwhile(*coroutines: Any) -> AsyncIterator[None]:
 async def soak(seconds: float, pause_seconds: float) -> dict[str, Any]:
     """The figures of so many seconds."""
     with tempfile.TemporaryDirectory() as name:
-        models, faults = Path(name) / "models", Path(name) / "faults"
+        models, faults, records = Path(name) / "models", Path(name) / "faults", Path(name) / "records"
         place(models)
-        server = ServerProcess(str(models), "--access-log", "0.5", faults=faults, log=Path(_FULL_DISK))
+        port = free_port()
+        options = ["--access-log", "0.5", "--grpc-port", str(port), "--record", str(records), "--record-share", "0.2"]
+        server = ServerProcess(str(models), *options, faults=faults, log=Path(_FULL_DISK))
         try:
             await until(lambda: _answers(server), "the service is ready")
-            return await _soaked(server, models, faults, seconds, pause_seconds)
+            figures = await _soaked(server, models, faults, seconds, pause_seconds, port)
+            return figures | {"recorded": _recorded(records)}
         finally:
             server.kill()
 
@@ -155,19 +182,22 @@ def _answers(server: ServerProcess) -> bool:
 
 
 async def _soaked(
-    server: ServerProcess, models: Path, faults: Path, seconds: float, pause_seconds: float
+    server: ServerProcess, models: Path, faults: Path, seconds: float, pause_seconds: float, grpc_port: int
 ) -> dict[str, Any]:
     chaos = Chaos(server, pause_seconds=pause_seconds)
+    over_grpc = GrpcChaos(chaos, grpc_port)
     await chaos.ask_alone()
+    await over_grpc.ask_alone()
     warm = min(_WARM_SECONDS, seconds / 4)
     watch = Watch(server)
     files, tasks = 0, 0
     async with _meanwhile(watch.sample(), _reload(watch, models)):
-        async with chaos.callers(_CALLERS):
+        async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS):
             await asyncio.sleep(warm)
         await until(lambda: is_idle(server), "nothing runs")
         files, tasks = open_files(server), threads(server)
-        async with chaos.callers(_CALLERS), _meanwhile(_fail(faults), _stop(watch), _starve(watch)):
+        troubles = _meanwhile(_fail(faults), _stop(watch), _starve(watch), _fill(watch))
+        async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS), troubles:
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
                 wrong = f"{len(chaos.wrong)} wrong {chaos.wrong[-1:]}"
@@ -175,6 +205,7 @@ async def _soaked(
                 await asyncio.sleep(min(left, 30.0))
             faults.unlink(missing_ok=True)
     await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
+    lost = server.figures()["lengthwise_record_lost_sequences_total"]
     await asyncio.sleep(1)
     files_after, threads_after = open_files(server), threads(server)
     server.terminate()
@@ -195,6 +226,7 @@ async def _soaked(
         "late_mib": late,
         "slope": [slope, error],
         "exit": code,
+        "lost_records": lost,
         "p99": _p99_by_minute(chaos, watch.started),
         "samples": [watch.seconds, watch.resident],
     }
@@ -231,6 +263,8 @@ def page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
         ("requests", f"{sum(figures['ends'].values()):,}"),
         *((f"... {end}", f"{count:,}") for end, count in figures["ends"].items()),
         ("lost, doubled or wrong answers", f"{len(figures['wrong'])}"),
+        ("recorded sequences in files that can be read", f"{figures['recorded']:,}"),
+        ("... lost with a full disk, as counted", f"{figures['lost_records']:,.0f}"),
         ("versions loaded, stops of a second", f"{figures['versions']}, {figures['stops']}"),
         ("descriptors before and after", "{}, {}".format(*figures["files"])),
         ("threads before and after", "{}, {}".format(*figures["threads"])),

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lengthwise.bench.launch import free_port
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
 from tests.support.chaos import Chaos, is_idle, open_files, publish, stop_for, threads, until
+from tests.support.grpc_chaos import GrpcChaos
 from tests.support.model_directories import place
 from tests.support.server_process import started
 
 CALLERS = 12
+GRPC_CALLERS = 3
 ANSWERS = 60
 
 
@@ -24,15 +27,18 @@ def seen(chaos: Chaos, code: str) -> int:
 async def test_every_request_gets_one_answer_and_nothing_is_left_behind(tmp_path: Path) -> None:
     models, faults = tmp_path / "models", tmp_path / "faults"
     place(models)
-    with started(str(models), "--runners", "2", faults=faults) as server:
+    port = free_port()
+    with started(str(models), "--runners", "2", "--grpc-port", str(port), faults=faults) as server:
         chaos = Chaos(server)
+        over_grpc = GrpcChaos(chaos, port)
         await chaos.ask_alone()
-        async with chaos.callers(CALLERS):
+        await over_grpc.ask_alone()
+        async with chaos.callers(CALLERS), over_grpc.callers(GRPC_CALLERS):
             await until(lambda: seen(chaos, "200") > ANSWERS, "some are answered")
         await until(lambda: is_idle(server), "nothing runs")
         files = open_files(server)
         most_threads = threads(server) + LARGE_BODIES_AT_ONCE  # which start with the first large bodies, and stay
-        async with chaos.callers(CALLERS):
+        async with chaos.callers(CALLERS), over_grpc.callers(GRPC_CALLERS):
             faults.write_text("0.1")
             publish(server, models, 2)
             await until(lambda: seen(chaos, "500"), "a run fails")
@@ -44,7 +50,15 @@ async def test_every_request_gets_one_answer_and_nothing_is_left_behind(tmp_path
             answered = seen(chaos, "200")
             await until(lambda: seen(chaos, "200") > answered + ANSWERS, "it answers")
         assert chaos.wrong == []
-        assert {end.partition(":")[0] for end in chaos.ends} >= {"good", "bad", "leaves", "slow"}
+        assert {end.partition(":")[0] for end in chaos.ends} >= {
+            "good",
+            "bad",
+            "leaves",
+            "slow",
+            "gRPC good",
+            "gRPC bad",
+            "gRPC cancels",
+        }
         await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
         await until(lambda: open_files(server) <= files, "the files are closed")
         await until(lambda: threads(server) <= most_threads, "the threads have ended")

@@ -126,6 +126,7 @@ class Chaos:
         ends: How many requests ended in which way.
         wrong: What should not have happened.
         latencies: Of each good answer: when it came, and how long it took.
+        sequences: Callers choose from these.
     """
 
     server: ServerProcess
@@ -135,11 +136,12 @@ class Chaos:
     wrong: list[str] = field(default_factory=list)
     latencies: list[tuple[float, float]] = field(default_factory=list)
     going: bool = True
+    sequences: list[Steps] = field(init=False)
 
     def __post_init__(self) -> None:
         chance = np.random.default_rng(self.seed)
         lengths = draw_lengths("lognormal:12,0.6", _DRAWN, 29, chance)
-        self._sequences = make_sequences(lengths, Input("values", FEATURES), chance)
+        self.sequences = make_sequences(lengths, Input("values", FEATURES), chance)
         self._alone: dict[Form, list[Any]] = {}
 
     async def ask_alone(self) -> None:
@@ -147,7 +149,7 @@ class Chaos:
         line = await Line.open(self.server.port)
         for form in FORMS:
             self._alone[form] = []
-            for steps in self._sequences:
+            for steps in self.sequences:
                 line.writer.write(request(form, form.body([steps]), "alone"))
                 status, _, body = await line.answer()
                 assert status == 200, body
@@ -210,7 +212,7 @@ class Chaos:
             form = FORMS[0]
             body = chance.choice(NOT_JSON).body
         else:
-            body = form.body([self._sequences[place] for place in places])
+            body = form.body([self.sequences[place] for place in places])
         sent = request(form, body, name)
         if kind == "leaves":
             await self._leave(line, sent, chance)
