@@ -1,10 +1,11 @@
-"""The machine around the service breaks: its disk is full, its descriptors are used up, its clock jumps."""
+"""The machine around the service breaks: its disk is full, files run out, its clock jumps, it stands still."""
 
 from __future__ import annotations
 
 import http.client
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -119,6 +120,28 @@ async def test_without_descriptors_a_new_version_is_not_loaded_and_the_served_on
             publish(server, models, 3)
             await until(lambda: '"version":"3"' in server.get("/healthz").text, "the next version is served")
         await until(lambda: is_idle(server), "nothing is in memory")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sent_before", [0, 20], ids=["nothing", "half a header block"])
+def test_a_request_that_arrived_while_the_process_stood_still_is_answered(sent_before: int) -> None:
+    """The timers of its connection end before the process reads what has arrived."""
+    seconds = 5
+    whole = request(GOOD)
+    with started("--header-timeout-seconds", str(seconds)) as server:
+        files = open_files(server)
+        with server.connect() as line:
+            line.send(whole[:sent_before])
+            while open_files(server) == files:  # until it was accepted
+                time.sleep(0.01)
+            time.sleep(0.2)
+            server.process.send_signal(signal.SIGSTOP)
+            try:
+                line.send(whole[sent_before:])
+                time.sleep(seconds + 0.5)
+            finally:
+                server.process.send_signal(signal.SIGCONT)
+            assert line.answer()[0] == 200
 
 
 async def test_no_deadline_and_no_wait_depends_on_the_clock_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:

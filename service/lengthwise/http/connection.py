@@ -425,12 +425,16 @@ class BoundedConnection(HttpToolsProtocol):
         """Refuses a body that arrives too slowly, at the end of a period."""
         if self._was_paused() or self._period_bytes >= MIN_BODY_BYTES_PER_SECOND * BODY_PERIOD_SECONDS:
             self._watch_body()
+        elif has_arrived(self.transport):  # as in `timeout_keep_alive_handler`
+            self._start_timer(_UNREAD_SECONDS, self.check_body)
         else:
             self._refuse(408)
 
     def _head_is_late(self) -> None:
         if self._was_paused():
             self._start_timer(self._header_timeout, self._head_is_late)
+        elif has_arrived(self.transport):  # as in `timeout_keep_alive_handler`
+            self._start_timer(_UNREAD_SECONDS, self._head_is_late)
         elif self.state is IDLE and not self.unparsed_bytes:
             self._close()  # nothing was sent, so there is nothing to answer
         else:
