@@ -26,18 +26,21 @@ from tests.gallery.trials import TOLERANCE, alone, padded
 BY_NAME = {exhibit.name: exhibit for exhibit in KERAS_REFUSED}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("exhibit", KERAS_LEAKING + KERAS_BLIND, ids=str)
 def test_a_leaking_model_leaks_in_keras(exhibit: KerasExhibit) -> None:
     differences = mask_differences(exhibit, keras_model(made(exhibit)))
     assert 10 * TOLERANCE < max(differences.values()) < np.inf, differences
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
 def test_a_sound_model_answers_alike_alone_and_padded_in_keras(exhibit: KerasExhibit) -> None:
     differences = mask_differences(exhibit, keras_model(made(exhibit)))
     assert max(differences.values()) <= TOLERANCE, differences
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("exhibit", KERAS_LEAKING + KERAS_SOUND, ids=str)
 def test_a_saved_model_computes_what_it_computed_before(exhibit: KerasExhibit, tmp_path: Path) -> None:
     model = made(exhibit)

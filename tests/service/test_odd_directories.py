@@ -18,8 +18,9 @@ from lengthwise import files
 from lengthwise.repository import judging, kept_costs, loading
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.scan import scan
-from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
+from lengthwise.runtime.session import Session
+from lengthwise.settings import bundled_models
 from lengthwise.verification import golden, kept_promises, promises
 from lengthwise.versions import Policy
 from tests.support.model_directories import LIMITS, measure_quickly, place, sign
@@ -28,9 +29,10 @@ from tests.support.odd_directories import encrypted, header, patched, rewritten,
 VOUCHED = (GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE)
 UNVOUCHED = (kept_costs.FILE, kept_promises.FILE)
 MOST_BYTES = 2**30
+BUNDLED = bundled_models() / "japanese-vowels" / "1"
 SMALL: dict[str, Any] = {
     "max_length": 64,
-    "made": {promises.KERNELS: next(iter(recurrent_kernels.INSTRUCTION_SETS), recurrent_kernels.ONNXRUNTIME)},
+    "made": {promises.KERNELS: Session.load(BUNDLED, Manifest.read(BUNDLED)).kernels},
 }
 """Of a model that is quickly judged: its promise was proved in the kernels that run it here."""
 
