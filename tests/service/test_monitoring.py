@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -139,6 +140,25 @@ class TestBuffers:
         assert consumer.seen == 1
         thread.stop(EVENTUALLY_SECONDS)
 
+    def test_a_consumer_that_is_always_busy_leaves_turns_to_the_others(self) -> None:
+        busy: CallBuffer
+
+        def more() -> None:
+            busy.offer(answered())
+
+        busy, patient = CallBuffer(Counting(more)), CallBuffer(Counting())
+        thread = ConsumerThread("test", [busy, patient], 1)
+        busy.offer(answered())
+        patient.offer(answered())
+        thread.start()
+        until = time.monotonic() + 5
+        while len(patient) and time.monotonic() < until:
+            time.sleep(0.01)
+        waiting = len(patient)
+        busy.consumer.share = 0  # so that it ends
+        thread.stop(EVENTUALLY_SECONDS)
+        assert waiting == 0
+
 
 class TestRecorder:
     def test_what_is_recorded_can_be_read_as_data(self, tmp_path: Path) -> None:
@@ -197,11 +217,81 @@ class TestRecorder:
         recorder.close()
         assert recorder_figure(recorder, "recorded_sequences") == 1
 
-    def test_incomplete_files_of_a_killed_process_are_removed(self, tmp_path: Path) -> None:
-        abandoned = tmp_path / ".record-20260101T000000-4194305-000001-vowels.parquet.part"  # above every pid
+    @pytest.mark.parametrize("process", [4194305, 1])  # above every id; and one that a container gives to each of its
+    def test_incomplete_files_of_a_killed_process_are_removed(self, tmp_path: Path, process: int) -> None:
+        abandoned = tmp_path / f".record-20260101T000000-{process}-000001-vowels.parquet.part"
         abandoned.touch()
         Recorder(tmp_path, 1.0, 2**30)
         assert not abandoned.exists()
+
+    def test_the_open_file_of_another_process_stays(self, tmp_path: Path) -> None:
+        first = Recorder(tmp_path, 1.0, 2**30)
+        first.consume([answered()])
+        (part,) = tmp_path.glob(".record-*.part")
+        other = part.rename(part.with_name(part.name.replace(f"-{os.getpid()}-", "-4194305-")))  # as in a container
+        Recorder(tmp_path, 1.0, 2**30)
+        assert other.exists()
+        other.rename(part)
+        first.close()
+        assert recorder_figure(first, "recorded_sequences") == 1
+
+    def test_two_processes_with_one_id_do_not_write_into_one_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("time.strftime", lambda *_: "20260101T000000")
+        first, second = Recorder(tmp_path, 1.0, 2**30), Recorder(tmp_path, 1.0, 2**30)
+        first.consume([answered()])
+        (part,) = tmp_path.glob(".record-*.part")
+        number = int(part.name.split("-")[3])
+        taken = part.with_name(part.name.replace(f"-{number:06d}-", f"-{number + 1:06d}-"))
+        taken.write_text("another's")  # of a container where processes have the same ids
+        second.consume([answered()])
+        first.close()
+        second.close()
+        assert taken.read_text() == "another's"
+        assert [pq.read_metadata(path).num_rows for path in tmp_path.glob("record-*.parquet")] == [1, 1]
+
+    def test_an_id_that_is_half_a_character_is_recorded_as_it_was_written(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        recorder.consume([answered(id="\ud800"), answered(id="x")])
+        recorder.close()
+        (path,) = tmp_path.glob("record-*.parquet")
+        assert pq.read_table(path).column("id").to_pylist() == ["\\ud800", "x"]
+
+    def test_values_and_tokens_of_one_name_are_recorded_apart(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        tokens = manifest(vocabulary=9, version=2)
+        call = answered()._replace(
+            model=SimpleNamespace(manifest=tokens), items=(Item(np.array([1, 2], dtype=np.int64), 2),)
+        )
+        recorder.consume([answered(), call])
+        recorder.close()
+        assert recorder_figure(recorder, "recorded_sequences") == 2
+
+    def test_what_waits_in_memory_is_bounded_in_bytes(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        steps = np.random.default_rng(0).normal(size=(2**20, 2))  # 8 MiB as float32
+        recorder.consume([answered(steps)])
+        (part,) = tmp_path.glob(".record-*.part")
+        assert part.stat().st_size > 2**20
+        recorder.close()
+
+    def test_a_file_that_cannot_be_completed_is_counted_as_lost_and_removed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [0.0]
+        recorder = Recorder(tmp_path, 1.0, 2**30, clock=lambda: now[0])
+        recorder.consume([answered()] * 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+            now[0] += 1000
+            recorder.consume([])
+        assert recorder_figure(recorder, "record_lost_sequences") == 3
+        now[0] += 1000
+        recorder.consume([answered()])
+        recorder.close()
+        assert recorder_figure(recorder, "recorded_sequences") == 1
 
     def test_a_folder_that_cannot_be_made_is_an_error_at_the_start(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

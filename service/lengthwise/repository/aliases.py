@@ -42,7 +42,7 @@ def read(folder: Path) -> Aliases:
         found = json.loads(files.read(path, _MOST_BYTES))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise ConfigurationError(f'{path}: the form is {{"champion": 3, "candidate": 4}}')
