@@ -114,6 +114,12 @@ class DataProfile(_ProfilePart):
     classes: tuple[float, ...] | None = None
     limits: DriftLimits
 
+    @model_validator(mode="after")
+    def _every_feature_has_a_limit(self) -> Self:
+        if len(self.limits.features) != len(self.features):
+            raise ValueError(f"limits.features: {len(self.limits.features)} limits for {len(self.features)} features")
+        return self
+
     @classmethod
     def of(
         cls, sequences: Sequence[Steps], classes: Sequence[Sequence[int]] | None, *, labels: int, seed: int = 0

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.consumers import CallBuffer, ConsumerThread
+from lengthwise.monitoring.drift import Drift, DriftWindow
 from lengthwise.monitoring.recorder import Recorder
 from lengthwise.record_columns import COLUMNS
 from lengthwise.runtime.answers import Answer
@@ -358,6 +360,31 @@ class TestInAService:
                     service, f'drift_limit{{model="sums",version="1",what="{what}"}}'
                 )
             assert figure(service, 'drift{model="sums",version="1",what="missing"}') == 0
+
+    async def test_of_a_version_that_is_gone_no_drift_is_shown(self) -> None:
+        drift = Drift(1.0, lambda name, version: (name, version) in served)
+        trained = [np.ones((4, 2), dtype=np.float32)] * 300
+        kept = manifest(training=DataProfile.of(trained, None, labels=3))
+        call = answered([[1.0, 2.0]] * 3)._replace(model=SimpleNamespace(manifest=kept))
+        served = {("sums", "1")}
+        drift.consume([call] * 250)
+        assert any(family.samples for family in drift.families())
+        served.clear()
+        assert not any(family.samples for family in drift.families())
+
+    def test_few_long_sequences_are_counted_and_not_kept(self) -> None:
+        trained = [np.ones((4, 2), dtype=np.float32)] * 300
+        kept = manifest(training=DataProfile.of(trained, None, labels=3))
+        window = DriftWindow(kept.training, kept)  # type: ignore[arg-type]
+        for _ in range(3):
+            steps = np.ones((2**17, 2), dtype=np.float32)  # 1 MiB
+            gone = weakref.ref(steps)
+            window.add([Item(steps, len(steps))], answered().answers, steps.nbytes)
+            del steps
+            assert gone() is None
+        few = np.ones((3, 2), dtype=np.float32)
+        window.add([Item(few, 3)] * 50, answered().answers * 50, few.nbytes)
+        assert window.sequences == 53
 
     async def test_a_shadow_answers_beside_and_its_page_compares(self) -> None:
         first, second = (
