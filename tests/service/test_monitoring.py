@@ -181,9 +181,12 @@ class TestRecorder:
 
     def test_columns_are_left_out(self, tmp_path: Path) -> None:
         recorder = Recorder(tmp_path, 1.0, 2**30, ("id", "steps", "probabilities"))
-        recorder.consume([answered(id="secret")])
+        recorder.consume([answered(id="secret")._replace(request_id="secret-call") for _ in range(2)])
+        recorder.consume([answered()])
         recorder.close()
         (path,) = tmp_path.glob("record-*.parquet")
+        first, second, other = pq.read_table(path).column("request").to_pylist()
+        assert first == second != other
         assert set(pq.read_table(path).column_names) == {*COLUMNS} - {"id", "steps", "probabilities"}
         assert b"secret" not in path.read_bytes()
 

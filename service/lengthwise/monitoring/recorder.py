@@ -7,7 +7,9 @@ bytes.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -68,6 +70,7 @@ class Recorder:
         self._directory = directory
         self._most_bytes = most_bytes
         self._columns = [name for name in COLUMNS if name not in without]
+        self._request_key = secrets.token_bytes(16) if "id" in without else None
         self._clock = clock
         self._rows: dict[_FileKey, list[dict[str, Any]]] = {}
         self._files: dict[_FileKey, RecordFile] = {}
@@ -93,7 +96,9 @@ class Recorder:
         A file that cannot be completed is removed; writing starts again with another one.
         """
         for call in calls:
-            rows = rows_of(call)
+            rows = rows_of(
+                call if self._request_key is None else call._replace(request_id=self._hidden(call.request_id))
+            )
             if self._clock() < self._paused_until:
                 self._lost += len(rows)
             else:
@@ -114,6 +119,11 @@ class Recorder:
             yield Family("counter", name, help_, samples=[((), count)])
         held = sum(size for _, size in self._complete_files())
         yield Family("gauge", "record_bytes", "Bytes of all complete record files.", samples=[((), held)])
+
+    def _hidden(self, request_id: str) -> str:
+        """Another id for a call, since callers may give calls an id of their own: equal only for equal ids."""
+        assert self._request_key is not None
+        return hashlib.blake2b(request_id.encode(), key=self._request_key, digest_size=12).hexdigest()
 
     def _write_full(self) -> None:
         """Writes the rows of each model that has many, and completes the files that are large or old enough."""
