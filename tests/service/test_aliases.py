@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,25 @@ class TestTheFile:
         with pytest.raises(ConfigurationError, match="'Best!' is no alias"):
             aliases.set_alias(tmp_path, "Best!", 3)
         assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["aliases.json"]
+
+    def test_of_two_changes_at_once_none_is_lost(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for version in ("3", "4"):
+            (tmp_path / version).mkdir()
+        read = aliases.read
+        both = threading.Barrier(2)
+
+        def read_together(folder: Path) -> aliases.Aliases:
+            found = read(folder)
+            with suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
+            return found
+
+        monkeypatch.setattr(aliases, "read", read_together)
+        other = threading.Thread(target=aliases.set_alias, args=(tmp_path, "candidate", 4))
+        other.start()
+        aliases.set_alias(tmp_path, "champion", 3)
+        other.join()
+        assert read(tmp_path) == {"champion": 3, "candidate": 4}
 
     @pytest.mark.parametrize(
         "text",
