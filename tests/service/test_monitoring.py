@@ -203,6 +203,30 @@ class TestRecorder:
         assert sum(path.stat().st_size for path in files) <= 2**20
         assert recorder_figure(recorder, "recorded_sequences") == 12
 
+    def test_the_metrics_do_not_look_into_the_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**20)
+        recorder.consume([answered()])
+        recorder.close()
+        (path,) = tmp_path.glob("record-*.parquet")
+        size = path.stat().st_size
+        again = Recorder(tmp_path, 1.0, 2**20)
+        monkeypatch.setattr(Path, "glob", lambda *_: pytest.fail("many files would keep the event loop busy"))
+        assert recorder_figure(recorder, "record_bytes") == recorder_figure(again, "record_bytes") == size
+
+    def test_one_file_does_not_grow_beyond_the_limit_of_all(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**22)
+        random = np.random.default_rng(0)
+        for _ in range(12):
+            recorder.consume([answered(random.normal(size=(2**17, 2))) for _ in range(8)])  # 8 MiB
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2**25
+        recorder.close()
+
+    def test_files_of_before_are_removed_at_the_start(self, tmp_path: Path) -> None:
+        for number in range(3):
+            (tmp_path / f"record-20260101T00000{number}-1-000001-sums.parquet").write_bytes(bytes(2**19))
+        Recorder(tmp_path, 1.0, 2**20)
+        assert len([*tmp_path.glob("record-*.parquet")]) == 2
+
     def test_a_folder_that_cannot_be_written_any_more_loses_records_only(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

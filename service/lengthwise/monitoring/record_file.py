@@ -89,6 +89,11 @@ class RecordFile:
             self._remove_part()
             raise
 
+    @property
+    def bytes(self) -> int:
+        """How many bytes were written."""
+        return os.fstat(self._lock).st_size
+
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes rows as one row group."""
         import pyarrow as pa

@@ -27,6 +27,8 @@ log = logging.getLogger("lengthwise.monitoring")
 FILE_ROWS: Final = 20_000
 FILE_SECONDS: Final = 300.0
 """A file is complete after so many rows, or so long after its first row."""
+_FILE_SHARE: Final = 1 / 8
+"""A file is complete, too, when it has so large a share of the bytes that all of them may have."""
 _GROUP_ROWS: Final = 500
 _GROUP_BYTES: Final = 8 * 2**20
 """So many rows, or so many bytes of steps, are held in memory until they are written."""
@@ -77,12 +79,14 @@ class Recorder:
         self._paused_until = float("-inf")
         self._written = 0
         self._lost = 0
+        self._held_bytes = 0
         try:
             directory.mkdir(parents=True, exist_ok=True)
             RecordFile.remove_abandoned(directory)
             probe = directory / ".probe"
             probe.touch()
             probe.unlink()
+            self._remove_oldest()
         except OSError as error:
             raise ConfigurationError(f"record: the folder {directory} cannot be written: {error.strerror}") from error
 
@@ -117,8 +121,7 @@ class Recorder:
             ("record_lost_sequences", "Sequences that could not be written to records.", self._lost),
         ):
             yield Family("counter", name, help_, samples=[((), count)])
-        held = sum(size for _, size in self._complete_files())
-        yield Family("gauge", "record_bytes", "Bytes of all complete record files.", samples=[((), held)])
+        yield Family("gauge", "record_bytes", "Bytes of all complete record files.", samples=[((), self._held_bytes)])
 
     def _hidden(self, request_id: str) -> str:
         """Another id for a call, since callers may give calls an id of their own: equal only for equal ids."""
@@ -134,7 +137,8 @@ class Recorder:
             if len(rows) >= _GROUP_ROWS or sum(row["steps"].nbytes for row in rows) >= _GROUP_BYTES:
                 self._flush(key)
         for key, file in list(self._files.items()):
-            if file.rows >= FILE_ROWS or now - file.opened >= FILE_SECONDS:
+            large = file.rows >= FILE_ROWS or file.bytes >= _FILE_SHARE * self._most_bytes
+            if large or now - file.opened >= FILE_SECONDS:
                 self._flush(key)
                 self._complete(key)
 
@@ -158,9 +162,18 @@ class Recorder:
             file.drop()
         del self._files[key]
         self._written += file.rows
+        self._remove_oldest()
+
+    def _remove_oldest(self) -> None:
+        """Removes the oldest files while all of them have too many bytes, and notes how many they have."""
         files = self._complete_files()
-        while len(files) > 1 and sum(size for _, size in files) > self._most_bytes:
-            files.pop(0)[0].unlink(missing_ok=True)
+        held = sum(size for _, size in files)
+        for path, size in files[:-1]:
+            if held <= self._most_bytes:
+                break
+            path.unlink(missing_ok=True)
+            held -= size
+        self._held_bytes = held  # for the metrics: on the event loop nobody looks into a folder of many files
 
     def _complete_files(self) -> list[tuple[Path, int]]:
         """The complete files with their sizes, oldest first: their names begin with their time."""
