@@ -161,6 +161,18 @@ def test_what_is_no_number_stays_in_its_row_and_is_never_a_number_after_it(
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("hidden", [8, 20])
+def test_an_infinite_input_is_the_same_on_every_instruction_set(kind: str, hidden: int):
+    graph = integer_graph(kind, hidden=hidden, inputs=1)
+    feed = batch([5, 5, 5], 1)
+    feed["x"][1, 1, 0] = np.inf  # its gates are shut or wide open, and all of its states are numbers
+    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
+    assert all(np.isfinite(each).all() for each in first)
+    for other in others:
+        assert_same_bits(first, other)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_huge_and_tiny_inputs_give_numbers_and_the_same_bits_on_every_instruction_set(kind: str):
     graph = integer_graph(kind, hidden=20, inputs=MANY)
     feed = batch([6, 6, 6, 6], MANY)

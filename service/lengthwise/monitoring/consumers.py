@@ -159,7 +159,8 @@ class ConsumerThread:
 
     def _run(self) -> None:
         while not self._stopped.wait(PERIOD_SECONDS):
-            while any(buffer.consume(self._most) for buffer in self._buffers if self._may_go_on()):
+            # A list, so that each consumer has its turn: one that is always busy must not keep the others waiting.
+            while any([buffer.consume(self._most) for buffer in self._buffers if self._may_go_on()]):
                 if self._stopped.is_set():
                     return
                 time.sleep(0)  # gives the interpreter to a thread that answers, if one waits for it

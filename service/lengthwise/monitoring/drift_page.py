@@ -179,6 +179,8 @@ def _records(directory: Path, manifest: Manifest, at_once: int) -> Iterator[tupl
                     yield [_array(row["steps"], manifest) for row in rows], [row["answer"] for row in rows]
         except (OSError, pa.ArrowException) as error:
             raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+        except (ValueError, OverflowError) as error:
+            raise ConfigurationError(f"{path} has steps of another form than {manifest.key} takes: {error}") from error
 
 
 def _array(steps: list[Any], manifest: Manifest) -> Steps:

@@ -25,6 +25,11 @@ from typing import Any, Final
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows, which does not remove a file that is open
+    fcntl = None  # type: ignore[assignment]
+
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.drift import answered_classes
 from lengthwise.padding import Steps
@@ -77,9 +82,17 @@ class RecordFile:
         }
         self._schema = pa.schema([(name, types[name]) for name in columns])
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        self._path = directory / f"record-{stamp}-{os.getpid()}-{next(_numbers):06d}-{model}.parquet"
-        self._part = self._path.with_name(f".{self._path.name}.part")
-        self._writer = pq.ParquetWriter(self._part, self._schema, compression="zstd")
+        self._path, self._part, self._lock = _claimed(directory, f"record-{stamp}-{os.getpid()}", model)
+        try:
+            self._writer = pq.ParquetWriter(self._part, self._schema, compression="zstd")
+        except BaseException:
+            self._remove_part()
+            raise
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes were written."""
+        return os.fstat(self._lock).st_size
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes rows as one row group."""
@@ -96,20 +109,52 @@ class RecordFile:
         """Ends the file and gives it its name."""
         self._writer.close()
         self._part.rename(self._path)
+        os.close(self._lock)
 
     def drop(self) -> None:
         """Removes the file."""
         with suppress(Exception):  # the reason why it is dropped: a full disk, a removed folder
             self._writer.close()
-        self._part.unlink(missing_ok=True)
+        self._remove_part()
+
+    def _remove_part(self) -> None:
+        with suppress(OSError):  # its folder may be gone, or read-only by now
+            self._part.unlink(missing_ok=True)
+        os.close(self._lock)
 
     @staticmethod
     def remove_abandoned(directory: Path) -> None:
-        """Removes the incomplete files of processes that ended without completing them."""
+        """Removes the incomplete files of processes that ended without completing them.
+
+        A file that is being written is locked. Its process may be in another container, where ids of processes mean
+        other ones.
+        """
         for part in directory.glob(UNFINISHED):
-            process = part.name.split("-")[2]
-            if not Path("/proc").is_dir() or not Path("/proc", process).exists():
-                part.unlink(missing_ok=True)
+            with suppress(OSError):  # it is locked, or was completed meanwhile
+                if fcntl is None:
+                    part.unlink()
+                    continue
+                with part.open("rb+") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    part.unlink()
+
+
+def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
+    """The path of a new file, that of its part, and the descriptor whose lock says that the part is being written.
+
+    Processes in other containers may have the same id, and write into the same folder.
+    """
+    while True:
+        path = directory / f"{start}-{next(_numbers):06d}-{model}.parquet"
+        part = path.with_name(f".{path.name}.part")
+        if path.exists():
+            continue
+        with suppress(FileExistsError):
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            if fcntl is not None:
+                with suppress(OSError):  # a file system without locks: then nobody can take the file for abandoned
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return path, part, descriptor
 
 
 def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
@@ -119,7 +164,7 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
     for index, (item, answer) in enumerate(zip(call.items, call.answers, strict=True)):
         rows.append(
             {
-                "id": f"{call.request_id}/{index}" if item.id is None else item.id,
+                "id": f"{call.request_id}/{index}" if item.id is None else _utf8(item.id),
                 "steps": item.steps if item.steps.base is None else item.steps.copy(),
                 "length": len(item.steps),
                 "model": manifest.name,
@@ -133,6 +178,11 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _utf8(text: str) -> str:
+    """The text, with its code for half a pair of UTF-16: JSON can hold that in an id, and Parquet cannot."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _steps(sequences: Sequence[Steps]) -> Any:

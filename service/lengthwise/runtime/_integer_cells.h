@@ -302,14 +302,17 @@ INLINE void NAMED(cells)(const int gates, const struct Layer *layer, const struc
         if (gates == 3) gate[3] = NAMED(load)(sums + at + 2 * LANES);
         float *kept = memory + r * width + unit;
         const Vector state = gates == 4 ? NAMED(lstm_cell)(gate, kept) : NAMED(gru_cell)(gate, kept);
-        if (ANY_NAN(state)) poisoned[r] = 1;
         STORE_BYTES(next + r * width + unit, FUSED(state, NAMED(all)(127.0f), NAMED(all)(ROUNDING)));
         if (units == LANES) {
             NAMED(store)(out[r] + unit, state);
+            if (ANY_NAN(state)) poisoned[r] = 1;
         } else {
             float all[LANES];
             NAMED(store)(all, state);
-            for (long u = 0; u < units; u++) out[r][unit + u] = all[u];
+            for (long u = 0; u < units; u++) {
+                out[r][unit + u] = all[u];
+                if (all[u] != all[u]) poisoned[r] = 1; /* not of a lane without a unit: 0 times infinity is none of it */
+            }
         }
     }
 }
