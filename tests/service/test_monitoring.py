@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 import time
@@ -20,10 +21,11 @@ from lengthwise.data_profile import DataProfile
 from lengthwise.decoding import dataset
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
+from lengthwise.monitoring import patient_output
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.consumers import CallBuffer, ConsumerThread
 from lengthwise.monitoring.drift import Drift, DriftWindow
-from lengthwise.monitoring.recorder import Recorder
+from lengthwise.monitoring.recorder import FILE_SECONDS, Recorder
 from lengthwise.record_columns import COLUMNS
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Promise
@@ -162,6 +164,25 @@ class TestBuffers:
         assert waiting == 0
 
 
+class FullDisk:
+    """Lets the recorder's files have no room while it is full."""
+
+    def __init__(self) -> None:
+        self.is_full = False
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(descriptor, data[: 1 + len(data) // 2])  # a part of it, as a disk that gets full may
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
+    disk = FullDisk()
+    monkeypatch.setattr(patient_output, "write", disk.write)
+    return disk
+
+
 class TestRecorder:
     def test_what_is_recorded_can_be_read_as_data(self, tmp_path: Path) -> None:
         recorder = Recorder(tmp_path, 1.0, 2**30)
@@ -245,6 +266,45 @@ class TestRecorder:
         recorder.consume([answered()])
         recorder.close()
         assert recorder_figure(recorder, "recorded_sequences") == 1
+
+    def test_what_has_no_room_on_the_disk_waits_for_it(self, tmp_path: Path, full_disk: FullDisk) -> None:
+        now = [0.0]
+        recorder = Recorder(tmp_path, 1.0, 2**30, clock=lambda: now[0])
+        recorder.consume([answered(id="before")])
+        full_disk.is_full = True
+        recorder.consume([answered(np.zeros((20, 2)), id=str(number)) for number in range(600)])  # a row group
+        now[0] += FILE_SECONDS
+        recorder.consume([answered(id="old")])  # the file is old enough, and cannot be completed
+        recorder.consume([answered(id="other")])  # in another file
+        assert not list(tmp_path.glob("record-*"))
+        full_disk.is_full = False
+        recorder.consume([])
+        (first,) = tmp_path.glob("record-*.parquet")
+        recorder.close()
+        assert pq.read_table(first).column("id").to_pylist() == ["before", *map(str, range(600)), "old"]
+        assert recorder_figure(recorder, "record_lost_sequences") == 0
+        assert recorder_figure(recorder, "recorded_sequences") == 603
+
+    def test_what_waits_for_the_disk_is_bounded_and_the_rest_counted(
+        self, tmp_path: Path, full_disk: FullDisk, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        random = np.random.default_rng(0)
+        full_disk.is_full = True
+        for _ in range(4):
+            recorder.consume([answered(random.normal(size=(2**17, 2))) for _ in range(8)])  # 8 MiB, hardly compressed
+        assert 8 <= recorder_figure(recorder, "record_lost_sequences") <= 32
+        assert "No space left" in caplog.text
+        assert not list(tmp_path.iterdir())
+        recorder.close()
+
+    def test_what_waits_at_the_end_is_lost_and_counted(self, tmp_path: Path, full_disk: FullDisk) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        full_disk.is_full = True
+        recorder.consume([answered()])
+        recorder.close()
+        assert recorder_figure(recorder, "record_lost_sequences") == 1
+        assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("process", [4194305, 1])  # above every id; and one that a container gives to each of its
     def test_incomplete_files_of_a_killed_process_are_removed(self, tmp_path: Path, process: int) -> None:

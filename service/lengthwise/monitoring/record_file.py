@@ -32,6 +32,7 @@ except ImportError:  # Windows, which does not remove a file that is open
 
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.drift import answered_classes
+from lengthwise.monitoring.patient_output import PatientOutput
 from lengthwise.padding import Steps
 
 PATTERN: Final = "record-*.parquet"
@@ -84,18 +85,24 @@ class RecordFile:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self._path, self._part, self._lock = _claimed(directory, f"record-{stamp}-{os.getpid()}", model)
         try:
-            self._writer = pq.ParquetWriter(self._part, self._schema, compression="zstd")
+            self._output = PatientOutput(self._lock)
+            self._writer = pq.ParquetWriter(self._output, self._schema, compression="zstd")
         except BaseException:
             self._remove_part()
             raise
 
     @property
     def bytes(self) -> int:
-        """How many bytes were written."""
-        return os.fstat(self._lock).st_size
+        """How many bytes it has; some may wait for room on the disk."""
+        return self._output.tell()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait for room on the disk."""
+        return self._output.waiting
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Writes rows as one row group."""
+        """Writes rows as one row group. Without room on the disk their bytes wait."""
         import pyarrow as pa
 
         columns = {}
@@ -105,11 +112,28 @@ class RecordFile:
         self._writer.write_table(pa.table(columns, schema=self._schema))
         self.rows += len(rows)
 
-    def complete(self) -> None:
-        """Ends the file and gives it its name."""
+    def save(self) -> None:
+        """Writes the bytes that wait.
+
+        Raises:
+            OSError: There is no room yet, and some go on waiting.
+        """
+        self._output.save()
+
+    def complete(self) -> bool:
+        """Ends the file and gives it its name; returns false, to be called again, while bytes wait for room.
+
+        Raises:
+            OSError: It cannot get its name.
+        """
         self._writer.close()
+        with suppress(OSError):
+            self.save()
+        if self.waiting_bytes:
+            return False
         self._part.rename(self._path)
         os.close(self._lock)
+        return True
 
     def drop(self) -> None:
         """Removes the file."""

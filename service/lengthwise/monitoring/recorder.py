@@ -32,6 +32,8 @@ _FILE_SHARE: Final = 1 / 8
 _GROUP_ROWS: Final = 500
 _GROUP_BYTES: Final = 8 * 2**20
 """So many rows, or so many bytes of steps, are held in memory until they are written."""
+MOST_WAITING_BYTES: Final = 8 * 2**20
+"""So many bytes wait in memory for room on the disk. With more, all open files are lost."""
 _PAUSE_SECONDS: Final = 10.0
 """After an error nothing is written for this time."""
 
@@ -76,6 +78,7 @@ class Recorder:
         self._clock = clock
         self._rows: dict[_FileKey, list[dict[str, Any]]] = {}
         self._files: dict[_FileKey, RecordFile] = {}
+        self._ending: list[RecordFile] = []  # they get no further rows, and wait for room on the disk
         self._paused_until = float("-inf")
         self._written = 0
         self._lost = 0
@@ -95,9 +98,9 @@ class Recorder:
         return True
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
-        """Writes calls. While the folder cannot be written, for example because it is full, they are lost and counted.
+        """Writes calls. Without room on the disk, `MOST_WAITING_BYTES` of them wait; further ones are lost and counted.
 
-        A file that cannot be completed is removed; writing starts again with another one.
+        A file that cannot be written at all is removed; writing starts again with another one.
         """
         for call in calls:
             rows = rows_of(
@@ -131,6 +134,7 @@ class Recorder:
     def _write_full(self) -> None:
         """Writes the rows of each model that has many, and completes the files that are large or old enough."""
         now = self._clock()
+        self._save()
         for key, rows in self._rows.items():
             if key not in self._files and rows:
                 self._files[key] = RecordFile(self._directory, key[0], self._columns, rows[0], now)
@@ -146,6 +150,28 @@ class Recorder:
         for key in list(self._files):
             self._flush(key)
             self._complete(key)
+        for file in list(self._ending):
+            self._end(file)
+        for file in self._ending:
+            file.save()  # says why there is no room: now they are lost
+
+    def _save(self) -> None:
+        """Writes what waits for room on the disk.
+
+        Raises:
+            OSError: Too much of it waits.
+        """
+        for file in list(self._ending):
+            self._end(file)
+        for file in self._files.values():
+            with suppress(OSError):
+                file.save()
+        if sum(file.waiting_bytes for file in self._all_files()) > MOST_WAITING_BYTES:
+            for file in self._all_files():
+                file.save()
+
+    def _all_files(self) -> list[RecordFile]:
+        return [*self._files.values(), *self._ending]
 
     def _flush(self, key: _FileKey) -> None:
         """Writes the waiting rows of a file as one row group."""
@@ -155,14 +181,19 @@ class Recorder:
             rows.clear()
 
     def _complete(self, key: _FileKey) -> None:
-        file = self._files[key]  # it stays there until it is complete: after an error it is removed
-        if file.rows:
-            file.complete()
-        else:
+        file = self._files.pop(key)
+        if not file.rows:
             file.drop()
-        del self._files[key]
-        self._written += file.rows
-        self._remove_oldest()
+            return
+        self._ending.append(file)
+        self._end(file)
+
+    def _end(self, file: RecordFile) -> None:
+        """Completes a file that gets no further rows, unless its bytes wait."""
+        if file.complete():
+            self._ending.remove(file)
+            self._written += file.rows
+            self._remove_oldest()
 
     def _remove_oldest(self) -> None:
         """Removes the oldest files while all of them have too many bytes, and notes how many they have."""
@@ -191,7 +222,7 @@ class Recorder:
         try:
             write()
         except Exception as error:
-            lost = sum(map(len, self._rows.values())) + sum(file.rows for file in self._files.values())
+            lost = sum(map(len, self._rows.values())) + sum(file.rows for file in self._all_files())
             self._lost += lost
             log.error(
                 "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds",
@@ -200,8 +231,9 @@ class Recorder:
                 error,
                 _PAUSE_SECONDS,
             )
-            for file in self._files.values():
+            for file in self._all_files():
                 file.drop()
             self._files.clear()
+            self._ending.clear()
             self._rows.clear()
             self._paused_until = self._clock() + _PAUSE_SECONDS
