@@ -32,6 +32,7 @@ BELOW = {
         "bench": {"repository", "decoding", "runtime", "batching"},
         "scoring": {"repository", "decoding", "runtime", "batching"},
         "api": {"scoring", "repository", "decoding", "runtime", "batching"},
+        "client": {"api", "decoding", "runtime"},
         "cli": {"bench", "scoring", "http", "monitoring", "repository"},
     },
     "lengthwise_export": {
