@@ -2,8 +2,9 @@
 
 The same 64 sequences of 50 steps of 12 features as an Arrow stream, as JSON, and as the tensors of the Open Inference
 Protocol (v2) with the binary extension. In one process, each is read to the sequences that are queued, these are padded
-to one batch, and the answers are written, in alternating turns; the figure is the median of the turns. Then a server
-answers each over HTTP, once without running the graph, and once with it: the figure is its processor time per request.
+to one batch, and the answers are written, in alternating turns; the figure is the median of the turns, of the thread's
+processor time. Then a server answers each over HTTP, once without running the graph, and once with it: the figure is
+its processor time per request.
 All encodings must give the same padded batch and the same probabilities, bit for bit.
 """
 
@@ -160,18 +161,18 @@ async def in_process(requests: Sequence[EncodedRequest], seconds: float) -> list
 def _turn(
     serving: Serving, request: EncodedRequest, endpoint: Endpoint, batches: list[PaddedBatch]
 ) -> tuple[float, float, float]:
-    """The seconds of reading, padding and writing of one request."""
+    """The processor seconds of reading, padding and writing of one request."""
     received = request.received()
-    started = time.perf_counter()
+    started = time.thread_time()
     call, encode = endpoint.decode(received)
-    read = time.perf_counter()
+    read = time.thread_time()
     batch = pad([item.steps for item in call.items])
-    padded = time.perf_counter()
+    padded = time.thread_time()
     batches.append(batch)
     answers = serving.served[0].model.answer(batch, False)
-    running = time.perf_counter()
+    running = time.thread_time()
     encode([answer for answer in answers if answer is not None])
-    return read - started, padded - read, time.perf_counter() - running
+    return read - started, padded - read, time.thread_time() - running
 
 
 def over_http(
@@ -226,8 +227,9 @@ def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
     heads += ("server us without the graph", "server us", "requests/s")
     how = (
         f"`python -m benchmarks.encodings`: {result['rows']} sequences of {result['steps']} steps of {_FEATURES} "
-        "features in one request. Read, pad and write: in one process, the median of alternating turns. Server: "
-        f"processor time per request over HTTP from 4 connections, the median of {result['rounds']} rounds."
+        "features in one request. Read, pad and write: in one process, processor time, the median of alternating "
+        "turns. Server: processor time per request over HTTP from 4 connections, the median of "
+        f"{result['rounds']} rounds."
     )
     return pages.page(facts, "Encodings of many sequences", how, pages.table(heads, lines))
 

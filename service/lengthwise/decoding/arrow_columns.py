@@ -112,6 +112,10 @@ def step_column(column: Any, body: bytes | None = None) -> StepColumn | None:
         return StepColumn(numbers_of(inner, body), offsets)
     if inner.null_count:
         return None
+    if is_fixed(inner.type):
+        features = inner.type.list_size
+        part = slice(inner.offset * features, (inner.offset + len(inner)) * features)
+        return StepColumn(numbers_of(inner.values, body)[part].reshape(-1, features), offsets)
     bounds = offsets_of(inner) if len(inner) else np.zeros(1, dtype=np.int64)
     features = int(bounds[1] - bounds[0]) if len(inner) else 1
     if features < 1 or np.any(np.diff(bounds) != features):

@@ -35,9 +35,8 @@ def check() -> None:
         raise UnsupportedMedia(f"{MEDIA_TYPE.decode()} needs pyarrow on the server: {how_to_install('arrow')}")
 
 
-def is_wanted(headers: dict[bytes, bytes]) -> bool:
-    """Whether the answer is written as an Arrow stream: the client prefers one, and pyarrow is installed."""
-    accept = headers.get(b"accept", b"")
+def is_wanted(accept: bytes) -> bool:
+    """Whether an answer is written as an Arrow stream: this header prefers one, and pyarrow is installed."""
     return _NAME in accept.lower() and prefers(accept, MEDIA_TYPE, JSON[1]) and arrow_stream.installed()
 
 

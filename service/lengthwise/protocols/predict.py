@@ -7,6 +7,7 @@ Its body is JSON, an Arrow stream (`arrow`), or one sequence as a raw tensor (`r
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
 from lengthwise.decoding import arrow_stream, json_body
 from lengthwise.decoding.calls import Call
@@ -23,6 +24,9 @@ from lengthwise.protocols.endpoint import (
     media_type,
 )
 from lengthwise.runtime.answers import Answer
+
+_ANY: Final = b"*/*"
+"""What most programs accept; then the answer is JSON."""
 
 
 def media_types() -> list[str]:
@@ -63,13 +67,17 @@ class Predict(Endpoint):
             if query := request.scope.get("query_string"):
                 query_options.check_beside_json(query)
             call = json_body.decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
-        return call, _encoder(call, request)
+        accept = request.headers.get(b"accept", _ANY)
+        if accept == _ANY or not arrow.is_wanted(accept):
+            return call, partial(encode, call)
+        arrow_stream.load()
+        return call, partial(arrow.encode, call)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
         """Decodes a body on the event loop if that is quick: a short one, a raw tensor, ordinary JSON or Arrow."""
-        kind, size = media_type(request.headers), len(request.body)
-        is_arrow = kind == arrow.MEDIA_TYPE
-        if (is_arrow or arrow.is_wanted(request.headers)) and not arrow_stream.loaded():
+        kind, size, accept = media_type(request.headers), len(request.body), request.headers.get(b"accept", _ANY)
+        is_arrow, answers_arrow = kind == arrow.MEDIA_TYPE, accept != _ANY and arrow.is_wanted(accept)
+        if (is_arrow or answers_arrow) and not arrow_stream.loaded():
             return None  # to import pyarrow takes too long
         if (size <= CAREFUL_BYTES and not is_arrow) or (size <= LARGE_BODY_BYTES and kind == raw_steps.MEDIA_TYPE):
             return self.decode(request)
@@ -79,7 +87,7 @@ class Predict(Endpoint):
         elif size <= LARGE_BODY_BYTES:
             limit = self.serving.settings.max_sequences
             call = json_body.decode_ordinary(request.body, self.serving.find, max_sequences=limit)
-        return None if call is None else (call, _encoder(call, request))
+        return None if call is None else (call, partial(arrow.encode if answers_arrow else encode, call))
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """Status, body and headers of a refusal; see `Endpoint.refuse`."""
@@ -89,11 +97,3 @@ class Predict(Endpoint):
 def encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
     """The answer as JSON."""
     return json_body.encode(call, answers), [JSON]
-
-
-def _encoder(call: Call, request: Received) -> Encode:
-    """What writes the answer: as JSON, or as an Arrow stream if the client asks for one."""
-    if not arrow.is_wanted(request.headers):
-        return partial(encode, call)
-    arrow_stream.load()
-    return partial(arrow.encode, call)
