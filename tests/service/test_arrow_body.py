@@ -341,8 +341,18 @@ def test_millions_of_empty_steps_are_too_many_to_explain() -> None:
     count = 2**20 + 1
     inner = pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), pa.array([], pa.float32()))
     steps = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), inner)
-    with pytest.raises(TooLarge, match="a sequence that needs to be explained may have 1048576 steps"):
+    with pytest.raises(TooLarge, match="something is wrong with a sequence of 1048577 steps"):
         read(written([pa.RecordBatch.from_arrays([steps], names=["steps"])]), manifest(max_length=2**21))
+
+
+def test_millions_of_numbers_are_too_many_to_explain() -> None:
+    rows, features = 2**16 + 1, 64
+    values = np.zeros(rows * features, dtype=np.float16)
+    values[-1] = np.nan
+    inner = pa.FixedSizeListArray.from_arrays(pa.array(values), features)
+    steps = pa.ListArray.from_arrays(pa.array([0, rows], pa.int32()), inner)
+    with pytest.raises(TooLarge, match="something is wrong with a sequence of 4194368 numbers"):
+        read(written([pa.RecordBatch.from_arrays([steps], names=["steps"])]), manifest(features=64, max_length=2**21))
 
 
 def test_a_long_mask_is_refused_by_its_length() -> None:

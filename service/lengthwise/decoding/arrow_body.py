@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding import arrow_stream, validation
 from lengthwise.decoding.arrow_columns import StepColumn, check_columns, is_nested, offsets_of, step_column
+from lengthwise.decoding.arrow_stream import load
 from lengthwise.decoding.calls import (
     MAX_ID_CHARACTERS,
     Call,
@@ -29,7 +30,7 @@ from lengthwise.decoding.calls import (
     make_item,
     why_rejected,
 )
-from lengthwise.decoding.json_text import MAX_PARTS
+from lengthwise.decoding.json_text import MAX_PARTS, collector_paused
 from lengthwise.decoding.options import CallOptions
 from lengthwise.decoding.validation import PREDICT
 from lengthwise.errors import RequestError, TooLarge
@@ -38,6 +39,10 @@ from lengthwise.runtime.manifest import Manifest
 
 _QUICK_BATCHES: Final = 8
 """Record batches of a body that is read quickly. Each takes some ten microseconds, however small it is."""
+_QUICK_ROWS: Final = 64
+"""Rows that are read one by one in a body that is read quickly; each takes about ten microseconds."""
+_MOST_NUMBERS: Final = 1 << 22
+"""Numbers of one sequence that become Python objects, which take up to 32 bytes each."""
 _NUMBERS_AT_ONCE: Final = 16_384
 """Numbers that become Python objects in one call of pyarrow. Other threads can run between two calls."""
 
@@ -133,6 +138,8 @@ class _RowReader:
         """
         made = self._valid_items()
         if made is None:
+            if problems is None and len(self._ids) > _QUICK_ROWS:
+                return None
             made = []
             for row in range(len(self._ids)):
                 item = self._valid_item(row)
@@ -197,7 +204,8 @@ class _RowReader:
 
     def _explained_item(self, row: int, pointer: str, problems: Problems) -> Item | None:
         """The item of a row as `validation` reads it; None if something is wrong with it, which is in `problems`."""
-        item = validation.read_item(self._document(row), pointer, self._manifest, problems)
+        with collector_paused():
+            item = validation.read_item(self._document(row), pointer, self._manifest, problems)
         # A copy, because `compact` takes every view for one of the column's steps.
         return None if item is None else item._replace(steps=item.steps.copy())
 
@@ -215,27 +223,26 @@ class _RowReader:
         """The steps of a row as they would be in JSON, with null for a missing value.
 
         Raises:
-            TooLarge: There are more lists than a JSON body may have arrays.
+            TooLarge: There are too many.
         """
         if not self._column[row].is_valid:
             return None
         start, end = int(self._offsets[row]), int(self._offsets[row + 1])
         values = self._column.values
-        if not is_nested(self._column):
-            return _numbers(values, start, end)
         _check_parts(end - start)
-        features = self._manifest.input.features or 1
-        is_valid, bounds = self._is_step, self._step_bounds
-        steps: list[Any] = []
-        for place in range(start, end):
-            size = int(bounds[place + 1] - bounds[place])
-            if not is_valid[place]:
-                steps.append(None)
-            elif size != features:  # only its size is looked at
-                steps.append([0] * min(size, MAX_PARTS))
-            else:
-                steps.append(_numbers(values.values, int(bounds[place]), int(bounds[place + 1])))
-        return steps
+        if not is_nested(self._column):
+            return _numbers(values, start, end) if self._steps is None else _plain(self._steps[start:end].reshape(-1))
+        if self._steps is not None:
+            _check_numbers(self._steps[start:end].size)
+            return _plain(self._steps[start:end])
+        bounds: list[int] = self._step_bounds[start : end + 1].tolist()
+        first = bounds[0]
+        _check_numbers(bounds[-1] - first)
+        numbers = _numbers(values.values, first, bounds[-1])
+        return [
+            numbers[begin - first : after - first] if is_valid else None
+            for begin, after, is_valid in zip(bounds, bounds[1:], self._is_step[start:end].tolist(), strict=False)
+        ]
 
     @cached_property
     def _is_step(self) -> NDArray[np.bool_]:
@@ -246,7 +253,8 @@ class _RowReader:
     @cached_property
     def _step_bounds(self) -> NDArray[np.int64]:
         """Where the numbers of each inner list begin and end."""
-        return offsets_of(self._column.values)
+        values = self._column.values
+        return offsets_of(values) if len(values) else np.zeros(1, dtype=np.int64)
 
 
 class _Masks:
@@ -316,14 +324,47 @@ def _numbers(values: Any, start: int, end: int) -> list[Any]:
     """Numbers of a column as they would be in JSON."""
     found: list[Any] = []
     for first in range(start, end, _NUMBERS_AT_ONCE):
-        for number in values.slice(first, min(_NUMBERS_AT_ONCE, end - first)).to_pylist():
-            if isinstance(number, int):
-                found.append(number)
+        part = values.slice(first, min(_NUMBERS_AT_ONCE, end - first))
+        if load().types.is_integer(part.type):  # whole numbers stay whole: they may be token ids
+            found += part.to_pylist() if part.null_count else part.to_numpy().tolist()
+        else:
+            found += _plain(part.to_numpy(zero_copy_only=False).astype(np.float64))
+    return found
+
+
+def _plain(array: NDArray[Any]) -> list[Any]:
+    """An array of one or two axes as it would be in JSON, with null for NaN."""
+    found: list[Any] = []
+    rows_at_once = max(1, _NUMBERS_AT_ONCE // max(1, array[:1].size))
+    for first in range(0, len(array), rows_at_once):
+        part = array[first : first + rows_at_once]
+        rows: list[Any] = part.tolist()
+        if part.dtype.kind == "f" and np.isnan(part).any():
+            if part.ndim == 1:
+                rows = [None if number != number else number for number in rows]
             else:
-                found.append(None if number is None or number != number else float(number))
+                rows = [[None if number != number else number for number in row] for row in rows]
+        found += rows
     return found
 
 
 def _check_parts(count: int) -> None:
+    """Checks that the entries of a sequence, or of its mask, are not too many to be read as JSON.
+
+    Raises:
+        TooLarge: There are more than `MAX_PARTS`.
+    """
     if count > MAX_PARTS:
-        raise TooLarge(f"a sequence that needs to be explained may have {MAX_PARTS} steps, this one has {count}")
+        raise TooLarge(f"something is wrong with a sequence of {count} steps; of up to {MAX_PARTS} it is said what")
+
+
+def _check_numbers(count: int) -> None:
+    """Checks that the numbers of a sequence are not too many to be read as JSON.
+
+    Raises:
+        TooLarge: There are more than `_MOST_NUMBERS`.
+    """
+    if count > _MOST_NUMBERS:
+        raise TooLarge(
+            f"something is wrong with a sequence of {count} numbers; of up to {_MOST_NUMBERS} it is said what"
+        )
