@@ -469,6 +469,38 @@ def test_an_answer_that_is_none_is_said(answer: httpx.Response, waits: list[floa
         asked(Server(answer), is_async=False)
 
 
+def test_a_model_whose_labels_change_during_a_call_is_said(waits: list[float]) -> None:
+    other = httpx.Response(200, json=orjson.loads(predictions().content) | {"version": "2", "labels": ["x", "y"]})
+    server = Server(predictions(), other)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return (
+            httpx.Response(200, json={"limits": {"max_sequences": 1}}) if request.method == "GET" else server(request)
+        )
+
+    with lengthwise.Client(transport=httpx.MockTransport(answer)) as client:
+        with pytest.raises(errors.InferenceFailed, match="from version 1 to version 2, which has other labels"):
+            client.predict([STEPS, STEPS])
+
+
+def test_a_front_that_says_no_limits_has_the_defaults(waits: list[float]) -> None:
+    answers = [
+        httpx.Response(200, content=b"<html>", headers={"content-type": "text/html"}),
+        httpx.Response(200, content=b"{", headers={"content-type": "application/json"}),
+        httpx.Response(200, json={"limits": {"max_sequences": "7", "max_body_bytes": -1}}),
+        httpx.Response(404),
+    ]
+    for front in answers:
+
+        def answer(request: httpx.Request, front: httpx.Response = front) -> httpx.Response:
+            given = front if request.method == "GET" else predictions()
+            return httpx.Response(given.status_code, content=given.content, headers=given.headers)
+
+        with lengthwise.Client(transport=httpx.MockTransport(answer)) as client:
+            assert client.predict([STEPS])[0].label == "a"
+            assert len(client.prepare([STEPS] * 1025).bodies) == 2
+
+
 # Addresses and keys.
 
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import orjson
 
@@ -129,6 +129,11 @@ def predict(prepared: PreparedSequences, *, options: Mapping[str, Any], deadline
         part: Predictions = yield from _predict_body(body, options, deadline, retries)
         if found is None:
             found = part
+        elif part.labels != found.labels:
+            raise InferenceFailed(
+                f"the model changed during the call, from version {found.version} to version {part.version}, which has "
+                "other labels; name a version"
+            )
         else:
             found.extend(part)
     return Predictions([], "", "", ()) if found is None else found
@@ -161,7 +166,10 @@ def call(method: str, path: str, document: Any, *, deadline: Deadline, retries: 
         headers["content-type"] = "application/json"
     answered = yield from _sent(lambda: (path, content), method, headers, None, deadline, retries)
     if "json" in answered.headers.get("content-type", ""):
-        return orjson.loads(answered.content)
+        try:
+            return orjson.loads(answered.content)
+        except orjson.JSONDecodeError as error:
+            raise InferenceFailed(f"the answer is not JSON: {error}") from error
     return answered.content.decode("utf-8", "replace")
 
 
@@ -184,25 +192,43 @@ def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadl
 
 
 def _sent(
-    request: Any, method: str, headers: Mapping[str, str], body: RequestBody | None, deadline: Deadline, retries: int
+    request: Callable[[], tuple[str, bytes]],
+    method: str,
+    headers: Mapping[str, str],
+    body: RequestBody | None,
+    deadline: Deadline,
+    retries: int,
 ) -> Exchange:
-    """Sends a request, again if that makes sense, until it is answered with a 2xx; returns the `Answered`."""
+    """Sends a request, again if that makes sense, until it is answered with a 2xx; returns the `Answered`.
+
+    Args:
+        request: Its path and its content, as they are when it is sent.
+        method: As in HTTP.
+        headers: Its headers.
+        body: What it asks about, if it has sequences.
+        deadline: When the answer must be there.
+        retries: How often it is sent again at most.
+
+    Raises:
+        LengthwiseError: There is no answer, or a refusal.
+    """
     failures = 0
     for number in range(retries + 1):
         _check(deadline)
         path, content = request()
         answered = yield Send(method, path, headers, content, deadline.seconds)
-        if isinstance(answered, Answered) and 200 <= answered.status < 300:
-            return answered
         if answered is None:
             raise RuntimeError("a Send got no result")
-        error = answered
-        if isinstance(answered, Answered):
+        if isinstance(answered, LengthwiseError):
+            error = answered
+        elif 200 <= answered.status < 300:
+            return answered
+        else:
             error = error_of(answered.status, answered.content, answered.headers.get("retry-after"), body)
         wait = _wait_seconds(error, number, failures)
         failures += not (isinstance(error, RequestError) and error.status in _BUSY)
         if wait is None or number == retries or deadline.seconds <= wait:
-            _raise(error)
+            raise error
         yield Wait(wait)
     raise RuntimeError("the last turn returns or raises")
 
@@ -212,7 +238,7 @@ def _check(deadline: Deadline) -> None:
         raise DeadlineExceeded("the deadline passed before the request was sent")
 
 
-def _wait_seconds(error: LengthwiseError | Answered, number: int, failures: int) -> float | None:
+def _wait_seconds(error: LengthwiseError, number: int, failures: int) -> float | None:
     """The seconds to wait before the next try; None where there is none.
 
     Args:
@@ -222,15 +248,9 @@ def _wait_seconds(error: LengthwiseError | Answered, number: int, failures: int)
     """
     backoff = min(_FIRST_WAIT_SECONDS * 2**number, _LONGEST_WAIT_SECONDS)
     if isinstance(error, RequestError) and error.status in _BUSY:
-        wait = backoff if error.retry_after_seconds is None else error.retry_after_seconds
+        wait = backoff if error.retry_after_seconds is None else max(error.retry_after_seconds, _FIRST_WAIT_SECONDS)
     elif isinstance(error, InferenceFailed | ServerUnreachable) and failures < MOST_RETRIES_OF_FAILURES:
         wait = backoff
     else:
         return None
     return wait * (1 + _JITTER * random.random())
-
-
-def _raise(error: LengthwiseError | Answered) -> NoReturn:
-    if isinstance(error, Answered):
-        raise RuntimeError("an answer is no error")
-    raise error
