@@ -474,13 +474,14 @@ def test_a_model_whose_labels_change_during_a_call_is_said(waits: list[float]) -
     server = Server(predictions(), other)
 
     def answer(request: httpx.Request) -> httpx.Response:
-        return (
-            httpx.Response(200, json={"limits": {"max_sequences": 1}}) if request.method == "GET" else server(request)
-        )
+        front = httpx.Response(200, json={"limits": {"max_sequences": 1}})
+        return front if request.method == "GET" else server(request)
 
-    with lengthwise.Client(transport=httpx.MockTransport(answer)) as client:
-        with pytest.raises(errors.InferenceFailed, match="from version 1 to version 2, which has other labels"):
-            client.predict([STEPS, STEPS])
+    with (
+        lengthwise.Client(transport=httpx.MockTransport(answer)) as client,
+        pytest.raises(errors.InferenceFailed, match="from version 1 to version 2, which has other labels"),
+    ):
+        client.predict([STEPS, STEPS])
 
 
 def test_a_front_that_says_no_limits_has_the_defaults(waits: list[float]) -> None:
