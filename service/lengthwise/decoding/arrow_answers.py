@@ -8,7 +8,8 @@ a JSON array.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -19,23 +20,30 @@ from lengthwise.decoding.calls import Call, Item
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 
+_END: Final = b"\xff\xff\xff\xff\0\0\0\0"
+"""The end of a stream: a message of no bytes."""
+
 
 def encode(call: Call, answers: list[Answer]) -> bytes:
     """The body of a 200."""
     pa = load()
     manifest = call.model.manifest
     columns = _columns(pa, call, answers, manifest)
-    metadata = {
-        "model": manifest.name,
-        "version": str(manifest.version),
-        "labels": orjson.dumps(manifest.labels),
-    }
-    batch = pa.RecordBatch.from_arrays([*columns.values()], names=[*columns], metadata=metadata)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    written: bytes = sink.getvalue().to_pybytes()
-    return written
+    types = tuple(column.type for column in columns.values())
+    schema, head = _schema(manifest.name, manifest.version, manifest.labels, (*columns,), types)
+    batch = pa.RecordBatch.from_arrays([*columns.values()], schema=schema)
+    return b"".join((head, batch.serialize(), _END))
+
+
+@lru_cache(maxsize=64)
+def _schema(
+    name: str, version: int, labels: tuple[str, ...], names: tuple[str, ...], types: tuple[Any, ...]
+) -> tuple[Any, bytes]:
+    """The schema of an answer, and its message, with which the stream begins."""
+    pa = load()
+    metadata = {"model": name, "version": str(version), "labels": orjson.dumps(labels)}
+    schema = pa.schema([*zip(names, types, strict=True)], metadata=metadata)
+    return schema, schema.serialize().to_pybytes()
 
 
 def _columns(pa: Any, call: Call, answers: list[Answer], manifest: Manifest) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lengthwise.errors import InvalidRequest, Problem
 OF_BINARY_BODIES: Final = options.FIELDS | {"id"}
 """The parameters of some binary body; `id` is that of one sequence."""
 _LONGEST_QUERY: Final = 4096
+_NO_OPTIONS: Final = options.CallOptions()
 
 
 def read(raw: bytes, known: Set[str]) -> tuple[options.CallOptions, str | None, Problems]:
@@ -33,6 +34,8 @@ def read(raw: bytes, known: Set[str]) -> tuple[options.CallOptions, str | None, 
     Raises:
         InvalidRequest: The query is too long, or not text.
     """
+    if not raw:
+        return _NO_OPTIONS, None, Problems()
     try:
         pairs = parse_qsl(raw[: _LONGEST_QUERY + 1].decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:
