@@ -2,9 +2,10 @@
 
 The same 64 sequences of 50 steps of 12 features as an Arrow stream, as JSON, and as the tensors of the Open Inference
 Protocol (v2) with the binary extension. In one process, each is read to the sequences that are queued, these are padded
-to one batch, and the answers are written, in alternating turns; the figure is the median of the turns, of the thread's
-processor time. Then a server answers each over HTTP, once without running the graph, and once with it: the figure is
-its processor time per request.
+to one batch, and the answers are written, in alternating turns, without running the graph between them; the figure is
+the median of the turns, of the thread's processor time. Then a server answers each over HTTP in short alternating
+rounds, first without running the graph, then with it: the figure is its processor time per request, the median of the
+rounds, and the ratio is the median of the ratios within a round.
 All encodings must give the same padded batch and the same probabilities, bit for bit.
 """
 
@@ -38,6 +39,7 @@ from lengthwise.protocols.arrow import MEDIA_TYPE
 from lengthwise.protocols.endpoint import Endpoint, Received
 from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.v2 import Infer
+from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings, bundled_models
 
@@ -45,6 +47,8 @@ PAGE = pages.RESULTS / "encodings.md"
 MODEL = "japanese-vowels"
 _FEATURES = 12
 _ARROW = MEDIA_TYPE.decode()
+_REFERENCE = 2
+"""Which of the requests the others are compared with: JSON."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +144,14 @@ async def in_process(requests: Sequence[EncodedRequest], seconds: float) -> list
         ]
         turns: list[list[tuple[float, float, float]]] = [[] for _ in requests]
         batches: list[PaddedBatch] = []
+        call, _ = endpoints[0].decode(requests[0].received())
+        scored = call.model.model.answer(pad([item.steps for item in call.items]), False)
+        answers = [answer for answer in scored if answer is not None]
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             batches.clear()
             for request, endpoint, found in zip(requests, endpoints, turns, strict=True):
-                found.append(_turn(serving, request, endpoint, batches))
+                found.append(_turn(request, endpoint, answers, batches))
         for batch in batches[1:]:
             if batch.steps.tobytes() != batches[0].steps.tobytes():
                 raise ValueError("the encodings do not give the same batch")
@@ -159,26 +166,23 @@ async def in_process(requests: Sequence[EncodedRequest], seconds: float) -> list
 
 
 def _turn(
-    serving: Serving, request: EncodedRequest, endpoint: Endpoint, batches: list[PaddedBatch]
+    request: EncodedRequest, endpoint: Endpoint, answers: list[Answer], batches: list[PaddedBatch]
 ) -> tuple[float, float, float]:
     """The processor seconds of reading, padding and writing of one request."""
     received = request.received()
     started = time.thread_time()
     call, encode = endpoint.decode(received)
     read = time.thread_time()
-    batch = pad([item.steps for item in call.items])
+    batches.append(pad([item.steps for item in call.items]))
     padded = time.thread_time()
-    batches.append(batch)
-    answers = serving.served[0].model.answer(batch, False)
-    running = time.thread_time()
-    encode([answer for answer in answers if answer is not None])
-    return read - started, padded - read, time.thread_time() - running
+    encode(answers)
+    return read - started, padded - read, time.thread_time() - padded
 
 
 def over_http(
     requests: Sequence[EncodedRequest], server_cores: Sequence[int], rounds: int, seconds: float, *, empty: bool
 ) -> list[dict[str, float]]:
-    """The processor time and the number of requests of a server, for each request; the median of the rounds.
+    """The processor time of a server per request; the median of the rounds, and that of the ratios to JSON.
 
     Raises:
         ValueError: The answers have not the same probabilities.
@@ -201,8 +205,16 @@ def over_http(
                 load = drive(server.target, [text], Closed(seconds), connections=4)
                 used = cpu_seconds(server.pid) - before
                 count = int((load.status == 200).sum())
-                found.append({"us": used / count * 1e6, "per_second": count / load.seconds, "answer": len(body)})
-    return [{name: median(one[name] for one in found) for name in found[0]} for found in figures]
+                found.append({"us": used / count * 1e6, "answer": len(body)})
+    reference = [one["us"] for one in figures[_REFERENCE]]
+    return [
+        {
+            "us": median(one["us"] for one in found),
+            "ratio": median(one["us"] / other for one, other in zip(found, reference, strict=True)),
+            "answer": found[0]["answer"],
+        }
+        for found in figures
+    ]
 
 
 def _bytes(target: ServerAddress, request: EncodedRequest) -> bytes:
@@ -218,18 +230,19 @@ def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
             f"{request['without']['answer']:,.0f}",
             *(f"{request['stages'][stage]:,.0f}" for stage in ("read", "pad", "write")),
             f"{request['without']['us']:,.0f}",
+            f"{request['without']['ratio']:.2f}",
             f"{request['with']['us']:,.0f}",
-            f"{request['with']['per_second']:,.0f}",
+            f"{request['with']['ratio']:.2f}",
         )
         for request in result["requests"]
     ]
     heads = ("encoding", "bytes sent", "bytes back", "read us", "pad us", "write us")
-    heads += ("server us without the graph", "server us", "requests/s")
+    heads += ("server us without the graph", "over JSON", "server us", "over JSON")
     how = (
         f"`python -m benchmarks.encodings`: {result['rows']} sequences of {result['steps']} steps of {_FEATURES} "
         "features in one request. Read, pad and write: in one process, processor time, the median of alternating "
-        "turns. Server: processor time per request over HTTP from 4 connections, the median of "
-        f"{result['rounds']} rounds."
+        f"turns. Server: processor time per request over HTTP from 4 connections, the median of {result['rounds']} "
+        "alternating rounds; other programs ran on the machine."
     )
     return pages.page(facts, "Encodings of many sequences", how, pages.table(heads, lines))
 
@@ -242,12 +255,12 @@ def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
 def main(quick: bool, rows: int, steps: int, out: Path) -> None:
     """Measures the encodings of many sequences."""
     facts = machine.facts()
-    rounds, seconds = (1, 0.3) if quick else (5, 2.0)
+    rounds, seconds = (1, 0.3) if quick else (15, 0.5)
     sequences = make_sequences(np.full(rows, steps), Input("values", _FEATURES), np.random.default_rng(0))
     requests = requests_of(sequences)
     server, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [server])
-    stages = asyncio.run(in_process(requests, 1.0 if quick else 10.0))
+    stages = asyncio.run(in_process(requests, 1.0 if quick else 6.0))
     without = over_http(requests, [server], rounds, seconds, empty=True)
     served = over_http(requests, [server], rounds, seconds, empty=False)
     found = [
