@@ -76,6 +76,7 @@ bench: .venv/.development ## Measures this service beside its peers, in one run
 fuzz: .venv/.development ## Sends 10,000 bodies to each protocol's decoder, and mends 1,000 random graphs; FUZZ="--seed 1 --bodies 100000" for others
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 	$(BIN)/python -m tests.fuzz.json_readers
+	$(BIN)/python -m tests.fuzz.arrow_streams
 	$(BIN)/python -m tests.fuzz.mends
 
 clients: .venv/.development ## Runs KServe's client and NVIDIA's perf_analyzer against the service, from environments of their own in runs (300 MB)

@@ -32,6 +32,7 @@ BELOW = {
         "bench": {"repository", "decoding", "runtime", "batching"},
         "scoring": {"repository", "decoding", "runtime", "batching"},
         "api": {"scoring", "repository", "decoding", "runtime", "batching"},
+        "client": {"api", "decoding", "runtime"},
         "cli": {"bench", "scoring", "http", "monitoring", "repository"},
     },
     "lengthwise_export": {
@@ -202,8 +203,8 @@ def test_the_exporter_knows_only_what_reads_and_runs_a_model() -> None:
 def test_serving_loads_nothing_that_only_the_exporter_needs() -> None:
     program = (
         "import sys, lengthwise.cli, lengthwise.http.server; "
-        "print([name for name in ('torch', 'onnx', 'lengthwise_export', 'matplotlib', 'httpx', 'opentelemetry.sdk') "
-        "if name in sys.modules])"
+        "print([name for name in ('torch', 'onnx', 'lengthwise_export', 'matplotlib', 'httpx', 'pyarrow', "
+        "'opentelemetry.sdk') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,7 +11,7 @@ import lengthwise
 import lengthwise_export
 
 EXPORTED = {
-    lengthwise: ["Model", "Prediction", "__version__", "errors", "load"],
+    lengthwise: ["AsyncClient", "Client", "Model", "Prediction", "__version__", "errors", "load"],
     lengthwise_export: ["CheckReport", "PublishedModel", "__version__", "adopt", "check", "errors", "export"],
 }
 OF_CLASSES = {
@@ -20,9 +20,11 @@ OF_CLASSES = {
         *("predict", "provider", "task", "version", "vocabulary"),
     ],
     lengthwise.Prediction: [
-        *("assigned", "attention", "label", "length", "probabilities", "score", "step_labels", "step_scores"),
+        *("assigned", "attention", "id", "label", "length", "probabilities", "score", "step_labels", "step_scores"),
         "windows",
     ],
+    lengthwise.Client: ["close", "get", "post", "predict", "prepare"],
+    lengthwise.AsyncClient: ["aclose", "get", "post", "predict", "prepare"],
     lengthwise_export.CheckReport: [
         *("exit_code", "fix", "leaks", "max_length", "min_length", "notes", "notices", "ran", "reason", "served"),
         *("target", "to_dict", "tolerance", "trials", "verdict"),
@@ -32,7 +34,14 @@ OF_CLASSES = {
         "version",
     ],
 }
-FUNCTIONS = [lengthwise.load, lengthwise.Model.predict, lengthwise_export.check, lengthwise_export.export]
+FUNCTIONS = [
+    lengthwise.load,
+    lengthwise.Model.predict,
+    lengthwise.Client.predict,
+    lengthwise.AsyncClient.predict,
+    lengthwise_export.check,
+    lengthwise_export.export,
+]
 
 
 @pytest.mark.parametrize("package", EXPORTED, ids=lambda package: package.__name__)

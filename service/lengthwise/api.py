@@ -47,6 +47,7 @@ class Prediction:
         step_scores: Per-step model only: the probabilities of these labels, `[sent]`, NaN at steps left out.
         attention: The attention weights, `[sent]`, with sum 1 and 0 at steps left out; None if not requested.
         windows: The answer of each window, in the form of `POST /predict`, if the sequence was split into windows.
+        id: The caller's name for the sequence, if it was given to a client with one.
     """
 
     probabilities: NDArray[np.float32]
@@ -58,6 +59,7 @@ class Prediction:
     step_scores: NDArray[np.float32] | None = None
     attention: NDArray[np.float32] | None = None
     windows: tuple[dict[str, Any], ...] | None = field(default=None, repr=False)
+    id: str | None = None
 
 
 class Model:

@@ -63,7 +63,7 @@ def _steps(given: Any, manifest: Manifest) -> Steps:
     """
     if type(given) is np.ndarray and given.dtype == _FLOAT32 and given.ndim == 2 and manifest.input.kind == "values":
         return given  # as nearly always
-    array = _array(given)
+    array = as_array(given)
     if manifest.input.kind == "tokens":
         return _tokens(array)
     if array.dtype.kind not in "fiu":
@@ -95,7 +95,7 @@ def _tokens(array: NDArray[Any]) -> Steps:
     return array.astype(np.int64, copy=False)
 
 
-def _array(given: Any) -> NDArray[Any]:
+def as_array(given: Any) -> NDArray[Any]:
     """Converts any array-like to an array of numbers.
 
     Raises:

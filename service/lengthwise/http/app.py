@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.http import health, pages
 from lengthwise.http.auth import OPEN, KeyRequired
-from lengthwise.protocols import documents, kserve, kserve_documents, problems, v1, v2
+from lengthwise.protocols import documents, kserve, kserve_documents, predict, problems, v1, v2
 from lengthwise.protocols.body import headers_of
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
 from lengthwise.protocols.over_asgi import OverAsgi
@@ -112,9 +112,9 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         docs_url=None,
         redoc_url=None,
     )
-    predict = Predict(serving, large_bodies)
+    endpoint = Predict(serving, large_bodies)
     app.router.routes.append(Route("/", _index(settings), include_in_schema=False))
-    app.router.routes.append(Route("/predict", OverAsgi(predict), methods=["POST"], include_in_schema=False))
+    app.router.routes.append(Route("/predict", OverAsgi(endpoint), methods=["POST"], include_in_schema=False))
     app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
     app.router.routes += pages.routes("/openapi.json", pages.folder())
 
@@ -135,7 +135,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         return schema if serving.keys is None else documents.with_keys(schema, OPEN)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
-    return PredictFirst(_across_origins(_with_keys(app, serving), settings), predict, serving)
+    return PredictFirst(_across_origins(_with_keys(app, serving), settings), endpoint, serving)
 
 
 def make_admin_app(serving: Serving) -> ASGIApp:
@@ -149,15 +149,17 @@ def make_admin_app(serving: Serving) -> ASGIApp:
 
 
 def _index(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
-    """The answer to `GET /`: the paths of the server; for a browser, as a page."""
+    """The answer to `GET /`: the paths of the server, and the limits of a request; for a browser, a page of paths."""
     places = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
     if settings.admin_port is None:
         places["health"] = "/healthz"
+    limits = {name: getattr(settings, name) for name in documents.LIMITS}
 
     async def index(request: Request) -> Response:
         if pages.wanted(request.scope):
             return pages.front(request.scope.get("root_path", ""), places)
-        return _json({"service": "lengthwise", **places}, headers={"vary": "accept"})
+        found = {"service": "lengthwise", **places, "media_types": predict.media_types(), "limits": limits}
+        return _json(found, headers={"vary": "accept"})
 
     return index
 
