@@ -182,6 +182,10 @@ class Settings(BaseSettings):
         description="Port for /metrics, /healthz and admin calls, which the main port then does not serve. Off by "
         "default.",
     )
+    console: bool = Field(
+        True,
+        description="Serve the console, a page for people, at / in a browser: on the admin port if there is one.",
+    )
     admin_calls: bool = Field(False, description="Allow clients to load and unload models.")
     runners: int = Field(
         default_factory=available_cores,

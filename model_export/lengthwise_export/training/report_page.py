@@ -6,6 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from lengthwise import look
+
 SPLITS: Final = ("training", "validation", "left_out", "test")
 """The splits that a report may have, the most meaningful last."""
 
@@ -16,14 +18,12 @@ _PAGE: Final = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --line: #8886; --one: #3465a4; --other: #e08214; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; }}
-td, th {{ text-align: right; padding: .15rem .9rem .15rem 0; font-variant-numeric: tabular-nums; }}
+{look}
+:root {{ --one: var(--accent); --other: var(--second); }}
+td, th {{ text-align: right; padding: .25rem .9rem .25rem 0; }}
 td:first-child, th:first-child {{ text-align: left; }}
-section {{ border-top: 1px solid var(--line); margin-top: 2rem; }}
 section div {{ overflow-x: auto; }}
-svg text {{ font-size: 12px; fill: currentColor; }}
+svg text {{ font-size: 12px; }}
 </style>
 </head>
 <body>
@@ -57,7 +57,7 @@ def page(report: Mapping[str, Any], title: str) -> str:
         parts += _details(report, name, scores)
     if report.get("epochs"):
         parts.append(_section("Learning curves", _curves(report["epochs"])))
-    return _PAGE.format(title=html.escape(title), body="\n".join(parts))
+    return _PAGE.format(look=look.style(), title=html.escape(title), body="\n".join(parts))
 
 
 FIGURES: Final = ("answers", "accuracy", "macro F1", "log loss", "calibration error")
