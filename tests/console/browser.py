@@ -51,8 +51,7 @@ def repository(folder: Path) -> Path:
 @contextmanager
 def console(folder: Path, *options: str) -> Iterator[ServerProcess]:
     """A service with that repository."""
-    with started(str(repository(folder / "models")), "--judge-in-process", *options) as server:
-        server.wait_for("2 is ready on|is ready on")
+    with started(str(repository(folder / "models")), "--judge-in-process", "--versions", "all", *options) as server:
         yield server
 
 

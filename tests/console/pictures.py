@@ -9,7 +9,8 @@ from typing import Any
 from tests.console.browser import EXAMPLE, NARROW, ROOT, WIDE, Window, chromium, console
 
 DOCS = ROOT / "docs"
-BURSTS = 6
+BURSTS = 30
+BETWEEN_MS = 600
 
 
 def predict(window: Window) -> Any:
@@ -41,6 +42,7 @@ def live(window: Window) -> Any:
         page.click("#burst")
         page.locator("#burst:not([disabled])").wait_for()
         page.locator("#burst-note", has_text="were answered").wait_for()
+        page.wait_for_timeout(BETWEEN_MS)
     page.wait_for_function("document.querySelector('#batches').getAttribute('aria-label').includes('the newest has')")
     return page
 

@@ -184,7 +184,7 @@ class LiveView:
                 _OF_LOOP if thread is threading.main_thread() else thread.name,
                 finished.start,
                 finished.seconds,
-                planned.queue.predict(rows, width),
+                planned.queue.predict(rows, width, planned.valid_steps),
                 finished.work_seconds,
                 rows if batch is None else batch.rows,
                 width if batch is None else batch.width,

@@ -86,9 +86,10 @@ export const flat = (prediction) => prediction.probabilities.flat().filter((valu
 
 /** The element of a refusal. */
 export function refusalOf(name, error) {
-  const places = (error.errors ?? []).slice(0, 5).map(({ pointer, detail }) => make("li", { text: `${placeOf(pointer)}${detail}` }));
+  const told = (error.errors ?? []).map(({ pointer, detail }) => `${placeOf(pointer)}${detail}`).filter((text) => text !== error.message);
+  const places = told.slice(0, 5).map((text) => make("li", { text }));
   const more = (error.total ?? 0) - places.length;
-  if (more > 0) places.push(make("li", { text: `and ${more} more` }));
+  if (places.length && more > 0) places.push(make("li", { text: `and ${more} more` }));
   const retry = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
   return make(
     "div",

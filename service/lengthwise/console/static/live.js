@@ -1,4 +1,4 @@
-// The part "Live": reads the frames of the server, keeps the last minute, and draws it.
+// The part "Live": reads the frames of the server, keeps the last half minute, and draws it.
 
 import { byId, duration, make, short } from "./dom.js";
 import { Canvas, drawBatches, drawCosts, drawLatency, drawQueue, drawRunners } from "./pictures.js";
@@ -6,13 +6,13 @@ import { invent, lognormalLength } from "./sequence.js";
 import { events, predict } from "./service.js";
 
 const KEPT_BATCHES = 160;
-const KEPT_FRAMES = 300;
+const KEPT_FRAMES = 150;
 const SUMS_SECONDS = 3;
 const CALM_MS = 1000;
 const AGAIN_MS = 2000;
 const SILENCE_MS = 5000;
 const BURST = 100;
-const BURST_CALLS = 5;
+const BURST_CALLS = 2;
 
 const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 

@@ -6,7 +6,7 @@ export function showModels(state) {
   const names = [...new Set(state.models.map((model) => model.model))];
   const served = names.map((name) => modelOf(name, state.models.filter((model) => model.model === name)));
   byId("served").replaceChildren(...(served.length ? served : [make("p", { text: state.reason ?? "No model is served." })]));
-  const refused = state.refused.map(({ model, reason }) => make("li", {}, make("code", { text: model }), `: ${reason}`));
+  const refused = state.refused.map(({ model, reason }) => make("li", {}, make("code", { text: model }), `: ${reason.replace(`${model}: `, "")}`));
   byId("refused").replaceChildren(refused.length ? make("ul", {}, ...refused) : make("p", { class: "soft", text: "Nothing: every version that was found is served." }));
 }
 

@@ -4,6 +4,7 @@ import { duration } from "./dom.js";
 
 const PAD = 6;
 const LEFT = 46;
+const WINDOW_SECONDS = 30;
 
 /** A canvas in the page's colours, sharp on every screen. */
 export class Canvas {
@@ -74,16 +75,22 @@ export function drawBatches(canvas, batches) {
     return;
   }
   const plot = height - 44;
-  const recent = batches.slice(0, 60);
-  const step = Math.min(4, Math.max(0.12, 150 / Math.max(...recent.map((batch) => batch.width))));
-  const row = Math.min(12, plot / Math.max(...recent.map((batch) => batch.rows)));
+  const step = Math.min(4, Math.max(0.12, 150 / Math.max(...batches.slice(0, 40).map((batch) => batch.width))));
+  const wideOf = (batch) => Math.max(batch.width * step, 6);
+  let room = width;
+  const recent = [];
+  for (const batch of batches) {
+    room -= wideOf(batch) + PAD;
+    if (room < -PAD && recent.length) break;
+    recent.push(batch);
+  }
+  const row = Math.min(14, plot / Math.max(...recent.map((batch) => batch.rows)));
   const slowest = Math.max(...recent.map((batch) => Math.max(batch.measured_seconds, batch.predicted_seconds ?? 0)));
   const [accent, soft, bad, line] = ["accent", "soft", "bad", "line"].map((name) => canvas.colour(name));
   const hatch = hatched(context, soft);
   let x = 0;
   for (const batch of recent) {
-    const wide = Math.max(batch.width * step, 6);
-    if (x + wide > width) break;
+    const wide = wideOf(batch);
     const high = batch.rows * row;
     const top = 12 + (plot - high);
     context.fillStyle = batch.lengths ? hatch : bad;
@@ -170,7 +177,7 @@ export function drawCosts(canvas, batches) {
   canvas.say(`${points.length} batches; half of them took up to ${ratios[ratios.length >> 1].toFixed(2)} times what was predicted`);
 }
 
-/** The median and the slowest hundredth of the last minute. */
+/** The median and the slowest hundredth of the last half minute. */
 export function drawLatency(canvas, frames) {
   const { context, width, height } = canvas.begin();
   const known = frames.filter((frame) => frame.latency_seconds.p99 !== null);
@@ -203,7 +210,7 @@ export function drawLatency(canvas, frames) {
   canvas.say(`Latency: the median is ${duration(last.p50)}, the slowest hundredth ${duration(last.p99)}`);
 }
 
-/** How busy each thread was: a strip for each, over the last minute. */
+/** How busy each thread was: a strip for each, over the last half minute. */
 export function drawRunners(canvas, frames) {
   const { context, width, height } = canvas.begin();
   const last = frames.at(-1);
@@ -224,7 +231,7 @@ export function drawRunners(canvas, frames) {
     context.fillStyle = canvas.colour(name.startsWith("runner") ? "accent" : "second");
     frames.forEach((frame) => {
       const share = Math.min(1, (frame.busy_seconds[name] ?? 0) / frame.seconds);
-      const wide = Math.max(((frame.seconds / 60) * (width - left)), 1.5);
+      const wide = Math.max(((frame.seconds / WINDOW_SECONDS) * (width - left)), 1.5);
       context.fillRect(x(frame) - wide, bottom - share * (lane - 10), wide, share * (lane - 10));
     });
     context.fillStyle = canvas.colour("soft");
@@ -234,10 +241,10 @@ export function drawRunners(canvas, frames) {
   canvas.say(`Busy: ${shares.join(", ")}`);
 }
 
-/** The place of a frame: the newest on the right, a minute wide. */
+/** The place of a frame: the newest on the right, half a minute wide. */
 function across(frames, width, left = LEFT) {
   const last = frames.at(-1).time;
-  return (frame) => width - ((last - frame.time) / 60) * (width - left);
+  return (frame) => width - ((last - frame.time) / WINDOW_SECONDS) * (width - left);
 }
 
 function scale(canvas, context, width, plot, most, text) {

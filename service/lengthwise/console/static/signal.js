@@ -2,7 +2,7 @@
 
 import { byId, colourOf, draw, short } from "./dom.js";
 
-const LEFT = 44;
+const LEFT = 62;
 const RIGHT = 8;
 const TOP = 10;
 const STRIP = 16;
@@ -139,6 +139,7 @@ export class Signal {
     const y = TOP + this.plot + 16 - (this.sequence.isTokens ? 0 : 8);
     const parts = [draw("rect", { class: "strip", x: LEFT, y, width: this.inner, height: STRIP })];
     if (!this.attention) return parts;
+    parts.push(draw("text", { x: LEFT - 6, y: y + 12, "text-anchor": "end", text: "attention" }));
     const most = Math.max(...this.attention, 1e-9);
     this.attention.forEach((weight, i) => {
       const cell = draw("rect", { class: "attention", x: this.x(i) - slot / 2, y, width: slot, height: STRIP, "fill-opacity": (weight / most).toFixed(3) });

@@ -2,7 +2,7 @@
 
 import { hasKey } from "./service.js";
 
-const MOST_SHOWN = 1400;
+const MOST_SHOWN = 800;
 
 /** The call as a curl command. */
 export function curl(address, body) {
@@ -31,7 +31,7 @@ function literal(value) {
 /** A text for the page: of a long one, the beginning and the end. */
 export function shown(text) {
   if (text.length <= MOST_SHOWN) return text;
-  return `${text.slice(0, MOST_SHOWN - 300)}\n … ${(text.length - MOST_SHOWN).toLocaleString("en")} characters more, which are copied too … \n${text.slice(-300)}`;
+  return `${text.slice(0, MOST_SHOWN - 200)}\n … ${(text.length - MOST_SHOWN).toLocaleString("en")} characters more, which are copied too … \n${text.slice(-200)}`;
 }
 
 /** Copies a text; without the clipboard, which pages over plain HTTP do not have, by a selection. */
