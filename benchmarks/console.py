@@ -2,8 +2,9 @@
 
 One server runs the graph of the lognormal workload on the first core; the load and the viewers run on the others. The
 load is open, at half of what the server can answer. Turns without the view and with it open alternate; the p99 of each
-pair of turns is compared. A viewer reads `/console/live` as the page does and parses each frame; with `--browsers`,
-Chromium windows show the page itself (Playwright; they need cores of their own, or they slow the load down).
+pair of turns is compared. A viewer reads `/console/live` as the page does, parses each frame, and asks for
+`/console/state` every 5 seconds. With `--browsers`, Chromium windows show the page itself (Playwright); they need cores
+of their own, or they slow the load down.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from lengthwise.command import Command
 
 PAGE = pages.RESULTS / "console.md"
 VIEWERS = 3
+STATE_FRAMES = 25
 
 
 class Reader(threading.Thread):
@@ -50,6 +52,7 @@ class Reader(threading.Thread):
         super().__init__(daemon=True)
         self.frames = self.batches = self.read_bytes = 0
         self._connection = http.client.HTTPConnection(target.host, target.port, timeout=30)
+        self._state = http.client.HTTPConnection(target.host, target.port, timeout=30)
         self._connection.request("GET", "/console/live")
         self._answer = self._connection.getresponse()
         if self._answer.status != 200:
@@ -63,6 +66,9 @@ class Reader(threading.Thread):
                     self.frames += 1
                     self.read_bytes += len(line)
                     self.batches += json.loads(line[6:])["totals"]["batches"]
+                    if self.frames % STATE_FRAMES == 0:
+                        self._state.request("GET", "/console/state")
+                        self._state.getresponse().read()
         except (OSError, ValueError, AttributeError, http.client.HTTPException):
             pass  # `end` closed the connection
 
@@ -72,6 +78,7 @@ class Reader(threading.Thread):
             self._connection.sock.shutdown(2)
         self.join(10)
         self._connection.close()
+        self._state.close()
 
 
 @contextmanager

@@ -93,4 +93,6 @@ class Window:
         ]
 
     def close(self) -> None:
+        """Closes the page, when the calls that a test answers are over."""
+        self.page.unroute_all(behavior="wait")
         self.context.close()

@@ -324,3 +324,66 @@ def test_a_server_that_ends_is_told(browser: Any, tmp_path: Path) -> None:
         page.locator("#trouble", has_text="does not answer").wait_for()
         assert page.locator("#status").inner_text() == "no answer"
         window.close()
+
+
+def imagined(window: Window, model: dict[str, Any], prediction: dict[str, Any]) -> Any:
+    """The page of a service whose model has another task: its answers are written here."""
+
+    def state(route: Any) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        document["models"] = [document["models"][0] | {"mean": None, "std": None, "feature_names": None} | model]
+        route.fulfill(response=answer, json=document)
+
+    def predict(route: Any) -> None:
+        sent = json.loads(route.request.post_data)
+        document = {"model": sent["model"], "version": sent["version"], "labels": model["labels"]}
+        route.fulfill(json=document | {"predictions": [prediction] * len(sent["sequences"])})
+
+    window.page.route("**/console/state", state)
+    window.page.route("**/predict", predict)
+    return window.open()
+
+
+def test_a_model_of_several_labels_names_those_that_it_assigns(window: Window) -> None:
+    labels = [f"label {number}" for number in range(20)]
+    prediction = {"assigned": ["label 3", "label 7"], "probabilities": [0.1] * 3 + [0.9] + [0.1] * 16, "length": 4}
+    page = imagined(window, {"task": "multi-label", "labels": labels, "attention": False}, prediction)
+    page.locator(".answer .label", has_text="label 3, label 7").wait_for()
+    assert page.locator(".bars .number").count() == 12
+    assert "12 most probable of 20" in page.locator("#answers").inner_text()
+    assert window.violations() == []
+
+
+def test_a_model_with_an_answer_for_each_step_shows_them_along_the_steps(window: Window) -> None:
+    steps = ["a", "b", None, "b"]
+    prediction = {
+        "step_labels": steps,
+        "step_scores": [0.9, 0.8, None, 0.7],
+        "probabilities": [[0.9, 0.1], [0.2, 0.8], None, [0.3, 0.7]],
+        "length": 3,
+    }
+    page = imagined(window, {"task": "per-step", "labels": ["a", "b"], "attention": False}, prediction)
+    page.locator(".answer .label", has_text="2 of 3 steps").wait_for()
+    assert page.locator(".step-labels rect").count() == len(steps)
+    page.click("#sweep")
+    page.locator("#padding-verdict.good", has_text="same to the last digit").wait_for()
+    assert window.violations() == []
+
+
+def test_a_model_of_tokens_takes_ids(window: Window) -> None:
+    prediction = {"label": "a", "score": 0.6, "probabilities": [0.6, 0.4], "length": 3, "attention": [0.2, 0.3, 0.5]}
+    model = {"input": "tokens", "features": None, "vocabulary": 100, "labels": ["a", "b"]}
+    page = imagined(window, model, prediction)
+    page.locator(".answer .label", has_text="a").wait_for()
+    pasted(page, "5 17 99")
+    page.locator("#sequence-note", has_text="3 steps (tokens)").wait_for()
+    assert page.locator("#signal text.token").all_text_contents() == ["5", "17", "99"]
+    assert page.locator("#features").is_hidden()
+    page.locator("#signal").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowUp")
+    assert page.locator("#signal text.token").first.text_content() == "6"
+    page.click("#sweep")
+    page.locator("#padding-verdict.good").wait_for()
+    assert window.violations() == []

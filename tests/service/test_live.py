@@ -228,6 +228,13 @@ async def test_over_http_each_frame_is_an_event() -> None:
         assert service.serving.batcher.execution.watch is None
 
 
+async def test_a_question_for_the_head_of_the_view_has_an_end() -> None:
+    async with serving(model(manifest())) as service:
+        answer = await service.client.head("/console/live")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert service.serving.batcher.execution.watch is None
+
+
 async def test_a_view_too_many_is_told_when_to_come_back() -> None:
     async with serving(model(manifest())) as service:
         streams = [Stream(service) for _ in range(MOST_VIEWERS)]

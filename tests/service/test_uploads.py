@@ -81,6 +81,12 @@ def test_of_a_file_with_too_many_values_the_first_sequences_are_read(tmp_path: P
     assert found["left_out"] == 3
 
 
+def test_long_ids_and_labels_are_cut(tmp_path: Path) -> None:
+    lines = json.dumps({"id": "i" * 5000, "steps": [[1]], "label": ["l" * 5000, "m"]})
+    (one,) = read(tmp_path, "a.jsonl", lines)["sequences"]
+    assert len(one["id"]) == len(one["label"]) == file_reader.MOST_CHARACTERS
+
+
 async def upload(service: Service, name: str, content: bytes, kind: str = "values", **headers: str) -> Any:
     sent = {key.replace("_", "-"): text for key, text in headers.items()}
     return await service.client.post(

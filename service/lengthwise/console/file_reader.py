@@ -27,6 +27,8 @@ from lengthwise.errors import ConfigurationError, RecordError
 
 MOST_SEQUENCES: Final = 1000
 MOST_PROBLEMS: Final = 20
+MOST_CHARACTERS: Final = 200
+"""Of an id, a label or a problem: in a Parquet file, a thousand long ones may be one."""
 MEMORY_BYTES: Final = 2**32
 _IDS: Final = ("id", "sequence")
 _LABEL: Final = "label"
@@ -51,13 +53,15 @@ def read(path: Path, kind: StepKind, most_values: int) -> dict[str, Any]:
     for record in found:
         if isinstance(record, BadRecord):
             if len(problems) < MOST_PROBLEMS:
-                problems.append(str(record.error))
+                problems.append(str(record.error).replace(f"{path.parent}/", "")[:MOST_CHARACTERS])
             continue
         values += record.steps.size
         if values > most_values or len(sequences) == MOST_SEQUENCES:
             left_out += 1
         else:
-            sequences.append({"id": record.id, "label": record.label, "steps": record.steps})
+            label = record.label if isinstance(record.label, str | None) else ", ".join(record.label)
+            shown = None if label is None else label[:MOST_CHARACTERS]
+            sequences.append({"id": record.id[:MOST_CHARACTERS], "label": shown, "steps": record.steps})
     return {"sequences": sequences, "left_out": left_out, "problems": problems}
 
 
@@ -158,7 +162,6 @@ def main() -> None:
         reason = "the file takes too much memory" if isinstance(error, MemoryError) else str(error)
         sys.stdout.buffer.write(orjson.dumps({"reason": reason.replace(f"{path.parent}/", "")}))
         sys.exit(1)
-    result["problems"] = [problem.replace(f"{path.parent}/", "") for problem in result["problems"]]
     sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY))
 
 

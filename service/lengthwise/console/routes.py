@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from lengthwise.console import page
 from lengthwise.console.live import MOST_VIEWERS, LiveView
-from lengthwise.console.live_stream import LiveStream
+from lengthwise.console.live_stream import MEDIA_TYPE, LiveStream
 from lengthwise.protocols.body import ClientLeft, headers_of
 from lengthwise.repository.served import ServedModel
 from lengthwise.serving import Serving
@@ -46,7 +46,9 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
     async def state(_: Request) -> Response:
         return _json(orjson.dumps(described(serving, health(serving), predict)))
 
-    async def frames(_: Request) -> Response:
+    async def frames(request: Request) -> Response:
+        if request.method == "HEAD":  # which has no events, and so no end
+            return Response(media_type=MEDIA_TYPE)
         if live.full:
             raise HTTPException(
                 503, f"{MOST_VIEWERS} viewers look already; try again later", {"retry-after": _RETRY_SECONDS}
