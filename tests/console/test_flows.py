@@ -5,38 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.console.browser import EXAMPLE, NARROW, Window, chromium, console
+from tests.console.browser import EXAMPLE, NARROW, Window, console
 from tests.support.server_process import ServerProcess
 
 pytestmark = [pytest.mark.console, pytest.mark.process]
 
 KEY = "a-key-of-sixteen-or-more"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def server(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with console(tmp_path_factory.mktemp("served")) as running:
-        yield running
-
-
-@pytest.fixture
-def window(browser: Any, server: ServerProcess) -> Iterator[Window]:
-    opened = Window(browser, server.url, permissions=["clipboard-read", "clipboard-write"])
-    yield opened
-    opened.close()
-    assert opened.troubles == []
 
 
 def pasted(page: Any, text: str) -> None:

@@ -36,6 +36,7 @@ rect.still {{ fill: var(--line); fill-opacity: .35; }}
 </style>
 </head>
 <body>
+<main>
 <h1><span class="verdict {verdict}">{verdict}</span> {title}</h1>
 <p>{reason}</p>
 {notes}
@@ -46,6 +47,7 @@ rect.still {{ fill: var(--line); fill-opacity: .35; }}
 <h2>Trials</h2>
 {tried}
 </section>
+</main>
 </body>
 </html>
 """
@@ -112,7 +114,7 @@ def _table(outcomes: Sequence[TrialResult]) -> str:
         f'<td class="figure">{number(outcome.difference)}</td><td>{html.escape(outcome.raised or "")}</td></tr>'
         for outcome in outcomes
     )
-    head = "<tr><th>trial</th><th>the answer moves by</th><th></th></tr>"
+    head = "<tr><th>trial</th><th>the answer moves by</th><th>error</th></tr>"
     return f"<table>\n{head}\n" + "\n".join(rows) + "\n</table>"
 
 

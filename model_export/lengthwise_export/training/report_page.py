@@ -27,8 +27,10 @@ svg text {{ font-size: 12px; }}
 </style>
 </head>
 <body>
+<main>
 <h1>{title}</h1>
 {body}
+</main>
 </body>
 </html>
 """
@@ -94,7 +96,7 @@ def _details(report: Mapping[str, Any], name: str, scores: Mapping[str, Any]) ->
         if len(columns) < 2 or report.get("task") == "multi-label":
             columns = ["hit", "false alarm", "miss", "rightly not"]
         rows = [[label, *map(str, row)] for label, row in zip(labels, confusion, strict=False)]
-        parts.append(_section(f"Confusion ({name}): true labels in rows", _table(["", *columns], rows)))
+        parts.append(_section(f"Confusion ({name}): true labels in rows", _table(["label", *columns], rows)))
     return parts
 
 
@@ -126,7 +128,8 @@ def _reliability(bins: Sequence[Mapping[str, Any]]) -> str:
         for one in bins
     )
     return (
-        f'<svg width="{size + 2 * edge}" height="{size + 60}" role="img">{bars}'
+        f'<svg width="{size + 2 * edge}" height="{size + 60}" role="img" '
+        f'aria-label="Share of right answers by probability">{bars}'
         f'<line x1="{edge}" y1="{10 + size}" x2="{edge + size}" y2="10" stroke="currentColor"/>'
         f'<text x="{edge}" y="{size + 40}">probability of the answer; height: share of right answers</text></svg>'
     )
@@ -153,6 +156,6 @@ def _curves(epochs: Sequence[Mapping[str, Any]]) -> str:
             top_of = 16 if name == "training" else 33
             drawn += f'<rect x="{edge + wide - 95}" y="{top_of}" width="10" height="10" fill="{color}"/>'
     return (
-        f'<svg width="{wide + 2 * edge}" height="{high + 50}" role="img">{drawn}'
+        f'<svg width="{wide + 2 * edge}" height="{high + 50}" role="img" aria-label="Losses by epoch">{drawn}'
         f'<text x="{edge}" y="{high + 35}">{len(epochs)} epochs; loss from 0 to {top:.3g}</text></svg>'
     )

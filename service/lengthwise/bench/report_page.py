@@ -40,16 +40,24 @@ def page(rows: Sequence[Figures], title: str) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}</title>\n<style>\n{look.style()}{_STYLE}</style>\n</head>\n<body>\n<h1>{name}</h1>\n"
+        f"<title>{name}</title>\n<style>\n{look.style()}{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{name}</h1>\n"
         f"<p>Latency counts from the moment a request was due. Answers were {compared} with unbatched ones. "
         f"The client took up to {client:.0%} of a core.</p>\n"
         f'<div class="table" tabindex="0" role="group" aria-label="Figures of each load">{_table(rows)}</div>\n'
-        f"{_picture(rows)}\n</body>\n</html>\n"
+        f"{_picture(rows)}\n</main>\n</body>\n</html>\n"
     )
 
 
 def _table(rows: Sequence[Figures]) -> str:
-    heads = ("load", "requests/s", "sequences/s", "p50", "p95", "p99", "p99.9", "padding", "rows of a batch", "errors")
+    heads = (
+        "load",
+        "requests/s",
+        "sequences/s",
+        *(f"{name.replace('_', '.')}, ms" for name in PERCENTILES),
+        "padding",
+        "rows of a batch",
+        "errors",
+    )
     lines = []
     for row in rows:
         latency = row.latency_ms

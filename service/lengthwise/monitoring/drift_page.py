@@ -87,11 +87,12 @@ class DriftReport:
         return (
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
             f"<style>{look.style()}{_STYLE}</style>"
-            f"<h1>{title}</h1><p>{self.counts.sequences} recorded sequences beside {self.profile.sequences} of the "
+            f"<body><main><h1>{title}</h1>"
+            f"<p>{self.counts.sequences} recorded sequences beside {self.profile.sequences} of the "
             f"training data: {verdict}. What has drifted has a population stability index (PSI) above its limit.</p>"
             f"<table><tr><th>what<th>PSI<th>limit</tr>{rows}</table>"
             "<p>Grey: the share of the training data in each bin. Blue: the share of the records.</p>"
-            f"{pictures}</html>\n"
+            f"{pictures}</main></body></html>\n"
         )
 
     def _row(self, what: str) -> str:
