@@ -324,6 +324,40 @@ def imagined(window: Window, model: dict[str, Any], prediction: dict[str, Any]) 
     return window.open()
 
 
+def test_without_a_model_the_page_says_so(window: Window) -> None:
+    page = window.page
+
+    def state(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"models": [], "reason": "no version is good"})
+
+    page.route("**/console/state", state)
+    window.open()
+    page.locator("#sequence-note.problem", has_text="No model is served now").wait_for()
+    page.click("#to-live")
+    page.click("#burst")
+    page.locator("#burst-note", has_text="No model is served").wait_for()
+    page.click("#to-models")
+    page.locator("#served", has_text="no version is good").wait_for()
+
+
+def test_the_keyboard_can_skip_to_the_content(window: Window) -> None:
+    page = window.open("models")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    assert page.locator("#models-part").is_visible()
+    page.reload()
+    page.locator("#predict-part").wait_for()
+
+
+def test_a_file_larger_than_the_server_takes_is_not_sent(window: Window, tmp_path: Path) -> None:
+    (tmp_path / "large.csv").write_bytes(b"1,2\n" * 5_000_000)
+    page = window.open()
+    page.set_input_files("#file", tmp_path / "large.csv")
+    page.locator("#sequence-note.problem", has_text="the server takes 16,777,216").wait_for()
+
+
 def test_a_model_of_several_labels_names_those_that_it_assigns(window: Window) -> None:
     labels = [f"label {number}" for number in range(20)]
     prediction = {"assigned": ["label 3", "label 7"], "probabilities": [0.1] * 3 + [0.9] + [0.1] * 16, "length": 4}

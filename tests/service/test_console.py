@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,12 @@ async def test_the_state_says_what_is_served_refused_and_allowed() -> None:
     assert {"promise", "mean", "std", "feature_names", "threshold", "min_length", "max_length"} <= served.keys()
     assert state["limits"]["max_sequences"] == 7
     assert (state["predict"], state["public_port"], state["keys"]) == ("predict", None, False)
+
+
+def test_reading_files_is_loaded_by_nobody_who_uploads_none() -> None:
+    program = "import sys, lengthwise.http.app; print([name for name in sys.modules if 'upload' in name])"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
 
 
 async def test_it_can_be_turned_off() -> None:

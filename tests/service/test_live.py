@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,6 +15,7 @@ from lengthwise.padding import PaddedBatch
 from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.server_process import PATIENCE_SECONDS, started
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "console.md"
 SECRET = "a-name-that-no-viewer-may-see"
 
 
@@ -68,6 +71,20 @@ async def test_nothing_of_a_caller_is_in_a_frame() -> None:
         "model", "runner", "start", "seconds", "predicted_seconds", "measured_seconds", "rows", "width", "valid_steps",
         "lengths", "longest_wait_seconds",
     }  # fmt: skip
+
+
+async def test_the_document_describes_what_a_frame_has() -> None:
+    text = DOCUMENT.read_text()
+    async with serving(model(manifest())) as service:
+        live = LiveView(service.serving.batcher)
+        viewer = live.join()
+        await service.predict(body(3, 7))
+        frame = await frame_with(viewer)
+        live.leave(viewer)
+    named = set(re.findall(r"`(\w+)`", text[text.index("| field of a frame") : text.index("While nobody looks")]))
+    assert {*frame, *frame["batches"][0]} - {"time", "seconds", "viewers", "start"} <= named
+    for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
+        assert (DOCUMENT.parent / picture).is_file()
 
 
 async def test_a_failed_batch_is_shown_as_one() -> None:

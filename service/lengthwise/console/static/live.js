@@ -46,6 +46,7 @@ export class Live {
     this.stream = stream;
     this.say("connecting");
     let next = "ended";
+    this.expect(stream);
     try {
       for await (const { event, data } of events(stream.signal)) {
         if (this.stream !== stream) return;
@@ -148,7 +149,10 @@ export class Live {
   /** Sends sequences of lognormal lengths in a few calls at once. */
   async burst() {
     const model = this.state?.models.find((each) => each.model === byId("model").value && each.version === byId("version").value);
-    if (!model) return;
+    if (!model) {
+      byId("burst-note").textContent = "No model is served that could take them.";
+      return;
+    }
     const button = byId("burst");
     const note = byId("burst-note");
     button.disabled = true;

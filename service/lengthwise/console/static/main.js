@@ -17,7 +17,7 @@ let shown = "";
 /** Shows the part that the address names. */
 function route() {
   const asked = location.hash.slice(1);
-  if (asked === "main") return;
+  if (asked === "main" && shown) return;
   shown = PARTS.includes(asked) ? asked : PARTS[0];
   for (const part of PARTS) {
     byId(`${part}-part`).hidden = part !== shown;

@@ -74,7 +74,10 @@ export class Predict {
 
   chooseModel() {
     this.offerVersions();
-    if (!this.model) return;
+    if (!this.model) {
+      this.note("No model is served now; the part Models says why.", true);
+      return;
+    }
     const fits = this.sequence && this.sequence.isTokens === (this.model.input === "tokens") && (this.sequence.isTokens || this.sequence.features === this.model.features);
     if (fits) this.use(this.sequence);
     else this.invent();
@@ -103,7 +106,9 @@ export class Predict {
     byId("file").value = "";
     if (!file || !this.model) return;
     this.note(`Reading ${file.name} …`);
+    const most = this.state.limits.max_body_bytes;
     try {
+      if (file.size > most) throw new Error(`it has ${file.size.toLocaleString("en")} bytes, and the server takes ${most.toLocaleString("en")}`);
       if (READ_HERE.test(file.name)) {
         const text = await file.text();
         this.take(() => parse(text, this.model.input === "tokens"));
