@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format quick test test-long gallery hostile sanitize soak cover train export model bench fuzz clients docs proto clean
+.PHONY: help install serve lint format quick test test-long gallery hostile sanitize soak cover train export model bench fuzz clients console-tools console-check console-pictures docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,18 @@ fuzz: .venv/.development ## Sends 10,000 bodies to each protocol's decoder, and 
 
 clients: .venv/.development ## Runs KServe's client and NVIDIA's perf_analyzer against the service, from environments of their own in runs (300 MB)
 	$(BIN)/python -m pytest tests/clients -m clients
+
+CONSOLE_TOOLS := .venv/npm-console
+
+console-tools: .venv/.development ## Installs what tests the console in a browser: Playwright and axe (Chromium: apt-get install chromium)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	mkdir -p $(CONSOLE_TOOLS) && cp tests/console/package.json $(CONSOLE_TOOLS)/ && npm install --silent --prefix $(CONSOLE_TOOLS)
+
+console-check: .venv/.development ## Tests the console in Chromium: flows, accessibility, narrow screens (after make console-tools)
+	$(BIN)/python -m pytest tests/console -m console -rs
+
+console-pictures: .venv/.development ## Draws docs/console-*.png (after make console-tools)
+	$(BIN)/python -m tests.console.pictures
 
 proto: .venv/.development ## Generates the messages of the gRPC protocol from its .proto
 	$(BIN)/python -m grpc_tools.protoc -I service --python_out=service --pyi_out=service service/lengthwise/protocols/open_inference/open_inference.proto

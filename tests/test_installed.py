@@ -114,6 +114,7 @@ def test_a_wheel_has_every_file_of_a_package(wheel: Path, package: str) -> None:
     assert {PurePosixPath(name).suffix for name in held} <= {
         *(".py", ".pyi", ".typed", ".c", ".h", ".proto", ".toml"),
         *(".json", ".onnx", ".npz"),
+        *(".css", ".html", ".js", ".svg"),
     }
     assert not [name for name in held if "test" in name.rpartition("/")[2]]
 
