@@ -209,12 +209,11 @@ def page(facts: dict[str, Any], rows: Sequence[JudgedEncoder], version: str) -> 
     together = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     how = (
         f"`python -m benchmarks.encoders`: transformers {version}, small configurations, random weights, with "
-        f"`assert_padding_safe(model, strict=True)`; sequences of up to {LONGEST} tokens or steps, {SECOND} samples for "
-        f"sounds. {together}. For a leak: the first "
-        "operator whose output changes at a valid step, and its line. Behind convolutions with a stride no step can be "
-        "told from padding, so for the models of sounds it is the first operator without an axis of steps; what leaks "
-        "is the norm of their feature extractor over all steps: with `feat_extract_norm='layer'`, and nothing else "
-        "changed, they are sound."
+        f"`assert_padding_safe(model, strict=True)`; sequences of up to {LONGEST} tokens or steps, {SECOND} samples "
+        f"for sounds. {together}. For a leak: the first operator whose output changes at a valid step, and its line. "
+        "Behind convolutions with a stride no step can be told from padding, so for the models of sounds it is the "
+        "first operator without an axis of steps; what leaks is the norm of their feature extractor over all steps: "
+        "with `feat_extract_norm='layer'`, and nothing else changed, they are sound."
     )
     heads = ("encoder", "class", "verdict", "first operator, or why")
     return pages.page(facts, "Encoders of transformers", how, pages.table(heads, lines))

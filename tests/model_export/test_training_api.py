@@ -35,7 +35,8 @@ def test_a_run_is_that_of_the_command(tmp_path: Path) -> None:
     sequences, labels = data()
     run = lengthwise_export.train(TINY, sequences, labels, out=tmp_path / "api", **QUICK)
     (tmp_path / "tiny.toml").write_text(
-        '[input]\nfeatures = 3\nnormalize = "training"\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
+        '[input]\nfeatures = 3\nnormalize = "training"\n'
+        '[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
     )
     lines = [
         json.dumps({"steps": steps.tolist(), "label": label}) for steps, label in zip(sequences, labels, strict=True)
