@@ -148,20 +148,17 @@ def walk(page: Path, folder: Path) -> int:
 
 
 def compare_text(said: str, printed: str) -> None:
-    """Each line of the page must occur in what was printed, in this order."""
-    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    """Each line of the page must occur in what was printed, in this order; a terminal may wrap it elsewhere."""
+    whole = " ".join(printed.split())
     place = 0
     for line in filter(None, (" ".join(line.split()) for line in said.splitlines())):
-        if line == "...":
-            continue
-        pattern = ".*".join(re.escape(part) for part in line.split("..."))
-        found = next((at for at in range(place, len(lines)) if re.fullmatch(pattern, lines[at])), None)
+        found = re.compile(".*?".join(re.escape(part.strip()) for part in line.split("..."))).search(whole, place)
         assert found is not None, f"{line!r} is not printed; printed is\n{printed}"
-        place = found + 1
+        place = found.end()
 
 
 def compare_json(said: Any, answered: Any) -> None:
-    """Both are the same; numbers that are not whole may differ by 0.05, for another processor trains other weights."""
+    """Both are the same; numbers that are not whole may differ by 0.15, for another processor trains other weights."""
     if isinstance(said, dict):
         assert said.keys() == answered.keys()
         for name in said:
@@ -171,7 +168,7 @@ def compare_json(said: Any, answered: Any) -> None:
         for one, other in zip(said, answered, strict=True):
             compare_json(one, other)
     elif isinstance(said, float):
-        assert answered == pytest.approx(said, abs=0.05)
+        assert answered == pytest.approx(said, abs=0.15)
     else:
         assert said == answered
 
@@ -179,7 +176,13 @@ def compare_json(said: Any, answered: Any) -> None:
 def _lines(text: str) -> list[str]:
     """The commands of a block: a line that ends in a backslash goes on, and a remark is none."""
     whole = re.sub(r"\\\n\s*", "", text)
-    return [line for line in whole.splitlines() if line.strip() and not line.startswith("#")]
+    commands: list[str] = []
+    for line in whole.splitlines():
+        if commands and commands[-1].count("'") % 2:  # a text that goes on
+            commands[-1] += f"\n{line}"
+        elif line.strip() and not line.startswith("#"):
+            commands.append(line)
+    return commands
 
 
 @contextlib.contextmanager
