@@ -68,7 +68,9 @@ BELOW = {
             "onnx_graphs",
             "architecture",
         },
+        "learning": {"export", "training", "architecture"},
         "cli": {
+            "learning",
             "export",
             "steady_bits",
             "mending",
@@ -89,7 +91,8 @@ MEMBERS = {
     "lengthwise": {"serving": {"serving"}, "api": {"api"}, "cli": {"cli", "__main__"}},
     "lengthwise_export": {
         "export": {"accuracy", "api", "candidate", "flow", "mend_target", "mended_accuracy", "mended_candidate"}
-        | {"missing_values", "pipeline", "publish"},
+        | {"missing_values", "pipeline", "publish", "testing", "torch_state"},
+        "learning": {"estimator", "training_api"},
         "cli": {"cli", "training_commands"},
     },
 }

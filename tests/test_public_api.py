@@ -12,7 +12,10 @@ import lengthwise_export
 
 EXPORTED = {
     lengthwise: ["AsyncClient", "Client", "Model", "Prediction", "__version__", "errors", "load"],
-    lengthwise_export: ["CheckReport", "PublishedModel", "__version__", "adopt", "check", "errors", "export"],
+    lengthwise_export: [
+        *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel", "__version__", "adopt", "check"),
+        *("compare", "errors", "export", "train"),
+    ],
 }
 OF_CLASSES = {
     lengthwise.Model: [
@@ -27,7 +30,10 @@ OF_CLASSES = {
     lengthwise.AsyncClient: ["aclose", "get", "post", "predict", "prepare"],
     lengthwise_export.CheckReport: [
         *("exit_code", "fix", "leaks", "max_length", "min_length", "notes", "notices", "ran", "reason", "served"),
-        *("target", "to_dict", "tolerance", "trials", "verdict"),
+        *("target", "to_dict", "to_sarif", "tolerance", "trials", "verdict"),
+    ],
+    lengthwise_export.TrainedModel: [
+        *("directory", "export", "labels", "reasons", "report", "spec", "warnings", "weights"),
     ],
     lengthwise_export.PublishedModel: [
         *("cases", "directory", "labels", "manifest", "mend", "mend_accuracy", "nodes", "notices", "sample"),
@@ -35,12 +41,8 @@ OF_CLASSES = {
     ],
 }
 FUNCTIONS = [
-    lengthwise.load,
-    lengthwise.Model.predict,
-    lengthwise.Client.predict,
-    lengthwise.AsyncClient.predict,
-    lengthwise_export.check,
-    lengthwise_export.export,
+    *(lengthwise.load, lengthwise.Model.predict, lengthwise.Client.predict, lengthwise.AsyncClient.predict),
+    *(lengthwise_export.check, lengthwise_export.export, lengthwise_export.train, lengthwise_export.compare),
 ]
 
 
@@ -79,9 +81,18 @@ def test_functions_say_what_they_take_give_and_raise(function: Any) -> None:
 def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> None:
     from lengthwise_export import cli
 
-    of_shell = {"as_json", "verbose", "page", "strict"}
+    of_shell = {"as_json", "verbose", "page", "sarif", "strict"}
     command = {parameter.name for parameter in cli.main.commands[function.__name__].params}
     assert {*inspect.signature(function).parameters} - {"progress"} == command - of_shell
+
+
+def test_train_takes_what_its_command_takes() -> None:
+    from lengthwise_export import cli
+
+    of_shell = {"spec_file", "data", "resume", "as_json"}
+    command = {parameter.name for parameter in cli.main.commands["train"].params}
+    in_python = {"spec", "sequences", "labels", "progress"}
+    assert {*inspect.signature(lengthwise_export.train).parameters} - in_python == command - of_shell
 
 
 @pytest.mark.parametrize("package", EXPORTED, ids=lambda package: package.__name__)

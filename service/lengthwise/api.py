@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lengthwise import notebook
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequences, Problem
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ class Prediction:
     attention: NDArray[np.float32] | None = None
     windows: tuple[dict[str, Any], ...] | None = field(default=None, repr=False)
     id: str | None = None
+    _labels: tuple[str, ...] = field(default=(), repr=False)
+    """The model's labels, for `_repr_html_`."""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: a row for each label, the most probable first; or for each of the first steps."""
+        return notebook.prediction(self, self._labels)
 
 
 class Model:
@@ -105,6 +112,25 @@ class Model:
         lengths = f"at most {self.max_length}" if self.min_length == 1 else f"{self.min_length} to {self.max_length}"
         return f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, {lengths} steps>"
 
+    def _repr_html_(self) -> str:
+        """In a notebook: what the model takes and answers, and what its verification promises."""
+        promises = "; ".join(
+            f"{'the same bits' if promise.bits else f'within {promise.tolerance:.2g}'} on {promise.provider}"
+            for promise in self.loaded.manifest.promises
+        )
+        step = f"{self.features} features" if self.vocabulary is None else f"one of {self.vocabulary} token ids"
+        rows = [
+            ("task", self.task),
+            (f"{len(self.labels)} labels", ", ".join(self.labels)),
+            ("a step", step),
+            ("steps of a sequence", f"{self.min_length} to {self.max_length}; longer ones: {self.long}"),
+            ("missing values", self.missing),
+            ("attention", "predict(..., attention=True)" if self.has_attention else "none"),
+            ("runs on", self.provider),
+            ("an answer in any batch", promises or "not promised"),
+        ]
+        return notebook.table(rows, title=f"{self.name}, version {self.version}")
+
     def predict(self, sequences: Iterable[ArrayLike], *, attention: bool = False) -> list[Prediction]:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
 
@@ -116,7 +142,7 @@ class Model:
             attention: Whether to return the attention weights.
 
         Returns:
-            One prediction for each sequence.
+            One prediction for each sequence, in a list that a notebook shows as a table.
 
         Raises:
             InvalidSequences: The model does not accept some of them, or their answers are not finite; names each by its
@@ -146,10 +172,10 @@ class Model:
             attention=attention,
         )
         results = [result for _, chunk in answered for result in chunk]
-        return [
+        return notebook.Predictions(
             self._prediction(item, answer, attention)
             for item, answer in zip(items, _all_answered(results), strict=True)
-        ]
+        )
 
     def _threads_for(self, items: Sequence[Item]) -> int:
         """How many threads a call starts; 0 if starting threads would take longer than its sequences."""
@@ -168,11 +194,15 @@ class Model:
         windows = None if answer.windows is None else tuple(answer.windows)
         if self.task == "single-label":
             score = float(probabilities[answer.best])
-            return Prediction(probabilities, length, labels[answer.best], score, attention=weights, windows=windows)
+            return Prediction(
+                probabilities, length, labels[answer.best], score, attention=weights, windows=windows, _labels=labels
+            )
         if self.task == "multi-label":
             places = np.flatnonzero(probabilities >= self.loaded.manifest.threshold).tolist()
             assigned = tuple(labels[place] for place in places)
-            return Prediction(probabilities, length, assigned=assigned, attention=weights, windows=windows)
+            return Prediction(
+                probabilities, length, assigned=assigned, attention=weights, windows=windows, _labels=labels
+            )
         best: list[int] = probabilities.argmax(axis=1).tolist()
         step_labels: list[str | None] = [labels[place] for place in best]
         if item.kept_places is not None:
@@ -187,6 +217,7 @@ class Model:
             step_scores=_at_steps_sent(item, probabilities.max(axis=1), np.nan),
             attention=weights,
             windows=windows,
+            _labels=labels,
         )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -166,6 +166,18 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
     if recipe.budget_minutes and "epochs" not in given:
         options = _within_budget(spec, records, options, runs * spec.model.members, recipe, reasons)
     return Plan(spec, options, runs, tuple(reasons), tuple(warnings), probe)
+
+
+def inapplicable(given: Iterable[str], recipe: RecipeOptions) -> str | None:
+    """The first of these options that a spec with `kind = "rocket"` cannot have; None if it can have all.
+
+    Args:
+        given: The names of the training options that the user gives.
+        recipe: The options about the whole training.
+    """
+    others = [name for name in given if name not in rocket.APPLICABLE]
+    others += [field.name for field in fields(RecipeOptions) if getattr(recipe, field.name) != field.default]
+    return next(iter(others), None)
 
 
 def settled_input(spec: Spec, records: Sequence[Record]) -> Spec:

@@ -74,6 +74,7 @@ def train(
     resume: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     split_seed: int | None = None,
+    validation: Sequence[Record] = (),
 ) -> TrainingResult:
     """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
 
@@ -85,6 +86,7 @@ def train(
         resume: Whether to continue from the state in this folder.
         on_epoch: Called after each epoch, and for the earlier epochs of a resumed run.
         split_seed: The seed of the split; None for that of the options.
+        validation: Records that become the validation split, in the place of a share of `records`.
 
     Raises:
         ConfigurationError: A record does not fit the spec, or there are too few.
@@ -92,12 +94,15 @@ def train(
     """
     began = time.monotonic()
     spec = spec.concrete()
-    first, second = split(spec, records, options, options.seed if split_seed is None else split_seed)
+    if validation:
+        first, second = examples(records, spec), examples(validation, spec)
+    else:
+        first, second = split(spec, records, options, options.seed if split_seed is None else split_seed)
     if spec.model.members > 1:
-        return _ensemble(spec, records, options, directory, resume, on_epoch, split_seed, began)
+        return _ensemble(spec, records, options, directory, resume, on_epoch, split_seed, validation, began)
     run = TrainingRun.start(spec, first, second, options)
     path = directory / STATE_FILE
-    key = identity(spec, records, options, split_seed)
+    key = identity(spec, [*records, *validation], options, split_seed)
     if resume:
         run.restore(path, key)
         for epoch in run.progress.epochs:
@@ -180,6 +185,7 @@ def _ensemble(
     resume: bool,
     on_epoch: Callable[[Epoch], None],
     split_seed: int | None,
+    validation: Sequence[Record],
     began: float,
 ) -> TrainingResult:
     single = spec.with_keys(model={"members": 1})
@@ -197,6 +203,7 @@ def _ensemble(
                 resume=resume and (folder / STATE_FILE).is_file(),
                 on_epoch=on_epoch,
                 split_seed=options.seed if split_seed is None else split_seed,
+                validation=validation,
             )
         )
     model = Ensemble(spec).eval()

@@ -8,7 +8,7 @@ missing value.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def items(sequences: Iterable[Any], manifest: Manifest) -> list[Item]:
     problems: list[Problem] = []
     for place, given in enumerate(sequences):
         try:
-            steps = _steps(given, manifest)
+            steps = as_steps(given, manifest.input.kind, manifest.input.features)
             why = why_rejected(steps, manifest)
         except ValueError as error:
             why = str(error)
@@ -55,27 +55,32 @@ def items(sequences: Iterable[Any], manifest: Manifest) -> list[Item]:
     return found
 
 
-def _steps(given: Any, manifest: Manifest) -> Steps:
-    """One sequence: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+def as_steps(given: Any, kind: Literal["values", "tokens"], features: int | None) -> Steps:
+    """Converts an array-like: to `[length, features]` float32 with NaN for a missing value, or to `[length]` int64.
+
+    Args:
+        given: The array-like.
+        kind: What a step is.
+        features: Number of values of a step; None if it is not known, then `[length]` has one.
 
     Raises:
         ValueError: The array does not have this form; the message says why.
     """
-    if type(given) is np.ndarray and given.dtype == _FLOAT32 and given.ndim == 2 and manifest.input.kind == "values":
+    if type(given) is np.ndarray and given.dtype == _FLOAT32 and given.ndim == 2 and kind == "values":
         return given  # as nearly always
     array = as_array(given)
-    if manifest.input.kind == "tokens":
+    if kind == "tokens":
         return _tokens(array)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"numbers are wanted, the type of this array is {array.dtype}")
-    if array.ndim == 1 and manifest.input.features == 1:
+    if array.ndim == 1 and features in (1, None):
         array = array[:, None]
     if array.ndim == 1 and not array.size:
         raise ValueError("a sequence has at least one step")
     if array.ndim != 2:
-        features = manifest.input.features
-        hint = "; put a single sequence in a list too" if array.shape == (features,) else ""
-        raise ValueError(f"[length, {features}] is wanted, the shape of this array is {[*array.shape]}{hint}")
+        wanted = "features" if features is None else features
+        hint = "; put a single sequence in a list too" if array.shape == (features,) or not array.ndim else ""
+        raise ValueError(f"[length, {wanted}] is wanted, the shape of this array is {[*array.shape]}{hint}")
     if array.dtype == np.float32:
         return array
     with np.errstate(over="ignore"):  # the error for a number too large for float32 names its step
