@@ -31,6 +31,7 @@ BELOW = {
         "http": {"protocols", "serving", "repository", "decoding", "runtime", "batching", "telemetry", "connections"},
         "bench": {"repository", "decoding", "runtime", "batching"},
         "scoring": {"repository", "decoding", "runtime", "batching"},
+        "engines": {"scoring"},
         "api": {"scoring", "repository", "decoding", "runtime", "batching"},
         "cli": {"bench", "scoring", "http", "monitoring", "repository"},
     },
@@ -91,6 +92,9 @@ ONLY_IN = {
     "prometheus_client": {"telemetry.metrics", "telemetry.triton_metrics", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},
+    "ray": {"engines.ray"},
+    "pyspark": {"engines.spark"},
+    "apache_beam": {"engines.beam"},
 }
 """External packages that only these modules may import."""
 

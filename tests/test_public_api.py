@@ -11,7 +11,7 @@ import lengthwise
 import lengthwise_export
 
 EXPORTED = {
-    lengthwise: ["Model", "Prediction", "__version__", "errors", "load"],
+    lengthwise: ["Model", "Prediction", "Scorer", "__version__", "errors", "load"],
     lengthwise_export: ["CheckReport", "PublishedModel", "__version__", "adopt", "check", "errors", "export"],
 }
 OF_CLASSES = {
@@ -22,6 +22,10 @@ OF_CLASSES = {
     lengthwise.Prediction: [
         *("assigned", "attention", "label", "length", "probabilities", "score", "step_labels", "step_scores"),
         "windows",
+    ],
+    lengthwise.Scorer: [
+        *("attention", "batches", "columns", "id", "keep_steps", "max_batch_cost_steps", "max_batch_rows", "on_error"),
+        *("open", "path", "predictions", "prefix", "provider", "recurrent_kernels", "steps", "threads"),
     ],
     lengthwise_export.CheckReport: [
         *("exit_code", "fix", "leaks", "max_length", "min_length", "notes", "notices", "ran", "reason", "served"),

@@ -8,8 +8,8 @@ for prediction in model.predict([recording, another]):
     print(prediction.label, prediction.score)
 ```
 
-Exported: `load`, `Model`, `Prediction`, `errors`, `__version__`. Importing the package is cheap: onnxruntime and NumPy
-are imported when `load`, `Model` or `Prediction` is first used.
+Exported: `load`, `Model`, `Prediction`, `Scorer` (for engines: Ray Data, Spark, Beam), `errors`, `__version__`.
+Importing the package is cheap: onnxruntime and NumPy are imported when one of the first four is first used.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise import errors
 
-__all__ = ["Model", "Prediction", "__version__", "errors", "load"]
+__all__ = ["Model", "Prediction", "Scorer", "__version__", "errors", "load"]
 
 if TYPE_CHECKING:
     from lengthwise.api import Model, Prediction, load
+    from lengthwise.scoring.scorer import Scorer
 
     __version__: str
 else:  # a type checker is to find misspelt names
@@ -32,7 +33,8 @@ else:  # a type checker is to find misspelt names
         if name == "__version__":
             value: Any = importlib.import_module("importlib.metadata").version("lengthwise")
         elif name in __all__:
-            value = getattr(importlib.import_module("lengthwise.api"), name)
+            module = "lengthwise.scoring.scorer" if name == "Scorer" else "lengthwise.api"
+            value = getattr(importlib.import_module(module), name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value

@@ -34,7 +34,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 
 def how_to_install(extra: str) -> str:
@@ -114,8 +115,13 @@ class InvalidRequest(RequestError):
     def __init__(self, problems: Sequence[Problem], *, total: int | None = None, more: bool = False) -> None:
         self.problems = tuple(problems)
         self.total = len(self.problems) if total is None else total
+        self.more = more
         detail = self.problems[0].detail if self.total == 1 else f"{self.total} things are wrong with the body"
         super().__init__(f"at least {detail}; the rest was not read" if more else detail)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles what it was made of, since an engine sends the errors of its workers to the caller."""
+        return partial(type(self), total=self.total, more=self.more), (self.problems,)
 
 
 class NoSuchAlias(InvalidRequest):
