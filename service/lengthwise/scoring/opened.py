@@ -31,7 +31,7 @@ MOST_OPEN: Final = 4
 """Models that a process keeps open; the one that was not used for the longest time is dropped."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)  # Beam shares it by weak references
 class OpenModel:
     """A loaded model with the limits under which it answers.
 
