@@ -92,10 +92,10 @@ def test_an_error_names_the_element(recordings: Recordings) -> None:
 def test_a_handler_moves_to_another_model(tmp_path: Path) -> None:
     from lengthwise.engines.beam import LengthwiseModelHandler
 
-    shutil.copytree(bundled_models() / "japanese-vowels" / "1", tmp_path / "vowels" / "1")
+    shutil.copytree(bundled_models() / "japanese-vowels" / "1", tmp_path / "japanese-vowels" / "1")
     handler = LengthwiseModelHandler(SCORER)
     before = handler.load_model()
-    handler.update_model_path(str(tmp_path / "vowels"))
+    handler.update_model_path(str(tmp_path / "japanese-vowels"))
     assert handler.load_model() is not before
     handler.update_model_path(None)
     (result,) = handler.run_inference([[[0.5] * 12]], handler.load_model())

@@ -467,6 +467,8 @@ def test_every_error_can_be_sent_to_another_process() -> None:
         assert type(again) is type(error)
         assert str(again) == str(error)
         assert vars(again) == vars(error)
+    with pytest.raises(TypeError, match="problems are wanted"):  # Beam then keeps the text of the error
+        InvalidSequences("sequence 1: is odd [while running a step]")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("spark", "pyspark"), ("beam", "apache_beam")])
