@@ -3,6 +3,8 @@
  * Included at the end of each library. It uses `KNOWN`, `runs_here` and `chosen`, and MODULE_NAME and MODULE_TEXT, which
  * the library defines.
  */
+#define SPARE_CORES "lengthwise.spare_cores"
+
 static PyObject *choose(PyObject *module, PyObject *name)
 {
     const char *wanted = PyUnicode_AsUTF8AndSize(name, NULL);
@@ -32,9 +34,22 @@ static PyObject *lend(PyObject *module, PyObject *arguments)
 
 static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
 
+/* The idle cores that this library counts, and its threads, for `share` of another. */
+static PyObject *spare_cores(PyObject *module, PyObject *nothing) { return PyCapsule_New(spare, SPARE_CORES, NULL); }
+
+static PyObject *share(PyObject *module, PyObject *capsule)
+{
+    struct SpareCores *others = PyCapsule_GetPointer(capsule, SPARE_CORES);
+    if (!others) return NULL;
+    spare = others;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef METHODS[] = {
     {"lend", lend, METH_VARARGS, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
     {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
+    {"spare_cores", spare_cores, METH_NOARGS, "The idle cores and the threads for them, which another library may share."},
+    {"share", share, METH_O, "Makes this library use the idle cores and threads of another, before it has used any."},
     {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},
     {"choose", choose, METH_O, "Makes the kernels of sessions opened from now on use that instruction set."},
     {NULL, NULL, 0, NULL},
