@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format quick test test-long gallery hostile sanitize soak cover train export model bench fuzz clients console-tools console-check console-pictures docs proto clean
+.PHONY: help install serve lint format quick test test-long gallery hostile sanitize soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,17 @@ console-check: .venv/.development ## Tests the console in Chromium: flows, acces
 
 console-pictures: .venv/.development ## Draws docs/console-*.png (after make console-tools)
 	$(BIN)/python -m tests.console.pictures
+
+# The package as a user installs it, beside the engines; the sources stay as they are.
+ENGINES := runs/engines
+$(ENGINES)/installed: pyproject.toml | .venv/.development
+	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(ENGINES)
+	$(BIN)/python -m uv pip install --quiet --python $(ENGINES)/bin/python '.[cpu,parquet,ray,spark,beam]' pytest pytest-asyncio hypothesis
+	touch $@
+
+engines: $(ENGINES)/installed ## Runs Scorer on Ray Data, Spark (with the Java of this machine) and Beam, in an environment of its own in runs (2 GB)
+	$(BIN)/python -m uv pip install --quiet --python $(ENGINES)/bin/python --reinstall-package lengthwise --no-deps .
+	$(ENGINES)/bin/python -m pytest tests/engines -m engines -rs -p no:cacheprovider
 
 proto: .venv/.development ## Generates the messages of the gRPC protocol from its .proto
 	$(BIN)/python -m grpc_tools.protoc -I service --python_out=service --pyi_out=service service/lengthwise/protocols/open_inference/open_inference.proto

@@ -42,6 +42,7 @@ BELOW = {
         | {"connections"},
         "bench": {"repository", "decoding", "runtime", "batching"},
         "scoring": {"repository", "decoding", "runtime", "batching"},
+        "engines": {"scoring"},
         "api": {"scoring", "repository", "decoding", "runtime", "batching"},
         "client": {"api", "decoding", "runtime"},
         "cli": {"bench", "scoring", "http", "monitoring", "repository"},
@@ -106,6 +107,9 @@ ONLY_IN = {
     "prometheus_client": {"telemetry.metrics", "telemetry.triton_metrics", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},
+    "ray": {"engines.ray"},
+    "pyspark": {"engines.spark"},
+    "apache_beam": {"engines.beam"},
 }
 """External packages that only these modules may import."""
 

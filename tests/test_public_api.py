@@ -11,7 +11,7 @@ import lengthwise
 import lengthwise_export
 
 EXPORTED = {
-    lengthwise: ["AsyncClient", "Client", "Model", "Prediction", "__version__", "errors", "load"],
+    lengthwise: ["AsyncClient", "Client", "Model", "Prediction", "Scorer", "__version__", "errors", "load"],
     lengthwise_export: [
         *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel", "__version__", "adopt", "check"),
         *("compare", "errors", "export", "train"),
@@ -28,6 +28,10 @@ OF_CLASSES = {
     ],
     lengthwise.Client: ["close", "get", "post", "predict", "prepare"],
     lengthwise.AsyncClient: ["aclose", "get", "post", "predict", "prepare"],
+    lengthwise.Scorer: [
+        *("attention", "batches", "columns", "id", "keep_steps", "max_batch_cost_steps", "max_batch_rows", "on_error"),
+        *("open", "path", "predictions", "prefix", "provider", "recurrent_kernels", "steps", "threads"),
+    ],
     lengthwise_export.CheckReport: [
         *("exit_code", "fix", "leaks", "max_length", "min_length", "notes", "notices", "ran", "reason", "served"),
         *("target", "to_dict", "to_sarif", "tolerance", "trials", "verdict"),

@@ -15,8 +15,8 @@ client = lengthwise.Client("http://localhost:8000")
 predictions = client.predict([recording, another])
 ```
 
-Exported: `load`, `Model`, `Prediction`, `Client`, `AsyncClient`, `errors`, `__version__`. Importing the package is
-cheap: NumPy is imported when one of them is first used, and onnxruntime when a model is loaded.
+Exported: `load`, `Model`, `Prediction`, `Scorer` (for engines: Ray Data, Spark, Beam), `Client`, `AsyncClient`,
+`errors`, `__version__`. Importing the package is cheap: NumPy is imported when one of them is first used, and onnxruntime when a model is loaded.
 """
 
 from __future__ import annotations
@@ -26,13 +26,18 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise import errors
 
-__all__ = ["AsyncClient", "Client", "Model", "Prediction", "__version__", "errors", "load"]
-_MODULES = {"AsyncClient": "lengthwise.client.client", "Client": "lengthwise.client.client"}
+__all__ = ["AsyncClient", "Client", "Model", "Prediction", "Scorer", "__version__", "errors", "load"]
+_MODULES = {
+    "AsyncClient": "lengthwise.client.client",
+    "Client": "lengthwise.client.client",
+    "Scorer": "lengthwise.scoring.scorer",
+}
 """Where exported names are defined; the others are in `lengthwise.api`."""
 
 if TYPE_CHECKING:
     from lengthwise.api import Model, Prediction, load
     from lengthwise.client.client import AsyncClient, Client
+    from lengthwise.scoring.scorer import Scorer
 
     __version__: str
 else:  # a type checker is to find misspelt names

@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lengthwise import notebook
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequences, Problem
+from lengthwise.scoring.opened import ModelOptions, ProviderName
 
 if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from lengthwise.runtime.answers import Answer
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
     from lengthwise.scoring.offline import ScoringResult
-
-ProviderName = Literal["auto", "cuda", "cpu"]
 
 _WORTH_THREADS_SECONDS: Final = 0.002
 """Up to this predicted time a call runs in the caller's thread, because starting others would take longer."""
@@ -259,26 +257,15 @@ def load(
         >>> model.name, model.features, model.task
         ('japanese-vowels', 12, 'single-label')
     """
-    from lengthwise.batching.plan import BatchLimits
-    from lengthwise.repository import loading
-    from lengthwise.repository.model_directory import model_directory
-    from lengthwise.runtime.provider import choose
-    from lengthwise.settings import available_cores, bundled_models
-
-    if provider not in get_args(ProviderName):
-        raise ConfigurationError(f"provider={provider!r} is none; {', '.join(get_args(ProviderName))} are")
-    for name, value in (
-        ("threads", 1 if threads is None else threads),
-        ("max_batch_rows", max_batch_rows),
-        ("max_batch_cost_steps", max_batch_cost_steps),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigurationError(f"{name}={value!r}: a whole number from 1 is wanted")
-    directory = model_directory(bundled_models() / "japanese-vowels" if path is None else Path(path))
-    limits = BatchLimits(max_batch_rows, max_batch_cost_steps)
-    choice = choose(provider, runners=threads, recurrent_kernels=recurrent_kernels)
-    made = loading.load(directory, limits, devices=choice.devices)
-    return Model(made, limits, threads or choice.runners(available_cores()))
+    opened = ModelOptions(
+        None if path is None else os.fspath(path),
+        provider,
+        threads,
+        max_batch_rows,
+        max_batch_cost_steps,
+        recurrent_kernels,
+    ).open()
+    return Model(opened.loaded, opened.limits, opened.threads)
 
 
 def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:

@@ -36,7 +36,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from functools import partial
+from typing import Any, ClassVar, Final
 
 _PLACE: Final = re.compile(r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)")
 """A pointer to a sequence, and to one of its steps."""
@@ -133,10 +134,17 @@ class InvalidRequest(RequestError):
     title = "Invalid request"
 
     def __init__(self, problems: Sequence[Problem], *, total: int | None = None, more: bool = False) -> None:
+        if isinstance(problems, str):  # Apache Beam tries this, to add to the text; told so, it keeps the text
+            raise TypeError("problems are wanted, not a text")
         self.problems = tuple(problems)
         self.total = len(self.problems) if total is None else total
+        self.more = more
         detail = self.problems[0].detail if self.total == 1 else f"{self.total} things are wrong with the body"
         super().__init__(f"at least {detail}; the rest was not read" if more else detail)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles what it was made of, since an engine sends the errors of its workers to the caller."""
+        return partial(type(self), total=self.total, more=self.more), (self.problems,)
 
 
 class NoSuchAlias(InvalidRequest):

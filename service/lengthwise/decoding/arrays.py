@@ -41,18 +41,54 @@ def items(sequences: Iterable[Any], manifest: Manifest) -> list[Item]:
     found: list[Item] = []
     problems: list[Problem] = []
     for place, given in enumerate(sequences):
-        try:
-            steps = as_steps(given, manifest.input.kind, manifest.input.features)
-            why = why_rejected(steps, manifest)
-        except ValueError as error:
-            why = str(error)
-        if why is not None:
-            problems.append(Problem(f"/sequences/{place}", why))
+        one = item(given, manifest)
+        if isinstance(one, str):
+            problems.append(Problem(f"/sequences/{place}", one))
         elif not problems:
-            found.append(make_item(steps, manifest, sent_steps=len(steps)))
+            found.append(one)
     if problems:
         raise InvalidSequences(problems)
     return found
+
+
+def item(given: Any, manifest: Manifest) -> Item | str:
+    """Converts and validates one sequence.
+
+    Args:
+        given: An array-like.
+        manifest: The manifest of the model.
+
+    Returns:
+        The item, or why the model rejects it, as a sentence.
+    """
+    try:
+        steps = as_steps(given, manifest.input.kind, manifest.input.features)
+    except ValueError as error:
+        return str(error)
+    return accepted(steps, manifest)
+
+
+def items_or_reasons(cells: Iterable[Any], manifest: Manifest) -> list[Item | str]:
+    """Converts and validates the cells of a column: the item of each, or why the model rejects it.
+
+    Args:
+        cells: Array-likes; None, or the NaN that pandas has in its place, is a row without a sequence.
+        manifest: The manifest of the model.
+    """
+    return [
+        "its steps are missing" if cell is None or isinstance(cell, float) else item(cell, manifest) for cell in cells
+    ]
+
+
+def accepted(steps: Steps, manifest: Manifest) -> Item | str:
+    """The item of a sequence that has its final form, or why the model rejects it, as a sentence.
+
+    Args:
+        steps: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+        manifest: The manifest of the model.
+    """
+    why = why_rejected(steps, manifest)
+    return make_item(steps, manifest, sent_steps=len(steps)) if why is None else why
 
 
 def as_steps(given: Any, kind: Literal["values", "tokens"], features: int | None) -> Steps:
@@ -108,6 +144,8 @@ def as_array(given: Any) -> NDArray[Any]:
     """
     if isinstance(given, np.ma.MaskedArray) and np.any(given.mask):  # what is masked is missing
         given = np.ma.filled(given.astype(np.promote_types(given.dtype, np.float32)), np.nan)
+    if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim == 1:
+        given = given.tolist()  # steps that are arrays: so a column of lists comes out of pandas
     try:
         array = np.asarray(given)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:

@@ -32,6 +32,9 @@ COMPILED: Final = _kernels is not None
 INSTRUCTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS if COMPILED else ()
 """The instruction sets that both this processor and the kernels support, best first; empty if they cannot run."""
 
+if COMPILED:  # no core is lent twice, to a layer in float32 and to one at int8
+    integer_kernels.share(_kernels.spare_cores())
+
 
 def register(options: Any) -> str:
     """Makes sessions with these options use the kernels. `INSTRUCTION_SETS` must not be empty.
@@ -56,7 +59,6 @@ def lend_cores(count: int, soon: bool = False) -> None:
         count: How many cores are idle.
         soon: Whether a batch is about to run, so that a thread wakes up beforehand.
     """
-    integer_kernels.lend_cores(count, soon)
     if COMPILED:
         _kernels.lend(count, soon)
 
