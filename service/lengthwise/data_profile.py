@@ -35,7 +35,7 @@ FEATURE: Final = "feature "
 _DECILES: Final = np.linspace(0.1, 0.9, 9)
 _MOST_STEPS: Final = 8
 """Steps of one sequence that are looked at: neighbouring steps say nearly the same."""
-_MOST_SEQUENCES: Final = 2000
+MOST_SEQUENCES: Final = 2000
 """Sequences of the training data that are looked at."""
 _SPLITS: Final = 20
 _ABOVE_CHANCE: Final = 1.5
@@ -132,8 +132,8 @@ class DataProfile(_ProfilePart):
             labels: How many classes there are.
             seed: Seed of the splits for the limits.
         """
-        if len(sequences) > _MOST_SEQUENCES:
-            chosen = np.random.default_rng(seed).permutation(len(sequences))[:_MOST_SEQUENCES].tolist()
+        if len(sequences) > MOST_SEQUENCES:
+            chosen = np.random.default_rng(seed).permutation(len(sequences))[:MOST_SEQUENCES].tolist()
             profile = cls.of(
                 [sequences[i] for i in chosen],
                 None if classes is None else [classes[i] for i in chosen],

@@ -20,7 +20,7 @@ from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from lengthwise.versions import Key, Policy
 from tests.support.model_directories import measure_quickly, place
-from tests.support.numpy_models import manifest, model
+from tests.support.numpy_models import manifest, model, serving
 
 
 def repository(pointed: dict[str, int], *versions: int) -> Repository:
@@ -163,6 +163,17 @@ def test_the_command_shows_switches_and_removes(tmp_path: Path) -> None:
     assert command(tmp_path / "vowels", "champion", "0")[0] == 2
     assert command(tmp_path / "nothing")[0] == 2
     assert command(tmp_path / "vowels", "champion", "--remove") == (0, "no aliases\n")
+
+
+async def test_a_champion_that_does_not_work_any_more_leaves_the_next_lower_version() -> None:
+    versions = [model(manifest(version=version)) for version in (1, 2, 3)]
+    async with serving(*versions, aliases={"sums": {"champion": 2}}) as service:
+        for broken, answers in ((2, "1"), (1, "3")):
+            for served in service.serving.served:
+                if served.manifest.version == broken:
+                    served.queue.breaker.probed(RuntimeError("the device is gone"), 0.0, 60.0)
+            answer = await service.predict({"sequences": [[[1, 2]]]})
+            assert answer.json()["version"] == answers
 
 
 class TestInAService:
