@@ -16,7 +16,8 @@ predictions = client.predict([recording, another])
 ```
 
 Exported: `load`, `Model`, `Prediction`, `Scorer` (for engines: Ray Data, Spark, Beam), `Client`, `AsyncClient`,
-`errors`, `__version__`. Importing the package is cheap: NumPy is imported when one of them is first used, and onnxruntime when a model is loaded.
+`errors`, `__version__`. Importing the package is cheap: NumPy is imported when one of them is first used, and
+onnxruntime when a model is loaded.
 """
 
 from __future__ import annotations
