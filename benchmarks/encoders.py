@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -188,21 +189,26 @@ def judge(encoder: Encoder) -> JudgedEncoder:
         except PaddingUnsafeError as error:
             report = error.report
         except LengthwiseError as error:
-            return JudgedEncoder(encoder.name, encoder.model, "refused", str(error))
+            return JudgedEncoder(encoder.name, encoder.model, "refused", _one_line(str(error)))
     return JudgedEncoder(encoder.name, encoder.model, report.verdict, _said(report))
 
 
 def _said(report: CheckReport) -> str:
     if not report.leaks:
-        return "" if report.verdict == "sound" else report.reason
+        return "" if report.verdict == "sound" else _one_line(report.reason)
     leak = report.leaks[0]
     where = "" if leak.location is None else f", `{leak.location.source}`"
     return f"{leak.operator}{where}"
 
 
+def _one_line(said: str) -> str:
+    """A message in one line, with the paths of installed packages without their folder."""
+    return " ".join(re.sub(r"\S*site-packages/", "", said).split())
+
+
 def page(facts: dict[str, Any], rows: Sequence[JudgedEncoder], version: str) -> str:
     """A line for each encoder."""
-    lines = [(row.name, f"`{row.model}`", row.verdict, row.said.replace("|", "\\|").replace("\n", " ")) for row in rows]
+    lines = [(row.name, f"`{row.model}`", row.verdict, row.said.replace("|", "\\|")) for row in rows]
     counts = {
         verdict: sum(row.verdict == verdict for row in rows) for verdict in dict.fromkeys(row.verdict for row in rows)
     }

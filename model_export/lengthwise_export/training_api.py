@@ -22,6 +22,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from lengthwise import notebook
+from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.progress import progress_bar
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
@@ -29,6 +30,7 @@ from lengthwise_export.rich_text import as_text
 from lengthwise_export.torch_state import torch_as_before
 from lengthwise_export.training import arrays, comparison, recipe, report_page, session
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions, require_in_bounds
+from lengthwise_export.training.run import Epoch
 
 if TYPE_CHECKING:
     from lengthwise_export.pipeline import PublishedModel
@@ -195,7 +197,7 @@ def train(
         >>> run.labels, run.spec["input"]["features"]
         (('loud', 'quiet'), 2)
     """
-    given = {
+    given: dict[str, Any] = {
         "epochs": epochs,
         "batch_rows": batch_rows,
         "learning_rate": learning_rate,
@@ -278,9 +280,9 @@ def compare(
 
 def _run(
     plan: recipe.Plan,
-    records: Sequence[arrays.Record],
-    tested: Sequence[arrays.Record],
-    validation: Sequence[arrays.Record],
+    records: Sequence[Record],
+    tested: Sequence[Record],
+    validation: Sequence[Record],
     folder: Path,
     progress: Callable[[str], None] | Literal["auto"] | None,
     *,
@@ -302,7 +304,7 @@ def _run(
     done = 0
     with session.made_folder(folder), _shown(progress, "epochs", epochs) as show:
 
-        def on_epoch(epoch: session.Epoch) -> None:
+        def on_epoch(epoch: Epoch) -> None:
             nonlocal done
             done += 1
             accuracy = epoch.validation_accuracy

@@ -58,10 +58,12 @@ class PageRun:
 
     Args:
         folder: The folder in which its commands run.
+        in_process: Whether commands run in this process, which saves their start; otherwise as a reader runs them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, in_process: bool = True) -> None:
         self.folder = folder
+        self._in_process = in_process
         self.server: ServerProcess | None = None
         self.names: dict[str, Any] = {"__name__": "page"}
         self._ends = contextlib.ExitStack()
@@ -96,11 +98,11 @@ class PageRun:
         if name == "lengthwise" and words[1] == "serve":
             self.server = self._ends.enter_context(started(*words[2:]))
             return self.server.text
-        if name == "lengthwise" and words[1] in IN_PROCESS:
+        if self._in_process and name == "lengthwise" and words[1] in IN_PROCESS:
             done = CliRunner().invoke(main, words[1:])
             assert done.exit_code == expected, f"{command}: exit {done.exit_code}\n{done.output}\n{done.exception!r}"
             return done.output
-        if name == "python" and len(words) == 2:
+        if self._in_process and name == "python" and len(words) == 2:
             with _captured() as printed:
                 runpy.run_path(words[1], run_name="__main__")
             return printed.getvalue()
@@ -115,12 +117,12 @@ class PageRun:
 
 
 @contextlib.contextmanager
-def page_run(folder: Path) -> Iterator[PageRun]:
+def page_run(folder: Path, *, in_process: bool = True) -> Iterator[PageRun]:
     """A run in a folder, which is the working directory meanwhile and where modules are found."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
-        run = PageRun(folder)
+        run = PageRun(folder, in_process=in_process)
         try:
             yield run
         finally:

@@ -94,7 +94,7 @@ def require_in_bounds(table: type[DataclassInstance], given: Mapping[str, Any]) 
         if option.name not in given:
             continue
         value, bounds = given[option.name], option.metadata["bounds"]
-        kind = type(option.default)
+        kind: type = type(option.default)
         if kind is bool:
             fits, wanted = isinstance(value, bool), "True or False"
         else:
