@@ -92,6 +92,7 @@ def train_layers(
             on_epoch=on_epoch,
             split_seed=None if plan.runs == 1 else plan.options.seed,
             validation=validation,
+            known_temperature=plan.temperature,
         )
         results.append((seed, folder, result))
     _, folder, best = min(results, key=lambda one: _loss(one[2]))
