@@ -128,8 +128,8 @@ def main(seconds: float, rounds: int, only_train: bool, out: Path) -> None:
     table = pages.table(("kind", "test accuracy", "requests/s", "seconds to train"), lines)
     said = (
         f"`python -m benchmarks.presets`: {DATA}, one training of each kind with seed 0 and processor time of it; "
-        f"served on one core, 64 connections, one test recording a request; medians of {rounds} turns of {seconds:g} s, with "
-        "their range."
+        f"served on one core, 64 connections, one test recording a request; medians of {rounds} turns of {seconds:g} "
+        "s, with their range."
     )
     pages.write(PAGE, pages.page(facts, "Kinds of models, served", said, table))
     draw(figures, out)
