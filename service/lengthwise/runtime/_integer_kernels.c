@@ -531,6 +531,7 @@ static void go_on(struct Run *run, int may_stop)
     const struct Batch *batch = run->batch;
     while (run->active) {
         if (may_stop && core_is_wanted()) return;
+        let_others_run();
         if (run->step == run->until) read_block(run);
         for (long lane = 0; lane < run->active; lane++) prepare(run, lane);
         layer->cells->step(layer, &layer->directions[run->d], run->active, run->step == 0, run->before, run->of_step,

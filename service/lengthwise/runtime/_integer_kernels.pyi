@@ -15,6 +15,9 @@ def lend(count: int, soon: bool, /) -> None:
 def helped() -> float:
     """The processor time, in seconds, that other threads have ever worked for this one."""
 
+def background(on: bool, /) -> None:
+    """Whether layers that run in this thread let others run first, at each step."""
+
 def spare_cores() -> object:
     """The idle cores that this library counts, and its threads for them: a capsule for `share` of another library."""
 

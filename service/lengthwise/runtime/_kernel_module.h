@@ -32,6 +32,14 @@ static PyObject *lend(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+static PyObject *background(PyObject *module, PyObject *on)
+{
+    const int found = PyObject_IsTrue(on);
+    if (found < 0) return NULL;
+    in_background = found;
+    Py_RETURN_NONE;
+}
+
 static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
 
 /* The idle cores that this library counts, and its threads, for `share` of another. */
@@ -48,6 +56,7 @@ static PyObject *share(PyObject *module, PyObject *capsule)
 static PyMethodDef METHODS[] = {
     {"lend", lend, METH_VARARGS, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
     {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
+    {"background", background, METH_O, "Whether layers that run in this thread let others run first, at each step."},
     {"spare_cores", spare_cores, METH_NOARGS, "The idle cores and the threads for them, which another library may share."},
     {"share", share, METH_O, "Makes this library use the idle cores and threads of another, before it has used any."},
     {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},

@@ -248,6 +248,7 @@ static void go_on(struct Run *run, int may_stop)
     const long width = layer->panels * layer->cells->lanes, most = tracks->count ? tracks->steps[0] : 0;
     for (; run->step < most; run->step++) {
         if (may_stop && core_is_wanted()) return;
+        let_others_run();
         if (run->step == run->until) read_block(run);
         while (tracks->steps[run->tracks_run - 1] <= run->step) run->tracks_run--;
         const long count = run->tracks_run;

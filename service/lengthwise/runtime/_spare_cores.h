@@ -13,6 +13,7 @@
  * begun when it is needed costs nothing: the work is taken back.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
@@ -47,6 +48,7 @@ struct SpareCores {
 static struct SpareCores own_cores = {.lock = PTHREAD_MUTEX_INITIALIZER};
 static struct SpareCores *spare = &own_cores;
 static _Thread_local double helped_seconds; /* of this thread, ever, in layers of this library */
+static _Thread_local int in_background;     /* whether this thread's layers let others run first */
 
 static double seconds_of(clockid_t clock)
 {
@@ -60,6 +62,13 @@ static void pause_a_little(void)
 #if defined(__x86_64__)
     for (int i = 0; i < 16; i++) __builtin_ia32_pause();
 #endif
+}
+
+/* Called at each step of a layer. A thread in the background lets whoever waits for its core run first: otherwise the
+ * system may let it go on for milliseconds. */
+static void let_others_run(void)
+{
+    if (in_background) sched_yield();
 }
 
 /* Whether more cores are in use than are lent. */

@@ -48,6 +48,12 @@ def share(spare_cores: object) -> None:
         _kernels.share(spare_cores)
 
 
+def run_in_background(on: bool) -> None:
+    """Lets others run first; see `recurrent_kernels.run_in_background`, which calls it."""
+    if _kernels is not None:
+        _kernels.background(on)
+
+
 def helped_seconds() -> float:
     """The processor time that other threads have ever worked for this one, in these kernels."""
     return _kernels.helped() if INSTRUCTION_SETS else 0.0

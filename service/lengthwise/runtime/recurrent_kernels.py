@@ -63,6 +63,16 @@ def lend_cores(count: int, soon: bool = False) -> None:
         _kernels.lend(count, soon)
 
 
+def run_in_background(on: bool = True) -> None:
+    """Says whether layers that run in the calling thread let other threads run first, at each step.
+
+    Where threads share a core, the system may else let one go on for milliseconds while another waits.
+    """
+    if COMPILED:
+        _kernels.background(on)
+    integer_kernels.run_in_background(on)
+
+
 def processor_seconds() -> float:
     """The processor time of the running thread, and of what other threads did for its layers: a clock for costs."""
     return time.thread_time() + (_kernels.helped() if COMPILED else 0.0) + integer_kernels.helped_seconds()
