@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.fuzz.arrow_streams import fuzz
 
-BODIES = 400
+BODIES = 300
 
 
 def test_no_stream_ends_the_process_or_is_answered_with_a_5xx() -> None:

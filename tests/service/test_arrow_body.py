@@ -94,7 +94,7 @@ def test_a_body_has_one_outcome_in_every_encoding(name: str) -> None:
     catalog: Any = OneModel(MANIFESTS[name])
     seen: set[bool] = set()
 
-    @settings(max_examples=120)
+    @settings(max_examples=70)
     @given(bodies(name))
     def holds(made: tuple[list[dict[str, Any]], Form]) -> None:
         sequences, form = made

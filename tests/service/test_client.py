@@ -190,7 +190,15 @@ async def test_a_request_takes_a_quarter_of_the_queue_at_most() -> None:
 
 async def test_no_sequence_is_no_request() -> None:
     async with serving(model(manifest())) as service, client_of(service) as client:
-        assert await client.predict([]) == []
+        for nothing in ([], {}, pa.array([], pa.list_(pa.list_(pa.float32())))):
+            assert await client.predict(nothing) == []
+
+
+async def test_a_null_row_of_a_column_is_named() -> None:
+    async with serving(model(manifest())) as service, client_of(service) as client:
+        with pytest.raises(errors.InvalidSequences) as error:
+            await client.predict(pa.array([[[1.0, 2.0]], None]))
+    assert error.value.indices == (1,)
 
 
 # Errors.

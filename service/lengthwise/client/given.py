@@ -74,7 +74,7 @@ def _entries(given: Any) -> Iterable[Any]:
 
         return sequences_of_arrow(given)
     if isinstance(given, Mapping):
-        if ITEM_FIELDS.issuperset(given):
+        if "steps" in given and ITEM_FIELDS.issuperset(given):
             raise ConfigurationError("a list of sequences is wanted, this is one sequence; put it in a list")
         return ({"id": str(name), "steps": steps} for name, steps in given.items())
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
