@@ -65,8 +65,8 @@ def page(facts: dict[str, Any], steps: Sequence[TimedStep]) -> str:
         lines += [(f"docs/{name}.md", f"`{step.step}`", f"{step.seconds:.1f}") for step in own]
         lines.append((f"docs/{name}.md", "**all steps**", f"**{sum(step.seconds for step in own):.1f}**"))
     how = (
-        "`python -m benchmarks.newcomer`: the commands of the tutorials in an empty folder, each in a process of its "
-        "own. Not counted: `make install` before, reading and typing. The machine was shared with other work."
+        "`python -m benchmarks.newcomer`: the commands of the tutorials in an empty folder, each in its own process. "
+        "Not counted: `make install` before, reading and typing. The machine was shared with other work."
     )
     return pages.page(facts, "From a model to a service", how, pages.table(("page", "step", "seconds"), lines))
 
