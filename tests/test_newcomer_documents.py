@@ -54,7 +54,7 @@ def test_a_check_says_what_the_page_says(name: str, tmp_path: Path) -> None:
                 run.run(block)
             line = block.text.splitlines()[-1]
             if block.language == "sh" and line.startswith("lengthwise check "):
-                command, _, remark = re.sub(r"--checkpoint \S+ ", "", line).partition("  # ")
+                command, _, remark = re.sub(r"--checkpoint \S+ | --fix", "", line).partition("  # ")
                 done = CliRunner().invoke(main, shlex.split(command)[1:])
                 assert done.exit_code == int(remark.removeprefix("exit ") or 0), done.output
                 assert after is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ import pytest
 import lengthwise
 from lengthwise import notebook
 from lengthwise.api import Prediction
+from tests.support import model_directories
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Iterator[lengthwise.Model]:
+    with pytest.MonkeyPatch.context() as patch:
+        model_directories.measure_quickly(patch)
+        yield lengthwise.load(threads=1)
 
 
 @pytest.fixture
@@ -38,16 +47,15 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-def test_a_model_says_what_it_takes_and_promises() -> None:
-    shown = lengthwise.load(threads=1)._repr_html_()
+def test_a_model_says_what_it_takes_and_promises(bundled: lengthwise.Model) -> None:
+    shown = bundled._repr_html_()
     assert shown.startswith("<p><b>japanese-vowels, version 1</b></p><table>")
     for said in ("12 features", "the same bits on", "1, 2, 3, 4, 5, 6, 7, 8, 9"):
         assert said in shown
 
 
-def test_predictions_are_a_list_that_is_shown_as_a_table() -> None:
-    model = lengthwise.load(threads=1)
-    predictions = model.predict(np.zeros((30, 5, 12)))
+def test_predictions_are_a_list_that_is_shown_as_a_table(bundled: lengthwise.Model) -> None:
+    predictions = bundled.predict(np.zeros((30, 5, 12)))
     assert isinstance(predictions, list)
     shown = predictions._repr_html_()  # type: ignore[attr-defined]
     assert shown.count("<tr>") == notebook.MOST_SHOWN + 1
