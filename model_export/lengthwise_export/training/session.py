@@ -85,6 +85,7 @@ def train_layers(
             resume=again,
             on_epoch=on_epoch,
             split_seed=None if plan.runs == 1 else plan.options.seed,
+            known_temperature=plan.temperature,
         )
         results.append((seed, folder, result))
     _, folder, best = min(results, key=lambda one: _loss(one[2]))
@@ -190,6 +191,11 @@ def _endings(result: TrainingResult, plan: Plan) -> list[str]:
         said.append(
             f"the loss was still falling when training ended after {plan.options.epochs} epochs: "
             f"--epochs {2 * plan.options.epochs} would probably be better"
+        )
+    if plan.options.calibration and result.temperature is None:
+        said.append(
+            "the probabilities are not calibrated: every record was trained on, and no answers to others are left to "
+            "calibrate with; a share for --validation keeps some back"
         )
     measured = result.validation
     if plan.probe is not None and measured is not None and plan.probe > measured.accuracy + 2 / measured.answers**0.5:

@@ -74,6 +74,7 @@ def train(
     resume: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     split_seed: int | None = None,
+    known_temperature: float | None = None,
 ) -> TrainingResult:
     """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
 
@@ -85,6 +86,7 @@ def train(
         resume: Whether to continue from the state in this folder.
         on_epoch: Called after each epoch, and for the earlier epochs of a resumed run.
         split_seed: The seed of the split; None for that of the options.
+        known_temperature: The temperature where there is no validation split to calibrate on, such as that of folds.
 
     Raises:
         ConfigurationError: A record does not fit the spec, or there are too few.
@@ -110,7 +112,12 @@ def train(
         run.save(path, key)
         on_epoch(epoch)
     run.model.load_state_dict(run.best)
-    scale = calibrate(run.model, second, spec) if options.calibration and second else None
+    scale = None
+    if options.calibration and second:
+        scale = calibrate(run.model, second, spec)
+    elif options.calibration and known_temperature is not None:
+        scale = known_temperature
+        divide_logits(run.model, scale)
     result = TrainingResult(
         model=run.model,
         progress=run.progress,
@@ -153,11 +160,16 @@ def calibrate(model: Classifier, members: Sequence[Example], spec: Spec) -> floa
     join = torch.cat if spec.output.task == "per-step" else torch.stack
     logits, targets = (join(list(part)).numpy() for part in zip(*pairs, strict=True))
     scale = temperature.fit(logits, targets, multi_label=spec.output.task == "multi-label")
+    divide_logits(model, scale)
+    return scale
+
+
+def divide_logits(model: Classifier, scale: float) -> None:
+    """Divides the weights of the head, and so all logits."""
     heads: list[nn.Linear] = [one.head for one in model.networks]
     with torch.no_grad():
         for parameter in (parameter for head in heads for parameter in head.parameters()):
             parameter.div_(scale)
-    return scale
 
 
 def write(path: Path, spec: Spec, records: Sequence[Record], result: TrainingResult, options: TrainingOptions) -> None:
