@@ -2,8 +2,8 @@
 
 Each data set ships in the wheel of aeon; `--more FOLDER` adds every `NAME/NAME_TRAIN.ts` with its `_TEST.ts` in a
 folder, such as the data of sktime's wheel. A spec has the number of features, the labels and the largest length only:
-everything else is chosen. The test split chooses nothing. `--kept-aside` takes sets that the trainer was not made with
-instead (`benchmarks/kept_aside.py`).
+everything else is chosen. The test split chooses nothing. `--kept-aside` takes changed and made sets instead
+(`benchmarks/kept_aside.py`).
 
 | model | is |
 |---|---|
@@ -55,8 +55,8 @@ SETS: Final = (
     "ACSF1",
 )
 KEPT_ASIDE_NOTE: Final = (
-    " The sets are JapaneseVowels, changed as `benchmarks/kept_aside.py` says, and one that is made. Nothing in the "
-    "trainer was chosen by them."
+    " The sets are JapaneseVowels, changed as `benchmarks/kept_aside.py` says, and one that is made. The "
+    "normalisations by scale were made with scaled sequences like these in mind."
 )
 REFERENCE_NOTE: Final = (
     " BiLSTM is a network in plain PyTorch (`benchmarks/recurrent_reference.py`), the better of two preparations of "

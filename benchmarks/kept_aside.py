@@ -1,4 +1,4 @@
-"""Data sets that nobody chose anything for: changed copies of a set of aeon's wheel, and small made ones.
+"""Data sets as newcomers bring them: changed copies of a set of aeon's wheel, and small made ones.
 
 Each change happens to the training and to the test records alike, with random numbers of a fixed seed. So a set has the
 difficulties that a newcomer's data has: scales that differ, missing values, few records, skewed classes, lengths that

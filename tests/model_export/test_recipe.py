@@ -51,8 +51,10 @@ def test_sequences_of_very_different_scales_are_normalised_by_themselves() -> No
     assert any("differ by a factor of" in reason and "probe" in reason for reason in found.reasons)
 
 
-def test_where_the_level_tells_the_classes_apart_it_is_kept() -> None:
-    assert plan(spec(step="features = 3"), separable(60)).spec.input.normalize in ("training", "both")
+@pytest.mark.parametrize("given", [{}, LAYERS])
+def test_where_the_level_tells_the_classes_apart_its_sign_is_kept(given: dict[str, Any]) -> None:
+    found = plan(spec(step="features = 3"), separable(60), given).spec
+    assert found.input.normalize in ("training", "both", "sequence-scale", "feature-scale")
 
 
 def test_a_choice_of_the_user_is_kept() -> None:
@@ -123,7 +125,7 @@ def test_one_scale_of_all_features_is_taken_away_where_their_relation_tells_the_
 def test_folds_tell_which_kind_of_model_is_right_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds, figures = (
         {},
-        {"layers": choice.Comparison(0.7, 0.9, 48, 1.5), "rocket": choice.Comparison(0.9, 0.7, 16, None)},
+        {"layers": choice.KindComparison(0.7, 0.9, 48, 1.5), "rocket": choice.KindComparison(0.9, 0.7, 16, None)},
     )
     for name, figure in figures.items():
         monkeypatch.setattr(choice, "compare", lambda *_, figure=figure: figure)
@@ -136,7 +138,9 @@ def test_folds_tell_which_kind_of_model_is_right_more_often(monkeypatch: pytest.
 
 def test_layers_are_not_tried_where_that_would_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "ENOUGH", 1.1)
-    monkeypatch.setattr(choice, "MOST_SECONDS", 1e-6)
+    found = plan(spec(), waves(48), budget_minutes=1)
+    assert found.spec.model.kind == "rocket"
+    monkeypatch.setattr(choice, "MOST_STEPS", 1)
     found = plan(spec(), waves(48))
     assert found.spec.model.kind == "rocket"
     assert any("would take" in reason and "preset" in reason for reason in found.reasons)

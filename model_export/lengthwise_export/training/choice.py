@@ -10,7 +10,6 @@ temperature for layers that are trained on all records, where no validation spli
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -30,20 +29,21 @@ from lengthwise_export.training.run import TrainingRun, answers
 FOLDS: Final = 3
 ENOUGH: Final = 0.97
 """Where fixed kernels are right so often about records that were left out, nothing else is tried."""
-MOST_SECONDS: Final = 90.0
-"""Layers are tried only if their folds take less processor time than this here."""
+MOST_STEPS: Final = 2_000_000
+"""Layers are tried only if their folds are trained on fewer valid steps: that is a minute or two on one core."""
+FEWEST_MINUTES: Final = 3.0
+"""With a smaller budget, layers are not tried."""
 HOPELESS: Final = 0.08
 """After one fold, layers that are right less often than fixed kernels by this share of the records are given up."""
 FEWEST_RECORDS: Final = 30
 """With fewer records, the folds would compare chance."""
-_TIMED_STEPS: Final = 3
 
 Fold: TypeAlias = tuple[list[int], list[int]]
 """The places of the records to train on, and of those to answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class KindComparison:
     """What the folds say.
 
     Attributes:
@@ -79,21 +79,15 @@ def folds(strata: Sequence[object], count: int, *, seed: int) -> list[Fold]:
     ]
 
 
-def seconds_of_folds(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> float:
-    """The processor time that the layers of all folds would take, from a few steps that are thrown away."""
-    members = examples(records, spec)
-    random = np.random.default_rng(0)
-    few = [members[place] for place in random.permutation(len(members))[: _TIMED_STEPS * options.batch_rows]]
-    kept = torch.get_rng_state()
-    run = TrainingRun.start(spec, few, [], options)
-    began = time.process_time()
-    run.epoch()
-    seconds = time.process_time() - began
-    torch.set_rng_state(kept)
-    return seconds * len(members) / len(few) * options.epochs * (FOLDS - 1)
+def steps_of_folds(records: Sequence[Record], options: TrainingOptions) -> int:
+    """The valid steps that the layers of all folds would be trained on, each as often as it is seen.
+
+    It is a count and not a time, so that a plan is the same on every machine and when a run is resumed.
+    """
+    return sum(len(record.steps) for record in records) * options.epochs * (FOLDS - 1)
 
 
-def compare(rocket_spec: Spec, spec: Spec, records: Sequence[Record], options: TrainingOptions) -> Comparison:
+def compare(rocket_spec: Spec, spec: Spec, records: Sequence[Record], options: TrainingOptions) -> KindComparison:
     """Trains both kinds on the same folds.
 
     Args:
@@ -120,7 +114,7 @@ def compare(rocket_spec: Spec, spec: Spec, records: Sequence[Record], options: T
     if done == len(strata):
         logits, targets = (torch.stack(list(part)).numpy() for part in zip(*pairs, strict=True))
         scale = temperature.fit(logits, targets, multi_label=False)
-    return Comparison(right_rocket / done, right_layers / done, done, scale)
+    return KindComparison(right_rocket / done, right_layers / done, done, scale)
 
 
 def _answered(

@@ -241,6 +241,11 @@ def _endings(result: TrainingResult, plan: Plan) -> list[str]:
             f"the loss was still falling when training ended after {plan.options.epochs} epochs: "
             f"--epochs {2 * plan.options.epochs} would probably be better"
         )
+    if plan.options.calibration and result.temperature is None:
+        said.append(
+            "the probabilities are not calibrated: every record was trained on, and no answers to others are left to "
+            "calibrate with; a share for --validation keeps some back"
+        )
     measured = result.validation
     if plan.probe is not None and measured is not None and plan.probe > measured.accuracy + 2 / measured.answers**0.5:
         said.append(
