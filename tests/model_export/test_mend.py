@@ -106,7 +106,8 @@ CASES: dict[str, str] = {
     "p = Squeeze (b, v1)\n logits = MatMul (p, W)",
     "ArgMin": "a = ArgMin <axis = 1, keepdims = 0> (values)\n b = Cast <to = 1> (a)\n logits = MatMul (b, W)",
     "TopK with hidden steps": "h = Greater (values, hi)\n s = Where (h, values, none)\n"
-    "t, i = TopK <axis = 1> (s, v3)\n j = Cast <to = 1> (i)\n p = ReduceMean <axes = [1], keepdims = 0> (j)\n logits = MatMul (p, W)",
+    "t, i = TopK <axis = 1> (s, v3)\n j = Cast <to = 1> (i)\n"
+    "p = ReduceMean <axes = [1], keepdims = 0> (j)\n logits = MatMul (p, W)",
     "ArgMin with hidden steps": "h = Less (values, vlow)\n s = Where (h, values, all)\n"
     "a = ArgMin <axis = 1, keepdims = 0> (s)\n b = Cast <to = 1> (a)\n logits = MatMul (b, W)",
     "TopK": "t, i = TopK <axis = 1> (values, v3)" + POOLED,
