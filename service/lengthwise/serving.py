@@ -283,7 +283,7 @@ class Serving:
     def withdraw(self, pending: PendingRequest | JointRequest, error: BaseException) -> None:
         """Ends the work for a call whose caller no longer waits."""
         if isinstance(pending, JointRequest):
-            pending.abandon(error)
+            pending.withdraw(error)
         else:
             self.batcher.withdraw(pending, error)
 
