@@ -41,10 +41,7 @@ MODULES_IN_C = [
     Extension(
         "lengthwise.runtime._integer_kernels",
         ["service/lengthwise/runtime/_integer_kernels.c"],
-        depends=[
-            f"service/lengthwise/runtime/{name}.h"
-            for name in (*SHARED_BY_KERNELS, "_integer_cells")
-        ],
+        depends=[f"service/lengthwise/runtime/{name}.h" for name in (*SHARED_BY_KERNELS, "_integer_cells")],
         # No product and sum are fused but where the source says so: the bits are the same on every processor.
         extra_compile_args=["-O3", "-ffp-contract=off"],
         libraries=["m"],
