@@ -99,7 +99,7 @@ def ray_jobs(data: Path, scorers: dict[str, Any]) -> Iterator[dict[str, Job]]:
 
     def answers(name: str) -> Answers:
         scorer = scorers[name]
-        rows = ray.data.read_parquet(str(data))
+        rows = ray.data.read_parquet(str(data), override_num_blocks=16)  # else all of it may be one
         if isinstance(scorer, ByHand):
             answered = rows.map_batches(
                 ByHand,

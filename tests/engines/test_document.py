@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ def test_the_blocks_of_an_engine_run(
 ) -> None:
     pytest.importorskip(PACKAGES[section], reason="make engines installs it")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # else the `python3` of the path
     found = sections(DOCUMENT)
     names = {"__name__": "notebook"}
     run_blocks(DOCUMENT, found["A scorer"], names, capsys)
-    run_blocks(DOCUMENT, found[section], names, capsys)
+    run_blocks(DOCUMENT, found[section], names, capsys, chatty=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +17,7 @@ from onnx import numpy_helper
 from lengthwise.runtime import integer_kernels, recurrent_kernels
 from lengthwise_export.onnx_graphs import precision
 from tests.support.integer_graphs import batch, float_graph, in_numpy, integer_graph, opened, product_graph
+from tests.support.lent_cores import is_helped, lent_and_taken_back
 
 SETS = integer_kernels.INSTRUCTION_SETS or ("none",)
 pytestmark = pytest.mark.skipif(not integer_kernels.INSTRUCTION_SETS, reason="no compiler at installation")
@@ -291,34 +290,16 @@ def test_a_core_that_is_taken_back_at_any_step_changes_no_bit(instructions: str)
     session = opened(integer_graph(hidden=64, inputs=MANY, direction="bidirectional"), instructions)
     feed = batch([60, 9, 33, 41, 60, 1] * 8, MANY)
     expected = session.run(None, feed)
-    stopping = threading.Event()
-
-    def take_and_give() -> None:
-        while not stopping.is_set():
-            for lent in (1, 0, 2, 0):
-                recurrent_kernels.lend_cores(lent)
-
-    meddler = threading.Thread(target=take_and_give)
-    meddler.start()
-    try:
-        with ThreadPoolExecutor(3) as pool:
-            for found in pool.map(lambda _: session.run(None, feed), range(40)):
-                assert_same_bits(expected, found)
-    finally:
-        stopping.set()
-        meddler.join()
+    with lent_and_taken_back(), ThreadPoolExecutor(3) as pool:
+        for found in pool.map(lambda _: session.run(None, feed), range(40)):
+            assert_same_bits(expected, found)
 
 
 @pytest.mark.usefixtures("lending")
 def test_what_helpers_do_counts_as_time_of_the_thread_that_they_help():
     session = opened(integer_graph(hidden=128, inputs=MANY, direction="bidirectional"), SETS[0])
     feed = batch([60] * 6, MANY)
-    before = recurrent_kernels.processor_seconds() - time.thread_time()
-    recurrent_kernels.lend_cores(1)
-    deadline = time.monotonic() + 60
-    while recurrent_kernels.processor_seconds() - time.thread_time() <= before + 1e-4 and time.monotonic() < deadline:
-        session.run(None, feed)
-    assert recurrent_kernels.processor_seconds() - time.thread_time() > before + 1e-4
+    assert is_helped(lambda: session.run(None, feed))
 
 
 def test_tanh_and_sigmoid_are_those_of_double_precision(instructions: str):

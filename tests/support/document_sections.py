@@ -24,7 +24,12 @@ def sections(document: Path) -> dict[str, list[Block]]:
 
 
 def run_blocks(
-    document: Path, blocks: Sequence[Block], names: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    document: Path,
+    blocks: Sequence[Block],
+    names: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    *,
+    chatty: bool = False,
 ) -> None:
     """Runs blocks one after the other.
 
@@ -33,12 +38,13 @@ def run_blocks(
         blocks: `python` ones, each followed by a `text` block if it prints something.
         names: The variables of the blocks before, and of these afterwards.
         capsys: What they print.
+        chatty: Whether others print, too, before the text.
     """
     printed = ""
     assert blocks
     for number, (language, text) in enumerate(blocks):
         if language == "text":
-            assert printed == text, f"block {number}"
+            assert (printed[-len(text) :] if chatty else printed) == text, f"block {number}: {printed}"
             printed = ""
             continue
         assert language == "python"
