@@ -170,7 +170,7 @@ class Model:
             attention=attention,
         )
         results = [result for _, chunk in answered for result in chunk]
-        return notebook.Predictions(
+        return notebook.PredictionList(
             self._prediction(item, answer, attention)
             for item, answer in zip(items, _all_answered(results), strict=True)
         )

@@ -59,7 +59,7 @@ class Bar:
         return f'<span style="{bar}"></span> {self.share:.4f}'
 
 
-class Predictions(list["Prediction"]):
+class PredictionList(list["Prediction"]):
     """The predictions of one call, in the order of its sequences: a list that a notebook shows as a table."""
 
     def _repr_html_(self) -> str:

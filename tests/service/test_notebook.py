@@ -73,7 +73,7 @@ def test_predictions_of_every_task_are_shown() -> None:
     )
     assert "b, &lt;i&gt; (4 steps)" in several._repr_html_()
     assert "left out" in steps._repr_html_()
-    together = notebook.Predictions([several, steps, Prediction(three, 1, assigned=())])._repr_html_()
+    together = notebook.PredictionList([several, steps, Prediction(three, 1, assigned=())])._repr_html_()
     assert "<td style='text-align: left'>b -</td>" in together
     assert "none" in together
 
