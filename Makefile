@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format quick test test-long gallery hostile sanitize soak cover train export model bench fuzz clients docs proto clean
+.PHONY: help install serve lint format quick test test-long gallery hostile sanitize soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,10 +76,34 @@ bench: .venv/.development ## Measures this service beside its peers, in one run
 fuzz: .venv/.development ## Sends 10,000 bodies to each protocol's decoder, and mends 1,000 random graphs; FUZZ="--seed 1 --bodies 100000" for others
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 	$(BIN)/python -m tests.fuzz.json_readers
+	$(BIN)/python -m tests.fuzz.arrow_streams
 	$(BIN)/python -m tests.fuzz.mends
 
 clients: .venv/.development ## Runs KServe's client and NVIDIA's perf_analyzer against the service, from environments of their own in runs (300 MB)
 	$(BIN)/python -m pytest tests/clients -m clients
+
+CONSOLE_TOOLS := .venv/npm-console
+
+console-tools: .venv/.development ## Installs what tests the console in a browser: Playwright and axe (Chromium: apt-get install chromium)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	mkdir -p $(CONSOLE_TOOLS) && cp tests/console/package.json $(CONSOLE_TOOLS)/ && npm install --silent --prefix $(CONSOLE_TOOLS)
+
+console-check: .venv/.development ## Tests the console in Chromium: flows, accessibility, narrow screens (after make console-tools)
+	$(BIN)/python -m pytest tests/console -m console -rs
+
+console-pictures: .venv/.development ## Draws docs/console-*.png (after make console-tools)
+	$(BIN)/python -m tests.console.pictures
+
+# The package as a user installs it, beside the engines; the sources stay as they are.
+ENGINES := runs/engines
+$(ENGINES)/installed: pyproject.toml | .venv/.development
+	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(ENGINES)
+	$(BIN)/python -m uv pip install --quiet --python $(ENGINES)/bin/python '.[cpu,parquet,ray,spark,beam]' pytest pytest-asyncio hypothesis
+	touch $@
+
+engines: $(ENGINES)/installed ## Runs Scorer on Ray Data, Spark (with the Java of this machine) and Beam, in an environment of its own in runs (2 GB)
+	$(BIN)/python -m uv pip install --quiet --python $(ENGINES)/bin/python --reinstall-package lengthwise --no-deps .
+	$(ENGINES)/bin/python -m pytest tests/engines -m engines -rs -p no:cacheprovider
 
 proto: .venv/.development ## Generates the messages of the gRPC protocol from its .proto
 	$(BIN)/python -m grpc_tools.protoc -I service --python_out=service --pyi_out=service service/lengthwise/protocols/open_inference/open_inference.proto

@@ -17,6 +17,7 @@ IS_LIMITED = not PURE and not sysconfig.get_config_var("Py_GIL_DISABLED")
 LIMITED = {"py_limited_api": True, "define_macros": [("Py_LIMITED_API", "0x030B0000")]} if IS_LIMITED else {}
 
 # Optional: without a compiler they are left out, and `lengthwise serve` says so.
+SHARED_BY_KERNELS = ("_kernel_module", "_onnxruntime_api", "_onnxruntime_calls", "_spare_cores", "_two_directions")
 MODULES_IN_C = [
     Extension(
         "lengthwise.decoding._fast_json",
@@ -29,11 +30,8 @@ MODULES_IN_C = [
         "lengthwise.runtime._recurrent_kernels",
         ["service/lengthwise/runtime/_recurrent_kernels.c"],
         depends=[
-            "service/lengthwise/runtime/_attention_pooling.h",
-            "service/lengthwise/runtime/_onnxruntime_api.h",
-            "service/lengthwise/runtime/_recurrent_cells.h",
-            "service/lengthwise/runtime/_recurrent_runs.h",
-            "service/lengthwise/runtime/_spare_cores.h",
+            f"service/lengthwise/runtime/{name}.h"
+            for name in (*SHARED_BY_KERNELS, "_attention_pooling", "_recurrent_cells", "_recurrent_runs")
         ],
         extra_compile_args=["-O3"],
         libraries=["m"],
@@ -43,10 +41,7 @@ MODULES_IN_C = [
     Extension(
         "lengthwise.runtime._integer_kernels",
         ["service/lengthwise/runtime/_integer_kernels.c"],
-        depends=[
-            f"service/lengthwise/runtime/{name}.h"
-            for name in ("_onnxruntime_api", "_onnxruntime_calls", "_integer_cells", "_spare_cores")
-        ],
+        depends=[f"service/lengthwise/runtime/{name}.h" for name in (*SHARED_BY_KERNELS, "_integer_cells")],
         # No product and sum are fused but where the source says so: the bits are the same on every processor.
         extra_compile_args=["-O3", "-ffp-contract=off"],
         libraries=["m"],

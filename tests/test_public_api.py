@@ -11,8 +11,11 @@ import lengthwise
 import lengthwise_export
 
 EXPORTED = {
-    lengthwise: ["Model", "Prediction", "__version__", "errors", "load"],
-    lengthwise_export: ["CheckReport", "PublishedModel", "__version__", "adopt", "check", "errors", "export"],
+    lengthwise: ["AsyncClient", "Client", "Model", "Prediction", "Scorer", "__version__", "errors", "load"],
+    lengthwise_export: [
+        *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel", "__version__", "adopt", "check"),
+        *("compare", "errors", "export", "train"),
+    ],
 }
 OF_CLASSES = {
     lengthwise.Model: [
@@ -20,19 +23,31 @@ OF_CLASSES = {
         *("predict", "provider", "task", "version", "vocabulary"),
     ],
     lengthwise.Prediction: [
-        *("assigned", "attention", "label", "length", "probabilities", "score", "step_labels", "step_scores"),
+        *("assigned", "attention", "id", "label", "length", "probabilities", "score", "step_labels", "step_scores"),
         "windows",
+    ],
+    lengthwise.Client: ["close", "get", "post", "predict", "prepare"],
+    lengthwise.AsyncClient: ["aclose", "get", "post", "predict", "prepare"],
+    lengthwise.Scorer: [
+        *("attention", "batches", "columns", "id", "keep_steps", "max_batch_cost_steps", "max_batch_rows", "on_error"),
+        *("open", "path", "predictions", "prefix", "provider", "recurrent_kernels", "steps", "threads"),
     ],
     lengthwise_export.CheckReport: [
         *("exit_code", "fix", "leaks", "max_length", "min_length", "notes", "notices", "ran", "reason", "served"),
-        *("target", "to_dict", "tolerance", "trials", "verdict"),
+        *("target", "to_dict", "to_sarif", "tolerance", "trials", "verdict"),
+    ],
+    lengthwise_export.TrainedModel: [
+        *("directory", "export", "labels", "reasons", "report", "spec", "warnings", "weights"),
     ],
     lengthwise_export.PublishedModel: [
         *("cases", "directory", "labels", "manifest", "mend", "mend_accuracy", "nodes", "notices", "sample"),
         "version",
     ],
 }
-FUNCTIONS = [lengthwise.load, lengthwise.Model.predict, lengthwise_export.check, lengthwise_export.export]
+FUNCTIONS = [
+    *(lengthwise.load, lengthwise.Model.predict, lengthwise.Client.predict, lengthwise.AsyncClient.predict),
+    *(lengthwise_export.check, lengthwise_export.export, lengthwise_export.train, lengthwise_export.compare),
+]
 
 
 @pytest.mark.parametrize("package", EXPORTED, ids=lambda package: package.__name__)
@@ -70,9 +85,18 @@ def test_functions_say_what_they_take_give_and_raise(function: Any) -> None:
 def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> None:
     from lengthwise_export import cli
 
-    of_shell = {"as_json", "verbose", "page", "strict"}
+    of_shell = {"as_json", "verbose", "page", "sarif", "strict"}
     command = {parameter.name for parameter in cli.main.commands[function.__name__].params}
     assert {*inspect.signature(function).parameters} - {"progress"} == command - of_shell
+
+
+def test_train_takes_what_its_command_takes() -> None:
+    from lengthwise_export import cli
+
+    of_shell = {"spec_file", "data", "resume", "as_json"}
+    command = {parameter.name for parameter in cli.main.commands["train"].params}
+    in_python = {"spec", "sequences", "labels", "progress"}
+    assert {*inspect.signature(lengthwise_export.train).parameters} - in_python == command - of_shell
 
 
 @pytest.mark.parametrize("package", EXPORTED, ids=lambda package: package.__name__)

@@ -5,10 +5,14 @@ import lengthwise_export
 
 report = lengthwise_export.check(module)
 published = lengthwise_export.export(module, "models/mine", labels=["no", "yes"])
+
+run = lengthwise_export.train("auto", sequences, labels)
+published = run.export("models/trained")
 ```
 
-Exported: `check`, `export`, `adopt`, `CheckReport`, `PublishedModel`, `errors`, `__version__`. Importing the package is
-cheap: torch and onnx are imported when one of the first five is first used.
+Exported: `check`, `export`, `adopt`, `train`, `compare`, `CheckReport`, `PublishedModel`, `TrainedModel`,
+`LengthwiseClassifier`, `errors`, `__version__`. Importing the package is cheap: torch, onnx and scikit-learn are
+imported when what needs them is first used. `lengthwise_export.testing` has `assert_padding_safe` for your tests.
 """
 
 from __future__ import annotations
@@ -19,16 +23,37 @@ from typing import TYPE_CHECKING, Any
 from lengthwise.errors import how_to_install
 from lengthwise_export import errors
 
-__all__ = ["CheckReport", "PublishedModel", "__version__", "adopt", "check", "errors", "export"]
+__all__ = [
+    "CheckReport",
+    "LengthwiseClassifier",
+    "PublishedModel",
+    "TrainedModel",
+    "__version__",
+    "adopt",
+    "check",
+    "compare",
+    "errors",
+    "export",
+    "train",
+]
 
-_ELSEWHERE = {"PublishedModel": "lengthwise_export.pipeline", "adopt": "lengthwise_export.adopting.adopt"}
+_ELSEWHERE = {
+    "LengthwiseClassifier": "lengthwise_export.estimator",
+    "PublishedModel": "lengthwise_export.pipeline",
+    "TrainedModel": "lengthwise_export.training_api",
+    "adopt": "lengthwise_export.adopting.adopt",
+    "compare": "lengthwise_export.training_api",
+    "train": "lengthwise_export.training_api",
+}
 """Where what is not in `api` is defined."""
 
 
 if TYPE_CHECKING:
     from lengthwise_export.adopting.adopt import adopt
     from lengthwise_export.api import CheckReport, check, export
+    from lengthwise_export.estimator import LengthwiseClassifier
     from lengthwise_export.pipeline import PublishedModel
+    from lengthwise_export.training_api import TrainedModel, compare, train
 
     __version__: str
 else:  # a type checker is to find misspelt names
@@ -42,8 +67,9 @@ else:  # a type checker is to find misspelt names
             try:
                 value = getattr(importlib.import_module(module), name)
             except ModuleNotFoundError as error:
+                extra = "sklearn" if error.name == "sklearn" else "export"
                 raise ModuleNotFoundError(
-                    f"lengthwise_export.{name} needs {error.name}, which is not installed: {how_to_install('export')}",
+                    f"lengthwise_export.{name} needs {error.name}, which is not installed: {how_to_install(extra)}",
                     name=error.name,
                 ) from error
         else:

@@ -155,6 +155,18 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
     return sample
 
 
+def answered_classes(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[list[int]]:
+    """The classes that the graph answers to each record: of a single label one, else any number.
+
+    Args:
+        session: A session of the graph.
+        manifest: Its manifest.
+        records: Records that the model accepts.
+    """
+    found = (found_labels(answer, manifest) for answer in _answers(session, manifest, records))
+    return [each.nonzero()[1].tolist() for each in found]
+
+
 def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[list[Record], int, str]:
     """The records with a label that the model accepts; the number of those that it does not; the first one's reason.
 

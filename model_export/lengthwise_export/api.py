@@ -9,17 +9,14 @@ several threads run one after the other, because torch's settings apply to the w
 from __future__ import annotations
 
 import dataclasses
-import html
-import io
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from lengthwise import notebook
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import Precision
 from lengthwise_export import flow
@@ -29,18 +26,14 @@ from lengthwise_export.checking.verdict import Report
 from lengthwise_export.mending import fix_page, fix_report
 from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.options import HIGHEST_OPSET, OPSET, Second, TargetOptions
+from lengthwise_export.rich_text import as_text
 from lengthwise_export.targets import targets
-from lengthwise_export.tracing.process_wide import PROCESS_WIDE
+from lengthwise_export.torch_state import torch_as_before
 
 if TYPE_CHECKING:
     from lengthwise_export.pipeline import PublishedModel
 
 log = logging.getLogger("lengthwise.export")
-
-_WIDTH: Final = 120
-"""Columns of a report as text."""
-_FRAME_PIXELS: Final = 480
-"""Height of a report in a notebook; a longer report scrolls."""
 
 StrPath = str | os.PathLike[str]
 
@@ -61,6 +54,13 @@ class CheckReport(Report):
     fix: FixProposal | None = None
     notices: tuple[str, ...] = ()
 
+    def to_sarif(self) -> dict[str, Any]:
+        """The report as a log in SARIF 2.1.0, as `lengthwise check --sarif` writes it."""
+        from lengthwise_export import __version__
+        from lengthwise_export.checking.sarif import as_sarif
+
+        return as_sarif(self, self.target, version=__version__, exit_code=self.exit_code())
+
     def to_dict(self) -> dict[str, Any]:
         """The report as a dictionary of JSON values, as `lengthwise check --json` prints it."""
         fix = {} if self.fix is None else {"fix": self.fix.as_json()}
@@ -72,20 +72,13 @@ class CheckReport(Report):
 
     def __str__(self) -> str:
         """The report as text: the verdict, each leak with its line and a fix, the trials, and what a mend changes."""
-        from rich.console import Console
-
-        text = io.StringIO()
-        console = Console(file=text, width=_WIDTH, force_terminal=False, force_jupyter=False, color_system=None)
-        console.print(reports.on_terminal(self, self.target, served=self.served), crop=False)
-        if self.fix is not None:
-            console.print(fix_report.on_terminal(self.fix), crop=False)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        mended = () if self.fix is None else (fix_report.on_terminal(self.fix),)
+        return as_text(reports.on_terminal(self, self.target, served=self.served), *mended)
 
     def _repr_html_(self) -> str:
         """The page of `lengthwise check --html`, in a frame, so that its styles do not affect the notebook."""
         section = "" if self.fix is None else fix_page.as_section(self.fix)
-        page = html.escape(as_page(self, self.target, fix=section))
-        return f'<iframe srcdoc="{page}" width="100%" height="{_FRAME_PIXELS}" style="border: 0"></iframe>'
+        return notebook.in_frame(as_page(self, self.target, fix=section))
 
 
 def check(
@@ -169,7 +162,7 @@ def check(
     _require_whole("max_length", max_length)
     _require_whole("seed", seed, least=None)
     _require(tolerance >= 0, "tolerance", tolerance, "a number from 0")
-    with _torch_as_before(target):
+    with torch_as_before(target):
         checked = flow.check(
             target,
             options,
@@ -322,7 +315,7 @@ def export(
         log.log(level, "%s", text)
         told.append(text)
 
-    with _torch_as_before(target):
+    with torch_as_before(target):
         published = flow.export(target, Path(out), options, chosen, tell, progress)
     return dataclasses.replace(published, notices=tuple(told))
 
@@ -363,38 +356,3 @@ def _require_whole(name: str, value: object, *, least: int | None = 1) -> None:
 
 def _require_among(name: str, value: object, choices: Sequence[object]) -> None:
     _require(value in choices, name, value, f"one of {', '.join(map(repr, choices))}")
-
-
-@contextmanager
-def _torch_as_before(target: object) -> Iterator[None]:
-    """Restores torch's random numbers, and a module that is the target; one call at a time is in this block."""
-    with PROCESS_WIDE, ExitStack() as stack:
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
-            if isinstance(target, torch.nn.Module):
-                stack.enter_context(_module_as_before(target))
-        yield
-
-
-@contextmanager
-def _module_as_before(module: Any) -> Iterator[None]:
-    """Restores a module's training mode, parameters and buffers after the block."""
-    import torch
-
-    training = [(part, part.training) for part in module.modules()]
-    tensors = [
-        (part, name, tensor, tensor.detach().clone())
-        for part in module.modules()
-        for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
-    ]
-    try:
-        yield
-    finally:
-        for part, mode in training:
-            part.training = mode
-        with torch.no_grad():
-            for part, name, tensor, values in tensors:
-                setattr(part, name, tensor)
-                if tensor.device.type != "meta" and not torch.equal(tensor, values):
-                    tensor.copy_(values)

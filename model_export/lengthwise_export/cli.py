@@ -6,6 +6,7 @@ not need it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -205,6 +206,11 @@ def export(
 @click.option(
     "--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as an HTML page."
 )
+@click.option(
+    "--sarif",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the leaks as SARIF 2.1.0, for code scanning: each at the line of its first operator.",
+)
 def check(
     target: str,
     options: TargetOptions,
@@ -216,6 +222,7 @@ def check(
     as_json: bool,
     verbose: bool,
     page: Path | None,
+    sarif: Path | None,
 ) -> None:
     """Finds where padding or another row of the batch changes an answer of TARGET, with the cause and a fix.
 
@@ -229,6 +236,7 @@ def check(
     Examples:
       lengthwise check mymodels.lstm:make --checkpoint weights.pt
       lengthwise check classifier.onnx --html leak.html
+      lengthwise check mymodels.lstm:make --sarif leaks.sarif
       lengthwise check model.keras
       lengthwise check mymodels.inception:make --features 3 --fix
     """  # noqa: D301 - click wants a real backspace
@@ -249,10 +257,14 @@ def check(
     if page is not None:
         from lengthwise_export.checking.page import as_page
 
-        if not page.parent.exists():
-            page.parent.mkdir(parents=True, exist_ok=True)
         section = "" if checked.fix is None else fix_page.as_section(checked.fix)
-        page.write_text(as_page(report, target, fix=section), encoding="utf-8")
+        _write(page, as_page(report, target, fix=section))
+    if sarif is not None:
+        from lengthwise_export import __version__
+        from lengthwise_export.checking.sarif import as_sarif
+
+        log = as_sarif(report, target, version=__version__, exit_code=report.exit_code(strict=strict))
+        _write(sarif, json.dumps(log, indent=2, allow_nan=False) + "\n")
     if as_json:
         told = reports.as_json(report) | {"notices": [] if read is None else list(read.notices)}
         show_json(told | ({} if checked.fix is None else {"fix": checked.fix.as_json()}))
@@ -269,6 +281,13 @@ def _mend_as_json(published: PublishedModel) -> dict[str, Any] | None:
         return None
     measured = published.mend_accuracy
     return published.mend.as_json() | {"accuracy": None if measured is None else measured.as_json()}
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file, and its folder where there is none."""
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _say(line: str) -> None:

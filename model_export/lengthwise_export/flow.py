@@ -5,6 +5,7 @@ The command line and the Python interface both use it.
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -90,6 +91,7 @@ def check(
     Raises:
         ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
     """
+    linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
     read = None
     try:
         with one_torch_thread() if targets.may_be_torch(target) else nullcontext():

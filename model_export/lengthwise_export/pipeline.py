@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from lengthwise_export.mended_accuracy import MendAccuracy
 from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.onnx_graphs import labels, precision
 from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
-from lengthwise_export.training_profile import profile_of
+from lengthwise_export.training_profile import profile_of_served
 
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
@@ -274,8 +275,11 @@ def _with_profile(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGr
     manifest = verified.manifest
     if manifest.training is not None or not data:
         return verified
-    profile = profile_of(data, manifest.labels)
-    return replace(verified, manifest=manifest.model_copy(update={"training": profile}))
+    classes_of = partial(accuracy.answered_classes, verified.session(), manifest)
+    profile = profile_of_served(data, manifest, classes_of)
+    return (
+        verified if profile is None else replace(verified, manifest=manifest.model_copy(update={"training": profile}))
+    )
 
 
 def _with_accuracy(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:

@@ -6,7 +6,7 @@ A command imports its libraries when it runs, because importing torch takes seco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from itertools import count
@@ -81,7 +81,7 @@ def train(
     from lengthwise_export.training.batches import check
 
     if not resume and not overwrite:
-        _refuse_to_overwrite(out)
+        session.refuse_to_overwrite(out, "use another --out, continue with --resume, or delete it with --overwrite")
     torch.set_num_threads(threads)
     spec = Spec.read(spec_file)
     about_all = RecipeOptions(**{field.name: chosen.pop(field.name) for field in fields(RecipeOptions)})
@@ -103,7 +103,7 @@ def train(
         finished = _fitted(plan, records, tested, out, quiet=as_json)
     else:
         with (
-            _folder(out),
+            session.made_folder(out),
             _kept_when_interrupted(out, overwrite=overwrite) as done,
             _bar(plan.options.epochs * plan.runs * plan.spec.model.members, quiet=as_json) as show,
         ):
@@ -213,7 +213,7 @@ def tune(
     spec = Spec.read(spec_file)
     records = records_of(data, spec.input.kind, partial(check, spec=session.lenient(spec)))
     options = tuning.TuningOptions(budget_minutes=budget_minutes, folds=folds, seed=seed)
-    with _folder(out), status(Console(stderr=True, quiet=as_json), "searching") as now:
+    with session.made_folder(out), status(Console(stderr=True, quiet=as_json), "searching") as now:
         found = tuning.tune(spec, records, options, out, resume=resume, overwrite=overwrite, on_trial=now)
     if as_json:
         show_json(found.as_json())
@@ -235,15 +235,11 @@ def _require_applicable(given: dict[str, Any], about_all: RecipeOptions, *, resu
     Raises:
         UsageError: There is such an option.
     """
-    from lengthwise_export.training import rocket
+    from lengthwise_export.training import recipe
 
     wrong = {"resume": "it takes seconds, and keeps no state"} if resume else {}
-    wrong |= {name: "it is for gradient descent" for name in given if name not in rocket.APPLICABLE}
-    wrong |= {
-        field.name: "it is for gradient descent"
-        for field in fields(RecipeOptions)
-        if getattr(about_all, field.name) != field.default
-    }
+    other = recipe.inapplicable(given, about_all)
+    wrong |= {} if other is None else {other: "it is for gradient descent"}
     for name, why in wrong.items():
         raise click.UsageError(f"--{name.replace('_', '-')} has no meaning with kind = 'rocket': {why}")
 
@@ -255,7 +251,7 @@ def _fitted(plan: Any, records: Any, tested: Any, out: Path, *, quiet: bool) -> 
     from lengthwise.progress import status
     from lengthwise_export.training import session
 
-    with _folder(out), status(Console(stderr=True, quiet=quiet), "fitting the kernels") as now:
+    with session.made_folder(out), status(Console(stderr=True, quiet=quiet), "fitting the kernels") as now:
         return session.train_rocket(
             plan,
             records,
@@ -263,40 +259,6 @@ def _fitted(plan: Any, records: Any, tested: Any, out: Path, *, quiet: bool) -> 
             out,
             on_examples=lambda done, all_: now(f"computing features: {done} of {all_} sequences"),
         )
-
-
-def _refuse_to_overwrite(out: Path) -> None:
-    from lengthwise.errors import ConfigurationError
-    from lengthwise_export.architecture import trained
-
-    for name in (trained.WEIGHTS_FILE, trained.STATE_FILE):
-        if (out / name).exists():
-            raise ConfigurationError(
-                f"{out} holds a run ({name}): use another --out, continue with --resume, or delete it with --overwrite"
-            )
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[None]:
-    """Creates a folder for the block. If the block raises, new folders that are still empty are removed.
-
-    Raises:
-        ConfigurationError: It cannot be created.
-    """
-    from lengthwise.errors import ConfigurationError
-
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from error
-        yield
-    except BaseException:
-        for folder in made:
-            with suppress(OSError):  # not empty, or never created
-                folder.rmdir()
-        raise
 
 
 @contextmanager

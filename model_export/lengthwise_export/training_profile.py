@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from lengthwise.data_profile import DataProfile
+import numpy as np
+
+from lengthwise.data_profile import MOST_SEQUENCES, DataProfile
+from lengthwise.decoding.calls import make_item, why_rejected
 from lengthwise.decoding.dataset import Record
+from lengthwise.runtime.manifest import Manifest
 
 
 def profile_of(records: Sequence[Record], labels: Sequence[str]) -> DataProfile:
@@ -18,6 +22,33 @@ def profile_of(records: Sequence[Record], labels: Sequence[str]) -> DataProfile:
     places = {label: place for place, label in enumerate(labels)}
     classes = [[places[label] for label in _labels(record) if label in places] for record in records]
     return DataProfile.of([record.steps for record in records], classes if any(classes) else None, labels=len(labels))
+
+
+def profile_of_served(
+    records: Sequence[Record], manifest: Manifest, classes_of: Callable[[Sequence[Record]], Sequence[Sequence[int]]]
+) -> DataProfile | None:
+    """The profile of records as a service sees them: those that the model accepts, cut as it cuts them, and answered.
+
+    The labels of the data are not used: a model that answers a rare label still more rarely would always drift.
+
+    Args:
+        records: The records.
+        manifest: The model's manifest.
+        classes_of: The classes that the model answers to each of some records.
+
+    Returns:
+        The profile; None if the model accepts none of the records.
+    """
+    accepted = [record for record in records if why_rejected(record.steps, manifest) is None]
+    if not accepted:
+        return None
+    count = len(accepted)
+    if count > MOST_SEQUENCES:
+        places = np.random.default_rng(0).permutation(count)[:MOST_SEQUENCES].tolist()
+        accepted = [accepted[place] for place in places]
+    items = [make_item(record.steps, manifest, sent_steps=len(record.steps)) for record in accepted]
+    profile = DataProfile.of([item.steps for item in items], classes_of(accepted), labels=manifest.classes)
+    return profile.model_copy(update={"sequences": count})
 
 
 def _labels(record: Record) -> Sequence[str]:

@@ -8,8 +8,16 @@ for prediction in model.predict([recording, another]):
     print(prediction.label, prediction.score)
 ```
 
-Exported: `load`, `Model`, `Prediction`, `errors`, `__version__`. Importing the package is cheap: onnxruntime and NumPy
-are imported when `load`, `Model` or `Prediction` is first used.
+Or asks a server that serves them:
+
+```python
+client = lengthwise.Client("http://localhost:8000")
+predictions = client.predict([recording, another])
+```
+
+Exported: `load`, `Model`, `Prediction`, `Scorer` (for engines: Ray Data, Spark, Beam), `Client`, `AsyncClient`,
+`errors`, `__version__`. Importing the package is cheap: NumPy is imported when one of them is first used, and
+onnxruntime when a model is loaded.
 """
 
 from __future__ import annotations
@@ -19,10 +27,18 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise import errors
 
-__all__ = ["Model", "Prediction", "__version__", "errors", "load"]
+__all__ = ["AsyncClient", "Client", "Model", "Prediction", "Scorer", "__version__", "errors", "load"]
+_MODULES = {
+    "AsyncClient": "lengthwise.client.client",
+    "Client": "lengthwise.client.client",
+    "Scorer": "lengthwise.scoring.scorer",
+}
+"""Where exported names are defined; the others are in `lengthwise.api`."""
 
 if TYPE_CHECKING:
     from lengthwise.api import Model, Prediction, load
+    from lengthwise.client.client import AsyncClient, Client
+    from lengthwise.scoring.scorer import Scorer
 
     __version__: str
 else:  # a type checker is to find misspelt names
@@ -32,7 +48,7 @@ else:  # a type checker is to find misspelt names
         if name == "__version__":
             value: Any = importlib.import_module("importlib.metadata").version("lengthwise")
         elif name in __all__:
-            value = getattr(importlib.import_module("lengthwise.api"), name)
+            value = getattr(importlib.import_module(_MODULES.get(name, "lengthwise.api")), name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value

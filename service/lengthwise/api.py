@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lengthwise import notebook
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequences, Problem
+from lengthwise.scoring.opened import ModelOptions, ProviderName
 
 if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from lengthwise.runtime.answers import Answer
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
     from lengthwise.scoring.offline import ScoringResult
-
-ProviderName = Literal["auto", "cuda", "cpu"]
 
 _WORTH_THREADS_SECONDS: Final = 0.002
 """Up to this predicted time a call runs in the caller's thread, because starting others would take longer."""
@@ -47,6 +46,7 @@ class Prediction:
         step_scores: Per-step model only: the probabilities of these labels, `[sent]`, NaN at steps left out.
         attention: The attention weights, `[sent]`, with sum 1 and 0 at steps left out; None if not requested.
         windows: The answer of each window, in the form of `POST /predict`, if the sequence was split into windows.
+        id: The caller's name for the sequence, if it was given to a client with one.
     """
 
     probabilities: NDArray[np.float32]
@@ -58,6 +58,13 @@ class Prediction:
     step_scores: NDArray[np.float32] | None = None
     attention: NDArray[np.float32] | None = None
     windows: tuple[dict[str, Any], ...] | None = field(default=None, repr=False)
+    id: str | None = None
+    _labels: tuple[str, ...] = field(default=(), repr=False)
+    """The model's labels, for `_repr_html_`."""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: a row for each label, the most probable first; or for each of the first steps."""
+        return notebook.prediction(self, self._labels)
 
 
 class Model:
@@ -103,6 +110,25 @@ class Model:
         lengths = f"at most {self.max_length}" if self.min_length == 1 else f"{self.min_length} to {self.max_length}"
         return f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, {lengths} steps>"
 
+    def _repr_html_(self) -> str:
+        """In a notebook: what the model takes and answers, and what its verification promises."""
+        promises = "; ".join(
+            f"{'the same bits' if promise.bits else f'within {promise.tolerance:.2g}'} on {promise.provider}"
+            for promise in self.loaded.manifest.promises
+        )
+        step = f"{self.features} features" if self.vocabulary is None else f"one of {self.vocabulary} token ids"
+        rows = [
+            ("task", self.task),
+            (f"{len(self.labels)} labels", ", ".join(self.labels)),
+            ("a step", step),
+            ("steps of a sequence", f"{self.min_length} to {self.max_length}; longer ones: {self.long}"),
+            ("missing values", self.missing),
+            ("attention", "predict(..., attention=True)" if self.has_attention else "none"),
+            ("runs on", self.provider),
+            ("an answer in any batch", promises or "not promised"),
+        ]
+        return notebook.table(rows, title=f"{self.name}, version {self.version}")
+
     def predict(self, sequences: Iterable[ArrayLike], *, attention: bool = False) -> list[Prediction]:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
 
@@ -114,7 +140,7 @@ class Model:
             attention: Whether to return the attention weights.
 
         Returns:
-            One prediction for each sequence.
+            One prediction for each sequence, in a list that a notebook shows as a table.
 
         Raises:
             InvalidSequences: The model does not accept some of them, or their answers are not finite; names each by its
@@ -144,10 +170,10 @@ class Model:
             attention=attention,
         )
         results = [result for _, chunk in answered for result in chunk]
-        return [
+        return notebook.PredictionList(
             self._prediction(item, answer, attention)
             for item, answer in zip(items, _all_answered(results), strict=True)
-        ]
+        )
 
     def _threads_for(self, items: Sequence[Item]) -> int:
         """How many threads a call starts; 0 if starting threads would take longer than its sequences."""
@@ -166,11 +192,15 @@ class Model:
         windows = None if answer.windows is None else tuple(answer.windows)
         if self.task == "single-label":
             score = float(probabilities[answer.best])
-            return Prediction(probabilities, length, labels[answer.best], score, attention=weights, windows=windows)
+            return Prediction(
+                probabilities, length, labels[answer.best], score, attention=weights, windows=windows, _labels=labels
+            )
         if self.task == "multi-label":
             places = np.flatnonzero(probabilities >= self.loaded.manifest.threshold).tolist()
             assigned = tuple(labels[place] for place in places)
-            return Prediction(probabilities, length, assigned=assigned, attention=weights, windows=windows)
+            return Prediction(
+                probabilities, length, assigned=assigned, attention=weights, windows=windows, _labels=labels
+            )
         best: list[int] = probabilities.argmax(axis=1).tolist()
         step_labels: list[str | None] = [labels[place] for place in best]
         if item.kept_places is not None:
@@ -185,6 +215,7 @@ class Model:
             step_scores=_at_steps_sent(item, probabilities.max(axis=1), np.nan),
             attention=weights,
             windows=windows,
+            _labels=labels,
         )
 
 
@@ -226,26 +257,15 @@ def load(
         >>> model.name, model.features, model.task
         ('japanese-vowels', 12, 'single-label')
     """
-    from lengthwise.batching.plan import BatchLimits
-    from lengthwise.repository import loading
-    from lengthwise.repository.model_directory import model_directory
-    from lengthwise.runtime.provider import choose
-    from lengthwise.settings import available_cores, bundled_models
-
-    if provider not in get_args(ProviderName):
-        raise ConfigurationError(f"provider={provider!r} is none; {', '.join(get_args(ProviderName))} are")
-    for name, value in (
-        ("threads", 1 if threads is None else threads),
-        ("max_batch_rows", max_batch_rows),
-        ("max_batch_cost_steps", max_batch_cost_steps),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigurationError(f"{name}={value!r}: a whole number from 1 is wanted")
-    directory = model_directory(bundled_models() / "japanese-vowels" if path is None else Path(path))
-    limits = BatchLimits(max_batch_rows, max_batch_cost_steps)
-    choice = choose(provider, runners=threads, recurrent_kernels=recurrent_kernels)
-    made = loading.load(directory, limits, devices=choice.devices)
-    return Model(made, limits, threads or choice.runners(available_cores()))
+    opened = ModelOptions(
+        None if path is None else os.fspath(path),
+        provider,
+        threads,
+        max_batch_rows,
+        max_batch_cost_steps,
+        recurrent_kernels,
+    ).open()
+    return Model(opened.loaded, opened.limits, opened.threads)
 
 
 def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:

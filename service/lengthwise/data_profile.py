@@ -35,7 +35,7 @@ FEATURE: Final = "feature "
 _DECILES: Final = np.linspace(0.1, 0.9, 9)
 _MOST_STEPS: Final = 8
 """Steps of one sequence that are looked at: neighbouring steps say nearly the same."""
-_MOST_SEQUENCES: Final = 2000
+MOST_SEQUENCES: Final = 2000
 """Sequences of the training data that are looked at."""
 _SPLITS: Final = 20
 _ABOVE_CHANCE: Final = 1.5
@@ -73,8 +73,9 @@ class Bins(_ProfilePart):
         if not len(values):
             return cls(edges=(), shares=(0.0,))
         # Six digits are enough for an edge, and the manifest stays readable.
-        edges = sorted({float(f"{edge:.6g}") for edge in np.quantile(values, _DECILES).tolist()})
-        counts = np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1)
+        edges = sorted({float(f"{edge:.6g}") for edge in np.quantile(values.astype(np.float64), _DECILES).tolist()})
+        # In the type of the values, as `ProfileCounter` compares them: as float32 a value of 0.3 is above 0.3.
+        counts = np.bincount(np.searchsorted(np.array(edges, values.dtype), values), minlength=len(edges) + 1)
         return cls(edges=tuple(edges), shares=tuple(_rounded(counts / len(values))))
 
 
@@ -113,6 +114,12 @@ class DataProfile(_ProfilePart):
     classes: tuple[float, ...] | None = None
     limits: DriftLimits
 
+    @model_validator(mode="after")
+    def _every_feature_has_a_limit(self) -> Self:
+        if len(self.limits.features) != len(self.features):
+            raise ValueError(f"limits.features: {len(self.limits.features)} limits for {len(self.features)} features")
+        return self
+
     @classmethod
     def of(
         cls, sequences: Sequence[Steps], classes: Sequence[Sequence[int]] | None, *, labels: int, seed: int = 0
@@ -125,8 +132,8 @@ class DataProfile(_ProfilePart):
             labels: How many classes there are.
             seed: Seed of the splits for the limits.
         """
-        if len(sequences) > _MOST_SEQUENCES:
-            chosen = np.random.default_rng(seed).permutation(len(sequences))[:_MOST_SEQUENCES].tolist()
+        if len(sequences) > MOST_SEQUENCES:
+            chosen = np.random.default_rng(seed).permutation(len(sequences))[:MOST_SEQUENCES].tolist()
             profile = cls.of(
                 [sequences[i] for i in chosen],
                 None if classes is None else [classes[i] for i in chosen],
@@ -134,10 +141,11 @@ class DataProfile(_ProfilePart):
                 seed=seed,
             )
             return profile.model_copy(update={"sequences": len(sequences)})
-        values = np.concatenate([_columns(steps) for steps in sequences])
+        # As many steps of each sequence as `ProfileCounter` looks at: else long sequences would count for more here.
+        values = np.concatenate([_columns(_thinned(steps)) for steps in sequences])
         present = ~np.isnan(values)
         lengths = Bins.of(np.array([len(steps) for steps in sequences], dtype=np.float64))
-        features = tuple(Bins.of(values[present[:, i], i].astype(np.float64)) for i in range(values.shape[1]))
+        features = tuple(Bins.of(values[present[:, i], i]) for i in range(values.shape[1]))
         seen = classes if classes is not None else [()] * len(sequences)
         shares = np.bincount([one for each in seen for one in each], minlength=labels).astype(np.float64)
         profile = cls(

@@ -9,10 +9,11 @@ LengthwiseError
 │   ├── VerificationError           its digests, its golden sequences or its verification do not hold
 │   │   └── PromiseBroken           batching changes an answer by more than was promised
 │   └── NotJudged                   it could not be verified now, maybe not because of the model: tried again later
+├── ServerUnreachable               a server gave no answer: nothing listens there, or the connection was lost
 └── RequestError                    a request that gets no answer: has a status, a title, perhaps a Retry-After
     ├── InvalidRequest       422    the body or an item in it is wrong; carries (pointer, detail) pairs
     │   ├── NoSuchAlias             the version is neither a number nor an alias of the model
-    │   └── InvalidSequences        sequences given to `Model.predict` are wrong; a ValueError too
+    │   └── InvalidSequences        sequences given to `Model.predict` or to a client are wrong; a ValueError too
     ├── Unauthorized         401    no key, or a wrong one
     ├── Forbidden            403    a call that this server's options switch off
     ├── ModelNotFound        404    no such model or version
@@ -32,9 +33,14 @@ Only the text given to a `RequestError` reaches a client; its cause is in the lo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar, Final
+
+_PLACE: Final = re.compile(r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)")
+"""A pointer to a sequence, and to one of its steps."""
 
 
 def how_to_install(extra: str) -> str:
@@ -74,6 +80,10 @@ class NotJudged(ModelError):
     """A model could not be verified now; the next scan tries it again."""
 
 
+class ServerUnreachable(LengthwiseError, ConnectionError):
+    """A server gave no answer: nothing listens at its address, or the connection was lost."""
+
+
 class RequestError(LengthwiseError):
     """A request that gets no answer.
 
@@ -98,6 +108,18 @@ class Problem:
     pointer: str
     detail: str
 
+    @property
+    def sequence(self) -> int | None:
+        """The index of the sequence that it is about; None if it is about something else."""
+        place = _PLACE.match(self.pointer)
+        return None if place is None else int(place[1])
+
+    @property
+    def step(self) -> int | None:
+        """The index of the step in that sequence, as sent; None if it is not about one step."""
+        place = _PLACE.match(self.pointer)
+        return None if place is None or place[2] is None else int(place[2])
+
 
 class InvalidRequest(RequestError):
     """The body, or items in it, cannot be read as the model's sequences.
@@ -112,10 +134,17 @@ class InvalidRequest(RequestError):
     title = "Invalid request"
 
     def __init__(self, problems: Sequence[Problem], *, total: int | None = None, more: bool = False) -> None:
+        if isinstance(problems, str):  # Apache Beam tries this, to add to the text; told so, it keeps the text
+            raise TypeError("problems are wanted, not a text")
         self.problems = tuple(problems)
         self.total = len(self.problems) if total is None else total
+        self.more = more
         detail = self.problems[0].detail if self.total == 1 else f"{self.total} things are wrong with the body"
         super().__init__(f"at least {detail}; the rest was not read" if more else detail)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles what it was made of, since an engine sends the errors of its workers to the caller."""
+        return partial(type(self), total=self.total, more=self.more), (self.problems,)
 
 
 class NoSuchAlias(InvalidRequest):
@@ -123,21 +152,30 @@ class NoSuchAlias(InvalidRequest):
 
 
 class InvalidSequences(InvalidRequest, ValueError):
-    """Sequences given to `Model.predict` that the model does not take, or cannot answer.
+    """Sequences given to `Model.predict` or to a client that the model does not take, or cannot answer.
 
-    `problems` has all of them; the text names the first by their places in the list.
+    `problems` has all of them (a client: the first); the text names the first by their places in the list.
     """
 
     _LISTED: ClassVar[int] = 10
 
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The indices of the sequences that `problems` names, ascending."""
+        return tuple(sorted({problem.sequence for problem in self.problems if problem.sequence is not None}))
+
     def __str__(self) -> str:
-        """`sequence 3: step 0 ...; sequence 7: ...`."""
-        listed = [
-            f"{'sequence ' if '/' in problem.pointer[1:] else ''}{problem.pointer.rpartition('/')[2]}: {problem.detail}"
-            for problem in self.problems[: self._LISTED]
-        ]
+        """`sequence 3: step 0 ...; sequence 7, step 2: ...`."""
+        listed = [f"{_place(problem)}: {problem.detail}" for problem in self.problems[: self._LISTED]]
         more = self.total - len(listed)
         return "; ".join([*listed, *([f"and {more} more"] if more else [])])
+
+
+def _place(problem: Problem) -> str:
+    """Where a problem is, for people."""
+    if problem.sequence is None:
+        return problem.pointer.rpartition("/")[2] or "the request"
+    return f"sequence {problem.sequence}" + ("" if problem.step is None else f", step {problem.step}")
 
 
 class Unauthorized(RequestError):

@@ -12,11 +12,17 @@ import hashlib
 import io
 import logging
 import os
+import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("lengthwise.files")
 
@@ -67,15 +73,31 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         OSError: It cannot be written; the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A name that nobody can foresee: a link there would lead elsewhere, and ids of processes repeat between containers.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Waits until no other process has the lock on a folder, and has it; of a folder that cannot be locked, at once."""
+    descriptor = None
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def digest_of(content: bytes) -> str:

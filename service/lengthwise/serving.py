@@ -201,7 +201,8 @@ class Serving:
     def find(self, name: str | None, version: str | None) -> ServedModel:
         """The model for a name and a version, as a request gives them; None for the default.
 
-        The default version is the highest one that works, or the highest one if none does.
+        The default version is the champion, or the highest one. If that does not work, it is the next lower one that
+        works, which was in use before, or else the highest one that works.
 
         Raises:
             RequestError: There is no such model, or no model is ready.
@@ -213,7 +214,8 @@ class Serving:
                 for other in self.served
                 if other.manifest.name == served.manifest.name and not other.queue.breaker.open
             ]
-            return works[-1] if works else served
+            below = [other for other in works if other.manifest.version < served.manifest.version]
+            return (below or works or [served])[-1]
         return served
 
     def full(self) -> QueueFull | None:
@@ -281,7 +283,7 @@ class Serving:
     def withdraw(self, pending: PendingRequest | JointRequest, error: BaseException) -> None:
         """Ends the work for a call whose caller no longer waits."""
         if isinstance(pending, JointRequest):
-            pending.abandon(error)
+            pending.withdraw(error)
         else:
             self.batcher.withdraw(pending, error)
 

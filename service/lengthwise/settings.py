@@ -179,8 +179,12 @@ class Settings(BaseSettings):
     )
     admin_port: Port | None = Field(
         None,
-        description="Port for /metrics, /healthz and admin calls, which the main port then does not serve. Off by "
-        "default.",
+        description="Port for /metrics, /healthz, admin calls and the console, which the main port then does not "
+        "serve. Off by default.",
+    )
+    console: bool = Field(
+        True,
+        description="Serve the console, a page for people, at / in a browser: on the admin port if there is one.",
     )
     admin_calls: bool = Field(False, description="Allow clients to load and unload models.")
     runners: int = Field(
@@ -277,7 +281,8 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description="File of API keys, one per line: all but /livez and /readyz then need 'authorization: Bearer KEY'.",
+        description="File of API keys, one per line: all but /livez, /readyz and the page of the console then need "
+        "'authorization: Bearer KEY'.",
     )
     cors_origins: Origins = Field(
         (), description="Origins whose web pages may call this server, separated by commas; * for all. Default: none."

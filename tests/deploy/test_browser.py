@@ -41,7 +41,8 @@ def test_the_page_of_calls_works_offline_under_its_own_policy(url: str, tmp_path
     assert "Content Security Policy" not in said
 
 
-def test_the_root_is_a_page(url: str, tmp_path: Path) -> None:
+def test_the_console_works_offline_under_its_own_policy(url: str, tmp_path: Path) -> None:
     page, said = _seen(f"{url}/", tmp_path)
-    assert 'href="/docs"' in page
+    assert 'href="docs"' in page
+    assert '<option value="japanese-vowels">' in page
     assert "Content Security Policy" not in said

@@ -286,3 +286,13 @@ def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.
     tried = [doctest.DocTestRunner().run(test) for test in found if test.examples]
     assert len(tried) == 2
     assert not any(result.failed for result in tried)
+
+
+def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
+    text = MASKING.read_text()
+    for number, (folder, masked) in enumerate((("one", True), ("one", False), ("two", True))):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        file = tmp_path / folder / "twice.py"
+        file.write_text(text.replace("LstmAttention(masked=True)", f"LstmAttention(masked={masked})"))
+        report = lengthwise_export.check(f"{file}:masked_attention_after_lstm", **SHORT)
+        assert report.verdict == ("sound" if masked else "leak"), number

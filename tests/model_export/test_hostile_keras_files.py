@@ -286,6 +286,16 @@ def test_nothing_that_an_hdf5_file_names_runs(name: str, tmp_path: Path) -> None
     assert not _ran(tmp_path).exists()
 
 
+def test_a_small_hdf5_file_cannot_ask_for_a_large_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(4), keras.layers.Dense(2)]).save(path)
+    with h5py.File(path, "r+") as opened:
+        config = json.loads(opened.attrs["model_config"])
+        config["config"]["layers"][2]["config"]["units"] = 10**12
+        opened.attrs["model_config"] = json.dumps(config)
+    assert "allocate" not in refused(path, "expects shape")  # found before there is memory for it
+
+
 # -- the weights ------------------------------------------------------------------------------------------------------
 
 

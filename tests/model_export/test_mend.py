@@ -75,6 +75,9 @@ CONSTANTS: dict[str, Array] = {
     "table": normal(60, FEATURES),
     "lo": np.array(-0.3, np.float32),
     "hi": np.array(0.4, np.float32),
+    "vlow": np.array(-1.5, np.float32),
+    "none": np.array(-np.inf, np.float32),
+    "all": np.array(np.inf, np.float32),
 }
 
 MEAN = "pooled = ReduceMean <axes = [1], keepdims = 0> (y)\n logits = MatMul (pooled, W)"
@@ -102,6 +105,11 @@ CASES: dict[str, str] = {
     "ArgMax": "a = ArgMax <axis = 1, keepdims = 1> (values)\n b = GatherElements <axis = 1> (values, a)\n"
     "p = Squeeze (b, v1)\n logits = MatMul (p, W)",
     "ArgMin": "a = ArgMin <axis = 1, keepdims = 0> (values)\n b = Cast <to = 1> (a)\n logits = MatMul (b, W)",
+    "TopK with hidden steps": "h = Greater (values, hi)\n s = Where (h, values, none)\n"
+    "t, i = TopK <axis = 1> (s, v3)\n j = Cast <to = 1> (i)\n"
+    "p = ReduceMean <axes = [1], keepdims = 0> (j)\n logits = MatMul (p, W)",
+    "ArgMin with hidden steps": "h = Less (values, vlow)\n s = Where (h, values, all)\n"
+    "a = ArgMin <axis = 1, keepdims = 0> (s)\n b = Cast <to = 1> (a)\n logits = MatMul (b, W)",
     "TopK": "t, i = TopK <axis = 1> (values, v3)" + POOLED,
     "sorted": "s = Shape <start = 1, end = 2> (values)\n y, i = TopK <axis = 1, largest = 0> (values, s)\n"
     "d = CumSum (y, one)\n e = Tanh (d)\n p = ReduceMax <axes = [1], keepdims = 0> (e)\n logits = MatMul (p, W)",

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures, by_sequence
+from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures, by_scale, by_sequence
 
 NAN = float("nan")
 
@@ -52,7 +52,7 @@ def test_both_has_the_values_by_the_training_split_and_by_the_sequence() -> None
     assert out[0, :, 1].tolist() == [-1.0, 1.0]
 
 
-@pytest.mark.parametrize("normalize", ["training", "sequence", "both", "none"])
+@pytest.mark.parametrize("normalize", ["training", "sequence", "both", "sequence-scale", "feature-scale", "none"])
 @pytest.mark.parametrize("missing", ["zero", "mean", "indicator"])
 def test_every_choice_gives_the_features_that_it_says_without_nan(normalize: str, missing: str) -> None:
     layer = Normalize(2, missing, normalize)
@@ -62,6 +62,29 @@ def test_every_choice_gives_the_features_that_it_says_without_nan(normalize: str
     assert out.shape == (1, 3, layer.out_features)
     assert out.isfinite().all()
     assert not out[0, 2].any()
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e18, 3.4e37])
+def test_a_sequence_is_divided_by_its_root_mean_square_and_keeps_signs(size: float) -> None:
+    steps, mask = torch.tensor([[[3.0, -4.0], [0.0, NAN]]]) * size, torch.ones(1, 2, dtype=torch.bool)
+    together = by_scale(steps, mask, together=True)[0]
+    torch.testing.assert_close(together[0], torch.tensor([3.0, -4.0]) / (25 / 3) ** 0.5)
+    assert together[1, 0] == 0
+    assert together[1, 1].isnan()
+    each = by_scale(steps, mask, together=False)[0]
+    torch.testing.assert_close(each[0], torch.tensor([2.0**0.5, -1.0]))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_zeros_stay_zeros_and_padding_has_no_part_in_a_scale(together: bool) -> None:
+    zeros = by_scale(torch.zeros(1, 3, 2), torch.ones(1, 3, dtype=torch.bool), together=together)
+    assert not zeros.any()
+    steps = torch.randn(1, 4, 2)
+    padded = torch.cat([steps, torch.tensor([[[1e30, NAN], [float("inf"), -1e30]]])], dim=1)
+    mask = torch.arange(6)[None] < 4
+    assert torch.equal(
+        by_scale(padded, mask, together=together)[:, :4], by_scale(steps, mask[:, :4], together=together)
+    )
 
 
 def test_features_of_a_sequence_tell_scales_apart_that_differ_by_orders_of_magnitude() -> None:

@@ -9,7 +9,7 @@ from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.toml_text import as_toml
-from lengthwise_export.training import recipe
+from lengthwise_export.training import choice, recipe
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 from lengthwise_export.training.run import Epoch, TrainingProgress, learning_rate
 from tests.support.specs import separable
@@ -47,12 +47,14 @@ def plan(made: Spec, records: list[Record], given: dict[str, Any] | None = None,
 
 def test_sequences_of_very_different_scales_are_normalised_by_themselves() -> None:
     found = plan(spec(), waves(60, scales=True))
-    assert found.spec.input.normalize == "sequence"
+    assert found.spec.input.normalize in ("sequence", "sequence-scale")
     assert any("differ by a factor of" in reason and "probe" in reason for reason in found.reasons)
 
 
-def test_where_the_level_tells_the_classes_apart_it_is_kept() -> None:
-    assert plan(spec(step="features = 3"), separable(60)).spec.input.normalize in ("training", "both")
+@pytest.mark.parametrize("given", [{}, LAYERS])
+def test_where_the_level_tells_the_classes_apart_its_sign_is_kept(given: dict[str, Any]) -> None:
+    found = plan(spec(step="features = 3"), separable(60), given).spec
+    assert found.input.normalize in ("training", "both", "sequence-scale", "feature-scale")
 
 
 def test_a_choice_of_the_user_is_kept() -> None:
@@ -84,7 +86,8 @@ def test_short_sequences_get_recurrent_layers_and_long_ones_convolutions() -> No
 def test_missing_values_get_a_policy_only_where_everything_may_be_chosen() -> None:
     records = waves(40)
     records[0].steps[3, 0] = np.nan
-    assert plan(spec("preset = 'auto'"), records).spec.input.missing == "indicator"
+    assert plan(spec("preset = 'auto'"), records).spec.input.missing in ("indicator", "mean")
+    assert plan(spec("preset = 'auto'"), records, LAYERS).spec.input.missing == "indicator"
     with pytest.raises(ConfigurationError, match=r"a value is missing.*'zero', 'mean' or 'indicator'"):
         plan(spec(), records)
 
@@ -103,6 +106,66 @@ def test_few_records_get_more_epochs_so_that_there_are_enough_steps() -> None:
     found = plan(spec("hidden = 8"), waves(32), min_steps=100)
     assert found.options.epochs == 50
     assert plan(spec("hidden = 8"), waves(32), {"epochs": 3}, min_steps=100).options.epochs == 3
+
+
+def test_one_scale_of_all_features_is_taken_away_where_their_relation_tells_the_classes_apart() -> None:
+    random = np.random.default_rng(0)
+    records = []
+    for index in range(60):
+        label = index % 2
+        values = random.standard_normal((12, 3)) * 0.3 + [1.0, 1.0 + label, -1.0]
+        records.append(
+            Record(str(index), (values * 10.0 ** random.uniform(-3, 3)).astype(np.float32), "ab"[label], "made")
+        )
+    found = plan(spec(step="features = 3"), records)
+    assert found.spec.input.normalize == "sequence-scale"
+    assert found.spec.model.kind == "rocket"
+
+
+def test_folds_tell_which_kind_of_model_is_right_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds, figures = (
+        {},
+        {"layers": choice.KindComparison(0.7, 0.9, 48, 1.5), "rocket": choice.KindComparison(0.9, 0.7, 16, None)},
+    )
+    for name, figure in figures.items():
+        monkeypatch.setattr(choice, "compare", lambda *_, figure=figure: figure)
+        monkeypatch.setattr(choice, "ENOUGH", 1.1)
+        kinds[name] = plan(spec(), waves(48), min_steps=5)
+        assert any("records that were held back" in reason for reason in kinds[name].reasons)
+    assert {name: found.spec.model.kind for name, found in kinds.items()} == {"layers": "layers", "rocket": "rocket"}
+    assert (kinds["layers"].temperature, kinds["rocket"].temperature) == (1.5, None)
+
+
+def test_layers_are_not_tried_where_that_would_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "ENOUGH", 1.1)
+    found = plan(spec(), waves(48), budget_minutes=1)
+    assert found.spec.model.kind == "rocket"
+    monkeypatch.setattr(choice, "MOST_STEPS", 1)
+    found = plan(spec(), waves(48))
+    assert found.spec.model.kind == "rocket"
+    assert any("would take" in reason and "preset" in reason for reason in found.reasons)
+
+
+def test_both_kinds_answer_the_same_records_and_the_layers_are_calibrated_by_them() -> None:
+    records = separable(48)
+    described = spec("hidden = 8\nlayers = 1", step="features = 3").concrete()
+    kernels = spec("kind = 'rocket'\nkernels = 168", step="features = 3").concrete()
+    found = choice.compare(kernels, described, records, TrainingOptions(epochs=15, learning_rate=0.02, validation=0.0))
+    assert found.answers == len(records)
+    assert found.layers > 0.8
+    assert found.rocket > 0.8
+    assert found.temperature is not None
+    untrained = choice.compare(kernels, described, records, TrainingOptions(epochs=1, learning_rate=1e-9))
+    assert (untrained.answers, untrained.temperature, untrained.prefers_layers) == (16, None, False)
+
+
+def test_every_record_is_held_back_once_with_its_share_of_each_label() -> None:
+    labels = ["a"] * 30 + ["b"] * 9 + ["c"]
+    dealt = choice.folds(labels, 3, seed=0)
+    assert sorted(place for _, held in dealt for place in held) == list(range(40))
+    for training, held in dealt:
+        assert not set(training) & set(held)
+        assert sum(labels[place] == "b" for place in held) == 3
 
 
 def test_a_label_without_records_is_said() -> None:

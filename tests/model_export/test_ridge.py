@@ -22,6 +22,11 @@ def solved(values: np.ndarray, targets: np.ndarray, penalty: float, importance: 
     return solution[:-1], solution[-1]
 
 
+def squared_error(fitted: ridge.RidgeFit, targets: np.ndarray) -> float:
+    """Of the answers that were left out."""
+    return float(((fitted.left_out - targets) ** 2).sum())
+
+
 @pytest.mark.parametrize("size", [(12, 30), (40, 5)], ids=["more features", "more examples"])
 @pytest.mark.parametrize("is_weighted", [False, True])
 def test_the_weights_solve_the_normal_equations(size: tuple[int, int], is_weighted: bool) -> None:
@@ -48,6 +53,25 @@ def test_the_answers_left_out_are_those_of_fits_without_the_example(size: tuple[
         scale = importance.mean() / importance[rest].mean()  # the penalty is relative to the mean importance
         weights, intercepts = solved(scaled[rest], targets[rest], fitted.penalty * scale, importance[rest])
         assert np.allclose(fitted.left_out[left_out], scaled[left_out] @ weights + intercepts, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (80, 20)], ids=["more features", "more examples"])
+def test_features_that_stand_apart_count_more_where_that_leaves_a_smaller_error(size: tuple[int, int]) -> None:
+    values, targets = data(*size)
+    told = np.concatenate([values[:, 2:], values[:, :2]], axis=1)  # the last two tell the targets
+    apart, plain = ridge.fit(told, targets, apart=2), ridge.fit(told, targets)
+    assert squared_error(apart, targets) < squared_error(plain, targets)
+    assert np.abs(apart.weights[-2:]).sum() > np.abs(plain.weights[-2:]).sum()
+
+
+@pytest.mark.parametrize("size", [(40, 60), (80, 20)], ids=["more features", "more examples"])
+def test_features_that_stand_apart_and_tell_nothing_do_no_harm(size: tuple[int, int]) -> None:
+    values, targets = data(*size)
+    noise = np.random.default_rng(5).normal(size=(len(values), 30)).astype(np.float32)
+    fitted = ridge.fit(np.hstack([values, noise]), targets, apart=30)
+    alone = ridge.fit(values, targets)
+    assert squared_error(fitted, targets) <= squared_error(alone, targets) * (1 + 1e-9)
+    assert np.all(np.isfinite(fitted.left_out))
 
 
 def test_features_that_never_change_get_no_weight() -> None:

@@ -221,6 +221,29 @@ def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(tmp_path:
         assert np.allclose(logits, reference @ weights.T + biases, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalize", ["training", "sequence-scale", "feature-scale"])
+def test_features_of_the_sequence_are_in_the_graph_with_the_same_bits(normalize: str, tmp_path: Path) -> None:
+    described = spec(
+        f"{SMALL}\nsequence_features = ['length', 'level', 'scale']",
+        step=f"features = 3\nnormalize = '{normalize}'\nmissing = 'mean'",
+    )
+    records = separable(24)
+    result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
+    assert result.model.head.in_features == 420 + 7
+    published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
+    assert published.manifest.promises[0].bits
+    session = Session.load(published.directory, published.manifest)
+    given = sequences(3, seed=7, lengths=[1, 5, 30, 12, 9])
+    given[2][3, 1] = np.nan
+    alone = np.stack([session.run(pad([steps])).logits[0] for steps in given])
+    for width in (30, 64):
+        batch = pad(given, width=width)
+        assert np.array_equal(session.run(batch).logits, alone)
+    with torch.no_grad():
+        own = result.model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths)).logits.numpy()
+    assert np.allclose(alone, own, atol=1e-4)
+
+
 def test_a_spec_without_weights_is_exported_too(tmp_path: Path) -> None:
     source = candidate.from_spec(spec('kind = "rocket"\nkernels = 84'), None)
     graph = source.build(source.manifest)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from lengthwise.cli import main
-from lengthwise.errors import ConfigurationError, ModelNotFound, NoSuchAlias
+from lengthwise.errors import ConfigurationError, ModelNotFound, NoSuchAlias, NotReady
 from lengthwise.repository import aliases
 from lengthwise.repository.contents import Repository
+from lengthwise.repository.scan_state import ScanState
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
+from lengthwise.versions import Key, Policy
 from tests.support.model_directories import measure_quickly, place
-from tests.support.numpy_models import manifest, model
+from tests.support.numpy_models import manifest, model, serving
 
 
 def repository(pointed: dict[str, int], *versions: int) -> Repository:
@@ -54,6 +58,41 @@ class TestFinding:
             found(repository({"candidate": 9}, 1), "candidate")
 
 
+class TestWhileItScans:
+    def test_no_other_version_stands_in_for_a_champion_that_is_still_verified_at_the_start(self) -> None:
+        loaded = model(manifest(version=3))
+        state = ScanState(
+            Repository(starting=True),
+            Policy(),
+            [Key("sums", 3), Key("sums", 1)],
+            frozenset({Key("sums", 1)}),
+            {"sums": {"champion": 1}},
+        )
+        state.settle(Key("sums", 3), loaded, None, ())
+        meanwhile = state.repository()
+        assert meanwhile.find("sums", "3") is loaded
+        for version in (None, "champion"):
+            with pytest.raises(NotReady):
+                meanwhile.find("sums", version)
+        state.settle(Key("sums", 1), None, "broken", ())
+        assert state.repository().find("sums", None) is loaded  # now it is known that the champion cannot be served
+
+    def test_the_champion_before_answers_until_the_new_one_is_verified(self) -> None:
+        before = repository({"champion": 1}, 1, 3)
+        state = ScanState(
+            before,
+            Policy(),
+            [Key("sums", 3), Key("sums", 2), Key("sums", 1)],
+            frozenset({Key("sums", 2)}),
+            {"sums": {"champion": 2}},
+        )
+        state.settle(Key("sums", 3), before.find("sums", "3"), None, ())
+        assert state.next(()) == Key("sums", 2)
+        assert found(state.repository(), None) == found(state.repository(), "champion") == 1
+        state.settle(Key("sums", 2), model(manifest(version=2)), None, ())
+        assert found(state.repository(), None) == found(state.repository(), "champion") == 2
+
+
 class TestTheFile:
     def test_it_is_written_and_read(self, tmp_path: Path) -> None:
         for version in ("3", "4"):
@@ -70,9 +109,39 @@ class TestTheFile:
             aliases.set_alias(tmp_path, "Best!", 3)
         assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["aliases.json"]
 
+    def test_of_two_changes_at_once_none_is_lost(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for version in ("3", "4"):
+            (tmp_path / version).mkdir()
+        read = aliases.read
+        both = threading.Barrier(2)
+
+        def read_together(folder: Path) -> aliases.Aliases:
+            found = read(folder)
+            with suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
+            return found
+
+        monkeypatch.setattr(aliases, "read", read_together)
+        other = threading.Thread(target=aliases.set_alias, args=(tmp_path, "candidate", 4))
+        other.start()
+        aliases.set_alias(tmp_path, "champion", 3)
+        other.join()
+        assert read(tmp_path) == {"champion": 3, "candidate": 4}
+
     @pytest.mark.parametrize(
         "text",
-        ["", "[1]", "3", '{"champion": "3"}', '{"champion": 0}', '{"champion": true}', '{"3": 3}', '{"A b": 3}', "{"],
+        [
+            "",
+            "[1]",
+            "3",
+            '{"champion": "3"}',
+            '{"champion": 0}',
+            '{"champion": true}',
+            '{"3": 3}',
+            '{"A b": 3}',
+            "{",
+            "[" * 60_000,
+        ],
     )
     def test_what_is_no_alias_file_is_said(self, text: str, tmp_path: Path) -> None:
         (tmp_path / aliases.FILE).write_text(text)
@@ -94,6 +163,17 @@ def test_the_command_shows_switches_and_removes(tmp_path: Path) -> None:
     assert command(tmp_path / "vowels", "champion", "0")[0] == 2
     assert command(tmp_path / "nothing")[0] == 2
     assert command(tmp_path / "vowels", "champion", "--remove") == (0, "no aliases\n")
+
+
+async def test_a_champion_that_does_not_work_any_more_leaves_the_next_lower_version() -> None:
+    versions = [model(manifest(version=version)) for version in (1, 2, 3)]
+    async with serving(*versions, aliases={"sums": {"champion": 2}}) as service:
+        for broken, answers in ((2, "1"), (1, "3")):
+            for served in service.serving.served:
+                if served.manifest.version == broken:
+                    served.queue.breaker.probed(RuntimeError("the device is gone"), 0.0, 60.0)
+            answer = await service.predict({"sequences": [[[1, 2]]]})
+            assert answer.json()["version"] == answers
 
 
 class TestInAService:

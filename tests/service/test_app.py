@@ -150,6 +150,8 @@ async def test_the_root_names_pages_that_are_there() -> None:
     async with serving(model(manifest())) as service:
         places = (await service.client.get("/")).json()
         assert (places.pop("service"), places.pop("predict")) == ("lengthwise", "/predict")
+        assert {"limits", "media_types"} <= places.keys()
+        del places["limits"], places["media_types"]
         assert sorted(places.values()) == ["/docs", "/healthz", "/openapi.json"]
         for path in places.values():
             assert (await service.client.get(path)).status_code == 200

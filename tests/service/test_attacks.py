@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import orjson
+import pyarrow as pa
 import pytest
 from onnx import external_data_helper
 
@@ -33,6 +34,8 @@ from lengthwise.protocols import grpc_codec
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, digest
 from lengthwise.settings import bundled_models
+from tests.support.arrow_streams import ARROW, Form, with_buffer, written
+from tests.support.arrow_streams import batches as arrow_batches
 from tests.support.bounded_server import answer, served
 from tests.support.numpy_models import idle, manifest, model, serving
 from tests.support.server_process import ServerProcess, started
@@ -221,6 +224,32 @@ async def test_a_message_of_millions_of_empty_tensors_is_refused_before_they_are
         with pytest.raises(InvalidRequest, match="may have 256 inputs, outputs and parameters"):
             grpc_codec.decode(message, service.serving)
         assert time.process_time() - started < 0.5
+
+
+def arrow_streams() -> Iterator[tuple[str, bytes]]:
+    """Arrow streams of a few bytes, or of lies, that would take much memory or lead past the body."""
+    (batch,) = arrow_batches([{"steps": [[0.5] * 12] * 3}], Form())
+    yield "offsets past the numbers", with_buffer(batch, 0, [0, 2**31 - 1])
+    yield "offsets before the numbers", with_buffer(batch, 1, [-(2**31), 12, 24, 36])
+    nothing = pa.ListArray.from_arrays(pa.array([0, 2**31 - 1], pa.int32()), pa.nulls(2**31 - 1))
+    yield "lists of no bytes", written([pa.RecordBatch.from_arrays([nothing], names=["steps"])])
+    zeros = pa.array([[[0.0] * 12] * 200_000])
+    yield "a compressed bomb", written([pa.RecordBatch.from_arrays([zeros], names=["steps"])], compression="zstd")
+    wide = pa.schema([(str(number), pa.list_(pa.list_(pa.float32()))) for number in range(10_000)])
+    yield "a schema of ten thousand columns", written([pa.RecordBatch.from_pylist([], wide)])
+    text = pa.array(["a"] * 3).dictionary_encode()
+    named = pa.RecordBatch.from_arrays([pa.array([[[0.5] * 12]] * 3), text], names=["steps", "id"])
+    yield "a dictionary", written([named])
+
+
+@pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in arrow_streams()])
+def test_an_arrow_stream_that_lies_is_refused_in_little_memory(server: ServerProcess, body: bytes) -> None:
+    kind = {"content-type": ARROW}
+    good = written(arrow_batches([{"steps": [STEP]}], Form()))
+    assert server.client.post("/predict", content=good, headers=kind).status_code == 200  # pyarrow is imported now
+    before = server.peak_bytes()
+    assert server.client.post("/predict", content=body, headers=kind).status_code in (413, 422)
+    assert server.peak_bytes() - before < 8 * MEBIBYTE
 
 
 def test_a_large_body_for_the_repositorys_calls_is_refused(server: ServerProcess) -> None:

@@ -56,6 +56,15 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_the_load(tmp_path: Path, 
     assert "plots need matplotlib" in result.stderr
 
 
+def test_loads_are_written_as_a_page(tmp_path: Path):
+    page = tmp_path / "pages" / "sweep.html"
+    result = call("--sweep", "200:400:200", "--html", str(page))
+    assert result.exit_code == 0, result.output
+    assert page.read_text().count("<tr>") == 3
+    refused = call("--tune", "--html", str(page))
+    assert refused.exit_code == 2
+
+
 def test_one_load_is_drawn_as_its_percentiles(tmp_path: Path):
     plot = tmp_path / "load.png"
     call("--plot", str(plot))

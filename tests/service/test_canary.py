@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -149,6 +150,43 @@ async def test_a_deadline_ends_both_parts() -> None:
         assert (await service.predict(mixed)).status_code == 504
         await asyncio.sleep(0.5)
         assert idle(await service.figures())
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["the connection ends", "the call is cancelled"])
+async def test_a_client_that_leaves_ends_both_parts_and_holds_no_memory(cancelled: bool) -> None:
+    went_on, ran = threading.Event(), []
+
+    def wait(batch: Any) -> None:
+        ran.append(batch)
+        went_on.wait(10)
+
+    made = model(manifest(version=1), wait), model(manifest(version=2), wait)
+    async with serving(*made, aliases={"sums": {"champion": 1}}, canary="sums/2=1") as service:
+        left = asyncio.Event()
+        sent = [{"type": "http.request", "body": b'{"sequences": [{"id": "a", "steps": [[1, 2]]}, [[1, 2]]]}'}]
+
+        async def receive() -> dict[str, Any]:
+            if not sent:
+                await left.wait()
+            return sent.pop() if sent else {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            """Nobody reads it."""
+
+        call = asyncio.ensure_future(
+            service.app({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive, send)
+        )
+        while not ran:
+            await asyncio.sleep(0.01)
+        call.cancel() if cancelled else left.set()
+        await asyncio.wait([call], timeout=5)
+        ended, held = call.done(), service.serving.inflight.bytes
+        went_on.set()
+        call.cancel()
+        assert (ended, held) == (True, 0)
+        while service.serving.batcher.unanswered or not service.serving.batcher.at_rest:
+            await asyncio.sleep(0.01)
+        assert len(ran) == 1, "a part that had not begun was run for nobody"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -66,6 +68,24 @@ def test_a_drift_exceeds_its_limit_and_no_other(
     random = np.random.default_rng(3)
     seen = sequences(random, WINDOW_SEQUENCES, **change)
     assert drifted(profile, seen, classes(random, WINDOW_SEQUENCES, shares)) == {what}
+
+
+def steady(random: np.random.Generator, length: int) -> Steps:
+    """Tenths: as float32 some are above the same number in float64, and some below."""
+    return (random.integers(0, 10, (length, 1)) / 10).astype(np.float32)
+
+
+def higher_if_long(random: np.random.Generator, length: int) -> Steps:
+    return (random.normal(size=(length, 1)) + (2 if length > 100 else 0)).astype(np.float32)
+
+
+@pytest.mark.parametrize("draw", [steady, higher_if_long])
+def test_the_training_data_itself_has_not_drifted(draw: Callable[[np.random.Generator, int], Steps]) -> None:
+    random = np.random.default_rng(5)
+    trained = [draw(random, 10 if number % 2 else 200) for number in range(WINDOW_SEQUENCES)]
+    profile = DataProfile.of(trained, None, labels=CLASSES)
+    counter = ProfileCounter(profile, CLASSES)
+    assert max(counter.drift(counter.count(trained, [])).values()) < 1e-3
 
 
 def test_bins_of_few_distinct_values_have_few_edges() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +17,7 @@ from onnx import numpy_helper
 from lengthwise.runtime import integer_kernels, recurrent_kernels
 from lengthwise_export.onnx_graphs import precision
 from tests.support.integer_graphs import batch, float_graph, in_numpy, integer_graph, opened, product_graph
+from tests.support.lent_cores import is_helped, lent_and_taken_back
 
 SETS = integer_kernels.INSTRUCTION_SETS or ("none",)
 pytestmark = pytest.mark.skipif(not integer_kernels.INSTRUCTION_SETS, reason="no compiler at installation")
@@ -161,6 +160,18 @@ def test_what_is_no_number_stays_in_its_row_and_is_never_a_number_after_it(
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("hidden", [8, 20])
+def test_an_infinite_input_is_the_same_on_every_instruction_set(kind: str, hidden: int):
+    graph = integer_graph(kind, hidden=hidden, inputs=1)
+    feed = batch([5, 5, 5], 1)
+    feed["x"][1, 1, 0] = np.inf  # its gates are shut or wide open, and all of its states are numbers
+    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
+    assert all(np.isfinite(each).all() for each in first)
+    for other in others:
+        assert_same_bits(first, other)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_huge_and_tiny_inputs_give_numbers_and_the_same_bits_on_every_instruction_set(kind: str):
     graph = integer_graph(kind, hidden=20, inputs=MANY)
     feed = batch([6, 6, 6, 6], MANY)
@@ -279,34 +290,16 @@ def test_a_core_that_is_taken_back_at_any_step_changes_no_bit(instructions: str)
     session = opened(integer_graph(hidden=64, inputs=MANY, direction="bidirectional"), instructions)
     feed = batch([60, 9, 33, 41, 60, 1] * 8, MANY)
     expected = session.run(None, feed)
-    stopping = threading.Event()
-
-    def take_and_give() -> None:
-        while not stopping.is_set():
-            for lent in (1, 0, 2, 0):
-                recurrent_kernels.lend_cores(lent)
-
-    meddler = threading.Thread(target=take_and_give)
-    meddler.start()
-    try:
-        with ThreadPoolExecutor(3) as pool:
-            for found in pool.map(lambda _: session.run(None, feed), range(40)):
-                assert_same_bits(expected, found)
-    finally:
-        stopping.set()
-        meddler.join()
+    with lent_and_taken_back(), ThreadPoolExecutor(3) as pool:
+        for found in pool.map(lambda _: session.run(None, feed), range(40)):
+            assert_same_bits(expected, found)
 
 
 @pytest.mark.usefixtures("lending")
 def test_what_helpers_do_counts_as_time_of_the_thread_that_they_help():
     session = opened(integer_graph(hidden=128, inputs=MANY, direction="bidirectional"), SETS[0])
     feed = batch([60] * 6, MANY)
-    before = recurrent_kernels.processor_seconds() - time.thread_time()
-    recurrent_kernels.lend_cores(1)
-    deadline = time.monotonic() + 60
-    while recurrent_kernels.processor_seconds() - time.thread_time() <= before + 1e-4 and time.monotonic() < deadline:
-        session.run(None, feed)
-    assert recurrent_kernels.processor_seconds() - time.thread_time() > before + 1e-4
+    assert is_helped(lambda: session.run(None, feed))
 
 
 def test_tanh_and_sigmoid_are_those_of_double_precision(instructions: str):
@@ -405,3 +398,9 @@ def test_a_processor_that_has_the_instructions_is_known_by_them():
 def test_an_instruction_set_that_is_not_here_is_refused():
     with pytest.raises(ValueError, match="avx1024 is not one of"):
         integer_kernels.choose("avx1024")
+
+
+def test_idle_cores_are_counted_once_for_both_libraries():
+    # The tests above lend cores through the library of float32 alone, and layers at int8 get help.
+    with pytest.raises(ValueError, match="PyCapsule"):
+        integer_kernels.share(object())

@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from pydantic import ValidationError
 
+from lengthwise.data_profile import DataProfile
 from lengthwise.errors import ManifestError, VerificationError
 from lengthwise.runtime.manifest import GraphNames, Manifest, Promise, StepInput, digest
 
@@ -69,6 +71,25 @@ def test_what_it_says_of_itself():
 def test_a_manifest_that_cannot_be_is_refused_by_field(changed: dict[str, Any], said: str):
     with pytest.raises(ManifestError, match=r"is not a manifest of contract version 1") as refused:
         Manifest.from_json(json.dumps(LEAST | changed))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "limits", "said"),
+    [
+        (5, 2, 5, "training.features: a step has"),
+        (None, 7, None, "training.classes: 7 shares for 2 labels"),
+        (None, 2, 9, "limits.features: 9 limits for"),
+    ],
+)
+def test_a_profile_of_other_sequences_is_refused(features: int | None, labels: int, limits: int | None, said: str):
+    wanted = Manifest(**LEAST).input.features or 1
+    trained = [np.ones((3, features or wanted), dtype=np.float32)] * 3
+    profile = DataProfile.of(trained, [[labels - 1]] * 3, labels=labels).model_dump()
+    if limits is not None:
+        profile["limits"]["features"] = [0.1] * limits
+    with pytest.raises(ManifestError) as refused:
+        Manifest.from_json(json.dumps(LEAST | {"training": profile}))
     assert said in str(refused.value)
 
 

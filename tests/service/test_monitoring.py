@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +21,11 @@ from lengthwise.data_profile import DataProfile
 from lengthwise.decoding import dataset
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
+from lengthwise.monitoring import patient_output
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.consumers import CallBuffer, ConsumerThread
-from lengthwise.monitoring.recorder import Recorder
+from lengthwise.monitoring.drift import Drift, DriftWindow
+from lengthwise.monitoring.recorder import FILE_SECONDS, Recorder
 from lengthwise.record_columns import COLUMNS
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Promise
@@ -139,6 +144,44 @@ class TestBuffers:
         assert consumer.seen == 1
         thread.stop(EVENTUALLY_SECONDS)
 
+    def test_a_consumer_that_is_always_busy_leaves_turns_to_the_others(self) -> None:
+        busy: CallBuffer
+
+        def more() -> None:
+            busy.offer(answered())
+
+        busy, patient = CallBuffer(Counting(more)), CallBuffer(Counting())
+        thread = ConsumerThread("test", [busy, patient], 1)
+        busy.offer(answered())
+        patient.offer(answered())
+        thread.start()
+        until = time.monotonic() + 5
+        while len(patient) and time.monotonic() < until:
+            time.sleep(0.01)
+        waiting = len(patient)
+        busy.consumer.share = 0  # so that it ends
+        thread.stop(EVENTUALLY_SECONDS)
+        assert waiting == 0
+
+
+class FullDisk:
+    """Lets the recorder's files have no room while it is full."""
+
+    def __init__(self) -> None:
+        self.is_full = False
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(descriptor, data[: 1 + len(data) // 2])  # a part of it, as a disk that gets full may
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
+    disk = FullDisk()
+    monkeypatch.setattr(patient_output, "write", disk.write)
+    return disk
+
 
 class TestRecorder:
     def test_what_is_recorded_can_be_read_as_data(self, tmp_path: Path) -> None:
@@ -159,9 +202,12 @@ class TestRecorder:
 
     def test_columns_are_left_out(self, tmp_path: Path) -> None:
         recorder = Recorder(tmp_path, 1.0, 2**30, ("id", "steps", "probabilities"))
-        recorder.consume([answered(id="secret")])
+        recorder.consume([answered(id="secret")._replace(request_id="secret-call") for _ in range(2)])
+        recorder.consume([answered()])
         recorder.close()
         (path,) = tmp_path.glob("record-*.parquet")
+        first, second, other = pq.read_table(path).column("request").to_pylist()
+        assert first == second != other
         assert set(pq.read_table(path).column_names) == {*COLUMNS} - {"id", "steps", "probabilities"}
         assert b"secret" not in path.read_bytes()
 
@@ -177,6 +223,30 @@ class TestRecorder:
         assert 1 <= len(files) < 6
         assert sum(path.stat().st_size for path in files) <= 2**20
         assert recorder_figure(recorder, "recorded_sequences") == 12
+
+    def test_the_metrics_do_not_look_into_the_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**20)
+        recorder.consume([answered()])
+        recorder.close()
+        (path,) = tmp_path.glob("record-*.parquet")
+        size = path.stat().st_size
+        again = Recorder(tmp_path, 1.0, 2**20)
+        monkeypatch.setattr(Path, "glob", lambda *_: pytest.fail("many files would keep the event loop busy"))
+        assert recorder_figure(recorder, "record_bytes") == recorder_figure(again, "record_bytes") == size
+
+    def test_one_file_does_not_grow_beyond_the_limit_of_all(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**22)
+        random = np.random.default_rng(0)
+        for _ in range(12):
+            recorder.consume([answered(random.normal(size=(2**17, 2))) for _ in range(8)])  # 8 MiB
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2**25
+        recorder.close()
+
+    def test_files_of_before_are_removed_at_the_start(self, tmp_path: Path) -> None:
+        for number in range(3):
+            (tmp_path / f"record-20260101T00000{number}-1-000001-sums.parquet").write_bytes(bytes(2**19))
+        Recorder(tmp_path, 1.0, 2**20)
+        assert len([*tmp_path.glob("record-*.parquet")]) == 2
 
     def test_a_folder_that_cannot_be_written_any_more_loses_records_only(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -197,11 +267,120 @@ class TestRecorder:
         recorder.close()
         assert recorder_figure(recorder, "recorded_sequences") == 1
 
-    def test_incomplete_files_of_a_killed_process_are_removed(self, tmp_path: Path) -> None:
-        abandoned = tmp_path / ".record-20260101T000000-4194305-000001-vowels.parquet.part"  # above every pid
+    def test_what_has_no_room_on_the_disk_waits_for_it(self, tmp_path: Path, full_disk: FullDisk) -> None:
+        now = [0.0]
+        recorder = Recorder(tmp_path, 1.0, 2**30, clock=lambda: now[0])
+        recorder.consume([answered(id="before")])
+        full_disk.is_full = True
+        recorder.consume([answered(np.zeros((20, 2)), id=str(number)) for number in range(600)])  # a row group
+        now[0] += FILE_SECONDS
+        recorder.consume([answered(id="old")])  # the file is old enough, and cannot be completed
+        recorder.consume([answered(id="other")])  # in another file
+        assert not list(tmp_path.glob("record-*"))
+        full_disk.is_full = False
+        recorder.consume([])
+        (first,) = tmp_path.glob("record-*.parquet")
+        recorder.close()
+        assert pq.read_table(first).column("id").to_pylist() == ["before", *map(str, range(600)), "old"]
+        assert recorder_figure(recorder, "record_lost_sequences") == 0
+        assert recorder_figure(recorder, "recorded_sequences") == 603
+
+    def test_what_waits_for_the_disk_is_bounded_and_the_rest_counted(
+        self, tmp_path: Path, full_disk: FullDisk, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        random = np.random.default_rng(0)
+        full_disk.is_full = True
+        for _ in range(4):
+            recorder.consume([answered(random.normal(size=(2**17, 2))) for _ in range(8)])  # 8 MiB, hardly compressed
+        assert 8 <= recorder_figure(recorder, "record_lost_sequences") <= 32
+        assert "No space left" in caplog.text
+        assert not list(tmp_path.iterdir())
+        recorder.close()
+
+    def test_what_waits_at_the_end_is_lost_and_counted(self, tmp_path: Path, full_disk: FullDisk) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        full_disk.is_full = True
+        recorder.consume([answered()])
+        recorder.close()
+        assert recorder_figure(recorder, "record_lost_sequences") == 1
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("process", [4194305, 1])  # above every id; and one that a container gives to each of its
+    def test_incomplete_files_of_a_killed_process_are_removed(self, tmp_path: Path, process: int) -> None:
+        abandoned = tmp_path / f".record-20260101T000000-{process}-000001-vowels.parquet.part"
         abandoned.touch()
         Recorder(tmp_path, 1.0, 2**30)
         assert not abandoned.exists()
+
+    def test_the_open_file_of_another_process_stays(self, tmp_path: Path) -> None:
+        first = Recorder(tmp_path, 1.0, 2**30)
+        first.consume([answered()])
+        (part,) = tmp_path.glob(".record-*.part")
+        other = part.rename(part.with_name(part.name.replace(f"-{os.getpid()}-", "-4194305-")))  # as in a container
+        Recorder(tmp_path, 1.0, 2**30)
+        assert other.exists()
+        other.rename(part)
+        first.close()
+        assert recorder_figure(first, "recorded_sequences") == 1
+
+    def test_two_processes_with_one_id_do_not_write_into_one_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("time.strftime", lambda *_: "20260101T000000")
+        first, second = Recorder(tmp_path, 1.0, 2**30), Recorder(tmp_path, 1.0, 2**30)
+        first.consume([answered()])
+        (part,) = tmp_path.glob(".record-*.part")
+        number = int(part.name.split("-")[3])
+        taken = part.with_name(part.name.replace(f"-{number:06d}-", f"-{number + 1:06d}-"))
+        taken.write_text("another's")  # of a container where processes have the same ids
+        second.consume([answered()])
+        first.close()
+        second.close()
+        assert taken.read_text() == "another's"
+        assert [pq.read_metadata(path).num_rows for path in tmp_path.glob("record-*.parquet")] == [1, 1]
+
+    def test_an_id_that_is_half_a_character_is_recorded_as_it_was_written(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        recorder.consume([answered(id="\ud800"), answered(id="x")])
+        recorder.close()
+        (path,) = tmp_path.glob("record-*.parquet")
+        assert pq.read_table(path).column("id").to_pylist() == ["\\ud800", "x"]
+
+    def test_values_and_tokens_of_one_name_are_recorded_apart(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        tokens = manifest(vocabulary=9, version=2)
+        call = answered()._replace(
+            model=SimpleNamespace(manifest=tokens), items=(Item(np.array([1, 2], dtype=np.int64), 2),)
+        )
+        recorder.consume([answered(), call])
+        recorder.close()
+        assert recorder_figure(recorder, "recorded_sequences") == 2
+
+    def test_what_waits_in_memory_is_bounded_in_bytes(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        steps = np.random.default_rng(0).normal(size=(2**20, 2))  # 8 MiB as float32
+        recorder.consume([answered(steps)])
+        (part,) = tmp_path.glob(".record-*.part")
+        assert part.stat().st_size > 2**20
+        recorder.close()
+
+    def test_a_file_that_cannot_be_completed_is_counted_as_lost_and_removed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [0.0]
+        recorder = Recorder(tmp_path, 1.0, 2**30, clock=lambda: now[0])
+        recorder.consume([answered()] * 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+            now[0] += 1000
+            recorder.consume([])
+        assert recorder_figure(recorder, "record_lost_sequences") == 3
+        now[0] += 1000
+        recorder.consume([answered()])
+        recorder.close()
+        assert recorder_figure(recorder, "recorded_sequences") == 1
 
     def test_a_folder_that_cannot_be_made_is_an_error_at_the_start(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -268,6 +447,31 @@ class TestInAService:
                     service, f'drift_limit{{model="sums",version="1",what="{what}"}}'
                 )
             assert figure(service, 'drift{model="sums",version="1",what="missing"}') == 0
+
+    async def test_of_a_version_that_is_gone_no_drift_is_shown(self) -> None:
+        drift = Drift(1.0, lambda name, version: (name, version) in served)
+        trained = [np.ones((4, 2), dtype=np.float32)] * 300
+        kept = manifest(training=DataProfile.of(trained, None, labels=3))
+        call = answered([[1.0, 2.0]] * 3)._replace(model=SimpleNamespace(manifest=kept))
+        served = {("sums", "1")}
+        drift.consume([call] * 250)
+        assert any(family.samples for family in drift.families())
+        served.clear()
+        assert not any(family.samples for family in drift.families())
+
+    def test_few_long_sequences_are_counted_and_not_kept(self) -> None:
+        trained = [np.ones((4, 2), dtype=np.float32)] * 300
+        kept = manifest(training=DataProfile.of(trained, None, labels=3))
+        window = DriftWindow(kept.training, kept)  # type: ignore[arg-type]
+        for _ in range(3):
+            steps = np.ones((2**17, 2), dtype=np.float32)  # 1 MiB
+            gone = weakref.ref(steps)
+            window.add([Item(steps, len(steps))], answered().answers, steps.nbytes)
+            del steps
+            assert gone() is None
+        few = np.ones((3, 2), dtype=np.float32)
+        window.add([Item(few, 3)] * 50, answered().answers * 50, few.nbytes)
+        assert window.sequences == 53
 
     async def test_a_shadow_answers_beside_and_its_page_compares(self) -> None:
         first, second = (

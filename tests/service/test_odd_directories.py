@@ -436,3 +436,12 @@ def test_a_manifest_is_read_within_a_bound(bad: Path) -> None:
     os.truncate(bad / MANIFEST_FILE, 2**40)
     with pytest.raises(Exception, match="it has 1099511627776 bytes"):
         Manifest.read(bad)
+
+
+def test_a_link_beside_a_file_that_is_replaced_leads_nowhere(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("kept")
+    (tmp_path / f".a.json.{os.getpid()}").symlink_to(elsewhere)
+    files.replace(tmp_path / "a.json", b"new")
+    assert (elsewhere.read_text(), (tmp_path / "a.json").read_text()) == ("kept", "new")
+    assert not (tmp_path / "a.json").is_symlink()

@@ -38,7 +38,7 @@ async def test_the_page_of_calls_gets_all_it_asks_for_from_this_service() -> Non
 
 
 async def test_behind_a_prefix_the_page_asks_for_what_is_behind_it_too() -> None:
-    async with serving(model(manifest())) as service:
+    async with serving(model(manifest()), console=False) as service:
         transport = httpx.ASGITransport(service.app, root_path="/models")
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             asked = _asked((await client.get("/models/docs")).text)
@@ -68,8 +68,8 @@ async def test_a_page_whose_script_does_not_run_is_not_blank() -> None:
     assert "/openapi.json" in shown
 
 
-async def test_a_browser_gets_a_page_at_the_root_and_programs_get_json() -> None:
-    async with serving(model(manifest())) as service:
+async def test_without_the_console_a_browser_gets_a_page_of_links_and_programs_get_json() -> None:
+    async with serving(model(manifest()), console=False) as service:
         page = await service.client.get("/", headers=BROWSER)
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         places = (await service.client.get("/")).json()
@@ -82,7 +82,7 @@ async def test_a_browser_gets_a_page_at_the_root_and_programs_get_json() -> None
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
 async def test_the_policy_of_a_page_lets_nothing_in_that_it_does_not_need(path: str) -> None:
-    async with serving(model(manifest())) as service:
+    async with serving(model(manifest()), console=False) as service:
         page = await service.client.get(path, headers=BROWSER)
     policy = dict(rule.split(" ", 1) for rule in page.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"
@@ -98,7 +98,7 @@ async def test_the_policy_of_a_page_lets_nothing_in_that_it_does_not_need(path: 
 @pytest.mark.parametrize("path", ["/", "/docs"])
 async def test_where_keys_are_set_a_browser_is_told_how_a_key_is_sent(path: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"{KEY}\n")
-    async with serving(model(manifest()), api_keys_file=tmp_path / "keys") as service:
+    async with serving(model(manifest()), api_keys_file=tmp_path / "keys", console=False) as service:
         page = await service.client.get(path, headers=BROWSER)
         assert page.status_code == 401
         assert page.headers["www-authenticate"] == "Bearer"

@@ -204,6 +204,6 @@ async def test_an_option_in_the_query_of_a_json_body_is_refused_and_not_lost(nam
         body = {"sequences": [[[1, 3]]]}
         answer = await service.client.post(f"/predict?{name}=", json=body)
         assert answer.status_code == 422
-        said = f"query parameter {name}: is for a raw tensor; in a JSON body it is a field"
+        said = f"query parameter {name}: is for a binary body; in a JSON body it is a field"
         assert answer.json()["detail"] == said
         assert (await service.client.post("/predict?mine=1", json=body)).status_code == 200

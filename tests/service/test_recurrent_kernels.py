@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +24,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, choose
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
+from tests.support.lent_cores import is_helped, lent_and_taken_back
 
 pytestmark = pytest.mark.skipif(
     not recurrent_kernels.INSTRUCTION_SETS, reason="no compiler at installation, or neither AVX2 nor AVX-512"
@@ -412,35 +411,17 @@ def test_a_core_that_is_taken_back_at_any_step_changes_no_bit():
     session = opened(graph("LSTM", hidden=64, direction="bidirectional"))
     feed = batch([60, 9, 33, 41, 60, 1])
     expected = session.run(None, feed)
-    stopping = threading.Event()
-
-    def take_and_give() -> None:
-        while not stopping.is_set():
-            for lent in (1, 0, 2, 0):
-                recurrent_kernels.lend_cores(lent)
-
-    meddler = threading.Thread(target=take_and_give)
-    meddler.start()
-    try:
-        with ThreadPoolExecutor(3) as pool:
-            for found in pool.map(lambda _: session.run(None, feed), range(300)):
-                for one, other in zip(expected, found, strict=True):
-                    np.testing.assert_array_equal(one, other)
-    finally:
-        stopping.set()
-        meddler.join()
+    with lent_and_taken_back(), ThreadPoolExecutor(3) as pool:
+        for found in pool.map(lambda _: session.run(None, feed), range(300)):
+            for one, other in zip(expected, found, strict=True):
+                np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.usefixtures("lending")
 def test_what_helpers_do_counts_as_time_of_the_thread_that_they_help():
     session = opened(graph("LSTM", hidden=128, direction="bidirectional"))
     feed = batch([60] * 6)
-    before = recurrent_kernels.processor_seconds() - time.thread_time()
-    recurrent_kernels.lend_cores(1)
-    deadline = time.monotonic() + 60
-    while recurrent_kernels.processor_seconds() - time.thread_time() <= before + 1e-4 and time.monotonic() < deadline:
-        session.run(None, feed)
-    assert recurrent_kernels.processor_seconds() - time.thread_time() > before + 1e-4
+    assert is_helped(lambda: session.run(None, feed))
 
 
 @pytest.mark.parametrize("count", [-5, 0, 10**6])

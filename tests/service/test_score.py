@@ -29,6 +29,7 @@ from lengthwise.runtime.manifest import Promise
 from lengthwise.runtime.session import CPU_LABEL
 from lengthwise.scoring import records
 from lengthwise.scoring.command import ScoringRun
+from lengthwise.scoring.opened import OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.summary import Summary
 from lengthwise.settings import bundled_models
@@ -69,9 +70,8 @@ def run(
 ) -> Summary:
     with PredictionFile(out, resume=resume, exact=True) as scored:
         console = Console(file=said or io.StringIO(), width=200)
-        return ScoringRun(model, BatchLimits(), threads=2, attention=True, stop=stop).score(
-            source, scored, console, resume=resume
-        )
+        opened = OpenModel(model, BatchLimits(), threads=2)
+        return ScoringRun(opened, attention=True, stop=stop).score(source, scored, console, resume=resume)
 
 
 def numbered(path: Path, count: int = 10) -> Path:

@@ -32,6 +32,7 @@ from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
 from lengthwise.scoring.command import ScoringRun
+from lengthwise.scoring.opened import OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.verification import promises
 from lengthwise.verification.golden import Golden
@@ -245,7 +246,7 @@ def test_score_reports_the_record_and_goes_on_where_asked(tmp_path: Path) -> Non
     records.write_text("".join(json.dumps({"id": f"r{n}", "steps": steps(n)}) + "\n" for n in (3, 2, 8)))
     out = tmp_path / "out"
     with PredictionFile(out, exact=True) as scored:
-        run = ScoringRun(model(LEAST), BatchLimits(), 1, attention=False, stop=False)
+        run = ScoringRun(OpenModel(model(LEAST), BatchLimits(), 1), attention=False, stop=False)
         run.score(records, scored, Console(file=io.StringIO()), resume=False)
     found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line.get("length") for line in found] == [3, None, 8]

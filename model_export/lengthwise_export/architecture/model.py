@@ -85,7 +85,7 @@ class SequenceClassifier(nn.Module):
         if isinstance(self.first, Normalize):
             self.first.fit(sequences)
         if self.sequence_features is not None:
-            self.sequence_features.fit(sequences)
+            self.sequence_features.fit(rescaled_sequences(self.first, sequences))
 
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch.
@@ -105,7 +105,8 @@ class SequenceClassifier(nn.Module):
         pooled, attention = self.pooling(hidden, lengths, mask)  # (rows, features)
         pooled = self.dropout(pooled)
         if self.sequence_features is not None:
-            pooled = torch.cat([pooled, self.sequence_features(steps, lengths)], dim=1)
+            values = self.first.rescaled(steps, mask) if isinstance(self.first, Normalize) else steps
+            pooled = torch.cat([pooled, self.sequence_features(values, lengths)], dim=1)
         return ClassifierOutput(self.head(pooled), attention)
 
     def _convolved(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -169,6 +170,13 @@ def first_layer(spec: InputSpec, model: ModelSpec) -> Normalize | layers.TokenEm
         return layers.TokenEmbedding(spec.vocabulary, model.hidden, spec.padding_id)
     # InputSpec makes sure that features is set if vocabulary is not
     return Normalize(cast("int", spec.features), spec.missing, spec.normalize)
+
+
+def rescaled_sequences(first: nn.Module, sequences: list[Tensor]) -> list[Tensor]:
+    """Sequences without padding as `SequenceFeatures` reads them: divided by their own scale if the spec says so."""
+    if not isinstance(first, Normalize):
+        return sequences
+    return [first.rescaled(steps[None], torch.ones(1, len(steps), dtype=torch.bool))[0] for steps in sequences]
 
 
 def body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers | None:

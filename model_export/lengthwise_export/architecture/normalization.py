@@ -68,6 +68,32 @@ def by_sequence(values: Tensor, mask: Tensor) -> SequenceStatistics:
     return SequenceStatistics(normal, level, torch.where(varies, half * deviation.float(), 0.0))
 
 
+def by_scale(values: Tensor, mask: Tensor, *, together: bool) -> Tensor:
+    """Divides each sequence by its own root mean square, so that signs and zeros stay.
+
+    Args:
+        values: `[rows, width, features]`, NaN where a value is missing.
+        mask: `[rows, width]`, true at valid steps.
+        together: Whether all features of a sequence have one scale, which keeps their relation; otherwise each its own.
+
+    Returns:
+        `[rows, width, features]`. Missing values stay NaN; a sequence of zeros stays zeros. Padding may hold anything.
+    """
+    present = mask.unsqueeze(2) & ~values.isnan()
+    over = (1, 2) if together else (1,)
+    largest = torch.where(present, values.abs(), 0.0).amax(dim=over, keepdim=True)
+    largest = torch.where(largest > SMALLEST, largest, 1.0)
+    # As in `by_sequence`: from -1 to 1 first, then sums in float64 by products with ones
+    unit = torch.where(present, values / largest, 0.0).double()
+    ones = mask.double().unsqueeze(1)  # (rows, 1, width)
+    squares, count = ones @ (unit * unit), ones @ present.double()  # (rows, 1, features)
+    if together:
+        across = torch.ones(values.shape[2], 1, dtype=torch.float64, device=values.device)
+        squares, count = squares @ across, count @ across
+    root = (squares / count.clamp(min=1.0)).sqrt().float()
+    return values / largest / torch.where(root > 0, root, 1.0)
+
+
 class Normalize(Standardize):
     """Fills missing values, and normalises as `InputSpec.normalize` says.
 
@@ -75,7 +101,7 @@ class Normalize(Standardize):
         features: Number of features.
         missing: The policy for missing values; see `InputSpec.missing`. By its own sequence, a missing value becomes
             0, the mean of the sequence, under every policy.
-        normalize: `training`, `sequence`, `both` (twice the features) or `none`.
+        normalize: `training`, `sequence`, `both` (twice the features), `sequence-scale`, `feature-scale` or `none`.
     """
 
     def __init__(self, features: int, missing: str = "refuse", normalize: str = "training") -> None:
@@ -86,12 +112,20 @@ class Normalize(Standardize):
 
     def fit(self, sequences: list[Tensor], *, normalize: bool | None = None) -> None:
         """See `Standardize.fit`; without `normalize`, the spec decides."""
-        super().fit(sequences, normalize=self.normalize in ("training", "both") if normalize is None else normalize)
+        scaled = [self.rescaled(steps[None], torch.ones(1, len(steps), dtype=torch.bool))[0] for steps in sequences]
+        from_training = self.normalize not in ("sequence", "none")
+        super().fit(scaled, normalize=from_training if normalize is None else normalize)
+
+    def rescaled(self, values: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, features]`: the values, divided by the sequence's own scale if the spec says so."""
+        if self.normalize in ("sequence-scale", "feature-scale"):
+            return by_scale(values, mask, together=self.normalize == "sequence-scale")
+        return values
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, out_features]`, zeros at padding."""
-        if self.normalize in ("training", "none"):
-            return super().forward(values, mask)
+        if self.normalize not in ("sequence", "both"):
+            return super().forward(self.rescaled(values, mask), mask)
         normal = by_sequence(values, mask).normal
         if self.normalize == "both":
             return torch.cat([super().forward(values, mask), normal], dim=2)

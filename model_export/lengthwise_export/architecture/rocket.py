@@ -2,7 +2,11 @@
 
 ```
 values -> standardize -> grid -> kernels at each dilation -> share of steps above each bias -> linear head
+   |                                                                                              ^
+   └──────────────────> features of the sequence: length, level, scale ───────────────────────────┘
 ```
+The kernels see differences between steps only (the weights of a kernel have the sum 0), so the level and the scale of a
+sequence are features of their own, where the spec asks for them.
 `rocket_kernels` describes the method and its source. The values are rounded to a grid that makes every sum of a kernel
 exact: a float32 sum of numbers on one grid is exact as long as it stays below 2**24 steps of the grid. So the sums, the
 comparisons and the counts have the same bits alone and in every batch, in any order of addition, and on every machine
@@ -23,7 +27,7 @@ from torch.nn import functional
 
 from lengthwise_export.architecture import layers, rocket_kernels
 from lengthwise_export.architecture.model import ClassifierOutput
-from lengthwise_export.architecture.normalization import Normalize
+from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
 from lengthwise_export.architecture.rocket_kernels import HALF_SPAN, KERNELS, DilatedKernels
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError
@@ -121,7 +125,11 @@ class RocketClassifier(nn.Module):
         self.grid = Grid(self.first.out_features)
         together = biases_together(kernels)
         self.dilations = nn.ModuleList(KernelsAtDilation(each, together) for each in kernels)
-        self.head = nn.Linear(sum(each.biases.size for each in kernels), len(spec.output.labels))
+        kinds = spec.model.sequence_features
+        self.sequence_features = SequenceFeatures(kinds, spec.input.features or 0) if kinds else None
+        self.of_sequence = 0 if self.sequence_features is None else self.sequence_features.out_features
+        width = sum(each.biases.size for each in kernels) + self.of_sequence
+        self.head = nn.Linear(width, len(spec.output.labels))
 
     @property
     def kernels_at_dilations(self) -> list[KernelsAtDilation]:
@@ -133,10 +141,13 @@ class RocketClassifier(nn.Module):
         return cast("Tensor", self.grid(self.first(values, mask)))
 
     def features(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, features]`: the shares that the head reads. See `forward`."""
+        """`[rows, features]`: the shares that the head reads, and last the features of the sequence. See `forward`."""
         mask = step_mask(lengths, values.shape[1])  # (rows, width)
         steps = self.prepared(values, mask).transpose(1, 2)  # (rows, channels, width)
-        return torch.cat([kernels(steps, lengths, mask) for kernels in self.kernels_at_dilations], dim=1)
+        found = [kernels(steps, lengths, mask) for kernels in self.kernels_at_dilations]
+        if self.sequence_features is not None:
+            found.append(self.sequence_features(self.first.rescaled(values, mask), lengths))
+        return torch.cat(found, dim=1)
 
     def forward(self, values: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch.

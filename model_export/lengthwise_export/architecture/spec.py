@@ -53,8 +53,10 @@ class InputSpec(_Table):
             training mean), `indicator` (the mean, and for each feature another one that is 1 where a value was
             missing).
         normalize: How the graph brings values to mean 0 and standard deviation 1: with the statistics of the
-            `training` split, with those of each `sequence`, with `both` (twice the features), or `none`. With `auto`,
-            `train` chooses from the data; without data it is `training`.
+            `training` split, with those of each `sequence`, with `both` (twice the features), or `none`. With
+            `sequence-scale`, each sequence is first divided by its own root mean square, over all features together;
+            with `feature-scale`, by that of each feature; then the statistics of the training split follow. With
+            `auto`, `train` chooses from the data; without data it is `training`.
         max_length: The longest accepted sequence.
         long: The policy for longer sequences.
     """
@@ -64,7 +66,7 @@ class InputSpec(_Table):
     vocabulary: int | None = Field(default=None, ge=1)
     padding_id: int | None = Field(default=None, ge=0)
     missing: Literal["refuse", "zero", "mean", "indicator"] = "refuse"
-    normalize: Literal["auto", "training", "sequence", "both", "none"] = "auto"
+    normalize: Literal["auto", "training", "sequence", "both", "sequence-scale", "feature-scale", "none"] = "auto"
     max_length: int = Field(default=1024, ge=1)
     long: LongPolicy = "reject"
 
@@ -97,7 +99,7 @@ class InputSpec(_Table):
         return self
 
 
-_ROCKET_KEYS: Final = frozenset({"kind", "kernels"})
+_ROCKET_KEYS: Final = frozenset({"kind", "kernels", "sequence_features"})
 
 
 class ConvSpec(_Table):
@@ -151,7 +153,7 @@ class ModelSpec(_Table):
 
     Attributes:
         kind: `layers` for the layers below, trained by gradient descent; `rocket` for fixed kernels with a linear head,
-            which has the key `kernels` and no others.
+            which has the keys `kernels` and `sequence_features` and no others.
         kernels: For `rocket`: number of features of the head, rounded down to a multiple of 84.
         preset: A name for a set of the keys below (`architecture.presets`); a key that is given as well wins.
         conv: Convolutions before the recurrent layers, in order.
@@ -163,7 +165,8 @@ class ModelSpec(_Table):
         self_attention_layers: Number of self-attention blocks, if there are heads.
         feed_forward: Units of a per-step network after each self-attention block; 0 for none.
         pooling: How the steps are reduced to one vector; has no meaning for per-step models.
-        sequence_features: Numbers of the whole sequence that the head gets beside the pooled steps.
+        sequence_features: Numbers of the whole sequence that the head gets beside the pooled steps, or beside the
+            features of the kernels.
         dropout: Share of units dropped between blocks during training.
         input_dropout: Share of the normalised values, or of the numbers of a token's vector, dropped during training.
         members: Networks with weights of their own, whose logits are averaged.
@@ -202,7 +205,10 @@ class ModelSpec(_Table):
     def _fits_together(self) -> Self:
         others = self.says(*(name for name in ModelSpec.model_fields if name not in _ROCKET_KEYS))
         if self.kind == "rocket" and others:
-            raise ValueError(f"'{others[0]}' has no meaning with kind = 'rocket', whose only other key is 'kernels'")
+            raise ValueError(
+                f"'{others[0]}' has no meaning with kind = 'rocket', whose other keys are 'kernels' and "
+                "'sequence_features'"
+            )
         if self.kind != "rocket" and self.says("kernels"):
             raise ValueError("'kernels' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]")
         if self.layers == 0 and (self.rnn != "none" or not self.conv):

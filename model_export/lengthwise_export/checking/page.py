@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from lengthwise import look
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
 from lengthwise_export.checking.report import number, one_per_kind, tested_sizes_text, tolerance_text
 from lengthwise_export.checking.verdict import Report, TrialResult
@@ -19,28 +20,24 @@ _PAGE: Final = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --line: #8886; --moved: 200, 30, 50; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }}
-h1, h2 {{ overflow-wrap: anywhere; }}
-pre {{ background: #8882; padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; }}
-code, pre, svg text {{ font-family: ui-monospace, monospace; }}
-table {{ border-collapse: collapse; }}
-td, th {{ text-align: left; padding: .15rem 1.5rem .15rem 0; }}
+{look}
 td.figure {{ text-align: right; }}
-tr.moved {{ color: rgb(var(--moved)); font-weight: 600; }}
-section {{ border-top: 1px solid var(--line); margin-top: 2rem; }}
-figure {{ margin: 1rem 0; overflow-x: auto; }}
+tr.moved {{ color: var(--bad); font-weight: 600; }}
 svg {{ max-width: none; }}
-svg text {{ font-size: 13px; fill: currentColor; }}
+svg text {{ font-family: var(--mono); font-size: 13px; }}
 svg text.summary {{ font-style: italic; opacity: .75; }}
-rect.moved {{ fill: rgb(var(--moved)); }}
-rect.still {{ fill: #8881; }}
+rect.moved {{ fill: var(--bad); }}
+rect.still {{ fill: var(--line); fill-opacity: .35; }}
 .first {{ font-weight: 700; }}
 .verdict {{ text-transform: uppercase; letter-spacing: .05em; }}
+.verdict.sound {{ color: var(--good); }}
+.verdict.leak {{ color: var(--bad); }}
+.verdict.warning {{ color: var(--second); }}
 </style>
 </head>
 <body>
-<h1><span class="verdict">{verdict}</span> {title}</h1>
+<main>
+<h1><span class="verdict {verdict}">{verdict}</span> {title}</h1>
 <p>{reason}</p>
 {notes}
 {right}
@@ -50,6 +47,7 @@ rect.still {{ fill: #8881; }}
 <h2>Trials</h2>
 {tried}
 </section>
+</main>
 </body>
 </html>
 """
@@ -65,6 +63,7 @@ def as_page(report: Report, target: str, *, fix: str = "") -> str:
     """
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
     return _PAGE.format(
+        look=look.style(),
         title=html.escape(target),
         verdict=report.verdict,
         reason=html.escape(report.reason),
@@ -115,7 +114,7 @@ def _table(outcomes: Sequence[TrialResult]) -> str:
         f'<td class="figure">{number(outcome.difference)}</td><td>{html.escape(outcome.raised or "")}</td></tr>'
         for outcome in outcomes
     )
-    head = "<tr><th>trial</th><th>the answer moves by</th><th></th></tr>"
+    head = "<tr><th>trial</th><th>the answer moves by</th><th>error</th></tr>"
     return f"<table>\n{head}\n" + "\n".join(rows) + "\n</table>"
 
 

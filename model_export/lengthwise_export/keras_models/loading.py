@@ -65,9 +65,7 @@ def _load_archive(text: str, path: Path, folder: Path) -> Any:
     by = metadata.get("keras_version")
     said = f" (it was written by Keras {by}, this is {keras.__version__})" if isinstance(by, str) else ""
     with _quiet(), keras.device("meta"):
-        model = _built(keras, safe, text, said)
-        _require_model(text, model, keras)
-        wanted = sum(_size(variable.shape) for variable in model.weights)
+        wanted = _weights_of(text, _built(keras, safe, text, said), keras)
     if wanted > stored:
         raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
     with _quiet(), keras.device("cpu"):
@@ -98,18 +96,33 @@ def _load_hdf5(text: str, path: Path, folder: Path) -> Any:
             raise ConfigurationError(f"{text}: its configuration is no text, or too long")
         safe = examined(archive.parsed(f"{text}: model_config", config), text)
         file.attrs["model_config"] = json.dumps(safe)
+    with _quiet(), keras.device("meta"):
+        wanted = _weights_of(text, _loaded_hdf5(keras, copied, text), keras)
+    if wanted > stored:
+        raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
     with _quiet(), keras.device("cpu"):
-        try:
-            model = keras.models.load_model(copied, compile=False, safe_mode=True)
-        except Exception as error:  # Keras raises many kinds
-            raise ConfigurationError(
-                f"{text} cannot be read by Keras {keras.__version__}: {_first_line(error)}. If it is of Keras 2, "
-                f"{_SAVE_AGAIN}"
-            ) from error
-    _require_model(text, model, keras)
-    if sum(_size(variable.shape) for variable in model.weights) > stored:
-        raise ConfigurationError(f"{text}: the model has more weights than the file")
-    return model
+        return _loaded_hdf5(keras, copied, text)
+
+
+def _loaded_hdf5(keras: Any, path: Path, text: str) -> Any:
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds
+        raise ConfigurationError(
+            f"{text} cannot be read by Keras {keras.__version__}: {_first_line(error)}. If it is of Keras 2, "
+            f"{_SAVE_AGAIN}"
+        ) from error
+
+
+def _weights_of(text: str, model: Any, keras: Any) -> int:
+    """The number of weights of what was read.
+
+    Raises:
+        ConfigurationError: It is no model.
+    """
+    if not isinstance(model, keras.Model):
+        raise ConfigurationError(f"{text} holds a {type(model).__name__}, which is no model")
+    return sum(_size(variable.shape) for variable in model.weights)
 
 
 def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:
@@ -120,11 +133,6 @@ def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:
             f"{text} cannot be read by Keras {keras.__version__}{said}: {_first_line(error)}. If an older Keras wrote "
             f"it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
         ) from error
-
-
-def _require_model(text: str, model: Any, keras: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise ConfigurationError(f"{text} holds a {type(model).__name__}, which is no model")
 
 
 def _size(shape: Any) -> int:

@@ -18,12 +18,11 @@ _TOP: Final = 20
 _BOTTOM: Final = 44
 _MARKS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)
 _STYLE: Final = """<style>
-.removed { color: rgb(var(--moved)); }
-.added { color: rgb(var(--mended)); }
-:root { --mended: 20, 140, 70; }
+.removed { color: var(--bad); }
+.added { color: var(--good); }
 svg polyline { fill: none; stroke-width: 2.5; }
-svg polyline.before { stroke: rgb(var(--moved)); }
-svg polyline.after { stroke: rgb(var(--mended)); stroke-dasharray: 7 4; }
+svg polyline.before { stroke: var(--bad); }
+svg polyline.after { stroke: var(--good); stroke-dasharray: 7 4; }
 </style>"""
 
 
@@ -58,7 +57,7 @@ def _picture(curve: PaddingCurve) -> str:
     scale = curve.shares[-1] or 1.0
     low, high = _range([*curve.before, *curve.after])
     lines = [
-        f'<line x1="{_LEFT}" y1="{_y(part):.1f}" x2="{_WIDTH - _RIGHT}" y2="{_y(part):.1f}" stroke="#8884"/>'
+        f'<line x1="{_LEFT}" y1="{_y(part):.1f}" x2="{_WIDTH - _RIGHT}" y2="{_y(part):.1f}" stroke="var(--line)"/>'
         f'<text x="{_LEFT - 8}" y="{_y(part) + 4:.1f}" text-anchor="end">{low + part * (high - low):.2f}</text>'
         for part in (0.0, 0.5, 1.0)
     ]

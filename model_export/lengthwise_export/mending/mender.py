@@ -70,6 +70,14 @@ class Mender(NodeMender):
         info = np.finfo(kind) if np.issubdtype(kind, np.floating) else np.iinfo(kind)
         return float(info.min) if np.issubdtype(kind, np.floating) else int(info.min)
 
+    def below_all(self, dtype: int) -> float:
+        """A number that comes behind every other one where numbers are ordered: a hidden step may be -inf itself."""
+        return -np.inf if np.issubdtype(helper.tensor_dtype_to_np_dtype(dtype), np.floating) else self.lowest(dtype)
+
+    def above_all(self, dtype: int) -> float:
+        """As `below_all`, in the other order."""
+        return np.inf if np.issubdtype(helper.tensor_dtype_to_np_dtype(dtype), np.floating) else self.highest(dtype)
+
     def highest(self, dtype: int) -> float:
         """The highest number of an element type."""
         kind = helper.tensor_dtype_to_np_dtype(dtype)

@@ -18,7 +18,10 @@ from torch import nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.keras_models.backend import import_keras, is_keras, prefer_torch
-from lengthwise_export.tracing.source_lines import location_of
+from lengthwise_export.tracing.source_lines import is_users, location_of
+
+_READ: dict[str, tuple[Path, int]] = {}
+"""The files that targets were read from, by the names of their modules, with the times at which they were changed."""
 
 
 def module_of(text: str) -> nn.Module:
@@ -55,6 +58,22 @@ def module_of(text: str) -> nn.Module:
     return made
 
 
+def _forget_another(path: Path) -> None:
+    """Lets a file be imported again if it was changed, or if another file of its name was imported before.
+
+    A notebook or a test checks a file, changes it, and checks it again. An installed package of that name stays.
+    """
+    known = sys.modules.get(path.stem)
+    file = getattr(known, "__file__", None)
+    if known is None or file is None or not path.is_file():
+        return
+    before, changed = _READ.get(path.stem, (None, 0))
+    is_other = Path(file).resolve() != path and is_users(file)
+    if is_other or (before == path and path.stat().st_mtime_ns != changed):
+        del sys.modules[path.stem]
+        importlib.invalidate_caches()
+
+
 def _imported(where: str, text: str) -> ModuleType:
     prefer_torch()
     path = Path(where)
@@ -62,12 +81,16 @@ def _imported(where: str, text: str) -> ModuleType:
         if not path.is_file():
             raise ConfigurationError(f"{text}: there is no file {where}")
         folder, name = str(path.resolve().parent), path.stem
+        _forget_another(path.resolve())
     else:
         folder, name = str(Path.cwd()), where
     if sys.path[:1] != [folder]:  # a package of the user's goes before an installed one of that name
         sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        if path.suffix == ".py":
+            _READ[name] = (path.resolve(), path.stat().st_mtime_ns)
+        return module
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ConfigurationError(

@@ -115,17 +115,7 @@ def recurrent_cells(
 
 @recurrent_cells.register_fake
 def _shapes(
-    values: Tensor,
-    lengths: Tensor | None,
-    inputs: Tensor,
-    states: Tensor,
-    biases: Tensor,
-    initial_state: Tensor | None,
-    initial_cell: Tensor | None,
-    kind: str,
-    activations: str,
-    direction: str,
-    reset_after: bool,
+    values: Tensor, lengths: Tensor | None, inputs: Tensor, states: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, width, _ = values.shape
     directions, _, hidden = states.shape

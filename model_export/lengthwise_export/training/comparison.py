@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rich.table import Table
 
+from lengthwise import notebook
 from lengthwise.errors import ConfigurationError
+from lengthwise_export.rich_text import as_text
 from lengthwise_export.training.report_page import SPLITS, splits_of
 
 METRICS_FILE: Final = "metrics.json"
@@ -72,18 +75,35 @@ class Comparison:
 
     def table(self) -> Table:
         """The comparison for the terminal."""
+        table = Table("", *self.names, "difference", title=self._title, caption=self.verdict)
+        for row in self._rows():
+            table.add_row(*row)
+        return table
+
+    def __str__(self) -> str:
+        """The comparison as text, as `lengthwise compare` prints it."""
+        return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        """The comparison in a notebook."""
+        shown = notebook.table(self._rows(), ("", *self.names, "difference"), title=self._title)
+        return f"{shown}<p>{html.escape(self.verdict)}</p>"
+
+    @property
+    def _title(self) -> str:
         answers = " and ".join(dict.fromkeys(str(scores["answers"]) for scores in self.scores))
-        table = Table(
-            "", *self.names, "difference", title=f"{self.split} split, {answers} answers", caption=self.verdict
-        )
+        return f"{self.split} split, {answers} answers"
+
+    def _rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """A figure, its value in both runs, and the difference."""
         for name in _FIGURES:
             first, second = (scores.get(name) for scores in self.scores)
             if first is not None and second is not None:
-                table.add_row(name.replace("_", " "), f"{first:.4f}", f"{second:.4f}", f"{second - first:+.4f}")
+                yield name.replace("_", " "), f"{first:.4f}", f"{second:.4f}", f"{second - first:+.4f}"
         seconds = [float(report["seconds"]) for report in self.reports if report.get("seconds") is not None]
         if len(seconds) == 2:
-            table.add_row("seconds", *(f"{value:.1f}" for value in seconds), f"{seconds[1] - seconds[0]:+.1f}")
-        return table
+            before, after = seconds
+            yield "seconds", f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"
 
 
 def compare(first: Path, second: Path) -> Comparison:
@@ -99,7 +119,7 @@ def compare(first: Path, second: Path) -> Comparison:
     # What a rocket model answers to each sequence without having seen it is its validation
     for splits in held:
         if "left_out" in splits:
-            splits["validation"] = splits["left_out"]
+            splits.setdefault("validation", splits["left_out"])
     common = [name for name in SPLITS if name in held[0] and name in held[1]]
     if not common:
         raise ConfigurationError(f"{first} and {second} have no split in common: train both with the same --test")

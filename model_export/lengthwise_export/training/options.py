@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from lengthwise.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def _option(default: Any, meaning: str, *, recipe: bool = False, **bounds: float | bool) -> Any:
@@ -72,3 +78,46 @@ class RecipeOptions:
     )
     seeds: int = _option(1, "Train so many times with different seeds; the best run is the result.", min=1, max=32)
     ensemble: bool = _option(False, "One graph that averages the networks of all --seeds (5 if not given).")
+
+
+def require_in_bounds(table: type[DataclassInstance], given: Mapping[str, Any]) -> None:
+    """Makes sure that options given in Python are of the right type and within their bounds, as click does for flags.
+
+    Args:
+        table: `TrainingOptions` or `RecipeOptions`.
+        given: Options of this table by their names.
+
+    Raises:
+        ConfigurationError: One is not.
+    """
+    for option in fields(table):
+        if option.name not in given:
+            continue
+        value, bounds = given[option.name], option.metadata["bounds"]
+        kind: type = type(option.default)
+        if kind is bool:
+            fits, wanted = isinstance(value, bool), "True or False"
+        else:
+            number = int if kind is int else int | float
+            fits = isinstance(value, number) and not isinstance(value, bool) and _within(value, **bounds)
+            wanted = ("a whole number" if kind is int else "a number") + _bounds_text(**bounds)
+        if not fits:
+            raise ConfigurationError(f"{option.name}={value!r}: {wanted} is wanted")
+
+
+def _within(
+    value: float,
+    min: float | None = None,
+    max: float | None = None,
+    min_open: bool = False,
+    max_open: bool = False,
+) -> bool:
+    above = min is None or (value > min if min_open else value >= min)
+    return above and (max is None or (value < max if max_open else value <= max))
+
+
+def _bounds_text(
+    min: float | None = None, max: float | None = None, min_open: bool = False, max_open: bool = False
+) -> str:
+    lower = "" if min is None else f" {'above' if min_open else 'from'} {min:g}"
+    return lower + ("" if max is None else f" {'and below' if max_open else 'to'} {max:g}")

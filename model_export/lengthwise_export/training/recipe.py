@@ -1,12 +1,11 @@
 """What `train` chooses from the data: normalisation, layers, and the options of the training that are not given.
 
 ```
-records -> look (spread of scales, missing share, lengths) ┬-> normalisation, by a probe
-                                                           ├-> missing policy, preset, size
+records -> look (spread of scales, missing share, lengths) ┬-> normalisation (`normalizing`)
+                                                           ├-> missing policy, fixed kernels or layers (`choice`), size
                                                            └-> epochs, learning rate, validation, patience
 ```
-The *probe* is a small rocket model for each normalisation (seconds): its answers to sequences that it was not fitted
-to say which one loses least. Each choice comes with its reason, and the spec that is written holds no `auto`. A key or
+Each choice comes with its reason, and the spec that is written holds no `auto`. A key or
 an option that the user gives is never changed.
 """
 
@@ -15,46 +14,38 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import presets
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import rocket
+from lengthwise_export.training import choice, normalizing, rocket
 from lengthwise_export.training.batches import examples, stratified_split, stratum
+from lengthwise_export.training.facts import DataFacts, look
+from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 from lengthwise_export.training.run import TrainingRun
 
 SHORT_STEPS: Final = 40
 """Up to this median length, `auto` takes recurrent layers, which are then quick to train."""
-FEW_RECORDS: Final = 150
-"""With fewer short sequences, `auto` takes fixed kernels: recurrent layers need more to learn from."""
 MANY_RECORDS: Final = 2000
-"""With fewer long sequences, `auto` takes fixed kernels: they are fitted in seconds, and layers that are trained reach
-them only with more records and much more time (`benchmarks/results/accuracy.md`)."""
+"""With fewer records, `auto` begins with fixed kernels, which are fitted in seconds, and compares layers with them if
+they leave something to gain. With more, it takes layers."""
 SMALLEST_VALIDATION: Final = 60
 """With fewer records for validation, the epoch that it chooses is mostly chance."""
 NARROW_RECORDS: Final = 300
 """With fewer records, convolutions are narrow."""
-SPREAD: Final = 1.05
-"""Sequences whose standard deviations differ by a smaller factor are of one scale."""
 SKEWED: Final = 10
 """From this ratio of the most and the least frequent class on, rare classes get a larger weight."""
 DEFAULT_MEMBERS: Final = 5
-PROBE_KERNELS: Final = 1000
-PROBE_RECORDS: Final = 400
-CLEARLY: Final = 0.95
-"""A normalisation is preferred to the usual one if its loss in the probe is below this share of that one's."""
-ORDERS_OF_MAGNITUDE: Final = 100
-"""From this factor between the standard deviations of sequences on, the usual normalisation is `sequence`, below it
-`both`."""
+ROCKET_FEATURES: Final = ("length", "level", "scale")
+ROCKET_MODEL: Final[dict[str, Any]] = {"kind": "rocket", "sequence_features": list(ROCKET_FEATURES)}
+"""The keys of `[model]` of fixed kernels that `auto` takes."""
 PATIENCE_STEPS: Final = 300
 LEAST_EPOCHS: Final = 5
 """Even of many records, each is seen so many times."""
@@ -71,6 +62,7 @@ class Plan:
         reasons: One sentence for each choice.
         warnings: What the user should know about the data.
         probe: Accuracy of the probe on sequences that it was not fitted to; None without a probe.
+        temperature: The number that calibrates the layers where there is no validation split, from folds; or None.
     """
 
     spec: Spec
@@ -79,53 +71,7 @@ class Plan:
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     probe: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DataFacts:
-    """What the training records look like.
-
-    Attributes:
-        records: Their number.
-        median_length: Median number of steps.
-        longest: Largest number of steps.
-        missing: Share of missing values.
-        spread: The factor between the standard deviations of small and large sequences (their tenth and ninetieth
-            percentile), of the feature where it is largest; infinity if some sequences are constant. 1 for tokens.
-        shift: Standard deviation of the means of sequences, relative to that of all values, of the largest feature.
-    """
-
-    records: int
-    median_length: float
-    longest: int
-    missing: float
-    spread: float
-    shift: float
-
-
-def look(records: Sequence[Record]) -> DataFacts:
-    """Computes the facts about records."""
-    lengths = [len(record.steps) for record in records]
-    values = [np.asarray(record.steps, dtype=np.float64) for record in records]
-    facts = (len(records), float(np.median(lengths)), max(lengths))
-    if values[0].ndim == 1:
-        return DataFacts(*facts, missing=0.0, spread=1.0, shift=0.0)
-    missing = sum(int(np.isnan(steps).sum()) for steps in values) / sum(steps.size for steps in values)
-    levels = np.array([_means(steps) for steps in values])  # (records, features)
-    scales = np.array([np.sqrt(_means((steps - level) ** 2)) for steps, level in zip(values, levels, strict=True)])
-    low, high = np.quantile(scales, [0.1, 0.9], axis=0)
-    spreads = np.where(high > 0, high / np.maximum(low, high * 1e-12), 1.0)
-    everything = np.concatenate(values)
-    std = np.sqrt(_means((everything - _means(everything)) ** 2))
-    shifts = levels.std(axis=0) / np.where(std > 0, std, 1.0)
-    spread = float(spreads.max())
-    return DataFacts(*facts, missing, math.inf if spread >= 1e11 else spread, float(shifts.max()))
-
-
-def _means(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[features]`, the mean of the values that are present; 0 if none is."""
-    present = ~np.isnan(steps)
-    return np.asarray(np.where(present, steps, 0.0).sum(axis=0) / np.maximum(present.sum(axis=0), 1))
+    temperature: float | None = None
 
 
 def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe: RecipeOptions) -> Plan:
@@ -144,11 +90,18 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
         raise ConfigurationError(f"{len(records)} records are too few to train on")
     facts = look(records)
     reasons: list[str] = []
+    began_with_policy = bool(spec.input.says("missing"))
     spec = _missing(spec, facts, reasons)
     members = examples(records, spec)  # every record fits
-    spec, probe = _normalize(spec, records, facts, reasons)
     trains_layers = recipe.ensemble or recipe.seeds > 1 or bool(given.keys() - rocket.APPLICABLE)
-    spec = _layers(spec, facts, reasons, trains_layers=trains_layers)
+    trains_layers = trains_layers or bool(spec.model.model_fields_set - {"preset"})
+    scale: float | None = None
+    if spec.model.is_auto and not trains_layers and _can_be_rocket(spec, facts):
+        policy_is_open = bool(facts.missing) and spec.model.preset == "auto" and not began_with_policy
+        spec, probe, scale = _compared(spec, records, facts, recipe, reasons, policy_is_open=policy_is_open)
+    else:
+        spec, probe = normalizing.chosen(spec, records, facts, reasons, sequence_features=spec.model.sequence_features)
+        spec = _layers(spec, facts, reasons) if spec.model.is_auto else spec
     if spec.model.kind == "rocket":
         if recipe.ensemble or recipe.seeds > 1:
             raise ConfigurationError(
@@ -165,7 +118,19 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
     runs = 1 if recipe.ensemble else recipe.seeds
     if recipe.budget_minutes and "epochs" not in given:
         options = _within_budget(spec, records, options, runs * spec.model.members, recipe, reasons)
-    return Plan(spec, options, runs, tuple(reasons), tuple(warnings), probe)
+    return Plan(spec, options, runs, tuple(reasons), tuple(warnings), probe, scale)
+
+
+def inapplicable(given: Iterable[str], recipe: RecipeOptions) -> str | None:
+    """The first of these options that a spec with `kind = "rocket"` cannot have; None if it can have all.
+
+    Args:
+        given: The names of the training options that the user gives.
+        recipe: The options about the whole training.
+    """
+    others = [name for name in given if name not in rocket.APPLICABLE]
+    others += [field.name for field in fields(RecipeOptions) if getattr(recipe, field.name) != field.default]
+    return next(iter(others), None)
 
 
 def settled_input(spec: Spec, records: Sequence[Record]) -> Spec:
@@ -174,7 +139,7 @@ def settled_input(spec: Spec, records: Sequence[Record]) -> Spec:
     reasons: list[str] = []
     spec = _missing(spec, facts, reasons)
     examples(records, spec)  # every record fits
-    return _normalize(spec, records, facts, reasons)[0]
+    return normalizing.chosen(spec, records, facts, reasons, sequence_features=())[0]
 
 
 def fixed_schedule(spec: Spec, strata: Sequence[object], recipe: RecipeOptions, *, seed: int) -> TrainingOptions:
@@ -190,67 +155,75 @@ def _missing(spec: Spec, facts: DataFacts, reasons: list[str]) -> Spec:
     return spec.with_keys(input={"missing": "indicator"})
 
 
-def _normalize(
-    spec: Spec, records: Sequence[Record], facts: DataFacts, reasons: list[str]
-) -> tuple[Spec, float | None]:
-    """The normalisation, if it is `auto`, and the accuracy of the probe."""
-    if spec.input.kind == "tokens" or spec.input.normalize != "auto":
-        return spec, None
-    seen = f"standard deviations of the sequences differ by a factor of {_factor(facts.spread)}"
-    if facts.missing:
-        seen += f", {facts.missing:.1%} of the values are missing"
-    if facts.median_length < 3:
-        return _chosen(spec, "training", "most sequences have one or two steps", reasons), None
-    if facts.spread < SPREAD and facts.shift < 0.05:
-        return _chosen(spec, "training", "the sequences have one level and scale already", reasons), None
-    if spec.output.task == "per-step" or len(records) < 10:
-        choice = "both" if facts.spread >= 3 else "training"
-        return _chosen(spec, choice, seen, reasons), None
-    tried = {}
-    for choice in ("both", "training", "sequence"):
-        found = _probe(spec.with_keys(input={"normalize": choice}), records)
-        if found is None:
-            return _chosen(spec, "both" if facts.spread >= 3 else "training", seen, reasons), None
-        tried[choice] = found
-    best = min(tried, key=lambda choice: tried[choice][1])
-    # Of values that differ by orders of magnitude, the statistics of the training split leave little
-    usual = "sequence" if facts.spread >= ORDERS_OF_MAGNITUDE else "both"
-    chosen = best if tried[best][1] < CLEARLY * tried[usual][1] else usual
-    shares = ", ".join(f"{choice} {accuracy:.3f} ({loss:.3f})" for choice, (accuracy, loss) in sorted(tried.items()))
-    why = f"{seen}; accuracy (log loss) of a quick probe on sequences that it was not fitted to: {shares}"
-    return _chosen(spec, chosen, why, reasons), tried[chosen][0]
+def _can_be_rocket(spec: Spec, facts: DataFacts) -> bool:
+    return spec.input.kind == "values" and spec.output.task == "single-label" and facts.records <= MANY_RECORDS
 
 
-def _chosen(spec: Spec, choice: str, why: str, reasons: list[str]) -> Spec:
-    reasons.append(f'normalize = "{choice}": {why}')
-    return spec.with_keys(input={"normalize": choice})
+def _compared(
+    spec: Spec,
+    records: Sequence[Record],
+    facts: DataFacts,
+    recipe: RecipeOptions,
+    reasons: list[str],
+    *,
+    policy_is_open: bool,
+) -> tuple[Spec, float | None, float | None]:
+    """Fixed kernels, or layers where folds say that they are right more often.
+
+    Returns:
+        The spec, the accuracy of the probe, and the temperature of layers without a validation split.
+    """
+    of_rocket: list[str] = []
+    rocket_spec, probe = normalizing.chosen(spec, records, facts, of_rocket, sequence_features=ROCKET_FEATURES)
+    rocket_spec = rocket_spec.with_keys(model={"preset": None} | ROCKET_MODEL)
+    fixed = rocket.fit(rocket_spec, records, TrainingOptions()).left_out
+    if policy_is_open:
+        filled = rocket_spec.with_keys(input={"missing": "mean"})
+        found = rocket.fit(filled, records, TrainingOptions()).left_out
+        if found.loss < fixed.loss:
+            rocket_spec, fixed = filled, found
+            of_rocket.append('missing = "mean" after all: it leaves fixed kernels a smaller loss')
+    seen = f"fixed kernels are right about {fixed.accuracy:.1%} of the records when each is left out"
+    why_not = _not_tried(records, fixed)
+    if not why_not:
+        of_layers: list[str] = []
+        layers_spec = normalizing.chosen(spec, records, facts, of_layers, sequence_features=())[0]
+        layers_spec = _layers(layers_spec, facts, of_layers)
+        members = examples(records, layers_spec)
+        strata = [stratum(example, spec.output.task) for example in members]
+        schedule = fixed_schedule(layers_spec, strata, recipe, seed=0)
+        steps = choice.steps_of_folds(records, schedule)
+        if len(members) > len(records):
+            why_not = "layers are not compared where sequences are cut into windows"
+        elif steps > choice.MOST_STEPS or 0 < recipe.budget_minutes < choice.FEWEST_MINUTES:
+            why_not = (
+                f"layers are not tried, because comparing them would take {steps / 1e6:.1f} million steps of training; "
+                f'`preset = "{layers_spec.model.preset}"` in [model] trains them'
+            )
+        else:
+            compared = choice.compare(rocket_spec, layers_spec, records, schedule)
+            seen = (
+                f"of {compared.answers} records that were held back, fixed kernels are right about "
+                f"{compared.rocket:.1%}, these layers about {compared.layers:.1%}"
+            )
+            if compared.prefers_layers:
+                reasons += [*of_layers, f'preset = "{layers_spec.model.preset}" and not kind = "rocket": {seen}']
+                return layers_spec, probe, compared.temperature
+    reasons += [*of_rocket, f'kind = "rocket": {seen}' + (f"; {why_not}" if why_not else "")]
+    return rocket_spec, probe, None
 
 
-def _probe(spec: Spec, records: Sequence[Record]) -> tuple[float, float] | None:
-    """Accuracy and log loss of a small rocket model on what it was not fitted to; None if it cannot be fitted."""
-    table = spec.resolved() | {"model": {"kind": "rocket", "kernels": PROBE_KERNELS}}
-    random = np.random.default_rng(0)
-    few = [records[index] for index in sorted(random.permutation(len(records))[:PROBE_RECORDS])]
-    try:
-        scores = rocket.fit(Spec.from_table(table), few, TrainingOptions()).left_out
-    except (ConfigurationError, np.linalg.LinAlgError):
-        return None
-    return scores.accuracy, scores.loss
+def _not_tried(records: Sequence[Record], fixed: EvaluationScores) -> str:
+    """Why layers need not be compared with fixed kernels; empty if they should be."""
+    if fixed.accuracy >= choice.ENOUGH:
+        return "layers could gain little"
+    if len(records) < choice.FEWEST_RECORDS:
+        return f"{len(records)} records are too few to compare layers with them"
+    return ""
 
 
-def _layers(spec: Spec, facts: DataFacts, reasons: list[str], *, trains_layers: bool) -> Spec:
-    """The layers, if they are `auto`. An option that only such layers have asks for them."""
-    if not spec.model.is_auto:
-        return spec
-    trains_layers = trains_layers or bool(spec.model.model_fields_set - {"preset"})
-    can_be_rocket = spec.input.kind == "values" and spec.output.task == "single-label" and not trains_layers
-    enough = FEW_RECORDS if facts.median_length <= SHORT_STEPS else MANY_RECORDS
-    if facts.records < enough and can_be_rocket:
-        reasons.append(
-            f'kind = "rocket": {facts.records} records with a median of {facts.median_length:g} steps; below {enough}, '
-            "fixed kernels with a linear head usually learn more than layers that are trained"
-        )
-        return spec.with_keys(model={"preset": None, "kind": "rocket"})
+def _layers(spec: Spec, facts: DataFacts, reasons: list[str]) -> Spec:
+    """The layers, by the lengths."""
     name, why = "conv", f"a median of {facts.median_length:g} steps"
     if spec.input.kind == "tokens" or spec.output.task == "per-step":
         name, why = "rnn", "tokens" if spec.input.kind == "tokens" else "an answer for each step"
@@ -359,7 +332,3 @@ def _default_of(name: str) -> Any:
 def _listed(labels: Sequence[str]) -> str:
     rest = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
     return ", ".join(labels[:5]) + rest
-
-
-def _factor(spread: float) -> str:
-    return "more than 1e11" if math.isinf(spread) else f"{spread:.3g}"

@@ -6,6 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from lengthwise import look
+
 SPLITS: Final = ("training", "validation", "left_out", "test")
 """The splits that a report may have, the most meaningful last."""
 
@@ -16,19 +18,19 @@ _PAGE: Final = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --line: #8886; --one: #3465a4; --other: #e08214; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; }}
-td, th {{ text-align: right; padding: .15rem .9rem .15rem 0; font-variant-numeric: tabular-nums; }}
+{look}
+:root {{ --one: var(--accent); --other: var(--second); }}
+td, th {{ text-align: right; padding: .25rem .9rem .25rem 0; }}
 td:first-child, th:first-child {{ text-align: left; }}
-section {{ border-top: 1px solid var(--line); margin-top: 2rem; }}
 section div {{ overflow-x: auto; }}
-svg text {{ font-size: 12px; fill: currentColor; }}
+svg text {{ font-size: 12px; }}
 </style>
 </head>
 <body>
+<main>
 <h1>{title}</h1>
 {body}
+</main>
 </body>
 </html>
 """
@@ -57,7 +59,7 @@ def page(report: Mapping[str, Any], title: str) -> str:
         parts += _details(report, name, scores)
     if report.get("epochs"):
         parts.append(_section("Learning curves", _curves(report["epochs"])))
-    return _PAGE.format(title=html.escape(title), body="\n".join(parts))
+    return _PAGE.format(look=look.style(), title=html.escape(title), body="\n".join(parts))
 
 
 FIGURES: Final = ("answers", "accuracy", "macro F1", "log loss", "calibration error")
@@ -94,7 +96,7 @@ def _details(report: Mapping[str, Any], name: str, scores: Mapping[str, Any]) ->
         if len(columns) < 2 or report.get("task") == "multi-label":
             columns = ["hit", "false alarm", "miss", "rightly not"]
         rows = [[label, *map(str, row)] for label, row in zip(labels, confusion, strict=False)]
-        parts.append(_section(f"Confusion ({name}): true labels in rows", _table(["", *columns], rows)))
+        parts.append(_section(f"Confusion ({name}): true labels in rows", _table(["label", *columns], rows)))
     return parts
 
 
@@ -126,7 +128,8 @@ def _reliability(bins: Sequence[Mapping[str, Any]]) -> str:
         for one in bins
     )
     return (
-        f'<svg width="{size + 2 * edge}" height="{size + 60}" role="img">{bars}'
+        f'<svg width="{size + 2 * edge}" height="{size + 60}" role="img" '
+        f'aria-label="Share of right answers by probability">{bars}'
         f'<line x1="{edge}" y1="{10 + size}" x2="{edge + size}" y2="10" stroke="currentColor"/>'
         f'<text x="{edge}" y="{size + 40}">probability of the answer; height: share of right answers</text></svg>'
     )
@@ -153,6 +156,6 @@ def _curves(epochs: Sequence[Mapping[str, Any]]) -> str:
             top_of = 16 if name == "training" else 33
             drawn += f'<rect x="{edge + wide - 95}" y="{top_of}" width="10" height="10" fill="{color}"/>'
     return (
-        f'<svg width="{wide + 2 * edge}" height="{high + 50}" role="img">{drawn}'
+        f'<svg width="{wide + 2 * edge}" height="{high + 50}" role="img" aria-label="Losses by epoch">{drawn}'
         f'<text x="{edge}" y="{high + 35}">{len(epochs)} epochs; loss from 0 to {top:.3g}</text></svg>'
     )

@@ -24,6 +24,7 @@ from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export import temperature
 from lengthwise_export.architecture import checkpoint, rocket, trained
+from lengthwise_export.architecture.model import rescaled_sequences
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.rocket_kernels import KERNELS
 from lengthwise_export.architecture.spec import Spec
@@ -120,9 +121,12 @@ def fit(
     with torch.no_grad():
         behind = [first(steps[None], torch.ones(1, len(steps), dtype=torch.bool))[0].numpy() for steps in sequences]
     model = rocket.fitted_to(spec, first, behind, seed=options.seed).eval()
+    if model.sequence_features is not None:
+        model.sequence_features.fit(rescaled_sequences(first, sequences))
     found = features_of(model, members, on_examples)
     targets = _targets(members, len(spec.output.labels))
-    fitted = ridge.fit(found, 2 * targets - 1, _importance(targets) if options.class_weights else None)
+    importance = _importance(targets) if options.class_weights else None
+    fitted = ridge.fit(found, 2 * targets - 1, importance, apart=model.of_sequence)
     wanted = targets if multi_label else targets.argmax(axis=1)
     scale = temperature.fit(fitted.left_out, wanted, multi_label=multi_label) if options.calibration else None
     with torch.no_grad():

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from lengthwise.decoding.dataset import Record
+from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.toml_text import as_toml
@@ -59,6 +61,8 @@ def train_layers(
     *,
     resume: bool,
     on_epoch: Callable[[Epoch], None],
+    validation: Sequence[Record] = (),
+    pictures: bool = True,
 ) -> FinishedTraining:
     """Trains what a plan says with gradient descent, once or with several seeds, and writes the report.
 
@@ -69,6 +73,8 @@ def train_layers(
         out: An existing folder.
         resume: Whether to continue from the states in this folder.
         on_epoch: Called after each epoch of each run.
+        validation: Records that become the validation split, in the place of a share of `records`.
+        pictures: Whether the learning curve and the confusion matrix are drawn as files, too.
     """
     held_out = examples(test, plan.spec)
     results: list[tuple[int, Path, TrainingResult]] = []
@@ -85,6 +91,8 @@ def train_layers(
             resume=again,
             on_epoch=on_epoch,
             split_seed=None if plan.runs == 1 else plan.options.seed,
+            validation=validation,
+            known_temperature=plan.temperature,
         )
         results.append((seed, folder, result))
     _, folder, best = min(results, key=lambda one: _loss(one[2]))
@@ -109,7 +117,7 @@ def train_layers(
         content |= {"runs": runs, "spread": spread(runs)}
     first, second = best.split
     splits = {"training": first, "validation": second, "test": held_out}
-    return _finished(plan, content, report, tuple(warnings), best.model, splits, out)
+    return _finished(plan, content, report, tuple(warnings), best.model, splits, out, pictures)
 
 
 def train_rocket(
@@ -119,13 +127,53 @@ def train_rocket(
     out: Path,
     *,
     on_examples: Callable[[int, int], None] = lambda _done, _all: None,
+    validation: Sequence[Record] = (),
+    pictures: bool = True,
 ) -> FinishedTraining:
-    """Fits what a plan says with fixed kernels, and writes the report; see `train_layers`."""
-    held_out = examples(test, plan.spec)
+    """Fits what a plan says with fixed kernels, and writes the report; see `train_layers`.
+
+    Nothing is chosen by `validation`, which is only scored.
+    """
+    held_out, second = examples(test, plan.spec), examples(validation, plan.spec)
     result = rocket.train(plan.spec, records, plan.options, out, test=held_out, on_examples=on_examples)
     report = RocketReport(plan.spec, plan.options, result)
-    splits = {"training": examples(records, plan.spec), "test": held_out}
-    return _finished(plan, report.as_json(), report, plan.warnings, result.model, splits, out)
+    splits = {"training": examples(records, plan.spec), "validation": second, "test": held_out}
+    content = report.as_json()
+    if second:
+        content["validation"] = rocket.evaluate(result.model, second, plan.spec).as_json()
+    return _finished(plan, content, report, plan.warnings, result.model, splits, out, pictures)
+
+
+def refuse_to_overwrite(out: Path, instead: str) -> None:
+    """Makes sure that a folder holds no run.
+
+    Raises:
+        ConfigurationError: It holds one; the message ends with `instead`.
+    """
+    for name in (WEIGHTS_FILE, STATE_FILE):
+        if (out / name).exists():
+            raise ConfigurationError(f"{out} holds a run ({name}): {instead}")
+
+
+@contextmanager
+def made_folder(out: Path) -> Iterator[None]:
+    """Creates a folder for the block. If the block raises, new folders that are still empty are removed.
+
+    Raises:
+        ConfigurationError: It cannot be created.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from error
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # not empty, or never created
+                folder.rmdir()
+        raise
 
 
 def write_spec(plan: Plan, out: Path) -> None:
@@ -165,13 +213,15 @@ def _finished(
     model: AnyClassifier,
     splits: Mapping[str, Sequence[Example]],
     out: Path,
+    pictures: bool,
 ) -> FinishedTraining:
     for name, members in splits.items():
         if members and isinstance(content.get(name), dict):
             content[name] |= quality(model, members, plan.spec)
     content |= {"spec": plan.spec.resolved(), "chosen": list(plan.reasons), "warnings": list(warnings)}
     write_spec(plan, out)
-    report.write(out)
+    if pictures:
+        report.write(out)
     (out / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n")
     (out / PAGE_FILE).write_text(report_page.page(content, str(out)), encoding="utf-8")
     return FinishedTraining(content, report, warnings)
@@ -190,6 +240,11 @@ def _endings(result: TrainingResult, plan: Plan) -> list[str]:
         said.append(
             f"the loss was still falling when training ended after {plan.options.epochs} epochs: "
             f"--epochs {2 * plan.options.epochs} would probably be better"
+        )
+    if plan.options.calibration and result.temperature is None:
+        said.append(
+            "the probabilities are not calibrated: every record was trained on, and no answers to others are left to "
+            "calibrate with; a share for --validation keeps some back"
         )
     measured = result.validation
     if plan.probe is not None and measured is not None and plan.probe > measured.accuracy + 2 / measured.answers**0.5:

@@ -74,6 +74,8 @@ def train(
     resume: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     split_seed: int | None = None,
+    validation: Sequence[Record] = (),
+    known_temperature: float | None = None,
 ) -> TrainingResult:
     """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
 
@@ -85,6 +87,8 @@ def train(
         resume: Whether to continue from the state in this folder.
         on_epoch: Called after each epoch, and for the earlier epochs of a resumed run.
         split_seed: The seed of the split; None for that of the options.
+        validation: Records that become the validation split, in the place of a share of `records`.
+        known_temperature: The temperature where there is no validation split to calibrate on, such as that of folds.
 
     Raises:
         ConfigurationError: A record does not fit the spec, or there are too few.
@@ -92,12 +96,15 @@ def train(
     """
     began = time.monotonic()
     spec = spec.concrete()
-    first, second = split(spec, records, options, options.seed if split_seed is None else split_seed)
+    if validation:
+        first, second = examples(records, spec), examples(validation, spec)
+    else:
+        first, second = split(spec, records, options, options.seed if split_seed is None else split_seed)
     if spec.model.members > 1:
-        return _ensemble(spec, records, options, directory, resume, on_epoch, split_seed, began)
+        return _ensemble(spec, records, options, directory, resume, on_epoch, split_seed, validation, began)
     run = TrainingRun.start(spec, first, second, options)
     path = directory / STATE_FILE
-    key = identity(spec, records, options, split_seed)
+    key = identity(spec, [*records, *validation], options, split_seed)
     if resume:
         run.restore(path, key)
         for epoch in run.progress.epochs:
@@ -110,7 +117,12 @@ def train(
         run.save(path, key)
         on_epoch(epoch)
     run.model.load_state_dict(run.best)
-    scale = calibrate(run.model, second, spec) if options.calibration and second else None
+    scale = None
+    if options.calibration and second:
+        scale = calibrate(run.model, second, spec)
+    elif options.calibration and known_temperature is not None:
+        scale = known_temperature
+        divide_logits(run.model, scale)
     result = TrainingResult(
         model=run.model,
         progress=run.progress,
@@ -153,11 +165,16 @@ def calibrate(model: Classifier, members: Sequence[Example], spec: Spec) -> floa
     join = torch.cat if spec.output.task == "per-step" else torch.stack
     logits, targets = (join(list(part)).numpy() for part in zip(*pairs, strict=True))
     scale = temperature.fit(logits, targets, multi_label=spec.output.task == "multi-label")
+    divide_logits(model, scale)
+    return scale
+
+
+def divide_logits(model: Classifier, scale: float) -> None:
+    """Divides the weights of the head, and so all logits."""
     heads: list[nn.Linear] = [one.head for one in model.networks]
     with torch.no_grad():
         for parameter in (parameter for head in heads for parameter in head.parameters()):
             parameter.div_(scale)
-    return scale
 
 
 def write(path: Path, spec: Spec, records: Sequence[Record], result: TrainingResult, options: TrainingOptions) -> None:
@@ -180,6 +197,7 @@ def _ensemble(
     resume: bool,
     on_epoch: Callable[[Epoch], None],
     split_seed: int | None,
+    validation: Sequence[Record],
     began: float,
 ) -> TrainingResult:
     single = spec.with_keys(model={"members": 1})
@@ -197,6 +215,7 @@ def _ensemble(
                 resume=resume and (folder / STATE_FILE).is_file(),
                 on_epoch=on_epoch,
                 split_seed=options.seed if split_seed is None else split_seed,
+                validation=validation,
             )
         )
     model = Ensemble(spec).eval()

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from rich.table import Table
 
 from lengthwise import files
@@ -28,7 +27,7 @@ from lengthwise_export.architecture import presets
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.toml_text import as_toml
 from lengthwise_export.errors import CheckpointError, SpecError
-from lengthwise_export.training import objective, recipe, rocket
+from lengthwise_export.training import choice, objective, recipe, rocket
 from lengthwise_export.training.batches import Example, examples, stratum
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 from lengthwise_export.training.run import TrainingRun, answers
@@ -121,7 +120,7 @@ def candidates(spec: Spec) -> dict[str, Spec]:
     found: dict[str, Spec] = {}
     if not spec.model.is_auto:
         found["as given"] = spec
-    tables: dict[str, dict[str, Any]] = {ROCKET: {"kind": "rocket"}}
+    tables: dict[str, dict[str, Any]] = {ROCKET: recipe.ROCKET_MODEL}
     tables |= {f"rnn {hidden}": {"preset": "rnn", "hidden": hidden} for hidden in (32, 64, 128)}
     tables |= {"conv 32": {"preset": "conv"} | presets.narrow_conv(), "conv 64": {"preset": "conv"}}
     tables |= {name: {"preset": name} for name in ("conv-rnn", "transformer")}
@@ -164,7 +163,11 @@ def tune(
     done = _earlier(path, key, resume=resume, overwrite=overwrite)
     ends = time.monotonic() + options.budget_minutes * 60
     spec = recipe.settled_input(spec, records)
-    folds = _folds(examples(records, spec), spec, options)
+    members = examples(records, spec)
+    if len(members) < 2 * options.folds:
+        raise ConfigurationError(f"{len(members)} records are too few for {options.folds} folds")
+    dealt = choice.folds([stratum(each, spec.output.task) for each in members], options.folds, seed=options.seed)
+    folds = [([members[place] for place in first], [members[place] for place in second]) for first, second in dealt]
     tried = candidates(spec)
     standing = [name for name in tried if tried[name].model.kind != "rocket"]
     order = [(name, 0) for name in tried if tried[name].model.kind == "rocket"]
@@ -222,25 +225,6 @@ def _trial(
         scores = objective.scores(pairs, len(spec.output.labels), spec.output.task)
     deviation = (max(scores.accuracy * (1 - scores.accuracy), 0.25 / scores.answers) / scores.answers) ** 0.5
     return Trial(name, steps, scores.accuracy, scores.loss, deviation, time.monotonic() - began)
-
-
-def _folds(members: Sequence[Example], spec: Spec, options: TuningOptions) -> list[tuple[list[Example], list[Example]]]:
-    """The examples of each fold: those to train on and those to answer. Every fold has its share of each label."""
-    if len(members) < 2 * options.folds:
-        raise ConfigurationError(f"{len(members)} records are too few for {options.folds} folds")
-    random = np.random.default_rng(options.seed)
-    kinds: dict[object, list[int]] = {}
-    for index, example in enumerate(members):
-        kinds.setdefault(stratum(example, spec.output.task), []).append(index)
-    dealt = [index for kind in kinds.values() for index in random.permutation(kind)]
-    fold_of = {int(index): place % options.folds for place, index in enumerate(dealt)}
-    return [
-        (
-            [example for index, example in enumerate(members) if fold_of[index] != fold],
-            [example for index, example in enumerate(members) if fold_of[index] == fold],
-        )
-        for fold in range(options.folds)
-    ]
 
 
 def _identity(spec: Spec, records: Sequence[Record], options: TuningOptions) -> str:

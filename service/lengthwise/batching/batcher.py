@@ -25,10 +25,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, cast
 
 from lengthwise.batching.admission import Admission
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
+from lengthwise.batching.pending import WaitingSequence
 from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
 from lengthwise.batching.runners import InlineMode, LendCores, Runners
@@ -101,6 +103,24 @@ class Batcher:
     def at_rest(self) -> bool:
         """Whether every runner waits for a batch."""
         return self._runners.all_idle
+
+    @property
+    def runners(self) -> int:
+        """How many runner threads there are."""
+        return self._runners.count
+
+    def waiting_lengths(self, most: int) -> list[tuple[str, int, list[int]]]:
+        """For each queue that is not empty: its name, how many sequences wait, and the lengths of the first of them.
+
+        Args:
+            most: How many lengths of each queue, in the order of arrival.
+        """
+        with self._lock:
+            return [
+                (queue.name, len(queue.pending), [_length(sequence) for sequence in islice(queue.pending, most)])
+                for queue in self._queues
+                if queue.pending
+            ]
 
     async def start(self) -> None:
         """Starts the runners; batches are completed on the running event loop."""
@@ -343,3 +363,8 @@ class Batcher:
         seconds = sum(sequence.seconds for sequence in sequences)
         self.admission.remove(queue, sum(sequence.padded_steps for sequence in sequences), seconds)
         return seconds
+
+
+def _length(waiting: WaitingSequence) -> int:
+    """The steps of a waiting sequence."""
+    return len(waiting.steps) if isinstance(waiting, QueuedSequence) else waiting.width

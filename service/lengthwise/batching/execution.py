@@ -84,6 +84,8 @@ class Execution:
 
     Attributes:
         runs: The batches that run, by the id of their thread.
+        watch: Called with each batch that ran or failed and the waits of its sequences, in seconds, before the cost
+            table learns from it; None while nobody looks.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Execution:
         self.on_batch = on_batch
         self._on_suspect = on_suspect
         self.runs: dict[int, Run] = {}
+        self.watch: Callable[[FinishedBatch, Sequence[float]], None] | None = None
 
     def run(self, planned: PlannedBatch) -> FinishedBatch:
         """Runs one batch. The caller calls `count` afterwards, when no answer waits for it any more."""
@@ -149,6 +152,9 @@ class Execution:
     def count(self, finished: FinishedBatch) -> None:
         """Counts a batch that ran in the metrics, and lets the cost table learn from it."""
         planned, batch = finished.planned, finished.batch
+        watch = self.watch
+        if watch is not None:
+            self._show(watch, finished)
         if batch is None:
             return
         queue = planned.queue
@@ -165,6 +171,13 @@ class Execution:
             )
         except Exception:  # the answers are ready: an error in a metric must not lose them
             log.exception("a batch of %d could not be counted in %s", batch.rows, queue.name)
+
+    def _show(self, watch: Callable[[FinishedBatch, Sequence[float]], None], finished: FinishedBatch) -> None:
+        """Calls `watch`; an error there is logged only."""
+        try:
+            watch(finished, [finished.start - sequence.arrival for sequence in finished.planned.sequences])
+        except Exception:  # the answers are ready: an error in a view must not lose them
+            log.exception("the live view of %s failed", finished.planned.queue.name)
 
     def _notify(
         self, on_batch: OnBatch, queue: ModelQueue, sequences: Sequence[QueuedSequence], start: float, end: float

@@ -69,10 +69,18 @@ class JointRequest:
             self.future.set_result(result)
 
     def abandon(self, error: BaseException) -> None:
-        """Ends the work for all parts; the caller no longer waits, or knows the error."""
+        """Ends the work for all parts; the caller knows the error."""
         self._failed = True
         for part in self.parts:
             self._withdraw(part, error)
+
+    def withdraw(self, error: BaseException) -> None:
+        """Ends the call, whose caller no longer waits: whoever still awaits it gets this error."""
+        if self._failed:
+            return
+        self.abandon(error)
+        if not self.future.done():
+            self.future.set_exception(error)
 
     def set_exception(self, exception: BaseException, /) -> None:
         """Called on the event loop when a part fails: the call fails, and its other parts are not run."""

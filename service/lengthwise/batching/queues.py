@@ -142,10 +142,16 @@ class ModelQueue:
             self._log_cost_error()
             return False
 
-    def predict(self, rows: int, width: int) -> float:
-        """Predicted seconds of a batch; infinity where the cost table fails, which must not end a thread."""
+    def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
+        """Predicted seconds of a batch; infinity where the cost table fails, which must not end a thread.
+
+        Args:
+            rows: Its rows.
+            width: The width with which its cost is predicted.
+            valid_steps: How many steps of all rows are valid; None if all are.
+        """
         try:
-            return self.cost.predict(rows, width)
+            return self.cost.predict(rows, width, valid_steps)
         except Exception:
             self._log_cost_error()
             return float("inf")

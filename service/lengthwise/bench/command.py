@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.bench import plots
+from lengthwise.bench import plots, report_page
 from lengthwise.bench import tune as tuning
 from lengthwise.bench.figures import Figures, table
 from lengthwise.bench.launch import located, served
@@ -57,12 +57,14 @@ class Presentation:
         title: The name of the measurement.
         as_json: Whether as JSON on stdout instead of a table.
         plot: The file of a picture, or None.
+        page: The file of an HTML page, or None.
         console: For progress and messages: stderr.
     """
 
     title: str
     as_json: bool
     plot: Path | None
+    page: Path | None = None
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
     def print(self, figures: dict[str, Any], drawn: Callable[[], Table]) -> None:
@@ -71,6 +73,21 @@ class Presentation:
             click.echo(orjson.dumps({"title": self.title, **figures}, option=orjson.OPT_INDENT_2))
         else:
             Console().print(drawn())
+
+    def write_page(self, rows: Sequence[Figures]) -> None:
+        """Writes the page of loads, if one is asked for.
+
+        Raises:
+            ConfigurationError: The file cannot be written.
+        """
+        if self.page is None:
+            return
+        try:
+            self.page.parent.mkdir(parents=True, exist_ok=True)
+            self.page.write_text(report_page.page(rows, self.title), encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"--html {self.page}: {error.strerror}") from error
+        self.console.print(f"written: {self.page}", highlight=False, soft_wrap=True)
 
 
 def _pairs(_context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -205,6 +222,12 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
     type=click.Path(dir_okay=False, path_type=Path),
     help="Draw latency to this PNG: of a sweep, against load.",
 )
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures of the loads to this HTML page: one file, with pictures.",
+)
 def bench(
     where: str | None,
     model: str | None,
@@ -217,6 +240,7 @@ def bench(
     save: bool,
     as_json: bool,
     plot: Path | None,
+    page: Path | None,
     speed: float,
     **options: Any,
 ) -> None:
@@ -231,6 +255,8 @@ def bench(
         raise click.UsageError("--tune and --costs want a model: they start it themselves")
     if save and not costs:
         raise click.UsageError("--save keeps what --costs measures")
+    if page is not None and (tune or costs):
+        raise click.UsageError("--html shows loads: it excludes --tune and --costs")
     if plot is not None:
         plots.pyplot()  # a missing package is reported before the load
     if features is not None:
@@ -239,7 +265,7 @@ def bench(
         options["step"] = Input("tokens", vocabulary)
     load, workload = LoadSpec(**_fields_of(LoadSpec, options)), Workload(**_fields_of(Workload, options))
     sent = workload.replay or workload.data or workload.lengths
-    presentation = Presentation(f"{where or 'the bundled model'}, {sent}", as_json, plot)
+    presentation = Presentation(f"{where or 'the bundled model'}, {sent}", as_json, plot, page)
     if workload.replay is not None and (sweep or tune or costs or load.rate is not None or workload.data is not None):
         raise click.UsageError("--replay has its own requests and times: it excludes rates, --data, --tune and --costs")
     if workload.replay is not None:
@@ -270,6 +296,7 @@ def show_loads(
         draw = plots.draw_sweep if len(rows) > 1 else plots.draw_percentiles
         draw(rows, presentation.plot, title=presentation.title)
         presentation.console.print(f"drawn: {presentation.plot}")
+    presentation.write_page(rows)
     if not all(row.is_sound for row in rows):
         raise click.exceptions.Exit(1)
 
@@ -294,6 +321,7 @@ def show_replay(
     if presentation.plot is not None:
         plots.draw_percentiles([row], presentation.plot, title=presentation.title)
         presentation.console.print(f"drawn: {presentation.plot}")
+    presentation.write_page([row])
     if not row.is_sound:
         raise click.exceptions.Exit(1)
 

@@ -161,20 +161,21 @@ def table(rows: Sequence[Figures], *, title: str) -> Table:
         drawn.add_row(
             row.load,
             f"{row.requests_per_second:,.0f}",
-            *(_ms(getattr(latency, name) if latency else None) for name in ("p50", "p95", "p99", "p99_9")),
+            *(milliseconds(getattr(latency, name) if latency else None) for name in ("p50", "p95", "p99", "p99_9")),
             "-" if row.padding_share is None else f"{row.padding_share:.1%}",
             "-" if row.rows_per_batch is None else f"{row.rows_per_batch:.1f}",
-            _errors(row),
+            errors(row),
         )
     return drawn
 
 
-def _ms(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
     """Milliseconds as text, with about three digits."""
     return "-" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def _errors(row: Figures) -> str:
+def errors(row: Figures) -> str:
+    """What went wrong in a load as text: how many of each kind, or 0."""
     counts = {str(status): count for status, count in row.answers.items() if status != 200}
     counts |= {"unsent": row.unsent, "broken": row.broken, "unanswered": row.unanswered, "wrong": row.wrong or 0}
     return ", ".join(f"{name}: {count}" for name, count in counts.items() if count) or "0"

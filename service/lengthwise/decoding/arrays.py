@@ -8,7 +8,7 @@ missing value.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,41 +41,82 @@ def items(sequences: Iterable[Any], manifest: Manifest) -> list[Item]:
     found: list[Item] = []
     problems: list[Problem] = []
     for place, given in enumerate(sequences):
-        try:
-            steps = _steps(given, manifest)
-            why = why_rejected(steps, manifest)
-        except ValueError as error:
-            why = str(error)
-        if why is not None:
-            problems.append(Problem(f"/sequences/{place}", why))
+        one = item(given, manifest)
+        if isinstance(one, str):
+            problems.append(Problem(f"/sequences/{place}", one))
         elif not problems:
-            found.append(make_item(steps, manifest, sent_steps=len(steps)))
+            found.append(one)
     if problems:
         raise InvalidSequences(problems)
     return found
 
 
-def _steps(given: Any, manifest: Manifest) -> Steps:
-    """One sequence: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+def item(given: Any, manifest: Manifest) -> Item | str:
+    """Converts and validates one sequence.
+
+    Args:
+        given: An array-like.
+        manifest: The manifest of the model.
+
+    Returns:
+        The item, or why the model rejects it, as a sentence.
+    """
+    try:
+        steps = as_steps(given, manifest.input.kind, manifest.input.features)
+    except ValueError as error:
+        return str(error)
+    return accepted(steps, manifest)
+
+
+def items_or_reasons(cells: Iterable[Any], manifest: Manifest) -> list[Item | str]:
+    """Converts and validates the cells of a column: the item of each, or why the model rejects it.
+
+    Args:
+        cells: Array-likes; None, or the NaN that pandas has in its place, is a row without a sequence.
+        manifest: The manifest of the model.
+    """
+    return [
+        "its steps are missing" if cell is None or isinstance(cell, float) else item(cell, manifest) for cell in cells
+    ]
+
+
+def accepted(steps: Steps, manifest: Manifest) -> Item | str:
+    """The item of a sequence that has its final form, or why the model rejects it, as a sentence.
+
+    Args:
+        steps: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+        manifest: The manifest of the model.
+    """
+    why = why_rejected(steps, manifest)
+    return make_item(steps, manifest, sent_steps=len(steps)) if why is None else why
+
+
+def as_steps(given: Any, kind: Literal["values", "tokens"], features: int | None) -> Steps:
+    """Converts an array-like: to `[length, features]` float32 with NaN for a missing value, or to `[length]` int64.
+
+    Args:
+        given: The array-like.
+        kind: What a step is.
+        features: Number of values of a step; None if it is not known, then `[length]` has one.
 
     Raises:
         ValueError: The array does not have this form; the message says why.
     """
-    if type(given) is np.ndarray and given.dtype == _FLOAT32 and given.ndim == 2 and manifest.input.kind == "values":
+    if type(given) is np.ndarray and given.dtype == _FLOAT32 and given.ndim == 2 and kind == "values":
         return given  # as nearly always
-    array = _array(given)
-    if manifest.input.kind == "tokens":
+    array = as_array(given)
+    if kind == "tokens":
         return _tokens(array)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"numbers are wanted, the type of this array is {array.dtype}")
-    if array.ndim == 1 and manifest.input.features == 1:
+    if array.ndim == 1 and features in (1, None):
         array = array[:, None]
     if array.ndim == 1 and not array.size:
         raise ValueError("a sequence has at least one step")
     if array.ndim != 2:
-        features = manifest.input.features
-        hint = "; put a single sequence in a list too" if array.shape == (features,) else ""
-        raise ValueError(f"[length, {features}] is wanted, the shape of this array is {[*array.shape]}{hint}")
+        wanted = "features" if features is None else features
+        hint = "; put a single sequence in a list too" if array.shape == (features,) or not array.ndim else ""
+        raise ValueError(f"[length, {wanted}] is wanted, the shape of this array is {[*array.shape]}{hint}")
     if array.dtype == np.float32:
         return array
     with np.errstate(over="ignore"):  # the error for a number too large for float32 names its step
@@ -95,7 +136,7 @@ def _tokens(array: NDArray[Any]) -> Steps:
     return array.astype(np.int64, copy=False)
 
 
-def _array(given: Any) -> NDArray[Any]:
+def as_array(given: Any) -> NDArray[Any]:
     """Converts any array-like to an array of numbers.
 
     Raises:
@@ -103,6 +144,8 @@ def _array(given: Any) -> NDArray[Any]:
     """
     if isinstance(given, np.ma.MaskedArray) and np.any(given.mask):  # what is masked is missing
         given = np.ma.filled(given.astype(np.promote_types(given.dtype, np.float32)), np.nan)
+    if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim == 1:
+        given = given.tolist()  # steps that are arrays: so a column of lists comes out of pandas
     try:
         array = np.asarray(given)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:

@@ -125,7 +125,7 @@ def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> 
         problems.add(f"/outputs/{asked.outputs.index('attention')}", f"the model {manifest.key} has no attention")
     items = []
     if isinstance(sequences, list):
-        items = [_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
+        items = [read_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
     if problems.total:
         raise problems.error()
     return Call(
@@ -138,8 +138,18 @@ def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> 
     )
 
 
-def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
-    """One entry of `sequences`; None if something is wrong with it, which is then in `problems`."""
+def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
+    """Reads one entry of `sequences`.
+
+    Args:
+        value: The entry as JSON has it: a list of steps, or an object.
+        pointer: Its JSON pointer.
+        manifest: The manifest of the model.
+        problems: What is wrong with it is added here.
+
+    Returns:
+        The item; None if something is wrong with it.
+    """
     before = problems.total
     step_mask = feature_mask = identifier = None
     steps, at = value, pointer

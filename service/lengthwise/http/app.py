@@ -22,10 +22,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lengthwise.console import page, routes
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.http import health, pages
 from lengthwise.http.auth import OPEN, KeyRequired
-from lengthwise.protocols import documents, kserve, kserve_documents, problems, v1, v2
+from lengthwise.protocols import documents, kserve, kserve_documents, predict, problems, v1, v2
 from lengthwise.protocols.body import headers_of
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
 from lengthwise.protocols.over_asgi import OverAsgi
@@ -112,9 +113,15 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         docs_url=None,
         redoc_url=None,
     )
-    predict = Predict(serving, large_bodies)
-    app.router.routes.append(Route("/", _index(settings), include_in_schema=False))
-    app.router.routes.append(Route("/predict", OverAsgi(predict), methods=["POST"], include_in_schema=False))
+    endpoint = Predict(serving, large_bodies)
+    has_console = settings.console and settings.admin_port is None
+    places = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
+    if settings.admin_port is None:
+        places["health"] = "/healthz"
+    app.router.routes.append(Route("/", _index(settings, places, console=has_console), include_in_schema=False))
+    if has_console:
+        app.router.routes += routes.routes(serving, health.described, predict="predict")
+    app.router.routes.append(Route("/predict", OverAsgi(endpoint), methods=["POST"], include_in_schema=False))
     app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
     app.router.routes += pages.routes("/openapi.json", pages.folder())
 
@@ -135,36 +142,48 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         return schema if serving.keys is None else documents.with_keys(schema, OPEN)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
-    return PredictFirst(_across_origins(_with_keys(app, serving), settings), predict, serving)
+    return PredictFirst(_across_origins(_with_keys(app, serving, console=has_console), settings), endpoint, serving)
 
 
 def make_admin_app(serving: Serving) -> ASGIApp:
-    """The application of the admin port: the probes, and the metrics and admin calls, which are only there."""
+    """The application of the admin port: the probes, and the metrics, admin calls and console, which are only there.
+
+    The console's own path for its calls is the only one that answers inference.
+    """
     app = FastAPI(title="Lengthwise", openapi_url=None, redirect_slashes=False)
     app.include_router(health.probes(serving))
     app.include_router(health.state(serving))
     app.router.routes += v2.admin_routes(serving)
+    has_console = serving.settings.console
+    if has_console:
+        endpoint = Predict(serving, asyncio.Semaphore(LARGE_BODIES_AT_ONCE))
+        places = {"predict": routes.PREDICT, "health": "/healthz", "metrics": "/metrics"}
+        app.router.routes.append(Route("/", _index(serving.settings, places, console=True), include_in_schema=False))
+        app.router.routes.append(Route(routes.PREDICT, OverAsgi(endpoint), methods=["POST"], include_in_schema=False))
+        app.router.routes += routes.routes(serving, health.described, predict=routes.PREDICT[1:])
     _answer_errors(app, "the admin port has /metrics, /healthz, /livez, /readyz, load and unload")
-    return _with_keys(app, serving)
+    return _with_keys(app, serving, console=has_console)
 
 
-def _index(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
-    """The answer to `GET /`: the paths of the server; for a browser, as a page."""
-    places = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
-    if settings.admin_port is None:
-        places["health"] = "/healthz"
+def _index(settings: Settings, places: Mapping[str, str], *, console: bool) -> Callable[[Request], Awaitable[Response]]:
+    """The answer to `GET /`: paths and the limits of a request; for a browser, the console, or a page of the paths."""
+    links = tuple((path[1:], path) for name, path in places.items() if name != "predict")
+    limits = {name: getattr(settings, name) for name in documents.LIMITS}
 
     async def index(request: Request) -> Response:
         if pages.wanted(request.scope):
+            if console:
+                return page.answer(request, page.page(links))
             return pages.front(request.scope.get("root_path", ""), places)
-        return _json({"service": "lengthwise", **places}, headers={"vary": "accept"})
+        found = {"service": "lengthwise", **places, "media_types": predict.media_types(), "limits": limits}
+        return _json(found, headers={"vary": "accept"})
 
     return index
 
 
-def _with_keys(app: FastAPI, serving: Serving) -> ASGIApp:
+def _with_keys(app: FastAPI, serving: Serving, *, console: bool) -> ASGIApp:
     """The application, which requires a key where keys are set."""
-    return app if serving.keys is None else KeyRequired(app, serving.keys, app.routes)
+    return app if serving.keys is None else KeyRequired(app, serving.keys, app.routes, console=console)
 
 
 def _across_origins(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -20,6 +20,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope
 
+from lengthwise import look
 from lengthwise.errors import how_to_install
 from lengthwise.protocols.body import headers_of
 
@@ -36,7 +37,7 @@ _MEANINGS: Final = {
     "openapi": "the same as an OpenAPI document, for programs",
     "health": "what is served, and what is not and why",
 }
-_STYLE: Final = "body{font:16px/1.5 sans-serif;margin:2em auto;max-width:45em;padding:0 1em}pre{overflow:auto}"
+_STYLE: Final = look.style()
 _STYLE_DIGEST: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _NO_OTHERS: Final = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _PLAIN_POLICY: Final = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_DIGEST}'; {_NO_OTHERS}"

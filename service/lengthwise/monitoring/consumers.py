@@ -6,7 +6,7 @@ its consumer is too slow, calls are dropped and counted, and no caller waits.
 | thread | runs | when |
 |---|---|---|
 | `monitoring` | consumers that count or write (`drift`, `record`) | a few times a second |
-| `reruns` | consumers that run a model (`verify`, `shadow`) | while no caller waits, see `AtRest` |
+| `reruns` | consumers that run a model (`verify`, `shadow`) | while no caller waits, see `AtRest`; in the background |
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.telemetry.families import Family
 
 log = logging.getLogger("lengthwise.monitoring")
@@ -129,7 +130,7 @@ class ConsumerThread:
         name: The name of the thread.
         buffers: The buffers.
         most: How many calls one turn of a consumer takes.
-        at_rest: Calls are consumed only while this is true; None for always.
+        at_rest: Calls are consumed only while this is true, and models run in the background; None for always.
     """
 
     def __init__(self, name: str, buffers: Sequence[CallBuffer], most: int, at_rest: AtRest | None = None) -> None:
@@ -158,8 +159,10 @@ class ConsumerThread:
             _guarded(buffer.consumer.close, buffer.consumer.name)
 
     def _run(self) -> None:
+        recurrent_kernels.run_in_background(self._at_rest is not None)  # a caller may come while a model runs
         while not self._stopped.wait(PERIOD_SECONDS):
-            while any(buffer.consume(self._most) for buffer in self._buffers if self._may_go_on()):
+            # A list, so that each consumer has its turn: one that is always busy must not keep the others waiting.
+            while any([buffer.consume(self._most) for buffer in self._buffers if self._may_go_on()]):
                 if self._stopped.is_set():
                     return
                 time.sleep(0)  # gives the interpreter to a thread that answers, if one waits for it

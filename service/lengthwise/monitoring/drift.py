@@ -7,7 +7,7 @@ last `WINDOW_SEQUENCES` are compared with the profile. Nothing of a sequence is 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from lengthwise.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
@@ -23,6 +23,8 @@ MOST_GAUGES: Final = 64
 """Features that have a gauge of their own; of a model with more, those that drifted most."""
 _BLOCK: Final = 50
 """Sequences that enter and leave the window together."""
+_MOST_HELD_BYTES: Final = 2**20
+"""Sequences that hold so much memory are counted before there are so many."""
 
 
 class DriftWindow:
@@ -40,18 +42,31 @@ class DriftWindow:
         self._blocks: deque[ProfileCounts] = deque()
         self._window: ProfileCounts | None = None
         self._items: list[tuple[Item, Answer]] = []
+        self._held_bytes = 0
+        self._block: ProfileCounts | None = None
 
-    def add(self, items: Sequence[Item], answers: Sequence[Answer]) -> None:
-        """Counts sequences with their answers, in blocks."""
+    def add(self, items: Sequence[Item], answers: Sequence[Answer], held_bytes: int = 0) -> None:
+        """Counts sequences with their answers, in blocks.
+
+        Args:
+            items: The sequences.
+            answers: The answer of each.
+            held_bytes: Memory that the sequences hold.
+        """
         self._items += zip(items, answers, strict=True)
-        while len(self._items) >= _BLOCK:
-            block, self._items = self._items[:_BLOCK], self._items[_BLOCK:]
-            self._add(
-                self._counter.count(
-                    [item.steps for item, _ in block],
-                    [index for _, answer in block for index in answered_classes(answer, self._manifest)],
-                )
+        self._held_bytes += held_bytes
+        while len(self._items) >= _BLOCK or (self._items and self._held_bytes >= _MOST_HELD_BYTES):
+            counted, self._items = self._items[:_BLOCK], self._items[_BLOCK:]
+            block = self._counter.count(
+                [item.steps for item, _ in counted],
+                [index for _, answer in counted for index in answered_classes(answer, self._manifest)],
             )
+            self._block = block if self._block is None else self._block + block
+            if self._block.sequences >= _BLOCK:
+                self._add(self._block)
+                self._block = None
+        if not self._items:
+            self._held_bytes = 0
 
     def _add(self, block: ProfileCounts) -> None:
         self._window = block if self._window is None else self._window + block
@@ -75,12 +90,14 @@ class Drift:
 
     Args:
         share: The share of calls that are counted.
+        is_served: Whether a name and version is served: of one that is gone, nothing is kept or shown.
     """
 
     name = "drift"
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, is_served: Callable[[str, str], bool] = lambda _name, _version: True) -> None:
         self.share = share
+        self._is_served = is_served
         self._windows: dict[tuple[str, str], DriftWindow] = {}
 
     def wants(self, call: AnsweredCall) -> bool:
@@ -96,14 +113,22 @@ class Drift:
             key = (manifest.name, str(manifest.version))
             window = self._windows.get(key)
             if window is None or window.profile is not manifest.training:  # also after the version was replaced
+                self._forget()
                 window = self._windows[key] = DriftWindow(manifest.training, manifest)
-            window.add(call.items, call.answers)
+            window.add(call.items, call.answers, call.held_bytes)
+
+    def _forget(self) -> None:
+        """Removes the windows of versions that are not served any more: their gauges would stay as they are."""
+        for key in list(self._windows):
+            if not self._is_served(*key):
+                self._windows.pop(key, None)
 
     def close(self) -> None:
         """Nothing is open."""
 
     def families(self) -> Iterator[Family]:
         """The gauges of drift, and of the limits from which on something has drifted."""
+        self._forget()
         labels = ("model", "version", "what")
         found = [
             ((*key, what), psi, window.profile.limits.of(what))

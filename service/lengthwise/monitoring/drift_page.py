@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from lengthwise import look
 from lengthwise.data_profile import FEATURE, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring.record_file import PATTERN, UNFINISHED
@@ -17,13 +18,13 @@ from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 _STYLE: Final = """
-:root { color-scheme: light dark; --training: #8a94a3; --today: #2f6fb3; --drifted: #b8322a; }
-body { font: 16px/1.5 sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; }
-table { border-collapse: collapse; } td, th { padding: .2em .8em; text-align: right; } th:first-child,
-td:first-child { text-align: left; } .drifted { color: var(--drifted); font-weight: bold; }
-figure { display: inline-block; margin: 1em 1em 0 0; } figcaption { font-size: 14px; }
-.training { fill: var(--training); } .today { fill: var(--today); }
-text { font: 11px sans-serif; fill: currentColor; }
+td, th { text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+.drifted { color: var(--bad); font-weight: bold; }
+figure { display: inline-block; margin: 1em 1em 0 0; }
+.training { fill: var(--soft); }
+.today { fill: var(--accent); }
+svg text { font-size: 11px; }
 """
 _WIDTH: Final = 280
 _HEIGHT: Final = 120
@@ -84,12 +85,14 @@ class DriftReport:
         title = html.escape(f"Drift of {self.manifest.key}")
         verdict = f"{len(self.drifted)} of {len(self.drift)} have drifted" if self.drifted else "nothing has drifted"
         return (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-            f"<h1>{title}</h1><p>{self.counts.sequences} recorded sequences beside {self.profile.sequences} of the "
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+            f"<style>{look.style()}{_STYLE}</style>"
+            f"<body><main><h1>{title}</h1>"
+            f"<p>{self.counts.sequences} recorded sequences beside {self.profile.sequences} of the "
             f"training data: {verdict}. What has drifted has a population stability index (PSI) above its limit.</p>"
             f"<table><tr><th>what<th>PSI<th>limit</tr>{rows}</table>"
             "<p>Grey: the share of the training data in each bin. Blue: the share of the records.</p>"
-            f"{pictures}</html>\n"
+            f"{pictures}</main></body></html>\n"
         )
 
     def _row(self, what: str) -> str:
@@ -179,6 +182,8 @@ def _records(directory: Path, manifest: Manifest, at_once: int) -> Iterator[tupl
                     yield [_array(row["steps"], manifest) for row in rows], [row["answer"] for row in rows]
         except (OSError, pa.ArrowException) as error:
             raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+        except (ValueError, OverflowError) as error:
+            raise ConfigurationError(f"{path} has steps of another form than {manifest.key} takes: {error}") from error
 
 
 def _array(steps: list[Any], manifest: Manifest) -> Steps:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lengthwise.batching.queues import Timing
 from lengthwise.decoding.calls import Call
+from lengthwise.errors import RequestError
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.consumers import AtRest, CallBuffer, Consumer, ConsumerThread
 from lengthwise.monitoring.drift import Drift
@@ -42,11 +43,12 @@ class Monitoring:
     def __init__(
         self, settings: Settings, at_rest: AtRest, find: Callable[[str | None, str | None], ServedModel]
     ) -> None:
+        self._find = find
         counting: list[Consumer] = []
         rerunning: list[Consumer] = []
         self.shadow: Shadow | None = None
         if settings.drift_share > 0:
-            counting.append(Drift(settings.drift_share))
+            counting.append(Drift(settings.drift_share, self._is_served))
         if settings.record is not None and settings.record_share > 0:
             counting.append(
                 Recorder(settings.record, settings.record_share, settings.record_max_bytes, settings.record_without)
@@ -63,6 +65,13 @@ class Monitoring:
             self._threads.append(ConsumerThread("monitoring", self._buffers[: len(counting)], _COUNTED))
         if rerunning:
             self._threads.append(ConsumerThread("reruns", self._buffers[len(counting) :], 1, at_rest))
+
+    def _is_served(self, name: str, version: str) -> bool:
+        try:
+            self._find(name, version)
+        except RequestError:
+            return False
+        return True
 
     def start(self) -> None:
         """Starts the threads, and logs what an option has switched on."""

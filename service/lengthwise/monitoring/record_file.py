@@ -25,8 +25,14 @@ from typing import Any, Final
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows, which does not remove a file that is open
+    fcntl = None  # type: ignore[assignment]
+
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.drift import answered_classes
+from lengthwise.monitoring.patient_output import PatientOutput
 from lengthwise.padding import Steps
 
 PATTERN: Final = "record-*.parquet"
@@ -77,12 +83,26 @@ class RecordFile:
         }
         self._schema = pa.schema([(name, types[name]) for name in columns])
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        self._path = directory / f"record-{stamp}-{os.getpid()}-{next(_numbers):06d}-{model}.parquet"
-        self._part = self._path.with_name(f".{self._path.name}.part")
-        self._writer = pq.ParquetWriter(self._part, self._schema, compression="zstd")
+        self._path, self._part, self._lock = _claimed(directory, f"record-{stamp}-{os.getpid()}", model)
+        try:
+            self._output = PatientOutput(self._lock)
+            self._writer = pq.ParquetWriter(self._output, self._schema, compression="zstd")
+        except BaseException:
+            self._remove_part()
+            raise
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes it has; some may wait for room on the disk."""
+        return self._output.tell()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait for room on the disk."""
+        return self._output.waiting
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Writes rows as one row group."""
+        """Writes rows as one row group. Without room on the disk their bytes wait."""
         import pyarrow as pa
 
         columns = {}
@@ -92,24 +112,73 @@ class RecordFile:
         self._writer.write_table(pa.table(columns, schema=self._schema))
         self.rows += len(rows)
 
-    def complete(self) -> None:
-        """Ends the file and gives it its name."""
+    def save(self) -> None:
+        """Writes the bytes that wait.
+
+        Raises:
+            OSError: There is no room yet, and some go on waiting.
+        """
+        self._output.save()
+
+    def complete(self) -> bool:
+        """Ends the file and gives it its name; returns false, to be called again, while bytes wait for room.
+
+        Raises:
+            OSError: It cannot get its name.
+        """
         self._writer.close()
+        with suppress(OSError):
+            self.save()
+        if self.waiting_bytes:
+            return False
         self._part.rename(self._path)
+        os.close(self._lock)
+        return True
 
     def drop(self) -> None:
         """Removes the file."""
         with suppress(Exception):  # the reason why it is dropped: a full disk, a removed folder
             self._writer.close()
-        self._part.unlink(missing_ok=True)
+        self._remove_part()
+
+    def _remove_part(self) -> None:
+        with suppress(OSError):  # its folder may be gone, or read-only by now
+            self._part.unlink(missing_ok=True)
+        os.close(self._lock)
 
     @staticmethod
     def remove_abandoned(directory: Path) -> None:
-        """Removes the incomplete files of processes that ended without completing them."""
+        """Removes the incomplete files of processes that ended without completing them.
+
+        A file that is being written is locked. Its process may be in another container, where ids of processes mean
+        other ones.
+        """
         for part in directory.glob(UNFINISHED):
-            process = part.name.split("-")[2]
-            if not Path("/proc").is_dir() or not Path("/proc", process).exists():
-                part.unlink(missing_ok=True)
+            with suppress(OSError):  # it is locked, or was completed meanwhile
+                if fcntl is None:
+                    part.unlink()
+                    continue
+                with part.open("rb+") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    part.unlink()
+
+
+def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
+    """The path of a new file, that of its part, and the descriptor whose lock says that the part is being written.
+
+    Processes in other containers may have the same id, and write into the same folder.
+    """
+    while True:
+        path = directory / f"{start}-{next(_numbers):06d}-{model}.parquet"
+        part = path.with_name(f".{path.name}.part")
+        if path.exists():
+            continue
+        with suppress(FileExistsError):
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            if fcntl is not None:
+                with suppress(OSError):  # a file system without locks: then nobody can take the file for abandoned
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return path, part, descriptor
 
 
 def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
@@ -119,7 +188,7 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
     for index, (item, answer) in enumerate(zip(call.items, call.answers, strict=True)):
         rows.append(
             {
-                "id": f"{call.request_id}/{index}" if item.id is None else item.id,
+                "id": f"{call.request_id}/{index}" if item.id is None else _utf8(item.id),
                 "steps": item.steps if item.steps.base is None else item.steps.copy(),
                 "length": len(item.steps),
                 "model": manifest.name,
@@ -133,6 +202,11 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _utf8(text: str) -> str:
+    """The text, with its code for half a pair of UTF-16: JSON can hold that in an id, and Parquet cannot."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _steps(sequences: Sequence[Steps]) -> Any:

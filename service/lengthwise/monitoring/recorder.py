@@ -7,12 +7,14 @@ bytes.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from lengthwise.errors import ConfigurationError, how_to_install
 from lengthwise.monitoring.answered import AnsweredCall
@@ -25,9 +27,19 @@ log = logging.getLogger("lengthwise.monitoring")
 FILE_ROWS: Final = 20_000
 FILE_SECONDS: Final = 300.0
 """A file is complete after so many rows, or so long after its first row."""
+_FILE_SHARE: Final = 1 / 8
+"""A file is complete, too, when it has so large a share of the bytes that all of them may have."""
 _GROUP_ROWS: Final = 500
+_GROUP_BYTES: Final = 8 * 2**20
+"""So many rows, or so many bytes of steps, are held in memory until they are written."""
+MOST_WAITING_BYTES: Final = 8 * 2**20
+"""So many bytes wait in memory for room on the disk. With more, all open files are lost."""
 _PAUSE_SECONDS: Final = 10.0
 """After an error nothing is written for this time."""
+
+
+_FileKey: TypeAlias = tuple[str, str]
+"""What the rows of one file have in common: the name of their model, and the kind of its steps."""
 
 
 class Recorder:
@@ -55,26 +67,29 @@ class Recorder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         try:
-            import pyarrow.parquet
+            import pyarrow.parquet  # noqa: F401
         except ImportError as error:
             raise ConfigurationError(f"record needs pyarrow: {how_to_install('parquet')}") from error
         self.share = share
-        self._errors = (OSError, pyarrow.ArrowException)
         self._directory = directory
         self._most_bytes = most_bytes
         self._columns = [name for name in COLUMNS if name not in without]
+        self._request_key = secrets.token_bytes(16) if "id" in without else None
         self._clock = clock
-        self._rows: dict[str, list[dict[str, Any]]] = {}
-        self._files: dict[str, RecordFile] = {}
+        self._rows: dict[_FileKey, list[dict[str, Any]]] = {}
+        self._files: dict[_FileKey, RecordFile] = {}
+        self._ending: list[RecordFile] = []  # they get no further rows, and wait for room on the disk
         self._paused_until = float("-inf")
         self._written = 0
         self._lost = 0
+        self._held_bytes = 0
         try:
             directory.mkdir(parents=True, exist_ok=True)
             RecordFile.remove_abandoned(directory)
             probe = directory / ".probe"
             probe.touch()
             probe.unlink()
+            self._remove_oldest()
         except OSError as error:
             raise ConfigurationError(f"record: the folder {directory} cannot be written: {error.strerror}") from error
 
@@ -83,16 +98,19 @@ class Recorder:
         return True
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
-        """Writes calls. While the folder cannot be written, for example because it is full, they are lost and counted.
+        """Writes calls. Without room on the disk, `MOST_WAITING_BYTES` of them wait; further ones are lost and counted.
 
-        A file that cannot be completed is removed; writing starts again with another one.
+        A file that cannot be written at all is removed; writing starts again with another one.
         """
         for call in calls:
-            rows = rows_of(call)
+            rows = rows_of(
+                call if self._request_key is None else call._replace(request_id=self._hidden(call.request_id))
+            )
             if self._clock() < self._paused_until:
                 self._lost += len(rows)
             else:
-                self._rows.setdefault(call.model.manifest.name, []).extend(rows)
+                manifest = call.model.manifest
+                self._rows.setdefault((manifest.name, manifest.input.kind), []).extend(rows)
         self._guarded(self._write_full)
 
     def close(self) -> None:
@@ -106,44 +124,87 @@ class Recorder:
             ("record_lost_sequences", "Sequences that could not be written to records.", self._lost),
         ):
             yield Family("counter", name, help_, samples=[((), count)])
-        held = sum(size for _, size in self._complete_files())
-        yield Family("gauge", "record_bytes", "Bytes of all complete record files.", samples=[((), held)])
+        yield Family("gauge", "record_bytes", "Bytes of all complete record files.", samples=[((), self._held_bytes)])
+
+    def _hidden(self, request_id: str) -> str:
+        """Another id for a call, since callers may give calls an id of their own: equal only for equal ids."""
+        assert self._request_key is not None
+        return hashlib.blake2b(request_id.encode(), key=self._request_key, digest_size=12).hexdigest()
 
     def _write_full(self) -> None:
         """Writes the rows of each model that has many, and completes the files that are large or old enough."""
         now = self._clock()
-        for name, rows in self._rows.items():
-            if name not in self._files and rows:
-                self._files[name] = RecordFile(self._directory, name, self._columns, rows[0], now)
-            if len(rows) >= _GROUP_ROWS:
-                self._flush(name)
-        for name, file in list(self._files.items()):
-            if file.rows >= FILE_ROWS or now - file.opened >= FILE_SECONDS:
-                self._flush(name)
-                self._complete(name)
+        self._save()
+        for key, rows in self._rows.items():
+            if key not in self._files and rows:
+                self._files[key] = RecordFile(self._directory, key[0], self._columns, rows[0], now)
+            if len(rows) >= _GROUP_ROWS or sum(row["steps"].nbytes for row in rows) >= _GROUP_BYTES:
+                self._flush(key)
+        for key, file in list(self._files.items()):
+            large = file.rows >= FILE_ROWS or file.bytes >= _FILE_SHARE * self._most_bytes
+            if large or now - file.opened >= FILE_SECONDS:
+                self._flush(key)
+                self._complete(key)
 
     def _write_all(self) -> None:
-        for name in list(self._files):
-            self._flush(name)
-            self._complete(name)
+        for key in list(self._files):
+            self._flush(key)
+            self._complete(key)
+        for file in list(self._ending):
+            self._end(file)
+        for file in self._ending:
+            file.save()  # says why there is no room: now they are lost
 
-    def _flush(self, name: str) -> None:
-        """Writes the waiting rows of a model as one row group."""
-        rows = self._rows[name]
+    def _save(self) -> None:
+        """Writes what waits for room on the disk.
+
+        Raises:
+            OSError: Too much of it waits.
+        """
+        for file in list(self._ending):
+            self._end(file)
+        for file in self._files.values():
+            with suppress(OSError):
+                file.save()
+        if sum(file.waiting_bytes for file in self._all_files()) > MOST_WAITING_BYTES:
+            for file in self._all_files():
+                file.save()
+
+    def _all_files(self) -> list[RecordFile]:
+        return [*self._files.values(), *self._ending]
+
+    def _flush(self, key: _FileKey) -> None:
+        """Writes the waiting rows of a file as one row group."""
+        rows = self._rows[key]
         if rows:
-            self._files[name].write(rows)
+            self._files[key].write(rows)
             rows.clear()
 
-    def _complete(self, name: str) -> None:
-        file = self._files.pop(name)
+    def _complete(self, key: _FileKey) -> None:
+        file = self._files.pop(key)
         if not file.rows:
             file.drop()
             return
-        file.complete()
-        self._written += file.rows
+        self._ending.append(file)
+        self._end(file)
+
+    def _end(self, file: RecordFile) -> None:
+        """Completes a file that gets no further rows, unless its bytes wait."""
+        if file.complete():
+            self._ending.remove(file)
+            self._written += file.rows
+            self._remove_oldest()
+
+    def _remove_oldest(self) -> None:
+        """Removes the oldest files while all of them have too many bytes, and notes how many they have."""
         files = self._complete_files()
-        while len(files) > 1 and sum(size for _, size in files) > self._most_bytes:
-            files.pop(0)[0].unlink(missing_ok=True)
+        held = sum(size for _, size in files)
+        for path, size in files[:-1]:
+            if held <= self._most_bytes:
+                break
+            path.unlink(missing_ok=True)
+            held -= size
+        self._held_bytes = held  # for the metrics: on the event loop nobody looks into a folder of many files
 
     def _complete_files(self) -> list[tuple[Path, int]]:
         """The complete files with their sizes, oldest first: their names begin with their time."""
@@ -154,11 +215,14 @@ class Recorder:
         return found
 
     def _guarded(self, write: Callable[[], None]) -> None:
-        """Writes; after an error the open files and the waiting rows are lost, and nothing is written for a while."""
+        """Writes; after an error the open files and the waiting rows are lost, and nothing is written for a while.
+
+        Any error counts: rows that stayed here would fail again with all that come after them, and fill the memory.
+        """
         try:
             write()
-        except self._errors as error:
-            lost = sum(map(len, self._rows.values())) + sum(file.rows for file in self._files.values())
+        except Exception as error:
+            lost = sum(map(len, self._rows.values())) + sum(file.rows for file in self._all_files())
             self._lost += lost
             log.error(
                 "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds",
@@ -167,8 +231,9 @@ class Recorder:
                 error,
                 _PAUSE_SECONDS,
             )
-            for file in self._files.values():
+            for file in self._all_files():
                 file.drop()
             self._files.clear()
+            self._ending.clear()
             self._rows.clear()
             self._paused_until = self._clock() + _PAUSE_SECONDS

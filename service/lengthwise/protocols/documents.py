@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from lengthwise.decoding import arrow_stream
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS
 from lengthwise.protocols import body_documents
 from lengthwise.protocols.body_documents import Schema
@@ -89,25 +90,32 @@ REFUSALS: Final[Mapping[str, str]] = {
     "504": "The deadline passed",
 }
 """Why an inference call may be rejected, by status."""
+LIMITS: Final = ("max_body_bytes", "max_sequences", "max_queue_cost_steps")
+"""The options that limit one request, by which a client splits many sequences into requests."""
 NO_KEY: Final = "No key, or a wrong one"
 BYTES: Final[Schema] = {"type": "string", "format": "binary"}
+ARROW: Final = arrow_stream.MEDIA_TYPE.decode()
 
 _IN_QUERY: Final[Mapping[str, Schema]] = {
-    "model": {"type": "string", "description": "With raw steps: the model; required if several are served."},
-    "version": {**body_documents.VERSION, "description": "With raw steps: its version; default: the highest good one."},
+    "model": {"type": "string", "description": "With a binary body: the model; required if several are served."},
+    "version": {**body_documents.VERSION, "description": "With a binary body: its version."},
     "id": {
         "type": "string",
         "maxLength": MAX_ID_CHARACTERS,
         "description": "With raw steps: returned with the prediction.",
     },
-    "outputs": {"type": "string", "pattern": "^attention(,attention)*$", "description": "With raw steps: attention."},
+    "outputs": {
+        "type": "string",
+        "pattern": "^attention(,attention)*$",
+        "description": "With a binary body: attention.",
+    },
     "timeout_ms": {
         **body_documents.TIMEOUT_MS,
-        "description": "With raw steps: after which the client needs no answer.",
+        "description": "With a binary body: after which the client needs no answer.",
     },
-    "priority": {**body_documents.PRIORITY, "description": "With raw steps: 0 (default) to 9, higher first."},
+    "priority": {**body_documents.PRIORITY, "description": "With a binary body: 0 (default) to 9, higher first."},
 }
-"""The options of raw steps, which are in the query; with a JSON body they are an error."""
+"""The options of binary bodies, which are in the query; with a JSON body they are an error."""
 
 
 def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
@@ -121,9 +129,11 @@ def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
         "post": {
             "tags": ["predict"],
             "summary": "Classifies sequences of different lengths",
-            "description": "As JSON, or as raw steps: one sequence as little-endian float32 (of a token model "
-            "int64), with its shape in a header and its options in the query. The answer is JSON, or, if `accept` is "
-            "`application/octet-stream`, the probabilities as float32.",
+            "description": "As JSON; as an Arrow stream with a list column `steps` (and `id`, `step_mask`, "
+            "`feature_mask`); or as raw steps: one sequence as little-endian float32 (of a token model int64), with "
+            "its shape in a header. The options of a binary body are in the query. The answer is JSON, or an Arrow "
+            "stream if `accept` asks for one. To raw steps, if `accept` is `application/octet-stream`, it is the "
+            "probabilities as float32.",
             "operationId": "predict",
             "parameters": [
                 {
@@ -144,7 +154,11 @@ def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
             ],
             "requestBody": {
                 "required": True,
-                "content": {"application/json": body, "application/octet-stream": {"schema": BYTES}},
+                "content": {
+                    "application/json": body,
+                    "application/octet-stream": {"schema": BYTES},
+                    **({ARROW: {"schema": BYTES}} if arrow_stream.installed() else {}),
+                },
             },
             "responses": {
                 "200": {
@@ -152,6 +166,7 @@ def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
                     "content": {
                         "application/json": {"schema": _ANSWER},
                         "application/octet-stream": {"schema": BYTES},
+                        **({ARROW: {"schema": BYTES}} if arrow_stream.installed() else {}),
                     },
                 },
                 **refusals,
@@ -166,16 +181,24 @@ def with_figures(schema: Schema) -> Schema:
     if "/metrics" in schema["paths"]:
         answer = schema["paths"]["/metrics"]["get"]["responses"]["200"]
         answer["content"] = {kind: {"schema": {"type": "string"}} for kind in _EXPOSITIONS}
-    places = {name: {"type": "string"} for name in ("service", "predict", "docs", "openapi", "health")}
-    answer = {"type": "object", "required": ["service", "predict", "docs", "openapi"], "properties": places}
+    places: Schema = {name: {"type": "string"} for name in ("service", "predict", "docs", "openapi", "health")}
+    places["media_types"] = {"type": "array", "items": {"type": "string"}, "description": "Bodies of /predict."}
+    places["limits"] = {
+        "type": "object",
+        "description": "What one request may have.",
+        "required": [*LIMITS],
+        "properties": {name: {"type": "integer"} for name in LIMITS},
+    }
+    required = ["service", "predict", "docs", "openapi", "media_types", "limits"]
+    index: Schema = {"type": "object", "required": required, "properties": places}
     schema["paths"]["/"] = {
         "get": {
             "tags": ["health"],
-            "summary": "The paths of this server",
+            "summary": "The paths and the limits of this server",
             "responses": {
                 "200": {
                     "description": "Paths; for a browser, a page",
-                    "content": {"application/json": {"schema": answer}, "text/html": {"schema": {"type": "string"}}},
+                    "content": {"application/json": {"schema": index}, "text/html": {"schema": {"type": "string"}}},
                 }
             },
         }

@@ -38,7 +38,7 @@ log = logging.getLogger("lengthwise.grpc")
 
 MAX_STREAMS: Final = 8
 """Streams of requests at once, which only reflection has."""
-_LAST_ANSWERS_SECONDS: Final = 1.0
+_LAST_ANSWERS_SECONDS: Final = 2.0
 """How long the last answers may take to be sent when the server stops."""
 _WINDOW_BYTES: Final = 65_535
 """Bytes of a message that a client may send before the message is received: HTTP/2's default."""

@@ -42,7 +42,7 @@ def read(folder: Path) -> Aliases:
         found = json.loads(files.read(path, _MOST_BYTES))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise ConfigurationError(f'{path}: the form is {{"champion": 3, "candidate": 4}}')
@@ -73,24 +73,25 @@ def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
     """
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} is no folder: name a model as MODELS/NAME")
-    found = dict(read(folder))
-    if version is None:
-        if alias not in found:
-            raise ConfigurationError(f"{folder} has no alias {alias!r}; it has {', '.join(found) or 'none'}")
-        del found[alias]
-    else:
-        if not is_alias(alias):
-            raise ConfigurationError(
-                f"{alias!r} is no alias: use up to 64 small letters, digits, '-' and '_', beginning with a letter"
-            )
-        if not (folder / str(version)).is_dir():
-            there = sorted(int(path.name) for path in folder.iterdir() if is_version(path.name))
-            raise ConfigurationError(
-                f"{folder} has no version {version}; it has {', '.join(map(str, there)) or 'none'}"
-            )
-        found[alias] = version
-    try:
-        files.replace(folder / FILE, (json.dumps(found, indent=2) + "\n").encode())
-    except OSError as error:
-        raise ConfigurationError(f"{folder / FILE} cannot be written: {error.strerror}") from error
+    with files.locked(folder):  # two changes at once must not lose one of them
+        found = dict(read(folder))
+        if version is None:
+            if alias not in found:
+                raise ConfigurationError(f"{folder} has no alias {alias!r}; it has {', '.join(found) or 'none'}")
+            del found[alias]
+        else:
+            if not is_alias(alias):
+                raise ConfigurationError(
+                    f"{alias!r} is no alias: use up to 64 small letters, digits, '-' and '_', beginning with a letter"
+                )
+            if not (folder / str(version)).is_dir():
+                there = sorted(int(path.name) for path in folder.iterdir() if is_version(path.name))
+                raise ConfigurationError(
+                    f"{folder} has no version {version}; it has {', '.join(map(str, there)) or 'none'}"
+                )
+            found[alias] = version
+        try:
+            files.replace(folder / FILE, (json.dumps(found, indent=2) + "\n").encode())
+        except OSError as error:
+            raise ConfigurationError(f"{folder / FILE} cannot be written: {error.strerror}") from error
     return found

@@ -137,8 +137,11 @@ class Repository:
         """The model for a request without a version: the champion, or the version that is nearest to it.
 
         If the champion is not served, this is the next lower version, which was in use before; without one the highest.
+        While the service starts, nothing stands in for a champion that is still to be verified.
         """
         champion = self.aliases.get(name or "", {}).get(CHAMPION)
+        if self.starting and name is not None and champion is not None and Key(name, champion) in self.unjudged:
+            return versions.get(champion)
         below = [version for version in versions if champion is not None and version <= champion]
         return versions[max(below or versions)] if versions else None
 

@@ -48,7 +48,7 @@ class ScanState:
         self._before = before
         self._policy = policy
         self._kept = kept
-        self._aliases = aliases or {}
+        self._aliases = dict(aliases or {})
         self._models: dict[Key, LoadedModel] = {}
         self._refused: dict[Key, str] = {}
         self._states: dict[Key, DirectoryState] = {}
@@ -116,14 +116,21 @@ class ScanState:
             log.error("%s is not served: %s%s", key, reason, ending)
 
     def repository(self) -> Repository:
-        """What may be served while the scan continues: the settled models, and those served before."""
-        done = self._done() if self._policy.one else set()
-        old = {model.key: model for model in self._before if model.key.name not in done or model.key in self._kept}
+        """What may be served while the scan continues: the settled models, and those served before.
+
+        A name keeps its aliases and versions from before until all versions that have an alias now are settled.
+        """
         left = set(self.left)
+        waiting = (
+            set() if self.first else {name for name, pointed in self._aliases.items() if self._waits(name, pointed)}
+        )
+        done = self._done() - waiting if self._policy.one else set()
+        old = {model.key: model for model in self._before if model.key.name not in done or model.key in self._kept}
         refused = {key: reason for key, reason in self.known.items() if key in left} | self._refused
         states = {key: current for key, current in self._before.states.items() if key in left} | self._states
         result = self._make({**old, **self._models}, refused, states, None)
-        return replace(result, unnamed=self._unnamed, unjudged=tuple(self.left), starting=self.first)
+        aliases = self._aliases | {name: self._before.aliases.get(name, {}) for name in waiting}
+        return replace(result, aliases=aliases, unnamed=self._unnamed, unjudged=tuple(self.left), starting=self.first)
 
     def at_the_end(self, reason: str | None) -> Repository:
         """The result of the scan; `reason` says why there is nothing to serve at all."""
@@ -139,6 +146,10 @@ class ScanState:
         refusals = [Refusal(str(key), why) for key, why in sorted(refused.items())]
         made = Repository.of(models.values(), refusals, self._before.unloaded, states, reason)
         return replace(made, aliases=self._aliases)
+
+    def _waits(self, name: str, pointed: Aliases) -> bool:
+        """Whether a version of a name that has an alias is still to be verified."""
+        return any(Key(name, version) in self.left for version in pointed.values())
 
     def _done(self) -> set[str]:
         """The names of which the highest good version is settled."""

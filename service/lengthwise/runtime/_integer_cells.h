@@ -3,23 +3,66 @@
  *
  *     TARGET      the attribute of functions that may use it
  *     NAMED(x)    x with the instruction set's suffix
- *     LANES       floats in a vector
- *     SPLAT(x)    the initializer of a vector of x
- *     FUSED(a, b, c)  a * b + c, rounded once
- *     SMALLER(a, b), LARGER(a, b)  of two vectors; b where one of them is NaN
- *     ANY_NAN(x)  whether an element is NaN
+ *     LANES       floats in a vector: 16 of AVX-512, 8 of AVX2, 4 in plain C
  *     DOT(sum, number, weight)  adds four products of each lane: of unsigned bytes with signed bytes of at most 63
- *     Four, FOUR(from), WEIGHT(from)  four bytes of a row for all lanes; four weights of each lane
- *     STORE_BYTES(to, x)  the lowest byte of each lane's 32 bits
  *     MOST_ROWS   rows that are computed at once: the sums of 4 gates, a number of each and a weight fill the registers
  *     BY_ROWS(f)  the switch over `rows` that calls f(1) to f(MOST_ROWS)
  *
- * all of which end with this file.
+ * all of which end with this file. The other operations on vectors follow from LANES.
  *
  * A unit's numbers are the same on every instruction set. Sums of integers are exact, in any order. The operations on
  * floats are the same ones in the same order for each unit, each rounded as IEEE 754 says: sums, products, quotients
  * and FUSED, and the compiler may not fuse others (-ffp-contract=off). No operation depends on other rows.
  */
+/* Operations on vectors:
+ *
+ *     SPLAT(x)    the initializer of a vector of x
+ *     FUSED(a, b, c)  a * b + c, rounded once
+ *     SMALLER(a, b), LARGER(a, b)  of two vectors; b where one of them is NaN
+ *     ANY_NAN(x)  whether an element is NaN
+ *     STORE_BYTES(to, x)  the lowest byte of each lane's 32 bits
+ *     Four, FOUR(from), WEIGHT(from)  four bytes of a row for all lanes; four weights of each lane
+ */
+#if LANES == 16
+#define SPLAT(x) {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}
+#define FUSED(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define SMALLER(a, b) _mm512_min_ps(a, b)
+#define LARGER(a, b) _mm512_max_ps(a, b)
+#define ANY_NAN(x) _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q)
+#define STORE_BYTES(to, x) _mm_storeu_si128((__m128i *)(to), _mm512_cvtepi32_epi8(_mm512_castps_si512(x)))
+#define Four __m512i
+#define FOUR(from) _mm512_set1_epi32(four(from))
+#define WEIGHT(from) _mm512_load_si512((const void *)(from))
+#elif LANES == 8
+#define SPLAT(x) {x, x, x, x, x, x, x, x}
+#define FUSED(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define SMALLER(a, b) _mm256_min_ps(a, b)
+#define LARGER(a, b) _mm256_max_ps(a, b)
+#define ANY_NAN(x) _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q))
+/* The lowest byte of each 32 bits, moved together within each half, and the halves side by side. */
+#define STORE_BYTES(to, x)                                                                                        \
+    do {                                                                                                          \
+        const __m256i lowest = _mm256_shuffle_epi8(                                                               \
+            _mm256_castps_si256(x),                                                                               \
+            _mm256_setr_epi32(0x0c080400, -1, -1, -1, 0x0c080400, -1, -1, -1));                                   \
+        _mm_storel_epi64((__m128i *)(to), _mm_unpacklo_epi32(_mm256_castsi256_si128(lowest),                      \
+                                                             _mm256_extracti128_si256(lowest, 1)));               \
+    } while (0)
+#define Four __m256i
+#define FOUR(from) _mm256_set1_epi32(four(from))
+#define WEIGHT(from) _mm256_load_si256((const __m256i *)(from))
+#else
+#define SPLAT(x) {x, x, x, x}
+#define FUSED fused
+#define SMALLER smaller
+#define LARGER larger
+#define ANY_NAN any_nan
+#define STORE_BYTES store_bytes
+#define Four Bytes
+#define FOUR(from) (from)
+#define WEIGHT(from) (Bytes)(from)
+#endif
+
 typedef float NAMED(Vector) __attribute__((vector_size(4 * LANES)));
 typedef int32_t NAMED(Integers) __attribute__((vector_size(4 * LANES)));
 typedef float NAMED(Unaligned) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -302,14 +345,17 @@ INLINE void NAMED(cells)(const int gates, const struct Layer *layer, const struc
         if (gates == 3) gate[3] = NAMED(load)(sums + at + 2 * LANES);
         float *kept = memory + r * width + unit;
         const Vector state = gates == 4 ? NAMED(lstm_cell)(gate, kept) : NAMED(gru_cell)(gate, kept);
-        if (ANY_NAN(state)) poisoned[r] = 1;
         STORE_BYTES(next + r * width + unit, FUSED(state, NAMED(all)(127.0f), NAMED(all)(ROUNDING)));
         if (units == LANES) {
             NAMED(store)(out[r] + unit, state);
+            if (ANY_NAN(state)) poisoned[r] = 1;
         } else {
             float all[LANES];
             NAMED(store)(all, state);
-            for (long u = 0; u < units; u++) out[r][unit + u] = all[u];
+            for (long u = 0; u < units; u++) {
+                out[r][unit + u] = all[u];
+                if (all[u] != all[u]) poisoned[r] = 1; /* not of a lane without a unit: 0 times infinity is none of it */
+            }
         }
     }
 }

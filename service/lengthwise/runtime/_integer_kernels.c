@@ -98,9 +98,6 @@ struct Cells {
 #include <cpuid.h>
 #include <immintrin.h>
 
-#define SPLAT_16(x) {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}
-#define SPLAT_8(x) {x, x, x, x, x, x, x, x}
-
 /* Four bytes of each row for all lanes. */
 static inline __attribute__((always_inline)) int32_t four(const uint8_t *from)
 {
@@ -109,31 +106,9 @@ static inline __attribute__((always_inline)) int32_t four(const uint8_t *from)
     return bytes;
 }
 
-#define STORE_BYTES_512(to, x) _mm_storeu_si128((__m128i *)(to), _mm512_cvtepi32_epi8(_mm512_castps_si512(x)))
-#define ANY_NAN_512(x) _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q)
-#define ANY_NAN_256(x) _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q))
-/* The lowest byte of each 32 bits, moved together within each half, and the halves side by side. */
-#define STORE_BYTES_256(to, x)                                                                                    \
-    do {                                                                                                          \
-        const __m256i lowest = _mm256_shuffle_epi8(                                                               \
-            _mm256_castps_si256(x),                                                                               \
-            _mm256_setr_epi32(0x0c080400, -1, -1, -1, 0x0c080400, -1, -1, -1));                                   \
-        _mm_storel_epi64((__m128i *)(to), _mm_unpacklo_epi32(_mm256_castsi256_si128(lowest),                      \
-                                                             _mm256_extracti128_si256(lowest, 1)));               \
-    } while (0)
-
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
 #define NAMED(x) x##_avx512vnni
 #define LANES 16
-#define SPLAT SPLAT_16
-#define FUSED(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define SMALLER(a, b) _mm512_min_ps(a, b)
-#define LARGER(a, b) _mm512_max_ps(a, b)
-#define ANY_NAN ANY_NAN_512
-#define STORE_BYTES STORE_BYTES_512
-#define Four __m512i
-#define FOUR(from) _mm512_set1_epi32(four(from))
-#define WEIGHT(from) _mm512_load_si512((const void *)(from))
 #define DOT(sum, number, weight) (Integers)_mm512_dpbusd_epi32((__m512i)(sum), number, weight)
 #define MOST_ROWS 4
 #define BY_ROWS(f) switch (rows) { UP_TO_4(f) }
@@ -142,15 +117,6 @@ static inline __attribute__((always_inline)) int32_t four(const uint8_t *from)
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #define NAMED(x) x##_avx512
 #define LANES 16
-#define SPLAT SPLAT_16
-#define FUSED(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define SMALLER(a, b) _mm512_min_ps(a, b)
-#define LARGER(a, b) _mm512_max_ps(a, b)
-#define ANY_NAN ANY_NAN_512
-#define STORE_BYTES STORE_BYTES_512
-#define Four __m512i
-#define FOUR(from) _mm512_set1_epi32(four(from))
-#define WEIGHT(from) _mm512_load_si512((const void *)(from))
 #define DOT(sum, number, weight) \
     ((sum) + (Integers)_mm512_madd_epi16(_mm512_maddubs_epi16(number, weight), _mm512_set1_epi16(1)))
 #define MOST_ROWS 4
@@ -160,15 +126,6 @@ static inline __attribute__((always_inline)) int32_t four(const uint8_t *from)
 #define TARGET __attribute__((target("avxvnni,avx2,fma")))
 #define NAMED(x) x##_avxvnni
 #define LANES 8
-#define SPLAT SPLAT_8
-#define FUSED(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define SMALLER(a, b) _mm256_min_ps(a, b)
-#define LARGER(a, b) _mm256_max_ps(a, b)
-#define ANY_NAN ANY_NAN_256
-#define STORE_BYTES STORE_BYTES_256
-#define Four __m256i
-#define FOUR(from) _mm256_set1_epi32(four(from))
-#define WEIGHT(from) _mm256_load_si256((const __m256i *)(from))
 #define DOT(sum, number, weight) (Integers)_mm256_dpbusd_avx_epi32((__m256i)(sum), number, weight)
 #define MOST_ROWS 2
 #define BY_ROWS(f) switch (rows) { UP_TO_2(f) }
@@ -177,15 +134,6 @@ static inline __attribute__((always_inline)) int32_t four(const uint8_t *from)
 #define TARGET __attribute__((target("avx2,fma")))
 #define NAMED(x) x##_avx2
 #define LANES 8
-#define SPLAT SPLAT_8
-#define FUSED(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define SMALLER(a, b) _mm256_min_ps(a, b)
-#define LARGER(a, b) _mm256_max_ps(a, b)
-#define ANY_NAN ANY_NAN_256
-#define STORE_BYTES STORE_BYTES_256
-#define Four __m256i
-#define FOUR(from) _mm256_set1_epi32(four(from))
-#define WEIGHT(from) _mm256_load_si256((const __m256i *)(from))
 #define DOT(sum, number, weight) \
     ((sum) + (Integers)_mm256_madd_epi16(_mm256_maddubs_epi16(number, weight), _mm256_set1_epi16(1)))
 #define MOST_ROWS 2
@@ -237,15 +185,6 @@ static inline Integers4 dot(Integers4 sum, Bytes numbers, Bytes from)
 #define TARGET
 #define NAMED(x) x##_portable
 #define LANES 4
-#define SPLAT(x) {x, x, x, x}
-#define FUSED fused
-#define SMALLER smaller
-#define LARGER larger
-#define ANY_NAN any_nan
-#define STORE_BYTES store_bytes
-#define Four Bytes
-#define FOUR(from) (from)
-#define WEIGHT(from) (Bytes)(from)
 #define DOT dot
 #define MOST_ROWS 2
 #define BY_ROWS(f) switch (rows) { UP_TO_2(f) }
@@ -592,6 +531,7 @@ static void go_on(struct Run *run, int may_stop)
     const struct Batch *batch = run->batch;
     while (run->active) {
         if (may_stop && core_is_wanted()) return;
+        let_others_run();
         if (run->step == run->until) read_block(run);
         for (long lane = 0; lane < run->active; lane++) prepare(run, lane);
         layer->cells->step(layer, &layer->directions[run->d], run->active, run->step == 0, run->before, run->of_step,
@@ -620,34 +560,7 @@ static void end(struct Run *run)
     free(run->products);
 }
 
-/* What a helper does: as much of a run as it may. */
-static void help(void *argument)
-{
-    struct Run *run = argument;
-    begin(run);
-    if (run->made) go_on(run, 1);
-}
-
-/* Runs all directions: two at once where a core is idle, else one after the other. 0 where there is no memory. */
-static int run_directions(const struct Layer *layer, const struct Batch *batch)
-{
-    struct Run runs[2] = {{.layer = layer, .batch = batch}, {.layer = layer, .batch = batch, .d = 1}};
-    long steps = 0;
-    for (long lane = 0; lane < batch->lanes; lane++) steps += batch->steps_of[lane];
-    const long products = steps * layer->gates * layer->hidden * (layer->hidden + layer->inputs);
-    const double asked_at = seconds_of(CLOCK_MONOTONIC);
-    struct Helper *helper = layer->count == 2 && products >= WORTH_A_CORE ? ask_for_help(help, &runs[1]) : NULL;
-    begin(&runs[0]);
-    if (runs[0].made) go_on(&runs[0], 0);
-    if ((!helper || !await_help(helper, asked_at)) && layer->count == 2) begin(&runs[1]);
-    if (layer->count == 2 && runs[1].made) go_on(&runs[1], 0);
-    int made = 1;
-    for (int d = 0; d < layer->count; d++) {
-        made = made && runs[d].made;
-        end(&runs[d]);
-    }
-    return made;
-}
+#include "_two_directions.h"
 
 /* Zeros where no row has a step, and the last states of rows without one. */
 static void clear(const struct Layer *layer, const struct Batch *batch)
@@ -777,7 +690,9 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
         sort(&batch);
         assign(&batch);
         clear(layer, &batch);
-        made = run_directions(layer, &batch);
+        long steps = 0;
+        for (long lane = 0; lane < batch.lanes; lane++) steps += batch.steps_of[lane];
+        made = run_directions(layer, &batch, steps);
     }
     free(batch.order);
     free(batch.next);
@@ -915,68 +830,8 @@ __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOp
     return api->AddCustomOpDomain(options, domain);
 }
 
-/* ---- Python's side. ---- */
-
-static PyObject *choose(PyObject *module, PyObject *name)
-{
-    const char *wanted = PyUnicode_AsUTF8AndSize(name, NULL);
-    if (!wanted) return NULL;
-    for (const struct Cells *cells = KNOWN; cells->name; cells++)
-        if (!strcmp(cells->name, wanted) && runs_here(cells)) {
-            chosen = cells;
-            Py_RETURN_NONE;
-        }
-    return PyErr_Format(PyExc_ValueError, "this processor has no %s", wanted);
-}
-
-static PyObject *chosen_name(PyObject *module, PyObject *nothing) { return PyUnicode_FromString(chosen->name); }
-
-static PyObject *lend(PyObject *module, PyObject *arguments)
-{
-    long count;
-    int soon;
-    if (!PyArg_ParseTuple(arguments, "lp", &count, &soon)) return NULL;
-    lend_cores(count, soon);
-    Py_RETURN_NONE;
-}
-
-static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
-
-static PyMethodDef METHODS[] = {
-    {"lend", lend, METH_VARARGS, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
-    {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
-    {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},
-    {"choose", choose, METH_O, "Makes the kernels of sessions opened from now on use that instruction set."},
-    {NULL, NULL, 0, NULL},
-};
-
-static int fill(PyObject *module)
-{
-    PyObject *names = PyList_New(0);
-    if (!names) return -1;
-    for (const struct Cells *cells = KNOWN; cells->name; cells++) {
-        if (!runs_here(cells)) continue;
-        if (!chosen) chosen = cells;
-        PyObject *name = PyUnicode_FromString(cells->name);
-        const int failed = !name || PyList_Append(names, name);
-        Py_XDECREF(name);
-        if (failed) {
-            Py_DECREF(names);
-            return -1;
-        }
-    }
-    PyObject *tuple = PyList_AsTuple(names);
-    Py_DECREF(names);
-    const int failed = !tuple || PyModule_AddObjectRef(module, "INSTRUCTION_SETS", tuple);
-    Py_XDECREF(tuple);
-    return failed ? -1 : 0;
-}
-
-static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, fill}, {0, NULL}};
-
-static struct PyModuleDef MODULE = {
-    PyModuleDef_HEAD_INIT, .m_name = "_integer_kernels", .m_methods = METHODS, .m_slots = SLOTS,
-    .m_doc = "LSTM and GRU for onnxruntime with products of 8-bit integers; see `lengthwise.runtime.integer_layers`.",
-};
+#define MODULE_NAME "_integer_kernels"
+#define MODULE_TEXT "LSTM and GRU for onnxruntime with products of 8-bit integers; see `lengthwise.runtime.integer_layers`."
+#include "_kernel_module.h"
 
 PyMODINIT_FUNC PyInit__integer_kernels(void) { return PyModuleDef_Init(&MODULE); }

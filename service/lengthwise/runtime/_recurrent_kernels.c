@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "_onnxruntime_api.h"
+#include "_onnxruntime_calls.h"
 
 #define ALIGNMENT 64
 #define STEPS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
@@ -175,69 +175,6 @@ static int pack(const struct Layer *layer, struct Direction *direction, const fl
 
 enum { X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES }; /* the inputs of ONNX's LSTM; a GRU has the first six */
 
-static const OrtApi *api;
-
-static OrtStatus *status(int code, const char *message)
-{
-    return api->CreateStatus(code, message);
-}
-
-/* Whether a call succeeded; releases its status. */
-static int well(OrtStatus *status)
-{
-    if (status) api->ReleaseStatus(status);
-    return !status;
-}
-
-/* A tensor's data, and its dimensions; NULL if it does not have `count` dimensions. */
-static void *tensor(const OrtValue *value, int64_t *dimensions, size_t count)
-{
-    OrtTensorTypeAndShapeInfo *shape = NULL;
-    void *data = NULL;
-    size_t found = 0;
-    if (!well(api->GetTensorTypeAndShape(value, &shape))) return NULL;
-    int good = well(api->GetDimensionsCount(shape, &found)) && found == count &&
-               well(api->GetDimensions(shape, dimensions, count));
-    api->ReleaseTensorTypeAndShapeInfo(shape);
-    good = good && well(api->GetTensorMutableData((OrtValue *)value, &data));
-    return good ? data : NULL;
-}
-
-/* An integer attribute, or `otherwise` if it is absent. */
-static int64_t whole(const OrtKernelInfo *info, const char *name, int64_t otherwise)
-{
-    int64_t found;
-    return well(api->KernelInfoGetAttribute_int64(info, name, &found)) ? found : otherwise;
-}
-
-/* Whether an attribute is absent: only then, whatever its type, is this the error. */
-static int absent(const OrtKernelInfo *info, const char *name)
-{
-    size_t size = 0;
-    OrtStatus *error = api->KernelInfoGetAttribute_string(info, name, NULL, &size);
-    const int none = error && !strncmp(api->GetErrorMessage(error), "No attribute with name", 22);
-    well(error);
-    return none;
-}
-
-/* Whether the node has an input: an omitted one has no name. */
-static int has_input(const OrtKernelInfo *info, size_t index)
-{
-    size_t count = 0, size = 0;
-    return well(api->KernelInfo_GetInputCount(info, &count)) && index < count &&
-           (!well(api->KernelInfo_GetInputName(info, index, NULL, &size)) || size > 1);
-}
-
-/* The data of a constant input; NULL if it is not constant, or has another number of dimensions. */
-static const float *constant(const OrtKernelInfo *info, size_t index, int64_t *dimensions, size_t count)
-{
-    int is_constant = 0;
-    const OrtValue *value = NULL;
-    if (!well(api->KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value)) || !is_constant || !value)
-        return NULL;
-    return tensor(value, dimensions, count);
-}
-
 static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
 {
     char direction[16] = "forward";
@@ -279,38 +216,6 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
         }
     *kernel = layer;
     return NULL;
-}
-
-/* The data of an input of a run; NULL if it is omitted, or has not `count` dimensions (then `*good` becomes 0). */
-static const void *input(OrtKernelContext *context, size_t index, int64_t *dimensions, size_t count, int *good)
-{
-    size_t inputs = 0;
-    const OrtValue *value = NULL;
-    if (!well(api->KernelContext_GetInputCount(context, &inputs)) || index >= inputs ||
-        !well(api->KernelContext_GetInput(context, index, &value)) || !value)
-        return NULL;
-    for (size_t i = 0; i < count; i++) dimensions[i] = 1;
-    const void *data = tensor(value, dimensions, count);
-    if (data) return data;
-    /* A tensor without elements (no rows or no steps) may have no data, and none is read. */
-    static const float nothing = 0;
-    for (size_t i = 0; i < count; i++)
-        if (dimensions[i] == 0) return &nothing;
-    *good = 0;
-    return NULL;
-}
-
-/* Allocates an output of a run; `*data` stays NULL if it is not requested. Returns an error, or NULL. */
-static OrtStatus *output(OrtKernelContext *context, size_t index, const int64_t *dimensions, size_t count,
-                         float **data)
-{
-    size_t outputs = 0;
-    OrtValue *value = NULL;
-    OrtStatus *error = api->KernelContext_GetOutputCount(context, &outputs);
-    if (error || index >= outputs) return error;
-    error = api->KernelContext_GetOutput(context, index, dimensions, count, &value);
-    if (error || !value) return error;
-    return api->GetTensorMutableData(value, (void **)data);
 }
 
 static OrtStatus *compute(void *kernel, OrtKernelContext *context)
@@ -361,7 +266,9 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
         tracks.next = tracks.steps + 2 * tracks.count;
         sort(&batch);
         fill_tracks(&tracks, &batch, tracks.steps + tracks.count);
-        made = run_directions(layer, &batch);
+        long steps = 0;
+        for (long track = 0; track < tracks.count; track++) steps += tracks.steps[track];
+        made = run_directions(layer, &batch, steps);
     }
     free(unwanted);
     free(batch.order);
@@ -437,72 +344,8 @@ __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOp
     return error ? error : api->AddCustomOpDomain(options, own);
 }
 
-/* ---- Python's side. ---- */
-
-static PyObject *choose(PyObject *module, PyObject *name)
-{
-    const char *wanted = PyUnicode_AsUTF8AndSize(name, NULL);
-    if (!wanted) return NULL;
-    for (const struct Cells *cells = KNOWN; cells->name; cells++)
-        if (!strcmp(cells->name, wanted) && runs_here(cells)) {
-            chosen = cells;
-            Py_RETURN_NONE;
-        }
-    return PyErr_Format(PyExc_ValueError, "this processor has no %s", wanted);
-}
-
-static PyObject *chosen_name(PyObject *module, PyObject *nothing)
-{
-    if (chosen) return PyUnicode_FromString(chosen->name);
-    return PyErr_Format(PyExc_RuntimeError, "this processor has none of the instruction sets");
-}
-
-static PyObject *lend(PyObject *module, PyObject *arguments)
-{
-    long count;
-    int soon;
-    if (!PyArg_ParseTuple(arguments, "lp", &count, &soon)) return NULL;
-    lend_cores(count, soon);
-    Py_RETURN_NONE;
-}
-
-static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
-
-static PyMethodDef METHODS[] = {
-    {"lend", lend, METH_VARARGS, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
-    {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
-    {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},
-    {"choose", choose, METH_O, "Makes the kernels of sessions opened from now on use that instruction set."},
-    {NULL, NULL, 0, NULL},
-};
-
-static int fill(PyObject *module)
-{
-    PyObject *names = PyList_New(0);
-    if (!names) return -1;
-    for (const struct Cells *cells = KNOWN; cells->name; cells++) {
-        if (!runs_here(cells)) continue;
-        if (!chosen) chosen = cells;
-        PyObject *name = PyUnicode_FromString(cells->name);
-        const int failed = !name || PyList_Append(names, name);
-        Py_XDECREF(name);
-        if (failed) {
-            Py_DECREF(names);
-            return -1;
-        }
-    }
-    PyObject *tuple = PyList_AsTuple(names);
-    Py_DECREF(names);
-    const int failed = !tuple || PyModule_AddObjectRef(module, "INSTRUCTION_SETS", tuple);
-    Py_XDECREF(tuple);
-    return failed ? -1 : 0;
-}
-
-static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, fill}, {0, NULL}};
-
-static struct PyModuleDef MODULE = {
-    PyModuleDef_HEAD_INIT, .m_name = "_recurrent_kernels", .m_methods = METHODS, .m_slots = SLOTS,
-    .m_doc = "LSTM and GRU for onnxruntime that compute valid steps only; see `lengthwise.runtime.recurrent_kernels`.",
-};
+#define MODULE_NAME "_recurrent_kernels"
+#define MODULE_TEXT "LSTM and GRU for onnxruntime that compute valid steps only; see `lengthwise.runtime.recurrent_kernels`."
+#include "_kernel_module.h"
 
 PyMODINIT_FUNC PyInit__recurrent_kernels(void) { return PyModuleDef_Init(&MODULE); }

@@ -15,5 +15,14 @@ def lend(count: int, soon: bool, /) -> None:
 def helped() -> float:
     """The processor time, in seconds, that other threads have ever worked for this one."""
 
+def background(on: bool, /) -> None:
+    """Whether layers that run in this thread let others run first, at each step."""
+
+def spare_cores() -> object:
+    """The idle cores that this library counts, and its threads for them: a capsule for `share` of another library."""
+
+def share(spare_cores: object, /) -> None:
+    """Makes this library use the idle cores and threads of another, before it has used any."""
+
 def choose(instruction_set: str, /) -> None:
     """Makes the kernels of sessions opened from now on use one; ValueError of one that this processor has not."""

@@ -130,7 +130,6 @@ struct Run {
     const struct Batch *batch;
     int d;
     int made; /* whether there was memory */
-    int done;
     long at_once, x_stride, y_stride;
     void *pointers;        /* the memory of those below */
     float *given;          /* [at_once][panels][4][lanes]: what the inputs give to all gates */
@@ -249,6 +248,7 @@ static void go_on(struct Run *run, int may_stop)
     const long width = layer->panels * layer->cells->lanes, most = tracks->count ? tracks->steps[0] : 0;
     for (; run->step < most; run->step++) {
         if (may_stop && core_is_wanted()) return;
+        let_others_run();
         if (run->step == run->until) read_block(run);
         while (tracks->steps[run->tracks_run - 1] <= run->step) run->tracks_run--;
         const long count = run->tracks_run;
@@ -265,7 +265,6 @@ static void go_on(struct Run *run, int may_stop)
                            run->memory_of_step, run->out_of_step);
         run->of_step += count * width * 4;
     }
-    run->done = 1;
 }
 
 /* Gives the last states, and frees the memory. */
@@ -285,31 +284,4 @@ static void end(struct Run *run)
     free(run->pointers);
 }
 
-/* What a helper does: as much of a run as it may. */
-static void help(void *argument)
-{
-    struct Run *run = argument;
-    begin(run);
-    if (run->made) go_on(run, 1);
-}
-
-/* Runs all directions: two at once where a core is idle, else one after the other. 0 where there is no memory. */
-static int run_directions(const struct Layer *layer, const struct Batch *batch)
-{
-    struct Run runs[2] = {{.layer = layer, .batch = batch}, {.layer = layer, .batch = batch, .d = 1}};
-    long steps = 0;
-    for (long track = 0; track < batch->tracks->count; track++) steps += batch->tracks->steps[track];
-    const long products = steps * layer->gates * layer->hidden * (layer->hidden + layer->inputs);
-    const double asked_at = seconds_of(CLOCK_MONOTONIC);
-    struct Helper *helper = layer->count == 2 && products >= WORTH_A_CORE ? ask_for_help(help, &runs[1]) : NULL;
-    begin(&runs[0]);
-    if (runs[0].made) go_on(&runs[0], 0);
-    if ((!helper || !await_help(helper, asked_at)) && layer->count == 2) begin(&runs[1]);
-    if (layer->count == 2 && runs[1].made && !runs[1].done) go_on(&runs[1], 0);
-    int made = 1;
-    for (int d = 0; d < layer->count; d++) {
-        made = made && runs[d].made;
-        end(&runs[d]);
-    }
-    return made;
-}
+#include "_two_directions.h"

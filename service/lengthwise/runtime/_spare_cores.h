@@ -1,4 +1,7 @@
-/* Threads that help with one direction of a layer while a core is idle; `_recurrent_kernels.c` includes it.
+/* Threads that help with one direction of a layer while a core is idle; each library of kernels includes it.
+ *
+ * Both libraries use the same threads and count the same cores, if one was told of the other's (`_kernel_module.h`), so
+ * that no core is lent twice.
  *
  * The service says how many cores are idle (`lend_cores`). A layer asks for help, and gets it if a lent core is not in
  * use. A helper looks at each step whether its core is still lent: when somebody else wants it, it stops, and the thread
@@ -10,6 +13,7 @@
  * begun when it is needed costs nothing: the work is taken back.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
@@ -24,7 +28,7 @@ struct Helper {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    atomic_int there;  /* whether its thread was started; it changes under `helpers_lock` */
+    atomic_int there;  /* whether its thread was started; it changes under the lock of all */
     atomic_int busy;   /* whether somebody has it */
     atomic_int state;  /* of its work, one of those below; it changes under the lock, except that it begins */
     atomic_int called; /* whether it is to watch for work, because a batch is about to run */
@@ -33,11 +37,18 @@ struct Helper {
     double seconds;    /* the processor time of its last work */
 };
 
-static struct Helper helpers[MOST_HELPERS];
-static pthread_mutex_t helpers_lock = PTHREAD_MUTEX_INITIALIZER;
-static atomic_long lent, in_use;
-static atomic_long refused_next, refused_before; /* how many asks are refused from now on, and were the last time */
-static _Thread_local double helped_seconds; /* of this thread, ever */
+struct SpareCores {
+    struct Helper helpers[MOST_HELPERS];
+    pthread_mutex_t lock;
+    int registered; /* whether a fork forgets the helpers; it changes under the lock */
+    atomic_long lent, in_use;
+    atomic_long refused_next, refused_before; /* how many asks are refused from now on, and were the last time */
+};
+
+static struct SpareCores own_cores = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static struct SpareCores *spare = &own_cores;
+static _Thread_local double helped_seconds; /* of this thread, ever, in layers of this library */
+static _Thread_local int in_background;     /* whether this thread's layers let others run first */
 
 static double seconds_of(clockid_t clock)
 {
@@ -53,10 +64,17 @@ static void pause_a_little(void)
 #endif
 }
 
+/* Called at each step of a layer. A thread in the background lets whoever waits for its core run first: otherwise the
+ * system may let it go on for milliseconds. */
+static void let_others_run(void)
+{
+    if (in_background) sched_yield();
+}
+
 /* Whether more cores are in use than are lent. */
 static int core_is_wanted(void)
 {
-    return atomic_load_explicit(&in_use, memory_order_relaxed) > atomic_load_explicit(&lent, memory_order_relaxed);
+    return atomic_load_explicit(&spare->in_use, memory_order_relaxed) > atomic_load_explicit(&spare->lent, memory_order_relaxed);
 }
 
 static void *help_for_ever(void *argument)
@@ -64,7 +82,7 @@ static void *help_for_ever(void *argument)
     struct Helper *helper = argument;
     for (;;) {
         const double until = seconds_of(CLOCK_MONOTONIC) + WATCH_SECONDS;
-        while (atomic_load(&helper->state) != ASKED && atomic_load(&lent) && seconds_of(CLOCK_MONOTONIC) < until)
+        while (atomic_load(&helper->state) != ASKED && atomic_load(&spare->lent) && seconds_of(CLOCK_MONOTONIC) < until)
             pause_a_little();
         int asked = ASKED;
         if (atomic_load(&helper->state) != ASKED) {
@@ -89,23 +107,22 @@ static void *help_for_ever(void *argument)
 /* A process that was forked has none of the threads. */
 static void forget_helpers(void)
 {
-    memset(helpers, 0, sizeof helpers);
-    pthread_mutex_init(&helpers_lock, NULL);
-    atomic_store(&lent, 0);
-    atomic_store(&in_use, 0);
+    memset(spare->helpers, 0, sizeof spare->helpers);
+    pthread_mutex_init(&spare->lock, NULL);
+    atomic_store(&spare->lent, 0);
+    atomic_store(&spare->in_use, 0);
 }
 
 /* Starts a helper's thread unless it runs; 0 if there can be none. */
 static int start_helper(struct Helper *helper)
 {
-    static int registered; /* under the lock */
-    pthread_mutex_lock(&helpers_lock);
+    pthread_mutex_lock(&spare->lock);
     if (!helper->there) {
-        if (!registered) registered = !pthread_atfork(NULL, NULL, forget_helpers);
+        if (!spare->registered) spare->registered = !pthread_atfork(NULL, NULL, forget_helpers);
         pthread_attr_t attributes;
         pthread_mutex_init(&helper->lock, NULL);
         pthread_cond_init(&helper->changed, NULL);
-        if (registered && !pthread_attr_init(&attributes)) {
+        if (spare->registered && !pthread_attr_init(&attributes)) {
             sigset_t all, before; /* signals are for the program's own threads */
             sigfillset(&all);
             pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -116,16 +133,16 @@ static int start_helper(struct Helper *helper)
         }
     }
     const int there = helper->there;
-    pthread_mutex_unlock(&helpers_lock);
+    pthread_mutex_unlock(&spare->lock);
     return there;
 }
 
 /* Says how many cores are idle, and whether a batch is about to run: then the first helper wakes up beforehand. */
 static void lend_cores(long count, int soon)
 {
-    struct Helper *first = helpers;
-    atomic_store(&lent, count < 0 ? 0 : count > MOST_HELPERS ? MOST_HELPERS : count);
-    if (!soon || count < 1 || atomic_load(&refused_next) > 0 || atomic_load(&first->busy) || !atomic_load(&first->there))
+    struct Helper *first = spare->helpers;
+    atomic_store(&spare->lent, count < 0 ? 0 : count > MOST_HELPERS ? MOST_HELPERS : count);
+    if (!soon || count < 1 || atomic_load(&spare->refused_next) > 0 || atomic_load(&first->busy) || !atomic_load(&first->there))
         return;
     pthread_mutex_lock(&first->lock);
     atomic_store(&first->called, 1);
@@ -136,10 +153,10 @@ static void lend_cores(long count, int soon)
 /* Has a helper begin some work; NULL if no core is idle. */
 static struct Helper *ask_for_help(void (*work)(void *), void *argument)
 {
-    if (atomic_load(&in_use) >= atomic_load(&lent)) return NULL;
-    if (atomic_load(&refused_next) > 0 && atomic_fetch_sub(&refused_next, 1) > 0) return NULL;
-    if (atomic_fetch_add(&in_use, 1) < atomic_load(&lent))
-        for (struct Helper *helper = helpers; helper < helpers + MOST_HELPERS; helper++) {
+    if (atomic_load(&spare->in_use) >= atomic_load(&spare->lent)) return NULL;
+    if (atomic_load(&spare->refused_next) > 0 && atomic_fetch_sub(&spare->refused_next, 1) > 0) return NULL;
+    if (atomic_fetch_add(&spare->in_use, 1) < atomic_load(&spare->lent))
+        for (struct Helper *helper = spare->helpers; helper < spare->helpers + MOST_HELPERS; helper++) {
             int free_one = 0;
             if (!atomic_compare_exchange_strong(&helper->busy, &free_one, 1)) continue;
             if (!start_helper(helper)) {
@@ -154,7 +171,7 @@ static struct Helper *ask_for_help(void (*work)(void *), void *argument)
             pthread_mutex_unlock(&helper->lock);
             return helper;
         }
-    atomic_fetch_sub(&in_use, 1);
+    atomic_fetch_sub(&spare->in_use, 1);
     return NULL;
 }
 
@@ -177,14 +194,14 @@ static int await_help(struct Helper *helper, double asked_at)
         pthread_mutex_unlock(&helper->lock);
     }
     atomic_store(&helper->busy, 0);
-    atomic_fetch_sub(&in_use, 1);
+    atomic_fetch_sub(&spare->in_use, 1);
     if (late) return 0;
     if (seconds_of(CLOCK_MONOTONIC) - now > now - asked_at) { /* longer than the other direction took */
-        const long before = atomic_load(&refused_before), next = before ? 2 * before : 16;
-        atomic_store(&refused_before, next < MOST_REFUSED ? next : MOST_REFUSED);
-        atomic_store(&refused_next, next < MOST_REFUSED ? next : MOST_REFUSED);
+        const long before = atomic_load(&spare->refused_before), next = before ? 2 * before : 16;
+        atomic_store(&spare->refused_before, next < MOST_REFUSED ? next : MOST_REFUSED);
+        atomic_store(&spare->refused_next, next < MOST_REFUSED ? next : MOST_REFUSED);
     } else {
-        atomic_store(&refused_before, atomic_load(&refused_before) / 2);
+        atomic_store(&spare->refused_before, atomic_load(&spare->refused_before) / 2);
     }
     return 1;
 }

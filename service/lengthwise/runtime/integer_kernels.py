@@ -36,10 +36,22 @@ def register(options: Any) -> str:
     return _kernels.chosen()
 
 
-def lend_cores(count: int, soon: bool) -> None:
-    """Says how many cores are idle; see `recurrent_kernels.lend_cores`, which calls it."""
-    if INSTRUCTION_SETS:
-        _kernels.lend(count, soon)
+def share(spare_cores: object) -> None:
+    """Makes these kernels use the idle cores, and the threads for them, of `recurrent_kernels`, which calls it.
+
+    So a service with models in float32 and at int8 lends no core twice.
+
+    Args:
+        spare_cores: The capsule of the other library.
+    """
+    if _kernels is not None:
+        _kernels.share(spare_cores)
+
+
+def run_in_background(on: bool) -> None:
+    """Lets others run first; see `recurrent_kernels.run_in_background`, which calls it."""
+    if _kernels is not None:
+        _kernels.background(on)
 
 
 def helped_seconds() -> float:

@@ -217,6 +217,17 @@ class Manifest(_ManifestPart):
             raise ValueError("graph.channels_first: token ids have no axis of features")
         return self
 
+    @model_validator(mode="after")
+    def _the_profile_is_of_such_sequences(self) -> Self:
+        if self.training is None:
+            return self
+        features = 1 if self.input.kind == "tokens" else self.input.features
+        if len(self.training.features) != features:
+            raise ValueError(f"training.features: a step has {features}, the profile {len(self.training.features)}")
+        if self.training.classes is not None and len(self.training.classes) != len(self.labels):
+            raise ValueError(f"training.classes: {len(self.training.classes)} shares for {len(self.labels)} labels")
+        return self
+
     @property
     def classes(self) -> int:
         """Number of classes, which is the number of labels."""

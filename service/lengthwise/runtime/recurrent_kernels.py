@@ -32,6 +32,9 @@ COMPILED: Final = _kernels is not None
 INSTRUCTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS if COMPILED else ()
 """The instruction sets that both this processor and the kernels support, best first; empty if they cannot run."""
 
+if COMPILED:  # no core is lent twice, to a layer in float32 and to one at int8
+    integer_kernels.share(_kernels.spare_cores())
+
 
 def register(options: Any) -> str:
     """Makes sessions with these options use the kernels. `INSTRUCTION_SETS` must not be empty.
@@ -56,9 +59,18 @@ def lend_cores(count: int, soon: bool = False) -> None:
         count: How many cores are idle.
         soon: Whether a batch is about to run, so that a thread wakes up beforehand.
     """
-    integer_kernels.lend_cores(count, soon)
     if COMPILED:
         _kernels.lend(count, soon)
+
+
+def run_in_background(on: bool = True) -> None:
+    """Says whether layers that run in the calling thread let other threads run first, at each step.
+
+    Where threads share a core, the system may else let one go on for milliseconds while another waits.
+    """
+    if COMPILED:
+        _kernels.background(on)
+    integer_kernels.run_in_background(on)
 
 
 def processor_seconds() -> float:

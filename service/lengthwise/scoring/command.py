@@ -19,20 +19,18 @@ import click
 import orjson
 from rich.console import Console
 
-from lengthwise.batching.plan import BatchLimits
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.progress import progress_bar
+from lengthwise.scoring.opened import ModelOptions, OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.records import Chunk, InputRecord, ValidRecord, chunked, prediction_of, validated
 from lengthwise.scoring.summary import Summary
 from lengthwise.settings import Settings, available_cores, bundled_models
 
 if TYPE_CHECKING:  # they bring onnxruntime along, which help does without
-    from lengthwise.repository.model import LoadedModel
-    from lengthwise.runtime.provider import Device
     from lengthwise.scoring.offline import ScoredBatch, ScoringResult
 
 T = TypeVar("T")
@@ -104,19 +102,16 @@ def score(
         raise click.UsageError("--resume and --overwrite exclude each other")
     if directory is None:
         raise click.UsageError(f"Missing option '--model': {_models_there_are()}")
-    from lengthwise.runtime.provider import processor_with
-
     path = dataset.locate(source)
     _check_out(out, path)
     kernels = Settings.load(recurrent_kernels=recurrent_kernels).recurrent_kernels
-    model = _load(directory, BatchLimits(), processor_with(kernels))
-    limits = BatchLimits().at_most(model.manifest.max_batch_rows)
-    if attention and model.manifest.graph.attention is None:
-        raise ConfigurationError(f"the model {model.manifest.key} has no attention; leave --attention out")
-    promise = model.promise
+    model = ModelOptions(str(directory), "cpu", threads, recurrent_kernels=kernels).open()
+    if attention and model.loaded.manifest.graph.attention is None:
+        raise ConfigurationError(f"the model {model.loaded.manifest.key} has no attention; leave --attention out")
+    promise = model.loaded.promise
     console = Console(stderr=True)
     with PredictionFile(out, resume=resume, overwrite=overwrite, exact=promise is not None and promise.bits) as scored:
-        run = ScoringRun(model, limits, threads, attention, stop=on_error == "stop")
+        run = ScoringRun(model, attention, stop=on_error == "stop")
         try:
             summary = run.score(path, scored, console, resume=resume)
         except (KeyboardInterrupt, LengthwiseError):
@@ -159,29 +154,17 @@ def _models_there_are() -> str:
     return "MODELS/NAME/VERSION, or MODELS/NAME for the highest version"
 
 
-def _load(directory: Path, limits: BatchLimits, device: Device) -> LoadedModel:
-    """The model, verified as the service verifies it."""
-    from lengthwise.repository import loading
-    from lengthwise.repository.model_directory import model_directory
-
-    return loading.load(model_directory(directory), limits, devices=(device,))
-
-
 @dataclass(frozen=True, slots=True)
 class ScoringRun:
     """The model and the options of one run.
 
     Attributes:
         model: Answers the records.
-        limits: The limits of one batch.
-        threads: How many batches run at once.
         attention: Whether the attention is written.
         stop: Whether a record without an answer ends the run.
     """
 
-    model: LoadedModel
-    limits: BatchLimits
-    threads: int
+    model: OpenModel
     attention: bool
     stop: bool
 
@@ -201,7 +184,7 @@ class ScoringRun:
         """
         from lengthwise.scoring import offline
 
-        manifest = self.model.manifest
+        manifest = self.model.loaded.manifest
         summary = Summary(manifest.key)
         with progress_bar(console) as progress:
             task = progress.add_task("scoring", total=1.0, note="")
@@ -232,10 +215,10 @@ class ScoringRun:
 
             chunks = _timed(chunked(entries, lambda: read, stop=self.stop), partial(spent, "reading"))
             answered = offline.answer_all(
-                self.model,
+                self.model.loaded,
                 ((chunk, chunk.items) for chunk in chunks),
-                limits=self.limits,
-                threads=self.threads,
+                limits=self.model.limits,
+                threads=self.model.threads,
                 attention=self.attention,
                 ran=draw,
                 planned=partial(spent, "planning"),
@@ -251,7 +234,7 @@ class ScoringRun:
 
     def _pass_over(self, entries: Iterator[InputRecord], scored: PredictionFile, summary: Summary) -> None:
         """Skips and counts the records that an earlier run scored, and compares their ids with its lines."""
-        manifest = self.model.manifest
+        manifest = self.model.loaded.manifest
         for prediction in scored.left():
             entry = next(entries, None)
             if entry is None or entry.id != prediction["id"]:
@@ -271,7 +254,7 @@ class ScoringRun:
         rest: Iterator[InputRecord],
     ) -> None:
         """Writes a chunk's lines, up to a record that ends the run; `rest` is what follows in the input."""
-        manifest = self.model.manifest
+        manifest = self.model.loaded.manifest
         lines: list[bytes] = []
         answers = iter(results)
         for entry in chunk.entries:

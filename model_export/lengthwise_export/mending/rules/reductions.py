@@ -141,7 +141,7 @@ def arg(mender: Mender) -> None:
             mender.refuse("takes the last of several equal values")
         mender.causes.append("a step of the padding may be the one it finds")
         lowest = mender.node.op_type == "ArgMax"
-        value = mender.masked(value, [place], (mender.lowest if lowest else mender.highest)(value.dtype))
+        value = mender.masked(value, [place], (mender.below_all if lowest else mender.above_all)(value.dtype))
         place = value.starts()[axis]
     (name,) = mender.copy([value.name], axis=place, keepdims=0)
     groups = tuple(group for at, group in enumerate(value.groups) if at != axis)
@@ -164,7 +164,7 @@ def top_k(mender: Mender) -> None:
     if size.is_time:
         mender.causes.append("a step of the padding may be among those it chooses")
         largest = mender.attribute("largest", 1)
-        value = mender.masked(value, [place], (mender.lowest if largest else mender.highest)(value.dtype))
+        value = mender.masked(value, [place], (mender.below_all if largest else mender.above_all)(value.dtype))
         place = value.starts()[axis]
         mender.needs(Size(size.table - chosen.table + 1))
     names = mender.copy([value.name, mender.writer.at_width(chosen)], axis=place)

@@ -1,0 +1,174 @@
+"""Formats a check's report as SARIF 2.1.0, which code scanning of GitHub, GitLab and Azure DevOps reads.
+
+One leak is one result, at the line of the user's code that calls its first operator. A leak of an ONNX graph or of a
+Keras layer has no line: it stands at the first line of the file of the model, with the operator as its logical
+location. SARIF: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path, PurePath
+from typing import Any, Final
+from urllib.parse import quote
+
+from lengthwise_export.checking.leaks import Leak
+from lengthwise_export.checking.report import finite, number
+from lengthwise_export.checking.verdict import Report, Verdict
+from lengthwise_export.tracing.source_lines import relative_path
+
+SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
+ROOT: Final = "%SRCROOT%"
+"""The name of the folder that paths are relative to: the working directory of the check, the root of the repository."""
+
+_RULES: Final[dict[Verdict, dict[str, Any]]] = {
+    "leak": {
+        "id": "padding-leak",
+        "name": "PaddingLeak",
+        "level": "error",
+        "short": "Padding, or another row of the batch, changes an answer",
+        "full": "The answer to a sequence is not the same in every padded batch. The result is at the first operator "
+        "whose output changes at a valid step.",
+    },
+    "warning": {
+        "id": "padding-not-finite",
+        "name": "PaddingNotFinite",
+        "level": "warning",
+        "short": "NaN, infinity or 1e30 in the padding changes an answer",
+        "full": "Finite padding changes no answer. Lengthwise pads with zeros, so its service is not affected; another "
+        "program that leaves old values in the padding is.",
+    },
+    "uncheckable": {
+        "id": "padding-not-checked",
+        "name": "PaddingNotChecked",
+        "level": "warning",
+        "short": "Whether padding changes an answer could not be checked",
+        "full": "The model cannot be run on padded batches, or takes neither lengths nor a mask. The message says why.",
+    },
+}
+
+
+def as_sarif(report: Report, target: str, *, version: str, exit_code: int) -> dict[str, Any]:
+    """The report as one SARIF log with one run. A sound model has no result, so that its earlier alerts are closed.
+
+    Args:
+        report: The report.
+        target: The target as it was given: its file is where a leak without a line is shown.
+        version: The version of this package.
+        exit_code: The exit code of the check.
+    """
+    rules = list(_RULES)
+    results = [_result(leak, report, target, rules) for leak in report.leaks]
+    if not results and report.verdict != "sound":
+        results = [_whole(report, target, rules)]
+    return {
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "lengthwise",
+                        "semanticVersion": version,
+                        "rules": [_rule(rule) for rule in _RULES.values()],
+                    }
+                },
+                "automationDetails": {"id": f"lengthwise-check/{target}/"},
+                "invocations": [{"executionSuccessful": report.verdict != "uncheckable", "exitCode": exit_code}],
+                "originalUriBaseIds": {ROOT: {"description": {"text": "The folder in which the check ran."}}},
+                "results": results,
+            }
+        ],
+    }
+
+
+def _rule(rule: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": rule["id"],
+        "name": rule["name"],
+        "shortDescription": {"text": rule["short"]},
+        "fullDescription": {"text": rule["full"]},
+        "help": {"text": f"{rule['full']} The page docs/masking.md of Lengthwise says what to write instead."},
+        "defaultConfiguration": {"level": rule["level"]},
+        "properties": {"tags": ["correctness", "padding"], "precision": "very-high"},
+    }
+
+
+def _result(leak: Leak, report: Report, target: str, rules: list[Verdict]) -> dict[str, Any]:
+    moved = number(leak.difference)
+    since = "" if leak.cause_at is None else f" Padding stopped being 0 at {leak.cause_at}."
+    return {
+        **_kind(report, rules),
+        "message": {
+            "text": f"{leak.operator}: its output moves by {moved} with {leak.trial}. {leak.cause.why}.{since}\n\n"
+            f"Fix:\n{leak.cause.fix}"
+        },
+        "locations": [_location(leak, target)],
+        "partialFingerprints": {"paddingLeak/v1": _fingerprint(leak, target)},
+        "properties": {
+            "operator": leak.operator,
+            "kind": leak.kind,
+            "trial": leak.trial,
+            "difference": finite(leak.difference),
+        },
+    }
+
+
+def _whole(report: Report, target: str, rules: list[Verdict]) -> dict[str, Any]:
+    """The result about a model as a whole."""
+    said = f"{target}: {report.reason}"
+    return {
+        **_kind(report, rules),
+        "message": {"text": said},
+        "locations": [_physical(_file_of(target))],
+        "partialFingerprints": {"paddingLeak/v1": _digest(target, report.verdict)},
+    }
+
+
+def _kind(report: Report, rules: list[Verdict]) -> dict[str, Any]:
+    rule = _RULES[report.verdict]
+    return {"ruleId": rule["id"], "ruleIndex": rules.index(report.verdict), "level": rule["level"]}
+
+
+def _location(leak: Leak, target: str) -> dict[str, Any]:
+    named = {"name": leak.operator, "fullyQualifiedName": leak.place or leak.operator, "kind": "operator"}
+    if leak.location is None:
+        return {**_physical(_file_of(target)), "logicalLocations": [named]}
+    found = leak.location
+    return {**_physical(found.file, found.line, found.source), "logicalLocations": [named]}
+
+
+def _physical(file: str, line: int = 1, source: str = "") -> dict[str, Any]:
+    relative = relative_path(file)
+    path = PurePath(relative)
+    where = {"uri": path.as_uri()} if path.is_absolute() else {"uri": quote(path.as_posix()), "uriBaseId": ROOT}
+    region: dict[str, Any] = {"startLine": line}
+    if source:
+        region["snippet"] = {"text": source}
+    return {"physicalLocation": {"artifactLocation": where, "region": region}}
+
+
+def _file_of(target: str) -> str:
+    """The file of a target: itself, the file of its factory, or the graph in a model directory."""
+    before, colon, _ = target.rpartition(":")
+    path = Path(before if colon and not Path(target).exists() else target)
+    if colon and not path.exists():
+        try:
+            spec = importlib.util.find_spec(before)
+        except (ImportError, ValueError):
+            spec = None
+        if spec is not None and spec.origin is not None:
+            return spec.origin
+    return str(path / "model.onnx" if path.is_dir() else path)
+
+
+def _fingerprint(leak: Leak, target: str) -> str:
+    """What stays the same while lines above the leak are added or removed."""
+    if leak.location is None:
+        return _digest(target, leak.place or leak.operator, leak.kind)
+    return _digest(relative_path(leak.location.file), leak.location.source, leak.kind)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

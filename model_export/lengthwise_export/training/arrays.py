@@ -1,0 +1,291 @@
+"""Records and a spec from a Python caller's sequences and labels, in the place of a file and a TOML file.
+
+```
+spec, sequences, labels -> the kind of a step -> arrays -> what the spec leaves open -> records
+```
+One error names every sequence and label that cannot be used, by its place in the list.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from lengthwise.decoding.arrays import as_steps, items
+from lengthwise.decoding.dataset import Label, Record
+from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
+from lengthwise.padding import Steps
+from lengthwise.wrong_values import nearest
+from lengthwise_export.architecture.presets import PRESETS
+from lengthwise_export.architecture.spec import InputSpec, Spec
+from lengthwise_export.errors import SpecError
+from lengthwise_export.training.batches import check
+from lengthwise_export.training.session import lenient
+
+GivenSpec: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Spec
+"""A spec as a Python caller passes it: a preset's name, the path of a TOML file, or its tables."""
+
+ROCKET: Final = "rocket"
+NAMES: Final = ("auto", ROCKET, *PRESETS)
+"""The specs that have a name."""
+
+_DEFAULT_LONGEST: Final = InputSpec.model_fields["max_length"].default
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSequences:
+    """Sequences of one call, converted.
+
+    Attributes:
+        spec: The spec, with everything that was open and that the sequences and labels say.
+        records: The sequences with their labels.
+        reasons: One sentence for each key that was read off the sequences.
+        warnings: What the user should know.
+    """
+
+    spec: Spec
+    records: list[Record]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def labelled(given: GivenSpec, sequences: Iterable[Any], labels: Iterable[Any]) -> LabelledSequences:
+    """The records of a training, and their spec.
+
+    Args:
+        given: The spec.
+        sequences: Each `[length, features]`, or `[length]` for one feature or for token ids.
+        labels: One for each sequence: a text or a whole number; a list of them for a multi-label or per-step model.
+
+    Raises:
+        ConfigurationError: The spec or the labels are wrong, or there are as many labels as sequences.
+        InvalidSequences: Some sequences cannot be used; it is a ValueError.
+    """
+    tables = _tables(given)
+    kind, features = _step(tables)
+    sequences = list(_listed(sequences, "sequences"))
+    arrays = converted(sequences, tokens=kind == "tokens", features=features)
+    names = [as_label(label, place) for place, label in enumerate(_listed(labels, "labels"))]
+    if len(names) != len(arrays):
+        raise ConfigurationError(f"{len(arrays)} sequences and {len(names)} labels: each sequence needs one")
+    if not arrays:
+        raise ConfigurationError("there is no sequence to train on")
+    warnings = []
+    if kind is None and all(_is_whole(sequence) for sequence in sequences):
+        warnings.append(
+            "the sequences are lists of whole numbers, which are read as one value a step: if they are token ids, say "
+            "so with spec={'input': {'vocabulary': N}}"
+        )
+    reasons: list[str] = []
+    spec = tables if isinstance(tables, Spec) else Spec.from_table(_completed(tables, arrays, names, reasons))
+    return LabelledSequences(spec, records(arrays, names, lenient(spec)), tuple(reasons), tuple(warnings))
+
+
+def more(spec: Spec, sequences: Iterable[Any], labels: Iterable[Any]) -> list[Record]:
+    """The records of a validation or test split, for a spec that is complete; errors as `labelled` raises them."""
+    arrays = converted(sequences, tokens=spec.input.kind == "tokens", features=spec.input.features)
+    names = [as_label(label, place) for place, label in enumerate(_listed(labels, "labels"))]
+    if len(names) != len(arrays):
+        raise ConfigurationError(f"{len(arrays)} sequences and {len(names)} labels: each sequence needs one")
+    return records(arrays, names, spec)
+
+
+def converted(sequences: Iterable[Any], *, tokens: bool, features: int | None) -> list[Steps]:
+    """Each sequence as an array, all with as many features a step.
+
+    Raises:
+        InvalidSequences: Some cannot be converted, or hold infinity.
+    """
+    found: list[Steps] = []
+    problems = []
+    for place, given in enumerate(_listed(sequences, "sequences")):
+        try:
+            steps = as_steps(given, "tokens" if tokens else "values", features)
+            why = _why_wrong(steps, features, found[0] if found else None)
+        except ValueError as error:
+            why = str(error)
+        if why is None:
+            found.append(steps)
+        else:
+            problems.append(Problem(f"/sequences/{place}", why))
+    if problems:
+        raise InvalidSequences(problems)
+    return found
+
+
+def answerable(sequences: Iterable[Any], spec: Spec) -> list[Steps]:
+    """The sequences of a call that a trained model answers, cut where its policy for long ones says so.
+
+    Args:
+        sequences: The sequences.
+        spec: The spec of the model, with nothing open.
+
+    Raises:
+        InvalidSequences: The model does not accept some of them.
+    """
+    arrays = converted(sequences, tokens=spec.input.kind == "tokens", features=spec.input.features)
+    if spec.input.kind == "values" and spec.input.missing == "refuse":
+        problems = [
+            Problem(f"/sequences/{place}", f"step {step} lacks a value (NaN), and input.missing = 'refuse'")
+            for place, steps in enumerate(arrays)
+            for step in np.flatnonzero(np.isnan(steps).any(axis=1))[:1].tolist()
+        ]
+        if problems:
+            raise InvalidSequences(problems)
+    return [item.steps for item in items(arrays, spec.manifest(name="classifier", version=1))]
+
+
+def records(arrays: Sequence[Steps], labels: Sequence[Label], spec: Spec) -> list[Record]:
+    """Records that all fit the spec.
+
+    Raises:
+        InvalidSequences: Some do not fit.
+    """
+    made, problems = [], []
+    for place, (steps, label) in enumerate(zip(arrays, labels, strict=True)):
+        record = Record(str(place), steps, label, f"sequence {place}")
+        try:
+            check(record, spec)
+        except ConfigurationError as error:
+            why = (
+                str(error).removeprefix(f"{record.place}: ").replace("a value is missing,", "a value is missing (NaN),")
+            )
+            problems.append(Problem(f"/sequences/{place}", why))
+        made.append(record)
+    if problems:
+        raise InvalidSequences(problems)
+    return made
+
+
+def as_label(label: Any, place: int) -> Label:
+    """A label as records hold it: a text, or several.
+
+    Raises:
+        ConfigurationError: It is neither a text nor a whole number, nor a list of them.
+    """
+    if isinstance(label, np.ndarray | list | tuple | set | frozenset):
+        several = sorted(label, key=str) if isinstance(label, set | frozenset) else list(label)
+        return tuple(_text(one, place) for one in several)
+    return _text(label, place)
+
+
+def with_labels(given: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
+    """The tables of a spec for one label a sequence, with these labels in this order.
+
+    Raises:
+        ConfigurationError: The spec has other labels, or another task.
+    """
+    tables = _tables(given)
+    keys = tables.model_dump(mode="json", exclude_unset=True) if isinstance(tables, Spec) else tables
+    done = {name: dict(table) for name, table in keys.items()}
+    output = done.setdefault("output", {})
+    if output.get("task", "single-label") != "single-label":
+        raise ConfigurationError(f"spec: the task is {output['task']!r}: a classifier gives each sequence one label")
+    own = output.get("labels")
+    if own is not None and {*own} != {*labels}:
+        raise ConfigurationError(f"spec: its labels are {', '.join(map(str, own))}; those of y are {', '.join(labels)}")
+    output["labels"] = list(labels)
+    return done
+
+
+def _text(label: Any, place: int) -> str:
+    if isinstance(label, str | int | np.integer) and not isinstance(label, bool):
+        return str(label)
+    raise ConfigurationError(
+        f"label {place} is {str(label)[:40]!r}, a {type(label).__name__}: a label is a text or a whole number, or a "
+        "list of them for a model with several"
+    )
+
+
+def _tables(given: GivenSpec) -> Mapping[str, Any] | Spec:
+    """The tables of a spec, maybe with open keys; or a spec that was read."""
+    if isinstance(given, Spec):
+        return given
+    if isinstance(given, Mapping):
+        wrong = [name for name, table in given.items() if not isinstance(table, Mapping)]
+        if wrong:
+            raise SpecError(
+                f"spec: {wrong[0]!r} is no table: write {{'input': {{...}}, 'model': {{...}}, 'output': {{...}}}} with "
+                "the keys of docs/spec.md"
+            )
+        return given
+    text = os.fspath(given)
+    if text in NAMES:
+        return {"model": {"kind": ROCKET} if text == ROCKET else {"preset": text}}
+    if isinstance(given, str) and not text.endswith(".toml"):
+        raise ConfigurationError(
+            f"spec={text!r}: there is no such preset{nearest(text, NAMES)}; there are {', '.join(NAMES)}. A path ends "
+            "in .toml"
+        )
+    return Spec.read(Path(text))
+
+
+def _step(tables: Mapping[str, Any] | Spec) -> tuple[str | None, int | None]:
+    """The kind of a step and its number of features; None where the spec does not say it."""
+    if isinstance(tables, Spec):
+        return tables.input.kind, tables.input.features
+    given = tables.get("input", {})
+    if given.get("vocabulary") is not None:
+        return "tokens", None
+    features = given.get("features")
+    return (None, None) if features is None else ("values", features if type(features) is int else None)
+
+
+def _completed(
+    tables: Mapping[str, Any], arrays: Sequence[Steps], labels: Sequence[Label], reasons: list[str]
+) -> dict[str, Any]:
+    """The tables with what they leave open: features, labels, and the longest sequence."""
+    done = {name: dict(table) for name, table in tables.items()}
+    step, output = done.setdefault("input", {}), done.setdefault("output", {})
+    if step.get("vocabulary") is None and "features" not in step:
+        step["features"] = int(arrays[0].shape[1])
+    longest = max(map(len, arrays))
+    if "max_length" not in step and "long" not in step and longest > _DEFAULT_LONGEST:
+        step["max_length"] = longest
+        reasons.append(f"max_length = {longest}: the longest sequence")
+    if "labels" not in output:
+        if any(isinstance(label, tuple) for label in labels) and "task" not in output:
+            raise ConfigurationError(
+                "some sequences have several labels: say spec={'output': {'task': 'multi-label'}}, or 'per-step' for "
+                "one label a step"
+            )
+        output["labels"] = sorted_labels(labels)
+    return done
+
+
+def sorted_labels(labels: Iterable[Label]) -> list[str]:
+    """All labels, each once: numbers by size, texts by the alphabet."""
+    each = {one for label in labels for one in (label if isinstance(label, tuple) else (label,)) if one is not None}
+    numbers = all(one.removeprefix("-").isdecimal() for one in each)
+    return sorted(each, key=int) if numbers else sorted(each)
+
+
+def _why_wrong(steps: Steps, features: int | None, first: Steps | None) -> str | None:
+    if not len(steps):
+        return "a sequence has at least one step"
+    if steps.ndim == 2 and not steps.shape[1]:
+        return "a step has at least one feature, the shape of this array is " + str([*steps.shape])
+    if features is not None and steps.ndim == 2 and steps.shape[1] != features:
+        return f"{steps.shape[1]} features a step, the model takes {features}"
+    if first is not None and steps.ndim == 2 and steps.shape[1] != first.shape[1]:
+        return f"{steps.shape[1]} features a step, the sequences before have {first.shape[1]}"
+    if steps.ndim == 2 and np.isinf(steps).any():
+        step = int(np.isinf(steps).any(axis=1).argmax())
+        return f"step {step} holds an infinite number, or one too large for float32"
+    return None
+
+
+def _is_whole(sequence: Any) -> bool:
+    array = np.asarray(sequence)
+    return array.ndim == 1 and array.dtype.kind in "iu"
+
+
+def _listed(values: Iterable[Any], name: str) -> Iterator[Any]:
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InvalidSequences([Problem(f"/{name}", f"a list is wanted, this is a {type(values).__name__}")])
+    return iter(values)

@@ -1,0 +1,215 @@
+"""The answers of a server: predictions of a body that was answered, and the error of one that was refused."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from lengthwise.api import Prediction
+from lengthwise.client.bodies import ARROW, RequestBody
+from lengthwise.errors import (
+    DeadlineExceeded,
+    Draining,
+    Forbidden,
+    InferenceFailed,
+    InflightFull,
+    InvalidRequest,
+    InvalidSequences,
+    ModelNotFound,
+    NotReady,
+    Problem,
+    QueueFull,
+    RequestError,
+    TooLarge,
+    Unauthorized,
+    UnsupportedMedia,
+)
+
+_KINDS: Final[tuple[type[RequestError], ...]] = (
+    Unauthorized,
+    Forbidden,
+    ModelNotFound,
+    TooLarge,
+    UnsupportedMedia,
+    InferenceFailed,
+    QueueFull,
+    NotReady,
+    InflightFull,
+    Draining,
+    DeadlineExceeded,
+)
+"""The errors by their status; of those with one status the first is that of an unknown title."""
+_BODY_IS_WRONG: Final = (400, 422)
+_LONGEST_SHOWN: Final = 500
+
+
+class Predictions(list[Prediction]):
+    """The predictions for the sequences of one call, in their order.
+
+    Attributes:
+        model: The name of the model that answered.
+        version: Its version.
+        labels: Its classes, in the order of the probabilities.
+    """
+
+    def __init__(self, predictions: Sequence[Prediction], model: str, version: str, labels: tuple[str, ...]) -> None:
+        super().__init__(predictions)
+        self.model = model
+        self.version = version
+        self.labels = labels
+
+
+def predictions_of(content: bytes, media_type: str) -> Predictions:
+    """The predictions in the body of a 200.
+
+    Raises:
+        ValueError: The body has another form.
+    """
+    if media_type == ARROW:
+        return _of_arrow(content)
+    document = orjson.loads(content)
+    try:
+        found = [_of_json(entry) for entry in document["predictions"]]
+        return Predictions(found, document["model"], document["version"], tuple(document["labels"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the answer is not that of POST /predict: {error!r}") from error
+
+
+def _of_json(entry: Mapping[str, Any]) -> Prediction:
+    assigned, step_labels, windows = entry.get("assigned"), entry.get("step_labels"), entry.get("windows")
+    score, attention, scores = entry.get("score"), entry.get("attention"), entry.get("step_scores")
+    return Prediction(
+        probabilities=_probabilities(entry["probabilities"]),
+        length=entry["length"],
+        label=entry.get("label"),
+        score=None if score is None else float(np.float32(score)),
+        assigned=None if assigned is None else tuple(assigned),
+        step_labels=None if step_labels is None else tuple(step_labels),
+        step_scores=None if scores is None else np.array(scores, dtype=np.float32),
+        attention=None if attention is None else np.array(attention, dtype=np.float32),
+        windows=None if windows is None else tuple(windows),
+        id=entry.get("id"),
+    )
+
+
+def _probabilities(given: list[Any]) -> NDArray[np.float32]:
+    """`[classes]`, or `[sent, classes]` of a per-step model, with NaN for a step that was left out."""
+    if None not in given:
+        return np.array(given, dtype=np.float32)
+    classes = next((len(row) for row in given if row is not None), 0)
+    return np.array([[np.nan] * classes if row is None else row for row in given], dtype=np.float32)
+
+
+def _of_arrow(content: bytes) -> Predictions:
+    """The predictions in an Arrow stream."""
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(content) as reader:
+        table = reader.read_all()
+    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+    metadata = table.schema.metadata
+    plain = ("id", "label", "score", "assigned", "step_labels", "length", "windows")
+    of_arrays = ("probabilities", "step_scores", "attention")
+    values: dict[str, list[Any]] = {name: columns[name].to_pylist() for name in plain if name in columns}
+    values |= {name: _arrays(columns[name]) for name in of_arrays if name in columns}
+    found = []
+    for row in range(table.num_rows):
+        fields = {name: column[row] for name, column in values.items()}
+        for name in ("assigned", "step_labels", "windows"):
+            if fields.get(name) is not None:
+                fields[name] = tuple(fields[name])
+        found.append(Prediction(**fields))
+    labels = tuple(orjson.loads(metadata[b"labels"]))
+    return Predictions(found, metadata[b"model"].decode(), metadata[b"version"].decode(), labels)
+
+
+def _arrays(column: Any) -> list[NDArray[np.float32]]:
+    """For each row of a list column its numbers, `[entries]` or `[entries, classes]`, with NaN for null."""
+    import pyarrow as pa
+
+    whole = _floats(column.values)
+    if pa.types.is_fixed_size_list(column.type):
+        return list(whole.reshape(len(column), -1))
+    offsets: list[int] = column.offsets.to_pylist()
+    return [whole[start:end] for start, end in itertools.pairwise(offsets)]
+
+
+def _floats(values: Any) -> NDArray[np.float32]:
+    """Numbers, `[entries]`, or lists of one size, `[entries, size]`, with NaN for null."""
+    import pyarrow as pa
+
+    if not pa.types.is_fixed_size_list(values.type):
+        numbers: NDArray[np.float32] = values.to_numpy(zero_copy_only=False)
+        return numbers
+    rows: NDArray[np.float32] = values.values.to_numpy(zero_copy_only=False).reshape(len(values), -1)
+    if values.null_count:
+        rows = np.where(values.is_valid().to_numpy(zero_copy_only=False)[:, None], rows, np.float32(np.nan))
+    return rows
+
+
+def error_of(status: int, content: bytes, retry_after: str | None, body: RequestBody | None = None) -> RequestError:
+    """The error of a refusal.
+
+    Args:
+        status: As in HTTP.
+        content: The body of the refusal.
+        retry_after: The header of this name.
+        body: What was refused; pointers to its sequences become those to the caller's.
+    """
+    document = _document(content)
+    said = document.get("detail", document.get("error"))
+    detail = said if isinstance(said, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace")
+    if status in _BODY_IS_WRONG:
+        return _wrong_body(document, detail, body)
+    kinds = [kind for kind in _KINDS if kind.status == status]
+    kind = next((one for one in kinds if one.title == document.get("title")), kinds[0] if kinds else RequestError)
+    if kind is RequestError:
+        detail = f"the server answered {status}: {detail}"
+    return kind(detail, retry_after_seconds=seconds_of(retry_after))
+
+
+def _wrong_body(document: Mapping[str, Any], detail: str, body: RequestBody | None) -> RequestError:
+    problems = [
+        Problem(_moved(entry["pointer"], body), entry["detail"])
+        for entry in document.get("errors", ())
+        if isinstance(entry, Mapping) and {"pointer", "detail"} <= entry.keys()
+    ] or [Problem("", detail)]
+    total = document.get("errors_total", len(problems))
+    kind = InvalidRequest if body is None else InvalidSequences
+    return kind(problems, total=total, more=detail.startswith("at least "))
+
+
+def _moved(pointer: str, body: RequestBody | None) -> str:
+    """A pointer into a body as one into all sequences of the caller."""
+    sequence = Problem(pointer, "").sequence
+    if body is None or sequence is None:
+        return pointer
+    rest = pointer.split("/")[3:]
+    return "/".join(["", "sequences", str(body.first + sequence), *rest])
+
+
+def _document(content: bytes) -> Mapping[str, Any]:
+    try:
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return {}
+    return document if isinstance(document, Mapping) else {}
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """The seconds of a header `Retry-After`, a number or a date; None where it has neither."""
+    if not retry_after:
+        return None
+    if retry_after.strip().isdigit():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,237 @@
+"""Sequences to the bodies of requests, as JSON or as Arrow streams, split by the limits of the server.
+
+A body is encoded once. The options that may differ when it is sent again, such as the time that is left, are added
+to it when it is sent: those of JSON are its last fields, and those of an Arrow stream are in the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Final, Literal
+from urllib.parse import urlencode
+
+import numpy as np
+import orjson
+
+from lengthwise.client.given import GivenSequence
+from lengthwise.errors import ConfigurationError, TooLarge, how_to_install
+
+Encoding = Literal["auto", "json", "arrow"]
+
+ARROW: Final = "application/vnd.apache.arrow.stream"
+JSON: Final = "application/json"
+_WORTH_ARROW_NUMBERS: Final = 4096
+"""Up to this many numbers, JSON takes about as long as an Arrow stream."""
+_OPTION_BYTES: Final = 4096
+"""Room in a JSON body for its options."""
+_SHARE_OF_QUEUE: Final = 4
+"""A request takes at most this part of the queue, so that other callers do not stop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What one request may have.
+
+    Attributes:
+        max_body_bytes: Bytes of a body.
+        max_sequences: Sequences.
+        max_queue_cost_steps: Padded steps that the server queues for all requests together.
+        media_types: The media types of a body that the server reads.
+    """
+
+    max_body_bytes: int = 16_777_216
+    max_sequences: int = 1024
+    max_queue_cost_steps: int = 1_000_000
+    media_types: tuple[str, ...] = (JSON,)
+
+    @classmethod
+    def of(cls, document: Any) -> ServerLimits:
+        """The limits in the answer to `GET /`; the defaults where it has none."""
+        if not isinstance(document, Mapping) or not isinstance(document.get("limits"), Mapping):
+            return cls()
+        limits = document["limits"]
+        numbers = {
+            name: limits[name]
+            for name in ("max_body_bytes", "max_sequences", "max_queue_cost_steps")
+            if isinstance(limits.get(name), int) and limits[name] > 0
+        }
+        return cls(**numbers, media_types=tuple(map(str, document.get("media_types", (JSON,)))))
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    """The body of one request, without its options.
+
+    Attributes:
+        first: Index of its first sequence among the caller's.
+        count: Number of its sequences.
+        content: The sequences, as JSON or as an Arrow stream.
+        media_type: Which of the two.
+        ids: The ids of the sequences.
+    """
+
+    first: int
+    count: int
+    content: bytes
+    media_type: str
+    ids: tuple[str | None, ...]
+
+    def with_options(self, options: Mapping[str, Any]) -> tuple[str, bytes]:
+        """The path and the content of the request with these options."""
+        if self.media_type == ARROW:
+            texts = {name: ",".join(value) if name == "outputs" else value for name, value in options.items()}
+            return f"/predict?{urlencode(texts)}" if texts else "/predict", self.content
+        fields = orjson.dumps(options)[1:]
+        return "/predict", b'{"sequences":[%s]%s%s' % (self.content, b"," if options else b"", fields)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSequences:
+    """Sequences whose bodies are encoded; `predict` takes them any number of times.
+
+    Attributes:
+        bodies: The bodies of the requests, in order.
+    """
+
+    bodies: tuple[RequestBody, ...]
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return sum(body.count for body in self.bodies)
+
+
+def prepare(sequences: Sequence[GivenSequence], limits: ServerLimits, encoding: Encoding) -> PreparedSequences:
+    """Encodes sequences, in as many bodies as the limits require.
+
+    Raises:
+        ConfigurationError: `encoding` is `arrow`, and these sequences, the server or this installation cannot do that.
+        TooLarge: One sequence alone is larger than a body may be.
+    """
+    bodies: list[RequestBody] = []
+    as_arrow = _uses_arrow(sequences, limits, encoding)
+    for first, count in _parts(sequences, limits):
+        part = sequences[first : first + count]
+        bodies += _arrow_bodies(part, first, limits) if as_arrow else _json_bodies(part, first, limits)
+    return PreparedSequences(tuple(bodies))
+
+
+def _parts(sequences: Sequence[GivenSequence], limits: ServerLimits) -> Iterator[tuple[int, int]]:
+    """Parts of the sequences within the limits of sequences and steps: index of the first, and their number."""
+    most_steps = max(1, limits.max_queue_cost_steps // _SHARE_OF_QUEUE)
+    first = steps = 0
+    for place, sequence in enumerate(sequences):
+        length = len(sequence.steps)
+        if place > first and (place - first == limits.max_sequences or steps + length > most_steps):
+            yield first, place - first
+            first, steps = place, 0
+        steps += length
+    if sequences:
+        yield first, len(sequences) - first
+
+
+def _uses_arrow(sequences: Sequence[GivenSequence], limits: ServerLimits, encoding: Encoding) -> bool:
+    """Whether the bodies are Arrow streams.
+
+    Raises:
+        ConfigurationError: See `prepare`.
+    """
+    if encoding == "json" or not sequences:
+        return False
+    why = None
+    if find_spec("pyarrow") is None:
+        why = f"pyarrow is not installed: {how_to_install('arrow')}"
+    elif ARROW not in limits.media_types:
+        why = "the server reads no Arrow streams; it needs the extra 'arrow'"
+    elif len({(one.steps.dtype, one.steps.shape[1:]) for one in sequences}) > 1:
+        why = "the sequences have different numbers of features, or different types"
+    elif sequences[0].steps.ndim == 2 and not sequences[0].steps.shape[1]:
+        why = "the steps have no feature"
+    if encoding == "arrow" and why is not None:
+        raise ConfigurationError(f"encoding='arrow' cannot be used: {why}")
+    return why is None and (encoding == "arrow" or sum(one.steps.size for one in sequences) >= _WORTH_ARROW_NUMBERS)
+
+
+def _json_bodies(sequences: Sequence[GivenSequence], first: int, limits: ServerLimits) -> Iterator[RequestBody]:
+    """The bodies of sequences as JSON, each as large as the limits allow."""
+    most = limits.max_body_bytes - _OPTION_BYTES
+    texts: list[bytes] = []
+    start = size = 0
+    for place, sequence in enumerate(sequences):
+        text = _json(sequence)
+        _check_size(len(text), most, first + place)
+        if texts and size + len(text) + 1 > most:
+            yield _json_body(texts, sequences[start:place], first + start)
+            texts, start, size = [], place, 0
+        texts.append(text)
+        size += len(text) + 1
+    yield _json_body(texts, sequences[start:], first + start)
+
+
+def _json_body(texts: list[bytes], sequences: Sequence[GivenSequence], first: int) -> RequestBody:
+    return RequestBody(first, len(texts), b",".join(texts), JSON, tuple(one.id for one in sequences))
+
+
+def _json(sequence: GivenSequence) -> bytes:
+    """A sequence as JSON. orjson writes NaN as null, which is a missing value; infinite numbers were rejected."""
+    fields = {
+        name: value
+        for name, value in (
+            ("id", sequence.id),
+            ("step_mask", sequence.step_mask),
+            ("feature_mask", sequence.feature_mask),
+        )
+        if value is not None
+    }
+    steps = np.ascontiguousarray(sequence.steps)
+    return orjson.dumps({**fields, "steps": steps} if fields else steps, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _arrow_bodies(sequences: Sequence[GivenSequence], first: int, limits: ServerLimits) -> Iterator[RequestBody]:
+    """The bodies of sequences as Arrow streams; a stream that is too large is split into halves."""
+    content = _arrow(sequences)
+    if len(content) <= limits.max_body_bytes:
+        yield RequestBody(first, len(sequences), content, ARROW, tuple(one.id for one in sequences))
+        return
+    if len(sequences) == 1:
+        _check_size(len(content), limits.max_body_bytes, first)
+    half = len(sequences) // 2
+    yield from _arrow_bodies(sequences[:half], first, limits)
+    yield from _arrow_bodies(sequences[half:], first + half, limits)
+
+
+def _arrow(sequences: Sequence[GivenSequence]) -> bytes:
+    """Sequences of one type as an Arrow stream."""
+    import pyarrow as pa
+
+    offsets = np.zeros(len(sequences) + 1, dtype=np.int32)
+    np.cumsum([len(one.steps) for one in sequences], out=offsets[1:])
+    numbers = sequences[0].steps if len(sequences) == 1 else np.concatenate([one.steps for one in sequences])
+    values = pa.array(np.ascontiguousarray(numbers).reshape(-1))
+    if numbers.ndim == 2:
+        values = pa.FixedSizeListArray.from_arrays(values, numbers.shape[1])
+    columns = {"steps": pa.ListArray.from_arrays(offsets, values)}
+    if any(one.id is not None for one in sequences):
+        columns["id"] = pa.array([one.id for one in sequences], pa.string())
+    flags = pa.list_(pa.bool_())
+    if any(one.step_mask is not None for one in sequences):
+        columns["step_mask"] = pa.array([one.step_mask for one in sequences], flags)
+    if any(one.feature_mask is not None for one in sequences):
+        columns["feature_mask"] = pa.array([one.feature_mask for one in sequences], flags)
+    batch = pa.RecordBatch.from_arrays([*columns.values()], names=[*columns])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _check_size(size: int, most: int, index: int) -> None:
+    """Checks that one sequence fits into a body.
+
+    Raises:
+        TooLarge: It does not.
+    """
+    if size > most:
+        raise TooLarge(f"sequence {index} takes {size} bytes; a body of this server may have {most}")

@@ -1,0 +1,443 @@
+"""The clients: `Client`, and `AsyncClient` for asyncio. They send what an `exchange` says, and do nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, get_args
+
+from lengthwise.client import exchange
+from lengthwise.client.answers import Predictions
+from lengthwise.client.bodies import Encoding, PreparedSequences, ServerLimits, prepare
+from lengthwise.client.exchange import Answered, Deadline, Exchange, Send, Wait
+from lengthwise.client.given import sequences_of
+from lengthwise.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    LengthwiseError,
+    ServerUnreachable,
+    how_to_install,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+_GRACE_SECONDS: Final = 1.0
+"""How much longer than its deadline an answer may take: the server says itself that the deadline has passed."""
+
+
+class _AnyClient:
+    """What both clients share: the options of a call, and what an exchange gets back."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        key: str | None,
+        model: str | None,
+        version: str | int | None,
+        timeout: float,
+        retries: int,
+        encoding: Encoding,
+        verify: bool | ssl.SSLContext,
+        transport: Any,
+        kind: str,
+    ) -> None:
+        try:
+            import httpx
+        except ImportError as error:
+            raise ConfigurationError(f"a client needs httpx: {how_to_install('client')}") from error
+        if encoding not in get_args(Encoding):
+            raise ConfigurationError(f"encoding={encoding!r} is none; {', '.join(get_args(Encoding))} are")
+        if not isinstance(retries, int) or retries < 0:
+            raise ConfigurationError(f"retries={retries!r}: a whole number from 0 is wanted")
+        self._httpx = httpx
+        self._model = model
+        self._version = version
+        self._timeout = _seconds(timeout)
+        self._retries = retries
+        self._encoding = encoding
+        self._limits: ServerLimits | None = None
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        try:
+            self._connections: Any = getattr(httpx, kind)(
+                base_url=base_url, headers=headers, verify=verify, transport=transport, timeout=self._timeout
+            )
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise ConfigurationError(f"{base_url!r} is no address of a server: {error}") from error
+        if self._connections.base_url.scheme not in ("http", "https"):
+            raise ConfigurationError(f"{base_url!r} is no address of a server: it starts with http:// or https://")
+
+    def __repr__(self) -> str:
+        """`<lengthwise.Client http://localhost:8000>`; without the key."""
+        address = self._connections.base_url
+        return f"<lengthwise.{type(self).__name__} {address.scheme}://{address.netloc.decode()}>"
+
+    def _prepared(self, sequences: Any, deadline: Deadline) -> Exchange:
+        """The bodies of some sequences, by the limits of the server, which is asked for them once."""
+        if isinstance(sequences, PreparedSequences):
+            return sequences
+        if self._limits is None:
+            self._limits = yield from exchange.server_limits(deadline, self._retries)
+        return prepare(sequences_of(sequences), self._limits, self._encoding)
+
+    def _predicted(
+        self,
+        sequences: Any,
+        attention: bool,
+        model: str | None,
+        version: str | int | None,
+        timeout: float | None,
+        priority: int,
+    ) -> Exchange:
+        """The predictions for some sequences."""
+        deadline = self._deadline(timeout)
+        model = self._model if model is None else model
+        version = self._version if version is None else version
+        options: dict[str, Any] = {}
+        if model is not None:
+            options["model"] = model
+        if version is not None:
+            options["version"] = str(version)
+        if attention:
+            options["outputs"] = ["attention"]
+        if priority:
+            options["priority"] = priority
+        prepared = yield from self._prepared(sequences, deadline)
+        return (yield from exchange.predict(prepared, options=options, deadline=deadline, retries=self._retries))
+
+    def _called(self, method: str, path: str, document: Any) -> Exchange:
+        """The answer of any path."""
+        return exchange.call(method, path, document, deadline=self._deadline(None), retries=self._retries)
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline.after(self._timeout if timeout is None else _seconds(timeout))
+
+    def _request(self, step: Send) -> dict[str, Any]:
+        """The arguments of httpx for a request."""
+        return {
+            "method": step.method,
+            "url": step.path,
+            "content": step.content,
+            "headers": step.headers,
+            "timeout": step.seconds + _GRACE_SECONDS,
+        }
+
+    def _failure(self, error: Exception, step: Send) -> LengthwiseError:
+        """The error of a request that got no answer."""
+        if isinstance(error, self._httpx.TimeoutException):
+            return DeadlineExceeded(f"no answer came within {step.seconds:.3g} s")
+        return ServerUnreachable(f"{self._connections.base_url}: {error or type(error).__name__}")
+
+
+class Client(_AnyClient):
+    """A client of one server. Several threads may use it at once.
+
+    Close it after use, or use it in a `with` statement: it keeps connections open.
+
+    Args:
+        base_url: The address of the server, such as `https://models.example.com` or `http://localhost:8000/prefix`.
+        key: The API key, where the server needs one.
+        model: The name of the model, if the server has several; a call may name another.
+        version: Its version; default: the highest good one.
+        timeout: Seconds that a call may take, with all of its requests and retries; a call may set another.
+        retries: How often a request is sent again at most. 429 and 503 are sent again after the time of the header
+            `Retry-After`; a failed batch and a lost connection at most twice. What would begin after the timeout is not
+            sent.
+        encoding: `json`, `arrow`, or `auto`: as an Arrow stream if there are many numbers, pyarrow is installed here,
+            and the server reads Arrow streams; as JSON otherwise. The answers have the same bits.
+        verify: Whether to verify the certificate of an https server, or the `ssl.SSLContext` to verify it with.
+        transport: A transport of httpx, instead of a connection.
+
+    Raises:
+        ConfigurationError: An argument is wrong, or httpx is not installed.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://localhost:8000",
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        version: str | int | None = None,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        retries: int = 10,
+        encoding: Encoding = "auto",
+        verify: bool | ssl.SSLContext = True,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        super().__init__(
+            base_url,
+            key=key,
+            model=model,
+            version=version,
+            timeout=timeout,
+            retries=retries,
+            encoding=encoding,
+            verify=verify,
+            transport=transport,
+            kind="Client",
+        )
+
+    def predict(
+        self,
+        sequences: Any,
+        *,
+        attention: bool = False,
+        model: str | None = None,
+        version: str | int | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Predictions:
+        """Answers sequences of different lengths, in their order.
+
+        Sequences that one request cannot have are split into several requests, one after the other.
+
+        Args:
+            sequences: A list of array-likes, each `[length, features]` with NaN for a missing value (None in a list),
+                or `[length]` of one feature or of token ids. An entry may also be an object as in `POST /predict`:
+                `{"id": ..., "steps": ..., "step_mask": ..., "feature_mask": ...}`. Or a mapping of ids to array-likes;
+                a pandas table grouped by a column; a pyarrow list array, or a table with a column `steps`; or what
+                `prepare` returned.
+            attention: Whether to return the attention weights.
+            model: The model; default: that of the client.
+            version: Its version; default: that of the client.
+            timeout: Seconds that the call may take; default: that of the client.
+            priority: 0 to 9; higher runs first.
+
+        Returns:
+            One prediction for each sequence; a list with `model`, `version` and `labels`.
+
+        Raises:
+            InvalidSequences: The model does not accept some sequences; `indices` are theirs, and the pointers of
+                `problems` have the index of a sequence in `sequences`. It is a ValueError.
+            QueueFull: The server is busy for longer than the timeout. Also `NotReady`, `InflightFull`, `Draining`.
+            DeadlineExceeded: The timeout has passed.
+            ServerUnreachable: The server gave no answer. It is a ConnectionError.
+            RequestError: Any other refusal: `Unauthorized`, `ModelNotFound`, `TooLarge`, `InferenceFailed`.
+            ConfigurationError: An argument is wrong.
+
+        Example:
+            >>> client = lengthwise.Client("http://localhost:8000")
+            >>> (prediction,) = client.predict([np.zeros((19, 12))])
+            >>> prediction.probabilities.shape, prediction.length
+            ((9,), 19)
+        """
+        found: Predictions = self._run(self._predicted(sequences, attention, model, version, timeout, priority))
+        return found
+
+    def prepare(self, sequences: Any) -> PreparedSequences:
+        """Encodes sequences once, to `predict` them several times: of other models, or again.
+
+        Args:
+            sequences: As `predict` takes them.
+
+        Raises:
+            LengthwiseError: As `predict` does, for what is wrong with the sequences themselves.
+        """
+        found: PreparedSequences = self._run(self._prepared(sequences, self._deadline(None)))
+        return found
+
+    def get(self, path: str) -> Any:
+        """`GET` of any path of the server.
+
+        Args:
+            path: Such as `/healthz`, or `/v2/models/japanese-vowels`.
+
+        Returns:
+            The JSON of the answer; its text where it is no JSON.
+
+        Raises:
+            LengthwiseError: As `predict` does.
+        """
+        return self._run(self._called("GET", path, None))
+
+    def post(self, path: str, document: Any = None) -> Any:
+        """`POST` of a JSON document to any path of the server, such as that of another protocol.
+
+        Args:
+            path: Such as `/v2/models/japanese-vowels/infer`.
+            document: What becomes the JSON body, with NumPy arrays in it; None for no body.
+
+        Returns:
+            The JSON of the answer; its text where it is no JSON.
+
+        Raises:
+            LengthwiseError: As `predict` does.
+        """
+        return self._run(self._called("POST", path, document))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._connections.close()
+
+    def __enter__(self) -> Self:
+        """Returns the client; it is closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the connections."""
+        self.close()
+
+    def _run(self, steps: Exchange) -> Any:
+        """Does what an exchange says, and returns its result."""
+        result: Answered | LengthwiseError | None = None
+        while True:
+            try:
+                step = steps.send(result)
+            except StopIteration as end:
+                return end.value
+            if isinstance(step, Wait):
+                time.sleep(step.seconds)
+                result = None
+                continue
+            try:
+                result = _answered(self._connections.request(**self._request(step)))
+            except self._httpx.RequestError as error:
+                result = self._failure(error, step)
+
+
+class AsyncClient(_AnyClient):
+    """`Client` for asyncio: the same arguments, and the same methods as coroutines.
+
+    Args:
+        base_url: See `Client`, as for all arguments.
+        key: The API key.
+        model: The name of the model.
+        version: Its version.
+        timeout: Seconds that a call may take.
+        retries: How often a request is sent again at most.
+        encoding: `json`, `arrow` or `auto`.
+        verify: Whether, or with what, to verify a certificate.
+        transport: An asynchronous transport of httpx.
+
+    Raises:
+        ConfigurationError: An argument is wrong, or httpx is not installed.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://localhost:8000",
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        version: str | int | None = None,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        retries: int = 10,
+        encoding: Encoding = "auto",
+        verify: bool | ssl.SSLContext = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(
+            base_url,
+            key=key,
+            model=model,
+            version=version,
+            timeout=timeout,
+            retries=retries,
+            encoding=encoding,
+            verify=verify,
+            transport=transport,
+            kind="AsyncClient",
+        )
+
+    async def predict(
+        self,
+        sequences: Any,
+        *,
+        attention: bool = False,
+        model: str | None = None,
+        version: str | int | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Predictions:
+        """Answers sequences of different lengths, in their order; see `Client.predict`.
+
+        Args:
+            sequences: The sequences.
+            attention: Whether to return the attention weights.
+            model: The model.
+            version: Its version.
+            timeout: Seconds that the call may take.
+            priority: 0 to 9; higher runs first.
+
+        Returns:
+            One prediction for each sequence.
+
+        Raises:
+            LengthwiseError: As `Client.predict` does.
+
+        Example:
+            >>> async with lengthwise.AsyncClient("http://localhost:8000") as client:
+            ...     predictions = await client.predict([np.zeros((19, 12))])
+        """
+        found: Predictions = await self._run(self._predicted(sequences, attention, model, version, timeout, priority))
+        return found
+
+    async def prepare(self, sequences: Any) -> PreparedSequences:
+        """Encodes sequences once, to `predict` them several times; see `Client.prepare`."""
+        found: PreparedSequences = await self._run(self._prepared(sequences, self._deadline(None)))
+        return found
+
+    async def get(self, path: str) -> Any:
+        """`GET` of any path of the server; see `Client.get`."""
+        return await self._run(self._called("GET", path, None))
+
+    async def post(self, path: str, document: Any = None) -> Any:
+        """`POST` of a JSON document to any path of the server; see `Client.post`."""
+        return await self._run(self._called("POST", path, document))
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._connections.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Returns the client; it is closed at the end of the block."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the connections."""
+        await self.aclose()
+
+    async def _run(self, steps: Exchange) -> Any:
+        """Does what an exchange says, and returns its result."""
+        result: Answered | LengthwiseError | None = None
+        while True:
+            try:
+                step = steps.send(result)
+            except StopIteration as end:
+                return end.value
+            if isinstance(step, Wait):
+                await asyncio.sleep(step.seconds)
+                result = None
+                continue
+            try:
+                result = _answered(await self._connections.request(**self._request(step)))
+            except self._httpx.RequestError as error:
+                result = self._failure(error, step)
+
+
+def _answered(response: httpx.Response) -> Answered:
+    headers: Mapping[str, str] = response.headers
+    return Answered(response.status_code, headers, response.content)
+
+
+def _seconds(timeout: float) -> float:
+    """A timeout that is valid.
+
+    Raises:
+        ConfigurationError: It is not finite, or not above 0.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise ConfigurationError(f"timeout={timeout!r}: a number of seconds above 0 is wanted")
+    return float(timeout)

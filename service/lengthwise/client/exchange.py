@@ -1,0 +1,256 @@
+"""What happens between a client and a server in one call, without sending anything: what to send, and when to wait.
+
+An `Exchange` is a generator. It yields what is to be done, a `Send` or a `Wait`, and gets the result back; its return
+value is the result of the call. So the synchronous and the asynchronous client share everything but the sending.
+
+```
+Send ──> 200                      the result
+     ──> 429, 503                 Wait as long as Retry-After says, and Send again
+     ──> 500, connection lost     Wait a little, and Send again, a few times
+     ──> any other refusal        the error
+```
+
+What would begin after the caller's deadline is not begun: the last error is raised instead.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from lengthwise.client.answers import Predictions, error_of, predictions_of
+from lengthwise.client.bodies import ARROW, PreparedSequences, RequestBody, ServerLimits
+from lengthwise.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    LengthwiseError,
+    RequestError,
+    ServerUnreachable,
+)
+
+MOST_RETRIES_OF_FAILURES: Final = 2
+"""How often a request is sent again after a failed batch or a lost connection."""
+_FIRST_WAIT_SECONDS: Final = 0.1
+_LONGEST_WAIT_SECONDS: Final = 2.0
+_JITTER: Final = 0.1
+"""The part of a wait that is added to it at random, so that clients do not come back all at once."""
+_BUSY: Final = (429, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A request to send.
+
+    Attributes:
+        method: As in HTTP.
+        path: With the query.
+        headers: Without those of every request, such as the key.
+        content: The body.
+        seconds: How long the answer may take.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    content: bytes
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A time to wait.
+
+    Attributes:
+        seconds: How long.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came back for a `Send`.
+
+    Attributes:
+        status: As in HTTP.
+        headers: By lower-case name.
+        content: The body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+Exchange: TypeAlias = Generator[Send | Wait, Answered | LengthwiseError | None, Any]
+"""Yields what to do. It is sent an `Answered` or the error of a `Send` that got no answer, and None after a `Wait`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a call must be over.
+
+    Attributes:
+        at: On the clock of `time.monotonic`.
+    """
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The deadline that many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that are left; negative when it has passed."""
+        return self.at - time.monotonic()
+
+
+def predict(prepared: PreparedSequences, *, options: Mapping[str, Any], deadline: Deadline, retries: int) -> Exchange:
+    """The calls for some sequences, one after the other; returns `Predictions`.
+
+    Args:
+        prepared: The bodies.
+        options: The fields of a request besides its sequences and its timeout.
+        deadline: When the last answer must be there.
+        retries: How often a request is sent again at most.
+
+    Raises:
+        LengthwiseError: See `Client.predict`.
+    """
+    found: Predictions | None = None
+    for body in prepared.bodies:
+        part: Predictions = yield from _predict_body(body, options, deadline, retries)
+        if found is None:
+            found = part
+        elif part.labels != found.labels:
+            raise InferenceFailed(
+                f"the model changed during the call, from version {found.version} to version {part.version}, which has "
+                "other labels; name a version"
+            )
+        else:
+            found.extend(part)
+    return Predictions([], "", "", ()) if found is None else found
+
+
+def server_limits(deadline: Deadline, retries: int) -> Exchange:
+    """The limits of the server; the defaults where it does not say them.
+
+    Raises:
+        LengthwiseError: The server gives no answer, or wants a key.
+    """
+    try:
+        document = yield from call("GET", "/", None, deadline=deadline, retries=retries)
+    except RequestError as error:
+        if error.status in (401, 403, *_BUSY) or isinstance(error, DeadlineExceeded):
+            raise
+        return ServerLimits()
+    return ServerLimits.of(document)
+
+
+def call(method: str, path: str, document: Any, *, deadline: Deadline, retries: int) -> Exchange:
+    """One call of any path; returns the JSON of its answer, or its text.
+
+    Raises:
+        LengthwiseError: See `Client.get`.
+    """
+    content = b"" if document is None else orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    headers = {"accept": "application/json, text/plain;q=0.5"}
+    if content:
+        headers["content-type"] = "application/json"
+    answered = yield from _sent(lambda: (path, content), method, headers, None, deadline, retries)
+    if "json" in answered.headers.get("content-type", ""):
+        try:
+            return orjson.loads(answered.content)
+        except orjson.JSONDecodeError as error:
+            raise InferenceFailed(f"the answer is not JSON: {error}") from error
+    return answered.content.decode("utf-8", "replace")
+
+
+def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadline, retries: int) -> Exchange:
+    """The predictions of one body."""
+
+    def now() -> tuple[str, bytes]:
+        return body.with_options({**options, "timeout_ms": round(max(deadline.seconds * 1000, 1.0), 3)})
+
+    headers = {"content-type": body.media_type, "accept": body.media_type}
+    answered = yield from _sent(now, "POST", headers, body, deadline, retries)
+    kind = answered.headers.get("content-type", "").partition(";")[0].strip()
+    try:
+        predictions = predictions_of(answered.content, kind if kind == ARROW else "")
+    except ValueError as error:
+        raise InferenceFailed(f"the answer cannot be read: {error}") from error
+    if len(predictions) != body.count:
+        raise InferenceFailed(f"{len(predictions)} predictions came back for {body.count} sequences")
+    return predictions
+
+
+def _sent(
+    request: Callable[[], tuple[str, bytes]],
+    method: str,
+    headers: Mapping[str, str],
+    body: RequestBody | None,
+    deadline: Deadline,
+    retries: int,
+) -> Exchange:
+    """Sends a request, again if that makes sense, until it is answered with a 2xx; returns the `Answered`.
+
+    Args:
+        request: Its path and its content, as they are when it is sent.
+        method: As in HTTP.
+        headers: Its headers.
+        body: What it asks about, if it has sequences.
+        deadline: When the answer must be there.
+        retries: How often it is sent again at most.
+
+    Raises:
+        LengthwiseError: There is no answer, or a refusal.
+    """
+    failures = 0
+    for number in range(retries + 1):
+        _check(deadline)
+        path, content = request()
+        answered = yield Send(method, path, headers, content, deadline.seconds)
+        if answered is None:
+            raise RuntimeError("a Send got no result")
+        if isinstance(answered, LengthwiseError):
+            error = answered
+        elif 200 <= answered.status < 300:
+            return answered
+        else:
+            error = error_of(answered.status, answered.content, answered.headers.get("retry-after"), body)
+        wait = _wait_seconds(error, number, failures)
+        failures += not (isinstance(error, RequestError) and error.status in _BUSY)
+        if wait is None or number == retries or deadline.seconds <= wait:
+            raise error
+        yield Wait(wait)
+    raise RuntimeError("the last turn returns or raises")
+
+
+def _check(deadline: Deadline) -> None:
+    if deadline.seconds <= 0:
+        raise DeadlineExceeded("the deadline passed before the request was sent")
+
+
+def _wait_seconds(error: LengthwiseError, number: int, failures: int) -> float | None:
+    """The seconds to wait before the next try; None where there is none.
+
+    Args:
+        error: Why there is no answer.
+        number: How many times the request was sent again.
+        failures: How many of these were after a failure.
+    """
+    backoff = min(_FIRST_WAIT_SECONDS * 2**number, _LONGEST_WAIT_SECONDS)
+    if isinstance(error, RequestError) and error.status in _BUSY:
+        wait = backoff if error.retry_after_seconds is None else max(error.retry_after_seconds, _FIRST_WAIT_SECONDS)
+    elif isinstance(error, InferenceFailed | ServerUnreachable) and failures < MOST_RETRIES_OF_FAILURES:
+        wait = backoff
+    else:
+        return None
+    return wait * (1 + _JITTER * random.random())

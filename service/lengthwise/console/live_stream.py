@@ -1,0 +1,67 @@
+"""The live view over HTTP: server-sent events, one for each frame, until the viewer leaves or the service drains."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lengthwise.console.live import LiveView, Viewer
+
+MEDIA_TYPE: Final = "text/event-stream"
+_HEAD: Final = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"close"),  # a view that ended leaves no idle connection that delays the end of the service
+        (b"x-accel-buffering", b"no"),  # nginx would collect the frames
+        (b"x-content-type-options", b"nosniff"),
+    ],
+}
+
+
+class LiveStream(Response):
+    """The response with the frames of a viewer.
+
+    Args:
+        live: The live view.
+        viewer: Its viewer, who leaves when the response ends.
+    """
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, live: LiveView, viewer: Viewer) -> None:
+        super().__init__()
+        self._live = live
+        self._viewer = viewer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends frames until the view has ended."""
+        viewer = self._viewer
+        watch = asyncio.ensure_future(_end_with_client(receive, viewer))
+        try:
+            await send(_HEAD)
+            await send(_part(b": one event a frame\n\n"))
+            while (frame := await viewer.next()) is not None:
+                missed, viewer.missed = viewer.missed, 0
+                before = b"event: missed\ndata: %d\n\n" % missed if missed else b""
+                await send(_part(b"%sevent: frame\ndata: %s\n\n" % (before, frame)))
+            await send({"type": "http.response.body", "body": b"event: end\ndata: draining\n\n", "more_body": False})
+        finally:
+            self._live.leave(viewer)
+            watch.cancel()
+
+
+def _part(data: bytes) -> dict[str, object]:
+    return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+async def _end_with_client(receive: Receive, viewer: Viewer) -> None:
+    """Ends the view of a client that leaves."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    viewer.end()

@@ -1,0 +1,100 @@
+"""The page of the console and its files: read once, served with a digest as the ETag, under a strict policy.
+
+The page contains no script and no style of its own and loads nothing from another host, so its policy allows neither.
+It holds nothing of a model or of a caller: what it shows, it asks for with the key that its user gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lengthwise import look
+
+PREFIX: Final = "/console/"
+"""What the paths of the files begin with."""
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_STATIC: Final = Path(__file__).with_name("static")
+_MEDIA_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_PAGE: Final = "index.html"
+_LINKS: Final = "<!-- links -->"
+
+
+class PageFile(NamedTuple):
+    """A file as it is served.
+
+    Attributes:
+        content: Its bytes.
+        media_type: Its type.
+        etag: A digest of the bytes, in quotes.
+    """
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+@cache
+def file(name: str) -> PageFile:
+    """One of `names()`."""
+    path = look.FILE if name == look.FILE.name else _STATIC / name
+    return _page_file(path.read_bytes(), path.suffix)
+
+
+@cache
+def names() -> frozenset[str]:
+    """The names of all files but the page itself."""
+    return frozenset({path.name for path in _STATIC.iterdir() if path.name != _PAGE} | {look.FILE.name})
+
+
+@cache
+def page(links: tuple[tuple[str, str], ...]) -> PageFile:
+    """The page.
+
+    Args:
+        links: What its last line links to: relative addresses and their texts.
+    """
+    listed = "\n".join(f'    <a href="{escape(address)}">{escape(text)}</a>' for address, text in links)
+    text = (_STATIC / _PAGE).read_text("utf-8").replace(_LINKS, listed.strip())
+    return _page_file(text.encode(), ".html")
+
+
+def is_open(path: str) -> bool:
+    """Whether a path is that of a file, which needs no key: without the files, the page could not ask for one."""
+    return path.startswith(PREFIX) and path.removeprefix(PREFIX) in names()
+
+
+def answer(request: Request, served: PageFile) -> Response:
+    """The response with a file: 304 without it, if the browser has it already."""
+    headers = {
+        "cache-control": "no-cache",  # the browser asks each time, so that a new release is seen at once
+        "content-security-policy": POLICY,
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "etag": served.etag,
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+    if served.media_type.startswith("text/html"):
+        headers["vary"] = "accept"
+    if served.etag in [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]:
+        return Response(status_code=304, headers=headers)
+    return Response(served.content, headers={**headers, "content-type": served.media_type})
+
+
+def _page_file(content: bytes, suffix: str) -> PageFile:
+    return PageFile(content, _MEDIA_TYPES[suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')

@@ -1,0 +1,118 @@
+"""The paths of the console, beside `/`: its files, what is served, the live view, and the reading of uploaded files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lengthwise.console import page
+from lengthwise.console.live import MOST_VIEWERS, LiveView
+from lengthwise.console.live_stream import MEDIA_TYPE, LiveStream
+from lengthwise.protocols.body import ClientLeft, headers_of
+from lengthwise.repository.served import ServedModel
+from lengthwise.serving import Serving
+
+if TYPE_CHECKING:
+    from lengthwise.console.uploads import Uploads
+
+PREDICT: Final = "/console/predict"
+"""Where the console sends its calls on the admin port, which answers no others."""
+_RETRY_SECONDS: Final = "5"
+
+
+def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, predict: str) -> list[Route]:
+    """The routes of the console.
+
+    Args:
+        serving: The service.
+        health: Describes what is served, as `/healthz` does.
+        predict: Where the page sends its calls, relative to the page.
+    """
+    live = LiveView(serving.batcher)
+    uploads: Uploads | None = None
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in page.names():
+            raise HTTPException(404)
+        return page.answer(request, page.file(name))
+
+    async def state(_: Request) -> Response:
+        return _json(orjson.dumps(described(serving, health(serving), predict)))
+
+    async def frames(request: Request) -> Response:
+        if request.method == "HEAD":  # which has no events, and so no end
+            return Response(media_type=MEDIA_TYPE)
+        if live.full:
+            raise HTTPException(
+                503, f"{MOST_VIEWERS} viewers look already; try again later", {"retry-after": _RETRY_SECONDS}
+            )
+        return LiveStream(live, live.join())
+
+    async def sequences(request: Request) -> Response:
+        nonlocal uploads
+        if uploads is None:
+            from lengthwise.console.uploads import Uploads  # few services ever read a file
+
+            uploads = Uploads(serving.inflight, serving.settings.max_body_bytes)
+        query = request.query_params
+        try:
+            read = await uploads.read(
+                query.get("name", ""), query.get("kind", ""), headers_of(request.headers.raw), request.receive
+            )
+        except ClientLeft:
+            return Response(status_code=499)
+        return _json(read)
+
+    return [
+        Route(f"{page.PREFIX}state", state, include_in_schema=False),
+        Route(f"{page.PREFIX}live", frames, include_in_schema=False),
+        Route(f"{page.PREFIX}sequences", sequences, methods=["POST"], include_in_schema=False),
+        Route(f"{page.PREFIX}{{name}}", file, include_in_schema=False),
+    ]
+
+
+def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[str, Any]:
+    """What the page needs to know: what is served, the limits of a call, and where to send it.
+
+    Args:
+        serving: The service.
+        health: The body of `/healthz`.
+        predict: Where the page sends its calls, relative to the page.
+    """
+    settings = serving.settings
+    return {
+        **health,
+        "models": [{**model, **_input(served)} for model, served in zip(health["models"], serving.served, strict=True)],
+        "predict": predict,
+        "public_port": None if settings.admin_port is None else settings.port,
+        "keys": serving.keys is not None,
+        "runners": serving.runners,
+        "limits": {
+            "max_sequences": settings.max_sequences,
+            "max_body_bytes": settings.max_body_bytes,
+            "max_batch_rows": settings.max_batch_rows,
+            "max_queue_cost_steps": settings.max_queue_cost_steps,
+        },
+    }
+
+
+def _input(served: ServedModel) -> dict[str, Any]:
+    """The part of a model's input that helps to draw and to invent sequences."""
+    step = served.manifest.input
+    return {
+        "feature_names": step.feature_names,
+        "mean": step.mean,
+        "std": step.std,
+        "threshold": served.manifest.threshold,
+    }
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json", headers={"cache-control": "no-store"})

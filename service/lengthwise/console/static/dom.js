@@ -1,0 +1,55 @@
+// Makes elements. Texts are always set as text, never as HTML: names of models and labels come from elsewhere.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export const byId = (id) => document.getElementById(id);
+
+/** An HTML element; `properties` are attributes, but for `text` and for `on...` listeners. */
+export function make(name, properties = {}, ...children) {
+  return filled(document.createElement(name), properties, children);
+}
+
+/** An SVG element. */
+export function draw(name, properties = {}, ...children) {
+  return filled(document.createElementNS(SVG, name), properties, children);
+}
+
+function filled(element, properties, children) {
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name === "text") element.textContent = value;
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children);
+  return element;
+}
+
+/** Fills a select with [value, text] pairs and keeps the chosen value if it is still there. */
+export function offer(select, pairs) {
+  const before = select.value;
+  select.replaceChildren(...pairs.map(([value, text]) => make("option", { value, text })));
+  if (pairs.some(([value]) => value === before)) select.value = before;
+}
+
+/** A number for people: three digits that matter. */
+export function short(value, unit = "") {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  const size = Math.abs(value);
+  let text;
+  if (size >= 1e6) text = `${(value / 1e6).toPrecision(3)} M`;
+  else if (size >= 1000) text = Math.round(value).toLocaleString("en");
+  else if (size === 0 || size >= 100) text = String(Math.round(value));
+  else text = String(Number(value.toPrecision(3)));
+  return unit ? `${text} ${unit}` : text;
+}
+
+/** Seconds for people. */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  if (seconds < 1e-3) return short(seconds * 1e6, "µs");
+  return seconds < 1 ? short(seconds * 1e3, "ms") : short(seconds, "s");
+}
+
+/** The colour of a feature, one of `count`. */
+export const colourOf = (index, count) => `hsl(${Math.round((210 + (360 * index) / Math.max(count, 1)) % 360)} 62% 52%)`;

@@ -1,0 +1,131 @@
+// A sequence with its masks; sequences from text; invented sequences.
+
+/** One sequence: `steps` are arrays of numbers and nulls, or token ids. */
+export class Sequence {
+  constructor(steps, { id = "", label = null } = {}) {
+    this.steps = steps;
+    this.id = id;
+    this.label = label;
+    this.stepMask = steps.map(() => true);
+    this.featureMask = Array.isArray(steps[0]) ? steps[0].map(() => true) : [];
+  }
+
+  get length() {
+    return this.steps.length;
+  }
+
+  get features() {
+    return this.featureMask.length;
+  }
+
+  get isTokens() {
+    return !Array.isArray(this.steps[0]);
+  }
+
+  get leftOut() {
+    return this.stepMask.filter((kept) => !kept).length;
+  }
+
+  /** How many values are missing at the steps that are kept, those of masked features too. */
+  get missing() {
+    if (this.isTokens) return 0;
+    const masked = (value, feature) => value === null || !this.featureMask[feature];
+    return this.steps.reduce((sum, step, i) => sum + (this.stepMask[i] ? step.filter(masked).length : 0), 0);
+  }
+
+  /** Makes the sequence longer, by its last step again, or shorter. */
+  resize(length) {
+    while (this.length > length) {
+      this.steps.pop();
+      this.stepMask.pop();
+    }
+    while (this.length < length) {
+      const last = this.steps[this.length - 1];
+      this.steps.push(this.isTokens ? last : [...last]);
+      this.stepMask.push(true);
+    }
+  }
+
+  /** The sequence as a request has it: an object only where a mask says something. */
+  asRequest() {
+    const parts = { steps: this.steps };
+    if (this.leftOut) parts.step_mask = this.stepMask;
+    if (this.featureMask.includes(false)) parts.feature_mask = this.featureMask;
+    return Object.keys(parts).length === 1 ? this.steps : parts;
+  }
+}
+
+const isStep = (value) => Array.isArray(value) && value.length > 0 && value.every((each) => each === null || typeof each === "number");
+const isNumbers = (value) => Array.isArray(value) && value.length > 0 && value.every((each) => typeof each === "number" || each === null);
+
+/** The sequences in a text: JSON in any of the usual forms, or a step a line. Throws an Error that says what is wrong. */
+export function parse(text, tokens) {
+  const trimmed = text.trim();
+  if (!trimmed) throw new Error("There is nothing in it.");
+  if (!/^[[{]/.test(trimmed)) return [new Sequence(plain(trimmed, tokens))];
+  let value;
+  try {
+    value = JSON.parse(trimmed);
+  } catch (error) {
+    throw new Error(`This is not JSON: ${error.message}. A missing value is null.`);
+  }
+  const list = Array.isArray(value?.sequences) ? value.sequences : Array.isArray(value?.instances) ? value.instances : null;
+  if (list) return list.map((each) => one(each, tokens));
+  if (Array.isArray(value) && !isNumbers(value) && !value.every(isStep)) return value.map((each) => one(each, tokens));
+  return [one(value, tokens)];
+}
+
+function one(value, tokens) {
+  const steps = Array.isArray(value) ? value : value?.steps;
+  if (!Array.isArray(steps) || !steps.length) throw new Error("A sequence is an array of steps, or an object with steps, and has at least one.");
+  const found = new Sequence(tokens ? steps : steps.map((step) => (Array.isArray(step) ? [...step] : [step])), value);
+  if (!tokens && !found.steps.every(isStep)) throw new Error("A step is an array of numbers; a missing value is null.");
+  if (!tokens && found.steps.some((step) => step.length !== found.features)) throw new Error("The steps have different numbers of features.");
+  if (Array.isArray(value?.step_mask)) found.stepMask = steps.map((_, i) => value.step_mask[i] !== false);
+  if (Array.isArray(value?.feature_mask)) found.featureMask = found.featureMask.map((_, i) => value.feature_mask[i] !== false);
+  return found;
+}
+
+function plain(text, tokens) {
+  const rows = text.split(/\r?\n/).filter((line) => line.trim()).map((line) => line.trim().split(/[\s,;]+/));
+  const number = (word) => {
+    if (/^(nan|null|na|\?)?$/i.test(word)) return null;
+    if (Number.isNaN(Number(word))) throw new Error(`“${word.slice(0, 40)}” is no number.`);
+    return Number(word);
+  };
+  if (tokens) return rows.flat().map(number);
+  const steps = rows.map((row) => row.map(number));
+  if (steps.some((step) => step.length !== steps[0].length)) throw new Error("The lines have different numbers of values.");
+  return steps;
+}
+
+/** A random whole number from `low` to `high`. */
+const between = (low, high) => low + Math.floor(Math.random() * (high - low + 1));
+
+/** A normal number. */
+export function normal() {
+  return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
+}
+
+/** A length from a lognormal distribution, within the model's limits. */
+export function lognormalLength(model, median = 24, sigma = 0.8) {
+  const length = Math.round(median * Math.exp(sigma * normal()));
+  return Math.min(Math.max(length, model.min_length ?? 1), model.max_length ?? 1024);
+}
+
+/** Invented steps for a model: smooth curves in the range of its training data, or random tokens. */
+export function invent(model, length) {
+  if (model.input === "tokens") return Array.from({ length }, () => between(0, model.vocabulary - 1));
+  const columns = Array.from({ length: model.features }, (_, feature) => {
+    const mean = model.mean?.[feature] ?? 0;
+    const spread = model.std?.[feature] ?? 1;
+    const waves = [1, 2, 3].map((turn) => ({ size: normal() / turn, turn: turn * (0.5 + Math.random()), from: 6.3 * Math.random() }));
+    const level = 0.6 * normal();
+    return Array.from({ length }, (_, step) => {
+      const place = step / Math.max(length - 1, 1);
+      const curve = waves.reduce((sum, { size, turn, from }) => sum + size * Math.sin(2 * Math.PI * turn * place + from), level);
+      return Number((mean + spread * (0.8 * curve + 0.12 * normal())).toFixed(4));
+    });
+  });
+  return Array.from({ length }, (_, step) => columns.map((column) => column[step]));
+}

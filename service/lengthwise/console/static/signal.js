@@ -1,0 +1,252 @@
+// The picture of a sequence: a line for each feature, masked steps hatched, missing values marked, attention below.
+
+import { byId, colourOf, draw, short } from "./dom.js";
+
+const LEFT = 62;
+const RIGHT = 8;
+const TOP = 10;
+const STRIP = 16;
+const BOTTOM = 50;
+
+export class Signal {
+  /** `changed(what)` is called after each change of the sequence: "mask" or "values". */
+  constructor(changed) {
+    this.place = byId("signal");
+    this.changed = changed;
+    this.cursor = 0;
+    this.drawn = 0;
+    this.dragging = false;
+    this.attention = null;
+    this.place.addEventListener("pointerdown", (event) => this.pressed(event));
+    this.place.addEventListener("pointermove", (event) => this.dragging && this.dragged(event));
+    for (const end of ["pointerup", "pointercancel"]) this.place.addEventListener(end, () => this.released());
+    this.place.addEventListener("keydown", (event) => this.key(event));
+    this.width = 1000;
+    this.height = 260;
+    new ResizeObserver(() => this.sequence && this.fit()).observe(this.place);
+  }
+
+  /** Paints again where the place has another size: a unit of the picture is a pixel. */
+  fit() {
+    const narrow = window.matchMedia("(max-width: 30rem)").matches;
+    const [width, height] = [this.place.clientWidth || 1000, narrow ? 200 : 260];
+    if (width === this.width && height === this.height) return;
+    [this.width, this.height] = [width, height];
+    this.paint();
+  }
+
+  get plot() {
+    return this.height - TOP - BOTTOM;
+  }
+
+  get inner() {
+    return this.width - LEFT - RIGHT;
+  }
+
+  get tool() {
+    return document.querySelector("input[name=tool]:checked").value;
+  }
+
+  show(sequence, model) {
+    this.sequence = sequence;
+    this.model = model;
+    this.attention = null;
+    this.cursor = Math.min(this.cursor, sequence.length - 1);
+    this.range = this.rangeOf();
+    this.paint();
+  }
+
+  /** The lowest and the highest value of the picture. */
+  rangeOf() {
+    const { sequence, model } = this;
+    if (sequence.isTokens) return [0, Math.max(model.vocabulary - 1, 1)];
+    const values = sequence.steps.flat().filter((value) => value !== null);
+    model.mean?.forEach((mean, i) => values.push(mean - 1.5 * model.std[i], mean + 1.5 * model.std[i]));
+    const low = values.reduce((a, b) => Math.min(a, b), Infinity);
+    const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
+    if (!Number.isFinite(low)) return [-1, 1];
+    const margin = 0.06 * (high - low) || 1;
+    return [low - margin, high + margin];
+  }
+
+  x(step) {
+    return LEFT + ((step + 0.5) / this.sequence.length) * this.inner;
+  }
+
+  y(value) {
+    const [low, high] = this.range;
+    return TOP + (1 - (value - low) / (high - low)) * this.plot;
+  }
+
+  paint() {
+    const { sequence } = this;
+    const slot = this.inner / sequence.length;
+    const parts = [hatch()];
+    for (const part of [0, 0.5, 1]) {
+      const y = TOP + part * this.plot;
+      const value = this.range[1] + part * (this.range[0] - this.range[1]);
+      parts.push(draw("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y }));
+      parts.push(draw("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end", text: short(value) }));
+    }
+    sequence.stepMask.forEach((kept, i) => {
+      if (!kept) parts.push(draw("rect", { fill: "url(#hatch)", x: this.x(i) - slot / 2, y: TOP, width: slot, height: this.plot }));
+    });
+    parts.push(...(sequence.isTokens ? this.tokens(slot) : this.lines()));
+    parts.push(...this.strip(slot));
+    const every = Math.max(1, Math.ceil(sequence.length / 12));
+    for (let i = 0; i < sequence.length; i += every) {
+      parts.push(draw("text", { x: this.x(i), y: this.height - 6, "text-anchor": "middle", text: i + 1 }));
+    }
+    parts.push(draw("rect", { class: "cursor", x: this.x(this.cursor) - slot / 2, y: TOP - 4, width: slot, height: this.plot + 8, rx: 3 }));
+    this.place.replaceChildren(draw("svg", { viewBox: `0 0 ${this.width} ${this.height}`, "aria-hidden": "true" }, ...parts));
+    this.say();
+  }
+
+  lines() {
+    const { sequence } = this;
+    const parts = [];
+    for (let feature = 0; feature < sequence.features; feature += 1) {
+      let path = "";
+      let joined = false;
+      sequence.steps.forEach((step, i) => {
+        const value = step[feature];
+        if (value === null) {
+          joined = false;
+          parts.push(draw("rect", { class: "missing", x: this.x(i) - 1.5, y: TOP + this.plot - 6, width: 3, height: 6 }));
+          return;
+        }
+        path += `${joined ? "L" : "M"}${this.x(i).toFixed(1)} ${this.y(value).toFixed(1)}`;
+        if (!joined && sequence.length === 1) path += "h0.1";
+        joined = true;
+      });
+      const masked = sequence.featureMask[feature] ? "" : " masked";
+      const drawn = this.tool === "draw" && feature === this.drawn ? " drawn" : "";
+      parts.push(draw("path", { class: `line${masked}${drawn}`, d: path, stroke: colourOf(feature, sequence.features), "vector-effect": "non-scaling-stroke" }));
+    }
+    return parts;
+  }
+
+  tokens(slot) {
+    const shown = slot > 20;
+    return this.sequence.steps.flatMap((token, i) => [
+      draw("circle", { cx: this.x(i), cy: this.y(token), r: 4, fill: colourOf(0, 1) }),
+      ...(shown ? [draw("text", { class: "token", x: this.x(i), y: TOP + this.plot + 12, "text-anchor": "middle", text: token })] : []),
+    ]);
+  }
+
+  /** Attention: the warmer, the more weight the step had. */
+  strip(slot) {
+    const y = TOP + this.plot + 16 - (this.sequence.isTokens ? 0 : 8);
+    const parts = [draw("rect", { class: "strip", x: LEFT, y, width: this.inner, height: STRIP })];
+    if (!this.attention) return parts;
+    parts.push(draw("text", { x: LEFT - 6, y: y + 12, "text-anchor": "end", text: "attention" }));
+    const most = Math.max(...this.attention, 1e-9);
+    this.attention.forEach((weight, i) => {
+      const cell = draw("rect", { class: "attention", x: this.x(i) - slot / 2, y, width: slot, height: STRIP, "fill-opacity": (weight / most).toFixed(3) });
+      cell.append(draw("title", { text: `step ${i + 1}: attention ${short(weight)}` }));
+      parts.push(cell);
+    });
+    return parts;
+  }
+
+  showAttention(weights) {
+    this.attention = weights;
+    this.paint();
+  }
+
+  say() {
+    const { sequence, cursor } = this;
+    const step = sequence.steps[cursor];
+    const value = sequence.isTokens ? `token ${step}` : step[this.drawn] === null ? "missing" : short(step[this.drawn]);
+    const weight = this.attention ? `, attention ${short(this.attention[cursor])}` : "";
+    this.place.setAttribute("aria-valuemax", sequence.length);
+    this.place.setAttribute("aria-valuenow", cursor + 1);
+    this.place.setAttribute("aria-valuetext", `step ${cursor + 1} of ${sequence.length}, ${sequence.stepMask[cursor] ? value : "left out"}${weight}`);
+  }
+
+  // The pointer.
+
+  at(event) {
+    const box = this.place.getBoundingClientRect();
+    const x = ((event.clientX - box.left) / box.width) * this.width;
+    const step = Math.floor(((x - LEFT) / this.inner) * this.sequence.length);
+    const height = ((event.clientY - box.top) / box.height) * this.height;
+    const value = this.range[1] - ((height - TOP) / this.plot) * (this.range[1] - this.range[0]);
+    return { step: Math.min(Math.max(step, 0), this.sequence.length - 1), value: Math.min(Math.max(value, this.range[0]), this.range[1]) };
+  }
+
+  pressed(event) {
+    if (event.button) return;
+    this.dragging = true;
+    this.place.setPointerCapture(event.pointerId);
+    const { step } = this.at(event);
+    this.before = null;
+    this.keep = !this.sequence.stepMask[step];
+    this.dragged(event);
+  }
+
+  dragged(event) {
+    const { step, value } = this.at(event);
+    const from = this.before ?? { step, value };
+    const count = Math.abs(step - from.step);
+    for (let i = 0; i <= count; i += 1) {
+      const share = count ? i / count : 1;
+      const place = from.step + Math.sign(step - from.step) * i;
+      if (this.tool === "draw") this.set(place, from.value + share * (value - from.value));
+      else this.sequence.stepMask[place] = this.keep;
+    }
+    this.before = { step, value };
+    this.cursor = step;
+    this.attention = null;
+    this.paint();
+  }
+
+  released() {
+    if (!this.dragging) return;
+    this.dragging = false;
+    this.changed(this.tool === "draw" ? "values" : "mask");
+  }
+
+  set(step, value) {
+    if (this.sequence.isTokens) this.sequence.steps[step] = Math.round(value);
+    else this.sequence.steps[step][this.drawn] = Number(value.toPrecision(5));
+  }
+
+  // The keyboard.
+
+  key(event) {
+    const { sequence } = this;
+    const last = sequence.length - 1;
+    const moves = { ArrowLeft: this.cursor - 1, ArrowRight: this.cursor + 1, Home: 0, End: last, PageUp: this.cursor - 10, PageDown: this.cursor + 10 };
+    const turns = { ArrowUp: 1, ArrowDown: -1 };
+    let what = null;
+    if (event.key in moves) {
+      this.cursor = Math.min(Math.max(moves[event.key], 0), last);
+    } else if (event.key === " ") {
+      sequence.stepMask[this.cursor] = !sequence.stepMask[this.cursor];
+      what = "mask";
+    } else if (event.key in turns) {
+      const now = sequence.isTokens ? sequence.steps[this.cursor] : sequence.steps[this.cursor][this.drawn] ?? (this.range[0] + this.range[1]) / 2;
+      const by = sequence.isTokens ? 1 : (this.range[1] - this.range[0]) / 40;
+      const value = now + turns[event.key] * by;
+      this.set(this.cursor, sequence.isTokens ? Math.min(Math.max(value, this.range[0]), this.range[1]) : value);
+      what = "values";
+    } else if (event.key === "Delete" && !sequence.isTokens) {
+      sequence.steps[this.cursor][this.drawn] = null;
+      what = "values";
+    } else {
+      return;
+    }
+    event.preventDefault();
+    if (what) this.attention = null;
+    this.paint();
+    if (what) this.changed(what);
+  }
+}
+
+/** The pattern of steps that are left out. */
+function hatch() {
+  const pattern = draw("pattern", { id: "hatch", width: 7, height: 7, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" });
+  pattern.append(draw("line", { class: "hatch-line", x1: 0, x2: 0, y1: 0, y2: 7 }));
+  return draw("defs", {}, pattern);
+}

@@ -1,0 +1,153 @@
+"""Reads an uploaded file of sequences: CSV, JSON Lines, Parquet or `.ts`, in a process of its own (`file_reader`).
+
+Nothing is kept: the file is in a temporary folder while it is read. One file is read at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import orjson
+from starlette.types import Receive
+
+from lengthwise.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotReady,
+    Problem,
+    RequestError,
+    UnsupportedMedia,
+    how_to_install,
+)
+from lengthwise.inflight import Hold, Inflight
+from lengthwise.protocols.body import read_body
+from lengthwise.settings import passed_to_children
+
+FORMATS: Final = (".csv", ".jsonl", ".jsonl.gz", ".parquet", ".ts")
+READ_SECONDS: Final = 20.0
+MOST_VALUES: Final = 500_000
+"""Values of all sequences that the answer holds."""
+_MEMORY_FACTOR: Final = 12
+"""Bytes of an answer for each of its values, about."""
+
+
+def parquet_is_installed() -> bool:
+    """Whether Parquet files can be read."""
+    return importlib.util.find_spec("pyarrow") is not None
+
+
+class Uploads:
+    """Reads uploaded files.
+
+    Args:
+        inflight: Counts their bytes.
+        max_bytes: Largest file.
+    """
+
+    def __init__(self, inflight: Inflight, max_bytes: int) -> None:
+        self._inflight = inflight
+        self._max_bytes = max_bytes
+        self._one = asyncio.Lock()
+
+    async def read(self, name: str, kind: str, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The sequences of a file, as the JSON that `file_reader` writes.
+
+        Args:
+            name: The file's name; its end is its format.
+            kind: `values` or `tokens`: what a step is.
+            headers: The request's.
+            receive: Gives its body.
+
+        Raises:
+            ClientLeft: The client closed the connection.
+            RequestError: The format is unknown, the file is wrong or too large, or it took too long.
+        """
+        suffix = _suffix(name)
+        hold = Hold(self._inflight)
+        late_at = time.monotonic() + READ_SECONDS
+        try:
+            body = await read_body(receive, headers, self._max_bytes, hold, late_at=late_at)
+            async with self._one:
+                hold.set(len(body) + _MEMORY_FACTOR * MOST_VALUES)
+                with _file(body, suffix) as path:
+                    del body
+                    return await _read(path, kind)
+        finally:
+            hold.close()
+
+
+def _suffix(name: str) -> str:
+    """The format of a file by its name.
+
+    Raises:
+        UnsupportedMedia: There is none, or its package is not installed.
+    """
+    suffix = next((suffix for suffix in FORMATS if name.lower().endswith(suffix)), None)
+    if suffix is None:
+        raise UnsupportedMedia(f"the file's name must end with one of {', '.join(FORMATS)}")
+    if suffix == ".parquet" and not parquet_is_installed():
+        raise UnsupportedMedia(f"reading Parquet needs pyarrow on the server: {how_to_install('parquet')}")
+    return suffix
+
+
+@contextlib.contextmanager
+def _file(body: bytes, suffix: str) -> Iterator[Path]:
+    """The file in a folder of its own, which is removed afterwards."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="lengthwise-")
+    except OSError as error:
+        raise NotReady(f"the server has no folder for the file: {error.strerror}") from error
+    with folder as name:
+        path = Path(name) / f"upload{suffix}"
+        path.write_bytes(body)
+        yield path
+
+
+async def _read(path: Path, kind: str) -> bytes:
+    """What the process writes.
+
+    Raises:
+        RequestError: It cannot read the file.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",  # nothing is imported from the folder in which the service was started
+        "-m",
+        "lengthwise.console.file_reader",
+        str(path),
+        kind,
+        str(MOST_VALUES),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**passed_to_children(), "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
+    )
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        raise DeadlineExceeded(f"the file could not be read within {READ_SECONDS:g} s") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if process.returncode == 0:
+        return said
+    raise _refusal(said)
+
+
+def _refusal(said: bytes) -> RequestError:
+    try:
+        reason = orjson.loads(said)["reason"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        reason = "the file cannot be read: reading it ended the reading process, perhaps for lack of memory"
+    return InvalidRequest([Problem("", reason)])

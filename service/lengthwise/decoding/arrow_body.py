@@ -1,0 +1,370 @@
+"""`POST /predict` as an Arrow stream: record batches to a call, by the rules for a JSON body.
+
+A row is a sequence, and the columns are the fields of a sequence in JSON: `steps`, and optionally `id`, `step_mask` and
+`feature_mask`, where null stands for a field that is absent. A null or a NaN among the numbers is a missing value.
+
+A row that is valid is read with NumPy: if the column has float32 without null, its steps are a view of the body. Any
+other row is read as the JSON object that it stands for, by `validation`, which names each problem. So both forms have
+the same rules, and the same pointers (`/sequences/3/steps/2/0`).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding import arrow_stream, validation
+from lengthwise.decoding.arrow_columns import StepColumn, check_columns, is_nested, offsets_of, step_column
+from lengthwise.decoding.arrow_stream import load
+from lengthwise.decoding.calls import (
+    MAX_ID_CHARACTERS,
+    Call,
+    Find,
+    Item,
+    Problems,
+    compact,
+    first_fault,
+    make_item,
+    why_rejected,
+)
+from lengthwise.decoding.json_text import MAX_PARTS, collector_paused
+from lengthwise.decoding.options import CallOptions
+from lengthwise.decoding.validation import PREDICT
+from lengthwise.errors import RequestError, TooLarge
+from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Manifest
+
+_QUICK_BATCHES: Final = 8
+"""Record batches of a body that is read quickly. Each takes some ten microseconds, however small it is."""
+_QUICK_ROWS: Final = 64
+"""Rows that are read one by one in a body that is read quickly; each takes about ten microseconds."""
+_MOST_NUMBERS: Final = 1 << 22
+"""Numbers of one sequence that become Python objects, which take up to 32 bytes each."""
+_NUMBERS_AT_ONCE: Final = 16_384
+"""Numbers that become Python objects in one call of pyarrow. Other threads can run between two calls."""
+
+
+def read(
+    body: bytes, asked: CallOptions, problems: Problems, find: Find, *, max_sequences: int, quick: bool = False
+) -> Call | None:
+    """Reads a body.
+
+    Args:
+        body: The Arrow stream, inflated.
+        asked: The options of the request.
+        problems: What is wrong with the options; what is wrong with the body is added.
+        find: Finds the model by its name and version.
+        max_sequences: Most sequences in one body.
+        quick: Whether to read nothing but valid rows; then None is returned where there is another.
+
+    Raises:
+        InvalidRequest: Something is wrong; has the first 20 problems, and their number.
+        TooLarge: There are more than `max_sequences`.
+        RequestError: The model is not known, or not ready.
+    """
+    try:
+        batches = arrow_stream.record_batches(body, check_columns, most=_QUICK_BATCHES if quick else max_sequences)
+    except TooLarge:
+        if quick:
+            return None
+        raise
+    count = sum(batch.num_rows for batch in batches)
+    if count > max_sequences:
+        raise TooLarge(f"a request may have {max_sequences} sequences, this one has {count}")
+    if not count:
+        problems.add("/sequences", "must have at least one sequence")
+    if not asked.named:
+        raise problems.error()
+    try:
+        model = find(asked.model, asked.version)
+    except RequestError:
+        if problems.total:
+            raise problems.error() from None
+        raise
+    manifest = model.manifest
+    attention = "attention" in asked.outputs
+    if attention and manifest.graph.attention is None:
+        problems.add("", f"query parameter outputs: the model {manifest.key} has no attention")
+    items: list[Item] = []
+    beside_bytes = first = 0
+    for batch in batches:
+        if batch.num_rows:
+            rows = _RowReader(batch, manifest, body, keep_body=len(batches) == 1)
+            found = rows.items(first, None if quick else problems)
+            if found is None:
+                return None
+            first += batch.num_rows
+            items += found[0]
+            beside_bytes += found[1]
+    if problems.total:
+        raise problems.error()
+    return Call(model, items, attention, asked.timeout_ms, asked.priority, PREDICT.pointer, 0, beside_bytes)
+
+
+class _RowReader:
+    """The rows of one record batch.
+
+    Args:
+        batch: A `pyarrow.RecordBatch` with at least one row.
+        manifest: The manifest of the model.
+        body: The bytes that the batch refers to.
+        keep_body: Whether steps may be views of the body. Otherwise they are views of a copy.
+    """
+
+    def __init__(self, batch: Any, manifest: Manifest, body: bytes, *, keep_body: bool) -> None:
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        self._manifest = manifest
+        self._column = columns["steps"]
+        self._ids: list[str | None] = columns["id"].to_pylist() if "id" in columns else [None] * batch.num_rows
+        self._step_masks = _Masks.of(columns.get("step_mask"))
+        self._feature_masks = _Masks.of(columns.get("feature_mask"))
+        self._has_null = bool(self._column.null_count)
+        found = step_column(self._column, body)
+        steps = None if found is None else _steps(found, manifest)
+        if steps is not None and not keep_body and steps.base is not None:
+            steps = steps.copy()
+        self._steps = steps
+        self._offsets = offsets_of(self._column)
+
+    def items(self, first: int, problems: Problems | None) -> tuple[list[Item], int] | None:
+        """The items of all rows, and the bytes that they keep in memory besides their own steps.
+
+        Args:
+            first: Index of the first row in the body.
+            problems: What is wrong is added here. If None: returns None where a row is not valid.
+        """
+        made = self._valid_items()
+        if made is None:
+            if problems is None and len(self._ids) > _QUICK_ROWS:
+                return None
+            made = []
+            for row in range(len(self._ids)):
+                item = self._valid_item(row)
+                if item is None:
+                    if problems is None:
+                        return None
+                    item = self._explained_item(row, PREDICT.pointer.format(first + row), problems)
+                if item is not None:
+                    made.append(item)
+        return (made, 0) if self._steps is None else compact(made, self._steps)
+
+    def _valid_items(self) -> list[Item] | None:
+        """The items where every row is plain and valid; None otherwise."""
+        manifest, steps = self._manifest, self._steps
+        if steps is None or self._has_null or self._step_masks or self._feature_masks or not self._has_valid_ids():
+            return None
+        lengths = np.diff(self._offsets)
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if shortest < max(1, manifest.min_length) or (longest > manifest.max_length and manifest.long == "reject"):
+            return None
+        takes_missing = manifest.missing != "refuse"
+        if first_fault(steps, vocabulary=manifest.input.vocabulary, takes_missing=takes_missing) is not None:
+            return None
+        ends: list[int] = self._offsets.tolist()
+        items = [
+            Item(steps[start:end], end - start, None, identifier)
+            for start, end, identifier in zip(ends, ends[1:], self._ids, strict=False)
+        ]
+        if longest <= manifest.max_length or manifest.long == "window":
+            return items
+        return [make_item(item.steps, manifest, sent_steps=item.sent_steps, id=item.id) for item in items]
+
+    def _has_valid_ids(self) -> bool:
+        return all(identifier is None or len(identifier) <= MAX_ID_CHARACTERS for identifier in self._ids)
+
+    def _valid_item(self, row: int) -> Item | None:
+        """The item of a row; None where something is wrong with it, or only `validation` can tell."""
+        identifier = self._ids[row]
+        is_null = self._has_null and not self._column[row].is_valid
+        if self._steps is None or is_null or (identifier is not None and len(identifier) > MAX_ID_CHARACTERS):
+            return None
+        steps: Steps = self._steps[self._offsets[row] : self._offsets[row + 1]]
+        sent, places = len(steps), None
+        if self._step_masks and self._step_masks.has(row):
+            kept = self._step_masks.row(row, sent)
+            if kept is None or not kept.any():
+                return None
+            if not kept.all():
+                places = np.flatnonzero(kept)
+                steps = steps[places]
+        if why_rejected(steps, self._manifest) is not None:
+            return None
+        if self._feature_masks and self._feature_masks.has(row):
+            features = self._manifest.input.features
+            kept = None if features is None else self._feature_masks.row(row, features)
+            if kept is None or (self._manifest.missing == "refuse" and not kept.all()):
+                return None
+            if not kept.all():
+                steps = steps.copy()
+                steps[:, ~kept] = np.nan
+        return make_item(steps, self._manifest, sent_steps=sent, kept_places=places, id=identifier)
+
+    def _explained_item(self, row: int, pointer: str, problems: Problems) -> Item | None:
+        """The item of a row as `validation` reads it; None if something is wrong with it, which is in `problems`."""
+        with collector_paused():
+            item = validation.read_item(self._document(row), pointer, self._manifest, problems)
+        # A copy, because `compact` takes every view for one of the column's steps.
+        return None if item is None else item._replace(steps=item.steps.copy())
+
+    def _document(self, row: int) -> dict[str, Any]:
+        """A row as the object that it would be in JSON."""
+        document: dict[str, Any] = {"steps": self._step_document(row)}
+        if self._ids[row] is not None:
+            document["id"] = self._ids[row]
+        for name, masks in (("step_mask", self._step_masks), ("feature_mask", self._feature_masks)):
+            if masks and masks.has(row):
+                document[name] = masks.document(row)
+        return document
+
+    def _step_document(self, row: int) -> list[Any] | None:
+        """The steps of a row as they would be in JSON, with null for a missing value.
+
+        Raises:
+            TooLarge: There are too many.
+        """
+        if not self._column[row].is_valid:
+            return None
+        start, end = int(self._offsets[row]), int(self._offsets[row + 1])
+        values = self._column.values
+        _check_parts(end - start)
+        if not is_nested(self._column):
+            return _numbers(values, start, end) if self._steps is None else _plain(self._steps[start:end].reshape(-1))
+        if self._steps is not None:
+            _check_numbers(self._steps[start:end].size)
+            return _plain(self._steps[start:end])
+        bounds: list[int] = self._step_bounds[start : end + 1].tolist()
+        first = bounds[0]
+        _check_numbers(bounds[-1] - first)
+        numbers = _numbers(values.values, first, bounds[-1])
+        return [
+            numbers[begin - first : after - first] if is_valid else None
+            for begin, after, is_valid in zip(bounds, bounds[1:], self._is_step[start:end].tolist(), strict=False)
+        ]
+
+    @cached_property
+    def _is_step(self) -> NDArray[np.bool_]:
+        """For each inner list of the column, whether it is there and not null."""
+        is_step: NDArray[np.bool_] = self._column.values.is_valid().to_numpy(zero_copy_only=False)
+        return is_step
+
+    @cached_property
+    def _step_bounds(self) -> NDArray[np.int64]:
+        """Where the numbers of each inner list begin and end."""
+        values = self._column.values
+        return offsets_of(values) if len(values) else np.zeros(1, dtype=np.int64)
+
+
+class _Masks:
+    """A column of masks.
+
+    Args:
+        column: A list array of booleans, with at least one row.
+    """
+
+    def __init__(self, column: Any) -> None:
+        self._column = column
+        self._offsets = offsets_of(column)
+
+    @classmethod
+    def of(cls, column: Any) -> _Masks | None:
+        """The masks of a column; None where there is no column, or where it has only nulls."""
+        return None if column is None or column.null_count == len(column) else cls(column)
+
+    def has(self, row: int) -> bool:
+        """Whether a row has a mask."""
+        return bool(self._column[row].is_valid)
+
+    def row(self, row: int, size: int) -> NDArray[np.bool_] | None:
+        """The mask of a row; None where it has not this size, or a null in it."""
+        start, end = int(self._offsets[row]), int(self._offsets[row + 1])
+        part = self._column.values.slice(start, end - start) if end - start == size else None
+        if part is None or part.null_count:
+            return None
+        mask: NDArray[np.bool_] = part.to_numpy(zero_copy_only=False)
+        return mask
+
+    def document(self, row: int) -> list[Any]:
+        """The mask of a row as it would be in JSON.
+
+        Raises:
+            TooLarge: It is far too long.
+        """
+        start, end = int(self._offsets[row]), int(self._offsets[row + 1])
+        _check_parts(end - start)
+        entries: list[Any] = self._column.values.slice(start, end - start).to_pylist()
+        return entries
+
+
+def _steps(column: StepColumn, manifest: Manifest) -> Steps | None:
+    """The steps of a column as the model takes them; None where they have another form.
+
+    Returns:
+        `[steps, features]` float32 with NaN for a missing value, or `[steps]` int64.
+    """
+    numbers, features = column.numbers, manifest.input.features
+    if features is None:
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+            return None
+        return numbers.astype(np.int64, copy=False)  # beyond 63 bits it becomes negative, which is no token id either
+    if numbers.ndim == 1 and features == 1:
+        numbers = numbers[:, None]
+    if numbers.ndim != 2 or numbers.shape[1] != features:
+        return None
+    if numbers.dtype == np.float32:
+        return numbers
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is found then
+        # Through double, as the numbers of JSON: an integer that is rounded once may get other bits.
+        return numbers.astype(np.float64, copy=False).astype(np.float32)
+
+
+def _numbers(values: Any, start: int, end: int) -> list[Any]:
+    """Numbers of a column as they would be in JSON."""
+    found: list[Any] = []
+    for first in range(start, end, _NUMBERS_AT_ONCE):
+        part = values.slice(first, min(_NUMBERS_AT_ONCE, end - first))
+        if load().types.is_integer(part.type):  # whole numbers stay whole: they may be token ids
+            found += part.to_pylist() if part.null_count else part.to_numpy().tolist()
+        else:
+            found += _plain(part.to_numpy(zero_copy_only=False).astype(np.float64))
+    return found
+
+
+def _plain(array: NDArray[Any]) -> list[Any]:
+    """An array of one or two axes as it would be in JSON, with null for NaN."""
+    found: list[Any] = []
+    rows_at_once = max(1, _NUMBERS_AT_ONCE // max(1, array[:1].size))
+    for first in range(0, len(array), rows_at_once):
+        part = array[first : first + rows_at_once]
+        rows: list[Any] = part.tolist()
+        if part.dtype.kind == "f" and np.isnan(part).any():
+            if part.ndim == 1:
+                rows = [None if number != number else number for number in rows]
+            else:
+                rows = [[None if number != number else number for number in row] for row in rows]
+        found += rows
+    return found
+
+
+def _check_parts(count: int) -> None:
+    """Checks that the entries of a sequence, or of its mask, are not too many to be read as JSON.
+
+    Raises:
+        TooLarge: There are more than `MAX_PARTS`.
+    """
+    if count > MAX_PARTS:
+        raise TooLarge(f"something is wrong with a sequence of {count} steps; of up to {MAX_PARTS} it is said what")
+
+
+def _check_numbers(count: int) -> None:
+    """Checks that the numbers of a sequence are not too many to be read as JSON.
+
+    Raises:
+        TooLarge: There are more than `_MOST_NUMBERS`.
+    """
+    if count > _MOST_NUMBERS:
+        raise TooLarge(
+            f"something is wrong with a sequence of {count} numbers; of up to {_MOST_NUMBERS} it is said what"
+        )

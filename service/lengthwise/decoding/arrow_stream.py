@@ -1,0 +1,189 @@
+"""Reads an Arrow IPC stream from an unknown sender: from bytes to record batches that are safe to use.
+
+pyarrow reads the stream, in C++. What it is given is limited before, so that a few bytes cannot take much memory or
+time, and every record batch is validated in full before anything uses it:
+
+- A message's metadata may have `MAX_METADATA_BYTES`, and a schema `MAX_FIELDS` fields, counted here: the same bytes may
+  stand for many fields.
+- A record batch is read only after its columns have one of the types that a caller allows, so no decoder of another
+  type sees the bytes. Dictionaries and compressed buffers are rejected.
+- Bodies start at multiples of 8 bytes, as the format says.
+
+The format: https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format. This is the only module that reads
+bytes of an unknown sender with pyarrow.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, Final
+
+from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
+
+MEDIA_TYPE: Final = b"application/vnd.apache.arrow.stream"
+MAX_METADATA_BYTES: Final = 16_384
+"""Limit of the metadata of one message. A schema takes much more memory than its bytes; pandas' notes in a schema of
+four columns take about 2 KB."""
+MAX_FIELDS: Final = 16
+"""Limit of the fields of a schema, with those within lists. Four columns of nested lists have ten."""
+
+_FILE_FORMAT: Final = b"ARROW1"
+# Slots of the tables in Arrow's Message.fbs and Schema.fbs.
+_HEADER_SLOT: Final = 2
+_FIELDS_SLOT: Final = 1
+_CHILDREN_SLOT: Final = 5
+_COMPRESSION_SLOT: Final = 3
+_int32 = struct.Struct("<i").unpack_from
+_uint32 = struct.Struct("<I").unpack_from
+_uint16 = struct.Struct("<H").unpack_from
+
+_loaded = False
+
+
+@cache
+def installed() -> bool:
+    """Whether pyarrow is installed; it is not imported for that."""
+    return find_spec("pyarrow") is not None
+
+
+def loaded() -> bool:
+    """Whether `load` has imported pyarrow, which takes some hundred milliseconds."""
+    return _loaded
+
+
+def load() -> Any:
+    """Imports pyarrow where it is not imported yet, and returns it."""
+    global _loaded
+    import pyarrow
+
+    _loaded = True
+    return pyarrow
+
+
+def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: int) -> list[Any]:
+    """Reads the record batches of a stream; they refer to the bytes of the body.
+
+    Args:
+        body: The stream.
+        check_columns: Is called with the `pyarrow.Schema` before a batch is read; raises where a column has a type that
+            it does not know.
+        most: Most record batches.
+
+    Returns:
+        `pyarrow.RecordBatch`es, validated in full.
+
+    Raises:
+        InvalidRequest: The body is no Arrow stream, or has something that this service does not read.
+        TooLarge: There are more than `most` record batches.
+    """
+    pa = load()
+    if body.startswith(_FILE_FORMAT):
+        raise _rejected("the body is an Arrow file; send the stream format (in pyarrow: ipc.new_stream)")
+    source = pa.BufferReader(body)
+    schema: Any = None
+    batches: list[Any] = []
+    try:
+        for message in _messages(pa, source):
+            if schema is None:
+                if message.type != "schema":
+                    raise _rejected("an Arrow stream starts with its schema")
+                _check_field_count(message.metadata)
+                schema = pa.ipc.read_schema(message)
+                check_columns(schema)
+                continue
+            if message.type != "record batch":
+                raise _rejected(f"the stream has a message of another kind than a record batch: {message.type}")
+            if len(batches) == most:
+                raise TooLarge(f"a stream may have {most} record batches")
+            if _is_compressed(message.metadata):
+                raise _rejected(
+                    "the buffers of the stream are compressed; write it without compression, or compress the whole "
+                    "body with content-encoding: gzip"
+                )
+            batch = pa.ipc.read_record_batch(message, schema)
+            batch.validate(full=True)
+            batches.append(batch)
+        if schema is None:
+            raise _rejected("the body is empty, and not an Arrow stream")
+        if source.tell() != len(body):
+            raise _rejected(f"bytes follow the end of the Arrow stream, at byte {source.tell()}")
+    except RequestError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, EOFError, struct.error) as error:
+        lines = str(error).splitlines() or [""]
+        raise _rejected(f"the body is not an Arrow stream that can be read: {lines[0][:200]}") from None
+    return batches
+
+
+def _messages(pa: Any, source: Any) -> Iterator[Any]:
+    """The messages of a stream, each within the limits of its metadata and aligned."""
+    reader = pa.ipc.MessageReader.open_stream(source)
+    for message in reader:
+        if message.metadata.size > MAX_METADATA_BYTES:
+            raise TooLarge(f"the schema, or the metadata of a record batch, may have {MAX_METADATA_BYTES} bytes")
+        if message.metadata_version != pa.ipc.MetadataVersion.V5:
+            raise _rejected("the stream has an old version of the format; version V5 (of Arrow 1.0) is read")
+        part = message.body
+        if part is not None and part.size and part.address % 8:
+            raise _rejected("the stream is not aligned to 8 bytes")
+        yield message
+
+
+# The flatbuffers below were verified by pyarrow when it read the message: every offset is within the metadata.
+
+
+def _check_field_count(metadata: Any) -> None:
+    """Rejects a schema with too many fields.
+
+    Raises:
+        TooLarge: There are more than `MAX_FIELDS`.
+    """
+    data = memoryview(metadata)
+    header = _followed(data, _slot(data, _followed(data, 0), _HEADER_SLOT))
+    if _count_fields(data, header, _FIELDS_SLOT, MAX_FIELDS) > MAX_FIELDS:
+        raise TooLarge(f"a schema may have {MAX_FIELDS} fields, with those within lists")
+
+
+def _count_fields(data: memoryview, table: int, slot: int, most: int) -> int:
+    """The number of fields below a table; counting stops above `most`."""
+    at = _slot(data, table, slot)
+    if not at:
+        return 0
+    vector = _followed(data, at)
+    count = int(_uint32(data, vector)[0])
+    total = count
+    for place in range(min(count, most)):
+        if total > most:
+            break
+        field = _followed(data, vector + 4 + 4 * place)
+        total += _count_fields(data, field, _CHILDREN_SLOT, most - total)
+    return total
+
+
+def _is_compressed(metadata: Any) -> bool:
+    """Whether the metadata of a record batch say that its buffers are compressed."""
+    data = memoryview(metadata)
+    header = _followed(data, _slot(data, _followed(data, 0), _HEADER_SLOT))
+    return _slot(data, header, _COMPRESSION_SLOT) != 0
+
+
+def _slot(data: memoryview, table: int, slot: int) -> int:
+    """Where the value of a slot of a table is; 0 where the slot is empty."""
+    vtable = table - int(_int32(data, table)[0])
+    entry = 4 + 2 * slot
+    if entry >= _uint16(data, vtable)[0]:
+        return 0
+    offset = int(_uint16(data, vtable + entry)[0])
+    return table + offset if offset else 0
+
+
+def _followed(data: memoryview, at: int) -> int:
+    """Where an offset at this place leads to."""
+    return at + int(_uint32(data, at)[0])
+
+
+def _rejected(detail: str) -> InvalidRequest:
+    return InvalidRequest([Problem("", detail)])

@@ -1,0 +1,1 @@
+"""Adapters of `lengthwise.Scorer` for engines that exist: `ray` (Ray Data), `spark` (PySpark), `beam` (Apache Beam)."""

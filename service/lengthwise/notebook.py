@@ -1,0 +1,148 @@
+"""What notebooks show: a page in a frame, a table, bars of probabilities, and a bar of progress.
+
+Nothing here imports IPython: a notebook calls `_repr_html_` itself, and has imported IPython before a bar is shown.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from lengthwise.api import Prediction
+
+FRAME_PIXELS: Final = 480
+"""Height of a page in a notebook; a longer page scrolls."""
+MOST_SHOWN: Final = 20
+"""Rows of a table; the others are counted."""
+
+_BAR_PIXELS: Final = 160
+_SECONDS_BETWEEN: Final = 0.2
+"""Least time between two updates of a bar of progress: each one is a message to the browser."""
+
+
+def in_frame(page: str) -> str:
+    """A whole HTML page as part of a notebook: in a frame, so that its styles do not affect the notebook."""
+    shown = html.escape(page)
+    return f'<iframe srcdoc="{shown}" width="100%" height="{FRAME_PIXELS}" style="border: 0"></iframe>'
+
+
+def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = (), *, title: str = "") -> str:
+    """A table as HTML. A text is escaped; what has `_repr_html_` is HTML already.
+
+    Args:
+        rows: The rows, each with as many cells.
+        heads: The names of the columns; none for a table of names and values.
+        title: A line above the table.
+    """
+    head = "".join(f"<th style='text-align: left'>{html.escape(name)}</th>" for name in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td style='text-align: left'>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    above = f"<p><b>{html.escape(title)}</b></p>" if title else ""
+    return f"{above}<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
+
+
+class Bar:
+    """A number from 0 to 1 with a bar of that length, as a cell of a `table`."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def _repr_html_(self) -> str:
+        pixels = round(_BAR_PIXELS * min(max(self.share, 0.0), 1.0)) if self.share == self.share else 0
+        bar = f"display: inline-block; width: {pixels}px; height: .7em; background: currentColor; opacity: .4"
+        return f'<span style="{bar}"></span> {self.share:.4f}'
+
+
+class PredictionList(list["Prediction"]):
+    """The predictions of one call, in the order of its sequences: a list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        """A row for each of the first predictions."""
+        rows = [(place, prediction.length, *_answer(prediction)) for place, prediction in enumerate(self[:MOST_SHOWN])]
+        more = len(self) - len(rows)
+        left_out = f"<p>and {more} more</p>" if more else ""
+        return table(rows, ("sequence", "steps", "answer", "probability")) + left_out
+
+
+def prediction(answer: Prediction, labels: Sequence[str]) -> str:
+    """One prediction as HTML: a bar for each label, the most probable first, or a row for each of the first steps."""
+    if answer.step_labels is not None and answer.step_scores is not None:
+        steps = enumerate(zip(answer.step_labels, answer.step_scores.tolist(), strict=True))
+        rows = [(place, label or "left out", Bar(score)) for place, (label, score) in steps]
+        return table(rows[:MOST_SHOWN], ("step", "label", "probability"), title=f"{answer.length} steps")
+    bars = [(label, Bar(share)) for label, share in zip(labels, answer.probabilities.tolist(), strict=False)]
+    bars.sort(key=lambda row: -row[1].share)
+    answered = _answer(answer)[0]
+    return table(bars[:MOST_SHOWN], ("label", "probability"), title=f"{answered} ({answer.length} steps)")
+
+
+def _answer(prediction: Prediction) -> tuple[object, object]:
+    """The answer of a prediction and its probability, for a row of a table."""
+    if prediction.label is not None and prediction.score is not None:
+        return prediction.label, Bar(prediction.score)
+    if prediction.assigned is not None:
+        return ", ".join(prediction.assigned) or "none", ""
+    steps = [label or "-" for label in (prediction.step_labels or ())[: MOST_SHOWN // 2]]
+    return " ".join(steps) + (" ..." if len(prediction.step_labels or ()) > len(steps) else ""), ""
+
+
+def in_notebook() -> bool:
+    """Whether this code runs in a cell of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+@contextmanager
+def notebook_bar(doing: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Shows a bar under the cell that runs; at the end it stays, with the last note.
+
+    Args:
+        doing: What is being done.
+        total: How many parts the work has.
+
+    Yields:
+        A function that takes the number of finished parts and a note.
+    """
+    from IPython.display import display
+
+    state = _Progress(doing, total)
+    handle: Any = display(state, display_id=True)
+    shown = time.monotonic()
+
+    def show(done: int, note: str) -> None:
+        nonlocal shown
+        state.done, state.note = done, note
+        if time.monotonic() - shown >= _SECONDS_BETWEEN:
+            shown = time.monotonic()
+            handle.update(state)
+
+    try:
+        yield show
+    finally:
+        handle.update(state)
+
+
+class _Progress:
+    """How far a work is, as a notebook shows it."""
+
+    def __init__(self, doing: str, total: int) -> None:
+        self.doing, self.total, self.done, self.note = doing, total, 0, ""
+
+    def __repr__(self) -> str:
+        return f"{self.doing}: {self.done} of {self.total} {self.note}".rstrip()
+
+    def _repr_html_(self) -> str:
+        said = html.escape(f"{self.done} of {self.total} {self.note}".rstrip())
+        return f"{html.escape(self.doing)} <progress value='{self.done}' max='{self.total}'></progress> {said}"
+
+
+def _cell(value: object) -> str:
+    shown = getattr(value, "_repr_html_", None)
+    return html.escape(str(value)) if shown is None else str(shown())

@@ -1,0 +1,186 @@
+"""A model that is open for offline use, and how it is opened: for `lengthwise.load`, `lengthwise score` and `Scorer`.
+
+`ModelOptions` is a path and options: small, comparable, and the same in every process. `opened` opens such a model
+once in a process, however often it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from lengthwise.batching.pending import HORIZON
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import MANIFEST_FILE
+
+if TYPE_CHECKING:  # they bring onnxruntime along, which a program that only names a model does without
+    from lengthwise.decoding.calls import Item
+    from lengthwise.repository.model import LoadedModel
+    from lengthwise.scoring.offline import ScoringResult
+
+ProviderName = Literal["auto", "cuda", "cpu"]
+
+MOST_OPEN: Final = 4
+"""Models that a process keeps open; the one that was not used for the longest time is dropped."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)  # Beam shares it by weak references
+class OpenModel:
+    """A loaded model with the limits under which it answers.
+
+    Attributes:
+        loaded: Its manifest, session and costs.
+        limits: The limits of one batch, those of the manifest included.
+        threads: How many batches run at once.
+    """
+
+    loaded: LoadedModel
+    limits: BatchLimits
+    threads: int
+
+    def answers(self, items: Sequence[Item], *, attention: bool = False) -> list[ScoringResult]:
+        """The answer or the error of each item, in their order.
+
+        The items are sorted by length before they are planned, so a batch has little padding, however many items there
+        are. With one thread, the batches run in the caller's.
+
+        Args:
+            items: Sequences that the model accepts.
+            attention: Whether to return the attention weights.
+        """
+        from lengthwise.scoring import offline
+
+        order = sorted(range(len(items)), key=lambda place: len(items[place].steps))
+        answered = offline.answer_all(
+            self.loaded,
+            _chunks(items, order),
+            limits=self.limits,
+            threads=0 if self.threads == 1 else self.threads,
+            attention=attention,
+        )
+        found = {place: result for places, results in answered for place, result in zip(places, results, strict=True)}
+        return [found[place] for place in range(len(items))]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Which model, and how it is opened. Raises ConfigurationError for an option that is out of bounds.
+
+    Attributes:
+        path: A version (`models/vowels/1`), or a model (`models/vowels`) for its highest version; None for the bundled
+            model.
+        provider: `cuda`, `cpu`, or `auto` for a GPU if one can be used, else the CPU.
+        threads: How many batches run at once; None for the number of cores that this process may use.
+        max_batch_rows: Most sequences in one batch.
+        max_batch_cost_steps: Most padded steps (rows x width) in one batch.
+        recurrent_kernels: Whether LSTM and GRU layers on the CPU run in Lengthwise's kernels or in onnxruntime's; None
+            for the faster ones.
+    """
+
+    path: str | None = None
+    provider: ProviderName = "auto"
+    threads: int | None = None
+    max_batch_rows: int = 64
+    max_batch_cost_steps: int = 16_384
+    recurrent_kernels: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        if self.provider not in get_args(ProviderName):
+            raise ConfigurationError(f"provider={self.provider!r} is none; {', '.join(get_args(ProviderName))} are")
+        for name, value in (
+            ("threads", 1 if self.threads is None else self.threads),
+            ("max_batch_rows", self.max_batch_rows),
+            ("max_batch_cost_steps", self.max_batch_cost_steps),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigurationError(f"{name}={value!r}: a whole number from 1 is wanted")
+
+    @property
+    def directory(self) -> Path:
+        """The model directory.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        from lengthwise.repository.model_directory import model_directory
+        from lengthwise.settings import bundled_models
+
+        return model_directory(bundled_models() / "japanese-vowels" if self.path is None else Path(self.path))
+
+    def open(self) -> OpenModel:
+        """Loads the model, after the same verification as in the service.
+
+        Raises:
+            ConfigurationError: There is no such model directory, or onnxruntime or the provider is not installed.
+            ModelError: The model fails its verification on this machine.
+        """
+        from lengthwise.repository import loading
+        from lengthwise.runtime.provider import choose
+        from lengthwise.settings import available_cores
+
+        directory = self.directory
+        limits = BatchLimits(self.max_batch_rows, self.max_batch_cost_steps)
+        choice = choose(self.provider, runners=self.threads, recurrent_kernels=self.recurrent_kernels)
+        loaded = loading.load(directory, limits, devices=choice.devices)
+        threads = self.threads or choice.runners(available_cores())
+        return OpenModel(loaded, limits.at_most(loaded.manifest.max_batch_rows), threads)
+
+
+_open_models: OrderedDict[tuple[int, ModelOptions, object], OpenModel] = OrderedDict()
+"""By process, options and state of the manifest. The models of a parent process stay in it: a session can be neither
+used nor closed in a fork."""
+_lock = threading.Lock()
+
+
+def opened(options: ModelOptions) -> OpenModel:
+    """The model, opened at the first call in this process. Several threads may call it.
+
+    An engine sends a scorer to its workers again with every task. To open a model takes about a second, so a process
+    keeps the last `MOST_OPEN` of them. A version that was published anew at the same path is opened anew.
+
+    Raises:
+        ConfigurationError: As `ModelOptions.open`.
+        ModelError: As `ModelOptions.open`.
+    """
+    key = (os.getpid(), options, _published(options.directory))
+    with _lock:
+        model = _open_models.get(key)
+        if model is None:
+            model = _open_models[key] = options.open()
+            own = [other for other in _open_models if other[0] == key[0]]
+            for oldest in own[:-MOST_OPEN]:
+                del _open_models[oldest]
+        _open_models.move_to_end(key)
+    return model
+
+
+def _published(directory: Path) -> object:
+    """What changes when another model is published in a directory; None if it cannot be read, as loading will say."""
+    with suppress(OSError):
+        state = (directory / MANIFEST_FILE).stat()
+        return state.st_ino, state.st_size, state.st_mtime_ns
+    return None
+
+
+def _renew_lock() -> None:
+    """Makes a new lock in a process that was forked: another thread of the parent may hold the old one for ever."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _chunks(items: Sequence[Item], order: Sequence[int]) -> Iterator[tuple[Sequence[int], list[Item]]]:
+    """The items in an order, in chunks of the number that the planner considers together, with their places."""
+    for start in range(0, len(order), HORIZON):
+        places = order[start : start + HORIZON]
+        yield places, [items[place] for place in places]

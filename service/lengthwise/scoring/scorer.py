@@ -1,0 +1,242 @@
+"""`Scorer`: the path of a model as a callable of a batch, for engines that run a function on parts of a data set.
+
+```
+batch -> table (`table_batches`) -> items -> sorted by length, planned, run (`opened`) -> predictions -> batch
+```
+
+A scorer is a path and options, and nothing else, so it is small to send to a worker. The model is opened there, at the
+first batch, once in each process (`opened.opened`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
+
+from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequences, Problem
+from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName, opened
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from lengthwise.decoding.calls import Item
+    from lengthwise.runtime.manifest import Manifest
+    from lengthwise.scoring.answer_columns import AnswerColumn
+
+B = TypeVar("B")
+"""The type of a batch: a pandas DataFrame, an Arrow Table or RecordBatch, or a dict of arrays."""
+
+OnError = Literal["raise", "column"]
+
+_MOST_SHOWN: Final = 40
+"""Characters of an id that a message shows."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model that answers batches: tables with a column of sequences, as engines for large data sets have them.
+
+    It is pickled as its path and options only, and opens the model in each process that uses it, once. It answers with
+    the same bits as `POST /predict` and `lengthwise score`. Inside a batch, sequences are sorted by length and packed
+    into batches for the model, so large batches have little padding. A wrong option raises a ConfigurationError.
+
+    Example:
+        >>> import lengthwise, numpy as np, pandas
+        >>> scorer = lengthwise.Scorer()
+        >>> answered = scorer(pandas.DataFrame({"id": ["a"], "steps": [np.zeros((19, 12))]}))
+        >>> list(answered.columns)
+        ['id', 'label', 'score', 'probabilities', 'length']
+
+    Attributes:
+        path: A version (`models/vowels/1`), or a model (`models/vowels`): then the version that is the highest now;
+            None for the bundled model. A path that names a version is first read when the model is needed, so it may
+            be one that only the workers have.
+        on_error: For a row without an answer: `raise` an error that names all such rows, or write the error into the
+            column `error`, where all other rows have null.
+        attention: Whether to return the attention weights.
+        steps: The column of sequences: a list of steps in each row, each step a list of numbers; a list of numbers
+            where a step has one feature, or is a token id.
+        id: The column that names a row in an error; it need not exist. None for none.
+        keep_steps: Whether the answered batch has the column of sequences, too; it is most of the data.
+        prefix: Begins the name of each column of an answer, such as `predicted_` where the batch has a `label`.
+        provider: `cuda`, `cpu`, or `auto` for a GPU if one can be used, else the CPU.
+        threads: How many batches of the model run at once in a process; with 1, in the thread of the caller.
+        max_batch_rows: Most sequences in one batch of the model.
+        max_batch_cost_steps: Most padded steps (rows x width) in one batch of the model.
+        recurrent_kernels: Whether LSTM and GRU layers on the CPU run in Lengthwise's kernels, or in onnxruntime's. By
+            default each worker times the model in both, unless its model directory states the choice.
+    """
+
+    path: str | os.PathLike[str] | None = None
+    _: KW_ONLY
+    on_error: OnError = "raise"
+    attention: bool = False
+    steps: str = "steps"
+    id: str | None = "id"
+    keep_steps: bool = False
+    prefix: str = ""
+    provider: ProviderName = "auto"
+    threads: int = 1
+    max_batch_rows: int = 64
+    max_batch_cost_steps: int = 16_384
+    recurrent_kernels: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the options, and names the version."""
+        if self.on_error not in get_args(OnError):
+            raise ConfigurationError(f"on_error={self.on_error!r} is none; {', '.join(get_args(OnError))} are")
+        if self.path is not None:
+            object.__setattr__(self, "path", _with_version(os.fspath(self.path)))
+        if self.threads is None:
+            raise ConfigurationError("threads=None: a whole number from 1 is wanted")
+        self._options()
+
+    def __call__(self, batch: B) -> B:
+        """Answers a batch.
+
+        Args:
+            batch: A table with the column `steps`.
+
+        Returns:
+            A table of the same type with the same rows: the columns of the batch without `steps`, and the columns of
+            the answers, `columns()`.
+
+        Raises:
+            InvalidSequences: The model does not accept some sequences, or their answers are not finite; names them all.
+                Not with `on_error="column"`.
+            InferenceFailed: The runtime failed. Not with `on_error="column"`.
+            ConfigurationError: The batch has no such column, or one of the same name as a column of the answers; or the
+                model cannot be opened.
+            ModelError: The model fails its verification on this machine.
+        """
+        from lengthwise.scoring.answer_columns import check_names
+        from lengthwise.scoring.table_batches import check_column, table_batch
+
+        model = self.open()
+        table = table_batch(batch)
+        columns = self._columns(model.loaded.manifest)
+        check_column(table.names, self.steps)
+        kept = [name for name in table.names if self.keep_steps or name != self.steps]
+        check_names(kept, columns)
+
+        def name(row: int) -> str:
+            return "" if self.id not in table.names else f"id {str(table.cell(self.id, row))[:_MOST_SHOWN]!r}: "
+
+        rows = self._rows(model, table.items(self.steps, model.loaded.manifest), name)
+        answered: B = table.answered(None if self.keep_steps else self.steps, columns, rows)
+        return answered
+
+    def batches(self, batches: Iterable[B]) -> Iterator[B]:
+        """Answers batches one by one: a function for `mapInPandas` and `mapInArrow` of PySpark.
+
+        Raises:
+            LengthwiseError: As for one batch.
+        """
+        for batch in batches:
+            yield self(batch)
+
+    def predictions(self, sequences: Iterable[ArrayLike]) -> list[dict[str, Any]]:
+        """Answers sequences that are in no table.
+
+        Args:
+            sequences: As for `Model.predict`: arrays of different lengths.
+
+        Returns:
+            For each sequence its prediction, in the form of `POST /predict`; with `on_error="column"`, a sequence
+            without an answer has only the key `error`.
+
+        Raises:
+            LengthwiseError: As for a batch.
+        """
+        from lengthwise.decoding import arrays
+
+        model = self.open()
+        return self._rows(model, arrays.items_or_reasons(sequences, model.loaded.manifest), lambda _: "")
+
+    def columns(self) -> list[AnswerColumn]:
+        """The columns that a batch gets, from the manifest alone: a driver can call it, which opens no model.
+
+        Raises:
+            ConfigurationError: There is no such model, or it has no attention.
+            ManifestError: The manifest cannot be read.
+        """
+        from lengthwise.runtime.manifest import Manifest
+
+        return self._columns(Manifest.read(self._options().directory))
+
+    def open(self) -> OpenModel:
+        """Opens the model, unless this process has it open already.
+
+        Raises:
+            ConfigurationError: There is no such model directory, or the provider is not installed; or attention is
+                wanted of a model that has none.
+            ModelError: The model fails its verification on this machine.
+        """
+        model = opened(self._options())
+        self._check_attention(model.loaded.manifest)
+        return model
+
+    def _options(self) -> ModelOptions:
+        path = None if self.path is None else os.fspath(self.path)
+        return ModelOptions(
+            path, self.provider, self.threads, self.max_batch_rows, self.max_batch_cost_steps, self.recurrent_kernels
+        )
+
+    def _check_attention(self, manifest: Manifest) -> None:
+        if self.attention and manifest.graph.attention is None:
+            raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")
+
+    def _columns(self, manifest: Manifest) -> list[AnswerColumn]:
+        from lengthwise.scoring.answer_columns import answer_columns
+
+        self._check_attention(manifest)
+        return answer_columns(manifest, attention=self.attention, errors=self.on_error == "column", prefix=self.prefix)
+
+    def _rows(self, model: OpenModel, items: Sequence[Item | str], name: Callable[[int], str]) -> list[dict[str, Any]]:
+        """The prediction or the error of each item; `name` begins the error of a row."""
+        from lengthwise.decoding import json_body
+
+        rejected = {row: item for row, item in enumerate(items) if isinstance(item, str)}
+        if rejected and self.on_error == "raise":
+            raise _error(rejected, name)
+        good = {row: item for row, item in enumerate(items) if not isinstance(item, str)}
+        results = dict(zip(good, model.answers(list(good.values()), attention=self.attention), strict=True))
+        failed = {row: result for row, result in results.items() if isinstance(result, str)}
+        if failed and self.on_error == "raise":
+            raise _error(failed, name)
+        rows: list[dict[str, Any]] = []
+        for row, item in enumerate(items):
+            result = results.get(row)
+            if isinstance(item, str):
+                rows.append({"error": item})
+            elif result is None or isinstance(result, str):
+                rows.append({"error": result})
+            else:
+                rows.append(json_body.prediction(model.loaded.manifest, item, result, attention=self.attention))
+        return rows
+
+
+def _with_version(path: str) -> str:
+    """The path of a version, absolute; of a model, that of its highest version.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    from lengthwise.repository.model_directory import model_directory
+    from lengthwise.versions import is_version
+
+    absolute = os.path.abspath(path)  # a worker may have another working directory
+    return absolute if is_version(os.path.basename(absolute)) else str(model_directory(Path(absolute)))
+
+
+def _error(rows: Mapping[int, str], name: Callable[[int], str]) -> InferenceFailed | InvalidSequences:
+    """The error for rows without an answer."""
+    from lengthwise.scoring.offline import FAILED
+
+    for row, why in rows.items():
+        if why == FAILED:
+            return InferenceFailed(f"sequence {row}: {name(row)}{why}")
+    return InvalidSequences([Problem(f"/sequences/{row}", name(row) + why) for row, why in rows.items()])

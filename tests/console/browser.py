@@ -1,0 +1,98 @@
+"""A real Chromium, driven by Playwright, and the service whose console it shows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lengthwise.settings import bundled_models
+from tests.support.server_process import ServerProcess, started
+
+ROOT = Path(__file__).resolve().parents[2]
+AXE = ROOT / ".venv" / "npm-console" / "node_modules" / "axe-core" / "axe.min.js"
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+EXAMPLE = ROOT / "examples" / "japanese-vowels.json"
+NAME = "japanese-vowels"
+WIDE = {"width": 1280, "height": 900}
+NARROW = {"width": 360, "height": 740}
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Chromium without any other host than this machine; the test is skipped where it is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make console-tools)")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("Chromium is not installed (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", OFFLINE])
+        yield browser
+        browser.close()
+
+
+def repository(folder: Path) -> Path:
+    """The bundled model in two versions, and a third whose graph is damaged."""
+    source = bundled_models() / NAME / "1"
+    for version in (1, 2, 3):
+        directory = folder / NAME / str(version)
+        shutil.copytree(source, directory)
+        manifest = json.loads((directory / "manifest.json").read_text()) | {"version": version}
+        (directory / "manifest.json").write_text(json.dumps(manifest))
+    (folder / NAME / "3" / "model.onnx").write_bytes(b"damaged")
+    return folder
+
+
+@contextmanager
+def console(folder: Path, *options: str) -> Iterator[ServerProcess]:
+    """A service with that repository."""
+    with started(str(repository(folder / "models")), "--judge-in-process", "--versions", "all", *options) as server:
+        yield server
+
+
+class Window:
+    """A page of the browser, and what went wrong in it.
+
+    Attributes:
+        page: Playwright's page.
+        troubles: Errors of its scripts, and what its policy or the network refused; but no refusal of the service.
+    """
+
+    def __init__(self, browser: Any, url: str, size: dict[str, int] = WIDE, **options: Any) -> None:
+        self.url = url
+        self.context = browser.new_context(viewport=size, **options)
+        self.page = self.context.new_page()
+        self.troubles: list[str] = []
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.on("console", lambda message: self._heard(message.type, message.text))
+
+    def _heard(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and "the server responded with a status of" not in text:
+            self.troubles.append(text)
+
+    def open(self, part: str = "predict") -> Any:
+        """Opens a part; returns the page."""
+        self.page.goto(f"{self.url}/#{part}")
+        self.page.locator("#status").filter(has_text="ready").wait_for()
+        return self.page
+
+    def violations(self) -> list[str]:
+        """What axe finds on the page as it is now."""
+        if not AXE.is_file():
+            pytest.skip("axe is not installed (make console-tools)")
+        self.page.evaluate(AXE.read_text())
+        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        return [
+            f"{one['id']}: {one['help']}: {[node['html'][:160] for node in one['nodes'][:3]]}"
+            for one in found["violations"]
+        ]
+
+    def close(self) -> None:
+        """Closes the page, when the calls that a test answers are over."""
+        self.page.unroute_all(behavior="wait")
+        self.context.close()

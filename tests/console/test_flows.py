@@ -1,0 +1,402 @@
+"""What people do with the console, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.console.browser import EXAMPLE, NARROW, Window, console
+from tests.support.server_process import ServerProcess
+
+pytestmark = [pytest.mark.console, pytest.mark.process]
+
+KEY = "a-key-of-sixteen-or-more"
+
+
+def pasted(page: Any, text: str) -> None:
+    page.click("#paste")
+    page.fill("#pasted", text)
+    page.click("#use-pasted")
+
+
+def test_the_page_begins_with_an_answered_example(window: Window) -> None:
+    page = window.open()
+    page.locator(".answer .label").wait_for()
+    assert page.locator(".bars .number").count() == 9
+    assert page.locator("#signal path.line").count() == 12
+    page.locator("#signal rect.attention").first.wait_for()
+    assert page.locator("#version").input_value() == "2"
+
+
+def test_recordings_that_are_pasted_are_answered_as_in_the_readme(window: Window) -> None:
+    page = window.open()
+    pasted(page, EXAMPLE.read_text())
+    page.locator(".answer .label", has_text="probability 0.9997").wait_for()
+    assert page.locator("#choice").is_visible()
+    page.select_option("#chosen", "2")
+    page.locator(".answer .label", has_text="probability 0.9999").wait_for()
+    assert page.locator(".answer .label").inner_text().startswith("6")
+    assert "24 steps" in page.locator("#sequence-note").inner_text()
+
+
+@pytest.mark.parametrize("text", ["{", "1,2\n3", '[[1, "x"]]', "one two", ""])
+def test_what_is_pasted_wrong_is_told_and_the_sequence_stays(window: Window, text: str) -> None:
+    page = window.open()
+    before = page.locator("#length").input_value()
+    pasted(page, text)
+    page.locator("#sequence-note.problem").wait_for()
+    assert page.locator("#length").input_value() == before
+
+
+def test_steps_are_left_out_by_a_click_and_come_back_by_another(window: Window) -> None:
+    page = window.open()
+    page.locator(".answer .label").wait_for()
+    box = page.locator("#signal").bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + 80)
+    page.mouse.click(*middle)
+    page.locator(".answer .facts li", has_text="1 left out").wait_for()
+    assert "1 left out" in page.locator("#sequence-note").inner_text()
+    page.mouse.click(*middle)
+    page.locator("#sequence-note", has_not_text="left out").wait_for()
+
+
+def test_a_drag_leaves_a_range_out(window: Window) -> None:
+    page = window.open()
+    page.locator(".answer .label").wait_for()
+    box = page.locator("#signal").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 80)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 80)
+    page.mouse.up()
+    said = page.locator("#sequence-note").inner_text()
+    assert int(said.split(" left out")[0].split("· ")[-1]) > 2
+
+
+def test_everything_at_the_picture_can_be_done_with_keys(window: Window) -> None:
+    page = window.open()
+    page.locator(".answer .label").wait_for()
+    signal = page.locator("#signal")
+    signal.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert signal.get_attribute("aria-valuetext").startswith("step 2 of")
+    before = signal.get_attribute("aria-valuetext")
+    page.keyboard.press("ArrowUp")
+    assert signal.get_attribute("aria-valuetext") != before
+    page.keyboard.press("Space")
+    assert "left out" in signal.get_attribute("aria-valuetext")
+    page.keyboard.press("Space")
+    page.keyboard.press("Delete")
+    page.locator(".answer .problem").wait_for()  # the model refuses missing values
+    assert "1 values missing, which this model refuses" in page.locator("#sequence-note").inner_text()
+    assert "step 2, value 1" in page.locator(".answer .facts").inner_text()
+
+
+def test_a_curve_is_drawn_with_the_pointer(window: Window) -> None:
+    page = window.open()
+    page.locator(".answer .label").wait_for()
+    page.select_option("#drawn", "3")
+    before = page.locator("#signal path.line").nth(3).get_attribute("d")
+    box = page.locator("#signal").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 150, steps=5)
+    page.mouse.up()
+    assert page.locator("#signal path.line").nth(3).get_attribute("d") != before
+    assert "left out" not in page.locator("#sequence-note").inner_text()
+
+
+def test_a_feature_that_is_masked_is_refused_by_name_of_the_reason(window: Window) -> None:
+    page = window.open()
+    page.locator("#features button").first.click()
+    page.locator(".answer .problem").wait_for()
+    assert page.locator("#features button").first.get_attribute("aria-pressed") == "true"
+
+
+def test_files_are_read(window: Window, tmp_path: Path) -> None:
+    steps = json.loads(EXAMPLE.read_text())["sequences"][0]
+    steps = steps["steps"] if isinstance(steps, dict) else steps
+    (tmp_path / "a.csv").write_text("\n".join(",".join(map(str, step)) for step in steps))
+    lines = [json.dumps({"id": name, "steps": steps, "label": "1"}) for name in ("first", "second")]
+    (tmp_path / "b.jsonl").write_text("\n".join(lines))
+    columns = ":".join(",".join(str(step[feature]) for step in steps) for feature in range(12))
+    (tmp_path / "c.ts").write_text(f"@classLabel true 1\n@data\n{columns}:1\n")
+    (tmp_path / "d.json").write_text(EXAMPLE.read_text())
+    page = window.open()
+    for name, choices in (("a.csv", 0), ("b.jsonl", 2), ("c.ts", 0), ("d.json", 3)):
+        page.click("#invent")
+        page.set_input_files("#file", tmp_path / name)
+        page.locator("#sequence-note", has_text=f"{len(steps)} steps").wait_for()
+        page.locator(".answer .label", has_text="probability 0.9997").wait_for()
+        assert page.locator("#choice").is_visible() == bool(choices)
+    (tmp_path / "e.csv").write_text("1,x\n2,y\n")
+    page.set_input_files("#file", tmp_path / "e.csv")
+    page.locator("#sequence-note.problem", has_text="is no number").wait_for()
+
+
+@pytest.mark.parametrize("added", ["padding", "junk", "neighbours"])
+def test_the_slider_shows_that_the_answer_stays(window: Window, added: str) -> None:
+    page = window.open()
+    page.check(f"input[name=added][value={added}]", force=True)
+    page.click("#sweep")
+    page.locator("#padding-verdict.good", has_text="1, 2, 4, 8, 16, 32, 48, 63").wait_for()
+    assert "same to the last digit" in page.locator("#padding-verdict").inner_text()
+    assert page.locator("#padding-picture circle").count() == 9
+    assert page.locator("#padding-picture circle.moved").count() == 0
+    page.click("#invent")
+    page.locator("#padding-verdict", has_text="Move the slider").wait_for()
+
+
+def test_the_slider_tells_an_answer_that_moves(window: Window) -> None:
+    page = window.page
+
+    def leak(route: Any) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        document["predictions"][0]["probabilities"][0] += 1e-7 * route.request.post_data.count("false")
+        route.fulfill(response=answer, json=document)
+
+    page.route("**/predict", leak)
+    window.open()
+    page.click("#sweep")
+    page.locator("#padding-verdict.bad", has_text="a probability moves by").wait_for()
+
+
+def test_two_versions_stand_side_by_side(window: Window) -> None:
+    page = window.open()
+    page.select_option("#other", "japanese-vowels/1")
+    page.locator(".answer").nth(1).wait_for()
+    page.locator(".answer .facts li", has_text="the same digits as the other version").wait_for()
+    assert [each.inner_text() for each in page.locator(".answer h3").all()] == [
+        "japanese-vowels, version 2",
+        "japanese-vowels, version 1",
+    ]
+
+
+def test_the_copied_calls_give_the_answer_of_the_page(window: Window) -> None:
+    page = window.open()
+    page.locator(".answer .label").wait_for()
+    seen = page.locator(".bars .number").all_inner_texts()
+    page.click("#copy-curl")
+    page.locator("#copied", has_text="Copied as curl").wait_for()
+    command = page.evaluate("navigator.clipboard.readText()")
+    said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    (prediction,) = json.loads(said.stdout)["predictions"]
+    assert [float(each) for each in seen] == pytest.approx(prediction["probabilities"], rel=0.06, abs=1e-4)
+    page.click("#copy-python")
+    page.locator("#copied", has_text="Copied as Python").wait_for()
+    program = page.evaluate("navigator.clipboard.readText()")
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert prediction["label"] in said.stdout
+
+
+def test_batches_are_seen_as_they_run(window: Window) -> None:
+    page = window.open("live")
+    page.locator("#live-state", has_text="live").wait_for()
+    page.click("#burst")
+    page.locator("#burst-note", has_text="100 sequences of").wait_for()
+    page.wait_for_function("document.querySelector('#figures dd').textContent.replace(/\\D/g, '') > 0")
+    page.wait_for_function("document.querySelector('#batches').getAttribute('aria-label').includes('the newest has')")
+    assert "batches; half of them" in page.locator("#costs").get_attribute("aria-label")
+    assert "runner-0" in page.locator("#runners").get_attribute("aria-label")
+    page.click("#pause")
+    page.locator("#live-state", has_text="paused").wait_for()
+
+
+def test_a_view_that_nobody_looks_at_is_closed(window: Window, server: ServerProcess) -> None:
+    page = window.open("live")
+    page.locator("#live-state", has_text="live").wait_for()
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/console/live")):
+        page.click("#to-models")
+    page.locator("#served table").wait_for()
+
+
+def test_models_promises_and_refusals_are_listed(window: Window) -> None:
+    page = window.open("models")
+    table = page.locator("#served table")
+    assert "the same bits in every batch" in table.inner_text()
+    assert table.locator("tbody tr").count() == 2
+    page.locator("#refused li", has_text="japanese-vowels/3").wait_for()
+
+
+def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Any, server: ServerProcess) -> None:
+    window = Window(browser, server.url, NARROW)
+    for part in ("predict", "live", "models"):
+        page = window.open(part)
+        if part == "predict":
+            page.locator(".answer .label").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+    window.close()
+    assert window.troubles == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("part", ["predict", "live", "models"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_axe_finds_nothing(browser: Any, server: ServerProcess, scheme: str, part: str, width: int) -> None:
+    size = {"width": width, "height": 900}
+    window = Window(browser, server.url, size, color_scheme=scheme, reduced_motion="reduce")
+    page = window.open(part)
+    if part == "predict":
+        page.locator(".answer .label").wait_for()
+        page.click("#paste")
+        page.click("#sweep")
+        page.locator("#padding-verdict.good").wait_for()
+        page.locator("#features button").first.click()
+        page.locator(".answer .problem").wait_for()
+    elif part == "live":
+        page.locator("#live-state", has_text="live").wait_for()
+    found = window.violations()
+    window.close()
+    assert found == []
+
+
+def test_the_colours_can_be_chosen(window: Window) -> None:
+    page = window.open()
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(paper)
+    page.click("#theme")
+    assert page.evaluate(paper) == light
+    page.click("#theme")
+    assert page.evaluate(paper) != light
+
+
+def test_where_keys_are_set_the_page_asks_for_one_and_forgets_it(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"{KEY}\n")
+    with console(tmp_path, "--api-keys-file", str(tmp_path / "keys")) as server:
+        window = Window(browser, server.url)
+        page = window.page
+        page.goto(server.url)
+        page.locator("#key-dialog[open]").wait_for()
+        assert window.violations() == []
+        page.fill("#key", "not-the-key-at-all")
+        page.keyboard.press("Enter")
+        page.locator("#key-note", has_text="Not this one").wait_for()
+        page.fill("#key", KEY)
+        page.keyboard.press("Enter")
+        page.locator(".answer .label").wait_for()
+        page.click("#to-live")
+        page.locator("#live-state", has_text="live").wait_for()
+        page.click("#to-predict")
+        assert "$LENGTHWISE_KEY" in page.locator("#code").inner_text()
+        assert KEY not in page.content()
+        kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])")
+        assert KEY not in kept
+        page.reload()
+        page.locator("#key-dialog[open]").wait_for()
+        window.close()
+        assert window.troubles == []
+
+
+def test_a_server_that_ends_is_told(browser: Any, tmp_path: Path) -> None:
+    with console(tmp_path) as server:
+        window = Window(browser, server.url)
+        page = window.open("live")
+        page.locator("#live-state", has_text="live").wait_for()
+        server.terminate()
+        assert server.end() == 0
+        page.locator("#trouble", has_text="does not answer").wait_for()
+        assert page.locator("#status").inner_text() == "no answer"
+        window.close()
+
+
+def imagined(window: Window, model: dict[str, Any], prediction: dict[str, Any]) -> Any:
+    """The page of a service whose model has another task: its answers are written here."""
+
+    def state(route: Any) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        document["models"] = [document["models"][0] | {"mean": None, "std": None, "feature_names": None} | model]
+        route.fulfill(response=answer, json=document)
+
+    def predict(route: Any) -> None:
+        sent = json.loads(route.request.post_data)
+        document = {"model": sent["model"], "version": sent["version"], "labels": model["labels"]}
+        route.fulfill(json=document | {"predictions": [prediction] * len(sent["sequences"])})
+
+    window.page.route("**/console/state", state)
+    window.page.route("**/predict", predict)
+    return window.open()
+
+
+def test_without_a_model_the_page_says_so(window: Window) -> None:
+    page = window.page
+
+    def state(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"models": [], "reason": "no version is good"})
+
+    page.route("**/console/state", state)
+    window.open()
+    page.locator("#sequence-note.problem", has_text="No model is served now").wait_for()
+    page.click("#to-live")
+    page.click("#burst")
+    page.locator("#burst-note", has_text="No model is served").wait_for()
+    page.click("#to-models")
+    page.locator("#served", has_text="no version is good").wait_for()
+
+
+def test_the_keyboard_can_skip_to_the_content(window: Window) -> None:
+    page = window.open("models")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    assert page.locator("#models-part").is_visible()
+    page.reload()
+    page.locator("#predict-part").wait_for()
+
+
+def test_a_file_larger_than_the_server_takes_is_not_sent(window: Window, tmp_path: Path) -> None:
+    (tmp_path / "large.csv").write_bytes(b"1,2\n" * 5_000_000)
+    page = window.open()
+    page.set_input_files("#file", tmp_path / "large.csv")
+    page.locator("#sequence-note.problem", has_text="the server takes 16,777,216").wait_for()
+
+
+def test_a_model_of_several_labels_names_those_that_it_assigns(window: Window) -> None:
+    labels = [f"label {number}" for number in range(20)]
+    prediction = {"assigned": ["label 3", "label 7"], "probabilities": [0.1] * 3 + [0.9] + [0.1] * 16, "length": 4}
+    page = imagined(window, {"task": "multi-label", "labels": labels, "attention": False}, prediction)
+    page.locator(".answer .label", has_text="label 3, label 7").wait_for()
+    assert page.locator(".bars .number").count() == 12
+    assert "12 most probable of 20" in page.locator("#answers").inner_text()
+    assert window.violations() == []
+
+
+def test_a_model_with_an_answer_for_each_step_shows_them_along_the_steps(window: Window) -> None:
+    steps = ["a", "b", None, "b"]
+    prediction = {
+        "step_labels": steps,
+        "step_scores": [0.9, 0.8, None, 0.7],
+        "probabilities": [[0.9, 0.1], [0.2, 0.8], None, [0.3, 0.7]],
+        "length": 3,
+    }
+    page = imagined(window, {"task": "per-step", "labels": ["a", "b"], "attention": False}, prediction)
+    page.locator(".answer .label", has_text="2 of 3 steps").wait_for()
+    assert page.locator(".step-labels rect").count() == len(steps)
+    page.click("#sweep")
+    page.locator("#padding-verdict.good", has_text="same to the last digit").wait_for()
+    assert window.violations() == []
+
+
+def test_a_model_of_tokens_takes_ids(window: Window) -> None:
+    prediction = {"label": "a", "score": 0.6, "probabilities": [0.6, 0.4], "length": 3, "attention": [0.2, 0.3, 0.5]}
+    model = {"input": "tokens", "features": None, "vocabulary": 100, "labels": ["a", "b"]}
+    page = imagined(window, model, prediction)
+    page.locator(".answer .label", has_text="a").wait_for()
+    pasted(page, "5 17 99")
+    page.locator("#sequence-note", has_text="3 steps (tokens)").wait_for()
+    assert page.locator("#signal text.token").all_text_contents() == ["5", "17", "99"]
+    assert page.locator("#features").is_hidden()
+    page.locator("#signal").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowUp")
+    assert page.locator("#signal text.token").first.text_content() == "6"
+    page.click("#sweep")
+    page.locator("#padding-verdict.good").wait_for()
+    assert window.violations() == []

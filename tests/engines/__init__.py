@@ -1,0 +1,1 @@
+"""`lengthwise.Scorer` on engines, in an environment that has them: `make engines`."""

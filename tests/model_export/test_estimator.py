@@ -1,0 +1,205 @@
+"""`LengthwiseClassifier`: what scikit-learn asks of an estimator, with lists of arrays of different lengths."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+
+import lengthwise
+from lengthwise.errors import ConfigurationError, InvalidSequences
+from lengthwise_export import LengthwiseClassifier
+from tests.support.specs import separable
+
+ROCKET: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"kind": "rocket", "kernels": 84}}
+TINY: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"hidden": 8, "layers": 1}}
+
+_SHORTER = "a row of an array is a sequence of one feature: fewer columns are shorter sequences, which are answered"
+NOT_PASSED = {
+    "check_n_features_in": "n_features_in_ is the number of values of a step, which is 1 for the rows of an array",
+    "check_n_features_in_after_fitting": _SHORTER,
+    "check_classifiers_train": _SHORTER,
+    "check_dtype_object": "a text in the place of a number is a ValueError that names the sequence, not a TypeError",
+    "check_estimators_empty_data_messages": "an array without columns is named as sequences without steps",
+}
+"""The checks of scikit-learn that make no sense here, each with the reason."""
+
+
+QUICK_CHECKS = {
+    "check_dict_unchanged",
+    "check_do_not_raise_errors_in_init_or_set_params",
+    "check_estimator_cloneable",
+    "check_estimator_sparse_array",
+    "check_estimator_tags_renamed",
+    "check_estimators_nan_inf",
+    "check_estimators_unfitted",
+    "check_fit2d_predict1d",
+    "check_get_params_invariance",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_requires_y_none",
+    "check_set_params",
+}
+
+
+def data(count: int = 24, seed: int = 0) -> tuple[list[Any], list[str]]:
+    records = separable(count, seed=seed)
+    return [record.steps for record in records], [str(record.label) for record in records]
+
+
+@pytest.mark.long
+@parametrize_with_checks(
+    [LengthwiseClassifier(ROCKET)], expected_failed_checks=lambda _estimator: NOT_PASSED, xfail_strict=True
+)
+def test_a_check_of_scikit_learn_holds(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def test_the_quick_checks_of_scikit_learn_hold() -> None:
+    done = []
+    for estimator, check in estimator_checks_generator(LengthwiseClassifier(ROCKET)):
+        if check.func.__name__ in QUICK_CHECKS:
+            check(estimator)
+            done.append(check.func.__name__)
+    assert {*done} == QUICK_CHECKS
+
+
+def test_sequences_of_different_lengths_are_learned_and_answered() -> None:
+    X, y = data()
+    classifier = LengthwiseClassifier(ROCKET).fit(X, y)
+    assert classifier.classes_.tolist() == ["a", "b"]
+    assert classifier.n_features_in_ == 3
+    probabilities = classifier.predict_proba(X)
+    assert probabilities.shape == (24, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
+    assert classifier.score(X, y) > 0.9
+    alone = np.concatenate([classifier.predict_proba([steps]) for steps in X])
+    np.testing.assert_allclose(alone, probabilities, atol=1e-6)
+
+
+def test_labels_keep_their_type_and_order() -> None:
+    X, y = data()
+    numbers = np.where(np.array(y) == "a", 10, 9)
+    classifier = LengthwiseClassifier(ROCKET).fit(X, numbers)
+    assert classifier.classes_.tolist() == [9, 10]
+    assert classifier.predict(X).dtype == numbers.dtype
+    assert {*classifier.spec_["output"]["labels"]} == {"9", "10"}
+    flags = LengthwiseClassifier(ROCKET).fit(X, numbers == 9)
+    assert flags.predict(X[:1]).dtype == bool
+
+
+def test_it_is_validated_and_searched_as_any_other() -> None:
+    X, y = data()
+    assert cross_val_score(LengthwiseClassifier(ROCKET), X, y, cv=2).mean() > 0.8
+    assert cross_val_predict(LengthwiseClassifier(ROCKET), X, y, cv=2).shape == (24,)
+    search = GridSearchCV(LengthwiseClassifier(ROCKET), {"calibration": [True, False]}, cv=2)
+    search.fit(X, y)
+    assert search.best_params_["calibration"] in (True, False)
+    first, second, one, other = train_test_split(X, y, stratify=y, random_state=0)
+    assert LengthwiseClassifier(ROCKET).fit(first, one).score(second, other) > 0.5
+    twice = FunctionTransformer(lambda sequences: [2 * steps for steps in sequences])
+    assert make_pipeline(twice, LengthwiseClassifier(ROCKET)).fit(X, y).predict(X).shape == (24,)
+
+
+def test_it_is_cloned_pickled_and_set() -> None:
+    X, y = data()
+    classifier = LengthwiseClassifier(ROCKET, random_state=3).fit(X, y)
+    fresh = clone(classifier)
+    assert fresh.get_params() == classifier.get_params()
+    with pytest.raises(NotFittedError):
+        fresh.predict(X)
+    again = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_array_equal(again.predict_proba(X), classifier.predict_proba(X))
+    assert fresh.set_params(spec="rnn", epochs=2).spec == "rnn"
+    assert pickle.loads(pickle.dumps(fresh)).epochs == 2
+
+
+def test_a_seed_decides_and_none_takes_another() -> None:
+    X, y = data()
+    fit = [LengthwiseClassifier(ROCKET, random_state=seed).fit(X, y).predict_proba(X) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(fit[0], fit[1])
+    assert not np.array_equal(fit[0], fit[2])
+    assert LengthwiseClassifier(ROCKET, random_state=np.random.RandomState(1)).fit(X, y).score(X, y) > 0.5
+
+
+@pytest.mark.long
+def test_layers_are_searched() -> None:
+    X, y = data()
+    search = GridSearchCV(LengthwiseClassifier(epochs=1), {"spec": [TINY], "learning_rate": [1e-3, 1e-2]}, cv=2)
+    assert search.fit(X, y).best_params_["learning_rate"] in (1e-3, 1e-2)
+
+
+@pytest.mark.long
+def test_a_fit_is_shown_exported_and_loaded(tmp_path: Path) -> None:
+    X, y = data()
+    classifier = LengthwiseClassifier({**ROCKET, "input": {"normalize": "training", "max_length": 40}}).fit(X, y)
+    assert "macro F1" in classifier.report_._repr_html_()
+    published = classifier.export(tmp_path / "models" / "mine")
+    predictions = lengthwise.load(published.directory).predict(X)
+    served = np.stack([prediction.probabilities for prediction in predictions])
+    np.testing.assert_allclose(served, classifier.predict_proba(X), atol=1e-5)
+
+
+def test_missing_values_are_for_the_spec_to_decide() -> None:
+    X, y = data()
+    X[3] = X[3].copy()
+    X[3][0, 1] = np.nan
+    with pytest.raises(ValueError, match=r"sequence 3: a value is missing \(NaN\)"):
+        LengthwiseClassifier(ROCKET).fit(X, y)
+    assert LengthwiseClassifier({**ROCKET, "input": {"normalize": "training", "missing": "mean"}}).fit(X, y).predict(
+        X
+    ).shape == (24,)
+    assert LengthwiseClassifier("auto").fit(X, y).spec_["input"]["missing"] == "indicator"
+    refusing = LengthwiseClassifier(ROCKET).fit(*data())
+    with pytest.raises(InvalidSequences, match=r"sequence 3: step 0 lacks a value \(NaN\)"):
+        refusing.predict(X)
+
+
+def test_tokens_and_data_frames_are_sequences() -> None:
+    tokens = LengthwiseClassifier({**TINY, "input": {"vocabulary": 6}}, epochs=1)
+    assert tokens.fit([[1, 2, 3], [4, 5], [1, 1], [5, 4, 4]], list("abab")).predict([[1, 2]]).shape == (1,)
+    assert not hasattr(tokens, "n_features_in_")
+    frame = pandas.DataFrame(np.arange(12.0).reshape(4, 3))
+    assert LengthwiseClassifier(ROCKET).fit(frame, list("abab")).predict(frame).shape == (4,)
+    series = pandas.Series(data()[0])
+    assert LengthwiseClassifier(ROCKET).fit(series, data()[1]).predict(series).shape == (24,)
+
+
+@pytest.mark.parametrize(
+    ("options", "X", "y", "said"),
+    [
+        ({}, data(4)[0], list("aaaa"), "y holds 1 class"),
+        ({}, data(4)[0], list("ab"), "inconsistent numbers of samples"),
+        ({}, data(4)[0], [0.5, 1.5, 0.5, 1.5], "Unknown label type"),
+        ({}, [np.zeros((2, 3)), np.zeros((2, 2))] * 2, list("abab"), "sequence 1: 2 features a step"),
+        ({"spec": {"output": {"labels": ["x", "y"]}}}, data(4)[0], list("abab"), "its labels are x, y"),
+        ({"spec": {"output": {"task": "multi-label"}}}, data(4)[0], list("abab"), "one label"),
+        ({"spec": {**TINY, "input": {"long": "window"}}}, data(4)[0], list("abab"), "long = 'window'"),
+        ({"epochs": -1}, data(4)[0], list("abab"), "epochs=-1"),
+    ],
+)
+def test_what_cannot_be_fitted_says_why(options: dict[str, Any], X: Any, y: Any, said: str) -> None:
+    with pytest.raises((ValueError, ConfigurationError), match=said):
+        LengthwiseClassifier(**({"spec": TINY} | options)).fit(X, y)
+
+
+def test_what_cannot_be_answered_says_why() -> None:
+    classifier = LengthwiseClassifier(ROCKET).fit(*data())
+    for wrong, said in (
+        ([np.zeros((2, 3)), np.zeros((2, 4))], "sequence 1: 4 features a step, the model takes 3"),
+        ([np.zeros((0, 3))], "sequence 0: a sequence has at least one step"),
+        ([], "X holds 0 sequences"),
+        ([np.zeros((1025, 3))], "1025 steps"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            classifier.predict(wrong)

@@ -1,0 +1,214 @@
+"""`lengthwise_export.train` and `compare`: what the command `train` does, of sequences in memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import lengthwise
+import lengthwise_export
+from lengthwise.errors import ConfigurationError, InvalidSequences
+from lengthwise_export.cli import main
+from lengthwise_export.errors import SpecError
+from tests.support.specs import separable
+
+TINY: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"hidden": 8, "layers": 1}}
+ROCKET: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"kind": "rocket", "kernels": 84}}
+SHORT: dict[str, Any] = {**ROCKET, "input": {"normalize": "training", "max_length": 40}}
+QUICK: dict[str, Any] = {"epochs": 2, "progress": None}
+
+
+def data(count: int = 24, seed: int = 0) -> tuple[list[Any], list[str]]:
+    records = separable(count, seed=seed)
+    return [record.steps for record in records], [str(record.label) for record in records]
+
+
+def test_a_run_is_that_of_the_command(tmp_path: Path) -> None:
+    sequences, labels = data()
+    run = lengthwise_export.train(TINY, sequences, labels, out=tmp_path / "api", **QUICK)
+    (tmp_path / "tiny.toml").write_text(
+        '[input]\nfeatures = 3\nnormalize = "training"\n'
+        '[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
+    )
+    lines = [
+        json.dumps({"steps": steps.tolist(), "label": label}) for steps, label in zip(sequences, labels, strict=True)
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    words = ("train", tmp_path / "tiny.toml", tmp_path / "train.jsonl", "--out", tmp_path / "cli", "--epochs", 2)
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    ours, theirs = (
+        {path.relative_to(tmp_path / name) for path in (tmp_path / name).iterdir()} for name in ("api", "cli")
+    )
+    assert ours == theirs
+    api, cli = (_weights(tmp_path / name) for name in ("api", "cli"))
+    assert all(torch.equal(one, other) for one, other in zip(api, cli, strict=True))
+    assert run.report["training"] == json.loads((tmp_path / "cli" / "metrics.json").read_text())["training"]
+    assert run.labels == ("a", "b")
+    assert any("epochs" in reason or "validation" in reason for reason in run.reasons)
+
+
+def _weights(folder: Path) -> list[torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return list(load_file(folder / "model.safetensors").values())
+
+
+def test_a_run_is_shown_exported_and_loaded(tmp_path: Path) -> None:
+    sequences, labels = data()
+    run = lengthwise_export.train(SHORT, sequences, labels, progress=None)
+    assert "macro F1" in run._repr_html_()
+    assert "accuracy" in str(run)
+    assert repr(run).startswith("<lengthwise_export.TrainedModel of 2 labels: accuracy")
+    published = run.export(tmp_path / "models" / "mine")
+    predictions = lengthwise.load(published.directory).predict(sequences)
+    assert sum(prediction.label == label for prediction, label in zip(predictions, labels, strict=True)) >= 20
+
+
+def test_a_temporary_folder_goes_with_its_run() -> None:
+    run = lengthwise_export.train(ROCKET, *data(), progress=None)
+    folder = run.directory
+    assert (folder / "model.safetensors").is_file()
+    assert not list(folder.glob("*.png"))
+    del run
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_labels_may_be_numbers_and_are_sorted_as_numbers() -> None:
+    sequences, _ = data(30)
+    run = lengthwise_export.train(ROCKET, sequences, np.arange(30) % 3 + 9, progress=None)
+    assert run.labels == ("9", "10", "11")
+
+
+def test_a_preset_takes_features_and_longest_from_the_data() -> None:
+    random = np.random.default_rng(0)
+    sequences = [random.normal(size=(length, 1)) for length in (1500, 5, 7, 9)]
+    run = lengthwise_export.train("rocket", [steps[:, 0] for steps in sequences], list("abab"), progress=None)
+    assert run.spec["input"]["features"] == 1
+    assert run.spec["input"]["max_length"] == 1500
+    assert any("max_length = 1500" in reason for reason in run.reasons)
+
+
+def test_token_ids_need_a_vocabulary_and_numbers_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    sequences = [[1, 2, 3], [4, 5], [1, 1, 2], [5, 4]]
+    with caplog.at_level(logging.WARNING, logger="lengthwise.train"):
+        run = lengthwise_export.train(ROCKET, sequences, list("abab"), progress=None)
+    assert any("vocabulary" in warning for warning in run.warnings)
+    assert "vocabulary" in caplog.text
+    tokens = {"input": {"vocabulary": 6}, "model": {"hidden": 8, "layers": 1}}
+    assert lengthwise_export.train(tokens, sequences, list("abab"), **QUICK).spec["input"]["vocabulary"] == 6
+
+
+def test_other_sequences_choose_the_epoch_and_others_are_scored(tmp_path: Path) -> None:
+    run = lengthwise_export.train(TINY, *data(), validation=data(10, seed=1), test=data(12, seed=2), **QUICK)
+    assert [run.report[name]["answers"] for name in ("training", "validation", "test")] == [24, 10, 12]
+    assert all(epoch["validation_loss"] is not None for epoch in run.report["epochs"])
+    fixed = lengthwise_export.train(ROCKET, *data(), validation=data(10, seed=1), progress=None)
+    assert fixed.report["validation"]["answers"] == 10
+    ensemble = lengthwise_export.train(
+        TINY, *data(), validation=data(10, seed=1), ensemble=True, seeds=2, epochs=1, progress=None
+    )
+    assert ensemble.report["validation"]["answers"] == 10
+
+
+def test_a_label_for_each_step_or_several_need_the_task() -> None:
+    sequences, labels = data(8)
+    several = [[label] for label in labels]
+    with pytest.raises(ConfigurationError, match="'multi-label'"):
+        lengthwise_export.train(TINY, sequences, several, **QUICK)
+    task = {**TINY, "output": {"task": "multi-label"}}
+    assert lengthwise_export.train(task, sequences, several, **QUICK).report["task"] == "multi-label"
+    task = {**TINY, "output": {"task": "per-step"}}
+    each = [[label] * len(steps) for steps, label in zip(sequences, labels, strict=True)]
+    assert lengthwise_export.train(task, sequences, each, **QUICK).report["task"] == "per-step"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ([np.zeros((3, 2)), np.zeros((0, 2))], "sequence 1: a sequence has at least one step"),
+        ([np.zeros((3, 2)), np.zeros((3, 4))], "sequence 1: 4 features a step, the sequences before have 2"),
+        ([np.zeros((3, 2)), np.full((3, 2), np.inf)], "sequence 1: step 0 holds an infinite number"),
+        ([np.zeros((3, 2)), [["a", "b"]]], "sequence 1: numbers are wanted"),
+        (
+            [np.zeros((3, 2)), np.full((3, 2), np.nan)],
+            r"sequence 1: a value is missing \(NaN\), and input.missing = 'refuse'",
+        ),
+        ([np.zeros((3, 2)), 7.0], "sequence 1: .*put a single sequence in a list too"),
+        ("ab", "a list is wanted, this is a str"),
+    ],
+)
+def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
+    with pytest.raises(InvalidSequences, match=said) as refused:
+        lengthwise_export.train(TINY, wrong, ["a", "b"], **QUICK)
+    assert isinstance(refused.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"spec": "rokcet"}, "did you mean rocket"),
+        ({"spec": "absent.toml"}, "cannot be read"),
+        ({"spec": {"model": "rocket"}}, "'model' is no table"),
+        ({"spec": {"model": {"hiden": 8}}}, "hidden"),
+        ({"labels": ["a"]}, "4 sequences and 1 labels"),
+        ({"labels": [0.5, 1.0, 0.5, 1.0]}, "label 0 is '0.5', a float"),
+        ({"epochs": 0}, "epochs=0: a whole number from 1 is wanted"),
+        ({"epochs": 2.5}, "epochs=2.5: a whole number from 1 is wanted"),
+        ({"learning_rate": 0}, "learning_rate=0: a number above 0 is wanted"),
+        ({"validation": 1.0}, "validation=1.0: a number from 0 and below 1 is wanted"),
+        ({"validation": [1, 2, 3]}, r"validation: a pair \(sequences, labels\) is wanted"),
+        ({"calibration": 1}, "calibration=1: True or False is wanted"),
+        ({"threads": 0}, "threads=0"),
+        ({"progress": "loud"}, "progress='loud'"),
+        ({"spec": ROCKET, "epochs": 3}, "epochs has no meaning with kind = 'rocket'"),
+    ],
+)
+def test_a_wrong_option_says_what_is_wanted(options: dict[str, Any], said: str) -> None:
+    sequences, labels = data(4)
+    given = {"spec": TINY, "sequences": sequences, "labels": labels, "epochs": 1, "progress": None} | options
+    if given["spec"] == ROCKET and "epochs" not in options:
+        del given["epochs"]
+    with pytest.raises((ConfigurationError, SpecError), match=said):
+        lengthwise_export.train(**given)
+
+
+def test_a_folder_that_holds_a_run_is_kept(tmp_path: Path) -> None:
+    lengthwise_export.train(ROCKET, *data(), out=tmp_path / "run", progress=None)
+    with pytest.raises(ConfigurationError, match="overwrite=True"):
+        lengthwise_export.train(ROCKET, *data(), out=tmp_path / "run", progress=None)
+    lengthwise_export.train(ROCKET, *data(), out=tmp_path / "run", overwrite=True, progress=None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        lengthwise_export.train(ROCKET, *data(), out=tmp_path / "file" / "run", progress=None)
+
+
+def test_progress_is_told_and_torch_is_left_as_it_was() -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state(), torch.get_num_threads()
+    lines: list[str] = []
+    lengthwise_export.train(TINY, *data(), epochs=2, threads=1, progress=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["1 of 2 epochs", "2 of 2 epochs"]
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == torch.get_num_threads()
+
+
+def test_two_runs_are_compared_as_objects_and_folders(tmp_path: Path) -> None:
+    first = lengthwise_export.train(ROCKET, *data(), test=data(10, seed=3), progress=None)
+    second = lengthwise_export.train(TINY, *data(), test=data(10, seed=3), out=tmp_path / "run", **QUICK)
+    found = lengthwise_export.compare(first, tmp_path / "run")
+    assert found.split == "test"
+    assert "accuracy" in str(found)
+    assert "<table>" in found._repr_html_()
+    assert lengthwise_export.compare(second, second).verdict.startswith("no clear difference")
+    with pytest.raises(ConfigurationError, match=r"holds no metrics\.json"):
+        lengthwise_export.compare(first, tmp_path / "absent")

@@ -1,0 +1,618 @@
+"""The clients: what they take, what they send, how they split and retry, and what their errors say."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pandas
+import pyarrow as pa
+import pytest
+import trustme
+
+import lengthwise
+from lengthwise import errors
+from lengthwise.client.answers import error_of, seconds_of
+from lengthwise.decoding import arrow_stream
+from tests.support.arrow_streams import ARROW
+from tests.support.numpy_models import MANIFESTS, Service, manifest, model, serving
+
+STEPS = np.float32([[0.1, 2.0], [3.0, 4.5], [5.0, -1.0]])
+
+
+def client_of(service: Service, **options: Any) -> lengthwise.AsyncClient:
+    return lengthwise.AsyncClient("http://service", transport=httpx.ASGITransport(service.app), **options)
+
+
+def fields(prediction: lengthwise.Prediction) -> dict[str, Any]:
+    """A prediction as values that can be compared, arrays by their bits."""
+    found = {name: getattr(prediction, name) for name in prediction.__slots__}
+    return {
+        name: (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+        for name, value in found.items()
+        if name != "windows"
+    } | {"windows": None if prediction.windows is None else len(prediction.windows)}
+
+
+# What callers pass.
+
+
+def forms_of_three() -> dict[str, Any]:
+    """The same three sequences in every form."""
+    arrays = [STEPS, STEPS[:1], STEPS[1:]]
+    frame = pandas.DataFrame(np.concatenate(arrays), columns=["x", "y"])
+    frame["of"] = ["p"] * 3 + ["q"] + ["r"] * 2
+    column = pa.array([array.tolist() for array in arrays], pa.list_(pa.list_(pa.float32())))
+    return {
+        "lists": [array.tolist() for array in arrays],
+        "float32": arrays,
+        "float64": [array.astype(np.float64) for array in arrays],
+        "generator": (array for array in arrays),
+        "objects": [{"steps": array} for array in arrays],
+        "mapping": dict(zip("pqr", arrays, strict=True)),
+        "pandas groups": frame.groupby("of"),
+        "pandas groups of some columns": frame.groupby("of")[["x", "y"]],
+        "pandas tables": [rows[["x", "y"]] for _, rows in frame.groupby("of")],
+        "arrow column": column,
+        "arrow column of fixed steps": column.cast(pa.list_(pa.list_(pa.float32(), 2))),
+        "arrow column of doubles": column.cast(pa.large_list(pa.list_(pa.float64()))),
+        "arrow chunks": pa.chunked_array([column[:1], column[1:]]),
+        "arrow slice": pa.concat_arrays([column, column])[3:],
+        "arrow table": pa.table({"steps": column, "id": ["p", "q", "r"]}),
+        "arrow batch": pa.RecordBatch.from_arrays([column], names=["steps"]),
+    }
+
+
+@pytest.mark.parametrize("encoding", ["json", "arrow"])
+@pytest.mark.parametrize("form", forms_of_three())
+async def test_every_form_of_the_same_sequences_has_the_same_answer(form: str, encoding: Any) -> None:
+    async with serving(model(manifest())) as service, client_of(service, encoding=encoding) as client:
+        found = await client.predict(forms_of_three()[form], attention=True)
+        expected = await client.predict(forms_of_three()["float32"], attention=True)
+    assert (found.model, found.version, found.labels) == ("sums", "1", ("a", "b", "c"))
+    assert [one.length for one in found] == [3, 1, 2]
+    has_ids = form in ("mapping", "pandas groups", "pandas groups of some columns", "arrow table")
+    assert [one.id for one in found] == (["p", "q", "r"] if has_ids else [None] * 3)
+    for one, other in zip(found, expected, strict=True):
+        assert fields(one) | {"id": None} == fields(other)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        manifest(missing="zero"),
+        manifest(task="multi-label", missing="zero"),
+        manifest(task="per-step", missing="zero"),
+        manifest(task="per-step", missing="zero", attention=False, long="window", max_length=2),
+        manifest(long="window", max_length=2, missing="zero"),
+    ],
+    ids=lambda rules: f"{rules.task} {rules.long}",
+)
+async def test_both_encodings_have_answers_of_the_same_bits(rules: Any) -> None:
+    sequences = [
+        {"id": "a", "steps": STEPS, "step_mask": [True, False, True]},
+        {"steps": np.array([[1.0, np.nan]]), "feature_mask": np.array([True, False])},
+        {"steps": [[None, 2.5]]},
+    ]
+    attention = rules.graph.attention is not None
+    async with serving(model(rules)) as service:
+        found = []
+        for encoding in ("json", "arrow"):
+            async with client_of(service, encoding=encoding) as client:
+                found.append(await client.predict(sequences, attention=attention))
+    for one, other in zip(*found, strict=True):
+        assert fields(one) == fields(other)
+        assert one.probabilities.dtype == np.float32
+    assert found[0][0].id == "a"
+
+
+async def test_tokens_are_lists_arrays_columns_and_groups_of_whole_numbers() -> None:
+    frame = pandas.DataFrame({"of": [1, 1, 2], "token": [1, 9, 0]})
+    async with serving(model(MANIFESTS["tokens"])) as service:
+        for encoding in ("json", "arrow"):
+            async with client_of(service, encoding=encoding) as client:
+                for given in (
+                    [[1, 9], [0]],
+                    [np.int8([1, 9]), np.int8([0])],
+                    pa.array([[1, 9], [0]]),
+                    frame.groupby("of"),
+                ):
+                    assert [one.length for one in await client.predict(given)] == [2, 1]
+
+
+async def test_many_numbers_are_sent_as_arrow_and_few_as_json() -> None:
+    async with serving(model(manifest())) as service, client_of(service) as client:
+        few, many = await client.prepare([STEPS]), await client.prepare([np.zeros((300, 2))] * 10)
+        ragged = await client.prepare([np.zeros((300, 2))] * 10 + [np.zeros((3, 3))])
+        assert len(await client.predict(many)) == 10
+    assert [one.bodies[0].media_type for one in (few, many, ragged)] == ["application/json", ARROW, "application/json"]
+
+
+async def test_arrow_that_cannot_be_used_is_said_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(model(manifest())) as service, client_of(service, encoding="arrow") as client:
+        with pytest.raises(errors.ConfigurationError, match="different numbers of features"):
+            await client.prepare([np.zeros((3, 2)), np.zeros((3, 3))])
+        monkeypatch.setattr(arrow_stream, "installed", lambda: False)
+    async with serving(model(manifest())) as service, client_of(service, encoding="arrow") as client:
+        with pytest.raises(errors.ConfigurationError, match="the server reads no Arrow streams"):
+            await client.prepare([STEPS])
+
+
+# Splitting.
+
+
+async def test_sequences_are_split_by_the_limits_and_put_together_in_order() -> None:
+    rng = np.random.default_rng(0)
+    sequences = {str(number): rng.normal(size=(rng.integers(1, 9), 2)) for number in range(50)}
+    async with serving(model(manifest()), max_sequences=7) as few, serving(model(manifest())) as many:
+        async with client_of(many) as client:
+            expected = await client.predict(sequences)
+        for encoding in ("json", "arrow"):
+            async with client_of(few, encoding=encoding) as client:
+                found = await client.predict(sequences)
+            assert [one.id for one in found] == list(sequences)
+            assert list(map(fields, found)) == list(map(fields, expected))
+        samples = (await few.client.get("/metrics")).text
+    assert 'lengthwise_requests_total{code="200",model="sums",version="1"} 16.0' in samples
+
+
+@pytest.mark.parametrize("encoding", ["json", "arrow"])
+async def test_sequences_are_split_by_the_bytes_of_a_body(encoding: Any) -> None:
+    sequences = [np.full((100, 2), number / 7, dtype=np.float32) for number in range(30)]
+    options = {"max_body_bytes": 20_000}
+    async with serving(model(manifest()), **options) as service, client_of(service, encoding=encoding) as client:
+        prepared = await client.prepare(sequences)
+        found = await client.predict(prepared)
+        with pytest.raises(errors.TooLarge, match=r"sequence 1 takes .* a body of this server may have"):
+            await client.predict([STEPS, np.zeros((9000, 2))])
+    assert len(prepared.bodies) > 1
+    assert len(prepared) == 30
+    assert [one.length for one in found] == [100] * 30
+    assert all(len(body.content) <= 20_000 for body in prepared.bodies)
+
+
+async def test_a_request_takes_a_quarter_of_the_queue_at_most() -> None:
+    async with serving(model(manifest()), max_queue_cost_steps=16_384) as service, client_of(service) as client:
+        prepared = await client.prepare([np.zeros((1000, 2))] * 10)
+        assert [body.count for body in prepared.bodies] == [4, 4, 2]
+        assert len(await client.predict(prepared)) == 10
+
+
+async def test_no_sequence_is_no_request() -> None:
+    async with serving(model(manifest())) as service, client_of(service) as client:
+        for nothing in ([], {}, pa.array([], pa.list_(pa.list_(pa.float32())))):
+            assert await client.predict(nothing) == []
+
+
+async def test_a_null_row_of_a_column_is_named() -> None:
+    async with serving(model(manifest())) as service, client_of(service) as client:
+        with pytest.raises(errors.InvalidSequences) as error:
+            await client.predict(pa.array([[[1.0, 2.0]], None]))
+    assert error.value.indices == (1,)
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("encoding", ["json", "arrow"])
+async def test_pointers_become_indices_of_the_callers_sequences(encoding: Any) -> None:
+    sequences = [STEPS] * 20
+    sequences[12] = np.float32([[1, 2], [np.nan, 3]])
+    sequences[13] = np.zeros((0, 2), dtype=np.float32)
+    few = {"max_sequences": 5}
+    async with serving(model(manifest()), **few) as service, client_of(service, encoding=encoding) as client:
+        with pytest.raises(errors.InvalidSequences) as error:
+            await client.predict(sequences)
+    assert isinstance(error.value, ValueError)
+    assert error.value.indices == (12, 13)
+    assert [(one.sequence, one.step) for one in error.value.problems] == [(12, 1), (13, None)]
+    assert str(error.value).startswith("sequence 12, step 1: the model sums/1 refuses missing values")
+
+
+async def test_what_the_model_refuses_has_the_error_of_its_status() -> None:
+    async with serving(model(manifest(attention=False))) as service, client_of(service) as client:
+        with pytest.raises(errors.ModelNotFound, match="served are sums"):
+            await client.predict([STEPS], model="other")
+        with pytest.raises(errors.InvalidSequences, match="the model sums/1 has no attention"):
+            await client.predict([STEPS], attention=True)
+        with pytest.raises(errors.InvalidSequences, match="takes 2 features a step, this one has 3"):
+            await client.predict([np.zeros((2, 3))])
+        with pytest.raises(errors.ModelNotFound, match="nothing is at this path"):
+            await client.get("/nothing")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("text", "a list of arrays is wanted, this is a str"),
+        (5, "a list of arrays is wanted, this is a int"),
+        ({"steps": [[1, 2]]}, "this is one sequence; put it in a list"),
+        (pandas.DataFrame({"a": [1]}), "a pandas DataFrame is no list of sequences; group its rows"),
+        (pa.array([1, 2]), "the column 'steps' must be a list column"),
+        (pa.scalar(1), "a list array or a table is wanted"),
+        (pa.table({"other": [1]}), "unknown column 'other'"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_what_is_no_list_of_sequences_is_said(given: Any, said: str) -> None:
+    async with serving(model(manifest())) as service, client_of(service) as client:
+        with pytest.raises(errors.ConfigurationError, match=said):
+            await client.predict(given)
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        ("text", "sequence 1: "),
+        ([["a", "b"]], "sequence 1: numbers are wanted"),
+        ([[1, 2], [3]], "sequence 1: its steps have different numbers of features"),
+        (np.zeros((1, 2, 3)), r"sequence 1: \[length, features\] or \[length\] is wanted, the shape .* \[1, 2, 3\]"),
+        (np.array([[1.0, np.inf]]), "sequence 1: step 0 holds a number that is not finite as float32"),
+        (np.array([[1.0, 1.0], [1e39, 1.0]]), "sequence 1: step 1 holds a number that is not finite as float32"),
+        ({"id": 5, "steps": [[1, 2]]}, "sequence 1: an id must be a string, it is a int"),
+        ({"step": [[1, 2]]}, "sequence 1: unknown field 'step'; known are"),
+        ({"id": "a"}, "sequence 1: 'steps' is missing"),
+        ({"steps": [[1, 2]], "step_mask": [1]}, "sequence 1: step_mask must be a list of booleans"),
+        (pandas.DataFrame({"a": ["x"], "b": [1]}), "sequence 1: numbers are wanted, a column has the type"),
+    ],
+    ids=str,
+)
+async def test_a_sequence_without_numbers_is_named_before_anything_is_sent(one: Any, said: str) -> None:
+    async with serving(model(manifest())) as service, client_of(service) as client:
+        with pytest.raises(errors.InvalidSequences, match=said):
+            await client.predict([STEPS, one])
+
+
+@pytest.mark.parametrize(
+    "options", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"encoding": "xml"}, {"base_url": "x:y"}]
+)
+def test_an_argument_that_is_wrong_is_said(options: Any) -> None:
+    with pytest.raises(errors.ConfigurationError):
+        lengthwise.Client(**options)
+
+
+@pytest.mark.parametrize(
+    ("status", "title", "kind"),
+    [
+        (401, "", errors.Unauthorized),
+        (403, "", errors.Forbidden),
+        (404, "", errors.ModelNotFound),
+        (413, "", errors.TooLarge),
+        (415, "", errors.UnsupportedMedia),
+        (429, "", errors.QueueFull),
+        (500, "", errors.InferenceFailed),
+        (502, "", errors.RequestError),
+        (503, "", errors.NotReady),
+        (503, "Draining", errors.Draining),
+        (503, "Too many bytes in flight", errors.InflightFull),
+        (504, "", errors.DeadlineExceeded),
+        (400, "", errors.InvalidRequest),
+        (422, "", errors.InvalidRequest),
+    ],
+)
+def test_each_status_is_an_error(status: int, title: str, kind: type[Exception]) -> None:
+    found = error_of(status, orjson.dumps({"title": title, "detail": "why"}), "7")
+    assert type(found) is kind
+    assert "why" in str(found)
+    for content in (b"", b"<html>bad gateway</html>", b"[]", b'{"detail": 5}', b"\xff"):
+        assert type(error_of(status, content, None)).status == kind.status  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("3", 3), ("x", None), ("", None), (None, None), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)]
+)
+def test_retry_after_is_a_number_or_a_date(text: str | None, seconds: float | None) -> None:
+    assert seconds_of(text) == seconds
+
+
+# Retries.
+
+
+class Server:
+    """A transport that answers as told: each answer is a response or an error; the last one is repeated."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+        self.bodies: list[bytes] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/") and request.method == "GET":
+            return httpx.Response(200, json={"service": "lengthwise"})
+        self.requests.append(request)
+        self.bodies.append(request.content)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)
+
+
+def predictions() -> httpx.Response:
+    entry = {"label": "a", "score": 0.5, "probabilities": [0.5, 0.5], "length": 3}
+    return httpx.Response(200, json={"model": "m", "version": "1", "labels": ["a", "b"], "predictions": [entry]})
+
+
+def refused(status: int, **headers: str) -> httpx.Response:
+    return httpx.Response(
+        status, json={"detail": "no"}, headers={name.replace("_", "-"): v for name, v in headers.items()}
+    )
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits of clients, which do not happen."""
+    found: list[float] = []
+    monkeypatch.setattr("time.sleep", found.append)
+
+    async def sleep(seconds: float) -> None:
+        found.append(seconds)
+
+    monkeypatch.setattr("lengthwise.client.client.asyncio", type("asyncio", (), {"sleep": staticmethod(sleep)}))
+    return found
+
+
+def asked(server: Server, *, is_async: bool, **options: Any) -> Any:
+    """What a client returns for one sequence."""
+    if not is_async:
+        with lengthwise.Client(transport=httpx.MockTransport(server), **options) as client:
+            return client.predict([STEPS])
+
+    async def ask() -> Any:
+        async with lengthwise.AsyncClient(transport=httpx.MockTransport(server), **options) as client:
+            return await client.predict([STEPS])
+
+    return asyncio.run(ask())
+
+
+BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["Client", "AsyncClient"])
+
+
+@BOTH
+def test_a_busy_server_is_asked_again_after_retry_after(waits: list[float], is_async: bool) -> None:
+    server = Server(refused(429, retry_after="3"), refused(503, retry_after="2"), refused(503), predictions())
+    (prediction,) = asked(server, is_async=is_async)
+    assert prediction.label == "a"
+    assert len(server.requests) == 4
+    assert 3 <= waits[0] <= 3.3
+    assert 2 <= waits[1] <= 2.2
+    assert 0 < waits[2] < 1
+
+
+@BOTH
+def test_a_wait_past_the_deadline_is_not_begun(waits: list[float], is_async: bool) -> None:
+    server = Server(refused(429, retry_after="9"))
+    with pytest.raises(errors.QueueFull) as error:
+        asked(server, is_async=is_async, timeout=5)
+    assert error.value.retry_after_seconds == 9
+    assert (len(server.requests), waits) == (1, [])
+
+
+@BOTH
+@pytest.mark.parametrize("failure", [refused(500), httpx.ConnectError("refused"), httpx.ReadError("lost")], ids=str)
+def test_a_failure_is_tried_twice_more(failure: Any, waits: list[float], is_async: bool) -> None:
+    kind = errors.InferenceFailed if isinstance(failure, httpx.Response) else errors.ServerUnreachable
+    server = Server(failure)
+    with pytest.raises(kind):
+        asked(server, is_async=is_async)
+    assert (len(server.requests), len(waits)) == (3, 2)
+    assert asked(Server(failure, failure, predictions()), is_async=is_async)[0].label == "a"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 415, 422, 504])
+def test_a_refusal_that_would_come_again_is_not_tried_again(status: int, waits: list[float]) -> None:
+    server = Server(refused(status, retry_after="1"))
+    with pytest.raises(errors.RequestError):
+        asked(server, is_async=False)
+    assert (len(server.requests), waits) == (1, [])
+
+
+def test_retries_have_a_number(waits: list[float]) -> None:
+    server = Server(refused(429, retry_after="1"))
+    with pytest.raises(errors.QueueFull):
+        asked(server, is_async=False, retries=3)
+    assert (len(server.requests), len(waits)) == (4, 3)
+    with pytest.raises(errors.QueueFull):
+        asked(Server(refused(429)), is_async=False, retries=0)
+
+
+def test_no_answer_in_time_is_a_passed_deadline(waits: list[float]) -> None:
+    with pytest.raises(errors.DeadlineExceeded, match="no answer came within"):
+        asked(Server(httpx.ReadTimeout("late")), is_async=False)
+    assert waits == []
+
+
+def test_what_is_sent_again_is_the_same_and_says_what_time_is_left(waits: list[float]) -> None:
+    for encoding in ("json", "arrow"):
+        server = Server(refused(503), predictions())
+
+        def answer(request: httpx.Request, server: Server = server) -> httpx.Response:
+            if request.method == "GET":
+                return httpx.Response(200, json={"limits": {"max_sequences": 5}, "media_types": [ARROW]})
+            return server(request)
+
+        with lengthwise.Client(transport=httpx.MockTransport(answer), encoding=encoding, timeout=20) as client:
+            client.predict([STEPS])
+        first, second = server.bodies
+        if encoding == "arrow":
+            assert first == second
+            assert all("timeout_ms=" in str(request.url) for request in server.requests)
+        else:
+            assert first.partition(b"timeout_ms")[0] == second.partition(b"timeout_ms")[0]
+            left = [orjson.loads(body)["timeout_ms"] for body in (first, second)]
+            assert 20_000 >= left[0] >= left[1] > 10_000
+
+
+def test_prepared_sequences_are_encoded_once_and_sent_to_any_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(predictions())
+    with lengthwise.Client(transport=httpx.MockTransport(server)) as client:
+        prepared = client.prepare([STEPS])
+        monkeypatch.setattr(orjson, "dumps", lambda value, **_: b"{}" if isinstance(value, dict) else 1 / 0)
+        client.predict(prepared)
+        client.predict(prepared)
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, content=b"not JSON"),
+        httpx.Response(200, json={"predictions": []}),
+        httpx.Response(200, json={"model": "m", "version": "1", "labels": [], "predictions": []}),
+        httpx.Response(200, content=b"not Arrow", headers={"content-type": ARROW}),
+    ],
+    ids=["no JSON", "no model", "too few", "no Arrow"],
+)
+def test_an_answer_that_is_none_is_said(answer: httpx.Response, waits: list[float]) -> None:
+    with pytest.raises(errors.InferenceFailed):
+        asked(Server(answer), is_async=False)
+
+
+def test_a_model_whose_labels_change_during_a_call_is_said(waits: list[float]) -> None:
+    other = httpx.Response(200, json=orjson.loads(predictions().content) | {"version": "2", "labels": ["x", "y"]})
+    server = Server(predictions(), other)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        front = httpx.Response(200, json={"limits": {"max_sequences": 1}})
+        return front if request.method == "GET" else server(request)
+
+    with (
+        lengthwise.Client(transport=httpx.MockTransport(answer)) as client,
+        pytest.raises(errors.InferenceFailed, match="from version 1 to version 2, which has other labels"),
+    ):
+        client.predict([STEPS, STEPS])
+
+
+def test_a_front_that_says_no_limits_has_the_defaults(waits: list[float]) -> None:
+    answers = [
+        httpx.Response(200, content=b"<html>", headers={"content-type": "text/html"}),
+        httpx.Response(200, content=b"{", headers={"content-type": "application/json"}),
+        httpx.Response(200, json={"limits": {"max_sequences": "7", "max_body_bytes": -1}}),
+        httpx.Response(404),
+    ]
+    for front in answers:
+
+        def answer(request: httpx.Request, front: httpx.Response = front) -> httpx.Response:
+            given = front if request.method == "GET" else predictions()
+            return httpx.Response(given.status_code, content=given.content, headers=given.headers)
+
+        with lengthwise.Client(transport=httpx.MockTransport(answer)) as client:
+            assert client.predict([STEPS])[0].label == "a"
+            assert len(client.prepare([STEPS] * 1025).bodies) == 2
+
+
+# Addresses and keys.
+
+
+def test_the_key_is_sent_and_not_shown() -> None:
+    server = Server(predictions())
+    with lengthwise.Client("http://host/prefix", key="secret", transport=httpx.MockTransport(server)) as client:
+        client.predict([STEPS])
+        assert "secret" not in repr(client)
+    assert server.requests[0].headers["authorization"] == "Bearer secret"
+    assert str(server.requests[0].url) == "http://host/prefix/predict"
+
+
+async def test_a_wrong_key_is_refused() -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        return refused(401)
+
+    async with lengthwise.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        with pytest.raises(errors.Unauthorized):
+            await client.predict([STEPS])
+
+
+@contextmanager
+def https_server(authority: trustme.CA) -> Iterator[str]:
+    """A server over TLS that answers as `predictions` does."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(b"{}")
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.answer(predictions().content)
+
+        def answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with http.server.HTTPServer(("localhost", 0), Handler) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"https://localhost:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_certificate_is_verified() -> None:
+    authority = trustme.CA()
+    trusted = ssl.create_default_context()
+    authority.configure_trust(trusted)
+    with https_server(authority) as address:
+        with lengthwise.Client(address, verify=trusted) as client:
+            assert client.predict([STEPS])[0].label == "a"
+        with (
+            lengthwise.Client(address, retries=0) as client,
+            pytest.raises(errors.ServerUnreachable, match="certificate"),
+        ):
+            client.predict([STEPS])
+
+
+# What is imported.
+
+
+def test_a_client_needs_no_runtime_and_says_what_it_needs() -> None:
+    program = """
+import sys
+sys.modules["onnxruntime"] = None
+import lengthwise
+client = lengthwise.Client("http://localhost:1", retries=0)
+try:
+    client.predict([[[1.0]]])
+except lengthwise.errors.ServerUnreachable:
+    pass
+print([name for name in ("onnxruntime", "fastapi", "uvicorn", "pandas", "pyarrow", "grpc") if sys.modules.get(name)])
+sys.modules["httpx"] = None
+try:
+    lengthwise.Client()
+except lengthwise.errors.ConfigurationError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    none, said = done.stdout.splitlines()
+    assert none == "[]"
+    assert said.startswith("a client needs httpx: pip install 'lengthwise[client]'")
+
+
+async def test_other_paths_are_called_with_get_and_post() -> None:
+    async with serving(model(manifest())) as service, client_of(service) as client:
+        assert await client.get("/livez") == "ok"
+        assert (await client.get("/v2/models/sums"))["name"] == "sums"
+        answer = await client.post("/v1/models/sums:predict", {"instances": [STEPS]})
+        assert answer["predictions"][0]["length"] == 3
+        with pytest.raises(errors.InvalidRequest, match="'instances' is missing"):
+            await client.post("/v1/models/sums:predict", {})

@@ -1,0 +1,188 @@
+"""The console over HTTP: its files and their policy, who gets it, what it says, where it is, and turning it off."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from lengthwise import look
+from lengthwise.console import page
+from lengthwise.http.app import make_admin_app
+from lengthwise.repository.contents import Refusal
+from tests.support.numpy_models import manifest, model, serving
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+KEY = "a-key-of-sixteen-or-more"
+BEARER = {"authorization": f"Bearer {KEY}"}
+GOOD: dict[str, Any] = {"sequences": [[[1, 3]]]}
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(f"{KEY}\n")
+    return path
+
+
+def _asked(text: str) -> set[str]:
+    """What a page loads from its own server."""
+    return set(re.findall(r'<(?:link|script|img)[^>]* (?:href|src)="([^"]+)"', text))
+
+
+async def test_a_browser_gets_the_console_and_all_that_it_loads() -> None:
+    async with serving(model(manifest())) as service:
+        front = await service.client.get("/", headers=BROWSER)
+        assert front.headers["content-type"] == "text/html; charset=utf-8"
+        assert front.headers["vary"] == "accept"
+        asked = _asked(front.text)
+        assert "console/main.js" in asked
+        for place in asked:
+            assert (await service.client.get(f"/{place}")).status_code == 200
+        for address in re.findall(r'<a href="([a-z][^"]*)">', front.text):
+            assert (await service.client.get(f"/{address}")).status_code == 200
+
+
+async def test_programs_get_json_at_the_root() -> None:
+    async with serving(model(manifest())) as service:
+        for accept in ("*/*", "application/json", ""):
+            answer = await service.client.get("/", headers={"accept": accept})
+            found = answer.json()
+            assert found.keys() == {"service", "predict", "docs", "openapi", "health", "media_types", "limits"}
+            assert (found["predict"], found["health"]) == ("/predict", "/healthz")
+
+
+@pytest.mark.parametrize("path", ["/", *(f"/console/{name}" for name in sorted(page.names()))])
+async def test_every_file_has_the_strict_policy_and_an_etag_of_its_bytes(path: str) -> None:
+    async with serving(model(manifest())) as service:
+        answer = await service.client.get(path, headers=BROWSER)
+        again = await service.client.get(
+            path, headers={**BROWSER, "if-none-match": f'"other", {answer.headers["etag"]}'}
+        )
+        other = await service.client.get(path, headers={**BROWSER, "if-none-match": '"other"'})
+    assert answer.status_code == 200
+    policy = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["content-security-policy"] == answer.headers["content-security-policy"]
+    assert (other.status_code, other.content) == (200, answer.content)
+
+
+def test_no_file_contains_what_the_policy_forbids_or_names_another_host() -> None:
+    texts = {name: page.file(name).content.decode() for name in page.names()}
+    texts["index.html"] = page.page(()).content.decode()
+    for name, text in texts.items():
+        foreign = set(re.findall(r"https?://[^\s\"'`<>)]+", text)) - {"http://www.w3.org/2000/svg"}
+        assert foreign == set(), name
+        assert "eval(" not in text
+        assert "innerHTML" not in text
+    html = texts["index.html"]
+    assert not re.search(r"\son[a-z]+=|\sstyle=|<style|<script(?![^>]* src=)|javascript:", html)
+
+
+def test_the_page_stays_small() -> None:
+    sizes = {name: len(page.file(name).content) for name in page.names()}
+    assert sum(sizes.values()) < 120_000
+    assert all(text.count(b"\n") < 330 for text in (page.file(name).content for name in page.names()))
+
+
+def test_the_shared_look_is_one_file() -> None:
+    assert page.file("look.css").content.decode() == look.style()
+
+
+@pytest.mark.parametrize(
+    "name", ["index.html", "page.py", "../page.py", "%2e%2e/page.py", "..%2fpage.py", "", "main.js/", "nothing.js"]
+)
+async def test_nothing_else_is_a_file_of_the_console(name: str) -> None:
+    async with serving(model(manifest())) as service:
+        assert (await service.client.get(f"/console/{name}")).status_code == 404
+
+
+async def test_the_state_says_what_is_served_refused_and_allowed() -> None:
+    refused = Refusal("broken/1", "its golden sequences do not hold")
+    async with serving(model(manifest(missing="zero")), refused=[refused], max_sequences=7) as service:
+        answer = await service.client.get("/console/state")
+        state = answer.json()
+    assert answer.headers["cache-control"] == "no-store"
+    assert state["refused"] == [{"model": "broken/1", "reason": "its golden sequences do not hold"}]
+    (served,) = state["models"]
+    assert (served["model"], served["version"], served["features"], served["missing"]) == ("sums", "1", 2, "zero")
+    assert {"promise", "mean", "std", "feature_names", "threshold", "min_length", "max_length"} <= served.keys()
+    assert state["limits"]["max_sequences"] == 7
+    assert (state["predict"], state["public_port"], state["keys"]) == ("predict", None, False)
+
+
+def test_reading_files_is_loaded_by_nobody_who_uploads_none() -> None:
+    program = "import sys, lengthwise.http.app; print([name for name in sys.modules if 'upload' in name])"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+async def test_it_can_be_turned_off() -> None:
+    async with serving(model(manifest()), console=False) as service:
+        front = await service.client.get("/", headers=BROWSER)
+        assert front.status_code == 200
+        assert "<script" not in front.text
+        assert "/docs" in front.text
+        for path in ("/console/main.js", "/console/state", "/console/live"):
+            assert (await service.client.get(path)).status_code == 404
+        admin = httpx.ASGITransport(make_admin_app(service.serving))
+        async with httpx.AsyncClient(transport=admin, base_url="http://admin") as client:
+            assert (await client.get("/", headers=BROWSER)).status_code == 404
+
+
+async def test_with_an_admin_port_it_is_there_only_and_sends_its_calls_there() -> None:
+    async with serving(model(manifest()), admin_port=9000) as service:
+        assert "<script" not in (await service.client.get("/", headers=BROWSER)).text
+        assert (await service.client.get("/console/state")).status_code == 404
+        transport = httpx.ASGITransport(make_admin_app(service.serving))
+        async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin:
+            front = await admin.get("/", headers=BROWSER)
+            assert "console/main.js" in front.text
+            assert "/docs" not in re.findall(r'<a href="([a-z][^"]*)">', front.text)
+            state = (await admin.get("/console/state")).json()
+            assert (state["predict"], state["public_port"]) == ("console/predict", 8000)
+            answer = await admin.post(f"/{state['predict']}", json=GOOD)
+            assert answer.status_code == 200
+            assert answer.json() == (await service.predict(GOOD)).json()
+            assert (await admin.post("/predict", json=GOOD)).status_code == 404
+            assert (await admin.get("/")).json()["predict"] == "/console/predict"
+
+
+async def test_the_page_needs_no_key_and_all_that_it_shows_needs_one(keys: Path) -> None:
+    async with serving(model(manifest()), api_keys_file=keys) as service:
+        front = await service.client.get("/", headers=BROWSER)
+        assert front.status_code == 200
+        for place in _asked(front.text):
+            assert (await service.client.get(f"/{place}")).status_code == 200
+        assert (await service.client.get("/")).status_code == 401  # for programs, as before
+        for path in ("/console/state", "/console/live", "/console/nothing.js", "/console/"):
+            answer = await service.client.get(path, headers=BROWSER)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert (await service.client.post("/console/sequences?name=a.csv", content=b"1")).status_code == 401
+        state = await service.client.get("/console/state", headers=BEARER)
+        assert state.json()["keys"] is True
+
+
+async def test_the_calls_of_the_console_need_a_key_on_the_admin_port_too(keys: Path) -> None:
+    async with serving(model(manifest()), api_keys_file=keys, admin_port=9000) as service:
+        transport = httpx.ASGITransport(make_admin_app(service.serving))
+        async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin:
+            assert (await admin.post("/console/predict", json=GOOD)).status_code == 401
+            assert (await admin.post("/console/predict", json=GOOD, headers=BEARER)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [("/console/live", "POST"), ("/console/main.js", "POST"), ("/console/sequences", "PUT")]
+)
+async def test_a_wrong_method_is_405(path: str, method: str) -> None:
+    async with serving(model(manifest())) as service:
+        assert (await service.client.request(method, path)).status_code == 405

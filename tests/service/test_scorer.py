@@ -1,0 +1,494 @@
+"""`lengthwise.Scorer`: a table in, the same table with answers out, with the bits of the service."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lengthwise
+from lengthwise import errors
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.decoding import arrays, json_body
+from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidRequest, InvalidSequences, Problem
+from lengthwise.padding import PaddedBatch
+from lengthwise.repository.model import LoadedModel
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.scoring import opened, scorer
+from lengthwise.scoring.arrow_batches import ArrowBatch
+from lengthwise.scoring.opened import ModelOptions, OpenModel
+from lengthwise.scoring.scorer import Scorer
+from lengthwise.settings import bundled_models
+from tests.support import model_directories, numpy_models
+
+BUNDLED = bundled_models() / "japanese-vowels" / "1"
+Opens = Callable[[LoadedModel], None]
+
+
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> Opens:
+    """Makes every scorer open a model of a few lines."""
+
+    def give(model: LoadedModel) -> None:
+        monkeypatch.setattr(scorer, "opened", lambda _: OpenModel(model, BatchLimits(), threads=1))
+
+    return give
+
+
+def sequences(manifest: Manifest, *lengths: int, seed: int = 0) -> list[Any]:
+    """Nested lists that the model takes, of whole numbers, so that every form of them has the same bits."""
+    random = np.random.default_rng(seed)
+    features = manifest.input.features
+    return [random.integers(0, 9, length if features is None else (length, features)).tolist() for length in lengths]
+
+
+FORMS: dict[str, Callable[[dict[str, list[Any]]], Any]] = {
+    "pandas": pandas.DataFrame,
+    "pandas of arrays": lambda columns: pandas.DataFrame(
+        columns | {"steps": [np.array(steps) for steps in columns["steps"]]}
+    ),
+    "pandas from Arrow": lambda columns: pa.table(columns).to_pandas(),
+    "table": pa.table,
+    "record batch": lambda columns: pa.table(columns).combine_chunks().to_batches()[0],
+    "table of chunks": lambda columns: pa.concat_tables([pa.table(columns).slice(0, 2), pa.table(columns).slice(2)]),
+    "dict": lambda columns: (
+        {name: np.array(values, dtype=object) for name, values in columns.items() if name != "steps"}
+        | {"steps": [np.array(steps) for steps in columns["steps"]]}
+    ),
+}
+
+
+def rows_of(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch of any form, with lists in the place of arrays and None for what is missing."""
+    if isinstance(batch, pa.Table | pa.RecordBatch):
+        return batch.to_pylist()
+    frame = batch if isinstance(batch, pandas.DataFrame) else pandas.DataFrame({k: list(v) for k, v in batch.items()})
+    return [{name: plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | list):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    if value is None or value is pandas.NA or value != value:
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def present(value: Any) -> Any:
+    """Without the keys that have no value."""
+    if isinstance(value, dict):
+        return {name: present(one) for name, one in value.items() if one is not None}
+    return [present(one) for one in value] if isinstance(value, list) else value
+
+
+TASKS: list[dict[str, Any]] = [
+    {},
+    {"task": "multi-label"},
+    {"task": "per-step"},
+    {"vocabulary": 10},
+    {"features": 1},
+    {"long": "window", "max_length": 3},
+    {"long": "tail", "max_length": 3, "task": "per-step"},
+    {"long": "window", "max_length": 3, "task": "per-step"},
+]
+
+
+@pytest.mark.parametrize("fields", TASKS, ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_of_any_form_gets_what_predict_answers(opens: Opens, form: str, fields: dict[str, Any]) -> None:
+    model = numpy_models.model(numpy_models.manifest(**fields))
+    opens(model)
+    given = sequences(model.manifest, 1, 8, 3, 5, 4)
+    batch = FORMS[form]({"id": [*"abcde"], "steps": given, "site": [3, 1, 4, 1, 5]})
+    answered = Scorer(attention=True)(batch)
+    assert type(answered) is type(batch)
+    found = rows_of(answered)
+    items = arrays.items(given, model.manifest)
+    results = OpenModel(model, BatchLimits(), 1).answers(items, attention=True)
+    for name, site, row, item, result in zip("abcde", (3, 1, 4, 1, 5), found, items, results, strict=True):
+        expected = json_body.prediction(model.manifest, item, result, attention=True)  # type: ignore[arg-type]
+        expected = {"id": name, "site": site} | {key: plain(value) for key, value in expected.items()}
+        assert present(row) == present(expected)
+        assert list(row)[:3] == ["id", "site", next(key for key in expected if key not in ("id", "site"))]
+
+
+def test_the_bits_are_those_of_predict_whatever_is_in_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model_directories.measure_quickly(monkeypatch)
+    random = np.random.default_rng(0)
+    given = [random.normal(size=(length, 12)).astype(np.float32) for length in random.integers(1, 40, 100)]
+    answer = lengthwise.Scorer(BUNDLED, recurrent_kernels=True)
+    model = answer.open()
+    expected = lengthwise.Model(model.loaded, model.limits, 1).predict(given)
+    whole = answer(pa.table({"steps": [steps.tolist() for steps in given]})).to_pylist()
+    parts = [
+        row
+        for start in range(0, 100, 30)
+        for row in rows_of(answer(pandas.DataFrame({"steps": given[start : start + 30]})))
+    ]
+    for one, row, part in zip(expected, whole, parts, strict=True):
+        assert np.float32(row["probabilities"]).tobytes() == one.probabilities.tobytes()
+        assert row["label"] == one.label
+        assert part == row
+
+
+def test_sequences_are_sorted_and_packed_inside_a_batch(opens: Opens) -> None:
+    ran: list[PaddedBatch] = []
+    model = numpy_models.model(numpy_models.manifest(), ran.append)
+    opens(model)
+    lengths = np.random.default_rng(0).integers(1, 200, 3000).tolist()
+    Scorer()(pandas.DataFrame({"steps": [np.zeros((length, 2)) for length in lengths]}))
+    assert sum(batch.rows for batch in ran) == 3000
+    padded, valid = (sum(getattr(batch, name) for batch in ran) for name in ("padded_steps", "valid_steps"))
+    assert valid == sum(lengths)
+    assert padded < 1.05 * valid  # in the order of arrival it is twice as much
+
+
+def test_a_scorer_is_pickled_as_its_path_and_options_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model_directories.measure_quickly(monkeypatch)
+    made = Scorer(BUNDLED, attention=True, recurrent_kernels=True)
+    before = pickle.dumps(made)
+    made.open()
+    assert pickle.dumps(made) == before
+    assert len(before) < 1000
+    again = pickle.loads(before)
+    assert again == made
+    assert again.open() is made.open()
+
+
+def test_a_path_is_absolute_and_names_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("1", "2", "10"):
+        shutil.copytree(BUNDLED, tmp_path / "vowels" / version)
+    monkeypatch.chdir(tmp_path)
+    assert Scorer("vowels").path == str(tmp_path / "vowels" / "10")
+    assert Scorer("vowels/2").path == str(tmp_path / "vowels" / "2")
+    assert Scorer("elsewhere/3").path == str(tmp_path / "elsewhere" / "3")  # the workers may have it
+    for wrong in ("elsewhere/3", "elsewhere"):
+        with pytest.raises(ConfigurationError, match=f"the model directory {tmp_path / wrong} cannot be read: No such"):
+            Scorer(wrong).open()
+
+
+def test_the_columns_follow_from_the_manifest_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "sums" / "1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(numpy_models.manifest(task="multi-label", attention=False).to_json())
+    made = Scorer(folder, on_error="column", prefix="predicted_")
+    assert [column.name for column in made.columns()] == [
+        *("predicted_assigned", "predicted_probabilities", "predicted_length", "predicted_error")
+    ]
+    with pytest.raises(ConfigurationError, match="the model sums/1 has no attention"):
+        Scorer(folder, attention=True).columns()
+
+
+BAD = {
+    "none": None,
+    "no steps": [],
+    "few features": [[1.0], [2.0]],
+    "ragged": [[1.0, 2.0], [3.0]],
+    "infinite": [[1.0, float("inf")]],
+    "missing": [[1.0, None]],
+    "not finite": [[numpy_models.NOT_FINITE, numpy_models.NOT_FINITE]],
+}
+
+
+@pytest.mark.parametrize("form", ["pandas", "pandas from Arrow", "table", "record batch"])
+def test_errors_of_rows_are_a_column_if_wanted(opens: Opens, form: str) -> None:
+    opens(numpy_models.model(numpy_models.manifest()))
+    good = [[1.0, 2.0]]
+    batch = FORMS[form]({"id": [*BAD, "good"], "steps": [*BAD.values(), good]})
+    rows = {row["id"]: row for row in rows_of(Scorer(on_error="column")(batch))}
+    assert rows["good"]["error"] is None
+    assert rows["good"]["label"] == "c"
+    told = {name: rows[name]["error"] for name in BAD}
+    assert told == {
+        "none": "its steps are missing",
+        "no steps": "a sequence has at least one step",
+        "few features": "the model takes 2 features a step, this one has 1",
+        "ragged": "its steps have different numbers of features",
+        "infinite": "step 0 holds a number that is not finite as float32",
+        "missing": "step 0 lacks a value: the model sums/1 refuses missing values; export it with another missing "
+        "policy to allow them",
+        "not finite": "the model's answer to this sequence is not finite",
+    }
+    for name in BAD:
+        assert {rows[name][column] for column in ("label", "score", "length")} == {None}
+        assert rows[name]["probabilities"] is None
+
+
+def test_an_error_names_every_row_by_its_place_and_its_id(opens: Opens) -> None:
+    opens(numpy_models.model(numpy_models.manifest()))
+    batch = pa.table({"id": ["a", "b", "c"], "steps": [[[1.0, 2.0]], [[1.0]], []]})
+    with pytest.raises(InvalidSequences) as raised:
+        Scorer()(batch)
+    assert str(raised.value) == (
+        "sequence 1: id 'b': the model takes 2 features a step, this one has 1; "
+        "sequence 2: id 'c': a sequence has at least one step"
+    )
+    with pytest.raises(InvalidSequences, match=r"^sequence 1: the model takes 2"):
+        Scorer(id=None)(batch)
+    with pytest.raises(InvalidSequences, match="is not finite"):
+        Scorer()(pa.table({"steps": [[[numpy_models.NOT_FINITE] * 2]]}))
+
+
+def test_a_sequence_on_which_the_model_fails_fails_alone(opens: Opens) -> None:
+    def refuse(batch: PaddedBatch) -> None:
+        if (batch.lengths == 3).any():
+            raise RuntimeError("out of memory")
+
+    opens(numpy_models.model(numpy_models.manifest(), refuse))
+    batch = pandas.DataFrame({"id": [7, 8, 9], "steps": [np.ones((length, 2)) for length in (1, 3, 5)]})
+    rows = rows_of(Scorer(on_error="column")(batch))
+    assert [row["error"] for row in rows] == [None, "the model could not be run on this sequence", None]
+    with pytest.raises(InferenceFailed, match="sequence 1: id '8': the model could not be run on this sequence"):
+        Scorer()(batch)
+
+
+@pytest.mark.parametrize("form", ["pandas", "table", "dict"])
+def test_a_batch_that_lacks_its_column_is_told_so(opens: Opens, form: str) -> None:
+    opens(numpy_models.model(numpy_models.manifest()))
+    batch = {"id": ["a"], "step": [[[1.0, 2.0]]]}
+    given = FORMS[form](batch) if form != "dict" else batch
+    with pytest.raises(
+        ConfigurationError, match=r"no column 'steps'; did you mean step\?; its columns are 'id', 'step'"
+    ):
+        Scorer()(given)
+    assert len(rows_of(Scorer(steps="step")(given))) == 1
+
+
+def test_a_column_is_never_overwritten(opens: Opens) -> None:
+    opens(numpy_models.model(numpy_models.manifest()))
+    batch = pandas.DataFrame({"steps": [[[1.0, 2.0]]], "label": ["right"], "length": [9]})
+    with pytest.raises(ConfigurationError, match=r"has a column 'label', 'length', .* prefix='predicted_'"):
+        Scorer()(batch)
+    answered = Scorer(prefix="predicted_", keep_steps=True)(batch)
+    assert list(answered.columns)[:4] == ["steps", "label", "length", "predicted_label"]
+    assert answered.loc[0, "label"] == "right"
+
+
+@pytest.mark.parametrize(
+    "batch", [[[[1.0]]], "steps", 3, pandas.Series([1]), pa.array([1])], ids=lambda one: type(one).__name__
+)
+def test_what_is_no_table_is_told_so(opens: Opens, batch: Any) -> None:
+    opens(numpy_models.model(numpy_models.manifest()))
+    with pytest.raises(
+        ConfigurationError, match="a batch is a pandas DataFrame, an Arrow Table or RecordBatch, or a dict"
+    ):
+        Scorer()(batch)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"on_error": "skip"}, {"provider": "tpu"}, {"threads": 0}, {"threads": None}, {"max_batch_rows": True}],
+    ids=str,
+)
+def test_a_wrong_option_is_told_before_any_batch(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"{next(iter(wrong))}="):
+        Scorer(**wrong)
+
+
+@pytest.mark.parametrize("form", ["pandas", "table", "record batch"])
+def test_an_empty_batch_has_the_columns_of_every_other(opens: Opens, form: str) -> None:
+    opens(numpy_models.model(numpy_models.manifest(long="window")))
+    batch = FORMS[form]({"id": ["a"], "steps": [[[1.0, 2.0]]]})
+    full, empty = (Scorer(attention=True)(part) for part in (batch, batch[:0]))
+    assert len(empty) == 0
+    if form == "pandas":
+        assert list(empty.columns) == list(full.columns)
+    else:
+        assert empty.schema == full.schema
+
+
+numbers = st.one_of(st.none(), st.integers(-3, 3), st.just(float("inf")), st.just(1e300))
+steps_of_two = st.lists(numbers, min_size=2, max_size=2)
+regular = st.lists(steps_of_two, max_size=4)
+odd = st.lists(st.one_of(st.none(), st.lists(numbers, max_size=3)), max_size=4)
+
+
+@given(
+    st.lists(st.one_of(st.none(), regular, regular, odd), max_size=8),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_an_arrow_column_is_read_as_its_lists_are(rows: list[Any], cut: int, end: int, large: bool) -> None:
+    outer = pa.large_list if large else pa.list_
+    kind = outer(pa.list_(pa.float64()))
+    for missing in ("refuse", "zero"):
+        manifest = numpy_models.manifest(missing=missing)
+        whole = pa.chunked_array([pa.array(rows[:3], kind), pa.array(rows[3:], kind)])
+        column = whole.slice(cut, max(0, len(whole) - cut - end))
+        items = ArrowBatch(pa.table({"steps": column})).items("steps", manifest)
+        expected = [
+            "its steps are missing" if row is None else arrays.item(row, manifest) for row in column.to_pylist()
+        ]
+        assert_same(items, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "rows"),
+    [
+        (pa.list_(pa.list_(pa.float32(), 2)), {}, [[[1, 2], [3, 4]], None, [], [None], [[5, 6]]]),
+        (pa.list_(pa.list_(pa.float32(), 2), 2), {}, [[[1, 2], [3, 4]], None, [[5, 6], [7, 8]], [[1, 1], None]]),
+        (pa.list_(pa.list_(pa.int64())), {}, [[[1, 2]], [[3, 2**60]]]),
+        (pa.list_(pa.list_(pa.float16())), {}, [[[1, 2]], [[3, 4]]]),
+        (pa.list_(pa.list_(pa.bool_())), {}, [[[True, False]]]),
+        (pa.list_(pa.list_(pa.string())), {}, [[["1", "2"]]]),
+        (pa.list_(pa.float32()), {}, [[1, 2], [1, 2, 3]]),
+        (pa.list_(pa.null()), {}, [[], None, [None]]),
+        (pa.null(), {}, [None, None]),
+        (pa.string(), {}, ["1,2", None]),
+        (pa.list_(pa.float32()), {"features": 1, "missing": "zero"}, [[1, None, 3], [], None, [4]]),
+        (pa.list_(pa.list_(pa.float32())), {"features": 1}, [[[1], [2]], [[3]]]),
+        (pa.list_(pa.int32()), {"vocabulary": 10}, [[1, 9], [], None, [10], [-1], [3]]),
+        (pa.list_(pa.uint64()), {"vocabulary": 10}, [[1, 2**64 - 1], [3]]),
+        (pa.list_(pa.int64()), {"vocabulary": 10}, [[1, None], [3]]),
+        (pa.list_(pa.float64()), {"vocabulary": 10}, [[1.0]]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_column_of_every_type_is_read_as_its_lists_are(
+    kind: Any, fields: dict[str, Any], rows: list[Any], cut: int
+) -> None:
+    manifest = numpy_models.manifest(**fields)
+    column = pa.array(rows, kind).slice(cut)
+    items = ArrowBatch(pa.table({"steps": column})).items("steps", manifest)
+    expected = ["its steps are missing" if row is None else arrays.item(row, manifest) for row in column.to_pylist()]
+    assert_same(items, expected)
+
+
+def assert_same(items: list[Any], expected: list[Any]) -> None:
+    for item, other in zip(items, expected, strict=True):
+        if isinstance(other, str):
+            assert item == other
+        else:
+            assert item.steps.dtype == other.steps.dtype
+            assert item.steps.shape == other.steps.shape
+            assert item.steps.tobytes() == other.steps.tobytes()
+            assert item.sent_steps == other.sent_steps
+
+
+class Counting:
+    """Opens no model, and counts how often it is asked to."""
+
+    def __init__(self) -> None:
+        self.opened: list[ModelOptions] = []
+
+    def __call__(self, options: ModelOptions) -> OpenModel:
+        self.opened.append(options)
+        return OpenModel(numpy_models.model(numpy_models.manifest()), BatchLimits(), 1)
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counting:
+    """In a folder with the manifests of versions 1 to 9."""
+    for version in range(1, 10):
+        (tmp_path / str(version)).mkdir()
+        (tmp_path / str(version) / "manifest.json").write_text("{}")
+    counting = Counting()
+    monkeypatch.setattr(ModelOptions, "open", lambda self: counting(self))
+    return counting
+
+
+def test_a_process_opens_a_model_once(counting: Counting, tmp_path: Path) -> None:
+    made = Scorer(tmp_path / "7")
+    threads = [threading.Thread(target=made.open) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert pickle.loads(pickle.dumps(made)).open() is Scorer(tmp_path / "7", on_error="column").open()
+    assert len(counting.opened) == 1
+    Scorer(tmp_path / "7", max_batch_rows=8).open()
+    assert len(counting.opened) == 2
+
+
+def test_a_process_keeps_the_models_that_were_used_last(counting: Counting, tmp_path: Path) -> None:
+    made = [Scorer(tmp_path / str(version)) for version in range(1, opened.MOST_OPEN + 2)]
+    for one in made[:-1]:
+        one.open()
+    made[0].open()
+    made[-1].open()  # drops the second
+    made[0].open()
+    assert len(counting.opened) == len(made)
+    made[1].open()
+    assert len(counting.opened) == len(made) + 1
+
+
+def test_a_version_that_is_published_anew_is_opened_anew(counting: Counting, tmp_path: Path) -> None:
+    made = Scorer(tmp_path / "7")
+    before = made.open()
+    assert made.open() is before
+    shutil.rmtree(tmp_path / "7")
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "manifest.json").write_text("{ }")
+    assert made.open() is not before
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_opens_its_own(counting: Counting, tmp_path: Path) -> None:
+    made = Scorer(tmp_path / "8")
+    mine = made.open()
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+
+    def child() -> None:
+        told.put(made.open() is mine)
+
+    process = context.Process(target=child)
+    process.start()
+    assert told.get(timeout=60) is False
+    process.join()
+
+
+def test_every_error_can_be_sent_to_another_process() -> None:
+    problems = [Problem("/sequences/1", "is odd"), Problem("/sequences/3", "too")]
+    for error in (
+        InvalidRequest(problems, total=7, more=True),
+        InvalidSequences(problems),
+        errors.QueueFull("full", retry_after_seconds=2.0),
+        ConfigurationError("no such model"),
+    ):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+        assert vars(again) == vars(error)
+    with pytest.raises(TypeError, match="problems are wanted"):  # Beam then keeps the text of the error
+        InvalidSequences("sequence 1: is odd [while running a step]")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("spark", "pyspark"), ("beam", "apache_beam")])
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(
+    engine: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"lengthwise.engines.{engine}", raising=False)
+    with pytest.raises(ImportError, match=rf"is not installed: pip install 'lengthwise\[{engine}\]'"):
+        __import__(f"lengthwise.engines.{engine}")
+
+
+def test_predictions_are_those_of_the_http_answer(opens: Opens) -> None:
+    model = numpy_models.model(numpy_models.manifest())
+    opens(model)
+    first, second = Scorer(on_error="column").predictions([[[1.0, 2.0]], None])
+    assert json.loads(json.dumps(plain(first))) | {"probabilities": 0} == {
+        "label": "c",
+        "score": pytest.approx(first["score"]),
+        "probabilities": 0,
+        "length": 1,
+    }
+    assert second == {"error": "its steps are missing"}

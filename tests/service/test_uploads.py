@@ -1,0 +1,154 @@
+"""Files that the console reads: every format, every limit, and what enemies and broken clients send."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lengthwise.console import file_reader, uploads
+from lengthwise.errors import ConfigurationError
+from tests.support.numpy_models import Service, manifest, model, serving
+
+MANY = 10_000_000
+
+
+def read(tmp_path: Path, name: str, content: str, kind: Any = "values", most: int = MANY) -> dict[str, Any]:
+    path = tmp_path / name
+    path.write_text(content)
+    found = file_reader.read(path, kind, most)
+    return {**found, "sequences": [{**each, "steps": each["steps"].tolist()} for each in found["sequences"]]}
+
+
+def test_a_csv_file_of_numbers_is_one_sequence(tmp_path: Path) -> None:
+    (one,) = read(tmp_path, "a.csv", "1,2\n3,4.5\n")["sequences"]
+    assert one == {"id": "0", "label": None, "steps": [[1, 2], [3, 4.5]]}
+
+
+def test_columns_of_ids_and_labels_split_a_csv_file(tmp_path: Path) -> None:
+    text = "id;x;label;y\na;1;up;2\na;3;up;4\nb;5;down;6\n"
+    found = read(tmp_path, "a.csv", text)["sequences"]
+    assert found == [
+        {"id": "a", "label": "up", "steps": [[1, 2], [3, 4]]},
+        {"id": "b", "label": "down", "steps": [[5, 6]]},
+    ]
+
+
+def test_empty_cells_of_a_csv_file_are_missing_values(tmp_path: Path) -> None:
+    (one,) = read(tmp_path, "a.csv", "\ufeffx,y\n1,\n,4\n")["sequences"]
+    assert str(one["steps"]) == "[[1.0, nan], [nan, 4.0]]"
+
+
+def test_a_csv_file_of_tokens(tmp_path: Path) -> None:
+    (one,) = read(tmp_path, "a.csv", "4\n5\n", "tokens")["sequences"]
+    assert one["steps"] == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x,y\n1,2\n3,zwei\n", ":3: 'zwei' is no number"),
+        ("x,y\n1,2\n3\n", ":3: 1 columns"),
+        ("x\n1e99\n", "not finite"),
+    ],
+)
+def test_a_wrong_line_of_a_csv_file_is_told_by_its_number(tmp_path: Path, text: str, said: str) -> None:
+    found = read(tmp_path, "a.csv", text)
+    assert found["sequences"] == []
+    assert said in found["problems"][0]
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "id\na\n"])
+def test_a_csv_file_without_values_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        read(tmp_path, "a.csv", text)
+
+
+@pytest.mark.parametrize("text", ["token\n1.5\n", "token\n-1\n", "token\n\n?\n"])
+def test_what_is_no_token_is_told(tmp_path: Path, text: str) -> None:
+    found = read(tmp_path, "a.csv", text, "tokens")
+    assert found["sequences"] == []
+    assert "is no token" in found["problems"][0]
+
+
+def test_of_a_file_with_too_many_values_the_first_sequences_are_read(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps({"id": str(i), "steps": [[1, 2]] * 3}) for i in range(5))
+    found = read(tmp_path, "a.jsonl", lines, most=13)
+    assert [each["id"] for each in found["sequences"]] == ["0", "1"]
+    assert found["left_out"] == 3
+
+
+def test_long_ids_and_labels_are_cut(tmp_path: Path) -> None:
+    lines = json.dumps({"id": "i" * 5000, "steps": [[1]], "label": ["l" * 5000, "m"]})
+    (one,) = read(tmp_path, "a.jsonl", lines)["sequences"]
+    assert len(one["id"]) == len(one["label"]) == file_reader.MOST_CHARACTERS
+
+
+async def upload(service: Service, name: str, content: bytes, kind: str = "values", **headers: str) -> Any:
+    sent = {key.replace("_", "-"): text for key, text in headers.items()}
+    return await service.client.post(
+        "/console/sequences", params={"name": name, "kind": kind}, content=content, headers=sent
+    )
+
+
+async def test_each_format_is_read_over_http(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="the extra parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"id": "a", "label": "up", "steps": [[1.0, 2.0], [3.0, None]]}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    lines = json.dumps(rows[0]).encode()
+    files = {
+        "a.csv": b"id,x,y,label\na,1,2,up\na,3,,up\n",
+        "a.jsonl": lines,
+        "a.jsonl.gz": gzip.compress(lines),
+        "A.Parquet": (tmp_path / "a.parquet").read_bytes(),
+    }
+    async with serving(model(manifest())) as service:
+        for name, content in files.items():
+            answer = await upload(service, name, content)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["sequences"] == [{"id": "a", "label": "up", "steps": [[1, 2], [3, None]]}], name
+        series = await upload(service, "a.ts", b"@classLabel true up\n@data\n1,3:2,?:up\n")
+        assert series.json()["sequences"] == [{"id": "0", "label": "up", "steps": [[1, 2], [3, None]]}]
+        assert service.serving.inflight.bytes == 0
+
+
+async def test_what_cannot_be_read_is_told_and_leaves_nothing_behind() -> None:
+    async with serving(model(manifest()), max_body_bytes=4096) as service:
+        for name, content, status, said in [
+            ("a.exe", b"x", 415, ".parquet"),
+            ("", b"x", 415, ".csv"),
+            ("../../etc/passwd", b"x", 415, ".csv"),
+            ("a.csv", b"x" * 5000, 413, "4096"),
+            ("a.csv", b"\xff\xfe\x00", 422, "upload.csv: not UTF-8"),
+            ("a.ts", b"no header", 422, "upload.ts:1"),
+            ("a.parquet", b"PAR1 is not enough", 422, "cannot be read as Parquet"),
+            ("a.jsonl.gz", b"not gzip", 422, "cannot be read"),
+        ]:
+            answer = await upload(service, name, content)
+            assert answer.status_code == status, answer.text
+            assert said in answer.text
+            assert "/tmp" not in answer.text
+        wrong = (await upload(service, "a.jsonl", b'{"steps": [[1, 2]]}\n{"step": [1]}\n')).json()
+        assert (len(wrong["sequences"]), len(wrong["problems"])) == (1, 1)
+        assert wrong["problems"][0].startswith("upload.jsonl:2: ")
+        assert service.serving.inflight.bytes == 0
+
+
+async def test_a_file_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "READ_SECONDS", 0.01)
+    async with serving(model(manifest())) as service:
+        answer = await upload(service, "a.csv", b"1,2\n")
+        assert answer.status_code == 504
+        assert service.serving.inflight.bytes == 0
+
+
+async def test_without_pyarrow_a_parquet_file_is_refused_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "parquet_is_installed", lambda: False)
+    async with serving(model(manifest())) as service:
+        answer = await upload(service, "a.parquet", b"PAR1")
+    assert answer.status_code == 415
+    assert "lengthwise[parquet]" in answer.json()["detail"]
