@@ -117,8 +117,8 @@ def recurrent_cells(
 def _shapes(
     values: Tensor, lengths: Tensor | None, inputs: Tensor, states: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, width, _ = values.shape
-    directions, _, hidden = states.shape
+    rows, width = values.shape[:2]
+    directions, hidden = states.shape[0], states.shape[2]
     state = values.new_empty(directions, rows, hidden)
     return values.new_empty(rows, width, directions * hidden), state, torch.empty_like(state)
 
