@@ -128,17 +128,16 @@ def test_a_request_that_arrived_while_the_process_stood_still_is_answered(sent_b
     """The timers of its connection end before the process reads what has arrived."""
     seconds = 5
     whole = request(GOOD)
-    with started("--header-timeout-seconds", str(seconds)) as server:
-        with server.connect() as line:
-            line.send(whole[:sent_before])
-            time.sleep(0.5)  # until it was accepted; if it was not, its time begins later, and it is answered as well
-            server.process.send_signal(signal.SIGSTOP)
-            try:
-                line.send(whole[sent_before:])
-                time.sleep(seconds + 0.5)
-            finally:
-                server.process.send_signal(signal.SIGCONT)
-            assert line.answer()[0] == 200
+    with started("--header-timeout-seconds", str(seconds)) as server, server.connect() as line:
+        line.send(whole[:sent_before])
+        time.sleep(0.5)  # until it was accepted; if it was not, its time begins later, and it is answered as well
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            line.send(whole[sent_before:])
+            time.sleep(seconds + 0.5)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert line.answer()[0] == 200
 
 
 async def test_no_deadline_and_no_wait_depends_on_the_clock_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
