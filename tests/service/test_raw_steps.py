@@ -17,6 +17,7 @@ from lengthwise.errors import RequestError
 from lengthwise.protocols import raw_steps
 from lengthwise.protocols.endpoint import Received
 from lengthwise.runtime.manifest import Manifest
+from tests.support.arrow_streams import ARROW, table_of
 from tests.support.numpy_models import MANIFESTS, NOT_FINITE, OneModel, Service, manifest, model, serving
 
 OCTETS = "application/octet-stream"
@@ -207,3 +208,25 @@ async def test_an_option_in_the_query_of_a_json_body_is_refused_and_not_lost(nam
         said = f"query parameter {name}: is for a binary body; in a JSON body it is a field"
         assert answer.json()["detail"] == said
         assert (await service.client.post("/predict?mine=1", json=body)).status_code == 200
+
+
+@pytest.mark.parametrize("steps", [1, 700, 15_000])
+async def test_an_option_beside_a_json_body_of_any_size_is_refused(steps: int) -> None:
+    async with serving(model(manifest(max_length=20_000)), model(manifest(version=2, max_length=20_000))) as service:
+        body = {"sequences": [[[1, 3]] * steps]}
+        answer = await service.client.post("/predict?version=1", json=body)
+        assert answer.status_code == 422, "version 2 would answer"
+        assert "query parameter version" in answer.json()["detail"]
+
+
+async def test_the_answer_to_octets_is_an_arrow_stream_for_those_who_accept_one() -> None:
+    async with asking(manifest()) as ask:
+        answer = await ask([[1, 3], [1, 3]], "?id=a&outputs=attention", accept=ARROW)
+        bare = await ask([[1, 3], [1, 3]], accept=f"{ARROW}, {OCTETS}")
+        written = await ask([[1, 3], [1, 3]], "?id=a&outputs=attention")
+    assert answer.headers["content-type"] == ARROW
+    (row,) = table_of(answer.content).to_pylist()
+    (expected,) = written.json()["predictions"]
+    assert row.keys() == expected.keys()
+    assert (row["id"], row["label"], row["attention"]) == ("a", expected["label"], [0.5, 0.5])
+    assert np.float32(row["probabilities"]).tobytes() == bare.content

@@ -58,20 +58,18 @@ class Predict(Endpoint):
 
     def decode(self, request: Received) -> tuple[Call, Encode]:
         """Decodes a body by its media type; see `InferenceProtocol.decode`."""
-        kind = media_type(request.headers)
+        kind, accept = media_type(request.headers), request.headers.get(b"accept", _ANY)
+        answers_arrow = accept != _ANY and arrow.is_wanted(accept)
+        if answers_arrow:
+            arrow_stream.load()
         if kind == raw_steps.MEDIA_TYPE:
             return raw_steps.decode(request, self.serving)
         if kind == arrow.MEDIA_TYPE:
             call = arrow.decode(request, self.serving)
         else:
-            if query := request.scope.get("query_string"):
-                query_options.check_beside_json(query)
+            _check_query(request)
             call = json_body.decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
-        accept = request.headers.get(b"accept", _ANY)
-        if accept == _ANY or not arrow.is_wanted(accept):
-            return call, partial(encode, call)
-        arrow_stream.load()
-        return call, partial(arrow.encode, call)
+        return call, partial(arrow.encode if answers_arrow else encode, call)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
         """Decodes a body on the event loop if that is quick: a short one, a raw tensor, ordinary JSON or Arrow."""
@@ -85,6 +83,7 @@ class Predict(Endpoint):
         if is_arrow:
             call = arrow.decode_quickly(request, self.serving)
         elif size <= LARGE_BODY_BYTES:
+            _check_query(request)
             limit = self.serving.settings.max_sequences
             call = json_body.decode_ordinary(request.body, self.serving.find, max_sequences=limit)
         return None if call is None else (call, partial(arrow.encode if answers_arrow else encode, call))
@@ -92,6 +91,12 @@ class Predict(Endpoint):
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """Status, body and headers of a refusal; see `Endpoint.refuse`."""
         return problems.refusal(error)
+
+
+def _check_query(request: Received) -> None:
+    """Rejects the options of a binary body in the query of a JSON body."""
+    if query := request.scope.get("query_string"):
+        query_options.check_beside_json(query)
 
 
 def encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:

@@ -2,8 +2,8 @@
 
 The steps are little-endian float32 with NaN for a missing value, or int64 token ids. The header `x-lengthwise-shape`
 has their shape: `STEPS,FEATURES`, or `STEPS` of token ids. The options (`model`, `version`, `timeout_ms`, `priority`,
-`outputs`) and an `id` are in the query. The answer is the same JSON as that to a JSON body; if the client accepts
-`application/octet-stream`, it is the probabilities as a raw tensor.
+`outputs`) and an `id` are in the query. The answer is that to a JSON body, as JSON or as an Arrow stream; if the client
+accepts `application/octet-stream`, it is the probabilities as a raw tensor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Call, make_item, why_rejected
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
-from lengthwise.protocols import query_options
+from lengthwise.protocols import arrow, query_options
 from lengthwise.protocols.endpoint import JSON, Encode, Headers, Received
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
@@ -44,7 +44,8 @@ def decode(request: Received, serving: Serving) -> tuple[Call, Encode]:
     model = serving.find(asked.model, asked.version)
     manifest = model.manifest
     attention = "attention" in asked.outputs
-    bare = MEDIA_TYPE in request.headers.get(b"accept", b"").lower()
+    accept = request.headers.get(b"accept", b"")
+    bare = MEDIA_TYPE in accept.lower()
     if attention and manifest.graph.attention is None:
         problems.add("", f"query parameter outputs: the model {manifest.key} has no attention")
     elif attention and bare:
@@ -59,7 +60,7 @@ def decode(request: Received, serving: Serving) -> tuple[Call, Encode]:
         raise InvalidRequest([Problem("", wrong)])
     item = make_item(steps, manifest, sent_steps=len(steps), id=identifier)
     call = Call(model, [item], attention, asked.timeout_ms, asked.priority, pointer="")
-    return call, partial(_raw if bare else _json, call)
+    return call, partial(_raw if bare else arrow.encode if arrow.is_wanted(accept) else _json, call)
 
 
 def _steps(request: Received, manifest: Manifest) -> Steps:
