@@ -8,8 +8,9 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,7 +25,7 @@ import lengthwise
 from lengthwise import errors
 from lengthwise.client.answers import error_of, seconds_of
 from lengthwise.decoding import arrow_stream
-from tests.support.arrow_streams import ARROW
+from tests.support.arrow_streams import ARROW, stream
 from tests.support.numpy_models import MANIFESTS, Service, manifest, model, serving
 
 STEPS = np.float32([[0.1, 2.0], [3.0, 4.5], [5.0, -1.0]])
@@ -124,8 +125,10 @@ async def test_tokens_are_lists_arrays_columns_and_groups_of_whole_numbers() -> 
                 for given in (
                     [[1, 9], [0]],
                     [np.int8([1, 9]), np.int8([0])],
+                    [np.uint64([1, 9]), np.uint64([0])],
                     pa.array([[1, 9], [0]]),
                     frame.groupby("of"),
+                    frame.astype({"token": np.uint64}).groupby("of"),
                 ):
                     assert [one.length for one in await client.predict(given)] == [2, 1]
 
@@ -179,6 +182,13 @@ async def test_sequences_are_split_by_the_bytes_of_a_body(encoding: Any) -> None
     assert len(prepared) == 30
     assert [one.length for one in found] == [100] * 30
     assert all(len(body.content) <= 20_000 for body in prepared.bodies)
+
+
+async def test_a_server_of_small_bodies_is_sent_small_ones() -> None:
+    options: Any = {"max_body_bytes": 2000}
+    async with serving(model(manifest()), **options) as service, client_of(service, encoding="json") as client:
+        found = await client.predict([np.full((20, 2), 0.5)] * 20, attention=True, model="sums", version=1)
+    assert [one.length for one in found] == [20] * 20
 
 
 async def test_a_request_takes_a_quarter_of_the_queue_at_most() -> None:
@@ -260,6 +270,7 @@ async def test_what_is_no_list_of_sequences_is_said(given: Any, said: str) -> No
         (np.array([[1.0, np.inf]]), "sequence 1: step 0 holds a number that is not finite as float32"),
         (np.array([[1.0, 1.0], [1e39, 1.0]]), "sequence 1: step 1 holds a number that is not finite as float32"),
         ({"id": 5, "steps": [[1, 2]]}, "sequence 1: an id must be a string, it is a int"),
+        ({"id": "\ud800", "steps": [[1, 2]]}, "sequence 1: an id must be text, this one has half of a character"),
         ({"step": [[1, 2]]}, "sequence 1: unknown field 'step'; known are"),
         ({"id": "a"}, "sequence 1: 'steps' is missing"),
         ({"steps": [[1, 2]], "step_mask": [1]}, "sequence 1: step_mask must be a list of booleans"),
@@ -309,13 +320,22 @@ def test_each_status_is_an_error(status: int, title: str, kind: type[Exception])
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("3", 3), ("x", None), ("", None), (None, None), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)]
+    ("text", "seconds"),
+    [("3", 3), ("x", None), ("²", None), ("", None), (None, None), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)],
 )
 def test_retry_after_is_a_number_or_a_date(text: str | None, seconds: float | None) -> None:
     assert seconds_of(text) == seconds
 
 
 # Retries.
+
+
+def test_a_refusal_of_another_form_is_an_error_with_its_text() -> None:
+    for form in ({"errors": None}, {"errors": 5}, {"errors": {"a": 1}}, {"errors": [5, {"pointer": 3, "detail": 4}]}):
+        for total in ("many", None, -1):
+            found = error_of(422, orjson.dumps({"detail": "why", "errors_total": total, **form}), None)
+            assert isinstance(found, errors.InvalidRequest)
+            assert (str(found), found.problems, found.total) == ("why", (errors.Problem("", "why"),), 1)
 
 
 class Server:
@@ -361,7 +381,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-def asked(server: Server, *, is_async: bool, **options: Any) -> Any:
+def asked(server: Callable[[httpx.Request], httpx.Response], *, is_async: bool, **options: Any) -> Any:
     """What a client returns for one sequence."""
     if not is_async:
         with lengthwise.Client(transport=httpx.MockTransport(server), **options) as client:
@@ -469,8 +489,11 @@ def test_prepared_sequences_are_encoded_once_and_sent_to_any_model(monkeypatch: 
         httpx.Response(200, json={"predictions": []}),
         httpx.Response(200, json={"model": "m", "version": "1", "labels": [], "predictions": []}),
         httpx.Response(200, content=b"not Arrow", headers={"content-type": ARROW}),
+        httpx.Response(200, json={"model": "m", "version": "1", "labels": [], "predictions": [5]}),
+        httpx.Response(200, content=stream([{"steps": [[1.0]]}])[:-60], headers={"content-type": ARROW}),
+        httpx.Response(200, content=stream([{"steps": [[1.0]]}]), headers={"content-type": ARROW}),
     ],
-    ids=["no JSON", "no model", "too few", "no Arrow"],
+    ids=["no JSON", "no model", "too few", "no Arrow", "no object", "cut off", "another stream"],
 )
 def test_an_answer_that_is_none_is_said(answer: httpx.Response, waits: list[float]) -> None:
     with pytest.raises(errors.InferenceFailed):
@@ -508,6 +531,40 @@ def test_a_front_that_says_no_limits_has_the_defaults(waits: list[float]) -> Non
         with lengthwise.Client(transport=httpx.MockTransport(answer)) as client:
             assert client.predict([STEPS])[0].label == "a"
             assert len(client.prepare([STEPS] * 1025).bodies) == 2
+
+
+class Trickle(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """An answer that comes byte by byte, and each takes a second of the clock."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self.sent = 0
+        self._clock = clock
+
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in range(1000):
+            self._clock[0] += 1
+            self.sent += 1
+            yield b" "
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self:
+            yield part
+
+
+@BOTH
+def test_an_answer_that_comes_byte_by_byte_keeps_nobody_beyond_the_timeout(
+    monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    clock = [100.0]
+    slow = Trickle(clock)
+    monkeypatch.setattr("lengthwise.client.client.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={}) if request.method == "GET" else httpx.Response(200, stream=slow)
+
+    with pytest.raises(errors.DeadlineExceeded, match="did not arrive within"):
+        asked(answer, is_async=is_async, timeout=10)
+    assert slow.sent <= 12
 
 
 # Addresses and keys.
@@ -581,6 +638,30 @@ def test_a_certificate_is_verified() -> None:
             client.predict([STEPS])
 
 
+@BOTH
+@pytest.mark.parametrize("key", ["secret-key\n", " secret-key", "secret-schlüssel", "secret\0key"])
+def test_a_key_that_no_header_can_have_is_said_and_not_shown(key: str, is_async: bool) -> None:
+    with pytest.raises(errors.ConfigurationError, match="the key has a character") as error:
+        (lengthwise.AsyncClient if is_async else lengthwise.Client)(key=key)
+    assert "secret" not in str(error.value)
+
+
+@BOTH
+def test_a_password_in_the_address_is_not_in_an_error(waits: list[float], is_async: bool) -> None:
+    server = Server(httpx.ConnectError("refused"))
+    with pytest.raises(errors.ServerUnreachable, match=r"http://host: refused") as error:
+        asked(server, is_async=is_async, base_url="http://user:secret@host")
+    assert "secret" not in str(error.value)
+
+
+def test_a_path_that_is_none_is_said() -> None:
+    with (
+        lengthwise.Client(transport=httpx.MockTransport(Server(predictions()))) as client,
+        pytest.raises(errors.ConfigurationError, match="is no path of a server"),
+    ):
+        client.get("/v2/models/a\nb")
+
+
 # What is imported.
 
 
@@ -616,3 +697,11 @@ async def test_other_paths_are_called_with_get_and_post() -> None:
         assert answer["predictions"][0]["length"] == 3
         with pytest.raises(errors.InvalidRequest, match="'instances' is missing"):
             await client.post("/v1/models/sums:predict", {})
+
+
+@pytest.mark.parametrize("encoding", ["json", "arrow"])
+async def test_a_notebook_shows_predictions_as_those_of_a_model_in_python(encoding: Any) -> None:
+    async with serving(model(manifest())) as service, client_of(service, encoding=encoding) as client:
+        found = await client.predict([STEPS, STEPS[:1]])
+    assert found._repr_html_().count("<tr>") == 3
+    assert all(f">{label}</td>" in found[0]._repr_html_() for label in found.labels)

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from lengthwise import notebook
 from lengthwise.api import Prediction
 from lengthwise.client.bodies import ARROW, RequestBody
 from lengthwise.errors import (
@@ -50,8 +51,8 @@ _BODY_IS_WRONG: Final = (400, 422)
 _LONGEST_SHOWN: Final = 500
 
 
-class Predictions(list[Prediction]):
-    """The predictions for the sequences of one call, in their order.
+class Predictions(notebook.PredictionList):
+    """The predictions for the sequences of one call, in their order: a list that a notebook shows as a table.
 
     Attributes:
         model: The name of the model that answered.
@@ -73,16 +74,20 @@ def predictions_of(content: bytes, media_type: str) -> Predictions:
         ValueError: The body has another form.
     """
     if media_type == ARROW:
-        return _of_arrow(content)
+        try:
+            return _of_arrow(content)
+        except (OSError, AttributeError, KeyError, TypeError) as error:  # cut off, or another stream
+            raise ValueError(f"the answer is not that of POST /predict: {error!r}") from error
     document = orjson.loads(content)
     try:
-        found = [_of_json(entry) for entry in document["predictions"]]
-        return Predictions(found, document["model"], document["version"], tuple(document["labels"]))
-    except (KeyError, TypeError) as error:
+        labels = tuple(document["labels"])
+        found = [_of_json(entry, labels) for entry in document["predictions"]]
+        return Predictions(found, document["model"], document["version"], labels)
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the answer is not that of POST /predict: {error!r}") from error
 
 
-def _of_json(entry: Mapping[str, Any]) -> Prediction:
+def _of_json(entry: Mapping[str, Any], labels: tuple[str, ...]) -> Prediction:
     assigned, step_labels, windows = entry.get("assigned"), entry.get("step_labels"), entry.get("windows")
     score, attention, scores = entry.get("score"), entry.get("attention"), entry.get("step_scores")
     return Prediction(
@@ -96,6 +101,7 @@ def _of_json(entry: Mapping[str, Any]) -> Prediction:
         attention=None if attention is None else np.array(attention, dtype=np.float32),
         windows=None if windows is None else tuple(windows),
         id=entry.get("id"),
+        _labels=labels,
     )
 
 
@@ -119,14 +125,14 @@ def _of_arrow(content: bytes) -> Predictions:
     of_arrays = ("probabilities", "step_scores", "attention")
     values: dict[str, list[Any]] = {name: columns[name].to_pylist() for name in plain if name in columns}
     values |= {name: _arrays(columns[name]) for name in of_arrays if name in columns}
+    labels = tuple(orjson.loads(metadata[b"labels"]))
     found = []
     for row in range(table.num_rows):
         fields = {name: column[row] for name, column in values.items()}
         for name in ("assigned", "step_labels", "windows"):
             if fields.get(name) is not None:
                 fields[name] = tuple(fields[name])
-        found.append(Prediction(**fields))
-    labels = tuple(orjson.loads(metadata[b"labels"]))
+        found.append(Prediction(**fields, _labels=labels))
     return Predictions(found, metadata[b"model"].decode(), metadata[b"version"].decode(), labels)
 
 
@@ -176,12 +182,15 @@ def error_of(status: int, content: bytes, retry_after: str | None, body: Request
 
 
 def _wrong_body(document: Mapping[str, Any], detail: str, body: RequestBody | None) -> RequestError:
+    listed = document.get("errors")
     problems = [
         Problem(_moved(entry["pointer"], body), entry["detail"])
-        for entry in document.get("errors", ())
-        if isinstance(entry, Mapping) and {"pointer", "detail"} <= entry.keys()
+        for entry in (listed if isinstance(listed, list) else ())
+        if isinstance(entry, Mapping) and all(isinstance(entry.get(name), str) for name in ("pointer", "detail"))
     ] or [Problem("", detail)]
-    total = document.get("errors_total", len(problems))
+    total = document.get("errors_total")
+    if not isinstance(total, int) or total < len(problems):
+        total = len(problems)
     kind = InvalidRequest if body is None else InvalidSequences
     return kind(problems, total=total, more=detail.startswith("at least "))
 
@@ -207,9 +216,9 @@ def seconds_of(retry_after: str | None) -> float | None:
     """The seconds of a header `Retry-After`, a number or a date; None where it has neither."""
     if not retry_after:
         return None
-    if retry_after.strip().isdigit():
+    if retry_after.strip().isdecimal():
         return float(retry_after)
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -155,7 +155,7 @@ def _uses_arrow(sequences: Sequence[GivenSequence], limits: ServerLimits, encodi
 
 def _json_bodies(sequences: Sequence[GivenSequence], first: int, limits: ServerLimits) -> Iterator[RequestBody]:
     """The bodies of sequences as JSON, each as large as the limits allow."""
-    most = limits.max_body_bytes - _OPTION_BYTES
+    most = limits.max_body_bytes - min(_OPTION_BYTES, limits.max_body_bytes // 2)
     texts: list[bytes] = []
     start = size = 0
     for place, sequence in enumerate(sequences):

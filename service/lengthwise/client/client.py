@@ -55,9 +55,14 @@ class _AnyClient:
             raise ConfigurationError(f"a client needs httpx: {how_to_install('client')}") from error
         if encoding not in get_args(Encoding):
             raise ConfigurationError(f"encoding={encoding!r} is none; {', '.join(get_args(Encoding))} are")
+        if key is not None and (not key.isascii() or not key.isprintable() or key != key.strip()):
+            raise ConfigurationError(
+                "the key has a character that a header cannot have, perhaps the line break of the file that it was in"
+            )
         if not isinstance(retries, int) or retries < 0:
             raise ConfigurationError(f"retries={retries!r}: a whole number from 0 is wanted")
         self._httpx = httpx
+        self._failures = (httpx.RequestError, httpx.InvalidURL, DeadlineExceeded)
         self._model = model
         self._version = version
         self._timeout = _seconds(timeout)
@@ -76,8 +81,13 @@ class _AnyClient:
 
     def __repr__(self) -> str:
         """`<lengthwise.Client http://localhost:8000>`; without the key."""
+        return f"<lengthwise.{type(self).__name__} {self._address}>"
+
+    @property
+    def _address(self) -> str:
+        """The address of the server without its path, a user or a password."""
         address = self._connections.base_url
-        return f"<lengthwise.{type(self).__name__} {address.scheme}://{address.netloc.decode()}>"
+        return f"{address.scheme}://{address.netloc.decode()}"
 
     def _prepared(self, sequences: Any, deadline: Deadline) -> Exchange:
         """The bodies of some sequences, by the limits of the server, which is asked for them once."""
@@ -130,10 +140,18 @@ class _AnyClient:
         }
 
     def _failure(self, error: Exception, step: Send) -> LengthwiseError:
-        """The error of a request that got no answer."""
+        """The error of a request that got no answer.
+
+        Raises:
+            ConfigurationError: Nothing was sent, since its path is none.
+        """
+        if isinstance(error, DeadlineExceeded):
+            return error
+        if isinstance(error, self._httpx.InvalidURL):
+            raise ConfigurationError(f"{step.path!r} is no path of a server: {error}") from error
         if isinstance(error, self._httpx.TimeoutException):
             return DeadlineExceeded(f"no answer came within {step.seconds:.3g} s")
-        return ServerUnreachable(f"{self._connections.base_url}: {error or type(error).__name__}")
+        return ServerUnreachable(f"{self._address}: {error or type(error).__name__}")
 
 
 class Client(_AnyClient):
@@ -300,8 +318,12 @@ class Client(_AnyClient):
                 result = None
                 continue
             try:
-                result = _answered(self._connections.request(**self._request(step)))
-            except self._httpx.RequestError as error:
+                with self._connections.stream(**self._request(step)) as response:
+                    answer = _ArrivingAnswer(step)
+                    for part in response.iter_bytes():
+                        answer.add(part)
+                result = answer.of(response)
+            except self._failures as error:
                 result = self._failure(error, step)
 
 
@@ -422,14 +444,37 @@ class AsyncClient(_AnyClient):
                 result = None
                 continue
             try:
-                result = _answered(await self._connections.request(**self._request(step)))
-            except self._httpx.RequestError as error:
+                async with self._connections.stream(**self._request(step)) as response:
+                    answer = _ArrivingAnswer(step)
+                    async for part in response.aiter_bytes():
+                        answer.add(part)
+                result = answer.of(response)
+            except self._failures as error:
                 result = self._failure(error, step)
 
 
-def _answered(response: httpx.Response) -> Answered:
-    headers: Mapping[str, str] = response.headers
-    return Answered(response.status_code, headers, response.content)
+class _ArrivingAnswer:
+    """The body of an answer, in parts: httpx limits the time between two of them, and not the time of all."""
+
+    def __init__(self, step: Send) -> None:
+        self._seconds = step.seconds
+        self._late_at = time.monotonic() + step.seconds + _GRACE_SECONDS
+        self._parts: list[bytes] = []
+
+    def add(self, part: bytes) -> None:
+        """Adds the next part.
+
+        Raises:
+            DeadlineExceeded: It came too late.
+        """
+        if time.monotonic() > self._late_at:
+            raise DeadlineExceeded(f"the answer did not arrive within {self._seconds:.3g} s")
+        self._parts.append(part)
+
+    def of(self, response: httpx.Response) -> Answered:
+        """The answer, with the status and the headers of its response."""
+        headers: Mapping[str, str] = response.headers
+        return Answered(response.status_code, headers, b"".join(self._parts))
 
 
 def _seconds(timeout: float) -> float:

@@ -14,6 +14,7 @@ from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 
 _FLOAT32: Final = np.dtype(np.float32)
+_INT64: Final = np.iinfo(np.int64)
 _MOST_PROBLEMS: Final = 20
 
 
@@ -111,8 +112,9 @@ def _values_of(rows: Any) -> NDArray[Any]:
     if rows.ndim == 2 and len(rows.columns) == 1:
         rows = rows.iloc[:, 0]
     whole = rows.dtypes if rows.ndim == 2 else [rows.dtype]
-    if all(getattr(kind, "kind", "O") in "iu" for kind in whole) and not rows.isna().to_numpy().any():
-        integers: NDArray[Any] = rows.to_numpy(dtype=np.int64)
+    kinds = {getattr(kind, "kind", "O") for kind in whole}
+    if kinds <= {"i", "u"} and not rows.isna().to_numpy().any():
+        integers: NDArray[Any] = rows.to_numpy(dtype=np.uint64 if kinds == {"u"} else np.int64)
         return integers
     wrong = [str(kind) for kind in whole if getattr(kind, "kind", "O") not in "fiu"]
     if wrong:
@@ -137,9 +139,20 @@ def _sequence(given: Any) -> GivenSequence:
     identifier = given.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise ValueError(f"an id must be a string, it is a {type(identifier).__name__}")
+    if identifier is not None and not _is_text(identifier):
+        raise ValueError("an id must be text, this one has half of a character (a lone surrogate)")
     return GivenSequence(
         steps_array(given["steps"]), identifier, _mask(given, "step_mask"), _mask(given, "feature_mask")
     )
+
+
+def _is_text(given: str) -> bool:
+    """Whether a string can be sent: Python also has strings with half of a character."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mask(given: Mapping[str, Any], name: str) -> list[bool] | None:
@@ -171,7 +184,7 @@ def steps_array(given: Any) -> NDArray[Any]:
         if array.size:
             raise ValueError(f"numbers are wanted, the type of this array is {array.dtype}")
         return array.astype(np.float32)
-    if array.dtype.kind in "iu" and array.ndim == 1 and array.dtype != np.uint64:
+    if array.dtype.kind in "iu" and array.ndim == 1 and not (array.dtype == np.uint64 and (array > _INT64.max).any()):
         return array.astype(np.int64, copy=False)
     if array.dtype != _FLOAT32:
         with np.errstate(over="ignore"):
