@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import gzip
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +56,9 @@ def test_a_csv_file_of_tokens(tmp_path: Path) -> None:
     [
         ("x,y\n1,2\n3,zwei\n", ":3: 'zwei' is no number"),
         ("x,y\n1,2\n3\n", ":3: 1 columns"),
+        ("x,y\n1,2\n3,4,5\n", ":3: 3 columns, and the first line has 2"),
+        ("x,label\n1,a\n2\n", ":3: 1 columns"),
+        ("x,label\n1\n2,a\n", ":2: 1 columns"),
         ("x\n1e99\n", "not finite"),
     ],
 )
@@ -67,7 +74,7 @@ def test_a_csv_file_without_values_is_refused(tmp_path: Path, text: str) -> None
         read(tmp_path, "a.csv", text)
 
 
-@pytest.mark.parametrize("text", ["token\n1.5\n", "token\n-1\n", "token\n\n?\n"])
+@pytest.mark.parametrize("text", ["token\ninf\n", "token\n1e30\n", "token\n1.5\n", "token\n-1\n", "token\n\n?\n"])
 def test_what_is_no_token_is_told(tmp_path: Path, text: str) -> None:
     found = read(tmp_path, "a.csv", text, "tokens")
     assert found["sequences"] == []
@@ -152,3 +159,59 @@ async def test_without_pyarrow_a_parquet_file_is_refused_with_what_brings_it(mon
         answer = await upload(service, "a.parquet", b"PAR1")
     assert answer.status_code == 415
     assert "lengthwise[parquet]" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["", "text", "values\0", "x" * 9000])
+async def test_a_kind_of_steps_that_is_none_is_refused(kind: str) -> None:
+    async with serving(model(manifest())) as service:
+        answer = await upload(service, "a.csv", b"1,2\n", kind)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "query parameter kind: must be values or tokens"
+
+
+async def test_without_room_on_the_disk_a_file_is_refused_for_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    async with serving(model(manifest())) as service:
+        answer = await upload(service, "a.csv", b"1,2\n")
+        assert answer.status_code == 503
+        assert answer.json()["detail"] == "the server cannot store the file: No space left on device"
+        assert service.serving.inflight.bytes == 0
+    assert not list(tmp_path.iterdir())
+
+
+async def test_without_a_process_a_file_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def none(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("asyncio.create_subprocess_exec", none)
+    async with serving(model(manifest())) as service:
+        answer = await upload(service, "a.csv", b"1,2\n")
+    assert answer.status_code == 503
+    assert answer.json()["detail"].startswith("the server cannot start a process for the file")
+
+
+async def test_a_file_waits_for_those_before_it_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, ended = asyncio.Event(), asyncio.Event()
+
+    async def read_until_it_ends(*_: object) -> bytes:
+        reading.set()
+        await ended.wait()
+        return b"{}"
+
+    monkeypatch.setattr(uploads, "_read", read_until_it_ends)
+    monkeypatch.setattr(uploads, "READ_SECONDS", 0.1)
+    async with serving(model(manifest())) as service:
+        first = asyncio.create_task(upload(service, "a.csv", b"1,2\n"))
+        await reading.wait()
+        second = await upload(service, "b.csv", b"1,2\n")
+        ended.set()
+        assert (second.status_code, (await first).status_code) == (503, 200)
+        assert second.json()["detail"] == "other files are being read"
+        assert service.serving.inflight.bytes == 0
+        assert (await upload(service, "c.csv", b"1,2\n")).status_code == 200

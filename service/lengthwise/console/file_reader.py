@@ -81,7 +81,8 @@ def _csv(path: Path, kind: StepKind) -> Iterator[Record | BadRecord]:
     header = [] if all(_is_number(cell) for cell in lines[0][1]) else [cell.strip().lower() for cell in lines[0][1]]
     place_of_id = next((header.index(name) for name in _IDS if name in header), None)
     place_of_label = header.index(_LABEL) if _LABEL in header else None
-    features = [place for place in range(len(header or lines[0][1])) if place not in (place_of_id, place_of_label)]
+    width = len(lines[0][1])
+    features = [place for place in range(width) if place not in (place_of_id, place_of_label)]
     if not features:
         raise ConfigurationError(f"{path}: there is no column with values")
 
@@ -93,7 +94,7 @@ def _csv(path: Path, kind: StepKind) -> Iterator[Record | BadRecord]:
         numbered = list(group)
         place = f"{path}:{numbered[0][0]}"
         try:
-            steps = [_step(line, features, f"{path}:{number}") for number, line in numbered]
+            steps = [_step(line, width, features, f"{path}:{number}") for number, line in numbered]
             first = numbered[0][1]
             label = first[place_of_label].strip() if place_of_label is not None else None
             read = _tokens if kind == "tokens" else _values
@@ -102,9 +103,9 @@ def _csv(path: Path, kind: StepKind) -> Iterator[Record | BadRecord]:
             yield BadRecord(str(index), error)
 
 
-def _step(line: list[str], features: list[int], place: str) -> list[float]:
-    if len(line) <= features[-1]:
-        raise RecordError(f"{place}: {len(line)} columns, and {features[-1] + 1} are needed")
+def _step(line: list[str], width: int, features: list[int], place: str) -> list[float]:
+    if len(line) < width or any(line[width:]):
+        raise RecordError(f"{place}: {len(line)} columns, and the first line has {width}")
     return [_number(line[feature], place) for feature in features]
 
 
@@ -119,7 +120,7 @@ def _values(array: NDArray[np.float64], place: str) -> NDArray[np.float32]:
 
 def _tokens(array: NDArray[np.float64], place: str) -> NDArray[np.int64]:
     """Token ids, of `[steps, features]` numbers."""
-    if array.shape[1] != 1 or not ((array >= 0) & (array == np.floor(array))).all():
+    if array.shape[1] != 1 or not ((array >= 0) & (array < 2.0**63) & (array == np.floor(array))).all():
         raise RecordError(f"{place}: something in this sequence is no token id: one whole number from 0 a line")
     return array.reshape(-1).astype(np.int64)
 

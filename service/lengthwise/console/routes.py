@@ -64,7 +64,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         query = request.query_params
         try:
             read = await uploads.read(
-                query.get("name", ""), query.get("kind", ""), headers_of(request.headers.raw), request.receive
+                query.get("name", ""), query.get("kind", "values"), headers_of(request.headers.raw), request.receive
             )
         except ClientLeft:
             return Response(status_code=499)

@@ -6,18 +6,19 @@ Nothing is kept: the file is in a temporary folder while it is read. One file is
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import orjson
 from starlette.types import Receive
 
+from lengthwise.decoding.json_lines import StepKind
 from lengthwise.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -71,17 +72,36 @@ class Uploads:
             RequestError: The format is unknown, the file is wrong or too large, or it took too long.
         """
         suffix = _suffix(name)
+        if kind not in get_args(StepKind):
+            raise InvalidRequest([Problem("", f"query parameter kind: must be {' or '.join(get_args(StepKind))}")])
         hold = Hold(self._inflight)
         late_at = time.monotonic() + READ_SECONDS
         try:
             body = await read_body(receive, headers, self._max_bytes, hold, late_at=late_at)
-            async with self._one:
+            async with self._turn():
                 hold.set(len(body) + _MEMORY_FACTOR * MOST_VALUES)
-                with _file(body, suffix) as path:
+                async with _file(body, suffix) as path:
                     del body
                     return await _read(path, kind)
         finally:
             hold.close()
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Waits until no other file is read.
+
+        Raises:
+            NotReady: Others were read for too long. A file that waits takes memory that callers may need.
+        """
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                await self._one.acquire()
+        except TimeoutError:
+            raise NotReady("other files are being read", retry_after_seconds=READ_SECONDS) from None
+        try:
+            yield
+        finally:
+            self._one.release()
 
 
 def _suffix(name: str) -> str:
@@ -98,17 +118,32 @@ def _suffix(name: str) -> str:
     return suffix
 
 
-@contextlib.contextmanager
-def _file(body: bytes, suffix: str) -> Iterator[Path]:
-    """The file in a folder of its own, which is removed afterwards."""
+@asynccontextmanager
+async def _file(body: bytes, suffix: str) -> AsyncIterator[Path]:
+    """The file in a folder of its own, which is removed afterwards.
+
+    Raises:
+        NotReady: It cannot be written, for example because the disk is full.
+    """
     try:
-        folder = tempfile.TemporaryDirectory(prefix="lengthwise-")
+        folder = await asyncio.to_thread(_folder_with, body, suffix)
     except OSError as error:
-        raise NotReady(f"the server has no folder for the file: {error.strerror}") from error
-    with folder as name:
-        path = Path(name) / f"upload{suffix}"
-        path.write_bytes(body)
-        yield path
+        raise NotReady(f"the server cannot store the file: {error.strerror}") from error
+    try:
+        yield Path(folder.name) / f"upload{suffix}"
+    finally:
+        folder.cleanup()
+
+
+def _folder_with(body: bytes, suffix: str) -> tempfile.TemporaryDirectory[str]:
+    """A new folder with the file."""
+    folder = tempfile.TemporaryDirectory(prefix="lengthwise-", ignore_cleanup_errors=True)
+    try:
+        (Path(folder.name) / f"upload{suffix}").write_bytes(body)
+    except BaseException:
+        folder.cleanup()
+        raise
+    return folder
 
 
 async def _read(path: Path, kind: str) -> bytes:
@@ -117,7 +152,27 @@ async def _read(path: Path, kind: str) -> bytes:
     Raises:
         RequestError: It cannot read the file.
     """
-    process = await asyncio.create_subprocess_exec(
+    try:
+        process = await _started(path, kind)
+    except OSError as error:  # out of descriptors, processes or memory
+        raise NotReady(f"the server cannot start a process for the file: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        raise DeadlineExceeded(f"the file could not be read within {READ_SECONDS:g} s") from None
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if process.returncode == 0:
+        return said
+    raise _refusal(said)
+
+
+async def _started(path: Path, kind: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # nothing is imported from the folder in which the service was started
         "-m",
@@ -130,19 +185,6 @@ async def _read(path: Path, kind: str) -> bytes:
         stderr=asyncio.subprocess.DEVNULL,
         env={**passed_to_children(), "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
     )
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            said, _ = await process.communicate()
-    except TimeoutError:
-        raise DeadlineExceeded(f"the file could not be read within {READ_SECONDS:g} s") from None
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    if process.returncode == 0:
-        return said
-    raise _refusal(said)
 
 
 def _refusal(said: bytes) -> RequestError:
