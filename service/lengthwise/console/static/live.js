@@ -115,7 +115,7 @@ export class Live {
     const waiting = recent?.queue.reduce((sum, queue) => sum + queue.sequences, 0) ?? 0;
     const models = recent?.queue.map((queue) => queue.model).join(", ");
     byId("queue-note").textContent = waiting
-      ? `${waiting} sequences wait${waiting === 1 ? "s" : ""} for ${models}: the fullest moment of the last seconds. A bar is as high as its sequence is long.`
+      ? `${waiting === 1 ? "1 sequence waits" : `${waiting} sequences wait`} for ${models}: the fullest moment of the last seconds. A bar is as high as its sequence is long.`
       : "Nothing waits. A bar is a sequence that waits, as high as it is long.";
     this.showFigures();
   }

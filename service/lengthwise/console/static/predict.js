@@ -74,6 +74,7 @@ export class Predict {
 
   chooseModel() {
     this.offerVersions();
+    byId("predict-part").inert = !this.model; // without a model there is nothing to draw, to copy or to ask
     if (!this.model) {
       this.note("No model is served now; the part Models says why.", true);
       return;
@@ -201,6 +202,7 @@ export class Predict {
   }
 
   changed() {
+    this.turn += 1; // an answer that is on its way is of what was there before
     const { sequence } = this;
     const parts = [`${sequence.length} ${sequence.length === 1 ? "step" : "steps"}${sequence.isTokens ? " (tokens)" : ` × ${sequence.features} features`}`];
     if (sequence.leftOut) parts.push(`${sequence.leftOut} left out`);

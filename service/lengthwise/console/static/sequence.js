@@ -70,6 +70,7 @@ export function parse(text, tokens) {
     throw new Error(`This is not JSON: ${error.message}. A missing value is null.`);
   }
   const list = Array.isArray(value?.sequences) ? value.sequences : Array.isArray(value?.instances) ? value.instances : null;
+  if (list && !list.length) throw new Error("There is no sequence in it.");
   if (list) return list.map((each) => one(each, tokens));
   if (Array.isArray(value) && !isNumbers(value) && !value.every(isStep)) return value.map((each) => one(each, tokens));
   return [one(value, tokens)];
