@@ -155,7 +155,7 @@ class TestBuffers:
         busy.offer(answered())
         patient.offer(answered())
         thread.start()
-        until = time.monotonic() + 5
+        until = time.monotonic() + EVENTUALLY_SECONDS
         while len(patient) and time.monotonic() < until:
             time.sleep(0.01)
         waiting = len(patient)
