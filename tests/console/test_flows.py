@@ -44,12 +44,13 @@ def test_recordings_that_are_pasted_are_answered_as_in_the_readme(window: Window
     assert "24 steps" in page.locator("#sequence-note").inner_text()
 
 
-@pytest.mark.parametrize("text", ["{", "1,2\n3", '[[1, "x"]]', "one two", ""])
+@pytest.mark.parametrize("text", ["{", "1,2\n3", '[[1, "x"]]', "one two", "", '{"sequences": []}'])
 def test_what_is_pasted_wrong_is_told_and_the_sequence_stays(window: Window, text: str) -> None:
     page = window.open()
     before = page.locator("#length").input_value()
     pasted(page, text)
     page.locator("#sequence-note.problem").wait_for()
+    assert "undefined" not in page.locator("#sequence-note").inner_text()
     assert page.locator("#length").input_value() == before
 
 
@@ -324,6 +325,42 @@ def imagined(window: Window, model: dict[str, Any], prediction: dict[str, Any]) 
     return window.open()
 
 
+def centre(page: Any, place: str) -> tuple[float, float]:
+    """The middle of an element, which is scrolled to."""
+    page.locator(place).scroll_into_view_if_needed()
+    box = page.locator(place).bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_an_answer_to_an_earlier_sequence_is_not_shown(window: Window) -> None:
+    page = window.open()
+    page.locator(".answer .label").wait_for()
+    held: list[Any] = []
+    page.route("**/predict", lambda route: held.append(route))
+
+    def answer(number: int) -> None:
+        for _ in range(3000):
+            if len(held) > number:
+                break
+            page.wait_for_timeout(10)
+        held[number].continue_()
+
+    page.click("#ask")
+    page.click("#fewer")  # the answer that comes first is of one step more
+    steps = int(page.locator("#length").input_value())
+    answer(0)
+    weights = page.wait_for_function(
+        """() => {
+            const count = document.querySelectorAll("#signal rect.attention").length;
+            window.most = Math.max(window.most ?? 0, count);
+            return window.performance.now() > (window.until ??= window.performance.now() + 200) && {most: window.most};
+        }"""
+    ).json_value()
+    answer(1)
+    page.locator(".answer .facts li", has_text=f"{steps} steps computed").wait_for()
+    assert weights["most"] in (0, steps)
+
+
 def test_without_a_model_the_page_says_so(window: Window) -> None:
     page = window.page
 
@@ -334,6 +371,8 @@ def test_without_a_model_the_page_says_so(window: Window) -> None:
     page.route("**/console/state", state)
     window.open()
     page.locator("#sequence-note.problem", has_text="No model is served now").wait_for()
+    for button in ("#fewer", "#more", "#copy-curl", "#sweep", "#ask"):
+        page.mouse.click(*centre(page, button))
     page.click("#to-live")
     page.click("#burst")
     page.locator("#burst-note", has_text="No model is served").wait_for()
