@@ -143,7 +143,7 @@ class Serving:
         await self.batcher.start()
         self.monitoring.start()
         await self.registry.open()
-        self.monitoring.require_shadow()
+        self.monitoring.log_absent_shadow()
         self._started = True
         if not self.registry.served:
             log.error("no model is ready: every request will be answered with 503")

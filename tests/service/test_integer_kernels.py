@@ -400,7 +400,7 @@ def test_an_instruction_set_that_is_not_here_is_refused():
         integer_kernels.choose("avx1024")
 
 
-def test_idle_cores_are_counted_once_for_both_libraries():
+def test_only_the_idle_cores_of_a_library_can_be_shared():
     # The tests above lend cores through the library of float32 alone, and layers at int8 get help.
     with pytest.raises(ValueError, match="PyCapsule"):
         integer_kernels.share(object())

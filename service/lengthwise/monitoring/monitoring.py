@@ -82,7 +82,7 @@ class Monitoring:
         for thread in self._threads:
             thread.start()
 
-    def require_shadow(self) -> None:
+    def log_absent_shadow(self) -> None:
         """Logs a warning if there is a shadow and its version is not served."""
         if self.shadow is not None:
             self.shadow.served()
