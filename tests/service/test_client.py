@@ -204,11 +204,12 @@ async def test_no_sequence_is_no_request() -> None:
             assert await client.predict(nothing) == []
 
 
-async def test_a_null_row_of_a_column_is_named() -> None:
+async def test_a_sequence_that_is_none_is_named() -> None:
     async with serving(model(manifest())) as service, client_of(service) as client:
-        with pytest.raises(errors.InvalidSequences) as error:
-            await client.predict(pa.array([[[1.0, 2.0]], None]))
-    assert error.value.indices == (1,)
+        for given in (pa.array([[[1.0, 2.0]], None]), [STEPS, None], [STEPS, {"steps": None}]):
+            with pytest.raises(errors.InvalidSequences, match=r"^sequence 1: its steps are missing$") as error:
+                await client.predict(given)
+            assert error.value.indices == (1,)
 
 
 # Errors.

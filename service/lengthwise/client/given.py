@@ -174,6 +174,8 @@ def steps_array(given: Any) -> NDArray[Any]:
     Raises:
         ValueError: They are no numbers, have another form, or one is not finite as float32.
     """
+    if given is None:
+        raise ValueError("its steps are missing")
     if type(given) is np.ndarray and given.dtype == _FLOAT32:
         array: NDArray[Any] = given
     else:
