@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,10 @@ from hypothesis import HealthCheck, settings
 # How long an example takes to draw says more of the machine than of the strategy.
 settings.register_profile("lengthwise", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lengthwise")
+
+# A worker runs for each core: threads of torch and of NumPy beside it would only wait for each other.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
 
 # Keras reads it when it is imported, and without it looks for TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -28,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         module = getattr(item, "module", None)
         if any(hasattr(module, name) for name in ("ServerProcess", "exit_of", "started")):
             item.add_marker(pytest.mark.process)
+
+
+def pytest_collection_finish() -> None:
+    """Leaves the modules that are imported by now out of every later round of the garbage collector."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup() -> None:
