@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
+import coverage
 import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes to draw says more of the machine than of the strategy.
 settings.register_profile("lengthwise", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lengthwise")
+
+# A worker runs for each core: threads of torch and of NumPy beside it would only wait for each other.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
 
 # Keras reads it when it is imported, and without it looks for TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -22,12 +30,47 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: a test with a server in a process of its own mostly waits."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests of each module that starts servers."""
     for item in items:
         module = getattr(item, "module", None)
         if any(hasattr(module, name) for name in ("ServerProcess", "exit_of", "started")):
             item.add_marker(pytest.mark.process)
+
+
+UNTRACED = pytest.StashKey[bool]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Of a test marked `traced(n)`, coverage follows each n-th case that runs; sets aside what is imported by now."""
+    seen: Counter[str] = Counter()
+    for item in session.items:
+        if traced := item.get_closest_marker("traced"):
+            test = item.nodeid.partition("[")[0]
+            item.stash[UNTRACED] = bool(seen[test] % traced.args[0])
+            seen[test] += 1
+    gc.collect()
+    gc.freeze()  # no later round of the garbage collector looks through the modules again
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Has coverage look away from a case that others of its test stand for: to follow it takes as long again."""
+    following = coverage.Coverage.current() if item.stash.get(UNTRACED, False) else None
+    if following is None:
+        return (yield)
+    following.stop()
+    try:
+        return (yield)
+    finally:
+        following.start()
 
 
 def pytest_runtest_setup() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,8 +115,13 @@ ONLY_IN = {
 """External packages that only these modules may import."""
 
 
-def imports(path: Path, *, annotations: bool = True) -> Iterator[str]:
+@functools.cache
+def imports(path: Path, *, annotations: bool = True) -> tuple[str, ...]:
     """Every module that a file imports, wherever in it; without those that only annotations need, if so asked."""
+    return tuple(_imports(path, annotations))
+
+
+def _imports(path: Path, annotations: bool) -> Iterator[str]:
     tree = ast.parse(path.read_text())
     checked = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     skipped = set() if annotations else {id(inner) for node in checked for inner in ast.walk(node)}
@@ -130,6 +136,7 @@ def imports(path: Path, *, annotations: bool = True) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
+@functools.cache
 def modules(folder: Path) -> dict[str, Path]:
     """The modules of a package by their dotted names in it."""
     files = (path for path in folder.rglob("*.py") if not path.stem.endswith("_pb2"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def used(module: ast.Module) -> Iterator[str]:
             yield from (text.rpartition(".")[2] for text in texts if function in PATCHING)
 
 
+@functools.cache
 def private_names() -> dict[str, set[str]]:
     """By file of the tests, the private names that the packages define, and the file uses but does not define."""
     known = {name for folder in SOURCES for path in folder.rglob("*.py") for name in defined(tree(path))}

@@ -37,7 +37,7 @@ from lengthwise.settings import bundled_models
 from tests.support.arrow_streams import ARROW, Form, with_buffer, written
 from tests.support.arrow_streams import batches as arrow_batches
 from tests.support.bounded_server import answer, served
-from tests.support.numpy_models import idle, manifest, model, serving
+from tests.support.numpy_models import manifest, model, serving
 from tests.support.server_process import ServerProcess, started
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def _well_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
     if "server" in request.fixturenames:
         shared: ServerProcess = request.getfixturevalue("server")
         assert shared.predict(GOOD).status_code == 200
-        assert idle(shared.figures())
+        shared.wait_until_idle()
 
 
 def post(path: bytes, body: bytes = BODY, *headers: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -173,9 +174,13 @@ async def test_a_grpc_inference_call_without_a_key_is_counted_and_with_one_answe
         error = await caller.refused("ModelInfer", infer())
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED
         await caller.call("ModelInfer", infer(), metadata=tuple(BEARER.items()))
-        figures = samples(caller.service.serving.metrics.text().decode())
-    assert figures['lengthwise_requests_total{code="401",model="",version=""}'] == 1
-    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 1
+        wanted = {
+            'lengthwise_requests_total{code="401",model="",version=""}': 1.0,
+            'lengthwise_requests_total{code="200",model="sums",version="1"}': 1.0,
+        }
+        async with asyncio.timeout(60):  # the caller may have its answer before the server has counted it
+            while not wanted.items() <= samples(caller.service.serving.metrics.text().decode()).items():
+                await asyncio.sleep(0)
 
 
 async def test_grpcs_health_and_reflection_want_a_key(keys: Path) -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +34,7 @@ from lengthwise.http.app import make_app
 from lengthwise.http.server import Server, serve
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings, bundled_models
-from tests.support.numpy_models import idle
-from tests.support.server_process import ServerProcess, exit_of, request, started
+from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
 
 STEP = [0.5] * 12
 GOOD = {"sequences": [[STEP, STEP, STEP]]}
@@ -56,10 +56,7 @@ def _well_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
     if "server" in request.fixturenames:
         shared: ServerProcess = request.getfixturevalue("server")
         assert shared.predict(GOOD).status_code == 200
-        for _ in range(200):  # a withdrawn request's batch may still run
-            if idle(shared.figures()):
-                return
-        raise AssertionError(shared.figures())
+        shared.wait_until_idle()  # a withdrawn request's batch may still run
 
 
 def records() -> list[Any]:
@@ -270,10 +267,9 @@ def test_an_answer_names_no_software_and_no_path(server: ServerProcess) -> None:
 def accepted(server: ServerProcess, sequences: int) -> None:
     """Returns once so many sequences were read from requests."""
     name = 'lengthwise_sequences_total{model="japanese-vowels",version="1"}'
-    for _ in range(5000):
-        if server.figures().get(name, 0) >= sequences:
-            return
-    raise AssertionError(server.figures())
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (figures := server.figures()).get(name, 0) < sequences:
+        assert time.monotonic() < deadline, figures
 
 
 def test_a_signal_under_load_finishes_what_was_accepted_refuses_the_rest_and_exits_0() -> None:

@@ -20,7 +20,7 @@ import httpx
 import orjson
 
 from lengthwise.bench.launch import free_port
-from tests.support.numpy_models import samples
+from tests.support.numpy_models import idle, samples
 
 PATIENCE_SECONDS = 60.0
 
@@ -112,6 +112,12 @@ class ServerProcess:
     def figures(self) -> dict[str, float]:
         """The samples of `/metrics`."""
         return samples(self.get("/metrics").text)
+
+    def wait_until_idle(self) -> None:
+        """Returns once nothing waits, runs or is in hand: a caller has its answer before the server lets go of it."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not idle(figures := self.figures()):
+            assert time.monotonic() < deadline, figures
 
     def peak_bytes(self) -> int:
         """The most memory that the process has held so far."""
