@@ -260,11 +260,13 @@ def _listed(X: Any) -> list[Any]:
     """The sequences as a list.
 
     Raises:
-        TypeError: A sparse matrix.
+        TypeError: A sparse matrix, or no list.
         ValueError: No list of sequences.
     """
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise TypeError("sequences are dense arrays, and X is sparse: use X.toarray()")
+    if isinstance(X, str | bytes | Mapping) or not isinstance(X, Iterable):
+        raise TypeError(f"X is a {type(X).__name__}: a list with an array for each sequence is wanted")
     if isinstance(X, list | tuple):
         return list(X)
     array = np.asarray(X) if hasattr(X, "__array__") else None

@@ -374,7 +374,8 @@ def _pair(given: object, name: str) -> Labelled:
     """
     if isinstance(given, tuple | list) and len(given) == 2:
         return given[0], given[1]
-    raise ConfigurationError(f"{name}: a pair (sequences, labels) is wanted")
+    share = ", or a share of the sequences" if name == "validation" else ""
+    raise ConfigurationError(f"{name}: a pair (sequences, labels) is wanted{share}")
 
 
 def _read(name: str, given: Labelled | None, spec: Spec) -> list[Record]:

@@ -183,6 +183,15 @@ def test_missing_values_are_for_the_spec_to_decide() -> None:
         refusing.predict(X)
 
 
+@pytest.mark.parametrize("wrong", [None, 5, "abc", {"a": [[1.0]]}])
+def test_what_is_no_list_is_refused(wrong: Any) -> None:
+    classifier = LengthwiseClassifier(ROCKET)
+    with pytest.raises(TypeError, match="a list with an array for each sequence is wanted"):
+        classifier.fit(wrong, ["a", "b"])
+    with pytest.raises(TypeError, match="a list with an array for each sequence is wanted"):
+        classifier.fit(*data()).predict(wrong)
+
+
 def test_tokens_and_data_frames_are_sequences() -> None:
     tokens = LengthwiseClassifier({**TINY, "input": {"vocabulary": 6}}, epochs=1)
     assert tokens.fit([[1, 2, 3], [4, 5], [1, 1], [5, 4, 4]], list("abab")).predict([[1, 2]]).shape == (1,)

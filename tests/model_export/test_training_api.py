@@ -19,7 +19,7 @@ from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export.cli import main
 from lengthwise_export.errors import SpecError
 from lengthwise_export.training import recipe
-from lengthwise_export.training.arrays import sorted_labels
+from lengthwise_export.training.arrays import as_label, sorted_labels
 from tests.support.specs import separable
 
 TINY: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"hidden": 8, "layers": 1}}
@@ -159,6 +159,7 @@ def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
     ("options", "said"),
     [
         ({"spec": "rokcet"}, "did you mean rocket"),
+        ({"spec": 5}, "spec=5: the name of a preset"),
         ({"spec": "absent.toml"}, "cannot be read"),
         ({"spec": {"model": "rocket"}}, "'model' is no table"),
         ({"spec": {"model": {"hiden": 8}}}, "hidden"),
@@ -168,7 +169,7 @@ def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
         ({"epochs": 2.5}, "epochs=2.5: a whole number from 1 is wanted"),
         ({"learning_rate": 0}, "learning_rate=0: a number above 0 is wanted"),
         ({"validation": 1.0}, "validation=1.0: a number from 0 and below 1 is wanted"),
-        ({"validation": [1, 2, 3]}, r"validation: a pair \(sequences, labels\) is wanted"),
+        ({"validation": [1, 2, 3]}, r"validation: a pair \(sequences, labels\) is wanted, or a share"),
         ({"calibration": 1}, "calibration=1: True or False is wanted"),
         ({"threads": 0}, "threads=0"),
         ({"progress": "loud"}, "progress='loud'"),
@@ -190,6 +191,11 @@ def test_options_and_labels_may_be_numbers_of_numpy() -> None:
     run = lengthwise_export.train(TINY, *data(), **given)
     assert run.report["validation"]["answers"] == 6
     assert len(run.report["epochs"]) == 2
+
+
+def test_a_label_may_be_an_array_of_one_number() -> None:
+    assert as_label(np.array(3), 0) == "3"
+    assert as_label(np.array([3, 1]), 0) == ("3", "1")
 
 
 def test_labels_that_are_equal_as_numbers_keep_one_order() -> None:

@@ -25,6 +25,7 @@ from lengthwise_export.architecture.presets import PRESETS
 from lengthwise_export.architecture.spec import InputSpec, Spec
 from lengthwise_export.errors import SpecError
 from lengthwise_export.training.batches import check
+from lengthwise_export.training.options import plain
 from lengthwise_export.training.session import lenient
 
 GivenSpec: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Spec
@@ -173,6 +174,7 @@ def as_label(label: Any, place: int) -> Label:
     Raises:
         ConfigurationError: It is neither a text nor a whole number, nor a list of them.
     """
+    label = plain(label)
     if isinstance(label, np.ndarray | list | tuple | set | frozenset):
         several = sorted(label, key=str) if isinstance(label, set | frozenset) else list(label)
         return tuple(_text(one, place) for one in several)
@@ -231,6 +233,11 @@ def _tables(given: GivenSpec) -> Mapping[str, Any] | Spec:
                 "the keys of docs/spec.md"
             )
         return given
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigurationError(
+            f"spec={given!r}: the name of a preset ({', '.join(NAMES)}), the path of a TOML file, or its tables as a "
+            "dictionary is wanted"
+        )
     text = os.fspath(given)
     if text in NAMES:
         return {"model": {"kind": ROCKET} if text == ROCKET else {"preset": text}}
