@@ -265,7 +265,7 @@ def _listed(X: Any) -> list[Any]:
     """
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise TypeError("sequences are dense arrays, and X is sparse: use X.toarray()")
-    if isinstance(X, str | bytes | Mapping) or not isinstance(X, Iterable):
+    if isinstance(X, str | bytes | Mapping) or not (isinstance(X, Iterable) or hasattr(X, "__array__")):
         raise TypeError(f"X is a {type(X).__name__}: a list with an array for each sequence is wanted")
     if isinstance(X, list | tuple):
         return list(X)
