@@ -180,7 +180,7 @@ def by_hand_handler(scorer: ByHand) -> Any:
     """A handler for `RunInference` as one writes it."""
     from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-    class Handler(ModelHandler):  # type: ignore[misc]
+    class Handler(ModelHandler):  # type: ignore[misc]  # Beam has no types
         """Answers rows in the order in which they come."""
 
         def load_model(self) -> ByHand:

@@ -2,12 +2,14 @@
 
 Two servers run the graph of the lognormal workload on the first core, one of them with records, answers computed again,
 a shadow and drift. The load is open, at half of what the first can answer. The servers take turns; the p99 of each turn
-is compared. Then a load is recorded whole and replayed, and throughput and padding of both are compared.
+is compared. Then a load is recorded whole and replayed to a server with the same options, and throughput and padding of
+both are compared.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -15,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Final
 
 import click
 from rich.console import Console
@@ -31,6 +34,8 @@ from lengthwise.data_profile import DataProfile
 from lengthwise.runtime.manifest import MANIFEST_FILE
 
 PAGE = pages.RESULTS / "monitoring.md"
+REPLAYS: Final = 5
+"""Pairs of a recording and its replay."""
 NAME = "lognormal"
 PLAIN = {"versions": f"{NAME}/1", "drift-share": "off"}
 FEATURES = 12
@@ -108,7 +113,10 @@ def main(seconds: float, rounds: int, out: Path) -> None:
             "monitoring_dropped_calls_total",
         )
     ratios = [one / other for other, one in zip(*p99, strict=True)]
-    recorded, replayed, recorded_padding, replayed_padding = repeated(work, server, capacity / 2, seconds)
+    pairs = [
+        repeated(work, server, capacity / 2, seconds)
+        for _ in track(range(REPLAYS), "replays", console=Console(stderr=True))
+    ]
     table = pages.table(
         ("at half load", "median", "range"),
         (
@@ -119,34 +127,30 @@ def main(seconds: float, rounds: int, out: Path) -> None:
     )
     counts = pages.table(("counted meanwhile", ""), [(name, f"{value:,.0f}") for name, value in counted.items()])
     again = pages.table(
-        ("", "recorded", "replayed", "ratio"),
+        ("medians", "recorded", "replayed", "ratio", "range"),
         (
-            ("requests/s", f"{recorded:,.0f}", f"{replayed:,.0f}", f"{replayed / recorded:.3f}"),
-            (
-                "padding share",
-                f"{recorded_padding:.3f}",
-                f"{replayed_padding:.3f}",
-                f"{replayed_padding / recorded_padding:.3f}",
-            ),
+            compared("requests/s", [[one.requests_per_second for one in pair] for pair in pairs], "{:,.0f}"),
+            compared("padding share", [[one.padding_share or math.nan for one in pair] for pair in pairs], "{:.3f}"),
         ),
     )
     said = (
         f"`python -m benchmarks.monitoring`: one core, open load of {capacity / 2:,.0f} requests/s (half of what the "
-        f"server answers over 64 connections), {rounds} turns of {seconds:g} s. With: `--record-share 0.01 "
-        "--verify-share 0.01 --shadow-share 0.05`, and drift of half of the calls."
+        f"server answers over 64 connections), {rounds} turns of {seconds:g} s, {REPLAYS} replays. With: "
+        "`--record-share 0.01 --verify-share 0.01 --shadow-share 0.05`, and drift of half of the calls."
     )
     pages.write(out, pages.page(facts, "What the monitoring costs", said, table, counts, "A load, replayed:", again))
     click.echo(f"{table}\n\n{counts}\n\n{again}")
 
 
-def repeated(work: Work, core: int, rate: float, seconds: float) -> tuple[float, float, float, float]:
-    """Records an open load whole, and replays it: requests/s and padding share of both."""
+def repeated(work: Work, core: int, rate: float, seconds: float) -> list[Figures]:
+    """Records an open load whole, and replays it to a server that records as well: the figures of both."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         repository(folder / "models", work)
         runs: list[Figures] = []
-        for options in (PLAIN | {"record": str(folder / "records"), "record-share": "1"}, PLAIN):
+        for place in ("first", "again"):
             port = launch.free_port()
+            options = PLAIN | {"record": str(folder / place), "record-share": "1"}
             command = launch.serve_command(folder / "models", port, options)
             with launch.running(command, port, cores=[core]) as running:
                 service = launch.ServiceUnderLoad(running.target, NAME, "1")
@@ -154,18 +158,19 @@ def repeated(work: Work, core: int, rate: float, seconds: float) -> tuple[float,
                     test = prepare(running.target, work.sequences, fields=service.fields, check=False)
                     load = LoadSpec(concurrency=256, seconds=seconds, rate=rate, warmup_seconds=0)
                 else:
-                    recorded = replay.read(folder / "records", Input("values", FEATURES), model=NAME)
+                    recorded = replay.read(folder / "first", Input("values", FEATURES), model=NAME)
                     test = Workload().replay_test(service, recorded)
                     moments = recorded.at_speed(1.0)
                     load = LoadSpec(concurrency=256, seconds=moments[-1], moments=moments, warmup_seconds=0)
                 runs.append(test.run(load))
-    first, second = runs
-    return (
-        first.requests_per_second,
-        second.requests_per_second,
-        first.padding_share or float("nan"),
-        second.padding_share or float("nan"),
-    )
+    return runs
+
+
+def compared(name: str, pairs: list[list[float]], form: str) -> tuple[str, ...]:
+    """A row of the table of replays: the medians of both, and of their ratio."""
+    ratios = [again / first for first, again in pairs]
+    middles = [form.format(median(values)) for values in zip(*pairs, strict=True)]
+    return (name, *middles, f"{median(ratios):.3f}", f"{min(ratios):.2f}-{max(ratios):.2f}")
 
 
 if __name__ == "__main__":

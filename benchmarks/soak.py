@@ -1,7 +1,9 @@
 """Half an hour of chaos: `make soak`, or `python -m benchmarks.soak --minutes 2`.
 
 Twenty callers send good, wrong, slow and unfinished requests over `/predict`, KServe v1 and v2, on connections of their
-own: 20 % are wrong, 20 % leave at some point. Five more do so over gRPC. A fifth of the calls is recorded. Meanwhile
+own: 20 % are wrong, 20 % leave at some point. Five more send good and wrong ones over gRPC; with `--grpc-cancels` they
+also cancel 20 % of them, and memory grows: grpcio keeps some hundred bytes of each such call, whatever the server
+(`python -m benchmarks.grpc_cancels`). A fifth of the calls is recorded. Meanwhile
 
 | every | happens |
 |---|---|
@@ -156,7 +158,7 @@ async def _meanwhile(*coroutines: Any) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def soak(seconds: float, pause_seconds: float) -> dict[str, Any]:
+async def soak(seconds: float, pause_seconds: float, *, grpc_cancels: bool) -> dict[str, Any]:
     """The figures of so many seconds."""
     with tempfile.TemporaryDirectory() as name:
         models, faults, records = Path(name) / "models", Path(name) / "faults", Path(name) / "records"
@@ -166,7 +168,8 @@ async def soak(seconds: float, pause_seconds: float) -> dict[str, Any]:
         server = ServerProcess(str(models), *options, faults=faults, log=Path(_FULL_DISK))
         try:
             await until(lambda: _answers(server), "the service is ready")
-            figures = await _soaked(server, models, faults, seconds, pause_seconds, port)
+            over_grpc = GrpcChaos(Chaos(server, pause_seconds=pause_seconds), port, cancels=grpc_cancels)
+            figures = await _soaked(server, models, faults, seconds, over_grpc)
             return figures | {"recorded": _recorded(records)}
         finally:
             server.kill()
@@ -182,10 +185,9 @@ def _answers(server: ServerProcess) -> bool:
 
 
 async def _soaked(
-    server: ServerProcess, models: Path, faults: Path, seconds: float, pause_seconds: float, grpc_port: int
+    server: ServerProcess, models: Path, faults: Path, seconds: float, over_grpc: GrpcChaos
 ) -> dict[str, Any]:
-    chaos = Chaos(server, pause_seconds=pause_seconds)
-    over_grpc = GrpcChaos(chaos, grpc_port)
+    chaos = over_grpc.chaos
     await chaos.ask_alone()
     await over_grpc.ask_alone()
     warm = min(_WARM_SECONDS, seconds / 4)
@@ -303,11 +305,12 @@ def _draw(axes: Any, figures: dict[str, Any]) -> None:
 @click.command()
 @click.option("--minutes", type=click.FloatRange(0.1), default=30.0, show_default=True)
 @click.option("--pause", type=float, default=0.02, show_default=True, help="Seconds between two requests of a caller.")
+@click.option("--grpc-cancels", is_flag=True, help="Callers over gRPC cancel as well; then memory grows.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
-def main(minutes: float, pause: float, out: Path) -> None:
+def main(minutes: float, pause: float, grpc_cancels: bool, out: Path) -> None:
     """Lets chaos loose on the service, and checks what every caller got."""
     facts = machine.facts()
-    figures = asyncio.run(soak(60 * minutes, pause))
+    figures = asyncio.run(soak(60 * minutes, pause, grpc_cancels=grpc_cancels))
     text = page(facts, figures)
     pages.write(out, text)
     save(partial(_draw, figures=figures), out.with_suffix(".png"))

@@ -66,7 +66,7 @@ class EmptyRun:
 class Fixed(CostTable):
     """A cost table that does not learn."""
 
-    def observe(self, rows: int, width: int, seconds: float) -> None:
+    def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
         """Ignores the measurement."""
 
 

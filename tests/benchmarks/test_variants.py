@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 
 import numpy as np
@@ -72,3 +73,8 @@ def test_every_place_in_a_contenders_command_is_known(contender):
     places = {"model": "m", "repository": "r", "port": "1"}
     texts = [*contender.module, *contender.environment.values()]
     assert "{" not in "".join(text.format(**places) for text in texts)
+
+
+def test_a_cost_table_that_does_not_learn_is_told_what_the_service_tells_its_own() -> None:
+    fixed = inspect.signature(variants.Fixed.observe).parameters
+    assert list(fixed) == list(inspect.signature(CostTable.observe).parameters)

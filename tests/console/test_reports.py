@@ -7,33 +7,15 @@ from typing import Any
 
 import pytest
 
-from lengthwise.bench.figures import Figures, Latency
 from lengthwise.bench.report_page import page as bench_page
 from lengthwise_export.checking.page import as_page
 from lengthwise_export.training.report_page import page as training_page
 from tests.console.browser import Window
+from tests.support.bench_figures import FIGURES
 from tests.support.check_reports import REPORT
 
 pytestmark = pytest.mark.console
 
-LOAD = Figures(
-    load="2 connections",
-    offered_rate=None,
-    seconds=2.0,
-    requests_per_second=1234.4,
-    sequences_per_second=1234.4,
-    latency_ms=Latency(1.0, 2.0, 30.0, 400.0, 1.5, 500.0),
-    answers={200: 10},
-    unsent=0,
-    unanswered=0,
-    broken=0,
-    wrong=0,
-    padding_share=0.25,
-    rows_per_batch=4.0,
-    late_ms=0.1,
-    client_core_share=0.5,
-    client_us_per_request=20.0,
-)
 SCORES = {"answers": 40, "accuracy": 0.9, "macro_f1": 0.88, "loss": 0.3, "ece": 0.02, "confusion": [[18, 2], [2, 18]]}
 TRAINING = {
     "labels": ["a", "b"],
@@ -45,7 +27,7 @@ TRAINING = {
 }
 REPORTS = {
     "check": lambda: as_page(REPORT, "net:make"),
-    "bench": lambda: bench_page([LOAD, LOAD], "a model"),
+    "bench": lambda: bench_page([FIGURES, FIGURES], "a model"),
     "training": lambda: training_page(TRAINING, "runs/vowels"),
 }
 

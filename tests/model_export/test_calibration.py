@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,16 @@ def test_without_validation_nothing_is_calibrated(tmp_path: Path) -> None:
     assert record.temperature is None
     assert record.spec is not None
     assert "temperature" not in from_spec(record.spec, path).manifest.made
+
+
+def test_without_validation_the_known_temperature_divides_the_head(tmp_path: Path) -> None:
+    options = TrainingOptions(epochs=2, validation=0.0)
+    known = training.train(spec(), noisy(20), options, tmp_path, known_temperature=2.5)
+    plain = training.train(spec(), noisy(20), options, tmp_path)
+    assert (known.temperature, plain.temperature) == (2.5, None)
+    assert torch.allclose(known.model.head.weight * 2.5, plain.model.head.weight)
+    again = training.train(spec(), noisy(20), replace(options, calibration=False), tmp_path, known_temperature=2.5)
+    assert again.temperature is None
 
 
 @pytest.mark.parametrize("task", ["multi-label", "per-step"])

@@ -133,6 +133,23 @@ async def test_options_are_in_the_query(query: str, said: tuple[int, str | None]
         assert problem["detail"].startswith(said[1])
 
 
+@pytest.mark.parametrize("kind", ["arrow", "raw"])
+async def test_an_unknown_alias_is_said_with_what_else_is_wrong_with_the_query(kind: str) -> None:
+    raw = {"content_type": "application/octet-stream", "x_lengthwise_shape": "1,2"}
+    async with serving(model(manifest()), aliases={"sums": {"champion": 1}}) as service:
+        body = stream([{"steps": [[1.0, 2.0]]}]) if kind == "arrow" else np.ones((1, 2), dtype="<f4").tobytes()
+        headers = {} if kind == "arrow" else raw
+        good = await sent(service, body, "?version=champion", **headers)
+        bad = await sent(service, body, "?version=best&priority=x", **headers)
+    assert good.status_code == 200
+    assert bad.status_code == 422
+    assert [one["detail"].split(":")[0] for one in bad.json()["errors"]] == [
+        "query parameter priority",
+        "query parameter version",
+    ]
+    assert "an alias of the model: champion" in bad.json()["errors"][1]["detail"]
+
+
 async def test_problems_of_the_query_and_of_the_body_are_said_together() -> None:
     async with serving(model(manifest(attention=False))) as service:
         answer = await sent(service, stream([{"steps": [[1.0, None]]}]), "?outputs=attention&priority=x")

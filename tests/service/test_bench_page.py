@@ -8,31 +8,16 @@ from dataclasses import replace
 import pytest
 
 from lengthwise import look
-from lengthwise.bench.figures import Figures, Latency
+from lengthwise.bench.figures import Figures
 from lengthwise.bench.report_page import page
+from tests.support.bench_figures import FIGURES
 
-ROW = Figures(
-    load="2 connections",
-    offered_rate=None,
-    seconds=2.0,
-    requests_per_second=1234.4,
-    sequences_per_second=2468.8,
-    latency_ms=Latency(1.0, 2.0, 30.0, 400.0, 1.5, 500.0),
-    answers={200: 10},
-    unsent=0,
-    unanswered=0,
-    broken=0,
-    wrong=0,
-    padding_share=0.25,
-    rows_per_batch=4.0,
-    late_ms=0.1,
-    client_core_share=0.5,
-    client_us_per_request=20.0,
+NONE = replace(FIGURES, latency_ms=None, answers={503: 3}, padding_share=None, rows_per_batch=None, wrong=None)
+
+
+@pytest.mark.parametrize(
+    "rows", [[FIGURES], [FIGURES, replace(FIGURES, load="<b>"), NONE], [NONE]], ids=["one", "several", "none"]
 )
-NONE = replace(ROW, latency_ms=None, answers={503: 3}, padding_share=None, rows_per_batch=None, wrong=None)
-
-
-@pytest.mark.parametrize("rows", [[ROW], [ROW, replace(ROW, load="<b>"), NONE], [NONE]], ids=["one", "several", "none"])
 def test_the_page_is_one_file_with_every_load(rows: list[Figures]) -> None:
     text = page(rows, "a <model>")
     assert look.style() in text
@@ -44,6 +29,6 @@ def test_the_page_is_one_file_with_every_load(rows: list[Figures]) -> None:
 
 
 def test_every_percentile_of_every_answered_load_is_a_dot() -> None:
-    assert page([ROW, NONE, ROW], "a").count("<title>2 connections") == 8
-    assert "p99.9 400 ms" in page([ROW], "a")
+    assert page([FIGURES, NONE, FIGURES], "a").count("<title>2 connections") == 8
+    assert "p99.9 400 ms" in page([FIGURES], "a")
     assert "503: 3" in page([NONE], "a")

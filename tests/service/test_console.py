@@ -14,6 +14,7 @@ import pytest
 from lengthwise import look
 from lengthwise.console import page
 from lengthwise.http.app import make_admin_app
+from lengthwise.protocols.predict import media_types
 from lengthwise.repository.contents import Refusal
 from tests.support.numpy_models import manifest, model, serving
 
@@ -52,9 +53,15 @@ async def test_programs_get_json_at_the_root() -> None:
     async with serving(model(manifest())) as service:
         for accept in ("*/*", "application/json", ""):
             answer = await service.client.get("/", headers={"accept": accept})
-            found = answer.json()
-            assert found.keys() == {"service", "predict", "docs", "openapi", "health", "media_types", "limits"}
-            assert (found["predict"], found["health"]) == ("/predict", "/healthz")
+            assert answer.json() == {
+                "service": "lengthwise",
+                "predict": "/predict",
+                "docs": "/docs",
+                "openapi": "/openapi.json",
+                "health": "/healthz",
+                "media_types": media_types(),
+                "limits": {"max_body_bytes": 16_777_216, "max_queue_cost_steps": 1_000_000, "max_sequences": 1024},
+            }
 
 
 @pytest.mark.parametrize("path", ["/", *(f"/console/{name}" for name in sorted(page.names()))])

@@ -459,6 +459,9 @@ async def test_over_grpc_a_message_that_nobody_waits_behind_may_come_slowly(monk
         await slow.write(message().SerializeToString())
         await slow.done_writing()
         await slow
+        await until(
+            lambda: service.serving.inflight.bytes == 0
+        )  # the caller may have its answer before the server knows
         assert idle(await service.figures())
 
 
@@ -469,6 +472,7 @@ async def test_over_grpc_a_call_without_a_message_is_refused() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await empty
         assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await until(lambda: service.serving.inflight.bytes == 0)
         assert idle(await service.figures())
 
 

@@ -462,7 +462,8 @@ class TestInAService:
     def test_few_long_sequences_are_counted_and_not_kept(self) -> None:
         trained = [np.ones((4, 2), dtype=np.float32)] * 300
         kept = manifest(training=DataProfile.of(trained, None, labels=3))
-        window = DriftWindow(kept.training, kept)  # type: ignore[arg-type]
+        assert kept.training is not None
+        window = DriftWindow(kept.training, kept)
         for _ in range(3):
             steps = np.ones((2**17, 2), dtype=np.float32)  # 1 MiB
             gone = weakref.ref(steps)

@@ -40,8 +40,8 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     shell = types.SimpleNamespace(kernel=object())
     package, module = types.ModuleType("IPython"), types.ModuleType("IPython.display")
-    package.get_ipython = lambda: shell  # type: ignore[attr-defined]
-    module.display = display  # type: ignore[attr-defined]
+    vars(package)["get_ipython"] = lambda: shell
+    vars(module)["display"] = display
     monkeypatch.setitem(sys.modules, "IPython", package)
     monkeypatch.setitem(sys.modules, "IPython.display", module)
     return texts
@@ -56,8 +56,8 @@ def test_a_model_says_what_it_takes_and_promises(bundled: lengthwise.Model) -> N
 
 def test_predictions_are_a_list_that_is_shown_as_a_table(bundled: lengthwise.Model) -> None:
     predictions = bundled.predict(np.zeros((30, 5, 12)))
-    assert isinstance(predictions, list)
-    shown = predictions._repr_html_()  # type: ignore[attr-defined]
+    assert isinstance(predictions, notebook.PredictionList)
+    shown = predictions._repr_html_()
     assert shown.count("<tr>") == notebook.MOST_SHOWN + 1
     assert shown.endswith("<p>and 10 more</p>")
     one = predictions[0]._repr_html_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,28 +13,18 @@ from rich.console import Console
 from lengthwise.bench.figures import Figures, Latency
 from lengthwise.bench.tune import candidates, loads, table, tune
 from lengthwise.errors import ConfigurationError
+from tests.support.bench_figures import FIGURES
 
 TRIED = {"runners": ["1", "2"], "max_batch_rows": ["16", "128"]}
 
 
 def figures(*, rate: float = 100.0, p99: float = 0.01, offered: float | None = None, broken: int = 0) -> Figures:
-    return Figures(
-        load="a load",
+    return replace(
+        FIGURES,
         offered_rate=offered,
-        seconds=1,
         requests_per_second=rate,
-        sequences_per_second=rate,
         latency_ms=Latency.of(np.array([p99])),
-        answers={200: 1},
-        unsent=0,
-        unanswered=0,
         broken=broken,
-        wrong=None,
-        padding_share=None,
-        rows_per_batch=None,
-        late_ms=0,
-        client_core_share=0,
-        client_us_per_request=0,
     )
 
 

@@ -32,10 +32,12 @@ class GrpcChaos:
     Attributes:
         chaos: Counts what they see; its sequences are sent.
         port: Of gRPC.
+        cancels: Whether some of them cancel.
     """
 
     chaos: Chaos
     port: int
+    cancels: bool = True
     _alone: list[list[bytes]] = field(default_factory=list)
 
     async def ask_alone(self) -> None:
@@ -64,9 +66,13 @@ class GrpcChaos:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=own) as channel:
             call = _inference(channel)
             while not ended.is_set():
-                await self._turn(call, chance.choices(_KINDS, _SHARES)[0], chance)
+                await self._turn(call, self._kind(chance), chance)
                 pause = self.chaos.pause_seconds
                 await asyncio.sleep(chance.expovariate(1 / pause) if pause else 0)
+
+    def _kind(self, chance: random.Random) -> str:
+        kind = chance.choices(_KINDS, _SHARES)[0]
+        return kind if self.cancels or kind != "cancels" else "good"
 
     async def _turn(
         self,

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, get_args
 
 from lengthwise.client import exchange
 from lengthwise.client.answers import Predictions
@@ -27,27 +27,31 @@ if TYPE_CHECKING:
 
     import httpx
 
+Transport = TypeVar("Transport")
+
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 _GRACE_SECONDS: Final = 1.0
 """How much longer than its deadline an answer may take: the server says itself that the deadline has passed."""
 
 
-class _AnyClient:
-    """What both clients share: the options of a call, and what an exchange gets back."""
+class _AnyClient(Generic[Transport]):
+    """What both clients share: the arguments, the options of a call, and what an exchange gets back."""
+
+    _of_httpx: ClassVar[str]
+    """The class of httpx that has the connections."""
 
     def __init__(
         self,
-        base_url: str,
+        base_url: str = "http://localhost:8000",
         *,
-        key: str | None,
-        model: str | None,
-        version: str | int | None,
-        timeout: float,
-        retries: int,
-        encoding: Encoding,
-        verify: bool | ssl.SSLContext,
-        transport: Any,
-        kind: str,
+        key: str | None = None,
+        model: str | None = None,
+        version: str | int | None = None,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        retries: int = 10,
+        encoding: Encoding = "auto",
+        verify: bool | ssl.SSLContext = True,
+        transport: Transport | None = None,
     ) -> None:
         try:
             import httpx
@@ -66,7 +70,7 @@ class _AnyClient:
         self._limits: ServerLimits | None = None
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
-            self._connections: Any = getattr(httpx, kind)(
+            self._connections: Any = getattr(httpx, self._of_httpx)(
                 base_url=base_url, headers=headers, verify=verify, transport=transport, timeout=self._timeout
             )
         except (httpx.InvalidURL, UnicodeError) as error:
@@ -136,7 +140,7 @@ class _AnyClient:
         return ServerUnreachable(f"{self._connections.base_url}: {error or type(error).__name__}")
 
 
-class Client(_AnyClient):
+class Client(_AnyClient["httpx.BaseTransport"]):
     """A client of one server. Several threads may use it at once.
 
     Close it after use, or use it in a `with` statement: it keeps connections open.
@@ -159,31 +163,7 @@ class Client(_AnyClient):
         ConfigurationError: An argument is wrong, or httpx is not installed.
     """
 
-    def __init__(
-        self,
-        base_url: str = "http://localhost:8000",
-        *,
-        key: str | None = None,
-        model: str | None = None,
-        version: str | int | None = None,
-        timeout: float = DEFAULT_TIMEOUT_SECONDS,
-        retries: int = 10,
-        encoding: Encoding = "auto",
-        verify: bool | ssl.SSLContext = True,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        super().__init__(
-            base_url,
-            key=key,
-            model=model,
-            version=version,
-            timeout=timeout,
-            retries=retries,
-            encoding=encoding,
-            verify=verify,
-            transport=transport,
-            kind="Client",
-        )
+    _of_httpx = "Client"
 
     def predict(
         self,
@@ -296,7 +276,7 @@ class Client(_AnyClient):
             except StopIteration as end:
                 return end.value
             if isinstance(step, Wait):
-                time.sleep(step.seconds)
+                time.sleep(step.seconds)  # as long as the server said, or the back-off
                 result = None
                 continue
             try:
@@ -305,49 +285,13 @@ class Client(_AnyClient):
                 result = self._failure(error, step)
 
 
-class AsyncClient(_AnyClient):
+class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
     """`Client` for asyncio: the same arguments, and the same methods as coroutines.
 
-    Args:
-        base_url: See `Client`, as for all arguments.
-        key: The API key.
-        model: The name of the model.
-        version: Its version.
-        timeout: Seconds that a call may take.
-        retries: How often a request is sent again at most.
-        encoding: `json`, `arrow` or `auto`.
-        verify: Whether, or with what, to verify a certificate.
-        transport: An asynchronous transport of httpx.
-
-    Raises:
-        ConfigurationError: An argument is wrong, or httpx is not installed.
+    A `transport` is an asynchronous one of httpx.
     """
 
-    def __init__(
-        self,
-        base_url: str = "http://localhost:8000",
-        *,
-        key: str | None = None,
-        model: str | None = None,
-        version: str | int | None = None,
-        timeout: float = DEFAULT_TIMEOUT_SECONDS,
-        retries: int = 10,
-        encoding: Encoding = "auto",
-        verify: bool | ssl.SSLContext = True,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        super().__init__(
-            base_url,
-            key=key,
-            model=model,
-            version=version,
-            timeout=timeout,
-            retries=retries,
-            encoding=encoding,
-            verify=verify,
-            transport=transport,
-            kind="AsyncClient",
-        )
+    _of_httpx = "AsyncClient"
 
     async def predict(
         self,

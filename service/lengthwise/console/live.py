@@ -225,7 +225,7 @@ class LiveView:
         """A frame as JSON; an empty object if it cannot be made, because the next one may be good."""
         try:
             return orjson.dumps(self._frame(now, seconds))
-        except Exception:
+        except Exception:  # whatever it is, viewers keep their stream
             log.exception("a frame of the live view could not be made")
             return b"{}"
 

@@ -31,9 +31,9 @@ from lengthwise.decoding.calls import (
     why_rejected,
 )
 from lengthwise.decoding.json_text import MAX_PARTS, collector_paused
-from lengthwise.decoding.options import CallOptions
+from lengthwise.decoding.options import CallOptions, find_model
 from lengthwise.decoding.validation import PREDICT
-from lengthwise.errors import RequestError, TooLarge
+from lengthwise.errors import TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
@@ -76,14 +76,7 @@ def read(
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {count}")
     if not count:
         problems.add("/sequences", "must have at least one sequence")
-    if not asked.named:
-        raise problems.error()
-    try:
-        model = find(asked.model, asked.version)
-    except RequestError:
-        if problems.total:
-            raise problems.error() from None
-        raise
+    model = find_model(asked, find, problems, in_query=True)
     manifest = model.manifest
     attention = "attention" in asked.outputs
     if attention and manifest.graph.attention is None:

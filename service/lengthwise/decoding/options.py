@@ -8,12 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Problems
+from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Find, Problems
 from lengthwise.decoding.json_text import kind
+from lengthwise.errors import NoSuchAlias, RequestError
 from lengthwise.priorities import MAX_PRIORITY
 from lengthwise.versions import MOST_DIGITS, is_alias, is_written_as_version
+
+if TYPE_CHECKING:
+    from lengthwise.repository.served import ServedModel
 
 FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priority"})
 _ABSENT: Final = object()
@@ -58,6 +62,34 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
         _timeout_ms(document, problems, at),
         _priority(document, problems, at),
     )
+
+
+def find_model(asked: CallOptions, find: Find, problems: Problems, *, in_query: bool = False) -> ServedModel:
+    """Finds the model that a request asks for.
+
+    Args:
+        asked: The options of the request.
+        find: Finds the model by its name and version.
+        problems: What is wrong with the request so far; an unknown alias is added.
+        in_query: Whether the options are parameters of the query, which have no JSON pointer.
+
+    Raises:
+        InvalidRequest: The model's name or version is wrong, or the model cannot be found and something else is wrong
+            too. Has all problems that are known by then.
+        RequestError: The model is not known, or not ready, and the request has no other problem.
+    """
+    if not asked.named:  # without the model the sequences cannot be checked
+        raise problems.error()
+    try:
+        return find(asked.model, asked.version)
+    except NoSuchAlias as error:
+        detail = error.problems[0].detail
+        problems.add(*(("", f"query parameter version: {detail}") if in_query else ("/version", detail)))
+        raise problems.error() from None
+    except RequestError:
+        if problems.total:
+            raise problems.error() from None
+        raise
 
 
 def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str) -> str | None:

@@ -30,7 +30,7 @@ from lengthwise.decoding.calls import (
 )
 from lengthwise.decoding.explanations import explain
 from lengthwise.decoding.json_text import collector_paused, kind
-from lengthwise.errors import InvalidRequest, NoSuchAlias, Problem, RequestError, TooLarge
+from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
@@ -108,17 +108,7 @@ def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> 
         problems.add(root, "must have at least one sequence")
     elif len(sequences) > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {len(sequences)}")
-    if not asked.named:  # without the model the sequences cannot be checked
-        raise problems.error()
-    try:
-        model = find(asked.model, asked.version)
-    except NoSuchAlias as error:
-        problems.add("/version", error.problems[0].detail)
-        raise problems.error() from None
-    except RequestError:
-        if problems.total:
-            raise problems.error() from None
-        raise
+    model = options.find_model(asked, find, problems)
     manifest = model.manifest
     attention = "attention" in asked.outputs
     if attention and manifest.graph.attention is None:

@@ -26,7 +26,7 @@ BLOCK_ROWS: Final = 2048
 """Sequences that a worker answers together by default; inside them, sequences are sorted and packed."""
 
 
-class LengthwiseModelHandler(ModelHandler[Any, PredictionResult, OpenModel]):  # type: ignore[misc]
+class LengthwiseModelHandler(ModelHandler[Any, PredictionResult, OpenModel]):  # type: ignore[misc]  # no types
     """Answers sequences in `RunInference`.
 
     An element is a sequence, as for `Model.predict`, or a row: a dict with the sequence under `scorer.steps`. With

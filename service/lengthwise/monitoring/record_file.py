@@ -28,7 +28,7 @@ import numpy as np
 try:
     import fcntl
 except ImportError:  # Windows, which does not remove a file that is open
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module by its type
 
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.drift import answered_classes

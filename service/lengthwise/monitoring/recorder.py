@@ -67,7 +67,7 @@ class Recorder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         try:
-            import pyarrow.parquet  # noqa: F401
+            import pyarrow.parquet  # noqa: F401  # only to see that it is installed
         except ImportError as error:
             raise ConfigurationError(f"record needs pyarrow: {how_to_install('parquet')}") from error
         self.share = share

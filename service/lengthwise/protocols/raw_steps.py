@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import json_body
+from lengthwise.decoding import json_body, options
 from lengthwise.decoding.calls import Call, make_item, why_rejected
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
@@ -39,9 +39,7 @@ def decode(request: Received, serving: Serving) -> tuple[Call, Encode]:
         RequestError: The model is not known, or not ready.
     """
     asked, identifier, problems = query_options.read(request.scope.get("query_string", b""), _PARAMETERS)
-    if problems.total:
-        raise problems.error()
-    model = serving.find(asked.model, asked.version)
+    model = options.find_model(asked, serving.find, problems, in_query=True)
     manifest = model.manifest
     attention = "attention" in asked.outputs
     bare = MEDIA_TYPE in request.headers.get(b"accept", b"").lower()

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lengthwise.decoding import arrays
+from lengthwise.decoding.arrow_columns import is_fixed, offsets_of
 from lengthwise.decoding.calls import Item
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -96,18 +97,12 @@ class _Lists(NamedTuple):
 def _lists(array: Any) -> _Lists | None:
     """An array as lists; None if it is none."""
     kind = array.type
-    if pa.types.is_fixed_size_list(kind):
-        size = kind.list_size
-        starts = np.arange(len(array) + 1, dtype=np.int64) * size
-        inside = array.values.slice(array.offset * size, len(array) * size)
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        starts = array.offsets.to_numpy().astype(np.int64)  # a copy
-        inside = array.values.slice(starts[0], starts[-1] - starts[0])
-        starts -= starts[0]
-    else:
+    if not (is_fixed(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return None
+    starts = offsets_of(array)
+    inside = array.values.slice(starts[0], starts[-1] - starts[0])
     missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
-    return _Lists(starts, missing, inside)
+    return _Lists(starts - starts[0], missing, inside)
 
 
 def _items(array: Any, manifest: Manifest) -> Iterator[Item | str]:
@@ -177,7 +172,7 @@ def _floats(values: Any) -> NDArray[np.float32]:
     """Values as float32, with NaN for null."""
     numbers = values.to_numpy(zero_copy_only=False)
     if numbers.dtype == np.float32:
-        return numbers  # type: ignore[no-any-return]
+        return numbers  # type: ignore[no-any-return]  # pyarrow has no types
     with np.errstate(over="ignore"):  # the error for a number too large for float32 names its step
-        # Through double, as the numbers of a body.
+        # Through double, as the numbers of a body. pyarrow has no types.
         return numbers.astype(np.float64, copy=False).astype(np.float32)  # type: ignore[no-any-return]
