@@ -1,4 +1,4 @@
-"""Encoders of transformers, held by `assert_padding_safe`. `python -m benchmarks.encoders`.
+"""Encoders of transformers, checked with `assert_padding_safe`. `python -m benchmarks.encoders`.
 
 Each is a class of the package transformers with a small configuration and random weights: what padding does follows
 from the code, not from the weights. Needs `pip install transformers`, which is no dependency of this project.
@@ -37,8 +37,9 @@ SMALL = {
 }
 """The keys of a configuration, where the class has them."""
 LONGEST = 100
-SECOND = 400
-"""Longest sequence of a model of words, and of one of sounds, which needs more for its convolutions."""
+"""Longest sequence of a model of words."""
+LONGEST_SOUND = 400
+"""Longest sequence of a model of sounds, which needs more for its convolutions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ _SOUND: dict[str, Any] = {
     "do_stable_layer_norm": True,
 }
 _OF_WORDS: dict[str, Any] = {"max_length": LONGEST, "vocabulary": VOCABULARY}
-_OF_SOUNDS: dict[str, Any] = {"max_length": SECOND, "features": 1}
+_OF_SOUNDS: dict[str, Any] = {"max_length": LONGEST_SOUND, "features": 1}
 
 ENCODERS: tuple[Encoder, ...] = (
     Encoder("BERT", "BertForSequenceClassification", options=_OF_WORDS),
@@ -181,7 +182,7 @@ class JudgedEncoder:
 
 
 def judge(encoder: Encoder) -> JudgedEncoder:
-    """Holds one encoder."""
+    """Checks one encoder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -215,8 +216,9 @@ def page(facts: dict[str, Any], rows: Sequence[JudgedEncoder], version: str) -> 
     together = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     how = (
         f"`python -m benchmarks.encoders`: transformers {version}, small configurations, random weights, with "
-        f"`assert_padding_safe(model, strict=True)`; sequences of up to {LONGEST} tokens or steps, {SECOND} samples "
-        f"for sounds. {together}. For a leak: the first operator whose output changes at a valid step, and its line. "
+        f"`assert_padding_safe(model, strict=True)`; sequences of up to {LONGEST} tokens or steps, {LONGEST_SOUND} "
+        f"samples for sounds. {together}. For a leak: the first operator whose output changes at a valid step, and its "
+        "line. "
         "Behind convolutions with a stride no step can be told from padding, so for the models of sounds it is the "
         "first operator without an axis of steps; what leaks is the norm of their feature extractor over all steps: "
         "with `feat_extract_norm='layer'`, and nothing else changed, they are sound."

@@ -54,12 +54,17 @@ class CheckReport(Report):
     fix: FixProposal | None = None
     notices: tuple[str, ...] = ()
 
-    def to_sarif(self) -> dict[str, Any]:
-        """The report as a log in SARIF 2.1.0, as `lengthwise check --sarif` writes it."""
+    def to_sarif(self, file: str | None = None) -> dict[str, Any]:
+        """The report as a log in SARIF 2.1.0, as `lengthwise check --sarif` writes it.
+
+        Args:
+            file: The file that is shown for a leak without a line of code, as in a graph, and for a model that could
+                not be checked: a path from the root of the repository. None for that of the target; an object has none.
+        """
         from lengthwise_export import __version__
         from lengthwise_export.checking.sarif import as_sarif
 
-        return as_sarif(self, self.target, version=__version__, exit_code=self.exit_code())
+        return as_sarif(self, self.target, version=__version__, exit_code=self.exit_code(), file=file)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a dictionary of JSON values, as `lengthwise check --json` prints it."""

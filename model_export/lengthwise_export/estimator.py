@@ -29,6 +29,7 @@ from lengthwise_export.torch_state import torch_as_before
 from lengthwise_export.training import arrays
 from lengthwise_export.training.answering import probabilities
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
+from lengthwise_export.training.session import lenient
 
 if TYPE_CHECKING:
     from lengthwise_export.pipeline import PublishedModel
@@ -235,13 +236,15 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return int(check_random_state(self.random_state).randint(_LARGEST_SEED))
 
     def _takes_nan(self) -> bool:
-        """Whether the spec lets a value be missing."""
+        """Whether the spec lets a value be missing. A spec that is wrong is refused by `fit`, with the reason."""
+        if isinstance(self.spec, Spec):
+            return lenient(self.spec).input.missing != "refuse"
         if isinstance(self.spec, str) and self.spec in arrays.NAMES:
             return self.spec == "auto"
         if isinstance(self.spec, Mapping):
-            step = self.spec.get("input", {})
-            auto = self.spec.get("model", {}).get("preset") == "auto"
-            return bool(step.get("missing", "indicator" if auto else "refuse") != "refuse")
+            given = (self.spec.get("input"), self.spec.get("model"))
+            step, model = (table if isinstance(table, Mapping) else {} for table in given)
+            return bool(step.get("missing", "indicator" if model.get("preset") == "auto" else "refuse") != "refuse")
         return False
 
 
@@ -257,11 +260,13 @@ def _listed(X: Any) -> list[Any]:
     """The sequences as a list.
 
     Raises:
-        TypeError: A sparse matrix.
+        TypeError: A sparse matrix, or no list.
         ValueError: No list of sequences.
     """
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise TypeError("sequences are dense arrays, and X is sparse: use X.toarray()")
+    if isinstance(X, str | bytes | Mapping) or not (isinstance(X, Iterable) or hasattr(X, "__array__")):
+        raise TypeError(f"X is a {type(X).__name__}: a list with an array for each sequence is wanted")
     if isinstance(X, list | tuple):
         return list(X)
     array = np.asarray(X) if hasattr(X, "__array__") else None

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -23,13 +23,14 @@ from numpy.typing import ArrayLike
 
 from lengthwise import notebook
 from lengthwise.decoding.dataset import Record
-from lengthwise.errors import ConfigurationError
-from lengthwise.progress import progress_bar
+from lengthwise.errors import ConfigurationError, InvalidSequences
+from lengthwise.progress import progress_bar, status
+from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.rich_text import as_text
 from lengthwise_export.torch_state import torch_as_before
 from lengthwise_export.training import arrays, comparison, recipe, report_page, session
-from lengthwise_export.training.options import RecipeOptions, TrainingOptions, require_in_bounds
+from lengthwise_export.training.options import RecipeOptions, TrainingOptions, plain, require_in_bounds
 from lengthwise_export.training.run import Epoch
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class TrainedModel:
     """A trained model. `str()` gives the table of the command line; a notebook shows the report as a page.
 
     Attributes:
-        directory: The folder of the run: weights, spec, report, pictures. Without `out=`, a temporary folder, which is
-            removed with this object.
+        directory: The folder of the run: weights, spec, report, pictures. Without `out=`, a temporary folder without
+            pictures, which is removed with this object.
         spec: The spec with everything that was chosen, as a dictionary.
         labels: The classes, in the order of the outputs.
         report: What `metrics.json` holds: the scores of each split, calibration, epochs. A dictionary that a notebook
@@ -180,7 +181,8 @@ def train(
         seeds: Train so many times; the best run is the result.
         ensemble: Whether one graph averages the networks of all seeds.
         threads: Threads that torch uses.
-        progress: Called with a line for each epoch; `"auto"` shows a bar in a notebook or a terminal; None for nothing.
+        progress: Called with a line after each epoch, of fixed kernels after each batch of sequences; `"auto"` shows a
+            bar in a notebook or a terminal; None for nothing.
 
     Returns:
         The trained model with its report; its `export(out)` publishes a model directory.
@@ -204,7 +206,7 @@ def train(
         "weight_decay": weight_decay,
         "clip": clip,
         "patience": patience,
-        "validation": validation if isinstance(validation, int | float) else None,
+        "validation": plain(validation),
         "class_weights": class_weights,
         "seed": seed,
         "warm_up": warm_up,
@@ -216,32 +218,43 @@ def train(
         "seeds": seeds,
         "ensemble": ensemble,
     }
-    given = {name: value for name, value in given.items() if value is not None}
+    if not isinstance(given["validation"], int | float):  # none, or sequences
+        del given["validation"]
+    given = {name: plain(value) for name, value in given.items() if value is not None}
     require_in_bounds(TrainingOptions, given)
     require_in_bounds(RecipeOptions, given)
     about_all = RecipeOptions(**{name: given.pop(name) for name in _RECIPE & given.keys()})
+    threads = plain(threads)
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         raise ConfigurationError(f"threads={threads!r}: a whole number from 1 is wanted")
+    if not (progress is None or progress == "auto" or callable(progress)):
+        raise ConfigurationError(f"progress={progress!r}: a function, 'auto' or None is wanted")
+    held = None if validation is None or "validation" in given else _pair(validation, "validation")
+    tested = None if test is None else _pair(test, "test")
     folder = None if out is None else Path(out)
     if folder is not None and not overwrite:
         session.refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
     with torch_as_before(), _torch_threads(threads):
         found = arrays.labelled(spec, sequences, labels)
-        held = None if validation is None or isinstance(validation, int | float) else _pair(validation, "validation")
         if found.spec.model.kind == "rocket":
             _require_applicable(given, about_all)
         if held is not None:
             given["validation"] = 0.0
-        plan = recipe.plan(found.spec, found.records, given, about_all)
+        open_spec = session.lenient(found.spec)  # what is wrong is found before the choice, which may take minutes
+        held_records = _read("validation", held, open_spec)
+        tested_records = _read("test", tested, open_spec)
+        with _choosing(progress):
+            plan = recipe.plan(found.spec, found.records, given, about_all)
         plan = replace(plan, reasons=(*found.reasons, *plan.reasons), warnings=(*found.warnings, *plan.warnings))
-        second = [] if held is None else arrays.more(plan.spec, *held)
-        tested = [] if test is None else arrays.more(plan.spec, *_pair(test, "test"))
+        for name, others in (("validation", held_records), ("test", tested_records)):
+            with _about(name):
+                arrays.require_fit(others, plan.spec)
         for line in plan.warnings:
             log.warning("%s", line)
         temporary = folder is None
         folder = Path(tempfile.mkdtemp(prefix="lengthwise-run-")) if folder is None else folder
         try:
-            finished = _run(plan, found.records, tested, second, folder, progress, pictures=not temporary)
+            finished = _run(plan, found.records, tested_records, held_records, folder, progress, pictures=not temporary)
         except BaseException:
             if temporary:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -331,8 +344,6 @@ def _shown(progress: Callable[[str], None] | Literal["auto"] | None, parts: str,
         yield lambda done, every, note: tell(f"{done} of {every} {parts}: {note}")
     elif progress is None:
         yield lambda _done, _every, _note: None
-    elif progress != "auto":
-        raise ConfigurationError(f"progress={progress!r}: a function, 'auto' or None is wanted")
     elif notebook.in_notebook():
         with notebook.notebook_bar("training", total) as bar:
             yield lambda done, _every, note: bar(done, note)
@@ -363,7 +374,37 @@ def _pair(given: object, name: str) -> Labelled:
     """
     if isinstance(given, tuple | list) and len(given) == 2:
         return given[0], given[1]
-    raise ConfigurationError(f"{name}: a pair (sequences, labels) is wanted")
+    share = ", or a share of the sequences" if name == "validation" else ""
+    raise ConfigurationError(f"{name}: a pair (sequences, labels) is wanted{share}")
+
+
+def _read(name: str, given: Labelled | None, spec: Spec) -> list[Record]:
+    """The records of the argument `validation` or `test`; none without it."""
+    if given is None:
+        return []
+    with _about(name):
+        return arrays.more(spec, *given)
+
+
+@contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Adds to an error of the block which argument its sequences and labels are from."""
+    try:
+        yield
+    except InvalidSequences as error:
+        problems = [replace(problem, detail=f"in {name}: {problem.detail}") for problem in error.problems]
+        raise InvalidSequences(problems) from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error}") from error
+
+
+def _choosing(progress: Callable[[str], None] | Literal["auto"] | None) -> AbstractContextManager[Any]:
+    """Shows that something is chosen, which may take minutes."""
+    if progress != "auto":
+        return nullcontext()
+    from rich.console import Console
+
+    return status(Console(stderr=True), "choosing what is left open")
 
 
 @contextmanager

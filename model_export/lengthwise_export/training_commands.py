@@ -74,6 +74,7 @@ def train(
     import torch
     from rich.console import Console
 
+    from lengthwise.progress import status
     from lengthwise_export.architecture import trained
     from lengthwise_export.architecture.spec import Spec
     from lengthwise_export.flow import records_of
@@ -94,7 +95,8 @@ def train(
     if resume and about_all.budget_minutes and "epochs" not in given:
         planned = session.planned_epochs(out)
         given |= {} if planned is None else {"epochs": planned}
-    plan = recipe.plan(spec, records, given, about_all)
+    with status(Console(stderr=True, quiet=as_json), "choosing what is left open"):
+        plan = recipe.plan(spec, records, given, about_all)
     for line in plan.reasons:
         _say(f"chosen: {line}")
     for line in plan.warnings:

@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import click
 import httpx
-import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -62,7 +61,7 @@ _ODD_COLUMNS: Final = (
 _INT32: Final = (0, 1, -1, 2, 3, 7, 8, 255, 65_536, 2**31 - 1, -(2**31), 2**30)
 _INT64: Final = (0, 1, -1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, -(2**63))
 _ACCEPT: Final = ("", ARROW, f"{ARROW};q=0.5, */*", "application/json", f"{ARROW};q=x")
-_QUERY: Final = ("", "&outputs=attention", "&priority=3", "&timeout_ms=1e3", "&outputs=x", "&version=1", "&version=0")
+_QUERY: Final = ("", "&outputs=attention", "&priority=3", "&timeout_ms=6e4", "&outputs=x", "&version=1", "&version=0")
 
 
 def body(rng: random.Random, features: int | None, *, takes_missing: bool) -> bytes:
@@ -168,8 +167,7 @@ async def _failure(client: httpx.AsyncClient, path: str, text: bytes, accept: st
         if answer.headers["content-type"] == ARROW:
             table = table_of(answer.content)
             table.validate(full=True)
-            scores = np.concatenate([np.ravel(one) for one in table.column("length").to_numpy().reshape(-1, 1)])
-            return None if scores.min() >= 1 else "a length of 0"
+            return None if table.column("length").to_numpy().min() >= 1 else "a length of 0"
         orjson.loads(answer.content)
     except Exception as error:  # whatever it is, it is what is looked for
         return f"{type(error).__name__}: {error}"

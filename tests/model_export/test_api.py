@@ -6,6 +6,8 @@ import copy
 import doctest
 import html
 import logging
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -296,3 +298,15 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
         file.write_text(text.replace("LstmAttention(masked=True)", f"LstmAttention(masked={masked})"))
         report = lengthwise_export.check(f"{file}:masked_attention_after_lstm", **SHORT)
         assert report.verdict == ("sound" if masked else "leak"), number
+
+
+def test_a_file_that_was_changed_within_a_second_to_one_of_the_same_size_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    text = MASKING.read_text()
+    file = tmp_path / "within_a_second.py"
+    for nanoseconds, masked, verdict in ((1, "not 0", "sound"), (2, "not 1", "leak")):
+        file.write_text(text.replace("LstmAttention(masked=True)", f"LstmAttention(masked={masked})"))
+        os.utime(file, ns=(10**18 + nanoseconds, 10**18 + nanoseconds))
+        assert lengthwise_export.check(f"{file}:masked_attention_after_lstm", **SHORT).verdict == verdict

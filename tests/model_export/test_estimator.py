@@ -19,6 +19,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator, parametri
 import lengthwise
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export import LengthwiseClassifier
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.errors import SpecError
 from tests.support.specs import separable
 
 ROCKET: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"kind": "rocket", "kernels": 84}}
@@ -132,6 +134,22 @@ def test_a_seed_decides_and_none_takes_another() -> None:
     assert LengthwiseClassifier(ROCKET, random_state=np.random.RandomState(1)).fit(X, y).score(X, y) > 0.5
 
 
+def test_a_grid_may_be_an_array() -> None:
+    X, y = data()
+    grid = {"calibration": np.array([True, False]), "random_state": np.arange(2)}
+    search = GridSearchCV(LengthwiseClassifier(ROCKET), grid, cv=2, error_score="raise").fit(X, y)
+    assert search.best_score_ > 0.8
+
+
+def test_a_wrong_spec_is_refused_with_the_reason_wherever_it_is_asked_for_its_tags() -> None:
+    X, y = data()
+    with pytest.raises(SpecError, match="'model' is no table"):
+        cross_val_score(LengthwiseClassifier({"model": "rocket"}), X, y, cv=2, error_score="raise")
+    takes_missing = Spec.from_table({"input": {"features": 3, "missing": "mean"}, "output": {"labels": ["a", "b"]}})
+    for spec, allowed in ((takes_missing, True), (takes_missing.with_keys(input={"missing": "refuse"}), False)):
+        assert LengthwiseClassifier(spec).__sklearn_tags__().input_tags.allow_nan == allowed
+
+
 @pytest.mark.long
 def test_layers_are_searched() -> None:
     X, y = data()
@@ -165,6 +183,15 @@ def test_missing_values_are_for_the_spec_to_decide() -> None:
         refusing.predict(X)
 
 
+@pytest.mark.parametrize("wrong", [None, 5, "abc", {"a": [[1.0]]}])
+def test_what_is_no_list_is_refused(wrong: Any) -> None:
+    classifier = LengthwiseClassifier(ROCKET)
+    with pytest.raises(TypeError, match="a list with an array for each sequence is wanted"):
+        classifier.fit(wrong, ["a", "b"])
+    with pytest.raises(TypeError, match="a list with an array for each sequence is wanted"):
+        classifier.fit(*data()).predict(wrong)
+
+
 def test_tokens_and_data_frames_are_sequences() -> None:
     tokens = LengthwiseClassifier({**TINY, "input": {"vocabulary": 6}}, epochs=1)
     assert tokens.fit([[1, 2, 3], [4, 5], [1, 1], [5, 4, 4]], list("abab")).predict([[1, 2]]).shape == (1,)
@@ -183,6 +210,7 @@ def test_tokens_and_data_frames_are_sequences() -> None:
         ({}, data(4)[0], [0.5, 1.5, 0.5, 1.5], "Unknown label type"),
         ({}, [np.zeros((2, 3)), np.zeros((2, 2))] * 2, list("abab"), "sequence 1: 2 features a step"),
         ({"spec": {"output": {"labels": ["x", "y"]}}}, data(4)[0], list("abab"), "its labels are x, y"),
+        ({"spec": {**TINY, "output": {"labels": 2}}}, data(4)[0], list("abab"), "labels"),
         ({"spec": {"output": {"task": "multi-label"}}}, data(4)[0], list("abab"), "one label"),
         ({"spec": {**TINY, "input": {"long": "window"}}}, data(4)[0], list("abab"), "long = 'window'"),
         ({"epochs": -1}, data(4)[0], list("abab"), "epochs=-1"),

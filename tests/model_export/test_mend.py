@@ -76,6 +76,8 @@ CONSTANTS: dict[str, Array] = {
     "lo": np.array(-0.3, np.float32),
     "hi": np.array(0.4, np.float32),
     "vlow": np.array(-1.5, np.float32),
+    "vhigh": np.array(2.2, np.float32),
+    "nought": np.array(0, np.float32),
     "none": np.array(-np.inf, np.float32),
     "all": np.array(np.inf, np.float32),
 }
@@ -110,6 +112,11 @@ CASES: dict[str, str] = {
     "p = ReduceMean <axes = [1], keepdims = 0> (j)\n logits = MatMul (p, W)",
     "ArgMin with hidden steps": "h = Less (values, vlow)\n s = Where (h, values, all)\n"
     "a = ArgMin <axis = 1, keepdims = 0> (s)\n b = Cast <to = 1> (a)\n logits = MatMul (b, W)",
+    **{
+        f"{kind} with all steps hidden": f"h = Greater (values, vhigh)\n s = Where (h, values, {hidden})\n"
+        f"m = {kind} <axes = [1], keepdims = 0> (s)\n n = IsInf (m)\n p = Where (n, nought, m)\n logits = MatMul (p, W)"
+        for kind, hidden in (("ReduceMax", "none"), ("ReduceMin", "all"))
+    },
     "TopK": "t, i = TopK <axis = 1> (values, v3)" + POOLED,
     "sorted": "s = Shape <start = 1, end = 2> (values)\n y, i = TopK <axis = 1, largest = 0> (values, s)\n"
     "d = CumSum (y, one)\n e = Tanh (d)\n p = ReduceMax <axes = [1], keepdims = 0> (e)\n logits = MatMul (p, W)",

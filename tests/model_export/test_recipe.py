@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,8 @@ def test_layers_are_not_tried_where_that_would_take_long(monkeypatch: pytest.Mon
     monkeypatch.setattr(choice, "ENOUGH", 1.1)
     found = plan(spec(), waves(48), budget_minutes=1)
     assert found.spec.model.kind == "rocket"
+    assert any("--budget-minutes is below 3" in reason and "preset" in reason for reason in found.reasons)
+    assert not any("would take" in reason for reason in found.reasons)
     monkeypatch.setattr(choice, "MOST_STEPS", 1)
     found = plan(spec(), waves(48))
     assert found.spec.model.kind == "rocket"
@@ -190,6 +193,40 @@ def test_a_budget_shortens_the_training_and_says_so() -> None:
     found = plan(spec("hidden = 8"), waves(40), min_steps=10**6, budget_minutes=0.005)
     assert 1 <= found.options.epochs < 10**5
     assert any("--budget-minutes" in reason for reason in found.reasons)
+
+
+def test_what_the_choice_took_is_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [0.0]
+
+    def compare(*_: object) -> choice.KindComparison:
+        seconds[0] += 100
+        return choice.KindComparison(0.7, 0.9, 48, 1.5)
+
+    class Epochs:
+        """A run whose epochs take a second each."""
+
+        start = classmethod(lambda cls, *_: cls())
+
+        def epoch(self) -> None:
+            seconds[0] += 1
+
+    monkeypatch.setattr(recipe, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    monkeypatch.setattr(recipe, "TrainingRun", Epochs)
+    monkeypatch.setattr(choice, "compare", compare)
+    monkeypatch.setattr(choice, "ENOUGH", 1.1)
+    found = plan(spec(), waves(48), min_steps=2000, budget_minutes=3)
+    assert found.options.epochs == 80
+    assert any("of which the choice took 100 s" in reason for reason in found.reasons)
+
+
+def test_windows_that_are_too_many_for_fixed_kernels_get_layers() -> None:
+    random = np.random.default_rng(0)
+    records = [
+        Record(str(index), random.normal(size=(2000, 1)).astype(np.float32), "ab"[index % 2], f"made:{index}")
+        for index in range(30)
+    ]
+    step = "features = 1\nmax_length = 1\nlong = 'window'\nnormalize = 'training'"
+    assert plan(spec(step=step), records).spec.model.kind == "layers"
 
 
 def test_seeds_and_ensembles_are_for_layers() -> None:

@@ -68,6 +68,14 @@ def test_a_module_by_its_dotted_name_has_the_file_of_the_module(tmp_path: Path) 
     assert run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "examples/mending.py"
 
 
+def test_an_object_is_shown_in_the_file_that_is_named() -> None:
+    report = lengthwise_export.check(onnx_leaking.plain_bilstm(), max_length=40)
+    log = report.to_sarif("models/bilstm.onnx")
+    validate(log)
+    place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]
+    assert place == {"uri": "models/bilstm.onnx", "uriBaseId": "%SRCROOT%"}
+
+
 def test_a_fingerprint_stays_where_lines_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the same file is read again after it was changed
     text = (ROOT / "examples" / "masking.py").read_text()

@@ -18,6 +18,8 @@ import lengthwise_export
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export.cli import main
 from lengthwise_export.errors import SpecError
+from lengthwise_export.training import recipe
+from lengthwise_export.training.arrays import as_label, sorted_labels
 from tests.support.specs import separable
 
 TINY: dict[str, Any] = {"input": {"normalize": "training"}, "model": {"hidden": 8, "layers": 1}}
@@ -157,6 +159,7 @@ def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
     ("options", "said"),
     [
         ({"spec": "rokcet"}, "did you mean rocket"),
+        ({"spec": 5}, "spec=5: the name of a preset"),
         ({"spec": "absent.toml"}, "cannot be read"),
         ({"spec": {"model": "rocket"}}, "'model' is no table"),
         ({"spec": {"model": {"hiden": 8}}}, "hidden"),
@@ -166,7 +169,7 @@ def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
         ({"epochs": 2.5}, "epochs=2.5: a whole number from 1 is wanted"),
         ({"learning_rate": 0}, "learning_rate=0: a number above 0 is wanted"),
         ({"validation": 1.0}, "validation=1.0: a number from 0 and below 1 is wanted"),
-        ({"validation": [1, 2, 3]}, r"validation: a pair \(sequences, labels\) is wanted"),
+        ({"validation": [1, 2, 3]}, r"validation: a pair \(sequences, labels\) is wanted, or a share"),
         ({"calibration": 1}, "calibration=1: True or False is wanted"),
         ({"threads": 0}, "threads=0"),
         ({"progress": "loud"}, "progress='loud'"),
@@ -180,6 +183,49 @@ def test_a_wrong_option_says_what_is_wanted(options: dict[str, Any], said: str) 
         del given["epochs"]
     with pytest.raises((ConfigurationError, SpecError), match=said):
         lengthwise_export.train(**given)
+
+
+def test_options_and_labels_may_be_numbers_of_numpy() -> None:
+    given: dict[str, Any] = {"epochs": np.int64(2), "learning_rate": np.float32(0.01), "class_weights": np.bool_(True)}
+    given |= {"validation": np.float32(0.25), "threads": np.int64(1), "progress": None}
+    run = lengthwise_export.train(TINY, *data(), **given)
+    assert run.report["validation"]["answers"] == 6
+    assert len(run.report["epochs"]) == 2
+
+
+def test_a_label_may_be_an_array_of_one_number() -> None:
+    assert as_label(np.array(3), 0) == "3"
+    assert as_label(np.array([3, 1]), 0) == ("3", "1")
+
+
+def test_labels_that_are_equal_as_numbers_keep_one_order() -> None:
+    labels = [f"{'0' * zeros}{number}" for number in (1, 2) for zeros in range(4)]
+    assert sorted_labels(labels) == ["0001", "001", "01", "1", "0002", "002", "02", "2"]
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (([np.zeros((3, 3)), np.zeros((3, 2))], ["a", "b"]), "sequence 1: in {}: 2 features a step, the model takes 3"),
+        (([np.zeros((3, 3))], ["a", "b"]), "{}: 1 sequences and 2 labels"),
+        (([np.zeros((3, 3))], ["other"]), "sequence 0: in {}: .*other"),
+        ([1, 2, 3], r"{}: a pair \(sequences, labels\) is wanted"),
+    ],
+)
+def test_what_is_wrong_in_another_split_is_said_before_anything_is_chosen(
+    name: str, wrong: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "plan", None)  # it would fail otherwise
+    sequences, labels = data(6)
+    with pytest.raises((ConfigurationError, InvalidSequences), match=said.format(name)):
+        lengthwise_export.train({"output": {"labels": ["a", "b"]}}, sequences, labels, **{name: wrong}, progress=None)
+
+
+def test_a_missing_value_in_another_split_is_held_against_the_policy_that_was_chosen() -> None:
+    missing = [np.full((3, 3), np.nan)]
+    with pytest.raises(InvalidSequences, match=r"sequence 0: in test: a value is missing \(NaN\)"):
+        lengthwise_export.train("auto", *data(), test=(missing, ["a"]), progress=None)
 
 
 def test_a_folder_that_holds_a_run_is_kept(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Normalisation of values in the graph: with statistics of the training split, with the sequence's own, or with both.
+"""Normalisation of values in the graph: with statistics of the training split, of the sequence itself, or of both.
 
 The statistics of a sequence come from its valid and present values only. They do not depend on the scale of the
 values: a sequence is first brought to -1..1 by its own minimum and maximum, which are exact in any batch, and then to
 mean 0 and standard deviation 1. So nothing overflows, and a constant sequence becomes exactly 0, as does a sequence of
-one step.
+one step. Or a sequence is only divided by its own scale, which keeps signs; then come those of the training split.
 """
 
 from __future__ import annotations

@@ -49,19 +49,21 @@ _RULES: Final[dict[Verdict, dict[str, Any]]] = {
 }
 
 
-def as_sarif(report: Report, target: str, *, version: str, exit_code: int) -> dict[str, Any]:
+def as_sarif(report: Report, target: str, *, version: str, exit_code: int, file: str | None = None) -> dict[str, Any]:
     """The report as one SARIF log with one run. A sound model has no result, so that its earlier alerts are closed.
 
     Args:
         report: The report.
-        target: The target as it was given: its file is where a leak without a line is shown.
+        target: The target as it was given.
         version: The version of this package.
         exit_code: The exit code of the check.
+        file: Where a leak without a line is shown; None for the file of the target.
     """
     rules = list(_RULES)
-    results = [_result(leak, report, target, rules) for leak in report.leaks]
+    file = _file_of(target) if file is None else file
+    results = [_result(leak, report, target, file, rules) for leak in report.leaks]
     if not results and report.verdict != "sound":
-        results = [_whole(report, target, rules)]
+        results = [_whole(report, target, file, rules)]
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
@@ -95,7 +97,7 @@ def _rule(rule: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _result(leak: Leak, report: Report, target: str, rules: list[Verdict]) -> dict[str, Any]:
+def _result(leak: Leak, report: Report, target: str, file: str, rules: list[Verdict]) -> dict[str, Any]:
     moved = number(leak.difference)
     since = "" if leak.cause_at is None else f" Padding stopped being 0 at {leak.cause_at}."
     return {
@@ -104,7 +106,7 @@ def _result(leak: Leak, report: Report, target: str, rules: list[Verdict]) -> di
             "text": f"{leak.operator}: its output moves by {moved} with {leak.trial}. {leak.cause.why}.{since}\n\n"
             f"Fix:\n{leak.cause.fix}"
         },
-        "locations": [_location(leak, target)],
+        "locations": [_location(leak, file)],
         "partialFingerprints": {"paddingLeak/v1": _fingerprint(leak, target)},
         "properties": {
             "operator": leak.operator,
@@ -115,13 +117,13 @@ def _result(leak: Leak, report: Report, target: str, rules: list[Verdict]) -> di
     }
 
 
-def _whole(report: Report, target: str, rules: list[Verdict]) -> dict[str, Any]:
+def _whole(report: Report, target: str, file: str, rules: list[Verdict]) -> dict[str, Any]:
     """The result about a model as a whole."""
     said = f"{target}: {report.reason}"
     return {
         **_kind(report, rules),
         "message": {"text": said},
-        "locations": [_physical(_file_of(target))],
+        "locations": [_physical(file)],
         "partialFingerprints": {"paddingLeak/v1": _digest(target, report.verdict)},
     }
 
@@ -131,10 +133,10 @@ def _kind(report: Report, rules: list[Verdict]) -> dict[str, Any]:
     return {"ruleId": rule["id"], "ruleIndex": rules.index(report.verdict), "level": rule["level"]}
 
 
-def _location(leak: Leak, target: str) -> dict[str, Any]:
+def _location(leak: Leak, file: str) -> dict[str, Any]:
     named = {"name": leak.operator, "fullyQualifiedName": leak.place or leak.operator, "kind": "operator"}
     if leak.location is None:
-        return {**_physical(_file_of(target)), "logicalLocations": [named]}
+        return {**_physical(file), "logicalLocations": [named]}
     found = leak.location
     return {**_physical(found.file, found.line, found.source), "logicalLocations": [named]}
 

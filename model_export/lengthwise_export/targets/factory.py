@@ -7,8 +7,10 @@ its line.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import random
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,6 +74,9 @@ def _forget_another(path: Path) -> None:
     if is_other or (before == path and path.stat().st_mtime_ns != changed):
         del sys.modules[path.stem]
         importlib.invalidate_caches()
+        # Python takes bytecode for that of a file if size and second of the last change are the same
+        with suppress(OSError, NotImplementedError):
+            Path(importlib.util.cache_from_source(str(path))).unlink()
 
 
 def _imported(where: str, text: str) -> ModuleType:
@@ -87,9 +92,10 @@ def _imported(where: str, text: str) -> ModuleType:
     if sys.path[:1] != [folder]:  # a package of the user's goes before an installed one of that name
         sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
     try:
+        changed = path.stat().st_mtime_ns if path.suffix == ".py" else 0
         module = importlib.import_module(name)
         if path.suffix == ".py":
-            _READ[name] = (path.resolve(), path.stat().st_mtime_ns)
+            _READ[name] = (path.resolve(), changed)
         return module
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import onnx
-
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
-from lengthwise.runtime.manifest import GraphNames, StepInput, digest
+from lengthwise.runtime.manifest import StepInput, digest
 from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
@@ -27,6 +25,7 @@ from lengthwise_export.keras_models.module import KerasModule
 from lengthwise_export.keras_models.parts import LayerParts
 from lengthwise_export.keras_models.widths import with_any_width
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets.module_target import module_target
 from lengthwise_export.targets.target import Target, labels_of
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.outputs import OutputSelector, output_selector
@@ -89,7 +88,18 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
     labels = labels_of(text, options, shape[-1])
     with_lengths, alone = (
         dataclasses.replace(
-            _target(text, module, given.steps, each, select_output, labels, per_step=len(shape) == 3),
+            module_target(
+                text,
+                "keras",
+                module,
+                given.steps,
+                each,
+                select_output,
+                labels=labels,
+                per_step=len(shape) == 3,
+                whole=LayerParts(module),
+                names=ArgumentNames(fix=IN_OWN_LAYER),
+            ),
             notices=notices,
             scores=probable_scores(model),
             made={"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})},
@@ -152,40 +162,3 @@ def _shape(
         with contextlib.suppress(RunError):
             return subject.answer(batch).logits.shape
     return subject.answer(batch).logits.shape
-
-
-def _target(
-    text: str,
-    module: KerasModule,
-    steps: StepInput,
-    signature: CallSignature,
-    select_output: OutputSelector,
-    labels: tuple[str, ...],
-    per_step: bool,
-) -> Target:
-    def build(name: str, opset: int) -> onnx.ModelProto:
-        from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
-
-        return graph.build(
-            module, steps, name=name, labels=labels, signature=signature, select_output=select_output, opset=opset
-        )
-
-    return Target(
-        text=text,
-        kind="keras",
-        steps=steps,
-        subject=TorchSubject(
-            module,
-            steps,
-            signature=signature,
-            select_output=select_output,
-            whole=LayerParts(module),
-            names=ArgumentNames(fix=IN_OWN_LAYER),
-        ),
-        labels=labels,
-        per_step=per_step,
-        names=GraphNames(sequences=steps.kind),
-        build=build,
-        framework=True,
-        blind=signature.second == "none",
-    )

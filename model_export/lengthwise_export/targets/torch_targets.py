@@ -5,25 +5,23 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import onnx
 import torch
 from torch import nn
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export import foreign_files
 from lengthwise_export.architecture import checkpoint, loading, trained
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.keras_models.backend import is_keras
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.factory import module_of
+from lengthwise_export.targets.module_target import module_target
 from lengthwise_export.targets.rows import require_order_of_axes
 from lengthwise_export.targets.step_inputs import read_steps
-from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of
+from lengthwise_export.targets.target import Target, check_options_agree, labels_of
 from lengthwise_export.tracing.call_signature import CallSignature, read_signature
-from lengthwise_export.tracing.outputs import OutputSelector, output_selector
+from lengthwise_export.tracing.outputs import output_selector
 
 
 def read_spec(text: str, options: TargetOptions) -> Target:
@@ -49,8 +47,15 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
     steps = spec.manifest(name="model", version=1).input
     check_options_agree(text, options, steps, spec.output.labels)
     per_step = spec.output.task == "per-step"
-    target = _of_module(
-        text, "spec", model, steps, CallSignature(), output_selector(None), spec.output.labels, per_step
+    target = module_target(
+        text,
+        "spec",
+        model,
+        steps,
+        CallSignature(),
+        output_selector(None),
+        labels=spec.output.labels,
+        per_step=per_step,
     )
     return dataclasses.replace(target, checkpoint=weights, spec=spec, notices=tuple(notices))
 
@@ -97,8 +102,15 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
     if own is not None and len(own) == len(labels):  # weights that are told apart by other names
         check_options_agree(text, dataclasses.replace(options, features=None, vocabulary=None), found.steps, own)
         labels = own
-    target = _of_module(
-        text, "module", module, found.steps, found.signature, select_output, labels, per_step=len(found.shape) == 3
+    target = module_target(
+        text,
+        "module",
+        module,
+        found.steps,
+        found.signature,
+        select_output,
+        labels=labels,
+        per_step=len(found.shape) == 3,
     )
     return dataclasses.replace(target, checkpoint=options.checkpoint, notices=tuple(notices))
 
@@ -111,34 +123,3 @@ def _unwrapped(module: nn.Module) -> nn.Module:
             break
         module = inside
     return module
-
-
-def _of_module(
-    text: str,
-    kind: TargetKind,
-    module: nn.Module,
-    steps: StepInput,
-    signature: CallSignature,
-    select_output: OutputSelector,
-    labels: tuple[str, ...],
-    per_step: bool,
-) -> Target:
-    def build(name: str, opset: int) -> onnx.ModelProto:
-        from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
-
-        return graph.build(
-            module, steps, name=name, labels=labels, signature=signature, select_output=select_output, opset=opset
-        )
-
-    return Target(
-        text=text,
-        kind=kind,
-        steps=steps,
-        subject=TorchSubject(module, steps, signature=signature, select_output=select_output),
-        labels=labels,
-        per_step=per_step,
-        names=GraphNames(sequences=steps.kind),
-        build=build,
-        framework=True,
-        blind=signature.second == "none",
-    )

@@ -25,6 +25,7 @@ from lengthwise_export.architecture.presets import PRESETS
 from lengthwise_export.architecture.spec import InputSpec, Spec
 from lengthwise_export.errors import SpecError
 from lengthwise_export.training.batches import check
+from lengthwise_export.training.options import plain
 from lengthwise_export.training.session import lenient
 
 GivenSpec: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Spec
@@ -63,7 +64,7 @@ def labelled(given: GivenSpec, sequences: Iterable[Any], labels: Iterable[Any]) 
         labels: One for each sequence: a text or a whole number; a list of them for a multi-label or per-step model.
 
     Raises:
-        ConfigurationError: The spec or the labels are wrong, or there are as many labels as sequences.
+        ConfigurationError: The spec or the labels are wrong, or there are not as many labels as sequences.
         InvalidSequences: Some sequences cannot be used; it is a ValueError.
     """
     tables = _tables(given)
@@ -140,25 +141,30 @@ def answerable(sequences: Iterable[Any], spec: Spec) -> list[Steps]:
     return [item.steps for item in items(arrays, spec.manifest(name="classifier", version=1))]
 
 
+def require_fit(made: Sequence[Record], spec: Spec) -> None:
+    """Makes sure that records that were made for an open spec fit the spec that was chosen.
+
+    Raises:
+        InvalidSequences: Some do not fit.
+    """
+    problems = [
+        Problem(f"/sequences/{place}", why) for place, record in enumerate(made) if (why := _misfit(record, spec))
+    ]
+    if problems:
+        raise InvalidSequences(problems)
+
+
 def records(arrays: Sequence[Steps], labels: Sequence[Label], spec: Spec) -> list[Record]:
     """Records that all fit the spec.
 
     Raises:
         InvalidSequences: Some do not fit.
     """
-    made, problems = [], []
-    for place, (steps, label) in enumerate(zip(arrays, labels, strict=True)):
-        record = Record(str(place), steps, label, f"sequence {place}")
-        try:
-            check(record, spec)
-        except ConfigurationError as error:
-            why = (
-                str(error).removeprefix(f"{record.place}: ").replace("a value is missing,", "a value is missing (NaN),")
-            )
-            problems.append(Problem(f"/sequences/{place}", why))
-        made.append(record)
-    if problems:
-        raise InvalidSequences(problems)
+    made = [
+        Record(str(place), steps, label, f"sequence {place}")
+        for place, (steps, label) in enumerate(zip(arrays, labels, strict=True))
+    ]
+    require_fit(made, spec)
     return made
 
 
@@ -168,6 +174,7 @@ def as_label(label: Any, place: int) -> Label:
     Raises:
         ConfigurationError: It is neither a text nor a whole number, nor a list of them.
     """
+    label = plain(label)
     if isinstance(label, np.ndarray | list | tuple | set | frozenset):
         several = sorted(label, key=str) if isinstance(label, set | frozenset) else list(label)
         return tuple(_text(one, place) for one in several)
@@ -186,10 +193,12 @@ def with_labels(given: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
     output = done.setdefault("output", {})
     if output.get("task", "single-label") != "single-label":
         raise ConfigurationError(f"spec: the task is {output['task']!r}: a classifier gives each sequence one label")
-    own = output.get("labels")
-    if own is not None and {*own} != {*labels}:
-        raise ConfigurationError(f"spec: its labels are {', '.join(map(str, own))}; those of y are {', '.join(labels)}")
-    output["labels"] = list(labels)
+    own = output.setdefault("labels", list(labels))
+    if isinstance(own, list | tuple):  # anything else is refused where the spec is read
+        named = [str(one) for one in own]
+        if {*named} != {*labels}:
+            raise ConfigurationError(f"spec: its labels are {', '.join(named)}; those of y are {', '.join(labels)}")
+        output["labels"] = list(labels)
     return done
 
 
@@ -200,6 +209,16 @@ def _text(label: Any, place: int) -> str:
         f"label {place} is {str(label)[:40]!r}, a {type(label).__name__}: a label is a text or a whole number, or a "
         "list of them for a model with several"
     )
+
+
+def _misfit(record: Record, spec: Spec) -> str:
+    """Why a record does not fit a spec; empty if it does."""
+    try:
+        check(record, spec)
+    except ConfigurationError as error:
+        said = str(error).removeprefix(f"{record.place}: ")
+        return said.replace("a value is missing,", "a value is missing (NaN),")
+    return ""
 
 
 def _tables(given: GivenSpec) -> Mapping[str, Any] | Spec:
@@ -214,6 +233,11 @@ def _tables(given: GivenSpec) -> Mapping[str, Any] | Spec:
                 "the keys of docs/spec.md"
             )
         return given
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigurationError(
+            f"spec={given!r}: the name of a preset ({', '.join(NAMES)}), the path of a TOML file, or its tables as a "
+            "dictionary is wanted"
+        )
     text = os.fspath(given)
     if text in NAMES:
         return {"model": {"kind": ROCKET} if text == ROCKET else {"preset": text}}
@@ -262,7 +286,7 @@ def sorted_labels(labels: Iterable[Label]) -> list[str]:
     """All labels, each once: numbers by size, texts by the alphabet."""
     each = {one for label in labels for one in (label if isinstance(label, tuple) else (label,)) if one is not None}
     numbers = all(one.removeprefix("-").isdecimal() for one in each)
-    return sorted(each, key=int) if numbers else sorted(each)
+    return sorted(each, key=lambda one: (int(one), one)) if numbers else sorted(each)
 
 
 def _why_wrong(steps: Steps, features: int | None, first: Steps | None) -> str | None:

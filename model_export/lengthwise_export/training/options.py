@@ -105,6 +105,11 @@ def require_in_bounds(table: type[DataclassInstance], given: Mapping[str, Any]) 
             raise ConfigurationError(f"{option.name}={value!r}: {wanted} is wanted")
 
 
+def plain(value: Any) -> Any:
+    """A number of NumPy, as a grid of scikit-learn holds them, as a number of Python; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def _within(
     value: float,
     min: float | None = None,

@@ -88,6 +88,7 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
     """
     if len(records) < 2:
         raise ConfigurationError(f"{len(records)} records are too few to train on")
+    began = time.monotonic()
     facts = look(records)
     reasons: list[str] = []
     began_with_policy = bool(spec.input.says("missing"))
@@ -96,7 +97,7 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
     trains_layers = recipe.ensemble or recipe.seeds > 1 or bool(given.keys() - rocket.APPLICABLE)
     trains_layers = trains_layers or bool(spec.model.model_fields_set - {"preset"})
     scale: float | None = None
-    if spec.model.is_auto and not trains_layers and _can_be_rocket(spec, facts):
+    if spec.model.is_auto and not trains_layers and _can_be_rocket(spec, facts, len(members)):
         policy_is_open = bool(facts.missing) and spec.model.preset == "auto" and not began_with_policy
         spec, probe, scale = _compared(spec, records, facts, recipe, reasons, policy_is_open=policy_is_open)
     else:
@@ -117,7 +118,8 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
     options, warnings = _options(spec, strata, given, recipe, reasons)
     runs = 1 if recipe.ensemble else recipe.seeds
     if recipe.budget_minutes and "epochs" not in given:
-        options = _within_budget(spec, records, options, runs * spec.model.members, recipe, reasons)
+        spent = time.monotonic() - began
+        options = _within_budget(spec, records, options, runs * spec.model.members, recipe, reasons, spent=spent)
     return Plan(spec, options, runs, tuple(reasons), tuple(warnings), probe, scale)
 
 
@@ -155,8 +157,10 @@ def _missing(spec: Spec, facts: DataFacts, reasons: list[str]) -> Spec:
     return spec.with_keys(input={"missing": "indicator"})
 
 
-def _can_be_rocket(spec: Spec, facts: DataFacts) -> bool:
-    return spec.input.kind == "values" and spec.output.task == "single-label" and facts.records <= MANY_RECORDS
+def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
+    """Whether fixed kernels can be fitted; each window of a long sequence is an example."""
+    suits = spec.input.kind == "values" and spec.output.task == "single-label" and facts.records <= MANY_RECORDS
+    return suits and rocket.fits_in_memory(examples, spec.model.kernels)
 
 
 def _compared(
@@ -193,12 +197,17 @@ def _compared(
         strata = [stratum(example, spec.output.task) for example in members]
         schedule = fixed_schedule(layers_spec, strata, recipe, seed=0)
         steps = choice.steps_of_folds(records, schedule)
+        ask_for_them = f'`preset = "{layers_spec.model.preset}"` in [model] trains them'
         if len(members) > len(records):
             why_not = "layers are not compared where sequences are cut into windows"
-        elif steps > choice.MOST_STEPS or 0 < recipe.budget_minutes < choice.FEWEST_MINUTES:
+        elif 0 < recipe.budget_minutes < choice.FEWEST_MINUTES:
+            why_not = (
+                f"layers are not tried, because --budget-minutes is below {choice.FEWEST_MINUTES:g}; {ask_for_them}"
+            )
+        elif steps > choice.MOST_STEPS:
             why_not = (
                 f"layers are not tried, because comparing them would take {steps / 1e6:.1f} million steps of training; "
-                f'`preset = "{layers_spec.model.preset}"` in [model] trains them'
+                f"{ask_for_them}"
             )
         else:
             compared = choice.compare(rocket_spec, layers_spec, records, schedule)
@@ -304,8 +313,10 @@ def _within_budget(
     runs: int,
     recipe: RecipeOptions,
     reasons: list[str],
+    *,
+    spent: float,
 ) -> TrainingOptions:
-    """Fewer epochs, if the budget would not hold all; measured with one epoch of a run that is thrown away."""
+    """Fewer epochs, if what is left of the budget would not hold all; measured with an epoch that is thrown away."""
     from dataclasses import replace
 
     members = examples(records, spec)
@@ -315,12 +326,14 @@ def _within_budget(
     TrainingRun.start(single, members, [], options).epoch()
     seconds = time.monotonic() - began
     torch.set_rng_state(kept)
-    most = max(int(recipe.budget_minutes * 60 / (seconds * runs)), 1)
+    most = max(int((recipe.budget_minutes * 60 - spent) / (seconds * runs)), 1)
     if most >= options.epochs:
         return options
     reasons.append(
         f"{most} epochs in the place of {options.epochs}: an epoch takes {seconds:.2f} s here, and "
-        f"--budget-minutes is {recipe.budget_minutes:g}" + (f" for {runs} runs" if runs > 1 else "")
+        f"--budget-minutes is {recipe.budget_minutes:g}"
+        + (f" for {runs} runs" if runs > 1 else "")
+        + (f", of which the choice took {spent:.0f} s" if spent >= 1 else "")
     )
     return replace(options, epochs=most)
 

@@ -149,6 +149,11 @@ def evaluate(model: RocketClassifier, members: Sequence[Example], spec: Spec) ->
     return _scores(_logits(model, features_of(model, members)), members, spec)
 
 
+def fits_in_memory(examples: int, kernels: int) -> bool:
+    """Whether the ridge regression on so many examples with so many kernels has room in memory."""
+    return examples * kernels * 8 <= _LARGEST_MATRIX_BYTES
+
+
 def features_of(
     model: RocketClassifier,
     members: Sequence[Example],
@@ -180,8 +185,8 @@ def _check(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> 
         raise ConfigurationError(f"{len(members)} records are too few to train on")
     if options.class_weights and spec.output.task == "multi-label":
         raise ConfigurationError("--class-weights has no meaning for a multi-label model with kind = 'rocket'")
-    size = len(members) * spec.model.kernels * 8
-    if size > _LARGEST_MATRIX_BYTES:
+    if not fits_in_memory(len(members), spec.model.kernels):
+        size = len(members) * spec.model.kernels * 8
         fewer = _LARGEST_MATRIX_BYTES // (len(members) * 8)
         instead = f"set model.kernels = {fewer} or fewer" if fewer >= KERNELS else "train on fewer records"
         raise ConfigurationError(

@@ -11,7 +11,7 @@ from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, Rule
 from lengthwise_export.mending.sizes import Size
 from lengthwise_export.mending.values import Numbers, Ragged
 
-_NEUTRAL: Final[dict[str, float | Literal["lowest", "highest"]]] = {
+_NEUTRAL: Final[dict[str, float | Literal["lowest", "below_all", "above_all"]]] = {
     "ReduceSum": 0,
     "ReduceMean": 0,
     "ReduceL1": 0,
@@ -19,8 +19,8 @@ _NEUTRAL: Final[dict[str, float | Literal["lowest", "highest"]]] = {
     "ReduceLogSum": 0,
     "ReduceSumSquare": 0,
     "ReduceProd": 1,
-    "ReduceMax": "lowest",
-    "ReduceMin": "highest",
+    "ReduceMax": "below_all",
+    "ReduceMin": "above_all",
     "ReduceLogSumExp": "lowest",
 }
 """The number that changes nothing in a reduction."""
