@@ -26,6 +26,7 @@ from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_app
 from lengthwise.padding import PaddedBatch
+from lengthwise.repository import registry
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE
@@ -243,6 +244,20 @@ async def test_a_folder_that_cannot_be_read_changes_nothing(folder: Path, caplog
         assert (answer.status_code, answer.json()) == (503, {"error": "the model repository cannot be read"})
         assert await version(service) == "1"
         aside.rename(folder)
+
+
+async def test_memory_of_a_version_that_is_gone_is_given_back_by_the_next_scan(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[str] = []
+    monkeypatch.setattr(registry, "return_free_memory", lambda: given_back.append(threading.current_thread().name))
+    async with served_from(folder) as service:
+        place(folder, version=2)
+        await call(service, "vowels", "load")
+        assert given_back == []  # no version is gone yet, or its last requests may still run
+        await call(service, "vowels", "load")
+        await call(service, "vowels", "load")
+        assert given_back == ["rescan"]
 
 
 # Without a call

@@ -32,6 +32,7 @@ from lengthwise.repository.canary import why_not
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.served import ServedModel
+from lengthwise.runtime.free_memory import return_free_memory
 from lengthwise.stopping import Stopped, Stopping
 from lengthwise.versions import Key
 
@@ -100,6 +101,7 @@ class Registry:
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = Stopping()
         self._thread = threading.local()
+        self._has_removed = False
 
     @property
     def stopping(self) -> Stopping:
@@ -243,6 +245,9 @@ class Registry:
                 self._put(result)
 
         def rescan() -> Repository:
+            if self._has_removed:  # by an earlier scan: by now their last requests are answered
+                self._has_removed = False
+                return_free_memory()
             self._thread.publish = lambda result: loop.call_soon_threadsafe(put, result)
             return self._rescan(before, again)
 
@@ -281,6 +286,7 @@ class Registry:
         for model, gone in before.items():
             if model not in served:
                 self._remove(gone)
+                self._has_removed = True
 
     def _with_canary(
         self, result: Repository, served: Mapping[LoadedModel, ServedModel]
