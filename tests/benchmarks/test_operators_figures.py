@@ -52,7 +52,10 @@ def test_the_figures_become_a_page(compared: dict[str, Any]) -> None:
 
 @pytest.mark.long
 def test_reloads_lose_no_request_and_no_refused_version_answers() -> None:
-    found = reloads.measure(japanese_vowels(0, 10).sequences, 8, 1.0, CORES)  # a busy machine reloads slowly
+    for period in (1.0, 4.0, 16.0):  # on a busy machine the requests end before the second version is loaded
+        found = reloads.measure(japanese_vowels(0, 10).sequences, 8, period, CORES)
+        if found["versions_that_answered"] > 1:
+            break
     assert found["reloads"] == 8
     assert found["refused"] == 1
     assert found["requests"] > 10
@@ -80,8 +83,11 @@ def test_an_answer_whose_labels_are_of_another_version_is_wrong() -> None:
 
 @pytest.mark.long
 def test_the_quiet_model_is_measured_alone_and_beside_a_flood() -> None:
-    found = neighbours.measure(japanese_vowels(0, 20), 0.05, 4, 1.0, 1, CORES[0])
-    ((alone,), (beside,)) = found["rounds"].values()
+    for seconds in (1.0, 4.0, 16.0):  # on a busy machine the flood begins late
+        found = neighbours.measure(japanese_vowels(0, 20), 0.05, 4, seconds, 1, CORES[0])
+        ((alone,), (beside,)) = found["rounds"].values()
+        if beside["flood_per_second"] > 0:
+            break
     assert alone["failed"] == beside["failed"] == 0
     assert alone["flood_per_second"] == 0 < beside["flood_per_second"]
     assert found["p99_ratio"] == beside["latency_ms"]["p99"] / alone["latency_ms"]["p99"]
