@@ -61,9 +61,16 @@ def test_padding_and_neighbours_do_not_reach_an_answer(name: str) -> None:
         torch.testing.assert_close(together[row : row + 1], by_itself, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("normalize", ["sequence", "both"])
-@pytest.mark.parametrize("name", PRESETS)
+NORMALIZED = [(name, normalize) for name in PRESETS for normalize in ("sequence", "both")]
+
+
+@pytest.mark.parametrize(
+    ("name", "normalize"),
+    [
+        pytest.param(*pair, marks=pytest.mark.long if number % 4 in (0, 3) else pytest.mark.gallery)
+        for number, pair in enumerate(NORMALIZED)  # each preset once, with one way or the other
+    ],
+)
 def test_every_preset_exports_and_keeps_bits(name: str, normalize: str) -> None:
     step = f"features = 3\nmax_length = 60\nmissing = 'mean'\nnormalize = '{normalize}'"
     source = from_spec(made(f"preset = '{name}'", step=step), None)

@@ -1,4 +1,4 @@
-"""Cases of a test that are run in every run, and the rest of them, which `make test-long` runs."""
+"""Cases of a test for every run, those that `make test-long` adds, and the rest, which `make gallery` runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ import pytest
 T = TypeVar("T")
 
 
-def long_but(cases: Iterable[T], quick: Callable[[T], bool]) -> list[Any]:
-    """The cases for `pytest.mark.parametrize`: long, but for those that show that the mechanism works."""
-    return [case if quick(case) else pytest.param(case, marks=pytest.mark.long) for case in cases]
+def long_but(
+    cases: Iterable[T], quick: Callable[[T], bool], *, long: Callable[[T], bool] = lambda _: True
+) -> list[Any]:
+    """The cases for `pytest.mark.parametrize`: long, but for those that show that the mechanism works.
+
+    Args:
+        cases: All of them.
+        quick: Whether a case is run in every run.
+        long: Whether `make test-long` runs one of the others; otherwise `make gallery` does.
+    """
+    return [
+        case if quick(case) else pytest.param(case, marks=pytest.mark.long if long(case) else pytest.mark.gallery)
+        for case in cases
+    ]
