@@ -23,13 +23,16 @@ format: .venv/.development ## Formats the code
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
+# The tests of a file run in their order in one process, until another process has nothing left to do and takes over some.
+PARALLEL := --numprocesses auto --dist worksteal
+
 test: lint cover ## Every check that a change has to pass: lint, types, tests, branch coverage
 
 quick: .venv/.development ## The tests of the service that start no process: a first answer in about a minute
-	$(BIN)/python -m pytest tests/service tests/test_imports.py -m "not long and not process" -q --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest tests/service tests/test_imports.py -m "not long and not process" -q $(PARALLEL)
 
-test-long: hostile ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each
-	$(BIN)/python -m pytest -m long --ignore tests/hostile --numprocesses auto --dist loadfile
+test-long: .venv/.development ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each
+	$(BIN)/python -m pytest -m long $(PARALLEL)
 
 # A copy of the sources, so that the modules in use stay as they are.
 SANITIZED := runs/sanitized
@@ -46,9 +49,9 @@ sanitize: .venv/.development ## Runs the tests of the recurrent kernels with Add
 	tests/service/test_integer_layers.py $(SANITIZE)
 
 gallery: .venv/.development ## What is tried in full: every model of the galleries, layers and estimators, 1,000 sequences each (an hour)
-	$(BIN)/python -m pytest -m gallery --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest -m gallery $(PARALLEL)
 
-hostile: .venv/.development ## The hostile suite: sockets by hand, while memory, files and other callers are watched
+hostile: .venv/.development ## The hostile suite by itself: sockets by hand, while memory, files and other callers are watched
 	$(BIN)/python -m pytest tests/hostile -m "long or not long"
 
 soak: .venv/.development ## Half an hour of chaos, and 30,000 requests while two instances behind nginx restart; SOAK="--minutes 2" is shorter
@@ -56,7 +59,7 @@ soak: .venv/.development ## Half an hour of chaos, and 30,000 requests while two
 	$(BIN)/python -m pytest tests/deploy/test_balancers.py -m deploy -k "rolling and nginx" -s
 
 cover: .venv/.development ## The tests, with branch coverage
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
 
 train: .venv/.development ## Trains the bundled model's spec on its recordings, into runs/vowels
 	$(BIN)/lengthwise train model_export/lengthwise_export/specs/japanese-vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels --overwrite
