@@ -70,6 +70,7 @@ def wait_until(server: ServerProcess, inflight: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while (server.figures()["lengthwise_inflight_bytes"] > 0) != (inflight == "some"):
         assert time.monotonic() < deadline, server.figures()["lengthwise_inflight_bytes"]
+        time.sleep(0.02)
 
 
 @pytest.mark.long

@@ -156,16 +156,18 @@ def test_nobody_is_reset_over_tls(tls: tuple[Path, ssl.SSLContext]) -> None:
 
 
 @pytest.mark.long
-def test_two_hundred_clients_many_times(capsys: pytest.CaptureFixture[str], tls: tuple[Path, ssl.SSLContext]) -> None:
+@pytest.mark.parametrize("kind", [*REQUESTS, "TLS"])
+def test_two_hundred_clients_many_times(
+    kind: str, capsys: pytest.CaptureFixture[str], tls: tuple[Path, ssl.SSLContext]
+) -> None:
     lines = [
         "",
         "clients and round; begun before the signal: 200, 503; after it: 200, 503, nobody listens; lost of all",
     ]
-    rounds = {kind: (ROUNDS if kind == "predict" else FEWER_ROUNDS) for kind in [*REQUESTS, "TLS"]}
+    trusting = tls[1] if kind == "TLS" else None
+    options = () if trusting is None else ("--tls-cert-file", str(tls[0]))
     done = []
-    for kind, number in [(kind, number) for kind, most in rounds.items() for number in range(1, most + 1)]:
-        trusting = tls[1] if kind == "TLS" else None
-        options = () if trusting is None else ("--tls-cert-file", str(tls[0]))
+    for number in range(1, (ROUNDS if kind == "predict" else FEWER_ROUNDS) + 1):
         with started("--drain-seconds", "10", *options, verify=trusting) as server:
             done.append(asyncio.run(round_of(server, REQUESTS.get(kind, ORDINARY), CLIENTS, 1000, trusting)))
             assert server.end() == 0
