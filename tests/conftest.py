@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import coverage
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -63,7 +62,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Has coverage look away from a case that others of its test stand for: to follow it takes as long again."""
-    following = coverage.Coverage.current() if item.stash.get(UNTRACED, False) else None
+    following = None
+    if item.stash.get(UNTRACED, False) and "coverage" in sys.modules:
+        following = sys.modules["coverage"].Coverage.current()
     if following is None:
         return (yield)
     following.stop()
