@@ -288,6 +288,7 @@ def _write(path: Path, text: str) -> None:
     if not path.parent.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+    _say(f"wrote {path}")
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.toml_text import as_toml
-from lengthwise_export.training import choice, recipe
+from lengthwise_export.training import choice, recipe, session
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 from lengthwise_export.training.run import Epoch, TrainingProgress, learning_rate
 from tests.support.specs import separable
@@ -289,3 +290,17 @@ def test_a_loss_that_still_falls_at_the_end_is_noticed(last: float, said: bool) 
         progress.add(Epoch(number, 1.0, last if number >= 18 else 1.0, 0.5))
     assert progress.still_improves(TrainingOptions(epochs=20)) is said
     assert not progress.still_improves(TrainingOptions(epochs=40))
+
+
+def test_the_accuracy_of_the_folds_stands_beside_that_of_the_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(choice, "compare", lambda *_: choice.KindComparison(0.5, 0.8125, 48, 1.5))
+    monkeypatch.setattr(choice, "ENOUGH", 1.1)
+    records = waves(48)
+    found = plan(spec(), records, min_steps=5)
+    assert found.held_back == 0.8125
+    finished = session.train_layers(found, records, [], tmp_path, resume=False, on_epoch=lambda _: None)
+    assert finished.content["held_back"] == 0.8125
+    for said in (str(finished.report.table("a").caption), (tmp_path / session.PAGE_FILE).read_text()):
+        assert "held back for the choice of the layers: accuracy 0.8125" in said

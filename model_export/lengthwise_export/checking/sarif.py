@@ -99,11 +99,12 @@ def _rule(rule: dict[str, Any]) -> dict[str, Any]:
 
 def _result(leak: Leak, report: Report, target: str, file: str, rules: list[Verdict]) -> dict[str, Any]:
     moved = number(leak.difference)
+    why = leak.cause.why.rstrip(".")
     since = "" if leak.cause_at is None else f" Padding stopped being 0 at {leak.cause_at}."
     return {
         **_kind(report, rules),
         "message": {
-            "text": f"{leak.operator}: its output moves by {moved} with {leak.trial}. {leak.cause.why}.{since}\n\n"
+            "text": f"{leak.operator}: its output moves by {moved} with {leak.trial}. {why}.{since}\n\n"
             f"Fix:\n{leak.cause.fix}"
         },
         "locations": [_location(leak, file)],

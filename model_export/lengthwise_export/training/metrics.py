@@ -14,6 +14,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import figures
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.report_page import HELD_BACK
 from lengthwise_export.training.train import TrainingResult
 
 METRICS_FILE = "metrics.json"
@@ -30,12 +31,14 @@ class TrainingReport:
         options: The training options.
         result: The result of the run.
         test: Scores on the test file; None without one.
+        held_back: Accuracy of such layers on records that folds held back; None without folds.
     """
 
     spec: Spec
     options: TrainingOptions
     result: TrainingResult
     test: EvaluationScores | None
+    held_back: float | None = None
 
     @property
     def splits(self) -> dict[str, EvaluationScores]:
@@ -52,6 +55,7 @@ class TrainingReport:
             "options": dataclasses.asdict(self.options),
             "best_epoch": progress.best + 1,
             "temperature": self.result.temperature,
+            "held_back": self.held_back,
             "epochs": [dataclasses.asdict(epoch) for epoch in progress.epochs],
             **{name: scores.as_json() for name, scores in self.splits.items()},
         }
@@ -76,6 +80,7 @@ class TrainingReport:
         progress = self.result.progress
         done, wanted = len(progress.epochs), self.options.epochs
         if self.result.validation is None:
-            return f"all {done} epochs, the last one used"
+            held_back = "" if self.held_back is None else f"; {HELD_BACK}: accuracy {self.held_back:.4f}"
+            return f"all {done} epochs, the last one used{held_back}"
         ended = f"all {done} epochs" if done == wanted else f"stopped early at epoch {done} of {wanted}"
         return f"{ended}, best epoch {progress.best + 1}"

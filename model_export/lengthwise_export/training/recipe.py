@@ -63,6 +63,7 @@ class Plan:
         warnings: What the user should know about the data.
         probe: Accuracy of the probe on sequences that it was not fitted to; None without a probe.
         temperature: The number that calibrates the layers where there is no validation split, from folds; or None.
+        held_back: Accuracy of such layers on the records that the folds held back; None without folds.
     """
 
     spec: Spec
@@ -72,6 +73,7 @@ class Plan:
     warnings: tuple[str, ...]
     probe: float | None = None
     temperature: float | None = None
+    held_back: float | None = None
 
 
 def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe: RecipeOptions) -> Plan:
@@ -96,10 +98,10 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
     members = examples(records, spec)  # every record fits
     trains_layers = recipe.ensemble or recipe.seeds > 1 or bool(given.keys() - rocket.APPLICABLE)
     trains_layers = trains_layers or bool(spec.model.model_fields_set - {"preset"})
-    scale: float | None = None
+    compared: choice.KindComparison | None = None
     if spec.model.is_auto and not trains_layers and _can_be_rocket(spec, facts, len(members)):
         policy_is_open = bool(facts.missing) and spec.model.preset == "auto" and not began_with_policy
-        spec, probe, scale = _compared(spec, records, facts, recipe, reasons, policy_is_open=policy_is_open)
+        spec, probe, compared = _compared(spec, records, facts, recipe, reasons, policy_is_open=policy_is_open)
     else:
         spec, probe = normalizing.chosen(spec, records, facts, reasons, sequence_features=spec.model.sequence_features)
         spec = _layers(spec, facts, reasons) if spec.model.is_auto else spec
@@ -120,7 +122,8 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
     if recipe.budget_minutes and "epochs" not in given:
         spent = time.monotonic() - began
         options = _within_budget(spec, records, options, runs * spec.model.members, recipe, reasons, spent=spent)
-    return Plan(spec, options, runs, tuple(reasons), tuple(warnings), probe, scale)
+    folds = (None, None) if compared is None else (compared.temperature, compared.layers)
+    return Plan(spec, options, runs, tuple(reasons), tuple(warnings), probe, *folds)
 
 
 def inapplicable(given: Iterable[str], recipe: RecipeOptions) -> str | None:
@@ -171,11 +174,11 @@ def _compared(
     reasons: list[str],
     *,
     policy_is_open: bool,
-) -> tuple[Spec, float | None, float | None]:
+) -> tuple[Spec, float | None, choice.KindComparison | None]:
     """Fixed kernels, or layers where folds say that they are right more often.
 
     Returns:
-        The spec, the accuracy of the probe, and the temperature of layers without a validation split.
+        The spec, the accuracy of the probe, and what the folds say of the layers; None if fixed kernels are chosen.
     """
     of_rocket: list[str] = []
     rocket_spec, probe = normalizing.chosen(spec, records, facts, of_rocket, sequence_features=ROCKET_FEATURES)
@@ -213,11 +216,11 @@ def _compared(
             compared = choice.compare(rocket_spec, layers_spec, records, schedule)
             seen = (
                 f"of {compared.answers} records that were held back, fixed kernels are right about "
-                f"{compared.rocket:.1%}, these layers about {compared.layers:.1%}"
+                f"{compared.rocket:.1%}, layers of the preset {layers_spec.model.preset!r} about {compared.layers:.1%}"
             )
             if compared.prefers_layers:
                 reasons += [*of_layers, f'preset = "{layers_spec.model.preset}" and not kind = "rocket": {seen}']
-                return layers_spec, probe, compared.temperature
+                return layers_spec, probe, compared
     reasons += [*of_rocket, f'kind = "rocket": {seen}' + (f"; {why_not}" if why_not else "")]
     return rocket_spec, probe, None
 

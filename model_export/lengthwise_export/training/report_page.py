@@ -36,6 +36,10 @@ svg text {{ font-size: 12px; }}
 """
 
 
+HELD_BACK: Final = "of records that were held back for the choice of the layers"
+"""What the accuracy of layers in folds is."""
+
+
 def page(report: Mapping[str, Any], title: str) -> str:
     """The report of one training as a page.
 
@@ -45,6 +49,8 @@ def page(report: Mapping[str, Any], title: str) -> str:
     """
     splits = splits_of(report)
     parts = [_table(["split", *FIGURES], [[name, *figures(scores)] for name, scores in splits.items()])]
+    if report.get("held_back") is not None:
+        parts.append(f"<p>{html.escape(HELD_BACK.capitalize())}: accuracy {_number(report['held_back'])}.</p>")
     if report.get("seconds") is not None:
         parts.append(f"<p>Trained in {float(report['seconds']):.1f} s.</p>")
     if report.get("chosen"):

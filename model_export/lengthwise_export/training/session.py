@@ -100,7 +100,7 @@ def train_layers(
         shutil.copyfile(folder / WEIGHTS_FILE, out / WEIGHTS_FILE)
     tested = [evaluate(result.model, held_out, plan.spec) if held_out else None for _, _, result in results]
     chosen = [result for _, _, result in results].index(best)
-    report = TrainingReport(plan.spec, plan.options, best, tested[chosen])
+    report = TrainingReport(plan.spec, plan.options, best, tested[chosen], plan.held_back)
     warnings = [*plan.warnings, *_endings(best, plan)]
     content = report.as_json() | {"seconds": sum(result.seconds for _, _, result in results)}
     if plan.runs > 1:
