@@ -204,7 +204,7 @@ async def test_a_file_waits_for_those_before_it_a_bounded_time(monkeypatch: pyte
         await ended.wait()
         return b"{}"
 
-    monkeypatch.setattr(uploads, "_read", read_until_it_ends)
+    monkeypatch.setattr(uploads, "read_in_process", read_until_it_ends)
     monkeypatch.setattr(uploads, "READ_SECONDS", 0.1)
     async with serving(model(manifest())) as service:
         first = asyncio.create_task(upload(service, "a.csv", b"1,2\n"))

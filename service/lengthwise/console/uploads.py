@@ -82,7 +82,7 @@ class Uploads:
                 hold.set(len(body) + _MEMORY_FACTOR * MOST_VALUES)
                 async with _file(body, suffix) as path:
                     del body
-                    return await _read(path, kind)
+                    return await read_in_process(path, kind)
         finally:
             hold.close()
 
@@ -146,8 +146,8 @@ def _folder_with(body: bytes, suffix: str) -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
-async def _read(path: Path, kind: str) -> bytes:
-    """What the process writes.
+async def read_in_process(path: Path, kind: str) -> bytes:
+    """The sequences of a file as JSON, read in a process of its own.
 
     Raises:
         RequestError: It cannot read the file.

@@ -38,8 +38,13 @@ log = logging.getLogger("lengthwise.grpc")
 
 MAX_STREAMS: Final = 8
 """Streams of requests at once, which only reflection has."""
-_LAST_ANSWERS_SECONDS: Final = 2.0
+_LAST_ANSWERS_SECONDS: Final = 1.0
 """How long the last answers may take to be sent when the server stops."""
+_LATE_CALLS_SECONDS: Final = 1.0
+"""How long calls that still come are refused before the server stops: from then on, gRPC cancels them instead, and a
+client does not ask again after that."""
+_QUIET_SECONDS: Final = 0.1
+"""When no call has come for so long, the server stops at once."""
 _WINDOW_BYTES: Final = 65_535
 """Bytes of a message that a client may send before the message is received: HTTP/2's default."""
 _CALLS_OF_A_CONNECTION: Final = 256
@@ -60,6 +65,7 @@ class GrpcServer:
         self._protocol = ModelInfer(serving, large_bodies)
         self._receiving = Receiving(serving.inflight, serving.settings.max_body_bytes)
         self._health = _Health(serving)
+        self._calls = _SmallCalls(self._receiving, serving)
         self._server: grpc.aio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -86,7 +92,7 @@ class GrpcServer:
             ("grpc.http2.bdp_probe", 0),  # it would let each client send megabytes ahead
         ]
         keys = self._serving.keys
-        interceptors: list[grpc.aio.ServerInterceptor] = [_SmallCalls(self._receiving, self._serving)]
+        interceptors: list[grpc.aio.ServerInterceptor] = [self._calls]
         if keys is not None:
             interceptors.insert(0, _KeyCheck(keys))
         server = grpc.aio.server(options=options, interceptors=interceptors, maximum_concurrent_rpcs=MAX_CALLS)
@@ -113,10 +119,19 @@ class GrpcServer:
         await self._health.report()
 
     async def stop(self) -> None:
-        """Ends every connection, once the accepted calls are answered."""
+        """Ends every connection, once the accepted calls are answered and those on their way are refused."""
         await self._health.enter_graceful_shutdown()
         if self._server is not None:
+            await self._refuse_late_calls()
             await self._server.stop(_LAST_ANSWERS_SECONDS)
+
+    async def _refuse_late_calls(self) -> None:
+        """Waits until no call has come for a moment."""
+        end = time.monotonic() + _LATE_CALLS_SECONDS
+        before = -1
+        while self._calls.begun != before and time.monotonic() < end:
+            before = self._calls.begun
+            await asyncio.sleep(_QUIET_SECONDS)
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         methods: dict[str, tuple[type[Message], Callable[[Any], Message | Awaitable[Message]]]] = {
@@ -202,16 +217,22 @@ class _KeyCheck(grpc.aio.ServerInterceptor):
 
 
 class _SmallCalls(grpc.aio.ServerInterceptor):
-    """Calls other than inference: their messages are small, and received when there is memory for them."""
+    """Calls other than inference: their messages are small, and received when there is memory for them.
+
+    Attributes:
+        begun: How many calls of any kind have begun.
+    """
 
     def __init__(self, receiving: Receiving, serving: Serving) -> None:
         self._receiving = receiving
         self._serving = serving
         self._streams = asyncio.Semaphore(MAX_STREAMS)
+        self.begun = 0
 
     async def intercept_service(
         self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
+        self.begun += 1
         handler = await continuation(details)
         if handler is None or details.method == f"/{INFER}":
             return handler
