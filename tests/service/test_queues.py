@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -18,12 +20,15 @@ class Clock:
         self.now = 0.0
         self.held_up = 0.0
         self.ran: list[str] = []
+        self.may_run = threading.Event()
+        self.may_run.set()
 
     def __call__(self) -> float:
         return self.now
 
     def model_queue(self, name: str, *, predicted: float = 0.01) -> ModelQueue:
         def run(batch: PaddedBatch, attention: bool) -> list[int]:
+            assert self.may_run.wait(60)
             self.now += 1 if name in self.ran else 1 + self.held_up * (name == "other")
             self.ran.append(name)
             return names(batch, attention)
@@ -35,8 +40,10 @@ async def test_a_flooded_model_does_not_starve_another():
     clock = Clock()
     flooded, other = clock.model_queue("flooded", predicted=1), clock.model_queue("other", predicted=1)
     async with running(flooded, other, clock=clock) as batcher:
+        clock.may_run.clear()  # fifty runs that take no time may be over before the other model is asked
         flood = batcher.submit(flooded, [sequence(number) for number in range(50)], answers)
         few = batcher.submit(other, [sequence(number) for number in range(5)], answers)
+        clock.may_run.set()
         await outcome(few)
         await outcome(flood)
     assert clock.ran.index("other") < 5
@@ -48,8 +55,10 @@ async def test_a_batch_that_was_held_up_does_not_cost_its_model_its_turns():
     flooded, other = clock.model_queue("flooded", predicted=1), clock.model_queue("other", predicted=1)
     async with running(flooded, other, clock=clock) as batcher:
         clock.held_up = 1000  # seconds that the first run of the other one takes
+        clock.may_run.clear()
         flood = batcher.submit(flooded, [sequence(number) for number in range(50)], answers)
         few = batcher.submit(other, [sequence(number) for number in range(5)], answers)
+        clock.may_run.set()
         await outcome(few)
         await outcome(flood)
     assert clock.now > 1000
@@ -63,8 +72,10 @@ async def test_a_model_that_was_idle_has_no_claim_on_the_time_it_did_not_use():
     async with running(steady, idle, clock=clock) as batcher:
         await outcome(batcher.submit(steady, [sequence(number) for number in range(100)], answers))
         clock.ran.clear()
+        clock.may_run.clear()
         flood = batcher.submit(idle, [sequence(number) for number in range(50)], answers)
         few = batcher.submit(steady, [sequence(number) for number in range(5)], answers)
+        clock.may_run.set()
         await outcome(few)
         await outcome(flood)
     assert max(i for i, name in enumerate(clock.ran) if name == "steady") < 20
