@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import sys
 from collections import Counter
@@ -75,7 +76,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_runtest_setup() -> None:
-    """Keeps absl from closing pytest's own capture of stderr, where a test has imported Keras by itself."""
+    """Gives each test the same random weights, and keeps absl from closing pytest's own capture of stderr."""
+    random.seed(0)  # Keras takes its seeds from it
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
     if "absl.logging" in sys.modules:
         from lengthwise_export.keras_models.backend import leave_stderr_open
 
