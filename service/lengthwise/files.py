@@ -85,14 +85,27 @@ def replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def lock(descriptor: int, *, wait: bool) -> None:
+    """Locks an open file or folder against other processes until it is closed; without effect on Windows.
+
+    Args:
+        descriptor: Of the file or folder.
+        wait: Whether to wait while another process has the lock.
+
+    Raises:
+        OSError: Another process has the lock, or the file system has no locks.
+    """
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Waits until no other process has the lock on a folder, and has it; of a folder that cannot be locked, at once."""
     descriptor = None
-    if fcntl is not None:
-        with suppress(OSError):  # a file system without locks
-            descriptor = os.open(folder, os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with suppress(OSError):  # a file system without locks, or Windows, which opens no folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        lock(descriptor, wait=True)
     try:
         yield
     finally:

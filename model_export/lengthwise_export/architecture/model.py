@@ -176,7 +176,7 @@ def rescaled_sequences(first: nn.Module, sequences: list[Tensor]) -> list[Tensor
     """Sequences without padding as `SequenceFeatures` reads them: divided by their own scale if the spec says so."""
     if not isinstance(first, Normalize):
         return sequences
-    return [first.rescaled(steps[None], torch.ones(1, len(steps), dtype=torch.bool))[0] for steps in sequences]
+    return first.each_rescaled(sequences)
 
 
 def body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers | None:

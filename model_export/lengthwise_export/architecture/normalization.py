@@ -112,9 +112,12 @@ class Normalize(Standardize):
 
     def fit(self, sequences: list[Tensor], *, normalize: bool | None = None) -> None:
         """See `Standardize.fit`; without `normalize`, the spec decides."""
-        scaled = [self.rescaled(steps[None], torch.ones(1, len(steps), dtype=torch.bool))[0] for steps in sequences]
         from_training = self.normalize not in ("sequence", "none")
-        super().fit(scaled, normalize=from_training if normalize is None else normalize)
+        super().fit(self.each_rescaled(sequences), normalize=from_training if normalize is None else normalize)
+
+    def each_rescaled(self, sequences: list[Tensor]) -> list[Tensor]:
+        """Sequences without padding, `[length, features]` each, as `rescaled` gives them."""
+        return [self.rescaled(steps[None], torch.ones(1, len(steps), dtype=torch.bool))[0] for steps in sequences]
 
     def rescaled(self, values: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, features]`: the values, divided by the sequence's own scale if the spec says so."""

@@ -108,7 +108,7 @@ def compare(rocket_spec: Spec, spec: Spec, records: Sequence[Record], options: T
         right_layers += sum(int(logits.argmax()) == int(target) for logits, target in found)
         done += len(found)
         pairs += found
-        if not number and right_layers < right_rocket - HOPELESS * done:
+        if number == 0 and right_layers < right_rocket - HOPELESS * done:
             break
     scale = None
     if done == len(strata):

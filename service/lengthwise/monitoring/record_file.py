@@ -25,11 +25,7 @@ from typing import Any, Final
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows, which does not remove a file that is open
-    fcntl = None  # type: ignore[assignment]  # a module by its type
-
+from lengthwise import files
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.drift import answered_classes
 from lengthwise.monitoring.patient_output import PatientOutput
@@ -155,12 +151,9 @@ class RecordFile:
         """
         for part in directory.glob(UNFINISHED):
             with suppress(OSError):  # it is locked, or was completed meanwhile
-                if fcntl is None:
-                    part.unlink()
-                    continue
                 with part.open("rb+") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    part.unlink()
+                    files.lock(file.fileno(), wait=False)
+                part.unlink()  # Windows removes no file that is open
 
 
 def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
@@ -175,9 +168,8 @@ def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
             continue
         with suppress(FileExistsError):
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            if fcntl is not None:
-                with suppress(OSError):  # a file system without locks: then nobody can take the file for abandoned
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError):  # a file system without locks: then nobody can take the file for abandoned
+                files.lock(descriptor, wait=False)
             return path, part, descriptor
 
 

@@ -62,14 +62,15 @@ class Predict(Endpoint):
         answers_arrow = accept != _ANY and arrow.is_wanted(accept)
         if answers_arrow:
             arrow_stream.load()
+        encoded: Encode | None = None
         if kind == raw_steps.MEDIA_TYPE:
-            return raw_steps.decode(request, self.serving)
-        if kind == arrow.MEDIA_TYPE:
+            call, encoded = raw_steps.decode(request, self.serving)
+        elif kind == arrow.MEDIA_TYPE:
             call = arrow.decode(request, self.serving)
         else:
             _check_query(request)
             call = json_body.decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
-        return call, partial(arrow.encode if answers_arrow else encode, call)
+        return call, encoded or partial(arrow.encode if answers_arrow else encode, call)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
         """Decodes a body on the event loop if that is quick: a short one, a raw tensor, ordinary JSON or Arrow."""

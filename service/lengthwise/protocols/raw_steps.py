@@ -15,12 +15,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import json_body, options
+from lengthwise.decoding import options
 from lengthwise.decoding.calls import Call, make_item, why_rejected
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
-from lengthwise.protocols import arrow, query_options
-from lengthwise.protocols.endpoint import JSON, Encode, Headers, Received
+from lengthwise.protocols import query_options
+from lengthwise.protocols.endpoint import Encode, Headers, Received
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.serving import Serving
@@ -31,8 +31,11 @@ _PARAMETERS: Final = query_options.OF_BINARY_BODIES
 _LONGEST_SHAPE: Final = 40
 
 
-def decode(request: Received, serving: Serving) -> tuple[Call, Encode]:
+def decode(request: Received, serving: Serving) -> tuple[Call, Encode | None]:
     """Reads the one sequence of a request.
+
+    Returns:
+        The call, and what writes its answer if that is a raw tensor.
 
     Raises:
         InvalidRequest: The shape, the bytes or the query are wrong. Pointers are empty, since the body is not JSON.
@@ -42,8 +45,7 @@ def decode(request: Received, serving: Serving) -> tuple[Call, Encode]:
     model = options.find_model(asked, serving.find, problems, in_query=True)
     manifest = model.manifest
     attention = "attention" in asked.outputs
-    accept = request.headers.get(b"accept", b"")
-    bare = MEDIA_TYPE in accept.lower()
+    bare = MEDIA_TYPE in request.headers.get(b"accept", b"").lower()
     if attention and manifest.graph.attention is None:
         problems.add("", f"query parameter outputs: the model {manifest.key} has no attention")
     elif attention and bare:
@@ -58,7 +60,7 @@ def decode(request: Received, serving: Serving) -> tuple[Call, Encode]:
         raise InvalidRequest([Problem("", wrong)])
     item = make_item(steps, manifest, sent_steps=len(steps), id=identifier)
     call = Call(model, [item], attention, asked.timeout_ms, asked.priority, pointer="")
-    return call, partial(_raw if bare else arrow.encode if arrow.is_wanted(accept) else _json, call)
+    return call, partial(_raw, call) if bare else None
 
 
 def _steps(request: Received, manifest: Manifest) -> Steps:
@@ -88,10 +90,6 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
         )
     steps: Steps = np.frombuffer(request.body, dtype=element).reshape(shape)
     return steps
-
-
-def _json(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
-    return json_body.encode(call, answers), [JSON]
 
 
 def _raw(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
