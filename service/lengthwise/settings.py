@@ -271,6 +271,12 @@ class Settings(BaseSettings):
     header_timeout_seconds: float = Field(
         10, gt=0, le=3600, allow_inf_nan=False, description="Longest time for a request's headers to arrive."
     )
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        le=3600,
+        description="How long a connection stays open without a request; longer than proxies keep theirs.",
+    )
     max_connections: int = Field(
         4096, ge=1, description="Most connections at once; fewer if the process may open fewer files."
     )

@@ -14,6 +14,7 @@ import orjson
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.http.connection import BoundedConnection
 from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastPath
@@ -74,7 +75,7 @@ class Net:
 async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
     """The service behind a socket, with the way past ASGI or without."""
     made = Net(service)
-    bounds: dict[str, Any] = {"header_timeout_seconds": 20, "max_connections": 100}
+    bounds: dict[str, Any] = {"header_timeout_seconds": 20, "max_connections": 100, "kept_alive": KeptAlive()}
     taken = FastPath(service.app.predict, b"/predict")
     bounded: Any = (
         partial(FastConnection, fast_path=taken, **bounds) if direct else partial(BoundedConnection, **bounds)

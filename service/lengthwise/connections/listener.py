@@ -2,7 +2,7 @@
 
 ```
 accept ──> pending: the TLS handshake, within handshake_seconds ──> connection: its protocol counts it
-   └> too many: the oldest handshake is ended, or the new connection gets 503
+   └> too many: the oldest handshake ends, or the connection that has been idle longest, or the new one gets 503
 ```
 
 A client that connects and sends nothing occupies a place for the time of a handshake, and only until another client
@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, cast
 
+from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.errors import ConfigurationError
 
 log = logging.getLogger("lengthwise.listener")
@@ -62,6 +63,7 @@ class Listener:
         self._pending: dict[socket.socket, asyncio.Task[None]] = {}
         self._connections: Collection[object] = ()
         self._make: Callable[[], asyncio.Protocol] = asyncio.Protocol
+        self._kept_alive = KeptAlive()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -73,14 +75,21 @@ class Listener:
     def _full(self) -> bool:
         return len(self._connections) + len(self._pending) >= self._most + REJECTED
 
-    def start(self, make: Callable[[], asyncio.Protocol], connections: Collection[object]) -> None:
+    def start(
+        self,
+        make: Callable[[], asyncio.Protocol],
+        connections: Collection[object],
+        kept_alive: KeptAlive | None = None,
+    ) -> None:
         """Accepts connections from now on, on the running event loop.
 
         Args:
             make: Makes the protocol of a connection.
             connections: Those that have one; the protocols keep this collection.
+            kept_alive: The idle ones of them, which the protocols keep too; without it none gives way.
         """
         self._make, self._connections = make, connections
+        self._kept_alive = kept_alive or KeptAlive()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._accept_some, self._loop)
 
@@ -107,7 +116,7 @@ class Listener:
 
     def _accept_some(self, loop: asyncio.AbstractEventLoop) -> None:
         for _ in range(_A_TURN):
-            if not self._accept(loop) or (self._tls is not None and self._full):
+            if not self._accept(loop) or self._full:
                 return  # where one replaced another, the file of that is closed only in a later turn
 
     def _accept(self, loop: asyncio.AbstractEventLoop) -> bool:
@@ -123,7 +132,7 @@ class Listener:
             loop.remove_reader(self._socket)
             loop.call_later(NO_FILES_SECONDS, self._go_on, loop)
             return False
-        if self._full and not self._make_room():
+        if self._full and not self._make_room(loop.time()):
             self._reject(accepted)
             return True
         accepted.setblocking(False)
@@ -134,10 +143,10 @@ class Listener:
         if self._loop is not None:
             loop.add_reader(self._socket, self._accept_some, loop)
 
-    def _make_room(self) -> bool:
-        """Ends the oldest handshake; whether there was one."""
+    def _make_room(self, now: float) -> bool:
+        """Ends the oldest handshake, or else the connection that has been idle longest; whether there was one."""
         if self._tls is None or not self._pending:
-            return False
+            return self._kept_alive.make_room(now)
         oldest = next(iter(self._pending))
         del self._pending[oldest]
         with suppress(OSError):  # it has just left

@@ -10,7 +10,8 @@ while a header block or a body is incomplete, or while bytes stay unread.
 | more than `MAX_HEADER_BYTES` of request line, headers and trailers | 431, and the connection ends |
 | a header block that is not complete in `header_timeout_seconds` | 408, and the connection ends |
 | a body of which fewer than `MIN_BODY_BYTES_PER_SECOND` arrive | 408, and the connection ends |
-| more than `max_connections` connections | 503, and the connection ends |
+| more than `max_connections` connections, of which none has been idle for long | 503, and the connection ends |
+| no request for `keep_alive_seconds`, or for a while when another connection needs the place | the connection ends |
 | more than `MAX_PIPELINED` requests behind one that is being answered | those are answered, and the connection ends |
 | answers that are not read (`lengthwise.connections.unread`) | the connection is aborted |
 
@@ -55,6 +56,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lengthwise.connections.closing import gently
+from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, has_arrived
 from lengthwise.http.cycle import Cycle, Flow
 from lengthwise.http.framing import MalformedLog, fault
@@ -98,6 +100,7 @@ class BoundedConnection(HttpToolsProtocol):
         header_timeout_seconds: How long a header block may take from its first byte; the first one from the connection
             on.
         max_connections: Connections that there may be at once.
+        kept_alive: The idle ones of them.
         options: The arguments of uvicorn's class.
 
     Attributes:
@@ -108,11 +111,14 @@ class BoundedConnection(HttpToolsProtocol):
     _malformed: ClassVar[MalformedLog] = MalformedLog()
     _default_lines: ClassVar[DefaultHeaderLines] = DefaultHeaderLines()
 
-    def __init__(self, *, header_timeout_seconds: float, max_connections: int, **options: Any) -> None:
+    def __init__(
+        self, *, header_timeout_seconds: float, max_connections: int, kept_alive: KeptAlive, **options: Any
+    ) -> None:
         super().__init__(**options)
         self.state = IDLE
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
+        self._kept_alive = kept_alive
         # Each is a `Cycle` or a `FastRequest`. uvicorn's `cycle` is the newest one.
         self._answering: Any = None  # the request whose answer is written next
         self._refusal: tuple[int, str] | None = None  # ends the connection: status and detail; None: ends without one
@@ -146,7 +152,8 @@ class BoundedConnection(HttpToolsProtocol):
         """Accepts a connection, unless there are too many."""
         super().connection_made(gently(transport))
         self.flow: Flow = Flow(self.transport)
-        if len(self.connections) > self._max_connections:
+        full = len(self.connections) > self._max_connections
+        if full and not self._kept_alive.make_room(self.loop.time()):
             self.state = CLOSED
             self._write_refusal(503, "too many connections")
             self._close()
@@ -156,6 +163,7 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the request that is being answered, and drops those that had not begun."""
         self.state = CLOSED
+        self._kept_alive.remove(self)
         self._stop_timer()
         self._unset_keepalive_if_required()
         if self._unread is not None:
@@ -172,6 +180,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Parses what arrived, and limits the time for what is still to come."""
         if self.state in ENDED or self.transport.is_closing():
             return  # it is dropped
+        self._kept_alive.remove(self)
         self.unparsed_bytes += len(data)
         self._period_bytes += len(data)
         self.parse(data)
@@ -218,6 +227,21 @@ class BoundedConnection(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(_UNREAD_SECONDS, self.timeout_keep_alive_handler)
         elif not self.transport.is_closing():
             self._close()
+
+    # What the listener asks for.
+
+    def give_way(self) -> bool:
+        """See `KeptConnection.give_way`."""
+        if self.state is not IDLE or self.is_answering() or self.transport.is_closing() or has_arrived(self.transport):
+            return False
+        self.connections.discard(cast("Any", self))  # its place is free from now on
+        self.transport.abort()
+        return True
+
+    def _is_kept_alive(self) -> None:
+        """Counts it among the idle connections, unless the beginning of the next request is here."""
+        if self.state is IDLE and not self.unparsed_bytes:
+            self._kept_alive.add(self, self.loop.time())
 
     # What the parser calls.
 
@@ -367,6 +391,7 @@ class BoundedConnection(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+            self._is_kept_alive()
         self.flow.resume_reading()
 
     # How the connection ends.

@@ -59,6 +59,7 @@ class FastConnection(BoundedConnection):
         body = known.body(data, self._fast_path.max_bytes)
         if body is None:
             return False
+        self._kept_alive.remove(self)
         self._stop_timer()
         self.unparsed_bytes = 0
         self.cycle = self._answering = request = self._fast_path.begin_again(self, known.headers)
@@ -143,6 +144,7 @@ class FastConnection(BoundedConnection):
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
+        self._is_kept_alive()
         self.flow.resume_reading()
 
     def timeout_keep_alive_handler(self) -> None:

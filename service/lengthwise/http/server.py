@@ -25,6 +25,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
+from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.connections.listener import REJECTED, Listener, listening
 from lengthwise.connections.tls import context
 from lengthwise.errors import ConfigurationError
@@ -78,9 +79,10 @@ class _PortServer(uvicorn.Server):
         """Starts the application, and then accepts connections."""
         await self.lifespan.startup()
         make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        kept_alive = KeptAlive()
+        state = {"server_state": self.server_state, "app_state": self.lifespan.state}
         self.listener.start(
-            partial(make, config=self.config, server_state=self.server_state, app_state=self.lifespan.state),
-            self.server_state.connections,
+            partial(make, config=self.config, kept_alive=kept_alive, **state), self.server_state.connections, kept_alive
         )
         self.started = True
 
@@ -285,6 +287,7 @@ def _config(app: ASGIApp, settings: Settings, max_connections: int, fast_path: F
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
     )
     config.load()
     return config

@@ -1,0 +1,49 @@
+"""Connections that are kept open for their client's next request, and give their places to new ones when all are taken.
+
+A proxy keeps its connections open for about a minute, and loses a request that it sends while this side closes one. So
+the server waits longer (`keep_alive_seconds`). A place that nobody uses for so long would be missing in a crowd, so a
+new connection that finds all places taken gets that of the one that has been idle longest, unless that was used within
+`LEAST_IDLE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final, Protocol
+
+LEAST_IDLE_SECONDS: Final = 5.0
+"""How long a connection is kept open for its next request in any case."""
+_LOOKS: Final = 8
+"""How many connections are looked at: a request may just have arrived on the first ones."""
+
+
+class KeptConnection(Protocol):
+    """A connection that was answered and may send another request."""
+
+    def give_way(self) -> bool:
+        """Ends the connection at once; returns False, and does nothing, if its next request has begun."""
+
+
+class KeptAlive:
+    """The idle connections of one server, the one that has been idle longest first."""
+
+    def __init__(self) -> None:
+        self._since: dict[KeptConnection, float] = {}
+
+    def add(self, connection: KeptConnection, now: float) -> None:
+        """Its last request was answered, and the next has not begun; the time in seconds."""
+        self._since[connection] = now
+
+    def remove(self, connection: KeptConnection) -> None:
+        """Its next request has begun, or it is lost."""
+        self._since.pop(connection, None)
+
+    def make_room(self, now: float) -> bool:
+        """Ends the connection that has been idle longest; returns whether there was one that may end."""
+        for connection, since in list(islice(self._since.items(), _LOOKS)):
+            if now - since < LEAST_IDLE_SECONDS:
+                return False
+            self.remove(connection)
+            if connection.give_way():
+                return True
+        return False
