@@ -18,6 +18,7 @@ from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.onnx_nodes import OnnxModel
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Outputs, Session
+from tests.support.lent_cores import lent_and_taken_back
 from tests.support.model_directories import BUNDLED
 
 pytestmark = pytest.mark.skipif(
@@ -147,6 +148,18 @@ def test_a_length_that_cannot_be_is_an_error(own: Session, length: int):
     batch = PaddedBatch(np.zeros((2, 8, 12), np.float32), np.array([3, length], np.int32))
     with pytest.raises(Exception, match="length"):
         own.run(batch)
+
+
+@pytest.mark.parametrize("lengths", [[400], [3, 0, 150, 1, 0, 90, 0], [128, 64], [1] * 130, [0, 0]])
+def test_scores_of_two_threads_have_the_same_bits(own: Session, lengths: list[int]):
+    steps = np.random.default_rng(0).normal(0, 1, (len(lengths), max(lengths) + 5, 12)).astype(np.float32)
+    batch = PaddedBatch(steps, np.array(lengths, np.int32))
+    expected = own.run(batch, BOTH)
+    with lent_and_taken_back():
+        for _ in range(100):
+            found = own.run(batch, BOTH)
+            np.testing.assert_array_equal(found.logits, expected.logits)
+            np.testing.assert_array_equal(found.attention, expected.attention)
 
 
 def test_a_row_without_a_step_pools_nothing(own: Session):

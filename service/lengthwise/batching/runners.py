@@ -153,6 +153,7 @@ class Runners:
             and queue.inline.possible
             and (self._one_core or (len(added) == 1 and queue.predict(1, added[0].width) <= INLINE_SECONDS))
         ):
+            self._lend(soon=True)
             # In the next turn, so that other sequences that arrive in this turn are in the same batch.
             self._schedule_turn(self._loop.call_soon)
         else:

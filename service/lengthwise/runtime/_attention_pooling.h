@@ -13,6 +13,9 @@
  */
 #include <math.h>
 
+#define LENT_STEPS_AT_ONCE 16 /* steps between two looks at whether a lent core is wanted: some 10 us */
+#define WORTH_HALF_A_POOLING (1L << 19) /* products of half of the steps, from which on another core computes them: some 10 us */
+
 enum { POOLED_X, POOLED_LENGTHS, POOLED_W, POOLED_V, POOLED_B };
 
 struct Pooling {
@@ -80,6 +83,67 @@ static OrtStatus *create_pooling(const OrtCustomOp *op, const OrtApi *given, con
     return NULL;
 }
 
+/* The scores of some valid steps, row after row; another thread may begin and this one finish. */
+struct Scoring {
+    const struct Pooling *pooling;
+    const struct Batch *batch; /* `x` and the scores are [rows][steps][...] */
+    float *scores;
+    long row, step, left; /* the next step, and how many there are from it on */
+    float *sums;
+};
+
+/* Computes scores; a thread on a lent core stops when the core is wanted. */
+static void go_on_scoring(struct Scoring *part, int lent)
+{
+    const struct Layer *layer = &part->pooling->layer;
+    const struct Batch *batch = part->batch;
+    const long at_once = lent ? LENT_STEPS_AT_ONCE : STEPS_AT_ONCE;
+    const float *inputs[STEPS_AT_ONCE];
+    float scores[STEPS_AT_ONCE], *places[STEPS_AT_ONCE];
+    if (!part->sums) part->sums = floats(STEPS_AT_ONCE * layer->panels * 4 * layer->cells->lanes);
+    while (part->sums && part->left && !(lent && core_is_wanted())) { /* as many steps at once, of whichever rows */
+        long count = 0;
+        for (; count < at_once && part->left; part->left--) {
+            for (; part->step >= batch->lengths[part->row]; part->step = 0) part->row++;
+            inputs[count] = batch->x + (part->row * batch->steps + part->step) * layer->inputs;
+            places[count++] = part->scores + part->row * batch->steps + part->step++;
+        }
+        layer->cells->input(layer, &part->pooling->direction, count, inputs, part->sums);
+        layer->cells->score(layer->panels, count, part->sums, part->pooling->weights, scores);
+        for (long i = 0; i < count; i++) *places[i] = scores[i];
+        let_others_run();
+    }
+}
+
+static void help_scoring(void *part) { go_on_scoring(part, 1); }
+
+/* Computes the scores of all valid steps, the second half of them on a lent core if there is one; 0 at padding. Returns
+ * whether there was memory. */
+static int score_all(const struct Pooling *pooling, const struct Batch *batch, float *scores)
+{
+    const struct Layer *layer = &pooling->layer;
+    struct Scoring parts[2] = {{.pooling = pooling, .batch = batch, .scores = scores}};
+    long valid = 0;
+    memset(scores, 0, batch->rows * batch->steps * sizeof *scores);
+    for (long row = 0; row < batch->rows; row++) valid += batch->lengths[row];
+    parts[1] = parts[0];
+    parts[0].left = valid - valid / 2;
+    parts[1].left = valid / 2;
+    parts[1].step = parts[0].left;
+    for (long *step = &parts[1].step; parts[1].left && *step >= batch->lengths[parts[1].row];)
+        *step -= batch->lengths[parts[1].row++];
+    const double asked_at = seconds_of(CLOCK_MONOTONIC);
+    const int worth_it = parts[1].left * 4 * layer->hidden * layer->inputs >= WORTH_HALF_A_POOLING;
+    struct Helper *helper = worth_it ? ask_for_help(help_scoring, &parts[1]) : NULL;
+    go_on_scoring(&parts[0], 0);
+    if (helper) await_help(helper, asked_at);
+    go_on_scoring(&parts[1], 0);
+    const int made = !parts[0].left && !parts[1].left;
+    free(parts[0].sums);
+    free(parts[1].sums);
+    return made;
+}
+
 /* Makes a row's scores its attention, and adds up its values. */
 static void pool_row(const struct Pooling *pooling, const float *x, long length, float *attention, float *pooled)
 {
@@ -114,32 +178,13 @@ static OrtStatus *compute_pooling(void *kernel, OrtKernelContext *context)
     if (!error) error = output(context, 1, (int64_t[]){rows, steps}, 2, &attention);
     if (error || !pooled) return error;
     if (!attention) attention = unwanted = floats(rows * steps);
-    float *sums = floats(STEPS_AT_ONCE * layer->panels * 4 * layer->cells->lanes);
-    const int made = attention && sums;
-    if (made) {
-        const float *inputs[STEPS_AT_ONCE];
-        float scores[STEPS_AT_ONCE], *places[STEPS_AT_ONCE];
-        memset(attention, 0, rows * steps * sizeof *attention);
-        for (long row = 0, step = 0; row < rows;) { /* the scores of as many steps at once, of whichever rows */
-            long count = 0;
-            for (; row < rows && count < STEPS_AT_ONCE; row++, step = 0) {
-                for (; step < lengths[row] && count < STEPS_AT_ONCE; step++, count++) {
-                    inputs[count] = x + (row * steps + step) * size;
-                    places[count] = attention + row * steps + step;
-                }
-                if (step < lengths[row]) break;
-            }
-            layer->cells->input(layer, &pooling->direction, count, inputs, sums);
-            layer->cells->score(layer->panels, count, sums, pooling->weights, scores);
-            for (long i = 0; i < count; i++) *places[i] = scores[i];
-        }
-        for (long row = 0; row < rows; row++) {
-            if (lengths[row]) pool_row(pooling, x + row * steps * size, lengths[row], attention + row * steps, pooled + row * size);
-            else memset(pooled + row * size, 0, size * sizeof *pooled);
-        }
+    struct Batch batch = {.steps = steps, .rows = rows, .x = x, .lengths = lengths};
+    const int made = attention && score_all(pooling, &batch, attention);
+    for (long row = 0; made && row < rows; row++) {
+        if (lengths[row]) pool_row(pooling, x + row * steps * size, lengths[row], attention + row * steps, pooled + row * size);
+        else memset(pooled + row * size, 0, size * sizeof *pooled);
     }
     free(unwanted);
-    free(sums);
     return made ? NULL : status(ORT_FAIL, "no memory");
 }
 

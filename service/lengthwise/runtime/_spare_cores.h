@@ -1,11 +1,12 @@
-/* Threads that help with one direction of a layer while a core is idle; each library of kernels includes it.
+/* Threads that help while a core is idle: with one direction of a layer, or half of the scores of attention pooling. Each
+ * library of kernels includes it.
  *
  * Both libraries use the same threads and count the same cores, if one was told of the other's (`_kernel_module.h`), so
  * that no core is lent twice.
  *
- * The service says how many cores are idle (`lend_cores`). A layer asks for help, and gets it if a lent core is not in
- * use. A helper looks at each step whether its core is still lent: when somebody else wants it, it stops, and the thread
- * that asked does the rest. So nobody waits for more than a step. After its work a helper watches for the next layer for
+ * The service says how many cores are idle (`lend_cores`). An operator asks for help, and gets it if a lent core is not in
+ * use. A helper looks at each step (each 16 scores) whether its core is still lent: when somebody else wants it, it stops,
+ * and the thread that asked does the rest. So nobody waits for longer than that. After its work a helper watches for the next layer for
  * a moment, which is faster than waking up, and then sleeps.
  *
  * The service knows of its own threads only. If something else on the machine uses the core, help can take longer than
@@ -20,6 +21,7 @@
 
 #define MOST_HELPERS 16
 #define WATCH_SECONDS 0.0002 /* how long a helper watches for more work before it sleeps */
+#define LATE_SECONDS 0.00005  /* help that is awaited for less time did not come too late */
 #define MOST_REFUSED 1024    /* asks in a row that are refused at most after help that came too late */
 
 enum { NO_WORK, ASKED, WORKING };
@@ -196,7 +198,8 @@ static int await_help(struct Helper *helper, double asked_at)
     atomic_store(&helper->busy, 0);
     atomic_fetch_sub(&spare->in_use, 1);
     if (late) return 0;
-    if (seconds_of(CLOCK_MONOTONIC) - now > now - asked_at) { /* longer than the other direction took */
+    const double waited = seconds_of(CLOCK_MONOTONIC) - now;
+    if (waited > now - asked_at && waited > LATE_SECONDS) { /* longer than this thread's own half took */
         const long before = atomic_load(&spare->refused_before), next = before ? 2 * before : 16;
         atomic_store(&spare->refused_before, next < MOST_REFUSED ? next : MOST_REFUSED);
         atomic_store(&spare->refused_next, next < MOST_REFUSED ? next : MOST_REFUSED);
