@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 import click
 import orjson
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import machine, pages, report
-from benchmarks.contenders import CONTENDERS, EMPTY
+from benchmarks.contenders import CONTENDERS, EMPTY, Contender
 from benchmarks.limits import Batches, Graph
 from benchmarks.processes import cpu_seconds
 from benchmarks.workloads import WORKLOADS, Work
@@ -30,7 +30,7 @@ from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
 
 _HALF_LOAD_CONNECTIONS = 256
 _MOST_SILENT_LOADS = 3
-"""Loads without an answer after which the run ends with an error."""
+"""Loads without an answer after which a server is started anew."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,10 @@ def measure(work: Work, plan: BenchPlan, server_cores: Sequence[int], progress: 
     }
     half: dict[str, list[Any]] = {contender.name: [] for contender in CONTENDERS}
     with ExitStack() as stack:
-        trials: dict[str, tuple[LoadTest, int]] = {}
+        running: dict[str, _Running] = {}
         for contender in everyone:
             show(f"starting {contender.title}")
-            server = stack.enter_context(contender.running(work, server_cores))
-            # Only this service is batch-invariant: its answers are compared bit by bit.
-            trial = prepare(server.target, work.sequences, check=not contender.is_peer)
-            trials[contender.name] = trial, server.pid
+            running[contender.name] = stack.enter_context(_Running(contender, work, server_cores))
         for number in range(plan.rounds):
             show("the graph alone")
             for kernels, batches in best.items():
@@ -100,7 +97,7 @@ def measure(work: Work, plan: BenchPlan, server_cores: Sequence[int], progress: 
                 for contender in everyone:
                     show(f"{contender.title}, {count} connections")
                     load = LoadSpec(concurrency=count, seconds=plan.seconds, warmup_seconds=plan.warmup_seconds)
-                    closed[contender.name][str(count)].append(measure_load(*trials[contender.name], load))
+                    closed[contender.name][str(count)].append(running[contender.name].measure(load))
                     show(contender.title, done=1)
             if number == 0:
                 rate = _best_peer_rate(closed) / 2
@@ -113,7 +110,7 @@ def measure(work: Work, plan: BenchPlan, server_cores: Sequence[int], progress: 
                     warmup_seconds=plan.warmup_seconds,
                     seed=plan.seed + number,
                 )
-                half[contender.name].append(measure_load(*trials[contender.name], load))
+                half[contender.name].append(running[contender.name].measure(load))
                 show(contender.title, done=1)
     result: report.WorkloadResult = {
         "title": work.title,
@@ -139,6 +136,53 @@ def _limit(batches: Batches, rounds: Sequence[tuple[float, float]]) -> dict[str,
     }
 
 
+class NoAnswer(click.ClickException):
+    """A server answered nothing, although it was asked several times."""
+
+
+class _Running:
+    """A contender's server, which is started anew if it hangs: some do when a request was lost.
+
+    Args:
+        contender: Whose.
+        work: What it serves.
+        cores: The server's.
+    """
+
+    def __init__(self, contender: Contender, work: Work, cores: Sequence[int]) -> None:
+        self._contender = contender
+        self._work = work
+        self._cores = cores
+        self._server = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
+
+    def _start(self) -> None:
+        server = self._server.enter_context(self._contender.running(self._work, self._cores))
+        # Only this service is batch-invariant: its answers are compared bit by bit.
+        self._trial = prepare(server.target, self._work.sequences, check=not self._contender.is_peer)
+        self._pid = server.pid
+
+    def measure(self, load: LoadSpec) -> dict[str, Any]:
+        """The figures of one load; see `measure_load`.
+
+        Raises:
+            NoAnswer: Nor did a new server answer.
+        """
+        try:
+            return measure_load(self._trial, self._pid, load)
+        except NoAnswer:
+            self._server.close()
+            self._start()
+        figures = measure_load(self._trial, self._pid, load)
+        return figures | {"silent_loads": figures["silent_loads"] + _MOST_SILENT_LOADS}
+
+
 def measure_load(trial: LoadTest, pid: int, load: LoadSpec) -> dict[str, Any]:
     """The figures of one load, with the processor time that the server took for it.
 
@@ -146,7 +190,7 @@ def measure_load(trial: LoadTest, pid: int, load: LoadSpec) -> dict[str, Any]:
     counts the repetitions.
 
     Raises:
-        click.ClickException: No repetition got an answer.
+        NoAnswer: No repetition got an answer.
     """
     for silent in range(_MOST_SILENT_LOADS):
         if load.warmup_seconds:
@@ -155,9 +199,7 @@ def measure_load(trial: LoadTest, pid: int, load: LoadSpec) -> dict[str, Any]:
         seen = trial.run(replace(load, warmup_seconds=0)).to_json()
         if seen["requests_per_second"] > 0:
             return seen | {"server_cpu_seconds": cpu_seconds(pid) - before, "silent_loads": silent}
-    raise click.ClickException(
-        f"{trial.target} answered nothing, {_MOST_SILENT_LOADS} times {load.seconds:g} s: {load}"
-    )
+    raise NoAnswer(f"{trial.target} answered nothing, {_MOST_SILENT_LOADS} times {load.seconds:g} s: {load}")
 
 
 def _best_peer_rate(closed: dict[str, dict[str, list[Any]]]) -> float:

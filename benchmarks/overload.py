@@ -12,6 +12,9 @@ them, and each of them is answered or refused. Meanwhile a few callers come back
 The run passes if the goodput is at least 92 % of the capacity; 99 % of the accepted requests are answered within the
 longest wait that the service promises (`--max-queue-seconds`), and 99 % of the refusals within 50 ms; and the time
 after which a retry succeeds is within a factor of 1.5 of `Retry-After` for half of the callers, and of 2 for 90 %.
+
+All of this is done several times, each time with its own capacity before and after, because the speed of a machine
+changes from minute to minute. The figures are medians of the rounds; the callers who came back are taken together.
 """
 
 from __future__ import annotations
@@ -21,13 +24,16 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 
 from benchmarks import machine, pages
 from benchmarks.workloads import WORKLOADS
@@ -48,6 +54,7 @@ POLL_SECONDS = 0.25
 _CALLERS = 8
 _LEAST_WARM_SECONDS = 3.0
 _CAPACITY_CONNECTIONS = 256
+_MEDIANS = ("capacity", "offered", "goodput", "goodput_share", "accepted_seconds", "refusal_seconds")
 
 
 @dataclass
@@ -110,6 +117,16 @@ class Returning:
             else:
                 time.sleep(POLL_SECONDS)  # it was accepted at once
 
+    def add(self, other: Returning) -> None:
+        """Adds what callers of the same kind saw in another round."""
+        for mine, more in (
+            (self.promised, other.promised),
+            (self.needed, other.needed),
+            (self.tries, other.tries),
+            (self.unlike, other.unlike),
+        ):
+            mine += more  # type: ignore[operator]  # each has the type of its own pair
+
     def figures(self) -> dict[str, Any]:
         """How far the promised times are from the needed ones."""
         promised, needed = np.array(self.promised), np.array(self.needed)
@@ -145,8 +162,33 @@ class Overload:
     bound_seconds: float
 
 
-def measure(spec: Overload, core: int) -> dict[str, Any]:
-    """The figures of one overload."""
+def measure(spec: Overload, core: int, rounds: int, each: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """The figures of several overloads.
+
+    Args:
+        spec: What is measured.
+        core: The service's.
+        rounds: How many.
+        each: Called after each.
+    """
+    found, everybody = [], dict[str, Returning]()
+    for _ in range(rounds):
+        figures, callers = _round(spec, core)
+        found.append(figures)
+        for kind, callers_of_kind in callers.items():
+            everybody.setdefault(kind, replace(callers_of_kind, promised=[], needed=[], tries=[], unlike=[]))
+            everybody[kind].add(callers_of_kind)
+        each()
+    return {
+        "rounds": found,
+        "answers": dict(sum((Counter(figures["answers"]) for figures in found), Counter[str]())),
+        "lost": np.sum([figures["lost"] for figures in found], axis=0).tolist(),
+        "callers": {kind: callers_of_kind.figures() for kind, callers_of_kind in everybody.items()},
+        **{name: np.median([figures[name] for figures in found], axis=0).tolist() for name in _MEDIANS},
+    }
+
+
+def _round(spec: Overload, core: int) -> tuple[dict[str, Any], dict[str, Returning]]:
     work = WORKLOADS[spec.work](0, 2000 if spec.work == "lognormal" else 370)
     port = launch.free_port()
     options = {
@@ -164,11 +206,7 @@ def measure(spec: Overload, core: int) -> dict[str, Any]:
         before = trial.run(load).requests_per_second
         seen, callers = _overloaded(spec, server.target, work.sequences, before)
         after = trial.run(load).requests_per_second
-    return _figures(spec, seen, (before + after) / 2) | {
-        "capacity_before": before,
-        "capacity_after": after,
-        "callers": {kind: each.figures() for kind, each in callers.items()},
-    }
+    return _figures(spec, seen, before, after), callers
 
 
 def _overloaded(
@@ -186,7 +224,7 @@ def _overloaded(
         target,
         requests,
         Open(moments),
-        # Enough for all that wait, and few enough that none is idle for so long that the service closes it.
+        # Enough for all that wait.
         connections=100 + round(0.9 * capacity * spec.bound_seconds),
         patience_seconds=spec.bound_seconds + 10,
         limit_seconds=spec.seconds,
@@ -196,7 +234,7 @@ def _overloaded(
     return seen, callers
 
 
-def _figures(spec: Overload, seen: Measurement, capacity: float) -> dict[str, Any]:
+def _figures(spec: Overload, seen: Measurement, before: float, after: float) -> dict[str, Any]:
     good, refused = seen.status == 200, seen.status == 429
     start = max(_LEAST_WARM_SECONDS, spec.bound_seconds)  # the first requests fill the queue
     inside = good & (seen.answered >= start) & (seen.answered < spec.seconds)
@@ -204,25 +242,23 @@ def _figures(spec: Overload, seen: Measurement, capacity: float) -> dict[str, An
     statuses, counts = np.unique(seen.status, return_counts=True)
     goodput = float(inside.sum()) / (spec.seconds - start)
     return {
-        "requests": len(seen.status),
         "answers": {str(status): int(number) for status, number in zip(statuses, counts, strict=True)},
         "lost": [seen.unsent, seen.unanswered, seen.broken],
-        "capacity": capacity,
+        "capacity": [before, after],
         "offered": (len(seen.status) + seen.unsent) / spec.seconds,
         "goodput": goodput,
-        "goodput_share": goodput / capacity,
+        "goodput_share": goodput / ((before + after) / 2),
         "accepted_seconds": np.percentile(accepted, [50, 99]).tolist(),
         "refusal_seconds": np.percentile(refusals, [50, 99]).tolist() if len(refusals) else [0.0, 0.0],
-        "bound_seconds": spec.bound_seconds,
     }
 
 
-def shortcomings(figures: dict[str, Any]) -> list[str]:
-    """What a run lacks; empty if it passes."""
+def shortcomings(spec: Overload, figures: dict[str, Any]) -> list[str]:
+    """What the rounds lack; empty if they pass."""
     lacking = []
     if figures["goodput_share"] < LEAST_GOODPUT:
         lacking.append(f"goodput is {figures['goodput_share']:.1%} of the capacity")
-    if figures["accepted_seconds"][1] > figures["bound_seconds"]:
+    if figures["accepted_seconds"][1] > spec.bound_seconds:
         lacking.append(f"p99 of accepted requests is {figures['accepted_seconds'][1]:.2f} s")
     if figures["refusal_seconds"][1] > MOST_REFUSAL_SECONDS:
         lacking.append(f"p99 of refusals is {figures['refusal_seconds'][1] * 1e3:.0f} ms")
@@ -241,15 +277,17 @@ def shortcomings(figures: dict[str, Any]) -> list[str]:
 def page(facts: dict[str, Any], spec: Overload, figures: dict[str, Any]) -> str:
     """The figures as a page."""
     accepted, refusals = figures["accepted_seconds"], figures["refusal_seconds"]
+    shares = [each["goodput_share"] for each in figures["rounds"]]
     lines = [
-        (
-            "capacity, before and after",
-            f"{figures['capacity_before']:,.0f}, {figures['capacity_after']:,.0f} requests/s",
-        ),
+        ("capacity, before and after", ", ".join(f"{rate:,.0f}" for rate in figures["capacity"]) + " requests/s"),
         ("offered", f"{figures['offered']:,.0f} requests/s for {spec.seconds:g} s"),
         ("answers by status", ", ".join(f"{status}: {count:,}" for status, count in figures["answers"].items())),
         ("requests not sent, not answered, broken", ", ".join(f"{count}" for count in figures["lost"])),
-        ("goodput", f"{figures['goodput']:,.0f} requests/s, {figures['goodput_share']:.1%} of the capacity"),
+        (
+            "goodput",
+            f"{figures['goodput']:,.0f} requests/s, {figures['goodput_share']:.1%} of the capacity "
+            f"({min(shares):.1%} to {max(shares):.1%})",
+        ),
         ("longest wait (`--max-queue-seconds`)", f"{spec.bound_seconds:g} s"),
         ("accepted requests, p50, p99", f"{accepted[0]:.2f}, {accepted[1]:.2f} s"),
         ("refusals, p50, p99", f"{refusals[0] * 1e3:.1f}, {refusals[1] * 1e3:.1f} ms"),
@@ -267,11 +305,12 @@ def page(facts: dict[str, Any], spec: Overload, figures: dict[str, Any]) -> str:
         if each["retries"]
     ]
     heads = ("callers who came back", "times", "`Retry-After`, p50, p90", "needed, p50, p90", "factor, p50, p90")
-    lacking = shortcomings(figures)
+    lacking = shortcomings(spec, figures)
     return pages.page(
         facts,
         f"{spec.factor:g} times more requests than can be answered",
-        f"`python -m benchmarks.overload`: {WORKLOADS_TITLES[spec.work]}, {spec.per_request} sequences a request.",
+        f"`python -m benchmarks.overload`: {WORKLOADS_TITLES[spec.work]}, {spec.per_request} sequences a request; "
+        f"medians of {len(figures['rounds'])} rounds.",
         pages.table(("", "value"), lines),
         pages.table((*heads, "accepted at the first retry"), callers),
         "The factor is how far the needed time is from `Retry-After`, in either direction.",
@@ -283,12 +322,13 @@ WORKLOADS_TITLES = {"lognormal": "lognormal lengths of median 50", "japanese-vow
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="A sixth of the time: to see that it runs.")
+@click.option("--quick", is_flag=True, help="One round of a sixth of the time: to see that it runs.")
 @click.option("--work", type=click.Choice(sorted(WORKLOADS)), default="lognormal", show_default=True)
 @click.option("--per-request", type=click.IntRange(1), default=8, show_default=True, help="Sequences in a request.")
 @click.option("--factor", type=float, default=3.0, show_default=True, help="Times the capacity.")
 @click.option("--seconds", type=float, default=60.0, show_default=True)
 @click.option("--bound", type=float, default=20.0, show_default=True, help="The service's --max-queue-seconds.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
 def main(
     quick: bool,
@@ -297,20 +337,22 @@ def main(
     factor: float,
     seconds: float,
     bound: float,
+    rounds: int,
     out: Path,
 ) -> None:
     """Overloads the service, and checks what accepted, refused and returning callers see."""
     facts = machine.facts()
     server, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [server])
-    shorter = 6.0 if quick else 1.0
+    shorter, rounds = (6.0, 1) if quick else (1.0, rounds)
     spec = Overload(work, per_request, factor, seconds / shorter, bound / shorter)
-    with Console(stderr=True).status("overloading"):
-        figures = measure(spec, server)
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as shown:
+        task = shown.add_task("rounds", total=rounds)
+        figures = measure(spec, server, rounds, lambda: shown.advance(task))
     text = page(facts, spec, figures)
     pages.write(out, text)
     click.echo(text)
-    sys.exit(bool(shortcomings(figures)))
+    sys.exit(bool(shortcomings(spec, figures)))
 
 
 if __name__ == "__main__":
