@@ -206,11 +206,11 @@ async def test_both_ways_give_the_same_answer_and_the_same_headers(service: Serv
         (("expect: 100-continue",), {}, GOOD),
         (("connection: close",), {}, GOOD),
         ((), {"version": "1.0"}, GOOD),
-        ((), {"path": "/predict?x=1"}, GOOD),
+        ((), {"path": "/predict?x=1#there"}, GOOD),
         ((), {"path": "/v1/models/sums:predict"}, orjson.dumps({"instances": [[[1, 3]]]})),
         ((), {}, GOOD[:-1] + b" " * LARGE_BODY_BYTES + b"}"),
     ],
-    ids=["gzip", "expect", "close", "HTTP/1.0", "a query", "another path", "a large body"],
+    ids=["gzip", "expect", "close", "HTTP/1.0", "a fragment", "another path", "a large body"],
 )
 async def test_what_is_not_ordinary_goes_through_asgi(
     service: Service, headers: tuple[str, ...], options: dict[str, str], body: bytes
@@ -222,6 +222,42 @@ async def test_what_is_not_ordinary_goes_through_asgi(
             assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
         assert (await line.answer())[0] == 200
         assert made.by_asgi == 1
+
+
+RAW = np.array([[1, 3], [2, 5]], "<f4").tobytes()
+AS_RAW = ("content-type: application/octet-stream", "x-lengthwise-shape: 2,2")
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "body", "status"),
+    [
+        ("?model=sums&version=1", AS_RAW, RAW, 200),
+        ("?model=sums&timeout_ms=60000&priority=3&id=a%20b", AS_RAW, RAW, 200),
+        ("?", AS_RAW, RAW, 200),
+        ("?version=9", AS_RAW, RAW, 404),
+        ("?model=other", AS_RAW, RAW, 404),
+        ("?priority=99&outputs=attention&nothing", AS_RAW, RAW, 422),
+        ("?%ff", AS_RAW, RAW, 422),
+        ("?x=1", (), GOOD, 200),
+        ("?version=1", (), GOOD, 422),
+        ("?model=sums", (), GOOD[:-1] + b" " * CAREFUL_BYTES + b"}", 422),
+    ],
+)
+async def test_a_query_means_the_same_on_both_ways(
+    service: Service, query: str, headers: tuple[str, ...], body: bytes, status: int
+) -> None:
+    found = []
+    for direct in (True, False):
+        async with net(service, direct=direct) as made:
+            line = await made.line()
+            for _ in range(2):  # the second time its header block is known
+                line.send(body, *headers, path=f"/predict{query}")
+                found.append(await line.answer())
+                assert found[-1][0] == status, found[-1]
+            line.send(RAW, *AS_RAW)  # the query is not remembered
+            assert (await line.answer())[0] == 200
+            assert made.by_asgi == (0 if direct else 3)
+    assert len({answer[2] for answer in found}) == 1
 
 
 async def test_a_chunked_body_goes_through_asgi(service: Service) -> None:

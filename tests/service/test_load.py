@@ -153,7 +153,7 @@ def test_a_connection_that_is_lost_while_sending_is_replaced(monkeypatch: pytest
 def test_an_event_of_a_connection_that_was_just_replaced_is_passed_over(monkeypatch: pytest.MonkeyPatch):
     wait = load_module.wait_for_events
     # Every event comes twice, so that the second one finds its connection closed by the first.
-    monkeypatch.setattr(load_module, "wait_for_events", lambda *waited: wait(*waited) * 2)
+    monkeypatch.setattr(load_module, "wait_for_events", lambda *waited, **how: wait(*waited, **how) * 2)
     _, seen = load(lambda _number, reply: Reply(200, reply.body, close=True, head=(("Connection", "close"),)))
     assert (len(seen.status), seen.broken) == (20, 0)
 

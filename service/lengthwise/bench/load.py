@@ -126,12 +126,16 @@ def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | N
     return bodies
 
 
-def wait_for_events(selector: selectors.DefaultSelector, seconds: float) -> list[tuple[selectors.SelectorKey, int]]:
-    """The events of a selector, waiting at most `seconds` for them."""
-    # The selector's own timeout has a resolution of a millisecond, which is as long as an answer takes;
-    # select's has microseconds, and sees the selector itself as one readable file.
-    select.select([selector], [], [], max(seconds, 0.0))
-    return selector.select(0)
+def wait_for_events(
+    selector: selectors.DefaultSelector, seconds: float, *, exact: bool
+) -> list[tuple[selectors.SelectorKey, int]]:
+    """The events of a selector, waiting at most `seconds` for them; not `exact`, some milliseconds longer."""
+    if exact:
+        # The selector's own timeout has a resolution of a millisecond, which is as long as an answer takes;
+        # select's has microseconds, and sees the selector itself as one readable file.
+        select.select([selector], [], [], max(seconds, 0.0))
+        seconds = 0
+    return selector.select(seconds)
 
 
 class _Driver:
@@ -197,9 +201,9 @@ class _Driver:
             elif now - last_event > self._patience_seconds:
                 return
             wake = min(due, now + _TICK_SECONDS) if self._idle else now + _TICK_SECONDS
-            for key, events in wait_for_events(self._selector, wake - now):
+            for key, events in wait_for_events(self._selector, wake - now, exact=bool(self._idle)):
                 last_event = self._serve(key.data, events)
-                self._dispatch(last_event)
+                self._dispatch(self._now())
 
     def _dispatch(self, now: float) -> float:
         """Sends requests that are due while connections are free; returns when the next one is due."""

@@ -50,7 +50,7 @@ class FastConnection(BoundedConnection):
         super().data_received(data)
         begun, self._begun = self._begun, None
         if between and self.state is IDLE and begun is not None:
-            self._known = KnownHead.of(data, begun.headers)
+            self._known = KnownHead.of(data, begun.headers, begun.query)
 
     def _is_known(self, known: KnownHead, data: bytes) -> bool:
         """Whether the data are a whole request with a known header block; if so, answers it without the parser."""
@@ -62,7 +62,7 @@ class FastConnection(BoundedConnection):
         self._kept_alive.remove(self)
         self._stop_timer()
         self.unparsed_bytes = 0
-        self.cycle = self._answering = request = self._fast_path.begin_again(self, known.headers)
+        self.cycle = self._answering = request = self._fast_path.begin_again(self, known.headers, known.query)
         request.body_complete(body)
         return True
 

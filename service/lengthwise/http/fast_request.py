@@ -9,6 +9,7 @@ large or chunked body, a content encoding, HTTP/1.0, another path) goes through 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _MOST_DIGITS: Final = 7
 """Most digits of a content length."""
+_PLAIN_QUERY: Final = re.compile(rb"[\w.,:=&%+/-]*")
+"""A query that ends where the URL ends."""
 _NEED_ASGI: Final = (
     b"content-encoding",
     b"transfer-encoding",
@@ -41,9 +44,11 @@ class FastRequest:
         connection: The connection that the request came from.
         endpoint: Answers it.
         headers: The headers, by lower-case name.
+        query: The query of the URL.
 
     Attributes:
         headers: As given.
+        query: As given.
         keep_alive: Whether the connection stays open after the answer; cleared by uvicorn at shutdown.
         response_complete: Whether its answer or refusal was written, or never will be.
     """
@@ -55,15 +60,19 @@ class FastRequest:
         "_endpoint",
         "headers",
         "keep_alive",
+        "query",
         "response_complete",
     )
 
-    def __init__(self, connection: FastConnection, endpoint: Endpoint, headers: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, connection: FastConnection, endpoint: Endpoint, headers: dict[bytes, bytes], query: bytes
+    ) -> None:
         self._call = InferenceCall(endpoint, headers)
         self._connection = connection
         self._decoding: asyncio.Task[None] | None = None
         self._endpoint = endpoint
         self.headers = headers
+        self.query = query
         self.keep_alive = True
         self.response_complete = False
 
@@ -92,7 +101,7 @@ class FastRequest:
             call.admit()
             call.hold.set(len(body))
             call.begin_decoding()
-            request = Received({}, self.headers, body)
+            request = Received({"query_string": self.query} if self.query else {}, self.headers, body)
             decoded = call.decode_quickly(request)
             if decoded is None:
                 self._decoding = asyncio.ensure_future(self._decode_slowly(request))
@@ -198,17 +207,18 @@ class FastPath:
 
     def begin(self, connection: FastConnection, method: bytes, url: bytes, raw: Headers) -> FastRequest | None:
         """Begins a request, by its method, URL and headers; None where it goes through ASGI."""
-        if url != self._path or method != b"POST":
+        path, _, query = url.partition(b"?")
+        if path != self._path or method != b"POST" or not _PLAIN_QUERY.fullmatch(query):
             return None
         headers = headers_of(raw)
         # One without a key, or without memory for its body, is refused before its body is read, which ASGI does.
         if not ordinary(headers, min(self.max_bytes, self.inflight.free)) or not self._has_key(headers):
             return None
-        return FastRequest(connection, self._endpoint, headers)
+        return FastRequest(connection, self._endpoint, headers, query)
 
-    def begin_again(self, connection: FastConnection, headers: dict[bytes, bytes]) -> FastRequest:
-        """Begins a request whose headers, by lower-case name, are those of one that was begun before."""
-        return FastRequest(connection, self._endpoint, headers)
+    def begin_again(self, connection: FastConnection, headers: dict[bytes, bytes], query: bytes) -> FastRequest:
+        """Begins a request whose headers, by lower-case name, and query are those of one that was begun before."""
+        return FastRequest(connection, self._endpoint, headers, query)
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         """Whether the headers have a key, where keys are set."""

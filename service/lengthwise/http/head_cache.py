@@ -25,19 +25,22 @@ class KnownHead:
         before: Its bytes before the digits of the content length.
         after: Its bytes after them, with the empty line.
         headers: The headers, by lower-case name, without the content length.
+        query: The query of the URL.
     """
 
     before: bytes
     after: bytes
     headers: dict[bytes, bytes]
+    query: bytes
 
     @classmethod
-    def of(cls, request: bytes, headers: dict[bytes, bytes]) -> KnownHead | None:
+    def of(cls, request: bytes, headers: dict[bytes, bytes], query: bytes = b"") -> KnownHead | None:
         """The header block of a request; None where the content length is not in it exactly once and plainly.
 
         Args:
             request: Its header block and its body, and nothing else.
             headers: As they were parsed, by lower-case name.
+            query: As it was parsed.
         """
         end = request.find(_END) + len(_END)
         lengths = list(_CONTENT_LENGTH.finditer(request, 0, end))
@@ -48,7 +51,7 @@ class KnownHead:
         if digits != headers.get(b"content-length") or int(digits) != len(request) - end:
             return None
         others = {name: value for name, value in headers.items() if name != b"content-length"}
-        return cls(request[:start], request[stop:end], others)
+        return cls(request[:start], request[stop:end], others, query)
 
     def body(self, request: bytes, max_bytes: int) -> bytes | None:
         """The body of a whole request with this header block; None for any other request."""

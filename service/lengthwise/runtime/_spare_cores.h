@@ -20,7 +20,7 @@
 #include <time.h>
 
 #define MOST_HELPERS 16
-#define WATCH_SECONDS 0.0002 /* how long a helper watches for more work before it sleeps */
+#define WATCH_SECONDS 0.00005 /* how long a helper watches for more work before it sleeps */
 #define LATE_SECONDS 0.00005  /* help that is awaited for less time did not come too late */
 #define MOST_REFUSED 1024    /* asks in a row that are refused at most after help that came too late */
 
@@ -34,6 +34,7 @@ struct Helper {
     atomic_int busy;   /* whether somebody has it */
     atomic_int state;  /* of its work, one of those below; it changes under the lock, except that it begins */
     atomic_int called; /* whether it is to watch for work, because a batch is about to run */
+    atomic_int avoided; /* the core that its thread does not run on, and 1; 0 for none */
     void (*work)(void *);
     void *argument;
     double seconds;    /* the processor time of its last work */
@@ -139,6 +140,22 @@ static int start_helper(struct Helper *helper)
     return there;
 }
 
+/* Keeps a helper off the core of the thread that it helps: the system may wake it there, and then it would have to wait for
+ * that thread. */
+static void keep_off_this_core(struct Helper *helper)
+{
+#ifdef __linux__
+    const int core = sched_getcpu();
+    cpu_set_t others;
+    if (core < 0 || core + 1 == atomic_load(&helper->avoided) || sched_getaffinity(0, sizeof others, &others)) return;
+    CPU_CLR(core, &others);
+    if (CPU_COUNT(&others) && !pthread_setaffinity_np(helper->thread, sizeof others, &others))
+        atomic_store(&helper->avoided, core + 1);
+#else
+    (void)helper;
+#endif
+}
+
 /* Says how many cores are idle, and whether a batch is about to run: then the first helper wakes up beforehand. */
 static void lend_cores(long count, int soon)
 {
@@ -146,6 +163,7 @@ static void lend_cores(long count, int soon)
     atomic_store(&spare->lent, count < 0 ? 0 : count > MOST_HELPERS ? MOST_HELPERS : count);
     if (!soon || count < 1 || atomic_load(&spare->refused_next) > 0 || atomic_load(&first->busy) || !atomic_load(&first->there))
         return;
+    keep_off_this_core(first);
     pthread_mutex_lock(&first->lock);
     atomic_store(&first->called, 1);
     pthread_cond_broadcast(&first->changed);
@@ -165,6 +183,7 @@ static struct Helper *ask_for_help(void (*work)(void *), void *argument)
                 atomic_store(&helper->busy, 0);
                 break;
             }
+            keep_off_this_core(helper);
             helper->work = work;
             helper->argument = argument;
             pthread_mutex_lock(&helper->lock);
