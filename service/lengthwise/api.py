@@ -47,6 +47,7 @@ class Prediction:
         attention: The attention weights, `[sent]`, with sum 1 and 0 at steps left out; None if not requested.
         windows: The answer of each window, in the form of `POST /predict`, if the sequence was split into windows.
         id: The caller's name for the sequence, if it was given to a client with one.
+        version: The version that answered, if it is another than that of the call: a server's canary.
     """
 
     probabilities: NDArray[np.float32]
@@ -59,6 +60,7 @@ class Prediction:
     attention: NDArray[np.float32] | None = None
     windows: tuple[dict[str, Any], ...] | None = field(default=None, repr=False)
     id: str | None = None
+    version: str | None = None
     _labels: tuple[str, ...] = field(default=(), repr=False)
     """The model's labels, for `_repr_html_`."""
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from lengthwise.canary import Canary
+from lengthwise.client.answers import predictions_of
+from lengthwise.client.bodies import ARROW
 from lengthwise.errors import ConfigurationError
 from lengthwise.repository.canary import why_not
 from lengthwise.settings import Settings
@@ -80,6 +82,14 @@ async def test_a_call_that_names_a_version_or_an_alias_gets_it() -> None:
         for named in ("1", "champion"):
             assert await versions(service, *IDS[:3], version=named) == ["1"] * 3
         assert await versions(service, *IDS[:3], version="2") == ["2"] * 3
+
+
+@pytest.mark.parametrize("accept", ["application/json", ARROW])
+async def test_the_client_says_what_the_canary_answered(accept: str) -> None:
+    async with canaried(1.0) as service:
+        response = await service.predict({"sequences": [{"id": "a", "steps": [[1, 3]]}, [[4, 4]]]}, accept=accept)
+    found = predictions_of(response.content, accept)
+    assert (found.version, [prediction.version for prediction in found]) == ("1", ["2", None])
 
 
 async def test_a_sequence_without_an_id_gets_the_default() -> None:

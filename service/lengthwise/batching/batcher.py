@@ -109,6 +109,10 @@ class Batcher:
         """How many runner threads there are."""
         return self._runners.count
 
+    def expect(self) -> None:
+        """See `Runners.expect`."""
+        self._runners.expect()
+
     def waiting_lengths(self, most: int) -> list[tuple[str, int, list[int]]]:
         """For each queue that is not empty: its name, how many sequences wait, and the lengths of the first of them.
 

@@ -142,6 +142,12 @@ class Runners:
             thread.start()
             self._threads.append(thread)
 
+    def expect(self) -> None:
+        """A request has arrived, which will run soon if every runner is idle; on the event loop."""
+        if self._idle == self.count and self._lend_cores is not None:
+            with self._lock:
+                self._lend(soon=True)
+
     def wake(self, queue: ModelQueue, added: Sequence[QueuedSequence]) -> None:
         """Decides who runs sequences that were just queued; on the event loop, with the lock held."""
         if not self._idle:
@@ -153,7 +159,6 @@ class Runners:
             and queue.inline.possible
             and (self._one_core or (len(added) == 1 and queue.predict(1, added[0].width) <= INLINE_SECONDS))
         ):
-            self._lend(soon=True)
             # In the next turn, so that other sequences that arrive in this turn are in the same batch.
             self._schedule_turn(self._loop.call_soon)
         else:
@@ -254,7 +259,9 @@ class Runners:
             if not queue.pending:  # else a runner was just woken
                 self._lend(soon=True)
         finished = self._execution.run(planned)
-        self._inline = False
+        with self._lock:
+            self._inline = False
+            self._lend()
         self._check_speed(finished)
         if self._loop is not None:
             self._loop.call_soon(self._execution.count, finished)  # after the answers were written

@@ -56,7 +56,7 @@ class Predictions(notebook.PredictionList):
 
     Attributes:
         model: The name of the model that answered.
-        version: Its version.
+        version: Its version; of the predictions that a canary made instead, see `Prediction.version`.
         labels: Its classes, in the order of the probabilities.
     """
 
@@ -101,6 +101,7 @@ def _of_json(entry: Mapping[str, Any], labels: tuple[str, ...]) -> Prediction:
         attention=None if attention is None else np.array(attention, dtype=np.float32),
         windows=None if windows is None else tuple(windows),
         id=entry.get("id"),
+        version=entry.get("version"),
         _labels=labels,
     )
 
@@ -121,7 +122,7 @@ def _of_arrow(content: bytes) -> Predictions:
         table = reader.read_all()
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     metadata = table.schema.metadata
-    plain = ("id", "label", "score", "assigned", "step_labels", "length", "windows")
+    plain = ("id", "label", "score", "assigned", "step_labels", "length", "windows", "version")
     of_arrays = ("probabilities", "step_scores", "attention")
     values: dict[str, list[Any]] = {name: columns[name].to_pylist() for name in plain if name in columns}
     values |= {name: _arrays(columns[name]) for name in of_arrays if name in columns}

@@ -116,6 +116,7 @@ class InferenceCall:
     def begin_decoding(self) -> None:
         """Starts the decoding time: the body has arrived."""
         self._decoding_since = time.monotonic()
+        self._protocol.serving.batcher.expect()
 
     def decode_quickly(self, request: Received) -> Decoded | None:
         """Decodes a body on the event loop; None where that would block the loop for too long.

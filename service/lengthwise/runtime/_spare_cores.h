@@ -20,7 +20,7 @@
 #include <time.h>
 
 #define MOST_HELPERS 16
-#define WATCH_SECONDS 0.00005 /* how long a helper watches for more work before it sleeps */
+#define WATCH_SECONDS 0.0002 /* how long a helper watches for more work before it sleeps */
 #define LATE_SECONDS 0.00005  /* help that is awaited for less time did not come too late */
 #define MOST_REFUSED 1024    /* asks in a row that are refused at most after help that came too late */
 
@@ -33,7 +33,7 @@ struct Helper {
     atomic_int there;  /* whether its thread was started; it changes under the lock of all */
     atomic_int busy;   /* whether somebody has it */
     atomic_int state;  /* of its work, one of those below; it changes under the lock, except that it begins */
-    atomic_int called; /* whether it is to watch for work, because a batch is about to run */
+    atomic_int called; /* whether it is to watch for work, because a batch runs or is about to */
     atomic_int avoided; /* the core that its thread does not run on, and 1; 0 for none */
     void (*work)(void *);
     void *argument;
@@ -85,16 +85,17 @@ static void *help_for_ever(void *argument)
     struct Helper *helper = argument;
     for (;;) {
         const double until = seconds_of(CLOCK_MONOTONIC) + WATCH_SECONDS;
-        while (atomic_load(&helper->state) != ASKED && atomic_load(&spare->lent) && seconds_of(CLOCK_MONOTONIC) < until)
+        while (atomic_load(&helper->state) != ASKED && atomic_load(&helper->called) && atomic_load(&spare->lent)
+               && seconds_of(CLOCK_MONOTONIC) < until)
             pause_a_little();
         int asked = ASKED;
         if (atomic_load(&helper->state) != ASKED) {
             pthread_mutex_lock(&helper->lock);
+            atomic_store(&helper->called, 0);
             while (atomic_load(&helper->state) != ASKED && !atomic_load(&helper->called))
                 pthread_cond_wait(&helper->changed, &helper->lock);
             pthread_mutex_unlock(&helper->lock);
         }
-        atomic_store(&helper->called, 0);
         if (!atomic_compare_exchange_strong(&helper->state, &asked, WORKING)) continue; /* only called, or too late */
         const double before = seconds_of(CLOCK_THREAD_CPUTIME_ID);
         helper->work(helper->argument);
@@ -156,11 +157,13 @@ static void keep_off_this_core(struct Helper *helper)
 #endif
 }
 
-/* Says how many cores are idle, and whether a batch is about to run: then the first helper wakes up beforehand. */
+/* Says how many cores are idle, and whether a batch is about to run: then the first helper wakes up beforehand. Else it need
+ * not watch for work any more. */
 static void lend_cores(long count, int soon)
 {
     struct Helper *first = spare->helpers;
     atomic_store(&spare->lent, count < 0 ? 0 : count > MOST_HELPERS ? MOST_HELPERS : count);
+    if (!soon) atomic_store(&first->called, 0);
     if (!soon || count < 1 || atomic_load(&spare->refused_next) > 0 || atomic_load(&first->busy) || !atomic_load(&first->there))
         return;
     keep_off_this_core(first);
@@ -188,6 +191,7 @@ static struct Helper *ask_for_help(void (*work)(void *), void *argument)
             helper->argument = argument;
             pthread_mutex_lock(&helper->lock);
             atomic_store(&helper->state, ASKED);
+            atomic_store(&helper->called, 1);
             pthread_cond_broadcast(&helper->changed);
             pthread_mutex_unlock(&helper->lock);
             return helper;
