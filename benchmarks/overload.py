@@ -9,6 +9,9 @@ them, and each of them is answered or refused. Meanwhile a few callers come back
 | obedient | sleeps for exactly `Retry-After`, and tries again |
 | impatient | tries again every quarter of a second: shows how soon a retry succeeds |
 
+Once accepted, a caller waits for a random time before it begins anew: otherwise all of them would come at the same
+moment of each cycle in which the queue fills and drains.
+
 The run passes if the goodput is at least 92 % of the capacity; 99 % of the accepted requests are answered within the
 longest wait that the service promises (`--max-queue-seconds`), and 99 % of the refusals within 50 ms; and the time
 after which a retry succeeds is within a factor of 1.5 of `Retry-After` for half of the callers, and of 2 for 90 %.
@@ -66,6 +69,7 @@ class Returning:
         requests: What they send, in turns.
         pause_seconds: How long they wait before a retry; None for `Retry-After`.
         until: When they stop, on the clock of `time.monotonic`.
+        rest_seconds: How long they wait at most before they begin anew.
         promised: `[retries]`, the `Retry-After` of the first refusal.
         needed: `[retries]`, the time from the first refusal to the sending of the retry that was accepted.
         tries: `[retries]`, how many times they tried.
@@ -76,6 +80,7 @@ class Returning:
     requests: list[bytes]
     pause_seconds: float | None
     until: float
+    rest_seconds: float
     promised: list[float] = field(default_factory=list)
     needed: list[float] = field(default_factory=list)
     tries: list[int] = field(default_factory=list)
@@ -89,6 +94,7 @@ class Returning:
         return threads
 
     def _run(self, number: int) -> None:
+        random = np.random.default_rng(number)
         while time.monotonic() < self.until:
             number += _CALLERS
             body = self.requests[number % len(self.requests)].partition(b"\r\n\r\n")[2]
@@ -114,8 +120,7 @@ class Returning:
                 self.promised.append(promised)
                 self.needed.append(sent - first)
                 self.tries.append(tries)
-            else:
-                time.sleep(POLL_SECONDS)  # it was accepted at once
+            time.sleep(random.uniform(0, self.rest_seconds))
 
     def add(self, other: Returning) -> None:
         """Adds what callers of the same kind saw in another round."""
@@ -216,8 +221,8 @@ def _overloaded(
     moments = arrival_moments("poisson", spec.factor * capacity, spec.seconds, np.random.default_rng(1)).tolist()
     until = time.monotonic() + spec.seconds
     callers = {
-        "obedient": Returning(target, requests, None, until),
-        "impatient": Returning(target, requests, POLL_SECONDS, until),
+        "obedient": Returning(target, requests, None, until, spec.bound_seconds / 2),
+        "impatient": Returning(target, requests, POLL_SECONDS, until, spec.bound_seconds / 2),
     }
     threads = [thread for kind in callers.values() for thread in kind.start(_CALLERS)]
     seen = drive(
