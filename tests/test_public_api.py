@@ -24,7 +24,7 @@ OF_CLASSES = {
     ],
     lengthwise.Prediction: [
         *("assigned", "attention", "id", "label", "length", "probabilities", "score", "step_labels", "step_scores"),
-        "windows",
+        *("version", "windows"),
     ],
     lengthwise.Client: ["close", "get", "post", "predict", "prepare"],
     lengthwise.AsyncClient: ["aclose", "get", "post", "predict", "prepare"],
