@@ -1,8 +1,9 @@
 """Two services under the same load, in alternating turns on all cores: `python -m benchmarks.turns --before PATH`.
 
 They are two checkouts, or with `--option` one checkout with different options. Each turn starts one service with
-its own `lengthwise bench`: where the load generators differ (`service/lengthwise/bench/load.py`), so do the figures. Ratios are computed within a pair of turns; the page has their
-medians and their range. Wall time is measured, so the machine should be idle.
+its own `lengthwise bench`: where the load generators differ (`service/lengthwise/bench/load.py`), so do the figures.
+Ratios are computed within a pair of turns; the page has their medians and their range. Wall time is measured, so the
+machine should be idle.
 
 The defaults compare latency and throughput of the skewed workload under several numbers of connections. One connection
 on an idle machine of two cores shows what it gains to run both directions of a layer at once:
