@@ -52,6 +52,8 @@ BUSY_POLL_SECONDS: Final = 0.0001
 """How long the event loop polls for new requests after an inline run that emptied the queue, before it sleeps. About as
 long as the system takes to wake it, so a client that sends its next request at once is answered sooner. It yields the
 core at every poll, so it delays no other process."""
+_MOST_UNCOUNTED: Final = 8
+"""How many inline batches are counted later than the next request is run, at most."""
 
 
 LendCores = Callable[[int, bool], None]
@@ -126,6 +128,7 @@ class Runners:
         self._turn_scheduled = False  # whether `_run_inline` is going to be called
         self._stopping = False
         self._poll_end = 0.0  # until when the event loop polls; used by the event loop only
+        self._uncounted: list[FinishedBatch] = []  # inline batches; used by the event loop only
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -246,35 +249,57 @@ class Runners:
 
     def _run_inline(self) -> None:
         """A turn of the event loop: runs one batch if it is short, and else leaves it to the runners."""
-        with self._lock:
-            self._turn_scheduled = False
-            queue, _ = self._source.next_queue()
-            if queue is None or self._stopping:
-                return
-            if not self._is_short(queue):
-                self._notify(len(queue.pending))
-                return
-            self._inline = True
-            planned = self._source.take_batch(queue, seconds=self._inline_seconds)
-            if not queue.pending:  # else a runner was just woken
-                self._lend(soon=True)
+        planned = self._take_inline()
+        if planned is None:
+            self._count_inline()
+            return
         finished = self._execution.run(planned)
         with self._lock:
             self._inline = False
             self._lend()
         self._check_speed(finished)
-        if self._loop is not None:
-            self._loop.call_soon(self._execution.count, finished)  # after the answers were written
+        self._uncounted.append(finished)
         self._source.settle_all(finished.outcomes)
         if self._loop is not None:
             self._poll_end = self._clock() + BUSY_POLL_SECONDS
             self._loop.call_soon(self.busy_poll, self._loop)
 
+    def _take_inline(self) -> PlannedBatch | None:
+        """The batch that this turn of the event loop runs; None if there is none, or it is not short."""
+        with self._lock:
+            self._turn_scheduled = False
+            queue, _ = self._source.next_queue()
+            if queue is None or self._stopping:
+                return None
+            if not self._is_short(queue):
+                self._notify(len(queue.pending))
+                return None
+            self._inline = True
+            planned = self._source.take_batch(queue, seconds=self._inline_seconds)
+            if not queue.pending:  # else a runner was just woken
+                self._lend(soon=True)
+            return planned
+
     def busy_poll(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Keeps the event loop from sleeping until `BUSY_POLL_SECONDS` are over or work arrives."""
+        """Keeps the event loop from sleeping until `BUSY_POLL_SECONDS` are over or work arrives.
+
+        Inline batches are counted here, after their answers were written. A request that has arrived meanwhile runs
+        first, unless many are to be counted.
+        """
+        if self._turn_scheduled and len(self._uncounted) < _MOST_UNCOUNTED:
+            return
+        self._count_inline()
         if self._idle == self.count and not self._turn_scheduled and self._clock() < self._poll_end:
             _yield_core()
             loop.call_soon(self.busy_poll, loop)
+
+    def _count_inline(self) -> None:
+        """Counts the inline batches that have run."""
+        finished = self._uncounted
+        if finished:
+            self._uncounted = []
+            for each in finished:
+                self._execution.count(each)
 
     def _check_speed(self, finished: FinishedBatch) -> None:
         """Starts a cooldown for a model whose batch was predicted to be short and was much slower."""

@@ -6,7 +6,7 @@ The parameters have the names of the fields in JSON, and numbers are written as 
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -20,7 +20,7 @@ _LONGEST_QUERY: Final = 4096
 _NO_OPTIONS: Final = options.CallOptions()
 
 
-def read(raw: bytes, known: Set[str]) -> tuple[options.CallOptions, str | None, Problems]:
+def read(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str | None, Problems]:
     """Reads a query string.
 
     Args:
@@ -36,6 +36,13 @@ def read(raw: bytes, known: Set[str]) -> tuple[options.CallOptions, str | None, 
     """
     if not raw:
         return _NO_OPTIONS, None, Problems()
+    asked, identifier, first, total = _read(raw, known)
+    return asked, identifier, Problems(first=[*first], total=total)
+
+
+@lru_cache(maxsize=128)
+def _read(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str | None, tuple[Problem, ...], int]:
+    """What `read` returns, with the first problems and their number. A client sends the same query again and again."""
     try:
         pairs = parse_qsl(raw[: _LONGEST_QUERY + 1].decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:
@@ -58,8 +65,7 @@ def read(raw: bytes, known: Set[str]) -> tuple[options.CallOptions, str | None, 
     if wrong is not None:
         problems.add("/id", wrong)
     asked = options.read(document, problems)
-    problems.first = [_of_parameter(problem) for problem in problems.first]
-    return asked, identifier, problems
+    return asked, identifier, tuple(_of_parameter(problem) for problem in problems.first), problems.total
 
 
 def check_beside_json(query: bytes) -> None:

@@ -90,7 +90,7 @@ struct Scoring {
     float *scores;
     long row, step, left; /* the next step, and how many there are from it on */
     float *sums;
-};
+} __attribute__((aligned(APART)));
 
 /* Computes scores; a thread on a lent core stops when the core is wanted. */
 static void go_on_scoring(struct Scoring *part, int lent)

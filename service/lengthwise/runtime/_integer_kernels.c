@@ -429,7 +429,7 @@ struct Run {
     float *out[MOST_LANES];
     uint8_t poisoned[MOST_LANES];
     struct Place reads[MOST_LANES], writes[MOST_LANES];
-};
+} __attribute__((aligned(APART)));
 
 /* How many lanes have this step, of those that had the step before it. */
 static long running_at(const struct Batch *batch, long step, long lanes)

@@ -144,7 +144,7 @@ struct Run {
     long tracks_read, tracks_run;     /* how many of them have the step that is read or run */
     long step, until;                 /* the next step, and the end of the block whose inputs were multiplied */
     float *of_step;                   /* what the inputs of the next step give */
-};
+} __attribute__((aligned(APART)));
 
 /* The first step of every row that has one, which no state comes before. */
 static void run_first_steps(struct Run *run)

@@ -24,6 +24,8 @@
 #define LATE_SECONDS 0.00005  /* help that is awaited for less time did not come too late */
 #define MOST_REFUSED 1024    /* asks in a row that are refused at most after help that came too late */
 
+#define APART 128 /* bytes between what two threads write: a processor may fetch lines of 64 in pairs */
+
 enum { NO_WORK, ASKED, WORKING };
 
 struct Helper {
@@ -32,7 +34,7 @@ struct Helper {
     pthread_cond_t changed;
     atomic_int there;  /* whether its thread was started; it changes under the lock of all */
     atomic_int busy;   /* whether somebody has it */
-    atomic_int state;  /* of its work, one of those below; it changes under the lock, except that it begins */
+    atomic_int state;  /* of its work, one of those above; who sleeps until it changes is woken under the lock */
     atomic_int called; /* whether it is to watch for work, because a batch runs or is about to */
     atomic_int avoided; /* the core that its thread does not run on, and 1; 0 for none */
     void (*work)(void *);
@@ -100,8 +102,8 @@ static void *help_for_ever(void *argument)
         const double before = seconds_of(CLOCK_THREAD_CPUTIME_ID);
         helper->work(helper->argument);
         helper->seconds = seconds_of(CLOCK_THREAD_CPUTIME_ID) - before;
+        atomic_store(&helper->state, NO_WORK); /* whoever watches need not wait for the lock */
         pthread_mutex_lock(&helper->lock);
-        atomic_store(&helper->state, NO_WORK);
         pthread_cond_broadcast(&helper->changed);
         pthread_mutex_unlock(&helper->lock);
     }
@@ -189,8 +191,8 @@ static struct Helper *ask_for_help(void (*work)(void *), void *argument)
             keep_off_this_core(helper);
             helper->work = work;
             helper->argument = argument;
-            pthread_mutex_lock(&helper->lock);
             atomic_store(&helper->state, ASKED);
+            pthread_mutex_lock(&helper->lock);
             atomic_store(&helper->called, 1);
             pthread_cond_broadcast(&helper->changed);
             pthread_mutex_unlock(&helper->lock);
@@ -213,10 +215,12 @@ static int await_help(struct Helper *helper, double asked_at)
     if (!late) {
         const double until = now + WATCH_SECONDS;
         while (atomic_load(&helper->state) == WORKING && seconds_of(CLOCK_MONOTONIC) < until) pause_a_little();
-        pthread_mutex_lock(&helper->lock);
-        while (atomic_load(&helper->state) == WORKING) pthread_cond_wait(&helper->changed, &helper->lock);
+        if (atomic_load(&helper->state) == WORKING) {
+            pthread_mutex_lock(&helper->lock);
+            while (atomic_load(&helper->state) == WORKING) pthread_cond_wait(&helper->changed, &helper->lock);
+            pthread_mutex_unlock(&helper->lock);
+        }
         helped_seconds += helper->seconds;
-        pthread_mutex_unlock(&helper->lock);
     }
     atomic_store(&helper->busy, 0);
     atomic_fetch_sub(&spare->in_use, 1);
