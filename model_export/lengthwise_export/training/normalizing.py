@@ -1,20 +1,21 @@
 """Which normalisation suits some records: a small rocket model with each of them says which one loses least.
 
-This *probe* takes a second. Its answers to sequences that it was not fitted to count.
+This *probe* takes a second. Its answers to sequences that it was not fitted to count. Where a rocket model is what is
+trained, whole models with the best of the other normalisations have the last word (`with_all_kernels`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import rocket
+from lengthwise_export.training import choice, rocket
 from lengthwise_export.training.facts import DataFacts
 from lengthwise_export.training.options import TrainingOptions
 
@@ -24,33 +25,54 @@ PROBE_KERNELS: Final = 1000
 PROBE_RECORDS: Final = 400
 CLEARLY: Final = 0.95
 """A normalisation is preferred to the usual one if its loss in the probe is below this share of that one's."""
+CLEARLY_WITH_ALL_KERNELS: Final = 0.9
+"""The same share where a whole rocket model is compared with the one that the probe prefers."""
+CLOSE: Final = 1.5
+"""Whole rocket models are compared where the loss in the probe is at most this many times the least."""
+COMPARED_STEPS: Final = 200_000
+"""Such models are fitted to so many steps at most: each takes some seconds."""
 ORDERS_OF_MAGNITUDE: Final = 100
 """From this factor between the standard deviations of sequences on, the usual normalisation is `sequence`, below it
 `both`."""
 
 
+class Normalisation(NamedTuple):
+    """What was chosen.
+
+    Attributes:
+        spec: The spec with it.
+        accuracy: That of the probe; None without one.
+        others: Those whose loss in the probe is not much larger than the least.
+    """
+
+    spec: Spec
+    accuracy: float | None = None
+    others: tuple[str, ...] = ()
+
+
 def chosen(
     spec: Spec, records: Sequence[Record], facts: DataFacts, reasons: list[str], *, sequence_features: Sequence[str]
-) -> tuple[Spec, float | None]:
-    """The normalisation, if it is `auto`, and the accuracy of the probe, whose head reads these sequence features."""
+) -> Normalisation:
+    """The normalisation, if it is `auto`; the head of the probe reads these sequence features."""
     if spec.input.kind == "tokens" or spec.input.normalize != "auto":
-        return spec, None
+        return Normalisation(spec)
     seen = f"standard deviations of the sequences differ by a factor of {_factor(facts.spread)}"
     if facts.missing:
         seen += f", {facts.missing:.1%} of the values are missing"
     if facts.median_length < 3:
-        return _chosen(spec, "training", "most sequences have one or two steps", reasons), None
+        return Normalisation(_chosen(spec, "training", "most sequences have one or two steps", reasons))
     if facts.spread < SPREAD and facts.shift < 0.05:
-        return _chosen(spec, "training", "the sequences have one level and scale already", reasons), None
+        return Normalisation(_chosen(spec, "training", "the sequences have one level and scale already", reasons))
+    by_spread = "both" if facts.spread >= 3 else "training"
     if spec.output.task == "per-step" or len(records) < 10:
-        return _chosen(spec, "both" if facts.spread >= 3 else "training", seen, reasons), None
+        return Normalisation(_chosen(spec, by_spread, seen, reasons))
     tried = {}
     for name in ("both", "training", "sequence", "sequence-scale", "feature-scale"):
         if name == "feature-scale" and spec.input.features == 1:  # the same as that of the sequence
             continue
         found = _probe(spec.with_keys(input={"normalize": name}), records, sequence_features)
         if found is None:
-            return _chosen(spec, "both" if facts.spread >= 3 else "training", seen, reasons), None
+            return Normalisation(_chosen(spec, by_spread, seen, reasons))
         tried[name] = found
     best = min(tried, key=lambda name: tried[name][1])
     # Of values that differ by orders of magnitude, the statistics of the training split leave little
@@ -60,7 +82,44 @@ def chosen(
     why = f"{seen}; accuracy (log loss) of a quick probe on sequences that it was not fitted to: {shares}"
     if winner != best:
         why += f'; the usual one is "{usual}", and no other has a loss that is {1 - CLEARLY:.0%} lower'
-    return _chosen(spec, winner, why, reasons), tried[winner][0]
+    others = tuple(name for name in tried if name != winner and tried[name][1] <= CLOSE * tried[best][1])
+    return Normalisation(_chosen(spec, winner, why, reasons), tried[winner][0], others)
+
+
+def with_all_kernels(spec: Spec, others: Sequence[str], records: Sequence[Record], reasons: list[str]) -> Spec:
+    """The spec of a rocket model, with another normalisation if a whole model loses clearly less with that.
+
+    Args:
+        spec: The spec, with the normalisation that the probe prefers.
+        others: The normalisations to compare.
+        records: The training records.
+        reasons: The reason for a change is added.
+    """
+    if not others:
+        return spec
+    few: list[Record] = []
+    steps = 0
+    for index in np.random.default_rng(0).permutation(len(records)):
+        steps += len(records[index].steps)
+        if few and steps > COMPARED_STEPS:
+            break
+        few.append(records[index])
+    losses = {}
+    for name in (spec.input.normalize, *others):
+        try:
+            found = rocket.fit(spec.with_keys(input={"normalize": name}), few, TrainingOptions())
+        except (ConfigurationError, np.linalg.LinAlgError):
+            return spec
+        losses[name] = found.left_out.loss
+        if name == spec.input.normalize and found.left_out.accuracy >= choice.ENOUGH:
+            return spec
+    best = min(losses, key=lambda name: losses[name])
+    if losses[best] >= CLEARLY_WITH_ALL_KERNELS * losses[spec.input.normalize]:
+        return spec
+    shares = ", ".join(f"{name} {loss:.3f}" for name, loss in sorted(losses.items()))
+    return _chosen(
+        spec, best, f"with all kernels, the log loss of records that are left out is least: {shares}", reasons
+    )
 
 
 def _chosen(spec: Spec, name: str, why: str, reasons: list[str]) -> Spec:

@@ -103,7 +103,10 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
         policy_is_open = bool(facts.missing) and spec.model.preset == "auto" and not began_with_policy
         spec, probe, compared = _compared(spec, records, facts, recipe, reasons, policy_is_open=policy_is_open)
     else:
-        spec, probe = normalizing.chosen(spec, records, facts, reasons, sequence_features=spec.model.sequence_features)
+        found = normalizing.chosen(spec, records, facts, reasons, sequence_features=spec.model.sequence_features)
+        spec, probe = found.spec, found.accuracy
+        if spec.model.kind == "rocket":
+            spec = normalizing.with_all_kernels(spec, found.others, records, reasons)
         spec = _layers(spec, facts, reasons) if spec.model.is_auto else spec
     if spec.model.kind == "rocket":
         if recipe.ensemble or recipe.seeds > 1:
@@ -144,7 +147,7 @@ def settled_input(spec: Spec, records: Sequence[Record]) -> Spec:
     reasons: list[str] = []
     spec = _missing(spec, facts, reasons)
     examples(records, spec)  # every record fits
-    return normalizing.chosen(spec, records, facts, reasons, sequence_features=())[0]
+    return normalizing.chosen(spec, records, facts, reasons, sequence_features=()).spec
 
 
 def fixed_schedule(spec: Spec, strata: Sequence[object], recipe: RecipeOptions, *, seed: int) -> TrainingOptions:
@@ -181,8 +184,9 @@ def _compared(
         The spec, the accuracy of the probe, and what the folds say of the layers; None if fixed kernels are chosen.
     """
     of_rocket: list[str] = []
-    rocket_spec, probe = normalizing.chosen(spec, records, facts, of_rocket, sequence_features=ROCKET_FEATURES)
-    rocket_spec = rocket_spec.with_keys(model={"preset": None} | ROCKET_MODEL)
+    normalised = normalizing.chosen(spec, records, facts, of_rocket, sequence_features=ROCKET_FEATURES)
+    rocket_spec = normalised.spec.with_keys(model={"preset": None} | ROCKET_MODEL)
+    rocket_spec = normalizing.with_all_kernels(rocket_spec, normalised.others, records, of_rocket)
     fixed = rocket.fit(rocket_spec, records, TrainingOptions()).left_out
     if policy_is_open:
         filled = rocket_spec.with_keys(input={"missing": "mean"})
@@ -194,7 +198,7 @@ def _compared(
     why_not = _not_tried(records, fixed)
     if not why_not:
         of_layers: list[str] = []
-        layers_spec = normalizing.chosen(spec, records, facts, of_layers, sequence_features=())[0]
+        layers_spec = normalizing.chosen(spec, records, facts, of_layers, sequence_features=()).spec
         layers_spec = _layers(layers_spec, facts, of_layers)
         members = examples(records, layers_spec)
         strata = [stratum(example, spec.output.task) for example in members]
@@ -220,9 +224,9 @@ def _compared(
             )
             if compared.prefers_layers:
                 reasons += [*of_layers, f'preset = "{layers_spec.model.preset}" and not kind = "rocket": {seen}']
-                return layers_spec, probe, compared
+                return layers_spec, normalised.accuracy, compared
     reasons += [*of_rocket, f'kind = "rocket": {seen}' + (f"; {why_not}" if why_not else "")]
-    return rocket_spec, probe, None
+    return rocket_spec, normalised.accuracy, None
 
 
 def _not_tried(records: Sequence[Record], fixed: EvaluationScores) -> str:
