@@ -38,6 +38,42 @@ async def test_short_work_at_rest_runs_on_the_event_loop():
     assert threads[1] is not threading.main_thread()
 
 
+async def test_a_request_that_follows_an_answer_at_once_runs_before_the_batch_is_counted_and_all_are_counted_at_rest():
+    events: list[str] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        events.append("run")
+        return names(batch, attention)
+
+    class NextOne:
+        """Sends the next request as soon as it has its answer, as a client in a closed loop does."""
+
+        def __init__(self, left: int) -> None:
+            self.left = left
+
+        def done(self) -> bool:
+            return False
+
+        def set_result(self, _: object) -> None:
+            if self.left:
+                batcher.submit(only, [sequence(self.left)], answers, waiter=NextOne(self.left - 1))
+            else:
+                ended.set_result(None)
+
+        def set_exception(self, error: BaseException) -> None:
+            ended.set_exception(error)
+
+    only = model_queue(run, seconds=1e-6)
+    async with running(only) as batcher:
+        batcher.execution.watch = lambda _finished, _waits: events.append("count")
+        ended = asyncio.get_running_loop().create_future()
+        batcher.submit(only, [sequence(0)], answers, waiter=NextOne(19))
+        await ended
+    assert events[:3] == ["run", "run", "run"]
+    assert events[8] == "count"
+    assert events.count("run") == events.count("count") == 20
+
+
 async def test_on_one_core_short_work_runs_on_the_event_loop_also_under_load_and_long_work_in_the_runner():
     threads: dict[int, threading.Thread] = {}
 

@@ -53,7 +53,7 @@ BUSY_POLL_SECONDS: Final = 0.0001
 long as the system takes to wake it, so a client that sends its next request at once is answered sooner. It yields the
 core at every poll, so it delays no other process."""
 _MOST_UNCOUNTED: Final = 8
-"""How many inline batches are counted later than the next request is run, at most."""
+"""So many inline batches may wait to be counted, while requests arrive that run first."""
 
 
 LendCores = Callable[[int, bool], None]
@@ -254,11 +254,13 @@ class Runners:
             self._count_inline()
             return
         finished = self._execution.run(planned)
+        self._uncounted.append(finished)
         with self._lock:
             self._inline = False
             self._lend()
         self._check_speed(finished)
-        self._uncounted.append(finished)
+        if self._loop is not None:
+            self._loop.call_soon(self._count_inline)  # after the answers were written
         self._source.settle_all(finished.outcomes)
         if self._loop is not None:
             self._poll_end = self._clock() + BUSY_POLL_SECONDS
@@ -280,26 +282,19 @@ class Runners:
                 self._lend(soon=True)
             return planned
 
-    def busy_poll(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Keeps the event loop from sleeping until `BUSY_POLL_SECONDS` are over or work arrives.
-
-        Inline batches are counted here, after their answers were written. A request that has arrived meanwhile runs
-        first, unless many are to be counted.
-        """
+    def _count_inline(self) -> None:
+        """Counts the inline batches that ran. A request that has arrived meanwhile runs first, unless many wait."""
         if self._turn_scheduled and len(self._uncounted) < _MOST_UNCOUNTED:
-            return
-        self._count_inline()
+            return  # that turn has them counted
+        finished, self._uncounted = self._uncounted, []
+        for each in finished:
+            self._execution.count(each)
+
+    def busy_poll(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Keeps the event loop from sleeping until `BUSY_POLL_SECONDS` are over or work arrives."""
         if self._idle == self.count and not self._turn_scheduled and self._clock() < self._poll_end:
             _yield_core()
             loop.call_soon(self.busy_poll, loop)
-
-    def _count_inline(self) -> None:
-        """Counts the inline batches that have run."""
-        finished = self._uncounted
-        if finished:
-            self._uncounted = []
-            for each in finished:
-                self._execution.count(each)
 
     def _check_speed(self, finished: FinishedBatch) -> None:
         """Starts a cooldown for a model whose batch was predicted to be short and was much slower."""
