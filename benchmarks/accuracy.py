@@ -155,7 +155,8 @@ def padded(records: Sequence[Record], width: int) -> np.ndarray[Any, np.dtype[np
 
 def as_page(facts: dict[str, Any], results: Sequence[AccuracyOfRun], *, is_kept_aside: bool) -> str:
     """The table of means over seeds."""
-    models = list(dict.fromkeys(result.model for result in results))
+    measured = {result.model for result in results}
+    models = [model for model in (AUTO, *PRESETS, MINIROCKET, REFERENCE) if model in measured]
     lines = []
     for data in dict.fromkeys(result.data for result in results):
         line = [data]
