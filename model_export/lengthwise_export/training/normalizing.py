@@ -1,7 +1,8 @@
 """Which normalisation suits some records: a small rocket model with each of them says which one loses least.
 
-This *probe* takes a second. Its answers to sequences that it was not fitted to count. Where a rocket model is what is
-trained, whole models with the best of the other normalisations have the last word (`with_all_kernels`).
+This *probe* takes a second. Its answers to sequences that it was not fitted to count. Where a rocket model may be
+what is trained, and there are enough records, whole models with the closest normalisations are compared
+(`with_all_kernels`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import choice, rocket
 from lengthwise_export.training.facts import DataFacts
 from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.rocket import RocketResult
 
 SPREAD: Final = 1.05
 """Sequences whose standard deviations differ by a smaller factor are of one scale."""
@@ -25,12 +27,16 @@ PROBE_KERNELS: Final = 1000
 PROBE_RECORDS: Final = 400
 CLEARLY: Final = 0.95
 """A normalisation is preferred to the usual one if its loss in the probe is below this share of that one's."""
-CLEARLY_WITH_ALL_KERNELS: Final = 0.9
-"""The same share where a whole rocket model is compared with the one that the probe prefers."""
+STANDARD_ERRORS: Final = 2
+"""A whole rocket model is preferred to that of the probe if its mean loss is lower by so many standard errors of the
+difference."""
 CLOSE: Final = 1.5
 """Whole rocket models are compared where the loss in the probe is at most this many times the least."""
 COMPARED_STEPS: Final = 200_000
-"""Such models are fitted to so many steps at most: each takes some seconds."""
+MOST_COMPARED: Final = 1000
+FEWEST_COMPARED: Final = 100
+"""Such models are fitted to so many steps and records at most: each takes some seconds. Fewer records are not compared,
+because the difference would be chance."""
 ORDERS_OF_MAGNITUDE: Final = 100
 """From this factor between the standard deviations of sequences on, the usual normalisation is `sequence`, below it
 `both`."""
@@ -86,40 +92,59 @@ def chosen(
     return Normalisation(_chosen(spec, winner, why, reasons), tried[winner][0], others)
 
 
-def with_all_kernels(spec: Spec, others: Sequence[str], records: Sequence[Record], reasons: list[str]) -> Spec:
-    """The spec of a rocket model, with another normalisation if a whole model loses clearly less with that.
+def with_all_kernels(
+    spec: Spec, others: Sequence[str], records: Sequence[Record], reasons: list[str], *, class_weights: bool = False
+) -> Spec:
+    """The spec of a rocket model, with another normalisation if a whole model loses less with that.
 
     Args:
         spec: The spec, with the normalisation that the probe prefers.
         others: The normalisations to compare.
         records: The training records.
         reasons: The reason for a change is added.
+        class_weights: Whether rare classes get a larger weight.
     """
-    if not others:
+    few = _compared(spec, records)
+    if not others or len(few) < FEWEST_COMPARED or spec.output.task != "single-label":
         return spec
-    few: list[Record] = []
-    steps = 0
-    for index in np.random.default_rng(0).permutation(len(records)):
-        steps += len(records[index].steps)
-        if few and steps > COMPARED_STEPS:
+    first = _left_out(spec, few, class_weights=class_weights)
+    if first is None or first.left_out.accuracy >= choice.ENOUGH or len(first.left_out_losses) > len(few):
+        return spec
+    usual: str = spec.input.normalize
+    means, best, least = {usual: first.left_out.loss}, usual, 0.0
+    for name in others:
+        found = _left_out(spec.with_keys(input={"normalize": name}), few, class_weights=class_weights)
+        if found is None:
+            continue
+        means[name] = found.left_out.loss
+        differences = found.left_out_losses - first.left_out_losses
+        error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+        if differences.mean() < min(least, -STANDARD_ERRORS * error):
+            best, least = name, float(differences.mean())
+    if best == usual:
+        return spec
+    shares = ", ".join(f"{name} {loss:.3f}" for name, loss in sorted(means.items()))
+    why = f"after all: the log loss of whole models about {len(few)} records, each left out, is {shares}"
+    return _chosen(spec, best, why, reasons)
+
+
+def _compared(spec: Spec, records: Sequence[Record]) -> list[Record]:
+    """The records that whole models are fitted to: a random part of many, in their order."""
+    steps, chosen = 0, []
+    for index in np.random.default_rng(0).permutation(len(records))[:MOST_COMPARED]:
+        steps += min(len(records[index].steps), spec.input.max_length)
+        if steps > COMPARED_STEPS:
             break
-        few.append(records[index])
-    losses = {}
-    for name in (spec.input.normalize, *others):
-        try:
-            found = rocket.fit(spec.with_keys(input={"normalize": name}), few, TrainingOptions())
-        except (ConfigurationError, np.linalg.LinAlgError):
-            return spec
-        losses[name] = found.left_out.loss
-        if name == spec.input.normalize and found.left_out.accuracy >= choice.ENOUGH:
-            return spec
-    best = min(losses, key=lambda name: losses[name])
-    if losses[best] >= CLEARLY_WITH_ALL_KERNELS * losses[spec.input.normalize]:
-        return spec
-    shares = ", ".join(f"{name} {loss:.3f}" for name, loss in sorted(losses.items()))
-    return _chosen(
-        spec, best, f"with all kernels, the log loss of records that are left out is least: {shares}", reasons
-    )
+        chosen.append(int(index))
+    return [records[index] for index in sorted(chosen)]
+
+
+def _left_out(spec: Spec, records: Sequence[Record], *, class_weights: bool) -> RocketResult | None:
+    """A whole model, which says what it loses about each record when that is left out; None if it cannot be fitted."""
+    try:
+        return rocket.fit(spec, records, TrainingOptions(class_weights=class_weights))
+    except (ConfigurationError, np.linalg.LinAlgError):
+        return None
 
 
 def _chosen(spec: Spec, name: str, why: str, reasons: list[str]) -> Spec:

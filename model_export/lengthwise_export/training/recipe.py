@@ -106,7 +106,8 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
         found = normalizing.chosen(spec, records, facts, reasons, sequence_features=spec.model.sequence_features)
         spec, probe = found.spec, found.accuracy
         if spec.model.kind == "rocket":
-            spec = normalizing.with_all_kernels(spec, found.others, records, reasons)
+            weighted = bool(given.get("class_weights"))
+            spec = normalizing.with_all_kernels(spec, found.others, records, reasons, class_weights=weighted)
         spec = _layers(spec, facts, reasons) if spec.model.is_auto else spec
     if spec.model.kind == "rocket":
         if recipe.ensemble or recipe.seeds > 1:
@@ -142,7 +143,7 @@ def inapplicable(given: Iterable[str], recipe: RecipeOptions) -> str | None:
 
 
 def settled_input(spec: Spec, records: Sequence[Record]) -> Spec:
-    """The spec with its keys of `[input]` chosen, as `plan` does."""
+    """The spec with its keys of `[input]` chosen, as `plan` does for layers."""
     facts = look(records)
     reasons: list[str] = []
     spec = _missing(spec, facts, reasons)
@@ -186,7 +187,8 @@ def _compared(
     of_rocket: list[str] = []
     normalised = normalizing.chosen(spec, records, facts, of_rocket, sequence_features=ROCKET_FEATURES)
     rocket_spec = normalised.spec.with_keys(model={"preset": None} | ROCKET_MODEL)
-    rocket_spec = normalizing.with_all_kernels(rocket_spec, normalised.others, records, of_rocket)
+    if not 0 < recipe.budget_minutes < choice.FEWEST_MINUTES:
+        rocket_spec = normalizing.with_all_kernels(rocket_spec, normalised.others, records, of_rocket)
     fixed = rocket.fit(rocket_spec, records, TrainingOptions()).left_out
     if policy_is_open:
         filled = rocket_spec.with_keys(input={"missing": "mean"})

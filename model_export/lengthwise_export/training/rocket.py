@@ -55,6 +55,7 @@ class RocketResult:
         seconds: How long the training took.
         training: Scores on the training sequences.
         left_out: Scores of the answers to each sequence without having trained on it.
+        left_out_losses: `[examples]`, the loss of each of these answers.
         test: Scores on the test sequences; None without any.
     """
 
@@ -64,6 +65,7 @@ class RocketResult:
     seconds: float
     training: EvaluationScores
     left_out: EvaluationScores
+    left_out_losses: NDArray[np.float64]
     test: EvaluationScores | None
 
 
@@ -140,6 +142,7 @@ def fit(
         seconds=time.perf_counter() - begun,
         training=_scores(_logits(model, found), members, spec),
         left_out=_scores(left_out, members, spec),
+        left_out_losses=_losses(left_out, members, spec),
         test=evaluate(model, test, spec) if test else None,
     )
 
@@ -215,6 +218,12 @@ def _logits(model: RocketClassifier, features: Features) -> Features:
     with torch.no_grad():
         logits: Features = model.head(torch.from_numpy(features)).numpy()
     return logits
+
+
+def _losses(logits: Features, members: Sequence[Example], spec: Spec) -> NDArray[np.float64]:
+    """`[examples]`, the loss of each answer."""
+    pairs = [(torch.from_numpy(row[None]), example.target[None]) for row, example in zip(logits, members, strict=True)]
+    return np.array([float(objective.loss(row, target, spec.output.task)) for row, target in pairs])
 
 
 def _scores(logits: Features, members: Sequence[Example], spec: Spec) -> EvaluationScores:

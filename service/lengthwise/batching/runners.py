@@ -249,9 +249,13 @@ class Runners:
 
     def _run_inline(self) -> None:
         """A turn of the event loop: runs one batch if it is short, and else leaves it to the runners."""
-        planned = self._take_inline()
+        planned = None
+        try:
+            planned = self._take_inline()
+        finally:
+            if planned is None:
+                self._count_inline()
         if planned is None:
-            self._count_inline()
             return
         finished = self._execution.run(planned)
         self._uncounted.append(finished)
@@ -260,7 +264,7 @@ class Runners:
             self._lend()
         self._check_speed(finished)
         if self._loop is not None:
-            self._loop.call_soon(self._count_inline)  # after the answers were written
+            self._loop.call_soon(self._count_inline)  # after answers that are written at once
         self._source.settle_all(finished.outcomes)
         if self._loop is not None:
             self._poll_end = self._clock() + BUSY_POLL_SECONDS

@@ -17,6 +17,7 @@ from lengthwise.errors import InvalidRequest, Problem
 OF_BINARY_BODIES: Final = options.FIELDS | {"id"}
 """The parameters of some binary body; `id` is that of one sequence."""
 _LONGEST_QUERY: Final = 4096
+_LONGEST_KEPT: Final = 256
 _NO_OPTIONS: Final = options.CallOptions()
 
 
@@ -36,13 +37,13 @@ def read(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str | 
     """
     if not raw:
         return _NO_OPTIONS, None, Problems()
-    asked, identifier, first, total = _read(raw, known)
+    often = len(raw) <= _LONGEST_KEPT and b"id=" not in raw
+    asked, identifier, first, total = (_read_again if often else _read)(raw, known)
     return asked, identifier, Problems(first=[*first], total=total)
 
 
-@lru_cache(maxsize=128)
 def _read(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str | None, tuple[Problem, ...], int]:
-    """What `read` returns, with the first problems and their number. A client sends the same query again and again."""
+    """What `read` returns, with the first problems and their number."""
     try:
         pairs = parse_qsl(raw[: _LONGEST_QUERY + 1].decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:
@@ -66,6 +67,10 @@ def _read(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str |
         problems.add("/id", wrong)
     asked = options.read(document, problems)
     return asked, identifier, tuple(_of_parameter(problem) for problem in problems.first), problems.total
+
+
+_read_again = lru_cache(maxsize=128)(_read)
+"""The same for a query that is likely to come again."""
 
 
 def check_beside_json(query: bytes) -> None:

@@ -40,7 +40,7 @@ struct Helper {
     void (*work)(void *);
     void *argument;
     double seconds;    /* the processor time of its last work */
-};
+} __attribute__((aligned(APART)));
 
 struct SpareCores {
     struct Helper helpers[MOST_HELPERS];
