@@ -6,8 +6,8 @@
  *
  * The service says how many cores are idle (`lend_cores`). An operator asks for help, and gets it if a lent core is not in
  * use. A helper looks at each step (each 16 scores) whether its core is still lent: when somebody else wants it, it stops,
- * and the thread that asked does the rest. So nobody waits for longer than that. After its work a helper watches for the next layer for
- * a moment, which is faster than waking up, and then sleeps.
+ * and the thread that asked does the rest. So nobody waits for longer than that. After its work a helper watches for the
+ * next layer for a moment, which is faster than waking up, and then sleeps.
  *
  * The service knows of its own threads only. If something else on the machine uses the core, help can take longer than
  * the thread that asked would have taken. Then the next asks are refused, each time twice as many. Help that has not
