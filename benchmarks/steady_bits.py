@@ -176,8 +176,12 @@ def page(facts: dict[str, Any], tables: Mapping[str, Sequence[Comparison]]) -> s
         if what == "operators":
             table = pages.table(("operator", *last), [_cells(one, one.name) for one in rows])
         else:
-            lines = [_cells(one, one.name, one.lost_at or "") for one in rows]
+            kept = [
+                one.name for one in rows if one.refused is None and not one.rewritten and one.before == one.sequences
+            ]
+            lines = [_cells(one, one.name, one.lost_at or "") for one in rows if one.name not in kept]
             table = pages.table(("model", "bits are lost first at", *last), lines)
+            table += f"\n\nAll bits are kept, without a rewrite, by {', '.join(kept)}." if kept else ""
         parts += [f"## {what.capitalize()}", table]
     return pages.page(facts, "The same bits in every batch", how, *parts)
 
