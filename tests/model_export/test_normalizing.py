@@ -83,11 +83,11 @@ def test_of_many_records_or_steps_a_part_is_compared(monkeypatch: pytest.MonkeyP
     fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})
     monkeypatch.setattr(normalizing, "COMPARED_STEPS", 3000)
     assert normalizing.with_all_kernels(ROCKET, ("training",), records(200), []).input.normalize == "training"
-    assert fitted == [("both", 150), ("training", 150)]
+    assert fitted == [("both", 150), ("training", 150), ("none", 150)]
     fitted.clear()
     monkeypatch.setattr(normalizing, "MOST_COMPARED", 110)
     normalizing.with_all_kernels(ROCKET, ("training",), records(200), [])
-    assert fitted == [("both", 110), ("training", 110)]
+    assert fitted == [("both", 110), ("training", 110), ("none", 110)]
 
 
 def test_steps_that_are_cut_off_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,12 @@ def test_steps_that_are_cut_off_do_not_count(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(normalizing, "COMPARED_STEPS", 3000)
     short = ROCKET.with_keys(input={"max_length": 10, "long": "head"})
     normalizing.with_all_kernels(short, ("training",), records(200), [])
-    assert fitted == [("both", 200), ("training", 200)]
+    assert fitted == [("both", 200), ("training", 200), ("none", 200)]
+
+
+def test_values_as_they_come_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    losing(monkeypatch, {"both": 0.3, "training": 0.25, "none": 0.1}, spread=0.1)
+    assert normalizing.with_all_kernels(ROCKET, ("training",), records(120), []).input.normalize == "none"
 
 
 def test_a_normalisation_that_cannot_be_fitted_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

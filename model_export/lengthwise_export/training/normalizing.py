@@ -99,7 +99,7 @@ def with_all_kernels(
 
     Args:
         spec: The spec, with the normalisation that the probe prefers.
-        others: The normalisations to compare.
+        others: The normalisations to compare, beside none at all.
         records: The training records.
         reasons: The reason for a change is added.
         class_weights: Whether rare classes get a larger weight.
@@ -112,7 +112,7 @@ def with_all_kernels(
         return spec
     usual: str = spec.input.normalize
     means, best, least = {usual: first.left_out.loss}, usual, 0.0
-    for name in others:
+    for name in (*others, "none"):  # fixed kernels need no scale: what they compare with comes from the values
         found = _left_out(spec.with_keys(input={"normalize": name}), few, class_weights=class_weights)
         if found is None:
             continue
