@@ -188,10 +188,11 @@ def page(facts: dict[str, Any], rows: Sequence[Figures]) -> str:
 
 def _cells(rows: Sequence[Figures]) -> tuple[str, ...]:
     """The figures of some models together."""
+    same, all_of_them = sum(row.same_bits or 0 for row in rows), sum(row.sequences for row in rows)
     return (
         f"{max(row.from_torch or 0.0 for row in rows):.2g}",
         f"{max(row.from_alone or 0.0 for row in rows):.2g}",
-        f"{sum(row.same_bits or 0 for row in rows):,} of {sum(row.sequences for row in rows):,}",
+        "all" if same == all_of_them else f"{same:,} of {all_of_them:,}",
     )
 
 

@@ -191,12 +191,16 @@ def _cells(one: Comparison, *first: str) -> tuple[str, ...]:
         return (*first[:1], f"no graph: {one.refused}", *[""] * 5)
     return (
         *first,
-        f"{one.before:,} of {one.sequences:,}",
+        _share(one.before, one.sequences),
         ", ".join(one.rewritten),
-        f"{one.after:,} of {one.sequences:,}" if one.rewritten else "",
+        _share(one.after, one.sequences) if one.rewritten else "",
         f"{one.moved:.2g}" if one.rewritten else "",
         ", ".join(f"{share:.2f}" for share in one.times),
     )
+
+
+def _share(count: int, of: int) -> str:
+    return "all" if count == of else f"{count:,} of {of:,}"
 
 
 TABLES: Final = {"operators": operators, "sound models": gallery, "mended models": mended}
