@@ -249,12 +249,9 @@ class Runners:
 
     def _run_inline(self) -> None:
         """A turn of the event loop: runs one batch if it is short, and else leaves it to the runners."""
-        planned = None
-        try:
-            planned = self._take_inline()
-        finally:
-            if planned is None:
-                self._count_inline()
+        assert self._loop is not None  # whose turn this is
+        self._loop.call_soon(self._count_inline)  # after answers that are written at once
+        planned = self._take_inline()
         if planned is None:
             return
         finished = self._execution.run(planned)
@@ -263,12 +260,9 @@ class Runners:
             self._inline = False
             self._lend()
         self._check_speed(finished)
-        if self._loop is not None:
-            self._loop.call_soon(self._count_inline)  # after answers that are written at once
         self._source.settle_all(finished.outcomes)
-        if self._loop is not None:
-            self._poll_end = self._clock() + BUSY_POLL_SECONDS
-            self._loop.call_soon(self.busy_poll, self._loop)
+        self._poll_end = self._clock() + BUSY_POLL_SECONDS
+        self._loop.call_soon(self.busy_poll, self._loop)
 
     def _take_inline(self) -> PlannedBatch | None:
         """The batch that this turn of the event loop runs; None if there is none, or it is not short."""

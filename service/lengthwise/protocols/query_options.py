@@ -17,7 +17,7 @@ from lengthwise.errors import InvalidRequest, Problem
 OF_BINARY_BODIES: Final = options.FIELDS | {"id"}
 """The parameters of some binary body; `id` is that of one sequence."""
 _LONGEST_QUERY: Final = 4096
-_LONGEST_KEPT: Final = 256
+_LONGEST_CACHED: Final = 256
 _NO_OPTIONS: Final = options.CallOptions()
 
 
@@ -37,8 +37,8 @@ def read(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str | 
     """
     if not raw:
         return _NO_OPTIONS, None, Problems()
-    often = len(raw) <= _LONGEST_KEPT and b"id=" not in raw
-    asked, identifier, first, total = (_read_again if often else _read)(raw, known)
+    comes_again = len(raw) <= _LONGEST_CACHED and b"id=" not in raw
+    asked, identifier, first, total = (_read_cached if comes_again else _read)(raw, known)
     return asked, identifier, Problems(first=[*first], total=total)
 
 
@@ -69,7 +69,7 @@ def _read(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str |
     return asked, identifier, tuple(_of_parameter(problem) for problem in problems.first), problems.total
 
 
-_read_again = lru_cache(maxsize=128)(_read)
+_read_cached = lru_cache(maxsize=128)(_read)
 """The same for a query that is likely to come again."""
 
 
