@@ -33,10 +33,11 @@ difference."""
 CLOSE: Final = 1.5
 """Whole rocket models are compared where the loss in the probe is at most this many times the least."""
 COMPARED_STEPS: Final = 200_000
+"""Whole models are fitted to so many steps at most: each takes some seconds."""
 MOST_COMPARED: Final = 1000
+"""And to so many records at most."""
 FEWEST_COMPARED: Final = 100
-"""Such models are fitted to so many steps and records at most: each takes some seconds. Fewer records are not compared,
-because the difference would be chance."""
+"""With fewer records whole models are not compared, because the difference would be chance."""
 ORDERS_OF_MAGNITUDE: Final = 100
 """From this factor between the standard deviations of sequences on, the usual normalisation is `sequence`, below it
 `both`."""
@@ -104,7 +105,7 @@ def with_all_kernels(
         reasons: The reason for a change is added.
         class_weights: Whether rare classes get a larger weight.
     """
-    few = _compared(spec, records)
+    few = _some(spec, records)
     if not others or len(few) < FEWEST_COMPARED or spec.output.task != "single-label":
         return spec
     first = _left_out(spec, few, class_weights=class_weights)
@@ -128,15 +129,15 @@ def with_all_kernels(
     return _chosen(spec, best, why, reasons)
 
 
-def _compared(spec: Spec, records: Sequence[Record]) -> list[Record]:
+def _some(spec: Spec, records: Sequence[Record]) -> list[Record]:
     """The records that whole models are fitted to: a random part of many, in their order."""
-    steps, chosen = 0, []
+    steps, taken = 0, []
     for index in np.random.default_rng(0).permutation(len(records))[:MOST_COMPARED]:
         steps += min(len(records[index].steps), spec.input.max_length)
         if steps > COMPARED_STEPS:
             break
-        chosen.append(int(index))
-    return [records[index] for index in sorted(chosen)]
+        taken.append(int(index))
+    return [records[index] for index in sorted(taken)]
 
 
 def _left_out(spec: Spec, records: Sequence[Record], *, class_weights: bool) -> RocketResult | None:
