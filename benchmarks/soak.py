@@ -53,6 +53,8 @@ _GRPC_CALLERS = 5
 _WARM_SECONDS = 30.0
 """Memory is compared with what it is after this time: the first versions and large bodies take what is kept."""
 _SAMPLE_SECONDS = 2.0
+_PARTS = 20
+"""The slope of the memory is that of the means of so many parts of the time."""
 _FULL_DISK = "/dev/full"
 
 
@@ -88,10 +90,14 @@ class Watch:
         return times[times >= seconds], resident[times >= seconds]
 
     def slope(self, since: float) -> tuple[float, float]:
-        """MiB a minute of the least-squares line, and its standard error."""
+        """MiB a minute of the least-squares line through the means of parts of the time, and its standard error.
+
+        Samples that follow each other are alike: taken one by one, the error would be too small.
+        """
         times, resident = self.after(since)
-        minutes = times / 60
-        line_of, covariance = np.polyfit(minutes, resident, 1, cov=True)
+        parts = [np.array_split(each, min(_PARTS, len(times))) for each in (times / 60, resident)]
+        minutes, means = ([part.mean() for part in of_each] for of_each in parts)
+        line_of, covariance = np.polyfit(minutes, means, 1, cov=True)
         return float(line_of[0]), float(np.sqrt(covariance[0, 0]))
 
 
