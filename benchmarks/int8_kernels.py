@@ -76,7 +76,7 @@ def measure(
             integer_kernels.choose(name)
             sessions[name] = Session.load(work.directory, manifest)
         alike = [steps[:_ONE_LENGTH] for steps in work.sequences if len(steps) >= _ONE_LENGTH]
-        cases = [(kind, count) for kind in ("one", "as they come") for count in rows]
+        cases = [(kind, count) for kind in ("one", "as they come") for count in rows if kind == "one" or count > 1]
         for kind, count in track(cases, model, console=Console(stderr=True)):
             members = (alike if kind == "one" else work.sequences)[:count]
             batch = pad(members, multiple=manifest.width_multiple)
@@ -113,22 +113,21 @@ def _same_bits(session: Session, members: Sequence[Steps], batch: PaddedBatch, m
     return np.array_equal(session.run(batch).logits, alone)
 
 
-def table(found: Sequence[Int8Time]) -> str:
-    """The results of one model: a line for each batch, a column for each instruction set."""
-    sets = [*dict.fromkeys(each.instructions for each in found)]
-    batches: dict[tuple[str, int], list[Int8Time]] = {}
+def lines(found: Sequence[Int8Time]) -> list[tuple[str, ...]]:
+    """The lines of the table: one for each batch, with a column for each instruction set."""
+    batches: dict[tuple[str, str, int], list[Int8Time]] = {}
     for each in found:
-        batches.setdefault((each.lengths, each.rows), []).append(each)
-    lines = [
+        batches.setdefault((each.model, each.lengths, each.rows), []).append(each)
+    return [
         (
+            MODELS[model].removesuffix(" with attention"),
             lengths,
             str(rows),
             f"{of_batch[0].fp32_us_per_step:.2f}",
-            *(f"{at.int8_us_per_step:.2f} ({at.fp32_us_per_step / at.int8_us_per_step:.2f})" for at in of_batch),
+            *(f"{each.fp32_us_per_step / each.int8_us_per_step:.2f}" for each in of_batch),
         )
-        for (lengths, rows), of_batch in batches.items()
+        for (model, lengths, rows), of_batch in batches.items()
     ]
-    return pages.table(("lengths", "rows", "fp32", *sets), lines)
 
 
 @click.command()
@@ -156,22 +155,19 @@ def main(
         raise click.ClickException("the kernels were not built: they want a C compiler when the project is installed")
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     facts = machine.facts()
-    found = list(
-        measure(models or [*MODELS], instructions or integer_kernels.INSTRUCTION_SETS[:-1], rows, seconds, seed)
-    )
+    sets = instructions or integer_kernels.INSTRUCTION_SETS[:-1]
+    found = list(measure(models or [*MODELS], sets, rows, seconds, seed))
+    heads = ("model", "lengths", "rows", "fp32", *sets)
     how = (
-        "`python -m benchmarks.int8_kernels`: whole graphs in one thread, the fastest run, us per valid step; fp32 "
-        "with the processor's best instructions, int8 with each set, and how many times faster that is."
+        "`python -m benchmarks.int8_kernels`: whole graphs in one thread, the fastest run. fp32: us per valid step; "
+        "then how many times as fast int8 is with each instruction set."
     )
-    of_models = [
-        f"{MODELS[name]}:\n\n{table([each for each in found if each.model == name])}" for name in models or MODELS
-    ]
     checks = (
         f"Batches at int8 with the same bits as unbatched: {sum(each.same_bits_alone for each in found)} of "
         f"{len(found)}; with the same bits on all instruction sets: "
         f"{sum(each.same_bits_everywhere for each in found)}."
     )
-    text = pages.page(facts, "Graphs at int8", how, *of_models, checks)
+    text = pages.page(facts, "Graphs at int8", how, pages.table(heads, lines(found)), checks)
     pages.write(out, text)
     click.echo(text)
 
