@@ -3,52 +3,40 @@
 ```
 records -> look (spread of scales, missing share, lengths) ┬-> normalisation (`normalizing`)
                                                            ├-> missing policy, fixed kernels or layers (`choice`), size
-                                                           └-> epochs, learning rate, validation, patience
+                                                           └-> epochs, learning rate, validation, patience (`schedule`)
 ```
-Each choice comes with its reason, and the spec that is written holds no `auto`. A key or
-an option that the user gives is never changed.
+Each choice comes with its reason, and the spec that is written holds no `auto`. A key or an option that the user gives
+is never changed.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
-
-import torch
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import presets
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import choice, normalizing, rocket
-from lengthwise_export.training.batches import examples, stratified_split, stratum
+from lengthwise_export.training import choice, normalizing, rocket, schedule
+from lengthwise_export.training.batches import examples, stratum
 from lengthwise_export.training.facts import DataFacts, look
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
-from lengthwise_export.training.run import TrainingRun
 
 SHORT_STEPS: Final = 40
 """Up to this median length, `auto` takes recurrent layers, which are then quick to train."""
 MANY_RECORDS: Final = 2000
 """With fewer records, `auto` begins with fixed kernels, which are fitted in seconds, and compares layers with them if
 they leave something to gain. With more, it takes layers."""
-SMALLEST_VALIDATION: Final = 60
-"""With fewer records for validation, the epoch that it chooses is mostly chance."""
 NARROW_RECORDS: Final = 300
 """With fewer records, convolutions are narrow."""
-SKEWED: Final = 10
-"""From this ratio of the most and the least frequent class on, rare classes get a larger weight."""
 DEFAULT_MEMBERS: Final = 5
 ROCKET_FEATURES: Final = ("length", "level", "scale")
 ROCKET_MODEL: Final[dict[str, Any]] = {"kind": "rocket", "sequence_features": list(ROCKET_FEATURES)}
 """The keys of `[model]` of fixed kernels that `auto` takes."""
-PATIENCE_STEPS: Final = 300
-LEAST_EPOCHS: Final = 5
-"""Even of many records, each is seen so many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +89,7 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
     compared: choice.KindComparison | None = None
     if spec.model.is_auto and not trains_layers and _can_be_rocket(spec, facts, len(members)):
         policy_is_open = bool(facts.missing) and spec.model.preset == "auto" and not began_with_policy
-        spec, probe, compared = _compared(spec, records, facts, recipe, reasons, policy_is_open=policy_is_open)
+        spec, probe, compared = _rocket_or_layers(spec, records, facts, recipe, reasons, policy_is_open=policy_is_open)
     else:
         found = normalizing.chosen(spec, records, facts, reasons, sequence_features=spec.model.sequence_features)
         spec, probe = found.spec, found.accuracy
@@ -121,11 +109,12 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
         spec = spec.with_keys(model={"members": count})
         reasons.append(f"members = {count}: --ensemble, one graph that averages them")
     strata = [stratum(example, spec.output.task) for example in members]
-    options, warnings = _options(spec, strata, given, recipe, reasons)
+    options, warnings = schedule.chosen(spec, strata, given, recipe, reasons)
     runs = 1 if recipe.ensemble else recipe.seeds
     if recipe.budget_minutes and "epochs" not in given:
         spent = time.monotonic() - began
-        options = _within_budget(spec, records, options, runs * spec.model.members, recipe, reasons, spent=spent)
+        trainings = runs * spec.model.members
+        options = schedule.within_budget(spec, records, options, trainings, recipe, reasons, spent=spent)
     folds = (None, None) if compared is None else (compared.temperature, compared.layers)
     return Plan(spec, options, runs, tuple(reasons), tuple(warnings), probe, *folds)
 
@@ -151,11 +140,6 @@ def settled_input(spec: Spec, records: Sequence[Record]) -> Spec:
     return normalizing.chosen(spec, records, facts, reasons, sequence_features=()).spec
 
 
-def fixed_schedule(spec: Spec, strata: Sequence[object], recipe: RecipeOptions, *, seed: int) -> TrainingOptions:
-    """The options of a run on these examples without validation."""
-    return _options(spec, strata, {"validation": 0.0, "seed": seed}, recipe, [])[0]
-
-
 def _missing(spec: Spec, facts: DataFacts, reasons: list[str]) -> Spec:
     """The policy for missing values, only where the user writes `preset = "auto"` and no policy."""
     if not facts.missing or spec.model.preset != "auto" or spec.input.says("missing"):
@@ -170,7 +154,7 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
     return suits and rocket.fits_in_memory(examples, spec.model.kernels)
 
 
-def _compared(
+def _rocket_or_layers(
     spec: Spec,
     records: Sequence[Record],
     facts: DataFacts,
@@ -204,8 +188,8 @@ def _compared(
         layers_spec = _layers(layers_spec, facts, of_layers)
         members = examples(records, layers_spec)
         strata = [stratum(example, spec.output.task) for example in members]
-        schedule = fixed_schedule(layers_spec, strata, recipe, seed=0)
-        steps = choice.steps_of_folds(records, schedule)
+        options = schedule.without_validation(layers_spec, strata, recipe, seed=0)
+        steps = choice.steps_of_folds(records, options)
         ask_for_them = f'`preset = "{layers_spec.model.preset}"` in [model] trains them'
         if len(members) > len(records):
             why_not = "layers are not compared where sequences are cut into windows"
@@ -219,7 +203,7 @@ def _compared(
                 f"{ask_for_them}"
             )
         else:
-            compared = choice.compare(rocket_spec, layers_spec, records, schedule)
+            compared = choice.compare(rocket_spec, layers_spec, records, options)
             seen = (
                 f"of {compared.answers} records that were held back, fixed kernels are right about "
                 f"{compared.rocket:.1%}, layers of the preset {layers_spec.model.preset!r} about {compared.layers:.1%}"
@@ -253,104 +237,3 @@ def _layers(spec: Spec, facts: DataFacts, reasons: list[str]) -> Spec:
         why += f", and narrow layers for {facts.records} records"
     reasons.append(f'preset = "{name}": {why}')
     return spec.with_keys(model=keys)
-
-
-def _options(
-    spec: Spec, strata: Sequence[object], given: Mapping[str, Any], recipe: RecipeOptions, reasons: list[str]
-) -> tuple[TrainingOptions, list[str]]:
-    """The options of a run, and warnings about the split."""
-    warnings: list[str] = []
-    options: dict[str, Any] = {"warm_up": 0.1, "average": 0.99, "label_smoothing": 0.1, "learning_rate": 2e-3}
-    if spec.output.task != "single-label":
-        options["label_smoothing"] = 0.0
-    options |= given
-    records = len(strata)
-    counts = Counter(strata)
-    share = options.get("validation")
-    if share is None:
-        default = _default_of("validation")
-        held = len(stratified_split(strata, default, seed=0)[1])
-        options["validation"] = share = default if held >= SMALLEST_VALIDATION else 0.0
-        if not share:
-            reasons.append(
-                f"validation = 0: {default:.0%} of {records} records would be {held}, too few to choose an epoch by; "
-                "all records are trained on, with a fixed schedule"
-            )
-    elif share:
-        held = len(stratified_split(strata, share, seed=0)[1])
-        if held < SMALLEST_VALIDATION:
-            warnings.append(
-                f"validation has {held} records: the epoch that it chooses, and its accuracy, are mostly chance; "
-                "leave --validation out to train on all records with a fixed schedule"
-            )
-    warnings += _classes(spec, counts, share)
-    if "class_weights" not in given and spec.output.task == "single-label" and len(counts) > 1:
-        ratio = max(counts.values()) / min(counts.values())
-        if ratio >= SKEWED:
-            options["class_weights"] = True
-            reasons.append(f"class weights: the most frequent class has {ratio:.0f} times the records of the rarest")
-    rows = options.get("batch_rows", _default_of("batch_rows"))
-    training = records - len(stratified_split(strata, share, seed=0)[1])
-    steps = max(math.ceil(training / rows), 1)
-    if "epochs" not in given:
-        options["epochs"] = epochs = max(math.ceil(recipe.min_steps / steps), LEAST_EPOCHS)
-        reasons.append(f"{epochs} epochs of {steps} steps: at least {recipe.min_steps} steps in all")
-    if "patience" not in given:
-        options["patience"] = max(math.ceil(PATIENCE_STEPS / steps), options["epochs"] // 4, 10)
-    return TrainingOptions(**options), warnings
-
-
-def _classes(spec: Spec, counts: Mapping[object, int], validation: float) -> list[str]:
-    """Warnings about labels that a split lacks."""
-    if spec.output.task != "single-label":
-        return []
-    labels = spec.output.labels
-    absent = [label for index, label in enumerate(labels) if not counts.get(index)]
-    lonely = [label for index, label in enumerate(labels) if counts.get(index) == 1]
-    said = []
-    if absent:
-        said.append(f"no record has the label {_listed(absent)}: the model cannot learn it")
-    if lonely and validation:
-        said.append(f"only one record has the label {_listed(lonely)}: it is in training, and not in validation")
-    return said
-
-
-def _within_budget(
-    spec: Spec,
-    records: Sequence[Record],
-    options: TrainingOptions,
-    runs: int,
-    recipe: RecipeOptions,
-    reasons: list[str],
-    *,
-    spent: float,
-) -> TrainingOptions:
-    """Fewer epochs, if what is left of the budget would not hold all; measured with an epoch that is thrown away."""
-    from dataclasses import replace
-
-    members = examples(records, spec)
-    single = spec.with_keys(model={"members": 1})
-    kept = torch.get_rng_state()
-    began = time.monotonic()
-    TrainingRun.start(single, members, [], options).epoch()
-    seconds = time.monotonic() - began
-    torch.set_rng_state(kept)
-    most = max(int((recipe.budget_minutes * 60 - spent) / (seconds * runs)), 1)
-    if most >= options.epochs:
-        return options
-    reasons.append(
-        f"{most} epochs in the place of {options.epochs}: an epoch takes {seconds:.2f} s here, and "
-        f"--budget-minutes is {recipe.budget_minutes:g}"
-        + (f" for {runs} runs" if runs > 1 else "")
-        + (f", of which the choice took {spent:.0f} s" if spent >= 1 else "")
-    )
-    return replace(options, epochs=most)
-
-
-def _default_of(name: str) -> Any:
-    return next(field.default for field in fields(TrainingOptions) if field.name == name)
-
-
-def _listed(labels: Sequence[str]) -> str:
-    rest = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return ", ".join(labels[:5]) + rest

@@ -27,7 +27,7 @@ from lengthwise_export.architecture import presets
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.toml_text import as_toml
 from lengthwise_export.errors import CheckpointError, SpecError
-from lengthwise_export.training import choice, objective, recipe, rocket
+from lengthwise_export.training import choice, objective, recipe, rocket, schedule
 from lengthwise_export.training.batches import Example, examples, stratum
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 from lengthwise_export.training.run import TrainingRun, answers
@@ -216,7 +216,7 @@ def _trial(
         pairs = []
         for training, held in folds:
             strata = [stratum(example, spec.output.task) for example in training]
-            run_options = recipe.fixed_schedule(spec, strata, RecipeOptions(min_steps=steps), seed=options.seed)
+            run_options = schedule.without_validation(spec, strata, RecipeOptions(min_steps=steps), seed=options.seed)
             run = TrainingRun.start(spec, training, [], run_options)
             while not run.progress.stops(run_options):
                 run.epoch()
