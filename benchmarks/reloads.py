@@ -185,7 +185,7 @@ def _figures(publisher: Publisher, seen: Measurement, answers: Answers) -> dict[
         "unsent": seen.unsent,
         "unanswered": seen.unanswered,
         "broken": seen.broken,
-        "wrong": seen.wrong,
+        "wrong": answers.wrong,
         "versions_that_answered": len(answers.count),
         "answers_of_refused_versions": sum(answers.count.get(version, 0) for version in publisher.refused),
         "latency_ms": {"p50": p50, "p99": p99, "longest": worst},

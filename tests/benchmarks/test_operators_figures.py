@@ -61,6 +61,8 @@ def test_reloads_lose_no_request_and_no_refused_version_answers() -> None:
     assert found["requests"] > 10
     assert found["versions_that_answered"] > 1
     assert reloads.good(found, 1000), found
+    page = reloads.page(machine.facts(), found | {"good": True})
+    assert "| answers with labels of another version | 0 |" in page
 
 
 @pytest.mark.parametrize(
