@@ -11,7 +11,7 @@ from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.toml_text import as_toml
-from lengthwise_export.training import choice, recipe, session
+from lengthwise_export.training import choice, recipe, schedule, session
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 from lengthwise_export.training.run import Epoch, TrainingProgress, learning_rate
 from tests.support.specs import separable
@@ -211,8 +211,9 @@ def test_what_the_choice_took_is_part_of_the_budget(monkeypatch: pytest.MonkeyPa
         def epoch(self) -> None:
             seconds[0] += 1
 
-    monkeypatch.setattr(recipe, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
-    monkeypatch.setattr(recipe, "TrainingRun", Epochs)
+    for module in (recipe, schedule):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    monkeypatch.setattr(schedule, "TrainingRun", Epochs)
     monkeypatch.setattr(choice, "compare", compare)
     monkeypatch.setattr(choice, "ENOUGH", 1.1)
     found = plan(spec(), waves(48), min_steps=2000, budget_minutes=3)
