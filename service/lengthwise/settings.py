@@ -461,6 +461,11 @@ def passed_to_children() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if name in passed or name.startswith(prefixes)}
 
 
+def allocator_is_set() -> bool:
+    """Whether the user has set the C library's allocator, from glibc's own variables."""
+    return any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+
+
 def flag(name: str) -> str:
     """The flag of a field: `--max-wait-ms` for `max_wait_ms`."""
     return "--" + name.replace("_", "-")

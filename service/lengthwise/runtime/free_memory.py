@@ -1,17 +1,33 @@
-"""Memory that a process has freed and still holds, because the C library keeps it for later.
+"""Memory that a process has freed and still holds, because the C library (glibc) keeps it for later.
 
-A model takes many allocations. When it is gone, what is left between those of others stays with the process, and after
-some hundred new versions that is more than a model.
+A model takes many allocations. When it is gone, gaps between those of others stay with the process, and after some
+hundred new versions they are more than a model. So each large block is mapped by itself (`map_large_blocks`), and goes
+back to the system as soon as it is freed. The gaps between small ones go back when a model is gone
+(`return_free_memory`).
 """
 
 from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
+from typing import Final
+
+LARGE_BYTES: Final = 256 * 1024
+"""Blocks of this size on are large: the weights of a layer, a batch of many rows."""
+_M_MMAP_THRESHOLD: Final = -3
+
+
+def map_large_blocks() -> None:
+    """Has the C library map each large block of this process by itself, see mallopt(3).
+
+    By itself glibc raises the limit to the size of the largest block that was ever freed, up to 32 MiB.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def return_free_memory() -> None:
-    """Gives free memory back to the system, where the C library can (glibc); it takes some milliseconds.
+    """Gives free memory back to the system, where the C library can; it takes some milliseconds.
 
     See malloc_trim(3). Other threads may run meanwhile, and wait only where they allocate.
     """
