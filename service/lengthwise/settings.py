@@ -461,9 +461,10 @@ def passed_to_children() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if name in passed or name.startswith(prefixes)}
 
 
-def allocator_is_set() -> bool:
-    """Whether the user has set the C library's allocator, from glibc's own variables."""
-    return any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+def mapping_is_set() -> bool:
+    """Whether the user has set which blocks the C library maps by themselves, from glibc's own variables."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    return "glibc.malloc.mmap_" in tunables or any(name.startswith("MALLOC_MMAP_") for name in os.environ)
 
 
 def flag(name: str) -> str:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lengthwise.settings import allocator_is_set
+from lengthwise.settings import mapping_is_set
 
 PROGRAM = """
 import ctypes, sys
@@ -49,12 +49,18 @@ def test_a_large_block_is_mapped_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("MALLOC_ARENA_MAX", True), ("GLIBC_TUNABLES", True), ("MALLOCATE", False)]
+    ("name", "text", "expected"),
+    [
+        ("MALLOC_MMAP_THRESHOLD_", "65536", True),
+        ("GLIBC_TUNABLES", "glibc.malloc.check=3:glibc.malloc.mmap_threshold=65536", True),
+        ("GLIBC_TUNABLES", "glibc.malloc.arena_max=2", False),
+        ("MALLOC_ARENA_MAX", "2", False),  # many images set it
+    ],
 )
-def test_what_the_user_has_set_stays(name: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_has_set_stays(name: str, text: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for known in os.environ:
         if known.startswith(("MALLOC_", "GLIBC_")):
             monkeypatch.delenv(known)
-    assert not allocator_is_set()
-    monkeypatch.setenv(name, "2")
-    assert allocator_is_set() is expected
+    assert not mapping_is_set()
+    monkeypatch.setenv(name, text)
+    assert mapping_is_set() is expected

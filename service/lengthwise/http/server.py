@@ -37,7 +37,7 @@ from lengthwise.http.fast_request import FastPath
 from lengthwise.repository import scan
 from lengthwise.runtime.free_memory import map_large_blocks
 from lengthwise.serving import Serving
-from lengthwise.settings import Settings, allocator_is_set, flag, traces_exporter
+from lengthwise.settings import Settings, flag, mapping_is_set, traces_exporter
 
 if TYPE_CHECKING:
     from lengthwise.telemetry.tracing import Tracer
@@ -227,7 +227,7 @@ def serve(settings: Settings) -> None:
     config = _config(app, settings, max_connections, FastPath(app.predict, b"/predict"))
     listener = partial(Listener, tls=tls, handshake_seconds=settings.header_timeout_seconds)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    if not allocator_is_set():
+    if not mapping_is_set():
         map_large_blocks()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
