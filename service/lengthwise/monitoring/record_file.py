@@ -106,6 +106,8 @@ class RecordFile:
             values = [row[field.name] for row in rows]
             columns[field.name] = _steps(values) if field.name == "steps" else pa.array(values, field.type)
         self._writer.write_table(pa.table(columns, schema=self._schema))
+        del columns
+        pa.default_memory_pool().release_unused()  # it would keep some 30 MiB, and not always as many
         self.rows += len(rows)
 
     def save(self) -> None:
