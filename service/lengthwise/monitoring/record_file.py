@@ -101,14 +101,18 @@ class RecordFile:
         """Writes rows as one row group. Without room on the disk their bytes wait."""
         import pyarrow as pa
 
+        self._writer.write_table(self._table(rows))
+        pa.default_memory_pool().release_unused()  # by itself it keeps what the largest groups took
+        self.rows += len(rows)
+
+    def _table(self, rows: Sequence[dict[str, Any]]) -> Any:
+        import pyarrow as pa
+
         columns = {}
         for field in self._schema:
             values = [row[field.name] for row in rows]
             columns[field.name] = _steps(values) if field.name == "steps" else pa.array(values, field.type)
-        self._writer.write_table(pa.table(columns, schema=self._schema))
-        del columns
-        pa.default_memory_pool().release_unused()  # it would keep some 30 MiB, and not always as many
-        self.rows += len(rows)
+        return pa.table(columns, schema=self._schema)
 
     def save(self) -> None:
         """Writes the bytes that wait.
