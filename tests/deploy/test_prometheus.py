@@ -15,9 +15,8 @@ import yaml
 from lengthwise.monitoring.monitoring import Monitoring
 from lengthwise.settings import Settings
 from lengthwise.telemetry.metrics import Bounds, Metrics
-from tests.deploy.tools import DEPLOY, ROOT, as_literal, loaded, node_packages, program, run, typescript
+from tests.deploy.tools import DEPLOY, ROOT, RULES, as_literal, loaded, node_packages, program, run, typescript
 
-RULES = DEPLOY / "prometheus" / "rules"
 CASES = ROOT / "tests" / "deploy" / "rules_test.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboard.py"
 PROMETHEUS = "apt-get install prometheus"

@@ -19,6 +19,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "lengthwise"
+RULES = CHART / "rules"
 NODE = ROOT / ".venv" / "npm" / "node_modules"
 
 APT = "apt-get install buildah podman runc netavark aardvark-dns iproute2 iptables debootstrap prometheus nginx-light"
