@@ -8,16 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.api_keys import Keys
 from lengthwise.batching.batcher import Batcher
-from lengthwise.batching.joint import JointRequest, submit_joint
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.batching.watchdog import Watchdog
-from lengthwise.canary import Canary
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import QueueFull
@@ -113,12 +110,8 @@ class Serving:
         if not in_process:
             self.judge = JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
-        canary = None if settings.canary is None else Canary.parse(settings.canary)
-        self.registry = Registry(
-            rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, canary=canary
-        )
-        shadow = None if settings.shadow is None else Key.parse(settings.shadow)
-        self._kept = [key for key in (shadow, None if canary is None else canary.key) if key is not None]
+        self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
+        self._kept = [] if settings.shadow is None else [Key.parse(settings.shadow)]
         self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)
         self._started = False
         self._stopping: asyncio.Future[None] | None = None
@@ -236,7 +229,7 @@ class Serving:
         arrived: float,
         waiter: Waiter | None = None,
         trace: Trace | None = None,
-    ) -> PendingRequest | JointRequest:
+    ) -> PendingRequest:
         """Queues a call. Its future gets the answer that `finish` returns.
 
         Args:
@@ -252,40 +245,20 @@ class Serving:
             RequestError: It cannot be queued; see `Batcher.submit`, also for the future's errors.
         """
         timeout_ms = self.settings.default_timeout_ms if call.timeout_ms is None else call.timeout_ms
-        submit = partial(
-            self.batcher.submit,
+        return self.batcher.submit(
+            call.model.queue,
+            sequences,
+            finish,
+            waiter=waiter,
             deadline=arrived + timeout_ms / 1000,
             priority=call.priority,
             attention=call.attention,
             trace=trace,
         )
-        canary = call.model.canary
-        if canary is None:
-            return submit(call.model.queue, sequences, finish, waiter=waiter)
-        places = [canary.takes(item.id) for item in call.items]
-        other = self.registry.canary(canary.key)
-        if other is None or other.queue.breaker.open or not any(places):
-            return submit(call.model.queue, sequences, finish, waiter=waiter)
-        future = asyncio.get_running_loop().create_future() if waiter is None else waiter
-        split = [[i for i, its in enumerate(places) if its is of_canary] for of_canary in (False, True)]
-        return submit_joint(
-            submit,
-            self.batcher.withdraw,
-            [
-                (queue, [sequences[i] for i in part], part)
-                for queue, part in zip((call.model.queue, other.queue), split, strict=True)
-                if part
-            ],
-            lambda results, timing: finish(_marked(results, split[1], other.manifest.version), timing),
-            future,
-        )
 
-    def withdraw(self, pending: PendingRequest | JointRequest, error: BaseException) -> None:
+    def withdraw(self, pending: PendingRequest, error: BaseException) -> None:
         """Ends the work for a call whose caller no longer waits."""
-        if isinstance(pending, JointRequest):
-            pending.withdraw(error)
-        else:
-            self.batcher.withdraw(pending, error)
+        self.batcher.withdraw(pending, error)
 
     def _scan(self, before: Repository, again: str | None) -> Repository:
         settings = self.settings
@@ -349,12 +322,3 @@ class Serving:
 def _labels(metrics: ModelMetrics) -> tuple[str, str]:
     name, version = metrics.labels
     return name, version
-
-
-def _marked(results: list[Answer | None], places: Sequence[int], version: int) -> list[Answer | None]:
-    """The results with the version at those that another version than the call's computed."""
-    marked = list(results)
-    for place in places:
-        answer = marked[place]
-        marked[place] = None if answer is None else answer._replace(version=version)
-    return marked

@@ -22,7 +22,6 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from lengthwise.canary import Canary
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import bundled_models as bundled_models
 from lengthwise.inflight import LEAST_BODIES
@@ -110,11 +109,6 @@ def _policy(value: str) -> str:
 
 def _named_version(value: str) -> str:
     Key.parse(value)
-    return value
-
-
-def _canary(value: str) -> str:
-    Canary.parse(value)
     return value
 
 
@@ -336,11 +330,6 @@ class Settings(BaseSettings):
     )
     shadow_share: Annotated[float, BeforeValidator(_share)] = Field(
         0.05, ge=0, le=1, allow_inf_nan=False, description="Share of calls that the shadow answers too: off, or 0 to 1."
-    )
-    canary: Annotated[str, AfterValidator(_canary)] | None = Field(
-        None,
-        description="NAME/VERSION=SHARE: this version answers that share of the sequences which name no version, "
-        "chosen by their ids, so that the same id always meets the same version. Off by default.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest severity to log.")
     log_format: Literal["text", "json"] = Field("text", description="Format of the log lines, on stderr.")

@@ -6,7 +6,7 @@
 | `all` | every version that passes verification |
 | `NAME/VERSION,...` | these versions only |
 
-Under `latest`, versions that an alias, a shadow or a canary names are served as well (`kept`). A request that names no
+Under `latest`, versions that an alias or a shadow names are served as well (`kept`). A request that names no
 version gets the champion (`repository.aliases`), and without one the highest version that is served.
 """
 

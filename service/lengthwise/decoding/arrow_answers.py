@@ -71,10 +71,6 @@ def _columns(pa: Any, call: Call, answers: list[Answer], manifest: Manifest) -> 
         columns["attention"] = _attention(pa, items, answers)
     if any(answer.windows is not None for answer in answers):
         columns["windows"] = _windows(pa, answers)
-    if any(answer.version is not None for answer in answers):
-        columns["version"] = pa.array(
-            [None if answer.version is None else str(answer.version) for answer in answers], pa.string()
-        )
     return columns
 
 

@@ -81,8 +81,6 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
         fields["attention"] = weights
     if answer.windows is not None:
         fields["windows"] = answer.windows
-    if answer.version is not None:
-        fields["version"] = str(answer.version)
     return fields
 
 

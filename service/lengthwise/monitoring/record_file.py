@@ -190,7 +190,7 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
                 "steps": item.steps if item.steps.base is None else item.steps.copy(),
                 "length": len(item.steps),
                 "model": manifest.name,
-                "version": str(answer.version or manifest.version),
+                "version": str(manifest.version),
                 "answer": [manifest.labels[index] for index in answered_classes(answer, manifest)],
                 "probabilities": answer.probabilities.ravel(),
                 "request": call.request_id,

@@ -109,7 +109,7 @@ class Shadow:
     def _compare(self, call: AnsweredCall, served: ServedModel) -> None:
         item, sent = call.items[0], call.answers[0]
         primary, candidate = call.model.manifest, served.manifest
-        if sent.windows is not None or sent.version is not None or served.model.session.bound:
+        if sent.windows is not None or served.model.session.bound:
             return
         refused = why_rejected(item.steps, candidate) is not None or len(item.steps) > candidate.max_length
         started = time.perf_counter()

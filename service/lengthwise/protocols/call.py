@@ -31,7 +31,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from lengthwise.batching.joint import JointRequest
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.decoding.calls import Call, answer_bytes
 from lengthwise.errors import DeadlineExceeded, InferenceFailed, RequestError
@@ -97,7 +96,7 @@ class InferenceCall:
         self.deadline = self.record.arrived + serving.settings.default_timeout_ms / 1000
         self.decode_seconds = 0.0
         self._decoding_since = 0.0
-        self._pending: PendingRequest | JointRequest | None = None
+        self._pending: PendingRequest | None = None
         self._timing: Timing | None = None
         self._error: RequestError | None = None
         self._closed = False

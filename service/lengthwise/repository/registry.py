@@ -26,15 +26,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from lengthwise.canary import Canary
 from lengthwise.errors import ConfigurationError, Draining, ModelNotFound, RequestError
-from lengthwise.repository.canary import why_not
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.free_memory import return_free_memory
 from lengthwise.stopping import Stopped, Stopping
-from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.registry")
 
@@ -52,15 +49,11 @@ class _RegistrySnapshot:
         repository: The result of the scan.
         served: Each model as it is served.
         unnamed: The one for requests that name neither model nor version, if there is one.
-        with_canary: The default version of the canary's name, with the canary, if there is one.
-        canary: The canary, if it is served.
     """
 
     repository: Repository = field(default_factory=lambda: Repository(starting=True))
     served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
     unnamed: ServedModel | None = None
-    with_canary: ServedModel | None = None
-    canary: ServedModel | None = None
 
 
 class Registry:
@@ -71,7 +64,6 @@ class Registry:
         add: Creates the queue and the metrics of a new model.
         remove: Called with a model that is gone, after the change.
         period_seconds: How often to scan the folder; 0 for never.
-        canary: A version that answers a share of what the default version of its name would get.
 
     Attributes:
         listeners: Functions that are awaited after each scan, and after each call that changes the models.
@@ -84,10 +76,7 @@ class Registry:
         remove: Callable[[ServedModel], None],
         *,
         period_seconds: float = 0.0,
-        canary: Canary | None = None,
     ) -> None:
-        self._canary = canary
-        self._canary_reason: str | None = None
         self.listeners: list[Callable[[], Awaitable[None]]] = []
         self._rescan = rescan
         self._add = add
@@ -123,16 +112,7 @@ class Registry:
         snapshot = self._snapshot
         if name is None and version is None and snapshot.unnamed is not None:
             return snapshot.unnamed
-        found = snapshot.served[snapshot.repository.find(name, version)]
-        default = snapshot.with_canary
-        if version is None and default is not None and default.model is found.model:
-            return default
-        return found
-
-    def canary(self, key: Key) -> ServedModel | None:
-        """The canary, if it is served now."""
-        served = self._snapshot.canary
-        return served if served is not None and served.model.key == key else None
+        return snapshot.served[snapshot.repository.find(name, version)]
 
     async def open(self) -> None:
         """Scans the folder for the first time, and from then on periodically.
@@ -279,32 +259,11 @@ class Registry:
         unnamed = None
         with suppress(RequestError):  # such a request will get this error from `find`
             unnamed = served[result.find(None, None)]
-        with_canary, canary = self._with_canary(result, served)
-        if with_canary is not None and unnamed is not None and unnamed.model is with_canary.model:
-            unnamed = with_canary
-        self._snapshot = _RegistrySnapshot(result, served, unnamed, with_canary, canary)
+        self._snapshot = _RegistrySnapshot(result, served, unnamed)
         for model, gone in before.items():
             if model not in served:
                 self._remove(gone)
                 self._has_removed = True
-
-    def _with_canary(
-        self, result: Repository, served: Mapping[LoadedModel, ServedModel]
-    ) -> tuple[ServedModel | None, ServedModel | None]:
-        """The default version with its canary, and the canary; None twice if there is none now, which is logged."""
-        canary = self._canary
-        if canary is None:
-            return None, None
-        try:
-            default = served[result.find(canary.key.name, None)]
-            other = served[result.find(canary.key.name, str(canary.key.version))]
-            reason = "it is the default version" if default is other else why_not(default.manifest, other.manifest)
-        except RequestError as error:
-            reason = error.detail
-        if reason is not None and reason != self._canary_reason and not result.starting:
-            log.warning("the canary %s gets no calls: %s", canary.key, reason)
-        self._canary_reason = reason
-        return (None, None) if reason is not None else (default.with_canary(canary), other)
 
 
 async def in_daemon_thread(function: Callable[[], R]) -> R:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue
-from lengthwise.canary import Canary
 from lengthwise.repository.model import LoadedModel
 from lengthwise.telemetry.metrics import ModelMetrics
 
@@ -18,19 +15,14 @@ class ServedModel:
         model: The model.
         metrics: Its metrics.
         limits: The limits of one batch.
-
-    Attributes:
-        canary: Which sequences another version answers in its place; only what a request without a version finds has
-            one.
     """
 
-    __slots__ = ("canary", "manifest", "metrics", "model", "queue")
+    __slots__ = ("manifest", "metrics", "model", "queue")
 
     def __init__(self, model: LoadedModel, metrics: ModelMetrics, limits: BatchLimits) -> None:
         self.model = model
         self.manifest = model.manifest
         self.metrics = metrics
-        self.canary: Canary | None = None
         self.queue = ModelQueue(
             model.manifest.key,
             model.answer,
@@ -41,9 +33,3 @@ class ServedModel:
             buckets=model.buckets,
             steady=model.steady,
         )
-
-    def with_canary(self, canary: Canary) -> ServedModel:
-        """The same model with a canary. It shares its queue and metrics."""
-        made = copy.copy(self)
-        made.canary = canary
-        return made

@@ -31,14 +31,12 @@ class Answer(NamedTuple):
         best: The index of the class with the highest probability; 0 for a per-step head, which has one for each step.
         attention: `[length]`, with sum 1; None if it was not requested.
         windows: Under policy `window`: start, length and probabilities of each window.
-        version: The version that computed it, if that is another than the call's: a canary.
     """
 
     probabilities: Floats
     best: int = 0
     attention: Floats | None = None
     windows: list[dict[str, Any]] | None = None
-    version: int | None = None
 
 
 def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> list[Answer | None]:
