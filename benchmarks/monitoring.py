@@ -160,7 +160,7 @@ def repeated(work: Work, core: int, rate: float, seconds: float) -> list[Figures
                 else:
                     recorded = replay.read(folder / "first", Input("values", FEATURES), model=NAME)
                     test = Workload().replay_test(service, recorded)
-                    moments = recorded.at_speed(1.0)
+                    moments = recorded.moments
                     load = LoadSpec(concurrency=256, seconds=moments[-1], moments=moments, warmup_seconds=0)
                 runs.append(test.run(load))
     return runs

@@ -10,11 +10,9 @@ from typing import cast
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.cli import main
 from lengthwise.repository import judging, kept_costs, loading
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE
@@ -34,7 +32,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(tmp_path: Path) -> None:
-    kept_costs.write(tmp_path, UNDER, TABLE)
+    kept_costs.keep(tmp_path, UNDER, TABLE.to_json())
     found = kept_costs.read(tmp_path, UNDER)
     assert found is not None
     assert found.to_json() == TABLE.to_json()
@@ -42,7 +40,7 @@ def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(tmp_path: P
 
 @pytest.mark.parametrize("other", [{"processor": "another"}, {"max_batch_rows": 16}])
 def test_under_other_conditions_it_is_passed_over(tmp_path: Path, other: dict[str, str | int]) -> None:
-    kept_costs.write(tmp_path, UNDER, TABLE)
+    kept_costs.keep(tmp_path, UNDER, TABLE.to_json())
     assert kept_costs.read(tmp_path, {**UNDER, **other}) is None
 
 
@@ -62,7 +60,7 @@ def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.
 
 
 def test_a_table_learns_by_the_clock_that_it_is_read_with(tmp_path: Path) -> None:
-    kept_costs.write(tmp_path, UNDER, TABLE)
+    kept_costs.keep(tmp_path, UNDER, TABLE.to_json())
     found = kept_costs.read(tmp_path, UNDER, clock=time.perf_counter)
     assert found is not None
     assert found.clock is time.perf_counter
@@ -100,7 +98,7 @@ def test_a_service_plans_with_the_kept_table_and_measures_nothing(
     limits = BatchLimits(rows=8, padded_steps=64)
     measured = loading.load(directory, limits)
     under = kept_costs.conditions(measured.manifest, measured.session, limits)
-    kept_costs.write(directory, under, TABLE)
+    kept_costs.keep(directory, under, TABLE.to_json())
 
     def measure_cost(*arguments: object, **options: object) -> CostTable:
         raise AssertionError("measured")
@@ -109,11 +107,15 @@ def test_a_service_plans_with_the_kept_table_and_measures_nothing(
     assert loading.load(directory, limits).cost.to_json() == TABLE.to_json()
 
 
-def test_bench_keeps_the_table_that_it_shows(models: Path) -> None:
-    answer = CliRunner().invoke(main, ["bench", str(models), "--costs", "--save", "--json"])
-    assert answer.exit_code == 0, answer.output
-    assert (models / "japanese-vowels" / "1" / kept_costs.FILE).is_file()
+def test_a_load_that_measures_keeps_the_table_for_the_next(models: Path) -> None:
+    directory = models / "japanese-vowels" / "1"
+    (directory / kept_costs.FILE).unlink(missing_ok=True)
+    measured = loading.load(directory, BatchLimits(rows=8, padded_steps=64), budget_seconds=0.01)
+    again = loading.load(directory, BatchLimits(rows=8, padded_steps=64), budget_seconds=0.01)
+    assert again.cost.to_json() == measured.cost.to_json()
 
 
-def test_saving_without_costs_is_a_wrong_call(models: Path) -> None:
-    assert CliRunner().invoke(main, ["bench", str(models), "--save"]).exit_code == 2
+def test_a_directory_that_cannot_be_written_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    kept_costs.keep(tmp_path / "gone", UNDER, TABLE.to_json())
+    assert "every load measures" in caplog.text

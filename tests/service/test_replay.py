@@ -45,7 +45,6 @@ async def test_the_requests_come_back_as_they_were(tmp_path: Path) -> None:
     assert [len(request) for request in load.requests] == [1, 2, 1, 2]
     assert load.moments[0] == 0
     assert list(load.moments) == sorted(load.moments)
-    assert load.at_speed(2.0) == [moment / 2 for moment in load.moments]
     (path,) = tmp_path.glob("*.parquet")
     steps = [record.steps.tolist() for record in dataset.read(path)]
     assert [one.tolist() for request in load.requests for one in request] == steps
@@ -77,7 +76,7 @@ async def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
 async def test_bench_sends_a_recording(tmp_path: Path) -> None:
     await record(tmp_path, calls=6)
     server = SmallServer()
-    result = replayed(server, "--model", "sums", "--features", "2", "--replay", str(tmp_path), "--speed", "50")
+    result = replayed(server, "--model", "sums", "--features", "2", "--replay", str(tmp_path))
     assert result.exit_code == 0, result.output
     (load,) = json.loads(result.stdout)["loads"]
     assert load["load"] == "6 recorded requests"

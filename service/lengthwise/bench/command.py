@@ -3,8 +3,7 @@
 The flow: a service (at a URL, or started for a model) -> sequences -> requests, each sequence sent once by itself ->
 one load, or a sweep of them -> figures -> a table or JSON, and a plot. The words are those of perf_analyzer:
 *concurrency* is the number of requests in flight in a closed loop, *request rate* the number due per second in an open
-one, *request distribution* their spacing. `--tune` does the same for many settings of the service, `--costs` shows the
-planner's cost table of a model.
+one, *request distribution* their spacing.
 """
 
 from __future__ import annotations
@@ -20,18 +19,14 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from lengthwise.batching.plan import BatchLimits
 from lengthwise.bench import plots, report_page
-from lengthwise.bench import tune as tuning
 from lengthwise.bench.figures import Figures, table
-from lengthwise.bench.launch import located, served
+from lengthwise.bench.launch import served
 from lengthwise.bench.trial import LoadSpec, RequestFormat, Workload
 from lengthwise.bench.workload import Arrivals, Input
 from lengthwise.command import Command
 from lengthwise.errors import ConfigurationError
 from lengthwise.progress import progress_bar, ticker
-from lengthwise.settings import Settings, available_cores
-from lengthwise.versions import Policy
 
 
 def rates_of(sweep: str) -> list[float]:
@@ -136,9 +131,6 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
     help="How an open loop's requests are spaced.",
 )
 @click.option(
-    "--burst", type=click.IntRange(1, 4096), default=LoadSpec.burst, show_default=True, help="Requests in one burst."
-)
-@click.option(
     "--duration-seconds",
     "seconds",
     type=click.FloatRange(0.1, 3600),
@@ -171,20 +163,6 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
     "not compared.",
 )
 @click.option(
-    "--speed",
-    type=click.FloatRange(0, 1000, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="With --replay: so many times as fast.",
-)
-@click.option(
-    "--distinct",
-    type=click.IntRange(1, 100_000),
-    default=Workload.distinct,
-    show_default=True,
-    help="Different sequences; each is first sent by itself.",
-)
-@click.option(
     "--sequences",
     "per_request",
     type=click.IntRange(1, 1024),
@@ -213,9 +191,6 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
 )
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare each answer with the unbatched one.")
 @click.option("--seed", type=click.IntRange(0), default=LoadSpec.seed, show_default=True, help="Same seed, same load.")
-@click.option("--tune", is_flag=True, help="Try settings of the service under this load, and show the best.")
-@click.option("--costs", is_flag=True, help="Run no load; show the model's measured cost table.")
-@click.option("--save", is_flag=True, help="With --costs: store the table in the model directory for later starts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option(
     "--plot",
@@ -235,13 +210,9 @@ def bench(
     sweep: str | None,
     features: int | None,
     vocabulary: int | None,
-    tune: bool,
-    costs: bool,
-    save: bool,
     as_json: bool,
     plot: Path | None,
     page: Path | None,
-    speed: float,
     **options: Any,
 ) -> None:
     """Puts load on a service and shows throughput, latency and padding.
@@ -251,12 +222,6 @@ def bench(
     """
     if features is not None and vocabulary is not None:
         raise click.UsageError("--features and --vocabulary exclude each other")
-    if (tune or costs) and where is not None and "://" in where:
-        raise click.UsageError("--tune and --costs want a model: they start it themselves")
-    if save and not costs:
-        raise click.UsageError("--save keeps what --costs measures")
-    if page is not None and (tune or costs):
-        raise click.UsageError("--html shows loads: it excludes --tune and --costs")
     if plot is not None:
         plots.pyplot()  # a missing package is reported before the load
     if features is not None:
@@ -264,16 +229,13 @@ def bench(
     if vocabulary is not None:
         options["step"] = Input("tokens", vocabulary)
     load, workload = LoadSpec(**_fields_of(LoadSpec, options)), Workload(**_fields_of(Workload, options))
+    workload = replace(workload, distinct=min(workload.distinct, load.count or workload.distinct))
     sent = workload.replay or workload.data or workload.lengths
     presentation = Presentation(f"{where or 'the bundled model'}, {sent}", as_json, plot, page)
-    if workload.replay is not None and (sweep or tune or costs or load.rate is not None or workload.data is not None):
-        raise click.UsageError("--replay has its own requests and times: it excludes rates, --data, --tune and --costs")
+    if workload.replay is not None and (sweep or load.rate is not None or workload.data is not None):
+        raise click.UsageError("--replay has its own requests and times: it excludes rates and --data")
     if workload.replay is not None:
-        show_replay(where, model, serve_options, load, workload, presentation, speed)
-    elif costs:
-        show_costs(where, model, presentation, save=save)
-    elif tune:
-        show_tuning(where, model, serve_options, load, workload, presentation)
+        show_replay(where, model, serve_options, load, workload, presentation)
     else:
         loads = [replace(load, rate=rate) for rate in rates_of(sweep)] if sweep else [load]
         show_loads(where, model, serve_options, loads, workload, presentation)
@@ -308,14 +270,12 @@ def show_replay(
     load: LoadSpec,
     workload: Workload,
     presentation: Presentation,
-    speed: float,
 ) -> None:
     """Sends a recorded load."""
     assert workload.replay is not None
     with progress_bar(presentation.console) as progress, served(where, serve_options, model=model) as service:
         recorded = workload.recorded(service, workload.replay)
-        moments = recorded.at_speed(speed)
-        load = replace(load, moments=moments, seconds=max(moments[-1], 0.1))
+        load = replace(load, moments=recorded.moments, seconds=max(recorded.moments[-1], 0.1))
         row = workload.replay_test(service, recorded).run(load, tick=ticker(progress, load.name, seconds=load.seconds))
     presentation.print({"loads": [row.to_json()]}, lambda: table([row], title=presentation.title))
     if presentation.plot is not None:
@@ -324,69 +284,6 @@ def show_replay(
     presentation.write_page([row])
     if not row.is_sound:
         raise click.exceptions.Exit(1)
-
-
-def show_tuning(
-    where: str | None,
-    model: str | None,
-    serve_options: dict[str, str],
-    load: LoadSpec,
-    workload: Workload,
-    presentation: Presentation,
-) -> None:
-    """Runs the same load on services with different settings."""
-    repository, name, _ = located(where)
-    models = where if name is None else str(repository)  # `serve` takes no single model's directory
-    tried = tuning.candidates(available_cores())
-    with progress_bar(presentation.console) as progress:
-        task = progress.add_task("tuning", total=tuning.loads(tried), note="")
-
-        def measure(options: tuning.ServeOptions) -> Figures:
-            note = " ".join(f"{name}={value}" for name, value in options.items())
-            progress.update(task, note=note or "defaults", refresh=True)
-            with served(where, options, model=model) as service:
-                seen = replace(workload, check=False).load_test(service).run(load)
-            progress.update(task, advance=1, refresh=True)
-            return seen
-
-        best, steps = tuning.tune(measure, tried, serve_options)
-    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.items())
-    command = " ".join(part for part in ("lengthwise serve", models or "", flags) if part)
-    result = {"options": best, "steps": [step.to_json() for step in steps], "command": command}
-    presentation.print(result, lambda: tuning.table(steps, title=f"{presentation.title}, {load.name}"))
-    presentation.console.print(f"best found: {command}", highlight=False, soft_wrap=True)
-
-
-def show_costs(where: str | None, model: str | None, presentation: Presentation, *, save: bool) -> None:
-    """Shows the cost table that serving this model would plan with."""
-    from lengthwise.bench import cost_report  # these load onnxruntime, which a load does not need
-    from lengthwise.repository import kept_costs, scan
-    from lengthwise.runtime.provider import choose
-
-    folder, name, version = located(where)
-    settings = Settings.load()
-    limits = BatchLimits(rows=settings.max_batch_rows, padded_steps=settings.max_batch_cost_steps)
-    devices = choose(
-        settings.provider,
-        tf32=settings.tf32,
-        memory_limit_bytes=settings.gpu_memory_bytes,
-        recurrent_kernels=settings.recurrent_kernels,
-    ).devices
-    opened = scan.scan(folder or settings.models, limits, policy=Policy.parse("all"), devices=devices)
-    served_model = opened.find(name or model, version)
-    title = f"costs of {served_model.manifest.key}, {'a device' if served_model.session.bound else 'one thread'}"
-    presentation.print(
-        {"model": served_model.manifest.key, **served_model.cost.to_json()},
-        lambda: cost_report.table(served_model.cost, title=title),
-    )
-    if save:
-        directory = (folder or settings.models) / served_model.manifest.name / str(served_model.manifest.version)
-        limits = limits.at_most(served_model.manifest.max_batch_rows)
-        under = kept_costs.conditions(served_model.manifest, served_model.session, limits)
-        presentation.console.print(f"kept: {kept_costs.write(directory, under, served_model.cost)}")
-    if presentation.plot is not None:
-        cost_report.draw(served_model.cost, presentation.plot, title=title)
-        presentation.console.print(f"drawn: {presentation.plot}")
 
 
 def _fields_of(kind: type[LoadSpec] | type[Workload], options: dict[str, Any]) -> dict[str, Any]:

@@ -31,10 +31,6 @@ class RecordedLoad:
     requests: Sequence[Sequence[Steps]]
     moments: Sequence[float]
 
-    def at_speed(self, speed: float) -> list[float]:
-        """The moments when the load is sent `speed` times as fast."""
-        return [moment / speed for moment in self.moments]
-
 
 def read(path: Path, step: Input, *, model: str | None = None, seed: int = 0) -> RecordedLoad:
     """Reads record files.

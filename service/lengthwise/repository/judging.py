@@ -113,6 +113,7 @@ class Judged:
         promise: The promise of batch invariance here.
         cases: The cases of a new promise, as `Case.as_json`; empty if the promise was stored.
         costs: The cost table, as `CostTable.to_json`.
+        measured: Under what the costs were measured, as `kept_costs.conditions`; None if they were stored.
         steady: Whether the time of a run follows from the shape of its batch.
         kernels: The kernels of its recurrent layers, as `Session.kernels`.
         choice: What `kernel_choice.keep` stores; None if the kernels were not timed.
@@ -122,6 +123,7 @@ class Judged:
     promise: Promise
     cases: Sequence[Mapping[str, Any]]
     costs: Mapping[str, Any]
+    measured: Mapping[str, str | int] | None
     steady: bool
     kernels: str
     choice: Mapping[str, Any] | None = None
@@ -133,6 +135,7 @@ class Judged:
             "promise": self.promise.model_dump(),
             "cases": list(self.cases),
             "costs": self.costs,
+            "measured": self.measured,
             "steady": self.steady,
             "kernels": self.kernels,
             "choice": self.choice,
@@ -145,6 +148,7 @@ class Judged:
             Promise.model_validate(data["promise"]),
             tuple(data["cases"]),
             dict(data["costs"]),
+            data["measured"],
             bool(data["steady"]),
             str(data["kernels"]),
             data["choice"],
@@ -191,15 +195,17 @@ def judge(
         run_odd_values(session, manifest)
         limits = limits.at_most(manifest.max_batch_rows)
         under = kept_costs.conditions(manifest, session, limits)
-        cost = kept_costs.of(files.costs, under, clock=session.clock) or measure_cost(
-            session, manifest, limits, budget_seconds=budget_seconds, stopping=stopping
-        )
+        kept = kept_costs.of(files.costs, under, clock=session.clock)
+        cost = kept or measure_cost(session, manifest, limits, budget_seconds=budget_seconds, stopping=stopping)
     except (ModelError, Stopped):
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
     steady = data_dependence.has_steady_time(graph)
-    return Judged(promise, [case.as_json() for case in cases], cost.to_json(), steady, session.kernels, choice, session)
+    measured = under if kept is None else None
+    return Judged(
+        promise, [case.as_json() for case in cases], cost.to_json(), measured, steady, session.kernels, choice, session
+    )
 
 
 def _faster(

@@ -2,7 +2,7 @@
 
 A table is valid under its conditions only. The exporter does not publish this file, so the manifest has no digest of
 it. A table that cannot be read, or was measured under other conditions, is ignored, and the service measures.
-`lengthwise bench MODEL --costs --save` writes it.
+A load that measures writes it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,13 +73,9 @@ def of(
         return None
 
 
-def write(directory: Path, under: dict[str, str | int], table: CostTable) -> Path:
-    """Stores a table; atomically, see `files.replace`.
-
-    Raises:
-        OSError: The directory cannot be written.
-    """
-    path = directory / FILE
-    content = json.dumps({"conditions": under, "table": table.to_json()}, indent=1) + "\n"
-    files.replace(path, content.encode())
-    return path
+def keep(directory: Path, under: Mapping[str, str | int], table: Mapping[str, Any]) -> None:
+    """Stores a table (`CostTable.to_json`) in the model directory, if that is writable, for the next load."""
+    try:
+        files.replace(directory / FILE, (json.dumps({"conditions": under, "table": table}, indent=1) + "\n").encode())
+    except OSError as error:
+        log.info("the costs cannot be stored in %s, so every load measures them: %s", directory, error.strerror)

@@ -85,6 +85,8 @@ def load(
             promises.keep(directory, session, manifest, judged.promise, judged.cases)
         if judged.choice is not None:
             kernel_choice.keep(directory, judged.choice)
+        if judged.measured is not None:
+            kept_costs.keep(directory, judged.measured, judged.costs)
     try:
         cost = CostTable.from_json(dict(judged.costs), clock=session.clock)
         shapes = None
