@@ -22,6 +22,7 @@ FAMILIES = {
     "requests": OWN | {"code"},
     "sequences": OWN,
     "steps": OWN | {"kind"},
+    "computed_padding_steps": OWN,
     "rejected": OWN | {"reason"},
     "batch_failures": OWN,
     "model_info": OWN | {"provider", "digest"},
@@ -164,14 +165,16 @@ shapes = st.tuples(st.integers(1, 300), st.integers(1, 20_000)).flatmap(
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(shapes, max_size=10))
-def test_rows_times_width_is_valid_steps_and_padding_always(batches: list[tuple[int, int, int]]):
+@given(st.lists(shapes, max_size=10), st.booleans())
+def test_rows_times_width_is_valid_steps_and_padding_always(batches: list[tuple[int, int, int]], computes: bool):
     made = metrics()
     model = made.model("m", "1", INFO)
+    model.computes_padding = computes
     for rows, width, valid in batches:
         model.batch(rows=rows, width=width, valid_steps=valid, waits=[0.0] * rows, seconds=0.001)
     counted = value(made, "steps_total", kind="valid") + value(made, "steps_total", kind="padding")
     assert counted == sum(rows * width for rows, width, _ in batches)
+    assert value(made, "computed_padding_steps_total") == computes * value(made, "steps_total", kind="padding")
     assert value(made, "batch_rows_sum") == value(made, "queue_wait_seconds_count") == sum(b[0] for b in batches)
     assert value(made, "batch_width_steps_sum") == sum(b[1] for b in batches)
 

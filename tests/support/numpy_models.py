@@ -80,6 +80,7 @@ class Sums:
     provider = CPU_LABEL
     recurrent = True
     kernels = "numpy"
+    computes_padding = False
 
     def __init__(self, manifest: Manifest, before: Callable[[PaddedBatch], None]) -> None:
         self._manifest = manifest

@@ -23,6 +23,7 @@ class ServedModel:
         self.model = model
         self.manifest = model.manifest
         self.metrics = metrics
+        metrics.computes_padding = model.session.computes_padding
         self.queue = ModelQueue(
             model.manifest.key,
             model.answer,

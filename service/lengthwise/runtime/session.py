@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import PaddedBatch, rounded_width, step_mask
 from lengthwise.runtime import (
+    computed_padding,
     device_memory,
     integer_kernels,
     integer_layers,
@@ -116,6 +117,7 @@ class Session:
         kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, or that
             of `runtime.integer_kernels` behind "int8", with `POOLING` if they also compute attention pooling; or
             "onnxruntime".
+        computes_padding: Whether a layer goes through the whole rectangle of a batch; see `runtime.computed_padding`.
         recurrent: Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels.
         clock: The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices.
 
@@ -139,8 +141,9 @@ class Session:
         source = _Source(graph, weights or {})
         self._weights = source.weights  # kept in memory, because onnxruntime may still read from it
         opened = [_open(source, manifest, threads, device) for device in devices]
-        self._sessions = [session for session, _ in opened]
-        self.kernels = opened[0][1]
+        self._sessions = [one.session for one in opened]
+        self.kernels = opened[0].kernels
+        self.computes_padding = opened[0].computes_padding
         self.recurrent = _is_recurrent(graph)
         self._session = self._sessions[0]
         self._check(manifest)
@@ -300,8 +303,24 @@ class Session:
             raise ManifestError(f"{manifest.key}: the graph has no output {', '.join(sorted(missing))}")
 
 
-def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
-    """An onnxruntime session that runs a graph on one device only; and the kernels of its recurrent layers."""
+class _Opened(NamedTuple):
+    """An onnxruntime session, the kernels of its recurrent layers, and whether it computes padding."""
+
+    session: Any
+    kernels: str
+    computes_padding: bool
+
+
+def _opened(session: Any, kernels: str, source: _Source, names: GraphNames) -> _Opened:
+    """A session of a graph as it runs."""
+    lengths = [name for name in (names.lengths, names.mask) if name is not None]
+    own = kernels != recurrent_kernels.ONNXRUNTIME
+    padding = computed_padding.computes_padding(_content(source.graph), names.sequences, lengths, own_kernels=own)
+    return _Opened(session, kernels, padding)
+
+
+def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> _Opened:
+    """An onnxruntime session that runs a graph on one device only."""
     if onnxruntime is None:
         check_packages(find())
     provider = device.provider
@@ -320,13 +339,13 @@ def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> 
     if device.recurrent_kernels and built and _is_recurrent(source.graph):
         try:
             own = _with_recurrent_kernels(source, manifest, threads, device)
-            if manifest.missing != "handled" or _keeps_nan_from_layers(source, manifest, own[0], session):
+            if manifest.missing != "handled" or _keeps_nan_from_layers(source, manifest, own.session, session):
                 return own
             why = "NaN may reach them, and is kept by Lengthwise's; replace it before them, with IsNaN and Where"
         except Exception as error:  # whatever failed, the graph works without them
             why = str(error)
         log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, why)
-    return session, recurrent_kernels.ONNXRUNTIME
+    return _opened(session, recurrent_kernels.ONNXRUNTIME, source, manifest.graph)
 
 
 def _keeps_nan_from_layers(source: _Source, manifest: Manifest, own: Any, plain: Any) -> bool:
@@ -353,8 +372,8 @@ def _is_recurrent(graph: Path | bytes) -> bool:
     return any(name in data for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
 
 
-def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
-    """A session with the kernels of `recurrent_kernels`, and their name: of the graph with the operators of `fusion`.
+def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, device: Device) -> _Opened:
+    """A session with the kernels of `recurrent_kernels`: of the graph with the operators of `fusion`.
 
     If that graph does not run, it is the graph as it is.
     """
@@ -362,16 +381,16 @@ def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, d
     if replaced is not None:
         folder = None if isinstance(source.graph, bytes) else source.graph.parent
         try:
-            session, kernels = _tested(_Source(replaced.graph, source.weights, folder), manifest, threads, device)
+            found = _tested(_Source(replaced.graph, source.weights, folder), manifest, threads, device)
         except Exception as error:  # of onnxruntime; the graph as it is may run
             log.debug("%s: the graph runs as it is, with its operators replaced it does not: %s", manifest.key, error)
         else:
-            return session, kernels + recurrent_kernels.POOLING if replaced.pools else kernels
+            return found._replace(kernels=found.kernels + recurrent_kernels.POOLING) if replaced.pools else found
     return _tested(source, manifest, threads, device)
 
 
-def _tested(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
-    """A session with the kernels of `recurrent_kernels` and `integer_kernels`, and the instruction set of these.
+def _tested(source: _Source, manifest: Manifest, threads: int, device: Device) -> _Opened:
+    """A session with the kernels of `recurrent_kernels` and `integer_kernels`.
 
     It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
     """
@@ -388,7 +407,7 @@ def _tested(source: _Source, manifest: Manifest, threads: int, device: Device) -
     session = _open_in(source, options, device)
     width = rounded_width(manifest.min_length, manifest.width_multiple)
     session.run(None, feed(manifest.graph, _zero_batch(manifest, 1, width)))
-    return session, kernels[0]
+    return _opened(session, kernels[0], source, manifest.graph)
 
 
 def _zero_batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:

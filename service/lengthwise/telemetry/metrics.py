@@ -105,6 +105,9 @@ class ModelMetrics:
         name: The model's name, or empty.
         version: Its version as text, or empty.
         info: Labels of `model_info`; None for no such metric.
+
+    Attributes:
+        computes_padding: Whether its graph computes padding, as it runs now.
     """
 
     def __init__(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> None:
@@ -116,6 +119,8 @@ class ModelMetrics:
         self.sequences = 0
         self.valid_steps = 0
         self.padding_steps = 0
+        self.computes_padding = True
+        self.computed_padding_steps = 0
         self.batch_failures = 0
         self.overdue_batches = 0
         self.cancelled_sequences = 0
@@ -204,7 +209,10 @@ class ModelMetrics:
             self.batch_rows.observe(rows)
             self.batch_width.observe(width)
             self.valid_steps += valid_steps
-            self.padding_steps += rows * width - valid_steps
+            padding = rows * width - valid_steps
+            self.padding_steps += padding
+            if self.computes_padding:
+                self.computed_padding_steps += padding
             self.inference_seconds.observe(seconds)
             for wait in waits:
                 self.queue_seconds.observe(wait)
@@ -314,8 +322,13 @@ class Metrics(Collector):
         sequences = CounterMetricFamily("lengthwise_sequences", "Sequences decoded.", labels=labels)
         steps = CounterMetricFamily(
             "lengthwise_steps",
-            "Steps of the batches: valid ones, and padding. Lengthwise's kernels on the CPU compute no padding.",
+            "Steps of the batches, rows x width: valid ones, and padding, whether it was computed or skipped.",
             labels=[*labels, "kind"],
+        )
+        computed = CounterMetricFamily(
+            "lengthwise_computed_padding_steps",
+            "The padding of lengthwise_steps_total that was computed; Lengthwise's kernels on the CPU skip it.",
+            labels=labels,
         )
         failures = CounterMetricFamily(
             "lengthwise_batch_failures", "Batches that failed in the runtime.", labels=labels
@@ -341,6 +354,7 @@ class Metrics(Collector):
                 sequences.add_metric(model.labels, model.sequences)
                 steps.add_metric([*model.labels, "valid"], model.valid_steps)
                 steps.add_metric([*model.labels, "padding"], model.padding_steps)
+                computed.add_metric(model.labels, model.computed_padding_steps)
                 failures.add_metric(model.labels, model.batch_failures)
                 overdue.add_metric(model.labels, model.overdue_batches)
                 cancelled.add_metric(model.labels, model.cancelled_sequences)
@@ -348,7 +362,7 @@ class Metrics(Collector):
                     info.add_metric([*model.labels, model.info["provider"], model.info["digest"]], 1)
                     if "kernels" in model.info:
                         kernels.add_metric([*model.labels, model.info["kernels"]], 1)
-        yield from (codes, rejected, sequences, steps, failures, overdue, cancelled, info, kernels)
+        yield from (codes, rejected, sequences, steps, computed, failures, overdue, cancelled, info, kernels)
 
         for name, attribute, help_ in (
             ("request_duration_seconds", "request_seconds", "From the first byte of a call to its answer."),
