@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format quick test test-long gallery hostile sanitize soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
+.PHONY: help install serve lint lint-c format quick test test-long gallery hostile sanitize soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,10 +14,25 @@ install: .venv/.development ## Makes the whole development environment in .venv
 serve: .venv/.runtime ## Installs the runtime only (no torch, no onnx), and serves the bundled model on port 8000
 	@exec $(BIN)/lengthwise serve
 
-lint: .venv/.development ## ruff and mypy
+lint: .venv/.development lint-c ## ruff, mypy, and the modules in C by each compiler
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The image and the wheels are compiled by zig (clang inside), make install by the system's compiler: what one takes,
+# another may not. Zig stands in for the compilers of the platforms that nobody here has.
+ZIG := $(BIN)/python -m ziglang cc
+C_COMPILERS := "cc" "clang" "$(ZIG) -mcpu=baseline" "$(ZIG) -target aarch64-linux-gnu" "$(ZIG) -target aarch64-macos"
+C_CHECKS := -O0 -fPIC -ffp-contract=off -DPy_LIMITED_API=0x030B0000 -Wall -Wextra -Wno-unused-parameter -Werror
+
+lint-c: .venv/.development ## The modules in C by each compiler that is here, with warnings as errors
+	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	for compiler in $(C_COMPILERS); do \
+		command -v $${compiler%% *} > /dev/null || { echo "skipped: there is no $$compiler"; continue; }; \
+		for file in service/lengthwise/*/_*.c; do \
+			$$compiler $(C_CHECKS) -I$$headers -c $$file -o .venv/checked.o || { echo "$$compiler does not compile $$file"; exit 1; }; \
+		done; \
+	done
 
 format: .venv/.development ## Formats the code
 	$(BIN)/ruff check --fix --quiet . || true
@@ -119,25 +134,25 @@ clean: ## Removes what was built
 	@$(PYTHON) -c 'import sys; sys.exit("Lengthwise needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
 
-# The modules in C are optional: without a compiler or Python's headers they are left out. With both, one that is
-# missing is a mistake.
+# Without a compiler or Python's headers the modules in C are left out, and this says so. With both, one that does not
+# compile ends the installation.
 SOURCES_IN_C := $(wildcard service/lengthwise/*/_*.[ch])
 HEADERS = $(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
-CHECK_MODULES_IN_C = @if command -v cc > /dev/null && $(HEADERS); then ls service/lengthwise/decoding/_fast_json.*.so service/lengthwise/runtime/_recurrent_kernels.*.so service/lengthwise/runtime/_integer_kernels.*.so > /dev/null \
-	|| { echo "a module in C was not compiled: $(BIN)/python -m pip install -v -e . says why"; exit 1; }; fi
+INSTALL = @if ! command -v cc > /dev/null || ! $(HEADERS); then export LENGTHWISE_PURE=1; \
+	echo "without the modules in C, so serving is slower: there is no C compiler, or no Python.h"; fi; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 # A change of pyproject.toml, setup.py or of the modules in C installs again; nothing else does.
 .venv/.runtime: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the runtime"
 	@rm -f service/lengthwise/*/_*.so
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
+	$(INSTALL) '.[cpu]'
 	@touch $@
 
 .venv/.development: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the development environment (torch among it: some minutes at first)"
 	@rm -f service/lengthwise/*/_*.so
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	$(CHECK_MODULES_IN_C)
+	$(INSTALL) '.[dev]'
 	@touch $@ .venv/.runtime
 
 # ---- What an operator copies: deploy/README.md says what each file is and what checks it. ----

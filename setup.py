@@ -1,14 +1,18 @@
 """The modules in C, and how wheels are tagged; everything else of the package stands in pyproject.toml.
 
-Both modules keep to Python's limited API of 3.11, so one wheel (`cp311-abi3`) serves every later Python of a platform.
-`LENGTHWISE_PURE=1` leaves them out: that wheel (`py3-none-any`) serves on every platform, more slowly.
+The modules keep to Python's limited API of 3.11, so one wheel (`cp311-abi3`) serves every later Python of a platform.
+A build in which one of them does not compile fails. `LENGTHWISE_PURE=1` leaves all of them out: that wheel
+(`py3-none-any`) serves on every platform, more slowly.
 `LENGTHWISE_PROJECT_URL` is the address of the repository that a release is made from.
 """
 
 import os
+import sys
 import sysconfig
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 PURE = os.environ.get("LENGTHWISE_PURE", "") not in ("", "0")
 PROJECT_URL = os.environ.get("LENGTHWISE_PROJECT_URL", "").rstrip("/")
@@ -16,14 +20,12 @@ PROJECT_URL = os.environ.get("LENGTHWISE_PROJECT_URL", "").rstrip("/")
 IS_LIMITED = not PURE and not sysconfig.get_config_var("Py_GIL_DISABLED")
 LIMITED = {"py_limited_api": True, "define_macros": [("Py_LIMITED_API", "0x030B0000")]} if IS_LIMITED else {}
 
-# Optional: without a compiler they are left out, and `lengthwise serve` says so.
 SHARED_BY_KERNELS = ("_kernel_module", "_onnxruntime_api", "_onnxruntime_calls", "_spare_cores", "_two_directions")
 MODULES_IN_C = [
     Extension(
         "lengthwise.decoding._fast_json",
         ["service/lengthwise/decoding/_fast_json.c"],
         depends=["service/lengthwise/decoding/_powers_of_ten.h"],
-        optional=True,
         **LIMITED,
     ),
     Extension(
@@ -35,7 +37,6 @@ MODULES_IN_C = [
         ],
         extra_compile_args=["-O3"],
         libraries=["m"],
-        optional=True,
         **LIMITED,
     ),
     Extension(
@@ -45,12 +46,32 @@ MODULES_IN_C = [
         # No product and sum are fused but where the source says so: the bits are the same on every processor.
         extra_compile_args=["-O3", "-ffp-contract=off"],
         libraries=["m"],
-        optional=True,
         **LIMITED,
     ),
 ]
 
+
+class BuildModules(build_ext):
+    """Compiles the modules; one that cannot be compiled ends the build with what to do."""
+
+    def build_extension(self, extension: Extension) -> None:
+        """Compiles one module.
+
+        Raises:
+            SystemExit: It was not compiled.
+        """
+        try:
+            super().build_extension(extension)
+        except (CCompilerError, ExecError, PlatformError) as error:
+            sys.exit(
+                f"error: {extension.name} was not compiled: {error}\n"
+                "It needs a C compiler and Python's headers (Debian: apt-get install gcc python3-dev). "
+                "LENGTHWISE_PURE=1 installs without the modules in C; serving is slower then."
+            )
+
+
 setup(
+    cmdclass={"build_ext": BuildModules},
     ext_modules=[] if PURE else MODULES_IN_C,
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if IS_LIMITED else {},
     project_urls={

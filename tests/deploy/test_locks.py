@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.tools import DEPLOY, loaded, run
+from tests.deploy.tools import DEPLOY, ROOT, loaded, run
 
 LOCK = DEPLOY / "image" / "lock.py"
 LOCKS = ("runtime", "cuda", "build")
@@ -48,6 +48,12 @@ def test_no_lock_of_an_image_has_what_only_the_exporter_needs(name: str) -> None
 def test_an_image_has_one_onnxruntime() -> None:
     of_name = {name: {package for package in _packages(name) if package.startswith("onnxruntime")} for name in LOCKS}
     assert of_name == {"runtime": {"onnxruntime"}, "cuda": {"onnxruntime-gpu"}, "build": set()}
+
+
+def test_the_compiler_that_lint_tries_is_the_images() -> None:
+    locked = re.search(r"^ziglang==\S+", (DEPLOY / "image" / "build.lock").read_text(), re.MULTILINE)
+    assert locked is not None
+    assert f'"{locked[0]}"' in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("name", LOCKS)

@@ -45,6 +45,32 @@ def test_uvicorn_is_held_to_the_minor_version_whose_private_parts_are_overridden
         assert re.search(rf"^uvicorn==0\.{lower}\.", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("variables", "code"), [({}, 1), ({"LENGTHWISE_PURE": "1"}, 0)])
+def test_a_build_in_which_a_module_does_not_compile_fails(variables: dict[str, str], code: int, tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "build_ext", "--force", "--build-lib", tmp_path, "--build-temp", tmp_path]
+    said = run(command, env={"CC": "false", **variables}, good=(code,))
+    assert ("LENGTHWISE_PURE=1" in said) is bool(code)
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_wheel_without_a_module_is_not_published(tmp_path: Path) -> None:
+    wheels = loaded(DEPLOY / "wheels.py")
+    wheel = tmp_path / "lengthwise-0-py3-none-any.whl"
+    for module in wheels.MODULES_IN_C:
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for name in set(wheels.MODULES_IN_C) - {module}:
+                archive.writestr(name, "")
+        with pytest.raises(SystemExit, match=Path(module).stem):
+            wheels.check_compiled(wheel)
+
+
+def test_every_source_in_c_is_compiled_into_a_module() -> None:
+    sources = {path.relative_to(ROOT / "service").with_suffix("") for path in (ROOT / "service").rglob("_*.c")}
+    assert {str(source) for source in sources} == {
+        name.removesuffix(".abi3.so") for name in loaded(DEPLOY / "wheels.py").MODULES_IN_C
+    }
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The source archive and both wheels."""
@@ -66,7 +92,9 @@ def test_the_wheels_are_named_as_an_index_takes_them(made: dict[str, Path]) -> N
     version = PROJECT["version"]
     assert made["source"].name == f"lengthwise-{version}.tar.gz"
     assert made["pure"].name == f"lengthwise-{version}-py3-none-any.whl"
-    assert re.fullmatch(rf"lengthwise-{version}-cp311-abi3-(manylinux\S+|macosx\S+)\.whl", made["compiled"].name)
+    # 2.17: the glibc of the oldest distributions that are used; Amazon Linux 2 has 2.26, RHEL 8 has 2.28.
+    platform = r"manylinux(2014|_2_17)_\S+" if sys.platform == "linux" else r"macosx\S+"
+    assert re.fullmatch(rf"lengthwise-{version}-cp311-abi3-{platform}\.whl", made["compiled"].name)
 
 
 @pytest.mark.deploy

@@ -168,8 +168,10 @@ static inline int any_nan(Floats4 x) { return x[0] != x[0] || x[1] != x[1] || x[
 static inline void store_bytes(uint8_t *to, Floats4 x)
 {
     for (int i = 0; i < 4; i++) {
+        /* A copy: clang takes no address of a vector's element. */
+        const float one = x[i];
         uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
+        memcpy(&bits, &one, sizeof bits);
         to[i] = (uint8_t)bits;
     }
 }
