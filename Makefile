@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint lint-c format quick test test-long gallery hostile sanitize soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
+.PHONY: help install serve lint lint-c format quick test test-long nightly truth gallery hostile sanitize soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,13 +41,16 @@ format: .venv/.development ## Formats the code
 # The tests of a file run in their order in one process, until another process has nothing left to do and takes over some.
 PARALLEL := --numprocesses auto --dist worksteal
 
-test: lint cover ## Every check that a change has to pass: lint, types, tests, branch coverage
+test: lint ## Every check that a change has to pass: lint, types, tests
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 quick: .venv/.development ## The tests of the service that start no process: a first answer in about a minute
 	$(BIN)/python -m pytest tests/service tests/test_imports.py -m "not long and not process" -q $(PARALLEL)
 
-test-long: .venv/.development ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each
-	$(BIN)/python -m pytest -m long $(PARALLEL)
+test-long: .venv/.development ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each; SHARE=1/4 is a quarter
+	$(BIN)/python -m pytest -m long $(PARALLEL) $(if $(SHARE),--share $(SHARE))
+
+nightly: lint cover test-long gallery fuzz ## Every test that needs no tools of its own, with coverage and 400 examples of each law (hours)
 
 # A copy of the sources, so that the modules in use stay as they are.
 SANITIZED := runs/sanitized
@@ -66,6 +69,9 @@ sanitize: .venv/.development ## Runs the tests of the recurrent kernels with Add
 gallery: .venv/.development ## What is tried in full: every model of the galleries, layers and estimators, 1,000 sequences each (an hour)
 	$(BIN)/python -m pytest -m gallery $(PARALLEL)
 
+truth: .venv/.development ## Tests that each model of the galleries is what it is said to be, and records that (after a change of tests/gallery)
+	$(BIN)/python -m tests.gallery.truth $(PARALLEL)
+
 hostile: .venv/.development ## The hostile suite by itself: sockets by hand, while memory, files and other callers are watched
 	$(BIN)/python -m pytest tests/hostile -m "long or not long"
 
@@ -73,8 +79,8 @@ soak: .venv/.development ## Half an hour of chaos, and 30,000 requests while two
 	$(BIN)/python -m benchmarks.soak $(SOAK)
 	$(BIN)/python -m pytest tests/deploy/test_balancers.py -m deploy -k "rolling and nginx" -s
 
-cover: .venv/.development ## The tests, with branch coverage
-	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
+cover: .venv/.development ## The tests with branch coverage, which may not fall, and 400 examples of each law
+	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile=nightly --cov --cov-report=term
 
 train: .venv/.development ## Trains the bundled model's spec on its recordings, into runs/vowels
 	$(BIN)/lengthwise train model_export/lengthwise_export/specs/japanese-vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels --overwrite

@@ -7,15 +7,15 @@ import os
 import random
 import signal
 import sys
-from collections import Counter
-from collections.abc import Iterator
+import zlib
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes to draw says more of the machine than of the strategy.
-settings.register_profile("lengthwise", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("lengthwise", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("nightly", settings.get_profile("lengthwise"), max_examples=400)
 settings.load_profile("lengthwise")
 
 # A worker runs for each core: threads of torch and of NumPy beside it would only wait for each other.
@@ -37,42 +37,27 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores + 1
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of each module that starts servers."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", metavar="N/M", help="run the share N (from 0) of M shares of the chosen tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests of each module that starts servers, and leaves out those of other shares."""
     for item in items:
         module = getattr(item, "module", None)
         if any(hasattr(module, name) for name in ("ServerProcess", "exit_of", "started")):
             item.add_marker(pytest.mark.process)
+    if share := config.getoption("--share"):
+        number, shares = map(int, share.split("/"))
+        others = [item for item in items if zlib.crc32(item.nodeid.encode()) % shares != number]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % shares == number]
 
 
-UNTRACED = pytest.StashKey[bool]()
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Of a test marked `traced(n)`, coverage follows each n-th case that runs; sets aside what is imported by now."""
-    seen: Counter[str] = Counter()
-    for item in session.items:
-        if traced := item.get_closest_marker("traced"):
-            test = item.nodeid.partition("[")[0]
-            item.stash[UNTRACED] = bool(seen[test] % traced.args[0])
-            seen[test] += 1
+def pytest_collection_finish() -> None:
+    """Sets aside what is imported by now: no later round of the garbage collector looks through the modules again."""
     gc.collect()
-    gc.freeze()  # no later round of the garbage collector looks through the modules again
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Has coverage look away from a case that others of its test stand for: to follow it takes as long again."""
-    following = None
-    if item.stash.get(UNTRACED, False) and "coverage" in sys.modules:
-        following = sys.modules["coverage"].Coverage.current()
-    if following is None:
-        return (yield)
-    following.stop()
-    try:
-        return (yield)
-    finally:
-        following.start()
+    gc.freeze()
 
 
 def pytest_runtest_setup() -> None:

@@ -7,8 +7,6 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 SOURCES = (ROOT / "service" / "lengthwise", ROOT / "model_export" / "lengthwise_export", ROOT / "benchmarks")
@@ -70,20 +68,23 @@ def private_names() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(TESTS).as_posix())
-def test_no_test_imports_a_test(path: Path) -> None:
-    imported = {
-        name
-        for node in ast.walk(tree(path))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
+def imported(module: ast.Module) -> Iterator[str]:
+    """Every module that a file imports, and the names that it takes from them."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def test_no_test_imports_a_test() -> None:
+    found = {
+        path.relative_to(TESTS).as_posix(): {
+            name for name in imported(tree(path)) if name.startswith("tests.") and ".test_" in name
+        }
+        for path in FILES
     }
-    assert not {name for name in imported if name.startswith("tests.") and ".test_" in name}
+    assert not {path: names for path, names in found.items() if names}
 
 
 def test_tests_use_no_further_private_name() -> None:

@@ -74,7 +74,6 @@ def worst(module: nn.Module, session, signature: CallSignature, steps: StepInput
     return max(differences)
 
 
-@pytest.mark.traced(2)
 @pytest.mark.parametrize(
     "exhibit",
     long_but(

@@ -295,14 +295,12 @@ def difference(target: Target, model: Any) -> float:
     )
 
 
-@pytest.mark.traced(3)
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sequence_in_a_batch_gets_the_answer_of_keras_alone(name: str) -> None:
     model, target = target_of(SOUND[name])
     assert difference(target, model) < 1e-5
 
 
-@pytest.mark.traced(2)
 @pytest.mark.parametrize("name", ["LSTM tanh", "Bidirectional sum", "MultiHeadAttention", "Embedding"])
 def test_the_check_calls_a_masked_model_sound(name: str) -> None:
     _, target = target_of(SOUND[name])

@@ -243,7 +243,6 @@ NO_GRAPH = {"cell_loop", "projected_lstm"}
 IN_EVERY_RUN = {"masked_mean", "logsumexp_pool", "relu_rnn", "channels_first_fcn", "tuple_output"}
 
 
-@pytest.mark.traced(2)
 @pytest.mark.parametrize(
     "exhibit",
     long_but(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from numpy.typing import NDArray
 
 from lengthwise.batching.cost import Column, CostTable
@@ -43,7 +43,6 @@ def test_more_rows_or_steps_never_cost_less(table: CostTable):
     assert_monotone(table)
 
 
-@settings(max_examples=40, deadline=None)
 @given(tables(), st.lists(st.tuples(st.integers(1, 40), st.integers(1, 150), st.floats()), max_size=30))
 def test_no_more_so_after_whatever_was_observed(table: CostTable, observed: list[tuple[int, int, float]]):
     for rows, width, took in observed:

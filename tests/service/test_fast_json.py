@@ -128,7 +128,7 @@ def test_a_body_that_is_cut_off_is_left_to_the_reader_in_python(end: int):
 JSON_NUMBER = st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
 
 
-@settings(max_examples=500)
+@settings(max_examples=20 * settings.default.max_examples)
 @given(st.one_of(JSON_NUMBER, st.floats(allow_nan=False, allow_infinity=False).map(repr)))
 @example("9999999999999999")
 @example("9007199254740993.0")
@@ -196,7 +196,7 @@ def test_the_powers_of_ten_are_rounded_down():
         assert int(high + low, 16) == math.floor(scaled)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=20 * settings.default.max_examples)
 @given(st.integers(1, 10**19 - 1), st.integers(-64, 38))
 @example(2**63, -19)
 @example((1 << 63) + (1 << 10), 0)  # a tie between two doubles

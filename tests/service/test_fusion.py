@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -99,7 +99,6 @@ def test_answers_and_attention_are_those_of_onnxruntime(own: Session):
 
 
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=70), st.integers(0, 40))
-@settings(max_examples=30)
 def test_a_row_has_the_same_bits_alone_in_any_company_and_at_any_width(lengths: list[int], wider: int):
     session = Session(GRAPH, MANIFEST)
     members = sequences(*lengths)

@@ -24,7 +24,7 @@ import trustme
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise.batching.queues import PendingRequest, QueuedSequence
@@ -798,7 +798,6 @@ async def test_a_tls_file_that_cannot_be_read_is_a_wrong_option(tmp_path: Path) 
             await GrpcServer(service.serving, asyncio.Semaphore(2)).start("127.0.0.1", 0)
 
 
-@settings(max_examples=400)
 @given(body=st.binary(max_size=80), kind=st.sampled_from(sorted(MANIFESTS)), cut=st.integers(0, 60))
 def test_no_message_whatever_raises_anything_but_a_refusal(body: bytes, kind: str, cut: int) -> None:
     class Bare:

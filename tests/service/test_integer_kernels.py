@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
@@ -67,7 +67,6 @@ def test_a_layer_answers_as_the_same_arithmetic_in_numpy(
     st.integers(1, 50),
     st.lists(st.integers(0, 20), min_size=1, max_size=70),
 )
-@settings(max_examples=40)
 def test_every_instruction_set_gives_the_same_bits(
     kind: str, direction: str, hidden: int, inputs: int, lengths: list[int]
 ):
@@ -107,7 +106,6 @@ def test_a_thousand_units_give_the_same_bits_on_every_instruction_set(kind: str)
     st.randoms(use_true_random=False),
     st.sampled_from(SETS),
 )
-@settings(max_examples=40)
 def test_a_row_has_the_same_bits_alone_and_in_any_company(
     kind: str, lengths: list[int], hidden: int, inputs: int, random: Any, instruction_set: str
 ):
@@ -343,7 +341,6 @@ def test_a_product_is_that_of_whole_numbers(instructions: str, inputs: int, outp
 
 
 @given(st.integers(32, 150), st.integers(32, 150), st.integers(1, 70))
-@settings(max_examples=30)
 def test_a_product_has_the_same_bits_on_every_instruction_set_and_alone(inputs: int, outputs: int, rows: int):
     x = np.random.default_rng(rows).normal(0, 1, (rows, inputs)).astype(np.float32)
     found = [product(each, inputs, outputs, rank=2).run(["y"], {"x": x})[0] for each in SETS]

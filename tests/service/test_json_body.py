@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lengthwise.decoding import fast_json, json_body, validation
@@ -133,7 +133,6 @@ def body(draw: st.DrawFn, kind: str) -> bytes:
 
 @compiled
 @pytest.mark.parametrize("kind", MANIFESTS)
-@settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_the_fast_way_and_the_careful_one_agree_on_every_body(kind: str, data: st.DataObject) -> None:
     text = data.draw(body(kind))

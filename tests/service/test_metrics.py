@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from prometheus_client.parser import text_string_to_metric_families
 
 from lengthwise.telemetry.metrics import KEPT_GONE, REASONS, Bounds, Gauges, Metrics, ModelMetrics
@@ -164,7 +164,6 @@ shapes = st.tuples(st.integers(1, 300), st.integers(1, 20_000)).flatmap(
 )
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(shapes, max_size=10), st.booleans())
 def test_rows_times_width_is_valid_steps_and_padding_always(batches: list[tuple[int, int, int]], computes: bool):
     made = metrics()
@@ -179,7 +178,6 @@ def test_rows_times_width_is_valid_steps_and_padding_always(batches: list[tuple[
     assert value(made, "batch_width_steps_sum") == sum(b[1] for b in batches)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0, 100), max_size=30))
 def test_a_histogram_counts_each_observation_in_every_bucket_that_holds_it(observed: list[float]):
     made = metrics()

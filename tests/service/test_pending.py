@@ -82,7 +82,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
 
 
 class TestPoolAgainstASet(PoolAgainstASet.TestCase):
-    settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+    settings = settings(stateful_step_count=40)
 
 
 def test_priority_overtakes_those_that_came_earlier_by_its_head_start():

@@ -268,7 +268,6 @@ hurried = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(hurried, max_size=6), max_size=80),
     st.integers(1, 4),
@@ -318,7 +317,7 @@ ALL_TABLES = TABLES | {"best in full batches": launched_table()}
 
 
 @pytest.mark.parametrize("cost", ALL_TABLES.values(), ids=ALL_TABLES)
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(of_width=st.lists(widths, min_size=1, max_size=6), rows=st.sampled_from([2, 3, 64]))
 def test_where_few_wait_the_batch_is_one_of_a_cheapest_partition(of_width: list[int], rows: int, cost: CostTable):
     limits = BatchLimits(rows=rows)
@@ -337,7 +336,7 @@ def ratio_to_exact(lengths: str, count: int, seed: int, cost: CostTable, limits:
 
 @pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("lengths", LENGTHS)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(count=st.integers(1, 200), seed=st.integers(0, 2**32 - 1), rows=st.sampled_from([3, 8, 64, 64]))
 @example(count=28, seed=61, rows=3)  # needs neighbours for several full batches
 @example(count=28, seed=2334, rows=64)  # needs neighbours for more than a few rows
@@ -355,7 +354,7 @@ def test_so_do_plans_of_more_than_the_horizon_holds(lengths: str, cost: CostTabl
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(count=st.integers(1, 200) | st.just(1000), seed=st.integers(0, 2**32 - 1), rows=st.sampled_from([8, 16, 64, 64]))
 def test_and_at_most_six_where_rows_are_free_and_one_too_many_costs_a_batch(
     lengths: str, count: int, seed: int, rows: int

@@ -186,7 +186,7 @@ async def test_attention_has_no_place_in_a_bare_answer_and_none_in_some_models()
     assert "has no attention" in without.json()["detail"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.binary(max_size=64), shape=st.text("0123456789,.- e", max_size=12), query=st.binary(max_size=64))
 def test_no_octets_whatever_raise_anything_but_a_refusal(body: bytes, shape: str, query: bytes) -> None:
     for of in MANIFESTS.values():

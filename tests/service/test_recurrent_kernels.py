@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -155,7 +155,6 @@ def test_a_layer_answers_as_onnxruntimes_own(kind: str, direction: str, hidden: 
     st.lists(st.integers(1, 30), min_size=1, max_size=40),
     st.sampled_from(recurrent_kernels.INSTRUCTION_SETS or ("none",)),
 )
-@settings(max_examples=60)
 def test_any_layer_answers_as_onnxruntimes_own(
     kind: str, direction: str, hidden: int, inputs: int, lengths: list[int], instruction_set: str
 ):
@@ -173,7 +172,6 @@ def test_any_layer_answers_as_onnxruntimes_own(
     st.randoms(use_true_random=False),
     st.sampled_from(recurrent_kernels.INSTRUCTION_SETS or ("none",)),
 )
-@settings(max_examples=40)
 def test_a_row_has_the_same_bits_alone_and_in_any_company(
     kind: str, lengths: list[int], hidden: int, random: Any, instruction_set: str
 ):

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise.errors import InvalidRequest, TooLarge
@@ -459,7 +459,6 @@ BODY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400)
 @given(body=BODY, octets=st.binary(max_size=24), cut=st.integers(-2, 2), kind=st.sampled_from(sorted(MANIFESTS)))
 def test_no_body_whatever_raises_anything_but_a_refusal(body: Any, octets: bytes, cut: int, kind: str) -> None:
     text = json.dumps(body).encode()
