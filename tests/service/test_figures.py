@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lengthwise.bench.exposition import Samples
-from lengthwise.bench.figures import Figures, Latency, figures, table
+from lengthwise.bench.figures import Figures, Latency, figures, padding, table
 from lengthwise.bench.load import Measurement
 
 
@@ -66,15 +66,18 @@ def test_a_load_with_a_missing_or_wrong_answer_is_not_sound(failure: str):
     assert not shown(measurement([0.1], **{failure: 1})).is_sound
 
 
-def test_padding_and_rows_come_from_the_servers_counters():
+@pytest.mark.parametrize(("computed", "share"), [(0, 0), (10, 0.1)])
+def test_padding_and_rows_come_from_the_servers_counters(computed: int, share: float):
     growth = Samples.parse(
         "# TYPE lengthwise_steps_total counter\n"
         'lengthwise_steps_total{kind="valid"} 90\nlengthwise_steps_total{kind="padding"} 10\n'
+        f"# TYPE lengthwise_computed_padding_steps counter\nlengthwise_computed_padding_steps_total {computed}\n"
         "# TYPE lengthwise_batch_rows histogram\n"
         'lengthwise_batch_rows_bucket{le="+Inf"} 5\nlengthwise_batch_rows_sum 30\nlengthwise_batch_rows_count 5\n'
     )
     seen = shown(measurement([0.1]), growth, sequences_per_request=4)
-    assert (seen.padding_share, seen.rows_per_batch) == (0.1, 6)
+    assert (seen.padding_share, seen.computed_padding_share, seen.rows_per_batch) == (0.1, share, 6)
+    assert padding(seen) == f"{share:.1%} (10.0%)"
     assert seen.sequences_per_second == 4 * seen.requests_per_second
 
 
@@ -111,7 +114,8 @@ def test_the_table_names_every_error_by_what_it_was():
 
 
 def test_the_table_of_a_sound_load_fits_into_80_columns():
-    seen = replace(shown(measurement([0.0123, 0.0123, 1.23])), load="constant 10,000/s", padding_share=0.1, wrong=0)
+    seen = replace(shown(measurement([0.0123, 0.0123, 1.23])), load="constant 10,000/s", wrong=0)
+    seen = replace(seen, padding_share=0.625, computed_padding_share=0.625)
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(table([seen], title="t"))
     text = console.export_text()

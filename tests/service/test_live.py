@@ -34,8 +34,10 @@ def body(*lengths: int) -> dict[str, Any]:
     return {"sequences": [{"id": SECRET, "steps": [[0.123456, 3]] * length} for length in lengths]}
 
 
-async def test_a_batch_is_shown_by_its_figures() -> None:
+@pytest.mark.parametrize(("computes_padding", "computed"), [(False, 15), (True, 24)])
+async def test_a_batch_is_shown_by_its_figures(computes_padding: bool, computed: int) -> None:
     async with serving(model(manifest())) as service:
+        service.serving.served[0].metrics.computes_padding = computes_padding
         live = LiveView(service.serving.batcher)
         viewer = live.join()
         assert (await service.predict(body(3, 7, 5))).status_code == 200
@@ -43,13 +45,13 @@ async def test_a_batch_is_shown_by_its_figures() -> None:
         live.leave(viewer)
     (batch,) = frame["batches"]
     assert batch["model"] == "sums/1"
-    assert (batch["rows"], batch["width"], batch["valid_steps"]) == (3, 8, 15)
+    assert (batch["rows"], batch["width"], batch["valid_steps"], batch["computed_steps"]) == (3, 8, 15, computed)
     assert batch["lengths"] == [7, 5, 3]
     assert batch["runner"] == "runner-0"
     assert batch["predicted_seconds"] > 0
     assert batch["seconds"] > 0
     assert batch["longest_wait_seconds"] >= 0
-    totals = {"batches": 1, "failed": 0, "rows": 3, "padded_steps": 24, "valid_steps": 15}
+    totals = {"batches": 1, "failed": 0, "rows": 3, "padded_steps": 24, "valid_steps": 15, "computed_steps": computed}
     assert {name: frame["totals"][name] for name in totals} == totals
     assert 0 < frame["latency_seconds"]["p50"] <= frame["latency_seconds"]["p99"]
     assert frame["busy_seconds"]["runner-0"] == pytest.approx(batch["seconds"])
@@ -69,6 +71,7 @@ async def test_nothing_of_a_caller_is_in_a_frame() -> None:
     assert b"0.123456" not in data
     assert set(orjson.loads(data)["batches"][0]) == {
         "model", "runner", "start", "seconds", "predicted_seconds", "measured_seconds", "rows", "width", "valid_steps",
+            "computed_steps",
         "lengths", "longest_wait_seconds",
     }  # fmt: skip
 

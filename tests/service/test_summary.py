@@ -43,15 +43,18 @@ def test_a_summary_counts_records_errors_and_right_answers():
 
 def test_figures_of_speed_are_of_this_run_alone():
     summary = Summary("m/1", records=30, resumed=20, seconds=2.0)
-    summary.ran(ScoredBatch(rows=10, cost_steps=200, valid_steps=150, cpu_seconds=0.75))
+    summary.ran(ScoredBatch(rows=10, cost_steps=200, valid_steps=120, computed_padding_steps=30, cpu_seconds=0.75))
     summary.cpu_seconds["reading"] = 0.25
     assert "processor time 1.0 s: 25% reading the file, 0% planning batches, 75% running the model" in "\n".join(
         summary.lines()
     )
     assert summary.sequences_per_second == 5
-    assert summary.padding_share == 0.25
-    assert summary.note() == "10 sequences, 5/s, 25.0% padding"
-    assert summary.to_json()["padding_share"] == 0.25
+    assert (summary.padding_share, summary.computed_padding_share) == (0.4, 0.2)
+    assert "20.0%" in summary.note()
+    assert {name: summary.to_json()[name] for name in ("padding_share", "computed_padding_share")} == {
+        "padding_share": 0.4,
+        "computed_padding_share": 0.2,
+    }
 
 
 def test_nothing_divides_by_zero():

@@ -17,6 +17,7 @@ FIGURES = Figures(
     broken=0,
     wrong=0,
     padding_share=0.25,
+    computed_padding_share=0.0,
     rows_per_batch=4.0,
     late_ms=0.1,
     client_core_share=0.5,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from rich.table import Table
 
 from lengthwise.bench.exposition import Samples
 from lengthwise.bench.load import Measurement
+
+COMPUTED_PADDING: Final = "lengthwise_computed_padding_steps_total"
+PADDING_NOTE: Final = "padding: of all computed steps (and of rows x width, whether computed or skipped)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,9 @@ class Figures:
         unanswered: Requests whose answer had not come when waiting was given up.
         broken: Requests whose connection broke before the answer.
         wrong: Answers that differ from the unbatched answer of the same sequence; None if not checked.
-        padding_share: Padding divided by all computed steps; None where the server has no such metric.
+        padding_share: Padding divided by padded steps, rows x width; None where the server has no such metric.
+        computed_padding_share: The part of the padding that was computed, divided by all steps that were computed: 0
+            where the kernels skip it. None where the server has no such metric.
         rows_per_batch: Mean rows of a batch; None where the server has no such metric.
         late_ms: 99th percentile of the time from when a request was due to when it was sent: the delay by the client
             itself, or by the wait for a free connection.
@@ -74,6 +79,7 @@ class Figures:
     broken: int
     wrong: int | None
     padding_share: float | None
+    computed_padding_share: float | None
     rows_per_batch: float | None
     late_ms: float
     client_core_share: float
@@ -130,7 +136,8 @@ def figures(
         unanswered=measurement.unanswered,
         broken=measurement.broken,
         wrong=measurement.wrong if checked else None,
-        padding_share=_padding_share(growth) if growth else None,
+        padding_share=_padding_share(growth, computed=False) if growth else None,
+        computed_padding_share=_padding_share(growth, computed=True) if growth else None,
         rows_per_batch=growth.mean("lengthwise_batch_rows") if growth else None,
         late_ms=float(np.percentile(late, 99) * 1e3) if late.size else 0.0,
         client_core_share=measurement.cpu_seconds / measurement.seconds,
@@ -138,10 +145,21 @@ def figures(
     )
 
 
-def _padding_share(growth: Samples) -> float | None:
+def _padding_share(growth: Samples, *, computed: bool) -> float | None:
     steps = growth.by_label("lengthwise_steps_total", "kind")
-    total = sum(steps.values())
-    return steps.get("padding", 0.0) / total if total else None
+    padding = steps.get("padding", 0.0)
+    if computed:
+        if COMPUTED_PADDING not in growth.values:
+            return None
+        padding = growth.total(COMPUTED_PADDING)
+    total = steps.get("valid", 0.0) + padding
+    return padding / total if total else None
+
+
+def padding(row: Figures) -> str:
+    """The padding of a load as text: what was computed of it, and in brackets what the batches had as rectangles."""
+    shares = [f"{share:.1%}" for share in (row.computed_padding_share, row.padding_share) if share is not None]
+    return f"{shares[0]} ({shares[1]})" if len(shares) == 2 else f"({shares[0]})" if shares else "-"
 
 
 def table(rows: Sequence[Figures], *, title: str) -> Table:
@@ -150,7 +168,7 @@ def table(rows: Sequence[Figures], *, title: str) -> Table:
     checked = "compared" if all(row.wrong is not None for row in rows) else "not compared"
     caption = (
         f"latency in ms from the moment due; answers {checked} with unbatched ones; "
-        f"the client took up to {client:.0%} of a core"
+        f"the client took up to {client:.0%} of a core; {PADDING_NOTE}"
     )
     drawn = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     drawn.add_column("load", no_wrap=True)
@@ -162,7 +180,7 @@ def table(rows: Sequence[Figures], *, title: str) -> Table:
             row.load,
             f"{row.requests_per_second:,.0f}",
             *(milliseconds(getattr(latency, name) if latency else None) for name in ("p50", "p95", "p99", "p99_9")),
-            "-" if row.padding_share is None else f"{row.padding_share:.1%}",
+            padding(row),
             "-" if row.rows_per_batch is None else f"{row.rows_per_batch:.1f}",
             errors(row),
         )

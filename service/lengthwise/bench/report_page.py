@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from lengthwise import look
-from lengthwise.bench.figures import Figures, errors, milliseconds
+from lengthwise.bench.figures import PADDING_NOTE, Figures, errors, milliseconds, padding
 
 PERCENTILES: Final = ("p50", "p95", "p99", "p99_9")
 _COLOURS: Final = ("var(--accent)", "var(--good)", "var(--second)", "var(--bad)")
@@ -42,7 +42,7 @@ def page(rows: Sequence[Figures], title: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{name}</title>\n<style>\n{look.style()}{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{name}</h1>\n"
         f"<p>Latency counts from the moment a request was due. Answers were {compared} with unbatched ones. "
-        f"The client took up to {client:.0%} of a core.</p>\n"
+        f"The client took up to {client:.0%} of a core. {PADDING_NOTE.capitalize()}.</p>\n"
         f'<div class="table" tabindex="0" role="group" aria-label="Figures of each load">{_table(rows)}</div>\n'
         f"{_picture(rows)}\n</main>\n</body>\n</html>\n"
     )
@@ -66,7 +66,7 @@ def _table(rows: Sequence[Figures]) -> str:
             f"{row.requests_per_second:,.0f}",
             f"{row.sequences_per_second:,.0f}",
             *(milliseconds(getattr(latency, name) if latency else None) for name in PERCENTILES),
-            "-" if row.padding_share is None else f"{row.padding_share:.1%}",
+            padding(row),
             "-" if row.rows_per_batch is None else f"{row.rows_per_batch:.1f}",
             errors(row),
         ]

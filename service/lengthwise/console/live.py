@@ -61,6 +61,7 @@ class SeenBatch(NamedTuple):
         rows: Its rows.
         width: Its width.
         valid_steps: The sum of its lengths.
+        computed_steps: Its valid steps, and its padding if the model computes that.
         lengths: `[rows]`; None if it failed.
         longest_wait_seconds: How long the first of its sequences had waited.
     """
@@ -74,6 +75,7 @@ class SeenBatch(NamedTuple):
     rows: int
     width: int
     valid_steps: int
+    computed_steps: int
     lengths: NDArray[np.int32] | None
     longest_wait_seconds: float
 
@@ -177,6 +179,8 @@ class LiveView:
         """Keeps the figures of a batch; called in the thread that ran it, before the cost table learns from it."""
         planned, batch = finished.planned, finished.batch
         rows, width = len(planned.sequences), planned.width
+        valid = planned.valid_steps if batch is None else batch.valid_steps
+        computed = batch.padded_steps if batch is not None and planned.queue.metrics.computes_padding else valid
         thread = threading.current_thread()
         self._seen.append(
             SeenBatch(
@@ -188,7 +192,8 @@ class LiveView:
                 finished.work_seconds,
                 rows if batch is None else batch.rows,
                 width if batch is None else batch.width,
-                planned.valid_steps if batch is None else batch.valid_steps,
+                valid,
+                computed,
                 None if batch is None else batch.lengths,
                 max(waits),
             )
@@ -248,6 +253,7 @@ class LiveView:
                 "rows": sum(batch.rows for batch in seen),
                 "padded_steps": sum(batch.rows * batch.width for batch in seen),
                 "valid_steps": sum(batch.valid_steps for batch in seen),
+                "computed_steps": sum(batch.computed_steps for batch in seen),
                 "predicted_seconds": sum(batch.predicted_seconds for batch in seen),
                 "measured_seconds": sum(batch.measured_seconds for batch in seen),
             },

@@ -47,12 +47,14 @@ class ScoredBatch(NamedTuple):
         rows: Sequences, or windows of them.
         cost_steps: Padded steps, rows x width.
         valid_steps: The sum of the lengths.
+        computed_padding_steps: Padding that the model computed.
         cpu_seconds: Processor time of the thread that padded and ran it.
     """
 
     rows: int
     cost_steps: int
     valid_steps: int
+    computed_padding_steps: int
     cpu_seconds: float
 
 
@@ -149,7 +151,9 @@ def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _Ran:
     batch = _padded(model, [row.steps for row in rows])
 
     def figures() -> ScoredBatch:
-        return ScoredBatch(batch.rows, batch.padded_steps, batch.valid_steps, time.thread_time() - started)
+        valid, padded = batch.valid_steps, batch.padded_steps
+        computed = padded - valid if model.session.computes_padding else 0
+        return ScoredBatch(batch.rows, padded, valid, computed, time.thread_time() - started)
 
     try:
         results = answers.with_attention(model.answer(batch, attention))

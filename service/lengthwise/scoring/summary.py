@@ -35,6 +35,7 @@ class Summary:
         rows: Sequences that this run computed, or windows of them.
         cost_steps: Padded steps that this run computed.
         valid_steps: Valid steps of this run.
+        computed_padding_steps: Padding that the model computed in this run: none where its kernels skip it.
         answers: Answers for which the input has a label: one a record; of a multi-label model one for each of its
             labels, of a per-step model one a step.
         right: Answers that equal the label.
@@ -49,6 +50,7 @@ class Summary:
     rows: int = 0
     cost_steps: int = 0
     valid_steps: int = 0
+    computed_padding_steps: int = 0
     answers: int = 0
     right: int = 0
 
@@ -61,6 +63,12 @@ class Summary:
     def padding_share(self) -> float:
         """Padding over padded steps, of this run."""
         return 1 - self.valid_steps / self.cost_steps if self.cost_steps else 0.0
+
+    @property
+    def computed_padding_share(self) -> float:
+        """Computed padding over all computed steps, of this run."""
+        computed = self.valid_steps + self.computed_padding_steps
+        return self.computed_padding_steps / computed if computed else 0.0
 
     @property
     def accuracy(self) -> float | None:
@@ -82,6 +90,7 @@ class Summary:
         self.rows += batch.rows
         self.cost_steps += batch.cost_steps
         self.valid_steps += batch.valid_steps
+        self.computed_padding_steps += batch.computed_padding_steps
         self.cpu_seconds["running"] += batch.cpu_seconds
 
     def to_json(self) -> dict[str, Any]:
@@ -95,6 +104,7 @@ class Summary:
             "cpu_seconds": dict(self.cpu_seconds),
             "sequences_per_second": self.sequences_per_second,
             "padding_share": self.padding_share,
+            "computed_padding_share": self.computed_padding_share,
             "answers": self.answers,
             "right": self.right,
             "accuracy": self.accuracy,
@@ -102,15 +112,15 @@ class Summary:
 
     def note(self) -> str:
         """The text beside a progress bar."""
-        return (
-            f"{self.rows:,} sequences, {self.rows / max(self.seconds, 1e-9):,.0f}/s, {self.padding_share:.1%} padding"
-        )
+        speed = self.rows / max(self.seconds, 1e-9)
+        return f"{self.rows:,} sequences, {speed:,.0f}/s, {self.computed_padding_share:.1%} computed as padding"
 
     def lines(self) -> Iterator[str]:
         """The figures for people."""
         yield (
             f"{self.records:,} records by {self.model}: {self.seconds:.1f} s, "
-            f"{self.sequences_per_second:,.0f} a second, {self.padding_share:.1%} padding"
+            f"{self.sequences_per_second:,.0f} a second, {self.computed_padding_share:.1%} computed as padding "
+            f"({self.padding_share:.1%} of rows x width)"
         )
         spent = sum(self.cpu_seconds.values())
         if spent:

@@ -14,6 +14,7 @@ const SILENCE_MS = 5000;
 const BURST = 100;
 const BURST_CALLS = 2;
 
+const percent = (share) => (Number.isFinite(share) ? `${short(100 * share)} %` : "–");
 const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Live {
@@ -135,7 +136,7 @@ export class Live {
       ["Sequences", short(total("rows") / seconds), "/s"],
       ["Batches", short(batches / seconds), "/s"],
       ["Rows in a batch", batches ? short(total("rows") / batches) : "–", ""],
-      ["Padding", padded ? short(100 * (1 - total("valid_steps") / padded)) : "–", "%"],
+      ["Computed as padding", percent(1 - total("valid_steps") / total("computed_steps")), padded ? `of rows × width: ${percent(1 - total("valid_steps") / padded)}` : ""],
       ["Predicted / measured", total("measured_seconds") ? (total("predicted_seconds") / total("measured_seconds")).toFixed(2) : "–", ""],
       ["Latency, median", duration(middle(of("p50"))), ""],
       ["Latency, p99", duration(most(of("p99"))), ""],
