@@ -16,7 +16,7 @@ import click
 from lengthwise.runtime.manifest import Precision
 from lengthwise_export.command import ExporterCommand, show_json
 from lengthwise_export.options import HIGHEST_OPSET, OPSET, TargetOptions, target_options
-from lengthwise_export.training_commands import compare, train, tune
+from lengthwise_export.training_commands import compare, train
 
 if TYPE_CHECKING:
     from lengthwise_export.pipeline import PublishedModel
@@ -31,7 +31,6 @@ def main() -> None:
 
 main.add_command(train)
 main.add_command(compare)
-main.add_command(tune)
 
 
 @main.command(cls=ExporterCommand)

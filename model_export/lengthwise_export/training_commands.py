@@ -1,4 +1,4 @@
-"""The commands about training: `train`, `compare` and `tune`.
+"""The commands about training: `train` and `compare`.
 
 A command imports its libraries when it runs, because importing torch takes seconds.
 """
@@ -150,77 +150,6 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
         show_json(found.as_json())
     else:
         Console().print(found.table())
-
-
-@click.command(cls=ExporterCommand)
-@click.argument("spec_file", metavar="SPEC", type=_FILE)
-@click.argument("data")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
-@click.option(
-    "--budget-minutes",
-    default=10.0,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    help="Time of this call; the trial that runs when it is over is finished.",
-)
-@click.option(
-    "--folds", default=3, show_default=True, type=click.IntRange(2, 20), help="Parts of the cross-validation."
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the folds and the weights.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch uses.")
-@click.option("--resume", is_flag=True, help="Continue the search in --out; trials that are done are kept.")
-@click.option("--overwrite", is_flag=True, help="Start a new search even if --out holds one.")
-@click.option("--json", "as_json", is_flag=True, help="Print the trials as JSON.")
-def tune(
-    spec_file: Path,
-    data: str,
-    out: Path,
-    budget_minutes: float,
-    folds: int,
-    seed: int,
-    threads: int,
-    resume: bool,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Searches the layers for DATA, and writes the best spec.
-
-    The candidates are fixed kernels, the presets, and other sizes of them. All are trained for a few steps, the better
-    half for twice as many, and so on (successive halving). They are compared by cross-validation: each record is
-    answered by a model that was trained without it. The best accuracy of many candidates is a little too good; measure
-    the spec on records that took no part.
-
-    \b
-    Files in --out afterwards:
-      spec.toml       the best spec, for `train`
-      trials.json     all trials, for --resume
-
-    \b
-    Example:
-      lengthwise tune gestures.toml train.jsonl --budget-minutes 20 --out tuned
-      lengthwise train tuned/spec.toml train.jsonl --test test.jsonl --out runs/gestures
-    """  # noqa: D301 - click wants a real backspace
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other")
-    import torch
-    from rich.console import Console
-
-    from lengthwise.progress import status
-    from lengthwise_export.architecture.spec import Spec
-    from lengthwise_export.flow import records_of
-    from lengthwise_export.training import session, tuning
-    from lengthwise_export.training.batches import check
-
-    torch.set_num_threads(threads)
-    spec = Spec.read(spec_file)
-    records = records_of(data, spec.input.kind, partial(check, spec=session.lenient(spec)))
-    options = tuning.TuningOptions(budget_minutes=budget_minutes, folds=folds, seed=seed)
-    with session.made_folder(out), status(Console(stderr=True, quiet=as_json), "searching") as now:
-        found = tuning.tune(spec, records, options, out, resume=resume, overwrite=overwrite, on_trial=now)
-    if as_json:
-        show_json(found.as_json())
-    else:
-        Console().print(found.table(str(out / session.SPEC_FILE)))
 
 
 def _given(chosen: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from lengthwise.settings import PREFIX, Settings, flag
 EXPORTER = {
     "train": "Trains the built-in architecture.",
     "compare": "Compares two trainings.",
-    "tune": "Searches the layers for some data.",
     "export": "Builds, verifies and publishes a model directory.",
     "check": "Finds where padding leaks into an answer.",
 }

@@ -190,7 +190,7 @@ def test_a_checkpoint_of_another_spec_is_refused(tmp_path: Path) -> None:
 
 def test_statistics_stand_in_the_manifest_where_the_model_normalises() -> None:
     assert from_spec(spec(), None).manifest.input.mean == (0.0, 0.0, 0.0)
-    assert from_spec(spec(step="features = 3\nnormalize = false"), None).manifest.input.mean is None
+    assert from_spec(spec(step='features = 3\nnormalize = "none"'), None).manifest.input.mean is None
     assert from_spec(spec(step="vocabulary = 5"), None).manifest.input.mean is None
 
 

@@ -35,7 +35,7 @@ def test_the_shipped_spec_reads() -> None:
         ('[input]\nfeatures = 2\npadding_id = 0\n[output]\nlabels = ["a", "b"]', "'padding_id'"),
         ('[input]\nfeatures = 2\nfeature_names = ["x"]\n[output]\nlabels = ["a", "b"]', "1 names for 2 features"),
         ('[input]\nvocabulary = 5\nmissing = "zero"\n[output]\nlabels = ["a", "b"]', "'missing' is for values"),
-        ('[input]\nvocabulary = 5\nnormalize = true\n[output]\nlabels = ["a", "b"]', "'normalize' is for values"),
+        ('[input]\nvocabulary = 5\nnormalize = "training"\n[output]\nlabels = ["a", "b"]', "'normalize' is for values"),
         ('[input]\nvocabulary = 5\npadding_id = 5\n[output]\nlabels = ["a", "b"]', "'padding_id' 5"),
         ('[input]\nfeatures = 2\n[output]\nlabels = ["a", "a"]', "a label may occur only once"),
         ('[input]\nfeatures = 2\n[output]\nlabels = ["a"]', "at least two"),

@@ -61,7 +61,7 @@ def made(text: str) -> Spec:
         ('"mean"', '"max"', "model.pooling"),
         ('"zero"', '"mean"', "input.missing"),
         ('"zero"', '"refuse"', "input.missing"),
-        ("features = 3", "features = 3\nnormalize = false", "input.normalize"),
+        ("features = 3", 'features = 3\nnormalize = "none"', "input.normalize"),
         ("features = 3", 'features = 3\nfeature_names = ["x", "y", "z"]', None),
         ("features = 3", "features = 3\nmax_length = 7", None),
         ("features = 3", 'features = 3\nlong = "window"', None),

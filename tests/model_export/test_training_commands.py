@@ -1,4 +1,4 @@
-"""`train` with seeds, ensembles and budgets, `compare` and `tune`, as commands."""
+"""`train` with seeds, ensembles and budgets, and `compare`, as commands."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,9 @@ from click.testing import CliRunner, Result
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.cli import main
-from lengthwise_export.errors import CheckpointError
-from lengthwise_export.training import comparison, report_page, tuning
+from lengthwise_export.training import comparison, report_page
 from lengthwise_export.training.quality import ScoredAnswer, measured
-from lengthwise_export.training.tuning import TuningOptions
-from tests.support.specs import separable, spec
+from tests.support.specs import separable
 
 TINY = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
 OPEN = '[input]\nfeatures = 3\n[output]\nlabels = ["a", "b"]\n'
@@ -163,71 +161,3 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
         (tmp_path / "four" / "metrics.json").write_text(content)
         with pytest.raises(ConfigurationError, match=r"metrics\.json|different questions"):
             comparison.compare(one, tmp_path / "four")
-
-
-@pytest.fixture
-def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three small candidates, and short rounds."""
-    made = {name: spec(f"hidden = {hidden}\nlayers = 1") for name, hidden in (("small", 4), ("middle", 6))}
-    made["rocket"] = Spec.from_table(made["small"].resolved() | {"model": {"kind": "rocket", "kernels": 84}})
-    monkeypatch.setattr(tuning, "candidates", lambda _: made)
-    monkeypatch.setattr(tuning, "STEPS", (2, 4))
-
-
-@pytest.mark.usefixtures("few_candidates")
-def test_a_search_keeps_the_better_half_and_writes_the_best_spec(tmp_path: Path) -> None:
-    found = tuning.tune(spec(), separable(40), TuningOptions(folds=2), tmp_path)
-    assert sorted((one.name, one.steps) for one in found.trials if one.steps < 4) == [
-        ("middle", 2),
-        ("rocket", 0),
-        ("small", 2),
-    ]
-    assert sum(one.steps == 4 for one in found.trials) == 1
-    assert found.complete
-    assert Spec.read(tmp_path / "spec.toml").resolved() == found.spec.resolved()
-
-
-@pytest.mark.usefixtures("few_candidates")
-def test_a_search_that_ran_out_of_time_is_resumed_and_repeats_no_trial(tmp_path: Path) -> None:
-    short = TuningOptions(budget_minutes=1e-9, folds=2)
-    first = tuning.tune(spec(), separable(40), short, tmp_path)
-    assert (len(first.trials), first.complete) == (1, False)
-    with pytest.raises(ConfigurationError, match="--resume"):
-        tuning.tune(spec(), separable(40), short, tmp_path)
-    with pytest.raises(CheckpointError, match="other records"):
-        tuning.tune(spec(), separable(42), short, tmp_path, resume=True)
-    begun: list[str] = []
-    second = tuning.tune(spec(), separable(40), TuningOptions(folds=2), tmp_path, resume=True, on_trial=begun.append)
-    assert second.complete
-    assert len(begun) == len(second.trials) - 1
-    assert second.trials[0] == first.trials[0]
-
-
-def test_candidates_are_those_that_fit_the_data() -> None:
-    values, tokens = tuning.candidates(Spec.from_toml(OPEN)), tuning.candidates(spec(step="vocabulary = 9"))
-    assert {"rocket", "rnn 64", "conv 32", "transformer"} <= set(values)
-    assert "rocket" not in tokens
-    assert "as given" in tokens
-    assert "as given" not in values
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"search": "x"}', '{"search": "x", "trials": [{"name": 3}]}'])
-def test_a_file_of_trials_that_cannot_be_read_is_named(content: str, tmp_path: Path) -> None:
-    (tmp_path / "trials.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"trials\.json"):
-        tuning.tune(spec(), separable(40), TuningOptions(folds=2), tmp_path, resume=True)
-
-
-def test_too_few_records_for_the_folds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="too few for 3 folds"):
-        tuning.tune(spec(), separable(5), TuningOptions(), tmp_path)
-
-
-@pytest.mark.usefixtures("few_candidates")
-def test_the_command_tune_prints_its_trials(files: Path) -> None:
-    call = ("tune", files / "tiny.toml", files / "train.jsonl", "--out", files / "tuned", "--folds", "2")
-    ended = run(*call)
-    assert ended.exit_code == 0, ended.output
-    assert "a little too good" in " ".join(ended.stdout.split())
-    assert run(*call).exit_code == 2
-    assert json.loads(run(*call, "--resume", "--json").stdout)["complete"]

@@ -34,7 +34,7 @@ from click.testing import CliRunner
 from lengthwise_export.cli import main
 from tests.support.server_process import ServerProcess, started
 
-IN_PROCESS = ("check", "export", "train", "compare", "tune")
+IN_PROCESS = ("check", "export", "train", "compare")
 """Commands that need no process of their own."""
 
 

@@ -75,13 +75,6 @@ class InputSpec(_Table):
         """The kind of a step, as in the manifest."""
         return "values" if self.vocabulary is None else "tokens"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _normalize_was_a_boolean(cls, table: Any) -> Any:
-        if isinstance(table, dict) and isinstance(table.get("normalize"), bool):
-            return table | {"normalize": "training" if table["normalize"] else "none"}
-        return table
-
     @model_validator(mode="after")
     def _is_values_or_tokens(self) -> Self:
         if (self.features is None) == (self.vocabulary is None):

@@ -131,15 +131,6 @@ def inapplicable(given: Iterable[str], recipe: RecipeOptions) -> str | None:
     return next(iter(others), None)
 
 
-def settled_input(spec: Spec, records: Sequence[Record]) -> Spec:
-    """The spec with its keys of `[input]` chosen, as `plan` does for layers."""
-    facts = look(records)
-    reasons: list[str] = []
-    spec = _missing(spec, facts, reasons)
-    examples(records, spec)  # every record fits
-    return normalizing.chosen(spec, records, facts, reasons, sequence_features=()).spec
-
-
 def _missing(spec: Spec, facts: DataFacts, reasons: list[str]) -> Spec:
     """The policy for missing values, only where the user writes `preset = "auto"` and no policy."""
     if not facts.missing or spec.model.preset != "auto" or spec.input.says("missing"):
