@@ -219,6 +219,9 @@ def main(
 ) -> None:
     """Trains on every set, and writes benchmarks/results/accuracy.md, or kept_aside.md with --kept-aside."""
     torch.set_num_threads(1)
+    page = KEPT_ASIDE_PAGE if kept_aside_sets else PAGE
+    if not quick:
+        pages.require_clean(page)
     facts = machine.facts()
     console = Console()
     wanted = QUICK if quick else tuple(names.split(","))
@@ -259,7 +262,7 @@ def main(
     if quick:
         console.print(text)
     else:
-        pages.write(KEPT_ASIDE_PAGE if kept_aside_sets else PAGE, text)
+        pages.write(page, text)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import orjson
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import machine, pages, report
+from benchmarks import machine, output, pages, report
 from benchmarks.contenders import CONTENDERS, EMPTY, Contender
 from benchmarks.limits import Batches, Graph
 from benchmarks.processes import cpu_seconds
@@ -219,10 +219,8 @@ def _best_peer_rate(closed: dict[str, dict[str, list[Any]]]) -> float:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of sequences and arrivals.")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=pages.RESULTS,
-    show_default=True,
-    help="Folder for the page and plots.",
+    type=output.PagePath(file_okay=False),
+    help=f"Folder for the page and plots.  [default: {pages.RESULTS}, with --quick runs]",
 )
 @click.option("--name", help="Name of the page.  [default: full or quick]")
 @click.option("--rounds-to", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all rounds.")
@@ -231,13 +229,15 @@ def main(
     workload: tuple[str, ...],
     rounds: int | None,
     seed: int,
-    out: Path,
+    out: Path | None,
     name: str | None,
     rounds_to: Path | None,
 ) -> None:
     """Measures the service beside its peers."""
     given = {"seed": seed} | ({"rounds": rounds} if rounds else {})
     plan = BenchPlan(**(asdict(QUICK if quick else BenchPlan()) | given))
+    out = out or (Path("runs") if quick else pages.RESULTS)
+    pages.require_clean(out)
     facts = machine.facts()
     server, *others = sorted(os.sched_getaffinity(0))
     console = Console(stderr=True)

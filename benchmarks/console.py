@@ -25,7 +25,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.workloads import lognormal
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
@@ -115,7 +115,7 @@ def windows(browser: Any, target: ServerAddress) -> Iterator[None]:
 @click.option("--seconds", type=click.FloatRange(1), default=6.0, show_default=True, help="Of each turn.")
 @click.option("--rounds", type=click.IntRange(1), default=12, show_default=True, help="Pairs of turns.")
 @click.option("--browsers", is_flag=True, help="Three Chromium windows instead of three readers.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True, help="Page.")
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
 def main(seconds: float, rounds: int, browsers: bool, out: Path) -> None:
     """Measures p99 with the live view open three times over without."""
     facts = machine.facts()

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from lengthwise.command import Command
 from lengthwise.errors import LengthwiseError
 from lengthwise_export.api import CheckReport
@@ -230,7 +230,7 @@ def page(facts: dict[str, Any], rows: Sequence[JudgedEncoder], version: str) -> 
 @click.command(cls=Command)
 @click.option("--only", default="", help="Encoders whose name contains this.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=pages.Path), help=f"Page to write, {PAGE} for one.")
+@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
 def main(only: str, as_json: bool, out: Any) -> None:
     """Says for encoders of transformers whether padding changes their answers, and where it begins."""
     try:

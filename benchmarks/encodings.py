@@ -25,7 +25,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.processes import cpu_seconds
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
@@ -251,7 +251,7 @@ def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
 @click.option("--quick", is_flag=True, help="One short round: to see that it runs.")
 @click.option("--rows", type=click.IntRange(1, 1024), default=64, show_default=True)
 @click.option("--steps", type=click.IntRange(1, 1024), default=50, show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True)
 def main(quick: bool, rows: int, steps: int, out: Path) -> None:
     """Measures the encodings of many sequences."""
     facts = machine.facts()

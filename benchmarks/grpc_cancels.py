@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.peers.plain_grpc import METHOD
 from lengthwise.bench import launch
 from lengthwise.command import Command
@@ -88,7 +88,7 @@ async def cancelled(port: int, method: str, count: int, latest: float, seed: int
 @click.command(cls=Command)
 @click.option("--calls", type=click.IntRange(CALLERS), default=8000, show_default=True, help="In each turn.")
 @click.option("--turns", type=click.IntRange(1), default=5, show_default=True, help="Of both servers.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True, help="Page.")
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
 def main(calls: int, turns: int, out: Path) -> None:
     """Measures resident memory per cancelled call."""
     facts = machine.facts()

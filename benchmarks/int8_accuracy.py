@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
@@ -162,7 +162,7 @@ def by_model(found: Sequence[Int8Answers]) -> Iterator[list[Int8Answers]]:
 @click.option(
     "--data", multiple=True, type=click.Choice(sorted({name for name, *_ in MODELS})), help="Only these sets."
 )
-@click.option("--out", default=PAGE, show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="Page.")
+@click.option("--out", default=PAGE, show_default=True, type=output.PagePath(dir_okay=False), help="Page.")
 def main(seeds: int, epochs: int | None, data: tuple[str, ...], out: Path) -> None:
     """Compares the answers of trained models at int8 with those at fp32."""
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.workloads import MODELS, lognormal
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime import integer_kernels
@@ -141,7 +141,7 @@ def lines(found: Sequence[Int8Time]) -> list[tuple[str, ...]]:
 @click.option("--rows", multiple=True, type=click.IntRange(1), default=(1, 64), show_default=True, help="Rows.")
 @click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, help="For each batch.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sequences.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True, help="Page.")
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
 def main(
     models: tuple[str, ...],
     instructions: tuple[str, ...],

@@ -20,7 +20,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.contenders import SERVICE
 from benchmarks.workloads import MODELS, lognormal
 from lengthwise.bench.figures import Figures
@@ -155,7 +155,7 @@ def cells(found: Int8Service) -> tuple[str, ...]:
 @click.option("--answers", type=click.IntRange(0), default=0, show_default=True, help="To compare after the rounds.")
 @click.option("--sequences", type=click.IntRange(1), default=2000, show_default=True, help="Different ones.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sequences.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True, help="Page.")
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
 def main(
     models: tuple[str, ...], rounds: int, seconds: float, answers: int, sequences: int, seed: int, out: Path
 ) -> None:

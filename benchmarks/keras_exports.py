@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.bench import measure_load
 from benchmarks.contenders import SERVICE
 from benchmarks.workloads import Work
@@ -236,7 +236,7 @@ def _nodes(graph: onnx.GraphProto) -> int:
 @click.option("--seconds", type=click.FloatRange(0.1), default=4.0, show_default=True, help="Of each load.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of every server.")
 @click.option("--connections", type=click.IntRange(1), default=64, show_default=True, help="Connections.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
+@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
 def main(tensorflow: str | None, seconds: float, rounds: int, connections: int, out: Path | None) -> None:
     """Compares this project's export of a Keras model with those of Keras and tf2onnx."""
     facts = machine.facts()

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.exported_models import ROWS, in_batches
 from lengthwise.command import Command
 from lengthwise.runtime.manifest import Manifest
@@ -131,7 +131,7 @@ def page(facts: dict[str, Any], rows: Sequence[Figures], version: str) -> str:
 @click.option("--count", default=1000, show_default=True, type=click.IntRange(3), help="Sequences a model.")
 @click.option("--only", default="", help="Models whose name contains this.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
+@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
 def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
     """Measures how far exported graphs are from Keras, and batched answers from unbatched ones."""
     torch.set_num_threads(1)

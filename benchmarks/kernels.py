@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.workloads import lognormal
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime import recurrent_kernels
@@ -139,7 +139,7 @@ def page(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
 @click.command()
 @click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="For each row.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sequences.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True, help="Page.")
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
 def main(seconds: float, seed: int, out: Path) -> None:
     """Measures the recurrent kernels beside onnxruntime's own."""
     if not recurrent_kernels.INSTRUCTION_SETS:

@@ -8,7 +8,10 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+RESULTS: Final = Path("benchmarks/results")
+"""Where pages of results are; like other documents they are no part of what is measured."""
 
 _PACKAGES = (
     "onnxruntime",
@@ -27,7 +30,7 @@ def facts() -> dict[str, Any]:
     """Processor, cores, memory, the versions of all packages that take part, the commit and today's date (UTC)."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         # What else was running when the measurement began.
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
@@ -41,7 +44,8 @@ def facts() -> dict[str, Any]:
 
 def _processor() -> str:
     """Its name, and what tells apart those that only go by the maker's."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    known = Path("/proc/cpuinfo")  # of Linux
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
     fields = dict(line.split("\t", 1) for line in lines if "\t" in line)
     values = {name.strip(): value.lstrip("\t: ") for name, value in fields.items()}
     flags = values.get("flags", "").split()
@@ -59,10 +63,16 @@ def version_of(package: str) -> str | None:
 
 
 def described(folder: Path) -> str | None:
-    """The commit of a folder, with `-dirty` for uncommitted changes; None outside git."""
-    command = ["git", "describe", "--always", "--dirty"]
+    """The commit of a folder, with `-dirty` where its sources have uncommitted changes; None outside git."""
+    commit = _git(folder, "describe", "--always")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/*.md", f":!/{RESULTS}")
+    return f"{commit}-dirty" if commit and changed else commit or None
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says; nothing where it, or a repository, is missing."""
     try:
-        described = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-    except OSError:  # no git here
-        return None
-    return described.stdout.strip() or None
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=folder)
+    except OSError:
+        return ""
+    return done.stdout.strip()

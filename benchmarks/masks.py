@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
@@ -143,7 +143,7 @@ def page(facts: dict[str, Any], rows: Sequence[Worth], epochs: int) -> str:
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
 @click.option("--epochs", default=train.TrainingOptions().epochs, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
+@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
 def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
     """Trains both models and shows what padding does to their answers."""
     torch.set_num_threads(1)

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.bench import measure_load
 from benchmarks.contenders import ARRIVAL, SERVICE, Contender
 from benchmarks.workloads import CACHE, Work
@@ -66,7 +66,7 @@ def steps(trial: LoadTest) -> tuple[float, float]:
 @click.option("--seconds", type=click.FloatRange(0.2), default=4.0, show_default=True, help="Of each load.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of every server.")
 @click.option("--connections", type=click.IntRange(1), default=64, show_default=True, help="Connections.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True, help="Page.")
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
 def main(seconds: float, rounds: int, connections: int, out: Path) -> None:
     """Measures a mended model planned by length beside the same one in order of arrival."""
     facts = machine.facts()

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from examples.mending import Inception
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
@@ -122,7 +122,7 @@ def page(facts: dict[str, Any], rows: Sequence[TrainedMend], epochs: int) -> str
 @click.option("--epochs", default=40, show_default=True, type=click.IntRange(1))
 @click.option("--weights", type=click.Path(dir_okay=False, path_type=Path), help="File for the last one's weights.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
+@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
 def main(seeds: int, epochs: int, weights: Path | None, as_json: bool, out: Path | None) -> None:
     """Trains models on padded recordings, mends them, and compares their accuracies."""
     torch.set_num_threads(1)

@@ -14,13 +14,24 @@ from benchmarks import pages
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+class PagePath(click.Path):
+    """The path of a page: one among the results is refused where the sources have uncommitted changes."""
+
+    def __init__(self, **checks: bool) -> None:
+        super().__init__(**checks, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses before anything is measured."""
+        path = super().convert(value, param, ctx)
+        pages.require_clean(path)
+        return path
+
+
 def as_json_or_page(page: Path) -> Callable[[_Command], _Command]:
     """The options `--json` and `--out` of a command that measures; `page` is where its results stand."""
 
     def add(command: _Command) -> _Command:
-        written = click.option(
-            "--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {page} for one."
-        )
+        written = click.option("--out", type=PagePath(dir_okay=False), help=f"Page to write, {page} for one.")
         return click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")(written(command))
 
     return add

@@ -38,7 +38,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.workloads import WORKLOADS
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
@@ -334,7 +334,7 @@ WORKLOADS_TITLES = {"lognormal": "lognormal lengths of median 50", "japanese-vow
 @click.option("--seconds", type=float, default=60.0, show_default=True)
 @click.option("--bound", type=float, default=20.0, show_default=True, help="The service's --max-queue-seconds.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True)
 def main(
     quick: bool,
     work: str,

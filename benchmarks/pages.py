@@ -6,7 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path("benchmarks/results")
+from benchmarks import machine
+
+RESULTS = machine.RESULTS
+
+
+def require_clean(path: Path) -> None:
+    """Lets no page into the results that nobody could measure again.
+
+    Raises:
+        SystemExit: The path is among the results, and the sources have uncommitted changes.
+    """
+    here = Path(__file__).parent
+    if path.resolve().is_relative_to(here / RESULTS.name) and str(machine.described(here)).endswith("-dirty"):
+        raise SystemExit(f"{path} must be of a commit: commit the changes first, or give a path elsewhere")
 
 
 def stamp(facts: Mapping[str, Any]) -> str:
@@ -36,7 +49,8 @@ def page(facts: Mapping[str, Any], title: str, *parts: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a page, and its folder where there is none."""
+    """Writes a page, and its folder where there is none; refuses as `require_clean`."""
+    require_clean(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 

@@ -20,7 +20,7 @@ import onnx
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.padding import Steps, batches, pad
@@ -158,7 +158,7 @@ def page(facts: dict[str, Any], results: Sequence[Asked], count: int, rounds: in
 
 @click.command(cls=Command)
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Times that all are run.")
-@click.option("--out", default=PAGE, show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="Page.")
+@click.option("--out", default=PAGE, show_default=True, type=output.PagePath(dir_okay=False), help="Page.")
 def main(rounds: int, out: Path) -> None:
     """Measures the bundled model at fp32, fp16 and int8."""
     facts = machine.facts()

@@ -100,6 +100,7 @@ def main(seconds: float, rounds: int, only_train: bool, out: Path) -> None:
     made = {kind: trained(kind) for kind in KINDS}
     if only_train:
         return
+    pages.require_clean(PAGE)
     facts = machine.facts()
     sequences = [record.steps for record in accuracy.read(DATA).test]
     server, *others = sorted(os.sched_getaffinity(0))

@@ -29,7 +29,7 @@ import numpy as np
 import orjson
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.processes import cpu_seconds
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
@@ -327,7 +327,7 @@ def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
 @click.option("--quick", is_flag=True, help="One short round: to see that it runs.")
 @click.option("--steps", type=click.IntRange(1, 1024), multiple=True, default=(50, 500), show_default=True)
 @click.option("--at-once", type=click.IntRange(1), default=32, show_default=True, help="Requests on their way.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True)
 def main(quick: bool, steps: tuple[int, ...], at_once: int, out: Path) -> None:
     """Measures every protocol."""
     facts = machine.facts()

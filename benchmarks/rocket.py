@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
@@ -191,7 +191,7 @@ def _seconds(rows: Sequence[Training]) -> str:
 @click.option("--data", multiple=True, type=click.Choice([*AEON, *SKTIME]), help="Only these; may be repeated.")
 @click.option("--no-aeon", is_flag=True, help="Leave aeon's classifier out: its code is compiled for a minute.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
+@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
 def main(seeds: int, data: tuple[str, ...], no_aeon: bool, as_json: bool, out: Path | None) -> None:
     """Trains rocket models and aeon's MiniRocket, and compares their accuracies."""
     torch.set_num_threads(1)

@@ -22,7 +22,7 @@ import httpx
 import orjson
 from rich.console import Console
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.workloads import WORKLOADS, Work
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
@@ -131,7 +131,7 @@ def page(facts: dict[str, Any], work: Work, rounds: list[ScoringRound], records:
 @click.option("--records", type=click.IntRange(1), default=40_000, show_default=True)
 @click.option("--seconds", type=float, default=5.0, show_default=True, help="Of each load on the service.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=pages.RESULTS, show_default=True)
+@click.option("--out", type=output.PagePath(file_okay=False), default=pages.RESULTS, show_default=True)
 def main(quick: bool, work: str, records: int, seconds: float, rounds: int, out: Path) -> None:
     """Measures scoring beside serving."""
     facts = machine.facts()

@@ -37,7 +37,7 @@ import click
 import numpy as np
 import pyarrow.parquet
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from lengthwise.bench.launch import free_port
 from lengthwise.bench.plots import save
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
@@ -312,7 +312,7 @@ def _draw(axes: Any, figures: dict[str, Any]) -> None:
 @click.option("--minutes", type=click.FloatRange(0.1), default=30.0, show_default=True)
 @click.option("--pause", type=float, default=0.02, show_default=True, help="Seconds between two requests of a caller.")
 @click.option("--grpc-cancels", is_flag=True, help="Callers over gRPC cancel as well; then memory grows.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True)
 def main(minutes: float, pause: float, grpc_cancels: bool, out: Path) -> None:
     """Lets chaos loose on the service, and checks what every caller got."""
     facts = machine.facts()

@@ -27,7 +27,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 from benchmarks.workloads import lognormal
 from lengthwise.settings import PREFIX
 
@@ -104,7 +104,7 @@ def page(facts: dict[str, Any], before: str, lines: Sequence[Sequence[str]]) -> 
 @click.option("--connections", type=click.IntRange(1), multiple=True, default=(1, 64, 256), show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Of each turn.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Pairs of turns.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True, help="Page.")
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
 def main(
     before: Path, options: Sequence[str], connections: Sequence[int], seconds: float, rounds: int, out: Path
 ) -> None:

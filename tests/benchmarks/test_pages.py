@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from benchmarks import machine, pages
+from benchmarks import machine, output, pages
 
 FOLDER = Path(__file__).parents[2] / pages.RESULTS
 FIRST_LINE = re.compile(
@@ -46,3 +49,33 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path, facts: dict[str, Any]
     pages.write(tmp_path / "page.md", pages.page(facts, "A title", "no table"))
     with pytest.raises(ValueError, match="has no table"):
         pages.first_table(tmp_path / "page.md")
+
+
+def test_a_result_of_uncommitted_sources_is_refused_before_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    taken = click.Option(["--out"], type=output.PagePath())
+    command = click.Command("measure", callback=lambda out: asked.append(str(out)), params=[taken])
+    for commit, code in (("0123abc-dirty", 1), ("0123abc", 0), (None, 0)):
+        monkeypatch.setattr(machine, "described", lambda folder, commit=commit: commit)
+        assert CliRunner().invoke(command, ["--out", str(FOLDER / "page.md")]).exit_code == code
+    monkeypatch.setattr(machine, "described", lambda folder: "0123abc-dirty")
+    assert CliRunner().invoke(command, ["--out", "runs/page.md"]).exit_code == 0
+    assert asked == [str(FOLDER / "page.md")] * 2 + ["runs/page.md"]
+
+
+def test_documents_that_are_written_do_not_make_a_checkout_another_one(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    git("init", "-q")
+    for name in ("source.py", "docs/page.md", "benchmarks/results/soak.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    clean = machine.described(tmp_path)
+    (tmp_path / "docs/page.md").write_text("two\n")
+    (tmp_path / "benchmarks/results/soak.png").write_text("two\n")
+    assert machine.described(tmp_path) == clean
+    (tmp_path / "source.py").write_text("two\n")
+    assert machine.described(tmp_path) == f"{clean}-dirty"

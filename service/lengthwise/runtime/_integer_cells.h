@@ -84,7 +84,7 @@ INLINE Vector NAMED(as_floats)(Integers x) { return __builtin_convertvector(x, V
 /* tanh(x) as a quotient, so that what is multiplied with it needs no division of its own.
  *
  * It is x P(x^2) / Q(x^2), of least largest relative error on [0, 8]: 3e-6, a thousandth of what a state is rounded by.
- * The coefficients are those that `benchmarks/tanh.py` computes. NaN stays.
+ * The coefficients were found by Lawson's method (Lawson, 1961). NaN stays.
  */
 INLINE Vector NAMED(tanh)(Vector x, Vector *divisor)
 {

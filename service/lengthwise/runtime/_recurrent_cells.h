@@ -28,7 +28,7 @@ INLINE Vector NAMED(all)(float x) { return (Vector)SPLAT(x); }
 /* tanh(x) as a quotient, so that what is multiplied with it needs no division of its own.
  *
  * It is x P(x^2) / Q(x^2), of least largest relative error on [0, 9]; past 9 the nearest float to tanh is 1. The
- * coefficients are those that `benchmarks/tanh.py` computes. NaN stays.
+ * coefficients were found by Lawson's method (Lawson, 1961). NaN stays.
  */
 INLINE Vector NAMED(tanh)(Vector x, Vector *divisor)
 {
