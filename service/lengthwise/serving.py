@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.api_keys import Keys
@@ -17,7 +18,7 @@ from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.batching.watchdog import Watchdog
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
-from lengthwise.errors import QueueFull
+from lengthwise.errors import QueueFull, RequestError
 from lengthwise.inflight import Inflight
 from lengthwise.monitoring.monitoring import Monitoring
 from lengthwise.padding import Steps
@@ -38,6 +39,7 @@ from lengthwise.settings import Settings, available_cores, bundled_models
 from lengthwise.telemetry import triton_metrics
 from lengthwise.telemetry.access_log import AccessLog
 from lengthwise.telemetry.call_record import CallRecorder
+from lengthwise.telemetry.families import Family
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics, ModelMetrics
 from lengthwise.versions import Key, Policy
 
@@ -100,7 +102,9 @@ class Serving:
         self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
         self.monitoring = Monitoring(settings, lambda: self.batcher.at_rest, self.find)
         triton = (triton_metrics.families,) if settings.triton_metrics else ()
-        self.metrics = Metrics(self._gauges, self._bounds, *triton, lambda _: self.monitoring.families())
+        self.metrics = Metrics(
+            self._gauges, self._bounds, *triton, self._families, lambda _: self.monitoring.families()
+        )
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
         self.call_records = CallRecorder(self.metrics.unknown, access, tracer)
@@ -211,6 +215,21 @@ class Serving:
             return (below or works or [served])[-1]
         return served
 
+    def default_of(self, name: str) -> ServedModel | None:
+        """What a request for this name gets if it names no version; None if it gets an error."""
+        with suppress(RequestError):
+            return self.find(name, None)
+        return None
+
+    def aliases_of(self, served: ServedModel) -> list[str]:
+        """The aliases of a version, sorted."""
+        pointed = self.repository.aliases.get(served.manifest.name, {})
+        return sorted(alias for alias, version in pointed.items() if version == served.manifest.version)
+
+    def is_shadow(self, served: ServedModel) -> bool:
+        """Whether a share of the answers is compared with those of this version."""
+        return self.settings.shadow == served.manifest.key
+
     def full(self) -> QueueFull | None:
         """The refusal of every request without a priority while all queues are full; None while one is open.
 
@@ -306,6 +325,24 @@ class Serving:
                 held.queue_seconds + queue.seconds / self.batcher.admission.rate.value,
             )
         return gauges or {("", ""): Gauges(0, 0, 0, False)}
+
+    def _families(self, _: object) -> Iterator[Family]:
+        """Which versions the aliases name, and which a call without a version gets."""
+        served = [(served, _labels(served.metrics)) for served in self.served]
+        yield Family(
+            "gauge",
+            "model_alias",
+            "Always 1; the aliases of each version.",
+            ("model", "version", "alias"),
+            [((*labels, alias), 1) for model, labels in served for alias in self.aliases_of(model)],
+        )
+        yield Family(
+            "gauge",
+            "default_version",
+            "1 for the version that a call without a version gets, else 0.",
+            ("model", "version"),
+            [(labels, self.default_of(labels[0]) is model) for model, labels in served],
+        )
 
     def _bounds(self) -> Bounds:
         settings = self.settings

@@ -176,6 +176,28 @@ async def test_a_champion_that_does_not_work_any_more_leaves_the_next_lower_vers
             assert answer.json()["version"] == answers
 
 
+async def test_what_is_in_force_is_seen(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "lengthwise.registry")
+    made: dict[str, str | int | float | None] = {"data_accuracy": 0.98, "data_answers": 370, "trained": "2026-11-01"}
+    versions = [model(manifest(version=version, made=made)) for version in (1, 2, 3)]
+    pointed = {"sums": {"champion": 1, "candidate": 2, "blue": 2}}
+    async with serving(*versions, aliases=pointed, shadow="sums/3") as service:
+        health = (await service.client.get("/healthz")).json()
+        figures = await service.figures()
+    assert health["shadow"] == "sums/3"
+    assert [(each["aliases"], each["default"], each["shadow"]) for each in health["models"]] == [
+        (["champion"], True, False),
+        (["blue", "candidate"], False, False),
+        ([], False, True),
+    ]
+    (first, *_) = health["models"]
+    assert (first["accuracy"], first["accuracy_answers"], first["trained"]) == (0.98, 370, "2026-11-01")
+    labels = 'model="sums",version='
+    assert figures[f'lengthwise_model_alias{{alias="candidate",{labels}"2"}}'] == 1
+    assert [figures[f'lengthwise_default_version{{{labels}"{version}"}}'] for version in (1, 2, 3)] == [1, 0, 0]
+    assert "aliases of sums: blue is version 2, candidate is version 2, champion is version 1" in caplog.messages
+
+
 class TestInAService:
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -463,3 +463,17 @@ def test_a_variable_is_an_option_and_a_flag_beats_it(tmp_path: Path) -> None:
     with started(**variables) as server:
         assert server.get("/livez").status_code == 200
         assert all(orjson.loads(line)["level"] for line in server.said)
+
+
+@pytest.mark.parametrize(
+    ("options", "warns"),
+    [((), False), (("--host", "0.0.0.0"), True), (("--host", "0.0.0.0", "--api-keys-file"), False)],
+)
+def test_the_log_names_the_console_and_warns_where_anybody_may_call(
+    tmp_path: Path, options: tuple[str, ...], warns: bool
+) -> None:
+    (tmp_path / "keys").write_text("a-key-of-sixteen-or-more\n")
+    given = (*options, str(tmp_path / "keys")) if options[-1:] == ("--api-keys-file",) else options
+    with started(*given) as server:
+        server.wait_for(rf"try it: http://(localhost|127\.0\.0\.1):{server.port}/ \(the console\)")
+        assert ("anybody who reaches" in server.text) is warns

@@ -60,12 +60,18 @@ RESPONSE_HEADERS: Final = (
 """Headers that it may read."""
 
 
-def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | None = None) -> PredictFirst:
+def make_app(
+    serving: Serving,
+    *,
+    on_failure: Callable[[BaseException], None] | None = None,
+    places: Callable[[], Mapping[str, str]] = lambda: {"every call, with examples": "/docs"},
+) -> PredictFirst:
     """The application around a service that its lifespan starts and drains.
 
     Args:
         serving: The service. It loads its models while the application already answers, with 503 until it is ready.
         on_failure: Called if it cannot be started; without it, the failure is only logged.
+        places: Addresses to try when it is ready, by what is there.
 
     Raises:
         ConfigurationError: gRPC is switched on, and not installed.
@@ -90,7 +96,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
             serving.registry.listeners.append(rpc.report_health)
         await serving.start()
         if serving.ready:
-            log.info("try it: /docs has the calls, with examples of these models; GET / lists the other paths")
+            log.info("try it: %s", ", ".join(f"{address} ({what})" for what, address in places().items()))
         if rpc is not None:
             await rpc.report_health()
 
@@ -115,10 +121,10 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     )
     endpoint = Predict(serving, large_bodies)
     has_console = settings.console and settings.admin_port is None
-    places = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
+    paths = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
     if settings.admin_port is None:
-        places["health"] = "/healthz"
-    app.router.routes.append(Route("/", _index(settings, places, console=has_console), include_in_schema=False))
+        paths["health"] = "/healthz"
+    app.router.routes.append(Route("/", _index(settings, paths, console=has_console), include_in_schema=False))
     if has_console:
         app.router.routes += routes.routes(serving, health.described, predict="predict")
     app.router.routes.append(Route("/predict", OverAsgi(endpoint), methods=["POST"], include_in_schema=False))

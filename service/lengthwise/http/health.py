@@ -93,17 +93,26 @@ def described(serving: Serving) -> dict[str, Any]:
             "reason": serving.choice.reason,
         },
         "hung": serving.watchdog.problem,
-        "models": [_described(served) for served in serving.served],
+        "models": [_described(served, serving) for served in serving.served],
+        "shadow": serving.settings.shadow,
         "reason": _reason(serving.repository),
         "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in serving.repository.refused],
     }
 
 
-def _described(served: ServedModel) -> dict[str, Any]:
-    manifest = served.manifest
+def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:
+    manifest, made = served.manifest, served.manifest.made
     return {
         "model": manifest.name,
         "version": str(manifest.version),
+        "default": serving.default_of(manifest.name) is served,
+        "aliases": serving.aliases_of(served),
+        "shadow": serving.is_shadow(served),
+        "accuracy": made.get("data_accuracy"),
+        "accuracy_answers": made.get("data_answers"),
+        "accuracy_data": made.get("data"),
+        "trained": made.get("trained"),
+        "exported": made.get("exported"),
         "input": manifest.input.kind,
         "features": manifest.input.features,
         "vocabulary": manifest.input.vocabulary,

@@ -16,8 +16,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from ipaddress import ip_address
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -213,6 +214,7 @@ def serve(settings: Settings) -> None:
             be read; or a package that traces need is not installed.
     """
     failures: list[BaseException] = []
+    addresses: dict[str, str] = {}
 
     def failed(error: BaseException) -> None:
         failures.append(error)
@@ -223,7 +225,7 @@ def serve(settings: Settings) -> None:
     tls = context(settings)
     tracer = configured_tracer()
     serving = Serving(settings, tracer=tracer)
-    app = make_app(serving, on_failure=failed)
+    app = make_app(serving, on_failure=failed, places=lambda: addresses)
     config = _config(app, settings, max_connections, FastPath(app.predict, b"/predict"))
     listener = partial(Listener, tls=tls, handshake_seconds=settings.header_timeout_seconds)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
@@ -253,11 +255,37 @@ def serve(settings: Settings) -> None:
                 settings.host,
                 settings.admin_port,
             )
-        log.info("listening on %s://%s:%d", scheme, settings.host, listener_socket.getsockname()[1])
+        port = listener_socket.getsockname()[1]
+        log.info("listening on %s://%s:%d", scheme, settings.host, port)
+        addresses |= _addresses(settings, scheme, port)
+        if not (is_loopback(settings.host) or settings.api_keys_file or settings.tls_client_ca_file):
+            log.warning(
+                "anybody who reaches %s:%d may call this service: set --api-keys-file, or --host 127.0.0.1",
+                settings.host,
+                port,
+            )
         server.run()
     if failures:
         raise failures[0]
     leave_behind(threads)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _addresses(settings: Settings, scheme: str, port: int) -> dict[str, str]:
+    """What a person may open in a browser on this machine, by what is there."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    with suppress(ValueError):
+        host = "localhost" if ip_address(settings.host).is_unspecified else host
+    found = {"every call, with examples": f"{scheme}://{host}:{port}/docs"}
+    if settings.console:
+        found = {"the console": f"{scheme}://{host}:{settings.admin_port or port}/"} | found
+    return found
 
 
 def configured_tracer() -> Tracer | None:

@@ -254,6 +254,7 @@ class Registry:
             await listener()
 
     def _put(self, result: Repository) -> None:
+        _log_aliases(self.repository, result)
         before = self._snapshot.served
         served = {model: before[model] if model in before else self._add(model) for model in result}
         unnamed = None
@@ -264,6 +265,15 @@ class Registry:
             if model not in served:
                 self._remove(gone)
                 self._has_removed = True
+
+
+def _log_aliases(before: Repository, now: Repository) -> None:
+    """Logs the aliases of each name that has others than before."""
+    for name in sorted({*before.aliases, *now.aliases}):
+        pointed = now.aliases.get(name, {})
+        if pointed != before.aliases.get(name, {}):
+            shown = ", ".join(f"{alias} is version {version}" for alias, version in sorted(pointed.items()))
+            log.info("aliases of %s: %s", name, shown or "none")
 
 
 async def in_daemon_thread(function: Callable[[], R]) -> R:
