@@ -41,7 +41,8 @@ from benchmarks import machine, output, pages
 from lengthwise.bench.launch import free_port
 from lengthwise.bench.plots import save
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
-from tests.support.chaos import Chaos, is_idle, open_files, publish, resident_mib, stop_for, threads, until
+from tests.support import proc
+from tests.support.chaos import Chaos, is_idle, publish, stop_for, until
 from tests.support.grpc_chaos import GrpcChaos
 from tests.support.model_directories import place
 from tests.support.server_process import ServerProcess
@@ -81,7 +82,7 @@ class Watch:
         """Samples the memory until it is cancelled."""
         while True:
             self.seconds.append(time.monotonic() - self.started)
-            self.resident.append(resident_mib(self.server))
+            self.resident.append(proc.resident_bytes(self.server.process.pid) / 2**20)
             await asyncio.sleep(_SAMPLE_SECONDS)
 
     def after(self, seconds: float) -> tuple[Any, Any]:
@@ -128,7 +129,7 @@ async def _starve(watch: Watch) -> None:
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     while True:
         await asyncio.sleep(40)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files(watch.server), limits[1]))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (proc.open_files(watch.server.process.pid), limits[1]))
         try:
             await asyncio.sleep(3)
         finally:
@@ -203,7 +204,7 @@ async def _soaked(
         async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS):
             await asyncio.sleep(warm)
         await until(lambda: is_idle(server), "nothing runs")
-        files, tasks = open_files(server), threads(server)
+        files, tasks = proc.open_files(server.process.pid), proc.threads(server.process.pid)
         troubles = _meanwhile(_fail(faults), _stop(watch), _starve(watch), _fill(watch))
         async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS), troubles:
             end = time.monotonic() + seconds
@@ -215,7 +216,7 @@ async def _soaked(
     await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
     lost = server.figures()["lengthwise_record_lost_sequences_total"]
     await asyncio.sleep(1)
-    files_after, threads_after = open_files(server), threads(server)
+    files_after, threads_after = proc.open_files(server.process.pid), proc.threads(server.process.pid)
     server.terminate()
     code = server.end()
     _, resident = watch.after(warm)

@@ -87,6 +87,11 @@ def test_no_test_imports_a_test() -> None:
     assert not {path: names for path, names in found.items() if names}
 
 
+def test_one_module_reads_what_only_linux_has() -> None:
+    found = {path.relative_to(TESTS).as_posix() for path in FILES if '"/proc' in path.read_text(encoding="utf-8")}
+    assert found - {"test_tests.py"} == {"support/proc.py"}
+
+
 def test_tests_use_no_further_private_name() -> None:
     further = {path: names - PRIVATE_NAMES.get(path, set()) for path, names in private_names().items()}
     assert not {path: names for path, names in further.items() if names}

@@ -11,7 +11,6 @@ import gzip
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -21,6 +20,7 @@ import pytest
 from lengthwise.bench.launch import free_port
 from lengthwise.protocols.grpc_infer import SERVICE
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from tests.support import proc
 from tests.support.numpy_models import idle
 from tests.support.server_process import ServerProcess, Wire, started
 
@@ -39,11 +39,6 @@ GOOD = orjson.dumps({"sequences": [[STEP]]})
 WHOLE = GOOD + b" " * (BODY_BYTES - len(GOOD))
 
 
-def resident_bytes(server: ServerProcess) -> int:
-    """What the process holds now."""
-    return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
-
-
 class Attacked:
     """A server, what it held before the attack, and its gRPC port."""
 
@@ -51,7 +46,7 @@ class Attacked:
         self.server = server
         self.grpc_port = grpc_port
         assert server.predict(SMALL).status_code == 200
-        self.before = resident_bytes(server)
+        self.before = proc.resident_bytes(server.process.pid)
 
     def stays_within_the_bound(self) -> None:
         """Its peak was near the bound, it answers, and in the end nothing is in hand."""

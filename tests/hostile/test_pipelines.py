@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.hostile.pipelines import KEY, Report, parsed, run
-from tests.hostile.watched import open_files, processor_seconds, until
+from tests.hostile.watched import until
+from tests.support import proc
 from tests.support.server_process import ServerProcess, started
 
 
@@ -22,16 +23,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def compared(server: ServerProcess, seed: int, pieces: int, pipelines: int) -> Report:
-    files, used, began = open_files(server), processor_seconds(server), time.process_time()
+    pid, began = server.process.pid, time.process_time()
+    files, used = proc.open_files(pid), proc.processor_seconds(pid)
     report = asyncio.run(run(server.port, seed, pieces=pieces, pipelines=pipelines))
     print(
-        f"{report.pipelines} pipelines of {pieces} pieces: server {processor_seconds(server) - used:.1f} s, "
+        f"{report.pipelines} pipelines of {pieces} pieces: server {proc.processor_seconds(pid) - used:.1f} s, "
         f"client {time.process_time() - began:.1f} s of processor; {dict(report.statuses.most_common())}"
     )
     assert report.failures == []
     assert report.pipelines == pipelines
     assert {200, 400, 401, 404, 405, 415, 422} <= set(report.statuses)  # it did meet them all
-    until(lambda: open_files(server) <= files, "files stay open")
+    until(lambda: proc.open_files(pid) <= files, "files stay open")
     return report
 
 

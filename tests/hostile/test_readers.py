@@ -14,7 +14,8 @@ import pytest
 
 from lengthwise.connections.draining import UNREAD_SECONDS
 from lengthwise.connections.unread import PATIENCE_SECONDS
-from tests.hostile.watched import GOOD, KEY, MEBIBYTE, STEP, narrow, open_files, resident_bytes, stuff, unharmed, until
+from tests.hostile.watched import GOOD, KEY, MEBIBYTE, STEP, narrow, stuff, unharmed, until
+from tests.support import proc
 from tests.support.server_process import ServerProcess, request, started
 
 pytestmark = pytest.mark.long
@@ -37,7 +38,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 @pytest.mark.parametrize("piece", WAYS.values(), ids=WAYS.keys())
 def test_whoever_does_not_read_loses_the_connection_and_others_get_it(server: ServerProcess, piece: bytes) -> None:
-    files = open_files(server)
+    files = proc.open_files(server.process.pid)
     with ExitStack() as stack:
         wires = [stack.enter_context(narrow(server.port)) for _ in range(MOST)]
         for wire in wires:
@@ -45,7 +46,7 @@ def test_whoever_does_not_read_loses_the_connection_and_others_get_it(server: Se
         began = time.monotonic()
         until(lambda: answered(server), "no place is free", 3 * PATIENCE_SECONDS + 30)
         print(f"served again after {time.monotonic() - began:.1f} s")
-    until(lambda: open_files(server) <= files, "files stay open")
+    until(lambda: proc.open_files(server.process.pid) <= files, "files stay open")
 
 
 def answered(server: ServerProcess) -> bool:
@@ -70,10 +71,10 @@ def test_the_memory_of_large_answers_that_nobody_reads_is_let_go_of() -> None:
     large = {"sequences": [[[0.5] * 12]] * 1024, "outputs": ["attention"]}
     with started() as server, unharmed(server, growth_bytes=128 * MEBIBYTE, longest_seconds=20), ExitStack() as stack:
         wires = [stack.enter_context(narrow(server.port)) for _ in range(20)]
-        before = resident_bytes(server)
+        before = proc.resident_bytes(server.process.pid)
         for wire in wires:
             stuff(wire, request(large))
-        held = resident_bytes(server)
+        held = proc.resident_bytes(server.process.pid)
         print(f"held {(held - before) / MEBIBYTE:.1f} MiB")
         for wire in wires:  # each is cut off: what it has not read does not come
             until(lambda wire=wire: ended(wire.socket), "the connection stays", 3 * PATIENCE_SECONDS + 30)

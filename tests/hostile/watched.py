@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import TracebackType
 
 import orjson
 
+from tests.support import proc
 from tests.support.server_process import ServerProcess, Wire, request
 
 MEBIBYTE = 1 << 20
@@ -22,38 +22,18 @@ GOOD = {"sequences": [[STEP] * 5]}
 KEY = "a-good-key-of-sixteen"
 
 
-def resident_bytes(server: ServerProcess) -> int:
-    """The memory that the server holds now."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
-
-
-def open_files(server: ServerProcess) -> int:
-    """How many files the server has open."""
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
-
-
-def processor_seconds(server: ServerProcess) -> float:
-    """The processor time that the server has used, in seconds."""
-    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def forget_peak(server: ServerProcess) -> None:
-    """Lets the peak of the server's memory begin anew."""
-    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
-
-
 class Bystander:
     """Another caller, who asks one good thing after another while the block runs.
 
     Attributes:
         seconds: How long each answer took.
+        worked: The processor seconds of the server meanwhile: what other programs take of the machine is not in them.
         wrong: Statuses other than 200.
     """
 
     def __init__(self, server: ServerProcess, *headers: tuple[str, str]) -> None:
         self.seconds: list[float] = []
+        self.worked: list[float] = []
         self.wrong: list[int] = []
         self._server = server
         self._request = request(GOOD, **dict(headers))
@@ -63,10 +43,11 @@ class Bystander:
     def _ask(self) -> None:
         with self._server.connect() as wire:
             while True:
-                started = time.monotonic()
+                started, used = time.monotonic(), proc.processor_seconds(self._server.process.pid)
                 wire.send(self._request)
                 status, _, _ = wire.answer()
                 self.seconds.append(time.monotonic() - started)
+                self.worked.append(proc.processor_seconds(self._server.process.pid) - used)
                 if status != 200:
                     self.wrong.append(status)
                 if status != 200 or self._over.wait(0.01):
@@ -91,29 +72,32 @@ class Bystander:
 def unharmed(
     server: ServerProcess, *headers: tuple[str, str], growth_bytes: int = 48 * MEBIBYTE, longest_seconds: float = 2.0
 ) -> Iterator[Bystander]:
-    """Holds that what happens inside costs the server little memory, no files, and other callers no more than so long.
+    """Holds that what happens inside costs the server little memory, no files, and other callers no long wait.
 
     Args:
         server: Which is attacked.
         headers: Of the other caller's requests.
         growth_bytes: By how much its memory may peak above what it held before.
-        longest_seconds: The longest that another caller may wait; on a busy machine, all wait longer.
+        longest_seconds: Processor time that the server may use while another caller waits for one answer.
     """
     with server.connect() as wire:  # what is made once and kept is no growth
         wire.send(request(GOOD, **dict(headers)))
         assert wire.answer()[0] == 200
-    files = open_files(server)
-    forget_peak(server)
-    before = resident_bytes(server)
-    used = processor_seconds(server)
+    pid = server.process.pid
+    files = proc.open_files(pid)
+    proc.forget_peak(pid)
+    before = proc.resident_bytes(pid)
+    used = proc.processor_seconds(pid)
     with Bystander(server, *headers) as bystander:
         yield bystander
     growth = server.peak_bytes() - before
-    print(f"memory +{growth / MEBIBYTE:.1f} MiB; server {processor_seconds(server) - used:.2f} s; {bystander.summary}")
+    print(
+        f"memory +{growth / MEBIBYTE:.1f} MiB; server {proc.processor_seconds(pid) - used:.2f} s; {bystander.summary}"
+    )
     assert growth < growth_bytes
     assert bystander.wrong == []
-    assert max(bystander.seconds) < longest_seconds
-    until(lambda: open_files(server) <= files, f"{files} files open")
+    assert max(bystander.worked) < longest_seconds
+    until(lambda: proc.open_files(pid) <= files, f"{files} files open")
 
 
 def until(true: object, what: str, seconds: float = 60.0) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lengthwise.bench.launch import free_port
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
-from tests.support.chaos import Chaos, is_idle, open_files, publish, stop_for, threads, until
+from tests.support import proc
+from tests.support.chaos import Chaos, is_idle, publish, stop_for, until
 from tests.support.grpc_chaos import GrpcChaos
 from tests.support.model_directories import place
 from tests.support.server_process import started
@@ -36,8 +37,9 @@ async def test_every_request_gets_one_answer_and_nothing_is_left_behind(tmp_path
         async with chaos.callers(CALLERS), over_grpc.callers(GRPC_CALLERS):
             await until(lambda: seen(chaos, "200") > ANSWERS, "some are answered")
         await until(lambda: is_idle(server), "nothing runs")
-        files = open_files(server)
-        most_threads = threads(server) + LARGE_BODIES_AT_ONCE  # which start with the first large bodies, and stay
+        files = proc.open_files(server.process.pid)
+        # Threads for large bodies start with the first of them, and stay.
+        most_threads = proc.threads(server.process.pid) + LARGE_BODIES_AT_ONCE
         async with chaos.callers(CALLERS), over_grpc.callers(GRPC_CALLERS):
             faults.write_text("0.1")
             publish(server, models, 2)
@@ -60,7 +62,7 @@ async def test_every_request_gets_one_answer_and_nothing_is_left_behind(tmp_path
             "gRPC cancels",
         }
         await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
-        await until(lambda: open_files(server) <= files, "the files are closed")
-        await until(lambda: threads(server) <= most_threads, "the threads have ended")
+        await until(lambda: proc.open_files(server.process.pid) <= files, "the files are closed")
+        await until(lambda: proc.threads(server.process.pid) <= most_threads, "the threads have ended")
         server.terminate()
         assert server.end() == 0

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from lengthwise.bench.launch import free_port, running, serve_command
-from tests.support.chaos import is_idle, open_files, publish, until
+from tests.support import proc
+from tests.support.chaos import is_idle, publish, until
 from tests.support.model_directories import place
 from tests.support.numpy_models import manifest, model, serving
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, request, started
@@ -83,7 +84,7 @@ def test_without_descriptors_open_connections_are_answered_and_new_ones_when_the
         for wire in kept:
             wire.send(request(GOOD))
             assert wire.answer()[0] == 200
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files(server), limits[1]))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (proc.open_files(server.process.pid), limits[1]))
         try:
             waiting = []
             for _ in range(20):
@@ -106,11 +107,12 @@ async def test_without_descriptors_a_new_version_is_not_loaded_and_the_served_on
     models = tmp_path / "models"
     place(models)
     with started(str(models)) as server:
-        limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        pid = server.process.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         with server.connect() as wire:
             wire.send(request(GOOD))
             assert wire.answer()[0] == 200
-            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (open_files(server), limits[1]))
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (proc.open_files(pid), limits[1]))
             publish(server, models, 2)
             server.wait_for(r"Too many open files|cannot be read|not verified|refused|unexpected")
             for _ in range(5):

@@ -10,6 +10,7 @@ import gzip
 import hmac
 import json
 import logging
+import os
 import re
 import shutil
 import time
@@ -34,6 +35,7 @@ from lengthwise.protocols import grpc_codec
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, digest
 from lengthwise.settings import bundled_models
+from tests.support import proc
 from tests.support.arrow_streams import ARROW, Form, with_buffer, written
 from tests.support.arrow_streams import batches as arrow_batches
 from tests.support.bounded_server import answer, served
@@ -511,8 +513,7 @@ def test_a_graph_with_operators_of_its_own_is_refused_and_no_library_is_loaded(d
     graph.opset_import.append(onnx.helper.make_opsetid("evil.ops", 1))
     (directory / GRAPH_FILE).write_bytes(graph.SerializeToString())
     assert "is not a registered function/op" in refusal(directory)
-    mapped = Path("/proc/self/maps").read_text()
-    assert "evil.so" not in mapped
+    assert "evil.so" not in (proc.of(os.getpid()) / "maps").read_text()
 
 
 class Trap:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from onnx import numpy_helper
 
 from lengthwise.runtime import integer_kernels, recurrent_kernels
 from lengthwise_export.onnx_graphs import precision
+from tests.support import proc
 from tests.support.integer_graphs import batch, float_graph, in_numpy, integer_graph, opened, product_graph
 from tests.support.lent_cores import is_helped, lent_and_taken_back
 
@@ -387,7 +387,7 @@ def test_a_product_with_other_inputs_is_an_error():
 
 
 def test_a_processor_that_has_the_instructions_is_known_by_them():
-    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
+    flags = proc.processor_flags()
     wanted = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni", "avx512": "avx512bw", "avx2": "avx2"}
     assert [*SETS] == [*(name for name, flag in wanted.items() if flag in flags), "portable"]
 

@@ -19,7 +19,7 @@ from lengthwise.repository.judging import judge as judge_here
 from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
-from tests.support import hostile_models
+from tests.support import hostile_models, proc
 from tests.support.hostile_models import Made, place_graph
 from tests.support.model_directories import place
 from tests.support.odd_directories import encrypted, text_for_lengths, trillions_of_steps
@@ -150,16 +150,15 @@ def test_a_signal_while_a_graph_hangs_ends_the_service_in_time(folder: Path, whe
             server.process.send_signal(signal.SIGHUP)
         else:
             server.wait_for("listening on")
-        children = Path(f"/proc/{server.process.pid}/task")
         end = time.monotonic() + PATIENCE_SECONDS
-        while not (pids := judging(children)):
+        while not (pids := proc.children(server.process.pid, "judge_child")):
             assert time.monotonic() < end, server.text
             time.sleep(0.01)
         before = time.monotonic()
         server.terminate()
         assert server.end() == 0, server.text
         assert time.monotonic() - before < 20  # the drain's two seconds and a busy machine; judging has ten minutes
-        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        assert not [pid for pid in pids if proc.is_there(pid)]
     finally:
         server.kill()
 
@@ -176,16 +175,9 @@ def test_the_bundled_model_is_judged_in_the_service_and_others_are_not(folder: P
 def test_the_bundled_model_answers_after_little_work() -> None:
     with started("--runners", "1") as server:
         assert server.predict({"sequences": [[[0.5] * 12] * 3]}).status_code == 200
-        fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
-        own, of_children = (sum(map(int, fields[place : place + 2])) for place in (11, 13))
-    assert own / os.sysconf("SC_CLK_TCK") < 4  # about 1.7 s, on a processor that a busy machine slows
-    assert of_children == 0
-
-
-def judging(tasks: Path) -> list[int]:
-    """The processes that judge for a service."""
-    pids = [int(pid) for task in tasks.glob("*/children") for pid in task.read_text().split()]
-    return [pid for pid in pids if b"judge_child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        own = proc.processor_seconds(server.process.pid)
+        assert proc.processor_seconds(server.process.pid, of_children=True) == 0
+    assert own < 6  # about 1.7 s, on a processor that a busy machine slows
 
 
 def test_a_pipe_in_the_place_of_a_manifest_holds_neither_start_nor_end(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
 import time
@@ -19,7 +18,8 @@ from lengthwise.bench.launch import free_port
 from lengthwise.connections import listener as listeners
 from lengthwise.connections.listener import REJECTED, Listener, listening
 from lengthwise.errors import ConfigurationError
-from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
+from tests.support import proc
+from tests.support.server_process import PATIENCE_SECONDS, exit_of, request, started
 
 GOOD = {"sequences": [[[0.5] * 12]]}
 FILES = 200
@@ -44,10 +44,6 @@ def silent(port: int, number: int) -> Iterator[list[socket.socket]]:
         ]
 
 
-def open_files(server: ServerProcess) -> int:
-    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
-
-
 def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
     trusting: tuple[Path, ssl.SSLContext],
 ) -> None:
@@ -55,12 +51,12 @@ def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
     admin_port = free_port()
     options = ("--max-connections", "20", "--header-timeout-seconds", "600", "--admin-port", str(admin_port))
     with started(*options, "--tls-cert-file", str(certificate), verify=context, files=FILES) as server:
-        at_rest = open_files(server)
+        at_rest = proc.open_files(server.process.pid)
         with silent(server.port, FILES), silent(admin_port, FILES):
             for _ in range(3):  # silence does not end by itself in this test
                 assert server.predict(GOOD).status_code == 200
                 assert httpx.get(f"https://localhost:{admin_port}/metrics", verify=context).status_code == 200
-            assert open_files(server) <= at_rest + 20 + 32 + 2 * REJECTED + 4
+            assert proc.open_files(server.process.pid) <= at_rest + 20 + 32 + 2 * REJECTED + 4
         assert "no connection can be accepted" not in server.text
 
 

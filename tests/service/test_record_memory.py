@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 PROGRAM = """
+import os
 import sys
 from pathlib import Path
 
@@ -17,11 +18,7 @@ import numpy as np
 
 from lengthwise.monitoring.record_file import RecordFile
 from lengthwise.record_columns import COLUMNS
-
-
-def resident_mib():
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
+from tests.support import proc
 
 
 def row(index):
@@ -35,12 +32,12 @@ def row(index):
 rows = [row(index) for index in range(4000)]
 file = RecordFile(Path(sys.argv[1]), "m", list(COLUMNS), rows[0], 0.0)
 file.write(rows[:50])
-before = resident_mib()
+before = proc.resident_bytes(os.getpid())
 for turn in range(20):
     size = 300 + 20 * turn
     for start in range(0, len(rows), size):
         file.write(rows[start : start + size])
-print(resident_mib() - before)
+print((proc.resident_bytes(os.getpid()) - before) / 2**20)
 file.complete()
 """
 MOST_MIB = 10
@@ -48,7 +45,7 @@ MOST_MIB = 10
 
 
 @pytest.mark.process
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the program reads /proc")
 @pytest.mark.skipif(pa.default_memory_pool().backend_name != "mimalloc", reason="another allocator of Arrow's")
 def test_what_a_group_took_goes_back(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True, check=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, choose
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
+from tests.support import proc
 from tests.support.lent_cores import is_helped, lent_and_taken_back
 
 pytestmark = pytest.mark.skipif(
@@ -636,7 +636,7 @@ def test_an_instruction_set_that_is_not_here_is_refused():
 
 
 def test_a_processor_that_has_the_instructions_is_known_by_them():
-    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
+    flags = proc.processor_flags()
     wanted = [name for name, flag in (("avx512", "avx512dq"), ("avx2", "avx2")) if flag in flags]
     assert [*recurrent_kernels.INSTRUCTION_SETS] == wanted
 

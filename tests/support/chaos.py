@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import gzip
 import random
-import re
 import shutil
 import signal
 import time
@@ -301,19 +300,6 @@ def publish(server: ServerProcess, folder: Path, version: int) -> None:
 
 
 # What is left of it.
-
-
-def open_files(server: ServerProcess) -> int:
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
-
-
-def threads(server: ServerProcess) -> int:
-    return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
-
-
-def resident_mib(server: ServerProcess) -> float:
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
 
 
 def is_idle(server: ServerProcess) -> bool:

@@ -20,6 +20,7 @@ import httpx
 import orjson
 
 from lengthwise.bench.launch import free_port
+from tests.support import proc
 from tests.support.numpy_models import idle, samples
 
 PATIENCE_SECONDS = 60.0
@@ -121,8 +122,7 @@ class ServerProcess:
 
     def peak_bytes(self) -> int:
         """The most memory that the process has held so far."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+        return proc.peak_bytes(self.process.pid)
 
     def connect(self) -> Wire:
         """A connection for bytes as one pleases."""

@@ -1,0 +1,82 @@
+"""What Linux says of a process. On other systems a test that asks is skipped."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+PROC = Path("/proc")
+
+
+def of(pid: int) -> Path:
+    """The folder of a process."""
+    if not (PROC / "self").exists():
+        pytest.skip("this system has no /proc")
+    return PROC / str(pid)
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not asked for its end does not."""
+    try:
+        return fields(pid)[0] != "Z"
+    except OSError:
+        return False
+
+
+def fields(pid: int) -> list[str]:
+    """What `stat` says after the name: state first, then user and system ticks at 11 and 12, niceness at 16."""
+    return (of(pid) / "stat").read_text().rpartition(")")[2].split()
+
+
+def processor_seconds(pid: int, *, of_children: bool = False) -> float:
+    """The processor time that a process has used, or its children that have ended."""
+    first = 13 if of_children else 11
+    return sum(map(int, fields(pid)[first : first + 2])) / float(os.sysconf("SC_CLK_TCK"))
+
+
+def open_files(pid: int) -> int:
+    """How many files a process has open."""
+    return len(list((of(pid) / "fd").iterdir()))
+
+
+def threads(pid: int) -> int:
+    """How many threads a process has."""
+    return len(list((of(pid) / "task").iterdir()))
+
+
+def children(pid: int, command: str) -> list[int]:
+    """The processes that a process has started and that have a word in their command."""
+    pids = [int(child) for task in (of(pid) / "task").glob("*/children") for child in task.read_text().split()]
+    return [child for child in pids if command.encode() in (of(child) / "cmdline").read_bytes()]
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process holds now."""
+    return _status_bytes(pid, "VmRSS")
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has held."""
+    return _status_bytes(pid, "VmHWM")
+
+
+def forget_peak(pid: int) -> None:
+    """Lets the peak of a process's memory begin anew."""
+    (of(pid) / "clear_refs").write_text("5")
+
+
+def processor_flags() -> set[str]:
+    """The instructions that the processor has, by Linux's names; where it says none the test is skipped."""
+    of(os.getpid())
+    lines = (PROC / "cpuinfo").read_text().splitlines()
+    found = next((line for line in lines if line.startswith("flags")), None)
+    if found is None:
+        pytest.skip("this processor's instructions have no names in /proc/cpuinfo")
+    return set(found.split())
+
+
+def _status_bytes(pid: int, name: str) -> int:
+    return int(re.findall(rf"{name}:\s+(\d+) kB", (of(pid) / "status").read_text())[0]) * 1024
