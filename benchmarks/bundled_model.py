@@ -77,7 +77,8 @@ def main(run: Path) -> None:
     report.write(run)
     console.print(report.table(str(run)))
     with tempfile.TemporaryDirectory() as folder, console.status("exporting and verifying"):
-        published = export(from_spec(spec, run / train.WEIGHTS_FILE), Path(folder) / "japanese-vowels" / "1")
+        place = Path(folder) / "japanese-vowels" / "1"
+        published = export(from_spec(spec, run / train.WEIGHTS_FILE), place, data=held_out)
         share = accuracy(published.directory, held_out)
         if share < LEAST_ACCURACY:
             raise VerificationError(f"accuracy {share:.4f} on the test recordings, at least {LEAST_ACCURACY} is wanted")

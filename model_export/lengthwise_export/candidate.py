@@ -99,8 +99,8 @@ def from_spec(
         made["checkpoint"] = digest(weights)
         profile = trained.profile(weights)
         record = trained.read_record(weights)
-        if record.temperature is not None:
-            made["temperature"] = record.temperature
+        known = {"temperature": record.temperature, "trained": record.trained}
+        made |= {name: value for name, value in known.items() if value is not None}
     mean, std = _statistics(model)
 
     def build(named: Manifest) -> onnx.ModelProto:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from lengthwise.repository import judging
 from lengthwise.runtime import onnx_graph, recurrent_kernels
 from lengthwise.runtime.manifest import (
     CONTRACT,
+    EXAMPLES_FILE,
     GOLDEN_FILE,
     GRAPH_FILE,
     MANIFEST_FILE,
@@ -37,7 +39,7 @@ from lengthwise.runtime.session import RUNTIME_VERSION, Session
 from lengthwise.verification import golden, measurement, promises
 from lengthwise.verification.measurement import BatchLogits, Case, Reference
 from lengthwise.verification.random_sequences import draw, lengths_for
-from lengthwise_export import accuracy, mended_accuracy, missing_values, publish
+from lengthwise_export import accuracy, example_recordings, mended_accuracy, missing_values, publish
 from lengthwise_export.accuracy import DataAccuracy
 from lengthwise_export.candidate import Candidate
 from lengthwise_export.mended_accuracy import MendAccuracy
@@ -152,8 +154,12 @@ def export(
             verified = _with_accuracy(_with_profile(verified, data), data)
         if must_keep_accuracy is not None:
             _require_accuracy(verified, must_keep_accuracy, before_and_after)
-        finished = _write(stage, verified, source.mend, seed=seed)
+        examples = example_recordings.chosen(data or (), manifest)
+        finished = _write(stage, verified, source.mend, examples, seed=seed)
         notices = (*verified.notices, *_load_as_a_service_would(stage, finished))
+        if examples:
+            kept = f"{len(examples)} recordings of the data stand in {EXAMPLES_FILE}, for the console"
+            notices = (*notices, f"{kept}; remove the file if others must not see them")
     return PublishedModel(
         place.directory,
         finished,
@@ -308,7 +314,9 @@ def _require_accuracy(verified: VerifiedGraph, least: float, before_and_after: M
         )
 
 
-def _write(stage: Path, verified: VerifiedGraph, mend: FixProposal | None, *, seed: int) -> Manifest:
+def _write(
+    stage: Path, verified: VerifiedGraph, mend: FixProposal | None, examples: Sequence[Record], *, seed: int
+) -> Manifest:
     """Writes a complete model directory into the staging folder.
 
     Requires: a verified graph. Ensures: all its files exist.
@@ -332,6 +340,10 @@ def _write(stage: Path, verified: VerifiedGraph, mend: FixProposal | None, *, se
     if mend is not None:
         verification["mend"] = mend.as_record()
     (stage / VERIFICATION_FILE).write_text(json.dumps(verification, indent=2, allow_nan=False) + "\n")
+    names = [GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE]
+    if examples:
+        (stage / EXAMPLES_FILE).write_bytes(example_recordings.as_lines(examples))
+        names.append(EXAMPLES_FILE)
     # On another processor, float32 rounds as it does here; a lower precision may differ by its own rounding.
     promise = promises.promise(
         verified.cases,
@@ -340,11 +352,12 @@ def _write(stage: Path, verified: VerifiedGraph, mend: FixProposal | None, *, se
     )
     versions = {**{name: metadata.version(name) for name in ("torch", "onnx")}, "onnxruntime": RUNTIME_VERSION}
     versions[promises.KERNELS] = session.kernels
+    versions["exported"] = datetime.now(UTC).date().isoformat()
     finished = manifest.model_copy(
         update={
             "host_nodes": host_nodes(verified.graph, manifest.graph.lengths),
             "promises": (promise,),
-            "digests": {name: digest(stage / name) for name in (GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE)},
+            "digests": {name: digest(stage / name) for name in names},
             "made": {**manifest.made, **versions},
         }
     )

@@ -9,16 +9,26 @@ import torch
 from click.testing import CliRunner
 from onnx import helper
 
+from lengthwise.batching.plan import BatchLimits
 from lengthwise.decoding import dataset
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import PaddedBatch, pad
+from lengthwise.repository import loading
 from lengthwise.runtime import recurrent_kernels
-from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
+from lengthwise.runtime.manifest import (
+    EXAMPLES_FILE,
+    GOLDEN_FILE,
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    VERIFICATION_FILE,
+    Manifest,
+    StepInput,
+)
 from lengthwise.runtime.session import Session
 from lengthwise.verification import golden, measurement, promises
 from lengthwise.verification.golden import Golden
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export import pipeline, publish
+from lengthwise_export import example_recordings, pipeline, publish
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
@@ -29,7 +39,7 @@ from lengthwise_export.tracing import graph
 from tests.support import covering, hostile_models
 from tests.support.cuda_kernels import strangers
 from tests.support.long import long_but
-from tests.support.specs import spec
+from tests.support.specs import separable, spec
 
 BUNDLED = Path("service/lengthwise/models/japanese-vowels/1")
 
@@ -100,6 +110,26 @@ def test_the_manifest_carries_name_version_digests_and_promise(published: pipeli
     assert [promise.bits for promise in manifest.promises] == [True]
     assert manifest.made["torch"] == torch.__version__
     assert manifest.made["recurrent_kernels"] == Session.load(published.directory, manifest).kernels
+
+
+def test_a_few_recordings_of_the_data_are_kept_and_may_be_removed(tmp_path: Path) -> None:
+    records = separable(40)
+    published = pipeline.export(from_spec(spec(), None), tmp_path / "kept", data=records)
+    path = published.directory / EXAMPLES_FILE
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert {line["label"] for line in lines} == {"a", "b"}
+    assert np.float32(lines[0]["steps"]).tobytes() == records[0].steps.tobytes()
+    assert len(lines) == example_recordings.MOST_RECORDINGS
+    assert published.manifest.made["data_answers"] == 40
+    assert str(published.manifest.made["exported"]).count("-") == 2
+    assert any(EXAMPLES_FILE in notice for notice in published.notices)
+    limits = BatchLimits(rows=4, padded_steps=64)
+    assert loading.load(published.directory, limits, budget_seconds=0.05).examples == path.read_bytes()
+    path.write_bytes(b"changed")
+    with pytest.raises(VerificationError):
+        loading.load(published.directory, limits, budget_seconds=0.05)
+    path.unlink()
+    assert loading.load(published.directory, limits, budget_seconds=0.05).examples is None
 
 
 def test_verification_lists_every_case_with_its_figure(published: pipeline.PublishedModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,19 @@ def test_the_shared_look_is_one_file() -> None:
 async def test_nothing_else_is_a_file_of_the_console(name: str) -> None:
     async with serving(model(manifest())) as service:
         assert (await service.client.get(f"/console/{name}")).status_code == 404
+
+
+async def test_recordings_of_the_model_directory_are_given_to_who_has_a_key(keys: Path) -> None:
+    lines = b'{"id":"a","label":"b","steps":[[1,2]]}\n{"id":"c","label":"a","steps":[[3,4]]}\n'
+    kept = replace(model(manifest(version=2)), examples=lines)
+    async with serving(model(manifest()), kept, api_keys_file=keys) as service:
+        state = (await service.client.get("/console/state", headers=BEARER)).json()
+        asked = "/console/examples?model=sums&version="
+        assert (await service.client.get(f"{asked}2")).status_code == 401
+        answers = [await service.client.get(f"{asked}{version}", headers=BEARER) for version in (1, 2, 3)]
+    assert [each["examples"] for each in state["models"]] == [0, 2]
+    assert [(answer.status_code, answer.content) for answer in answers[:2]] == [(200, b""), (200, lines)]
+    assert answers[2].status_code == 404
 
 
 async def test_the_state_says_what_is_served_refused_and_allowed() -> None:

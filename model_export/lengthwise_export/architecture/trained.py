@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,6 +62,7 @@ class TrainingRecord:
         accuracy: The accuracy by split: `training` and maybe `validation`.
         answers: By split, the number of answers that it was measured with; empty if not recorded.
         temperature: The number by which the logits were divided to calibrate the probabilities; None if they were not.
+        trained: The day, as in `2026-11-23`; None if not recorded.
     """
 
     labels: tuple[str, ...] | None = None
@@ -68,6 +70,7 @@ class TrainingRecord:
     accuracy: Mapping[str, float] | None = None
     answers: Mapping[str, int] = field(default_factory=dict)
     temperature: float | None = None
+    trained: str | None = None
 
     @property
     def expected(self) -> float | None:
@@ -125,6 +128,7 @@ def record_of(
         "accuracy": dict(accuracy),
         "answers": dict(answers),
         "temperature": temperature,
+        "trained": datetime.now(UTC).date().isoformat(),
         PROFILE: None if profile is None else profile.model_dump(),
     }
 
@@ -187,6 +191,7 @@ def read_record(path: Path) -> TrainingRecord:
             if isinstance(count, int) and not isinstance(count, bool) and count > 0
         },
         temperature=_temperature(state.get("temperature")),
+        trained=day if isinstance(day := state.get("trained"), str) else None,
     )
 
 

@@ -46,6 +46,11 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
     async def state(_: Request) -> Response:
         return _json(orjson.dumps(described(serving, health(serving), predict)))
 
+    async def examples(request: Request) -> Response:
+        served = serving.find(request.query_params.get("model"), request.query_params.get("version"))
+        lines = served.model.examples or b""
+        return Response(lines, media_type="application/x-ndjson", headers={"cache-control": "no-store"})
+
     async def frames(request: Request) -> Response:
         if request.method == "HEAD":  # which has no events, and so no end
             return Response(media_type=MEDIA_TYPE)
@@ -72,6 +77,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
 
     return [
         Route(f"{page.PREFIX}state", state, include_in_schema=False),
+        Route(f"{page.PREFIX}examples", examples, include_in_schema=False),
         Route(f"{page.PREFIX}live", frames, include_in_schema=False),
         Route(f"{page.PREFIX}sequences", sequences, methods=["POST"], include_in_schema=False),
         Route(f"{page.PREFIX}{{name}}", file, include_in_schema=False),
@@ -105,12 +111,14 @@ def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[st
 
 def _input(served: ServedModel) -> dict[str, Any]:
     """The part of a model's input that helps to draw and to invent sequences."""
-    step = served.manifest.input
+    step, training = served.manifest.input, served.manifest.training
     return {
         "feature_names": step.feature_names,
         "mean": step.mean,
         "std": step.std,
         "threshold": served.manifest.threshold,
+        "examples": (served.model.examples or b"").count(b"\n"),
+        "usual_lengths": None if training is None else training.lengths.edges,
     }
 
 

@@ -25,7 +25,15 @@ from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import Steps, batches, pad, rounded_width
 from lengthwise.repository import kept_costs, kernel_choice
 from lengthwise.runtime import answers, data_dependence, onnx_graph, recurrent_kernels
-from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MOST_BYTES, VERIFICATION_FILE, Manifest, Promise
+from lengthwise.runtime.manifest import (
+    EXAMPLES_FILE,
+    GOLDEN_FILE,
+    GRAPH_FILE,
+    MOST_BYTES,
+    VERIFICATION_FILE,
+    Manifest,
+    Promise,
+)
 from lengthwise.runtime.onnx_graph import Graph
 from lengthwise.runtime.provider import Device
 from lengthwise.runtime.session import Session
@@ -48,6 +56,7 @@ class ModelFiles:
         weights: The content of the files with the graph's weights, by the graph's names of them.
         verification: The content of `verification.json`.
         golden: The content of `golden.npz`.
+        examples: The content of `examples.jsonl`; None if it is missing.
         costs: The content of `costs.json`; None if it is missing.
         promises: The content of `promises.json`; None if it is missing.
         kernels: The content of `kernels.json`; None if it is missing.
@@ -58,6 +67,7 @@ class ModelFiles:
     weights: Mapping[str, bytes]
     verification: bytes
     golden: bytes
+    examples: bytes | None = None
     costs: bytes | None = None
     promises: bytes | None = None
     kernels: bytes | None = None
@@ -84,13 +94,14 @@ class ModelFiles:
             raise VerificationError(
                 f"{manifest.key}: the manifest has no digest of {VERIFICATION_FILE} or {GOLDEN_FILE}"
             )
-        own = {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE}
+        own = {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE}
         return cls(
             manifest,
             contents[GRAPH_FILE],
             {name: content for name, content in contents.items() if name not in own},
             contents[VERIFICATION_FILE],
             contents[GOLDEN_FILE],
+            contents.get(EXAMPLES_FILE),
             files.read_if_any(directory / kept_costs.FILE, kept_costs.MOST_BYTES),
             files.read_if_any(directory / kept_promises.FILE, kept_promises.MOST_BYTES),
             files.read_if_any(directory / kernel_choice.FILE, kernel_choice.MOST_BYTES),

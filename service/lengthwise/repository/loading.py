@@ -23,7 +23,14 @@ from lengthwise.repository import judging, kept_costs, kernel_choice
 from lengthwise.repository.contents import DirectoryState
 from lengthwise.repository.judging import Judge, ModelFiles
 from lengthwise.repository.model import LoadedModel
-from lengthwise.runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, MOST_BYTES, VERIFICATION_FILE, Manifest
+from lengthwise.runtime.manifest import (
+    EXAMPLES_FILE,
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MOST_BYTES,
+    VERIFICATION_FILE,
+    Manifest,
+)
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
@@ -40,7 +47,15 @@ later one."""
 log = logging.getLogger("lengthwise.repository")
 
 _ABOUT_THE_GRAPH = frozenset(
-    {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, kept_costs.FILE, kept_promises.FILE, kernel_choice.FILE}
+    {
+        MANIFEST_FILE,
+        VERIFICATION_FILE,
+        GOLDEN_FILE,
+        EXAMPLES_FILE,
+        kept_costs.FILE,
+        kept_promises.FILE,
+        kernel_choice.FILE,
+    }
 )
 
 
@@ -106,6 +121,7 @@ def load(
         shapes,
         judged.steady,
         Golden.of(files.golden, manifest),
+        files.examples,
     )
 
 

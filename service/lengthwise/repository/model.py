@@ -32,6 +32,7 @@ class LoadedModel:
         buckets: The shapes of its batches; None if any shape may run.
         steady: Whether the time of a run follows from the shape of its batch.
         golden: Its golden sequences; None if it has none.
+        examples: A few labelled recordings, as JSON Lines; None if it has none.
     """
 
     manifest: Manifest
@@ -42,6 +43,7 @@ class LoadedModel:
     buckets: Buckets | None = None
     steady: bool = True
     golden: Golden | None = None
+    examples: bytes | None = None
 
     @property
     def key(self) -> Key:

@@ -38,6 +38,8 @@ GRAPH_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 VERIFICATION_FILE = "verification.json"
 GOLDEN_FILE = "golden.npz"
+EXAMPLES_FILE = "examples.jsonl"
+"""A few labelled recordings, as JSON Lines, for people who try the model; it may be missing, or be removed."""
 
 MOST_MANIFEST_BYTES: Final = 2**26
 """Largest manifest that is read: a hundred thousand labels are a few megabytes."""
@@ -296,8 +298,8 @@ class Manifest(_ManifestPart):
             most_bytes: Most bytes that are read and kept, of all files together.
 
         Returns:
-            The contents by name: the graph, `verification.json` and `golden.npz` (if they have digests), and the files
-            with the graph's weights, by the graph's own names of them.
+            The contents by name: the graph, `verification.json`, `golden.npz` and `examples.jsonl` (if they have
+            digests), and the files with the graph's weights, by the graph's own names of them.
 
         Raises:
             VerificationError: A file is missing, changed, too large, not a regular file, or outside the directory; or
@@ -314,19 +316,18 @@ class Manifest(_ManifestPart):
                 raise VerificationError(
                     f"{self.key}: the graph takes weights from {location!r}, of which the manifest has no digest"
                 )
-        to_keep = {VERIFICATION_FILE, GOLDEN_FILE, *locations.values()}
+        others = (VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE)
+        to_keep = {*others, *locations.values()}
         contents_read: dict[str, bytes] = {}
         for name, expected in self.digests.items():
-            if name == GRAPH_FILE:
+            if name == GRAPH_FILE or (name == EXAMPLES_FILE and not (directory / name).exists()):
                 continue
             keep = os.path.normpath(name) in to_keep
             content = self._checked(directory, name, expected, left if keep else most_bytes, keep=keep)
             if keep:
                 contents_read[os.path.normpath(name)] = content
                 left -= len(content)
-        contents |= {
-            name: contents_read.get(name, b"") for name in (VERIFICATION_FILE, GOLDEN_FILE) if name in self.digests
-        }
+        contents |= {name: contents_read[name] for name in others if name in contents_read}
         return contents | {location: contents_read.get(name, b"") for location, name in locations.items()}
 
     def _checked(self, directory: Path, name: str, expected: str, most_bytes: int, *, keep: bool = True) -> bytes:
