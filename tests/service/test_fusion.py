@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime import fusion, recurrent_kernels
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.onnx_nodes import OnnxModel
+from lengthwise.runtime import onnx_graph
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Outputs, Session
 from tests.support.lent_cores import lent_and_taken_back
@@ -82,7 +82,7 @@ def test_the_nodes_around_the_layers_become_part_of_them():
 
 
 def test_a_model_that_is_read_and_written_is_the_same():
-    read, written = onnx.load_from_string(GRAPH), onnx.load_from_string(OnnxModel.read(GRAPH).write({}))
+    read, written = onnx.load_from_string(GRAPH), onnx.load_from_string(onnx_graph.read(GRAPH).write({}))
     assert read == written
 
 

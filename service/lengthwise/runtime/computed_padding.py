@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from lengthwise.runtime import fusion, integer_kernels
-from lengthwise.runtime.onnx_nodes import OnnxModel, OnnxNode
+from lengthwise.runtime import fusion, integer_kernels, onnx_graph
+from lengthwise.runtime.onnx_graph import Graph, Node
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU"})
 _DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_kernels.DOMAIN})
@@ -41,7 +41,7 @@ def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, ow
     Raises:
         ValueError: The bytes are not a protocol-buffers message.
     """
-    model = OnnxModel.read(graph)
+    model = onnx_graph.read(graph)
     stepped = {sequences}
     of_lengths = set(lengths)
     for node in model.nodes:
@@ -56,14 +56,14 @@ def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, ow
     return False
 
 
-def _is_small(node: OnnxNode, masks: set[str]) -> bool:
+def _is_small(node: Node, masks: set[str]) -> bool:
     """Whether a node is no layer: operators on single elements, and a sum over the valid steps by a mask."""
     if node.operator == "MatMul" and not masks.isdisjoint(node.inputs):
         return True
     return not _LAYERS.fullmatch(node.operator) and node.domain in _DOMAINS
 
 
-def _stepped_outputs(node: OnnxNode, model: OnnxModel, stepped: set[str], masks: set[str]) -> list[str]:
+def _stepped_outputs(node: Node, model: Graph, stepped: set[str], masks: set[str]) -> list[str]:
     """The outputs of a node that have an axis of steps; one of its inputs has."""
     if node.operator in _RECURRENT:
         return node.outputs[:1]  # behind it: the last state of each row

@@ -21,7 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from lengthwise.runtime.onnx_nodes import OnnxModel, OnnxNode
+from lengthwise.runtime import onnx_graph
+from lengthwise.runtime.onnx_graph import Graph, Node
 
 DOMAIN: Final = "lengthwise"
 """The domain of the operators, as `_recurrent_kernels.c` registers them."""
@@ -63,7 +64,7 @@ def fused(model: bytes) -> FusedGraph | None:
     Raises:
         ValueError: The bytes are not a protocol-buffers message.
     """
-    read = OnnxModel.read(model)
+    read = onnx_graph.read(model)
     fusion = _Fusion(read)
     layers = [layer for node in read.nodes if (layer := fusion.layer(node)) is not None]
     if not layers:
@@ -91,8 +92,8 @@ class _TurnedLayer:
         order: That order.
     """
 
-    node: OnnxNode
-    removed: list[OnnxNode]
+    node: Node
+    removed: list[Node]
     output: str
     order: int
 
@@ -112,15 +113,15 @@ class _Pooling:
         place: The node in whose place it stands.
     """
 
-    node: OnnxNode
-    removed: list[OnnxNode] = field(default_factory=list)
-    place: OnnxNode | None = None
+    node: Node
+    removed: list[Node] = field(default_factory=list)
+    place: Node | None = None
 
 
 class _Fusion:
     """Finds the patterns in a model, and replaces them."""
 
-    def __init__(self, model: OnnxModel) -> None:
+    def __init__(self, model: Graph) -> None:
         self._model = model
         self._index()
 
@@ -128,7 +129,7 @@ class _Fusion:
         self._makers = {name: node for node in self._model.nodes for name in node.outputs if name}
         self._users = self._model.users()
 
-    def layer(self, node: OnnxNode) -> _TurnedLayer | None:
+    def layer(self, node: Node) -> _TurnedLayer | None:
         """A recurrent layer with its Transpose and Reshape; None if the node is not one."""
         if node.operator not in _LAYERS or node.domain or len(node.inputs) <= _LENGTHS or not node.inputs[_LENGTHS]:
             return None
@@ -153,20 +154,20 @@ class _Fusion:
         """Puts a layer that writes its output in the new order in the place of these nodes."""
         node = layer.node
         attributes = {**node.attributes, "order": layer.order}
-        new = OnnxNode(node.operator, node.inputs, [layer.output, *node.outputs[1:]], attributes, domain=DOMAIN)
+        new = Node(node.operator, node.inputs, [layer.output, *node.outputs[1:]], attributes, domain=DOMAIN)
         self._replace({id(node): new}, layer.removed)
         layer.node = new
 
     def pooling(self, layer: _TurnedLayer) -> _Pooling | None:
         """The attention pooling over a layer's output; None if there is none of the form that is known."""
         for node in self._users.get(layer.output, []):
-            if node.operator == "MatMul" and node.inputs[0] == layer.output and node.inputs[1] in self._model.weights:
+            if node.operator == "MatMul" and node.inputs[0] == layer.output and node.inputs[1] in self._model.tensors:
                 found = self._pooling_from(node, layer)
                 if found is not None:
                     return found
         return None
 
-    def _pooling_from(self, product: OnnxNode, layer: _TurnedLayer) -> _Pooling | None:
+    def _pooling_from(self, product: Node, layer: _TurnedLayer) -> _Pooling | None:
         """As `pooling`, from the product of the values with the weights of the units."""
         chain, biases = [product], ""
         unit = self._only_user(product.outputs[0])
@@ -188,7 +189,7 @@ class _Fusion:
             return None
         if softmax.attributes.get("axis", -1) not in ((-1, 1) if flat else (-2, 1)):
             return None
-        if (biases and biases not in self._model.weights) or scores.inputs[1] not in self._model.weights:
+        if (biases and biases not in self._model.tensors) or scores.inputs[1] not in self._model.tensors:
             return None
         attention = softmax.outputs[0]
         last = self._product(attention, layer.output) if flat else self._sum(attention, layer.output)
@@ -196,11 +197,11 @@ class _Fusion:
             return None
         inputs = [layer.output, layer.lengths, product.inputs[1], scores.inputs[1], *([biases] if biases else [])]
         outputs = [last[-1].outputs[0], *([attention] if flat else [])]
-        node = OnnxNode("AttentionPooling", inputs, outputs, domain=DOMAIN)
+        node = Node("AttentionPooling", inputs, outputs, domain=DOMAIN)
         removed = [*chain, masked, *last, *([after] if flat else [])]
         return _Pooling(node, removed, softmax)
 
-    def _masks(self, node: OnnxNode, scores: str, lengths: str, *, flat: bool) -> bool:
+    def _masks(self, node: Node, scores: str, lengths: str, *, flat: bool) -> bool:
         """Whether a Where puts a very small number in the place of the scores at padding, and only there."""
         valid = self._is_valid(node.inputs[0], lengths, flat=flat)
         if valid is None or node.inputs[1 if valid else 2] != scores:
@@ -208,7 +209,7 @@ class _Fusion:
         least = self._model.constants.get(node.inputs[2 if valid else 1], ())
         return len(least) == 1 and least[0] < _MASKED
 
-    def _product(self, attention: str, values: str) -> list[OnnxNode] | None:
+    def _product(self, attention: str, values: str) -> list[Node] | None:
         """The nodes of Squeeze(MatMul(Unsqueeze(attention), values)), which may be among several users of both."""
         for wide in self._users.get(attention, []):
             if wide.operator != "Unsqueeze" or not self._has_axis(wide, (1,)):
@@ -221,7 +222,7 @@ class _Fusion:
                 return [wide, total, narrow]
         return None
 
-    def _sum(self, attention: str, values: str) -> list[OnnxNode] | None:
+    def _sum(self, attention: str, values: str) -> list[Node] | None:
         """The nodes of ReduceSum(attention * values) over the steps; the attention has no other user."""
         shares = self._only_user(attention)
         if shares is None or shares.operator != "Mul" or {*shares.inputs} != {attention, values}:
@@ -248,17 +249,17 @@ class _Fusion:
                 return
         layer.node.attributes["zeros"] = 0
 
-    def _replace(self, new: dict[int, OnnxNode], removed: list[OnnxNode]) -> None:
+    def _replace(self, new: dict[int, Node], removed: list[Node]) -> None:
         gone = {id(node) for node in removed}
         self._model.nodes = [new.get(id(node), node) for node in self._model.nodes if id(node) not in gone]
         self._index()
 
-    def _only_user(self, name: str) -> OnnxNode | None:
+    def _only_user(self, name: str) -> Node | None:
         """The only node that uses a value; None if others do too, or none."""
         users = self._users.get(name, [])
         return users[0] if len(users) == 1 and name not in self._model.used_elsewhere else None
 
-    def _follow(self, node: OnnxNode | None, first: str, second: str, chain: list[OnnxNode]) -> OnnxNode | None:
+    def _follow(self, node: Node | None, first: str, second: str, chain: list[Node]) -> Node | None:
         """The node of the second type after one of the first type; both are added to the chain."""
         if node is None or node.operator != first:
             return None
@@ -268,7 +269,7 @@ class _Fusion:
         chain += [node, after]
         return after
 
-    def _has_axis(self, node: OnnxNode, axes: tuple[int, ...]) -> bool:
+    def _has_axis(self, node: Node, axes: tuple[int, ...]) -> bool:
         """Whether a Squeeze or Unsqueeze is over one axis, one of these."""
         given = self._model.constants.get(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("axes")
         return isinstance(given, tuple) and len(given) == 1 and given[0] in axes

@@ -1,19 +1,78 @@
-"""Reads what the service must know of an ONNX file before it runs it: its nodes, and the files with its weights.
+"""An ONNX file as nodes and tensors, read and written without the package `onnx`, which the service does not have.
 
-The service does not have the package `onnx`. An ONNX file is a protocol-buffers message; this module reads the few
-fields that are needed, by their numbers in `onnx.proto`, and skips the weights. Fields may be in any order, and a
-message that occurs twice has the fields of both, as in protocol buffers.
+What the service must know of a file before it runs it is read here: its nodes, those inside branches, loops and
+functions too, and the files with its weights. Nodes of the outermost graph can be replaced, and the file written again.
+Weights are neither read nor copied, unless they are asked for. Fields have the numbers of `onnx.proto`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from functools import cached_property
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.runtime.protobuf import Content, fields, integers, messages, signed, text, written
+
+FLOAT, INT8, INT32, INT64 = 1, 3, 6, 7
+"""Types of tensors that are read, as `TensorProto.DataType` numbers them."""
+AttributeValue: TypeAlias = int | float | str | tuple[float, ...]
+"""A node's attribute, or the numbers of a small tensor."""
 
 _MOST_NESTED: Final = 64
 """Most graphs inside each other. onnxruntime's own reader allows 100 nested messages."""
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_SMALL: Final = 8
+"""Most numbers of a tensor that is a constant, and of one whose numbers are not in one piece."""
+_TYPES: Final[dict[int, np.dtype[Any]]] = {
+    FLOAT: np.dtype("<f4"),
+    INT8: np.dtype("i1"),
+    INT32: np.dtype("<i4"),
+    INT64: np.dtype("<i8"),
+}
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 20, 25
+_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
+
+
+@dataclass(slots=True)
+class Tensor:
+    """A `TensorProto`.
+
+    Attributes:
+        kind: The type of its numbers, such as `FLOAT`.
+        shape: Its shape.
+        content: The message.
+    """
+
+    kind: int
+    shape: tuple[int, ...]
+    content: memoryview
+
+    def numbers(self) -> NDArray[Any] | None:
+        """Its numbers; None if they are in another file, of a type that is not read, or many and not in one piece."""
+        kind, size = _TYPES.get(self.kind), math.prod(self.shape)
+        if kind is None or min(self.shape, default=0) < 0:
+            return None
+        parts: list[Any] = []
+        for number, value in fields(self.content):
+            if number == 9 and isinstance(value, memoryview) and len(value) == size * kind.itemsize:
+                return np.frombuffer(bytes(value), kind).reshape(self.shape)
+            if len(parts) > size or size > _SMALL:
+                continue
+            if number in (5, 7):
+                parts += integers(value)
+            elif number == 4 and isinstance(value, memoryview):
+                parts += struct.unpack(f"<{len(value) // 4}f", value[: len(value) // 4 * 4])
+        return np.array(parts).astype(kind).reshape(self.shape) if len(parts) == size else None
+
+    def constant(self) -> tuple[float, ...] | None:
+        """Its numbers if they are few."""
+        found = self.numbers() if self.kind != INT8 and math.prod(self.shape) <= _SMALL else None
+        return None if found is None else tuple(found.ravel().tolist())
 
 
 @dataclass(slots=True)
@@ -22,32 +81,46 @@ class Node:
 
     Attributes:
         operator: Its type.
-        domain: The domain of its type; empty for ONNX's own.
         inputs: The names of its inputs; an empty name is an omitted input.
         outputs: The names of its outputs.
+        attributes: Its attributes that are a number, a text, integers or a small tensor.
+        unread: The names of its other attributes; a new node does not have them.
         graphs: The graphs inside it: branches, or the body of a loop.
+        content: The message as it was read; None if it is new.
+        domain: The domain of its type; empty for ONNX's own.
+        name: Its name, which nothing but messages and profiles show.
     """
 
     operator: str = ""
-    domain: str = ""
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    attributes: dict[str, AttributeValue] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
     graphs: list[Graph] = field(default_factory=list)
+    content: memoryview | None = None
+    domain: str = ""
+    name: str = ""
 
 
-@dataclass(slots=True)
+@dataclass
 class Graph:
     """Nodes, in an order in which they can run.
 
     Attributes:
         nodes: The nodes.
+        tensors: The initializers, by name.
+        outputs: The names of its outputs.
         functions: The model's functions, which nodes may call by name; in the outermost graph only.
         locations: The files with weights, as the graph names them; in the outermost graph only.
     """
 
     nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
     functions: list[Graph] = field(default_factory=list)
     locations: set[str] = field(default_factory=set)
+    _others: list[tuple[int, Content]] = field(default_factory=list)
+    _of_model: list[tuple[int, Content]] = field(default_factory=list)
 
     def walk(self) -> Iterator[Node]:
         """Every node, including those of functions and of the graphs inside nodes."""
@@ -58,6 +131,70 @@ class Graph:
         for function in self.functions:
             yield from function.walk()
 
+    @cached_property
+    def constants(self) -> dict[str, tuple[float, ...]]:
+        """The numbers of small tensors, by name: initializers and outputs of Constant."""
+        found = {name: numbers for name, tensor in self.tensors.items() if (numbers := tensor.constant()) is not None}
+        for node in self.nodes:
+            if node.operator == "Constant" and node.outputs:
+                for given in node.attributes.values():
+                    if not isinstance(given, str):
+                        found[node.outputs[0]] = given if isinstance(given, tuple) else (given,)
+        return found
+
+    @cached_property
+    def used_elsewhere(self) -> set[str]:
+        """The values that something else than these nodes uses: the outputs, and nodes of graphs inside nodes."""
+        inner = (node for outer in self.nodes for graph in outer.graphs for node in graph.walk())
+        return {*self.outputs, *(name for node in inner for name in node.inputs)}
+
+    def users(self) -> dict[str, list[Node]]:
+        """The nodes that use each value."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                found.setdefault(name, []).append(node)
+        return found
+
+    def makers(self) -> dict[str, Node]:
+        """The node that makes each value."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
+    def add_tensor(self, name: str, numbers: NDArray[np.float32]) -> None:
+        """Adds a float32 initializer."""
+        sizes: list[tuple[int, Content]] = [(1, size) for size in numbers.shape]
+        tensor = written([*sizes, (2, FLOAT), (8, name.encode()), (9, numbers.astype("<f4").tobytes())])
+        self._others.append((_GRAPH_TENSOR, tensor))
+
+    def write(self, opsets: Mapping[str, int]) -> bytes:
+        """The file with these nodes.
+
+        Args:
+            opsets: The versions of domains that the file does not name yet.
+        """
+        nodes = [(_GRAPH_NODE, _message(node) if node.content is None else node.content) for node in self.nodes]
+        imports = [(_MODEL_OPSET, written([(1, name.encode()), (2, version)])) for name, version in opsets.items()]
+        return written([*self._of_model, (_MODEL_GRAPH, written([*self._others, *nodes])), *imports])
+
+    def add(self, message: memoryview, locations: set[str], depth: int) -> None:
+        """Adds what a `GraphProto` has, and the files of its tensors to `locations`."""
+        if depth > _MOST_NESTED:
+            raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
+        for number, value in fields(message):
+            if number == _GRAPH_NODE and isinstance(value, memoryview):
+                self.nodes.append(_node(value, locations, depth))
+                continue
+            self._others.append((number, value))
+            if isinstance(value, int):
+                continue
+            if number == _GRAPH_TENSOR:
+                name, tensor = _tensor(value, locations)
+                self.tensors[name] = tensor
+            elif number == _GRAPH_SPARSE:
+                _add_files_of_sparse(value, locations)
+            elif number == _GRAPH_OUTPUT:
+                self.outputs += [text(name) for part, name in messages(value) if part == 1]
+
 
 def read(model: bytes) -> Graph:
     """Reads an ONNX file (`ModelProto`).
@@ -67,142 +204,130 @@ def read(model: bytes) -> Graph:
     """
     graph = Graph()
     for number, value in fields(memoryview(model)):
-        if number == 7 and isinstance(value, memoryview):
-            read_graph(value, graph, graph.locations, 0)
-        elif number == 25 and isinstance(value, memoryview):
-            function = Graph()
-            _read_function(value, function, graph.locations)
-            graph.functions.append(function)
-        elif number == 20 and isinstance(value, memoryview):  # training graphs never run, but their files count
-            for part, inner in fields(value):
-                if part in (1, 2) and isinstance(inner, memoryview):
-                    read_graph(inner, Graph(), graph.locations, 1)
+        if number == _MODEL_GRAPH and isinstance(value, memoryview):
+            graph.add(value, graph.locations, 0)
+            continue
+        graph._of_model.append((number, value))
+        if number == _MODEL_FUNCTION and isinstance(value, memoryview):
+            graph.functions.append(_function(value, graph.locations))
+        elif number == _MODEL_TRAINING and isinstance(value, memoryview):  # never runs, but its files count
+            for part, inner in messages(value):
+                if part in (1, 2):
+                    Graph().add(inner, graph.locations, 1)
     return graph
 
 
-def read_graph(message: memoryview, graph: Graph, locations: set[str], depth: int) -> None:
-    """Adds a `GraphProto` to a graph."""
-    if depth > _MOST_NESTED:
-        raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
-    for number, value in fields(message):
-        if not isinstance(value, memoryview):
-            continue
-        if number == 1:
-            graph.nodes.append(_node(value, locations, depth))
-        elif number == 5:
-            _read_tensor(value, locations)
-        elif number == 15:
-            _read_sparse(value, locations)
-
-
-def _read_function(message: memoryview, function: Graph, locations: set[str]) -> None:
-    """Adds a `FunctionProto` to a graph."""
-    for number, value in fields(message):
-        if number == 7 and isinstance(value, memoryview):
+def _function(message: memoryview, locations: set[str]) -> Graph:
+    """A `FunctionProto`."""
+    function = Graph()
+    for number, value in messages(message):
+        if number == 7:
             function.nodes.append(_node(value, locations, 0))
-        elif number == 11 and isinstance(value, memoryview):
-            _read_attribute(value, Node(), locations, 0)
+        elif number == 11:
+            _add_attribute(value, Node(), locations, 0)
+    return function
 
 
 def _node(message: memoryview, locations: set[str], depth: int) -> Node:
     """A `NodeProto`."""
-    node = Node()
-    for number, value in fields(message):
-        if not isinstance(value, memoryview):
-            continue
+    node = Node(content=message)
+    for number, value in messages(message):
         if number == 1:
             node.inputs.append(text(value))
         elif number == 2:
             node.outputs.append(text(value))
+        elif number == 3:
+            node.name = text(value)
         elif number == 4:
             node.operator = text(value)
         elif number == 7:
             node.domain = text(value)
         elif number == 5:
-            _read_attribute(value, node, locations, depth)
+            _add_attribute(value, node, locations, depth)
     return node
 
 
-def _read_attribute(message: memoryview, node: Node, locations: set[str], depth: int) -> None:
-    """Adds the graphs of an `AttributeProto` to its node, and the files of its tensors to `locations`."""
-    one: Graph | None = None
-    for number, value in fields(message):
-        if not isinstance(value, memoryview):
-            continue
-        if number in (5, 10):
-            _read_tensor(value, locations)
+def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: int) -> None:
+    """Adds an `AttributeProto` to its node, and the files of its tensors to `locations`."""
+    name = ""
+    value: AttributeValue | None = None
+    numbers: list[int] = []
+    for number, content in fields(message):
+        if number == 8:
+            numbers += integers(content)
+        elif isinstance(content, int):
+            value = signed(content) if number == 3 else value
+        elif number == 1:
+            name = text(content)
+        elif number in (5, 10):
+            tensor = _tensor(content, locations)[1]
+            value = tensor.constant() if number == 5 else value
         elif number in (22, 23):
-            _read_sparse(value, locations)
-        elif number == 6:
-            if one is None:  # a message that occurs twice counts as one
-                one = Graph()
-                node.graphs.append(one)
-            read_graph(value, one, locations, depth + 1)
-        elif number == 11:
-            several = Graph()
-            node.graphs.append(several)
-            read_graph(value, several, locations, depth + 1)
+            _add_files_of_sparse(content, locations)
+        elif number == 2 and len(content) == 4:
+            value = float(struct.unpack("<f", content)[0])
+        elif number == 4:
+            value = text(content)
+    _add_graphs(message, node, locations, depth)
+    if numbers or value is not None:
+        node.attributes[name] = tuple(numbers) if numbers else value  # type: ignore[assignment]
+    else:
+        node.unread.add(name)
 
 
-def _read_sparse(message: memoryview, locations: set[str]) -> None:
+def _add_graphs(attribute: memoryview, node: Node, locations: set[str], depth: int) -> None:
+    """Adds the graphs of an `AttributeProto` to its node."""
+    parts = [(number, content) for number, content in messages(attribute) if number in (6, 11)]
+    one = [content for number, content in parts if number == 6]  # a message that occurs twice counts as one
+    for graph in ([one] if one else []) + [[content] for number, content in parts if number == 11]:
+        node.graphs.append(Graph())
+        for content in graph:
+            node.graphs[-1].add(content, locations, depth + 1)
+
+
+def _add_files_of_sparse(message: memoryview, locations: set[str]) -> None:
     """Adds the files of a `SparseTensorProto`."""
-    for number, value in fields(message):
-        if number in (1, 2) and isinstance(value, memoryview):
-            _read_tensor(value, locations)
+    for number, value in messages(message):
+        if number in (1, 2):
+            _tensor(value, locations)
 
 
-def _read_tensor(message: memoryview, locations: set[str]) -> None:
-    """Adds the files of a `TensorProto`: its external data entries with the key `location`."""
+def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
+    """The name of a `TensorProto`, and the tensor; adds its files: external data entries with the key `location`."""
+    name, kind = "", 0
+    shape: list[int] = []
     for number, value in fields(message):
-        if number == 13 and isinstance(value, memoryview):
-            entry: dict[int, list[bytes]] = {1: [], 2: []}
-            for part, content in fields(value):
-                if part in entry and isinstance(content, memoryview):
-                    entry[part].append(bytes(content))
+        if number == 1:
+            shape += integers(value)
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 8 and isinstance(value, memoryview):
+            name = text(value)
+        elif number == 13 and isinstance(value, memoryview):
+            entry: dict[int, list[memoryview]] = {1: [], 2: []}
+            for part, content in messages(value):
+                entry.get(part, []).append(content)
             if b"location" in entry[1]:
-                locations.update(content.decode(errors="replace") for content in entry[2])
+                locations.update(map(text, entry[2]))
+    return name, Tensor(kind, tuple(shape), message)
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of a message, each as its number and its content: bytes, or an integer.
-
-    Raises:
-        ValueError: The bytes are not a protocol-buffers message.
-    """
-    place, end = 0, len(message)
-    while place < end:
-        tag, place = varint(message, place)
-        number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
-            value, place = varint(message, place)
-            yield number, value
-            continue
-        if kind == _BYTES:
-            size, place = varint(message, place)
-        elif kind in (_FIXED32, _FIXED64):
-            size = 4 if kind == _FIXED32 else 8
-        else:
-            raise ValueError("it is no message of protocol buffers that ONNX knows")
-        if size > end - place:
-            raise ValueError("it is cut off")
-        yield number, message[place : place + size]
-        place += size
+def _message(node: Node) -> bytes:
+    """A new node as a message."""
+    parts: list[tuple[int, Content]] = [(1, name.encode()) for name in node.inputs]
+    parts += [(2, name.encode()) for name in node.outputs]
+    parts += [(3, node.name.encode()), (4, node.operator.encode()), (7, node.domain.encode())]
+    parts += [(5, _attribute(name, value)) for name, value in node.attributes.items()]
+    return written(parts)
 
 
-def varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The varint at a position, and the position after it."""
-    number = 0
-    for shift in range(0, 70, 7):
-        if place >= len(message):
-            raise ValueError("it is cut off")
-        byte = message[place]
-        place += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, place
-    raise ValueError("it has a number of more than ten bytes")
-
-
-def text(value: memoryview) -> str:
-    """The content of a field as text."""
-    return bytes(value).decode(errors="replace")
+def _attribute(name: str, value: AttributeValue) -> bytes:
+    """An `AttributeProto`."""
+    named: tuple[int, Content] = (1, name.encode())
+    if isinstance(value, str):
+        return written([named, (4, value.encode()), (20, 3)])
+    if isinstance(value, int):
+        return written([named, (3, value), (20, 2)])
+    if isinstance(value, float):
+        return written([named]) + b"\x15" + struct.pack("<f", value) + written([(20, 1)])
+    return written([named, *((8, int(each)) for each in value), (20, 7)])
