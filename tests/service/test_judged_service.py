@@ -173,7 +173,7 @@ def test_the_bundled_model_is_judged_in_the_service_and_others_are_not(folder: P
 
 
 def test_the_bundled_model_answers_after_little_work() -> None:
-    with started("--runners", "1") as server:
+    with started("--runners", "1", quickly=False) as server:
         assert server.predict({"sequences": [[[0.5] * 12] * 3]}).status_code == 200
         own = proc.processor_seconds(server.process.pid)
         assert proc.processor_seconds(server.process.pid, of_children=True) == 0

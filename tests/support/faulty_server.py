@@ -12,12 +12,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.support import prepared
+
 DAY_SECONDS = 86_400
 
 
 def main() -> None:
     faults = Path(sys.argv.pop(1))
 
+    prepared.use()
     from lengthwise import cli
     from lengthwise.runtime.session import Session
 

@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.repository import judging, kept_costs, kernel_choice
+from lengthwise.repository import judging
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, digest
 from lengthwise.settings import bundled_models
-from lengthwise.verification import kept_promises
 from lengthwise.verification.golden import Golden
+from tests.support import prepared
 
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
-KEPT = (kept_costs.FILE, kept_promises.FILE, kernel_choice.FILE)
-"""What a server on this machine may have stored beside the bundled model."""
 LIMITS = BatchLimits(rows=4, padded_steps=256)
 
 
@@ -32,7 +30,7 @@ def measure_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 def place(folder: Path, name: str = "vowels", version: int = 1, **fields: Any) -> Path:
     """A good model directory: the bundled one under another name, published by rename; replaces what stood there."""
     directory, aside = folder / name / str(version), folder / f".{name}-{version}"
-    shutil.copytree(BUNDLED, aside, ignore=shutil.ignore_patterns(*KEPT))
+    shutil.copytree(BUNDLED, aside, ignore=shutil.ignore_patterns(*prepared.KEPT))
     sign(aside, name=name, version=version, **fields)
     directory.parent.mkdir(exist_ok=True, parents=True)
     if directory.exists():

@@ -20,7 +20,7 @@ import httpx
 import orjson
 
 from lengthwise.bench.launch import free_port
-from tests.support import proc
+from tests.support import prepared, proc
 from tests.support.numpy_models import idle, samples
 
 PATIENCE_SECONDS = 60.0
@@ -29,7 +29,8 @@ PATIENCE_SECONDS = 60.0
 class ServerProcess:
     """The process, and what it has said; over HTTPS where it is said how to verify that.
 
-    With `log`, what it says goes there instead; `faults` is as in `faulty_server`.
+    With `log`, what it says goes there instead; `faults` is as in `faulty_server`; `quickly` starts with the costs of
+    the bundled model, as `prepared` says.
     """
 
     def __init__(
@@ -39,19 +40,25 @@ class ServerProcess:
         files: int | None = None,
         faults: Path | None = None,
         log: Path | None = None,
+        quickly: bool = False,
         **variables: str,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}" if verify is None else f"https://localhost:{self.port}"
         given = [] if "--port" in arguments else ["--port", str(self.port)]
         limited = [] if files is None else ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files)]
-        program = ["lengthwise"] if faults is None else ["tests.support.faulty_server", str(faults)]
+        program = ["tests.support.prepared"] if quickly else ["lengthwise"]
+        if faults is not None:
+            program = ["tests.support.faulty_server", str(faults)]
+        kept = {prepared.VARIABLE: str(prepared.models())} if quickly else {}
         self.process = subprocess.Popen(
             [*limited, sys.executable, "-m", *program, "serve", *arguments, *given],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE if log is None else log.open("a"),
             text=True,
-            env={name: value for name, value in os.environ.items() if not name.startswith("LENGTHWISE_")} | variables,
+            env={name: value for name, value in os.environ.items() if not name.startswith("LENGTHWISE_")}
+            | kept
+            | variables,
         )
         self.client = httpx.Client(
             base_url=self.url,
@@ -180,10 +187,16 @@ def started(
     verify: ssl.SSLContext | None = None,
     files: int | None = None,
     faults: Path | None = None,
+    quickly: bool = True,
     **variables: str,
 ) -> Iterator[ServerProcess]:
-    """A process that serves and has looked at its models, while the block runs; `faults` as in `faulty_server`."""
-    server = ServerProcess(*arguments, verify=verify, files=files, faults=faults, log=None, **variables)
+    """A process that serves and has looked at its models, while the block runs; `faults` as in `faulty_server`.
+
+    The bundled model has its costs beside it, as `prepared` says, unless `quickly` is false.
+    """
+    server = ServerProcess(
+        *arguments, verify=verify, files=files, faults=faults, log=None, quickly=quickly, **variables
+    )
     try:
         server.wait_for(r"is ready on|no model is ready")
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -196,7 +209,7 @@ def started(
 
 def exit_of(*arguments: str, files: int | None = None, **variables: str) -> tuple[int, str]:
     """The exit code and the words of a process that does not get to serve."""
-    server = ServerProcess(*arguments, verify=None, files=files, faults=None, log=None, **variables)
+    server = ServerProcess(*arguments, verify=None, files=files, faults=None, log=None, quickly=False, **variables)
     try:
         return server.end(), server.text
     finally:
