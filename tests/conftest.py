@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import zlib
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -41,9 +42,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", metavar="N/M", help="run the share N (from 0) of M shares of the chosen tests")
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks the tests of each module that starts servers, and leaves out those of other shares."""
+    """Marks the tests of each module that starts servers, and leaves out those of other shares.
+
+    Of a test marked `sampled(n)`, all but each n-th case are left to `make gallery`.
+    """
+    seen: Counter[str] = Counter()
     for item in items:
+        if sampled := item.get_closest_marker("sampled"):
+            test = item.nodeid.partition("[")[0]
+            if seen[test] % sampled.args[0]:
+                item.add_marker(pytest.mark.gallery)
+            seen[test] += 1
         module = getattr(item, "module", None)
         if any(hasattr(module, name) for name in ("ServerProcess", "exit_of", "started")):
             item.add_marker(pytest.mark.process)

@@ -76,7 +76,7 @@ def difference(exhibit: Exhibit, count: int) -> float:
     return compare(exhibit, mended_model(result.graph, exhibit, names), count=count).difference
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
 def test_a_mended_model_answers_as_the_original_alone(exhibit: Exhibit) -> None:
     assert difference(exhibit, 200) <= TOLERANCE
@@ -99,6 +99,7 @@ def test_a_mend_says_the_shortest_sequence_that_the_original_takes(exhibit: Exhi
     assert mended(exhibit)[0].min_length == exhibit.shortest
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("exhibit", UNMENDABLE, ids=str)
 def test_what_cannot_be_mended_is_refused_with_the_reason(exhibit: Exhibit) -> None:
     with pytest.raises(LengthwiseError) as refused:

@@ -305,6 +305,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CASES)
 def test_the_graph_answers_as_the_module_does_at_every_width(name: str) -> None:
     torch.manual_seed(0)
