@@ -33,7 +33,7 @@ from lengthwise.bench.load import ask_each, drive
 from lengthwise.bench.schedule import Closed
 from lengthwise.bench.workload import Input, json_body, make_sequences
 from lengthwise.client.bodies import ServerLimits, prepare
-from lengthwise.client.given import sequences_of
+from lengthwise.decoding.given import sequences_of
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.protocols.arrow import MEDIA_TYPE
 from lengthwise.protocols.endpoint import Endpoint, Received

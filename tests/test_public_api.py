@@ -11,7 +11,17 @@ import lengthwise
 import lengthwise_export
 
 EXPORTED = {
-    lengthwise: ["AsyncClient", "Client", "Model", "Prediction", "Scorer", "__version__", "errors", "load"],
+    lengthwise: [
+        "AsyncClient",
+        "Client",
+        "Model",
+        "Prediction",
+        "Scorer",
+        "__version__",
+        "errors",
+        "load",
+        "sequences",
+    ],
     lengthwise_export: [
         *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel", "__version__", "adopt", "check"),
         *("compare", "errors", "export", "train"),
@@ -45,7 +55,13 @@ OF_CLASSES = {
     ],
 }
 FUNCTIONS = [
-    *(lengthwise.load, lengthwise.Model.predict, lengthwise.Client.predict, lengthwise.AsyncClient.predict),
+    *(
+        lengthwise.sequences,
+        lengthwise.load,
+        lengthwise.Model.predict,
+        lengthwise.Client.predict,
+        lengthwise.AsyncClient.predict,
+    ),
     *(lengthwise_export.check, lengthwise_export.export, lengthwise_export.train, lengthwise_export.compare),
 ]
 
@@ -93,9 +109,9 @@ def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> No
 def test_train_takes_what_its_command_takes() -> None:
     from lengthwise_export import cli
 
-    of_shell = {"spec_file", "data", "resume", "as_json"}
+    of_shell = {"spec_file", "data", "resume", "as_json", "columns"}
     command = {parameter.name for parameter in cli.main.commands["train"].params}
-    in_python = {"spec", "sequences", "labels", "progress"}
+    in_python = {"spec", "sequences", "labels", "layout", "progress"}
     assert {*inspect.signature(lengthwise_export.train).parameters} - in_python == command - of_shell
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +20,9 @@ from sklearn.utils import Tags, check_array, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from lengthwise.decoding.given import Layout, Sequences, sequences_of
+from lengthwise.decoding.long_table import has_ids
+from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import ConfigurationError
 from lengthwise_export import training_api
 from lengthwise_export.architecture import loading
@@ -43,9 +46,10 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     """A classifier of sequences: trains the built-in architecture, and chooses from the data what is left open.
 
     `X` is a list of arrays `[length, features]` (or `[length]` for one feature or token ids), one array for each
-    sequence; an array `[sequences, length, features]` or `[sequences, length]` is taken as its rows. `y` has one label
-    for each. NaN is a missing value, where the spec allows it. Parameters that are None are chosen as `train` chooses
-    them.
+    sequence, or any other form that `lengthwise.Model.predict` takes, such as a pandas table with a row for each step.
+    An array `[sequences, length, features]` or `[sequences, length]` is taken as its rows. `y` has one label for each,
+    in the order of the sequences; without it, those of a table count. NaN is a missing value, where the spec allows it.
+    Parameters that are None are chosen as `train` chooses them.
 
     Args:
         spec: A preset (`"auto"`, `"rocket"`, `"rnn"`, `"conv"`, `"conv-rnn"`, `"transformer"`), the path of a TOML
@@ -64,6 +68,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         random_state: The seed: a whole number, a RandomState of NumPy, or None for another one at each fit.
         threads: Threads that torch uses in a fit.
         verbose: Whether a fit shows its progress.
+        layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
 
     Attributes:
         classes_: The labels, sorted, in the order of the columns of `predict_proba`.
@@ -99,6 +104,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         random_state: Any = 0,
         threads: int = 1,
         verbose: bool = False,
+        layout: Layout = "steps-first",
     ) -> None:
         self.spec = spec
         self.epochs = epochs
@@ -115,13 +121,14 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.random_state = random_state
         self.threads = threads
         self.verbose = verbose
+        self.layout = layout
 
-    def fit(self, X: Iterable[Any], y: Any) -> LengthwiseClassifier:
+    def fit(self, X: Any, y: Any = None) -> LengthwiseClassifier:
         """Trains on sequences and their labels.
 
         Args:
             X: The sequences.
-            y: One label for each.
+            y: One label for each; default: those of a table.
 
         Returns:
             This classifier.
@@ -130,7 +137,9 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             ValueError: Some sequences or labels cannot be used; names each by its index.
             ConfigurationError: The spec or a parameter is wrong.
         """
-        sequences = _listed(X)
+        sequences = _read(X, self.layout)
+        if y is None and sequences and None not in sequences.labels:
+            y = sequences.labels
         labels = _labels(y)
         check_consistent_length(sequences, labels)
         classes, places = np.unique(labels, return_inverse=True)
@@ -162,7 +171,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self._model = _loaded(self.spec_, self.checkpoint_)
         return self
 
-    def predict_proba(self, X: Iterable[Any]) -> NDArray[np.float64]:
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """`[sequences, classes]`: the probability of each label, in the order of `classes_`.
 
         Args:
@@ -173,12 +182,12 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """
         check_is_fitted(self)
         spec = Spec.from_table(self.spec_)
-        steps = arrays.answerable(_listed(X), spec)
+        steps = arrays.answerable(_read(X, self.layout), spec)
         if not steps:
             raise ValueError("X holds 0 sequences: at least one is wanted")
         return probabilities(self._model, steps, rows=ROCKET_BATCH_ROWS if spec.model.kind == "rocket" else _ROWS)
 
-    def predict(self, X: Iterable[Any]) -> NDArray[Any]:
+    def predict(self, X: Any) -> NDArray[Any]:
         """`[sequences]`: the most probable label of each sequence; errors as `predict_proba` raises them.
 
         Args:
@@ -256,27 +265,21 @@ def _loaded(spec: Mapping[str, Any], weights: bytes) -> loading.BuiltInModel:
         return loading.load(Spec.from_table(spec), file)[0]
 
 
-def _listed(X: Any) -> list[Any]:
-    """The sequences as a list.
+def _read(X: Any, layout: Layout) -> Sequences:
+    """The sequences, with the errors that scikit-learn asks for.
 
     Raises:
-        TypeError: A sparse matrix, or no list.
+        ConfigurationError: It is a table, and it is not clear what its columns are.
+        TypeError: A sparse matrix.
         ValueError: No list of sequences.
     """
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise TypeError("sequences are dense arrays, and X is sparse: use X.toarray()")
-    if isinstance(X, str | bytes | Mapping) or not (isinstance(X, Iterable) or hasattr(X, "__array__")):
-        raise TypeError(f"X is a {type(X).__name__}: a list with an array for each sequence is wanted")
-    if isinstance(X, list | tuple):
-        return list(X)
-    array = np.asarray(X) if hasattr(X, "__array__") else None
-    if array is not None and array.dtype.kind == "c":
+    if getattr(getattr(X, "dtype", None), "kind", "") == "c":
         raise ValueError("Complex data not supported: a sequence has real values")
-    if array is not None and array.ndim < 2 and array.dtype != object:
-        raise ValueError(
-            "X holds numbers, and not one array for each sequence. Reshape your data: put a single sequence in a list"
-        )
-    return list(X if array is None else array)
+    table = columns_of(X)
+    is_rows = table is not None and "steps" not in table and not has_ids([*table])  # a matrix, as for other estimators
+    return sequences_of(np.asarray(X) if is_rows else X, layout, ask=False)
 
 
 def _labels(y: Any) -> NDArray[Any]:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
-from numpy.typing import ArrayLike
 
 from lengthwise import notebook
 from lengthwise.decoding.dataset import Record
+from lengthwise.decoding.given import Layout, Sequences
+from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.progress import progress_bar, status
 from lengthwise_export.architecture.spec import Spec
@@ -40,8 +41,8 @@ log = logging.getLogger("lengthwise.train")
 
 
 Labels = Iterable[Any]
-Labelled = tuple[Iterable[ArrayLike], Labels]
-"""Sequences and their labels."""
+Labelled = tuple[Any, Labels | None]
+"""Sequences and their labels; None for those that the sequences have."""
 Show = Callable[[int, int, str], None]
 """Shows that so many parts of so many are done, with a note."""
 
@@ -120,11 +121,12 @@ class TrainedModel:
 
 def train(
     spec: arrays.GivenSpec,
-    sequences: Iterable[ArrayLike],
-    labels: Labels,
+    sequences: Any,
+    labels: Labels | None = None,
     *,
-    validation: float | Labelled | None = None,
-    test: Labelled | None = None,
+    layout: Layout = "steps-first",
+    validation: float | Any = None,
+    test: Any = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     epochs: int | None = None,
@@ -157,11 +159,14 @@ def train(
             The number of features, the labels and the longest sequence are read off the data where the tables leave
             them out. Token ids need `{"input": {"vocabulary": N}}`.
         sequences: Each `[length, features]` of any real type, with NaN for a missing value; `[length]` for one feature
-            or for token ids.
+            or for token ids. Or any other form that `lengthwise.Model.predict` takes, such as a pandas table with a row
+            for each step; `reasons` of the result says which columns were taken as what.
         labels: One text or whole number for each sequence. Multi-label and per-step models
-            (`{"output": {"task": ...}}`): a list of them for each sequence.
-        validation: The share of the sequences to choose the epoch by, or other sequences with their labels.
-        test: Sequences with their labels that are scored once, at the end.
+            (`{"output": {"task": ...}}`): a list of them for each sequence. Default: the labels that a table has.
+        layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
+        validation: The share of the sequences to choose the epoch by, or other sequences: with their labels as a pair,
+            or a table that has them.
+        test: Sequences that are scored once, at the end: as a pair with their labels, or a table that has them.
         out: The folder of the run; default: a temporary one.
         overwrite: Whether a run that is in `out` may be deleted.
         epochs: Most epochs.
@@ -235,14 +240,14 @@ def train(
     if folder is not None and not overwrite:
         session.refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
     with torch_as_before(), _torch_threads(threads):
-        found = arrays.labelled(spec, sequences, labels)
+        found = arrays.labelled(spec, sequences, labels, layout)
         if found.spec.model.kind == "rocket":
             _require_applicable(given, about_all)
         if held is not None:
             given["validation"] = 0.0
         open_spec = session.lenient(found.spec)  # what is wrong is found before the choice, which may take minutes
-        held_records = _read("validation", held, open_spec)
-        tested_records = _read("test", tested, open_spec)
+        held_records = _read("validation", held, open_spec, layout)
+        tested_records = _read("test", tested, open_spec, layout)
         with _choosing(progress):
             plan = recipe.plan(found.spec, found.records, given, about_all)
         plan = replace(plan, reasons=(*found.reasons, *plan.reasons), warnings=(*found.warnings, *plan.warnings))
@@ -370,20 +375,22 @@ def _pair(given: object, name: str) -> Labelled:
     """Sequences and labels that were given together.
 
     Raises:
-        ConfigurationError: They are not two.
+        ConfigurationError: They are not two, and the sequences have no labels.
     """
-    if isinstance(given, tuple | list) and len(given) == 2:
+    if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given, Sequences):
         return given[0], given[1]
+    if isinstance(given, Sequences) or columns_of(given) is not None or hasattr(given, "groups"):
+        return given, None
     share = ", or a share of the sequences" if name == "validation" else ""
-    raise ConfigurationError(f"{name}: a pair (sequences, labels) is wanted{share}")
+    raise ConfigurationError(f"{name}: a pair (sequences, labels) or a table with labels is wanted{share}")
 
 
-def _read(name: str, given: Labelled | None, spec: Spec) -> list[Record]:
+def _read(name: str, given: Labelled | None, spec: Spec, layout: Layout) -> list[Record]:
     """The records of the argument `validation` or `test`; none without it."""
     if given is None:
         return []
     with _about(name):
-        return arrays.more(spec, *given)
+        return arrays.more(spec, *given, layout)
 
 
 @contextmanager

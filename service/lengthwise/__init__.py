@@ -16,8 +16,8 @@ predictions = client.predict([recording, another])
 ```
 
 Exported: `load`, `Model`, `Prediction`, `Scorer` (for engines: Ray Data, Spark, Beam), `Client`, `AsyncClient`,
-`errors`, `__version__`. Importing the package is cheap: NumPy is imported when one of them is first used, and
-onnxruntime when a model is loaded.
+`sequences` (to name the columns of a table), `errors`, `__version__`. Importing the package is cheap: NumPy is imported
+when one of them is first used, and onnxruntime when a model is loaded.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise import errors
 
-__all__ = ["AsyncClient", "Client", "Model", "Prediction", "Scorer", "__version__", "errors", "load"]
+__all__ = ["AsyncClient", "Client", "Model", "Prediction", "Scorer", "__version__", "errors", "load", "sequences"]
 _MODULES = {
     "AsyncClient": "lengthwise.client.client",
     "Client": "lengthwise.client.client",
     "Scorer": "lengthwise.scoring.scorer",
+    "sequences": "lengthwise.decoding.given",
 }
 """Where exported names are defined; the others are in `lengthwise.api`."""
 
 if TYPE_CHECKING:
     from lengthwise.api import Model, Prediction, load
     from lengthwise.client.client import AsyncClient, Client
+    from lengthwise.decoding.given import sequences
     from lengthwise.scoring.scorer import Scorer
 
     __version__: str

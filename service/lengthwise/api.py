@@ -8,20 +8,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lengthwise import notebook
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequences, Problem
 from lengthwise.scoring.opened import ModelOptions, ProviderName
+from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
     from lengthwise.decoding.calls import Item
+    from lengthwise.decoding.given import Layout
     from lengthwise.repository.model import LoadedModel
     from lengthwise.runtime.answers import Answer
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
@@ -108,7 +110,7 @@ class Model:
 
     def __repr__(self) -> str:
         """`<lengthwise.Model vowels/1: 9 labels, 12 features a step, at most 1024 steps>`."""
-        step = f"{self.features} features a step" if self.vocabulary is None else f"{self.vocabulary} token ids"
+        step = f"{self._step} a step" if self.vocabulary is None else self._step
         lengths = f"at most {self.max_length}" if self.min_length == 1 else f"{self.min_length} to {self.max_length}"
         return f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, {lengths} steps>"
 
@@ -118,11 +120,10 @@ class Model:
             f"{'the same bits' if promise.bits else f'within {promise.tolerance:.2g}'} on {promise.provider}"
             for promise in self.loaded.manifest.promises
         )
-        step = f"{self.features} features" if self.vocabulary is None else f"one of {self.vocabulary} token ids"
         rows = [
             ("task", self.task),
             (f"{len(self.labels)} labels", ", ".join(self.labels)),
-            ("a step", step),
+            ("a step", self._step),
             ("steps of a sequence", f"{self.min_length} to {self.max_length}; longer ones: {self.long}"),
             ("missing values", self.missing),
             ("attention", "predict(..., attention=True)" if self.has_attention else "none"),
@@ -131,15 +132,26 @@ class Model:
         ]
         return notebook.table(rows, title=f"{self.name}, version {self.version}")
 
-    def predict(self, sequences: Iterable[ArrayLike], *, attention: bool = False) -> list[Prediction]:
+    @property
+    def _step(self) -> str:
+        """`12 features`, or `5000 token ids`."""
+        of_values = self.features is not None
+        return counted(self.features or 0, "feature") if of_values else f"{self.vocabulary} token ids"
+
+    def predict(
+        self, sequences: Any, *, attention: bool = False, layout: Layout = "steps-first"
+    ) -> notebook.PredictionList:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
 
         The planner of the service batches them. On the CPU, the bits of an answer do not depend on the other sequences.
 
         Args:
             sequences: Each `[length, features]` of any real type, with NaN for a missing value; with one feature,
-                `[length]` is accepted too. For a token model, `[length]` whole numbers. Nested lists are accepted.
+                `[length]` is accepted too. For a token model, `[length]` whole numbers. Or a mapping of ids to them, a
+                pandas or Polars table with a row for each step, a grouped table, or a list column of Arrow:
+                docs/data.md has all forms. `lengthwise.sequences` names the columns of a table.
             attention: Whether to return the attention weights.
+            layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
 
         Returns:
             One prediction for each sequence, in a list that a notebook shows as a table.
@@ -147,7 +159,7 @@ class Model:
         Raises:
             InvalidSequences: The model does not accept some of them, or their answers are not finite; names each by its
                 index. It is a ValueError.
-            ConfigurationError: The model has no attention weights.
+            ConfigurationError: The model has no attention weights; or it is not clear what the columns of a table are.
             InferenceFailed: The runtime failed.
 
         Example:
@@ -163,7 +175,7 @@ class Model:
         manifest = self.loaded.manifest
         if attention and not self.has_attention:
             raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")
-        items = arrays.items(sequences, manifest)
+        items = arrays.items(sequences, manifest, layout)
         answered = offline.answer_all(
             self.loaded,
             _chunks(items),
@@ -189,36 +201,26 @@ class Model:
         return 0
 
     def _prediction(self, item: Item, answer: Answer, attention: bool) -> Prediction:
-        probabilities, length, labels = answer.probabilities, len(item.steps), self.labels
-        weights = _at_steps_sent(item, answer.attention, 0.0) if attention and answer.attention is not None else None
-        windows = None if answer.windows is None else tuple(answer.windows)
+        probabilities, labels = answer.probabilities, self.labels
+        found: dict[str, Any] = {"id": item.id, "_labels": labels}
+        if attention and answer.attention is not None:
+            found["attention"] = _at_steps_sent(item, answer.attention, 0.0)
+        if answer.windows is not None:
+            found["windows"] = tuple(answer.windows)
         if self.task == "single-label":
-            score = float(probabilities[answer.best])
-            return Prediction(
-                probabilities, length, labels[answer.best], score, attention=weights, windows=windows, _labels=labels
-            )
-        if self.task == "multi-label":
+            found |= {"label": labels[answer.best], "score": float(probabilities[answer.best])}
+        elif self.task == "multi-label":
             places = np.flatnonzero(probabilities >= self.loaded.manifest.threshold).tolist()
-            assigned = tuple(labels[place] for place in places)
-            return Prediction(
-                probabilities, length, assigned=assigned, attention=weights, windows=windows, _labels=labels
-            )
-        best: list[int] = probabilities.argmax(axis=1).tolist()
-        step_labels: list[str | None] = [labels[place] for place in best]
-        if item.kept_places is not None:
-            spread: list[str | None] = [None] * item.sent_steps
-            for place, label in zip(item.kept_places.tolist(), step_labels, strict=True):
-                spread[place] = label
-            step_labels = spread
-        return Prediction(
-            _at_steps_sent(item, probabilities, np.nan),
-            length,
-            step_labels=tuple(step_labels),
-            step_scores=_at_steps_sent(item, probabilities.max(axis=1), np.nan),
-            attention=weights,
-            windows=windows,
-            _labels=labels,
-        )
+            found["assigned"] = tuple(labels[place] for place in places)
+        else:
+            step_labels: list[str | None] = [None] * item.sent_steps
+            kept = range(item.sent_steps) if item.kept_places is None else item.kept_places.tolist()
+            for place, best in zip(kept, probabilities.argmax(axis=1).tolist(), strict=True):
+                step_labels[place] = labels[best]
+            found["step_labels"] = tuple(step_labels)
+            found["step_scores"] = _at_steps_sent(item, probabilities.max(axis=1), np.nan)
+            probabilities = _at_steps_sent(item, probabilities, np.nan)
+        return Prediction(probabilities, len(item.steps), **found)
 
 
 def load(

@@ -48,6 +48,11 @@ _SENTENCES: Final[Mapping[str, str]] = {
 """The sentence for each of pydantic's error types; the braces are filled with pydantic's details."""
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 feature`, `12 features`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def sentence(item: ErrorDetails) -> str:
     """The end of a sentence that starts with the key of a wrong value, such as `must be a whole number`."""
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")

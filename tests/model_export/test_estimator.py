@@ -183,12 +183,12 @@ def test_missing_values_are_for_the_spec_to_decide() -> None:
         refusing.predict(X)
 
 
-@pytest.mark.parametrize("wrong", [None, 5, "abc", {"a": [[1.0]]}])
+@pytest.mark.parametrize("wrong", [None, 5, "abc", {"steps": [[1.0]]}])
 def test_what_is_no_list_is_refused(wrong: Any) -> None:
     classifier = LengthwiseClassifier(ROCKET)
-    with pytest.raises(TypeError, match="a list with an array for each sequence is wanted"):
+    with pytest.raises(InvalidSequences):
         classifier.fit(wrong, ["a", "b"])
-    with pytest.raises(TypeError, match="a list with an array for each sequence is wanted"):
+    with pytest.raises(InvalidSequences):
         classifier.fit(*data()).predict(wrong)
 
 

@@ -139,14 +139,14 @@ def test_a_label_for_each_step_or_several_need_the_task() -> None:
     [
         ([np.zeros((3, 2)), np.zeros((0, 2))], "sequence 1: a sequence has at least one step"),
         ([np.zeros((3, 2)), np.zeros((3, 4))], "sequence 1: 4 features a step, the sequences before have 2"),
-        ([np.zeros((3, 2)), np.full((3, 2), np.inf)], "sequence 1: step 0 holds an infinite number"),
+        ([np.zeros((3, 2)), np.full((3, 2), np.inf)], "sequence 1: step 0 holds a number that is not finite"),
         ([np.zeros((3, 2)), [["a", "b"]]], "sequence 1: numbers are wanted"),
         (
             [np.zeros((3, 2)), np.full((3, 2), np.nan)],
             r"sequence 1: a value is missing \(NaN\), and input.missing = 'refuse'",
         ),
         ([np.zeros((3, 2)), 7.0], "sequence 1: .*put a single sequence in a list too"),
-        ("ab", "a list is wanted, this is a str"),
+        ("ab", "a list of arrays is wanted, this is a str"),
     ],
 )
 def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
@@ -169,7 +169,10 @@ def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
         ({"epochs": 2.5}, "epochs=2.5: a whole number from 1 is wanted"),
         ({"learning_rate": 0}, "learning_rate=0: a number above 0 is wanted"),
         ({"validation": 1.0}, "validation=1.0: a number from 0 and below 1 is wanted"),
-        ({"validation": [1, 2, 3]}, r"validation: a pair \(sequences, labels\) is wanted, or a share"),
+        (
+            {"validation": [1, 2, 3]},
+            r"validation: a pair \(sequences, labels\) or a table with labels is wanted, or a share",
+        ),
         ({"calibration": 1}, "calibration=1: True or False is wanted"),
         ({"threads": 0}, "threads=0"),
         ({"progress": "loud"}, "progress='loud'"),
@@ -210,7 +213,7 @@ def test_labels_that_are_equal_as_numbers_keep_one_order() -> None:
         (([np.zeros((3, 3)), np.zeros((3, 2))], ["a", "b"]), "sequence 1: in {}: 2 features a step, the model takes 3"),
         (([np.zeros((3, 3))], ["a", "b"]), "{}: 1 sequences and 2 labels"),
         (([np.zeros((3, 3))], ["other"]), "sequence 0: in {}: .*other"),
-        ([1, 2, 3], r"{}: a pair \(sequences, labels\) is wanted"),
+        ([1, 2, 3], r"{}: a pair \(sequences, labels\) or a table with labels is wanted"),
     ],
 )
 def test_what_is_wrong_in_another_split_is_said_before_anything_is_chosen(

@@ -248,16 +248,16 @@ async def test_what_the_model_refuses_has_the_error_of_its_status() -> None:
         ("text", "a list of arrays is wanted, this is a str"),
         (5, "a list of arrays is wanted, this is a int"),
         ({"steps": [[1, 2]]}, "this is one sequence; put it in a list"),
-        (pandas.DataFrame({"a": [1]}), "a pandas DataFrame is no list of sequences; group its rows"),
+        (pandas.DataFrame({"a": [1]}), "no column names the sequence of a row; the columns are 'a'"),
         (pa.array([1, 2]), "the column 'steps' must be a list column"),
         (pa.scalar(1), "a list array or a table is wanted"),
-        (pa.table({"other": [1]}), "unknown column 'other'"),
+        (pa.table({"other": [1]}), "no column names the sequence of a row; the columns are 'other'"),
     ],
     ids=lambda value: type(value).__name__,
 )
 async def test_what_is_no_list_of_sequences_is_said(given: Any, said: str) -> None:
     async with serving(model(manifest())) as service, client_of(service) as client:
-        with pytest.raises(errors.ConfigurationError, match=said):
+        with pytest.raises((errors.ConfigurationError, errors.InvalidSequences), match=said):
             await client.predict(given)
 
 
@@ -270,12 +270,12 @@ async def test_what_is_no_list_of_sequences_is_said(given: Any, said: str) -> No
         (np.zeros((1, 2, 3)), r"sequence 1: \[length, features\] or \[length\] is wanted, the shape .* \[1, 2, 3\]"),
         (np.array([[1.0, np.inf]]), "sequence 1: step 0 holds a number that is not finite as float32"),
         (np.array([[1.0, 1.0], [1e39, 1.0]]), "sequence 1: step 1 holds a number that is not finite as float32"),
-        ({"id": 5, "steps": [[1, 2]]}, "sequence 1: an id must be a string, it is a int"),
+        ({"id": 5.0, "steps": [[1, 2]]}, "sequence 1: an id must be a string, it is a float"),
         ({"id": "\ud800", "steps": [[1, 2]]}, "sequence 1: an id must be text, this one has half of a character"),
         ({"step": [[1, 2]]}, "sequence 1: unknown field 'step'; known are"),
         ({"id": "a"}, "sequence 1: 'steps' is missing"),
         ({"steps": [[1, 2]], "step_mask": [1]}, "sequence 1: step_mask must be a list of booleans"),
-        (pandas.DataFrame({"a": ["x"], "b": [1]}), "sequence 1: numbers are wanted, a column has the type"),
+        (pandas.DataFrame({"a": ["x"], "b": [1]}), "sequence 1: the column 'a' holds 'x', a str, and no numbers"),
     ],
     ids=str,
 )

@@ -9,15 +9,18 @@ One error names every sequence and label that cannot be used, by its place in th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from lengthwise.decoding.arrays import as_steps, items
+from lengthwise.decoding import given as forms
+from lengthwise.decoding.arrays import as_steps, items, kept_steps
+from lengthwise.decoding.calls import TRANSPOSED
 from lengthwise.decoding.dataset import Label, Record
+from lengthwise.decoding.given import GivenSequence, Layout
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.padding import Steps
 from lengthwise.wrong_values import nearest
@@ -55,13 +58,17 @@ class LabelledSequences:
     warnings: tuple[str, ...]
 
 
-def labelled(given: GivenSpec, sequences: Iterable[Any], labels: Iterable[Any]) -> LabelledSequences:
+def labelled(
+    given: GivenSpec, sequences: Any, labels: Iterable[Any] | None, layout: Layout = "steps-first"
+) -> LabelledSequences:
     """The records of a training, and their spec.
 
     Args:
         given: The spec.
-        sequences: Each `[length, features]`, or `[length]` for one feature or for token ids.
+        sequences: In any form that `lengthwise.decoding.given` reads.
         labels: One for each sequence: a text or a whole number; a list of them for a multi-label or per-step model.
+            None: those that the sequences have.
+        layout: The order of the axes of a sequence.
 
     Raises:
         ConfigurationError: The spec or the labels are wrong, or there are not as many labels as sequences.
@@ -69,67 +76,125 @@ def labelled(given: GivenSpec, sequences: Iterable[Any], labels: Iterable[Any]) 
     """
     tables = _tables(given)
     kind, features = _step(tables)
-    sequences = list(_listed(sequences, "sequences"))
-    arrays = converted(sequences, tokens=kind == "tokens", features=features)
-    names = [as_label(label, place) for place, label in enumerate(_listed(labels, "labels"))]
-    if len(names) != len(arrays):
-        raise ConfigurationError(f"{len(arrays)} sequences and {len(names)} labels: each sequence needs one")
-    if not arrays:
+    task = tables.output.task if isinstance(tables, Spec) else tables.get("output", {}).get("task")
+    found = _read(sequences, labels, layout, tokens=kind == "tokens", features=features, task=task)
+    if not found.arrays:
         raise ConfigurationError("there is no sequence to train on")
+    reasons = [f"columns: {found.taken}"] if found.taken else []
     warnings = []
-    if kind is None and all(_is_whole(sequence) for sequence in sequences):
+    if kind is None and found.are_whole:
         warnings.append(
             "the sequences are lists of whole numbers, which are read as one value a step: if they are token ids, say "
             "so with spec={'input': {'vocabulary': N}}"
         )
-    reasons: list[str] = []
-    spec = tables if isinstance(tables, Spec) else Spec.from_table(_completed(tables, arrays, names, reasons))
-    return LabelledSequences(spec, records(arrays, names, lenient(spec)), tuple(reasons), tuple(warnings))
+    if isinstance(tables, Spec):
+        spec = tables
+    else:
+        spec = Spec.from_table(_completed(tables, found.arrays, found.labels, reasons))
+    return LabelledSequences(spec, _records(found, lenient(spec)), tuple(reasons), tuple(warnings))
 
 
-def more(spec: Spec, sequences: Iterable[Any], labels: Iterable[Any]) -> list[Record]:
+def more(spec: Spec, sequences: Any, labels: Iterable[Any] | None, layout: Layout = "steps-first") -> list[Record]:
     """The records of a validation or test split, for a spec that is complete; errors as `labelled` raises them."""
-    arrays = converted(sequences, tokens=spec.input.kind == "tokens", features=spec.input.features)
-    names = [as_label(label, place) for place, label in enumerate(_listed(labels, "labels"))]
+    tokens, features = spec.input.kind == "tokens", spec.input.features
+    found = _read(sequences, labels, layout, tokens=tokens, features=features, task=spec.output.task)
+    return _records(found, spec)
+
+
+class _Read(NamedTuple):
+    """Sequences of one call with their labels, converted.
+
+    Attributes:
+        arrays: Each with as many features a step.
+        labels: One for each.
+        ids: The caller's name for each, or its index.
+        taken: Which columns of a table were taken as what.
+        are_whole: Whether all are lists of whole numbers.
+    """
+
+    arrays: list[Steps]
+    labels: list[Label]
+    ids: list[str]
+    taken: str
+    are_whole: bool
+
+
+def _read(
+    sequences: Any,
+    labels: Iterable[Any] | None,
+    layout: Layout,
+    *,
+    tokens: bool,
+    features: int | None,
+    task: str | None,
+) -> _Read:
+    """The sequences and labels of a call.
+
+    Raises:
+        ConfigurationError: There are no labels, or not one for each sequence.
+        InvalidSequences: Some sequences cannot be converted.
+    """
+    found, taken = forms.read(sequences, layout, ask=False)
+    arrays = _converted(found, tokens=tokens, features=features)
+    given = forms.Sequences(one for one in found if isinstance(one, GivenSequence))
+    if labels is None:
+        labels = given.labels
+        if None in labels:
+            raise ConfigurationError(
+                f"sequence {labels.index(None)} has no label: give labels=, or a table with a column of labels"
+                + (f" (columns: {taken})" if taken else "")
+            )
+        if task == "per-step":
+            labels = [
+                one if isinstance(one, list) else [one] * len(steps) for one, steps in zip(labels, arrays, strict=True)
+            ]
+    elif isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Iterable):
+        raise InvalidSequences([Problem("/labels", f"a list is wanted, this is a {type(labels).__name__}")])
+    names = [as_label(label, place) for place, label in enumerate(labels)]
     if len(names) != len(arrays):
         raise ConfigurationError(f"{len(arrays)} sequences and {len(names)} labels: each sequence needs one")
-    return records(arrays, names, spec)
+    ids = [str(place) if one.id is None else one.id for place, one in enumerate(given)]
+    are_whole = all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in given)
+    return _Read(arrays, names, ids, taken, are_whole)
 
 
-def converted(sequences: Iterable[Any], *, tokens: bool, features: int | None) -> list[Steps]:
+def _converted(found: Sequence[GivenSequence | str], *, tokens: bool, features: int | None) -> list[Steps]:
     """Each sequence as an array, all with as many features a step.
 
     Raises:
-        InvalidSequences: Some cannot be converted, or hold infinity.
+        InvalidSequences: Some cannot be converted.
     """
-    found: list[Steps] = []
+    arrays: list[Steps] = []
     problems = []
-    for place, given in enumerate(_listed(sequences, "sequences")):
+    for place, one in enumerate(found):
         try:
-            steps = as_steps(given, "tokens" if tokens else "values", features)
-            why = _why_wrong(steps, features, found[0] if found else None)
+            if isinstance(one, str):
+                raise ValueError(one)
+            steps = as_steps(one.steps, "tokens" if tokens else "values", features)
+            why = _why_wrong(steps, features, arrays[0] if arrays else None)
+            if why is not None:
+                raise ValueError(why)
+            arrays.append(kept_steps(one, steps))
         except ValueError as error:
-            why = str(error)
-        if why is None:
-            found.append(steps)
-        else:
-            problems.append(Problem(f"/sequences/{place}", why))
+            problems.append(Problem(f"/sequences/{place}", str(error)))
     if problems:
         raise InvalidSequences(problems)
-    return found
+    return arrays
 
 
-def answerable(sequences: Iterable[Any], spec: Spec) -> list[Steps]:
+def answerable(sequences: Any, spec: Spec, layout: Layout = "steps-first") -> list[Steps]:
     """The sequences of a call that a trained model answers, cut where its policy for long ones says so.
 
     Args:
-        sequences: The sequences.
+        sequences: In any form that `lengthwise.decoding.given` reads.
+        layout: The order of the axes of a sequence.
         spec: The spec of the model, with nothing open.
 
     Raises:
         InvalidSequences: The model does not accept some of them.
     """
-    arrays = converted(sequences, tokens=spec.input.kind == "tokens", features=spec.input.features)
+    found, _ = forms.read(sequences, layout, ask=False)
+    arrays = _converted(found, tokens=spec.input.kind == "tokens", features=spec.input.features)
     if spec.input.kind == "values" and spec.input.missing == "refuse":
         problems = [
             Problem(f"/sequences/{place}", f"step {step} lacks a value (NaN), and input.missing = 'refuse'")
@@ -138,7 +203,7 @@ def answerable(sequences: Iterable[Any], spec: Spec) -> list[Steps]:
         ]
         if problems:
             raise InvalidSequences(problems)
-    return [item.steps for item in items(arrays, spec.manifest(name="classifier", version=1))]
+    return [item.steps for item in items(arrays, spec.manifest(name="classifier", version=1), ask=False)]
 
 
 def require_fit(made: Sequence[Record], spec: Spec) -> None:
@@ -154,16 +219,14 @@ def require_fit(made: Sequence[Record], spec: Spec) -> None:
         raise InvalidSequences(problems)
 
 
-def records(arrays: Sequence[Steps], labels: Sequence[Label], spec: Spec) -> list[Record]:
+def _records(found: _Read, spec: Spec) -> list[Record]:
     """Records that all fit the spec.
 
     Raises:
         InvalidSequences: Some do not fit.
     """
-    made = [
-        Record(str(place), steps, label, f"sequence {place}")
-        for place, (steps, label) in enumerate(zip(arrays, labels, strict=True))
-    ]
+    rows = zip(found.ids, found.arrays, found.labels, strict=True)
+    made = [Record(name, steps, label, f"sequence {place}") for place, (name, steps, label) in enumerate(rows)]
     require_fit(made, spec)
     return made
 
@@ -292,24 +355,14 @@ def sorted_labels(labels: Iterable[Label]) -> list[str]:
 def _why_wrong(steps: Steps, features: int | None, first: Steps | None) -> str | None:
     if not len(steps):
         return "a sequence has at least one step"
-    if steps.ndim == 2 and not steps.shape[1]:
+    if steps.ndim == 1:
+        return None
+    if not steps.shape[1]:
         return "a step has at least one feature, the shape of this array is " + str([*steps.shape])
-    if features is not None and steps.ndim == 2 and steps.shape[1] != features:
-        return f"{steps.shape[1]} features a step, the model takes {features}"
-    if first is not None and steps.ndim == 2 and steps.shape[1] != first.shape[1]:
-        return f"{steps.shape[1]} features a step, the sequences before have {first.shape[1]}"
-    if steps.ndim == 2 and np.isinf(steps).any():
-        step = int(np.isinf(steps).any(axis=1).argmax())
-        return f"step {step} holds an infinite number, or one too large for float32"
+    if features is not None and steps.shape[1] != features:
+        said = f"{steps.shape[1]} features a step, the model takes {features}"
+        return said + (TRANSPOSED if len(steps) == features else "")
+    if first is not None and steps.shape[1] != first.shape[1]:
+        said = f"{steps.shape[1]} features a step, the sequences before have {first.shape[1]}"
+        return said + (TRANSPOSED if len(steps) == len(first) else "")
     return None
-
-
-def _is_whole(sequence: Any) -> bool:
-    array = np.asarray(sequence)
-    return array.ndim == 1 and array.dtype.kind in "iu"
-
-
-def _listed(values: Iterable[Any], name: str) -> Iterator[Any]:
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise InvalidSequences([Problem(f"/{name}", f"a list is wanted, this is a {type(values).__name__}")])
-    return iter(values)

@@ -20,7 +20,7 @@ from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import presets
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import choice, normalizing, rocket, schedule
+from lengthwise_export.training import choice, data_warnings, normalizing, rocket, schedule
 from lengthwise_export.training.batches import examples, stratum
 from lengthwise_export.training.facts import DataFacts, look
 from lengthwise_export.training.objective import EvaluationScores
@@ -81,6 +81,7 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
     began = time.monotonic()
     facts = look(records)
     reasons: list[str] = []
+    warnings = data_warnings.about(spec, records)
     began_with_policy = bool(spec.input.says("missing"))
     spec = _missing(spec, facts, reasons)
     members = examples(records, spec)  # every record fits
@@ -103,20 +104,20 @@ def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe
                 "--seeds and --ensemble are for layers that are trained: the kernels of kind = 'rocket' are fixed"
             )
         applicable = {name: value for name, value in given.items() if name in rocket.APPLICABLE}
-        return Plan(spec, TrainingOptions(**applicable), 1, tuple(reasons), (), probe)
+        return Plan(spec, TrainingOptions(**applicable), 1, tuple(reasons), tuple(warnings), probe)
     if recipe.ensemble:
         count = recipe.seeds if recipe.seeds > 1 else DEFAULT_MEMBERS
         spec = spec.with_keys(model={"members": count})
         reasons.append(f"members = {count}: --ensemble, one graph that averages them")
     strata = [stratum(example, spec.output.task) for example in members]
-    options, warnings = schedule.chosen(spec, strata, given, recipe, reasons)
+    options, of_split = schedule.chosen(spec, strata, given, recipe, reasons)
     runs = 1 if recipe.ensemble else recipe.seeds
     if recipe.budget_minutes and "epochs" not in given:
         spent = time.monotonic() - began
         trainings = runs * spec.model.members
         options = schedule.within_budget(spec, records, options, trainings, recipe, reasons, spent=spent)
     folds = (None, None) if compared is None else (compared.temperature, compared.layers)
-    return Plan(spec, options, runs, tuple(reasons), tuple(warnings), probe, *folds)
+    return Plan(spec, options, runs, tuple(reasons), (*warnings, *of_split), probe, *folds)
 
 
 def inapplicable(given: Iterable[str], recipe: RecipeOptions) -> str | None:

@@ -62,7 +62,6 @@ def chosen(
                 f"validation has {held} records: the epoch that it chooses, and its accuracy, are mostly chance; "
                 "leave --validation out to train on all records with a fixed schedule"
             )
-    warnings += _classes(spec, counts, share)
     if "class_weights" not in given and spec.output.task == "single-label" and len(counts) > 1:
         ratio = max(counts.values()) / min(counts.values())
         if ratio >= SKEWED:
@@ -114,25 +113,5 @@ def within_budget(
     return replace(options, epochs=most)
 
 
-def _classes(spec: Spec, counts: Mapping[object, int], validation: float) -> list[str]:
-    """Warnings about labels that a split lacks."""
-    if spec.output.task != "single-label":
-        return []
-    labels = spec.output.labels
-    absent = [label for index, label in enumerate(labels) if not counts.get(index)]
-    lonely = [label for index, label in enumerate(labels) if counts.get(index) == 1]
-    said = []
-    if absent:
-        said.append(f"no record has the label {_listed(absent)}: the model cannot learn it")
-    if lonely and validation:
-        said.append(f"only one record has the label {_listed(lonely)}: it is in training, and not in validation")
-    return said
-
-
 def _default_of(name: str) -> Any:
     return next(field.default for field in fields(TrainingOptions) if field.name == name)
-
-
-def _listed(labels: Sequence[str]) -> str:
-    rest = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return ", ".join(labels[:5]) + rest

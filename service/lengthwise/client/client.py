@@ -13,7 +13,7 @@ from lengthwise.client import exchange
 from lengthwise.client.answers import Predictions
 from lengthwise.client.bodies import Encoding, PreparedSequences, ServerLimits, prepare
 from lengthwise.client.exchange import Answered, Deadline, Exchange, Send, Wait
-from lengthwise.client.given import sequences_of
+from lengthwise.decoding.given import Layout, sequences_of
 from lengthwise.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -93,17 +93,18 @@ class _AnyClient(Generic[Transport]):
         address = self._connections.base_url
         return f"{address.scheme}://{address.netloc.decode()}"
 
-    def _prepared(self, sequences: Any, deadline: Deadline) -> Exchange:
+    def _prepared(self, sequences: Any, layout: Layout, deadline: Deadline) -> Exchange:
         """The bodies of some sequences, by the limits of the server, which is asked for them once."""
         if isinstance(sequences, PreparedSequences):
             return sequences
         if self._limits is None:
             self._limits = yield from exchange.server_limits(deadline, self._retries)
-        return prepare(sequences_of(sequences), self._limits, self._encoding)
+        return prepare(sequences_of(sequences, layout), self._limits, self._encoding)
 
     def _predicted(
         self,
         sequences: Any,
+        layout: Layout,
         attention: bool,
         model: str | None,
         version: str | int | None,
@@ -123,7 +124,7 @@ class _AnyClient(Generic[Transport]):
             options["outputs"] = ["attention"]
         if priority:
             options["priority"] = priority
-        prepared = yield from self._prepared(sequences, deadline)
+        prepared = yield from self._prepared(sequences, layout, deadline)
         return (yield from exchange.predict(prepared, options=options, deadline=deadline, retries=self._retries))
 
     def _called(self, method: str, path: str, document: Any) -> Exchange:
@@ -192,6 +193,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
         version: str | int | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        layout: Layout = "steps-first",
     ) -> Predictions:
         """Answers sequences of different lengths, in their order.
 
@@ -200,14 +202,14 @@ class Client(_AnyClient["httpx.BaseTransport"]):
         Args:
             sequences: A list of array-likes, each `[length, features]` with NaN for a missing value (None in a list),
                 or `[length]` of one feature or of token ids. An entry may also be an object as in `POST /predict`:
-                `{"id": ..., "steps": ..., "step_mask": ..., "feature_mask": ...}`. Or a mapping of ids to array-likes;
-                a pandas table grouped by a column; a pyarrow list array, or a table with a column `steps`; or what
-                `prepare` returned.
+                `{"id": ..., "steps": ..., "step_mask": ..., "feature_mask": ...}`. Or any other form that
+                `Model.predict` takes (a mapping, a table, groups, a list column), or what `prepare` returned.
             attention: Whether to return the attention weights.
             model: The model; default: that of the client.
             version: Its version; default: that of the client.
             timeout: Seconds that the call may take; default: that of the client.
             priority: 0 to 9; higher runs first.
+            layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
 
         Returns:
             One prediction for each sequence; a list with `model`, `version` and `labels`.
@@ -227,19 +229,20 @@ class Client(_AnyClient["httpx.BaseTransport"]):
             >>> prediction.probabilities.shape, prediction.length
             ((9,), 19)
         """
-        found: Predictions = self._run(self._predicted(sequences, attention, model, version, timeout, priority))
+        found: Predictions = self._run(self._predicted(sequences, layout, attention, model, version, timeout, priority))
         return found
 
-    def prepare(self, sequences: Any) -> PreparedSequences:
+    def prepare(self, sequences: Any, *, layout: Layout = "steps-first") -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times: of other models, or again.
 
         Args:
             sequences: As `predict` takes them.
+            layout: The order of their axes, as for `predict`.
 
         Raises:
             LengthwiseError: As `predict` does, for what is wrong with the sequences themselves.
         """
-        found: PreparedSequences = self._run(self._prepared(sequences, self._deadline(None)))
+        found: PreparedSequences = self._run(self._prepared(sequences, layout, self._deadline(None)))
         return found
 
     def get(self, path: str) -> Any:
@@ -324,6 +327,7 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
         version: str | int | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        layout: Layout = "steps-first",
     ) -> Predictions:
         """Answers sequences of different lengths, in their order; see `Client.predict`.
 
@@ -334,6 +338,8 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
             version: Its version.
             timeout: Seconds that the call may take.
             priority: 0 to 9; higher runs first.
+            layout: The order of the axes of an array.
+            layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
 
         Returns:
             One prediction for each sequence.
@@ -345,12 +351,14 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
             >>> async with lengthwise.AsyncClient("http://localhost:8000") as client:
             ...     predictions = await client.predict([np.zeros((19, 12))])
         """
-        found: Predictions = await self._run(self._predicted(sequences, attention, model, version, timeout, priority))
+        found: Predictions = await self._run(
+            self._predicted(sequences, layout, attention, model, version, timeout, priority)
+        )
         return found
 
-    async def prepare(self, sequences: Any) -> PreparedSequences:
+    async def prepare(self, sequences: Any, *, layout: Layout = "steps-first") -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times; see `Client.prepare`."""
-        found: PreparedSequences = await self._run(self._prepared(sequences, self._deadline(None)))
+        found: PreparedSequences = await self._run(self._prepared(sequences, layout, self._deadline(None)))
         return found
 
     async def get(self, path: str) -> Any:

@@ -1,121 +1,148 @@
-"""Converts a Python caller's arrays to items, by the rules for a body. One error names everything that is wrong.
+"""Converts a Python caller's sequences to items, by the rules for a body. One error names everything that is wrong.
 
 A model of values takes `[length, features]` of any real type, with NaN for a missing value; with one feature,
-`[length]` is accepted too. A token model takes `[length]` whole numbers. Nested lists are accepted, with None for a
-missing value.
+`[length]` is accepted too. A token model takes `[length]` whole numbers. What a caller may pass is read by `given`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import Item, make_item, why_rejected
+from lengthwise.decoding import given as forms
+from lengthwise.decoding.calls import Item, make_item, missing_message, why_rejected
+from lengthwise.decoding.given import GivenSequence, Layout
 from lengthwise.errors import InvalidSequences, Problem
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 _INT64: Final = np.iinfo(np.int64)
 _FLOAT32: Final = np.dtype(np.float32)
-_MOST_SHOWN: Final = 40
-"""Characters of a caller's value that a message shows."""
 
 
-def items(sequences: Iterable[Any], manifest: Manifest) -> list[Item]:
+def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *, ask: bool = True) -> list[Item]:
     """Converts and validates the sequences, in their order.
 
     Args:
-        sequences: Array-likes, of different lengths.
+        sequences: In any form that `given` reads.
         manifest: The manifest of the model.
+        layout: The order of their axes.
+        ask: Whether numbers that may be one sequence, or one of one step each, are refused.
 
     Raises:
+        ConfigurationError: It is a table, and it is not clear what its columns are.
         InvalidSequences: The model does not accept some of them; names each by its index.
     """
-    if isinstance(sequences, str | bytes | Mapping) or not isinstance(sequences, Iterable):
-        raise InvalidSequences(
-            [Problem("/sequences", f"a list of arrays is wanted, this is a {type(sequences).__name__}")]
-        )
-    found: list[Item] = []
-    problems: list[Problem] = []
-    for place, given in enumerate(sequences):
-        one = item(given, manifest)
-        if isinstance(one, str):
-            problems.append(Problem(f"/sequences/{place}", one))
-        elif not problems:
-            found.append(one)
+    found = items_or_reasons(sequences, manifest, layout, ask=ask)
+    problems = [Problem(f"/sequences/{place}", one) for place, one in enumerate(found) if isinstance(one, str)]
     if problems:
         raise InvalidSequences(problems)
-    return found
+    return [one for one in found if not isinstance(one, str)]
 
 
-def item(given: Any, manifest: Manifest) -> Item | str:
-    """Converts and validates one sequence.
+def items_or_reasons(
+    sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *, ask: bool = True
+) -> list[Item | str]:
+    """The item of each sequence, or why the model rejects it.
 
     Args:
-        given: An array-like.
+        sequences: In any form that `given` reads.
         manifest: The manifest of the model.
+        layout: The order of their axes.
+        ask: Whether numbers that may be one sequence, or one of one step each, are refused.
 
-    Returns:
-        The item, or why the model rejects it, as a sentence.
+    Raises:
+        ConfigurationError: It is a table, and it is not clear what its columns are.
+        InvalidSequences: It is no form of sequences.
     """
+    found, _ = forms.read(sequences, layout, features=manifest.input.features or 0, ask=ask)
+    return [one if isinstance(one, str) else item(one, manifest) for one in found]
+
+
+def item(given: GivenSequence, manifest: Manifest) -> Item | str:
+    """The item of one sequence, or why the model rejects it, as a sentence."""
+    features = manifest.input.features
     try:
-        steps = as_steps(given, manifest.input.kind, manifest.input.features)
+        steps = as_steps(given.steps, manifest.input.kind, features)
+        if given.is_plain or (steps.ndim == 2 and steps.shape[1] != features):
+            return accepted(steps, manifest, id=given.id)
+        kept = kept_steps(given, steps)
     except ValueError as error:
         return str(error)
-    return accepted(steps, manifest)
+    if given.feature_mask is not None and not all(given.feature_mask) and manifest.missing == "refuse":
+        return missing_message(manifest)
+    places = None if given.step_mask is None else np.flatnonzero(given.step_mask)
+    return accepted(kept, manifest, sent_steps=len(steps), kept_places=places, id=given.id)
 
 
-def items_or_reasons(cells: Iterable[Any], manifest: Manifest) -> list[Item | str]:
-    """Converts and validates the cells of a column: the item of each, or why the model rejects it.
+def kept_steps(given: GivenSequence, steps: Steps) -> Steps:
+    """The steps of a sequence without those that its masks leave out, and NaN for the features that they do.
 
-    Args:
-        cells: Array-likes; None, or the NaN that pandas has in its place, is a row without a sequence.
-        manifest: The manifest of the model.
+    Raises:
+        ValueError: A mask has not as many entries.
     """
-    return [
-        "its steps are missing" if cell is None or isinstance(cell, float) else item(cell, manifest) for cell in cells
-    ]
+    if given.step_mask is not None:
+        if len(given.step_mask) != len(steps):
+            raise ValueError(f"step_mask has {len(given.step_mask)} entries, and the sequence {len(steps)} steps")
+        if not any(given.step_mask):
+            raise ValueError("step_mask leaves no step; a sequence has at least one")
+        steps = steps[np.array(given.step_mask)]
+    if given.feature_mask is not None:
+        if steps.ndim == 1:
+            raise ValueError("feature_mask: a token has no features to mask")
+        if len(given.feature_mask) != steps.shape[1]:
+            raise ValueError(
+                f"feature_mask has {len(given.feature_mask)} entries, and a step {steps.shape[1]} features"
+            )
+        steps = np.where(np.array(given.feature_mask), steps, np.float32(np.nan))
+    return steps
 
 
-def accepted(steps: Steps, manifest: Manifest) -> Item | str:
+def accepted(
+    steps: Steps,
+    manifest: Manifest,
+    *,
+    sent_steps: int | None = None,
+    kept_places: NDArray[np.intp] | None = None,
+    id: str | None = None,
+) -> Item | str:
     """The item of a sequence that has its final form, or why the model rejects it, as a sentence.
 
     Args:
-        steps: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+        steps: The kept steps, `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
         manifest: The manifest of the model.
+        sent_steps: Number of steps sent; default: all are kept.
+        kept_places: Places of the kept steps among those sent, or None for all.
+        id: The caller's name for the sequence, or None.
     """
     why = why_rejected(steps, manifest)
-    return make_item(steps, manifest, sent_steps=len(steps)) if why is None else why
+    if why is not None:
+        return why
+    return make_item(steps, manifest, sent_steps=sent_steps or len(steps), kept_places=kept_places, id=id)
 
 
-def as_steps(given: Any, kind: Literal["values", "tokens"], features: int | None) -> Steps:
-    """Converts an array-like: to `[length, features]` float32 with NaN for a missing value, or to `[length]` int64.
+def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: int | None) -> Steps:
+    """Converts the steps that `given` read: to `[length, features]` float32, or to `[length]` int64.
 
     Args:
-        given: The array-like.
+        array: `[length, features]` or `[length]`.
         kind: What a step is.
         features: Number of values of a step; None if it is not known, then `[length]` has one.
 
     Raises:
         ValueError: The array does not have this form; the message says why.
     """
-    if type(given) is np.ndarray and given.dtype == _FLOAT32 and given.ndim == 2 and kind == "values":
-        return given  # as nearly always
-    array = as_array(given)
     if kind == "tokens":
         return _tokens(array)
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"numbers are wanted, the type of this array is {array.dtype}")
     if array.ndim == 1 and features in (1, None):
         array = array[:, None]
     if array.ndim == 1 and not array.size:
         raise ValueError("a sequence has at least one step")
     if array.ndim != 2:
         wanted = "features" if features is None else features
-        hint = "; put a single sequence in a list too" if array.shape == (features,) or not array.ndim else ""
+        hint = "; put a single sequence in a list too" if array.shape == (features,) else ""
         raise ValueError(f"[length, {wanted}] is wanted, the shape of this array is {[*array.shape]}{hint}")
     if array.dtype == np.float32:
         return array
@@ -134,35 +161,3 @@ def _tokens(array: NDArray[Any]) -> Steps:
     if array.dtype == np.uint64 and array.max() > _INT64.max:
         raise ValueError(f"step {int(array.argmax())} is no token id: it is {array.max()}")
     return array.astype(np.int64, copy=False)
-
-
-def as_array(given: Any) -> NDArray[Any]:
-    """Converts any array-like to an array of numbers.
-
-    Raises:
-        ValueError: It cannot be converted.
-    """
-    if isinstance(given, np.ma.MaskedArray) and np.any(given.mask):  # what is masked is missing
-        given = np.ma.filled(given.astype(np.promote_types(given.dtype, np.float32)), np.nan)
-    if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim == 1:
-        given = given.tolist()  # steps that are arrays: so a column of lists comes out of pandas
-    try:
-        array = np.asarray(given)
-    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        ragged = "inhomogeneous" in str(error)
-        raise ValueError("its steps have different numbers of features" if ragged else str(error)) from error
-    if array.dtype.kind != "O":
-        return array
-    # None among numbers, or a whole number past 64 bits: one by one, since NumPy would take texts for numbers too.
-    numbers = np.empty(array.shape, dtype=np.float64)
-    for place, value in np.ndenumerate(array):
-        if value is None:
-            numbers[place] = np.nan
-        elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-            try:
-                numbers[place] = value
-            except OverflowError:
-                numbers[place] = np.inf
-        else:
-            raise ValueError(f"numbers are wanted, {str(value)[:_MOST_SHOWN]!r} is a {type(value).__name__}")
-    return numbers

@@ -6,6 +6,8 @@ numbers. Floats of 16, 32 and 64 bits and integers of 8 to 64 bits are accepted,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -47,7 +49,7 @@ def check_columns(schema: Any) -> None:
             problems.append(f"unknown column {name[:40]!r}; known are {', '.join(sorted(ITEM_FIELDS))}")
         elif names.count(name) > 1:
             problems.append(f"the column {name!r} is there twice")
-        elif (wrong := _type_problem(name, schema.field(name).type)) is not None:
+        elif (wrong := type_problem(name, schema.field(name).type)) is not None:
             problems.append(f"the column {name!r} {wrong}")
     if "steps" not in names:
         problems.append("the column 'steps' is missing")
@@ -55,7 +57,7 @@ def check_columns(schema: Any) -> None:
         raise InvalidRequest([Problem("", problem) for problem in problems])
 
 
-def _type_problem(name: str, kind: Any) -> str | None:
+def type_problem(name: str, kind: Any) -> str | None:
     """Why a column may not have this type; None if it may."""
     types = load().types
     shown = str(kind)[:80]
@@ -122,6 +124,24 @@ def step_column(column: Any, body: bytes | None = None) -> StepColumn | None:
         return None
     numbers = numbers_of(inner.values, body)[bounds[0] : bounds[-1]]
     return StepColumn(numbers.reshape(-1, features), offsets)
+
+
+def rows_of(column: Any) -> Iterator[Any]:
+    """The rows of a column: a view of its numbers for each, or Python objects for a row that is no array of numbers.
+
+    Args:
+        column: An array of any type.
+    """
+    is_readable = len(column) > 0 and type_problem("steps", column.type) is None
+    found = step_column(column) if is_readable and not column.null_count else None
+    if found is not None and not (found.numbers.ndim == 1 and column.values.null_count):  # ids beside a null stay whole
+        yield from (found.numbers[start:end] for start, end in pairwise(found.offsets.tolist()))
+    elif len(column) < 2 or not is_readable:
+        yield from column.to_pylist()
+    else:
+        half = len(column) // 2
+        for part in (range(half), range(half, len(column))):
+            yield from rows_of(column.take(load().array(part)))  # what is taken holds no values of other rows
 
 
 def numbers_of(leaf: Any, body: bytes | None = None) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
     from lengthwise.repository.served import ServedModel
@@ -31,6 +32,8 @@ ENTRY_BYTES: Final = 128
 MOST_PROBLEMS = 100_000
 """Reading a body stops at this number of problems; to count them takes no longer than to parse the body."""
 
+TRANSPOSED: Final = "; is it transposed? (in Python: layout='channels-first')"
+"""Ends the message about a wrong number of features, if there are as many steps as there should be features."""
 
 Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"
 """Finds the model of a name and a version, None for the default; raises `RequestError` where there is none."""
@@ -95,7 +98,8 @@ def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
         return too_short_message(len(steps), manifest)
     step = manifest.input
     if step.kind == "values" and steps.shape[1] != step.features:
-        return f"the model takes {step.features} features a step, this one has {steps.shape[1]}"
+        said = f"the model takes {counted(step.features or 1, 'feature')} a step, this one has {steps.shape[1]}"
+        return said + (TRANSPOSED if len(steps) == step.features else "")
     fault = first_fault(steps, vocabulary=step.vocabulary, takes_missing=manifest.missing != "refuse")
     if fault is None:
         return None
@@ -128,7 +132,7 @@ def too_long_message(length: int, manifest: Manifest) -> str:
 
 def too_short_message(length: int, manifest: Manifest) -> str:
     """The message of a sequence that is shorter than the model accepts."""
-    return f"{length} step{'s' if length > 1 else ''}; the model {manifest.key} needs at least {manifest.min_length}"
+    return f"{counted(length, 'step')}; the model {manifest.key} needs at least {manifest.min_length}"
 
 
 def missing_message(manifest: Manifest) -> str:

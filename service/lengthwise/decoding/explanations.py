@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from lengthwise.decoding.calls import Problems, missing_message, token_message
+from lengthwise.decoding.calls import TRANSPOSED, Problems, missing_message, token_message
 from lengthwise.decoding.json_text import kind
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.wrong_values import counted
 
 FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
 """The least number that rounds to infinity: half a step past the largest."""
@@ -64,7 +65,7 @@ def _explain_values(
         step = [entry] if is_bare else entry
         if not isinstance(step, list) or len(step) != features:
             if problems.listing:
-                problems.add(f"{at}/{place}", _no_step(step, features))
+                problems.add(f"{at}/{place}", _no_step(step, features, len(entries)))
             else:
                 problems.count()
             continue
@@ -92,11 +93,12 @@ def _explain_tokens(entries: list[Any], kept: Sequence[int], at: str, manifest: 
             problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
 
 
-def _no_step(step: Any, features: int) -> str:
+def _no_step(step: Any, features: int, steps: int) -> str:
     """The message of a step that has the wrong form."""
     if not isinstance(step, list):
         return f"a step must be an array of {features} numbers, it is {kind(step)}"
-    return f"the model takes {features} features a step, this one has {len(step)}"
+    said = f"the model takes {counted(features, 'feature')} a step, this one has {len(step)}"
+    return said + (TRANSPOSED if steps == features else "")
 
 
 def _no_number(value: Any, manifest: Manifest) -> str:

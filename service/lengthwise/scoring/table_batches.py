@@ -96,7 +96,7 @@ class FrameBatch:
 
     def items(self, column: str, manifest: Manifest) -> list[Item | str]:
         """The sequence of each row, or why the model rejects it."""
-        return arrays.items_or_reasons(self._frame[column].tolist(), manifest)
+        return arrays.items_or_reasons(self._frame[column].tolist(), manifest, ask=False)
 
     def cell(self, column: str, row: int) -> Any:
         """One value."""
@@ -126,7 +126,7 @@ class ArraysBatch:
 
     def items(self, column: str, manifest: Manifest) -> list[Item | str]:
         """The sequence of each row, or why the model rejects it."""
-        return arrays.items_or_reasons(self._columns[column], manifest)
+        return arrays.items_or_reasons([*self._columns[column]], manifest, ask=False)
 
     def cell(self, column: str, row: int) -> Any:
         """One value."""

@@ -1,0 +1,408 @@
+"""What a Python caller may pass as sequences, as NumPy arrays: every function that takes sequences takes these forms.
+
+| form | a sequence is |
+|---|---|
+| a list, a generator, an array `[sequences, ...]` | an entry: an array-like, a table, an object as in `POST /predict` |
+| a mapping, a table grouped by a column | a value; its key is the id |
+| a table of pandas, Polars or Arrow with a column `steps` | a row |
+| such a table with a row for each step | the rows with one id (`long_table`) |
+| a list column of Arrow or Polars | a row |
+
+pandas, Polars and pyarrow are never imported here: what is no object of theirs does not need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding import long_table
+from lengthwise.decoding.long_table import ColumnNames, LongSequence
+from lengthwise.decoding.numbers import as_array
+from lengthwise.decoding.tables import columns_of, is_of, of_series
+from lengthwise.decoding.validation import ITEM_FIELDS
+from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
+
+Layout = Literal["steps-first", "channels-first"]
+"""The axes of a sequence: `[length, features]`, or `[features, length]` as in aeon and sktime."""
+
+_FLOAT32: Final = np.dtype(np.float32)
+_INT64: Final = np.iinfo(np.int64)
+_FIELDS: Final = ITEM_FIELDS | {"label"}
+
+
+@dataclass(frozen=True, slots=True)
+class GivenSequence:
+    """One sequence of a caller.
+
+    Attributes:
+        steps: `[length, features]` or `[length]` float32 with NaN for a missing value, or `[length]` whole numbers.
+        id: The caller's name for it, or None.
+        step_mask: False for each step to leave out, or None.
+        feature_mask: False for each feature that is missing in every step, or None.
+        label: Its label, or a list with one for each step, where the caller's form has it; or None.
+    """
+
+    steps: NDArray[Any]
+    id: str | None = None
+    step_mask: list[bool] | None = None
+    feature_mask: list[bool] | None = None
+    label: Any = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has no mask."""
+        return self.step_mask is None and self.feature_mask is None
+
+
+class Sequences(list[GivenSequence]):
+    """Sequences that were read; every function that takes sequences takes them.
+
+    Attributes:
+        taken: Which columns of a table were taken as what; empty for other forms.
+        labels: The label of each sequence, None where there is none.
+    """
+
+    def __init__(self, found: Iterable[GivenSequence] = (), taken: str = "") -> None:
+        super().__init__(found)
+        self.taken = taken
+
+    @property
+    def labels(self) -> list[Any]:
+        """The label of each sequence, None where there is none; if one has a label for each step, all have."""
+        if not any(isinstance(one.label, list) for one in self):
+            return [one.label for one in self]
+        return [one.label if isinstance(one.label, list | None) else [one.label] * len(one.steps) for one in self]
+
+    def __repr__(self) -> str:
+        """`<lengthwise.Sequences: 80 of 7 to 29 steps; id 'run', time 't', label 'state', features 'x', 'y'>`."""
+        lengths = [len(one.steps) for one in self]
+        steps = f" of {min(lengths)} to {max(lengths)} steps" if lengths else ""
+        return f"<lengthwise.Sequences: {len(self)}{steps}{self.taken and '; '}{self.taken}>"
+
+
+def sequences(
+    given: Any,
+    *,
+    layout: Layout = "steps-first",
+    id: str | None = None,
+    time: str | None = None,
+    label: str | None = None,
+    values: str | Iterable[str] | None = None,
+) -> Sequences:
+    """Reads sequences, for a table whose columns have other names than those that are found by themselves.
+
+    `predict`, `train` and the others read what they are given in the same way, so this is needed only to name columns,
+    or to see what was taken.
+
+    Args:
+        given: The sequences: a list of array-likes, a mapping of ids to them, a pandas or Polars table with a row for
+            each step, a grouped table, a table with a column `steps`, or a list column of Arrow.
+        layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
+        id: The column that names the sequence of a row.
+        time: The column that orders the rows of a sequence.
+        label: The column of the label.
+        values: The columns of the features; default: all others.
+
+    Returns:
+        The sequences; `taken` says which columns were taken as what, and `labels` are their labels.
+
+    Raises:
+        InvalidSequences: It is no form of sequences, or some have no numbers; names each by its index. It is a
+            ValueError.
+        ConfigurationError: The columns are not there, or it is not clear what they are.
+
+    Example:
+        >>> import pandas
+        >>> table = pandas.DataFrame({"run": ["a", "a", "b"], "second": [0, 1, 0], "x": [0.1, 0.3, 0.2]})
+        >>> found = lengthwise.sequences(table, id="run", time="second")
+        >>> found.taken, [one.steps.tolist() for one in found][1]
+        ("id 'run', time 'second', feature 'x'", [0.20000000298023224])
+    """
+    names = (values,) if isinstance(values, str) else None if values is None else tuple(values)
+    return sequences_of(given, layout, ColumnNames(id, time, label, names))
+
+
+def sequences_of(
+    given: Any, layout: Layout = "steps-first", columns: ColumnNames | None = None, *, ask: bool = True
+) -> Sequences:
+    """The sequences of a caller, in order; see `read`.
+
+    Raises:
+        ConfigurationError: See `sequences`.
+        InvalidSequences: See `sequences`.
+    """
+    found, taken = read(given, layout, columns, ask=ask)
+    problems = [Problem(f"/sequences/{place}", one) for place, one in enumerate(found) if isinstance(one, str)]
+    if problems:
+        raise InvalidSequences(problems)
+    return Sequences((one for one in found if isinstance(one, GivenSequence)), taken)
+
+
+def read(
+    given: Any,
+    layout: Layout = "steps-first",
+    columns: ColumnNames | None = None,
+    *,
+    features: int | None = None,
+    ask: bool = True,
+) -> tuple[list[GivenSequence | str], str]:
+    """The sequences of a caller, or why one cannot be read; and which columns were taken as what.
+
+    Args:
+        given: The sequences.
+        layout: The order of their axes.
+        columns: The columns that the caller names.
+        features: Number of values of a step, where it is known; 0 for token ids.
+        ask: Whether numbers that may be one sequence, or one of one step each, are refused.
+
+    Raises:
+        ConfigurationError: See `sequences`.
+        InvalidSequences: It is no form of sequences.
+    """
+    if layout not in get_args(Layout):
+        raise ConfigurationError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
+    if isinstance(given, Sequences):
+        return [*given], given.taken
+    names = columns or ColumnNames()
+    table = columns_of(given)
+    if table is not None and "steps" not in table:
+        found, roles = long_table.sequences(table, names)
+        return [_of_long(one) for one in found], str(roles)
+    entries = _rows(given) if table is not None else _entries(given, names)
+    taken: list[str] = []
+    made = [_read_one(one, layout, names, taken) for one in entries]
+    if ask:
+        _refuse_doubt(given, made, features)
+    return made, taken[0] if taken else ""
+
+
+def _refuse_doubt(given: Any, made: list[GivenSequence | str], features: int | None) -> None:
+    """Refuses numbers that may be one sequence, or many of one step.
+
+    Raises:
+        InvalidSequences: They may.
+    """
+    if len(made) < 2 or features not in (None, 1) or isinstance(given, Mapping):
+        return
+    for one in made:
+        if isinstance(one, str) or one.id is not None or one.steps.shape != (1,):
+            return
+        if features is None and one.steps.dtype.kind != "f":  # perhaps token ids
+            return
+    raise _no_form(
+        f"is this one sequence of {len(made)} steps, or are these {len(made)} sequences of one step? Put one sequence "
+        "in a list: [x]; give many the shape [sequences, 1, 1]: np.reshape(x, (-1, 1, 1))"
+    )
+
+
+def _no_form(said: str) -> InvalidSequences:
+    return InvalidSequences([Problem("/sequences", said)])
+
+
+def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
+    """The entries of what a caller passed, one for each sequence.
+
+    Raises:
+        InvalidSequences: It has none.
+    """
+    if isinstance(given, Mapping):
+        if "steps" in given and _FIELDS.issuperset(given):
+            raise _no_form("a list of sequences is wanted, this is one sequence; put it in a list")
+        return ({"id": _key(name), "steps": steps} for name, steps in given.items())
+    if hasattr(given, "groups") and is_of(given, "pandas"):
+        return _groups(given, getattr(given, "exclusions", frozenset()), columns)
+    if type(given).__name__ == "GroupBy" and is_of(given, "polars"):
+        return _groups(given, (), columns)
+    if is_of(given, "pyarrow"):
+        return _list_column(given)
+    if type(given).__name__ == "LazyFrame":
+        raise _no_form("a table that is not computed yet; collect() it")
+    axes = getattr(given, "ndim", None)
+    is_numbers = getattr(getattr(given, "dtype", None), "kind", "f") != "O"
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or axes == 0:
+        raise _no_form(f"a list of arrays is wanted, this is a {type(given).__name__}")
+    if axes == 1 and is_numbers and hasattr(given, "__array__") and np.asarray(given).dtype.kind in "fiub":
+        raise _no_form(
+            "a list of arrays is wanted, this is an array of numbers. Reshape your data: one sequence is [x]"
+        )
+    return given
+
+
+def _key(name: Any) -> str:
+    return str(name[0] if isinstance(name, tuple) and len(name) == 1 else name)
+
+
+def _groups(given: Any, by: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]]:
+    """The groups of a table, without the columns that it is grouped by."""
+    for name, rows in given:
+        table = columns_of(rows)
+        if table is None:
+            yield {"id": _key(name), "steps": rows}
+            continue
+        key = [*map(str, by)]
+        if not key and columns.id is None:  # Polars does not say by which columns: each has one value, the key's
+            parts = [str(part) for part in (name if isinstance(name, tuple) else (name,))]
+            key = [column for column, cells in table.items() if len(cells) and {*map(str, cells)} <= {*parts}]
+        yield {"id": _key(name), "steps": long_table.one_sequence(table, columns, key)}
+
+
+def _rows(given: Any) -> Iterable[Any]:
+    """The rows of a table with a column `steps`; other columns than the fields of a record are not used."""
+    if is_of(given, "pyarrow"):
+        return _arrow_rows(given)
+    table = columns_of(given) or {}
+    fields = [name for name in table if name in _FIELDS]
+    return (_present(zip(fields, cells, strict=True)) for cells in zip(*(table[name] for name in fields), strict=True))
+
+
+def _present(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a row that are there: a cell without a mask or an id is None."""
+    return {name: cell for name, cell in fields if name == "steps" or cell is not None}
+
+
+def _list_column(given: Any) -> Iterator[Any]:
+    """The rows of a list array, or of a chunked one.
+
+    Raises:
+        InvalidSequences: It is none.
+    """
+    import pyarrow as pa
+
+    if not isinstance(given, pa.Array | pa.ChunkedArray):
+        raise _no_form(f"a list array or a table is wanted, this is a pyarrow {type(given).__name__}")
+    return _arrow_rows(pa.table({"steps": given}))
+
+
+def _arrow_rows(given: Any) -> Iterator[Any]:
+    """The rows of an Arrow table; numbers that are float32 without null stay in their buffers.
+
+    Raises:
+        InvalidSequences: A column has a type that it cannot have.
+    """
+    import pyarrow as pa
+
+    from lengthwise.decoding.arrow_columns import rows_of, type_problem
+
+    table = given if isinstance(given, pa.Table) else pa.Table.from_batches([given])
+    for name in sorted(ITEM_FIELDS.intersection(table.column_names)):
+        wrong = type_problem(name, table.schema.field(name).type)
+        if wrong is not None and not (name == "id" and pa.types.is_integer(table.schema.field(name).type)):
+            raise _no_form(f"the column {name!r} {wrong}")
+    others = {name: table.column(name).to_pylist() for name in table.column_names if name in _FIELDS - {"steps"}}
+    rows = chain.from_iterable(rows_of(chunk) for chunk in table.column("steps").chunks)
+    for place, steps in enumerate(rows):
+        yield {"steps": steps} | _present((name, cells[place]) for name, cells in others.items())
+
+
+def _of_long(one: LongSequence) -> GivenSequence | str:
+    try:
+        return GivenSequence(steps_array(one.steps), one.id, label=one.label)
+    except ValueError as error:
+        return str(error)
+
+
+def _read_one(given: Any, layout: Layout, columns: ColumnNames, taken: list[str]) -> GivenSequence | str:
+    """One entry as a sequence, or why it is none; what the columns of a table are is added to `taken`."""
+    try:
+        return _sequence(given, layout, columns, taken)
+    except (ValueError, ConfigurationError) as error:
+        return str(error)
+
+
+def _sequence(given: Any, layout: Layout, columns: ColumnNames, taken: list[str]) -> GivenSequence:
+    """One entry as a sequence.
+
+    Raises:
+        ValueError: It has no numbers, another form, or a field that is not known.
+        ConfigurationError: It is a table, and it is not clear what its columns are.
+    """
+    if isinstance(given, GivenSequence):
+        return given
+    fields = given if isinstance(given, Mapping) else {"steps": given}
+    unknown = sorted(str(name) for name in fields if name not in _FIELDS)
+    if unknown:
+        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_FIELDS))}")
+    if "steps" not in fields:
+        raise ValueError("'steps' is missing")
+    steps, label = fields["steps"], fields.get("label")
+    table = columns_of(steps)
+    one = steps if table is None else long_table.one_sequence(table, columns)
+    if isinstance(one, LongSequence):
+        taken.append(str(one.roles))
+        array, label = steps_array(one.steps), one.label if label is None else label
+    else:
+        array = steps_array(steps)
+        array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
+    identifier = _identifier(fields.get("id"))
+    return GivenSequence(array, identifier, _mask(fields, "step_mask"), _mask(fields, "feature_mask"), label)
+
+
+def _identifier(given: Any) -> str | None:
+    """An id as text.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(given, int | np.integer) and not isinstance(given, bool):
+        return str(given)
+    if given is not None and not isinstance(given, str):
+        raise ValueError(f"an id must be a string, it is a {type(given).__name__}")
+    try:
+        (given or "").encode()
+    except UnicodeEncodeError:
+        raise ValueError("an id must be text, this one has half of a character (a lone surrogate)") from None
+    return given
+
+
+def _mask(given: Mapping[str, Any], name: str) -> list[bool] | None:
+    mask = given.get(name)
+    if mask is None:
+        return None
+    array = np.asarray(mask)
+    if array.ndim != 1 or (array.size and array.dtype != np.bool_):
+        raise ValueError(f"{name} must be a list of booleans")
+    flags: list[bool] = array.tolist()
+    return flags
+
+
+def steps_array(given: Any) -> NDArray[Any]:
+    """The steps of one sequence as float32, or as int64 where they are a list of whole numbers.
+
+    Numbers are rounded to float32 here as the service rounds those of a JSON body, so the answer has the same bits.
+
+    Raises:
+        ValueError: They are no numbers, have another form, or one is not finite as float32.
+    """
+    if given is None:
+        raise ValueError("its steps are missing")
+    if type(given) is np.ndarray and given.dtype == _FLOAT32:
+        array: NDArray[Any] = given
+    else:
+        if isinstance(given, float) and np.isnan(given):  # what pandas has in the place of None
+            raise ValueError("its steps are missing")
+        if is_of(given, "pandas") and given.ndim == 1:
+            given = of_series(given)
+        array = as_array(given.to_list() if is_of(given, "polars") else given)
+    if array.ndim not in (1, 2):
+        hint = "" if array.ndim else "; put a single sequence in a list too"
+        raise ValueError(f"[length, features] or [length] is wanted, the shape of this array is {[*array.shape]}{hint}")
+    if array.dtype.kind not in "fiu":
+        if array.size:
+            raise ValueError(f"numbers are wanted, the type of this array is {array.dtype}")
+        return array.astype(np.float32)
+    if array.dtype.kind in "iu" and array.ndim == 1:
+        is_beyond = array.dtype == np.uint64 and (array > _INT64.max).any()
+        return array if is_beyond else array.astype(np.int64, copy=False)
+    if array.dtype != _FLOAT32:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64, copy=False).astype(np.float32)
+    if np.isinf(array).any():
+        step = int(np.argwhere(np.isinf(array))[0][0])
+        raise ValueError(f"step {step} holds a number that is not finite as float32 (infinity, or too large)")
+    return np.ascontiguousarray(array)

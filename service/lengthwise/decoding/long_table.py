@@ -1,0 +1,385 @@
+"""A table with one row for each step, as sequences: which column is what, and which rows belong together.
+
+```
+id  t  value  label         columns by their names (`roles`)  ->  rows with one id, in the order of the time
+a   0  0.1    calm                                             ->  a: [[0.1], [0.3]], calm
+a   1  0.3    calm                                                 b: [[0.2]], storm
+b   0  0.2    storm
+```
+
+A name is found without regard to case. Where two columns may be the same thing, or none is left for the values, the
+error asks, and lists the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding.numbers import as_array
+from lengthwise.errors import ConfigurationError
+from lengthwise.wrong_values import nearest
+
+Column: TypeAlias = "NDArray[Any] | list[Any]"
+"""The cells of a column: an array of numbers or of times, or a list of other objects with None where one is missing."""
+Role: TypeAlias = Literal["id", "time", "label"]
+
+MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))
+"""Texts, in lower case, that stand for a missing value."""
+_NAMES: Final[dict[Role, frozenset[str]]] = {
+    "id": frozenset(("id", "sequence", "series", "recording", "case", "trial", "session", "instance", "episode")),
+    "time": frozenset(
+        (
+            *("t", "ts", "ds", "time", "timestamp", "timestep", "time_step", "step", "date", "datetime", "timepoint"),
+            *("time_index", "time_s", "time_ms", "time_us", "time_ns", "t_s", "t_ms"),
+        )
+    ),
+    "label": frozenset(("label", "labels", "class", "class_label", "target", "category")),
+}
+"""Names that say what a column is. Every name that ends in `_id` is one of ids."""
+_OF_ROWS: Final = frozenset(("", "index", "unnamed: 0", "level_0", "row", "row_nr", "__index_level_0__"))
+"""Names of a column that counts the rows, which is left out."""
+_MOST_LISTED: Final = 20
+_MOST_SHOWN: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnNames:
+    """The columns that a caller names; what is None is found by its name.
+
+    Attributes:
+        id: The column that names the sequence of a row.
+        time: The column that orders the rows of a sequence.
+        label: The column of the label.
+        values: The columns of the features, in their order; default: all others.
+    """
+
+    id: str | None = None
+    time: str | None = None
+    label: str | None = None
+    values: tuple[str, ...] | None = None
+
+    def named(self, role: Role) -> str | None:
+        """The column that the caller names for a role."""
+        return {"id": self.id, "time": self.time, "label": self.label}[role]
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What each column of a table is.
+
+    Attributes:
+        id: The column of ids, or None.
+        time: The column of times, or None.
+        label: The column of labels, or None.
+        values: The columns of the features.
+        left_out: Columns that are not used.
+    """
+
+    id: str | None
+    time: str | None
+    label: str | None
+    values: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """`id 'run', time 't', label 'state', features 'x', 'y'; left out: 'note'`."""
+        named = [
+            f"{role} {name!r}" for role, name in (("id", self.id), ("time", self.time), ("label", self.label)) if name
+        ]
+        text = ", ".join([*named, f"feature{'s' * (len(self.values) > 1)} {listed(self.values)}"])
+        return f"{text}; left out: {listed(self.left_out)}" if self.left_out else text
+
+
+@dataclass(frozen=True, slots=True)
+class LongSequence:
+    """One sequence of a table.
+
+    Attributes:
+        id: Its id; `"0"` where the table has no ids.
+        rows: `[length]`: its rows, in the order of their times.
+        steps: `[length, features]`, or `[length]` of one feature: numbers, with NaN for a missing value.
+        label: Its label; a list with one for each step where the labels of some sequence differ; None without labels.
+        problem: Why it cannot be read, with the row; None if it can.
+        roles: What the columns of its table are.
+    """
+
+    id: str
+    rows: NDArray[np.intp]
+    steps: NDArray[Any]
+    label: Any = None
+    problem: tuple[int, str] | None = None
+    roles: Roles | None = None
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names of columns, for a message."""
+    more = len(names) - _MOST_LISTED
+    return ", ".join(map(repr, names[:_MOST_LISTED])) + (f" and {more} more" if more > 0 else "")
+
+
+def roles(names: Sequence[str], given: ColumnNames) -> Roles:
+    """What each column is, by the caller's word or by its name.
+
+    Args:
+        names: Of all columns.
+        given: What the caller says.
+
+    Raises:
+        ConfigurationError: A named column is not there, two columns may be the same thing, or no feature is left.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigurationError(f"the column {twice[0]!r} is there twice; rename one")
+    wanted = [given.id, given.time, given.label, *(given.values or ())]
+    for name in wanted:
+        if name is not None and name not in names:
+            raise ConfigurationError(
+                f"there is no column {name!r}{nearest(name, names)}; the columns are {listed(names)}"
+            )
+    of_role = {role: _found(role, names, given) for role in _NAMES}
+    taken = {name for name in of_role.values() if name is not None}
+    others = [name for name in names if name not in taken]
+    values = tuple(others) if given.values is None else given.values
+    if not values:
+        raise ConfigurationError(
+            f"no column is left for the values; the columns are {listed(names)}: name those of the features (values)"
+        )
+    both = taken.intersection(values)
+    if both:
+        raise ConfigurationError(f"the column {min(both)!r} cannot be a feature and something else at once")
+    return Roles(of_role["id"], of_role["time"], of_role["label"], values, tuple(n for n in others if n not in values))
+
+
+def _found(role: Role, names: Sequence[str], given: ColumnNames) -> str | None:
+    """The column of a role; None if there is none.
+
+    Raises:
+        ConfigurationError: Several may be.
+    """
+    own = given.named(role)
+    if own is not None:
+        return own
+    others = {given.id, given.time, given.label, *(given.values or ())}
+    alike = [name for name in names if name not in others and _may_be(role, name)]
+    if len(alike) > 1:
+        raise ConfigurationError(
+            f"the columns {listed(alike)} may each be the {role}: say which one ({role}), and which are the features "
+            f"(values); the columns are {listed(names)}"
+        )
+    return alike[0] if alike else None
+
+
+def has_ids(names: Sequence[str]) -> bool:
+    """Whether the name of some column says that it holds the ids of sequences."""
+    return any(_may_be("id", name) for name in names)
+
+
+def _may_be(role: Role, name: str) -> bool:
+    plain = name.strip().lower().replace(" ", "_").replace("-", "_")
+    return plain in _NAMES[role] or (role == "id" and plain.endswith("_id"))
+
+
+def one_sequence(columns: Mapping[str, Column], given: ColumnNames, key: Sequence[str] = ()) -> LongSequence:
+    """A table of one sequence: all of its rows, in the order of its times. An id is left out.
+
+    Args:
+        columns: The cells of each column.
+        given: What the caller says.
+        key: Columns that name the sequence and are no features.
+
+    Raises:
+        ConfigurationError: See `roles`; or a column holds no numbers.
+    """
+    used = {name: cells for name, cells in columns.items() if name not in key}
+    chosen = ColumnNames(given.id if given.id in used else None, given.time, given.label, given.values)
+    found = roles([*used], chosen)
+    ids = {str(cell) for cell in used[found.id]} if found.id is not None else set()
+    if len(ids) > 1:
+        raise ConfigurationError(f"the rows of one sequence have {len(ids)} ids in the column {found.id!r}")
+    without = Roles(None, found.time, found.label, found.values, found.left_out)
+    return _sequences(used, without, texts=False)[0]
+
+
+def sequences(
+    columns: Mapping[str, Column], given: ColumnNames, *, texts: bool = False, ids_are_needed: bool = True
+) -> tuple[list[LongSequence], Roles]:
+    """The sequences of a table, in the order in which their first rows stand in it.
+
+    Args:
+        columns: The cells of each column.
+        given: What the caller says.
+        texts: Whether every cell is a text, as in a CSV file, and numbers are read from them.
+        ids_are_needed: Whether a table without a column of ids and of times is refused, and not one sequence.
+
+    Raises:
+        ConfigurationError: See `roles`; or no column names the sequences, or a column cannot be what it is said to be.
+    """
+    names = [*columns]
+    if not names or not len(columns[names[0]]):
+        raise ConfigurationError("the table has no row")
+    counting = [name for name in names if _counts_rows(name, columns[name], given)]
+    found = roles([name for name in names if name not in counting], given)
+    found = Roles(found.id, found.time, found.label, found.values, (*counting, *found.left_out))
+    count = len(columns[names[0]])
+    if found.id is None and ids_are_needed:
+        raise ConfigurationError(
+            f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or put "
+            "the table of a single sequence in a list"
+        )
+    if found.id is not None and given.id is None and count > 1:
+        of_rows = [str(cell) for cell in columns[found.id]]
+        if len({*of_rows}) == count:
+            raise ConfigurationError(
+                f"every row has its own {found.id!r}: does it number the rows? Say which column is the id (id); the "
+                f"columns are {listed(names)}"
+            )
+    return _sequences(columns, found, texts=texts), found
+
+
+def _counts_rows(name: str, cells: Column, given: ColumnNames) -> bool:
+    """Whether a column that the caller does not name counts the rows, as a written index does."""
+    if name in (given.id, given.time, given.label, *(given.values or ())) or name.strip().lower() not in _OF_ROWS:
+        return False
+    texts = [str(cell) for cell in cells]
+    return any(texts == [str(row) for row in range(first, first + len(texts))] for first in (0, 1))
+
+
+def _sequences(columns: Mapping[str, Column], found: Roles, *, texts: bool) -> list[LongSequence]:
+    """The sequences of a table whose columns are known."""
+    count = len(columns[found.values[0]])
+    ids = ["0"] * count if found.id is None else _ids(columns[found.id], found.id)
+    places = {name: place for place, name in enumerate(dict.fromkeys(ids))}
+    of_row = np.array([places[name] for name in ids], dtype=np.intp)
+    order = _order(of_row, None if found.time is None else columns[found.time], found.time or "", texts=texts)
+    bounds = np.searchsorted(of_row[order], np.arange(len(places) + 1))
+    numbers = [_numbers(columns[name], name, texts=texts) for name in found.values]
+    wrong: dict[int, str] = {}
+    for _, bad in reversed(numbers):
+        wrong |= bad
+    arrays = [array for array, _ in numbers]
+    values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
+    labels = None if found.label is None else _labels(columns[found.label], found.label)
+    parts = [order[start:end] for start, end in pairwise(bounds)]
+    differ = labels is not None and any(len({labels[row] for row in part}) > 1 for part in parts)
+    made = []
+    for name, part in zip(places, parts, strict=True):
+        first_wrong = next((row for row in part.tolist() if row in wrong), None) if wrong else None
+        problem = None if first_wrong is None else (first_wrong, wrong[first_wrong])
+        label = None if labels is None else [labels[row] for row in part] if differ else labels[part[0]]
+        made.append(LongSequence(name, part, values[part], label, problem, found))
+    return made
+
+
+def _ids(cells: Column, name: str) -> list[str]:
+    plain = cells.tolist() if isinstance(cells, np.ndarray) else cells
+    ids = ["" if _is_missing(cell) else str(cell).strip() for cell in plain]
+    if "" in ids:
+        raise ConfigurationError(f"row {ids.index('')} has no id in the column {name!r}, which names its sequence")
+    return ids
+
+
+def _order(of_row: NDArray[np.intp], times: Column | None, name: str, *, texts: bool) -> NDArray[np.intp]:
+    """The rows, those of one sequence together and in the order of their times."""
+    as_they_stand: NDArray[np.intp] = np.argsort(of_row, kind="stable")
+    if times is None:
+        return as_they_stand
+    keys = _sortable(times, name, texts=texts)
+    order: NDArray[np.intp] = np.lexsort((keys, of_row))
+    if np.array_equal(order, as_they_stand):
+        return order
+    together = of_row[order]
+    equal = (keys[order][1:] == keys[order][:-1]) & (together[1:] == together[:-1])
+    if equal.any():
+        row = int(order[1:][equal][0])
+        raise ConfigurationError(
+            f"rows of one sequence have the same {name!r} (row {row} and another) and are not in its order: which "
+            "comes first? Sort the table, or name another column (time)"
+        )
+    return order
+
+
+def _sortable(cells: Column, name: str, *, texts: bool) -> NDArray[Any]:
+    """The times as numbers.
+
+    Raises:
+        ConfigurationError: One is missing, or is neither a number nor a date as in ISO 8601.
+    """
+    if isinstance(cells, np.ndarray):
+        keys = cells.astype(np.int64) if cells.dtype.kind in "Mm" else cells
+        missing = np.isnat(cells) if cells.dtype.kind in "Mm" else np.isnan(keys)
+        if missing.any():
+            raise ConfigurationError(f"row {int(missing.argmax())} has no time in the column {name!r}")
+        return keys
+    if texts:
+        numbers, wrong = _numbers(cells, name, texts=True)
+        if not wrong and not np.isnan(numbers).any():
+            return numbers
+    stamps = []
+    for row, cell in enumerate(cells):
+        try:
+            moment = cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip())
+        except ValueError:
+            shown = str(cell)[:_MOST_SHOWN]
+            raise ConfigurationError(
+                f"{shown!r} in the column {name!r} (row {row}) is neither a number nor a date such as 2024-05-31T09:30:"
+                " name another column (time), or leave this one out of the table to keep the order of the rows"
+            ) from None
+        stamps.append((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    return np.array(stamps)
+
+
+def _numbers(cells: Column, name: str, *, texts: bool) -> tuple[NDArray[Any], dict[int, str]]:
+    """The numbers of a column, and for each row that has none why.
+
+    Raises:
+        ConfigurationError: A column of a typed table holds no numbers.
+    """
+    if not texts:
+        if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
+            return cells, {}
+        try:
+            numbers = as_array(cells if isinstance(cells, list) else cells.astype(object))
+            if numbers.dtype.kind in "fiu" and numbers.ndim == 1:
+                return numbers, {}
+        except ValueError:
+            pass
+        shown = next((cell for cell in cells if not _is_missing(cell)), None)
+        raise ConfigurationError(
+            f"the column {name!r} holds {str(shown)[:_MOST_SHOWN]!r}, a {type(shown).__name__}, and no numbers: say "
+            "which columns are the features (values)"
+        )
+    found = np.full(len(cells), np.nan)
+    wrong: dict[int, str] = {}
+    for row, cell in enumerate(cells):
+        try:
+            found[row] = float(cell)
+        except ValueError:
+            if cell.strip().lower() not in MISSING:
+                wrong[row] = f"{cell.strip()[:_MOST_SHOWN]!r} in the column {name!r} is no number"
+    return found, wrong
+
+
+def _labels(cells: Column, name: str) -> list[Any]:
+    """The label of each row, None where there is none."""
+    if not isinstance(cells, np.ndarray):
+        return [None if _is_missing(cell) else cell.strip() if isinstance(cell, str) else cell for cell in cells]
+    if cells.dtype.kind == "f":  # whole numbers among which some are missing
+        if not np.array_equal(cells[~np.isnan(cells)], np.floor(cells[~np.isnan(cells)])):
+            raise ConfigurationError(
+                f"the column {name!r} holds numbers with a fraction, which are no labels: say which column is the "
+                "label (label), or that it is a feature (values)"
+            )
+        return [None if np.isnan(cell) else int(cell) for cell in cells]
+    return cells.tolist()  # type: ignore[no-any-return]  # NumPy says Any
+
+
+def _is_missing(cell: Any) -> bool:
+    """Whether a cell is empty: None, NaN, or a text of blanks."""
+    return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())
