@@ -109,7 +109,8 @@ def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> No
 def test_train_takes_what_its_command_takes() -> None:
     from lengthwise_export import cli
 
-    of_shell = {"spec_file", "data", "resume", "as_json", "columns"}
+    of_shell = {"spec_file", "data", "resume", "as_json", "channels_first"}
+    of_shell |= {f"column_{role}" for role in ("id", "time", "label", "values")}
     command = {parameter.name for parameter in cli.main.commands["train"].params}
     in_python = {"spec", "sequences", "labels", "layout", "progress"}
     assert {*inspect.signature(lengthwise_export.train).parameters} - in_python == command - of_shell

@@ -270,14 +270,17 @@ def _of_users_model(
 
 
 def records_of(
-    data: str, kind: dataset.StepKind, check: Callable[[dataset.Record], object] = lambda _record: None
+    data: str,
+    kind: dataset.StepKind,
+    check: Callable[[dataset.Record], object] = lambda _record: None,
+    reading: dataset.Reading | None = None,
 ) -> list[dataset.Record]:
     """The records of a file; each of them is passed to `check`.
 
     Raises:
         ConfigurationError: The file has no record, or a record cannot be read.
     """
-    records = list(dataset.read(dataset.locate(data), kind, check))
+    records = list(dataset.read(dataset.locate(data), kind, check, reading or dataset.Reading()))
     if not records:
         raise ConfigurationError(f"{data}: there is no record in it")
     return records

@@ -379,7 +379,7 @@ def _pair(given: object, name: str) -> Labelled:
     """
     if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given, Sequences):
         return given[0], given[1]
-    if isinstance(given, Sequences) or columns_of(given) is not None or hasattr(given, "groups"):
+    if isinstance(given, Sequences) or columns_of(given) is not None or hasattr(type(given), "groups"):
         return given, None
     share = ", or a share of the sequences" if name == "validation" else ""
     raise ConfigurationError(f"{name}: a pair (sequences, labels) or a table with labels is wanted{share}")

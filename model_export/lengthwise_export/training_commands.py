@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lengthwise.decoding.data_options import data_options
 from lengthwise_export.command import ExporterCommand, options_of, show_json
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 
 if TYPE_CHECKING:
+    from lengthwise.decoding.dataset import Reading
     from lengthwise_export.training.run import Epoch
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -35,6 +37,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in --out; the result is the same.")
 @click.option("--overwrite", is_flag=True, help="Start a new run even if --out holds one, which is then deleted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@data_options
 def train(
     spec_file: Path,
     data: str,
@@ -44,6 +47,7 @@ def train(
     resume: bool,
     overwrite: bool,
     as_json: bool,
+    reading: Reading,
     **chosen: Any,
 ) -> None:
     """Trains the built-in architecture of SPEC (a .toml file) on DATA.
@@ -53,7 +57,8 @@ def train(
     and the reasons are printed. Do not normalise values: the graph normalises.
 
     DATA is a .jsonl file (one {"id", "steps", "label"} in each line; .gz too), a .ts file of the UEA/UCR archive, a
-    .parquet file, or aeon:NAME_TRAIN for a data set of the aeon package.
+    .csv or .parquet file with a row for each step (columns id, t, label, values; or say --id, --time, --label), a
+    .parquet file of lists, or aeon:NAME_TRAIN for a data set of the aeon package.
 
     \b
     Files in --out afterwards:
@@ -90,8 +95,9 @@ def train(
     if spec.model.kind == "rocket":
         _require_applicable(given, about_all, resume=resume)
     fits = partial(check, spec=session.lenient(spec))
-    records = records_of(data, spec.input.kind, fits)
-    tested = records_of(test, spec.input.kind, fits) if test else []
+    reading = replace(reading, per_step=spec.output.task == "per-step")
+    records = records_of(data, spec.input.kind, fits, reading)
+    tested = records_of(test, spec.input.kind, fits, reading) if test else []
     if resume and about_all.budget_minutes and "epochs" not in given:
         planned = session.planned_epochs(out)
         given |= {} if planned is None else {"epochs": planned}

@@ -39,6 +39,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Final
 
+_VARIES: Final = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+"""The parts of a message that differ between two of one cause."""
+_LINE: Final = re.compile(r":((?:row )?\d+): ")
+_FEW_ALIKE: Final = 3
+"""Up to so many messages of one cause are all shown."""
+_MOST_PLACES: Final = 6
+_MOST_CAUSES: Final = 100
 _PLACE: Final = re.compile(r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)")
 """A pointer to a sequence, and to one of its steps."""
 
@@ -158,6 +165,7 @@ class InvalidSequences(InvalidRequest, ValueError):
     """
 
     _LISTED: ClassVar[int] = 10
+    """Causes that the text names."""
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -165,10 +173,12 @@ class InvalidSequences(InvalidRequest, ValueError):
         return tuple(sorted({problem.sequence for problem in self.problems if problem.sequence is not None}))
 
     def __str__(self) -> str:
-        """`sequence 3: step 0 ...; sequence 7, step 2: ...`."""
-        listed = [f"{_place(problem)}: {problem.detail}" for problem in self.problems[: self._LISTED]]
-        more = self.total - len(listed)
-        return "; ".join([*listed, *([f"and {more} more"] if more else [])])
+        """`sequence 3: step 0 ...; sequence 7, step 2: ...`; many sequences with one cause are counted."""
+        causes = Causes()
+        for problem in self.problems:
+            causes.add(problem.detail, _place(problem))
+        causes.total += self.total - len(self.problems)
+        return "; ".join(causes.lines(self._LISTED))
 
 
 def _place(problem: Problem) -> str:
@@ -264,3 +274,42 @@ class DeadlineExceeded(Refused):
     status = 504
     title = "Deadline exceeded"
     reason = "deadline"
+
+
+class Causes:
+    """Messages grouped by their cause: those that differ only in numbers and in quoted names are alike."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._alike: dict[str, tuple[list[str], list[str], int]] = {}
+
+    def add(self, message: str, place: str = "") -> None:
+        """Adds a message; `place` is put before it, and listed where many are alike."""
+        self.total += 1
+        key = _VARIES.sub("#", message)
+        shown, places, count = self._alike.get(key, ([], [], 0))
+        if len(self._alike) < _MOST_CAUSES or count:
+            if len(shown) < _FEW_ALIKE:
+                shown.append(f"{place}: {message}" if place else message)
+            if len(places) < _MOST_PLACES:
+                line = _LINE.search(message)
+                places.append(place or ("" if line is None else line[1]))
+            self._alike[key] = (shown, places, count + 1)
+
+    def lines(self, most: int) -> list[str]:
+        """The messages, at most so many; of many alike the first, with the places of others."""
+        found: list[str] = []
+        told = 0
+        for shown, places, count in self._alike.values():
+            if len(found) >= most:
+                break
+            if count <= _FEW_ALIKE:
+                part = shown[: most - len(found)]
+                found += part
+                told += len(part)
+                continue
+            others = ", ".join(one for one in places[1:] if one)
+            found.append(f"{shown[0]} (and {count - 1} more like it{f': {others}, ...' if others else ''})")
+            told += count
+        more = self.total - told
+        return [*found, f"and {more} more"] if more else found

@@ -91,9 +91,9 @@ def test_tokens_are_whole_numbers(tmp_path: Path) -> None:
         ({"steps": []}, "at least one step"),
         ({"steps": 4}, "at least one step"),
         ({"steps": [[]]}, "step 0 has 0 features"),
-        ({"steps": [[1, 2], [1]]}, "step 1 has 1 features, step 0 has 2"),
-        ({"steps": [["1"]]}, "neither a number nor null"),
-        ({"steps": [[True]]}, "neither a number nor null"),
+        ({"steps": [[1, 2], [1]]}, "step 1 has 1 feature, step 0 has 2"),
+        ({"steps": [["1"]]}, "a value must be a number or null"),
+        ({"steps": [[True]]}, "a value must be a number or null"),
         ({"steps": [[1], [1e39]]}, "step 1 holds a number that is not finite"),
         ('{"steps": [[1, 2]], "id": "a", "id": "b"}', "the key 'id' stands twice in one object"),
         ('{"label": "a", "steps": [[1, 2]], "label": "a"}', "the key 'label' stands twice in one object"),
@@ -239,8 +239,8 @@ def test_ts_holds_no_tokens(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"none of \.jsonl"):
-        read(tmp_path / "d.csv")
+    with pytest.raises(ConfigurationError, match=r"must end in \.jsonl"):
+        read(tmp_path / "d.xlsx")
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:

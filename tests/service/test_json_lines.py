@@ -105,8 +105,8 @@ def test_a_line_read_in_pieces_is_the_record_that_it_is_as_a_whole(
 @pytest.mark.parametrize(
     ("record", "error"),
     [
-        ('{"id":"long","steps":[%s,[1,"x"]]}', "step 40 holds something that is neither a number nor null"),
-        ('{"id":"long","steps":[%s,[1]]}', "step 40 has 1 features, step 0 has 2"),
+        ('{"id":"long","steps":[%s,[1,"x"]]}', "step 40 holds the text 'x'"),
+        ('{"id":"long","steps":[%s,[1]]}', "step 40 has 1 feature, step 0 has 2"),
         ('{"id":"long","steps":[%s,[1,1e39]]}', "step 40 holds a number that is not finite as float32"),
         ('{"id":"long","steps":[%s]', "not JSON"),
         ('{"id":"long","steps":[%s],"values":1}', "unknown field 'values'"),

@@ -54,7 +54,7 @@ def test_a_csv_file_of_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("x,y\n1,2\n3,zwei\n", ":3: 'zwei' is no number"),
+        ("x,y\n1,2\n3,zwei\n", ":3: 'zwei' in the column 'y' is no number"),
         ("x,y\n1,2\n3\n", ":3: 1 columns"),
         ("x,y\n1,2\n3,4,5\n", ":3: 3 columns, and the first line has 2"),
         ("x,label\n1,a\n2\n", ":3: 1 columns"),

@@ -5,6 +5,7 @@
 | `.jsonl`, `.jsonl.gz` | a line `{"id": ..., "steps": [[0.1, null], ...], "label": ...}`; `id`, `label` may be absent |
 | `.ts` | a line `1,2,3:4,5,6:label`: features apart by colons, each with its steps; `?` and `NaN` are missing |
 | `.parquet` | a row with the columns `steps` (list of lists, or list of ids) and, maybe, `id` and `label` |
+| `.csv`, `.csv.gz`, `.tsv`, `.parquet` without `steps` | the rows with one id, a step each (`long_table`) |
 
 A missing value is NaN in `Record.steps`. A label is one string, for a multi-label model a list of strings, and for a
 per-step model a list with one string for each step. An error names the file and the line of a bad record; `read`
@@ -19,9 +20,9 @@ import gzip
 import importlib.util
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,12 +32,14 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lengthwise.decoding import json_text
+from lengthwise.decoding import json_text, long_files, long_table
 from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, RepeatedKey, loads, plain_fields
 from lengthwise.decoding.json_lines import StepKind as StepKind
-from lengthwise.errors import ConfigurationError, RecordError, how_to_install
+from lengthwise.decoding.long_table import Column, ColumnNames
+from lengthwise.decoding.tables import columns_of
+from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_install
 from lengthwise.padding import Steps
-from lengthwise.wrong_values import nearest
+from lengthwise.wrong_values import counted, nearest
 
 Label = str | tuple[str, ...] | None
 
@@ -84,6 +87,27 @@ class BadRecord:
     error: RecordError
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a file is read.
+
+    Attributes:
+        columns: The columns of a file with a row for each step, where the user names them.
+        channels_first: Whether the steps of a record are `[features, length]`.
+        per_step: Whether each step has a label, also where all labels of a sequence are equal.
+        ids_are_needed: Whether a file with a row for each step needs a column of ids, or may be one sequence.
+        say: Called with what the columns were taken as.
+    """
+
+    columns: ColumnNames = field(default_factory=ColumnNames)
+    channels_first: bool = False
+    per_step: bool = False
+    ids_are_needed: bool = True
+    say: Callable[[str], object] = lambda _line: None
+
+
+_PLAIN: Final = Reading()
+
 Advance = Callable[[float], object]
 """Called repeatedly, and at the end, with the share of the file that was read, 0 to 1."""
 
@@ -112,7 +136,10 @@ def locate(name: str) -> Path:
 
 
 def read(
-    path: Path, kind: StepKind = "values", check: Callable[[Record], object] = lambda _record: None
+    path: Path,
+    kind: StepKind = "values",
+    check: Callable[[Record], object] = lambda _record: None,
+    reading: Reading = _PLAIN,
 ) -> Iterator[Record]:
     """The records of a file, one by one, in its order; all of them have as many features a step.
 
@@ -120,12 +147,13 @@ def read(
         path: The file; its suffix is its format.
         kind: What a step is; `.ts` holds values only.
         check: Raises `ConfigurationError` for a record that cannot be used, and names its place.
+        reading: How it is read.
 
     Raises:
         ConfigurationError: The file cannot be read, or records in it cannot be used; at the end of the file, with the
             lines of the first `MOST_TOLD`.
     """
-    return _all_good(entries(path, kind), check)
+    return _all_good(entries(path, kind, reading=reading), check)
 
 
 def with_those_behind(first: ConfigurationError, behind: Iterable[object]) -> ConfigurationError:
@@ -135,24 +163,20 @@ def with_those_behind(first: ConfigurationError, behind: Iterable[object]) -> Co
         first: The error of the first bad record.
         behind: The records after it; the errors of each `BadRecord` are added, good records are ignored.
     """
-    errors = [str(first)]
-    total = 1
+    causes = Causes()
+    causes.add(str(first))
     with suppress(ConfigurationError):  # if the file cannot be read to its end, the errors so far are still reported
         for record in behind:
             if isinstance(record, BadRecord):
-                total += 1
-                if total <= MOST_TOLD:
-                    errors.append(str(record.error))
-    if total == 1:
-        return first
-    if total > MOST_TOLD:
-        more = total - MOST_TOLD
-        errors.append(f"and {more} more {'record is' if more == 1 else 'records are'} wrong")
-    return RecordError("\n".join(errors))
+                causes.add(str(record.error))
+    return first if causes.total == 1 else RecordError("\n".join(causes.lines(MOST_TOLD)))
 
 
 def entries(
-    path: Path, kind: StepKind = "values", advance: Advance = lambda _share: None
+    path: Path,
+    kind: StepKind = "values",
+    advance: Advance = lambda _share: None,
+    reading: Reading = _PLAIN,
 ) -> Iterator[Record | BadRecord]:
     """Reads the records of a file, with a `BadRecord` in the place of each bad one.
 
@@ -163,20 +187,40 @@ def entries(
         path: The file; its suffix is its format.
         kind: Whether steps are values or token ids; `.ts` has values only.
         advance: Receives the progress.
+        reading: How it is read.
 
     Raises:
         ConfigurationError: The file cannot be read, or does not have the format of its suffix.
     """
+    found = _entries(path, kind, advance, reading)
+    return map(_transposed, found) if reading.channels_first else found
+
+
+def _transposed(record: Record | BadRecord) -> Record | BadRecord:
+    """A record of `[features, length]` as one of `[length, features]`."""
+    if isinstance(record, BadRecord) or record.steps.ndim == 1:
+        return record
+    steps: NDArray[np.float32] = np.ascontiguousarray(record.steps.T, dtype=np.float32)
+    return replace(record, steps=steps)
+
+
+def _entries(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
     name = path.name.lower()
     if name.endswith((".jsonl", ".jsonl.gz")):
+        _check_is_json_lines(path)
         return _json_lines(path, kind, advance)
+    if name.endswith(long_files.SUFFIXES):
+        found = long_files.read_csv(path)
+        return _long(path, kind, found.columns, reading, lines=found.lines, wrong=found.wrong)
     if name.endswith(".ts"):
         if kind == "tokens":
             raise ConfigurationError(f"{path}: a .ts file holds values, and the model wants token ids")
         return _time_series(path, advance)
     if name.endswith(".parquet"):
-        return _parquet(path, kind, advance)
-    raise ConfigurationError(f"{path}: the name ends in none of .jsonl, .jsonl.gz, .ts and .parquet")
+        return _parquet(path, kind, advance, reading)
+    raise ConfigurationError(
+        f"{path}: the name must end in .jsonl, .jsonl.gz, .ts, .parquet, {' or '.join(long_files.SUFFIXES)}"
+    )
 
 
 def _all_good(found: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record]:
@@ -236,6 +280,34 @@ def _long_lines(path: Path, advance: Advance, limit: int) -> Iterator[tuple[int,
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
+def _check_is_json_lines(path: Path) -> None:
+    """Makes sure that a file is text with an object in a line.
+
+    Raises:
+        ConfigurationError: It is something else as a whole, such as a JSON list.
+    """
+    _, line = next(_long_lines(path, lambda _share: None, LONG_LINE_BYTES), (0, b""))
+    start = line if isinstance(line, bytes) else b""
+    if start[:1] == b"[":
+        with suppress(orjson.JSONDecodeError):
+            found = orjson.loads(start)
+            if not any(isinstance(one, dict) for one in found):
+                return
+        raise ConfigurationError(
+            f"{path}: this is a JSON list, and JSON Lines has one object a line: jq -c '.[]' LIST.json > DATA.jsonl"
+        )
+    if start[:1] != b"{" and (b"\0" in start or not _is_utf_8(start)):
+        raise ConfigurationError(f"{path}: this is no text, so no JSON Lines file: it begins with {start[:8]!r}")
+
+
+def _is_utf_8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | BadRecord]:
     features: int | None = None
     for index, (number, line) in enumerate(_long_lines(path, advance, LONG_LINE_BYTES)):
@@ -266,7 +338,60 @@ def _not_json(error: orjson.JSONDecodeError) -> str:
     return f"not JSON: {error}"
 
 
-def _parquet(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | BadRecord]:
+def _long(
+    path: Path,
+    kind: StepKind,
+    columns: Mapping[str, Column],
+    reading: Reading,
+    lines: Sequence[int] | None = None,
+    wrong: Mapping[int, str] | None = None,
+) -> Iterator[Record | BadRecord]:
+    """The records of a file with a row for each step.
+
+    Args:
+        path: The file.
+        kind: What a step is.
+        columns: The cells of each column.
+        reading: How it is read.
+        lines: The line of each row in a file of text; a typed file has none.
+        wrong: Rows that cannot be read, and why.
+    """
+    try:
+        found, roles = long_table.sequences(
+            columns, reading.columns, texts=lines is not None, ids_are_needed=reading.ids_are_needed
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error} (--id, --time, --label and --values name columns)") from error
+    reading.say(f"{path}: {roles}; {counted(len(found), 'sequence')}")
+    for one in found:
+        rows = one.rows.tolist()
+        problem = next(((row, wrong[row]) for row in rows if row in wrong), None) if wrong else None
+        problem = problem or one.problem
+        place = f"{path}:{_row(rows[0] if problem is None else problem[0], lines)}"
+        try:
+            if problem is not None:
+                raise RecordError(f"{place}: {problem[1]}")
+            label = one.label
+            if reading.per_step and label is not None and not isinstance(label, list):
+                label = [label] * len(rows)
+            steps = _whole(one.steps, place) if kind == "tokens" else _as_float32(one.steps, place)
+            yield Record(one.id, steps, _label(label, place), place)
+        except RecordError as error:
+            yield BadRecord(one.id, error)
+
+
+def _row(row: int, lines: Sequence[int] | None) -> str:
+    return f"row {row + 1}" if lines is None else str(lines[row])
+
+
+def _whole(steps: NDArray[Any], place: str) -> NDArray[np.int64]:
+    """Token ids, of the numbers of a column."""
+    if steps.ndim != 1 or not ((steps >= 0) & (steps < 2.0**63) & (steps == np.floor(steps))).all():
+        raise RecordError(f"{place}: something in this sequence is no token id: one whole number from 0 in a row")
+    return steps.astype(np.int64)
+
+
+def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -275,6 +400,9 @@ def _parquet(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | 
         file = pyarrow.parquet.ParquetFile(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+    if "steps" not in file.schema_arrow.names:
+        yield from _long(path, kind, columns_of(file.read()) or {}, reading)
+        return
     columns = [name for name in ("id", "steps", "label") if name in file.schema_arrow.names]
     index = 0
     for batch in file.iter_batches(batch_size=256, columns=columns):
@@ -362,16 +490,26 @@ def _values(steps: Any, place: str, first: int, features: int | None) -> NDArray
             if not row:
                 raise RecordError(f"{place}: step {step} has 0 features, and needs at least one")
             if len(row) != wanted:
-                raise RecordError(f"{place}: step {step} has {len(row)} features, step 0 has {wanted}")
+                raise RecordError(f"{place}: step {step} has {counted(len(row), 'feature')}, step 0 has {wanted}")
             if not _NUMBERS.issuperset(map(type, row)):
-                raise RecordError(f"{place}: step {step} holds something that is neither a number nor null")
+                wrong = next(value for value in row if type(value) not in _NUMBERS)
+                raise RecordError(f"{place}: step {step} holds {_shown(wrong)}: a value must be a number or null")
     return _as_float32(rows, place, first)
 
 
-def _as_float32(rows: Sequence[Sequence[float | None]], place: str, first: int = 0) -> NDArray[np.float32]:
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}"
+    return json_text.kind(value)
+
+
+def _as_float32(
+    rows: Sequence[Sequence[float | None]] | NDArray[Any], place: str, first: int = 0
+) -> NDArray[np.float32]:
     """`[length, features]` float32. None and NaN are missing values; an infinite number is an error."""
     with np.errstate(over="ignore"):
         values = np.array(rows, dtype=np.float64).astype(np.float32)
+    values = values if values.ndim == 2 else values[:, None]
     if np.isinf(values).any():
         step = first + int(np.isinf(values).any(axis=1).argmax())
         raise RecordError(f"{place}: step {step} holds a number that is not finite as float32")
@@ -384,7 +522,7 @@ def _same_features(record: Record, features: int | None) -> int | None:
         return None
     count = int(record.steps.shape[1])
     if features is not None and count != features:
-        raise RecordError(f"{record.place}: {count} features a step, the records before have {features}")
+        raise RecordError(f"{record.place}: {counted(count, 'feature')} a step, the records before have {features}")
     return count
 
 

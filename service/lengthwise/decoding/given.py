@@ -215,7 +215,7 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
         if "steps" in given and _FIELDS.issuperset(given):
             raise _no_form("a list of sequences is wanted, this is one sequence; put it in a list")
         return ({"id": _key(name), "steps": steps} for name, steps in given.items())
-    if hasattr(given, "groups") and is_of(given, "pandas"):
+    if hasattr(type(given), "groups") and is_of(given, "pandas"):
         return _groups(given, getattr(given, "exclusions", frozenset()), columns)
     if type(given).__name__ == "GroupBy" and is_of(given, "polars"):
         return _groups(given, (), columns)

@@ -43,8 +43,10 @@ _NAMES: Final[dict[Role, frozenset[str]]] = {
     "label": frozenset(("label", "labels", "class", "class_label", "target", "category")),
 }
 """Names that say what a column is. Every name that ends in `_id` is one of ids."""
-_OF_ROWS: Final = frozenset(("", "index", "unnamed: 0", "level_0", "row", "row_nr", "__index_level_0__"))
-"""Names of a column that counts the rows, which is left out."""
+_INDEX: Final = frozenset(("", "unnamed: 0", "__index_level_0__"))
+"""Names that pandas gives to an index when it writes a file: such a column is left out."""
+_OF_ROWS: Final = frozenset(("index", "level_0", "row", "row_nr"))
+"""Names of a column that is left out if it counts the rows."""
 _MOST_LISTED: Final = 20
 _MOST_SHOWN: Final = 40
 
@@ -245,8 +247,11 @@ def sequences(
 
 def _counts_rows(name: str, cells: Column, given: ColumnNames) -> bool:
     """Whether a column that the caller does not name counts the rows, as a written index does."""
-    if name in (given.id, given.time, given.label, *(given.values or ())) or name.strip().lower() not in _OF_ROWS:
+    plain = name.strip().lower()
+    if name in (given.id, given.time, given.label, *(given.values or ())) or plain not in _OF_ROWS | _INDEX:
         return False
+    if plain in _INDEX:
+        return True
     texts = [str(cell) for cell in cells]
     return any(texts == [str(row) for row in range(first, first + len(texts))] for first in (0, 1))
 

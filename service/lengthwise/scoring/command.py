@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -21,6 +21,7 @@ from rich.console import Console
 
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
+from lengthwise.decoding.data_options import data_options
 from lengthwise.decoding.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.progress import progress_bar
@@ -43,8 +44,8 @@ _MOST_LISTED: Final = 5
 
 @click.command(
     cls=Command,
-    epilog="IN is .jsonl, .jsonl.gz, .ts or .parquet, or aeon:NAME_TEST. The exit code is 0 where every record got its "
-    "line, 1 for a model that fails its verification, 2 for everything else, 130 for an interruption.",
+    epilog="IN is .jsonl, .jsonl.gz, .ts, .parquet or .csv, or aeon:NAME_TEST. The exit code is 0 where every record "
+    "got its line, 1 for a model that fails its verification, 2 for everything else, 130 for an interruption.",
 )
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
@@ -79,6 +80,7 @@ _MOST_LISTED: Final = 5
 @click.option("--resume", is_flag=True, help="Continue where an interrupted run stopped.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@data_options
 def score(
     source: str,
     out: Path,
@@ -90,6 +92,7 @@ def score(
     resume: bool,
     overwrite: bool,
     as_json: bool,
+    reading: dataset.Reading,
 ) -> None:
     """Scores a file of sequences: a line of JSON in OUT for each record of IN, in its order.
 
@@ -113,7 +116,7 @@ def score(
     with PredictionFile(out, resume=resume, overwrite=overwrite, exact=promise is not None and promise.bits) as scored:
         run = ScoringRun(model, attention, stop=on_error == "stop")
         try:
-            summary = run.score(path, scored, console, resume=resume)
+            summary = run.score(path, scored, console, resume=resume, reading=reading)
         except (KeyboardInterrupt, LengthwiseError):
             if scored.is_written and out.stat().st_size:  # a signal may come between writing lines and counting them
                 console.print(
@@ -168,7 +171,15 @@ class ScoringRun:
     attention: bool
     stop: bool
 
-    def score(self, source: Path, scored: PredictionFile, console: Console, *, resume: bool) -> Summary:
+    def score(
+        self,
+        source: Path,
+        scored: PredictionFile,
+        console: Console,
+        *,
+        resume: bool,
+        reading: dataset.Reading | None = None,
+    ) -> Summary:
         """Scores a file.
 
         Args:
@@ -176,6 +187,7 @@ class ScoringRun:
             scored: The file of predictions.
             console: For the progress bar.
             resume: Whether an earlier run's lines are kept.
+            reading: How the records are read.
 
         Raises:
             ConfigurationError: The input cannot be read, or the output cannot be written or resumed.
@@ -194,7 +206,8 @@ class ScoringRun:
                 nonlocal read
                 read = share
 
-            entries = validated(dataset.entries(source, manifest.input.kind, advance), manifest)
+            how = replace(reading or dataset.Reading(), per_step=manifest.task == "per-step")
+            entries = validated(dataset.entries(source, manifest.input.kind, advance, how), manifest)
             if resume:
                 self._pass_over(entries, scored, summary)
                 console.print(

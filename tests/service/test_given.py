@@ -1,0 +1,271 @@
+"""The forms of sequences: the same data in every form are the same arrays, and get the same answers everywhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pandas
+import polars
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+import lengthwise
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.decoding import dataset
+from lengthwise.errors import ConfigurationError, InvalidSequences
+from lengthwise.scoring.command import ScoringRun
+from lengthwise.scoring.opened import OpenModel
+from lengthwise.scoring.prediction_file import PredictionFile
+from tests.support import numpy_models
+from tests.support.numpy_models import manifest, model, serving
+
+Data = dict[str, tuple[np.ndarray, str]]
+"""The steps and the label of each id."""
+
+NESTED = polars.List(polars.List(polars.Float64))
+numbers = st.one_of(st.none(), st.floats(-1e6, 1e6, width=32), st.integers(-9, 9).map(float))
+
+
+@st.composite
+def data(draw: st.DrawFn) -> tuple[Data, list[int]]:
+    """Labelled sequences of one number of features, and an order of the rows of their table."""
+    features = draw(st.integers(1, 3))
+    names = draw(st.lists(st.sampled_from(["a", "b", "07", "7", "x y", "é"]), min_size=2, max_size=4, unique=True))
+    found: Data = {}
+    for name in names:
+        steps = draw(st.lists(st.lists(numbers, min_size=features, max_size=features), min_size=2, max_size=5))
+        found[name] = (np.array(steps, dtype=np.float64).astype(np.float32), draw(st.sampled_from(["up", "down"])))
+    rows = sum(len(steps) for steps, _ in found.values())
+    return found, draw(st.permutations(range(rows)))
+
+
+def long_table(found: Data) -> pandas.DataFrame:
+    """A row for each step, in order."""
+    parts = []
+    for name, (steps, label) in found.items():
+        part = pandas.DataFrame(steps, columns=[f"f{place}" for place in range(steps.shape[1])])
+        part.insert(0, "id", name)
+        part.insert(1, "t", range(len(steps)))
+        parts.append(part.assign(label=label))
+    return pandas.concat(parts, ignore_index=True)
+
+
+def in_memory(found: Data) -> dict[str, Any]:
+    """The data in every form that Python functions take, with the ids in their order."""
+    arrays = [steps for steps, _ in found.values()]
+    ragged = np.empty(len(arrays), dtype=object)
+    ragged[:] = arrays
+    table = long_table(found)
+    lists = [[[None if np.isnan(value) else float(value) for value in step] for step in steps] for steps in arrays]
+    fields = ["id", "t", "label", *(name for name in table if name.startswith("f"))]
+    frame = polars.from_pandas(table)
+    return {
+        "list": arrays,
+        "double": [steps.astype(np.float64) for steps in arrays],
+        "generator": (steps for steps in arrays),
+        "ragged": ragged,
+        "series": pandas.Series(arrays),
+        "lists": lists,
+        "mapping": {name: steps for name, (steps, _) in found.items()},
+        "objects": [{"id": name, "steps": steps, "label": label} for name, (steps, label) in found.items()],
+        "pandas": table,
+        "columns in another order": table[fields],
+        "index": table.set_index(["id", "t"]),
+        "frames": [rows.drop(columns="id") for _, rows in table.groupby("id", sort=False)],
+        "groups": table.groupby("id", sort=False),
+        "groups of groups": table.groupby(["id"], sort=False),
+        "polars": frame,
+        "polars groups": frame.group_by("id", maintain_order=True),
+        "polars parts": frame.partition_by("id", as_dict=True),
+        "polars lists": polars.DataFrame({"id": [*found], "steps": polars.Series(lists, dtype=NESTED)}),
+        "arrow": pa.Table.from_pandas(table),
+        "arrow lists": pa.table({"id": [*found], "steps": pa.array(lists, pa.list_(pa.list_(pa.float32())))}),
+        "list column": pa.array(lists, pa.list_(pa.list_(pa.float64()))),
+    }
+
+
+def shuffled(found: Data, order: list[int]) -> pandas.DataFrame:
+    return long_table(found).iloc[order]
+
+
+def bits(steps: np.ndarray) -> tuple[Any, ...]:
+    whole = steps[:, None] if steps.ndim == 1 else steps
+    return whole.shape, np.where(np.isnan(whole), np.float32(np.nan), whole.astype(np.float32)).tobytes()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data())
+def test_every_form_of_the_same_data_is_the_same_arrays(drawn: tuple[Data, list[int]]) -> None:
+    found, order = drawn
+    expected = [bits(steps) for steps, _ in found.values()]
+    for name, form in in_memory(found).items():
+        read = lengthwise.sequences(form)
+        assert [bits(one.steps) for one in read] == expected, name
+        if read[0].id is not None:
+            assert [one.id for one in read] == [*found], name
+    table = shuffled(found, order)
+    for form in (table, polars.from_pandas(table), pa.Table.from_pandas(table), table.sample(frac=1, random_state=0)):
+        by_id = {one.id: one for one in lengthwise.sequences(form)}
+        assert {name: (bits(one.steps), one.label) for name, one in by_id.items()} == {
+            name: (bits(steps), label) for name, (steps, label) in found.items()
+        }
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data())
+def test_every_file_of_the_same_data_is_the_same_records(tmp_path: Path, drawn: tuple[Data, list[int]]) -> None:
+    found, order = drawn
+    table = shuffled(found, order)
+    for separator in ",;\t":
+        table.to_csv(tmp_path / "a.csv", sep=separator, index=False)
+        check_file(tmp_path / "a.csv", found)
+    table.to_csv(tmp_path / "b.csv.gz", index=True)
+    check_file(tmp_path / "b.csv.gz", found)
+    table.to_parquet(tmp_path / "c.parquet")
+    check_file(tmp_path / "c.parquet", found)
+    renamed = table.rename(columns={"id": "run", "t": "when", "label": "state"})
+    renamed.to_csv(tmp_path / "d.csv", index=False)
+    columns = dataset.ColumnNames("run", "when", "state", tuple(name for name in table if name.startswith("f")))
+    check_file(tmp_path / "d.csv", found, dataset.Reading(columns))
+
+
+def check_file(path: Path, found: Data, reading: dataset.Reading | None = None) -> None:
+    records = {one.id: one for one in dataset.read(path, reading=reading or dataset.Reading())}
+    assert {name: (bits(one.steps), one.label) for name, one in records.items()} == {
+        name: (bits(steps), label) for name, (steps, label) in found.items()
+    }
+
+
+async def test_every_form_gets_the_same_answers_from_a_model_a_server_and_a_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    found: Data = {
+        name: (random.normal(size=(length, 2)).astype(np.float32), "b")
+        for name, length in zip("pqr", (3, 7, 2), strict=True)
+    }
+    described = manifest()
+    here = lengthwise.Model(model(described), BatchLimits(), 1)
+    expected = [one.probabilities.tobytes() for one in here.predict([steps for steps, _ in found.values()])]
+    async with serving(model(described)) as service:
+        transport = httpx.ASGITransport(service.app)
+        async with lengthwise.AsyncClient("http://service", transport=transport) as client:
+            for (name, form), again in zip(in_memory(found).items(), in_memory(found).values(), strict=True):
+                answered, served = here.predict(form), await client.predict(again)
+                assert [one.probabilities.tobytes() for one in answered] == expected, name
+                assert [one.probabilities.tobytes() for one in served] == expected, name
+                assert [one.id for one in answered] == [one.id for one in served], name
+            channels = np.stack([steps[:2].T for steps, _ in found.values()])
+            for one in (
+                here.predict(channels, layout="channels-first"),
+                await client.predict(channels, layout="channels-first"),
+            ):
+                assert [each.length for each in one] == [2, 2, 2]
+    long_table(found).to_csv(tmp_path / "d.csv", index=False)
+    run = ScoringRun(OpenModel(numpy_models.model(described), BatchLimits(), 1), attention=False, stop=True)
+    with PredictionFile(tmp_path / "out.jsonl", resume=False, overwrite=False, exact=True) as scored:
+        run.score(tmp_path / "d.csv", scored, Console(quiet=True), resume=False)
+    lines = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert [line["id"] for line in lines] == [*found]
+    assert [np.float32(line["probabilities"]).tobytes() for line in lines] == expected
+
+
+# What is doubtful is asked.
+
+
+@pytest.mark.parametrize(
+    "doubtful",
+    [np.zeros((10, 1)), np.zeros((10, 1)).tolist(), [*np.zeros((10, 1))], np.zeros(10), [0.1, 0.2], np.float32(1)],
+    ids=["array", "lists", "arrays of one", "flat", "numbers", "number"],
+)
+def test_numbers_that_may_be_one_sequence_or_many_are_asked_about(doubtful: Any) -> None:
+    one_feature = lengthwise.Model(model(manifest(features=1)), BatchLimits(), 1)
+    with pytest.raises(InvalidSequences):
+        one_feature.predict(doubtful)
+    with pytest.raises(InvalidSequences):
+        lengthwise.sequences(doubtful)
+
+
+def test_both_readings_of_such_numbers_can_be_said() -> None:
+    one_feature = lengthwise.Model(model(manifest(features=1)), BatchLimits(), 1)
+    given = np.arange(10.0)[:, None]
+    assert [one.length for one in one_feature.predict([given])] == [10]
+    assert [one.length for one in one_feature.predict(given.reshape(-1, 1, 1))] == [1] * 10
+    assert [one.length for one in one_feature.predict(given.reshape(2, 5))] == [5, 5]
+    assert [one.length for one in one_feature.predict(np.ones((1, 1)))] == [1]
+
+
+def test_transposed_input_is_named_where_the_other_axis_fits() -> None:
+    two_features = lengthwise.Model(model(manifest()), BatchLimits(), 1)
+    with pytest.raises(InvalidSequences, match="transposed"):
+        two_features.predict([np.zeros((2, 19))])
+    with pytest.raises(InvalidSequences) as told:
+        two_features.predict([np.zeros((3, 19))])
+    assert "transposed" not in str(told.value)
+    assert two_features.predict([np.zeros((2, 19))], layout="channels-first")[0].length == 19
+
+
+TABLE = pandas.DataFrame({"id": ["a", "a", "b"], "t": [1, 0, 0], "v": [0.1, 0.2, 0.3], "label": ["x", "x", "y"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (lambda table: table.drop(columns="id"), ["'t'", "'v'"]),
+        (lambda table: table.assign(case=1), ["'id'", "'case'"]),
+        (lambda table: table.assign(time=1), ["'t'", "'time'"]),
+        (lambda table: table.assign(id=[1, 2, 3]), ["'id'"]),
+        (lambda table: table.assign(v=["a", "b", "c"]), ["'v'"]),
+        (lambda table: table.drop(columns="v"), ["'id'"]),
+        (lambda table: table.assign(t=[1, 1, 0], id="a"), ["'t'"]),
+        (lambda table: table.assign(t=["noon", "later", "x"]), ["'t'"]),
+        (lambda table: table.assign(label=[0.5, 0.5, 1.5]), ["'label'"]),
+        (lambda table: table.iloc[:0], []),
+    ],
+)
+def test_a_table_that_can_be_read_in_two_ways_is_asked_about(
+    change: Callable[[pandas.DataFrame], pandas.DataFrame], names: list[str]
+) -> None:
+    for form in (change(TABLE), polars.from_pandas(change(TABLE)), pa.Table.from_pandas(change(TABLE))):
+        with pytest.raises(ConfigurationError) as told:
+            lengthwise.sequences(form)
+        assert all(name in str(told.value) for name in names)
+
+
+def test_columns_are_found_or_named_and_said() -> None:
+    found = lengthwise.sequences(TABLE.rename(columns={"id": "Recording", "t": "Timestamp"}))
+    assert found.taken == "id 'Recording', time 'Timestamp', label 'label', feature 'v'"
+    assert found.labels == ["x", "y"]
+    named = lengthwise.sequences(TABLE.assign(w=1.0, note="n"), id="label", time="t", values=["w", "v"])
+    assert [one.id for one in named] == ["x", "y"]
+    assert named[0].steps.tolist() == np.float32([[1, 0.2], [1, 0.1]]).tolist()
+    assert "left out: 'id', 'note'" in named.taken
+    dates = TABLE.assign(t=["2024-01-02", "2024-01-01T05:00", "2024-01-01"])
+    assert lengthwise.sequences(dates)[0].steps.tolist() == np.float32([0.2, 0.1]).tolist()
+    written = TABLE.reset_index(names="Unnamed: 0")
+    assert "'Unnamed: 0'" in lengthwise.sequences(written).taken.partition("left out")[2]
+    steps = TABLE.assign(label=["x", "y", "y"])
+    assert lengthwise.sequences(steps).labels == [["y", "x"], ["y"]]
+
+
+def test_a_table_of_sequences_in_lists_is_read_by_rows() -> None:
+    frame = pandas.DataFrame({"id": ["p", "q"], "steps": [[[1.0, 2.0]], np.ones((3, 2))], "note": "n", "label": [0, 1]})
+    found = lengthwise.sequences(frame)
+    assert [(one.id, one.steps.shape, one.label) for one in found] == [("p", (1, 2), 0), ("q", (3, 2), 1)]
+
+
+def test_no_package_of_tables_is_imported() -> None:
+    code = (
+        "import lengthwise, sys; lengthwise.sequences([[[1.0]]]); lengthwise.sequences({'a': [1.0]});"
+        "assert not {'pandas', 'polars', 'pyarrow'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
