@@ -20,7 +20,7 @@ from sklearn.utils import Tags, check_array, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from lengthwise.decoding.given import Layout, Sequences, sequences_of
+from lengthwise.decoding.given import GivenSequences, Layout, sequences_of
 from lengthwise.decoding.long_table import has_ids
 from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import ConfigurationError
@@ -265,7 +265,7 @@ def _loaded(spec: Mapping[str, Any], weights: bytes) -> loading.BuiltInModel:
         return loading.load(Spec.from_table(spec), file)[0]
 
 
-def _read(X: Any, layout: Layout) -> Sequences:
+def _read(X: Any, layout: Layout) -> GivenSequences:
     """The sequences, with the errors that scikit-learn asks for.
 
     Raises:

@@ -22,7 +22,7 @@ import torch
 
 from lengthwise import notebook
 from lengthwise.decoding.dataset import Record
-from lengthwise.decoding.given import Layout, Sequences
+from lengthwise.decoding.given import GivenSequences, Layout
 from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.progress import progress_bar, status
@@ -377,9 +377,9 @@ def _pair(given: object, name: str) -> Labelled:
     Raises:
         ConfigurationError: They are not two, and the sequences have no labels.
     """
-    if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given, Sequences):
+    if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given, GivenSequences):
         return given[0], given[1]
-    if isinstance(given, Sequences) or columns_of(given) is not None or hasattr(type(given), "groups"):
+    if isinstance(given, GivenSequences) or columns_of(given) is not None or hasattr(type(given), "groups"):
         return given, None
     share = ", or a share of the sequences" if name == "validation" else ""
     raise ConfigurationError(f"{name}: a pair (sequences, labels) or a table with labels is wanted{share}")

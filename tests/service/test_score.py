@@ -91,12 +91,12 @@ def test_the_bad_records_behind_the_one_that_ends_the_run_are_told_too(tmp_path:
     with pytest.raises(RecordError) as raised:
         run(source, out, small())
     told = str(raised.value).splitlines()
-    for number, said in zip(bad[:20], told, strict=False):
-        assert said.startswith(
-            f"{source}:{number}: {'the model takes 2 features a step' if number % 8 else 'not JSON'}"
-        ), said
-    assert told[20:] == ([] if count < 20 else [f"and {count - 20} more records are wrong"])
-    assert len(told) == min(count, 21)
+    if count == 3:
+        assert [said.split(": ")[0] for said in told] == [f"{source}:{number}" for number in bad]
+    else:  # half of them have one cause, half the other
+        assert len(told) == 2
+        assert all(f"{count // 2 - 1} more like it" in said for said in told)
+        assert [said.split(": ")[0] for said in told] == [f"{source}:{number}" for number in bad[:2]]
     assert len(read(out)) == 9
 
 

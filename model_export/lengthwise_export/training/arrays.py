@@ -136,7 +136,7 @@ def _read(
     """
     found, taken = forms.read(sequences, layout, ask=False)
     arrays = _converted(found, tokens=tokens, features=features)
-    given = forms.Sequences(one for one in found if isinstance(one, GivenSequence))
+    given = forms.GivenSequences(one for one in found if isinstance(one, GivenSequence))
     if labels is None:
         labels = given.labels
         if None in labels:

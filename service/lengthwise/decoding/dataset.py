@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from lengthwise.decoding import json_text, long_files, long_table
 from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, RepeatedKey, loads, plain_fields
 from lengthwise.decoding.json_lines import StepKind as StepKind
-from lengthwise.decoding.long_table import Column, ColumnNames
+from lengthwise.decoding.long_table import Cells, ColumnNames
 from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_install
 from lengthwise.padding import Steps
@@ -341,7 +341,7 @@ def _not_json(error: orjson.JSONDecodeError) -> str:
 def _long(
     path: Path,
     kind: StepKind,
-    columns: Mapping[str, Column],
+    columns: Mapping[str, Cells],
     reading: Reading,
     lines: Sequence[int] | None = None,
     wrong: Mapping[int, str] | None = None,

@@ -60,7 +60,7 @@ class GivenSequence:
         return self.step_mask is None and self.feature_mask is None
 
 
-class Sequences(list[GivenSequence]):
+class GivenSequences(list[GivenSequence]):
     """Sequences that were read; every function that takes sequences takes them.
 
     Attributes:
@@ -80,10 +80,10 @@ class Sequences(list[GivenSequence]):
         return [one.label if isinstance(one.label, list | None) else [one.label] * len(one.steps) for one in self]
 
     def __repr__(self) -> str:
-        """`<lengthwise.Sequences: 80 of 7 to 29 steps; id 'run', time 't', label 'state', features 'x', 'y'>`."""
+        """`<lengthwise.GivenSequences: 80 of 7 to 29 steps; id 'run', time 't', label 'state', features 'x', 'y'>`."""
         lengths = [len(one.steps) for one in self]
         steps = f" of {min(lengths)} to {max(lengths)} steps" if lengths else ""
-        return f"<lengthwise.Sequences: {len(self)}{steps}{self.taken and '; '}{self.taken}>"
+        return f"<lengthwise.GivenSequences: {len(self)}{steps}{self.taken and '; '}{self.taken}>"
 
 
 def sequences(
@@ -94,7 +94,7 @@ def sequences(
     time: str | None = None,
     label: str | None = None,
     values: str | Iterable[str] | None = None,
-) -> Sequences:
+) -> GivenSequences:
     """Reads sequences, for a table whose columns have other names than those that are found by themselves.
 
     `predict`, `train` and the others read what they are given in the same way, so this is needed only to name columns,
@@ -130,7 +130,7 @@ def sequences(
 
 def sequences_of(
     given: Any, layout: Layout = "steps-first", columns: ColumnNames | None = None, *, ask: bool = True
-) -> Sequences:
+) -> GivenSequences:
     """The sequences of a caller, in order; see `read`.
 
     Raises:
@@ -141,7 +141,7 @@ def sequences_of(
     problems = [Problem(f"/sequences/{place}", one) for place, one in enumerate(found) if isinstance(one, str)]
     if problems:
         raise InvalidSequences(problems)
-    return Sequences((one for one in found if isinstance(one, GivenSequence)), taken)
+    return GivenSequences((one for one in found if isinstance(one, GivenSequence)), taken)
 
 
 def read(
@@ -167,7 +167,7 @@ def read(
     """
     if layout not in get_args(Layout):
         raise ConfigurationError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
-    if isinstance(given, Sequences):
+    if isinstance(given, GivenSequences):
         return [*given], given.taken
     names = columns or ColumnNames()
     table = columns_of(given)

@@ -26,13 +26,13 @@ from lengthwise.decoding.numbers import as_array
 from lengthwise.errors import ConfigurationError
 from lengthwise.wrong_values import nearest
 
-Column: TypeAlias = "NDArray[Any] | list[Any]"
+Cells: TypeAlias = "NDArray[Any] | list[Any]"
 """The cells of a column: an array of numbers or of times, or a list of other objects with None where one is missing."""
-Role: TypeAlias = Literal["id", "time", "label"]
+ColumnRole: TypeAlias = Literal["id", "time", "label"]
 
 MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))
 """Texts, in lower case, that stand for a missing value."""
-_NAMES: Final[dict[Role, frozenset[str]]] = {
+_NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
     "id": frozenset(("id", "sequence", "series", "recording", "case", "trial", "session", "instance", "episode")),
     "time": frozenset(
         (
@@ -67,7 +67,7 @@ class ColumnNames:
     label: str | None = None
     values: tuple[str, ...] | None = None
 
-    def named(self, role: Role) -> str | None:
+    def named(self, role: ColumnRole) -> str | None:
         """The column that the caller names for a role."""
         return {"id": self.id, "time": self.time, "label": self.label}[role]
 
@@ -159,7 +159,7 @@ def roles(names: Sequence[str], given: ColumnNames) -> Roles:
     return Roles(of_role["id"], of_role["time"], of_role["label"], values, tuple(n for n in others if n not in values))
 
 
-def _found(role: Role, names: Sequence[str], given: ColumnNames) -> str | None:
+def _found(role: ColumnRole, names: Sequence[str], given: ColumnNames) -> str | None:
     """The column of a role; None if there is none.
 
     Raises:
@@ -183,12 +183,12 @@ def has_ids(names: Sequence[str]) -> bool:
     return any(_may_be("id", name) for name in names)
 
 
-def _may_be(role: Role, name: str) -> bool:
+def _may_be(role: ColumnRole, name: str) -> bool:
     plain = name.strip().lower().replace(" ", "_").replace("-", "_")
     return plain in _NAMES[role] or (role == "id" and plain.endswith("_id"))
 
 
-def one_sequence(columns: Mapping[str, Column], given: ColumnNames, key: Sequence[str] = ()) -> LongSequence:
+def one_sequence(columns: Mapping[str, Cells], given: ColumnNames, key: Sequence[str] = ()) -> LongSequence:
     """A table of one sequence: all of its rows, in the order of its times. An id is left out.
 
     Args:
@@ -210,7 +210,7 @@ def one_sequence(columns: Mapping[str, Column], given: ColumnNames, key: Sequenc
 
 
 def sequences(
-    columns: Mapping[str, Column], given: ColumnNames, *, texts: bool = False, ids_are_needed: bool = True
+    columns: Mapping[str, Cells], given: ColumnNames, *, texts: bool = False, ids_are_needed: bool = True
 ) -> tuple[list[LongSequence], Roles]:
     """The sequences of a table, in the order in which their first rows stand in it.
 
@@ -245,7 +245,7 @@ def sequences(
     return _sequences(columns, found, texts=texts), found
 
 
-def _counts_rows(name: str, cells: Column, given: ColumnNames) -> bool:
+def _counts_rows(name: str, cells: Cells, given: ColumnNames) -> bool:
     """Whether a column that the caller does not name counts the rows, as a written index does."""
     plain = name.strip().lower()
     if name in (given.id, given.time, given.label, *(given.values or ())) or plain not in _OF_ROWS | _INDEX:
@@ -256,7 +256,7 @@ def _counts_rows(name: str, cells: Column, given: ColumnNames) -> bool:
     return any(texts == [str(row) for row in range(first, first + len(texts))] for first in (0, 1))
 
 
-def _sequences(columns: Mapping[str, Column], found: Roles, *, texts: bool) -> list[LongSequence]:
+def _sequences(columns: Mapping[str, Cells], found: Roles, *, texts: bool) -> list[LongSequence]:
     """The sequences of a table whose columns are known."""
     count = len(columns[found.values[0]])
     ids = ["0"] * count if found.id is None else _ids(columns[found.id], found.id)
@@ -282,7 +282,7 @@ def _sequences(columns: Mapping[str, Column], found: Roles, *, texts: bool) -> l
     return made
 
 
-def _ids(cells: Column, name: str) -> list[str]:
+def _ids(cells: Cells, name: str) -> list[str]:
     plain = cells.tolist() if isinstance(cells, np.ndarray) else cells
     ids = ["" if _is_missing(cell) else str(cell).strip() for cell in plain]
     if "" in ids:
@@ -290,7 +290,7 @@ def _ids(cells: Column, name: str) -> list[str]:
     return ids
 
 
-def _order(of_row: NDArray[np.intp], times: Column | None, name: str, *, texts: bool) -> NDArray[np.intp]:
+def _order(of_row: NDArray[np.intp], times: Cells | None, name: str, *, texts: bool) -> NDArray[np.intp]:
     """The rows, those of one sequence together and in the order of their times."""
     as_they_stand: NDArray[np.intp] = np.argsort(of_row, kind="stable")
     if times is None:
@@ -310,7 +310,7 @@ def _order(of_row: NDArray[np.intp], times: Column | None, name: str, *, texts: 
     return order
 
 
-def _sortable(cells: Column, name: str, *, texts: bool) -> NDArray[Any]:
+def _sortable(cells: Cells, name: str, *, texts: bool) -> NDArray[Any]:
     """The times as numbers.
 
     Raises:
@@ -340,7 +340,7 @@ def _sortable(cells: Column, name: str, *, texts: bool) -> NDArray[Any]:
     return np.array(stamps)
 
 
-def _numbers(cells: Column, name: str, *, texts: bool) -> tuple[NDArray[Any], dict[int, str]]:
+def _numbers(cells: Cells, name: str, *, texts: bool) -> tuple[NDArray[Any], dict[int, str]]:
     """The numbers of a column, and for each row that has none why.
 
     Raises:
@@ -371,7 +371,7 @@ def _numbers(cells: Column, name: str, *, texts: bool) -> tuple[NDArray[Any], di
     return found, wrong
 
 
-def _labels(cells: Column, name: str) -> list[Any]:
+def _labels(cells: Cells, name: str) -> list[Any]:
     """The label of each row, None where there is none."""
     if not isinstance(cells, np.ndarray):
         return [None if _is_missing(cell) else cell.strip() if isinstance(cell, str) else cell for cell in cells]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.long_table import Column
+from lengthwise.decoding.long_table import Cells
 from lengthwise.errors import ConfigurationError
 
 
@@ -18,7 +18,7 @@ def is_of(given: Any, package: str) -> bool:
     return package in sys.modules and any(kind.__module__.partition(".")[0] == package for kind in type(given).__mro__)
 
 
-def columns_of(given: Any) -> dict[str, Column] | None:
+def columns_of(given: Any) -> dict[str, Cells] | None:
     """The columns of a table, in their order; None for anything else.
 
     Args:
@@ -28,7 +28,7 @@ def columns_of(given: Any) -> dict[str, Column] | None:
     Raises:
         ConfigurationError: Two columns have one name.
     """
-    found: Iterable[tuple[str, Column]]
+    found: Iterable[tuple[str, Cells]]
     if is_of(given, "pandas") and hasattr(given, "reset_index") and hasattr(given, "columns"):
         frame = given.reset_index() if given.index.nlevels > 1 or given.index.name is not None else given
         found = ((str(name), of_series(frame.iloc[:, place])) for place, name in enumerate(frame.columns))
@@ -38,7 +38,7 @@ def columns_of(given: Any) -> dict[str, Column] | None:
         found = zip(given.schema.names, map(_of_arrow, given.columns), strict=True)
     else:
         return None
-    columns: dict[str, Column] = {}
+    columns: dict[str, Cells] = {}
     for name, cells in found:
         if name in columns:
             raise ConfigurationError(f"the column {name!r} is there twice; rename one")
@@ -46,7 +46,7 @@ def columns_of(given: Any) -> dict[str, Column] | None:
     return columns
 
 
-def of_series(series: Any) -> Column:
+def of_series(series: Any) -> Cells:
     """The cells of a pandas column."""
     kind = getattr(series.dtype, "kind", "O")
     array: NDArray[Any]
@@ -61,13 +61,13 @@ def of_series(series: Any) -> Column:
     return array
 
 
-def _of_polars(series: Any) -> Column:
+def _of_polars(series: Any) -> Cells:
     """The cells of a Polars column."""
     array: NDArray[Any] | None = series.to_numpy() if series.dtype.is_numeric() or series.dtype.is_temporal() else None
     return array if array is not None and array.dtype.kind in "fiuM" else series.to_list()
 
 
-def _of_arrow(column: Any) -> Column:
+def _of_arrow(column: Any) -> Cells:
     """The cells of an Arrow column: an array, or a chunked one."""
     import pyarrow as pa
 
