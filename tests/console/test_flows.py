@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from lengthwise.settings import bundled_models
 from tests.console.browser import EXAMPLE, NARROW, Window, console
 from tests.support.server_process import ServerProcess
 
 pytestmark = [pytest.mark.console, pytest.mark.process]
 
+ANSWER = {"label": "1", "score": 0.6, "probabilities": [0.6, 0.4], "length": 3}
 KEY = "a-key-of-sixteen-or-more"
 
 
@@ -31,6 +34,13 @@ def test_the_page_begins_with_an_answered_example(window: Window) -> None:
     assert page.locator("#signal path.line").count() == 12
     page.locator("#signal rect.attention").first.wait_for()
     assert page.locator("#version").input_value() == "2"
+    assert "recording" in page.locator("#sequence-note").inner_text()
+    assert "the data says: " in page.locator(".answer .facts").inner_text()
+    seen = {page.locator("#sequence-note").inner_text()}
+    page.click("#invent")
+    page.locator("#sequence-note", has_text="recording").wait_for()
+    assert page.locator("#sequence-note").inner_text() not in seen
+    page.locator("#strip-legend", has_text="largest is").wait_for()
 
 
 def test_recordings_that_are_pasted_are_answered_as_in_the_readme(window: Window) -> None:
@@ -44,7 +54,9 @@ def test_recordings_that_are_pasted_are_answered_as_in_the_readme(window: Window
     assert "24 steps" in page.locator("#sequence-note").inner_text()
 
 
-@pytest.mark.parametrize("text", ["{", "1,2\n3", '[[1, "x"]]', "one two", "", '{"sequences": []}'])
+@pytest.mark.parametrize(
+    "text", ["{", "1,2\n3", "1e400,2", "[[1e400, 2]]", '[[1, "x"]]', "one two", "", '{"sequences": []}']
+)
 def test_what_is_pasted_wrong_is_told_and_the_sequence_stays(window: Window, text: str) -> None:
     page = window.open()
     before = page.locator("#length").input_value()
@@ -52,6 +64,22 @@ def test_what_is_pasted_wrong_is_told_and_the_sequence_stays(window: Window, tex
     page.locator("#sequence-note.problem").wait_for()
     assert "undefined" not in page.locator("#sequence-note").inner_text()
     assert page.locator("#length").input_value() == before
+    page.locator("#signal.stale").wait_for()
+    assert page.locator(".answer").count() == 0
+    page.click("#ask")
+    page.locator(".answer .label").wait_for()
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("1,,2\n3,4,5", [[1, None, 2], [3, 4, 5]]), ("1; ;2", [[1, None, 2]]), ("1  2\n3 4", [[1, 2], [3, 4]])],
+)
+def test_an_empty_cell_is_a_missing_value(window: Window, text: str, steps: list[Any]) -> None:
+    features = len(steps[0])
+    page = imagined(window, {"features": features, "labels": ["1", "2"]}, ANSWER)
+    pasted(page, text)
+    page.locator("#sequence-note", has_text=f"{len(steps)} step").wait_for()
+    assert json.dumps(steps, separators=(",", ":")) in page.locator("#code").inner_text()
 
 
 def test_steps_are_left_out_by_a_click_and_come_back_by_another(window: Window) -> None:
@@ -170,6 +198,7 @@ def test_the_slider_tells_an_answer_that_moves(window: Window) -> None:
 
 def test_two_versions_stand_side_by_side(window: Window) -> None:
     page = window.open()
+    assert page.locator("#other option").all_text_contents() == ["nothing", "japanese-vowels 1"]
     page.select_option("#other", "japanese-vowels/1")
     page.locator(".answer").nth(1).wait_for()
     page.locator(".answer .facts li", has_text="the same digits as the other version").wait_for()
@@ -194,6 +223,9 @@ def test_the_copied_calls_give_the_answer_of_the_page(window: Window) -> None:
     program = page.evaluate("navigator.clipboard.readText()")
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert prediction["label"] in said.stdout
+    assert "lengthwise.Client" in page.locator("#code").inner_text()
+    page.click("#invent")
+    page.wait_for_function("document.querySelector('#copied').textContent === ''")
 
 
 def test_batches_are_seen_as_they_run(window: Window) -> None:
@@ -312,7 +344,9 @@ def imagined(window: Window, model: dict[str, Any], prediction: dict[str, Any]) 
     def state(route: Any) -> None:
         answer = route.fetch()
         document = answer.json()
-        document["models"] = [document["models"][0] | {"mean": None, "std": None, "feature_names": None} | model]
+        document["models"] = [
+            document["models"][0] | {"mean": None, "std": None, "feature_names": None, "examples": 0} | model
+        ]
         route.fulfill(response=answer, json=document)
 
     def predict(route: Any) -> None:
@@ -374,7 +408,7 @@ def test_without_a_model_the_page_says_so(window: Window) -> None:
     for button in ("#fewer", "#more", "#copy-curl", "#sweep", "#ask"):
         page.mouse.click(*centre(page, button))
     page.click("#to-live")
-    page.click("#burst")
+    page.locator("#burst:disabled").wait_for()
     page.locator("#burst-note", has_text="No model is served").wait_for()
     page.click("#to-models")
     page.locator("#served", has_text="no version is good").wait_for()
@@ -402,7 +436,8 @@ def test_a_model_of_several_labels_names_those_that_it_assigns(window: Window) -
     prediction = {"assigned": ["label 3", "label 7"], "probabilities": [0.1] * 3 + [0.9] + [0.1] * 16, "length": 4}
     page = imagined(window, {"task": "multi-label", "labels": labels, "attention": False}, prediction)
     page.locator(".answer .label", has_text="label 3, label 7").wait_for()
-    assert page.locator(".bars .number").count() == 12
+    assert page.locator(".bars .number").count() == page.locator(".bars .threshold").count() == 12
+    assert "from a probability of 0.5" in page.locator(".answer .facts").inner_text()
     assert "12 most probable of 20" in page.locator("#answers").inner_text()
     assert window.violations() == []
 
@@ -417,7 +452,8 @@ def test_a_model_with_an_answer_for_each_step_shows_them_along_the_steps(window:
     }
     page = imagined(window, {"task": "per-step", "labels": ["a", "b"], "attention": False}, prediction)
     page.locator(".answer .label", has_text="2 of 3 steps").wait_for()
-    assert page.locator(".step-labels rect").count() == len(steps)
+    assert page.locator("#signal rect.step-label").count() == len(steps)
+    assert page.locator("#strip-legend .swatch").all_inner_texts() == ["a", "b"]
     page.click("#sweep")
     page.locator("#padding-verdict.good", has_text="same to the last digit").wait_for()
     assert window.violations() == []
@@ -439,3 +475,72 @@ def test_a_model_of_tokens_takes_ids(window: Window) -> None:
     page.click("#sweep")
     page.locator("#padding-verdict.good").wait_for()
     assert window.violations() == []
+
+
+def test_many_features_are_a_heat_map_that_names_what_is_under_the_pointer(window: Window) -> None:
+    names = [f"sensor {number}" for number in range(64)]
+    page = imagined(
+        window,
+        {"features": 64, "labels": ["1", "2"], "feature_names": names, "examples": 0, "attention": False},
+        ANSWER,
+    )
+    page.locator(".answer .label").wait_for()
+    assert page.locator("#signal path.line").count() == 0
+    assert page.locator("#signal image").count() == 1
+    assert "made up" in page.locator("#sequence-note").inner_text()
+    box = page.locator("#signal").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 100)
+    page.locator("#signal .row.near").wait_for()
+    assert page.locator("#near").inner_text().startswith("sensor ")
+    assert page.locator("#features button").count() == 64
+    assert page.locator("#features").evaluate("each => each.scrollHeight <= each.clientHeight + 1")
+    assert window.violations() == []
+
+
+def test_a_line_is_highlighted_under_the_pointer(window: Window) -> None:
+    page = window.open()
+    page.locator(".answer .label").wait_for()
+    box = page.locator("#signal").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+    page.locator("#signal .one .line.near").wait_for()
+    assert page.locator("#near").inner_text().startswith("feature ")
+    page.locator("#features button").nth(4).hover()
+    assert page.locator("#signal .line.near").get_attribute("data-feature") == "4"
+
+
+def test_a_file_gets_a_table_with_its_accuracy_and_a_download(window: Window, tmp_path: Path) -> None:
+    lines = (bundled_models() / "japanese-vowels" / "1" / "examples.jsonl").read_text().splitlines() * 15
+    wrong = json.loads(lines[0]) | {"id": "wrong", "label": "9"}
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines[:-1], json.dumps(wrong)]))
+    page = window.open()
+    page.set_input_files("#file", tmp_path / "a.jsonl")
+    page.click("#answer-all")
+    page.locator("#file-note", has_text="90 sequences").wait_for()
+    assert "89 of 90" in page.locator("#file-note").inner_text()
+    assert page.locator("#file-table tbody tr").count() == 90
+    with page.expect_download() as downloading:
+        page.click("#download")
+    rows = Path(downloading.value.path()).read_text().splitlines()
+    assert len(rows) == 91
+    assert rows[-1].startswith('"wrong"')
+    assert window.violations() == []
+    page.locator("#file-table button").nth(3).click()
+    assert page.locator("#chosen").input_value() == "3"
+
+
+def test_the_default_version_is_tried_first_and_its_aliases_are_seen(browser: Any, tmp_path: Path) -> None:
+    with console(tmp_path) as server:
+        aliases = tmp_path / "models" / "japanese-vowels" / "aliases.json"
+        aliases.write_text('{"champion": 1, "candidate": 2}')
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("aliases of japanese-vowels")
+        window = Window(browser, server.url)
+        page = window.open()
+        page.locator(".answer .label").wait_for()
+        assert page.locator("#version").input_value() == "1"
+        assert "champion" in page.locator("#version option:checked").inner_text()
+        page.click("#to-models")
+        assert page.locator("#served .pill").all_inner_texts() == ["candidate", "default", "champion"]
+        assert "0.9811" in page.locator("#served").inner_text()
+        window.close()
+        assert window.troubles == []

@@ -182,6 +182,7 @@ async def test_the_page_needs_no_key_and_all_that_it_shows_needs_one(keys: Path)
     async with serving(model(manifest()), api_keys_file=keys) as service:
         front = await service.client.get("/", headers=BROWSER)
         assert front.status_code == 200
+        assert re.findall(r'<a href="([a-z][^"]*)">', front.text) == []  # a link sends no key
         for place in _asked(front.text):
             assert (await service.client.get(f"/{place}")).status_code == 200
         assert (await service.client.get("/")).status_code == 401  # for programs, as before

@@ -491,6 +491,7 @@ class TestInAService:
         assert found["answers"] == [{"primary": "c", "candidate": "a", "sequences": 4}]
         assert found["cost_ratio"] > 0
         assert "4 other answers (100.00%)" in page.text
+        assert 'href="./"' in page.text
 
     async def test_a_shadow_that_takes_other_sequences_refuses_them(self) -> None:
         first, second = bound(manifest(version=1)), bound(manifest(version=2, max_length=1))

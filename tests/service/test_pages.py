@@ -37,6 +37,13 @@ async def test_the_page_of_calls_gets_all_it_asks_for_from_this_service() -> Non
     assert "://" not in answers[0].text
 
 
+async def test_the_page_of_calls_begins_with_predictions_and_ends_with_health() -> None:
+    async with serving(model(manifest())) as service:
+        paths = list((await service.client.get("/openapi.json")).json()["paths"])
+    assert paths[0] == "/predict"
+    assert paths.index("/livez") > paths.index("/v1/models") > 0
+
+
 async def test_behind_a_prefix_the_page_asks_for_what_is_behind_it_too() -> None:
     async with serving(model(manifest()), console=False) as service:
         transport = httpx.ASGITransport(service.app, root_path="/models")

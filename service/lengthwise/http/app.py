@@ -145,6 +145,10 @@ def make_app(
         manifests = [served.manifest for served in serving.served]
         documents.with_predict(documents.with_figures(schema), manifests)
         kserve_documents.with_kserve(schema, manifests, frozenset(getattr(route, "path", "") for route in app.routes))
+        is_health = {
+            path: "health" in next(iter(calls.values())).get("tags", ()) for path, calls in schema["paths"].items()
+        }
+        schema["paths"] = dict(sorted(schema["paths"].items(), key=lambda entry: is_health[entry[0]]))
         return schema if serving.keys is None else documents.with_keys(schema, OPEN)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
@@ -173,7 +177,8 @@ def make_admin_app(serving: Serving) -> ASGIApp:
 
 def _index(settings: Settings, places: Mapping[str, str], *, console: bool) -> Callable[[Request], Awaitable[Response]]:
     """The answer to `GET /`: paths and the limits of a request; for a browser, the console, or a page of the paths."""
-    links = tuple((path[1:], path) for name, path in places.items() if name != "predict")
+    keys = settings.api_keys_file is not None  # a link cannot send a key
+    links = tuple((path[1:], path) for name, path in places.items() if name != "predict" and not keys)
     limits = {name: getattr(settings, name) for name in documents.LIMITS}
 
     async def index(request: Request) -> Response:

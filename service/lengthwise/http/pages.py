@@ -39,6 +39,7 @@ _MEANINGS: Final = {
 }
 _STYLE: Final = look.style()
 _STYLE_DIGEST: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_BACK: Final = '<p><a href="./">To the first page</a></p>'
 _NO_OTHERS: Final = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _PLAIN_POLICY: Final = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_DIGEST}'; {_NO_OTHERS}"
 # Swagger UI sets styles on its elements, and its style sheet contains its pictures.
@@ -46,6 +47,14 @@ _SWAGGER_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     f"connect-src 'self'; {_NO_OTHERS}"
 )
+_DARK: Final = """
+@media (prefers-color-scheme: dark) {
+  html { background: #12161c; }
+  #swagger-ui { filter: invert(0.9) hue-rotate(180deg); }
+  #swagger-ui .highlight-code, #swagger-ui .microlight { filter: invert(1) hue-rotate(180deg); }
+}
+"""
+"""Swagger UI's style sheet knows no dark colours: all are turned over, but for code, which it shows on black."""
 _START: Final = """\
 const place = document.getElementById("swagger-ui");
 if (window.SwaggerUIBundle) {
@@ -121,7 +130,7 @@ def comparison(document: Mapping[str, Any]) -> Response:
     """
     if document["candidate"] is None:
         return _plain(
-            "<p>No shadow is set: <code>lengthwise serve --shadow NAME/VERSION</code> compares a version.</p>"
+            "<p>No shadow is set: <code>lengthwise serve --shadow NAME/VERSION</code> compares a version.</p>" + _BACK
         )
     parts = [f"<h2>{escape(document['candidate'])}, a shadow of a share of {document['share']:g}</h2>"]
     if not document["versions"]:
@@ -141,7 +150,7 @@ def comparison(document: Mapping[str, Any]) -> Response:
             f"{found['refused']} refused; largest difference of a probability {found['largest_difference']:.3g}; "
             f"time of a sequence alone, over that of the version that answered: {ratio}.</p>{table}"
         )
-    return _plain("".join(parts))
+    return _plain("".join([*parts, _BACK]))
 
 
 def key_needed() -> Response:
@@ -160,7 +169,7 @@ def _swagger(root: str, openapi: str) -> Response:
     script, style = (escape(root + path) for path in FILES)
     document = escape(root + openapi)
     return _page(
-        f'<link rel="stylesheet" href="{style}">',
+        f'<link rel="stylesheet" href="{style}">\n<style>{_DARK}</style>',
         f'<div id="swagger-ui" data-openapi="{document}">Loading the calls. If this text stays, the browser could not '
         f'run the script of this page: <a href="{document}">{document}</a> has the calls too.</div>\n'
         f'<script src="{script}"></script>\n<script src="{escape(root + START)}"></script>',

@@ -1,18 +1,21 @@
 // An answer as people read it: the label, probabilities as bars, what was missing, and refusals with their places.
 
-import { colourOf, draw, duration, make, short } from "./dom.js";
+import { duration, labelColour, make, short, swatch } from "./dom.js";
 
 const MOST_BARS = 12;
 
 /** The element of one answer; `beside` is the prediction of another version, to which it is compared. */
-export function answerOf(name, answer, sequence, beside = null) {
+export function answerOf(model, answer, sequence, beside = null) {
   const [prediction] = answer.predictions;
-  const parts = [make("h3", { text: name }), title(prediction, answer.labels)];
+  const parts = [make("h3", { text: nameOf(model) }), title(prediction, answer.labels)];
   if (prediction.step_labels) parts.push(stepLabels(prediction, answer.labels));
-  else parts.push(bars(prediction, answer.labels));
+  else parts.push(bars(prediction, answer.labels, prediction.assigned ? model.threshold : null));
   parts.push(facts(prediction, answer, sequence, beside));
+  if (prediction.assigned) parts.at(-1).prepend(make("li", { text: `assigned from a probability of ${model.threshold} on: the line in the bars` }));
   return make("div", { class: "answer" }, ...parts);
 }
+
+const nameOf = (model) => `${model.model}, version ${model.version}`;
 
 function title(prediction, labels) {
   if (prediction.step_labels) {
@@ -26,17 +29,19 @@ function title(prediction, labels) {
   return make("p", { class: "label", text: prediction.label }, make("small", { text: `probability ${prediction.score.toPrecision(4)}` }));
 }
 
-function bars(prediction, labels) {
+function bars(prediction, labels, threshold) {
   const best = prediction.probabilities.indexOf(Math.max(...prediction.probabilities));
   let order = labels.map((_, i) => i);
   if (labels.length > MOST_BARS) order = order.sort((a, b) => prediction.probabilities[b] - prediction.probabilities[a]).slice(0, MOST_BARS);
   const rows = order.flatMap((i) => {
     const fill = make("div", { class: "fill" });
     fill.style.width = `${(100 * prediction.probabilities[i]).toFixed(2)}%`;
+    const line = threshold === null ? [] : [make("div", { class: "threshold" })];
+    for (const each of line) each.style.left = `${100 * threshold}%`;
     const chosen = i === best || prediction.assigned?.includes(labels[i]) ? " best" : "";
     return [
       make("dt", { text: labels[i], title: labels[i] }),
-      make("dd", { class: `bar-cell${chosen}`, "aria-hidden": "true" }, make("div", { class: "track" }, fill)),
+      make("dd", { class: `bar-cell${chosen}`, "aria-hidden": "true" }, make("div", { class: "track" }, fill, ...line)),
       make("dd", { class: "number", text: precise(prediction.probabilities[i]) }),
     ];
   });
@@ -47,18 +52,10 @@ function bars(prediction, labels) {
 
 const precise = (value) => (value >= 0.001 || value === 0 ? value.toFixed(4) : value.toExponential(1));
 
-/** One colour a label, a cell a step; steps that were left out stay empty. */
+/** How many steps have each label; the picture of the sequence shows which. */
 function stepLabels(prediction, labels) {
-  const count = prediction.step_labels.length;
-  const cells = prediction.step_labels.map((label, i) => {
-    const place = labels.indexOf(label);
-    const cell = draw("rect", { x: i, y: 0, width: 1, height: 1, fill: label === null ? "none" : colourOf(place, labels.length) });
-    cell.append(draw("title", { text: `step ${i + 1}: ${label ?? "left out"}` }));
-    return cell;
-  });
-  const picture = draw("svg", { class: "step-labels", viewBox: `0 0 ${count} 1`, preserveAspectRatio: "none", role: "img", "aria-label": "The label of each step" }, ...cells);
-  const names = labels.map((label) => `${label}: ${prediction.step_labels.filter((each) => each === label).length}`);
-  return make("div", {}, picture, make("p", { class: "soft small", text: `Steps of each label: ${names.join(", ")}` }));
+  const counts = labels.map((label, i) => swatch(labelColour(i, labels.length), `${label}: ${prediction.step_labels.filter((each) => each === label).length}`));
+  return make("p", { class: "legend small" }, "Steps of each label:", ...counts);
 }
 
 function facts(prediction, answer, sequence, beside) {
@@ -69,7 +66,7 @@ function facts(prediction, answer, sequence, beside) {
   const stages = Object.fromEntries([...(answer.timing ?? "").matchAll(/([\w-]+);dur=([\d.]+)/g)].map((part) => [part[1], Number(part[2])]));
   const told = Object.entries(stages).map(([stage, ms]) => `${stage} ${duration(ms / 1000)}`);
   lines.push(`${duration(answer.milliseconds / 1000)} here${told.length ? ` (${told.join(", ")})` : ""}`);
-  if (sequence.label !== null && sequence.label !== undefined) lines.push(`the file says: ${sequence.label}`);
+  if (sequence.label !== null && sequence.label !== undefined) lines.push(`the data says: ${sequence.label}`);
   if (beside) lines.push(comparison(prediction, beside));
   return make("ul", { class: "facts" }, ...lines.map((text) => make("li", { text })));
 }
@@ -85,7 +82,7 @@ function comparison(prediction, beside) {
 export const flat = (prediction) => prediction.probabilities.flat().filter((value) => value !== null);
 
 /** The element of a refusal. */
-export function refusalOf(name, error) {
+export function refusalOf(model, error) {
   const told = (error.errors ?? []).map(({ pointer, detail }) => `${placeOf(pointer)}${detail}`).filter((text) => text !== error.message);
   const places = told.slice(0, 5).map((text) => make("li", { text }));
   const more = (error.total ?? 0) - places.length;
@@ -94,7 +91,7 @@ export function refusalOf(name, error) {
   return make(
     "div",
     { class: "answer" },
-    make("h3", { text: name }),
+    make("h3", { text: nameOf(model) }),
     make("p", { class: "problem" }, make("b", { text: error.title ?? "No answer" }), `${error.message}${retry}`),
     ...(places.length ? [make("ul", { class: "facts" }, ...places)] : []),
   );

@@ -47,9 +47,28 @@ export function short(value, unit = "") {
 /** Seconds for people. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
+  if (seconds === 0) return "0 s";
   if (seconds < 1e-3) return short(seconds * 1e6, "µs");
   return seconds < 1 ? short(seconds * 1e3, "ms") : short(seconds, "s");
 }
+
+/** The colour of a label, one of `count`: a ramp that no feature has, from dark to light. */
+export const labelColour = (index, count) => `hsl(${Math.round(285 - (235 * index) / Math.max(count - 1, 1))} 58% ${Math.round(34 + (34 * index) / Math.max(count - 1, 1))}%)`;
+
+/** Round numbers from `low` to `high`, about `count` of them; 0 is among them if it lies between. */
+export function ticks(low, high, count = 5) {
+  const rough = (high - low) / count || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5].find((each) => each * power >= rough) ?? 10);
+  const first = Math.ceil(low / step);
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+}
+
+/** A coloured mark with its name. */
+export const swatch = (colour, text) => {
+  const mark = draw("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" }, draw("rect", { width: 10, height: 10, rx: 2, fill: colour }));
+  return make("span", { class: "swatch" }, mark, text);
+};
 
 /** The colour of a feature, one of `count`. */
 export const colourOf = (index, count) => `hsl(${Math.round((210 + (360 * index) / Math.max(count, 1)) % 360)} 62% 52%)`;

@@ -2,7 +2,7 @@
 
 import { byId, duration, make, short } from "./dom.js";
 import { Canvas, drawBatches, drawCosts, drawLatency, drawQueue, drawRunners } from "./pictures.js";
-import { invent, lognormalLength } from "./sequence.js";
+import { invent, usualLength } from "./sequence.js";
 import { events, predict } from "./service.js";
 
 const KEPT_BATCHES = 160;
@@ -11,6 +11,7 @@ const SUMS_SECONDS = 3;
 const CALM_MS = 1000;
 const AGAIN_MS = 2000;
 const SILENCE_MS = 5000;
+const NO_MODEL = "No model is served that could take sequences.";
 const BURST = 100;
 const BURST_CALLS = 2;
 
@@ -33,6 +34,8 @@ export class Live {
 
   serve(state) {
     this.state = state;
+    if (!this.busy) byId("burst").disabled = !state.models.length;
+    if (!state.models.length || byId("burst-note").textContent === NO_MODEL) byId("burst-note").textContent = state.models.length ? "" : NO_MODEL;
   }
 
   /** Opens the view while the part is shown, and closes it otherwise: nobody who does not look costs anything. */
@@ -143,22 +146,19 @@ export class Live {
       ["Failed batches", String(total("failed")), ""],
     ];
     byId("figures").replaceChildren(
-      ...figures.map(([name, value, unit]) => make("div", {}, make("dt", { text: name }), make("dd", { text: value }, make("small", { text: unit })))),
+      ...figures.map(([name, value, unit]) => make("div", {}, make("dt", { text: name }), make("dd", { text: value }, make("small", { text: unit, class: unit.length > 4 ? "below" : null })))),
     );
   }
 
   /** Sends sequences of lognormal lengths in a few calls at once. */
   async burst() {
     const model = this.state?.models.find((each) => each.model === byId("model").value && each.version === byId("version").value);
-    if (!model) {
-      byId("burst-note").textContent = "No model is served that could take them.";
-      return;
-    }
+    if (!model) return;
     const button = byId("burst");
     const note = byId("burst-note");
-    button.disabled = true;
+    button.disabled = this.busy = true;
     const calls = Math.max(BURST_CALLS, Math.ceil(BURST / this.state.limits.max_sequences));
-    const lengths = Array.from({ length: BURST }, () => lognormalLength(model));
+    const lengths = Array.from({ length: BURST }, () => usualLength(model));
     const started = performance.now();
     try {
       const parts = Array.from({ length: calls }, (_, call) => lengths.filter((_, i) => i % calls === call));
@@ -166,11 +166,11 @@ export class Live {
       await Promise.all(bodies.map((body) => predict(this.state.predict, body)));
       const shortest = Math.min(...lengths);
       const longest = Math.max(...lengths);
-      note.textContent = `${BURST} sequences of ${shortest} to ${longest} steps for ${model.model} ${model.version} were answered in ${duration((performance.now() - started) / 1000)}.`;
+      note.textContent = `${BURST} sequences of ${shortest} to ${longest} steps, made up, for ${model.model} ${model.version} were answered in ${duration((performance.now() - started) / 1000)}.`;
     } catch (error) {
       note.textContent = `Not all were answered: ${error.message}`;
     } finally {
-      button.disabled = false;
+      button.disabled = this.busy = false;
     }
   }
 }

@@ -32,10 +32,10 @@ function route() {
 async function refresh() {
   try {
     const found = await state();
+    await predict.serve(found);
     say(found.ready ? "good" : "bad", found.draining ? "draining" : found.ready ? "ready" : found.starting ? "starting" : "not ready");
     byId("trouble").hidden = true;
     byId("about").textContent = `Lengthwise ${found.version}, ${found.provider.name.replace("ExecutionProvider", "")}, ${found.runners} ${found.runners === 1 ? "runner" : "runners"}`;
-    predict.serve(found);
     live.serve(found);
     showModels(found);
   } catch (error) {
@@ -76,6 +76,7 @@ byId("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = now;
   byId("theme").textContent = `Colours: ${now}`;
   live.paint();
+  if (predict.sequence) predict.signal.paint();
 });
 
 addEventListener("hashchange", route);

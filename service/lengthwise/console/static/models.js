@@ -2,31 +2,42 @@
 
 import { byId, make, short } from "./dom.js";
 
+const HEADS = ["Model", "State", "Version", "Accuracy", "Takes", "Answers", "Missing values", "Runs on", "Promises"];
+
 export function showModels(state) {
+  const heads = HEADS.map((text) => make("th", { text, scope: "col" }));
   const names = [...new Set(state.models.map((model) => model.model))];
-  const served = names.map((name) => modelOf(name, state.models.filter((model) => model.model === name)));
-  byId("served").replaceChildren(...(served.length ? served : [make("p", { text: state.reason ?? "No model is served." })]));
+  const rows = names.flatMap((name) => state.models.filter((model) => model.model === name).toReversed().map(rowOf));
+  const table = make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));
+  byId("served").replaceChildren(rows.length ? table : make("p", { text: state.reason ?? "No model is served." }));
   const refused = state.refused.map(({ model, reason }) => make("li", {}, make("code", { text: model }), `: ${reason.replace(`${model}: `, "")}`));
   byId("refused").replaceChildren(refused.length ? make("ul", {}, ...refused) : make("p", { class: "soft", text: "Nothing: every version that was found is served." }));
 }
 
-function modelOf(name, versions) {
-  const head = make("tr", {}, ...["Version", "Takes", "Answers", "Missing values", "Runs on", "Promises", "State"].map((text) => make("th", { text, scope: "col" })));
-  const rows = versions.toReversed().map((model) =>
-    make(
-      "tr",
-      {},
-      make("td", { text: model.version }),
-      make("td", { text: `${takes(model)}, ${model.min_length} to ${model.max_length} steps${model.long === "reject" ? "" : `; longer: ${model.long}`}` }),
-      make("td", { text: `${answersOf(model)}${model.attention ? ", with attention" : ""}` }),
-      make("td", { text: model.missing === "refuse" ? "refused" : `taken (${model.missing})` }),
-      make("td", { text: `${model.provider.replace("ExecutionProvider", "")}, ${model.precision}` }),
-      make("td", { text: promiseOf(model.promise) }),
-      stateOf(model),
-    ),
-  );
-  const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
-  return make("div", { class: "model" }, make("h3", { text: name }), make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `Versions of ${name}` }, table));
+function rowOf(model) {
+  const cells = [
+    make("td", { class: "name", text: model.model }),
+    stateOf(model),
+    make("td", {}, model.version, ...pills(model)),
+    make("td", { text: accuracyOf(model) }),
+    make("td", { text: `${takes(model)}, ${model.min_length} to ${model.max_length} steps${model.long === "reject" ? "" : `; longer: ${model.long}`}` }),
+    make("td", { text: `${answersOf(model)}${model.attention ? ", with attention" : ""}` }),
+    make("td", { text: model.missing === "refuse" ? "refused" : `taken (${model.missing})` }),
+    make("td", { text: `${model.provider.replace("ExecutionProvider", "")}, ${model.precision}` }),
+    make("td", { text: promiseOf(model.promise) }),
+  ];
+  cells.forEach((cell, i) => cell.setAttribute("data-head", HEADS[i]));
+  return make("tr", {}, ...cells);
+}
+
+/** What a call names to get this version. */
+const pills = (model) => [...(model.default ? ["default"] : []), ...model.aliases, ...(model.shadow ? ["shadow"] : [])].map((text) => make("span", { class: "pill", text }));
+
+function accuracyOf(model) {
+  const said = model.accuracy === null ? [] : [`${model.accuracy.toFixed(4)} on ${model.accuracy_answers} answers of ${model.accuracy_data}`];
+  if (model.trained) said.push(`trained ${model.trained}`);
+  if (model.exported) said.push(`exported ${model.exported}`);
+  return said.join("; ") || "not known";
 }
 
 const takes = (model) => (model.input === "tokens" ? `tokens of ${model.vocabulary}` : `${model.features} ${model.features === 1 ? "feature" : "features"}`);

@@ -2,7 +2,7 @@
 
 import { byId, draw, short } from "./dom.js";
 import { flat } from "./answers.js";
-import { invent, lognormalLength, normal } from "./sequence.js";
+import { invent, usualLength, normal } from "./sequence.js";
 
 /** How much is added at each place of the slider. */
 export const AMOUNTS = [0, 1, 2, 4, 8, 16, 32, 48, 63];
@@ -10,7 +10,7 @@ export const AMOUNTS = [0, 1, 2, 4, 8, 16, 32, 48, 63];
 const NOTES = {
   padding: "Steps of zeros behind the sequence, with step_mask false: the way to send a rectangle to this server.",
   junk: "Steps of huge random numbers behind the sequence, with step_mask false.",
-  neighbours: "Other random sequences in the same request, some of them longer: they share its batches, which pads it there.",
+  neighbours: "Other made-up sequences in the same request, some of them longer: they share its batches, which pads it there.",
 };
 
 const HEIGHT = 150;
@@ -79,7 +79,7 @@ export class PaddingTrial {
     const { sequence, model, version } = this.subject();
     const added = { model: model.model, version, sequences: [] };
     if (this.kind === "neighbours") {
-      const others = Array.from({ length: amount }, () => invent(model, lognormalLength(model, 1.5 * sequence.length)));
+      const others = Array.from({ length: amount }, () => invent(model, usualLength(model, 1.5 * sequence.length)));
       return { ...added, sequences: [sequence.asRequest(), ...others] };
     }
     const step = () => {
@@ -125,13 +125,14 @@ export class PaddingTrial {
   /** The probability of the first answer's label, against what was added. */
   paint() {
     const width = byId("padding-picture").clientWidth || 480;
-    const [left, right, top, bottom] = [34, width - 12, 14, HEIGHT - 28];
+    const [left, right, top, bottom] = [34, width - 12, 22, HEIGHT - 28];
     const x = (place) => left + (place / (AMOUNTS.length - 1)) * (right - left);
     const y = (value) => bottom - value * (bottom - top);
     const parts = [0, 0.5, 1].flatMap((value) => [
       draw("line", { class: "axis", x1: left, x2: right, y1: y(value), y2: y(value) }),
       draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end", text: value }),
     ]);
+    parts.push(draw("text", { x: left, y: 10, text: "probability, by what is added" }));
     AMOUNTS.forEach((amount, place) => parts.push(draw("text", { x: x(place), y: HEIGHT - 10, "text-anchor": "middle", text: amount })));
     const first = this.seen.get(0);
     if (first) {

@@ -89,6 +89,7 @@ export function drawBatches(canvas, batches) {
   const [accent, soft, bad, line] = ["accent", "soft", "bad", "line"].map((name) => canvas.colour(name));
   const hatch = hatched(context, soft);
   let x = 0;
+  let free = 0;
   for (const batch of recent) {
     const wide = wideOf(batch);
     const high = batch.rows * row;
@@ -104,9 +105,12 @@ export function drawBatches(canvas, batches) {
     context.strokeRect(x + 0.5, height - 25.5, bar(batch.predicted_seconds ?? 0), 4);
     context.fillStyle = canvas.colour("second");
     context.fillRect(x, height - 19, bar(batch.measured_seconds), 4);
-    if (wide > 34) {
+    const size = `${batch.rows}×${batch.width}`;
+    const end = x + context.measureText(size).width + PAD;
+    if (x >= free && end <= width) {
       context.fillStyle = soft;
-      context.fillText(`${batch.rows}×${batch.width}`, x, height - 2);
+      context.fillText(size, x, height - 2);
+      free = end;
     }
     x += wide + PAD;
   }
@@ -127,6 +131,7 @@ export function drawQueue(canvas, queues) {
   const plot = height - 16;
   const slot = Math.min(14, (width - LEFT) / lengths.length);
   scale(canvas, context, width, plot, most, (value) => String(Math.round(value)));
+  context.fillText("steps of each sequence; the first came first", LEFT, height - 3);
   context.fillStyle = canvas.colour("accent");
   lengths.forEach((length, i) => {
     const high = (length / most) * (plot - 8);
@@ -203,9 +208,10 @@ export function drawLatency(canvas, frames) {
     context.stroke();
   }
   context.fillStyle = canvas.colour("accent");
-  context.fillText("median", LEFT + 4, height - 3);
+  context.fillText("median", LEFT + 70, height - 3);
   context.fillStyle = canvas.colour("second");
-  context.fillText("slowest hundredth", LEFT + 52, height - 3);
+  context.fillText("slowest hundredth", LEFT + 118, height - 3);
+  times(canvas, context, LEFT, width, height);
   const last = known.at(-1).latency_seconds;
   canvas.say(`Latency: the median is ${duration(last.p50)}, the slowest hundredth ${duration(last.p99)}`);
 }
@@ -221,7 +227,7 @@ export function drawRunners(canvas, frames) {
   const own = Array.from({ length: last.runners }, (_, i) => `runner-${i}`);
   const others = [...new Set(frames.flatMap((frame) => Object.keys(frame.busy_seconds)))].filter((name) => !own.includes(name));
   const names = [...own, ...others.sort()];
-  const lane = Math.min(44, height / names.length);
+  const lane = Math.min(44, (height - 14) / names.length);
   const left = 74;
   const x = across(frames, width, left);
   const shares = names.map((name, i) => {
@@ -238,6 +244,7 @@ export function drawRunners(canvas, frames) {
     context.fillText(name, 0, bottom - lane / 2 + 8);
     return `${name} ${Math.round((100 * (last.busy_seconds[name] ?? 0)) / last.seconds)} %`;
   });
+  times(canvas, context, left, width, height);
   canvas.say(`Busy: ${shares.join(", ")}`);
 }
 
@@ -245,6 +252,15 @@ export function drawRunners(canvas, frames) {
 function across(frames, width, left = LEFT) {
   const last = frames.at(-1).time;
   return (frame) => width - ((last - frame.time) / WINDOW_SECONDS) * (width - left);
+}
+
+/** What the time axis means. */
+function times(canvas, context, left, width, height) {
+  context.fillStyle = canvas.colour("soft");
+  context.fillText(`${WINDOW_SECONDS} s ago`, left, height - 3);
+  context.textAlign = "end";
+  context.fillText("now", width, height - 3);
+  context.textAlign = "start";
 }
 
 function scale(canvas, context, width, plot, most, text) {

@@ -2,9 +2,10 @@
 
 import { answerOf, refusalOf } from "./answers.js";
 import { byId, colourOf, draw, make, offer } from "./dom.js";
+import { FileTable } from "./file_table.js";
 import { PaddingTrial } from "./padding.js";
-import { Sequence, invent, lognormalLength, parse } from "./sequence.js";
-import { predict, readFile } from "./service.js";
+import { Sequence, invent, parse, usualLength } from "./sequence.js";
+import { predict, readFile, recordings } from "./service.js";
 import { Signal } from "./signal.js";
 import { copy, curl, python, shown } from "./snippets.js";
 
@@ -15,13 +16,15 @@ export class Predict {
   constructor() {
     this.signal = new Signal((what) => this.changed(what));
     this.padding = new PaddingTrial((body) => predict(this.state.predict, body), () => this.subject());
+    this.table = new FileTable((body) => predict(this.state.predict, body), (place) => this.choose(place));
     this.turn = 0;
+    this.form = curl;
     this.listen();
   }
 
   listen() {
     const on = (id, event, act) => byId(id).addEventListener(event, act);
-    on("invent", "click", () => this.invent());
+    on("invent", "click", () => this.example());
     on("paste", "click", () => this.openPaste(byId("paste-part").hidden));
     on("use-pasted", "click", () => this.paste());
     on("file", "change", () => this.upload());
@@ -32,10 +35,12 @@ export class Predict {
     on("more", "click", () => this.resize(this.sequence.length + 1));
     on("ask", "click", () => this.ask());
     on("model", "change", () => this.chooseModel());
-    for (const id of ["version", "other"]) on(id, "change", () => this.changed("version"));
+    on("version", "change", () => this.chooseVersion());
+    on("other", "change", () => this.changed("version"));
+    on("answer-all", "click", () => this.table.answer(this.model, this.many, this.state.limits.max_sequences));
     for (const tool of document.querySelectorAll("input[name=tool]")) tool.addEventListener("change", () => this.signal.paint());
-    on("copy-curl", "click", () => this.copy("curl"));
-    on("copy-python", "click", () => this.copy("Python"));
+    on("copy-curl", "click", () => this.copy("curl", curl));
+    on("copy-python", "click", () => this.copy("Python", python));
   }
 
   // What is served.
@@ -46,8 +51,8 @@ export class Predict {
     const names = [...new Set(state.models.map((model) => model.model))];
     const before = byId("model").value;
     offer(byId("model"), names.map((name) => [name, name]));
-    if (first || byId("model").value !== before) this.chooseModel();
-    else this.offerVersions();
+    if (first || byId("model").value !== before) return this.chooseModel();
+    return this.offerVersions();
   }
 
   versions() {
@@ -60,9 +65,9 @@ export class Predict {
   }
 
   offerVersions() {
-    const pairs = this.versions().map((model) => [model.version, `${model.version}${model.broken ? " (does not work)" : ""}`]);
-    offer(byId("version"), pairs);
-    const others = this.state.models.filter((model) => model.model === byId("model").value || this.fits(model));
+    const names = (model) => [...(model.default ? ["default"] : []), ...model.aliases, ...(model.broken ? ["does not work"] : [])].join(", ");
+    offer(byId("version"), this.versions().map((model) => [model.version, names(model) ? `${model.version} (${names(model)})` : model.version]));
+    const others = this.state.models.filter((model) => model !== this.model && this.fits(model));
     const named = others.toReversed().map((model) => [`${model.model}/${model.version}`, `${model.model} ${model.version}`]);
     offer(byId("other"), [["", "nothing"], ...named]);
   }
@@ -72,24 +77,42 @@ export class Predict {
     return model.input === this.model.input && model.features === this.model.features && model.vocabulary === this.model.vocabulary;
   }
 
+  /** Begins with the version that a call without one gets. */
   chooseModel() {
-    this.offerVersions();
+    offer(byId("version"), this.versions().map((model) => [model.version, model.version]));
+    byId("version").value = (this.versions().find((model) => model.default) ?? this.versions()[0])?.version ?? "";
     byId("predict-part").inert = !this.model; // without a model there is nothing to draw, to copy or to ask
     if (!this.model) {
-      this.note("No model is served now; the part Models says why.", true);
-      return;
+      return this.note("No model is served now; the part Models says why.", true);
     }
+    this.offerVersions();
+    for (const each of document.querySelectorAll(".of-features")) each.hidden = this.model.input === "tokens";
     const fits = this.sequence && this.sequence.isTokens === (this.model.input === "tokens") && (this.sequence.isTokens || this.sequence.features === this.model.features);
-    if (fits) this.use(this.sequence);
-    else this.invent();
+    return fits ? this.use(this.sequence) : this.example();
+  }
+
+  chooseVersion() {
+    this.offerVersions();
+    this.changed("version");
   }
 
   // Where sequences come from.
 
-  invent() {
-    const model = this.model;
+  /** The next recording that the model's directory keeps; without any, a made-up sequence. */
+  async example() {
+    const { model } = this;
+    if (!model) return;
+    if (this.exampleModel !== model.model || this.exampleVersion !== model.version) {
+      [this.exampleModel, this.exampleVersion, this.shownExamples, this.kept] = [model.model, model.version, 0, []];
+      if (model.examples) this.kept = await recordings(model).catch(() => []);
+      this.kept = this.kept.filter(({ steps }) => (model.input === "tokens" ? !Array.isArray(steps[0]) : [steps[0]].flat().length === model.features));
+    }
+    if (this.model !== model) return;
+    const real = this.kept[this.shownExamples++ % this.kept.length];
     this.offerMany([]);
-    if (model) this.use(new Sequence(invent(model, Math.max(4, lognormalLength(model, 20, 0.35)))));
+    if (!real) return this.use(new Sequence(invent(model, Math.max(model.min_length, usualLength(model))), { origin: "made up" }));
+    const steps = real.steps.map((step) => (Array.isArray(step) || model.input === "tokens" ? step : [step]));
+    this.use(new Sequence(steps, { ...real, origin: `recording ${real.id} of the model's data` }));
   }
 
   openPaste(open) {
@@ -116,14 +139,14 @@ export class Predict {
         return;
       }
       const read = await readFile(file, this.model.input);
-      const found = read.sequences.map((each) => new Sequence(each.steps, each));
+      const found = read.sequences.map((each) => new Sequence(each.steps, { ...each, origin: file.name }));
       const left = read.left_out ? `; ${read.left_out} more were left out` : "";
       const wrong = read.problems.length ? `; not read: ${read.problems.slice(0, 3).join("; ")}` : "";
       if (!found.length) throw new Error(read.problems[0] ?? "there is no sequence in it");
       this.offerMany(found, `${found.length} sequences${left}${wrong}`);
       this.use(found[0]);
     } catch (error) {
-      this.note(`${file.name} cannot be read: ${error.message}`, true);
+      this.refuse(`${file.name} cannot be read: ${error.message}`);
     }
   }
 
@@ -134,13 +157,26 @@ export class Predict {
       this.use(found[0]);
       then();
     } catch (error) {
-      this.note(error.message, true);
+      this.refuse(error.message);
     }
+  }
+
+  /** Says why a new sequence cannot be read; what is shown belongs to the one before, so it is greyed and the answer goes. */
+  refuse(why) {
+    this.turn += 1;
+    clearTimeout(this.later);
+    this.note(`${why} The picture shows the sequence before.`, true);
+    this.signal.forget();
+    this.signal.paint();
+    byId("signal").classList.add("stale");
+    byId("answers").replaceChildren();
+    this.padding.reset();
   }
 
   /** Offers the sequences of a file; one alone needs no choice. */
   offerMany(sequences, note = "") {
     this.many = sequences;
+    this.table.clear();
     byId("choice").hidden = sequences.length < 2;
     byId("choice-note").textContent = note;
     offer(byId("chosen"), sequences.map((each, i) => [i, `${each.id || i + 1}: ${each.length} steps${each.label ? `, label ${each.label}` : ""}`]));
@@ -148,6 +184,7 @@ export class Predict {
   }
 
   choose(place) {
+    byId("chosen").value = String(place);
     this.use(this.many[place]);
   }
 
@@ -156,19 +193,21 @@ export class Predict {
   use(sequence) {
     this.sequence = sequence;
     const names = sequence.featureMask.map((_, i) => this.model?.feature_names?.[i] ?? `feature ${i + 1}`);
+    this.signal.names = names;
     offer(byId("drawn"), names.map((name, i) => [i, name]));
     byId("drawn-label").hidden = sequence.features < 2;
-    byId("tool-draw").disabled = false;
     this.signal.drawn = Number(byId("drawn").value) || 0;
     this.signal.show(sequence, this.model);
     this.signal.fit();
+    byId("tool-draw").disabled = this.signal.isMap; // a row of colours has no height to draw at
+    if (this.signal.isMap) byId("tool-mask").checked = true;
     this.showFeatures(names);
     this.changed("sequence");
   }
 
   drawFeature() {
     this.signal.drawn = Number(byId("drawn").value);
-    byId("tool-draw").checked = true;
+    byId("tool-draw").checked = !this.signal.isMap;
     this.signal.paint();
   }
 
@@ -181,17 +220,20 @@ export class Predict {
 
   showFeatures(names) {
     const chips = names.map((name, i) => {
-      const mark = draw("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" }, draw("circle", { cx: 5, cy: 5, r: 5, fill: colourOf(i, names.length) }));
+      const mark = this.signal.isMap ? "" : draw("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" }, draw("circle", { cx: 5, cy: 5, r: 5, fill: colourOf(i, names.length) }));
       const button = make("button", { type: "button", "aria-pressed": String(!this.sequence.featureMask[i]), title: "Send this feature as missing" }, mark, name);
       button.addEventListener("click", () => {
         this.sequence.featureMask[i] = !this.sequence.featureMask[i];
         button.setAttribute("aria-pressed", String(!this.sequence.featureMask[i]));
-        this.signal.attention = null;
+        this.signal.forget();
         this.signal.paint();
         this.changed("mask");
       });
+      button.addEventListener("pointerenter", () => this.signal.near(i));
+      button.addEventListener("pointerleave", () => this.signal.near(null));
       return button;
     });
+    byId("features").classList.toggle("many", this.signal.isMap);
     byId("features").replaceChildren(...chips);
     byId("features").hidden = !chips.length;
   }
@@ -201,12 +243,15 @@ export class Predict {
     byId("sequence-note").className = wrong ? "problem" : "soft";
   }
 
-  changed() {
+  changed(what) {
     this.turn += 1; // an answer that is on its way is of what was there before
     const { sequence } = this;
+    if (what === "values" && sequence.origin && !sequence.origin.endsWith("changed")) sequence.origin += ", changed";
+    byId("signal").classList.remove("stale");
     const parts = [`${sequence.length} ${sequence.length === 1 ? "step" : "steps"}${sequence.isTokens ? " (tokens)" : ` × ${sequence.features} features`}`];
     if (sequence.leftOut) parts.push(`${sequence.leftOut} left out`);
     if (sequence.missing) parts.push(`${sequence.missing} values missing${this.model?.missing === "refuse" ? ", which this model refuses" : ""}`);
+    if (sequence.origin) parts.push(sequence.origin);
     this.note(parts.join(" · "));
     byId("length").value = sequence.length;
     this.padding.reset();
@@ -236,12 +281,12 @@ export class Predict {
     if (turn !== this.turn) return;
     const predictions = answers.map((answer) => answer.predictions?.[0]);
     const elements = answers.map((answer, i) => {
-      const title = `${models[i].model}, version ${models[i].version}`;
-      if (!answer.predictions) return refusalOf(title, answer);
-      return answerOf(title, answer, this.sequence, i ? predictions[0] : null);
+      if (!answer.predictions) return refusalOf(models[i], answer);
+      return answerOf(models[i], answer, this.sequence, i ? predictions[0] : null);
     });
     byId("answers").replaceChildren(...elements);
-    if (predictions[0]?.attention) this.signal.showAttention(predictions[0].attention);
+    if (predictions[0]?.step_labels) this.signal.showStepLabels(predictions[0].step_labels, answers[0].labels);
+    else if (predictions[0]?.attention) this.signal.showAttention(predictions[0].attention);
   }
 
   // The call elsewhere.
@@ -256,16 +301,16 @@ export class Predict {
   }
 
   showCode() {
-    if (this.model) byId("code").textContent = shown(curl(this.address(), this.body(this.model)));
+    byId("copied").textContent = "";
+    if (this.model) byId("code").textContent = shown(this.form(this.address(), this.body(this.model)));
   }
 
-  async copy(form) {
-    const write = form === "curl" ? curl : python;
-    const text = write(this.address(), this.body(this.model));
-    byId("code").textContent = shown(text);
+  async copy(name, form) {
+    this.form = form;
+    this.showCode();
     try {
-      await copy(text);
-      byId("copied").textContent = `Copied as ${form}.`;
+      await copy(form(this.address(), this.body(this.model)));
+      byId("copied").textContent = `Copied as ${name}.`;
     } catch (error) {
       byId("copied").textContent = `Not copied: ${error.message}. Select the text above.`;
     }

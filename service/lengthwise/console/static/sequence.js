@@ -2,8 +2,10 @@
 
 /** One sequence: `steps` are arrays of numbers and nulls, or token ids. */
 export class Sequence {
-  constructor(steps, { id = "", label = null } = {}) {
+  /** `origin` says where it comes from. */
+  constructor(steps, { id = "", label = null, origin = "" } = {}) {
     this.steps = steps;
+    this.origin = origin;
     this.id = id;
     this.label = label;
     this.stepMask = steps.map(() => true);
@@ -55,14 +57,15 @@ export class Sequence {
   }
 }
 
-const isStep = (value) => Array.isArray(value) && value.length > 0 && value.every((each) => each === null || typeof each === "number");
-const isNumbers = (value) => Array.isArray(value) && value.length > 0 && value.every((each) => typeof each === "number" || each === null);
+const MOST = 3.4028235e38;
+const isValue = (value) => value === null || typeof value === "number";
+const isStep = (value) => Array.isArray(value) && value.length > 0 && value.every(isValue);
 
 /** The sequences in a text: JSON in any of the usual forms, or a step a line. Throws an Error that says what is wrong. */
 export function parse(text, tokens) {
   const trimmed = text.trim();
   if (!trimmed) throw new Error("There is nothing in it.");
-  if (!/^[[{]/.test(trimmed)) return [new Sequence(plain(trimmed, tokens))];
+  if (!/^[[{]/.test(trimmed)) return [one(plain(trimmed, tokens), tokens)];
   let value;
   try {
     value = JSON.parse(trimmed);
@@ -72,7 +75,7 @@ export function parse(text, tokens) {
   const list = Array.isArray(value?.sequences) ? value.sequences : Array.isArray(value?.instances) ? value.instances : null;
   if (list && !list.length) throw new Error("There is no sequence in it.");
   if (list) return list.map((each) => one(each, tokens));
-  if (Array.isArray(value) && !isNumbers(value) && !value.every(isStep)) return value.map((each) => one(each, tokens));
+  if (Array.isArray(value) && !isStep(value) && !value.every(isStep)) return value.map((each) => one(each, tokens));
   return [one(value, tokens)];
 }
 
@@ -80,6 +83,8 @@ function one(value, tokens) {
   const steps = Array.isArray(value) ? value : value?.steps;
   if (!Array.isArray(steps) || !steps.length) throw new Error("A sequence is an array of steps, or an object with steps, and has at least one.");
   const found = new Sequence(tokens ? steps : steps.map((step) => (Array.isArray(step) ? [...step] : [step])), value);
+  if (tokens && !steps.every((token) => Number.isInteger(token) && token >= 0)) throw new Error("A token is a whole number from 0.");
+  if (steps.flat().some((each) => Math.abs(each) > MOST)) throw new Error("A number is too large for float32.");
   if (!tokens && !found.steps.every(isStep)) throw new Error("A step is an array of numbers; a missing value is null.");
   if (!tokens && found.steps.some((step) => step.length !== found.features)) throw new Error("The steps have different numbers of features.");
   if (Array.isArray(value?.step_mask)) found.stepMask = steps.map((_, i) => value.step_mask[i] !== false);
@@ -88,8 +93,11 @@ function one(value, tokens) {
 }
 
 function plain(text, tokens) {
-  const rows = text.split(/\r?\n/).filter((line) => line.trim()).map((line) => line.trim().split(/[\s,;]+/));
-  const number = (word) => {
+  // Between two separators stands a value, or nothing where it is missing, as in a CSV file; blanks alone only separate.
+  const separator = [",", ";", "\t"].find((each) => text.includes(each)) ?? /\s+/;
+  const rows = text.split(/\r?\n/).filter((line) => line.trim()).map((line) => (separator === "\t" ? line : line.trim()).split(separator));
+  const number = (cell) => {
+    const word = cell.trim();
     if (/^(nan|null|na|\?)?$/i.test(word)) return null;
     if (Number.isNaN(Number(word))) throw new Error(`“${word.slice(0, 40)}” is no number.`);
     return Number(word);
@@ -108,9 +116,12 @@ export function normal() {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 }
 
-/** A length from a lognormal distribution, within the model's limits. */
-export function lognormalLength(model, median = 24, sigma = 0.8) {
-  const length = Math.round(median * Math.exp(sigma * normal()));
+/** A length as in the model's training, if its manifest says that; else, or around a given median, a lognormal one. */
+export function usualLength(model, median = null) {
+  const edges = (median === null && model.usual_lengths) || [];
+  const place = between(0, Math.max(edges.length - 2, 0));
+  const usual = edges.length ? between(Math.round(edges[place]), Math.round(edges[place + 1] ?? edges[place])) : null;
+  const length = usual ?? Math.round((median ?? 24) * Math.exp(0.8 * normal()));
   return Math.min(Math.max(length, model.min_length ?? 1), model.max_length ?? 1024);
 }
 

@@ -37,6 +37,13 @@ async function call(path, options = {}) {
 /** What is served, the limits of a call, and where to send it. */
 export const state = async () => (await call("console/state", { headers: { accept: "application/json" } })).json();
 
+/** The recordings of a model's data that its directory keeps: {id, label, steps}. */
+export async function recordings(model) {
+  const query = new URLSearchParams({ model: model.model, version: model.version });
+  const text = await (await call(`console/examples?${query}`)).text();
+  return text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+}
+
 /** An answer, with its milliseconds here and those that the server names. */
 export async function predict(path, body) {
   const started = performance.now();

@@ -1,6 +1,11 @@
-// The picture of a sequence: a line for each feature, masked steps hatched, missing values marked, attention below.
+// The picture of a sequence: a line for each feature, or a heat map of many; masked steps hatched, missing values
+// marked; below it the attention, or the label of each step.
 
-import { byId, colourOf, draw, short } from "./dom.js";
+import { byId, colourOf, draw, labelColour, short, swatch, ticks } from "./dom.js";
+import { heatMap } from "./heatmap.js";
+
+const MOST_LINES = 12;
+const STRONG = 4; // times an equal share of the attention: from here on, the colour is full
 
 const LEFT = 62;
 const RIGHT = 8;
@@ -18,7 +23,8 @@ export class Signal {
     this.dragging = false;
     this.attention = null;
     this.place.addEventListener("pointerdown", (event) => this.pressed(event));
-    this.place.addEventListener("pointermove", (event) => this.dragging && this.dragged(event));
+    this.place.addEventListener("pointermove", (event) => (this.dragging ? this.dragged(event) : this.hover(event)));
+    this.place.addEventListener("pointerleave", () => this.near(null));
     for (const end of ["pointerup", "pointercancel"]) this.place.addEventListener(end, () => this.released());
     this.place.addEventListener("keydown", (event) => this.key(event));
     this.width = 1000;
@@ -43,6 +49,11 @@ export class Signal {
     return this.width - LEFT - RIGHT;
   }
 
+  /** Whether the features are rows of colours: so many lines nobody can tell apart. */
+  get isMap() {
+    return this.sequence.features > MOST_LINES;
+  }
+
   get tool() {
     return document.querySelector("input[name=tool]:checked").value;
   }
@@ -50,7 +61,8 @@ export class Signal {
   show(sequence, model) {
     this.sequence = sequence;
     this.model = model;
-    this.attention = null;
+    this.forget();
+    this.place.classList.remove("stale");
     this.cursor = Math.min(this.cursor, sequence.length - 1);
     this.range = this.rangeOf();
     this.paint();
@@ -82,17 +94,16 @@ export class Signal {
     const { sequence } = this;
     const slot = this.inner / sequence.length;
     const parts = [hatch()];
-    for (const part of [0, 0.5, 1]) {
-      const y = TOP + part * this.plot;
-      const value = this.range[1] + part * (this.range[0] - this.range[1]);
-      parts.push(draw("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y }));
-      parts.push(draw("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end", text: short(value) }));
+    for (const value of this.isMap ? [] : ticks(...this.range)) {
+      parts.push(draw("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: this.y(value), y2: this.y(value) }));
+      parts.push(draw("text", { x: LEFT - 6, y: this.y(value) + 4, "text-anchor": "end", text: short(value) }));
     }
+    parts.push(...(sequence.isTokens ? this.tokens(slot) : this.isMap ? heatMap(sequence, { x: LEFT, y: TOP, width: this.inner, height: this.plot }, getComputedStyle(this.place).outlineColor) : this.lines()));
     sequence.stepMask.forEach((kept, i) => {
       if (!kept) parts.push(draw("rect", { fill: "url(#hatch)", x: this.x(i) - slot / 2, y: TOP, width: slot, height: this.plot }));
     });
-    parts.push(...(sequence.isTokens ? this.tokens(slot) : this.lines()));
     parts.push(...this.strip(slot));
+    parts.push(draw("text", { x: LEFT - 6, y: this.height - 6, "text-anchor": "end", text: "step" }));
     const every = Math.max(1, Math.ceil(sequence.length / 12));
     for (let i = 0; i < sequence.length; i += every) {
       parts.push(draw("text", { x: this.x(i), y: this.height - 6, "text-anchor": "middle", text: i + 1 }));
@@ -121,37 +132,84 @@ export class Signal {
       });
       const masked = sequence.featureMask[feature] ? "" : " masked";
       const drawn = this.tool === "draw" && feature === this.drawn ? " drawn" : "";
-      parts.push(draw("path", { class: `line${masked}${drawn}`, d: path, stroke: colourOf(feature, sequence.features), "vector-effect": "non-scaling-stroke" }));
+      parts.push(draw("path", { class: `line${masked}${drawn}`, d: path, "data-feature": feature, stroke: colourOf(feature, sequence.features), "vector-effect": "non-scaling-stroke" }));
     }
     return parts;
   }
 
   tokens(slot) {
-    const shown = slot > 20;
+    const wide = 8 + 7 * Math.max(...this.sequence.steps.map((token) => String(token).length));
+    const every = Math.ceil(wide / slot);
     return this.sequence.steps.flatMap((token, i) => [
-      draw("circle", { cx: this.x(i), cy: this.y(token), r: 4, fill: colourOf(0, 1) }),
-      ...(shown ? [draw("text", { class: "token", x: this.x(i), y: TOP + this.plot + 12, "text-anchor": "middle", text: token })] : []),
+      draw("circle", { cx: this.x(i), cy: this.y(token), r: Math.min(4, slot), fill: colourOf(0, 1) }),
+      ...(i % every ? [] : [draw("text", { class: "token", x: this.x(i), y: TOP + this.plot + 12, "text-anchor": "middle", text: token })]),
     ]);
   }
 
-  /** Attention: the warmer, the more weight the step had. */
+  /** Attention, the warmer the more of it a step had; or the label of each step. */
   strip(slot) {
     const y = TOP + this.plot + 16 - (this.sequence.isTokens ? 0 : 8);
     const parts = [draw("rect", { class: "strip", x: LEFT, y, width: this.inner, height: STRIP })];
-    if (!this.attention) return parts;
-    parts.push(draw("text", { x: LEFT - 6, y: y + 12, "text-anchor": "end", text: "attention" }));
-    const most = Math.max(...this.attention, 1e-9);
-    this.attention.forEach((weight, i) => {
-      const cell = draw("rect", { class: "attention", x: this.x(i) - slot / 2, y, width: slot, height: STRIP, "fill-opacity": (weight / most).toFixed(3) });
-      cell.append(draw("title", { text: `step ${i + 1}: attention ${short(weight)}` }));
-      parts.push(cell);
-    });
+    const cell = (i, options, text) => {
+      const made = draw("rect", { x: this.x(i) - slot / 2, y, width: slot, height: STRIP, ...options });
+      made.append(draw("title", { text: `step ${i + 1}: ${text}` }));
+      return made;
+    };
+    if (this.stepLabels) {
+      const { labels, names } = this.stepLabels;
+      const fill = (label) => (label === null ? "none" : labelColour(names.indexOf(label), names.length));
+      parts.push(...labels.map((label, i) => cell(i, { class: "step-label", fill: fill(label) }, label ?? "left out")));
+    } else if (this.attention) {
+      const share = 1 / Math.max(this.sequence.length - this.sequence.leftOut, 1);
+      parts.push(...this.attention.map((weight, i) => cell(i, { class: "attention", "fill-opacity": Math.min(weight / share / STRONG, 1).toFixed(3) }, `attention ${short(weight)}`)));
+    } else {
+      return parts;
+    }
+    parts.push(draw("text", { x: LEFT - 6, y: y + 12, "text-anchor": "end", text: this.stepLabels ? "label" : "attention" }));
     return parts;
   }
 
   showAttention(weights) {
     this.attention = weights;
+    const most = weights.reduce((best, weight, i) => (weight > weights[best] ? i : best), 0);
+    const share = 1 / Math.max(this.sequence.length - this.sequence.leftOut, 1);
+    const full = draw("svg", { class: "scale", viewBox: "0 0 4 1", "aria-hidden": "true", preserveAspectRatio: "none" }, ...[1, 2, 3, 4].map((each) => draw("rect", { class: "attention", x: each - 1, width: 1, height: 1, "fill-opacity": each / STRONG })));
+    byId("strip-legend").replaceChildren(`Attention: equal shares are ${short(share)} `, full, ` ${short(STRONG * share)} or more; the largest is ${short(weights[most])}, at step ${most + 1}`);
     this.paint();
+  }
+
+  /** Shows the label of each step; `names` are all labels. */
+  showStepLabels(labels, names) {
+    this.stepLabels = { labels, names };
+    byId("strip-legend").replaceChildren("Label of each step:", ...names.map((name, i) => swatch(labelColour(i, names.length), name)));
+    this.paint();
+  }
+
+  /** Forgets what belongs to an earlier answer. */
+  forget() {
+    this.attention = this.stepLabels = null;
+    byId("strip-legend").replaceChildren();
+  }
+
+  // The feature under the pointer.
+
+  hover(event) {
+    if (!this.sequence || this.sequence.isTokens) return;
+    const { step, value } = this.at(event);
+    const height = ((event.clientY - this.place.getBoundingClientRect().top) / this.place.clientHeight) * this.height;
+    const apart = this.sequence.steps[step].map((each) => (each === null ? Infinity : Math.abs(each - value)));
+    const row = Math.floor(((height - TOP) / this.plot) * this.sequence.features);
+    this.near(this.isMap ? Math.min(Math.max(row, 0), apart.length - 1) : apart.indexOf(Math.min(...apart)), step);
+  }
+
+  /** Highlights a feature, and says its value at a step; null for none. */
+  near(feature, step = this.cursor) {
+    const picture = this.place.firstElementChild;
+    if (!picture) return;
+    picture.classList.toggle("one", feature !== null);
+    for (const each of picture.querySelectorAll("[data-feature]")) each.classList.toggle("near", Number(each.dataset.feature) === feature);
+    const value = feature === null ? null : this.sequence.steps[step]?.[feature];
+    byId("near").textContent = feature === null ? "" : `${this.names[feature]}, step ${step + 1}: ${value === null ? "missing" : short(value)}`;
   }
 
   say() {
@@ -197,7 +255,7 @@ export class Signal {
     }
     this.before = { step, value };
     this.cursor = step;
-    this.attention = null;
+    this.forget();
     this.paint();
   }
 
@@ -238,7 +296,7 @@ export class Signal {
       return;
     }
     event.preventDefault();
-    if (what) this.attention = null;
+    if (what) this.forget();
     this.paint();
     if (what) this.changed(what);
   }

@@ -11,11 +11,13 @@ export function curl(address, body) {
   return `curl -s '${address}' -H 'content-type: application/json'${key} \\\n  -d '${text}'`;
 }
 
-/** The call as a Python program. */
+/** The call as a Python program with this project's own client (pip install 'lengthwise[client]'). */
 export function python(address, body) {
-  const key = hasKey() ? `, headers={"authorization": "Bearer " + os.environ["LENGTHWISE_KEY"]}` : "";
-  const imports = hasKey() ? "import os\n\nimport httpx" : "import httpx";
-  return `${imports}\n\nbody = ${literal(body)}\nanswer = httpx.post("${address}", json=body${key})\nanswer.raise_for_status()\nprint(answer.json()["predictions"][0])`;
+  const url = address.replace(/\/predict$/, "");
+  const key = hasKey() ? `, key=os.environ["LENGTHWISE_KEY"]` : "";
+  const options = Object.entries({ model: body.model, version: body.version }).map(([name, text]) => `, ${name}=${literal(text)}`);
+  if (body.outputs) options.push(", attention=True");
+  return `${hasKey() ? "import os\n\n" : ""}import lengthwise\n\nsequences = ${literal(body.sequences)}\nwith lengthwise.Client("${url}"${key}) as client:\n    predictions = client.predict(sequences${options.join("")})\nprint(predictions[0])`;
 }
 
 /** A value of JSON as Python writes it. */

@@ -1,0 +1,90 @@
+// The answers to all sequences of a file: a table with the accuracy, and a download.
+
+import { byId, make, short } from "./dom.js";
+
+const HEADS = ["Sequence", "Steps", "Label", "Answer", "Probability"];
+const AT_ONCE = 64;
+
+export class FileTable {
+  /** `ask(body)` sends a request; `choose(place)` shows one sequence. */
+  constructor(ask, choose) {
+    this.ask = ask;
+    this.choose = choose;
+    byId("download").addEventListener("click", () => this.download());
+    this.clear();
+  }
+
+  clear() {
+    this.turn = (this.turn ?? 0) + 1;
+    this.rows = [];
+    byId("file-part").hidden = true;
+  }
+
+  /** Asks for all of them, some at a time; one that the model refuses is asked for alone, and says why. */
+  async answer(model, sequences, most) {
+    this.clear();
+    const { turn } = this;
+    const call = (part) => this.ask({ model: model.model, version: model.version, sequences: part.map((each) => each.asRequest()) });
+    const each = async (part) => {
+      try {
+        return (await call(part)).predictions;
+      } catch (error) {
+        if (part.length === 1 || error.status !== 422) return part.map(() => ({ error: error.message }));
+        const alone = [];
+        for (const one of part) alone.push(...(await each([one])));
+        return alone;
+      }
+    };
+    byId("file-part").hidden = false;
+    byId("file-note").textContent = "Asking …";
+    for (let place = 0; place < sequences.length; place += Math.min(most, AT_ONCE)) {
+      const part = sequences.slice(place, place + Math.min(most, AT_ONCE));
+      const found = await each(part);
+      if (turn !== this.turn) return;
+      this.rows.push(...part.map((sequence, i) => rowOf(sequence, place + i, found[i])));
+    }
+    this.show(`${model.model}, version ${model.version}`);
+  }
+
+  show(name) {
+    const compared = this.rows.filter((row) => row.right !== null);
+    const right = compared.filter((row) => row.right).length;
+    const failed = this.rows.filter((row) => row.error).length;
+    const said = [`${this.rows.length} sequences by ${name}`];
+    if (compared.length) said.push(`accuracy ${(right / compared.length).toFixed(4)}: ${right} of ${compared.length} answers are the label`);
+    if (failed) said.push(`${failed} without an answer`);
+    byId("file-note").textContent = `${said.join("; ")}.`;
+    const cells = (row) => [row.id, row.steps, row.label ?? "", row.error ?? row.answer, row.probability === null ? "" : short(row.probability)];
+    const lines = this.rows.map((row, place) => {
+      const [first, ...rest] = cells(row);
+      const link = make("button", { type: "button", class: "quiet", text: first, onclick: () => this.choose(place) });
+      return make("tr", { class: row.error || row.right === false ? "bad-text" : null }, make("td", {}, link), ...rest.map((text) => make("td", { text })));
+    });
+    byId("file-table").replaceChildren(make("thead", {}, make("tr", {}, ...HEADS.map((text) => make("th", { text, scope: "col" })))), make("tbody", {}, ...lines));
+  }
+
+  /** The table as a CSV file. */
+  download() {
+    const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+    const lines = this.rows.map((row) => [row.id, row.steps, row.label, row.answer, row.probability, row.error].map(quoted).join(","));
+    const file = new Blob([`id,steps,label,answer,probability,error\n${lines.join("\n")}\n`], { type: "text/csv" });
+    const link = make("a", { href: URL.createObjectURL(file), download: "answers.csv" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+}
+
+function rowOf(sequence, place, prediction) {
+  const answer = prediction.label ?? prediction.assigned?.join(", ") ?? prediction.step_labels?.join(" ") ?? null;
+  const known = sequence.label !== null && sequence.label !== undefined && answer !== null;
+  const label = Array.isArray(sequence.label) ? sequence.label.join(", ") : sequence.label;
+  return {
+    id: sequence.id || String(place + 1),
+    steps: sequence.length,
+    label,
+    answer,
+    probability: prediction.score ?? null,
+    error: prediction.error ?? null,
+    right: known && prediction.label !== undefined ? answer === label : null,
+  };
+}

@@ -1,0 +1,30 @@
+// The features of a sequence as rows of colours, for as many features as lines could not be told apart.
+
+import { draw } from "./dom.js";
+
+const NAME_PIXELS = 13;
+
+/** The elements in a place {x, y, width, height}: each row from its lowest value (light) to its highest; a missing value has no colour. */
+export function heatMap(sequence, place, colour) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [sequence.length, sequence.features];
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = colour;
+  const row = place.height / sequence.features;
+  const parts = [];
+  for (let feature = 0; feature < sequence.features; feature += 1) {
+    const values = sequence.steps.map((step) => step[feature]);
+    const known = values.filter((value) => value !== null);
+    const low = known.reduce((a, b) => Math.min(a, b), Infinity);
+    const span = known.reduce((a, b) => Math.max(a, b), -Infinity) - low;
+    const most = sequence.featureMask[feature] ? 0.92 : 0.15;
+    values.forEach((value, i) => {
+      pen.globalAlpha = value === null ? 0 : 0.08 + most * (span ? (value - low) / span : 0.5);
+      pen.fillRect(i, feature, 1, 1);
+    });
+    const top = place.y + feature * row;
+    parts.push(draw("rect", { class: "row", "data-feature": feature, x: place.x, y: top, width: place.width, height: row }));
+    if (feature % Math.ceil(NAME_PIXELS / row) === 0) parts.push(draw("text", { x: place.x - 6, y: top + row / 2 + 4, "text-anchor": "end", text: feature + 1 }));
+  }
+  return [draw("image", { href: canvas.toDataURL(), preserveAspectRatio: "none", ...place }), ...parts];
+}
