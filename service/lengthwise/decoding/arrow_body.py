@@ -10,15 +10,14 @@ the same rules, and the same pointers (`/sequences/3/steps/2/0`).
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import arrow_stream, validation
-from lengthwise.decoding.arrow_columns import StepColumn, check_columns, is_nested, offsets_of, step_column
-from lengthwise.decoding.arrow_stream import load
+from lengthwise.decoding.arrow_columns import StepColumn, check_columns, offsets_of, step_column
+from lengthwise.decoding.arrow_steps import SentColumn
 from lengthwise.decoding.calls import (
     MAX_ID_CHARACTERS,
     Call,
@@ -30,8 +29,8 @@ from lengthwise.decoding.calls import (
     make_item,
     why_rejected,
 )
-from lengthwise.decoding.json_text import MAX_PARTS, collector_paused
 from lengthwise.decoding.options import CallOptions, find_model
+from lengthwise.decoding.sent_steps import SentMask
 from lengthwise.decoding.validation import PREDICT
 from lengthwise.errors import TooLarge
 from lengthwise.padding import Steps
@@ -41,10 +40,6 @@ _QUICK_BATCHES: Final = 8
 """Record batches of a body that is read quickly. Each takes some ten microseconds, however small it is."""
 _QUICK_ROWS: Final = 64
 """Rows that are read one by one in a body that is read quickly; each takes about ten microseconds."""
-_MOST_NUMBERS: Final = 1 << 22
-"""Numbers of one sequence that become Python objects, which take up to 32 bytes each."""
-_NUMBERS_AT_ONCE: Final = 16_384
-"""Numbers that become Python objects in one call of pyarrow. Other threads can run between two calls."""
 
 
 def read(
@@ -120,6 +115,7 @@ class _RowReader:
         if steps is not None and not keep_body and steps.base is not None:
             steps = steps.copy()
         self._steps = steps
+        self._sent = SentColumn(self._column, body)
         self._offsets = offsets_of(self._column)
 
     def items(self, first: int, problems: Problems | None) -> tuple[list[Item], int] | None:
@@ -197,57 +193,17 @@ class _RowReader:
 
     def _explained_item(self, row: int, pointer: str, problems: Problems) -> Item | None:
         """The item of a row as `validation` reads it; None if something is wrong with it, which is in `problems`."""
-        with collector_paused():
-            item = validation.read_item(self._document(row), pointer, self._manifest, problems)
-        # A copy, because `compact` takes every view for one of the column's steps.
-        return None if item is None else item._replace(steps=item.steps.copy())
+        return validation.read_item(self._document(row), pointer, self._manifest, problems)
 
     def _document(self, row: int) -> dict[str, Any]:
-        """A row as the object that it would be in JSON."""
-        document: dict[str, Any] = {"steps": self._step_document(row)}
+        """A row as the object that it would be in JSON, but for its steps and masks."""
+        document: dict[str, Any] = {"steps": self._sent.row(row) if self._column[row].is_valid else None}
         if self._ids[row] is not None:
             document["id"] = self._ids[row]
         for name, masks in (("step_mask", self._step_masks), ("feature_mask", self._feature_masks)):
             if masks and masks.has(row):
-                document[name] = masks.document(row)
+                document[name] = masks.sent(row)
         return document
-
-    def _step_document(self, row: int) -> list[Any] | None:
-        """The steps of a row as they would be in JSON, with null for a missing value.
-
-        Raises:
-            TooLarge: There are too many.
-        """
-        if not self._column[row].is_valid:
-            return None
-        start, end = int(self._offsets[row]), int(self._offsets[row + 1])
-        values = self._column.values
-        _check_parts(end - start)
-        if not is_nested(self._column):
-            return _numbers(values, start, end) if self._steps is None else _plain(self._steps[start:end].reshape(-1))
-        if self._steps is not None:
-            _check_numbers(self._steps[start:end].size)
-            return _plain(self._steps[start:end])
-        bounds: list[int] = self._step_bounds[start : end + 1].tolist()
-        first = bounds[0]
-        _check_numbers(bounds[-1] - first)
-        numbers = _numbers(values.values, first, bounds[-1])
-        return [
-            numbers[begin - first : after - first] if is_valid else None
-            for begin, after, is_valid in zip(bounds, bounds[1:], self._is_step[start:end].tolist(), strict=False)
-        ]
-
-    @cached_property
-    def _is_step(self) -> NDArray[np.bool_]:
-        """For each inner list of the column, whether it is there and not null."""
-        is_step: NDArray[np.bool_] = self._column.values.is_valid().to_numpy(zero_copy_only=False)
-        return is_step
-
-    @cached_property
-    def _step_bounds(self) -> NDArray[np.int64]:
-        """Where the numbers of each inner list begin and end."""
-        values = self._column.values
-        return offsets_of(values) if len(values) else np.zeros(1, dtype=np.int64)
 
 
 class _Masks:
@@ -279,16 +235,12 @@ class _Masks:
         mask: NDArray[np.bool_] = part.to_numpy(zero_copy_only=False)
         return mask
 
-    def document(self, row: int) -> list[Any]:
-        """The mask of a row as it would be in JSON.
-
-        Raises:
-            TooLarge: It is far too long.
-        """
+    def sent(self, row: int) -> SentMask:
+        """The mask of a row as it was sent."""
         start, end = int(self._offsets[row]), int(self._offsets[row + 1])
-        _check_parts(end - start)
-        entries: list[Any] = self._column.values.slice(start, end - start).to_pylist()
-        return entries
+        part = self._column.values.slice(start, end - start)
+        wrong = np.flatnonzero(part.is_null().to_numpy(zero_copy_only=False)).tolist() if part.null_count else ()
+        return SentMask(part.fill_null(False).to_numpy(zero_copy_only=False), wrong)
 
 
 def _steps(column: StepColumn, manifest: Manifest) -> Steps | None:
@@ -311,53 +263,3 @@ def _steps(column: StepColumn, manifest: Manifest) -> Steps | None:
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is found then
         # Through double, as the numbers of JSON: an integer that is rounded once may get other bits.
         return numbers.astype(np.float64, copy=False).astype(np.float32)
-
-
-def _numbers(values: Any, start: int, end: int) -> list[Any]:
-    """Numbers of a column as they would be in JSON."""
-    found: list[Any] = []
-    for first in range(start, end, _NUMBERS_AT_ONCE):
-        part = values.slice(first, min(_NUMBERS_AT_ONCE, end - first))
-        if load().types.is_integer(part.type):  # whole numbers stay whole: they may be token ids
-            found += part.to_pylist() if part.null_count else part.to_numpy().tolist()
-        else:
-            found += _plain(part.to_numpy(zero_copy_only=False).astype(np.float64))
-    return found
-
-
-def _plain(array: NDArray[Any]) -> list[Any]:
-    """An array of one or two axes as it would be in JSON, with null for NaN."""
-    found: list[Any] = []
-    rows_at_once = max(1, _NUMBERS_AT_ONCE // max(1, array[:1].size))
-    for first in range(0, len(array), rows_at_once):
-        part = array[first : first + rows_at_once]
-        rows: list[Any] = part.tolist()
-        if part.dtype.kind == "f" and np.isnan(part).any():
-            if part.ndim == 1:
-                rows = [None if number != number else number for number in rows]
-            else:
-                rows = [[None if number != number else number for number in row] for row in rows]
-        found += rows
-    return found
-
-
-def _check_parts(count: int) -> None:
-    """Checks that the entries of a sequence, or of its mask, are not too many to be read as JSON.
-
-    Raises:
-        TooLarge: There are more than `MAX_PARTS`.
-    """
-    if count > MAX_PARTS:
-        raise TooLarge(f"something is wrong with a sequence of {count} steps; of up to {MAX_PARTS} it is said what")
-
-
-def _check_numbers(count: int) -> None:
-    """Checks that the numbers of a sequence are not too many to be read as JSON.
-
-    Raises:
-        TooLarge: There are more than `_MOST_NUMBERS`.
-    """
-    if count > _MOST_NUMBERS:
-        raise TooLarge(
-            f"something is wrong with a sequence of {count} numbers; of up to {_MOST_NUMBERS} it is said what"
-        )

@@ -260,10 +260,10 @@ class Problems:
             self.first.append(Problem(pointer, detail))
         self.count()
 
-    def count(self) -> None:
-        """Counts a problem without a text. Raises as `add` does."""
-        self.total += 1
-        if self.total >= MOST_PROBLEMS:
+    def count(self, more: int = 1) -> None:
+        """Counts problems without a text. Raises as `add` does."""
+        self.total = min(self.total + more, MOST_PROBLEMS)
+        if self.total == MOST_PROBLEMS:
             raise self.error()
 
     def error(self) -> InvalidRequest:

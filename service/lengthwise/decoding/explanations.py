@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lengthwise.decoding.calls import TRANSPOSED, Problems, missing_message, token_message
 from lengthwise.decoding.json_text import kind
 from lengthwise.runtime.manifest import Manifest
@@ -22,23 +25,25 @@ def explain(
     kept: Sequence[int],
     at: str,
     manifest: Manifest,
-    feature_mask: list[bool] | None,
+    feature_mask: NDArray[np.bool_] | None,
     problems: Problems,
+    count: int,
 ) -> None:
     """Adds a problem for everything that is wrong with the kept steps.
 
     Args:
-        entries: The kept steps.
+        entries: The kept steps, or those of them that may be wrong.
         kept: Index of each in the sequence as sent.
         at: JSON pointer of the sequence's steps.
         manifest: The manifest of the model.
         feature_mask: True for each feature that is kept; None for all.
         problems: The problems are added here.
+        count: How many steps are kept.
     """
     if manifest.input.features is None:
         _explain_tokens(entries, kept, at, manifest, problems)
     else:
-        _explain_values(entries, kept, at, manifest, feature_mask, problems)
+        _explain_values(entries, kept, at, manifest, feature_mask, problems, count)
 
 
 def _explain_values(
@@ -46,8 +51,9 @@ def _explain_values(
     kept: Sequence[int],
     at: str,
     manifest: Manifest,
-    feature_mask: list[bool] | None,
+    feature_mask: NDArray[np.bool_] | None,
     problems: Problems,
+    count: int,
 ) -> None:
     features = manifest.input.features or 1
     if features > 1 and not any(isinstance(entry, list) for entry in entries):
@@ -59,13 +65,13 @@ def _explain_values(
         return
     takes_missing = [manifest.missing != "refuse"] * features
     if feature_mask is not None:
-        takes_missing = [taken or not keep for taken, keep in zip(takes_missing, feature_mask, strict=True)]
+        takes_missing = [taken or not keep for taken, keep in zip(takes_missing, feature_mask.tolist(), strict=True)]
     for place, entry in zip(kept, entries, strict=True):
         is_bare = features == 1 and not isinstance(entry, list)
         step = [entry] if is_bare else entry
         if not isinstance(step, list) or len(step) != features:
             if problems.listing:
-                problems.add(f"{at}/{place}", _no_step(step, features, len(entries)))
+                problems.add(f"{at}/{place}", _no_step(step, features, count))
             else:
                 problems.count()
             continue

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lengthwise.decoding import json_text, options
 from lengthwise.decoding.calls import (
@@ -26,18 +26,13 @@ from lengthwise.decoding.calls import (
     missing_message,
     too_long_message,
     too_short_message,
-    why_rejected,
 )
-from lengthwise.decoding.explanations import explain
 from lengthwise.decoding.json_text import collector_paused, kind
+from lengthwise.decoding.sent_steps import JsonSteps, SentMask, SentSteps
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
-from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
-_NUMBERS_AT_ONCE: Final = 16_384
-"""Numbers that one call of NumPy converts. Other threads can run between two calls."""
-_NUMBERS: Final = frozenset({float, int, type(None)})
 _ABSENT: Final = object()
 
 
@@ -132,7 +127,8 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
     """Reads one entry of `sequences`.
 
     Args:
-        value: The entry as JSON has it: a list of steps, or an object.
+        value: The entry as JSON has it: a list of steps, or an object, whose `steps` may be `SentSteps` and whose masks
+            `SentMask` of another encoding.
         pointer: Its JSON pointer.
         manifest: The manifest of the model.
         problems: What is wrong with it is added here.
@@ -150,16 +146,18 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         if steps is _ABSENT:
             problems.add(pointer, "'steps' is missing")
             return None
-        count = len(steps) if isinstance(steps, list) else None
+        count = len(steps) if isinstance(steps, list | SentSteps) else None
         step_mask = _mask(value, "step_mask", count, pointer, "steps", problems)
         feature_mask = _mask(value, "feature_mask", manifest.input.features, pointer, "features", problems)
-    if not isinstance(steps, list):
+    if isinstance(steps, list):
+        steps = JsonSteps(steps)
+    if not isinstance(steps, SentSteps):
         problems.add(at, f"must be an array of steps, it is {kind(steps)}")
         return None
-    if not steps:
+    if not len(steps):
         problems.add(at, "a sequence has at least one step")
         return None
-    kept: Sequence[int] = range(len(steps)) if step_mask is None else [i for i, keep in enumerate(step_mask) if keep]
+    kept: Sequence[int] = range(len(steps)) if step_mask is None else np.flatnonzero(step_mask).tolist()
     if step_mask is not None and not kept:
         problems.add(f"{pointer}/step_mask", "leaves no step; a sequence has at least one")
         return None
@@ -171,77 +169,40 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         is_masked = len(steps) >= manifest.min_length
         problems.add(f"{pointer}/step_mask" if is_masked else at, f"leaves {why}" if is_masked else why)
         return None
-    if manifest.missing == "refuse" and feature_mask is not None and not all(feature_mask):
+    if manifest.missing == "refuse" and feature_mask is not None and not feature_mask.all():
         problems.add(f"{pointer}/feature_mask", missing_message(manifest))
-    entries = steps if len(kept) == len(steps) else [steps[place] for place in kept]
-    array = _array(entries, manifest)
-    if array is None or why_rejected(array, manifest) is not None:
-        explain(entries, kept, at, manifest, feature_mask, problems)
+    array = steps.read(kept, at, manifest, feature_mask, problems)
     if problems.total > before or array is None:
         return None
     if feature_mask is not None:
-        array[:, [i for i, keep in enumerate(feature_mask) if not keep]] = np.nan
+        array[:, ~feature_mask] = np.nan
     places = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
     return make_item(array, manifest, sent_steps=len(steps), kept_places=places, id=identifier)
 
 
-def _array(entries: list[Any], manifest: Manifest) -> Steps | None:
-    """The steps as an array: `[length, features]` float32 or `[length]` int64; None if a step is not made of numbers.
-
-    A number beyond float32 becomes infinite and a missing value NaN: `why_rejected` looks at both.
-    """
-    features = manifest.input.features
-    at_once = max(1, _NUMBERS_AT_ONCE // (features or 1))
-    if len(entries) > at_once:
-        parts: list[Any] = []
-        for first in range(0, len(entries), at_once):
-            part = _array(entries[first : first + at_once], manifest)
-            if part is None:
-                return None
-            parts.append(part)
-        array: Steps = np.concatenate(parts)
-        return array
-    try:
-        if features is None:
-            return np.array(entries, dtype=np.int64) if set(map(type, entries)) == {int} else None
-        if features == 1:
-            entries = [entry if type(entry) is list else [entry] for entry in entries]
-        if set(map(type, entries)) != {list} or set(map(len, entries)) != {features}:
-            return None
-        numbers = list(chain.from_iterable(entries))
-        if not _NUMBERS.issuperset(map(type, numbers)):
-            return None
-        with np.errstate(over="ignore"):
-            return np.array(numbers, dtype=np.float64).astype(np.float32).reshape(-1, features)
-    except OverflowError:  # an integer beyond every type of NumPy
-        return None
-
-
 def _mask(
     value: dict[str, Any], name: str, count: int | None, pointer: str, of: str, problems: Problems
-) -> list[bool] | None:
-    """A mask, a list of `count` booleans; None if it is absent or wrong."""
+) -> NDArray[np.bool_] | None:
+    """A mask, `[count]`; None if it is absent or wrong."""
     mask = value.get(name, _ABSENT)
     if mask is _ABSENT:
         return None
     at = f"{pointer}/{name}"
-    if not isinstance(mask, list):
+    if not isinstance(mask, list | SentMask):
         problems.add(at, f"must be an array of booleans, it is {kind(mask)}")
     elif name == "feature_mask" and count is None:
         problems.add(at, "a token has no features to mask")
     elif count is not None and len(mask) != count:
         problems.add(at, f"must have one entry for each of the {count} {of}, it has {len(mask)}")
     else:
-        before = problems.total
-        for i, entry in enumerate(mask):
-            if isinstance(entry, bool):
-                continue
-            if problems.listing:
-                problems.add(f"{at}/{i}", f"must be true or false, it is {kind(entry)}")
-            else:
-                problems.count()
-        if problems.total == before:
-            return mask
+        if isinstance(mask, list):
+            mask = SentMask.of_json(mask)
+        told = mask.wrong[: max(0, problems.most_listed - problems.total)]
+        for i in told:
+            problems.add(f"{at}/{i}", f"must be true or false, it is {mask.kind_of(i)}")
+        problems.count(len(mask.wrong) - len(told))
+        if not len(mask.wrong):
+            return mask.entries
     return None
 
 

@@ -1,0 +1,211 @@
+"""The steps of a column of Arrow lists, row by row, and what is wrong with them, without a Python object a number.
+
+Which steps are wrong, and in how many ways, is computed for a whole sequence at once. Only the few that an answer
+describes become Python objects, for which `explanations` has the words. So a wrong column takes no longer than a right
+one of its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding.arrow_columns import is_fixed, is_nested, numbers_of, offsets_of
+from lengthwise.decoding.calls import Problems
+from lengthwise.decoding.explanations import explain
+from lengthwise.decoding.sent_steps import SentSteps
+from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Manifest
+
+_Places: TypeAlias = "slice | NDArray[np.int64]"
+"""Which steps of a column."""
+
+
+class SentColumn:
+    """A column of sequences, of one of the types that `arrow_columns` knows.
+
+    Args:
+        column: A list array with at least one row, validated in full.
+        body: The bytes that its buffers may be a part of.
+    """
+
+    def __init__(self, column: Any, body: bytes) -> None:
+        self._body = body
+        self._inner = column.values
+        self.nested = is_nested(column)
+        self.leaf = self._inner.values if self.nested else self._inner
+        self._offsets = offsets_of(column)
+
+    def row(self, row: int) -> ColumnSteps:
+        """The steps of a row."""
+        return ColumnSteps(self, int(self._offsets[row]), int(self._offsets[row + 1]))
+
+    @cached_property
+    def size(self) -> int | None:
+        """How many numbers every step has, if the type says so and none is null."""
+        inner = self._inner
+        return int(inner.type.list_size) if self.nested and is_fixed(inner.type) and not inner.null_count else None
+
+    @cached_property
+    def numbers(self) -> NDArray[Any]:
+        """All numbers, `[numbers]`, with NaN for null."""
+        return numbers_of(self.leaf, self._body)
+
+    @cached_property
+    def is_null(self) -> NDArray[np.bool_] | None:
+        """Which numbers are null; None where none is."""
+        return self.leaf.is_null().to_numpy(zero_copy_only=False) if self.leaf.null_count else None
+
+    @cached_property
+    def bounds(self) -> NDArray[np.int64]:
+        """Where the numbers of each step begin and end."""
+        if not self.nested:
+            return np.arange(len(self._inner) + 1, dtype=np.int64)
+        return offsets_of(self._inner) if len(self._inner) else np.zeros(1, dtype=np.int64)
+
+    @cached_property
+    def is_step(self) -> NDArray[np.bool_] | None:
+        """Which steps are not null; None where all are."""
+        if not self.nested or not self._inner.null_count:
+            return None
+        is_step: NDArray[np.bool_] = self._inner.is_valid().to_numpy(zero_copy_only=False)
+        return is_step
+
+
+class ColumnSteps(SentSteps):
+    """The steps of one row.
+
+    Args:
+        column: The column.
+        start: Index of its first step in the column.
+        end: Index behind its last step.
+    """
+
+    def __init__(self, column: SentColumn, start: int, end: int) -> None:
+        self._column = column
+        self._start = start
+        self._end = end
+
+    def __len__(self) -> int:
+        """How many were sent."""
+        return self._end - self._start
+
+    def read(
+        self,
+        kept: Sequence[int],
+        at: str,
+        manifest: Manifest,
+        feature_mask: NDArray[np.bool_] | None,
+        problems: Problems,
+    ) -> Steps | None:
+        """See `SentSteps.read`."""
+        features = manifest.input.features
+        if not self._column.nested and features is not None and features > 1:  # no step is an array: one problem
+            explain([self._entry(kept[0])], kept, at, manifest, feature_mask, problems, len(kept))
+            return None
+        every = len(kept) == len(self)
+        places = slice(self._start, self._end) if every else np.asarray(kept, dtype=np.int64) + self._start
+        if features is None:
+            array, faults = self._tokens(places, len(kept), manifest)
+        elif self._column.size not in (None, features):  # the type says so, of every step
+            array, faults = None, np.broadcast_to(np.int64(1), len(kept))
+        else:
+            array, faults = self._values(places, manifest, feature_mask)
+        wrong = np.flatnonzero(faults)
+        if not len(wrong):
+            return array
+        most = max(0, problems.most_listed - problems.total)
+        told = wrong[:most].tolist()
+        if told:
+            entries, shown = [self._entry(kept[i]) for i in told], [kept[i] for i in told]
+            if features is not None and self._has_list(places):
+                entries, shown = [*entries, [0.0] * features], [*shown, kept[0]]  # a right one: some steps are arrays
+            explain(entries, shown, at, manifest, feature_mask, problems, len(kept))
+        problems.count(int(faults[wrong[most:]].sum()))
+        return None
+
+    def _values(
+        self, places: _Places, manifest: Manifest, feature_mask: NDArray[np.bool_] | None
+    ) -> tuple[Steps | None, NDArray[np.int64]]:
+        """The steps, `[places, features]` float32, if all have that form; and how much is wrong with each."""
+        column, features = self._column, manifest.input.features or 1
+        begins = column.bounds[:-1][places]
+        is_formed = column.bounds[1:][places] - begins == features
+        if column.is_step is not None:
+            is_formed &= column.is_step[places]
+        whole = bool(is_formed.all())
+        begins = begins if whole else begins[is_formed]
+        if len(begins) and begins[-1] - begins[0] == features * (len(begins) - 1):  # one behind the other: a view
+            numbers = column.numbers[begins[0] : begins[-1] + features].reshape(-1, features)
+        else:
+            numbers = column.numbers[begins[:, None] + np.arange(features)]
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is found then
+            # Through double, as the numbers of JSON: an integer that is rounded once may get other bits.
+            steps = numbers if numbers.dtype == np.float32 else numbers.astype(np.float64).astype(np.float32)
+        faults = np.ones(len(is_formed), dtype=np.int64)
+        faults[is_formed] = _faults(steps, manifest.missing != "refuse", feature_mask)
+        return (steps.copy() if whole else None), faults
+
+    def _tokens(self, places: _Places, count: int, manifest: Manifest) -> tuple[Steps | None, NDArray[np.int64]]:
+        """The token ids, `[places]` int64, where all are; and for each whether it is wrong."""
+        column = self._column
+        if column.nested or np.dtype(column.leaf.type.to_pandas_dtype()).kind not in "iu":
+            return None, np.broadcast_to(np.int64(1), count)
+        tokens = column.numbers[places]
+        with np.errstate(invalid="ignore"):
+            wrong = ~((tokens >= 0) & (tokens < (manifest.input.vocabulary or 1)))
+        if column.is_null is not None:
+            wrong |= column.is_null[places]
+            tokens = np.where(wrong, 0, tokens)
+        return tokens.astype(np.int64), wrong.astype(np.int64)
+
+    def _has_list(self, places: _Places) -> bool:
+        """Whether a step is a list, and not null."""
+        column = self._column
+        return column.nested and (column.is_step is None or bool(column.is_step[places].any()))
+
+    def _entry(self, place: int) -> Any:
+        """A step as it would be in JSON, with null for a missing value."""
+        column, step = self._column, self._start + place
+        if column.is_step is not None and not column.is_step[step]:
+            return None
+        found = [_plain(value) for value in column.leaf.slice(column.bounds[step], self._size(step)).to_pylist()]
+        return found if column.nested else found[0]
+
+    def _size(self, step: int) -> int:
+        return int(self._column.bounds[step + 1] - self._column.bounds[step])
+
+
+def _faults(steps: Steps, takes_missing: bool, feature_mask: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    """How many problems each step has: a missing value where none may be, and the first that is not finite.
+
+    Args:
+        steps: `[steps, features]` float32.
+        takes_missing: Whether a value may be missing.
+        feature_mask: True for each feature that is kept, the others may be missing; None for all.
+    """
+    if np.count_nonzero(np.isfinite(steps)) == steps.size:
+        return np.zeros(len(steps), dtype=np.int64)
+    infinite = np.isinf(steps)
+    has_infinite: NDArray[np.bool_] = np.logical_or.reduce(infinite, axis=1)
+    if takes_missing:
+        return has_infinite.astype(np.int64)
+    missing = np.isnan(steps)
+    if feature_mask is not None:
+        missing &= feature_mask
+    if has_infinite.any():  # what follows the first of them is not said
+        missing &= ~np.logical_or.accumulate(infinite, axis=1)
+    faults: NDArray[np.int64] = np.sum(missing, axis=1, dtype=np.int64) + has_infinite
+    return faults
+
+
+def _plain(value: Any) -> Any:
+    """A number as JSON has it."""
+    if value is None or isinstance(value, int):
+        return value
+    number = float(value)
+    return None if number != number else number

@@ -1,0 +1,148 @@
+"""The steps of one sequence as they were sent, in whatever encoding: as an array, or what is wrong with them.
+
+`validation` has the rules of a sequence and asks here for its steps, so that it is the same code for JSON, whose steps
+are lists (`JsonSteps`), and for Arrow, whose steps are columns (`arrow_steps`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding.calls import Problems, why_rejected
+from lengthwise.decoding.explanations import explain
+from lengthwise.decoding.json_text import kind
+from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Manifest
+
+_NUMBERS_AT_ONCE: Final = 16_384
+"""Numbers that one call of NumPy converts. Other threads can run between two calls."""
+_NUMBERS: Final = frozenset({float, int, type(None)})
+
+
+class SentMask:
+    """A mask as it was sent.
+
+    Args:
+        entries: Its entries, `[entries]`; any value at those that are wrong.
+        wrong: Index of each entry that is no boolean.
+        sent: The entries of a JSON body; None of another encoding, which has null for what is no boolean.
+    """
+
+    def __init__(self, entries: NDArray[np.bool_], wrong: Sequence[int], sent: list[Any] | None = None) -> None:
+        self.entries = entries
+        self.wrong = wrong
+        self._sent = sent
+
+    @classmethod
+    def of_json(cls, mask: list[Any]) -> SentMask:
+        """A mask of a JSON body."""
+        if set(map(type, mask)) <= {bool}:
+            return cls(np.array(mask, dtype=np.bool_), ())
+        return cls(
+            np.zeros(len(mask), dtype=np.bool_), [i for i, one in enumerate(mask) if type(one) is not bool], mask
+        )
+
+    def __len__(self) -> int:
+        """How many entries were sent."""
+        return len(self.entries)
+
+    def kind_of(self, entry: int) -> str:
+        """The JSON type of an entry, for a message."""
+        return kind(None if self._sent is None else self._sent[entry])
+
+
+class SentSteps(ABC):
+    """The steps of one sequence as they were sent."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many were sent."""
+
+    @abstractmethod
+    def read(
+        self,
+        kept: Sequence[int],
+        at: str,
+        manifest: Manifest,
+        feature_mask: NDArray[np.bool_] | None,
+        problems: Problems,
+    ) -> Steps | None:
+        """The kept steps as an array: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+
+        Args:
+            kept: Index of each kept step, in order; at least one.
+            at: JSON pointer of the steps.
+            manifest: The manifest of the model.
+            feature_mask: True for each feature that is kept; None for all.
+            problems: What is wrong with a kept step is added here.
+
+        Returns:
+            The array; None if a step is not made of numbers. It is used only if there is no problem.
+        """
+
+
+class JsonSteps(SentSteps):
+    """The steps of a JSON body.
+
+    Args:
+        entries: The array that holds them.
+    """
+
+    def __init__(self, entries: list[Any]) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        """How many were sent."""
+        return len(self._entries)
+
+    def read(
+        self,
+        kept: Sequence[int],
+        at: str,
+        manifest: Manifest,
+        feature_mask: NDArray[np.bool_] | None,
+        problems: Problems,
+    ) -> Steps | None:
+        """See `SentSteps.read`."""
+        entries = self._entries if len(kept) == len(self) else [self._entries[place] for place in kept]
+        array = _array(entries, manifest.input.features)
+        if array is None or why_rejected(array, manifest) is not None:
+            explain(entries, kept, at, manifest, feature_mask, problems, len(entries))
+        return array
+
+
+def _array(entries: list[Any], features: int | None) -> Steps | None:
+    """The steps as an array; None if a step is not made of numbers.
+
+    A number beyond float32 becomes infinite and a missing value NaN: `why_rejected` looks at both.
+    """
+    at_once = max(1, _NUMBERS_AT_ONCE // (features or 1))
+    if len(entries) > at_once:
+        parts: list[Any] = []
+        for first in range(0, len(entries), at_once):
+            part = _array(entries[first : first + at_once], features)
+            if part is None:
+                return None
+            parts.append(part)
+        array: Steps = np.concatenate(parts)
+        return array
+    try:
+        if features is None:
+            return np.array(entries, dtype=np.int64) if set(map(type, entries)) == {int} else None
+        if features == 1:
+            entries = [entry if type(entry) is list else [entry] for entry in entries]
+        if set(map(type, entries)) != {list} or set(map(len, entries)) != {features}:
+            return None
+        numbers = list(chain.from_iterable(entries))
+        if not _NUMBERS.issuperset(map(type, numbers)):
+            return None
+        with np.errstate(over="ignore"):
+            return np.array(numbers, dtype=np.float64).astype(np.float32).reshape(-1, features)
+    except OverflowError:  # an integer beyond every type of NumPy
+        return None
