@@ -6,7 +6,7 @@ A `Call` has one `Item` for each sequence. Its steps are those that no mask remo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -269,6 +269,28 @@ class Problems:
     def error(self) -> InvalidRequest:
         """The error with these problems."""
         return InvalidRequest(self.first, total=self.total, more=self.total >= MOST_PROBLEMS)
+
+
+def unknown_fields(document: Mapping[str, Any], known: frozenset[str], at: str, problems: Problems) -> None:
+    """Adds a problem for each field of a JSON object that is not known.
+
+    Args:
+        document: The object.
+        known: Its known fields.
+        at: JSON pointer of it.
+        problems: Problems are added here. A long name is cut, so that no answer is as long as a body.
+    """
+    if document.keys() <= known:
+        return
+    detail = f"unknown field; known are {', '.join(sorted(known))}"
+    for name in document:
+        if name in known:
+            continue
+        if problems.listing:
+            shown = name if len(name) <= MAX_ID_CHARACTERS else f"{name[:MAX_ID_CHARACTERS]}..."
+            problems.add(f"{at}/{shown.replace('~', '~0').replace('/', '~1')}", detail)
+        else:
+            problems.count()
 
 
 def answer_bytes(call: Call) -> int:

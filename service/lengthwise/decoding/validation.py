@@ -26,6 +26,7 @@ from lengthwise.decoding.calls import (
     missing_message,
     too_long_message,
     too_short_message,
+    unknown_fields,
 )
 from lengthwise.decoding.json_text import collector_paused, kind
 from lengthwise.decoding.sent_steps import JsonSteps, SentMask, SentSteps
@@ -91,7 +92,7 @@ def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> 
     if not isinstance(document, dict):
         raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', it is {kind(document)}")])
     problems = Problems()
-    _unknown_fields(document, layout.fields, "", problems)
+    unknown_fields(document, layout.fields, "", problems)
     asked = options.read({name: value for name, value in document.items() if name in layout.fields}, problems)
     root = f"/{layout.root}"
     sequences = document.get(layout.root, _ABSENT)
@@ -140,7 +141,7 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
     step_mask = feature_mask = identifier = None
     steps, at = value, pointer
     if isinstance(value, dict):
-        _unknown_fields(value, ITEM_FIELDS, pointer, problems)
+        unknown_fields(value, ITEM_FIELDS, pointer, problems)
         identifier = _identifier(value, pointer, problems)
         steps, at = value.get("steps", _ABSENT), f"{pointer}/steps"
         if steps is _ABSENT:
@@ -215,20 +216,3 @@ def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str 
         problems.add(f"{pointer}/id", wrong)
         return None
     return str(identifier)
-
-
-def _unknown_fields(value: dict[str, Any], known: frozenset[str], pointer: str, problems: Problems) -> None:
-    if value.keys() <= known:
-        return
-    detail = f"unknown field; known are {', '.join(sorted(known))}"
-    for name in value:
-        if name in known:
-            continue
-        if problems.listing:
-            problems.add(_child(pointer, name), detail)
-        else:
-            problems.count()
-
-
-def _child(pointer: str, name: str) -> str:
-    return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import options
-from lengthwise.decoding.calls import Call, Item, Problems, compact, make_item, why_rejected
+from lengthwise.decoding.calls import Call, Item, Problems, compact, make_item, too_long_message, why_rejected
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
 from lengthwise.repository.served import ServedModel
@@ -34,6 +34,8 @@ ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
 }
 """The NumPy type of each datatype of a fixed size; `BYTES` has none."""
 LENGTHS: Final = "lengths"
+INT64_MAX: Final = 2**63 - 1
+"""The largest axis and the longest `timeout`, as over gRPC. Python's integers have no end, its floats and texts do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +188,10 @@ def read(
         problems.add("/inputs", f"the input {forms[0].name!r} is missing")
     elif len(steps.shape) == len(forms[0].shape) and steps.shape[0] > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {steps.shape[0]}")
-    rectangle = None if steps is None else _array(steps, forms[0], problems)
     ends = None if lengths is None else _array(lengths, forms[1], problems)
+    if steps is not None:
+        _check_width(steps, ends, forms[0], manifest, problems)
+    rectangle = None if steps is None else _array(steps, forms[0], problems)
     items: list[Item] = []
     if steps is not None and rectangle is not None and (lengths is None or ends is not None):
         items = _items(rectangle, ends, manifest, steps.pointer, lengths.pointer if lengths else "/inputs", problems)
@@ -268,10 +272,10 @@ def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallO
     given = {name: parameters[name] for name in ("timeout_ms", "priority") if name in parameters}
     microseconds = parameters.get("timeout")
     if microseconds is not None:
-        if type(microseconds) is int and microseconds > 0:
+        if type(microseconds) is int and 0 < microseconds <= INT64_MAX:
             given.setdefault("timeout_ms", microseconds / 1000)
         else:
-            problems.add("/parameters/timeout", "must be a whole number of microseconds, above 0")
+            problems.add("/parameters/timeout", "must be a whole number of microseconds, above 0 and of 64 bits")
     return options.read(given, problems, "/parameters")
 
 
@@ -359,6 +363,25 @@ def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
     return level
 
 
+def _check_width(
+    steps: InputTensor, ends: NDArray[Any] | None, form: TensorSpec, manifest: Manifest, problems: Problems
+) -> None:
+    """Compares a tensor's width with the longest sequence of the model, before its numbers are converted.
+
+    Raises:
+        InvalidRequest: Its one row is longer than the model accepts.
+        TooLarge: It is wider than any of its rows.
+    """
+    if not _fits(steps.shape, form.shape) or manifest.long != "reject" or steps.shape[1] <= manifest.max_length:
+        return
+    rows, width = steps.shape[:2]
+    if ends is None and rows == 1:
+        problems.add(steps.pointer, f"row 0: {too_long_message(width, manifest)}")
+        raise problems.error()
+    if ends is not None and ends.max() <= manifest.max_length:
+        raise TooLarge(f"a width of {width} steps; the model {manifest.key} takes at most {manifest.max_length}")
+
+
 def _items(
     rectangle: NDArray[Any],
     lengths: NDArray[Any] | None,
@@ -376,8 +399,6 @@ def _items(
     if len(ends) != rows:
         problems.add(lengths_at, f"must have one entry for each of the {rows} rows, it has {len(ends)}")
         return []
-    if manifest.long == "reject" and max(ends) <= manifest.max_length < width:
-        raise TooLarge(f"a width of {width} steps; the model {manifest.key} takes at most {manifest.max_length}")
     items = []
     for i, (row, end) in enumerate(zip(rectangle, ends, strict=True)):
         if not 1 <= end <= width:

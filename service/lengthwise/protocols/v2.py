@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lengthwise.decoding import json_text
-from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem, unknown_fields
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
 from lengthwise.inflight import Hold
@@ -35,7 +35,7 @@ from lengthwise.protocols.endpoint import (
     media_type,
 )
 from lengthwise.protocols.over_asgi import OverAsgi
-from lengthwise.protocols.tensors import InputTensor, TensorCall
+from lengthwise.protocols.tensors import INT64_MAX, InputTensor, TensorCall
 from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
@@ -77,7 +77,7 @@ class Infer(Endpoint):
         if not isinstance(document, dict):
             raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', it is {kind(document)}")])
         problems = Problems()
-        _unknown(document, _FIELDS, "", problems)
+        unknown_fields(document, _FIELDS, "", problems)
         _check_model(document, served.manifest, problems)
         identifier = _identifier(document, problems)
         parameters = _object(document, "parameters", "", problems)
@@ -226,7 +226,7 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
     at = 0
     for i, entry in enumerate(_objects(document, "inputs", problems)):
         pointer = f"/inputs/{i}"
-        _unknown(entry, _INPUT_FIELDS, pointer, problems)
+        unknown_fields(entry, _INPUT_FIELDS, pointer, problems)
         name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
         data: list[Any] | memoryview | None = entry.get("data")
         parameters = _object(entry, "parameters", pointer, problems)
@@ -245,8 +245,8 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
             problems.add(f"{pointer}/name", "must be a string")
         elif not isinstance(datatype, str):
             problems.add(f"{pointer}/datatype", "must be a string")
-        elif not isinstance(shape, list) or not all(type(axis) is int for axis in shape):
-            problems.add(f"{pointer}/shape", "must be an array of whole numbers")
+        elif not isinstance(shape, list) or not all(type(axis) is int and abs(axis) <= INT64_MAX for axis in shape):
+            problems.add(f"{pointer}/shape", "must be an array of whole numbers of 64 bits")
         elif data is not None:
             sent.append(InputTensor(name, datatype, tuple(shape), data, pointer))
     if at < len(binary) and not problems.total:
@@ -259,7 +259,7 @@ def _outputs(document: dict[str, Any], problems: Problems) -> dict[str, request_
     wanted: dict[str, request_parameters.RequestedOutput] = {}
     for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
         pointer = f"/outputs/{i}"
-        _unknown(entry, _OUTPUT_FIELDS, pointer, problems)
+        unknown_fields(entry, _OUTPUT_FIELDS, pointer, problems)
         name = entry.get("name")
         if not isinstance(name, str) or name in wanted:
             problems.add(f"{pointer}/name", "must be a string, and stand once")
@@ -316,16 +316,6 @@ def _object(document: dict[str, Any], name: str, at: str, problems: Problems) ->
     return {}
 
 
-def _unknown(document: dict[str, Any], fields: frozenset[str], at: str, problems: Problems) -> None:
-    for name in document:
-        if name in fields:
-            continue
-        if not problems.listing:
-            problems.count()
-        else:
-            problems.add(f"{at}/{name}", f"unknown field; known are {', '.join(sorted(fields))}")
-
-
 def _only(document: dict[str, Any], name: str) -> None:
     """Checks that a body has only known fields.
 
@@ -333,7 +323,7 @@ def _only(document: dict[str, Any], name: str) -> None:
         InvalidRequest: It has another field.
     """
     problems = Problems()
-    _unknown(document, frozenset({name}), "", problems)
+    unknown_fields(document, frozenset({name}), "", problems)
     if problems.total:
         raise InvalidRequest(problems.first, total=problems.total)
 
