@@ -12,7 +12,7 @@ so counting needs no lock.
 
 Some memory is not counted here, because it has bounds of its own: header blocks and what the kernel and the parser read
 ahead (tens of kilobytes a connection), the temporary memory of decoding a large body (few are decoded at once, see
-`endpoint.LARGE_BODIES_AT_ONCE`), and the padded batches that run.
+`turns.LARGE_BODIES_AT_ONCE`), and the padded batches that run.
 """
 
 from __future__ import annotations

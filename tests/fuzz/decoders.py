@@ -7,7 +7,6 @@ machine fails nothing.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import time
@@ -23,6 +22,7 @@ from lengthwise.priorities import MAX_PRIORITY
 from lengthwise.protocols import grpc_codec, kserve
 from lengthwise.protocols.endpoint import Endpoint, Received
 from lengthwise.protocols.predict import Predict
+from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
 from tests.fuzz import cases
@@ -114,7 +114,7 @@ def _valid(call: Call) -> str:
     return "200"
 
 
-_NO_LIMIT: Final = asyncio.Semaphore(1)
+_NO_LIMIT: Final = Turns()
 
 
 @dataclass(frozen=True)

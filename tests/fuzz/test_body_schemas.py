@@ -5,7 +5,6 @@ What JSON Schema cannot say is named here: `UNSAID` in one direction, `_unseen` 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from typing import Any
@@ -19,6 +18,7 @@ from lengthwise.errors import RequestError
 from lengthwise.protocols import kserve
 from lengthwise.protocols.endpoint import Endpoint, Received
 from lengthwise.protocols.predict import Predict
+from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
 from lengthwise.runtime.manifest import Manifest
@@ -107,7 +107,7 @@ async def test_what_the_document_allows_is_not_refused_as_malformed(kind: str, p
     manifests = KINDS[kind]
     async with serving(*map(model, manifests)) as service:
         document = (await service.client.get("/openapi.json")).json()
-        endpoint = PATHS[path](service.serving, asyncio.Semaphore(1))
+        endpoint = PATHS[path](service.serving, Turns())
         bodies = drawn(document, path, 40)
         told = [(body, [refusal(endpoint, one, body) for one in manifests]) for body in bodies]
     wrong = [(body, said) for body, said in told if all(line and not UNSAID.search(line) for line in said)]

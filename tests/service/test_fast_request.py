@@ -25,7 +25,8 @@ from lengthwise.http.connection import ENDED, BoundedConnection
 from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastRequest
 from lengthwise.protocols.call import InferenceCall
-from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES, Received
+from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODY_BYTES, Received
+from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
 from lengthwise.telemetry.call_record import CallRecord
 from tests.support.bad_bodies import BAD_BODIES
 from tests.support.http_lines import GOOD, UPGRADE, Net, held, net
@@ -757,7 +758,7 @@ async def test_a_client_that_leaves_or_is_late_while_its_body_is_read_beside_the
         if how == "is late":
             assert [(await line.answer())[0] for line in lines[:2]] == [504, 504]
         async with asyncio.timeout(20):
-            while service.app.predict.large_bodies._value < LARGE_BODIES_AT_ONCE:
+            while service.app.predict.large_bodies.free < LARGE_BODIES_AT_ONCE:
                 await asyncio.sleep(0.001)
         assert idle(await service.figures())
         assert service.serving.batcher.unanswered == 0

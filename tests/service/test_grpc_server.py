@@ -37,6 +37,7 @@ from lengthwise.protocols import grpc_codec
 from lengthwise.protocols.grpc_infer import SERVICE
 from lengthwise.protocols.grpc_server import GrpcServer
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from lengthwise.telemetry.call_record import CallRecord
@@ -446,7 +447,7 @@ async def test_a_model_that_is_good_answers_while_another_is_judged_and_the_serv
         return repository(good, other)
 
     made = Serving(Settings(runners=1), scan)
-    server = GrpcServer(made, asyncio.Semaphore(2))
+    server = GrpcServer(made, Turns())
     port = await server.start("127.0.0.1", 0)
     starting = asyncio.ensure_future(made.start())
     try:
@@ -487,7 +488,7 @@ async def test_while_the_models_are_loaded_nothing_is_ready_and_nothing_an_error
         return repository(model(manifest()))
 
     made = Serving(Settings(runners=1), scan)
-    server = GrpcServer(made, asyncio.Semaphore(2))
+    server = GrpcServer(made, Turns())
     port = await server.start("127.0.0.1", 0)
     starting = asyncio.ensure_future(made.start())
     try:
@@ -648,7 +649,7 @@ async def test_models_are_loaded_and_unloaded_where_that_is_turned_on() -> None:
 async def test_the_health_service_follows_the_service_and_tells_who_watches() -> None:
     statuses = health_pb2.HealthCheckResponse
     async with serving(model(manifest())) as service:
-        server = GrpcServer(service.serving, asyncio.Semaphore(2))
+        server = GrpcServer(service.serving, Turns())
         port = await server.start("127.0.0.1", 0)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = health_pb2_grpc.HealthStub(channel)
@@ -665,7 +666,7 @@ async def test_the_health_service_follows_the_service_and_tells_who_watches() ->
 
 async def test_before_the_models_are_there_calls_are_unavailable() -> None:
     unstarted = Serving(Settings(runners=1), lambda *_: repository(model(manifest())))
-    server = GrpcServer(unstarted, asyncio.Semaphore(2))
+    server = GrpcServer(unstarted, Turns())
     port = await server.start("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -687,7 +688,7 @@ async def test_reflection_names_the_services() -> None:
 
 async def test_a_port_that_is_taken_is_a_wrong_option() -> None:
     async with serving(model(manifest())) as service:
-        first, second = (GrpcServer(service.serving, asyncio.Semaphore(2)) for _ in range(2))
+        first, second = (GrpcServer(service.serving, Turns()) for _ in range(2))
         port = await first.start("127.0.0.1", 0)
         with pytest.raises(ConfigurationError, match="another --grpc-port may be free"):
             await second.start("127.0.0.1", port)
@@ -713,7 +714,7 @@ async def test_the_application_listens_where_a_port_is_set_and_stops_with_the_se
 async def test_a_health_watch_of_a_starting_server_gets_not_serving() -> None:
     port = free_port()
     serving = Serving(Settings(runners=1, grpc_port=port), lambda *_: repository(model(manifest())))
-    server = GrpcServer(serving, asyncio.Semaphore(2))
+    server = GrpcServer(serving, Turns())
     await server.start("127.0.0.1", port)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -781,7 +782,7 @@ async def test_tls_is_that_of_the_service_and_asks_for_a_certificate_where_it_do
     known = authority.cert_pem.bytes()
     own = (client.private_key_pem.bytes(), client.cert_chain_pems[0].bytes())
     async with serving(model(manifest()), **files) as service:
-        server = GrpcServer(service.serving, asyncio.Semaphore(2))
+        server = GrpcServer(service.serving, Turns())
         port = await server.start("127.0.0.1", 0)
         secured = grpc.ssl_channel_credentials(known, *own)
         async with grpc.aio.secure_channel(f"localhost:{port}", secured) as channel:
@@ -795,7 +796,7 @@ async def test_tls_is_that_of_the_service_and_asks_for_a_certificate_where_it_do
 async def test_a_tls_file_that_cannot_be_read_is_a_wrong_option(tmp_path: Path) -> None:
     async with serving(model(manifest()), tls_cert_file=tmp_path / "none.pem") as service:
         with pytest.raises(ConfigurationError, match=r"none\.pem cannot be read"):
-            await GrpcServer(service.serving, asyncio.Semaphore(2)).start("127.0.0.1", 0)
+            await GrpcServer(service.serving, Turns()).start("127.0.0.1", 0)
 
 
 @given(body=st.binary(max_size=80), kind=st.sampled_from(sorted(MANIFESTS)), cut=st.integers(0, 60))

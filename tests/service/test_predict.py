@@ -14,7 +14,8 @@ import pytest
 
 from lengthwise.decoding import json_body
 from lengthwise.padding import PaddedBatch
-from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
+from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
 from tests.support.bad_bodies import BAD_BODIES, option, sequences
 from tests.support.numpy_models import NOT_FINITE, Service, idle, manifest, model, serving
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lengthwise.errors import InvalidRequest, TooLarge
 from lengthwise.protocols.endpoint import Received
+from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v2 import Infer
 from lengthwise.repository.contents import Refusal
 from lengthwise.settings import bundled_models
@@ -474,7 +475,7 @@ def test_no_body_whatever_raises_anything_but_a_refusal(body: Any, octets: bytes
     serving: Any = Bare()
     headers = {b"inference-header-content-length": str(max(0, len(text) + cut)).encode()}
     endpoint, request = (
-        Infer(serving, asyncio.Semaphore(1)),
+        Infer(serving, Turns()),
         Received({"path_params": {"model": "sums"}}, headers, text + octets),
     )
     with contextlib.suppress(InvalidRequest, TooLarge):

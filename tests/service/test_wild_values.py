@@ -1,4 +1,4 @@
-"""What a body or a query may hold that is far too large: numbers past 64 bits, past a float, past Python's digits; names."""
+"""What is far too large in a body or a query: numbers past 64 bits, a float or Python's digits, and names."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ import pytest
 
 from tests.support.numpy_models import manifest, model, serving
 
-NUMBERS = [
-    str(2**63),
-    str(2**64),
-    "1" + "0" * 399,
-    "-1" + "0" * 399,
-    "9" * 4299,
-    "9" * 5000,
-    "1e999",
-    "-1e999",
-    "1e-999",
-]
+NUMBERS = [str(2**63), str(2**64), "1" + "0" * 399, "-1" + "0" * 399, "9" * 4299, "9" * 5000]
+NUMBERS += ["1e999", "-1e999", "1e-999"]
 TENSOR = '{"name": "values", "datatype": "%s", "shape": [%s], "data": [%s]}'
 TAIL = '"inputs": [' + TENSOR % ("FP32", "1, 1, 2", "1, 2") + "]"
 V2 = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from lengthwise.protocols.grpc_infer import SERVICE
 from lengthwise.protocols.grpc_server import GrpcServer
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.protocols.turns import Turns
 from lengthwise.repository.model import LoadedModel
 from tests.support.numpy_models import Service, serving
 
@@ -60,7 +60,7 @@ class Caller:
 @asynccontextmanager
 async def listening(*models: LoadedModel, **options: Any) -> AsyncIterator[Caller]:
     async with serving(*models, **options) as service:
-        server = GrpcServer(service.serving, asyncio.Semaphore(2))
+        server = GrpcServer(service.serving, Turns())
         port = await server.start("127.0.0.1", 0)
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -28,9 +28,9 @@ from lengthwise.http import health, pages
 from lengthwise.http.auth import OPEN, KeyRequired
 from lengthwise.protocols import documents, kserve, kserve_documents, predict, problems, v1, v2
 from lengthwise.protocols.body import headers_of
-from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
 from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.predict import Predict
+from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 
@@ -47,6 +47,7 @@ REQUEST_HEADERS: Final = (
     "traceparent",
     "tracestate",
     "x-lengthwise-shape",
+    "x-lengthwise-timeout-ms",
     "x-request-id",
 )
 """Headers that a page of another origin may send."""
@@ -108,7 +109,7 @@ def make_app(
                 on_failure(error)
 
     settings = serving.settings
-    large_bodies = asyncio.Semaphore(LARGE_BODIES_AT_ONCE)
+    large_bodies = Turns()
     rpc = None if settings.grpc_port is None else _grpc_server(serving, large_bodies)
     app = FastAPI(
         title="Lengthwise",
@@ -166,7 +167,7 @@ def make_admin_app(serving: Serving) -> ASGIApp:
     app.router.routes += v2.admin_routes(serving)
     has_console = serving.settings.console
     if has_console:
-        endpoint = Predict(serving, asyncio.Semaphore(LARGE_BODIES_AT_ONCE))
+        endpoint = Predict(serving, Turns())
         places = {"predict": routes.PREDICT, "health": "/healthz", "metrics": "/metrics"}
         app.router.routes.append(Route("/", _index(serving.settings, places, console=True), include_in_schema=False))
         app.router.routes.append(Route(routes.PREDICT, OverAsgi(endpoint), methods=["POST"], include_in_schema=False))
@@ -260,7 +261,7 @@ class PredictFirst:
             await self.app(scope, receive, send)
 
 
-def _grpc_server(serving: Serving, large_bodies: asyncio.Semaphore) -> GrpcServer:
+def _grpc_server(serving: Serving, large_bodies: Turns) -> GrpcServer:
     """The server for gRPC, which needs an extra.
 
     Raises:

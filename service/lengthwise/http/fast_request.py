@@ -67,7 +67,7 @@ class FastRequest:
     def __init__(
         self, connection: FastConnection, endpoint: Endpoint, headers: dict[bytes, bytes], query: bytes
     ) -> None:
-        self._call = InferenceCall(endpoint, headers)
+        self._call = InferenceCall(endpoint, headers, connection.client)
         self._connection = connection
         self._decoding: asyncio.Task[None] | None = None
         self._endpoint = endpoint

@@ -24,6 +24,7 @@ GIVEN_ONCE: Final = frozenset(
         b"inference-header-content-length",
         b"transfer-encoding",
         b"x-lengthwise-shape",
+        b"x-lengthwise-timeout-ms",
     }
 )
 """Headers that say who calls, or how the body is read: a second one with the same name is refused."""

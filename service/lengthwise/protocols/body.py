@@ -116,6 +116,16 @@ def is_packed(headers: dict[bytes, bytes]) -> bool:
     return headers.get(b"content-encoding", b"").strip().lower() == b"gzip"
 
 
+def inflated_bytes(body: bytes, max_bytes: int) -> int:
+    """How large a gzip body is when it is inflated, by what it says itself (RFC 1952: the last four bytes).
+
+    Args:
+        body: As it was sent.
+        max_bytes: Most bytes that it may have.
+    """
+    return min(max(len(body), int.from_bytes(body[-4:], "little")), max_bytes)
+
+
 class Inflating:
     """A gzip body, of one member or several, that is being inflated.
 

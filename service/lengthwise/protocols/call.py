@@ -35,7 +35,7 @@ from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.decoding.calls import Call, answer_bytes
 from lengthwise.errors import DeadlineExceeded, InferenceFailed, RequestError
 from lengthwise.inflight import Hold
-from lengthwise.protocols import windows
+from lengthwise.protocols import patience, windows
 from lengthwise.protocols.body import ClientLeft
 from lengthwise.protocols.endpoint import Decoded, InferenceProtocol, Received
 from lengthwise.protocols.windows import Windows
@@ -48,6 +48,8 @@ Write: TypeAlias = Callable[[Any, Timing], Any]
 
 PRIORITY: Final = b"priority"
 """A body without this name has no priority: every protocol has the option under it."""
+TIMEOUT: Final = b"x-lengthwise-timeout-ms"
+"""The header with a call's deadline, which is known before its body is read."""
 _PROCESS: Final = secrets.token_hex(4).encode()
 _numbers: Final = itertools.count(1)
 _ID_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+=")
@@ -59,14 +61,16 @@ class InferenceCall:
     Args:
         protocol: How it is read.
         headers: The headers, by lower-case name; or gRPC's metadata.
+        peer: Whose call it is: the other end of its connection. Connections take turns where large bodies are read.
 
     Attributes:
         headers: As given.
         hold: The bytes that it holds of the memory for all calls (`inflight`). The transport counts its body here while
             that is read, and gives the bytes of the answer back (`release`) when that has left.
         record: Its record, for metrics, log and traces.
-        deadline: When its body must have been decoded, on the clock of `time.monotonic`; the body itself may set
-            another one for the answer.
+        deadline: When its answer must be there, as far as that is known before the body is read, on the clock of
+            `time.monotonic`: as the header `TIMEOUT` or gRPC says, or the default.
+        has_deadline: Whether the caller set it.
         decode_seconds: How long decoding took.
         request_id: The caller's id of the call, or a new one; safe to echo and to log.
     """
@@ -80,20 +84,24 @@ class InferenceCall:
         "_timing",
         "deadline",
         "decode_seconds",
+        "has_deadline",
         "headers",
         "hold",
+        "peer",
         "record",
         "request_id",
     )
 
-    def __init__(self, protocol: InferenceProtocol, headers: dict[bytes, bytes]) -> None:
+    def __init__(self, protocol: InferenceProtocol, headers: dict[bytes, bytes], peer: object = None) -> None:
         serving = protocol.serving
         self._protocol = protocol
         self.headers = headers
+        self.peer = peer
         self.request_id = request_id_of(headers.get(b"x-request-id"))
         self.record = serving.call_records.open(protocol.name, self.request_id, headers)
         self.hold = Hold(serving.inflight)
         self.deadline = self.record.arrived + serving.settings.default_timeout_ms / 1000
+        self.has_deadline = False
         self.decode_seconds = 0.0
         self._decoding_since = 0.0
         self._pending: PendingRequest | None = None
@@ -111,6 +119,13 @@ class InferenceCall:
         if protocol.serving.keys is not None:
             protocol.serving.keys.check(self.headers.get(b"authorization"))
         protocol.check(self.headers)
+        if TIMEOUT in self.headers:
+            self.limit(self.record.arrived + patience.timeout_of(self.headers[TIMEOUT]) / 1000)
+
+    def limit(self, deadline: float) -> None:
+        """Sets a deadline of the caller that holds whatever the body says, unless it has set an earlier one."""
+        self.deadline = min(self.deadline, deadline) if self.has_deadline else deadline
+        self.has_deadline = True
 
     def begin_decoding(self) -> None:
         """Starts the decoding time: the body has arrived."""
@@ -146,7 +161,7 @@ class InferenceCall:
             DeadlineExceeded: No place was free before the deadline.
             RequestError: See `decode_in_thread`.
         """
-        async with self.place():
+        async with self.place(len(request.body), request):
             return await self.decode_in_thread(request)
 
     async def decode_in_thread(self, request: Received) -> Decoded:
@@ -167,22 +182,24 @@ class InferenceCall:
         return decoded
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """One of the few places where large bodies are inflated and decoded in threads, as soon as one is free.
+    async def place(self, size: int, request: Received | None = None) -> AsyncIterator[None]:
+        """One of the few places where large bodies are inflated and decoded in threads, when it is this call's turn.
+
+        Args:
+            size: The body's bytes, inflated, about.
+            request: The request, if its body is not to be inflated: it may name another deadline than the default.
 
         Raises:
-            DeadlineExceeded: None was free before the deadline.
+            DeadlineExceeded: Its turn did not come before its deadline, or will not.
         """
-        places = self._protocol.large_bodies
-        try:
-            async with asyncio.timeout(max(0.0, self.deadline - time.monotonic())):
-                await places.acquire()
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the body could be read") from None
-        try:
+        until, certain = self.deadline, self.has_deadline
+        turns = self._protocol.large_bodies
+        if not certain and not turns.free:
+            default = self._protocol.serving.settings.default_timeout_ms / 1000
+            seconds, certain = patience.of(request, default)
+            until = self.record.arrived + seconds
+        async with turns.turn(self.peer, size, until, certain=certain):
             yield
-        finally:
-            places.release()
 
     def submit(self, decoded: Decoded, write: Write, waiter: Waiter | None = None) -> None:
         """Queues the sequences, for which and for whose answer there must be memory.
@@ -197,12 +214,26 @@ class InferenceCall:
             RequestError: It cannot be queued; see `Batcher.submit`.
         """
         call, encode = decoded
+        if self.has_deadline:
+            call = self._within_deadline(call)
         self.hold.set(call.held_bytes + answer_bytes(call))
         sequences, split = windows.split(call)
         finish = partial(self._finish, call, encode, split, write)
         self._pending = self._protocol.serving.submit(
             call, sequences, finish, arrived=self.record.arrived, waiter=waiter, trace=self.record.trace
         )
+
+    def _within_deadline(self, call: Call) -> Call:
+        """The decoded call, with the deadline of the transport if that is earlier than its own.
+
+        Raises:
+            DeadlineExceeded: It has passed.
+        """
+        timeout_ms = (self.deadline - self.record.arrived) * 1000
+        if time.monotonic() >= self.deadline:
+            raise DeadlineExceeded("the deadline had passed when the request was read")
+        earlier = call.timeout_ms is not None and call.timeout_ms <= timeout_ms
+        return call if earlier else call._replace(timeout_ms=timeout_ms)
 
     async def answer(self) -> Any:
         """Waits for the answer as `write` returned it. The caller passes an error or a cancellation to `fail`.

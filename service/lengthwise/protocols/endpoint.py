@@ -5,7 +5,6 @@ Everything that the protocols share, from the arrival of a call to its end, is i
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
@@ -14,6 +13,7 @@ from starlette.types import Scope
 
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import RequestError
+from lengthwise.protocols.turns import Turns
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 
@@ -23,9 +23,6 @@ CAREFUL_BYTES: Final = 4096
 """The same limit for bodies that need the validating reader, which is many times slower than the fast one."""
 TENSORS_BYTES: Final = 32_768
 """The same limit for tensors: their JSON is read by Python's own reader."""
-LARGE_BODIES_AT_ONCE: Final = 2
-"""Bodies that are decoded in threads at the same time. The validating reader may need forty times a body's size, so
-there are few; the other bodies wait, and the deadline of each counts while it waits."""
 JSON: Final = (b"content-type", b"application/json")
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -54,7 +51,7 @@ class InferenceProtocol(ABC):
 
     Args:
         serving: Answers the calls.
-        large_bodies: Limits the bodies that are decoded in threads at once; shared by all protocols.
+        large_bodies: The places where large bodies are decoded in threads; shared by all protocols.
     """
 
     name: ClassVar[str]
@@ -62,7 +59,7 @@ class InferenceProtocol(ABC):
     memory_factor: ClassVar[int] = 1
     """How many times its own size a large body takes in memory while it is decoded."""
 
-    def __init__(self, serving: Serving, large_bodies: asyncio.Semaphore) -> None:
+    def __init__(self, serving: Serving, large_bodies: Turns) -> None:
         self.serving = serving
         self.large_bodies = large_bodies
 

@@ -7,14 +7,12 @@ that cancels is one that left. A refusal has the code of its HTTP status (`CODES
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable
 from typing import Any, Final
 
 import grpc
 
 from lengthwise.connections.unread import PATIENCE_SECONDS
-from lengthwise.decoding.calls import Call
 from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, RequestError
 from lengthwise.protocols import grpc_codec, kserve
 from lengthwise.protocols.body import CLIENT_LEFT
@@ -77,7 +75,7 @@ class GrpcInference:
 
         Its bytes count as held until its answer has left, for which a client has `PATIENCE_SECONDS`.
         """
-        call = InferenceCall(self._protocol, headers_of(context.invocation_metadata()))
+        call = InferenceCall(self._protocol, headers_of(context.invocation_metadata()), context.peer())
         hold = call.hold
         timer: asyncio.TimerHandle | None = None
 
@@ -91,7 +89,7 @@ class GrpcInference:
             call.admit()
             decoded = await self._read(call, context)
             context.set_trailing_metadata((("x-request-id", call.request_id.decode()),))
-            call.submit(_within_deadline(decoded, context, call.record.arrived), lambda message, _: message)
+            call.submit(decoded, lambda message, _: message)
             answer: bytes = await call.answer()
         except (Exception, asyncio.CancelledError) as error:
             cancelled = isinstance(error, asyncio.CancelledError)
@@ -118,10 +116,10 @@ class GrpcInference:
         Raises:
             RequestError: The message is wrong or too late, or there is no memory for it.
         """
-        remaining = context.time_remaining()
+        late_at, remaining = call.deadline, context.time_remaining()
         if remaining is not None:
-            call.deadline = min(call.deadline, call.record.arrived + remaining)
-        async with self._receiving.one(call.hold, call.deadline):
+            call.limit(call.record.arrived + remaining)
+        async with self._receiving.one(call.hold, min(late_at, call.deadline)):
             # Not by the iterator that is given beside the context: that and the message would refer to each other.
             body = await context.read()
         if not isinstance(body, bytes):
@@ -149,22 +147,3 @@ def refuse(context: Context, error: RequestError, *trailing: tuple[str, str]) ->
 def headers_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[bytes, bytes]:
     """A call's metadata, in the form of HTTP's headers."""
     return {name.encode(): value.encode() if isinstance(value, str) else bytes(value) for name, value in metadata or ()}
-
-
-def _within_deadline(decoded: Decoded, context: Context, arrived: float) -> Decoded:
-    """The decoded call, with gRPC's deadline if that is earlier than its own.
-
-    Raises:
-        DeadlineExceeded: gRPC's deadline has passed already.
-    """
-    remaining = context.time_remaining()
-    if remaining is None:
-        return decoded
-    if remaining <= 0:
-        raise DeadlineExceeded("the deadline had passed when the request was read")
-    call, encode = decoded
-    timeout_ms = (time.monotonic() - arrived + remaining) * 1000
-    if call.timeout_ms is not None and call.timeout_ms < timeout_ms:
-        return decoded
-    within: Call = call._replace(timeout_ms=timeout_ms)
-    return within, encode

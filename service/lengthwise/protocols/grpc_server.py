@@ -31,6 +31,7 @@ from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.protocols.grpc_infer import INFER, SERVICE, Context, GrpcInference, ModelInfer, headers_of, refuse
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.protocols.receiving import Receiving
+from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 
@@ -57,10 +58,10 @@ class GrpcServer:
 
     Args:
         serving: Answers the calls.
-        large_bodies: Limits the bodies that are decoded in threads at once; shared by all protocols.
+        large_bodies: The places where large bodies are decoded in threads; shared by all protocols.
     """
 
-    def __init__(self, serving: Serving, large_bodies: asyncio.Semaphore) -> None:
+    def __init__(self, serving: Serving, large_bodies: Turns) -> None:
         self._serving = serving
         self._protocol = ModelInfer(serving, large_bodies)
         self._receiving = Receiving(serving.inflight, serving.settings.max_body_bytes)

@@ -13,7 +13,16 @@ from starlette.types import Receive, Scope, Send
 
 from lengthwise.batching.queues import Timing
 from lengthwise.protocols import problems
-from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body, status_sent
+from lengthwise.protocols.body import (
+    CLIENT_LEFT,
+    ClientLeft,
+    Inflating,
+    headers_of,
+    inflated_bytes,
+    is_packed,
+    read_body,
+    status_sent,
+)
 from lengthwise.protocols.call import InferenceCall, server_timing
 from lengthwise.protocols.endpoint import Decoded, Endpoint, Headers, Received
 
@@ -38,7 +47,7 @@ class OverAsgi:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        call = InferenceCall(self._endpoint, headers_of(scope["headers"]))
+        call = InferenceCall(self._endpoint, headers_of(scope["headers"]), scope.get("client"))
         try:
             try:
                 call.admit()
@@ -70,7 +79,7 @@ class OverAsgi:
             inflating = Inflating(body, most, hold)
             inflated = inflating.at_once()
             if inflated is None:
-                async with call.place():
+                async with call.place(inflated_bytes(body, most)):
                     call.begin_decoding()
                     body = await inflating.inflated()
                     del inflating

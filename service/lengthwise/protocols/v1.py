@@ -6,7 +6,6 @@ Its `instances` are the `sequences` of `POST /predict`, of any lengths. A body m
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Final
 
@@ -31,6 +30,7 @@ from lengthwise.protocols.endpoint import (
     media_type,
 )
 from lengthwise.protocols.over_asgi import OverAsgi
+from lengthwise.protocols.turns import Turns
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 
@@ -76,7 +76,7 @@ class PredictV1(Endpoint):
         return kserve.refusal(error)
 
 
-def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
+def routes(serving: Serving, large_bodies: Turns) -> list[Route]:
     """The protocol's routes."""
 
     async def models(_: Request) -> Response:

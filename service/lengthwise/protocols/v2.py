@@ -7,7 +7,6 @@ to it. Outputs are sent in the same way where `binary_data`, or `binary_data_out
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
@@ -36,6 +35,7 @@ from lengthwise.protocols.endpoint import (
 )
 from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.tensors import INT64_MAX, InputTensor, TensorCall
+from lengthwise.protocols.turns import Turns
 from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
@@ -106,7 +106,7 @@ class Infer(Endpoint):
         return kserve.refusal(error)
 
 
-def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
+def routes(serving: Serving, large_bodies: Turns) -> list[Route]:
     """The protocol's routes."""
 
     async def server(_: Request) -> Response:

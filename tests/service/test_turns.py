@@ -1,0 +1,228 @@
+"""Whose turn it is to have a large body read, and how long a body waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import math
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthwise.decoding import json_body
+from lengthwise.errors import DeadlineExceeded, InvalidRequest
+from lengthwise.protocols import patience
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Received
+from lengthwise.protocols.turns import Turns
+from tests.support.numpy_models import Service, idle, manifest, model, serving
+
+SEQUENCES = b'"sequences": [[[1, 3]]]' + b" " * LARGE_BODY_BYTES + b"}"
+PLAIN = b"{" + SEQUENCES
+PATIENT = b'{"timeout_ms": 60000, ' + SEQUENCES
+
+
+async def order_of(bodies: list[tuple[str, int]]) -> list[int]:
+    """In which order bodies, each of a connection and a size, are read that came while one was being read."""
+    turns, order = Turns(places=1), []
+
+    async def read(index: int, peer: str, size: int) -> None:
+        async with turns.turn(peer, size, math.inf):
+            order.append(index)
+
+    async with asyncio.TaskGroup() as group, turns.turn("first", 1, math.inf):
+        for index, (peer, size) in enumerate(bodies):
+            group.create_task(read(index, peer, size))
+        while turns.waiting < len(bodies):
+            await asyncio.sleep(0)
+    assert turns.free == 1
+    assert not turns.waiting
+    return order
+
+
+async def test_a_short_body_does_not_wait_behind_the_long_ones_of_others() -> None:
+    long = [(f"caller {i}", 8_000_000) for i in range(12)]
+    assert (await order_of([*long, ("honest", 88_000)]))[0] == 12
+
+
+async def test_nor_does_one_that_comes_when_some_of_them_are_read() -> None:
+    turns, order = Turns(places=1), []
+
+    async def read(peer: str, size: int) -> None:
+        async with turns.turn(peer, size, math.inf):
+            order.append(peer)
+            if len(order) == 3:
+                group.create_task(read("honest", 88_000))
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for i in range(12):
+            group.create_task(read(f"caller {i}", 8_000_000))
+    assert order.index("honest") == 3
+
+
+async def test_bodies_of_one_connection_wait_for_those_of_others() -> None:
+    assert await order_of([("busy", 100), ("busy", 100), ("busy", 100), ("other", 150)]) == [0, 3, 1, 2]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 1000)), max_size=20))
+def test_every_body_has_its_turn_and_those_of_a_connection_in_their_order(bodies: list[tuple[str, int]]) -> None:
+    order = asyncio.run(order_of(bodies))
+    assert sorted(order) == list(range(len(bodies)))
+    for peer in "abc":
+        own = [index for index in order if bodies[index][0] == peer]
+        assert own == sorted(own)
+
+
+async def test_who_gives_up_frees_its_place_whenever_it_does() -> None:
+    turns = Turns(places=1)
+    taken = turns.turn("first", 1, math.inf)
+    await taken.__aenter__()
+    with pytest.raises(DeadlineExceeded):
+        await turns.turn("late", 1, time.monotonic()).__aenter__()
+    waiting = asyncio.ensure_future(turns.turn("left", 1, math.inf).__aenter__())
+    while not turns.waiting:
+        await asyncio.sleep(0)
+    await taken.__aexit__(None, None, None)  # its turn has come, and it does not know yet
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (turns.free, turns.waiting) == (1, 0)
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+    turns = Turns(places=1)
+    async with turns.turn("first", 1000, math.inf):
+        began = time.monotonic()
+        while time.monotonic() < began + 0.02:
+            await asyncio.sleep(0)
+    async with turns.turn("first", 1, math.inf):
+        waiting = [asyncio.ensure_future(_turn(turns, f"caller {i}", 10**9)) for i in range(3)]
+        while turns.waiting < 3:
+            await asyncio.sleep(0)
+        assert turns.predicted_seconds() > 10_000
+        with pytest.raises(DeadlineExceeded, match="cannot be met"):
+            await _turn(turns, "honest", 10**10, time.monotonic() + 3600, certain=True)
+        waiting.append(asyncio.ensure_future(_turn(turns, "short", 10, time.monotonic() + 3600, certain=True)))
+        while turns.waiting < 4:
+            await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+
+
+async def _turn(turns: Turns, peer: str, size: int, until: float = math.inf, *, certain: bool = False) -> None:
+    async with turns.turn(peer, size, until, certain=certain):
+        pass
+
+
+@asynccontextmanager
+async def reading(monkeypatch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[tuple[Service, threading.Event]]:
+    """A service whose places for large bodies are all taken, until the event is set."""
+    decode, release, begun = json_body.decode, threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(*given: Any, **options: Any) -> Any:
+        loop.call_soon_threadsafe(begun.set)
+        release.wait(60)
+        return decode(*given, **options)
+
+    monkeypatch.setattr(json_body, "decode", slow)
+    async with serving(model(manifest()), **options) as service:
+        turns = service.app.predict.large_bodies
+        first = [asyncio.ensure_future(service.predict(PATIENT)) for _ in range(turns.free)]
+        try:
+            while turns.free:
+                await begun.wait()
+                await asyncio.sleep(0)
+            yield service, release
+        finally:
+            release.set()
+        assert {answer.status_code for answer in await asyncio.gather(*first)} == {200}
+        assert idle(await service.figures())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_the_default_does_not_end_a_body_that_names_its_own_timeout(
+    monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    encoding = {"content_encoding": "gzip"} if packed else {}
+    body = gzip.compress(PATIENT + b" " * (4 * LARGE_BODY_BYTES)) if packed else PATIENT
+    async with reading(monkeypatch, default_timeout_ms=50) as (service, release):
+        waiting = [asyncio.ensure_future(service.predict(body, **encoding)) for _ in range(8)]
+        turns = service.app.predict.large_bodies
+        while turns.waiting < 8:
+            await asyncio.sleep(0.001)
+        assert (await service.predict(PLAIN)).status_code == 504  # this one names none
+        release.set()
+        assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+
+
+@pytest.mark.parametrize("where", ["body", "header", "both"])
+async def test_a_callers_own_deadline_ends_the_wait(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    named = {"body": 50, "header": 60_000, "both": 60_000}[where]
+    headers = {} if where == "body" else {"x_lengthwise_timeout_ms": "50"}
+    body = b'{"timeout_ms": %d, ' % named + SEQUENCES
+    async with reading(monkeypatch) as (service, _):
+        answer = await service.predict(body, **headers)
+    assert answer.status_code == 504
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", "-1", "abc", "1e3", "nan", "inf", "0x10", "1_0", "1 ", "9" * 5000, "\u0661".encode().decode("latin-1")],
+)
+async def test_a_header_that_is_no_timeout_is_refused(text: str) -> None:
+    async with serving(model(manifest())) as service:
+        for path, status in (("/predict", 422), ("/v1/models/sums:predict", 400), ("/v2/models/sums/infer", 400)):
+            answer = await service.client.post(
+                path, content=b"{}", headers=[(b"x-lengthwise-timeout-ms", text.encode("latin-1"))]
+            )
+            assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "expected"),
+    [
+        (b'{"sequences": []}', b"", (1.0, False)),
+        (b'{"timeout_ms": 2500}', b"", (2.5, True)),
+        (b'{"timeout_ms"\n:\t2500.5 }', b"", (2.5005, True)),
+        (b'{"timeout_ms": 25e2}', b"", (60.0, False)),  # not read here
+        (b'{"timeout_ms": 0}', b"", (60.0, False)),
+        (b'{"timeout_ms": 1, "timeout_ms": 2}', b"", (60.0, False)),
+        (b'{"parameters": {"timeout": 5}}', b"", (60.0, False)),
+        (b'{"id": "\\"timeout_ms\\": 5"}', b"", (60.0, False)),
+        (b"\0\0", b"timeout_ms=700&model=x", (0.7, True)),
+        (b"\0\0", b"model=x&timeout_ms=99999999999", (86_400.0, True)),
+    ],
+)
+def test_a_timeout_is_seen_in_a_body_that_is_not_read_yet(
+    body: bytes, query: bytes, expected: tuple[float, bool]
+) -> None:
+    assert patience.of(Received({"query_string": query}, {}, body), 1.0) == expected
+
+
+@given(st.integers(1, 10**12), st.text(max_size=20))
+def test_what_stands_in_a_text_is_no_timeout(number: int, text: str) -> None:
+    within = orjson.dumps({"id": f'{text}"timeout_ms": {number},'})
+    assert patience.of(Received({}, {}, within), 1.0) == (60.0, False)
+    beside = orjson.dumps({"id": text, "timeout_ms": number})
+    assert patience.of(Received({}, {}, beside), 1.0) == (min(number / 1000, 86_400.0), True)
+
+
+def test_a_header_is_clipped_to_a_day() -> None:
+    assert patience.timeout_of(b"99999999999") == 86_400_000
+    with pytest.raises(InvalidRequest):
+        patience.timeout_of(b"1,5")
+
+
+async def test_the_header_holds_for_a_call_that_is_read_at_once() -> None:
+    async with serving(model(manifest())) as service:
+        answer: httpx.Response = await service.predict({"sequences": [[[1, 3]]]}, x_lengthwise_timeout_ms="0.0001")
+    assert answer.status_code == 504
