@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from lengthwise import modest
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, NotJudged, VerificationError
-from lengthwise.repository import contents, judge_process, judging, loading
+from lengthwise.repository import contents, judging, loading
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import ModelFiles
 from lengthwise.repository.scan import scan
@@ -139,7 +140,7 @@ def test_a_graph_that_wants_more_memory_than_it_may_is_refused_with_the_bytes(tm
 def test_judging_takes_no_more_than_most_of_what_the_container_has_left_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(judge_process, "memory_left_bytes", lambda: 320 * MEBIBYTE)
+    monkeypatch.setattr(modest, "memory_left_bytes", lambda: 320 * MEBIBYTE)
     directory = place_graph(tmp_path, hostile_models.greedy)
     with pytest.raises(NotJudged, match=rf"it takes more than {256 * MEBIBYTE} bytes, which is most of what"):
         loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**40))
@@ -148,7 +149,7 @@ def test_judging_takes_no_more_than_most_of_what_the_container_has_left_and_is_t
 def test_processes_that_judge_at_the_same_time_share_what_the_container_has_left(
     tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(judge_process, "memory_left_bytes", lambda: 2000 * MEBIBYTE)
+    monkeypatch.setattr(modest, "memory_left_bytes", lambda: 2000 * MEBIBYTE)
     judge = JudgeProcess(600, 700 * MEBIBYTE)
     with judging_endlessly(tmp_path / "first", processes, Stopping(), judge):
         assert loading.load(place(tmp_path / "second"), LIMITS, judge=judge)
@@ -165,7 +166,7 @@ def test_a_process_waits_for_others_where_the_container_has_no_full_share_left(
             asked.set()
         return left[0]
 
-    monkeypatch.setattr(judge_process, "memory_left_bytes", left_bytes)
+    monkeypatch.setattr(modest, "memory_left_bytes", left_bytes)
     judge, loaded = JudgeProcess(600, 2**32), []
     second = threading.Thread(
         target=lambda: loaded.append(loading.load(place(tmp_path / "second"), LIMITS, judge=judge))
@@ -182,7 +183,7 @@ def test_a_process_waits_for_others_where_the_container_has_no_full_share_left(
 def test_a_process_that_waits_for_memory_is_stopped(
     tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(judge_process, "memory_left_bytes", lambda: 1000 * MEBIBYTE)
+    monkeypatch.setattr(modest, "memory_left_bytes", lambda: 1000 * MEBIBYTE)
     judge, stopping, raised = JudgeProcess(600, 2**32), Stopping(), []
 
     def wait() -> None:
@@ -304,7 +305,7 @@ def test_the_process_has_no_secret_no_open_file_and_a_lower_priority(
             nice = int(proc.fields(processes[0].pid)[16])
     assert str(tmp_path / "secret") not in held
     assert not [file for file in held if file.startswith("socket:")]
-    assert nice == min(19, os.nice(0) + judge_process.NICER)
+    assert nice == min(19, os.nice(0) + modest.NICER)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems end it at its time only")

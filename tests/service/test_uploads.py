@@ -7,12 +7,16 @@ import errno
 import gzip
 import json
 import os
+import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from lengthwise import modest
 from lengthwise.console import file_reader, uploads
 from lengthwise.errors import ConfigurationError
 from tests.support.numpy_models import Service, manifest, model, serving
@@ -215,3 +219,49 @@ async def test_a_file_waits_for_those_before_it_a_bounded_time(monkeypatch: pyte
         assert second.json()["detail"] == "other files are being read"
         assert service.serving.inflight.bytes == 0
         assert (await upload(service, "c.csv", b"1,2\n")).status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process may take is read from /proc")
+async def test_the_process_gives_way_to_the_service_and_has_limits(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    reading = asyncio.ensure_future(uploads.read_in_process(tmp_path / "a.csv", "values"))
+    writer = await asyncio.to_thread((tmp_path / "a.csv").open, "wb")  # now it reads
+    (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    about = Path(f"/proc/{child}")
+    limits = (about / "limits").read_text()
+    assert int((about / "oom_score_adj").read_text()) == 1000
+    assert int((about / "stat").read_text().rpartition(")")[2].split()[16]) == min(19, os.nice(0) + modest.NICER)
+    (memory,) = re.findall(r"Max address space +([0-9]+)", limits)
+    (seconds,) = re.findall(r"Max cpu time +([0-9]+)", limits)
+    assert int(memory) <= 2**30
+    assert int(seconds) == uploads.READ_SECONDS
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    writer.close()
+    assert not about.exists()
+
+
+async def test_without_memory_a_file_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modest, "memory_left_bytes", lambda: modest.LEAST_BYTES)
+    async with serving(model(manifest())) as service:
+        answer = await upload(service, "a.csv", b"1,2\n")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+
+
+@pytest.mark.parametrize("rows", [1, 1000])
+async def test_a_parquet_file_of_few_bytes_and_millions_of_values_is_refused_before_they_are_read(
+    tmp_path: Path, rows: int
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="the extra parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    offsets = np.linspace(0, file_reader.MOST_GROUP_VALUES + 1, rows + 1).astype(np.int32)
+    steps = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.zeros(offsets[-1])))
+    parquet.write_table(pa.table({"steps": steps}), tmp_path / "a.parquet", compression="zstd")
+    content = (tmp_path / "a.parquet").read_bytes()
+    assert len(content) < 20_000
+    async with serving(model(manifest())) as service:
+        answer = await upload(service, "a.parquet", content)
+    assert answer.status_code == 422
+    assert "row group 0" in answer.json()["detail"]

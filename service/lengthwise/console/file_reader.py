@@ -1,9 +1,12 @@
-"""Reads an uploaded file in a process of its own: `python -m lengthwise.console.file_reader PATH KIND MOST_VALUES`.
+"""Reads an uploaded file in a process of its own, which `console.uploads` starts.
 
-A file of a few kilobytes can describe gigabytes of values, so the process has limits of memory, and its caller ends it
-after some time. It writes one JSON object to stdout: `sequences`, each with `id`, `label` and `steps`; `left_out`, how
-many were left out; `problems`, what is wrong with records; and `taken`, which columns of a table were taken as what.
-A table (CSV, or Parquet with a row for each step) without a column of ids is one sequence here.
+    python -m lengthwise.console.file_reader PATH KIND MOST_VALUES MEMORY_BYTES SECONDS PARENT
+
+A file of a few kilobytes can describe gigabytes of values. So the process has limits of memory and of processor time,
+gives way to the service for both (`modest`), and ends with it. It writes one JSON object to stdout: `sequences`, each
+with `id`, `label` and `steps`; `left_out`, how many were left out; `problems`, what is wrong with records; and `taken`,
+which columns of a table were taken as what. A table (CSV, or Parquet with a row for each step) without a column of ids
+is one sequence here.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, Final
 
 import orjson
 
+from lengthwise import modest
 from lengthwise.decoding.dataset import BadRecord, Reading, StepKind, entries
 from lengthwise.decoding.long_table import ColumnNames
 from lengthwise.errors import Causes, ConfigurationError
@@ -23,7 +27,8 @@ MOST_SEQUENCES: Final = 1000
 MOST_PROBLEMS: Final = 20
 MOST_CHARACTERS: Final = 200
 """Of an id, a label or a problem: in a Parquet file, a thousand long ones may be one."""
-MEMORY_BYTES: Final = 2**32
+MOST_GROUP_VALUES: Final = 2**22
+"""Most values of one row group of a Parquet file, which says how many there are before they are read."""
 
 
 def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | None = None) -> dict[str, Any]:
@@ -38,6 +43,8 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
     Raises:
         ConfigurationError: The file cannot be read.
     """
+    if path.suffix == ".parquet":
+        _check_groups(path)
     taken: list[str] = []
     reading = Reading(columns or ColumnNames(), ids_are_needed=False, say=taken.append)
     sequences: list[dict[str, Any]] = []
@@ -58,11 +65,36 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
     return {"sequences": sequences, "left_out": left_out, "problems": problems.lines(MOST_PROBLEMS), "taken": said}
 
 
+def _check_groups(path: Path) -> None:
+    """Checks that no row group of a Parquet file describes too many values.
+
+    Raises:
+        ConfigurationError: One does.
+    """
+    import pyarrow.parquet
+
+    try:
+        groups = pyarrow.parquet.read_metadata(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+    for place in range(groups.num_row_groups):
+        group = groups.row_group(place)
+        values = sum(group.column(column).num_values for column in range(group.num_columns))
+        if values > MOST_GROUP_VALUES:
+            raise ConfigurationError(
+                f"{path}: row group {place} has {values} values; at most {MOST_GROUP_VALUES} are read: write it with "
+                "smaller row groups"
+            )
+
+
 def main() -> None:
     """Reads the file that the command line names; exit code 1, with the reason on stdout, if it cannot be read."""
-    path, kind, most_values = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    path, kind = Path(sys.argv[1]), sys.argv[2]
+    most_values, memory_bytes, seconds, parent = map(int, sys.argv[3:])
+    modest.die_with(parent, seconds)
+    modest.be_modest(modest.NICER)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
         result = read(path, "tokens" if kind == "tokens" else "values", most_values)
     except (ConfigurationError, MemoryError) as error:

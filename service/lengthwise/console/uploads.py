@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
+import os
 import sys
 import tempfile
 import time
@@ -29,6 +31,7 @@ from lengthwise.errors import (
     how_to_install,
 )
 from lengthwise.inflight import Hold, Inflight
+from lengthwise.modest import LEAST_BYTES, share_of_memory
 from lengthwise.protocols.body import read_body
 from lengthwise.settings import passed_to_children
 
@@ -36,6 +39,8 @@ FORMATS: Final = (".csv", ".jsonl", ".jsonl.gz", ".parquet", ".ts")
 READ_SECONDS: Final = 20.0
 MOST_VALUES: Final = 500_000
 """Values of all sequences that the answer holds."""
+MEMORY_BYTES: Final = 2**30
+"""Most address space of the process that reads a file."""
 _MEMORY_FACTOR: Final = 12
 """Bytes of an answer for each of its values, about."""
 
@@ -152,8 +157,11 @@ async def read_in_process(path: Path, kind: str) -> bytes:
     Raises:
         RequestError: It cannot read the file.
     """
+    memory_bytes = share_of_memory(MEMORY_BYTES)
+    if memory_bytes < LEAST_BYTES:
+        raise NotReady("the container has no memory left to read a file", retry_after_seconds=READ_SECONDS)
     try:
-        process = await _started(path, kind)
+        process = await _started(path, kind, memory_bytes)
     except OSError as error:  # out of descriptors, processes or memory
         raise NotReady(f"the server cannot start a process for the file: {error.strerror}") from error
     try:
@@ -171,7 +179,7 @@ async def read_in_process(path: Path, kind: str) -> bytes:
     raise _refusal(said)
 
 
-async def _started(path: Path, kind: str) -> asyncio.subprocess.Process:
+async def _started(path: Path, kind: str, memory_bytes: int) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # nothing is imported from the folder in which the service was started
@@ -179,11 +187,18 @@ async def _started(path: Path, kind: str) -> asyncio.subprocess.Process:
         "lengthwise.console.file_reader",
         str(path),
         kind,
-        str(MOST_VALUES),
+        *map(str, (MOST_VALUES, memory_bytes, math.ceil(READ_SECONDS), os.getpid())),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env={**passed_to_children(), "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
+        env={
+            **passed_to_children(),
+            "ARROW_DEFAULT_MEMORY_POOL": "system",
+            # Each thread and each arena of theirs takes address space.
+            "MALLOC_ARENA_MAX": "1",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        },
     )
 
 

@@ -12,29 +12,25 @@ It reads its task from stdin and writes its answer to the original stdout, as on
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
 import pickle
-import resource
-import signal
 import sys
 import traceback
-from contextlib import suppress
 from typing import Any, Final
 
-_PR_SET_PDEATHSIG: Final = 1
+from lengthwise import modest
+
 _OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Unable to allocate")
-_LATER_SECONDS: Final = 5
 
 
 def main() -> None:
     """Runs the task on stdin."""
     parent, nicer, memory_bytes = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     timeout_seconds = float(sys.argv[4])
-    _die_with(parent, timeout_seconds)
-    _be_modest(nicer)
+    modest.die_with(parent, timeout_seconds)
+    modest.be_modest(nicer)
     # What libraries print to stdout must not get into the answer.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
@@ -65,7 +61,7 @@ def _answer(memory_bytes: int) -> dict[str, Any]:
         from lengthwise.repository import judging
         from lengthwise.stopping import Stopping
 
-        _bound_memory(memory_bytes)
+        modest.bound_memory(memory_bytes)
         task = pickle.loads(sys.stdin.buffer.read())
         try:
             judged = judging.judge(task.files, task.limits, task.budget_seconds, task.devices, Stopping())
@@ -80,38 +76,6 @@ def _answer(memory_bytes: int) -> dict[str, Any]:
         answer |= {"trace": traceback.format_exc(), "memory": any(sign in str(error) for sign in _OUT_OF_MEMORY)}
     answer["log"] = records.lines
     return answer
-
-
-def _die_with(parent: int, timeout_seconds: float) -> None:
-    """Makes the system kill this process when its parent ends, and a few seconds after its timeout in any case."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(int(timeout_seconds) + _LATER_SECONDS)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if os.getppid() != parent:  # the parent ended before this was set
-        os._exit(1)
-
-
-def _be_modest(nicer: int) -> None:
-    """Lowers the priority: for the processor, and as the first process to kill if the system runs out of memory."""
-    with suppress(OSError):
-        os.nice(nicer)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump if a graph crashes it
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
-
-
-def _bound_memory(more_bytes: int) -> None:
-    """Limits this process to `more_bytes` beyond its present memory, if the system can."""
-    has = 0
-    with suppress(OSError), open("/proc/self/status") as file:
-        has = next((1024 * int(line.split()[1]) for line in file if line.startswith("VmData:")), 0)
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    bound = has + more_bytes
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_DATA, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
 
 
 if __name__ == "__main__":

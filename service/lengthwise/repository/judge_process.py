@@ -26,19 +26,14 @@ from typing import Any, Final
 
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, NotJudged, VerificationError
+from lengthwise.modest import LEAST_BYTES, NICER, share_of_memory
 from lengthwise.repository.judging import Judged, ModelFiles
 from lengthwise.runtime.provider import Device
-from lengthwise.settings import flag, memory_left_bytes, passed_to_children
+from lengthwise.settings import flag, passed_to_children
 from lengthwise.stopping import Stopping
 
 log = logging.getLogger("lengthwise.judging")
 
-NICER: Final = 5
-"""Added to the nice value of the process: it then gets about a third of the service's share of a busy core."""
-SHARE_OF_MEMORY: Final = 0.8
-"""Most memory of the process, as a share of what the container has left."""
-LEAST_BYTES: Final = 2**27
-"""Least memory with which the process can start; with less left, the version is verified at the next scan."""
 _FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 """Exit codes that the graph did not cause: an operator killed the process, or the system ran out of memory."""
 _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
@@ -125,11 +120,7 @@ class JudgeProcess:
 
     def _most_bytes(self) -> int:
         """The limit of a process that starts now, beside those that run."""
-        left = memory_left_bytes()
-        if left is None:
-            return self._memory_bytes
-        # If a container runs out of memory, the system may kill everything in it.
-        return min(self._memory_bytes, int(SHARE_OF_MEMORY * max(0, left - self._allotted_bytes)))
+        return share_of_memory(self._memory_bytes, self._allotted_bytes)
 
     def _wake(self) -> None:
         with self._changed:

@@ -1,0 +1,71 @@
+"""How a process that reads what others made behaves: nicely, within bounds, and no longer than its parent.
+
+Such processes judge models (`repository.judge_child`) and read uploaded files (`console.file_reader`). Where the
+machine or the container is short of processor time or memory, they give way to the service.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from typing import Final
+
+from lengthwise.settings import memory_left_bytes
+
+NICER: Final = 5
+"""Added to the nice value of the process: it then gets about a third of the service's share of a busy core."""
+SHARE_OF_MEMORY: Final = 0.8
+"""Most memory of the process, as a share of what the container has left."""
+LEAST_BYTES: Final = 2**27
+"""Least memory with which the process can start."""
+_PR_SET_PDEATHSIG: Final = 1
+_LATER_SECONDS: Final = 5
+
+
+def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
+    """The memory that a process may take which starts now.
+
+    If a container runs out of memory, the system may kill everything in it.
+
+    Args:
+        most_bytes: Most that it may take in any case.
+        allotted_bytes: What other such processes, that run already, may still take.
+    """
+    left = memory_left_bytes()
+    return most_bytes if left is None else min(most_bytes, int(SHARE_OF_MEMORY * max(0, left - allotted_bytes)))
+
+
+def die_with(parent: int, timeout_seconds: float) -> None:
+    """Makes the system kill this process when its parent ends, and a few seconds after its timeout in any case."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(timeout_seconds) + _LATER_SECONDS)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.getppid() != parent:  # the parent ended before this was set
+        os._exit(1)
+
+
+def be_modest(nicer: int) -> None:
+    """Lowers the priority: for the processor, and as the first process to kill if the system runs out of memory."""
+    with suppress(OSError):
+        os.nice(nicer)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump if a graph crashes it
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def bound_memory(more_bytes: int) -> None:
+    """Limits this process to `more_bytes` beyond its present memory, if the system can."""
+    has = 0
+    with suppress(OSError), open("/proc/self/status") as file:
+        has = next((1024 * int(line.split()[1]) for line in file if line.startswith("VmData:")), 0)
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = has + more_bytes
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
