@@ -15,10 +15,11 @@ LengthwiseError
     │   ├── NoSuchAlias             the version is neither a number nor an alias of the model
     │   └── InvalidSequences        sequences given to `Model.predict` or to a client are wrong; a ValueError too
     ├── Unauthorized         401    no key, or a wrong one
-    ├── Forbidden            403    a call that this server's options switch off
+    ├── Forbidden            403    a call that this server's options switch off, or that a page of another site made
     ├── ModelNotFound        404    no such model or version
     ├── TooLarge             413    more bytes, sequences or steps than the limits allow
     ├── UnsupportedMedia     415    a content type or encoding that is not supported
+    ├── Misdirected          421    the server is called by a name that it does not have
     ├── InferenceFailed      500    the runtime failed; only this batch is affected
     └── Refused                     the request itself is good, but is rejected; has one of a closed set of reasons
         ├── QueueFull        429    reason queue_full; comes with the seconds to wait
@@ -196,7 +197,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """The call is switched off; the text says how to switch it on, if it can be."""
+    """The call is switched off, for all or for web pages; the text says how to switch it on, if it can be."""
 
     status = 403
     title = "Forbidden"
@@ -221,6 +222,13 @@ class UnsupportedMedia(RequestError):
 
     status = 415
     title = "Unsupported media type"
+
+
+class Misdirected(RequestError):
+    """The server is called by a name that it does not have."""
+
+    status = 421
+    title = "Misdirected request"
 
 
 class InferenceFailed(RequestError):

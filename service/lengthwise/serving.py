@@ -42,6 +42,7 @@ from lengthwise.telemetry.call_record import CallRecorder
 from lengthwise.telemetry.families import Family
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics, ModelMetrics
 from lengthwise.versions import Key, Policy
+from lengthwise.web_pages import WebPages
 
 if TYPE_CHECKING:
     from lengthwise.telemetry.tracing import Trace, Tracer
@@ -60,6 +61,7 @@ class Serving:
     Attributes:
         call_records: Opens the record of each inference call.
         keys: The API keys; None where no key is needed.
+        web_pages: Which web pages may call.
         choice: The devices that models run on, and why.
         monitoring: Samples answered calls.
         inflight: The bytes of bodies and answers in memory.
@@ -114,6 +116,7 @@ class Serving:
         if not in_process:
             self.judge = JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
+        self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
         self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
         self._kept = [] if settings.shadow is None else [Key.parse(settings.shadow)]
         self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)

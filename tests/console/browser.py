@@ -24,14 +24,14 @@ NARROW = {"width": 360, "height": 740}
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
+def chromium(*arguments: str) -> Iterator[Any]:
     """Chromium without any other host than this machine; the test is skipped where it is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make console-tools)")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("Chromium is not installed (apt-get install chromium)")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", OFFLINE])
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", *(arguments or (OFFLINE,))])
         yield browser
         browser.close()
 

@@ -244,7 +244,7 @@ async def test_predict_is_a_route_of_the_application_as_well() -> None:
 
 @pytest.mark.parametrize("path", ["/predict/", "/livez/"])
 async def test_no_answer_sends_a_caller_to_the_host_that_the_request_names(path: str) -> None:
-    async with serving(model(manifest())) as service:
+    async with serving(model(manifest()), host="0.0.0.0") as service:
         answer = await service.client.post(path, headers={"host": "elsewhere.example"})
     assert answer.status_code == 404
     assert "elsewhere" not in str(answer.headers)

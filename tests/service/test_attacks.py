@@ -387,11 +387,14 @@ def test_a_header_with_a_line_break_in_it_is_two_headers_or_none(server: ServerP
 
 
 @pytest.mark.parametrize("path", [b"/livez/", b"/predict/", b"//evil.example/", b"/docs/"])
-def test_no_answer_sends_anybody_to_the_host_that_the_caller_names(server: ServerProcess, path: bytes) -> None:
+@pytest.mark.parametrize(("host", "refusal"), [(b"evil.example", 421), (b"evil", 404)])
+def test_no_answer_sends_anybody_to_the_host_that_the_caller_names(
+    server: ServerProcess, path: bytes, host: bytes, refusal: int
+) -> None:
     with server.connect() as wire:
-        wire.send(b"GET %s HTTP/1.1\r\nhost: evil.example\r\nx-forwarded-host: evil.example\r\n\r\n" % path)
+        wire.send(b"GET %s HTTP/1.1\r\nhost: %s\r\nx-forwarded-host: evil.example\r\n\r\n" % (path, host))
         status, headers, body = wire.answer()
-    assert (status, headers.get("location")) == (404, None)
+    assert (status, headers.get("location")) == (refusal, None)
     assert b"evil" not in body
 
 

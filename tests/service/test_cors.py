@@ -22,7 +22,7 @@ async def test_by_default_no_page_is_allowed() -> None:
     async with serving(model(manifest())) as service:
         answer = await service.predict(GOOD, origin=PAGE)
         asked = await service.client.options("/predict", headers=ASKING)
-    assert answer.status_code == 200
+    assert answer.status_code == 403
     assert ALLOWED not in answer.headers
     assert asked.status_code == 405
     assert ALLOWED not in asked.headers
@@ -48,8 +48,10 @@ async def test_its_answers_may_be_read_and_so_may_its_refusals() -> None:
     assert (answer.status_code, answer.headers[ALLOWED]) == (200, PAGE)
     assert "x-request-id" in answer.headers["access-control-expose-headers"]
     assert (refused.status_code, refused.headers[ALLOWED]) == (422, PAGE)
+    assert stranger.status_code == 403
     assert ALLOWED not in stranger.headers
-    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 2
+    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 1
+    assert figures['lengthwise_requests_total{code="403",model="",version=""}'] == 1
 
 
 async def test_a_caller_without_an_origin_is_answered_without_the_headers() -> None:

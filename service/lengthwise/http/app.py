@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lengthwise.console import page, routes
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.http import health, pages
-from lengthwise.http.auth import OPEN, KeyRequired
+from lengthwise.http.gate import OPEN, Gate
 from lengthwise.protocols import documents, kserve, kserve_documents, predict, problems, v1, v2
 from lengthwise.protocols.body import headers_of
 from lengthwise.protocols.over_asgi import OverAsgi
@@ -153,7 +153,9 @@ def make_app(
         return schema if serving.keys is None else documents.with_keys(schema, OPEN)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
-    return PredictFirst(_across_origins(_with_keys(app, serving, console=has_console), settings), endpoint, serving)
+    return PredictFirst(
+        _across_origins(Gate(app, serving, app.routes, console=has_console), settings), endpoint, serving
+    )
 
 
 def make_admin_app(serving: Serving) -> ASGIApp:
@@ -173,7 +175,7 @@ def make_admin_app(serving: Serving) -> ASGIApp:
         app.router.routes.append(Route(routes.PREDICT, OverAsgi(endpoint), methods=["POST"], include_in_schema=False))
         app.router.routes += routes.routes(serving, health.described, predict=routes.PREDICT[1:])
     _answer_errors(app, "the admin port has /metrics, /healthz, /livez, /readyz, load and unload")
-    return _with_keys(app, serving, console=has_console)
+    return Gate(app, serving, app.routes, console=has_console)
 
 
 def _index(settings: Settings, places: Mapping[str, str], *, console: bool) -> Callable[[Request], Awaitable[Response]]:
@@ -191,11 +193,6 @@ def _index(settings: Settings, places: Mapping[str, str], *, console: bool) -> C
         return _json(found, headers={"vary": "accept"})
 
     return index
-
-
-def _with_keys(app: FastAPI, serving: Serving, *, console: bool) -> ASGIApp:
-    """The application, which requires a key where keys are set."""
-    return app if serving.keys is None else KeyRequired(app, serving.keys, app.routes, console=console)
 
 
 def _across_origins(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -110,15 +110,12 @@ class InferenceCall:
         self._closed = False
 
     def admit(self) -> None:
-        """Checks the key, where keys are set, and what the headers alone show.
+        """Checks who calls, and what the headers alone show.
 
         Raises:
-            RequestError: See `Keys.check`, and `check` of the protocol.
+            RequestError: See `admit` of the protocol, and `patience.timeout_of`.
         """
-        protocol = self._protocol
-        if protocol.serving.keys is not None:
-            protocol.serving.keys.check(self.headers.get(b"authorization"))
-        protocol.check(self.headers)
+        self._protocol.admit(self.headers)
         if TIMEOUT in self.headers:
             self.limit(self.record.arrived + patience.timeout_of(self.headers[TIMEOUT]) / 1000)
 

@@ -63,6 +63,16 @@ class InferenceProtocol(ABC):
         self.serving = serving
         self.large_bodies = large_bodies
 
+    def admit(self, headers: dict[bytes, bytes]) -> None:
+        """Checks who calls, and what the headers alone show.
+
+        Raises:
+            RequestError: See `Keys.check` and `check`.
+        """
+        if self.serving.keys is not None:
+            self.serving.keys.check(headers.get(b"authorization"))
+        self.check(headers)
+
     @abstractmethod
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Rejects a request by its headers alone, before its body is read.
@@ -90,6 +100,11 @@ class InferenceProtocol(ABC):
 
 class Endpoint(InferenceProtocol):
     """An `InferenceProtocol` over HTTP, whose answers and refusals have headers and a body."""
+
+    def admit(self, headers: dict[bytes, bytes]) -> None:
+        """Checks which web page calls, too; see `InferenceProtocol.admit` and `WebPages.check`."""
+        self.serving.web_pages.check(headers)
+        super().admit(headers)
 
     @abstractmethod
     def decode(self, request: Received) -> tuple[Call, Encode]:

@@ -1,0 +1,113 @@
+"""Which web pages may call: none of other sites, unless `--cors-origins` names their origin.
+
+A browser lets any page send a POST, and says only in headers which page it was. So a request that a browser sent for a
+page of another site is refused here, before it changes, uploads or computes anything. Other programs send no such
+headers and are not concerned.
+
+A page can also give its own name the address 127.0.0.1 after it was loaded (DNS rebinding). For the browser the service
+is then a part of that page's site, whose answers it may read. Where the service listens on a loopback address only and
+asks for no key, it therefore answers only to names that no other site can have: `localhost`, IP addresses, and names
+without a dot.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+from lengthwise.errors import Forbidden, Misdirected
+
+HOST: Final = b"host"
+ORIGIN: Final = b"origin"
+SITE: Final = b"sec-fetch-site"
+_OWN_PAGE: Final = (b"same-origin", b"none")
+"""What a browser says of a page of the service itself, and of an address that its user typed."""
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+_MOST_KNOWN: Final = 64
+
+
+class WebPages:
+    """The rules for requests that web pages send.
+
+    Args:
+        allowed: Origins whose pages may call; `*` for all.
+        host: The address on which the service listens.
+        keys: Whether every caller needs a key, which no page of another site has.
+    """
+
+    def __init__(self, allowed: Iterable[str], host: str, *, keys: bool) -> None:
+        self._allowed = frozenset(origin.lower().encode() for origin in allowed)
+        self._any = b"*" in self._allowed
+        self._checks_host = _is_loopback(host) and not keys and not self._any
+        self._named = frozenset(_name(urlsplit(origin.decode()).netloc) for origin in self._allowed)
+        self._known: set[bytes] = set()
+
+    def check_host(self, headers: Mapping[bytes, bytes]) -> None:
+        """Checks under which name the service is called.
+
+        Raises:
+            Misdirected: Another site may have this name.
+        """
+        host = headers.get(HOST)
+        if not self._checks_host or host is None or host in self._known:
+            return
+        name = _name(host.decode("latin-1"))
+        if not (_is_own(name) or name in self._named):
+            raise Misdirected(
+                "on a loopback address the service answers to localhost and to IP addresses only; "
+                "--cors-origins http://NAME allows another name"
+            )
+        if len(self._known) < _MOST_KNOWN:
+            self._known.add(host)
+
+    def check(self, headers: Mapping[bytes, bytes]) -> None:
+        """Checks a request that changes, uploads or computes something.
+
+        Raises:
+            Misdirected: As `check_host`.
+            Forbidden: A page of another site sent it.
+        """
+        self.check_host(headers)
+        if ORIGIN in headers or SITE in headers:
+            self._check_page(headers)
+
+    def _check_page(self, headers: Mapping[bytes, bytes]) -> None:
+        origin, site = headers.get(ORIGIN, b"").lower(), headers.get(SITE)
+        if self._any or origin in self._allowed:
+            return
+        # A proxy may have changed the host. What the browser says of the page is surer, but old ones do not say it.
+        if site in _OWN_PAGE or (site is None and _host_of(origin) == headers.get(HOST, b"").lower()):
+            return
+        raise Forbidden("web pages of other sites may not call; --cors-origins allows the pages of an origin")
+
+
+def _host_of(origin: bytes) -> bytes:
+    """The host of an origin, as the header `host` has it."""
+    scheme, _, host = origin.decode("latin-1").partition("://")
+    return host.removesuffix(_DEFAULT_PORTS.get(scheme, "")).encode("latin-1")
+
+
+def _name(host: str) -> str:
+    """A host without its port, in lower case."""
+    name, colon, port = host.strip().lower().rpartition(":")
+    return (name if colon and port.isdigit() else host.strip().lower()).strip("[]").removesuffix(".")
+
+
+def _is_own(name: str) -> bool:
+    """Whether no site of the Internet can have this name."""
+    return "." not in name or name.endswith(".localhost") or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether an address to listen on can only be reached from this machine."""
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
