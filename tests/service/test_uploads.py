@@ -8,7 +8,6 @@ import gzip
 import json
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 from lengthwise import modest
 from lengthwise.console import file_reader, uploads
 from lengthwise.errors import ConfigurationError
+from tests.support import proc
 from tests.support.numpy_models import Service, manifest, model, serving
 
 MANY = 10_000_000
@@ -221,16 +221,15 @@ async def test_a_file_waits_for_those_before_it_a_bounded_time(monkeypatch: pyte
         assert (await upload(service, "c.csv", b"1,2\n")).status_code == 200
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what a process may take is read from /proc")
 async def test_the_process_gives_way_to_the_service_and_has_limits(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
     reading = asyncio.ensure_future(uploads.read_in_process(tmp_path / "a.csv", "values"))
     writer = await asyncio.to_thread((tmp_path / "a.csv").open, "wb")  # now it reads
-    (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    about = Path(f"/proc/{child}")
+    (child,) = proc.children(os.getpid(), "file_reader")
+    about = proc.of(child)
     limits = (about / "limits").read_text()
     assert int((about / "oom_score_adj").read_text()) == 1000
-    assert int((about / "stat").read_text().rpartition(")")[2].split()[16]) == min(19, os.nice(0) + modest.NICER)
+    assert int(proc.fields(child)[16]) == min(19, os.nice(0) + modest.NICER)
     (memory,) = re.findall(r"Max address space +([0-9]+)", limits)
     (seconds,) = re.findall(r"Max cpu time +([0-9]+)", limits)
     assert int(memory) <= 2**30
