@@ -29,9 +29,10 @@ from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.labels import IN_GRAPH, NAME_IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
-from lengthwise_export.tracing import order_statistics, recurrent_cells_op, recurrent_op
+from lengthwise_export.tracing import order_statistics, recurrent_cells_op, recurrent_op, stable_forms
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.capture import capture
+from lengthwise_export.tracing.optimizing import optimized
 from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 from lengthwise_export.tracing.source_lines import location_in
 
@@ -119,14 +120,16 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
                     **recurrent_op.TRANSLATIONS,
                     **recurrent_cells_op.TRANSLATIONS,
                     **order_statistics.TRANSLATIONS,
+                    **stable_forms.TRANSLATIONS,
                 },
                 verbose=False,
+                optimize=False,  # `optimized` does, and keeps small numbers
             )
+            if exported is None:
+                raise ExportError("translate", "the exporter gave no graph")
+            return stable_forms.with_exact_sigmoids(optimized(exported.model))
         except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:
             raise _untranslated(program, error) from error
-    if exported is None:
-        raise ExportError("translate", "the exporter gave no graph")
-    return exported.model
 
 
 def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -1,12 +1,17 @@
-"""The inputs of verification: random sequences that a client might send, and extreme values for padding."""
+"""The inputs of verification: random sequences that a client might send, and extreme values for padding.
+
+`KINDS` are the kinds of raw values: what sensors and logs hold before anybody scales them. `check`, the proof of a
+mend, every verification and the promises measured by it take every other sequence from them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -27,6 +32,68 @@ trained on recordings amplifies rounding errors on noise about a hundredfold: ve
 the graph."""
 
 
+_THOUSAND: Final = 1000.0
+_OUTLIER: Final = 1e4
+
+_Drawn = NDArray[np.float64]
+"""Values `[steps, features]`, with the size of an ordinary value as unit."""
+
+
+def _constant(shape: tuple[int, ...], random: np.random.Generator) -> _Drawn:
+    """A sensor that hangs: each feature stays at one number, of either sign, from 1 to 1,000."""
+    level = 10 ** random.uniform(0, 3, shape[1:]) * random.choice([-1.0, 1.0], shape[1:])
+    return np.broadcast_to(level, shape).copy()
+
+
+def _mostly_zeros(shape: tuple[int, ...], random: np.random.Generator) -> _Drawn:
+    return np.where(random.random(shape) < 0.9, 0.0, random.standard_normal(shape))
+
+
+def _with_outlier(shape: tuple[int, ...], random: np.random.Generator) -> _Drawn:
+    drawn = random.standard_normal(shape)
+    drawn[random.integers(shape[0])] = _OUTLIER * random.choice([-1.0, 1.0])
+    return drawn
+
+
+KINDS: Final[Mapping[str, Callable[[tuple[int, ...], np.random.Generator], _Drawn]]] = {
+    "values of size 1,000": lambda shape, random: _THOUSAND * random.standard_normal(shape),
+    "a constant": _constant,
+    "small integers": lambda shape, random: random.integers(-1, 3, shape).astype(np.float64),
+    "zeros": lambda shape, _: np.zeros(shape),
+    "a random walk": lambda shape, random: random.standard_normal(shape).cumsum(axis=0),
+    "one far outlier": _with_outlier,
+    "mostly zeros": _mostly_zeros,
+}
+"""The kinds of raw values: from a shape `[steps, features]` to values."""
+
+
+def kind_of(index: int) -> str | None:
+    """The kind of a sequence by its place: every other one is raw, the kinds in turn; None for an ordinary one."""
+    return [*KINDS][index // 2 % len(KINDS)] if index % 2 else None
+
+
+def raw(kind: str, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float32]:
+    """A sequence of one of `KINDS`; `shape` is `[steps, features]`."""
+    return KINDS[kind](shape, random).astype(np.float32)
+
+
+AMPLIFIED: Final = 10.0
+"""A computation in another order may change an answer by this many times what one of `rounded_otherwise` changes it."""
+_PROBES: Final = (1, -1, 2, -2, 3, -5)
+"""Changes of all values, in units in the last place (ulp)."""
+
+
+def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+    """The same values, each times with other roundings: all a few ulps larger or smaller.
+
+    How much that moves an answer shows how far another order of the same sums may move it: the conditioning of the
+    model at these values.
+    """
+    ulp = np.spacing(np.abs(steps)) * (steps != 0)
+    for count in _PROBES:
+        yield (steps + np.float32(count) * ulp).astype(np.float32)
+
+
 def lengths_for(manifest: Manifest, wanted: Sequence[int]) -> list[int]:
     """The lengths among `wanted` that the model accepts.
 
@@ -37,34 +104,51 @@ def lengths_for(manifest: Manifest, wanted: Sequence[int]) -> list[int]:
     return [more + length for length in wanted if more + length <= manifest.max_length]
 
 
-def draw(manifest: Manifest, lengths: Sequence[int], seed: int) -> list[Steps]:
+def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = False) -> list[Steps]:
     """Random sequences: each `[length, features]` float32, or `[length]` int64 for a token model.
 
     Values have the mean and the standard deviation of the manifest, if it has them, and consecutive steps are
     correlated. Some steps are zeros, and so is the last step of every other sequence, because zeros are data. If the
     model accepts missing values, a tenth of the values are NaN.
+
+    Args:
+        manifest: The model's.
+        lengths: The length of each sequence.
+        seed: Seed of the values.
+        raw: Whether every other sequence is of one of `KINDS`.
     """
     random = np.random.default_rng(seed)
-    return [_sequence(manifest, length, index, random) for index, length in enumerate(lengths)]
+    return [
+        _sequence(
+            manifest,
+            length,
+            random,
+            kind_of(index) if raw else None,
+            ends_in_zeros=index % 4 == 2 if raw else index % 2 == 1,
+        )
+        for index, length in enumerate(lengths)
+    ]
 
 
-def _sequence(manifest: Manifest, length: int, index: int, random: np.random.Generator) -> Steps:
+def _sequence(
+    manifest: Manifest, length: int, random: np.random.Generator, kind: str | None, *, ends_in_zeros: bool
+) -> Steps:
     if manifest.input.vocabulary is not None:
         tokens = random.integers(0, manifest.input.vocabulary, size=length, dtype=np.int64)
-        if index % 2:
+        if ends_in_zeros:
             tokens[-1] = 0
         return tokens
     features = manifest.input.features or 1
     mean = np.asarray(manifest.input.mean or np.zeros(features))
     std = np.asarray(manifest.input.std or np.ones(features))
-    drawn = random.standard_normal((length, features))
-    for step in range(1, length):  # a first-order autoregression with variance 1 at every step
+    drawn = random.standard_normal((length, features)) if kind is None else KINDS[kind]((length, features), random)
+    for step in range(1, length if kind is None else 1):  # a first-order autoregression with variance 1 at every step
         drawn[step] = _CORRELATION * drawn[step - 1] + math.sqrt(1 - _CORRELATION**2) * drawn[step]
     values = (mean + std * drawn).astype(np.float32)
     if manifest.missing != "refuse":
         values[random.random(values.shape) < 0.1] = np.nan
-    if length > 2:
+    if kind is None and length > 2:
         values[length // 2] = 0.0
-    if length > 1 and index % 2:
+    if kind is None and length > 1 and ends_in_zeros:
         values[-1] = 0.0
     return values

@@ -1,0 +1,277 @@
+"""Operators whose usual translation to ONNX is wrong for raw values: large ones, tiny ones, and zeros of both signs.
+
+The exporter of torch writes the logarithm of a sigmoid as `log(sigmoid(x))`, which is minus infinity below -20, and
+logcumsumexp with the maximum of the whole sequence, so that early values far below it are lost. The translations here
+compute the same as torch wherever torch's answer is finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxscript import opset18
+
+# As in `recurrent_op`: during an export its operators take and return `ir.Value`s.
+op: Final[Any] = opset18
+
+_LN2: Final = math.log(2)
+
+
+def _number(value: float, like: ir.Value) -> Any:
+    """A constant of the type of another value."""
+    dtype = ir.DataType.FLOAT if like.dtype is None else like.dtype
+    return op.Constant(value=ir.tensor(np.asarray(value, dtype=dtype.numpy())))
+
+
+def _pair(x: ir.Value | float, y: ir.Value | float) -> tuple[ir.Value, ir.Value]:
+    """Two operands, a Python number as a constant of the type of the other one."""
+    if isinstance(x, ir.Value):
+        return x, y if isinstance(y, ir.Value) else _number(y, x)
+    assert isinstance(y, ir.Value)  # torch computes with two numbers itself
+    return _number(x, y), y
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is None or value.dtype.is_floating_point()
+
+
+def _log_sigmoid(x: ir.Value) -> Any:
+    """`-log(1 + exp(-x))`."""
+    return op.Neg(op.Softplus(op.Neg(x)))
+
+
+def _log_sigmoid_forward(x: ir.Value) -> Any:
+    answer = _log_sigmoid(x)
+    return answer, answer
+
+
+def _log_add_exp(x: ir.Value, y: ir.Value, base: float = 1.0) -> Any:
+    """`log(exp(x) + exp(y))`: the larger one, and what the smaller one adds. Equal infinities have no difference."""
+    scale = _number(base, x)
+    apart = op.Where(op.Equal(x, y), _number(0.0, x), op.Abs(op.Sub(x, y)))
+    more = op.Softplus(op.Neg(op.Mul(apart, scale)))
+    return op.Add(op.Max(x, y), op.Div(more, scale))
+
+
+def _log_add_exp2(x: ir.Value, y: ir.Value) -> Any:
+    """The same to the base of 2."""
+    return _log_add_exp(x, y, _LN2)
+
+
+def _log_cum_sum_exp(x: ir.Value, dim: int) -> Any:
+    """One `_log_add_exp` after the other, as torch does it: a Scan over the axis."""
+    rank = len(x.shape or ())
+    if rank == 0:
+        return op.Identity(x)
+    order = list(range(rank))
+    order[0], order[dim % rank] = order[dim % rank], order[0]
+    first = op.Transpose(x, perm=order)
+    start = op.Min(op.Gather(first, op.Constant(value_int=0), axis=0), _number(-math.inf, x))
+    scan = op.Scan(start, first, body=_log_add_exp_body(x.dtype), num_scan_inputs=1).producer()
+    scan.resize_outputs(2)  # the recorder of nodes gives a Scan one output
+    return op.Transpose(scan.outputs[1], perm=order)
+
+
+def _log_add_exp_body(dtype: ir.DataType | None) -> ir.Graph:
+    """The body of a Scan: from the logarithm of the sum so far and the next value to the next logarithm, twice."""
+    kind = ir.TensorType(dtype or ir.DataType.FLOAT)
+    so_far, value = ir.Value(name="sum_so_far", type=kind), ir.Value(name="next_value", type=kind)
+    nodes: list[ir.Node] = []
+
+    def emit(kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        nodes.append(ir.node(kind, inputs, attributes))
+        output = nodes[-1].outputs[0]
+        output.name = f"log_add_exp_{len(nodes)}"
+        return output
+
+    zero = emit("Constant", value=ir.tensor(np.asarray(0, dtype=kind.dtype.numpy())))
+    apart = emit("Where", emit("Equal", so_far, value), zero, emit("Abs", emit("Sub", so_far, value)))
+    after = emit("Add", emit("Max", so_far, value), emit("Softplus", emit("Neg", apart)))
+    outputs = [emit("Identity", after), emit("Identity", after)]
+    for output in outputs:
+        output.type = kind
+    return ir.Graph([so_far, value], outputs, nodes=nodes, name="log_add_exp")
+
+
+def _log1p(x: ir.Value) -> Any:
+    """`log(1 + x)`, corrected by what the sum has rounded away (Higham, Accuracy and Stability, 1.14.1)."""
+    one = _number(1.0, x)
+    more = op.Add(one, x)
+    rounded = op.Sub(more, one)
+    corrected = op.Mul(op.Log(more), op.Div(x, rounded))
+    small = op.Less(op.Abs(x), one)
+    return op.Where(op.Equal(rounded, _number(0.0, x)), x, op.Where(small, corrected, op.Log(more)))
+
+
+def _exp_m1(x: ir.Value) -> Any:
+    """`exp(x) - 1`, corrected in the same way."""
+    one = _number(1.0, x)
+    power = op.Exp(x)
+    less = op.Sub(power, one)
+    corrected = op.Mul(less, op.Div(x, op.Log(power)))
+    small = op.Less(op.Abs(x), one)
+    return op.Where(op.Equal(power, one), x, op.Where(small, corrected, less))
+
+
+def _is_negative(x: ir.Value) -> Any:
+    """Whether the sign is minus, that of a zero too."""
+    zero = _number(0.0, x)
+    if not _is_float(x):
+        return op.Less(x, zero)
+    return op.Or(op.Less(x, zero), op.And(op.Equal(x, zero), op.Less(op.Reciprocal(x), zero)))
+
+
+def _atan2(y: ir.Value, x: ir.Value) -> Any:
+    """The angle of the smaller over the larger side, turned into its eighth of the circle."""
+    zero, one = _number(0.0, x), _number(1.0, x)
+    high, wide = op.Abs(y), op.Abs(x)
+    larger, smaller = op.Max(high, wide), op.Min(high, wide)
+    share = op.Where(op.Equal(larger, smaller), one, op.Div(smaller, larger))
+    share = op.Where(op.Equal(larger, zero), zero, share)
+    angle = op.Atan(share)
+    angle = op.Where(op.Greater(high, wide), op.Sub(_number(math.pi / 2, x), angle), angle)
+    angle = op.Where(_is_negative(x), op.Sub(_number(math.pi, x), angle), angle)
+    angle = op.Where(_is_negative(y), op.Neg(angle), angle)
+    return op.Where(op.IsNaN(op.Add(x, y)), op.Where(op.IsNaN(x), x, op.Where(op.IsNaN(y), y, angle)), angle)
+
+
+def _remainder(x: ir.Value | float, divisor: ir.Value | float) -> Any:
+    """What is left by a division, with the sign of the divisor."""
+    x, divisor = _pair(x, divisor)
+    left = op.Mod(x, divisor, fmod=1 if _is_float(x) else 0)
+    if not _is_float(x):
+        return left
+    zero = _number(0.0, x)
+    other_sign = op.Xor(op.Less(left, zero), op.Less(divisor, zero))
+    turned = op.And(other_sign, op.Not(op.Equal(left, zero)))
+    return op.Where(turned, op.Add(left, divisor), left)
+
+
+def _floor_divide(x: ir.Value | float, divisor: ir.Value | float) -> Any:
+    """The division of what the remainder leaves, which is whole: a quotient itself may round up to the next number."""
+    x, divisor = _pair(x, divisor)
+    if not _is_float(x):
+        left = op.Mod(x, divisor)
+        return op.Div(op.Sub(x, left), divisor)
+    zero = _number(0.0, x)
+    whole = op.Div(op.Sub(x, _remainder(x, divisor)), divisor)
+    nearest = op.Round(whole)
+    return op.Where(op.Equal(divisor, zero), op.Div(x, divisor), nearest)
+
+
+def _divide(x: ir.Value | float, divisor: ir.Value | float, rounding_mode: str | None = None) -> Any:
+    if rounding_mode == "floor":
+        return _floor_divide(x, divisor)
+    x, divisor = _pair(x, divisor)
+    quotient = op.Div(x, divisor)
+    if rounding_mode is None or not _is_float(x):
+        return quotient
+    return op.Where(op.Less(quotient, _number(0.0, x)), op.Ceil(quotient), op.Floor(quotient))
+
+
+_ERFC: Final = (
+    *(-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806),
+    *(0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277),
+)
+"""Coefficients of a Chebyshev fit of the logarithm of erfcx, with a relative error below 1.2e-7 everywhere (Numerical
+Recipes, 6.2)."""
+
+
+def _tail(x: ir.Value, minus: ir.Value) -> Any:
+    """`erfc(|x|) exp(minus)`: with the square of x it is erfcx(|x|), with 0 erfc(|x|)."""
+    size = op.Abs(x)
+    share = op.Reciprocal(op.Add(_number(1.0, x), op.Mul(_number(0.5, x), size)))
+    total = _number(_ERFC[-1], x)
+    for coefficient in reversed(_ERFC[:-1]):
+        total = op.Add(op.Mul(total, share), _number(coefficient, x))
+    return op.Mul(share, op.Exp(op.Add(total, minus)))
+
+
+def _erfc(x: ir.Value) -> Any:
+    """`1 - erf(x)`, and for large x the tail itself, which that difference loses."""
+    tail = _tail(x, op.Neg(op.Mul(x, x)))
+    return op.Where(op.Less(x, _number(0.5, x)), op.Sub(_number(1.0, x), op.Erf(x)), tail)
+
+
+def _erfcx(x: ir.Value) -> Any:
+    """`exp(x^2) erfc(x)`."""
+    zero = _number(0.0, x)
+    tail = _tail(x, zero)
+    mirrored = op.Sub(op.Mul(_number(2.0, x), op.Exp(op.Mul(x, x))), tail)
+    return op.Where(op.Less(x, zero), mirrored, tail)
+
+
+_SHARP: Final = frozenset({"Log", "Reciprocal", "Pow", "Sqrt", "Div"})
+_PASSING: Final = frozenset(
+    {"Add", "Sub", "Mul", "Neg", "Abs", "Clip", "Max", "Min", "Where", "Identity", "Cast", "Reshape", "Transpose"}
+    | {"Squeeze", "Unsqueeze", "Expand", "Slice", "Gather", "Concat", "Split", "Pad"}
+)
+
+
+def with_exact_sigmoids(model: ir.Model) -> ir.Model:
+    """The same model with `1 / (1 + exp(-x))` in the place of each Sigmoid from which a logarithm or quotient is taken.
+
+    onnxruntime's Sigmoid is a rational function with an absolute error of 1e-7, and 0 below -18, where torch has
+    `exp(x)`: a logarithm of that is far off.
+    """
+    for node in [node for node in model.graph if node.op_type == "Sigmoid" and _is_read_sharply(node)]:
+        (x,) = node.inputs
+        assert x is not None  # it has to have one
+        one = ir.node("Constant", [], {"value": ir.tensor(np.asarray(1, dtype=(x.dtype or ir.DataType.FLOAT).numpy()))})
+        minus = ir.node("Neg", [x])
+        power = ir.node("Exp", minus.outputs)
+        total = ir.node("Add", [*power.outputs, *one.outputs])
+        answer = ir.node("Reciprocal", total.outputs)
+        nodes = [one, minus, power, total, answer]
+        for place, each in enumerate(nodes):
+            each.outputs[0].name = f"{node.outputs[0].name}_exact_{place}"
+            each.outputs[0].type, each.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+            each.metadata_props.update(node.metadata_props)
+        one.outputs[0].shape = ir.Shape([])
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, node.outputs, answer.outputs)
+    return model
+
+
+def _is_read_sharply(sigmoid: ir.Node) -> bool:
+    """Whether its small values matter: a logarithm, root or quotient is computed from them element by element."""
+    seen: set[ir.Node] = set()
+    left = [sigmoid]
+    while left:
+        for reader, place in [use for output in left.pop().outputs for use in output.uses()]:
+            if reader.op_type in _SHARP and not (reader.op_type == "Div" and place == 0):
+                return True
+            if reader.op_type in _PASSING and reader not in seen:
+                seen.add(reader)
+                left.append(reader)
+    return False
+
+
+_aten: Final = torch.ops.aten
+
+TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
+    _aten.log_sigmoid.default: _log_sigmoid,
+    _aten.log_sigmoid_forward.default: _log_sigmoid_forward,
+    _aten.logaddexp.default: _log_add_exp,
+    _aten.logaddexp2.default: _log_add_exp2,
+    _aten.logcumsumexp.default: _log_cum_sum_exp,
+    _aten.log1p.default: _log1p,
+    _aten.special_log1p.default: _log1p,
+    _aten.expm1.default: _exp_m1,
+    _aten.special_expm1.default: _exp_m1,
+    _aten.signbit.default: _is_negative,
+    _aten.atan2.default: _atan2,
+    _aten.remainder.Tensor: _remainder,
+    _aten.remainder.Scalar: _remainder,
+    _aten.remainder.Scalar_Tensor: _remainder,
+    _aten.floor_divide.default: _floor_divide,
+    _aten.div.Tensor_mode: _divide,
+    _aten.erfc.default: _erfc,
+    _aten.special_erfc.default: _erfc,
+    _aten.special_erfcx.default: _erfcx,
+}
+"""The translations to ONNX."""
