@@ -14,8 +14,7 @@ import torch
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, MissingPolicy, Task, digest
-from lengthwise.verification.measurement import BatchLogits, Reference
-from lengthwise.verification.promises import ROUNDING
+from lengthwise.verification.measurement import ROUNDING, BatchLogits, Reference
 from lengthwise_export.accuracy import UNTRAINED
 from lengthwise_export.architecture import loading, trained
 from lengthwise_export.architecture.loading import BuiltInModel

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lengthwise.errors import VerificationError
-from lengthwise.verification.promises import ROUNDING
+from lengthwise.verification.measurement import ROUNDING
 from lengthwise_export.candidate import Candidate, from_target, made_from
 from lengthwise_export.errors import ExportError, UnmendableError
 from lengthwise_export.mend_target import ProvedMend, alone

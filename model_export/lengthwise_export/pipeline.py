@@ -181,7 +181,7 @@ def verify_graph(
     tolerance: float | None,
     seed: int,
     made_from: str = "the model itself",
-    apart: float = promises.ROUNDING,
+    apart: float = measurement.ROUNDING,
 ) -> VerifiedGraph:
     """Verifies a graph.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
-from lengthwise.verification.promises import ROUNDING
+from lengthwise.verification.measurement import ROUNDING
 from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.geometry import Geometry
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lengthwise.verification.promises import ROUNDING
+from lengthwise.verification.measurement import ROUNDING
 from lengthwise_export.checking.geometry import Geometry
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.trials import Change

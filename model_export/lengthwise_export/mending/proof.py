@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
-from lengthwise.verification.promises import ROUNDING
+from lengthwise.verification.measurement import ROUNDING
 from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.check import ProgressCallback
 from lengthwise_export.checking.recording import ModelOutput, Subject

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.runtime.session import feed
-from lengthwise.verification.promises import ROUNDING
+from lengthwise.verification.measurement import ROUNDING
 from lengthwise_export.errors import UncheckableError
 
 # Different sizes, so that rows and width cannot be confused.

@@ -156,6 +156,9 @@ class Promise(_ManifestPart):
         seen: The largest difference that was measured; 0 with `bits`.
         golden: Allowed difference from the stored golden logits, if that is more than float32 rounding: on another
             device than the exporter's, and at a lower precision.
+        amplified: How much a few ulps of the values of a sequence move its answer, relative to max(1, largest logit),
+            where the model is so ill-conditioned that `seen` is more than rounding (a constant far from 0 in front of
+            a normalisation, for example); 0 if it is nowhere.
     """
 
     provider: str
@@ -163,6 +166,7 @@ class Promise(_ManifestPart):
     tolerance: float = Field(ge=0)
     seen: float = Field(default=0.0, ge=0)
     golden: float = Field(default=0.0, ge=0)
+    amplified: float = Field(default=0.0, ge=0)
 
 
 class Manifest(_ManifestPart):

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, Steps, batches, rounded_width, step_mask
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Outputs, Session
-from lengthwise.verification.random_sequences import EXTREME_PADDING, draw, lengths_for
+from lengthwise.verification.random_sequences import (
+    AMPLIFIED,
+    EXTREME_PADDING,
+    draw,
+    kind_of,
+    lengths_for,
+    rounded_otherwise,
+)
 
 BatchLogits = NDArray[np.float32]
 """Logits of a padded batch: `[rows, classes]`, or `[rows, width, classes]` of a per-step model."""
@@ -38,6 +45,13 @@ _NOT_INVARIANCE: tuple[Varied, ...] = ("reference", "attention", "at padding", "
 MIXED_LENGTHS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 21, 29, 37)
 """Lengths of the sequences of most cases, given to `lengths_for`; most of them are not a multiple of four, so they have
 padding."""
+
+ROUNDING = 1e-5
+"""Largest difference that counts as rounding in float32, times max(1, the row's largest |logit|). The exporter and
+`lengthwise check` use it too."""
+
+MOST_AMPLIFIED = 1e-3
+"""Largest difference, relative as above, that rounding may explain in an ordinary sequence: more would hide a leak."""
 
 MANY_SEQUENCES = 160
 MANY_LONGEST = 100
@@ -57,10 +71,13 @@ class Case:
         difference: The largest absolute difference of a logit or an attention weight at a valid step; infinite if an
             answer is not finite. For `missing`, which only the exporter measures: the share of an answer's change that
             is left beside a missing value, where the answer must change.
-        relative: The largest of the rows' differences, each divided by max(1, the row's largest |logit|).
+        relative: The largest of the rows' differences, each divided by max(1, the row's largest |logit|); without the
+            rows that count for `amplified`.
         bits: Whether all bits are equal.
         provider: The provider that ran it.
         extreme: Whether the padding held values of `EXTREME_PADDING`, with which the service never pads.
+        amplified: Where the model is ill-conditioned, so that rounding explains more than `ROUNDING`: how much a few
+            ulps of the values of such a sequence move its answer, relative as above. 0 if there is none.
     """
 
     name: str
@@ -70,6 +87,7 @@ class Case:
     bits: bool
     provider: str
     extreme: bool = False
+    amplified: float = 0.0
 
     @property
     def is_invariance(self) -> bool:
@@ -129,9 +147,11 @@ class BatchVariations:
         self.unpadded = self.most_rows == 1 and manifest.width_multiple == 1
         self.batched = "batched" if self.most_rows != 1 else "after others, each unbatched"
         lengths = lengths_for(manifest, MIXED_LENGTHS)
-        self.sequences = draw(manifest, lengths, seed)
-        self.neighbours = draw(manifest, lengths[::-1], seed + 1)
-        self.unbatched = [self._unbatched(steps) for steps in self.sequences]
+        # A lower precision rounds raw values as coarsely as it may; it is measured on ordinary ones.
+        self._raw = manifest.precision == "fp32"
+        self._measured: dict[int, _Measured] = {}
+        self.sequences, self.unbatched = self._answered(lengths, seed)
+        self.neighbours = draw(manifest, lengths[::-1], seed + 1, raw=self._raw)
 
     def invariance(self) -> Iterator[Case]:
         """Every case that needs neither a reference nor another session."""
@@ -157,6 +177,10 @@ class BatchVariations:
             for batch in self._batches(members):
                 expected += self._by_row(reference(batch), batch)
                 actual += self._by_row(self.session.run(batch).logits, batch)
+            for place, (steps, part) in enumerate(zip(members, expected, strict=True)):
+                self._measured[id(part)] = _Measured(
+                    part, steps, 0, is_raw=members is self.sequences and place % 2 == 1
+                )
             yield self._case(f"{name}, against {made_from}", "reference", expected, actual)
 
     def at_every_position(self) -> Iterator[Case]:
@@ -176,13 +200,14 @@ class BatchVariations:
         random = np.random.default_rng(self.seed + 5)
         least = self.manifest.min_length
         longest = max(min(self.manifest.max_length - 1, least - 1 + MANY_LONGEST), least)
-        members = draw(self.manifest, random.integers(least, longest + 1, size=MANY_SEQUENCES).tolist(), self.seed + 5)
+        lengths = random.integers(least, longest + 1, size=MANY_SEQUENCES).tolist()
+        members, unbatched = self._answered(lengths, self.seed + 5)
         sizes, start = itertools.cycle(MANY_ROWS), 0
         expected, actual = [], []
         while start < len(members):
             together = members[start : start + next(sizes)]
+            expected += [part for answer in unbatched[start : start + len(together)] for part in answer]
             start += len(together)
-            expected += [part for steps in together for part in self._unbatched(steps)]
             actual += [part for answer in self._answers(together) for part in answer]
         return self._case(
             f"{len(members)} sequences of {least} to {longest} steps {self.batched}", "company", expected, actual
@@ -288,9 +313,43 @@ class BatchVariations:
         session = session or self.session
         return [answer for batch in self._batches(members, width) for answer in self._without_padding(session, batch)]
 
-    def _unbatched(self, steps: Steps) -> RowOutputs:
+    def _answered(self, lengths: Sequence[int], seed: int) -> tuple[list[Steps], list[RowOutputs]]:
+        """Sequences, every other one of raw values, and their answers unbatched.
+
+        The service refuses an answer that is not finite. If a raw sequence has one, an ordinary one takes its place.
+        """
+        sequences = draw(self.manifest, lengths, seed, raw=self._raw)
+        ordinary = draw(self.manifest, lengths, seed)
+        answers = []
+        for place, steps in enumerate(sequences):
+            is_raw = self._raw and kind_of(place) is not None
+            answer = self._unbatched(steps, is_raw=is_raw)
+            if is_raw and not all(np.isfinite(part).all() for part in answer):
+                sequences[place] = ordinary[place]
+                answer = self._unbatched(ordinary[place])
+            answers.append(answer)
+        return sequences, answers
+
+    def _unbatched(self, steps: Steps, *, is_raw: bool = False) -> RowOutputs:
         (answer,) = self._answers([steps])
+        for index, part in enumerate(answer):
+            self._measured[id(part)] = _Measured(part, steps, index, is_raw)
         return answer
+
+    def _amplified(self, expected: NDArray[np.float32], share: float) -> float:
+        """How much a few ulps move an answer, if that explains a relative difference beyond rounding; else 0."""
+        measured = self._measured.get(id(expected))
+        if measured is None or measured.steps.dtype != np.float32:
+            return 0.0
+        if not measured.is_raw and share > MOST_AMPLIFIED:
+            return 0.0
+        if measured.amplified is None:
+            (before,) = self._answers([measured.steps])
+            after = [self._answers([steps])[0][measured.part] for steps in rounded_otherwise(measured.steps)]
+            scale = max(1.0, float(np.abs(before[measured.part]).max(initial=0)))
+            measured.amplified = _largest([np.abs(one - before[measured.part]) for one in after]) / scale
+        explained = share <= ROUNDING + AMPLIFIED * measured.amplified
+        return measured.amplified if explained and math.isfinite(measured.amplified) else 0.0
 
     def _run(self, session: Session, batch: PaddedBatch) -> Outputs:
         return session.run(batch, ("logits", "attention"))
@@ -316,19 +375,34 @@ class BatchVariations:
         self, name: str, varied: Varied, expected: Sequence[NDArray[np.float32]], actual: Sequence[NDArray[np.float32]]
     ) -> Case:
         pairs = list(zip(expected, actual, strict=True))
-        with np.errstate(invalid="ignore"):
-            differences = [np.abs(one - other) for one, other in pairs]
-            relative = [
-                by / max(1.0, float(np.abs(one).max(initial=0))) for by, one in zip(differences, expected, strict=True)
-            ]
+        largest = relative = amplified = 0.0
+        for one, other in pairs:
+            with np.errstate(invalid="ignore"):
+                apart = _largest([np.abs(one - other)])
+            share = apart / max(1.0, float(np.abs(one).max(initial=0)))
+            moved = self._amplified(one, share) if ROUNDING < share < math.inf else 0.0
+            largest, amplified = max(largest, apart), max(amplified, moved)
+            relative = max(relative, 0.0 if moved else share)
         return Case(
             name=name,
             varied=varied,
-            difference=_largest(differences),
-            relative=_largest(relative),
+            difference=largest,
+            relative=relative,
             bits=all(one.tobytes() == other.tobytes() for one, other in pairs),
             provider=self.session.provider,
+            amplified=amplified,
         )
+
+
+@dataclass(slots=True)
+class _Measured:
+    """An expected answer: which part of which sequence's answer it is, and what a few ulps move it, once known."""
+
+    answer: NDArray[np.float32]
+    steps: Steps
+    part: int
+    is_raw: bool
+    amplified: float | None = None
 
 
 def _largest(differences: Sequence[NDArray[np.float32]]) -> float:

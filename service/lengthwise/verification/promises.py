@@ -26,13 +26,9 @@ from lengthwise.runtime.manifest import Manifest, Precision, Promise
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import golden, kept_promises
 from lengthwise.verification.golden import Golden, GoldenDifference
-from lengthwise.verification.measurement import BatchVariations, Case
+from lengthwise.verification.measurement import ROUNDING, BatchVariations, Case
 
 log = logging.getLogger("lengthwise.promises")
-
-ROUNDING: Final = 1e-5
-"""Largest difference that counts as rounding in float32, times max(1, the row's largest |logit|). The exporter and
-`lengthwise check` use it too."""
 
 MAX_DIFFERENCE: Final[Mapping[Precision, float]] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-1}
 """Largest difference, relative as above, of a precision from float32, and of a device from the exporter's device.
@@ -88,7 +84,14 @@ def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (),
     moved = [case for case in cases if case.is_invariance and not case.extreme]
     bits = all(case.bits for case in moved) and all(one.same_bits for one in differences)
     largest = 0.0 if bits else max([case.difference for case in moved] + [one.between for one in differences])
-    return Promise(provider=moved[0].provider, bits=bits, tolerance=HEADROOM * largest, seen=largest, golden=golden)
+    return Promise(
+        provider=moved[0].provider,
+        bits=bits,
+        tolerance=HEADROOM * largest,
+        seen=largest,
+        golden=golden,
+        amplified=0.0 if bits else max(case.amplified for case in moved),
+    )
 
 
 def held(
