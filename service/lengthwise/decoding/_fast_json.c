@@ -568,12 +568,7 @@ static PyObject *locate(PyObject *module, PyObject *const *args, Py_ssize_t coun
             const char *last = nested_end(p, end);
             int is_alone = is_first && last;
             if (!last && !(last = past_value(p))) break;
-            PyObject *result = PyTuple_New(3);
-            if (!result) return NULL;
-            PyTuple_SetItem(result, 0, PyLong_FromSsize_t(p - body));
-            PyTuple_SetItem(result, 1, PyLong_FromSsize_t(last - body));
-            PyTuple_SetItem(result, 2, PyBool_FromLong(is_alone));
-            return result;
+            return Py_BuildValue("nnN", (Py_ssize_t)(p - body), (Py_ssize_t)(last - body), PyBool_FromLong(is_alone));
         }
         if (!(p = past_value(p))) break;
         p = past(p, ',');

@@ -601,7 +601,6 @@ static const int8_t *integers(const OrtKernelInfo *info, size_t index, int axis,
 static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
 {
     char name[16] = "forward";
-    size_t size = sizeof name;
     int64_t w[3], r[2], b[2] = {0, 0};
     const float *w_scales = NULL, *r_scales = NULL, *floats = NULL, *biases = NULL;
     const int8_t *weights = NULL, *of_states = integers(info, R, 0, r, &r_scales);
@@ -613,8 +612,7 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
         return status(ORT_FAIL, "weights that are not constant");
     }
     if (has_input(info, B) && !(biases = constant(info, B, b, 2))) return status(ORT_FAIL, "biases that are not constant");
-    if (!absent(info, "direction") && !well(api->KernelInfoGetAttribute_string(info, "direction", name, &size)))
-        return status(ORT_FAIL, "an unknown direction");
+    if (!text_of(info, "direction", name, sizeof name)) return status(ORT_FAIL, "an unknown direction");
     const int both = !strcmp(name, "bidirectional"), backward = !strcmp(name, "reverse");
     if (!both && !backward && strcmp(name, "forward")) return status(ORT_FAIL, "an unknown direction");
     const int64_t order = whole(info, "order", DIRECTIONS_SECOND);

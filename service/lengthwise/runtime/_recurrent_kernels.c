@@ -178,13 +178,11 @@ enum { X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES }; /* the inputs of 
 static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
 {
     char direction[16] = "forward";
-    size_t size = sizeof direction;
     int64_t w[3], r[3], b[2] = {0, 0};
     const float *weights = constant(info, W, w, 3), *of_states = constant(info, R, r, 3), *biases = NULL;
     if (!weights || !of_states) return status(ORT_FAIL, "weights that are not constant");
     if (has_input(info, B) && !(biases = constant(info, B, b, 2))) return status(ORT_FAIL, "biases that are not constant");
-    if (!absent(info, "direction") &&
-        !well(api->KernelInfoGetAttribute_string(info, "direction", direction, &size)))
+    if (!text_of(info, "direction", direction, sizeof direction))
         return status(ORT_FAIL, "an unknown direction");
     const int both = !strcmp(direction, "bidirectional"), backward = !strcmp(direction, "reverse");
     if (!both && !backward && strcmp(direction, "forward")) return status(ORT_FAIL, "an unknown direction");
