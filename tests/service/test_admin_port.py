@@ -19,7 +19,10 @@ import httpx
 import orjson
 import pytest
 
+from lengthwise.bench import remote
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
+from lengthwise.bench.workload import Input
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_admin_app
 from lengthwise.http.server import ADMIN_CONNECTIONS, serve
@@ -54,6 +57,13 @@ def test_figures_are_on_the_admin_port_only(both: tuple[ServerProcess, httpx.Cli
     assert admin.get(path).status_code == 200
     assert server.get(path).status_code == 404
     assert path not in server.get("/openapi.json").json()["paths"]
+
+
+def test_a_load_finds_its_model_on_either_port(both: tuple[ServerProcess, httpx.Client]) -> None:
+    server, admin = both
+    found = {remote.model(ServerAddress.parse(str(url))) for url in (f"http://127.0.0.1:{server.port}", admin.base_url)}
+    assert len(found) == 1
+    assert found.pop().step == Input("values", 12)
 
 
 @pytest.mark.parametrize("call", ["load", "unload"])

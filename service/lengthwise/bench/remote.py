@@ -27,15 +27,17 @@ class RemoteModel:
     min_length: int = 1
 
 
-def get(target: ServerAddress, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-    """Status and body of one GET.
+def get(
+    target: ServerAddress, path: str, headers: dict[str, str] | None = None, method: str = "GET"
+) -> tuple[int, bytes]:
+    """Status and body of one GET, or of a POST without a body.
 
     Raises:
         ConfigurationError: The service cannot be reached.
     """
     connection = http.client.HTTPConnection(target.host, target.port, timeout=_SECONDS)
     try:
-        connection.request("GET", path, headers=headers or {})
+        connection.request(method, path, headers=headers or {})
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException) as error:
@@ -75,7 +77,8 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
     if status == 401:
         raise ConfigurationError(f"{target.url} wants a key: --header 'authorization=Bearer KEY'")
     try:
-        described = [_described(entry) for entry in orjson.loads(body)["models"]]
+        listed = _public_models(target, headers) if status == 404 else orjson.loads(body)["models"]
+        described = [_described(entry) for entry in listed]
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{target.url}/healthz (status {status}) does not list the served models; pass "
@@ -89,6 +92,23 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
     if name is None and len(names) != 1:
         raise ConfigurationError(f"choose the model for the load with --model; served are: {served}")
     return max(found, key=lambda entry: int(entry.version))
+
+
+def _public_models(target: ServerAddress, headers: dict[str, str] | None) -> list[dict[str, Any]]:
+    """The models as `/healthz` lists them, from what a port serves whose `/healthz` is on an admin port."""
+    listed: list[dict[str, Any]] = []
+    for entry in orjson.loads(get(target, "/v2/repository/index", headers, "POST")[1]):
+        if entry["state"] != "READY":
+            continue
+        path = f"/v2/models/{entry['name']}/versions/{entry['version']}/config"
+        config = orjson.loads(get(target, path, headers)[1])
+        stated = {name: value["string_value"] for name, value in config["parameters"].items()}
+        features = config["input"][0]["dims"][-1]
+        kind = "tokens" if "vocabulary" in stated else "values"
+        listed.append(
+            {**stated, "model": entry["name"], "version": entry["version"], "input": kind, "features": features}
+        )
+    return listed
 
 
 def _described(entry: dict[str, Any]) -> RemoteModel:

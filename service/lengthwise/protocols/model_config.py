@@ -77,5 +77,6 @@ def _parameters(manifest: Manifest) -> dict[str, str]:
         "max_length": manifest.max_length,
         "long": manifest.long,
         "missing": manifest.missing,
+        **({} if manifest.input.vocabulary is None else {"vocabulary": manifest.input.vocabulary}),
     }
     return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in fields.items()}
