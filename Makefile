@@ -168,7 +168,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LABELS := --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(LENGTHWISE_PROJECT_URL)
 
-.PHONY: lock dashboard dashboard-picture manifests image image-cuda push sbom chart wheel wheels deploy-tools deploy-check release
+.PHONY: lock dashboard dashboard-picture manifests image image-cuda push sbom chart wheel wheels wheelhouse deploy-tools deploy-check release
 
 lock: .venv/.development ## Locks what goes into the image, keeping pins; UPGRADE=1 takes the newest
 	$(BIN)/python deploy/image/lock.py $(if $(UPGRADE),--upgrade)
@@ -203,6 +203,13 @@ chart: .venv/.development ## Packs the Helm chart into dist (after make deploy-t
 
 wheels: .venv/.development ## Makes what a package index takes into dist: source, a wheel for this platform, one for all
 	$(BIN)/python deploy/wheels.py dist
+
+# EXTRAS=cpu,parquet: what that machine has to have besides.
+EXTRAS ?= cpu
+WHEELHOUSE ?= dist/wheelhouse
+
+wheelhouse: .venv/bin/python ## Collects what an installation without a package index needs into dist/wheelhouse: EXTRAS=cpu
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir $(WHEELHOUSE) '.[$(EXTRAS)]'
 
 wheel: .venv/.development ## Builds this machine's wheel into dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

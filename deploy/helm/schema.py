@@ -29,14 +29,19 @@ def options() -> dict[str, Any]:
 
 
 def _value(field: dict[str, Any]) -> dict[str, Any]:
-    """The schema of one option, as a scalar. A string may stand for every kind, as it does in a variable."""
-    kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
-    if len(kinds) > 1 or kinds[0]["type"] in ("array", "string"):
-        made: dict[str, Any] = {"type": sorted({"string", *(kind["type"] for kind in kinds)} - {"array"})}
-    else:
-        made = {"type": [kinds[0]["type"], "string"]}
-    if len(kinds) == 1:
-        made |= {name: kinds[0][name] for name in BOUNDS if name in kinds[0]}
+    """The schema of one option, as a scalar; null is the option's own default.
+
+    Raises:
+        ValueError: The option has a form that is new here.
+    """
+    (kind,) = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+    made: dict[str, Any] = {"type": ["string" if kind["type"] == "array" else kind["type"], "null"]}
+    made |= {name: kind[name] for name in BOUNDS if name in kind}
+    if kind["type"] == "number":  # `helm --set` makes a text of 0.5
+        made["type"].append("string")
+        made["pattern"] = r"^[0-9]+(\.[0-9]+)?$"
+    if "enum" in made:
+        made["enum"] = [*made["enum"], None]
     return {"description": field["description"], **made}
 
 

@@ -33,7 +33,7 @@ def test_the_schema_refuses_a_misspelt_key(tmp_path: Path) -> None:
 def test_without_being_told_otherwise_no_port_is_open_to_other_machines() -> None:
     services = yaml.safe_load(FILES[0].read_text())["services"]
     published = [port for service in services.values() for port in service.get("ports", [])]
-    assert len(published) == 3
+    assert len(published) == 4
     addresses = {re.sub(r"\$\{\w+:-(.*?)\}", r"\1", port).rpartition(":")[0].rpartition(":")[0] for port in published}
     assert addresses == {"127.0.0.1"}
 
@@ -88,5 +88,5 @@ def test_service_and_prometheus_come_up_together(tmp_path: Path) -> None:
     unshare = program("unshare", "apt-get install util-linux")
     said = run([unshare, "--net", "--mount", *inside], seconds=300, env={"CONTAINERS_CONF": str(conf)})
     seen = json.loads(next(line for line in said.splitlines() if line.startswith('{"predict"')))
-    assert (seen["predict"], seen["instance"]) == (200, "lengthwise:8000")
+    assert (seen["predict"], seen["instance"]) == (200, "lengthwise:9000")
     assert {"LengthwiseNotReady", "lengthwise:padding_share:rate15m"} <= set(seen["rules"])

@@ -185,12 +185,14 @@ def test_a_volume_takes_the_bundled_models_place(built: Engine, tmp_path: Path) 
 
 
 def test_the_arguments_of_the_kserve_runtime_serve_what_kserve_mounts(built: Engine, tmp_path: Path) -> None:
-    models, port = _repository(tmp_path / "models"), free_port()
+    models, port, admin = _repository(tmp_path / "models"), free_port(), free_port()
     (runtime,) = objects((DEPLOY / "kserve" / "cluster-serving-runtime.yaml").read_text())
-    words = [word.replace("8080", str(port)) for word in runtime["spec"]["containers"][0]["args"]]
+    words = [
+        word.replace("8080", str(port)).replace("9000", str(admin)) for word in runtime["spec"]["containers"][0]["args"]
+    ]
     with built.container(IMAGE, "--volume", f"{models}:/mnt/models:ro", command=words):
         until("the container is ready", 60, lambda: answers(port, "/readyz"))
-        assert httpx.get(f"http://127.0.0.1:{port}/healthz").json()["refused"]
+        assert httpx.get(f"http://127.0.0.1:{admin}/healthz").json()["refused"]
 
 
 def test_an_init_container_fetches_an_archive_of_the_right_digest(built: Engine, tmp_path: Path) -> None:

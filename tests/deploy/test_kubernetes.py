@@ -34,6 +34,7 @@ ARCHIVE = {"source": "archive", "url": "https://models.example.org/models.tar.gz
 KEYS = {"apiKeys": {"existingSecret": "lengthwise-keys"}}
 TLS = {"tls": {"existingSecret": "lengthwise-tls"}}
 MUTUAL = {"tls": {"existingSecret": "lengthwise-tls", "clientCaSecret": "lengthwise-client-ca"}}
+MOUNT = [{"name": "mine", "mountPath": "/mine"}]
 OPERATOR = {
     "operator": True,
     "bearerTokenSecret": {"name": "lengthwise-prometheus-key", "key": "key"},
@@ -73,7 +74,8 @@ ALL_WISHES: dict[str, Any] = {
     "default": {},
     "everything": EVERYTHING,
     "keys and TLS": {**KEYS, **TLS, "monitoring": OPERATOR, "ingress": {"enabled": True}},
-    "admin port": {"adminPort": 9000, "monitoring": {"operator": True}},
+    "one port": {"adminPort": 0, "monitoring": {"operator": True}},
+    "operator": {"monitoring": {"operator": True, "runbookUrl": "https://docs.example.com/runbook"}},
     "keda": {"autoscaling": {"kind": "keda"}},
     "volume": {"models": {"source": "volume", "claim": "models"}},
     "archive": {"models": ARCHIVE},
@@ -156,6 +158,10 @@ def test_the_chart_lints_and_its_version_is_the_projects() -> None:
         ({"settings": {"drain_seconds": 5}}, "drain_seconds"),
         ({"settings": {"max_batch_row": 32}}, "max_batch_row"),
         ({"settings": {"max_batch_rows": 0}}, "max_batch_rows"),
+        ({"settings": {"max_batch_rows": "many"}}, "max_batch_rows"),
+        ({"settings": {"access_log": "often"}}, "access_log"),
+        ({"settings": {"console": "maybe"}}, "console"),
+        ({"settings": {"versions": 3}}, "versions"),
         ({"settings": {"provider": "gpu"}}, "provider"),
         ({"apiKeys": {"secret": "a"}}, "secret"),
         ({"tls": {"existingSecret": "Not A Name"}}, "existingSecret"),
@@ -179,12 +185,17 @@ def test_a_source_of_models_without_its_details_is_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({**KEYS, "settings": {"api_keys_file": "/a"}}, "settings.api_keys_file"),
-        ({"adminPort": 9000, "settings": {"admin_port": 9001}}, "settings.admin_port"),
+        ({**KEYS, "settings": {"api_keys_file": "/mine/a"}, "extraVolumeMounts": MOUNT}, "settings.api_keys_file"),
+        ({"settings": {"admin_port": 9001}}, "settings.admin_port"),
         ({"tls": {"clientCaSecret": "a"}}, "tls.existingSecret"),
         ({"grpcRoute": {"enabled": True}}, "grpcPort"),
         ({**KEYS, "monitoring": {"operator": True}}, "monitoring.bearerTokenSecret"),
         ({**MUTUAL, "monitoring": {"operator": True}}, "monitoring.tlsConfig"),
+        ({"autoscaling": {"kind": "hpa", "minReplicas": 20}}, "autoscaling.minReplicas"),
+        *(
+            ({"settings": {name: "/mine/file"}, "extraVolumeMounts": [{"name": "a", "mountPath": "/min"}]}, name)
+            for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "api_keys_file", "record")
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_refused_by_name(values: dict[str, Any], said: str) -> None:
@@ -193,7 +204,32 @@ def test_values_that_contradict_each_other_are_refused_by_name(values: dict[str,
 
 
 def test_a_release_may_have_no_settings_at_all() -> None:
-    assert [entry["name"] for entry in _container({"settings": None})["env"]] == ["LENGTHWISE_DRAIN_SECONDS"]
+    named = [entry["name"] for entry in _container({"settings": None})["env"]]
+    assert named == ["LENGTHWISE_DRAIN_SECONDS", "LENGTHWISE_ADMIN_PORT"]
+
+
+def test_replicas_do_not_choose_kernels_each_for_itself() -> None:
+    chosen = [one["value"] for one in _container({})["env"] if one["name"] == "LENGTHWISE_RECURRENT_KERNELS"]
+    assert chosen == ["true"]
+    measured = {"settings": {"recurrent_kernels": None}}
+    assert "LENGTHWISE_RECURRENT_KERNELS" not in {one["name"] for one in _container(measured)["env"]}
+
+
+def test_alerts_name_the_address_of_the_runbook_where_it_has_one() -> None:
+    (spec,) = [one["spec"] for key, one in _of_chart(ALL_WISHES["operator"]).items() if key[0] == "PrometheusRule"]
+    alerts = [rule for group in spec["groups"] for rule in group["rules"] if "alert" in rule]
+    assert {rule["annotations"]["runbook_url"] for rule in alerts} == {
+        f"https://docs.example.com/runbook#{rule['alert'].lower()}" for rule in alerts
+    }
+    assert not [rule for rule in alerts if "runbook" in rule["annotations"]]
+
+
+def test_where_its_metrics_cannot_be_asked_an_autoscaler_asks_for_the_processor() -> None:
+    (hpa,) = [one for key, one in _of_chart(ALL_WISHES["cpu"]).items() if key[0] == "HorizontalPodAutoscaler"]
+    (scaled,) = [one for key, one in _of_chart(ALL_WISHES["keda"]).items() if key[0] == "ScaledObject"]
+    (by_cpu,) = [one["resource"] for one in hpa["spec"]["metrics"] if one["type"] == "Resource"]
+    assert by_cpu["target"] == {"type": "Utilization", "averageUtilization": 160}
+    assert [one["metadata"] for one in scaled["spec"]["triggers"] if one["type"] == "cpu"] == [{"value": "160"}]
 
 
 def test_settings_reach_the_service_as_it_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,11 +352,11 @@ PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 @pytest.mark.parametrize(
     ("values", "port", "scheme"),
     [
-        ({}, "http", None),
-        (TLS, "http", "HTTPS"),
-        ({"adminPort": 9000}, "admin", None),
-        ({**TLS, "settings": {"admin_port": 9000}}, "admin", "HTTPS"),
-        ({"settings": {"tls_cert_file": "/mine/tls.crt"}}, "http", "HTTPS"),
+        ({}, "admin", None),
+        (TLS, "admin", "HTTPS"),
+        ({"adminPort": 0}, "http", None),
+        ({**TLS, "adminPort": 0, "settings": {"admin_port": 9000}}, "admin", "HTTPS"),
+        ({"settings": {"tls_cert_file": "/mine/tls.crt"}, "extraVolumeMounts": MOUNT}, "admin", "HTTPS"),
     ],
 )
 def test_probes_go_where_the_service_answers_them(values: dict[str, Any], port: str, scheme: str | None) -> None:
@@ -367,7 +403,7 @@ def test_what_a_secret_holds_is_mounted_where_the_option_names_it() -> None:
 
 
 def test_metrics_and_the_network_policy_follow_the_admin_port() -> None:
-    made = _of_chart(ALL_WISHES["admin port"])
+    made = _of_chart(ALL_WISHES["operator"])
     (endpoint,) = made["ServiceMonitor", "lengthwise"]["spec"]["endpoints"]
     (port,) = made["Service", "lengthwise-admin"]["spec"]["ports"]
     assert endpoint["port"] == port["name"] == "admin"
@@ -403,12 +439,13 @@ def test_the_notes_say_what_was_made_and_what_is_dangerous() -> None:
     for said in (
         "of the Secret lengthwise-keys",
         "of the Secret lengthwise-tls",
-        "lengthwise-admin",
         "rollout restart",
     ):
         assert said in full
         assert said not in plain
     assert "WARNING" not in full
+    assert "lengthwise-admin" in plain
+    assert "lengthwise-admin" not in _notes({"adminPort": 0})
     assert "WARNING: the service may be reached from outside" in _notes({"ingress": {"enabled": True}})
 
 
@@ -471,6 +508,8 @@ def test_the_runtimes_arguments_are_ones_that_the_service_takes() -> None:
     (container,) = _kserve("cluster-serving-runtime")["spec"]["containers"]
     flags = [word.removeprefix("--").replace("-", "_") for word in container["args"] if word.startswith("--")]
     assert set(flags) <= set(Settings.model_fields)
+    annotations = _kserve("cluster-serving-runtime")["spec"]["annotations"]
+    assert container["args"][container["args"].index("--admin-port") + 1] == annotations["prometheus.kserve.io/port"]
 
 
 def test_a_packed_chart_holds_the_rules_that_prometheus_reads(tmp_path: Path) -> None:

@@ -82,6 +82,27 @@ capabilities:
 {{- if or .Values.tls.clientCaSecret (default dict .Values.settings).tls_client_ca_file }}true{{ end -}}
 {{- end -}}
 
+{{/* Fails where values contradict each other. */}}
+{{- define "lengthwise.check" -}}
+{{- with .Values.autoscaling -}}
+{{- if gt (int .minReplicas) (int .maxReplicas) -}}
+{{- fail (printf "autoscaling.minReplicas: must be at most maxReplicas (%d), got %d" (int .maxReplicas) (int .minReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := list "tls_cert_file" "tls_key_file" "tls_client_ca_file" "api_keys_file" "record" -}}
+{{- with get (default dict $.Values.settings) $name -}}
+{{- $path := . -}}
+{{- $mounted := false -}}
+{{- range $.Values.extraVolumeMounts -}}
+{{- if hasPrefix (printf "%s/" (trimSuffix "/" .mountPath)) (printf "%s/" $path) }}{{ $mounted = true }}{{ end -}}
+{{- end -}}
+{{- if not $mounted -}}
+{{- fail (printf "settings.%s: no mount of extraVolumeMounts holds %s" $name $path) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Options by their names, as YAML: those of the settings, and those that other values stand for. */}}
 {{- define "lengthwise.options" -}}
 {{- $made := dict -}}
