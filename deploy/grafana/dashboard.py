@@ -193,9 +193,12 @@ PANELS = (
     ),
     Panel(
         "Padding share",
-        [(share(PADDING, rate("steps_total")), "padding")],
+        [
+            (share(rate("computed_padding_steps_total"), rate("steps_total")), "computed"),
+            (share(PADDING, rate("steps_total")), "in the rectangle"),
+        ],
         "percentunit",
-        "Of the steps computed, those that were padding.",
+        "Of the steps of batches, rows x width. Lengthwise's kernels compute none of the padding.",
     ),
     Panel("Steps computed", [(rate("steps_total", "kind"), "{{kind}}")], "short", "Steps a second.", stacked=True),
     heat_map("Lengths", "sequence_length_steps", "How many sequences of which length came; steps, by bucket."),

@@ -99,10 +99,14 @@ def base_archive() -> Path:
     FOLDER.mkdir(parents=True, exist_ok=True)
     if not archive.is_file():
         root = FOLDER / "root"
-        shutil.rmtree(root, ignore_errors=True)
+        if root.exists():
+            assert not os.path.ismount(root / "proc"), f"umount {root / 'proc'} first: deleting would go through it"
+            shutil.rmtree(root)
         packages = "ca-certificates,python3,python3-venv,python3-pip,libpython3.11-dev"
+        # debootstrap mounts /proc there. In a mount namespace of its own that ends with it, even if it is killed.
+        alone = [program("unshare", "apt-get install util-linux"), "--mount", "--propagation", "private"]
         command = [program("debootstrap", APT), "--variant=minbase", f"--include={packages}", "bookworm", str(root)]
-        run([*command, _mirror()], seconds=400)
+        run([*alone, *command, _mirror()], seconds=900)
         for name in ("python", "python3"):
             (root / "usr/local/bin" / name).symlink_to("../../bin/python3.11")
         for folder in [*root.glob("var/cache/apt/archives/*.deb"), *root.glob("var/lib/apt/lists/*")]:

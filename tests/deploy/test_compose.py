@@ -89,4 +89,4 @@ def test_service_and_prometheus_come_up_together(tmp_path: Path) -> None:
     said = run([unshare, "--net", "--mount", *inside], seconds=300, env={"CONTAINERS_CONF": str(conf)})
     seen = json.loads(next(line for line in said.splitlines() if line.startswith('{"predict"')))
     assert (seen["predict"], seen["instance"]) == (200, "lengthwise:9000")
-    assert {"LengthwiseNotReady", "lengthwise:padding_share:rate15m"} <= set(seen["rules"])
+    assert {"LengthwiseNotReady", "lengthwise:computed_padding_share:rate15m"} <= set(seen["rules"])

@@ -33,7 +33,7 @@ def _exported() -> set[str]:
         monitoring = Monitoring(options, lambda: True, Mock())
         metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1), lambda _: monitoring.families())
         metrics.model("m", "1", {"provider": "p", "digest": "d"})
-        return set(re.findall(r"^# TYPE (\S+) ", metrics.text().decode(), re.MULTILINE))
+        return set(re.findall(r"^# TYPE (lengthwise_\S+) ", metrics.text().decode(), re.MULTILINE))
 
 
 def test_promtool_accepts_rules_and_configuration() -> None:
