@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import prepared
+
+prepared.stand_in()
+
 # How long an example takes to draw says more of the machine than of the strategy.
 settings.register_profile("lengthwise", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("nightly", settings.get_profile("lengthwise"), max_examples=400)

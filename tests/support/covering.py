@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import combinations, product
 from typing import Any
 
@@ -65,6 +66,7 @@ def meaningful(first: tuple[str, Any], second: tuple[str, Any]) -> bool:
     return not (both.get("task") == "per-step" and "pooling" in both)
 
 
+@functools.cache
 def covering_set() -> list[Choice]:
     """Greedily: the next choice is the one that covers most of the pairs that are still open."""
     open_pairs: set[Pair] = {

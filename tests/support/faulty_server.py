@@ -20,7 +20,7 @@ DAY_SECONDS = 86_400
 def main() -> None:
     faults = Path(sys.argv.pop(1))
 
-    prepared.use()
+    prepared.stand_in()
     from lengthwise import cli
     from lengthwise.runtime.session import Session
 

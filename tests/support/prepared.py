@@ -37,16 +37,15 @@ def models() -> Path:
 
 
 def _key() -> str:
-    """What the files depend on: whatever is not the same, another folder is made."""
+    """What the files are for; one that is no longer valid is passed over by the server that reads it, and only slow."""
     from lengthwise.runtime.installation import processor
     from lengthwise.runtime.session import RUNTIME_VERSION
 
     digest = hashlib.sha256(f"{processor()} {RUNTIME_VERSION}".encode())
     sources = ROOT / "service" / "lengthwise"
-    for room in ("runtime", "verification", "repository", "batching", "models"):
-        for path in sorted(path for path in (sources / room).rglob("*") if path.is_file()):
-            if path.suffix in (".py", ".so", ".onnx", ".npz"):
-                digest.update(path.read_bytes())
+    kept = [sources / "repository" / name for name in ("kept_costs.py", "kernel_choice.py")]
+    for path in [*kept, sources / "verification" / "kept_promises.py", *sorted(bundled_models().rglob("*.*"))]:
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -65,14 +64,17 @@ def _prepare(folder: Path) -> None:
         copy.rename(folder)
 
 
-def use() -> None:
-    """Has this process take them for the bundled ones, where the variable names them."""
-    if prepared := os.environ.pop(VARIABLE, ""):
-        setattr(files, "bundled_models", lambda: Path(prepared))  # noqa: B010 - before a module takes it by its name
+def stand_in() -> None:
+    """Has this process take them for the bundled ones, once it asks for these.
+
+    It is called before any other module takes that function by its name.
+    """
+    prepared = os.environ.pop(VARIABLE, "")
+    setattr(files, "bundled_models", (lambda: Path(prepared)) if prepared else models)  # noqa: B010
 
 
 def main() -> None:
-    use()
+    stand_in()
     from lengthwise import cli
 
     cli.main()
