@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -49,7 +49,7 @@ class Prediction:
         attention: The attention weights, `[sent]`, with sum 1 and 0 at steps left out; None if not requested.
         windows: The answer of each window, in the form of `POST /predict`, if the sequence was split into windows.
         id: The caller's name for the sequence, if it was given to a client with one.
-        version: The version that answered, if it is another than that of the call: a server's canary.
+        version: The version that answered.
     """
 
     probabilities: NDArray[np.float32]
@@ -65,6 +65,11 @@ class Prediction:
     version: str | None = None
     _labels: tuple[str, ...] = field(default=(), repr=False)
     """The model's labels, for `_repr_html_`."""
+
+    def __repr__(self) -> str:
+        """What is set, without the answers of windows."""
+        names = (one.name for one in fields(self) if one.repr and getattr(self, one.name) is not None)
+        return f"Prediction({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def _repr_html_(self) -> str:
         """In a notebook: a row for each label, the most probable first; or for each of the first steps."""
@@ -202,7 +207,7 @@ class Model:
 
     def _prediction(self, item: Item, answer: Answer, attention: bool) -> Prediction:
         probabilities, labels = answer.probabilities, self.labels
-        found: dict[str, Any] = {"id": item.id, "_labels": labels}
+        found: dict[str, Any] = {"id": item.id, "version": str(self.version), "_labels": labels}
         if attention and answer.attention is not None:
             found["attention"] = _at_steps_sent(item, answer.attention, 0.0)
         if answer.windows is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from lengthwise.errors import ConfigurationError
+from lengthwise.proxies import proxy_of
 
 # Below the size from which malloc maps fresh pages for each call.
 _RECEIVE_BYTES = 65536
@@ -49,6 +50,12 @@ class ServerAddress:
         """Host and port as a URL and the header `host` have them."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    def unreachable(self, error: Exception) -> ConfigurationError:
+        """The error of a server that cannot be reached; load goes past every proxy."""
+        proxy = proxy_of(self.url)
+        past = f" (connected directly, and not through the proxy of {proxy})" if proxy else ""
+        return ConfigurationError(f"{self.url} cannot be reached: {error}{past}; is the service running?")
+
     def request(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         """The bytes of one POST."""
         lines = [f"POST {path} HTTP/1.1", f"host: {self.authority}", f"content-length: {len(body)}"]
@@ -69,7 +76,7 @@ class LoadConnection:
         try:
             self.socket = socket.create_connection((target.host, target.port), timeout=_CONNECT_SECONDS)
         except OSError as error:
-            raise ConfigurationError(f"{target.url} cannot be reached: {error}; is the service running?") from error
+            raise target.unreachable(error) from error
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.place = -1

@@ -41,7 +41,7 @@ def get(
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException) as error:
-        raise ConfigurationError(f"{target.url} cannot be reached: {error}; is the service running?") from error
+        raise target.unreachable(error) from error
     finally:
         connection.close()
 

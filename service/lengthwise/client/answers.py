@@ -56,7 +56,7 @@ class Predictions(notebook.PredictionList):
 
     Attributes:
         model: The name of the model that answered.
-        version: Its version; of the predictions that a canary made instead, see `Prediction.version`.
+        version: The version that answered, of a call that was split the first one; each prediction has its own.
         labels: Its classes, in the order of the probabilities.
     """
 
@@ -81,13 +81,14 @@ def predictions_of(content: bytes, media_type: str) -> Predictions:
     document = orjson.loads(content)
     try:
         labels = tuple(document["labels"])
-        found = [_of_json(entry, labels) for entry in document["predictions"]]
-        return Predictions(found, document["model"], document["version"], labels)
+        version = document["version"]
+        found = [_of_json(entry, labels, version) for entry in document["predictions"]]
+        return Predictions(found, document["model"], version, labels)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the answer is not that of POST /predict: {error!r}") from error
 
 
-def _of_json(entry: Mapping[str, Any], labels: tuple[str, ...]) -> Prediction:
+def _of_json(entry: Mapping[str, Any], labels: tuple[str, ...], version: str) -> Prediction:
     assigned, step_labels, windows = entry.get("assigned"), entry.get("step_labels"), entry.get("windows")
     score, attention, scores = entry.get("score"), entry.get("attention"), entry.get("step_scores")
     return Prediction(
@@ -101,7 +102,7 @@ def _of_json(entry: Mapping[str, Any], labels: tuple[str, ...]) -> Prediction:
         attention=None if attention is None else np.array(attention, dtype=np.float32),
         windows=None if windows is None else tuple(windows),
         id=entry.get("id"),
-        version=entry.get("version"),
+        version=version,
         _labels=labels,
     )
 
@@ -122,19 +123,19 @@ def _of_arrow(content: bytes) -> Predictions:
         table = reader.read_all()
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     metadata = table.schema.metadata
-    plain = ("id", "label", "score", "assigned", "step_labels", "length", "windows", "version")
+    plain = ("id", "label", "score", "assigned", "step_labels", "length", "windows")
     of_arrays = ("probabilities", "step_scores", "attention")
     values: dict[str, list[Any]] = {name: columns[name].to_pylist() for name in plain if name in columns}
     values |= {name: _arrays(columns[name]) for name in of_arrays if name in columns}
-    labels = tuple(orjson.loads(metadata[b"labels"]))
+    labels, version = tuple(orjson.loads(metadata[b"labels"])), metadata[b"version"].decode()
     found = []
     for row in range(table.num_rows):
         fields = {name: column[row] for name, column in values.items()}
         for name in ("assigned", "step_labels", "windows"):
             if fields.get(name) is not None:
                 fields[name] = tuple(fields[name])
-        found.append(Prediction(**fields, _labels=labels))
-    return Predictions(found, metadata[b"model"].decode(), metadata[b"version"].decode(), labels)
+        found.append(Prediction(**fields, version=version, _labels=labels))
+    return Predictions(found, metadata[b"model"].decode(), version, labels)
 
 
 def _arrays(column: Any) -> list[NDArray[np.float32]]:
@@ -161,7 +162,9 @@ def _floats(values: Any) -> NDArray[np.float32]:
     return rows
 
 
-def error_of(status: int, content: bytes, retry_after: str | None, body: RequestBody | None = None) -> RequestError:
+def error_of(
+    status: int, content: bytes, retry_after: str | None, body: RequestBody | None = None, via: str = ""
+) -> RequestError:
     """The error of a refusal.
 
     Args:
@@ -169,10 +172,11 @@ def error_of(status: int, content: bytes, retry_after: str | None, body: Request
         content: The body of the refusal.
         retry_after: The header of this name.
         body: What was refused; pointers to its sequences become those to the caller's.
+        via: The proxy that the refusal came through; said where it is none of a Lengthwise server.
     """
     document = _document(content)
     said = document.get("detail", document.get("error"))
-    detail = said if isinstance(said, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace")
+    detail = said if isinstance(said, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace") + via
     if status in _BODY_IS_WRONG:
         return _wrong_body(document, detail, body)
     kinds = [kind for kind in _KINDS if kind.status == status]

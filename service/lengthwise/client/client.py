@@ -21,6 +21,7 @@ from lengthwise.errors import (
     ServerUnreachable,
     how_to_install,
 )
+from lengthwise.proxies import is_loopback, proxy_of
 
 if TYPE_CHECKING:
     import ssl
@@ -32,6 +33,22 @@ Transport = TypeVar("Transport")
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 _GRACE_SECONDS: Final = 1.0
 """How much longer than its deadline an answer may take: the server says itself that the deadline has passed."""
+
+_DIRECTLY: Final = {"http://": None, "https://": None, "all://": None}
+"""The argument `mounts` of httpx that switches the proxies of the environment off."""
+_CLIENT_CERTIFICATE: Final = (
+    "; the server may want a client certificate: verify=CONTEXT, an ssl.SSLContext after its load_cert_chain(...)"
+)
+_TLS_HINTS: Final = {
+    "CERTIFICATE_VERIFY_FAILED": "; a certificate of your own authority: verify=ssl.create_default_context(cafile=...)",
+    "WRONG_VERSION_NUMBER": "; if the port speaks http, the address must begin with http://",
+    "RECORD_LAYER_FAILURE": "; if the port speaks http, the address must begin with http://",
+    "CERTIFICATE_REQUIRED": _CLIENT_CERTIFICATE,
+    "HANDSHAKE_FAILURE": _CLIENT_CERTIFICATE,
+    "disconnected": _CLIENT_CERTIFICATE,
+    "reset": _CLIENT_CERTIFICATE,
+}
+"""What to try, by a part of the error of a connection to an https server."""
 
 
 class _AnyClient(Generic[Transport]):
@@ -75,13 +92,21 @@ class _AnyClient(Generic[Transport]):
         self._limits: ServerLimits | None = None
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
+            directly = _DIRECTLY if is_loopback(httpx.URL(base_url).host) else None
             self._connections: Any = getattr(httpx, self._of_httpx)(
-                base_url=base_url, headers=headers, verify=verify, transport=transport, timeout=self._timeout
+                base_url=base_url,
+                headers=headers,
+                verify=verify,
+                transport=transport,
+                timeout=self._timeout,
+                mounts=directly,
             )
         except (httpx.InvalidURL, UnicodeError) as error:
             raise ConfigurationError(f"{base_url!r} is no address of a server: {error}") from error
         if self._connections.base_url.scheme not in ("http", "https"):
             raise ConfigurationError(f"{base_url!r} is no address of a server: it starts with http:// or https://")
+        proxy = "" if transport is not None else proxy_of(str(self._connections.base_url))
+        self._via = proxy and f" (through the proxy of {proxy})"
 
     def __repr__(self) -> str:
         """`<lengthwise.Client http://localhost:8000>`; without the key."""
@@ -128,7 +153,13 @@ class _AnyClient(Generic[Transport]):
         return (yield from exchange.predict(prepared, options=options, deadline=deadline, retries=self._retries))
 
     def _called(self, method: str, path: str, document: Any) -> Exchange:
-        """The answer of any path."""
+        """The answer of any path.
+
+        Raises:
+            ConfigurationError: It is no path. httpx follows a whole URL, and would send the key along.
+        """
+        if not path.startswith("/") or path.startswith("//"):
+            raise ConfigurationError(f"a path of the server must begin with one '/', got {path!r}")
         return exchange.call(method, path, document, deadline=self._deadline(None), retries=self._retries)
 
     def _deadline(self, timeout: float | None) -> Deadline:
@@ -155,8 +186,16 @@ class _AnyClient(Generic[Transport]):
         if isinstance(error, self._httpx.InvalidURL):
             raise ConfigurationError(f"{step.path!r} is no path of a server: {error}") from error
         if isinstance(error, self._httpx.TimeoutException):
-            return DeadlineExceeded(f"no answer came within {step.seconds:.3g} s")
-        return ServerUnreachable(f"{self._address}: {error or type(error).__name__}")
+            return DeadlineExceeded(f"no answer came within {step.seconds:.3g} s{self._via}")
+        return ServerUnreachable(f"{self._address}: {error or type(error).__name__}{self._via}{self._hint(error)}")
+
+    def _hint(self, error: Exception) -> str:
+        """What may be the cause of a connection that failed, where the error does not say it."""
+        if self._connections.base_url.scheme == "https":
+            said = str(error)
+            return next((hint for sign, hint in _TLS_HINTS.items() if sign in said), "")
+        cut_off = isinstance(error, self._httpx.RemoteProtocolError | self._httpx.ReadError)
+        return "; if the port speaks https, the address must begin with https://" if cut_off else ""
 
 
 class Client(_AnyClient["httpx.BaseTransport"]):
@@ -305,7 +344,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
                     answer = _ArrivingAnswer(step)
                     for part in response.iter_bytes():
                         answer.add(part)
-                result = answer.of(response)
+                result = answer.of(response, self._via)
             except self._failures as error:
                 result = self._failure(error, step)
 
@@ -400,7 +439,7 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
                     answer = _ArrivingAnswer(step)
                     async for part in response.aiter_bytes():
                         answer.add(part)
-                result = answer.of(response)
+                result = answer.of(response, self._via)
             except self._failures as error:
                 result = self._failure(error, step)
 
@@ -423,10 +462,10 @@ class _ArrivingAnswer:
             raise DeadlineExceeded(f"the answer did not arrive within {self._seconds:.3g} s")
         self._parts.append(part)
 
-    def of(self, response: httpx.Response) -> Answered:
-        """The answer, with the status and the headers of its response."""
+    def of(self, response: httpx.Response, via: str) -> Answered:
+        """The answer, with the status and the headers of its response, and the proxy that it came through."""
         headers: Mapping[str, str] = response.headers
-        return Answered(response.status_code, headers, b"".join(self._parts))
+        return Answered(response.status_code, headers, b"".join(self._parts), via)
 
 
 def _seconds(timeout: float) -> float:

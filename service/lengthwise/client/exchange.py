@@ -29,6 +29,7 @@ from lengthwise.errors import (
     DeadlineExceeded,
     InferenceFailed,
     LengthwiseError,
+    ModelNotFound,
     RequestError,
     ServerUnreachable,
 )
@@ -80,11 +81,13 @@ class Answered:
         status: As in HTTP.
         headers: By lower-case name.
         content: The body.
+        via: The proxy that it came through, for an error that may be the proxy's; or empty.
     """
 
     status: int
     headers: Mapping[str, str]
     content: bytes
+    via: str = ""
 
 
 Exchange: TypeAlias = Generator[Send | Wait, Answered | LengthwiseError | None, Any]
@@ -126,7 +129,13 @@ def predict(prepared: PreparedSequences, *, options: Mapping[str, Any], deadline
     """
     found: Predictions | None = None
     for body in prepared.bodies:
-        part: Predictions = yield from _predict_body(body, options, deadline, retries)
+        wanted = options if found is None else {**options, "version": found.version}
+        try:
+            part: Predictions = yield from _predict_body(body, wanted, deadline, retries)
+        except ModelNotFound:
+            if wanted.get("version") == options.get("version"):
+                raise
+            part = yield from _predict_body(body, options, deadline, retries)  # that version is gone since
         if found is None:
             found = part
         elif part.labels != found.labels:
@@ -224,7 +233,7 @@ def _sent(
         elif 200 <= answered.status < 300:
             return answered
         else:
-            error = error_of(answered.status, answered.content, answered.headers.get("retry-after"), body)
+            error = error_of(answered.status, answered.content, answered.headers.get("retry-after"), body, answered.via)
         wait = _wait_seconds(error, number, failures)
         failures += not (isinstance(error, RequestError) and error.status in _BUSY)
         if wait is None or number == retries or deadline.seconds <= wait:
