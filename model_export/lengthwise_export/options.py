@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,7 +55,10 @@ class TargetOptions:
     )
     classes: int | None = field(default=None, metadata=_option("Number of classes.", click.IntRange(1)))
     labels: tuple[str, ...] | None = field(
-        default=None, metadata=_option("Names of the classes in the order of the outputs, separated by commas.")
+        default=None,
+        metadata=_option(
+            "Names of the classes in the order of the outputs, with commas between; one that has a comma in quotes."
+        ),
     )
     values: str | None = field(default=None, metadata=_option("ONNX: the name of the input that holds the steps."))
     lengths: str | None = field(default=None, metadata=_option("ONNX: the name of the input that holds the lengths."))
@@ -82,6 +86,11 @@ class TargetOptions:
     )
 
 
+def _labels(text: str) -> tuple[str, ...]:
+    """The labels of a list with commas; one that holds a comma stands in double quotes."""
+    return tuple(label.strip() for label in next(csv.reader([text], skipinitialspace=True), []))
+
+
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds these options to a command, which receives them as one argument `options`."""
     fields = dataclasses.fields(TargetOptions)
@@ -90,7 +99,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def collected(**given: Any) -> Any:
         values = {each.name: given.pop(each.name) for each in fields}
         if values["labels"] is not None:
-            values["labels"] = tuple(label.strip() for label in values["labels"].split(","))
+            values["labels"] = _labels(values["labels"])
         return command(options=TargetOptions(**values), **given)
 
     decorated: Callable[..., Any] = collected

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import onnx
 
+from lengthwise import files
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import PaddedBatch, Steps
@@ -322,7 +323,7 @@ def _write(
     Requires: a verified graph. Ensures: all its files exist.
     """
     manifest = verified.manifest
-    (stage / GRAPH_FILE).write_bytes(verified.graph.SerializeToString())
+    files.write(stage / GRAPH_FILE, verified.graph.SerializeToString())
     session = Session.load(stage, manifest)
     lengths = lengths_for(manifest, GOLDEN_LENGTHS)
     expected = golden.answers(session, draw(manifest, lengths, seed + 10), manifest)
@@ -339,10 +340,10 @@ def _write(
     }
     if mend is not None:
         verification["mend"] = mend.as_record()
-    (stage / VERIFICATION_FILE).write_text(json.dumps(verification, indent=2, allow_nan=False) + "\n")
+    files.write(stage / VERIFICATION_FILE, json.dumps(verification, indent=2, allow_nan=False) + "\n")
     names = [GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE]
     if examples:
-        (stage / EXAMPLES_FILE).write_bytes(example_recordings.as_lines(examples))
+        files.write(stage / EXAMPLES_FILE, example_recordings.as_lines(examples))
         names.append(EXAMPLES_FILE)
     # On another processor, float32 rounds as it does here; a lower precision may differ by its own rounding.
     promise = promises.promise(
@@ -361,7 +362,7 @@ def _write(
             "made": {**manifest.made, **versions},
         }
     )
-    (stage / MANIFEST_FILE).write_text(finished.to_json())
+    files.write(stage / MANIFEST_FILE, finished.to_json())
     return finished
 
 

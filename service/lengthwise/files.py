@@ -67,6 +67,31 @@ def read_if_any(path: Path, most_bytes: int) -> bytes | None:
         return None
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names a file in an error of writing it: that of a full disk does not say which file it is about.
+
+    Raises:
+        OSError: As the block, with a file name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Writes a file; text as UTF-8.
+
+    Raises:
+        OSError: It cannot be written; names it, also where the disk is full.
+    """
+    with naming(path):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def replace(path: Path, content: bytes) -> None:
     """Writes a file in one step: a reader sees the old content or the new one, and so does the disk after a crash.
 
@@ -76,7 +101,7 @@ def replace(path: Path, content: bytes) -> None:
     # A name that nobody can foresee: a link there would lead elsewhere, and ids of processes repeat between containers.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as file:
+        with naming(path), temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -48,9 +48,9 @@ _SENTENCES: Final[Mapping[str, str]] = {
 """The sentence for each of pydantic's error types; the braces are filled with pydantic's details."""
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 feature`, `12 features`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, several: str = "") -> str:
+    """`1 feature`, `12 features`; `several` is the plural where it has no s."""
+    return f"{number} {noun if number == 1 else several or f'{noun}s'}"
 
 
 def sentence(item: ErrorDetails) -> str:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,15 +173,29 @@ def test_every_record_is_held_back_once_with_its_share_of_each_label() -> None:
         assert sum(labels[place] == "b" for place in held) == 3
 
 
-def test_a_label_without_records_is_said() -> None:
-    found = plan(spec("hidden = 8", labels="['a', 'b', 'c']"), waves(40))
-    assert any("no record has the label c" in warning for warning in found.warnings)
+@pytest.mark.parametrize("model", ["kind = 'rocket'", "hidden = 8"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda records: records, "no record has the label c"),
+        (lambda records: [replace(records[0], label="c"), *records[1:]], "only one record has the label c"),
+        (lambda records: [replace(one, label="a") for one in records], "every record has the label a"),
+        (lambda records: records[:3], "3 records are few"),
+        (lambda records: [replace(one, id="same") for one in records], "have the id same"),
+        (lambda records: [replace(one, steps=one.steps[:1]) for one in records], "every sequence has one step"),
+    ],
+)
+def test_what_is_odd_about_the_records_is_said_whatever_is_trained(
+    model: str, change: Callable[[list[Record]], list[Record]], said: str
+) -> None:
+    records = change([replace(record, id=str(place)) for place, record in enumerate(waves(40))])
+    found = plan(spec(model, labels="['a', 'b', 'c']"), records)
+    assert any(said in warning for warning in found.warnings)
 
 
-def test_a_label_with_one_record_is_said_if_there_is_validation() -> None:
-    records = [*waves(40), *waves(3, classes=3)[2:]]
-    found = plan(spec("hidden = 8", labels="['a', 'b', 'c']"), records, {"validation": 0.2})
-    assert any("only one record has the label c" in warning for warning in found.warnings)
+def test_good_records_have_no_warning() -> None:
+    records = [replace(record, id=str(place)) for place, record in enumerate(waves(40))]
+    assert plan(spec("kind = 'rocket'"), records).warnings == ()
 
 
 def test_rare_classes_get_a_larger_weight() -> None:

@@ -71,6 +71,16 @@ def test_it_says_what_moves_at_the_operator_and_what_at_the_answer() -> None:
     assert "the answer moves by" in told
 
 
+def test_the_fix_stands_behind_all_trials_which_are_grouped() -> None:
+    many = replace(REPORT, trials=REPORT.trials * 20)
+    lines = terminal(many).splitlines()
+    fix = next(place for place, line in enumerate(lines) if line.strip() == "fix")
+    heads = [place for place, line in enumerate(lines) if line.startswith("trial")]
+    assert max(heads) < fix
+    assert len(lines) - fix < 5
+    assert len(lines) < len(terminal(many, verbose=True).splitlines())
+
+
 def test_code_is_not_wrapped() -> None:
     line = "weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(dim=1)"
     leak = replace(LEAK, location=replace(LEAK.location, source=line), cause=Cause("why", f"if known:\n    {line}"))

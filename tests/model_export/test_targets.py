@@ -1,6 +1,7 @@
 import sys
 from pathlib import Path
 
+import click
 import onnx
 import pytest
 import torch
@@ -11,7 +12,7 @@ from lengthwise.errors import ConfigurationError, ManifestError
 from lengthwise.padding import pad
 from lengthwise_export.cli import main
 from lengthwise_export.errors import CheckpointError, SpecError, UncheckableError
-from lengthwise_export.options import TargetOptions
+from lengthwise_export.options import TargetOptions, target_options
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.factory import module_of
 from lengthwise_export.targets.target import labels_of
@@ -194,9 +195,20 @@ def test_numbers_and_tokens_exclude_each_other(folder: Path) -> None:
         targets.read("users:make", TargetOptions(features=3, vocabulary=9))
 
 
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [("no, yes", ("no", "yes")), ('"a, b",c', ("a, b", "c")), ('5" pipe,"say ""x"""', ('5" pipe', 'say "x"'))],
+)
+def test_a_label_in_quotes_may_have_a_comma(text: str, labels: tuple[str, ...]) -> None:
+    seen: list[TargetOptions] = []
+    command = click.command()(target_options(lambda options: seen.append(options)))
+    command(["--labels", text], standalone_mode=False)
+    assert seen[0].labels == labels
+
+
 def test_labels_must_be_as_many_as_the_model_answers(folder: Path) -> None:
     assert targets.read("users:make", TargetOptions(labels=("no", "yes"))).labels == ("no", "yes")
-    with pytest.raises(ConfigurationError, match="--labels gives 3 classes, but users:make has 2"):
+    with pytest.raises(ConfigurationError, match=r"--labels gives 3 classes, .*but users:make has 2"):
         targets.read("users:make", TargetOptions(labels=("a", "b", "c")))
     with pytest.raises(ConfigurationError, match="--labels names 'a' more than once"):
         targets.read("users:make", TargetOptions(labels=("a", "a")))

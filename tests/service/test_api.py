@@ -324,7 +324,7 @@ def test_all_that_is_wrong_is_one_error() -> None:
     with pytest.raises(ValueError, match=r"^sequence 1: .*; sequence 3: .*this one has 5$") as caught:
         small(numpy_models.manifest()).predict([good, bad, good, bad])
     assert isinstance(caught.value, InvalidRequest)
-    with pytest.raises(InvalidSequences, match=r"sequence 9: .*; and 20 more$"):
+    with pytest.raises(InvalidSequences, match=r"^sequence 0: .*29 more"):
         small(numpy_models.manifest()).predict([bad] * 30)
 
 

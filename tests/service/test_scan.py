@@ -109,6 +109,18 @@ def test_a_folder_of_the_wrong_level_says_once_which_one_was_meant(
     assert caplog.messages == [f"nothing is served of {folder.path}: {folder.found.reason}"]
 
 
+@pytest.mark.parametrize(("named", "command"), [("models", "."), ("models/1", ". --versions models/1")])
+def test_a_model_in_the_place_of_a_repository_is_refused_with_the_command_that_serves_it(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, named: str, command: str
+) -> None:
+    place(folder.path.parent, folder.path.name)
+    monkeypatch.chdir(folder.path.parent)
+    with pytest.raises(ConfigurationError) as told:
+        scan.check_readable(Path(named))
+    assert str(told.value).endswith(f"lengthwise serve {command}")
+    scan.check_readable(Path())
+
+
 def test_a_folder_that_has_a_version_at_last_is_not_wrong_any_more(folder: Folder) -> None:
     folder.scan()
     place(folder.path)

@@ -67,7 +67,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def on_terminal(report: Report, target: str, *, served: str | None = None, verbose: bool = False) -> RenderableType:
-    """A report for the terminal: the verdict, each leak with its line and a fix, and a table of the trials.
+    """A report for the terminal: the verdict, a table of the trials, and at the end each leak with its line and a fix.
 
     Code is never wrapped: print it without cropping.
 
@@ -75,22 +75,19 @@ def on_terminal(report: Report, target: str, *, served: str | None = None, verbo
         report: The report.
         target: The name of the checked model.
         served: The promise of the manifest for the widths that the service uses; None for other targets.
-        verbose: Show a row for every trial. Otherwise only a leak and a warning show all, and other verdicts one of
-            each kind.
+        verbose: Show a row for every trial, and not one of each kind.
     """
     head = Text.assemble((report.verdict, _STYLES[report.verdict]), f"  {target}: {report.reason}")
     parts: list[RenderableType] = [head]
-    for leak in report.leaks:
-        parts += ["", *_told(leak)]
-    parts += [Text(f"note: {note}") for note in report.notes]
     if report.ran.rows:
         parts.append(Text(tested_sizes_text(report)))
     if report.trials:
-        every = verbose or report.verdict in ("leak", "warning")
-        rows = report.trials if every else tuple(one_per_kind(report.trials))
-        parts += ["", _table(rows)]
+        parts += ["", _table(report.trials if verbose else tuple(one_per_kind(report.trials)))]
         if any(outcome.passed and outcome.difference for outcome in report.trials):
             parts.append(Text(f"{tolerance_text(report.tolerance)}{f'; {served}' if served else ''}."))
+    parts += [Text(f"note: {note}") for note in report.notes]
+    for leak in report.leaks:  # last, where a terminal shows them
+        parts += ["", *_told(leak)]
     return Group(*parts)
 
 
@@ -121,12 +118,16 @@ def tolerance_text(tolerance: float) -> str:
 
 
 def one_per_kind(outcomes: tuple[TrialResult, ...]) -> Iterator[TrialResult]:
-    """One result for each kind of change: the name of its first trial and the largest difference of all."""
+    """One result for each kind of change: a trial that did not hold, or its first, with the largest difference."""
     for _, group in itertools.groupby(sorted(outcomes, key=_by_kind), key=_by_kind):
         alike = list(group)
         differences = [outcome.difference for outcome in alike if outcome.difference is not None]
+        moved = [outcome for outcome in alike if not outcome.passed]
+        first = (moved or alike)[0]
         more = f", and {len(alike) - 1} more" if len(alike) > 1 else ""
-        yield replace(alike[0], name=alike[0].name + more, difference=max(differences, default=None))
+        if moved and len(alike) > 1:
+            more += f" ({len(moved)} of {len(alike)} did not hold)"
+        yield replace(first, name=first.name + more, difference=max(differences, default=None))
 
 
 def _by_kind(outcome: TrialResult) -> int:

@@ -11,6 +11,7 @@ import onnx
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
+from lengthwise.wrong_values import counted
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.options import TargetOptions
@@ -95,9 +96,14 @@ def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...
             f"--labels: label {place} of {', '.join(map(repr, options.labels))} is empty; give each class a name, with "
             "no comma at the end"
         )
-    for flag, said in (("classes", options.classes), ("labels", options.labels and len(options.labels))):
-        if said is not None and said != classes:
-            raise ConfigurationError(f"--{flag} gives {said} classes, but {text} has {classes}")
+    if options.classes not in (None, classes):
+        raise ConfigurationError(f"--classes gives {options.classes} classes, but {text} has {classes}")
+    if options.labels is not None and len(options.labels) != classes:
+        names = ", ".join(map(repr, options.labels))
+        raise ConfigurationError(
+            f"--labels gives {counted(len(options.labels), 'class', 'classes')}, {names}, but {text} has {classes}. A "
+            "label that has a comma stands in double quotes"
+        )
     twice = sorted({label for label in options.labels or () if (options.labels or ()).count(label) > 1})
     if twice:
         raise ConfigurationError(f"--labels names {', '.join(map(repr, twice))} more than once")

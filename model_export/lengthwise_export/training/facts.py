@@ -45,7 +45,7 @@ def look(records: Sequence[Record]) -> DataFacts:
     levels = np.array([_means(steps) for steps in values])  # (records, features)
     scales = np.array([np.sqrt(_means((steps - level) ** 2)) for steps, level in zip(values, levels, strict=True)])
     low, high = np.quantile(scales, [0.1, 0.9], axis=0)
-    spreads = np.where(high > 0, high / np.maximum(low, high * 1e-12), 1.0)
+    spreads = np.divide(high, np.maximum(low, high * 1e-12), out=np.ones_like(high), where=high > 0)
     everything = np.concatenate(values)
     std = np.sqrt(_means((everything - _means(everything)) ** 2))
     shifts = levels.std(axis=0) / np.where(std > 0, std, 1.0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lengthwise import files
 from lengthwise.runtime.manifest import Task
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.train import TrainingProgress
@@ -64,4 +65,5 @@ def _save(figure: Figure, path: Path) -> None:
 
     # Not pyplot: it keeps every figure in memory and may need a display
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=120)
+    with files.naming(path):
+        figure.savefig(path, dpi=120)

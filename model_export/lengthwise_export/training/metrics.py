@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lengthwise import files
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import figures
 from lengthwise_export.training.objective import EvaluationScores
@@ -62,7 +63,7 @@ class TrainingReport:
 
     def write(self, directory: Path) -> None:
         """Writes `metrics.json` and the pictures."""
-        (directory / METRICS_FILE).write_text(json.dumps(self.as_json(), indent=2) + "\n")
+        files.write(directory / METRICS_FILE, json.dumps(self.as_json(), indent=2) + "\n")
         figures.learning_curve(self.result.progress, directory / CURVE_FILE)
         name, scores = list(self.splits.items())[-1]
         output = self.spec.output

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lengthwise import files
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import figures
 from lengthwise_export.training.metrics import CONFUSION_FILE, METRICS_FILE
@@ -55,7 +56,7 @@ class RocketReport:
 
     def write(self, directory: Path) -> None:
         """Writes `metrics.json` and the confusion matrix."""
-        (directory / METRICS_FILE).write_text(json.dumps(self.as_json(), indent=2) + "\n")
+        files.write(directory / METRICS_FILE, json.dumps(self.as_json(), indent=2) + "\n")
         name, scores = list(self.splits.items())[-1]
         output = self.spec.output
         figures.confusion_matrix(scores, output.labels, output.task, directory / CONFUSION_FILE, title=f"{name} split")

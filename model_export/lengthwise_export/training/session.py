@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from lengthwise import files
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import checkpoint
@@ -179,7 +180,7 @@ def made_folder(out: Path) -> Iterator[None]:
 def write_spec(plan: Plan, out: Path) -> None:
     """Writes the spec that was trained, with the reasons of its choices."""
     notes = ["What `lengthwise train` trained.", *(f"- {reason}" for reason in plan.reasons)]
-    (out / SPEC_FILE).write_text(as_toml(plan.spec, notes), encoding="utf-8")
+    files.write(out / SPEC_FILE, as_toml(plan.spec, notes))
 
 
 def planned_epochs(out: Path) -> int | None:
@@ -222,8 +223,8 @@ def _finished(
     write_spec(plan, out)
     if pictures:
         report.write(out)
-    (out / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n")
-    (out / PAGE_FILE).write_text(report_page.page(content, str(out)), encoding="utf-8")
+    files.write(out / METRICS_FILE, json.dumps(content, indent=2) + "\n")
+    files.write(out / PAGE_FILE, report_page.page(content, str(out)))
     return FinishedTraining(content, report, warnings)
 
 

@@ -13,6 +13,8 @@ be needed.
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -167,15 +169,26 @@ def _aliases(folder: Path, name: str, before: Repository) -> aliases.Aliases:
 
 
 def check_readable(folder: Path) -> None:
-    """Checks that a folder can be read.
+    """Checks that a folder can be read, and that it is no model itself.
 
     Raises:
-        ConfigurationError: It cannot be read.
+        ConfigurationError: It cannot be read; or it is a version or one model, and says how to serve that.
     """
-    try:
-        next(folder.iterdir(), None)
-    except OSError as error:
-        raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
+    if _versions(folder).directories:
+        return
+    inside = folder.resolve()
+    held = paths_in(folder)
+    if is_version(inside.name) and _files_of_a_version(held):
+        repository, only = inside.parent.parent, f" --versions {inside.parent.name}/{inside.name}"
+    elif any(is_version(path.name) and _is_folder(path) for path in held):
+        repository, only = inside.parent, ""
+    else:
+        return
+    shown = os.path.relpath(repository) if not folder.is_absolute() else str(repository)
+    raise ConfigurationError(
+        f"{folder} is {'one version of a model' if only else 'one model'}, and a folder of models (NAME/VERSION) is "
+        f"served: lengthwise serve {shlex.quote(shown)}{only}"
+    )
 
 
 def versions(folder: Path) -> dict[Key, Path]:

@@ -52,12 +52,13 @@ class Golden:
     def write(self, path: Path) -> None:
         """Writes `golden.npz`; the same golden sequences give the same bytes."""
         per_step = self.logits[0].ndim == 2
-        np.savez(
-            path,
-            steps=np.concatenate(self.sequences),
-            lengths=np.asarray([len(steps) for steps in self.sequences], dtype=np.int32),
-            logits=np.concatenate(self.logits) if per_step else np.stack(self.logits),
-        )
+        with files.naming(path):
+            np.savez(
+                path,
+                steps=np.concatenate(self.sequences),
+                lengths=np.asarray([len(steps) for steps in self.sequences], dtype=np.int32),
+                logits=np.concatenate(self.logits) if per_step else np.stack(self.logits),
+            )
 
     @classmethod
     def read(cls, path: Path, manifest: Manifest) -> Golden:
