@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import threading
 import time
@@ -493,6 +494,17 @@ class TestInAService:
         assert "4 other answers (100.00%)" in page.text
         assert 'href="./"' in page.text
 
+    async def test_a_shadow_is_timed_on_the_clock_of_the_predictions(self) -> None:
+        ticks = itertools.count()
+        first = bound(manifest(version=1), seconds=0.5)
+        second = bound(manifest(version=2), clock=lambda: float(next(ticks)))
+        async with serving(first, second, shadow="sums/2", shadow_share=1) as service:
+            for _ in range(4):
+                await service.predict(BODY | {"version": "1"})
+            await eventually(lambda: number(service, "shadow_sequences_total") == 4)
+            assert number(service, "shadow_seconds_total") == 4  # one tick each
+            assert number(service, "shadow_primary_seconds_total") > 0
+
     async def test_a_shadow_that_takes_other_sequences_refuses_them(self) -> None:
         first, second = bound(manifest(version=1)), bound(manifest(version=2, max_length=1))
         async with serving(first, second, shadow="sums/2", shadow_share=1) as service:
@@ -520,8 +532,8 @@ def figure(service: Service, sample: str) -> float:
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"lengthwise_{sample}"))
 
 
-def bound(its: Any, before: Callable[[Any], None] = lambda _: None) -> Any:
+def bound(its: Any, before: Callable[[Any], None] = lambda _: None, **costs: Any) -> Any:
     """A model whose session says that it runs on the CPU, so that it may be run beside the runners."""
-    made = model(its, before)
+    made = model(its, before, **costs)
     made.session.bound = False  # type: ignore[misc]
     return made

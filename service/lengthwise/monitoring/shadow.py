@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -112,9 +111,10 @@ class Shadow:
         if sent.windows is not None or served.model.session.bound:
             return
         refused = why_rejected(item.steps, candidate) is not None or len(item.steps) > candidate.max_length
-        started = time.perf_counter()
+        clock = served.queue.cost.clock  # of the predictions, too: this thread gives way to others while it runs
+        started = clock()
         alone = None if refused else served.model.answer(served.queue.padded([item.steps]), False)[0]
-        seconds = time.perf_counter() - started
+        seconds = clock() - started
         with self._lock:
             found = self._comparisons.setdefault(str(primary.version), ShadowComparison())
             if alone is None:
