@@ -1,6 +1,7 @@
 """API keys: which clients may call, from a file that is read again when it changes.
 
-The file has one key per line; blank lines and lines that start with `#` are ignored. Only digests are kept in memory. A
+The file has one key per line; blank lines and lines that start with `#` are ignored. A thread looks at it, because a
+file on a network may not answer for minutes: until then the old keys hold. Only digests are kept in memory. A
 client's key is compared, by its digest, with every one of them in constant time. No key is ever logged.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,8 @@ SHORTEST: Final = 16
 """Shortest valid key, in characters: shorter ones can be guessed."""
 _CHECK_SECONDS: Final = 1.0
 """How often, at most, the file is checked for changes."""
+_READ_SECONDS: Final = 0.1
+"""How long a caller waits for that. It waits once: while a check takes longer, no other begins."""
 
 
 class Keys:
@@ -40,6 +44,7 @@ class Keys:
         self._clock = clock
         self._checked = clock()
         self._stamp, self._digests = _read(path)
+        self._reading = threading.Thread()
 
     def check(self, authorization: bytes | None) -> None:
         """Returns if the client sent one of the keys.
@@ -62,11 +67,20 @@ class Keys:
             raise Unauthorized("the key is not known")
 
     def _reload(self) -> None:
-        """Reads the file again if it changed; keeps the old keys if that fails."""
+        """Reads the file again if it changed, in a thread; the old keys stay valid until it is read."""
         now = self._clock()
-        if now - self._checked < _CHECK_SECONDS:
+        if now - self._checked < _CHECK_SECONDS or self._reading.is_alive():
             return
         self._checked = now
+        self._reading = threading.Thread(target=self._read_again, name="api-keys", daemon=True)
+        try:
+            self._reading.start()
+        except RuntimeError as error:  # no further thread can be started now
+            log.error("the API keys could not be checked for changes: %s", error)
+        else:
+            self._reading.join(_READ_SECONDS)
+
+    def _read_again(self) -> None:
         try:
             if _stamp(self._path) != self._stamp:
                 self._stamp, self._digests = _read(self._path)

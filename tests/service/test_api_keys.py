@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,3 +111,34 @@ def test_a_file_without_good_keys_is_refused_at_the_start_by_line(path: Path, co
 def test_a_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         Keys(tmp_path / "none")
+
+
+def test_a_file_that_does_not_answer_keeps_nobody_waiting(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, stat = Keys(path, clock), Path.stat
+    looked, answers = [], threading.Event()
+
+    def hangs(file: Path, **options: Any) -> Any:
+        if file == path:
+            looked.append(file)
+            answers.wait(60)
+        return stat(file, **options)
+
+    monkeypatch.setattr(Path, "stat", hangs)
+    threads = threading.active_count()
+    for _ in range(50):
+        clock.now += 2
+        keys.check(b"Bearer " + FIRST)
+    assert len(looked) == 1
+    assert threading.active_count() == threads + 1
+    answers.set()
+    rewritten = FIRST + b"-2"
+    monkeypatch.undo()
+    rewrite(path, rewritten)
+    with contextlib.suppress(Unauthorized):
+        for _ in range(600):
+            clock.now += 2
+            keys.check(b"Bearer " + FIRST)
+        pytest.fail("the file was not read again")
+    keys.check(b"Bearer " + rewritten)

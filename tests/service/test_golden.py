@@ -171,3 +171,12 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(VerificationError, match="cannot be read"):
         Golden.read(path, manifest())
+
+
+def test_the_arrays_of_a_file_are_bounded_together(tmp_path: Path) -> None:
+    third = golden.MOST_BYTES // 12 + 4
+    path = tmp_path / "golden.npz"
+    zeros = np.zeros(third, dtype=np.float32)
+    np.savez_compressed(path, steps=zeros[:, None], lengths=zeros.astype(np.int32), logits=zeros[:, None])
+    with pytest.raises(VerificationError, match="are read"):
+        golden.Golden.read(path, manifest())

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import itertools
 import os
+import shutil
 import threading
 import time
 import weakref
@@ -26,6 +27,7 @@ from lengthwise.monitoring import patient_output
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.consumers import CallBuffer, ConsumerThread
 from lengthwise.monitoring.drift import Drift, DriftWindow
+from lengthwise.monitoring.record_file import PATTERN
 from lengthwise.monitoring.recorder import FILE_SECONDS, Recorder
 from lengthwise.record_columns import COLUMNS
 from lengthwise.runtime.answers import Answer
@@ -267,6 +269,35 @@ class TestRecorder:
         recorder.consume([answered()])
         recorder.close()
         assert recorder_figure(recorder, "recorded_sequences") == 1
+
+    @pytest.mark.parametrize("is_open", [False, True])
+    def test_a_folder_that_was_removed_is_made_again(self, tmp_path: Path, is_open: bool) -> None:
+        now = [0.0]
+        folder = tmp_path / "all" / "records"
+        recorder = Recorder(folder, 1.0, 2**30, clock=lambda: now[0])
+        if is_open:
+            recorder.consume([answered()])
+        shutil.rmtree(tmp_path / "all")
+        for _ in range(2):
+            now[0] += FILE_SECONDS
+            recorder.consume([answered()])
+        now[0] += FILE_SECONDS
+        recorder.consume([answered(id="later")])
+        recorder.close()
+        assert "later" in [row["id"] for path in folder.glob(PATTERN) for row in pq.read_table(path).to_pylist()]
+
+    def test_no_file_is_larger_than_the_limit_not_the_newest_either(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**20)
+        random = np.random.default_rng(0)
+        recorder.consume([answered(random.normal(size=(2**19, 2)))])  # 4 MiB in one call
+        recorder.consume([answered(random.normal(size=(2**15, 2)))])
+        recorder.close()
+        assert 0 < sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2**20
+        assert recorder_figure(recorder, "record_lost_sequences") == 1
+        assert recorder_figure(recorder, "recorded_sequences") == 1
+        (tmp_path / "record-20990101T000000-1-000001-sums.parquet").write_bytes(bytes(2**21))
+        Recorder(tmp_path, 1.0, 2**20)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2**20
 
     def test_what_has_no_room_on_the_disk_waits_for_it(self, tmp_path: Path, full_disk: FullDisk) -> None:
         now = [0.0]

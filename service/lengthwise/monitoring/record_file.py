@@ -165,8 +165,10 @@ class RecordFile:
 def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
     """The path of a new file, that of its part, and the descriptor whose lock says that the part is being written.
 
-    Processes in other containers may have the same id, and write into the same folder.
+    Processes in other containers may have the same id, and write into the same folder. It is made again if somebody has
+    removed it.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     while True:
         path = directory / f"{start}-{next(_numbers):06d}-{model}.parquet"
         part = path.with_name(f".{path.name}.part")

@@ -73,6 +73,7 @@ class Recorder:
         self.share = share
         self._directory = directory
         self._most_bytes = most_bytes
+        self._group_bytes = min(_GROUP_BYTES, _FILE_SHARE * most_bytes)
         self._columns = [name for name in COLUMNS if name not in without]
         self._request_key = secrets.token_bytes(16) if "id" in without else None
         self._clock = clock
@@ -138,7 +139,7 @@ class Recorder:
         for key, rows in self._rows.items():
             if key not in self._files and rows:
                 self._files[key] = RecordFile(self._directory, key[0], self._columns, rows[0], now)
-            if len(rows) >= _GROUP_ROWS or sum(row["steps"].nbytes for row in rows) >= _GROUP_BYTES:
+            if len(rows) >= _GROUP_ROWS or sum(row["steps"].nbytes for row in rows) >= self._group_bytes:
                 self._flush(key)
         for key, file in list(self._files.items()):
             large = file.rows >= FILE_ROWS or file.bytes >= _FILE_SHARE * self._most_bytes
@@ -190,7 +191,11 @@ class Recorder:
 
     def _end(self, file: RecordFile) -> None:
         """Completes a file that gets no further rows, unless its bytes wait."""
-        if file.complete():
+        if file.bytes > self._most_bytes:  # one call may have that many
+            self._ending.remove(file)
+            file.drop()
+            self._lost += file.rows
+        elif file.complete():
             self._ending.remove(file)
             self._written += file.rows
             self._remove_oldest()
@@ -199,7 +204,7 @@ class Recorder:
         """Removes the oldest files while all of them have too many bytes, and notes how many they have."""
         files = self._complete_files()
         held = sum(size for _, size in files)
-        for path, size in files[:-1]:
+        for path, size in files:
             if held <= self._most_bytes:
                 break
             path.unlink(missing_ok=True)

@@ -31,8 +31,9 @@ TOLERANCE = 1e-4
 less, and wrong weights differ by more."""
 
 npy: Any = numpy_format  # it has no type annotations
-MOST_BYTES: Final = 2**28
-"""Largest file, and largest array in it, that is read, in bytes; the exporter writes some kilobytes."""
+MOST_BYTES: Final = 2**26
+"""Largest file that is read, and most bytes of its arrays together: the serving process keeps them. The exporter writes
+some kilobytes."""
 
 _ARRAYS = ("steps", "lengths", "logits")
 
@@ -210,6 +211,9 @@ def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
             missing = [name for name in _ARRAYS if f"{name}.npy" not in archive.namelist()]
             if missing:
                 raise VerificationError(f"{source}: it has no array {missing[0]!r}")
+            size = sum(archive.getinfo(f"{name}.npy").file_size for name in _ARRAYS)  # no more is decompressed
+            if size > MOST_BYTES:
+                raise ValueError(f"its arrays have {size} bytes, and at most {MOST_BYTES} are read")
             return {name: _array(archive, f"{name}.npy") for name in _ARRAYS}
     except VerificationError:
         raise
@@ -223,9 +227,6 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     Raises:
         ValueError: It is not an array, or its size contradicts its header.
     """
-    size = archive.getinfo(name).file_size  # no more is decompressed than this
-    if size > MOST_BYTES:
-        raise ValueError(f"{name} has {size} bytes, and at most {MOST_BYTES} are read")
     file = io.BytesIO(archive.read(name))
     version = npy.read_magic(file)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
