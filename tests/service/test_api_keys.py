@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from pathlib import Path
@@ -133,12 +132,10 @@ def test_a_file_that_does_not_answer_keeps_nobody_waiting(
     assert len(looked) == 1
     assert threading.active_count() == threads + 1
     answers.set()
-    rewritten = FIRST + b"-2"
+    for thread in threading.enumerate():
+        if thread.name == "api-keys":
+            thread.join(60)
     monkeypatch.undo()
-    rewrite(path, rewritten)
-    with contextlib.suppress(Unauthorized):
-        for _ in range(600):
-            clock.now += 2
-            keys.check(b"Bearer " + FIRST)
-        pytest.fail("the file was not read again")
-    keys.check(b"Bearer " + rewritten)
+    rewrite(path, FIRST + b"-2")
+    clock.now += 2
+    keys.check(b"Bearer " + FIRST + b"-2")
