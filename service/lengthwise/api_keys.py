@@ -25,7 +25,7 @@ SHORTEST: Final = 16
 _CHECK_SECONDS: Final = 1.0
 """How often, at most, the file is checked for changes."""
 _READ_SECONDS: Final = 0.1
-"""How long a caller waits for that. It waits once: while a check takes longer, no other begins."""
+"""How long a caller waits for that; while it takes longer, no other check begins."""
 
 
 class Keys:
@@ -34,14 +34,18 @@ class Keys:
     Args:
         path: The file.
         clock: Seconds; for tests.
+        patience_seconds: How long a caller waits while the file is looked at; one caller, once.
 
     Raises:
         ConfigurationError: The file cannot be read, has no key, or has a key that is too short.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.monotonic, *, patience_seconds: float = _READ_SECONDS
+    ) -> None:
         self._path = path
         self._clock = clock
+        self._patience_seconds = patience_seconds
         self._checked = clock()
         self._stamp, self._digests = _read(path)
         self._reading = threading.Thread()
@@ -78,7 +82,7 @@ class Keys:
         except RuntimeError as error:  # no further thread can be started now
             log.error("the API keys could not be checked for changes: %s", error)
         else:
-            self._reading.join(_READ_SECONDS)
+            self._reading.join(self._patience_seconds)
 
     def _read_again(self) -> None:
         try:
