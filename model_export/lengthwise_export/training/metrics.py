@@ -61,13 +61,14 @@ class TrainingReport:
             **{name: scores.as_json() for name, scores in self.splits.items()},
         }
 
-    def write(self, directory: Path) -> None:
-        """Writes `metrics.json` and the pictures."""
+    def write(self, directory: Path, origin: str = "") -> None:
+        """Writes `metrics.json` and the pictures, with a line below that says from what they were made."""
         files.write(directory / METRICS_FILE, json.dumps(self.as_json(), indent=2) + "\n")
-        figures.learning_curve(self.result.progress, directory / CURVE_FILE)
+        figures.learning_curve(self.result.progress, directory / CURVE_FILE, origin=origin)
         name, scores = list(self.splits.items())[-1]
         output = self.spec.output
-        figures.confusion_matrix(scores, output.labels, output.task, directory / CONFUSION_FILE, title=f"{name} split")
+        path, title = directory / CONFUSION_FILE, f"{name} split"
+        figures.confusion_matrix(scores, output.labels, output.task, path, title=title, origin=origin)
 
     def table(self, title: str) -> Table:
         """The scores as a table for the terminal, with the epoch that they belong to."""

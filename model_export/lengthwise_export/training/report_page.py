@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from lengthwise import look
+from lengthwise_export.training import charts
 
 SPLITS: Final = ("training", "validation", "left_out", "test")
 """The splits that a report may have, the most meaningful last."""
@@ -22,6 +24,7 @@ _PAGE: Final = """<!doctype html>
 :root {{ --one: var(--accent); --other: var(--second); }}
 td, th {{ text-align: right; padding: .25rem .9rem .25rem 0; }}
 td:first-child, th:first-child {{ text-align: left; }}
+.heat td, .heat th {{ text-align: center; padding: .3rem .6rem; border: 1px solid var(--line); }}
 section div {{ overflow-x: auto; }}
 svg text {{ font-size: 12px; }}
 </style>
@@ -51,6 +54,8 @@ def page(report: Mapping[str, Any], title: str) -> str:
     parts = [_table(["split", *FIGURES], [[name, *figures(scores)] for name, scores in splits.items()])]
     if report.get("held_back") is not None:
         parts.append(f"<p>{html.escape(HELD_BACK.capitalize())}: accuracy {_number(report['held_back'])}.</p>")
+    if report.get("made"):
+        parts.insert(0, f"<p>{html.escape(origin(report['made']))}</p>")
     if report.get("seconds") is not None:
         parts.append(f"<p>Trained in {float(report['seconds']):.1f} s.</p>")
     if report.get("chosen"):
@@ -64,7 +69,9 @@ def page(report: Mapping[str, Any], title: str) -> str:
         name, scores = list(splits.items())[-1]
         parts += _details(report, name, scores)
     if report.get("epochs"):
-        parts.append(_section("Learning curves", _curves(report["epochs"])))
+        parts.append(_section("Learning curves", charts.losses(report["epochs"])))
+    if report.get("spec"):
+        parts.append(_spec(report["spec"]))
     return _PAGE.format(look=look.style(), title=html.escape(title), body="\n".join(parts))
 
 
@@ -86,7 +93,11 @@ def figures(scores: Mapping[str, Any]) -> list[str]:
 def _details(report: Mapping[str, Any], name: str, scores: Mapping[str, Any]) -> list[str]:
     parts = []
     if scores.get("reliability"):
-        parts.append(_section(f"Calibration ({name})", _reliability(scores["reliability"])))
+        parts.append(
+            _section(
+                f"Calibration ({name}): the number of answers above each bar", charts.reliability(scores["reliability"])
+            )
+        )
     for key, what in (("by_length", "steps"), ("by_missing", "share of missing values")):
         groups = scores.get(key)
         if groups:
@@ -101,9 +112,39 @@ def _details(report: Mapping[str, Any], name: str, scores: Mapping[str, Any]) ->
         columns = labels if len(confusion[0]) == len(labels) else ["hit", "false alarm", "miss", "rightly not"]
         if len(columns) < 2 or report.get("task") == "multi-label":
             columns = ["hit", "false alarm", "miss", "rightly not"]
-        rows = [[label, *map(str, row)] for label, row in zip(labels, confusion, strict=False)]
-        parts.append(_section(f"Confusion ({name}): true labels in rows", _table(["label", *columns], rows)))
+        parts.append(_section(f"Confusion ({name}): true labels in rows", _confusion(labels, columns, confusion)))
     return parts
+
+
+def _confusion(labels: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """The counts, each cell the darker the larger its share of its row."""
+    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in ("label", *columns))
+    body = ""
+    for label, row in zip(labels, counts, strict=False):
+        cells = "".join(
+            f'<td style="background: color-mix(in srgb, var(--one) {45 * count / max(sum(row), 1):.0f}%, transparent)">'
+            f"{count}</td>"
+            for count in row
+        )
+        body += f'<tr><th scope="row">{html.escape(label)}</th>{cells}</tr>'
+    return f'<table class="heat"><tr>{head}</tr>{body}</table>'
+
+
+def origin(made: Mapping[str, Any]) -> str:
+    """When and from what a training was made, as a line; see `session.origin`."""
+    tested = f", tested with {made['test_records']} of {made['test_data']}" if made.get("test_records") else ""
+    return (
+        f"Trained {made['date']} with lengthwise {made['version']}, seed {made['seed']}: {made['records']} records of "
+        f"{made['data']}{tested}."
+    )
+
+
+def _spec(spec: Mapping[str, Any]) -> str:
+    """The spec, as in a TOML file."""
+    lines = []
+    for table, keys in spec.items():
+        lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""]
+    return f"<details><summary>The spec</summary><pre>{html.escape(chr(10).join(lines))}</pre></details>"
 
 
 def _section(title: str, content: str) -> str:
@@ -122,46 +163,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _number(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, int | float) else "–"  # noqa: RUF001 - a dash
-
-
-def _reliability(bins: Sequence[Mapping[str, Any]]) -> str:
-    """A picture: a bar for each bin at its accuracy, and the diagonal on which a calibrated model lies."""
-    size, edge = 240, 30
-    bars = "".join(
-        f'<rect x="{edge + one["from"] * size:.1f}" y="{10 + (1 - one["accuracy"]) * size:.1f}" '
-        f'width="{(one["to"] - one["from"]) * size - 1:.1f}" height="{one["accuracy"] * size:.1f}" fill="var(--one)">'
-        f"<title>{one['answers']} answers, {one['confidence']:.3f} sure, {one['accuracy']:.3f} right</title></rect>"
-        for one in bins
-    )
-    return (
-        f'<svg width="{size + 2 * edge}" height="{size + 60}" role="img" '
-        f'aria-label="Share of right answers by probability">{bars}'
-        f'<line x1="{edge}" y1="{10 + size}" x2="{edge + size}" y2="10" stroke="currentColor"/>'
-        f'<text x="{edge}" y="{size + 40}">probability of the answer; height: share of right answers</text></svg>'
-    )
-
-
-def _curves(epochs: Sequence[Mapping[str, Any]]) -> str:
-    """A picture of the losses over the epochs."""
-    wide, high, edge = 560, 220, 40
-    lines = {
-        name: [float(epoch[key]) for epoch in epochs if epoch.get(key) is not None]
-        for name, key in (("training", "training_loss"), ("validation", "validation_loss"))
-    }
-    top = max((max(values) for values in lines.values() if values), default=1.0) or 1.0
-    drawn = ""
-    for (name, values), color in zip(lines.items(), ("var(--one)", "var(--other)"), strict=True):
-        if values:
-            across = max(len(values) - 1, 1)
-            points = " ".join(
-                f"{edge + index / across * wide:.1f},{10 + (1 - value / top) * high:.1f}"
-                for index, value in enumerate(values)
-            )
-            drawn += f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>'
-            drawn += f'<text x="{edge + wide - 80}" y="{25 if name == "training" else 42}">{name}</text>'
-            top_of = 16 if name == "training" else 33
-            drawn += f'<rect x="{edge + wide - 95}" y="{top_of}" width="10" height="10" fill="{color}"/>'
-    return (
-        f'<svg width="{wide + 2 * edge}" height="{high + 50}" role="img" aria-label="Losses by epoch">{drawn}'
-        f'<text x="{edge}" y="{high + 35}">{len(epochs)} epochs; loss from 0 to {top:.3g}</text></svg>'
-    )

@@ -54,12 +54,13 @@ class RocketReport:
             **{name.replace(" ", "_"): scores.as_json() for name, scores in self.splits.items()},
         }
 
-    def write(self, directory: Path) -> None:
-        """Writes `metrics.json` and the confusion matrix."""
+    def write(self, directory: Path, origin: str = "") -> None:
+        """Writes `metrics.json`, and the confusion matrix with a line below that says from what it was made."""
         files.write(directory / METRICS_FILE, json.dumps(self.as_json(), indent=2) + "\n")
         name, scores = list(self.splits.items())[-1]
         output = self.spec.output
-        figures.confusion_matrix(scores, output.labels, output.task, directory / CONFUSION_FILE, title=f"{name} split")
+        path, title = directory / CONFUSION_FILE, f"{name} split"
+        figures.confusion_matrix(scores, output.labels, output.task, path, title=title, origin=origin)
 
     def table(self, title: str) -> Table:
         """The scores as a table for the terminal."""

@@ -14,6 +14,8 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,7 +120,8 @@ def train_layers(
         content |= {"runs": runs, "spread": spread(runs)}
     first, second = best.split
     splits = {"training": first, "validation": second, "test": held_out}
-    return _finished(plan, content, report, tuple(warnings), best.model, splits, out, pictures)
+    made = origin(plan, records, test)
+    return _finished(plan, content, report, tuple(warnings), best.model, splits, out, pictures, made)
 
 
 def train_rocket(
@@ -142,7 +145,26 @@ def train_rocket(
     content = report.as_json()
     if second:
         content["validation"] = rocket.evaluate(result.model, second, plan.spec).as_json()
-    return _finished(plan, content, report, plan.warnings, result.model, splits, out, pictures)
+    made = origin(plan, records, test)
+    return _finished(plan, content, report, plan.warnings, result.model, splits, out, pictures, made)
+
+
+def origin(plan: Plan, records: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
+    """When and from what a model is trained, for `metrics.json` and below the pictures."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "version": metadata.version("lengthwise"),
+        "seed": plan.options.seed,
+        "data": _source(records),
+        "records": len(records),
+        "test_data": _source(test) if test else None,
+        "test_records": len(test),
+    }
+
+
+def _source(records: Sequence[Record]) -> str:
+    """The name of the file that records were read from; they say `file:line`."""
+    return Path(records[0].place.rpartition(":")[0]).name or "a Python program"
 
 
 def refuse_to_overwrite(out: Path, instead: str) -> None:
@@ -215,14 +237,15 @@ def _finished(
     splits: Mapping[str, Sequence[Example]],
     out: Path,
     pictures: bool,
+    made: Mapping[str, Any],
 ) -> FinishedTraining:
     for name, members in splits.items():
         if members and isinstance(content.get(name), dict):
             content[name] |= quality(model, members, plan.spec)
-    content |= {"spec": plan.spec.resolved(), "chosen": list(plan.reasons), "warnings": list(warnings)}
+    content |= {"made": made, "spec": plan.spec.resolved(), "chosen": list(plan.reasons), "warnings": list(warnings)}
     write_spec(plan, out)
     if pictures:
-        report.write(out)
+        report.write(out, report_page.origin(made))
     files.write(out / METRICS_FILE, json.dumps(content, indent=2) + "\n")
     files.write(out / PAGE_FILE, report_page.page(content, str(out)))
     return FinishedTraining(content, report, warnings)
