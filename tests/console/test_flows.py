@@ -544,3 +544,46 @@ def test_the_default_version_is_tried_first_and_its_aliases_are_seen(browser: An
         assert "0.9811" in page.locator("#served").inner_text()
         window.close()
         assert window.troubles == []
+
+
+def test_the_columns_of_a_table_are_named_and_can_be_chosen(window: Window, tmp_path: Path) -> None:
+    rows = [
+        f"{name},{step},{step / 10},{other},{label}"
+        for name, label in (("a", "1"), ("b", "2"))
+        for step, other in ((1, 5), (2, 6))
+    ]
+    (tmp_path / "long.csv").write_text("\n".join(["id,t,pressure,note,label", *rows]))
+    page = imagined(window, {"features": 1, "labels": ["1", "2"]}, ANSWER)
+    page.locator(".answer .label").wait_for()
+    page.set_input_files("#file", tmp_path / "long.csv")
+    page.locator("#sequence-note.problem", has_text="pressure, note").wait_for()
+    assert page.locator("#sequence-note").inner_text().count("features a step") == 1
+    assert [page.locator(f"#column-{role}").input_value() for role in ("id", "time", "label")] == ["id", "t", "label"]
+    page.uncheck("#column-values input[value=note]")
+    page.click("#read-again")
+    page.locator("#choice-note", has_text="2 sequences").wait_for()
+    assert "'pressure'" in page.locator("#taken").inner_text()
+    assert page.locator("#features button").all_inner_texts() == ["pressure"]
+    assert "[[0.1],[0.2]]" in page.locator("#code").inner_text()
+    assert window.violations() == []
+
+
+def test_of_a_table_that_is_doubtful_the_header_is_offered(window: Window, tmp_path: Path) -> None:
+    (tmp_path / "two.csv").write_text("time,timestamp,x\n1,1,5\n2,2,6\n")
+    page = imagined(window, {"features": 1, "labels": ["1", "2"]}, ANSWER)
+    page.locator(".answer .label").wait_for()
+    page.set_input_files("#file", tmp_path / "two.csv")
+    page.locator("#sequence-note.problem", has_text="may each be the time").wait_for()
+    page.select_option("#column-time", "time")
+    page.check("#column-values input[value=x]")
+    page.click("#read-again")
+    page.locator("#sequence-note", has_text="2 steps").wait_for()
+    assert "[[5],[6]]" in page.locator("#code").inner_text()
+
+
+def test_one_cause_at_many_steps_is_one_line(window: Window) -> None:
+    page = window.open()
+    page.locator(".answer .label").wait_for()
+    pasted(page, "\n".join(["1 2"] * 25))
+    page.locator(".answer .problem").wait_for()
+    assert page.locator(".answer .facts li").count() <= 2

@@ -264,3 +264,18 @@ async def test_a_parquet_file_of_few_bytes_and_millions_of_values_is_refused_bef
         answer = await upload(service, "a.parquet", content)
     assert answer.status_code == 422
     assert "row group 0" in answer.json()["detail"]
+
+
+async def test_the_columns_that_a_query_names_are_taken() -> None:
+    text = b"id,t,x,y,label\na,2,1,10,up\na,1,2,20,up\n"
+    async with serving(model(manifest())) as service:
+        found = (await service.client.post("/console/sequences?name=a.csv", content=text)).json()
+        asked = "/console/sequences?name=a.csv&values=y&label=x"
+        chosen = (await service.client.post(asked, content=text)).json()
+        wrong = await service.client.post("/console/sequences?name=a.csv&values=z", content=text)
+    assert found["columns"] == {"id": "id", "time": "t", "label": "label", "values": ["x", "y"], "left_out": []}
+    assert found["sequences"] == [{"id": "a", "label": "up", "steps": [[2, 20], [1, 10]]}]
+    assert chosen["columns"]["values"] == ["y"]
+    assert [each["steps"] for each in chosen["sequences"]] == [[[20], [10]]]
+    assert wrong.status_code == 422
+    assert "--values" not in wrong.text

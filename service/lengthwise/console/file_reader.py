@@ -4,15 +4,16 @@
 
 A file of a few kilobytes can describe gigabytes of values. So the process has limits of memory and of processor time,
 gives way to the service for both (`modest`), and ends with it. It writes one JSON object to stdout: `sequences`, each
-with `id`, `label` and `steps`; `left_out`, how many were left out; `problems`, what is wrong with records; and `taken`,
-which columns of a table were taken as what. A table (CSV, or Parquet with a row for each step) without a column of ids
-is one sequence here.
+with `id`, `label` and `steps`; `left_out`, how many were left out; `problems`, what is wrong with records; `taken`,
+which columns of a table were taken as what, for people, and `columns`, the same for the page. A table (CSV, or Parquet
+with a row for each step) without a column of ids is one sequence here.
 """
 
 from __future__ import annotations
 
 import resource
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,11 @@ import orjson
 
 from lengthwise import modest
 from lengthwise.decoding.dataset import BadRecord, Reading, StepKind, entries
-from lengthwise.decoding.long_table import ColumnNames
+from lengthwise.decoding.long_table import ColumnNames, Roles
 from lengthwise.errors import Causes, ConfigurationError
 
+COLUMNS_FILE: Final = "columns.json"
+"""Beside the file: the columns that the user chose, as `ColumnNames`."""
 MOST_SEQUENCES: Final = 1000
 MOST_PROBLEMS: Final = 20
 MOST_CHARACTERS: Final = 200
@@ -46,7 +49,8 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
     if path.suffix == ".parquet":
         _check_groups(path)
     taken: list[str] = []
-    reading = Reading(columns or ColumnNames(), ids_are_needed=False, say=taken.append)
+    found: list[Roles] = []
+    reading = Reading(columns or ColumnNames(), ids_are_needed=False, say=taken.append, taken=found.append)
     sequences: list[dict[str, Any]] = []
     problems = Causes()
     left_out = values = 0
@@ -62,7 +66,13 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
             shown = None if label is None else label[:MOST_CHARACTERS]
             sequences.append({"id": record.id[:MOST_CHARACTERS], "label": shown, "steps": record.steps})
     said = "".join(taken).removeprefix(f"{path}: ")
-    return {"sequences": sequences, "left_out": left_out, "problems": problems.lines(MOST_PROBLEMS), "taken": said}
+    return {
+        "sequences": sequences,
+        "left_out": left_out,
+        "problems": problems.lines(MOST_PROBLEMS),
+        "taken": said,
+        "columns": asdict(found[0]) if found else None,
+    }
 
 
 def _check_groups(path: Path) -> None:
@@ -96,9 +106,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
-        result = read(path, "tokens" if kind == "tokens" else "values", most_values)
+        chosen = path.with_name(COLUMNS_FILE)
+        columns = ColumnNames(**orjson.loads(chosen.read_bytes())) if chosen.exists() else None
+        result = read(path, "tokens" if kind == "tokens" else "values", most_values, columns)
     except (ConfigurationError, MemoryError) as error:
-        reason = "the file takes too much memory" if isinstance(error, MemoryError) else str(error)
+        told = error.__cause__ if isinstance(error.__cause__, ConfigurationError) else error  # without options' names
+        reason = "the file takes too much memory" if isinstance(error, MemoryError) else str(told)
         sys.stdout.buffer.write(orjson.dumps({"reason": reason.replace(f"{path.parent}/", "")}))
         sys.exit(1)
     sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,6 +15,7 @@ from starlette.routing import Route
 from lengthwise.console import page
 from lengthwise.console.live import MOST_VIEWERS, LiveView
 from lengthwise.console.live_stream import MEDIA_TYPE, LiveStream
+from lengthwise.decoding.long_table import ColumnNames
 from lengthwise.protocols.body import ClientLeft, headers_of
 from lengthwise.repository.served import ServedModel
 from lengthwise.serving import Serving
@@ -69,7 +71,11 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         query = request.query_params
         try:
             read = await uploads.read(
-                query.get("name", ""), query.get("kind", "values"), headers_of(request.headers.raw), request.receive
+                query.get("name", ""),
+                query.get("kind", "values"),
+                headers_of(request.headers.raw),
+                request.receive,
+                _columns(query),
             )
         except ClientLeft:
             return Response(status_code=499)
@@ -120,6 +126,13 @@ def _input(served: ServedModel) -> dict[str, Any]:
         "examples": (served.model.examples or b"").count(b"\n"),
         "usual_lengths": None if training is None else training.lengths.edges,
     }
+
+
+def _columns(query: QueryParams) -> ColumnNames | None:
+    """The columns of a table that a query names: `id`, `time`, `label` and, as often as wanted, `values`."""
+    given = {role: query.get(role) for role in ("id", "time", "label")}
+    values = tuple(query.getlist("values"))
+    return ColumnNames(**given, values=values or None) if values or any(given.values()) else None
 
 
 def _json(body: bytes) -> Response:

@@ -14,13 +14,17 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final, get_args
 
 import orjson
 from starlette.types import Receive
 
+from lengthwise.console.file_reader import COLUMNS_FILE
+from lengthwise.decoding import long_files
 from lengthwise.decoding.json_lines import StepKind
+from lengthwise.decoding.long_table import ColumnNames
 from lengthwise.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -35,7 +39,7 @@ from lengthwise.modest import LEAST_BYTES, share_of_memory
 from lengthwise.protocols.body import read_body
 from lengthwise.settings import passed_to_children
 
-FORMATS: Final = (".csv", ".jsonl", ".jsonl.gz", ".parquet", ".ts")
+FORMATS: Final = (*long_files.SUFFIXES, ".jsonl", ".jsonl.gz", ".parquet", ".ts")
 READ_SECONDS: Final = 20.0
 MOST_VALUES: Final = 500_000
 """Values of all sequences that the answer holds."""
@@ -63,7 +67,14 @@ class Uploads:
         self._max_bytes = max_bytes
         self._one = asyncio.Lock()
 
-    async def read(self, name: str, kind: str, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def read(
+        self,
+        name: str,
+        kind: str,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        columns: ColumnNames | None = None,
+    ) -> bytes:
         """The sequences of a file, as the JSON that `file_reader` writes.
 
         Args:
@@ -71,6 +82,7 @@ class Uploads:
             kind: `values` or `tokens`: what a step is.
             headers: The request's.
             receive: Gives its body.
+            columns: The columns of a table that the user chose.
 
         Raises:
             ClientLeft: The client closed the connection.
@@ -85,7 +97,7 @@ class Uploads:
             body = await read_body(receive, headers, self._max_bytes, hold, late_at=late_at)
             async with self._turn():
                 hold.set(len(body) + _MEMORY_FACTOR * MOST_VALUES)
-                async with _file(body, suffix) as path:
+                async with _file(body, suffix, columns) as path:
                     del body
                     return await read_in_process(path, kind)
         finally:
@@ -124,14 +136,14 @@ def _suffix(name: str) -> str:
 
 
 @asynccontextmanager
-async def _file(body: bytes, suffix: str) -> AsyncIterator[Path]:
+async def _file(body: bytes, suffix: str, columns: ColumnNames | None) -> AsyncIterator[Path]:
     """The file in a folder of its own, which is removed afterwards.
 
     Raises:
         NotReady: It cannot be written, for example because the disk is full.
     """
     try:
-        folder = await asyncio.to_thread(_folder_with, body, suffix)
+        folder = await asyncio.to_thread(_folder_with, body, suffix, columns)
     except OSError as error:
         raise NotReady(f"the server cannot store the file: {error.strerror}") from error
     try:
@@ -140,11 +152,13 @@ async def _file(body: bytes, suffix: str) -> AsyncIterator[Path]:
         folder.cleanup()
 
 
-def _folder_with(body: bytes, suffix: str) -> tempfile.TemporaryDirectory[str]:
-    """A new folder with the file."""
+def _folder_with(body: bytes, suffix: str, columns: ColumnNames | None) -> tempfile.TemporaryDirectory[str]:
+    """A new folder with the file and the chosen columns."""
     folder = tempfile.TemporaryDirectory(prefix="lengthwise-", ignore_cleanup_errors=True)
     try:
         (Path(folder.name) / f"upload{suffix}").write_bytes(body)
+        if columns is not None:
+            (Path(folder.name) / COLUMNS_FILE).write_bytes(orjson.dumps(asdict(columns)))
     except BaseException:
         folder.cleanup()
         raise

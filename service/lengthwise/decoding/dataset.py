@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from lengthwise.decoding import json_text, long_files, long_table
 from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, RepeatedKey, loads, plain_fields
 from lengthwise.decoding.json_lines import StepKind as StepKind
-from lengthwise.decoding.long_table import Cells, ColumnNames
+from lengthwise.decoding.long_table import Cells, ColumnNames, Roles
 from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_install
 from lengthwise.padding import Steps
@@ -96,7 +96,8 @@ class Reading:
         channels_first: Whether the steps of a record are `[features, length]`.
         per_step: Whether each step has a label, also where all labels of a sequence are equal.
         ids_are_needed: Whether a file with a row for each step needs a column of ids, or may be one sequence.
-        say: Called with what the columns were taken as.
+        say: Called with what the columns were taken as, as a line.
+        taken: Called with the same.
     """
 
     columns: ColumnNames = field(default_factory=ColumnNames)
@@ -104,6 +105,7 @@ class Reading:
     per_step: bool = False
     ids_are_needed: bool = True
     say: Callable[[str], object] = lambda _line: None
+    taken: Callable[[Roles], object] = lambda _roles: None
 
 
 _PLAIN: Final = Reading()
@@ -362,6 +364,7 @@ def _long(
         )
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error} (--id, --time, --label and --values name columns)") from error
+    reading.taken(roles)
     reading.say(f"{path}: {roles}; {counted(len(found), 'sequence')}")
     for one in found:
         rows = one.rows.tolist()

@@ -83,9 +83,11 @@ export const flat = (prediction) => prediction.probabilities.flat().filter((valu
 
 /** The element of a refusal. */
 export function refusalOf(model, error) {
-  const told = (error.errors ?? []).map(({ pointer, detail }) => `${placeOf(pointer)}${detail}`).filter((text) => text !== error.message);
-  const places = told.slice(0, 5).map((text) => make("li", { text }));
-  const more = (error.total ?? 0) - places.length;
+  const causes = new Map(); // one line for each cause, with its first place
+  for (const { pointer, detail } of error.errors ?? []) causes.set(detail, [...(causes.get(detail) ?? []), placeOf(pointer)]);
+  const told = [...causes].filter(([detail, [first]]) => first + detail !== error.message);
+  const places = told.slice(0, 5).map(([detail, [first, ...others]]) => make("li", { text: `${others.length ? `${first.replace(": ", "")} and ${others.length} more places: ` : first}${detail}` }));
+  const more = (error.total ?? 0) - (error.errors ?? []).length;
   if (places.length && more > 0) places.push(make("li", { text: `and ${more} more` }));
   const retry = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
   return make(

@@ -5,18 +5,19 @@ import { byId, colourOf, draw, make, offer } from "./dom.js";
 import { FileTable } from "./file_table.js";
 import { PaddingTrial } from "./padding.js";
 import { Sequence, invent, parse, usualLength } from "./sequence.js";
-import { predict, readFile, recordings } from "./service.js";
+import { predict, recordings } from "./service.js";
 import { Signal } from "./signal.js";
 import { copy, curl, python, shown } from "./snippets.js";
+import { Upload } from "./upload.js";
 
 const ASK_AFTER_MS = 250;
-const READ_HERE = /\.(json|txt)$/i;
 
 export class Predict {
   constructor() {
     this.signal = new Signal((what) => this.changed(what));
     this.padding = new PaddingTrial((body) => predict(this.state.predict, body), () => this.subject());
     this.table = new FileTable((body) => predict(this.state.predict, body), (place) => this.choose(place));
+    this.upload = new Upload(() => ({ model: this.model, limits: this.state.limits }), (found, note) => this.useMany(found, note), (why) => this.refuse(why), (text) => this.note(text));
     this.turn = 0;
     this.form = curl;
     this.listen();
@@ -27,7 +28,6 @@ export class Predict {
     on("invent", "click", () => this.example());
     on("paste", "click", () => this.openPaste(byId("paste-part").hidden));
     on("use-pasted", "click", () => this.paste());
-    on("file", "change", () => this.upload());
     on("chosen", "change", () => this.choose(Number(byId("chosen").value)));
     on("drawn", "change", () => this.drawFeature());
     on("length", "change", () => this.resize(Number(byId("length").value)));
@@ -108,6 +108,7 @@ export class Predict {
       this.kept = this.kept.filter(({ steps }) => (model.input === "tokens" ? !Array.isArray(steps[0]) : [steps[0]].flat().length === model.features));
     }
     if (this.model !== model) return;
+    this.upload.forget();
     const real = this.kept[this.shownExamples++ % this.kept.length];
     this.offerMany([]);
     if (!real) return this.use(new Sequence(invent(model, Math.max(model.min_length, usualLength(model))), { origin: "made up" }));
@@ -125,40 +126,20 @@ export class Predict {
     this.take(() => parse(byId("pasted").value, this.model?.input === "tokens"), () => this.openPaste(false));
   }
 
-  async upload() {
-    const [file] = byId("file").files;
-    byId("file").value = "";
-    if (!file || !this.model) return;
-    this.note(`Reading ${file.name} …`);
-    const most = this.state.limits.max_body_bytes;
-    try {
-      if (file.size > most) throw new Error(`it has ${file.size.toLocaleString("en")} bytes, and the server takes ${most.toLocaleString("en")}`);
-      if (READ_HERE.test(file.name)) {
-        const text = await file.text();
-        this.take(() => parse(text, this.model.input === "tokens"));
-        return;
-      }
-      const read = await readFile(file, this.model.input);
-      const found = read.sequences.map((each) => new Sequence(each.steps, { ...each, origin: file.name }));
-      const left = read.left_out ? `; ${read.left_out} more were left out` : "";
-      const wrong = read.problems.length ? `; not read: ${read.problems.slice(0, 3).join("; ")}` : "";
-      if (!found.length) throw new Error(read.problems[0] ?? "there is no sequence in it");
-      this.offerMany(found, `${found.length} sequences${left}${wrong}`);
-      this.use(found[0]);
-    } catch (error) {
-      this.refuse(`${file.name} cannot be read: ${error.message}`);
-    }
-  }
-
   take(read, then = () => {}) {
     try {
       const found = read();
-      this.offerMany(found, `${found.length} sequences`);
-      this.use(found[0]);
+      this.upload.forget();
+      this.useMany(found, `${found.length} sequences`);
       then();
     } catch (error) {
       this.refuse(error.message);
     }
+  }
+
+  useMany(found, note) {
+    this.offerMany(found, note);
+    this.use(found[0]);
   }
 
   /** Says why a new sequence cannot be read; what is shown belongs to the one before, so it is greyed and the answer goes. */
@@ -192,7 +173,7 @@ export class Predict {
 
   use(sequence) {
     this.sequence = sequence;
-    const names = sequence.featureMask.map((_, i) => this.model?.feature_names?.[i] ?? `feature ${i + 1}`);
+    const names = sequence.featureMask.map((_, i) => this.model?.feature_names?.[i] ?? sequence.names?.[i] ?? `feature ${i + 1}`);
     this.signal.names = names;
     offer(byId("drawn"), names.map((name, i) => [i, name]));
     byId("drawn-label").hidden = sequence.features < 2;

@@ -2,9 +2,10 @@
 
 /** One sequence: `steps` are arrays of numbers and nulls, or token ids. */
 export class Sequence {
-  /** `origin` says where it comes from. */
-  constructor(steps, { id = "", label = null, origin = "" } = {}) {
+  /** `origin` says where it comes from; `names` are those of its features. */
+  constructor(steps, { id = "", label = null, origin = "", names = null } = {}) {
     this.steps = steps;
+    this.names = names;
     this.origin = origin;
     this.id = id;
     this.label = label;

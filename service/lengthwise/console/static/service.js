@@ -56,9 +56,10 @@ export async function predict(path, body) {
   return { ...document, milliseconds: performance.now() - started, timing: answer.headers.get("server-timing") };
 }
 
-/** The sequences of a file that the server reads: {sequences, left_out, problems}. */
-export async function readFile(file, kind) {
-  const query = new URLSearchParams({ name: file.name, kind });
+/** The sequences of a file that the server reads: {sequences, left_out, problems, taken, columns}; see `console.file_reader`. */
+export async function readFile(file, kind, { values = [], ...roles }) {
+  const query = new URLSearchParams({ name: file.name, kind, ...roles });
+  for (const name of values) query.append("values", name);
   const answer = await call(`console/sequences?${query}`, {
     method: "POST",
     headers: { "content-type": "application/octet-stream" },

@@ -1,0 +1,86 @@
+// Files: small ones of JSON are read here, all others by the server; of a table, the user may choose the columns.
+
+import { byId, make, offer } from "./dom.js";
+import { Sequence, parse } from "./sequence.js";
+import { readFile } from "./service.js";
+
+const READ_HERE = /\.(json|txt)$/i;
+const TABLE = /\.(csv|tsv)$/i;
+const HEAD_BYTES = 65536;
+const ROLES = ["id", "time", "label"];
+
+export class Upload {
+  /** `given()` is {model, limits}; `use(sequences, note)` takes what was read, `refuse(why)` why it was not; `say(text)` what is done. */
+  constructor(given, use, refuse, say) {
+    this.given = given;
+    this.say = say;
+    this.use = use;
+    this.refuse = refuse;
+    byId("file").addEventListener("change", () => this.choose());
+    byId("read-again").addEventListener("click", () => this.read(this.chosenColumns()));
+  }
+
+  choose() {
+    [this.file] = byId("file").files;
+    byId("file").value = "";
+    this.forget();
+    if (this.file) this.read();
+  }
+
+  /** Takes the choice of columns away: something else is shown than a table. */
+  forget() {
+    byId("columns").hidden = true;
+  }
+
+  async read(columns = {}) {
+    const { file } = this;
+    const { model, limits } = this.given();
+    if (!model) return;
+    this.say(`Reading ${file.name} …`);
+    try {
+      if (file.size > limits.max_body_bytes) throw new Error(`it has ${file.size.toLocaleString("en")} bytes, and the server takes ${limits.max_body_bytes.toLocaleString("en")}`);
+      if (READ_HERE.test(file.name)) {
+        const found = parse(await file.text(), model.input === "tokens");
+        return this.use(found, `${found.length} sequences`);
+      }
+      const read = await readFile(file, model.input, columns);
+      const taken = read.columns;
+      if (taken) this.offerColumns([...ROLES.map((role) => taken[role]).filter(Boolean), ...taken.values, ...taken.left_out], taken);
+      if (!read.sequences.length) throw new Error(read.problems[0] ?? "there is no sequence in it");
+      const count = read.sequences[0].steps[0].length;
+      if (model.input === "values" && count !== model.features) throw new Error(`the model takes ${model.features} features a step, and it has ${count}${taken ? `: ${taken.values.join(", ")}. Choose the columns below` : ""}`);
+      const found = read.sequences.map((each) => new Sequence(each.steps, { ...each, origin: file.name, names: taken?.values }));
+      const left = read.left_out ? [`${read.left_out} more were left out`] : [];
+      const wrong = read.problems.length ? [`not read: ${read.problems.slice(0, 3).join("; ")}`] : [];
+      byId("taken").textContent = `Taken as ${[read.taken, ...wrong].join("; ")}.`;
+      this.use(found, [`${found.length} sequences`, ...left, ...(taken ? [] : wrong)].join("; "));
+    } catch (error) {
+      if (byId("columns").hidden && TABLE.test(file.name)) await this.offerHeader();
+      this.refuse(`${file.name} cannot be read: ${error.message}.`.replace("..", "."));
+    }
+  }
+
+  /** Offers the columns of a table that the server could not read. */
+  async offerHeader() {
+    const [line] = (await this.file.slice(0, HEAD_BYTES).text()).replace(/^\uFEFF/, "").split(/\r?\n/);
+    const separator = [",", ";", "\t"].reduce((best, each) => (line.split(each).length > line.split(best).length ? each : best));
+    const names = line.split(separator).map((name) => name.trim().replace(/^"(.*)"$/, "$1"));
+    if (names.some((name) => name !== "" && Number.isNaN(Number(name)))) this.offerColumns(names, { values: [] });
+  }
+
+  offerColumns(names, taken) {
+    byId("columns").hidden = false;
+    byId("taken").textContent = "";
+    for (const role of ROLES) {
+      offer(byId(`column-${role}`), [["", "none"], ...names.map((name) => [name, name])]);
+      byId(`column-${role}`).value = taken[role] ?? "";
+    }
+    byId("column-values").replaceChildren(...names.map((name) => make("label", {}, make("input", { type: "checkbox", value: name, checked: taken.values.includes(name) }), name)));
+  }
+
+  chosenColumns() {
+    const roles = ROLES.map((role) => [role, byId(`column-${role}`).value]).filter(([, name]) => name);
+    const values = [...document.querySelectorAll("#column-values :checked")].map((each) => each.value);
+    return { ...Object.fromEntries(roles), values };
+  }
+}
