@@ -16,9 +16,11 @@ from lengthwise.errors import LengthwiseError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import GraphNames
 from lengthwise.verification.measurement import BatchLogits, Reference
+from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.checking.check import ProgressCallback, check
 from lengthwise_export.checking.limits import WidthLimits
 from lengthwise_export.checking.recording import Subject
+from lengthwise_export.checking.steadiness import Steadiness
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.verdict import Report
@@ -86,7 +88,7 @@ def mend_target(
     origins: dict[str, onnx.NodeProto] = {}
     try:
         say("the widths that the original accepts")
-        shortest, longest, limit = _lengths(target, max_length, seed)
+        shortest, longest, steadiness = _limits(target, max_length, seed, tolerance)
         say("building the graph")
         graph = target.build("model", opset)
         if target.framework:
@@ -106,10 +108,13 @@ def mend_target(
         report = check(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
         return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
     mended = replace(mended, changes=tuple(_from_origin(change, origins) for change in mended.changes))
-    if limit is not None:
-        return ProvedMend(FixProposal(False, str(limit), changes=mended.changes), target)
     lengths = (max(shortest, mended.min_length), min(longest, mended.max_length))
-    return _proved(target, mended, lengths, tolerance=tolerance, seed=seed, say=say)
+    proved = _proved(target, mended, lengths, tolerance=tolerance, seed=seed, say=say)
+    try:
+        steadiness.ask_again()
+    except UncheckableError as error:
+        return ProvedMend(FixProposal(False, str(error)), target)
+    return proved
 
 
 def _proved(
@@ -207,13 +212,16 @@ def _origin(operator: str, location: object, origins: Mapping[str, onnx.NodeProt
     return (operator, known) if node is None else (operator_name(node), known or location_of_node(node))
 
 
-def _lengths(target: Target, max_length: int, seed: int) -> tuple[int, int, UncheckableError | None]:
-    """The shortest and the longest sequence that the original accepts; and the error, if it raises at most widths."""
-    try:
-        limits = WidthLimits.of(target.subject, Sampler(target.steps, seed), max_length)
-    except UncheckableError as error:
-        return 1, max_length, error
-    return limits.sizes.shortest, limits.widest, None
+def _limits(target: Target, max_length: int, seed: int, tolerance: float) -> tuple[int, int, Steadiness]:
+    """The shortest and the longest sequence that the original accepts, and one answer that it gives again and again.
+
+    Raises:
+        UncheckableError: It raises at most widths, or does not give the same answer twice.
+    """
+    limits = WidthLimits.of(target.subject, Sampler(target.steps, seed), max_length)
+    steadiness = Steadiness(target.subject, limits.sizes, ROUNDING + tolerance)
+    steadiness.require()
+    return limits.sizes.shortest, limits.widest, steadiness
 
 
 def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed: int) -> bool:

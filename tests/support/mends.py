@@ -33,6 +33,7 @@ class NumpySubject:
         self.steps = StepInput(features=3)
         self.sizes: frozenset[int] = frozenset({3, 4})
         self.names: ArgumentNames = DEFAULT_NAMES
+        self.state = None
         self.compute = compute
         self.widths: list[tuple[int, int]] = []
 

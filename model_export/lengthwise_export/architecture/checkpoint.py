@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lengthwise import files
 from lengthwise_export import foreign_files
@@ -149,7 +150,7 @@ def load(module: nn.Module, path: Path) -> list[str]:
     problems += [
         f"{name} is {list(loaded[name].shape)} there and {list(tensor.shape)} in the model"
         for name, tensor in wanted.items()
-        if name in loaded and loaded[name].shape != tensor.shape
+        if name in loaded and not is_lazy(tensor) and loaded[name].shape != tensor.shape
     ]
     if problems:
         rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""

@@ -23,6 +23,7 @@ from lengthwise_export.checking.geometry import Geometry
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.limits import WidthLimits
 from lengthwise_export.checking.recording import ModelOutput, Subject
+from lengthwise_export.checking.steadiness import Steadiness
 from lengthwise_export.checking.trials import (
     BatchSizes,
     CheckTrial,
@@ -71,10 +72,13 @@ def check(
     Returns:
         The report. Its verdict is `uncheckable` if the model cannot be checked.
     """
+    running = _Check(subject, min_length, max_length, ROUNDING + tolerance, seed, progress or (lambda _: None))
     try:
-        return _Check(
-            subject, min_length, max_length, ROUNDING + tolerance, seed, progress or (lambda _: None)
-        ).report()
+        try:
+            return running.report()
+        except UncheckableError:
+            running.ask_again()
+            raise
     except UncheckableError as error:
         return Report("uncheckable", str(error))
 
@@ -101,6 +105,16 @@ class _Check:
         self.notes: list[str] = []
         self.failed: list[FailedTrial] = []
         self.checked: list[Geometry] = []
+        self.steadiness: Steadiness | None = None
+
+    def ask_again(self) -> None:
+        """Compares the answer to a fixed batch with the one before the trials.
+
+        Raises:
+            UncheckableError: It differs.
+        """
+        if self.steadiness is not None:
+            self.steadiness.ask_again()
 
     def report(self) -> Report:
         """Runs all trials and decides the verdict."""
@@ -115,6 +129,7 @@ class _Check:
         self._try_unbatched(sizes, limits.too_short)
         self._try(first, _with_longest(first, self.sampler.sequence(widest)))
         self._try_odd_batches(first, sizes, widest)
+        self.ask_again()
         finite = [moved for moved in self.failed if moved.trial.change != "poison"]
         if finite:
             moved_trials = [moved.trial for moved in finite]
@@ -205,7 +220,7 @@ class _Check:
                 raise UncheckableError(f"the model is sound only {other.runs}")
 
     def _first(self, sizes: BatchSizes) -> Baseline:
-        self.progress("the baseline batch, twice")
+        self.progress("the baseline batch, and one answer again and again")
         sequences = base_sequences(self.sampler, sizes)
         batch = pad(sequences, width=sizes.width)
         try:
@@ -229,11 +244,8 @@ class _Check:
                 "the last axis of the output grows with the width, but the output must be [rows, classes] or "
                 "[rows, width, classes]: choose the right output with --output"
             )
-        if first.largest_difference(self.subject.answer(batch)) > self.tolerance:
-            raise UncheckableError(
-                "the same batch does not get the same answer twice: something random runs in evaluation mode "
-                "(for example F.dropout without training=self.training)"
-            )
+        self.steadiness = Steadiness(self.subject, sizes, self.tolerance)
+        self.steadiness.require()
         self._allow_for_rounding(first)
         return first
 

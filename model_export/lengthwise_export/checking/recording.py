@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.causes import ArgumentNames, Cause
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.tracing.source_lines import CodeLocation
+
+if TYPE_CHECKING:  # a graph does without torch
+    from lengthwise_export.tracing.module_state import ModuleState
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,10 @@ class Subject(Protocol):
     @property
     def names(self) -> ArgumentNames:
         """The names of the module's arguments, for the code of a fix."""
+
+    @property
+    def state(self) -> ModuleState | None:
+        """What a call may change, as it was when the model was read; None if a call cannot change the model."""
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch.

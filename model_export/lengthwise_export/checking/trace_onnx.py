@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
@@ -26,6 +26,8 @@ class OnnxSubject:
         graph: The graph and the roles of its inputs.
         one_by_one: Whether each row runs unbatched and unpadded, as the service does with `max_batch_rows: 1`.
     """
+
+    state: Final = None  # a graph has no state
 
     def __init__(self, graph: ExternalGraph, *, one_by_one: bool = False) -> None:
         self._one_by_one = one_by_one

@@ -33,6 +33,7 @@ from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, Role, in_evaluation, without_fast_path
+from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.outputs import OutputSelector
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
@@ -74,6 +75,7 @@ class TorchSubject:
         select_output: Picks the logits from the module's result.
         whole: Describes those of its parts that are recorded as one operation each; None for all others.
         names: The names of its arguments; by default those of its signature.
+        state: Its state when it was read; None if that was not kept.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class TorchSubject:
         select_output: OutputSelector,
         whole: DescribePart | None = None,
         names: ArgumentNames | None = None,
+        state: ModuleState | None = None,
     ) -> None:
         self._module = in_evaluation(module)
+        self.state = state
         self.steps = steps
         self._signature = signature
         self._select_output = select_output

@@ -12,6 +12,7 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise_export.checking import axes
 from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.recording import Subject
+from lengthwise_export.checking.steadiness import changes_itself
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 
@@ -33,7 +34,9 @@ def runs(subject: Subject, batch: PaddedBatch) -> bool:
 
 
 def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, error: RunError) -> UncheckableError:
-    """Explains why the baseline batch raises: a frozen axis, lengths that differ, or else the model's own error."""
+    """Explains why the baseline batch raises: earlier calls, a frozen axis, lengths that differ, or its own error."""
+    if (changed := changed_by_calls(subject, pad(sequences, width=width))) is not None:
+        return changed
     if runs(subject, pad(sequences, multiple=1)):
         return UncheckableError(
             f"the model raises if a batch is wider than its longest sequence ({error}): take the width from the "
@@ -58,6 +61,17 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
     return UncheckableError(
         f"the model raises for a batch of {len(sequences)} rows and a width of {width}{ran}: {error}"
     )
+
+
+def changed_by_calls(subject: Subject, batch: PaddedBatch) -> UncheckableError | None:
+    """The error for a model that raises for a batch only after others; None if that is not so."""
+    names = [] if subject.state is None else subject.state.changed()
+    if subject.state is None or not names:
+        return None
+    subject.state.restore()
+    if not runs(subject, batch):
+        return None
+    return changes_itself(subject, names, [batch])
 
 
 def lengths_may_not_differ(rows: int, error: RunError) -> UncheckableError:

@@ -28,6 +28,7 @@ from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.module_target import module_target
 from lengthwise_export.targets.target import Target, labels_of
 from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 
 _NOT_KERAS: Final = ("checkpoint", "time_first", "channels_first", "second")
@@ -81,6 +82,7 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
         if said is not None and said != own:
             raise ConfigurationError(f"--{flag} {said} contradicts {text}, which has {own}")
     module = KerasModule(model).eval()
+    state = ModuleState(model)
     outputs = require_agreement(text, module, given)
     signature = CallSignature(features_axis=given.features_axis)
     select_output = _selector(text, outputs, options)
@@ -99,6 +101,7 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
                 per_step=len(shape) == 3,
                 whole=LayerParts(module),
                 names=ArgumentNames(fix=IN_OWN_LAYER),
+                state=state,
             ),
             notices=notices,
             scores=probable_scores(model),
@@ -106,6 +109,7 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
         )
         for each in (signature, dataclasses.replace(signature, second="none"))
     )
+    state.restore()
     return dataclasses.replace(with_lengths, alone=alone)
 
 

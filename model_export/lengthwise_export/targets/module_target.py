@@ -10,6 +10,7 @@ from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.trace_torch import DescribePart, TorchSubject
 from lengthwise_export.targets.target import Target, TargetKind
 from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.outputs import OutputSelector
 
 
@@ -25,6 +26,7 @@ def module_target(
     per_step: bool,
     whole: DescribePart | None = None,
     names: ArgumentNames | None = None,
+    state: ModuleState | None = None,
 ) -> Target:
     """The target of a module: it is checked and exported with the same signature and the same output.
 
@@ -39,6 +41,7 @@ def module_target(
         per_step: Whether it answers each step.
         whole: See `TorchSubject`.
         names: See `TorchSubject`.
+        state: See `TorchSubject`.
     """
 
     def build(name: str, opset: int) -> onnx.ModelProto:
@@ -52,7 +55,9 @@ def module_target(
         text=text,
         kind=kind,
         steps=steps,
-        subject=TorchSubject(module, steps, signature=signature, select_output=select_output, whole=whole, names=names),
+        subject=TorchSubject(
+            module, steps, signature=signature, select_output=select_output, whole=whole, names=names, state=state
+        ),
         labels=labels,
         per_step=per_step,
         names=GraphNames(sequences=steps.kind),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lengthwise.errors import ConfigurationError
 from lengthwise_export import foreign_files
 from lengthwise_export.architecture import checkpoint, loading, trained
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.errors import CheckpointError
+from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.keras_models.backend import is_keras
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.factory import module_of
@@ -20,7 +21,8 @@ from lengthwise_export.targets.module_target import module_target
 from lengthwise_export.targets.rows import require_order_of_axes
 from lengthwise_export.targets.step_inputs import read_steps
 from lengthwise_export.targets.target import Target, check_options_agree, labels_of
-from lengthwise_export.tracing.call_signature import CallSignature, read_signature
+from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, read_signature
+from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.outputs import output_selector
 
 
@@ -93,7 +95,9 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         numbers=options.features is not None,
         blind=blind,
     )
+    _require_weights(text, module)
     select_output = output_selector(options.output)
+    state = ModuleState(in_evaluation(module))
     found = read_steps(text, module, options, signature, select_output)
     if signature.second == "none":
         require_order_of_axes(text, module, found.steps, found.signature, select_output)
@@ -111,8 +115,24 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         select_output,
         labels=labels,
         per_step=len(found.shape) == 3,
+        state=state,
     )
+    state.restore()
     return dataclasses.replace(target, checkpoint=options.checkpoint, notices=tuple(notices))
+
+
+def _require_weights(text: str, module: nn.Module) -> None:
+    """Makes sure that a module has all of its weights.
+
+    Raises:
+        UncheckableError: A lazy layer has none yet.
+    """
+    lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
+    if lazy:
+        raise UncheckableError(
+            f"{text}: {', '.join(lazy[:3])} would be drawn at random at the first call, as those of nn.Lazy layers: "
+            "pass the trained weights with --checkpoint, or call the module once before its weights are loaded"
+        )
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

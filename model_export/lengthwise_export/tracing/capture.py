@@ -18,6 +18,7 @@ The replacements are process-wide and not thread-safe: they change functions of 
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,12 +35,13 @@ from lengthwise_export.errors import ExportError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import Branches, OpenSizes, watched_branches
+from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.outputs import OutputSelector
 from lengthwise_export.tracing.patched_builtins import open_numbers, trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.recurrent_op import recurrent, weights_of
 from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
-from lengthwise_export.tracing.width_branches import require_one_way
+from lengthwise_export.tracing.width_branches import WIDEST, ends_at, require_one_way
 
 _WIDTHS: Final = (67, 7, 521)
 """Widths of the traced batch; the first at which the module runs is taken. A wide batch stays wider than 1 behind
@@ -70,6 +72,17 @@ def capture(
         ExportError: The module cannot be traced; the message has the reason and the line of code.
     """
     width = _width_at_which_it_runs(model, steps, signature)
+    program, outputs = _exported(model, steps, signature, select_output, width)
+    if ends_at(program) < WIDEST and _runs(model, steps, signature, WIDEST):
+        # A table may grow with the widest batch so far.
+        program, outputs = _exported(model, steps, signature, select_output, width)
+    require_one_way(program, lambda wide: _runs(model, steps, signature, wide))
+    return program, outputs
+
+
+def _exported(
+    model: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector, width: int
+) -> tuple[ExportedProgram, list[str]]:
     sequences, ends = _batch(steps, [width] * 3)
     lengths = ends.int()
     trace = _Trace()
@@ -77,15 +90,14 @@ def capture(
     trace.branches = _constant_branches(model, steps, signature, width)
     arguments: tuple[Tensor, ...] = (sequences,) if signature.second == "none" else (sequences, lengths)
     sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})[: len(arguments)]
-    with PROCESS_WIDE, _replaced(trace), open_numbers(model), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about code that is traced all the same
+    with PROCESS_WIDE, _replaced(trace), open_numbers(model), torch.no_grad(), quiet(), contextlib.ExitStack() as undo:
+        undo.callback(ModuleState(model).restore)  # what the module keeps for later calls must not be of this trace
         try:
             program = torch.export.export(traced, arguments, dynamic_shapes=sizes, strict=False)
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # whatever the module's code raises, and a dozen of torch's own
             raise trace_error(location_of(error), error_text(error)) from error
-    require_one_way(program, lambda wide: _runs(model, steps, signature, wide))
     return program, trace.outputs
 
 
@@ -266,6 +278,22 @@ class _Trace:
 
 _tracing: list[_Trace] = []
 """The running traces, innermost last: the replaced functions of torch use the last one. Guarded by `PROCESS_WIDE`."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what torch's exporter logs and warns of: errors are raised all the same, and said in one line."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch._subclasses", "torch.fx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

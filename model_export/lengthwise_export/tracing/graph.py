@@ -11,11 +11,8 @@ mended.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -31,7 +28,7 @@ from lengthwise_export.onnx_graphs.labels import IN_GRAPH, NAME_IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
 from lengthwise_export.tracing import order_statistics, recurrent_cells_op, recurrent_op, stable_forms
 from lengthwise_export.tracing.call_signature import CallSignature
-from lengthwise_export.tracing.capture import capture
+from lengthwise_export.tracing.capture import capture, quiet
 from lengthwise_export.tracing.optimizing import optimized
 from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 from lengthwise_export.tracing.source_lines import location_in
@@ -110,7 +107,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
     Requires: a program of (sequences, lengths), or of the sequences.
     Ensures: the same in ONNX, constants folded, in the given opset.
     """
-    with _quiet():
+    with quiet():
         try:
             exported = torch.onnx.export(
                 program,
@@ -251,19 +248,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while error.__cause__ is not None:
         error = error.__cause__
         yield error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences warnings of torch's exporter that concern its developers only."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

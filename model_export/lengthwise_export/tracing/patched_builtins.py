@@ -46,6 +46,9 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
         for name in ("__index__", "__int__"):
             undo.callback(setattr, torch.SymInt, name, getattr(torch.SymInt, name))
             setattr(torch.SymInt, name, _refusing(getattr(torch.SymInt, name)))
+        # A dictionary may hold something for each size: a dynamic one is in none.
+        undo.callback(setattr, torch.SymInt, "__hash__", torch.SymInt.__hash__)
+        torch.SymInt.__hash__ = _hash  # type: ignore[method-assign, assignment]  # undone above
         # FakeTensor.tolist goes through the elements and bypasses torch function modes.
         undo.callback(setattr, FakeTensor, "tolist", FakeTensor.tolist)
         FakeTensor.tolist = Tensor.tolist  # type: ignore[method-assign]  # undone above
@@ -89,6 +92,10 @@ def _namespaces_of(model: nn.Module) -> list[dict[str, Any]]:
         for name, module in list(sys.modules.items())
         if (file := getattr(module, "__file__", None)) and is_users(file, installed=name in own)
     ]
+
+
+def _hash(size: torch.SymInt) -> int:
+    return hash((id(size.node.shape_env), str(size.node.expr)) if is_open(size) else builtins.int(size))
 
 
 def _len(thing: Any) -> Any:

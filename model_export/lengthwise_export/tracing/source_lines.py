@@ -156,6 +156,13 @@ def current_location() -> CodeLocation | None:
     return _innermost(calls[below:])
 
 
+def location_of_frame(frame: FrameType | None) -> CodeLocation | None:
+    """The line that runs in a frame, or in the first frame around it that is the user's; None if there is none."""
+    while frame is not None and not is_users(frame.f_code.co_filename, installed=True):
+        frame = frame.f_back
+    return None if frame is None else _innermost([(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)])
+
+
 def location_of(error: BaseException) -> CodeLocation | None:
     """The line of the user's code in the traceback of an exception or of its cause; None if there is none."""
     calls = [(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_tb(error.__traceback__)]

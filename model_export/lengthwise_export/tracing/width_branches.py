@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import Final
+from typing import Any, Final
 
 from torch import SymInt
 from torch.export import ExportedProgram
 
 from lengthwise_export.tracing.patched_builtins import trace_error
 
-_WIDEST: Final = 2048
+WIDEST: Final = 2048
 """Wider batches are not tried: attention would need much memory."""
 
 
@@ -27,19 +27,11 @@ def require_one_way(program: ExportedProgram, runs: Callable[[int], bool]) -> No
     Raises:
         ExportError: It does.
     """
-    names = set(program.graph_signature.user_inputs)
-    steps = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name in names)
-    width = steps.meta["val"].shape[1]
-    if not isinstance(width, SymInt):
+    widest = ends_at(program)
+    if widest >= WIDEST or not runs(widest + 1):
         return
-    symbol = width.node.expr
-    bounds = program.range_constraints.get(symbol)
-    if bounds is None or not bounds.upper.is_Integer or int(bounds.upper) >= _WIDEST:
-        return
-    widest = int(bounds.upper)
-    if not runs(widest + 1):
-        return
-    guards = [guard for guard in width.node.shape_env.guards if symbol in guard.expr.free_symbols]
+    symbol, env = _width(program).node.expr, _width(program).node.shape_env
+    guards = [guard for guard in env.guards if symbol in guard.expr.free_symbols]
     last = next((guard for guard in guards if guard.expr.has(widest + 1) or guard.expr.has(widest)), None)
     place = "" if last is None else _place(str(last.sloc))
     raise trace_error(
@@ -47,6 +39,19 @@ def require_one_way(program: ExportedProgram, runs: Callable[[int], bool]) -> No
         f"{place}the code branches on the width, and takes another way for batches wider than {widest}; a graph "
         "holds one. Compute both and choose with torch.where, or take the branch out",
     )
+
+
+def ends_at(program: ExportedProgram) -> int:
+    """The widest batch for which the code goes the traced way; `WIDEST` if it goes no other way below that."""
+    width = _width(program)
+    bounds = program.range_constraints.get(width.node.expr) if isinstance(width, SymInt) else None
+    return WIDEST if bounds is None or not bounds.upper.is_Integer else min(WIDEST, int(bounds.upper))
+
+
+def _width(program: ExportedProgram) -> Any:
+    names = set(program.graph_signature.user_inputs)
+    steps = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name in names)
+    return steps.meta["val"].shape[1]
 
 
 def _place(location: str) -> str:

@@ -1,0 +1,169 @@
+"""Makes sure that a model gives the same answer to the same sequences, whatever it was asked before.
+
+    as it was read: ask, another batch, ask, another batch, ask, ...
+    as it was read: the other batches, ask                             all answers must be equal
+    after all trials: ask
+
+A model that changes itself in evaluation mode (a running mean, a memory of the first batch, a counter) is refused: a
+graph holds one of its states only. What changes and does not reach an answer, such as a cache, does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from lengthwise.padding import PaddedBatch, pad
+from lengthwise_export.checking.baseline import Baseline
+from lengthwise_export.checking.recording import ModelOutput, Operation, Subject
+from lengthwise_export.checking.trials import BatchSizes, Sampler
+from lengthwise_export.errors import RunError, UncheckableError
+
+if TYPE_CHECKING:  # a graph does without torch
+    from lengthwise_export.tracing.module_state import ModuleState
+
+_SCALES: Final = (1.0, 1000.0, 0.01)
+"""What the values of the other batches are multiplied by, in turn."""
+_MAX_TRIED: Final = 12
+"""At most this many of the changed values are tried one by one."""
+_MAX_NAMED: Final = 3
+
+
+class Steadiness:
+    """The answer to one batch, asked for again and again.
+
+    Args:
+        subject: The model.
+        sizes: The sizes of the check's batches.
+        tolerance: Allowed difference of an answer.
+    """
+
+    def __init__(self, subject: Subject, sizes: BatchSizes, tolerance: float) -> None:
+        self._subject = subject
+        self._tolerance = tolerance
+        sampler = Sampler(subject.steps, seed=0)
+        self._others = list(_other_batches(sizes, sampler))
+        asked = [sampler.sequence(sizes.longest) for _ in range(2)]
+        self._batch = pad(asked, multiple=1)
+        self._first = Baseline(asked, self._batch, self._answer(restart=True))
+
+    def require(self) -> None:
+        """Asks between and behind other batches.
+
+        Raises:
+            UncheckableError: An answer differs.
+        """
+        for other in self._others:
+            _run(self._subject, [other])
+            self.ask_again()
+        self._restart()
+        _run(self._subject, self._others)
+        self.ask_again()
+
+    def ask_again(self) -> None:
+        """Compares the answer with the first one.
+
+        Raises:
+            UncheckableError: It differs; the message says what has changed, and where.
+        """
+        try:
+            is_same = self._is_same(self._first.answer, self._answer())
+        except RunError:
+            is_same = False
+        if not is_same:
+            raise self._why()
+
+    def _why(self) -> UncheckableError:
+        """What makes the answers differ: something random, or what a call changes."""
+        state = self._subject.state
+        if state is None:
+            return _random(self._subject, self._batch)
+        drifted, changed = state.now(), state.changed()
+        reaching = [name for name in changed[:_MAX_TRIED] if self._reaches(name, state, drifted)]
+        first, again, anew = self._answer(restart=True), self._answer(), self._answer(restart=True)
+        if not self._is_same(first, again) and not self._is_same(first, anew):
+            return _random(self._subject, self._batch)
+        return changes_itself(self._subject, reaching or changed, [*self._others, self._batch])
+
+    def _reaches(self, name: str, state: ModuleState, drifted: ModuleState) -> bool:
+        """Whether an answer is another if this alone is put back."""
+        answers: list[ModelOutput] = []
+        for names in ((), (name,)):
+            drifted.restore()
+            state.restore(names)
+            try:
+                answers.append(self._answer())
+            except RunError:
+                return True
+        return not self._is_same(*answers)
+
+    def _is_same(self, one: ModelOutput, other: ModelOutput) -> bool:
+        first = Baseline(self._first.sequences, self._batch, one)
+        return first.largest_difference(other) <= self._tolerance
+
+    def _answer(self, *, restart: bool = False) -> ModelOutput:
+        if restart:
+            self._restart()
+        return self._subject.answer(self._batch)
+
+    def _restart(self) -> None:
+        if self._subject.state is not None:
+            self._subject.state.restore()
+
+
+def changes_itself(subject: Subject, names: Sequence[str], batches: Sequence[PaddedBatch]) -> UncheckableError:
+    """The error for a model whose calls change what it answers with.
+
+    Args:
+        subject: The model; it is put back into the state in which it was read.
+        names: What changes; empty if that cannot be seen.
+        batches: Batches of which one changes it.
+    """
+    location = None
+    if names and subject.state is not None:
+        location = subject.state.line_of_change(names, lambda: _run(subject, batches))
+    shown = ", ".join(f"`{name}`" for name in names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
+    at = "" if location is None else f" at {location} (`{location.source}`)"
+    what = f"changes {shown} in evaluation mode" if names else "remembers the calls before, where that cannot be seen"
+    return UncheckableError(
+        f"not the same answer twice: the model {what}{at}, and later answers depend on it: change it in training only "
+        "(`if self.training:`), or take it out of the answer"
+    )
+
+
+def _random(subject: Subject, batch: PaddedBatch) -> UncheckableError:
+    """The error for a model that is random, with the first operation that is."""
+    once, twice = (subject.record(batch).operations for _ in range(2))
+    place = next((one for one, two in zip(once, twice, strict=False) if _differs(one, two)), None)
+    at = "" if place is None else f" at {place.location or place.operator}"
+    if place is not None and place.location is not None:
+        at += f" (`{place.location.source}`)"
+    return UncheckableError(
+        f"not the same answer twice: something random runs in evaluation mode{at} (for example F.dropout without "
+        "training=self.training)"
+    )
+
+
+def _differs(one: Operation, two: Operation) -> bool:
+    pairs = zip(one.outputs, two.outputs, strict=False)
+    return any(not np.array_equal(mine, its, equal_nan=mine.dtype.kind == "f") for (_, mine), (_, its) in pairs)
+
+
+def _run(subject: Subject, batches: Iterable[PaddedBatch]) -> None:
+    for batch in batches:
+        with suppress(RunError):
+            subject.answer(batch)
+
+
+def _other_batches(sizes: BatchSizes, sampler: Sampler) -> Iterator[PaddedBatch]:
+    """Batches of several sizes, with values of several sizes."""
+    lengths = ([sizes.shortest], [sizes.width, sizes.longest], [sizes.longest] * 3, [sizes.wider, sizes.shortest])
+    for scale in _SCALES:
+        for each in lengths:
+            batch = pad([sampler.sequence(length) for length in each], multiple=1)
+            if batch.steps.dtype == np.float32:
+                batch = PaddedBatch(batch.steps * np.float32(scale), batch.lengths)
+            yield batch

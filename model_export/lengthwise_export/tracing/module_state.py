@@ -1,0 +1,282 @@
+"""The state of a module: what a call may change, kept so that a change is seen, named and undone.
+
+A state holds parameters, buffers and attributes, and what the containers and objects in them hold. Methods and hooks
+are followed as well, to their classes, closures, default arguments and the globals that they name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
+from functools import partial
+from types import CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lengthwise_export.tracing.source_lines import CodeLocation, is_users, location_of_frame
+
+_MAX_ENTRIES: Final = 10_000
+"""Larger containers hold data; what their entries hold is not followed."""
+_PLAIN: Final = (bool, int, float, complex, str, bytes)
+_OF_MODULE: Final = ("_parameters", "_buffers", "_modules")
+"""Dictionaries of a module that are no part of the names of what they hold."""
+_MISSING: Final = object()
+
+
+class ModuleState:
+    """The state of a module at the time when this is made.
+
+    Args:
+        module: The module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._held: dict[tuple[int, str], _Held] = {}
+        self._keep(module, "")
+
+    def now(self) -> ModuleState:
+        """The state of the same module at this time."""
+        return ModuleState(self._module)
+
+    def changed(self) -> list[str]:
+        """The names of what differs now, such as `norm.mean`."""
+        return list(dict.fromkeys(name for held in self._held.values() for name in held.changed()))
+
+    def restore(self, names: Collection[str] | None = None) -> None:
+        """Puts back what differs now; with `names`, only what has one of these names."""
+        with torch.no_grad():
+            for held in self._held.values():
+                for name in held.changed():
+                    if names is None or name in names:
+                        held.put_back(name)
+
+    def line_of_change(self, names: Collection[str], run: Callable[[], object]) -> CodeLocation | None:
+        """Restores the state, and finds the line of the user's code that changes one of these names during a run."""
+        self.restore()
+        watched = [held for held in self._held.values() if held.may_change(names)]
+        found: list[CodeLocation | None] = []
+        last: CodeLocation | None = None
+
+        def traced(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal last
+            if found or not is_users(frame.f_code.co_filename, installed=True):
+                return None
+            if event != "call" and any(name in names for held in watched for name in held.changed()):
+                found.append(last)
+            last = location_of_frame(frame.f_back if event == "return" else frame)
+            return traced
+
+        before = sys.gettrace()
+        sys.settrace(traced)
+        try:
+            run()
+        finally:
+            sys.settrace(before)
+        return found[0] if found else None
+
+    def _keep(self, thing: Any, name: str) -> None:
+        """Keeps what a thing holds, and what that holds."""
+        if isinstance(thing, (*_PLAIN, ModuleType)):
+            return
+        for held in _held_by(thing, name):
+            if (id(held.thing), held.scope) in self._held:
+                continue
+            self._held[id(held.thing), held.scope] = held
+            entries = list(held.entries())
+            for inner, value in entries if len(entries) <= _MAX_ENTRIES else ():
+                self._keep(value, inner)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A container, and a copy of what it held.
+
+    Attributes:
+        thing: The container.
+        name: Its name.
+        kept: What it held: named entries, or the content of a list or tensor.
+        read: Copies what it holds.
+        write: Puts content back; for named entries, one entry: the container, the key and the value or `_MISSING`.
+        prefix: The beginning of its entries' names; None if they have the name of the container.
+        scope: Tells several views of one container apart.
+    """
+
+    thing: Any
+    name: str
+    kept: Any
+    read: Callable[[Any], Any]
+    write: Callable[..., object]
+    prefix: str | None = None
+    scope: str = ""
+
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """What it held, each with its name."""
+        if isinstance(self.kept, dict):
+            yield from ((self._named(key), value) for key, value in self.kept.items())
+        elif isinstance(self.kept, list | tuple | set):
+            yield from ((self.name, value) for value in self.kept)
+
+    def may_change(self, names: Iterable[str]) -> bool:
+        """Whether `changed` may give one of these names."""
+        return any(name == self.name or (self.prefix is not None and name.startswith(self.prefix)) for name in names)
+
+    def changed(self) -> list[str]:
+        """The names of what differs now."""
+        return list(dict.fromkeys(map(self._named, self._differing())))
+
+    def put_back(self, name: str) -> None:
+        """Puts back what has this name."""
+        for key in self._differing():
+            if not isinstance(self.kept, dict):
+                self.write(self.thing, self.kept)
+            elif self._named(key) == name:
+                self.write(self.thing, key, self.kept.get(key, _MISSING))
+
+    def _differing(self) -> list[object]:
+        now = self.read(self.thing)
+        if not isinstance(self.kept, dict):
+            return [] if _is_same(self.kept, now) else [None]
+        keys = [*self.kept, *(key for key in now if key not in self.kept)]
+        return [key for key in keys if not _is_same(self.kept.get(key, _MISSING), now.get(key, _MISSING))]
+
+    def _named(self, key: object) -> str:
+        return self.name if self.prefix is None else f"{self.prefix}{key}"
+
+
+def _held_by(thing: Any, name: str) -> Iterator[_Held]:
+    """What of a thing is kept."""
+    prefix = f"{name}." if name else ""
+    if isinstance(thing, nn.Module):
+        yield from (_entries(vars(thing)[own], name, prefix) for own in _OF_MODULE if own in vars(thing))
+        yield from _held_by_object(thing, name, prefix)
+    elif isinstance(thing, type):
+        if _is_of_users(thing):
+            prefix = f"{thing.__name__}."
+            yield _Held(thing, name, dict(vars(thing)), lambda kind: dict(vars(kind)), _write_attribute, prefix)
+    elif isinstance(thing, FunctionType | staticmethod | classmethod | property):
+        function: Any = thing.fget if isinstance(thing, property) else thing
+        yield from _held_by_function(inspect.unwrap(function), name)
+    elif isinstance(thing, MethodType):  # such as a hook
+        yield from (*_held_by(thing.__self__, name), *_held_by(thing.__func__, name))
+    elif isinstance(thing, dict):
+        yield _entries(thing, name, None)
+    elif kind := next((kind for of, kind in _CONTENT.items() if isinstance(thing, of)), None):
+        if not (isinstance(thing, Tensor) and (is_lazy(thing) or thing.is_meta or thing.layout != torch.strided)):
+            yield _Held(thing, name, kind[0](thing), *kind)
+    elif hasattr(thing, "__dict__") and _is_of_users(type(thing)):
+        yield from _held_by_object(thing, name, prefix)
+
+
+def _held_by_object(thing: Any, name: str, prefix: str) -> Iterator[_Held]:
+    """The attributes, and the class, which a call changes where layers are lazy."""
+    yield _entries(vars(thing), name, prefix)
+    yield _Held(thing, name, type(thing).__mro__, _classes_of, _write_class, scope="class")
+
+
+def _held_by_function(function: Any, name: str) -> Iterator[_Held]:
+    """The closure, the default arguments, and the globals that a function of the user's names."""
+    if not isinstance(function, FunctionType) or not is_users(function.__code__.co_filename, installed=True):
+        return
+    code = function.__code__
+    for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        yield from _held_by(cell, variable)
+    yield from _held_by((*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()), name)
+    for named in sorted(_names_in(code) & function.__globals__.keys()):
+        read = partial(_one_entry, named)
+        yield _Held(function.__globals__, named, read(function.__globals__), read, _write_entry, scope=named)
+
+
+def _names_in(code: CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names_in, inner))
+
+
+def _is_of_users(kind: type) -> bool:
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or "<"
+    return kind.__module__ == "__main__" or is_users(file, installed=True)
+
+
+def _entries(thing: MutableMapping[Any, Any], name: str, prefix: str | None) -> _Held:
+    return _Held(thing, name, dict(thing), dict, _write_entry, prefix)
+
+
+def _one_entry(key: str, entries: MutableMapping[str, Any]) -> dict[str, Any]:
+    return {key: entries[key]} if key in entries else {}
+
+
+def _classes_of(thing: Any) -> tuple[type, ...]:
+    return type(thing).__mro__
+
+
+def _write_class(thing: Any, classes: tuple[type, ...]) -> None:
+    thing.__class__ = classes[0]
+
+
+def _write_entry(entries: MutableMapping[Any, Any], key: object, value: object) -> None:
+    if value is _MISSING:
+        entries.pop(key, None)
+    else:
+        entries[key] = value
+
+
+def _write_attribute(kind: type, name: str, value: object) -> None:
+    if value is _MISSING:
+        delattr(kind, name)
+    else:
+        setattr(kind, name, value)
+
+
+def _write_tensor(tensor: Tensor, values: Tensor) -> None:
+    if tensor.shape == values.shape:
+        tensor.copy_(values)
+    else:
+        tensor.data = values.clone()
+
+
+def _refill(container: Any, entries: Any) -> None:
+    container.clear()
+    (container.extend if isinstance(container, deque) else container.update)(entries)
+
+
+def _read_cell(cell: CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # a variable that is not set yet
+        return ()
+
+
+_CONTENT: Final[dict[type, tuple[Callable[[Any], Any], Callable[..., object]]]] = {
+    Tensor: (lambda tensor: tensor.detach().clone(), _write_tensor),
+    np.ndarray: (np.copy, lambda array, values: array.__setitem__(..., values)),
+    list: (list, lambda entries, values: entries.__setitem__(slice(None), values)),
+    tuple: (tuple, lambda entries, values: None),
+    deque: (list, _refill),
+    set: (set, _refill),
+    CellType: (_read_cell, lambda cell, values: setattr(cell, "cell_contents", *values)),
+}
+"""For each kind of container without names: what copies its content, and what puts it back."""
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values are one thing, or have equal content."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
+    if isinstance(one, np.ndarray):
+        return one.shape == other.shape and one.tobytes() == other.tobytes()
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return isinstance(one, (*_PLAIN, set)) and bool(one == other or one != one)
