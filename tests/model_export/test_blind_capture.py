@@ -153,6 +153,14 @@ def with_heads(y: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
 
 
+def with_running_statistics(norm: nn.InstanceNorm1d) -> nn.Module:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    torch.nn.init.normal_(norm.running_mean)
+    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    return norm
+
+
 def statistics(y: Tensor) -> Tensor:
     return torch.cat([y.mean(-1), y.std(-1), y.var(-1, unbiased=False), y.amax(-1), y.amin(-1), y.norm(dim=-1)], 1)
 
@@ -198,6 +206,13 @@ OVER_CHANNELS: dict[str, Callable[[], nn.Module | Inner]] = {
     "a level of a U-Net": Levels,
     "bilinear features": lambda: lambda y: (y @ y.mT / y.shape[-1]).flatten(1),
     "half of the steps, by int": lambda: lambda y: y[..., : int(y.shape[-1] * 0.5)] / math.sqrt(y.shape[-1]),
+    "logarithms of the width": lambda: (
+        lambda y: y * math.log(y.shape[-1] + 1) / float(y.shape[-1]) + math.log(y.shape[-1], 2) / math.log10(9)
+    ),
+    "bounds of two types": lambda: lambda y: y.clamp(-2, 1.99) + torch.clip(y, max=1),
+    "InstanceNorm1d with running statistics": lambda: with_running_statistics(
+        nn.InstanceNorm1d(CHANNELS, affine=True, track_running_stats=True)
+    ),
     "the largest quarter": lambda: lambda y: y.topk(max(1, int(0.25 * y.size(-1))), dim=-1).values.mean(-1),
     "a difference": lambda: lambda y: y[..., 1:] - y[..., :-1],
 }

@@ -370,7 +370,7 @@ class Quits(Small):
         (OneSequence, "run it over the batch"),
         (Fixed, "at the size of one batch"),
         (LoopsToLongest, "a Python loop runs a fixed number of times"),
-        (ListsAsLongAsTheWidth, "a Python loop runs a fixed number of times"),
+        (ListsAsLongAsTheWidth, "as a fixed Python number"),
         (Raises, "not today"),
         (Quits, r"it quits with SystemExit\(0\)"),
     ],
@@ -414,7 +414,15 @@ class LargestSoFar(Small):
         return self.last(x.cummax(1).values, lengths)
 
 
-def test_what_cannot_be_translated_is_named_with_file_and_line() -> None:
-    why = "`return .*cummax.*`: cummax has no translation to ONNX: write it with operators"
+class ProductSoFar(Small):
+    """What the exporter decomposes before it finds that it has no translation."""
+
+    def forward(self, x, lengths):
+        return self.last(x.cumprod(1), lengths)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(LargestSoFar, "cummax"), (ProductSoFar, "cumprod")])
+def test_what_cannot_be_translated_is_named_with_file_and_line(kind: type[nn.Module], name: str) -> None:
+    why = f"`return .*{name}.*`: {name} has no translation to ONNX: write it with operators"
     with pytest.raises(ExportError, match=rf"translate: tests/model_export/test_capture\.py:\d+: {why}"):
-        graph.build(LargestSoFar().eval(), STEPS, name="m", labels="ab")
+        graph.build(kind().eval(), STEPS, name="m", labels="ab")

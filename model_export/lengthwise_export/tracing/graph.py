@@ -21,6 +21,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
@@ -41,6 +42,13 @@ _INSTEAD: Final = {
     "_cdist_forward": "(x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1).sqrt()",
 }
 """Code to write instead of an operator that the exporter cannot translate."""
+
+_TRANSLATIONS: Final = {
+    **recurrent_op.TRANSLATIONS,
+    **recurrent_cells_op.TRANSLATIONS,
+    **order_statistics.TRANSLATIONS,
+    **stable_forms.TRANSLATIONS,
+}
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 _LENGTHS_PLACE: Final = 4
@@ -113,12 +121,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
                 program,
                 dynamo=True,
                 opset_version=opset,
-                custom_translation_table={
-                    **recurrent_op.TRANSLATIONS,
-                    **recurrent_cells_op.TRANSLATIONS,
-                    **order_statistics.TRANSLATIONS,
-                    **stable_forms.TRANSLATIONS,
-                },
+                custom_translation_table=_TRANSLATIONS,
                 verbose=False,
                 optimize=False,  # `optimized` does, and keeps small numbers
             )
@@ -231,17 +234,26 @@ def _axes(value: ir.Value) -> list[str | int | None]:
 def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
     """The error for an operator that cannot be translated, with its line in the user's code."""
     chain = [error, *_causes(error)]
-    why = str(chain[-1]).strip().split("\n\n")[0]
+    why = str(chain[-1]).strip().split("\n")[0]
     name = next((match[1] for each in chain if (match := re.search(r"translating node %(\w+)", str(each)))), None)
-    node = next((node for node in program.graph.nodes if node.name == name), None)
+    node = next((node for node in program.graph.nodes if node.name == name), None) or _first_unknown(program)
     if node is None:
         return ExportError("translate", why)
-    operator = str(node.target).removeprefix("aten.").split(".")[0]
+    operator = getattr(node.target, "__name__", str(node.target)).removeprefix("aten.").split(".")[0]
     location = location_in(node.meta.get("stack_trace") or "")
     at = "" if location is None else f"{location}: `{location.source}`: "
     detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
     instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
     return ExportError("translate", f"{at}{operator} has no translation to ONNX{detail}: {instead}")
+
+
+def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
+    """The first operator that the exporter has no translation for; None if it has one for each."""
+    registry = ONNXRegistry.from_torchlib(OPSET)
+    calls = (node for node in program.graph.nodes if node.op == "call_function")
+    return next(
+        (node for node in calls if node.target not in _TRANSLATIONS and not registry.is_registered(node.target)), None
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -274,9 +274,9 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
-        return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
+        return bool(torch.equal(one, other) or ((one == other) | ((one != one) & (other != other))).all())
     if isinstance(one, np.ndarray):
-        return one.shape == other.shape and one.tobytes() == other.tobytes()
+        return one.shape == other.shape and bool(one.tobytes() == other.tobytes())
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(_is_same, one, other))
-    return isinstance(one, (*_PLAIN, set)) and bool(one == other or one != one)
+    return isinstance(one, (*_PLAIN, set)) and (bool(one == other) or bool(one != one))

@@ -157,6 +157,30 @@ def _scaled_dot_product_attention(
     return functional.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs).squeeze(1)
 
 
+def _instance_norm(
+    steps: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *args: Any,
+) -> Tensor:
+    """With running statistics a BatchNorm; torch's own function repeats them for each row."""
+    if use_input_stats:
+        return functional.instance_norm(steps, running_mean, running_var, weight, bias, True, momentum, eps)
+    return functional.batch_norm(steps, running_mean, running_var, weight, bias, False, momentum, eps)
+
+
+def _clamp(tensor: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """Bounds of one type; the exporter takes no other."""
+    if tensor.is_floating_point():
+        min, max = (float(bound) if isinstance(bound, int) else bound for bound in (min, max))
+    return torch.clamp(tensor, min, max)
+
+
 def _squeeze(tensor: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     """Takes away axes of size 1, but not the rows or the width, whatever their size will be."""
     if tensor.dim() == 0:
@@ -189,6 +213,9 @@ SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
         "adaptive_max_pool2d": _to_one(functional.adaptive_max_pool2d, torch.amax),
         "linspace": _linspace,
         "squeeze": _squeeze,
+        "clamp": _clamp,
+        "clip": _clamp,
+        "instance_norm": _instance_norm,
         "scaled_dot_product_attention": _scaled_dot_product_attention,
     }
 )

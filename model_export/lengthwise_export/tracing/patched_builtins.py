@@ -1,8 +1,8 @@
-"""Replaces `len`, `int`, `range` and `math.sqrt` for the user's modules during a trace, so that sizes stay dynamic.
+"""Replaces `len`, `int`, `range` and functions of `math` for the user's modules during a trace: sizes stay dynamic.
 
 `len(lengths)` and `int(lengths.max())` call Python, not torch, and would return the numbers of the traced batch. During
-a trace, these names are defined in the globals of the modules that hold the user's code; `math.sqrt` is replaced in its
-own module.
+a trace, these names are defined in the globals of the modules that hold the user's code; `math.log` and the like are
+replaced there and in `math`.
 
 This is process-wide and not thread-safe: other threads that run the user's module, or convert a `torch.SymInt`, see the
 replacements too. So `open_numbers` holds the lock `process_wide.PROCESS_WIDE`.
@@ -15,6 +15,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -25,10 +26,18 @@ from lengthwise_export.errors import ExportError
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, is_users
 
+_SQRT: Final = math.sqrt
+_OF_NUMBERS: Final = (_SQRT, math.log, math.log2, math.log10, math.log1p, math.exp, math.sin, math.cos, math.tanh)
+"""The functions of `math` that take a dynamic size; torch has each under the same name."""
+
 LOOP: Final = (
     "a Python loop runs a fixed number of times in a graph, but batches differ in size. Over the steps: use nn.LSTM or "
     "nn.GRU instead of a cell in a loop (their weights have the same names and shapes, with _l0). Over the rows: write "
     "it for the whole batch, with pack_padded_sequence for a recurrent layer and a mask for the rest"
+)
+A_SIZE: Final = (
+    "takes the number of steps or rows as a fixed Python number (a loop does, or a list of that many), but batches "
+    "differ in size: compute with the size itself, as in torch.arange(x.shape[1]) or math.log(x.shape[1])"
 )
 
 
@@ -37,12 +46,17 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
     """Replaces the built-ins in the user's modules, and makes converting a dynamic size to a number an error."""
     with PROCESS_WIDE, contextlib.ExitStack() as undo:
         for namespace in _namespaces_of(model):
-            for name, substitute in (("len", _len), ("int", _Int), ("range", _range)):
+            for name, substitute in (("len", _len), ("int", _Int), ("float", _Float), ("range", _range)):
                 if name not in namespace:
                     namespace[name] = substitute
                     undo.callback(namespace.pop, name)
-        undo.callback(setattr, math, "sqrt", math.sqrt)
-        math.sqrt = _sqrt
+            for name, function in [*namespace.items()]:
+                if function in _OF_NUMBERS:
+                    undo.callback(namespace.__setitem__, name, function)
+                    namespace[name] = partial(_of_size, function)
+        for function in _OF_NUMBERS:
+            undo.callback(setattr, math, function.__name__, function)
+            setattr(math, function.__name__, partial(_of_size, function))
         for name in ("__index__", "__int__"):
             undo.callback(setattr, torch.SymInt, name, getattr(torch.SymInt, name))
             setattr(torch.SymInt, name, _refusing(getattr(torch.SymInt, name)))
@@ -102,8 +116,16 @@ def _len(thing: Any) -> Any:
     return thing.shape[0] if isinstance(thing, Tensor) and thing.dim() else builtins.len(thing)
 
 
-def _sqrt(number: Any, /, *, of_number: Callable[[Any], float] = math.sqrt) -> Any:
-    return number**0.5 if isinstance(number, torch.SymInt | torch.SymFloat) else of_number(number)
+def _of_size(function: Callable[..., float], number: Any, /, *base: Any) -> Any:
+    """A function of `math`; of a dynamic size as a tensor, which follows the size."""
+    if not isinstance(number, torch.SymInt | torch.SymFloat | Tensor):
+        return function(number, *base)
+    if function is _SQRT and not isinstance(number, Tensor):  # a size again, if it is made an int
+        return number**0.5
+    # In float64, as Python's numbers: torch rounds it where it meets a float32.
+    wide = number.double() if isinstance(number, Tensor) else torch.scalar_tensor(number, dtype=torch.float64)  # type: ignore[arg-type]  # takes sizes
+    answer = getattr(torch, function.__name__)(wide)
+    return answer / math.log(*base) if base else answer
 
 
 class _IntType(type):
@@ -118,6 +140,19 @@ class _IntType(type):
         return thing if isinstance(thing, torch.SymInt) else builtins.int(thing, *base)
 
 
+class _FloatType(type):
+    def __instancecheck__(cls, thing: object) -> bool:
+        return isinstance(thing, builtins.float)
+
+    def __call__(cls, thing: Any = 0.0) -> Any:
+        sizes = torch.SymInt | torch.SymFloat
+        return torch.sym_float(thing) if isinstance(thing, sizes) else builtins.float(thing)  # type: ignore[no-untyped-call]
+
+
+class _Float(builtins.float, metaclass=_FloatType):
+    """`float`, except that a dynamic size stays dynamic."""
+
+
 class _Int(builtins.int, metaclass=_IntType):
     """`int`, except that a dynamic size stays dynamic."""
 
@@ -130,7 +165,7 @@ def _range(*bounds: Any) -> Any:
 def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:
     def number(size: torch.SymInt) -> int:
         if is_open(size) and is_users(sys._getframe(1).f_code.co_filename, installed=True):
-            raise trace_error(current_location(), LOOP)
+            raise trace_error(current_location(), A_SIZE)
         return convert(size)
 
     return number
