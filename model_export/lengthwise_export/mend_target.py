@@ -15,8 +15,7 @@ import onnx
 from lengthwise.errors import LengthwiseError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import GraphNames
-from lengthwise.verification.measurement import BatchLogits, Reference
-from lengthwise.verification.promises import ROUNDING
+from lengthwise.verification.measurement import ROUNDING, BatchLogits, Reference
 from lengthwise_export.checking.check import ProgressCallback, check
 from lengthwise_export.checking.limits import WidthLimits
 from lengthwise_export.checking.recording import Subject
