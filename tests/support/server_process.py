@@ -192,8 +192,11 @@ def started(
 ) -> Iterator[ServerProcess]:
     """A process that serves and has looked at its models, while the block runs; `faults` as in `faulty_server`.
 
-    The bundled model has its costs beside it, as `prepared` says, unless `quickly` is false.
+    The bundled model has its costs beside it, as `prepared` says, unless `quickly` is false. A request has a
+    minute to be sent and a minute to be answered: on a busy machine a test may need longer than the defaults allow.
     """
+    patient = {"HEADER_TIMEOUT_SECONDS": PATIENCE_SECONDS, "DEFAULT_TIMEOUT_MS": 1000 * PATIENCE_SECONDS}
+    variables = {f"LENGTHWISE_{name}": f"{value:g}" for name, value in patient.items()} | variables
     server = ServerProcess(
         *arguments, verify=verify, files=files, faults=faults, log=None, quickly=quickly, **variables
     )
