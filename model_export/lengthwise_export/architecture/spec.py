@@ -195,6 +195,25 @@ class ModelSpec(_Table):
         return self.hidden * (2 if self.bidirectional and self.rnn != "none" else 1)
 
     @model_validator(mode="after")
+    def _attention_fits(self) -> Self:
+        heads = self.self_attention_heads
+        if not heads:
+            if self.says("feed_forward") and self.feed_forward:
+                raise ValueError("'feed_forward' belongs to self-attention: it needs 'self_attention_heads'")
+            return self
+        if self.body_features % heads:
+            raise ValueError(
+                f"'self_attention_heads' {heads} must divide the {self.body_features} features of the layers "
+                "('hidden', or twice that if bidirectional; the 'channels' of the last convolution if 'layers' is 0)"
+            )
+        if heads * WIDEST_HEAD < self.body_features:
+            raise ValueError(
+                f"'self_attention_heads' {heads} gives a head more than {WIDEST_HEAD} of the {self.body_features} "
+                "features of the layers: use more heads"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> Self:
         others = self.says(*(name for name in ModelSpec.model_fields if name not in _ROCKET_KEYS))
         if self.kind == "rocket" and others:
@@ -213,21 +232,8 @@ class ModelSpec(_Table):
                 raise ValueError(
                     f"'residual' {conv.residual} of convolution {index + 1} goes back further than the first one"
                 )
-        if not self.self_attention_heads and self.says("feed_forward") and self.feed_forward:
-            raise ValueError("'feed_forward' belongs to self-attention: it needs 'self_attention_heads'")
         if self.rnn == "none" and self.bidirectional and self.says("bidirectional"):
             raise ValueError("'bidirectional' has no meaning with rnn = 'none': a per-step MLP reads in no direction")
-        if self.self_attention_heads and self.body_features % self.self_attention_heads:
-            raise ValueError(
-                f"'self_attention_heads' {self.self_attention_heads} must divide the {self.body_features} features "
-                "of the layers ('hidden', or twice that if bidirectional; the 'channels' of the last convolution if "
-                "'layers' is 0)"
-            )
-        if self.self_attention_heads * WIDEST_HEAD < self.body_features and self.self_attention_heads:
-            raise ValueError(
-                f"'self_attention_heads' {self.self_attention_heads} gives a head more than {WIDEST_HEAD} of the "
-                f"{self.body_features} features of the layers: use more heads"
-            )
         return self
 
 

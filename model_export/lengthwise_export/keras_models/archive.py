@@ -58,40 +58,46 @@ def _members(text: str, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         raise ConfigurationError(f"{text} has {len(infos)} members; a .keras file has three")
     found: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
-        name = info.filename
-        if name in found:
-            raise ConfigurationError(f"{text} has {name} twice")
-        if name.startswith("assets/"):
-            raise ConfigurationError(
-                f"{text} has {name}, which belongs to a layer that prepares data: give a keras.Model of the layers "
-                "behind it"
-            )
-        if name == SHARDS or (name.endswith(".weights.h5") and name != WEIGHTS):
-            raise ConfigurationError(
-                f"{text} has its weights in several files: save it with model.save('model.keras') without "
-                "max_shard_size"
-            )
-        if name not in (CONFIG, METADATA, WEIGHTS):
-            raise ConfigurationError(f"{text} has {name[:80]!r}, which is no part of a .keras file")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            raise ConfigurationError(f"{text}: {name} is a link")
-        if info.flag_bits & 1:
-            raise ConfigurationError(f"{text}: {name} is encrypted")
-        most = MOST_BYTES if name == WEIGHTS else MOST_CONFIG
-        if info.file_size > most:
-            raise ConfigurationError(f"{text}: {name} has {info.file_size} bytes; at most {most} are read")
-        if info.file_size > _FREE and info.file_size > _MOST_EXPANSION * max(info.compress_size, 1):
-            raise ConfigurationError(
-                f"{text}: {name} has {info.file_size} bytes, of which the archive stores {info.compress_size}: that is "
-                "no file that Keras wrote"
-            )
-        found[name] = info
+        if info.filename in found:
+            raise ConfigurationError(f"{text} has {info.filename} twice")
+        why = _no_member(info.filename) or _unreadable(info)
+        if why is not None:
+            raise ConfigurationError(f"{text} {why}")
+        found[info.filename] = info
     missing = [name for name in (CONFIG, WEIGHTS) if name not in found]
     if missing:
         raise ConfigurationError(
             f"{text} has no {' and no '.join(missing)}: it is no model that model.save('model.keras') wrote"
         )
     return found
+
+
+def _no_member(name: str) -> str | None:
+    """Why a name cannot be in a file that is read; None if it can."""
+    if name.startswith("assets/"):
+        return f"has {name}, which belongs to a layer that prepares data: give a keras.Model of the layers behind it"
+    if name == SHARDS or (name.endswith(".weights.h5") and name != WEIGHTS):
+        return "has its weights in several files: save it with model.save('model.keras') without max_shard_size"
+    if name not in (CONFIG, METADATA, WEIGHTS):
+        return f"has {name[:80]!r}, which is no part of a .keras file"
+    return None
+
+
+def _unreadable(info: zipfile.ZipInfo) -> str | None:
+    """Why a member is not read; None if it is."""
+    name, most = info.filename, MOST_BYTES if info.filename == WEIGHTS else MOST_CONFIG
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return f"has {name} as a link"
+    if info.flag_bits & 1:
+        return f"has {name} encrypted"
+    if info.file_size > most:
+        return f"has {info.file_size} bytes in {name}; at most {most} are read"
+    if info.file_size > _FREE and info.file_size > _MOST_EXPANSION * max(info.compress_size, 1):
+        return (
+            f"has {info.file_size} bytes in {name}, of which the archive stores {info.compress_size}: that is no file "
+            "that Keras wrote"
+        )
+    return None
 
 
 def _json(text: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:

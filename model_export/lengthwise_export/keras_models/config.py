@@ -133,6 +133,21 @@ class _Examined:
                 kept[key] = self.walked(each)
         return kept
 
+    def _require_layer(self, name: str, module: str | None, registered: Any, shown: str) -> None:
+        """Requires one of Keras' layers that are read."""
+        if name in REFUSED:
+            raise ConfigurationError(f"{self._text}: {shown} is not read: {REFUSED[name]}")
+        is_renamed = isinstance(registered, str) and registered not in (name, "")
+        if name in LAYERS and (module is None or module in _LAYER_MODULES) and not is_renamed:
+            return
+        of_keras = module is None or module.partition(".")[0] == "keras"
+        why = (
+            "it is not among the layers of sequence models"
+            if of_keras and not isinstance(registered, str)
+            else "its class is not in the file"
+        )
+        raise ConfigurationError(f"{self._text}: {shown} is not read: {why}; {FACTORY}")
+
     def _require_known(self, node: dict[str, Any]) -> None:
         name, module = node["class_name"], node.get("module")
         registered, inner = node.get("registered_name"), node.get("config")
@@ -142,7 +157,7 @@ class _Examined:
         shown = f"{own} ({name})" if isinstance(own, str) and own != name else name
         if name in _VALUES:
             return
-        if name == "function" or (module == "builtins" and name != "function"):
+        if name == "function" or module == "builtins":
             called = inner if isinstance(inner, str) else name
             raise ConfigurationError(
                 f"{self._text}: it calls the function {called!r}, which is not one of Keras' layers: {FACTORY}"
@@ -154,17 +169,7 @@ class _Examined:
         if name in _POLICIES and module in (None, "keras", "keras.dtype_policies", "keras.mixed_precision"):
             self._require_float32(node)
             return
-        if name in REFUSED:
-            raise ConfigurationError(f"{self._text}: {shown} is not read: {REFUSED[name]}")
-        is_own = module is None or module in _LAYER_MODULES
-        if not is_own or name not in LAYERS or (isinstance(registered, str) and registered not in (name, "")):
-            of_keras = module is None or module.partition(".")[0] == "keras"
-            why = (
-                "it is not among the layers of sequence models"
-                if of_keras and not isinstance(registered, str)
-                else "its class is not in the file"
-            )
-            raise ConfigurationError(f"{self._text}: {shown} is not read: {why}; {FACTORY}")
+        self._require_layer(name, module, registered, shown)
         if isinstance(inner, dict):
             self._require_float32_text(inner, shown)
             if inner.get("stateful"):

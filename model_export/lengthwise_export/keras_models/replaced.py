@@ -139,34 +139,37 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     elif mask is not None:
         gathered = GatheredSteps(mask)
         values, lengths = gathered.in_front(sequences), gathered.lengths
-    direction = "reverse" if layer.go_backwards else "forward"
-    states: list[Any] = []
-    last = values
-    for place, (cell, form) in enumerate(zip(cells, forms, strict=True)):
+    states: list[list[Tensor]] = []
+    for cell, form, start in zip(cells, forms, before, strict=True):
         assert isinstance(form, recurrent.CellForm)
-        weights = run.known.weights_of([cell], form)
-        values, ends = recurrent.run(form, weights, values, lengths, direction, before[place])
+        direction = "reverse" if layer.go_backwards else "forward"
+        values, ends = recurrent.run(form, run.known.weights_of([cell], form), values, lengths, direction, start)
         own = [end.squeeze(0) for end in ends]
         if gathered is not None:
-            starts: list[Tensor | None] = [state.squeeze(0) for state in before[place]] or [None] * len(own)
+            starts: list[Tensor | None] = [state.squeeze(0) for state in start] or [None] * len(own)
             own = [gathered.kept(end, start) for end, start in zip(own, starts, strict=True)]
-        last = own[0]
-        states.append(own if len(own) > 1 else own[0])
-    output = last
-    if layer.return_sequences and gathered is not None:
-        output = gathered.back(values, backwards=layer.go_backwards, repeated=not layer.zero_output_for_mask)
-    elif layer.return_sequences:
-        output = values
-        if layer.go_backwards:
-            output = values.flip(1)
-        elif mask is not None and not layer.zero_output_for_mask:
-            output = run.fill(values, last.unsqueeze(1))
-    elif mask is not None and layer.zero_output_for_mask:
+        states.append(own)
+    last = states[-1][0]
+    output = _all_steps(layer, run, values, last, mask, gathered) if layer.return_sequences else last
+    if not layer.return_sequences and mask is not None and layer.zero_output_for_mask:
         processed_last = mask[:, :1] if layer.go_backwards else mask[:, -1:]
         output = torch.where(processed_last.bool(), last, 0.0)
     if not layer.return_state:
         return output
-    return (output, *(states if len(cells) > 1 else states[0] if isinstance(states[0], list) else states))
+    shown = [own if len(own) > 1 else own[0] for own in states]
+    return (output, *(shown if len(cells) > 1 else states[0]))
+
+
+def _all_steps(layer: Any, run: Any, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None) -> Tensor:
+    """What a layer with `return_sequences` returns."""
+    if gathered is not None:
+        return gathered.back(values, backwards=layer.go_backwards, repeated=not layer.zero_output_for_mask)
+    if layer.go_backwards:
+        return values.flip(1)
+    if mask is not None and not layer.zero_output_for_mask:
+        filled: Tensor = run.fill(values, last.unsqueeze(1))
+        return filled
+    return values
 
 
 def _initial_states(given: Any, cells: int) -> list[list[Tensor]]:

@@ -9,7 +9,7 @@ mask, the mask is *opened*: it is true everywhere, and only the length says wher
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -41,37 +41,70 @@ def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
         model: The graph.
         sequences: Its input with the steps.
     """
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     steps = next(each for each in model.graph.input if each.name == sequences)
     tokens = len(steps.type.tensor_type.shape.dim) == 2 and steps.type.tensor_type.elem_type != TensorProto.FLOAT
-    raw, equal, differs, counted = {sequences}, {}, {}, {}
-    masks: dict[str, HidingMask] = {}
+    found = _Found(tokens, {sequences}, {each.name: numpy_helper.to_array(each) for each in model.graph.initializer})
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-        if not node.input or not node.output:
-            continue
-        first, out = node.input[0], node.output[0]
-        kind = node.op_type
-        if kind in ("Identity", "Cast") and first in raw:
-            raw.add(out)
-        elif kind == "Equal" and (number := _compared(node, raw, constants)) is not None:
-            equal[out] = number
-        elif kind == "Not" and first in equal:
-            differs[out] = equal[first]
-            if tokens:
-                masks[out] = HidingMask(out, equal[first])
-        elif kind in ("Cast", "Identity") and first in differs:
-            differs[out] = differs[first]
-        elif kind in ("ReduceSum", "ReduceMax") and first in differs and _over_features(node, constants):
-            counted[out] = differs[first]
-        elif (kind == "Greater" and first in counted and _is_zero(constants.get(node.input[1]))) or (
-            kind == "Cast" and first in counted and node.attribute[0].i == TensorProto.BOOL
-        ):
-            masks[out] = HidingMask(out, counted[first])
-        elif kind in SAME and first in masks:
-            masks[out] = masks[first]
-    return masks
+            found.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        if node.input and node.output:
+            found.follow(node)
+    return found.masks
+
+
+@dataclass
+class _Found:
+    """What the values of a graph are, as far as it was followed.
+
+    Attributes:
+        tokens: Whether a step is a token: then whether it differs from a number is the mask.
+        raw: The values that are the steps.
+        constants: The values that are constant.
+        equal: By value that says whether the steps are a number: that number.
+        differs: The same for whether they are not.
+        counted: The same for how many features of a step are not.
+        masks: The masks.
+    """
+
+    tokens: bool
+    raw: set[str]
+    constants: dict[str, np.ndarray]
+    equal: dict[str, float] = field(default_factory=dict)
+    differs: dict[str, float] = field(default_factory=dict)
+    counted: dict[str, float] = field(default_factory=dict)
+    masks: dict[str, HidingMask] = field(default_factory=dict)
+
+    def follow(self, node: NodeProto) -> None:
+        """Notes what a node makes of a value that is known."""
+        first, out, kind = node.input[0], node.output[0], node.op_type
+        if kind == "Equal" and (number := _compared(node, self.raw, self.constants)) is not None:
+            self.equal[out] = number
+        elif kind == "Not" and first in self.equal:
+            self.differs[out] = self.equal[first]
+            if self.tokens:
+                self.masks[out] = HidingMask(out, self.equal[first])
+        elif kind in ("ReduceSum", "ReduceMax") and first in self.differs and _over_features(node, self.constants):
+            self.counted[out] = self.differs[first]
+        elif first in self.counted and self._is_any(node):
+            self.masks[out] = HidingMask(out, self.counted[first])
+        else:
+            self._pass_on(kind, first, out)
+
+    def _is_any(self, node: NodeProto) -> bool:
+        """Whether a node says that a count is not zero."""
+        if node.op_type == "Greater":
+            return _is_zero(self.constants.get(node.input[1]))
+        return node.op_type == "Cast" and bool(node.attribute[0].i == TensorProto.BOOL)
+
+    def _pass_on(self, kind: str, first: str, out: str) -> None:
+        """Notes a value that is another one in another form."""
+        if kind in ("Identity", "Cast"):
+            if first in self.raw:
+                self.raw.add(out)
+            elif first in self.differs:
+                self.differs[out] = self.differs[first]
+        if kind in SAME and first in self.masks:
+            self.masks[out] = self.masks[first]
 
 
 def _compared(node: NodeProto, raw: Collection[str], constants: dict[str, np.ndarray]) -> float | None:

@@ -215,44 +215,83 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
     return first if (table == first).all() else None
 
 
-def _moved(kind: str, inputs: Sequence[Table | None], attributes: dict[str, Any]) -> Table | None:
+_Attributes = dict[str, Any]
+_Constants = Sequence[NDArray[Any] | None]
+"""The other inputs of a node, where they are the same for all lengths and rows."""
+
+
+def _moved(kind: str, inputs: Sequence[Table | None], attributes: _Attributes) -> Table | None:
     """The same for operators that move the elements of a tensor without computing."""
-    table = inputs[0]
-    if table is None:
+    table, move = inputs[0], _MOVES.get(kind)
+    if table is not None and kind == "Concat":
+        axis = _shifted(attributes["axis"], table.ndim - 2)
+        return np.concatenate([each for each in inputs if each is not None], axis)
+    if table is None or move is None:
         return None
-    rank = table.ndim - 2
-    extra = [constant_of(each) for each in inputs[1:]]
-    if kind == "Concat":
-        return np.concatenate([each for each in inputs if each is not None], _shifted(attributes["axis"], rank))
-    if kind == "Gather" and extra[0] is not None:
-        axis = _shifted(attributes.get("axis", 0), rank)
-        places = extra[0]
-        if not ((-table.shape[axis] <= places) & (places < table.shape[axis])).all():
-            return None
-        return np.take(table, places, axis=axis)
-    if kind in ("Squeeze", "Unsqueeze"):
-        axes = attributes.get("axes") if len(inputs) < 2 or extra[0] is None else extra[0].tolist()
-        if axes is None:
-            axes = [axis for axis in range(rank) if table.shape[axis + 2] == 1]
-        if kind == "Squeeze":
-            return np.squeeze(table, tuple(_shifted(axis, rank) for axis in axes))
-        return np.expand_dims(table, tuple(_shifted(axis, rank + len(axes)) for axis in axes))
-    if kind == "Slice" and all(each is not None for each in extra):
-        starts, ends = (extra[place].tolist() for place in (0, 1))  # type: ignore[union-attr]  # not None
-        axes = extra[2].tolist() if len(extra) > 2 and extra[2] is not None else range(len(starts))
-        steps = extra[3].tolist() if len(extra) > 3 and extra[3] is not None else [1] * len(starts)
-        cut = [slice(None)] * table.ndim
-        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-            size = table.shape[_shifted(axis, rank)]
-            cut[_shifted(axis, rank)] = slice(start, None if step < 0 and end < -size else end, step)
-        return table[tuple(cut)]
-    if kind == "Reshape" and extra[0] is not None and not (extra[0] == 0).any():
-        return table.reshape(*table.shape[:2], *extra[0].tolist())
-    if kind == "Expand" and extra[0] is not None and extra[0].size < 8:
-        shape = np.broadcast_shapes(table.shape[2:], tuple(extra[0].tolist()))
-        return np.broadcast_to(aligned([table, np.empty((1, 1, *shape))])[0], (*table.shape[:2], *shape))
-    if kind in _REDUCED:
-        axes = attributes.get("axes") if len(inputs) < 2 or extra[0] is None else extra[0].tolist()
-        where = tuple(range(2, table.ndim)) if axes is None else tuple(_shifted(axis, rank) for axis in axes)
-        return _REDUCED[kind](table, axis=where, keepdims=bool(attributes.get("keepdims", 1)))
-    return None
+    return move(kind, table, [constant_of(each) for each in inputs[1:]], attributes)
+
+
+def _gather(_: str, table: Table, extra: _Constants, attributes: _Attributes) -> Table | None:
+    places, axis = extra[0], _shifted(attributes.get("axis", 0), table.ndim - 2)
+    if places is None or not ((-table.shape[axis] <= places) & (places < table.shape[axis])).all():
+        return None
+    return np.take(table, places, axis=axis)
+
+
+def _squeeze(kind: str, table: Table, extra: _Constants, attributes: _Attributes) -> Table:
+    rank, axes = table.ndim - 2, _axes(extra, attributes)
+    if axes is None:
+        axes = [axis for axis in range(rank) if table.shape[axis + 2] == 1]
+    if kind == "Squeeze":
+        return np.squeeze(table, tuple(_shifted(axis, rank) for axis in axes))
+    return np.expand_dims(table, tuple(_shifted(axis, rank + len(axes)) for axis in axes))
+
+
+def _slice(_: str, table: Table, extra: _Constants, __: _Attributes) -> Table | None:
+    given: list[Any] = [each.tolist() for each in extra if each is not None]
+    if len(given) < len(extra):
+        return None
+    starts, ends, axes, steps = [*given, None, None][:4]
+    cut = [slice(None)] * table.ndim
+    for start, end, axis, step in zip(
+        starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True
+    ):
+        place = _shifted(axis, table.ndim - 2)
+        cut[place] = slice(start, None if step < 0 and end < -table.shape[place] else end, step)
+    return table[tuple(cut)]
+
+
+def _reshape(_: str, table: Table, extra: _Constants, __: _Attributes) -> Table | None:
+    shape = extra[0]
+    return None if shape is None or (shape == 0).any() else table.reshape(*table.shape[:2], *shape.tolist())
+
+
+def _expand(_: str, table: Table, extra: _Constants, __: _Attributes) -> Table | None:
+    if extra[0] is None or extra[0].size >= 8:
+        return None
+    shape = np.broadcast_shapes(table.shape[2:], tuple(extra[0].tolist()))
+    return np.broadcast_to(aligned([table, np.empty((1, 1, *shape))])[0], (*table.shape[:2], *shape))
+
+
+def _reduce(kind: str, table: Table, extra: _Constants, attributes: _Attributes) -> Table:
+    axes = _axes(extra, attributes)
+    where = tuple(range(2, table.ndim)) if axes is None else tuple(_shifted(axis, table.ndim - 2) for axis in axes)
+    reduced: Table = _REDUCED[kind](table, axis=where, keepdims=bool(attributes.get("keepdims", 1)))
+    return reduced
+
+
+def _axes(extra: _Constants, attributes: _Attributes) -> list[int] | None:
+    """The axes of a node, which older opsets have as an attribute."""
+    return attributes.get("axes") if not extra or extra[0] is None else extra[0].tolist()
+
+
+_MOVES: Final[dict[str, Callable[[str, Table, _Constants, _Attributes], Table | None]]] = {
+    "Gather": _gather,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _squeeze,
+    "Slice": _slice,
+    "Reshape": _reshape,
+    "Expand": _expand,
+    **dict.fromkeys(_REDUCED, _reduce),
+}
+"""What moves the elements of one tensor, by operator."""

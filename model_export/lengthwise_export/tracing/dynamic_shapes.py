@@ -79,15 +79,9 @@ class OpenSizes(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         name = func.__name__
         first = args[0] if args else None
-        if first in self._as_lengths and name in ("tolist", "numpy"):
-            return first
-        if first in self._as_longest and name in ("item", "tolist"):
-            return self._width
-        if self._lengths is not None and first in self._as_mask and name == "sum" and _over_steps(args, kwargs):
-            answer = self._lengths.to(func(*args, **kwargs).dtype)
-            return self._as_lengths.add(answer.unsqueeze(1) if kwargs.get("keepdim") else answer)
-        if first in self._as_lengths and name in ("clamp", "clamp_min", "clip") and _at_least_one(args, kwargs):
-            return first
+        known = self._known(func, name, first, args, kwargs)
+        if known is not None:
+            return known
         if name == "__bool__":
             return self._branch(first)
         if name in ("__iter__", "unbind"):
@@ -104,6 +98,21 @@ class OpenSizes(TorchFunctionMode):
         self._learn(name, first, args, answer)
         self._ensure_open()
         return answer
+
+    def _known(
+        self, func: Callable[..., Any], name: str, first: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """The result where it is the lengths or the width; None where it is something else."""
+        if first in self._as_lengths and name in ("tolist", "numpy"):
+            return first
+        if first in self._as_longest and name in ("item", "tolist"):
+            return self._width
+        if self._lengths is not None and first in self._as_mask and name == "sum" and _over_steps(args, kwargs):
+            answer = self._lengths.to(func(*args, **kwargs).dtype)
+            return self._as_lengths.add(answer.unsqueeze(1) if kwargs.get("keepdim") else answer)
+        if first in self._as_lengths and name in ("clamp", "clamp_min", "clip") and _at_least_one(args, kwargs):
+            return first
+        return None
 
     def _learn(self, name: str, first: Any, args: Sequence[Any], answer: Any) -> None:
         if name in _COPIES and isinstance(answer, Tensor) and not answer.is_floating_point():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Mapping
 from typing import Final
 
 log = logging.getLogger("lengthwise.framing")
@@ -41,28 +42,38 @@ def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
         headers: The headers, by lower-case name, in the order in which they came.
     """
     values = dict(headers)
-    if len(values) < len(headers):
-        seen: set[bytes] = set()
-        for name, _ in headers:
-            if name in seen and name in GIVEN_ONCE:
-                return f"{name.decode()} was given twice"
-            seen.add(name)
+    if len(values) < len(headers) and (twice := _given_twice(headers)) is not None:
+        return twice
     if version not in ("1.0", "1.1"):
         return "this is not HTTP/1.0 or HTTP/1.1"
-    host = values.get(b"host")
+    return _host_fault(version, values.get(b"host")) or _coding_fault(version, values)
+
+
+def _given_twice(headers: list[tuple[bytes, bytes]]) -> str | None:
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in seen and name in GIVEN_ONCE:
+            return f"{name.decode()} was given twice"
+        seen.add(name)
+    return None
+
+
+def _host_fault(version: str, host: bytes | None) -> str | None:
     if host is None:
-        if version != "1.0":
-            return "host is missing"
-    elif _HOST.fullmatch(host.strip(_BLANKS)) is None:
-        return "host is not the name of a host"
+        return None if version == "1.0" else "host is missing"
+    return None if _HOST.fullmatch(host.strip(_BLANKS)) else "host is not the name of a host"
+
+
+def _coding_fault(version: str, values: Mapping[bytes, bytes]) -> str | None:
     coding = values.get(b"transfer-encoding")
-    if coding is not None:
-        if coding.strip(_BLANKS).lower() != b"chunked":
-            return "transfer-encoding must be chunked, or none"
-        if version == "1.0":
-            return "HTTP/1.0 has no transfer-encoding"
-        if b"content-length" in values:
-            return "content-length and transfer-encoding were both given"
+    if coding is None:
+        return None
+    if coding.strip(_BLANKS).lower() != b"chunked":
+        return "transfer-encoding must be chunked, or none"
+    if version == "1.0":
+        return "HTTP/1.0 has no transfer-encoding"
+    if b"content-length" in values:
+        return "content-length and transfer-encoding were both given"
     return None
 
 

@@ -16,9 +16,9 @@ import logging
 import os
 import shlex
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -92,12 +92,7 @@ def scan(
     """
     before, stopping = before or Repository(), stopping or Stopping()
     directories, passed, misplaced = _versions(folder)
-    for name, why in sorted(passed.items()):
-        if name not in before.passed:
-            log.error("the folder %s of the model repository is ignored: %s", ascii(name), why)
-    for name, why in sorted(misplaced.items()):
-        if name not in before.misplaced and directories:  # else `_why_nothing` is the advice
-            log.warning("%s", why)
+    _log_ignored(before, passed, misplaced if directories else {})  # of an empty one `_why_nothing` is the advice
     # If the folder of a name cannot be read at the moment, its served versions stay.
     directories |= {key: folder / key.name / str(key.version) for key in _keys(before) if key.name in passed}
     wanted = policy.candidates(key for key in directories if key.name not in before.unloaded)
@@ -108,7 +103,6 @@ def scan(
         if absent.name not in before.unloaded:
             state.refuse(absent, NAMED_AND_ABSENT)
     budget_seconds = MEASURING_BESIDE_SECONDS if before.models else MEASURING_SECONDS
-    judged: dict[Key, tuple[DirectoryState, Future[_Result]]] = {}
 
     def load(key: Key) -> LoadedModel:
         return loading.load(
@@ -121,42 +115,84 @@ def scan(
             stopping=stopping,
         )
 
-    def begin(key: Key) -> None:
-        """Settles a version at once if it is unchanged or does not fit, and else starts to verify it."""
-        current, runs, reason = directory_state(directories[key]), state.running.get(key), state.known.get(key)
-        if before.states.get(key) == current and not (reason is not None and key.name == again):
-            state.settle(key, runs, reason, current)
-            return
-        held = sum(graph_bytes(other) for other, _ in judged.values()) + state.bytes_beside(key, judged)
-        reason = _no_room(graph_bytes(current), held, max_model_bytes)
-        if reason is None:
-            judged[key] = current, _in_a_thread(lambda: _judged(key, directories[key], runs, load, most_bytes))
-            wait([judged[key][1]], SLOW_SECONDS)
-        elif judged:  # there may be room when one of these is finished
-            wait([future for _, future in judged.values()], return_when=FIRST_COMPLETED)
-        else:  # without a state, so the next scan tries again
-            state.settle(key, runs, reason, None)
-
+    verifying = _Verifying(state, directories, load, again, max_model_bytes, most_bytes)
     if state.first:
         publish(state.repository())
     while state.left:
         stopping.check()
         before_step = state.progress
-        key = state.next({key.name for key in judged})
-        if key is not None and len(judged) < MOST_AT_ONCE:
-            begin(key)
-        elif judged:
-            wait([future for _, future in judged.values()], return_when=FIRST_COMPLETED)
-        for done in [done for done, (_, future) in judged.items() if future.done()]:
-            current, future = judged.pop(done)
-            model, reason, final = future.result()
-            state.settle(done, model, reason, current if final else None)
+        verifying.step()
         if state.progress != before_step:
             publish(state.repository())
     nothing = None if directories else _why_nothing(folder)
     if nothing is not None and nothing != before.reason:
         log.error("nothing is served of %s: %s", folder, nothing)
     return replace(state.at_the_end(nothing), passed=frozenset(passed), misplaced=frozenset(misplaced))
+
+
+def _log_ignored(before: Repository, passed: Mapping[str, str], misplaced: Mapping[str, str]) -> None:
+    """Logs the folders that are ignored, where the last scan did not find them."""
+    for name, why in sorted(passed.items()):
+        if name not in before.passed:
+            log.error("the folder %s of the model repository is ignored: %s", ascii(name), why)
+    for name, why in sorted(misplaced.items()):
+        if name not in before.misplaced:
+            log.warning("%s", why)
+
+
+@dataclass(slots=True)
+class _Verifying:
+    """Verifies the versions of a scan, several at the same time.
+
+    Attributes:
+        state: The versions that are left; gets the result of each.
+        directories: The directory of each version.
+        load: Loads a version.
+        again: See `scan`.
+        max_model_bytes: See `scan`.
+        most_bytes: See `scan`.
+    """
+
+    state: ScanState
+    directories: Mapping[Key, Path]
+    load: Callable[[Key], LoadedModel]
+    again: str | None
+    max_model_bytes: int | None
+    most_bytes: int
+    _running: dict[Key, tuple[DirectoryState, Future[_Result]]] = field(default_factory=dict)
+
+    def step(self) -> None:
+        """Begins with the next version, or waits for one that is being verified; then settles those that are done."""
+        key = self.state.next({key.name for key in self._running})
+        if key is not None and len(self._running) < MOST_AT_ONCE:
+            self._begin(key)
+        elif self._running:
+            self._wait_for_one()
+        for done in [done for done, (_, future) in self._running.items() if future.done()]:
+            current, future = self._running.pop(done)
+            model, reason, final = future.result()
+            self.state.settle(done, model, reason, current if final else None)
+
+    def _begin(self, key: Key) -> None:
+        """Settles a version at once if it is unchanged or does not fit, and else starts to verify it."""
+        state, directory = self.state, self.directories[key]
+        current, runs, reason = directory_state(directory), state.running.get(key), state.known.get(key)
+        if state.before.states.get(key) == current and not (reason is not None and key.name == self.again):
+            state.settle(key, runs, reason, current)
+            return
+        held = sum(graph_bytes(other) for other, _ in self._running.values()) + state.bytes_beside(key, self._running)
+        reason = _no_room(graph_bytes(current), held, self.max_model_bytes)
+        if reason is None:
+            future = _in_a_thread(lambda: _judged(key, directory, runs, self.load, self.most_bytes))
+            self._running[key] = current, future
+            wait([future], SLOW_SECONDS)
+        elif self._running:  # there may be room when one of these is finished
+            self._wait_for_one()
+        else:  # without a state, so the next scan tries again
+            state.settle(key, runs, reason, None)
+
+    def _wait_for_one(self) -> None:
+        wait([future for _, future in self._running.values()], return_when=FIRST_COMPLETED)
 
 
 def _aliases(folder: Path, name: str, before: Repository) -> aliases.Aliases:

@@ -45,7 +45,7 @@ class ScanState:
         self.running = {model.key: model for model in before if model.key in set(wanted)}
         self.known = {refusal.key: refusal.reason for refusal in before.refused}
         self._new = 0
-        self._before = before
+        self.before = before
         self._policy = policy
         self._kept = kept
         self._aliases = dict(aliases or {})
@@ -125,11 +125,11 @@ class ScanState:
             set() if self.first else {name for name, pointed in self._aliases.items() if self._waits(name, pointed)}
         )
         done = self._done() - waiting if self._policy.one else set()
-        old = {model.key: model for model in self._before if model.key.name not in done or model.key in self._kept}
+        old = {model.key: model for model in self.before if model.key.name not in done or model.key in self._kept}
         refused = {key: reason for key, reason in self.known.items() if key in left} | self._refused
-        states = {key: current for key, current in self._before.states.items() if key in left} | self._states
+        states = {key: current for key, current in self.before.states.items() if key in left} | self._states
         result = self._make({**old, **self._models}, refused, states, None)
-        aliases = self._aliases | {name: self._before.aliases.get(name, {}) for name in waiting}
+        aliases = self._aliases | {name: self.before.aliases.get(name, {}) for name in waiting}
         return replace(result, aliases=aliases, unnamed=self._unnamed, unjudged=tuple(self.left), starting=self.first)
 
     def at_the_end(self, reason: str | None) -> Repository:
@@ -144,7 +144,7 @@ class ScanState:
         reason: str | None,
     ) -> Repository:
         refusals = [Refusal(str(key), why) for key, why in sorted(refused.items())]
-        made = Repository.of(models.values(), refusals, self._before.unloaded, states, reason)
+        made = Repository.of(models.values(), refusals, self.before.unloaded, states, reason)
         return replace(made, aliases=self._aliases)
 
     def _waits(self, name: str, pointed: Aliases) -> bool:

@@ -79,16 +79,8 @@ def scan_with(follow: Follow) -> Rule:
         body: GraphProto = mender.attribute("body")
         scanned = mender.attribute("num_scan_inputs")
         states = len(node.input) - scanned
-        axes = mender.attribute("scan_input_axes") or [0] * scanned
-        out_axes = mender.attribute("scan_output_axes") or [0] * (len(node.output) - states)
-        if any(axes) or any(out_axes):
-            mender.refuse("scans another axis than the first: transpose around it")
-        values = [mender.ragged(place) for place in range(len(node.input))]
-        if any(value.is_merged or value.row_added for value in values):
-            mender.refuse("scans merged axes")
+        values = _scanned(mender, states)
         time = values[states].groups[0][0]
-        if not time.is_time or any(not value.groups[0][0].same(time) for value in values[states:]):
-            mender.refuse(f"does not scan the steps: {CROSSES_ROWS}" if time.is_rows else "does not scan the steps")
         directions = mender.attribute("scan_input_directions") or [0] * scanned
         forwards = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
         if forwards and _as_layer(mender, of_scan(mender)):
@@ -120,6 +112,19 @@ def scan_with(follow: Follow) -> Rule:
                 mender.set(Ragged(name, result.dtype, groups), place)
 
     return scan
+
+
+def _scanned(mender: Mender, states: int) -> list[Ragged]:
+    """The inputs of a Scan over the steps: its states, and what it scans."""
+    if any(mender.attribute("scan_input_axes") or []) or any(mender.attribute("scan_output_axes") or []):
+        mender.refuse("scans another axis than the first: transpose around it")
+    values = [mender.ragged(place) for place in range(len(mender.node.input))]
+    if any(value.is_merged or value.row_added for value in values):
+        mender.refuse("scans merged axes")
+    time = values[states].groups[0][0]
+    if not time.is_time or any(not value.groups[0][0].same(time) for value in values[states:]):
+        mender.refuse(f"does not scan the steps: {CROSSES_ROWS}" if time.is_rows else "does not scan the steps")
+    return values
 
 
 def _as_layer(mender: Mender, recurrence: Recurrence) -> bool:

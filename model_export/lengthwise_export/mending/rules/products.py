@@ -26,22 +26,7 @@ def product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
         whole = product(mender, left, right.called(name, groups=(*right.groups, (mender.one,))))
         place = whole.starts()[-1]
         return whole.called(mender.squeezed(whole.name, [place]), groups=whole.groups[:-1])
-    inner, other = left.groups[-1], right.groups[-2]
-    if not mender.matches(inner, other):
-        if any(size.is_time for size in inner):
-            mender.refuse(
-                f"multiplies {shown(inner)} by weights for {shown(other)}: a layer of a fixed width over all "
-                "steps. Pool the steps before it"
-            )
-        mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
-    if any(size.is_rows for size in inner):
-        mender.refuse(CROSSES_ROWS)
-    if len(inner) != 1:
-        mender.refuse(f"multiplies over merged axes, {shown(inner)}")
-    if inner[0].is_time:
-        mender.causes.append("it sums over the steps, those of the padding too")
-        left = mender.masked(left, left.indexes(left.rank - 1), 0)
-        right = mender.masked(right, right.indexes(right.rank - 2), 0)
+    left, right = _summable(mender, left, right)
     plain = right.rank == 2 and not right.row_added
     if len(right.groups[-1]) != 1 or (len(left.groups[-2]) != 1 and not plain):
         mender.refuse(f"multiplies merged axes, {shown(left.groups[-2])} and {shown(right.groups[-1])}")
@@ -56,6 +41,29 @@ def product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
         mender.refuse(CROSSES_ROWS)
     name = mender.emit("MatMul", [first.name, second.name])
     return Ragged(name, left.dtype, (*groups, left.groups[-2], right.groups[-1]), row_added)
+
+
+def _summable(mender: Mender, left: Ragged, right: Ragged) -> tuple[Ragged, Ragged]:
+    """The factors, with zeros at padding where the product sums over the steps."""
+    inner, other = left.groups[-1], right.groups[-2]
+    if not mender.matches(inner, other):
+        if any(size.is_time for size in inner):
+            mender.refuse(
+                f"multiplies {shown(inner)} by weights for {shown(other)}: a layer of a fixed width over all "
+                "steps. Pool the steps before it"
+            )
+        mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
+    if any(size.is_rows for size in inner):
+        mender.refuse(CROSSES_ROWS)
+    if len(inner) != 1:
+        mender.refuse(f"multiplies over merged axes, {shown(inner)}")
+    if not inner[0].is_time:
+        return left, right
+    mender.causes.append("it sums over the steps, those of the padding too")
+    return (
+        mender.masked(left, left.indexes(left.rank - 1), 0),
+        mender.masked(right, right.indexes(right.rank - 2), 0),
+    )
 
 
 def gemm(mender: Mender) -> None:

@@ -3,50 +3,16 @@
 from __future__ import annotations
 
 from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, Rule
+from lengthwise_export.mending.sizes import Size
 from lengthwise_export.mending.values import Group, Numbers, Ragged, is_one, shown
 
 
 def recurrent(mender: Mender) -> None:
     """LSTM, GRU and RNN: `[time, rows, features]`."""
-    value, lengths = mender.ragged(0), mender.value(4)
-    if mender.attribute("layout", 0):
-        mender.refuse("has the layout 1, which no runtime takes: transpose around it")
-    if value.row_added or len(value.groups[0]) != 1 or len(value.groups[2]) != 1:
-        mender.refuse("runs over merged axes")
-    time, rows, group = value.groups[0][0], value.groups[1][0], value.groups[1]
-    if time.is_rows or rows.is_time:
-        order = f"{shown(value.groups[0])} as steps and {shown(value.groups[1])} as rows"
-        mender.refuse(f"runs over {order} (is batch_first forgotten?): {CROSSES_ROWS}")
-    if not any(size.is_rows for size in group):
-        mender.refuse("does not run over the rows of the batch")
-    given = mender.node.input[4] if lengths is not None else ""
-    if not time.is_time:
-        if time.fixed is None:
-            mender.refuse("runs over an axis that is no time")
-        ends = mender.values[given].name if given else ""
-    elif given and given in mender.from_lengths | mender.from_steps:  # its author says where each row ends
-        ends = mender.values[given].name
-    else:
-        if len(group) > 1 and any(size.is_time for size in group):
-            mender.refuse(f"runs over {shown(group)} as rows, so each step of a sequence is one of its rows")
-        mender.causes.append(
-            "it runs through the padding, and backwards begins in it"
-            if mender.attribute("direction", "forward") != "forward"
-            else "it runs on through the padding, so its last state is of a padded step"
-        )
-        ends = _for_each(mender, mender.writer.lengths32(time), group)
-    inputs = list(mender.node.input) + [""] * (8 - len(mender.node.input))
-    for place in (1, 2, 3, 7):
-        if inputs[place]:
-            mender.constant(place)
-            inputs[place] = mender.values[inputs[place]].name
-    inputs[0], inputs[4] = mender.merged(value), ends
-    for place in (5, 6):
-        if inputs[place]:
-            inputs[place] = _state(mender, place, group)
-    while inputs and not inputs[-1]:
-        inputs.pop()
-    names = mender.copy(inputs)
+    value = mender.ragged(0)
+    _refuse_other_forms(mender, value)
+    time, group = value.groups[0][0], value.groups[1]
+    names = mender.copy(_inputs(mender, value, _ends(mender, time, group)))
     directions = mender.fixed(2 if mender.attribute("direction", "forward") == "bidirectional" else 1)
     hidden = mender.fixed(int(mender.attribute("hidden_size")))
     all_steps = ((time,), (directions,), group, (hidden,))
@@ -57,6 +23,55 @@ def recurrent(mender: Mender) -> None:
                 parts = [mender.writer.at_width(size) for axes in groups for size in axes]
                 name = mender.emit("Reshape", [name, mender.emit("Concat", parts, axis=0)])
             mender.set(Ragged(name, value.dtype, groups, zeroed=place == 0 and time.is_time), place)
+
+
+def _refuse_other_forms(mender: Mender, value: Ragged) -> None:
+    """Refuses a layer that does not run over the steps, or over another axis of one size, row by row."""
+    if mender.attribute("layout", 0):
+        mender.refuse("has the layout 1, which no runtime takes: transpose around it")
+    if value.row_added or len(value.groups[0]) != 1 or len(value.groups[2]) != 1:
+        mender.refuse("runs over merged axes")
+    time, group = value.groups[0][0], value.groups[1]
+    if time.is_rows or group[0].is_time:
+        order = f"{shown(value.groups[0])} as steps and {shown(group)} as rows"
+        mender.refuse(f"runs over {order} (is batch_first forgotten?): {CROSSES_ROWS}")
+    if not any(size.is_rows for size in group):
+        mender.refuse("does not run over the rows of the batch")
+    if not time.is_time and time.fixed is None:
+        mender.refuse("runs over an axis that is no time")
+
+
+def _ends(mender: Mender, time: Size, group: Group) -> str:
+    """The value that says where each row ends; empty for none."""
+    given = mender.node.input[4] if mender.value(4) is not None else ""
+    if given and (not time.is_time or given in mender.from_lengths | mender.from_steps):  # its author says it
+        return mender.values[given].name
+    if not time.is_time:
+        return ""
+    if len(group) > 1 and any(size.is_time for size in group):
+        mender.refuse(f"runs over {shown(group)} as rows, so each step of a sequence is one of its rows")
+    mender.causes.append(
+        "it runs through the padding, and backwards begins in it"
+        if mender.attribute("direction", "forward") != "forward"
+        else "it runs on through the padding, so its last state is of a padded step"
+    )
+    return _for_each(mender, mender.writer.lengths32(time), group)
+
+
+def _inputs(mender: Mender, value: Ragged, ends: str) -> list[str]:
+    """The inputs of the layer in the mended graph."""
+    inputs = list(mender.node.input) + [""] * (8 - len(mender.node.input))
+    for place in (1, 2, 3, 7):
+        if inputs[place]:
+            mender.constant(place)
+            inputs[place] = mender.values[inputs[place]].name
+    inputs[0], inputs[4] = mender.merged(value), ends
+    for place in (5, 6):
+        if inputs[place]:
+            inputs[place] = _state(mender, place, value.groups[1])
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    return inputs
 
 
 def _for_each(mender: Mender, ends: str, group: Group) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 from onnx import numpy_helper
@@ -93,48 +94,72 @@ def _sizes(sizes: Sequence[Size]) -> str:
 
 def regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
     """Sets the output to the tensor with axes of these sizes of the original."""
-    atoms = [[size, size] for size in value.axes]  # what is left of an axis, and the whole axis
-    groups: list[Group] = []
-    at = 0
-    for wanted in sizes:
-        group: list[Size] = []
-        left = wanted
-        while left.fixed != 1:
-            while at < len(atoms) and atoms[at][0].fixed == 1:
-                at += 1
-            if at == len(atoms):
-                mender.refuse(f"reshapes {_described(value)} into {_sizes(sizes)}, whose sizes do not follow from it")
-            atom = atoms[at][0]
-            quotient = left.over(atom)
-            if quotient is not None:
-                group.append(atom)
-                left, at = quotient, at + 1
-            elif atom.fixed is not None and left.fixed is not None and atom.fixed % left.fixed == 0:
-                group.append(left)
-                atoms[at][0] = mender.fixed(atom.fixed // left.fixed)
-                left = mender.one
-            elif (pieces := _pieces(atom, left)) is not None:
-                group.append(left)
-                atoms[at] = [mender.fixed(pieces), atoms[at][1]]
-                left = mender.one
-            elif left.counts_rows and not atom.counts_rows:
-                value, atoms = _rows_moved(mender, value, atoms, at)
-            elif atom.counts_rows:
-                mender.refuse(CROSSES_ROWS)
-            else:
-                mender.refuse(
-                    f"reshapes {_described(value)} into {_sizes(sizes)}: cuts the steps into pieces, or its width is "
-                    "fixed"
-                )
-        groups.append(_joined(mender, group))
-    if any(atom[0].fixed != 1 for atom in atoms[at:]):
-        mender.refuse(f"reshapes {_described(value)} into {_sizes(sizes)}, whose sizes do not follow from it")
-    new = tuple(groups)
-    axes = [each for group in new for each in group]
+    regrouping = _Regrouping(mender, value, sizes)
+    new = tuple(regrouping.group(size) for size in sizes)
+    regrouping.refuse_what_is_left()
+    value, axes = regrouping.value, [each for group in new for each in group]
     name = value.name
     if not same_groups(tuple(axes), value.axes):
         name = _reshaped(mender, value, axes)
     mender.set(value.called(name, groups=new))
+
+
+class _Regrouping:
+    """The axes of a tensor, taken one after the other into the axes of another shape.
+
+    Attributes:
+        value: The tensor; its rows may be moved on the way.
+    """
+
+    def __init__(self, mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
+        self.value = value
+        self._mender = mender
+        self._sizes = sizes
+        self._atoms = [[size, size] for size in value.axes]  # what is left of an axis, and the whole axis
+        self._at = 0
+
+    def group(self, wanted: Size) -> Group:
+        """The axes, and parts of axes, that become one axis of this size."""
+        group: list[Size] = []
+        left = wanted
+        while left.fixed != 1:
+            while self._at < len(self._atoms) and self._atoms[self._at][0].fixed == 1:
+                self._at += 1
+            if self._at == len(self._atoms):
+                self._refuse(", whose sizes do not follow from it")
+            left = self._take(left, group)
+        return _joined(self._mender, group)
+
+    def refuse_what_is_left(self) -> None:
+        """Refuses a shape that has not taken all axes."""
+        if any(atom[0].fixed != 1 for atom in self._atoms[self._at :]):
+            self._refuse(", whose sizes do not follow from it")
+
+    def _take(self, left: Size, group: list[Size]) -> Size:
+        """Takes what fits of the next axis into a group; returns what is left of the wanted size."""
+        mender, atom = self._mender, self._atoms[self._at][0]
+        quotient = left.over(atom)
+        if quotient is not None:
+            group.append(atom)
+            self._at += 1
+            return quotient
+        if atom.fixed is not None and left.fixed is not None and atom.fixed % left.fixed == 0:
+            group.append(left)
+            self._atoms[self._at][0] = mender.fixed(atom.fixed // left.fixed)
+            return mender.one
+        if (pieces := _pieces(atom, left)) is not None:
+            group.append(left)
+            self._atoms[self._at][0] = mender.fixed(pieces)
+            return mender.one
+        if left.counts_rows and not atom.counts_rows:
+            self.value, self._atoms = _rows_moved(mender, self.value, self._atoms, self._at)
+            return left
+        if atom.counts_rows:
+            mender.refuse(CROSSES_ROWS)
+        self._refuse(": cuts the steps into pieces, or its width is fixed")
+
+    def _refuse(self, why: str) -> NoReturn:
+        self._mender.refuse(f"reshapes {_described(self.value)} into {_sizes(self._sizes)}{why}")
 
 
 def _rows_moved(mender: Mender, value: Ragged, atoms: list[list[Size]], at: int) -> tuple[Ragged, list[list[Size]]]:
