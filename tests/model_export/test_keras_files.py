@@ -211,7 +211,7 @@ def test_members_that_are_links_or_stand_there_twice_are_refused(file: Path, tmp
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
         archive.writestr("model.weights.h5", held["model.weights.h5"])
-    assert "config.json is a link" in why_refused(path)
+    assert "config.json as a link" in why_refused(path)
     with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a name is there twice
         for name in ("config.json", "config.json", "model.weights.h5"):
