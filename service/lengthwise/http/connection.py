@@ -66,6 +66,9 @@ from lengthwise.protocols.body import CLIENT_LEFT, DELIVERY, Delivery
 
 MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
+TURN_BYTES: Final = 8192
+"""Most bytes of a body in chunks that are parsed in one turn of the event loop: each chunk is a call of Python, and a
+read of 256 KiB may have 43,000 of them."""
 MAX_PIPELINED: Final = 64
 """Requests that may wait behind one that is being answered."""
 _UNREAD_SECONDS: Final = 0.1
@@ -127,6 +130,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._period_bytes = 0  # since the bytes of the body were compared last
         self._timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None
+        self._rest = b""  # was read, and is parsed in the next turns of the event loop
+        self._ended_early = False  # the client sends nothing behind it
 
     @property
     def default_headers(self) -> bytes:
@@ -163,6 +168,7 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the request that is being answered, and drops those that had not begun."""
         self.state = CLOSED
+        self._rest = b""
         self._kept_alive.remove(self)
         self._stop_timer()
         self._unset_keepalive_if_required()
@@ -180,10 +186,43 @@ class BoundedConnection(HttpToolsProtocol):
         """Parses what arrived, and limits the time for what is still to come."""
         if self.state in ENDED or self.transport.is_closing():
             return  # it is dropped
-        self._kept_alive.remove(self)
-        self.unparsed_bytes += len(data)
         self._period_bytes += len(data)
-        self.parse(data)
+        if self._rest:
+            self._rest += data
+        else:
+            self._parse_in_turns(data)
+
+    def _parse_in_turns(self, data: bytes) -> None:
+        """Parses data, a body in chunks bit by bit, and limits the time for what is still to come."""
+        self._kept_alive.remove(self)
+        for start in range(0, len(data), TURN_BYTES):
+            part = data[start : start + TURN_BYTES]
+            self.unparsed_bytes += len(part)
+            self.parse(part)
+            if self.state in ENDED or self.unparsed_bytes > MAX_HEADER_BYTES:
+                break
+            if self.state is BODY and self._in_chunks():
+                self._rest = data[start + TURN_BYTES :]
+                break
+        self._limit_time()
+        if self._rest and self.state not in ENDED:
+            self.flow.fall_behind()
+            self.loop.call_soon(self._parse_rest)
+
+    def _parse_rest(self) -> None:
+        data, self._rest = self._rest, b""
+        if self.state in ENDED or self.transport.is_closing():
+            return
+        self.flow.catch_up()
+        self._parse_in_turns(data)
+        if self._ended_early and not self._rest and not self.eof_received():
+            self.transport.close()
+
+    def _in_chunks(self) -> bool:
+        """Whether the body that is being read comes in chunks."""
+        return any(name == b"transfer-encoding" for name, _ in self.headers)
+
+    def _limit_time(self) -> None:
         if self.unparsed_bytes > MAX_HEADER_BYTES:
             self._refuse(431)
         elif self._timer is None and not self.transport.is_closing():
@@ -196,6 +235,9 @@ class BoundedConnection(HttpToolsProtocol):
         """The client sends no more: it has some time to be answered, unless it has left altogether."""
         if self.transport.is_closing():
             return False
+        if self._rest and self.transport.can_write_eof():
+            self._ended_early = True
+            return True
         self.flow.end()
         self._refuse(None)
         if self.transport.is_closing() or not self.is_answering():

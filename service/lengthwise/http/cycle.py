@@ -28,21 +28,40 @@ class Flow(FlowControl):
     Attributes:
         discarding: What still arrives is dropped, so reading is not paused any more.
         resumed: Reading was paused and resumed since this was last set to False.
+        behind: What was read is not parsed yet: nothing more is read until it is.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
         self.discarding = False
         self.resumed = False
+        self.behind = False
+        self._pauses = False  # whether reading is to be paused for another reason too
+
+    def fall_behind(self) -> None:
+        """Pauses reading until `catch_up`, whatever else pauses and resumes it."""
+        self._pauses = self.read_paused
+        self.pause_reading()
+        self.behind = True
+
+    def catch_up(self) -> None:
+        """What was read is parsed."""
+        self.behind = False
+        if not self._pauses:
+            self.resume_reading()
 
     def pause_reading(self) -> None:
         """Pauses reading."""
-        if not self.discarding:
+        if self.behind:
+            self._pauses = True
+        elif not self.discarding:
             super().pause_reading()
 
     def resume_reading(self) -> None:
         """Resumes reading, unless the client has answers to read first."""
-        if self.read_paused and not self.write_paused:
+        if self.behind:
+            self._pauses = False
+        elif self.read_paused and not self.write_paused:
             self.resumed = True
             super().resume_reading()
 
@@ -65,6 +84,7 @@ class Flow(FlowControl):
         If a socket has unread bytes when it is closed, the connection is reset, and answers on their way are lost.
         """
         self.discarding = True
+        self.behind = False
         super().resume_reading()
 
     def end(self) -> None:

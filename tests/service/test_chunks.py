@@ -1,0 +1,106 @@
+"""Bodies in many small chunks: parsed a little in each turn of the event loop, and otherwise like any body."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from lengthwise.http import connection
+from lengthwise.http.connection import TURN_BYTES, BoundedConnection
+from tests.support.http_lines import CHUNKED, GOOD, V1, net
+from tests.support.numpy_models import idle, manifest, model, serving
+
+BODY = orjson.dumps({"sequences": [[[1, 3]] * 9]}) + b" " * 60_000
+
+
+def in_chunks(body: bytes, path: bytes = b"/predict", size: int = 1) -> bytes:
+    parts = (body[start : start + size] for start in range(0, len(body), size))
+    return CHUNKED % path + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what was parsed, with a 0 for each turn of the event loop that began."""
+    sizes: list[int] = []
+    parse = BoundedConnection.parse
+
+    def watched(self: BoundedConnection, data: bytes) -> None:
+        if sizes[-1:] != [0]:
+            asyncio.get_running_loop().call_soon(sizes.append, 0)
+        sizes.append(len(data))
+        parse(self, data)
+
+    monkeypatch.setattr(BoundedConnection, "parse", watched)
+    return sizes
+
+
+@pytest.mark.parametrize("size", [1, 7, 5000])
+async def test_a_little_is_parsed_in_a_turn_and_the_answer_is_that_of_the_body(parsed: list[int], size: int) -> None:
+    async with serving(model(manifest())) as service, net(service) as made:
+        line = await made.line()
+        line.writer.write(in_chunks(BODY, size=size))
+        status, _, answer = await line.answer()
+        assert status == 200
+        whole = (await line.ask(BODY))[2]
+        assert answer == whole
+        assert max(parsed) <= TURN_BYTES
+        turn = 0
+        for now in parsed[: len(in_chunks(BODY, size=size)) // TURN_BYTES]:
+            turn = turn + now if now else 0
+            assert turn <= 2 * TURN_BYTES
+        assert idle(await service.figures())
+
+
+async def test_what_stands_behind_such_a_body_is_read_in_its_order(parsed: list[int]) -> None:
+    v1 = orjson.dumps({"instances": [[[1, 3]]]}) + b" " * 9000
+    async with serving(model(manifest())) as service, net(service) as made:
+        line = await made.line()
+        line.writer.write(in_chunks(BODY))
+        line.send(GOOD)
+        line.writer.write(in_chunks(v1, V1.encode()))
+        line.send(b"{}")
+        assert [(await line.answer())[0] for _ in range(4)] == [200, 200, 200, 422]
+        assert idle(await service.figures())
+
+
+async def test_a_client_that_sends_no_more_is_answered(parsed: list[int]) -> None:
+    async with serving(model(manifest())) as service, net(service) as made:
+        line = await made.line()
+        line.writer.write(in_chunks(BODY))
+        line.writer.write_eof()
+        assert (await line.answer())[0] == 200
+        assert await line.reader.read() == b""
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_body_that_is_cut_or_wrong_in_the_middle_ends_like_any_other(parsed: list[int], leaves: bool) -> None:
+    async with serving(model(manifest())) as service, net(service) as made:
+        line = await made.line()
+        line.writer.write(in_chunks(BODY)[:-7] + (b"" if leaves else b"no chunk" * 9000))
+        if leaves:
+            await line.writer.drain()
+            line.writer.transport.abort()
+        else:
+            assert (await line.answer())[0] == 400
+        async with asyncio.timeout(20):
+            while made.state.connections:
+                await asyncio.sleep(0)
+        assert service.serving.inflight.bytes == 0
+
+
+async def test_other_bodies_are_parsed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[Any] = []
+    rest = connection.BoundedConnection.data_received
+
+    def counted(self: BoundedConnection, data: bytes) -> None:
+        rest(self, data)
+        turns.append(self.flow.behind)
+
+    monkeypatch.setattr(connection.BoundedConnection, "data_received", counted)
+    async with serving(model(manifest())) as service, net(service) as made:
+        line = await made.line()
+        assert (await line.ask(BODY))[0] == 200
+    assert not any(turns)
