@@ -35,6 +35,7 @@ from lengthwise_export.onnx_graphs.labels import NAME_IN_GRAPH
 from lengthwise_export.options import OPSET
 from lengthwise_export.targets.target import Target
 from lengthwise_export.tracing.node_origins import location_of_node, operator_name
+from lengthwise_export.tracing.order_statistics import ties_in
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 LENGTHS = "lengths"
@@ -131,9 +132,10 @@ def _proved(
         seed=seed,
         progress=say,
     )
+    ties = ties_in(mended.graph)
     fix = FixProposal(
         False,
-        f"the mend does not hold: {proof}",
+        f"the mend does not hold: {proof}" + ("" if ties is None else f". {ties}"),
         changes=mended.changes,
         min_length=proof.min_length,
         proof=proof,

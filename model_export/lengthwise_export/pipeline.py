@@ -47,6 +47,7 @@ from lengthwise_export.mended_accuracy import MendAccuracy
 from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.onnx_graphs import labels, precision
 from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
+from lengthwise_export.tracing import order_statistics
 from lengthwise_export.training_profile import profile_of_served
 
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
@@ -143,8 +144,13 @@ def export(
     place = publish.destination(out)
     manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
     graph = source.build(manifest)
+    ties = order_statistics.ties_in(graph)
+    order_statistics.forget_ties(graph)
     with publish.staging_folder(place) as stage:
-        verified = verify_graph(graph, manifest, source.reference, tolerance=source.tolerance, seed=seed)
+        try:
+            verified = verify_graph(graph, manifest, source.reference, tolerance=source.tolerance, seed=seed)
+        except VerificationError as error:
+            raise error if ties is None else VerificationError(f"{error}. {ties}") from error
         before_and_after = None
         if data is not None and source.original is not None:
             before_and_after = mended_accuracy.measure(source.original, verified.session(), manifest, data)
@@ -157,7 +163,7 @@ def export(
             _require_accuracy(verified, must_keep_accuracy, before_and_after)
         examples = example_recordings.chosen(data or (), manifest)
         finished = _write(stage, verified, source.mend, examples, seed=seed)
-        notices = (*verified.notices, *_load_as_a_service_would(stage, finished))
+        notices = (*([] if ties is None else [ties]), *verified.notices, *_load_as_a_service_would(stage, finished))
         if examples:
             kept = f"{len(examples)} recordings of the data stand in {EXAMPLES_FILE}, for the console"
             notices = (*notices, f"{kept}; remove the file if others must not see them")

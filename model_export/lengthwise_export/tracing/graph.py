@@ -105,6 +105,7 @@ def build(
     )
     ensure(graph, promised, most_nodes=most_nodes)
     proto = ir.to_proto(graph)
+    order_statistics.note_ties(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto
 

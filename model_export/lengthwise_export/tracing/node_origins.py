@@ -15,6 +15,7 @@ from lengthwise_export.tracing.source_lines import CodeLocation, location_in
 
 _STACK: Final = "pkg.torch.onnx.stack_trace"
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"
+_NAMESPACE: Final = "namespace"
 _EXPORTER: Final = "torch/"
 """How torch's exporter begins the path of its own code, for nodes that only compute sizes."""
 _WRAPPED: Final = "model"
@@ -33,6 +34,11 @@ def operator_name(node: onnx.NodeProto) -> str:
     if path is None:
         return node.name or f"{node.op_type} giving {node.output[0]}"
     return f"{path}: {node.op_type}" if path else node.op_type
+
+
+def is_translation_of(node: onnx.NodeProto, operator: str) -> bool:
+    """Whether a traced node belongs to the translation of an operator of torch, such as `sort.stable`."""
+    return operator in _metadata(node, _NAMESPACE)
 
 
 def _module_path(node: onnx.NodeProto) -> str | None:
