@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ WIDE = {"width": 1280, "height": 900}
 NARROW = {"width": 360, "height": 740}
 
 
+_DRIVERS: list[Any] = []
+
+
 @contextmanager
 def chromium(*arguments: str) -> Iterator[Any]:
     """Chromium without any other host than this machine; the test is skipped where it is not installed."""
@@ -30,10 +33,14 @@ def chromium(*arguments: str) -> Iterator[Any]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("Chromium is not installed (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", *(arguments or (OFFLINE,))])
+    with ExitStack() as stack:
+        if not _DRIVERS:  # a thread may have one only
+            _DRIVERS.append(stack.enter_context(playwright.sync_playwright()))
+            stack.callback(_DRIVERS.clear)
+        options = ["--no-sandbox", *(arguments or (OFFLINE,))]
+        browser = _DRIVERS[0].chromium.launch(executable_path=program, args=options)
+        stack.callback(browser.close)
         yield browser
-        browser.close()
 
 
 def repository(folder: Path) -> Path:

@@ -557,7 +557,7 @@ def test_the_columns_of_a_table_are_named_and_can_be_chosen(window: Window, tmp_
     page.locator(".answer .label").wait_for()
     page.set_input_files("#file", tmp_path / "long.csv")
     page.locator("#sequence-note.problem", has_text="pressure, note").wait_for()
-    assert page.locator("#sequence-note").inner_text().count("features a step") == 1
+    assert page.locator("#sequence-note").inner_text().count("1 feature a step") == 1
     assert [page.locator(f"#column-{role}").input_value() for role in ("id", "time", "label")] == ["id", "t", "label"]
     page.uncheck("#column-values input[value=note]")
     page.click("#read-again")

@@ -1,6 +1,6 @@
 // The answers to all sequences of a file: a table with the accuracy, and a download.
 
-import { byId, make, short } from "./dom.js";
+import { byId, make } from "./dom.js";
 
 const HEADS = ["Sequence", "Steps", "Label", "Answer", "Probability"];
 const AT_ONCE = 64;
@@ -54,7 +54,7 @@ export class FileTable {
     if (compared.length) said.push(`accuracy ${(right / compared.length).toFixed(4)}: ${right} of ${compared.length} answers are the label`);
     if (failed) said.push(`${failed} without an answer`);
     byId("file-note").textContent = `${said.join("; ")}.`;
-    const cells = (row) => [row.id, row.steps, row.label ?? "", row.error ?? row.answer, row.probability === null ? "" : short(row.probability)];
+    const cells = (row) => [row.id, row.steps, row.label ?? "", row.error ?? row.answer, row.probability?.toFixed(4) ?? ""];
     const lines = this.rows.map((row, place) => {
       const [first, ...rest] = cells(row);
       const link = make("button", { type: "button", class: "quiet", text: first, onclick: () => this.choose(place) });

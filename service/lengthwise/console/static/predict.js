@@ -150,7 +150,7 @@ export class Predict {
     this.signal.forget();
     this.signal.paint();
     byId("signal").classList.add("stale");
-    byId("answers").replaceChildren();
+    byId("answers").replaceChildren(make("p", { class: "soft", text: "None: the new sequence cannot be read." }));
     this.padding.reset();
   }
 

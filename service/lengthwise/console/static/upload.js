@@ -48,7 +48,7 @@ export class Upload {
       if (taken) this.offerColumns([...ROLES.map((role) => taken[role]).filter(Boolean), ...taken.values, ...taken.left_out], taken);
       if (!read.sequences.length) throw new Error(read.problems[0] ?? "there is no sequence in it");
       const count = read.sequences[0].steps[0].length;
-      if (model.input === "values" && count !== model.features) throw new Error(`the model takes ${model.features} features a step, and it has ${count}${taken ? `: ${taken.values.join(", ")}. Choose the columns below` : ""}`);
+      if (model.input === "values" && count !== model.features) throw new Error(`the model takes ${model.features} ${model.features === 1 ? "feature" : "features"} a step, and it has ${count}${taken ? `: ${taken.values.join(", ")}. Choose the columns` : ""}`);
       const found = read.sequences.map((each) => new Sequence(each.steps, { ...each, origin: file.name, names: taken?.values }));
       const left = read.left_out ? [`${read.left_out} more were left out`] : [];
       const wrong = read.problems.length ? [`not read: ${read.problems.slice(0, 3).join("; ")}`] : [];
