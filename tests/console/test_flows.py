@@ -123,7 +123,7 @@ def test_everything_at_the_picture_can_be_done_with_keys(window: Window) -> None
     page.keyboard.press("Delete")
     page.locator(".answer .problem").wait_for()  # the model refuses missing values
     assert "1 values missing, which this model refuses" in page.locator("#sequence-note").inner_text()
-    assert "step 2, value 1" in page.locator(".answer .facts").inner_text()
+    assert "step 2, feature 0" in page.locator(".answer .facts").inner_text()
 
 
 def test_a_curve_is_drawn_with_the_pointer(window: Window) -> None:

@@ -99,9 +99,9 @@ export function refusalOf(model, error) {
   );
 }
 
-/** `/sequences/0/steps/3/1` as "step 4, value 2: ". */
+/** `/sequences/0/steps/3/1` as "step 4, feature 1: ", with features counted as in every other message. */
 function placeOf(pointer) {
   const numbers = pointer.split("/").slice(2).filter((part) => /^\d+$/.test(part)).map(Number).slice(1);
   if (!numbers.length) return "";
-  return `step ${numbers[0] + 1}${numbers.length > 1 ? `, value ${numbers[1] + 1}` : ""}: `;
+  return `step ${numbers[0] + 1}${numbers.length > 1 ? `, feature ${numbers[1]}` : ""}: `;
 }
