@@ -184,8 +184,16 @@ async def test_every_form_gets_the_same_answers_from_a_model_a_server_and_a_file
 
 @pytest.mark.parametrize(
     "doubtful",
-    [np.zeros((10, 1)), np.zeros((10, 1)).tolist(), [*np.zeros((10, 1))], np.zeros(10), [0.1, 0.2], np.float32(1)],
-    ids=["array", "lists", "arrays of one", "flat", "numbers", "number"],
+    [
+        np.ones((10, 1), dtype=int),
+        np.zeros((10, 1)),
+        np.zeros((10, 1)).tolist(),
+        [*np.zeros((10, 1))],
+        np.zeros(10),
+        [0.1, 0.2],
+        np.float32(1),
+    ],
+    ids=["whole numbers", "array", "lists", "arrays of one", "flat", "numbers", "number"],
 )
 def test_numbers_that_may_be_one_sequence_or_many_are_asked_about(doubtful: Any) -> None:
     one_feature = lengthwise.Model(model(manifest(features=1)), BatchLimits(), 1)
@@ -251,6 +259,10 @@ def test_columns_are_found_or_named_and_said() -> None:
     assert "left out: 'id', 'note'" in named.taken
     dates = TABLE.assign(t=["2024-01-02", "2024-01-01T05:00", "2024-01-01"])
     assert lengthwise.sequences(dates)[0].steps.tolist() == np.float32([0.2, 0.1]).tolist()
+    durations = TABLE.assign(t=pandas.to_timedelta(TABLE["t"], unit="h"))
+    for timed in (durations, polars.from_pandas(durations), pa.Table.from_pandas(durations)):
+        assert lengthwise.sequences(timed)[0].steps.tolist() == np.float32([0.2, 0.1]).tolist()
+    assert lengthwise.sequences(TABLE.assign(label=["x", None, "y"])).labels == ["x", "y"]
     written = TABLE.reset_index(names="Unnamed: 0")
     assert "'Unnamed: 0'" in lengthwise.sequences(written).taken.partition("left out")[2]
     steps = TABLE.assign(label=["x", "y", "y"])

@@ -193,7 +193,7 @@ def _refuse_doubt(given: Any, made: list[GivenSequence | str], features: int | N
     for one in made:
         if isinstance(one, str) or one.id is not None or one.steps.shape != (1,):
             return
-        if features is None and one.steps.dtype.kind != "f":  # perhaps token ids
+        if features is None and one.steps.dtype.kind != "f" and not hasattr(given, "ndim"):  # perhaps token ids
             return
     raise _no_form(
         f"is this one sequence of {len(made)} steps, or are these {len(made)} sequences of one step? Put one sequence "

@@ -272,12 +272,13 @@ def _sequences(columns: Mapping[str, Cells], found: Roles, *, texts: bool) -> li
     values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
     labels = None if found.label is None else _labels(columns[found.label], found.label)
     parts = [order[start:end] for start, end in pairwise(bounds)]
-    differ = labels is not None and any(len({labels[row] for row in part}) > 1 for part in parts)
+    differ = labels is not None and any(len({labels[row] for row in part} - {None}) > 1 for part in parts)
     made = []
     for name, part in zip(places, parts, strict=True):
         first_wrong = next((row for row in part.tolist() if row in wrong), None) if wrong else None
         problem = None if first_wrong is None else (first_wrong, wrong[first_wrong])
-        label = None if labels is None else [labels[row] for row in part] if differ else labels[part[0]]
+        of_rows = [] if labels is None else [labels[row] for row in part]
+        label = of_rows if differ else next((one for one in of_rows if one is not None), None)
         made.append(LongSequence(name, part, values[part], label, problem, found))
     return made
 

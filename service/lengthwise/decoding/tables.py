@@ -50,8 +50,8 @@ def of_series(series: Any) -> Cells:
     """The cells of a pandas column."""
     kind = getattr(series.dtype, "kind", "O")
     array: NDArray[Any]
-    if kind == "M":
-        array = series.to_numpy(dtype="datetime64[ns]")
+    if kind in "Mm":
+        array = series.to_numpy(dtype=f"{'datetime' if kind == 'M' else 'timedelta'}64[ns]")
     elif kind in "iu" and not series.isna().any():
         array = series.to_numpy(dtype=np.uint64 if kind == "u" else np.int64)
     elif kind in "fiu":
@@ -64,7 +64,7 @@ def of_series(series: Any) -> Cells:
 def _of_polars(series: Any) -> Cells:
     """The cells of a Polars column."""
     array: NDArray[Any] | None = series.to_numpy() if series.dtype.is_numeric() or series.dtype.is_temporal() else None
-    return array if array is not None and array.dtype.kind in "fiuM" else series.to_list()
+    return array if array is not None and array.dtype.kind in "fiuMm" else series.to_list()
 
 
 def _of_arrow(column: Any) -> Cells:
@@ -72,7 +72,8 @@ def _of_arrow(column: Any) -> Cells:
     import pyarrow as pa
 
     kind = column.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind):
+    is_time = pa.types.is_timestamp(kind) or pa.types.is_duration(kind)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or is_time:
         array: NDArray[Any] = pa.chunked_array(
             [column] if isinstance(column, pa.Array) else column.chunks, kind
         ).to_numpy()
