@@ -17,9 +17,11 @@
 #include "_powers_of_ten.h"
 
 #define FLOAT32_MAX 3.4028234663852886e38
+#define FLOAT32_BEYOND (0x1p128 - 0x1p103) /* the least double that becomes infinite as a float */
 #define LARGEST_EXACT (1ULL << 53) /* up to here a double holds every integer */
 #define MOST_DIGITS 19             /* of an integer that fits 64 bits whatever its digits are */
 #define LONGEST_NUMBER 64
+#define MOST_SCANNED_DIGITS 1000 /* of a number that is looked at to say whether it fits */
 #define SMALL_BYTES 16384     /* what is read of most bodies fits in that many bytes, on the stack */
 #define SMALL_SEQUENCES 64    /* as many sequences need no memory of their own */
 #define MOST_AWAITING 64      /* numbers that wait for Python's conversion, so that it takes its lock once for all */
@@ -576,7 +578,325 @@ static PyObject *locate(PyObject *module, PyObject *const *args, Py_ssize_t coun
     Py_RETURN_NONE;
 }
 
+/* The place behind a number of JSON's grammar, or NULL. */
+static const char *past_number(const char *p)
+{
+    if (*p == '-') p++;
+    if (!is_digit(*p)) return NULL;
+    if (*p++ != '0')
+        while (is_digit(*p)) p++;
+    if (*p == '.') {
+        if (!is_digit(*++p)) return NULL;
+        while (is_digit(*p)) p++;
+    }
+    if (*p == 'e' || *p == 'E') {
+        p++;
+        if (*p == '-' || *p == '+') p++;
+        if (!is_digit(*p)) return NULL;
+        while (is_digit(*p)) p++;
+    }
+    return p;
+}
+
+/* The place behind a string of JSON's grammar whose text starts at p, or NULL. Half a character (\ud800) is none. */
+static const char *past_json_string(const char *p)
+{
+    for (;; p++) {
+        if ((unsigned char)*p < 0x20) return NULL;
+        if (*p == '"') return p + 1;
+        if (*p != '\\') continue;
+        p++;
+        if (*p == 'u') {
+            for (int i = 1; i < 5; i++)
+                if (!(is_digit(p[i]) || (p[i] >= 'a' && p[i] <= 'f') || (p[i] >= 'A' && p[i] <= 'F'))) return NULL;
+            if ((p[1] == 'd' || p[1] == 'D') && !(p[2] >= '0' && p[2] <= '7')) return NULL;
+            p += 4;
+        } else if (*p == '\0' || !strchr("\"\\/bfnrt", *p)) {
+            return NULL;
+        }
+    }
+}
+
+/* The place behind a name and its colon; NULL where p is none. */
+static const char *past_name(const char *p)
+{
+    p = past_space(p);
+    return *p == '"' && (p = past_json_string(p + 1)) ? past(p, ':') : NULL;
+}
+
+/* The place behind any value of JSON's grammar; NULL where it is none, or nested deeper than there are bits to say of
+ * what kind each level is. Counts its arrays, objects and strings. */
+static const char *past_json(const char *p, Py_ssize_t *parts)
+{
+    uint64_t objects = 0;
+    int depth = 0;
+    for (;;) {
+        p = past_space(p);
+        if (*p == '[' || *p == '{') {
+            int is_object = *p == '{';
+            if (depth == 64) return NULL;
+            ++*parts;
+            const char *first = past_space(p + 1);
+            if (*first != (is_object ? '}' : ']')) {
+                objects = objects << 1 | (uint64_t)is_object;
+                depth++;
+                p = is_object ? past_name(first) : first;
+                if (!p) return NULL;
+                continue;
+            }
+            p = first + 1;
+        } else if (*p == '"') {
+            ++*parts;
+            if (!(p = past_json_string(p + 1))) return NULL;
+        } else if (strncmp(p, "true", 4) == 0 || strncmp(p, "null", 4) == 0) {
+            p += 4;
+        } else if (strncmp(p, "false", 5) == 0) {
+            p += 5;
+        } else if (!(p = past_number(p))) {
+            return NULL;
+        }
+        for (;; p++) { /* behind a value */
+            if (!depth) return p;
+            p = past_space(p);
+            if (*p == ',') break;
+            if (*p != (objects & 1 ? '}' : ']')) return NULL;
+            objects >>= 1;
+            depth--;
+        }
+        if (!(p = objects & 1 ? past_name(p + 1) : p + 1)) return NULL;
+    }
+}
+
+#define MOST_TOLD 20 /* wrong steps of a sequence whose places are returned */
+
+/* What is wrong with the steps of one sequence. */
+typedef struct {
+    const char *start, *end;       /* of the item; NULL where that is the array of its steps */
+    const char *steps, *steps_end; /* NULL where it has none */
+    Py_ssize_t count, faults;      /* of all steps */
+    int has_list;                  /* whether a step is an array */
+    int told;                      /* how many of the wrong steps are told */
+    Py_ssize_t places[MOST_TOLD], sizes[MOST_TOLD];
+    const char *texts[MOST_TOLD], *ends[MOST_TOLD];
+} Scanned;
+
+/* The place behind a value of a step, or NULL. fault: 0 where it is right, 1 for null where none may be, 2 otherwise. */
+static const char *scan_value(Reader *reader, const char *p, int *fault, Py_ssize_t *parts)
+{
+    float value;
+    const char *end = read_value(reader, p, &value);
+    int is_right = end != NULL;
+    *fault = 0;
+    if (reader->awaiting_count || (!end && (*p == '-' || is_digit(*p)))) {
+        /* Left to another conversion, or refused: which is the same to decide whether it fits a float. */
+        reader->awaiting_count = 0;
+        if (!(end = past_number(p)) || end - p > MOST_SCANNED_DIGITS) return NULL;
+        is_right = fabs(strtod(p, NULL)) < FLOAT32_BEYOND;
+    }
+    if (is_right) return end;
+    if (!end && strncmp(p, "null", 4) == 0) {
+        *fault = 1;
+        return p + 4;
+    }
+    *fault = 2;
+    return end ? end : past_json(p, parts);
+}
+
+/* The place behind a step of values, or NULL; in how many ways it is wrong, and of how many values it is. */
+static const char *scan_step(Reader *reader, const char *p, Py_ssize_t *faults, Py_ssize_t *size, int *has_list,
+                             Py_ssize_t *parts)
+{
+    int fault;
+    *faults = *size = 0;
+    if (*p != '[') {
+        if (reader->features == 1) {
+            p = scan_value(reader, p, &fault, parts);
+            *faults = fault != 0;
+            return p;
+        }
+        *faults = 1;
+        return past_json(p, parts);
+    }
+    *has_list = 1;
+    ++*parts;
+    Py_ssize_t count = 0;
+    int ends = 0; /* behind the first value that is no number, nothing more is said of a step */
+    p = past_space(p + 1);
+    if (*p == ']') {
+        p++;
+    } else {
+        for (;;) {
+            if (!(p = scan_value(reader, past_space(p), &fault, parts))) return NULL;
+            if (fault && !ends) ++*faults;
+            ends |= fault == 2;
+            count++;
+            p = past_space(p);
+            if (*p == ']') break;
+            if (*p++ != ',') return NULL;
+        }
+        p++;
+    }
+    if (count != reader->features) *faults = 1;
+    *size = count;
+    return p;
+}
+
+/* The place behind a token id, or behind what stands in its place; NULL where that is no JSON. */
+static const char *scan_token(Reader *reader, const char *p, Py_ssize_t *faults, Py_ssize_t *parts)
+{
+    int64_t token;
+    const char *end = read_token(p, reader->vocabulary, &token);
+    *faults = 0;
+    if (end && !is_digit(*end) && *end != '.' && *end != 'e' && *end != 'E') return end;
+    end = past_json(p, parts);
+    *faults = end && !(end - p == 2 && strncmp(p, "-0", 2) == 0);
+    return end;
+}
+
+/* All steps of a sequence, from its bracket on; the place behind them, or NULL where that is no JSON. */
+static const char *scan_steps(Reader *reader, const char *p, Scanned *found, Py_ssize_t *parts)
+{
+    found->steps = p;
+    ++*parts;
+    p = past_space(p + 1);
+    if (*p == ']') return found->steps_end = p + 1;
+    for (;; found->count++) {
+        Py_ssize_t faults, size = 0;
+        const char *text = p = past_space(p);
+        p = reader->features ? scan_step(reader, p, &faults, &size, &found->has_list, parts)
+                             : scan_token(reader, p, &faults, parts);
+        if (!p) return NULL;
+        if (faults && found->told < MOST_TOLD) {
+            found->places[found->told] = found->count;
+            found->sizes[found->told] = size;
+            found->texts[found->told] = text;
+            found->ends[found->told++] = p;
+        }
+        found->faults += faults;
+        p = past_space(p);
+        if (*p == ']') break;
+        if (*p++ != ',') return NULL;
+    }
+    found->count++;
+    return found->steps_end = p + 1;
+}
+
+/* An item of any form; the place behind it, or NULL where that is no JSON. */
+static const char *scan_item(Reader *reader, const char *p, Scanned *found, Py_ssize_t *parts)
+{
+    *found = (Scanned){0};
+    if (*p == '[') return scan_steps(reader, p, found, parts);
+    found->start = p;
+    if (*p != '{') return found->end = past_json(p, parts);
+    ++*parts;
+    p = past_space(p + 1);
+    if (*p == '}') return found->end = p + 1;
+    for (;;) {
+        const char *name = past_space(p);
+        if (!(p = past_name(p))) return NULL;
+        p = past_space(p);
+        int is_steps = !found->steps && strncmp(name, "\"steps\"", 7) == 0 && *p == '[';
+        if (!(p = is_steps ? scan_steps(reader, p, found, parts) : past_json(p, parts))) return NULL;
+        p = past_space(p);
+        if (*p == '}') break;
+        if (*p++ != ',') return NULL;
+    }
+    return found->end = p + 1;
+}
+
+/* The items of the array between p and end, of which the first `most_sequences` are kept; their number, or -1. */
+static Py_ssize_t scan_items(Reader *reader, const char *p, const char *end, Scanned **found, Py_ssize_t *parts)
+{
+    Py_ssize_t count = 0, room = 0;
+    *found = NULL;
+    if (!(p = past(p, '['))) return -1;
+    p = past_space(p);
+    if (*p == ']') return p + 1 == end ? 0 : -1;
+    for (;; count++) {
+        p = past_space(p);
+        if (count < reader->most_sequences) {
+            if (count == room) {
+                Scanned *larger = realloc(*found, (size_t)(room = 2 * room + 4) * sizeof(Scanned));
+                if (!larger) return -1;
+                *found = larger;
+            }
+            p = scan_item(reader, p, *found + count, parts);
+        } else {
+            p = past_json(p, parts);
+        }
+        if (!p) return -1;
+        p = past_space(p);
+        if (*p == ']') break;
+        if (*p++ != ',') return -1;
+    }
+    return p + 1 == end ? count + 1 : -1;
+}
+
+/* What was found of an item, see the documentation of `scan`. NULL with an exception. */
+static PyObject *made_scan(const Scanned *found, const char *body)
+{
+    PyObject *told = PyList_New(found->told);
+    if (!told) return NULL;
+    for (int i = 0; i < found->told; i++) {
+        PyObject *one = Py_BuildValue("nnnn", found->places[i], found->sizes[i], (Py_ssize_t)(found->texts[i] - body),
+                                      (Py_ssize_t)(found->ends[i] - body));
+        if (!one || PyList_SetItem(told, i, one) < 0) {
+            Py_DECREF(told);
+            return NULL;
+        }
+    }
+#define PLACE(p) ((p) ? (Py_ssize_t)((p) - body) : (Py_ssize_t)-1)
+    return Py_BuildValue("nnnnnniN", PLACE(found->start), PLACE(found->end), PLACE(found->steps),
+                         PLACE(found->steps_end), found->count, found->faults, found->has_list, told);
+}
+
+PyDoc_STRVAR(scan_doc,
+             "scan(body, start, end, features, vocabulary, most_sequences, takes_missing)\n--\n\n"
+             "What is wrong with the steps in `body[start:end]`, an array: (count, parts, items), or None where that is\n"
+             "no JSON, or only the reader in Python can tell. features is 0 where a step is a token id.\n\n"
+             "count, parts: the number of items, and of all arrays, objects and strings.\n"
+             "items: of the first `most_sequences` each (start, end, steps_start, steps_end, steps, faults, has_list,\n"
+             "told); -1 for a place that it has not; told: of the first 20 wrong steps (step, features,\n"
+             "start, end).");
+
+static PyObject *scan(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Reader reader;
+    const char *start, *end;
+    Py_ssize_t bounds[3], parts = 0;
+    Scanned *found;
+    if (count != 7) {
+        PyErr_SetString(PyExc_TypeError, "scan takes 7 arguments");
+        return NULL;
+    }
+    if (!take_text(args, &start, &end) || !take_integers(args + 3, 3, 0, bounds)) return NULL;
+    if ((reader.takes_missing = PyObject_IsTrue(args[6])) < 0) return NULL;
+    const char *body = PyBytes_AsString(args[0]);
+    reader.features = bounds[0];
+    reader.vocabulary = (uint64_t)bounds[1];
+    reader.most_sequences = bounds[2];
+    reader.awaiting_count = 0;
+    reader.released = NULL;
+    PyThreadState *released = PyEval_SaveThread();
+    Py_ssize_t items = scan_items(&reader, start, end, &found, &parts);
+    PyEval_RestoreThread(released);
+    PyObject *list = NULL, *result = NULL;
+    if (items >= 0) {
+        Py_ssize_t kept = items < reader.most_sequences ? items : reader.most_sequences;
+        list = PyList_New(kept);
+        for (Py_ssize_t i = 0; list && i < kept; i++) {
+            PyObject *one = made_scan(found + i, body);
+            if (!one || PyList_SetItem(list, i, one) < 0) Py_CLEAR(list);
+        }
+        if (list) result = Py_BuildValue("nnN", items, parts, list);
+    }
+    free(found);
+    if (items < 0) Py_RETURN_NONE;
+    return result;
+}
+
 static PyMethodDef METHODS[] = {
+    {"scan", (PyCFunction)(void (*)(void))scan, METH_FASTCALL, scan_doc},
     {"locate", (PyCFunction)(void (*)(void))locate, METH_FASTCALL, locate_doc},
     {"read_values", (PyCFunction)(void (*)(void))read_values, METH_FASTCALL, read_values_doc},
     {"read_tokens", (PyCFunction)(void (*)(void))read_tokens, METH_FASTCALL, read_tokens_doc},

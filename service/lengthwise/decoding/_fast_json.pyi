@@ -12,3 +12,15 @@ def read_tokens(
     body: bytes, start: int, end: int, vocabulary: int, most_sequences: int, most_steps: int, /
 ) -> bytes | tuple[bytes, list[int], list[str | bytes | None] | None] | None:
     """The same of token ids: `[steps]` int64."""
+
+def scan(
+    body: bytes,
+    start: int,
+    end: int,
+    features: int,
+    vocabulary: int,
+    most_sequences: int,
+    takes_missing: bool,
+    /,
+) -> tuple[int, int, list[tuple[int, int, int, int, int, int, int, list[tuple[int, int, int, int]]]]] | None:
+    """What is wrong with the steps in `body[start:end]`: see `decoding.scanned_json`; None where it cannot be told."""

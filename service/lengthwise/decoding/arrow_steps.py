@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lengthwise.decoding.arrow_columns import is_fixed, is_nested, numbers_of, offsets_of
 from lengthwise.decoding.calls import Problems
 from lengthwise.decoding.explanations import explain
-from lengthwise.decoding.sent_steps import SentSteps
+from lengthwise.decoding.sent_steps import SentSteps, tell
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
@@ -118,14 +118,17 @@ class ColumnSteps(SentSteps):
         wrong = np.flatnonzero(faults)
         if not len(wrong):
             return array
-        most = max(0, problems.most_listed - problems.total)
-        told = wrong[:most].tolist()
-        if told:
-            entries, shown = [self._entry(kept[i]) for i in told], [kept[i] for i in told]
-            if features is not None and self._has_list(places):
-                entries, shown = [*entries, [0.0] * features], [*shown, kept[0]]  # a right one: some steps are arrays
-            explain(entries, shown, at, manifest, feature_mask, problems, len(kept))
-        problems.count(int(faults[wrong[most:]].sum()))
+        first = wrong[: max(0, problems.most_listed - problems.total)].tolist()
+        tell(
+            [(kept[i], self._entry(kept[i])) for i in first],
+            int(faults[wrong].sum()),
+            at,
+            manifest,
+            problems,
+            count=len(kept),
+            has_list=self._has_list(places),
+            feature_mask=feature_mask,
+        )
         return None
 
     def _values(

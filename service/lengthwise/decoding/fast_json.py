@@ -39,6 +39,11 @@ only once."""
 _NO_OPTIONS: Final = CallOptions()
 
 
+def locate(body: bytes, key: bytes) -> tuple[int, int, bool] | None:
+    """Where the array under a key stands, and whether it is all that the object has; None where it is not clear."""
+    return _fast_json.locate(body, key) if COMPILED else None
+
+
 def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call | None:
     """The call of an ordinary body, or None of any other.
 
@@ -48,7 +53,7 @@ def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> 
         max_sequences: Most sequences in one body.
         layout: The body's fields.
     """
-    place = _fast_json.locate(body, layout.key) if COMPILED else None
+    place = locate(body, layout.key)
     if place is None:
         return None
     start, end, is_alone = place

@@ -1,7 +1,8 @@
 """`POST /predict`: the JSON body to a call, and the answers to JSON.
 
 There are two readers. `fast_json`, in C, reads ordinary bodies. `validation`, in Python, reads all others, and names
-every problem of a wrong one. For a body that both can read, they return the same call.
+every problem of a wrong one; of most large ones `scanned_json`, in C, tells it which steps are wrong. For a body that
+both can read, they return the same call.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from lengthwise.decoding import fast_json, validation
+from lengthwise.decoding import fast_json, scanned_json, validation
 from lengthwise.decoding.calls import Call, Find, Item
 from lengthwise.decoding.validation import PREDICT, BodyLayout
 from lengthwise.runtime.answers import Answer
@@ -31,7 +32,10 @@ def decode(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = 
         RequestError: As `validation.read` does.
     """
     call = fast_json.read(body, find, max_sequences=max_sequences, layout=layout)
-    return validation.read(body, find, max_sequences=max_sequences, layout=layout) if call is None else call
+    if call is not None:
+        return call
+    scanned_json.explain(body, find, max_sequences=max_sequences, layout=layout)
+    return validation.read(body, find, max_sequences=max_sequences, layout=layout)
 
 
 def decode_ordinary(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call | None:

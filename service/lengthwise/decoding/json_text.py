@@ -44,7 +44,7 @@ def parse(body: bytes | bytearray, what: str = "the body") -> Any:
     """
     parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
     if parts > MAX_PARTS:
-        raise TooLarge(f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {parts}")
+        raise too_many(parts)
     try:
         text = bytes(body).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -68,6 +68,11 @@ def parse(body: bytes | bytearray, what: str = "the body") -> Any:
     if "\\u" in text and _has_lone_surrogate(document):
         raise _not_json("the body has a lone surrogate, which is no text")
     return document
+
+
+def too_many(parts: int) -> TooLarge:
+    """The refusal of a body of too many parts."""
+    return TooLarge(f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {parts}")
 
 
 @contextmanager

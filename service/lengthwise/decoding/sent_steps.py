@@ -117,6 +117,38 @@ class JsonSteps(SentSteps):
         return array
 
 
+def tell(
+    told: Sequence[tuple[int, Any]],
+    faults: int,
+    at: str,
+    manifest: Manifest,
+    problems: Problems,
+    *,
+    count: int,
+    has_list: bool,
+    feature_mask: NDArray[np.bool_] | None = None,
+) -> None:
+    """Adds the problems of steps of which only the first are told.
+
+    Args:
+        told: Index of each of the first wrong steps in the sequence as sent, and the step as JSON has it.
+        faults: How many problems all steps have.
+        at: JSON pointer of the steps.
+        manifest: The manifest of the model.
+        problems: The problems are added here.
+        count: How many steps are kept.
+        has_list: Whether a step is an array.
+        feature_mask: True for each feature that is kept; None for all.
+    """
+    before = problems.total
+    places, entries = [place for place, _ in told], [entry for _, entry in told]
+    if has_list and manifest.input.features is not None:  # a right one, since not all may be no arrays
+        places, entries = [*places, 0], [*entries, [0.0] * manifest.input.features]
+    if entries:
+        explain(entries, places, at, manifest, feature_mask, problems, count)
+    problems.count(faults - (problems.total - before))
+
+
 def _array(entries: list[Any], features: int | None) -> Steps | None:
     """The steps as an array; None if a step is not made of numbers.
 

@@ -81,13 +81,13 @@ def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: Bod
     """
     with collector_paused():
         try:
-            return _call(json_text.parse(body), find, max_sequences, layout)
+            return read_document(json_text.parse(body), find, max_sequences=max_sequences, layout=layout)
         except RequestError as error:
             error.__context__ = None  # its frames hold the document, which may be thirty times its text
             raise error.with_traceback(None) from None
 
 
-def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> Call:
+def read_document(document: Any, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call:
     """The call of a parsed body; see `read`."""
     if not isinstance(document, dict):
         raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', it is {kind(document)}")])
