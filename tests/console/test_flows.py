@@ -587,3 +587,25 @@ def test_one_cause_at_many_steps_is_one_line(window: Window) -> None:
     pasted(page, "\n".join(["1 2"] * 25))
     page.locator(".answer .problem").wait_for()
     assert page.locator(".answer .facts li").count() <= 2
+
+
+@pytest.mark.parametrize(
+    ("prediction", "labels", "right"),
+    [
+        ({"step_labels": ["a", "b", None]}, [["a", "b", "b"], ["a", "a", "a"]], "3 of 4"),
+        ({"assigned": ["a", "b"]}, [["b", "a"], ["a"]], "1 of 2"),
+    ],
+)
+def test_the_accuracy_of_a_file_counts_steps_and_sets(
+    window: Window, tmp_path: Path, prediction: dict[str, Any], labels: list[list[str]], right: str
+) -> None:
+    task = "per-step" if "step_labels" in prediction else "multi-label"
+    values = [[0.9, 0.1], [0.2, 0.8], None] if task == "per-step" else [0.9, 0.8]
+    answer = {"probabilities": values, "length": 3} | prediction
+    lines = [json.dumps({"steps": [[1.0]] * 3, "label": label}) for label in labels]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    page = imagined(window, {"task": task, "features": 1, "labels": ["a", "b"], "attention": False}, answer)
+    page.locator(".answer .label").wait_for()
+    page.set_input_files("#file", tmp_path / "a.jsonl")
+    page.click("#answer-all")
+    page.locator("#file-note", has_text=right).wait_for()

@@ -47,18 +47,18 @@ export class FileTable {
   }
 
   show(name) {
-    const compared = this.rows.filter((row) => row.right !== null);
-    const right = compared.filter((row) => row.right).length;
+    const sum = (name) => this.rows.reduce((total, row) => total + row[name], 0);
+    const [right, compared] = [sum("right"), sum("compared")];
     const failed = this.rows.filter((row) => row.error).length;
     const said = [`${this.rows.length} sequences by ${name}`];
-    if (compared.length) said.push(`accuracy ${(right / compared.length).toFixed(4)}: ${right} of ${compared.length} answers are the label`);
+    if (compared) said.push(`accuracy ${(right / compared).toFixed(4)}: ${right} of ${compared} answers are the label`);
     if (failed) said.push(`${failed} without an answer`);
     byId("file-note").textContent = `${said.join("; ")}.`;
     const cells = (row) => [row.id, row.steps, row.label ?? "", row.error ?? row.answer, row.probability?.toFixed(4) ?? ""];
     const lines = this.rows.map((row, place) => {
       const [first, ...rest] = cells(row);
       const link = make("button", { type: "button", class: "quiet", text: first, onclick: () => this.choose(place) });
-      return make("tr", { class: row.error || row.right === false ? "bad-text" : null }, make("td", {}, link), ...rest.map((text) => make("td", { text })));
+      return make("tr", { class: row.error || row.right < row.compared ? "bad-text" : null }, make("td", {}, link), ...rest.map((text) => make("td", { text })));
     });
     byId("file-table").replaceChildren(make("thead", {}, make("tr", {}, ...HEADS.map((text) => make("th", { text, scope: "col" })))), make("tbody", {}, ...lines));
   }
@@ -75,16 +75,25 @@ export class FileTable {
 }
 
 function rowOf(sequence, place, prediction) {
-  const answer = prediction.label ?? prediction.assigned?.join(", ") ?? prediction.step_labels?.join(" ") ?? null;
-  const known = sequence.label !== null && sequence.label !== undefined && answer !== null;
-  const label = Array.isArray(sequence.label) ? sequence.label.join(", ") : sequence.label;
+  const [right, compared] = hits(sequence.label, prediction);
   return {
     id: sequence.id || String(place + 1),
     steps: sequence.length,
-    label,
-    answer,
+    label: Array.isArray(sequence.label) ? sequence.label.join(", ") : sequence.label,
+    answer: prediction.label ?? (prediction.assigned ?? prediction.step_labels)?.join(", ") ?? null,
     probability: prediction.score ?? null,
     error: prediction.error ?? null,
-    right: known && prediction.label !== undefined ? answer === label : null,
+    right,
+    compared,
   };
+}
+
+/** How many answers are the label, and how many were compared: one, or of a model with an answer for each step one a step. */
+function hits(label, prediction) {
+  if (label === null || label === undefined || prediction.error) return [0, 0];
+  if (prediction.label !== undefined) return [Number(prediction.label === label), 1];
+  const wanted = Array.isArray(label) ? label : label.split(", ");
+  if (prediction.assigned) return [Number(prediction.assigned.toSorted().join() === wanted.toSorted().join()), 1];
+  const pairs = prediction.step_labels.map((found, i) => [found, wanted[i]]).filter(([found]) => found !== null);
+  return [pairs.filter(([found, each]) => found === each).length, pairs.length];
 }

@@ -1,7 +1,7 @@
 // The part "Live": reads the frames of the server, keeps the last half minute, and draws it.
 
 import { byId, duration, make, short } from "./dom.js";
-import { Canvas, drawBatches, drawCosts, drawLatency, drawQueue, drawRunners } from "./pictures.js";
+import { Canvas, WINDOW_SECONDS, drawBatches, drawCosts, drawLatency, drawQueue, drawRunners } from "./pictures.js";
 import { invent, usualLength } from "./sequence.js";
 import { events, predict } from "./service.js";
 
@@ -111,9 +111,10 @@ export class Live {
     if (byId("live-part").hidden) return;
     drawBatches(this.canvases.batches, this.batches);
     drawCosts(this.canvases.costs, this.batches);
-    drawLatency(this.canvases.latency, this.frames);
-    drawRunners(this.canvases.runners, this.frames);
     const last = this.frames.at(-1);
+    const recentFrames = this.frames.filter((frame) => last.time - frame.time < WINDOW_SECONDS);
+    drawLatency(this.canvases.latency, recentFrames);
+    drawRunners(this.canvases.runners, recentFrames);
     const recent = this.fullest && last && last.time - this.fullest.time < SUMS_SECONDS ? this.fullest : last;
     drawQueue(this.canvases.queue, recent?.queue ?? []);
     const waiting = recent?.queue.reduce((sum, queue) => sum + queue.sequences, 0) ?? 0;
@@ -139,7 +140,7 @@ export class Live {
       ["Sequences", short(total("rows") / seconds), "/s"],
       ["Batches", short(batches / seconds), "/s"],
       ["Rows in a batch", batches ? short(total("rows") / batches) : "–", ""],
-      ["Computed as padding", percent(1 - total("valid_steps") / total("computed_steps")), padded ? `of rows × width: ${percent(1 - total("valid_steps") / padded)}` : ""],
+      ["Computed as padding", percent(1 - total("valid_steps") / total("computed_steps")), padded ? `${percent(1 - total("valid_steps") / padded)} of rows × width` : ""],
       ["Predicted / measured", total("measured_seconds") ? (total("predicted_seconds") / total("measured_seconds")).toFixed(2) : "–", ""],
       ["Latency, median", duration(middle(of("p50"))), ""],
       ["Latency, p99", duration(most(of("p99"))), ""],

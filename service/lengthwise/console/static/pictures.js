@@ -4,7 +4,7 @@ import { duration } from "./dom.js";
 
 const PAD = 6;
 const LEFT = 46;
-const WINDOW_SECONDS = 30;
+export const WINDOW_SECONDS = 30;
 
 /** A canvas in the page's colours, sharp on every screen. */
 export class Canvas {
