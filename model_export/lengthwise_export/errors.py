@@ -44,12 +44,14 @@ class RunError(UncheckableError):
     Args:
         detail: The error message.
         location: The line of the user's code that raised; None if unknown.
+        part: The layer that raised, such as `` `head` (Linear(512, 3)) ``; None if it is the model itself, or unknown.
     """
 
-    def __init__(self, detail: str, location: object = None) -> None:
+    def __init__(self, detail: str, location: object = None, part: str | None = None) -> None:
         super().__init__(detail if location is None else f"{location}: {detail}")
         self.detail = detail
         self.location = location
+        self.part = part
 
 
 class ExportError(LengthwiseError):

@@ -271,6 +271,14 @@ _TABLE: Final = (
 )
 
 
+ANOTHER_WAY: Final = Cause(
+    "A sequence alone goes another way through the code, by a branch on the number of rows or on the whole mask, and "
+    "gets another answer than in company.",
+    "# take the branch out, or compute the same in both of its ways",
+)
+"""The cause of a leak in a row alone that no operator of the usual way shows."""
+
+
 def explain(
     kind: str, change: Change, names: ArgumentNames = DEFAULT_NAMES, operator: str = "", source: str = ""
 ) -> Cause:

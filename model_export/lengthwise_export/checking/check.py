@@ -37,7 +37,13 @@ from lengthwise_export.checking.trials import (
     trials,
     unbatched_name,
 )
-from lengthwise_export.checking.uncheckable import require_service_contract, runs, why_it_raises, why_it_raises_for
+from lengthwise_export.checking.uncheckable import (
+    of_one_width,
+    require_service_contract,
+    runs,
+    why_it_raises,
+    why_it_raises_for,
+)
 from lengthwise_export.checking.verdict import CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.errors import RunError, UncheckableError
 
@@ -177,7 +183,7 @@ class _Check:
         """
         ran = CheckedSizes.of(self.checked)
         if len(ran.rows) < 2 or len(ran.widths) < 2 or len(ran.lengths) < min(2, widest - self.min_length + 1):
-            raise UncheckableError(
+            raise of_one_width(self.subject) or UncheckableError(
                 f"too few batch sizes could be run: {as_ranges(ran.rows)} rows, widths of {as_ranges(ran.widths)} and "
                 f"sequences of {as_ranges(ran.lengths)} steps"
             )

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from lengthwise.padding import PaddedBatch, pad
+from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise_export.checking import axes, chunks
-from lengthwise_export.checking.causes import Cause, explain
+from lengthwise_export.checking.causes import ANOTHER_WAY, Cause, explain
 from lengthwise_export.checking.geometry import Geometry, Pairing
 from lengthwise_export.checking.recording import Operation, Recording, Subject
 from lengthwise_export.checking.trials import CHANGES, Change, CheckTrial, geometry
@@ -120,6 +120,8 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         differing = _leading(pairs, pairing, tolerance, before.answers) or _leading(
             pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
         )
+        if not differing and not located and (another := _another_way(before, after)) is not None:
+            differing = [(replace(another, explained=lambda _: ANOTHER_WAY), _moved(subject, chosen))]
         if not differing or any(operation.identity in located for operation, _ in differing):
             continue
         first, apart = next(
@@ -148,6 +150,33 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
             length=int(base.lengths[trial.rows[chosen.row][0]]),
             place=first.place,
         )
+
+
+def _moved(subject: Subject, failed: FailedTrial) -> float:
+    """The difference of the answer that changed most."""
+    row, other = failed.trial.rows[failed.row]
+    before, after = subject.answer(failed.base).logits[row], subject.answer(failed.trial.batch).logits[other]
+    steps = min(len(before), len(after)) if before.ndim == 2 else len(before)
+    return axes.gap(before[:steps], after[:steps])
+
+
+def goes_another_way_alone(subject: Subject, steps: Steps) -> bool:
+    """Whether the code takes another way for one sequence alone than for two of it, without padding."""
+    try:
+        alone, twice = (subject.record(pad([steps] * rows, multiple=1)) for rows in (1, 2))
+    except RunError:
+        return False
+    return _another_way(twice, alone) is not None
+
+
+def _another_way(before: Recording, after: Recording) -> Operation | None:
+    """The first operation of the second run that the first has not, or else of the first that the second has not."""
+    for one, other in ((before, after), (after, before)):
+        known = {operation.identity for operation in one.operations}
+        found = next((operation for operation in other.operations if operation.identity not in known), None)
+        if found is not None:
+            return found
+    return None
 
 
 def _recorded(subject: Subject, moved: Iterable[FailedTrial]) -> tuple[FailedTrial | None, Recording]:
@@ -266,7 +295,7 @@ def _aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tu
 def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
     """The last operator before the leak that turned zero padding into other values: the mask must come after it."""
     needed = set(leaking.inputs)
-    place = next(index for index, operation in enumerate(operations) if operation is leaking)
+    place = next((index for index, operation in enumerate(operations) if operation is leaking), 0)
     zero_before: dict[int, bool] = {}
     for operation in operations[:place]:
         for key, value in operation.outputs:

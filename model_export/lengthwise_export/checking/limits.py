@@ -139,12 +139,12 @@ class _Search:
         return replace(sizes, width=sizes.longest + 1, wider=max(sizes.wider, rounded))
 
     def _raised_alone(self, length: int) -> RunError | None:
-        """The error for one sequence of this length, unbatched; None if the model accepts it."""
+        """The error for one sequence of this length, unbatched; None if the model answers it with finite numbers."""
         try:
-            self._subject.answer(pad([self._lone_sampler.sequence(length)], multiple=1))
+            answer = self._subject.answer(pad([self._lone_sampler.sequence(length)], multiple=1))
         except RunError as error:
             return error
-        return None
+        return None if np.isfinite(answer.logits).all() else RunError("the answer is not finite")
 
     def _raised_at(self, width: int) -> RunError | None:
         """The error for a batch of two rows of this width; None if the model accepts it."""

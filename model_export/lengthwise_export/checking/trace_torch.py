@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,9 +182,16 @@ class TorchSubject:
             with torch.no_grad():
                 outputs = self._select_output(self._signature.call(self._module, given))
         except (Exception, SystemExit) as error:  # whatever the user's own code raises
-            raise RunError(error_text(error), location_of(error)) from error
+            raise RunError(error_text(error), location_of(error), self._part_in(error)) from error
         outputs["logits"] = self._signature.rows_first(outputs["logits"])
         return outputs
+
+    def _part_in(self, error: BaseException) -> str | None:
+        """The innermost layer that an exception passed through."""
+        running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        paths = {part: path for path, part in self._module.named_modules() if path}
+        part = next((part for part in reversed(running) if isinstance(part, nn.Module) and part in paths), None)
+        return None if part is None else f"`{paths[part]}` ({type(part).__name__}({part.extra_repr()}))"
 
 
 def _answer(outputs: dict[str, Tensor]) -> ModelOutput:

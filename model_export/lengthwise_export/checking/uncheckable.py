@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise_export.checking import axes
 from lengthwise_export.checking.baseline import Baseline
+from lengthwise_export.checking.leaks import goes_another_way_alone
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.steadiness import changes_itself
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
@@ -49,8 +50,8 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
         return lengths_may_not_differ(len(sequences), error)
     sampler = Sampler(subject.steps, seed=0)
     good = widths_at_which_it_runs(subject, sampler, rows=len(sequences))
-    if len(good) == 1:
-        return _frozen("width", good[0], error)
+    if _is_one(good):
+        return _frozen("width", good[-1], error)
     common = math.gcd(*good)
     if common > 1 and len(good) > 2:
         return UncheckableError(
@@ -101,10 +102,30 @@ def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2
     ]
 
 
+def of_one_width(subject: Subject) -> UncheckableError | None:
+    """The error for a model that takes one width only; None if it takes several."""
+    sampler = Sampler(subject.steps, seed=0)
+    good = widths_at_which_it_runs(subject, sampler)
+    if not _is_one(good):
+        return None
+    try:
+        subject.answer(pad([sampler.sequence(good[-1] + 1)] * 2, multiple=1))
+    except RunError as error:
+        return _frozen("width", good[-1], error)
+    return None
+
+
+def _is_one(sizes: Sequence[int]) -> bool:
+    """Whether one size runs; 1 runs besides where a step is added to a table of all steps."""
+    return len(sizes) == 1 or (len(sizes) == 2 and sizes[0] == 1)
+
+
 def _frozen(axis: str, size: int, error: RunError) -> UncheckableError:
+    part = "" if error.part is None else f", by {error.part}"
+    cure = "pool over the steps in front of it (a mean, a maximum, attention, nn.AdaptiveAvgPool1d)"
     return UncheckableError(
-        f"the model accepts batches of one size only: {axis} is frozen at {size} ({error}); take it from the tensor's "
-        "shape"
+        f"the model takes {size} {'steps' if axis == 'width' else 'rows'} only: {axis} is frozen at {size} ({error})"
+        f"{part}; {cure if axis == 'width' and part else 'take it from the shape of the tensor'}"
     )
 
 
@@ -154,6 +175,8 @@ def require_service_contract(
             "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
             "first row is not the longest"
         )
+    if goes_another_way_alone(subject, first.sequences[0]):
+        return
     if any(trial.change in ("width", "batch") for trial in moved) and all(
         _is_right_at_the_end(subject, first, width, sampler, tolerance) for width in (sizes.width, sizes.wider)
     ):

@@ -51,7 +51,7 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
                     namespace[name] = substitute
                     undo.callback(namespace.pop, name)
             for name, function in [*namespace.items()]:
-                if function in _OF_NUMBERS:
+                if callable(function) and any(function is known for known in _OF_NUMBERS):
                     undo.callback(namespace.__setitem__, name, function)
                     namespace[name] = partial(_of_size, function)
         for function in _OF_NUMBERS:

@@ -28,6 +28,9 @@ _NEUTRAL: Final[dict[str, float | Literal["lowest", "below_all", "above_all"]]] 
 _OF_ONE: Final = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"})
 """Reductions that give a lone number back."""
 
+_OF_NONE: Final = frozenset({"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceProd"})
+"""Those that torch answers where there is no step, with what they fill padding with."""
+
 _GLOBAL: Final = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax", "GlobalLpPool": "ReduceL2"}
 
 
@@ -80,7 +83,7 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
         number = fill if not isinstance(fill, str) else getattr(mender, fill)(value.dtype)
         value = mender.masked(value, over_time, number)
         places = [place for axis in axes for place in value.indexes(axis)]
-        for place in over_time:
+        for place in over_time if kind not in _OF_NONE else ():
             mender.needs(times[place])
     mean = kind == "ReduceMean" and bool(over_time)
     name = _emitted(mender, "ReduceSum" if mean else kind, value.name, places)

@@ -1,0 +1,148 @@
+"""What is refused is refused for its true cause, in one line that names the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lengthwise_export
+from lengthwise.errors import LengthwiseError
+from lengthwise_export.masks import step_mask
+
+FEATURES, WIDTH, CLASSES = 4, 64, 3
+
+
+class FlatHead(nn.Module):
+    """Flattens all steps into one linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(FEATURES, 8, 3, padding=1)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(8 * WIDTH, CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x.mT).relu())
+
+
+class MaskedFlatHead(FlatHead):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.head(self.conv(x.mT).relu() * mask.unsqueeze(1))
+
+
+class NormOverSteps(nn.Module):
+    """Normalises each step by statistics of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(WIDTH), nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x).mean(1))
+
+
+class AddedTable(nn.Module):
+    """Adds a table of all positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Parameter(torch.randn(1, WIDTH, FEATURES)), nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x + self.table).relu().mean(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        (FlatHead, "`head.1` (Linear(in_features=512"),
+        (MaskedFlatHead, "`head.1` (Linear(in_features=512"),
+        (NormOverSteps, "`norm` (BatchNorm1d(64"),
+        (AddedTable, "test_refusals.py"),
+    ],
+)
+@pytest.mark.parametrize("max_length", [WIDTH, 2 * WIDTH])
+def test_a_model_of_one_width_is_refused_with_the_layer_that_fixes_it(
+    kind: type[nn.Module], part: str, max_length: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(LengthwiseError) as error:
+        lengthwise_export.export(kind(), tmp_path / "m", mend=kind is not MaskedFlatHead, max_length=max_length)
+    said = str(error.value)
+    assert f"takes {WIDTH} steps only" in said
+    assert part in said
+    assert "test_refusals.py:" in said
+    assert "\n" not in said
+    assert capfd.readouterr().err == ""
+
+
+class Deviation(nn.Module):
+    """The deviation of the steps, which one step has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        valid, count = step_mask(lengths, x.shape[1]).unsqueeze(-1), lengths.unsqueeze(1).float()
+        mean = x.masked_fill(~valid, 0).sum(1) / count
+        apart = (x - mean.unsqueeze(1)).masked_fill(~valid, 0)
+        return self.head((apart.square().sum(1) / (count - 1)).sqrt() + mean)
+
+
+def test_nan_below_a_number_of_steps_becomes_the_shortest_length(tmp_path: Path) -> None:
+    published = lengthwise_export.export(Deviation(), tmp_path / "m", max_length=40)
+    assert published.manifest.min_length == 2
+
+
+class SignChanges(nn.Module):
+    """Counts changes of sign: none in one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x[:, 1:].sign() != x[:, :-1].sign()).float().sum(1) / 10 + x.mean(1))
+
+
+def test_one_step_is_kept_where_the_original_answers_it(tmp_path: Path) -> None:
+    published = lengthwise_export.export(SignChanges(), tmp_path / "m", mend=True, max_length=40)
+    assert published.manifest.min_length == 1
+
+
+class _OtherWayAlone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.head = nn.Linear(FEATURES, 8), nn.Linear(8, CLASSES)
+        self.rnn = nn.GRU(FEATURES, 8, batch_first=True, bias=False)
+
+
+class RightAlone(_OtherWayAlone):
+    """Right for a row alone; the way for batches would be right with left padding."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        if x.shape[0] == 1 and mask.all():
+            return self.head(self.rnn(x)[1][-1])
+        return self.head(self.rnn(x * mask.unsqueeze(-1))[1][-1])  # leak
+
+
+class RightInCompany(_OtherWayAlone):
+    """Right in batches; alone it pools in another way."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.project(x).tanh()
+        if x.shape[0] == 1 and mask.all():
+            return self.head(h.mean(1))  # leak
+        return self.head(h[torch.arange(x.shape[0]), mask.sum(1) - 1])
+
+
+@pytest.mark.parametrize("kind", [RightAlone, RightInCompany])
+def test_another_way_for_a_row_alone_is_a_leak_at_its_line(kind: type[nn.Module]) -> None:
+    report = lengthwise_export.check(kind(), max_length=40)
+    assert report.verdict == "leak"
+    lines = Path(__file__).read_text().splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith(f"class {kind.__name__}("))
+    marked = next(number for number, line in enumerate(lines[begin:], begin + 1) if line.endswith("# leak"))
+    assert {leak.location.line for leak in report.leaks if leak.location is not None} == {marked}
