@@ -272,7 +272,10 @@ class Settings(BaseSettings):
         description="How long a connection stays open without a request; longer than proxies keep theirs.",
     )
     max_connections: int = Field(
-        4096, ge=1, description="Most connections at once; fewer if the process may open fewer files."
+        4096,
+        ge=1,
+        description="Most connections at once, over HTTP and gRPC together: half of them each, where gRPC is on. Fewer "
+        "if the process may open fewer files.",
     )
     tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM): serves HTTPS.")
     tls_key_file: Path | None = Field(None, description="Its private key (PEM); default: in the certificate's file.")

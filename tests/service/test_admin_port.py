@@ -23,9 +23,10 @@ from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
 from lengthwise.bench.workload import Input
+from lengthwise.connections.places import ADMIN_CONNECTIONS
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_admin_app
-from lengthwise.http.server import ADMIN_CONNECTIONS, serve
+from lengthwise.http.server import serve
 from lengthwise.settings import Settings
 from tests.support.grpc_calls import listening
 from tests.support.numpy_models import manifest, model, samples, serving

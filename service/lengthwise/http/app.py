@@ -66,6 +66,7 @@ def make_app(
     *,
     on_failure: Callable[[BaseException], None] | None = None,
     places: Callable[[], Mapping[str, str]] = lambda: {"every call, with examples": "/docs"},
+    grpc_connections: int | None = None,
 ) -> PredictFirst:
     """The application around a service that its lifespan starts and drains.
 
@@ -73,6 +74,7 @@ def make_app(
         serving: The service. It loads its models while the application already answers, with 503 until it is ready.
         on_failure: Called if it cannot be started; without it, the failure is only logged.
         places: Addresses to try when it is ready, by what is there.
+        grpc_connections: Most connections over gRPC; default: as many as over HTTP.
 
     Raises:
         ConfigurationError: gRPC is switched on, and not installed.
@@ -110,7 +112,7 @@ def make_app(
 
     settings = serving.settings
     large_bodies = Turns()
-    rpc = None if settings.grpc_port is None else _grpc_server(serving, large_bodies)
+    rpc = None if settings.grpc_port is None else _grpc_server(serving, large_bodies, grpc_connections)
     app = FastAPI(
         title="Lengthwise",
         summary="Classifies sequences of different lengths; padding never reaches an answer.",
@@ -258,7 +260,7 @@ class PredictFirst:
             await self.app(scope, receive, send)
 
 
-def _grpc_server(serving: Serving, large_bodies: Turns) -> GrpcServer:
+def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None) -> GrpcServer:
     """The server for gRPC, which needs an extra.
 
     Raises:
@@ -270,7 +272,7 @@ def _grpc_server(serving: Serving, large_bodies: Turns) -> GrpcServer:
         raise ConfigurationError(
             f"--grpc-port needs gRPC, which is not installed ({error.name}): {how_to_install('grpc')}"
         ) from error
-    return GrpcServer(serving, large_bodies)
+    return GrpcServer(serving, large_bodies, connections)
 
 
 def _closing(send: Send) -> Send:

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -27,7 +26,8 @@ from starlette.types import ASGIApp
 
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
 from lengthwise.connections.kept_alive import KeptAlive
-from lengthwise.connections.listener import REJECTED, Listener, listening
+from lengthwise.connections.listener import Listener, listening
+from lengthwise.connections.places import ADMIN_CONNECTIONS, divided
 from lengthwise.connections.tls import context
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_admin_app, make_app
@@ -51,18 +51,12 @@ the event loop for half a millisecond at most then, instead of five."""
 YOUNG_OBJECTS: Final = 10_000
 """The threshold of generation 0 of the garbage collector (default 700). Hundreds of requests wait at once, and to scan
 them takes time and finds nothing: no answer, refusal or closed connection leaves a reference cycle."""
-ADMIN_CONNECTIONS: Final = 32
 _END_SECONDS: Final = 2.9
 """How long after the drain the process may run."""
 _LATE_SECONDS: Final = 1.0
 """How long connections stay open after a drain that took all of its time, for late ones and the last answers."""
 _LAST_REFUSALS_SECONDS: Final = 0.1
 """How long the last refusals may take to be sent."""
-LEAST_FILES: Final = 32
-"""Files that the server itself needs: listeners, the graph, the log, those of the event loop."""
-_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REJECTED
-"""Files that are not connections of clients on the main port: its own, those of the admin port, and connections that
-are rejected because there are too many."""
 
 
 class _PortServer(uvicorn.Server):
@@ -220,13 +214,13 @@ def serve(settings: Settings) -> None:
         failures.append(error)
         server.should_exit = True
 
-    max_connections = _max_connections(settings)
+    places = divided(settings.max_connections, grpc=settings.grpc_port is not None)
     scan.check_readable(settings.models)
     tls = context(settings)
     tracer = configured_tracer()
     serving = Serving(settings, tracer=tracer)
-    app = make_app(serving, on_failure=failed, places=lambda: addresses)
-    config = _config(app, settings, max_connections, FastPath(app.predict, b"/predict"))
+    app = make_app(serving, on_failure=failed, places=lambda: addresses, grpc_connections=places.grpc)
+    config = _config(app, settings, places.http, FastPath(app.predict, b"/predict"))
     listener = partial(Listener, tls=tls, handshake_seconds=settings.header_timeout_seconds)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     if not mapping_is_set():
@@ -244,7 +238,7 @@ def serve(settings: Settings) -> None:
             admin_socket = stack.enter_context(listening(settings.host, settings.admin_port, flag("admin_port")))
             admin = AdminServer(config_of_admin, listener(admin_socket, most=ADMIN_CONNECTIONS))
         listener_socket = stack.enter_context(listening(settings.host, settings.port, flag("port")))
-        server = Server(config, listener(listener_socket, most=max_connections), serving, admin, last_resort)
+        server = Server(config, listener(listener_socket, most=places.http), serving, admin, last_resort)
         # Signals are handled from the moment that clients can connect.
         stack.enter_context(server.capture_signals())
         scheme = "http" if settings.tls_cert_file is None else "https"
@@ -333,19 +327,3 @@ def _protocol(settings: Settings, max_connections: int, fast_path: FastPath | No
     if fast_path is None:
         return partial(BoundedConnection, **bounds)
     return partial(FastConnection, fast_path=fast_path, **bounds)
-
-
-def _max_connections(settings: Settings) -> int:
-    """How many connections there may be, given how many files this process may open.
-
-    Raises:
-        ConfigurationError: Too few files for the server itself.
-    """
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files == resource.RLIM_INFINITY:
-        return settings.max_connections
-    if files < LEAST_FILES:
-        raise ConfigurationError(
-            f"this process may open {files} files (ulimit -n), and the server alone needs {LEAST_FILES}"
-        )
-    return max(1, min(settings.max_connections, files - _OTHER_FILES))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 
@@ -119,7 +120,7 @@ class GrpcInference:
         late_at, remaining = call.deadline, context.time_remaining()
         if remaining is not None:
             call.limit(call.record.arrived + remaining)
-        async with self._receiving.one(call.hold, min(late_at, call.deadline)):
+        async with self._receiving.one(call.hold, min(late_at, call.deadline), client_of(context)):
             # Not by the iterator that is given beside the context: that and the message would refer to each other.
             body = await context.read()
         if not isinstance(body, bytes):
@@ -129,8 +130,10 @@ class GrpcInference:
         return await call.decode(Received({}, call.headers, body))
 
 
-def refuse(context: Context, error: RequestError, *trailing: tuple[str, str]) -> None:
-    """Ends a call with an error's code. One that says when to come back says so as gRPC's own retries want it.
+def refuse(
+    context: Context, error: RequestError, *trailing: tuple[str, str], code: grpc.StatusCode | None = None
+) -> None:
+    """Ends a call with an error's code, or `code`. One that says when to come back says so as gRPC's retries want it.
 
     What the handler returns then reaches nobody. gRPC's own `abort` raises, and that exception and its frame, which has
     the body, would refer to each other.
@@ -139,7 +142,7 @@ def refuse(context: Context, error: RequestError, *trailing: tuple[str, str]) ->
     if error.retry_after_seconds is not None:
         metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))
     details = kserve.sentence(error)[:_LONGEST_DETAILS]
-    context.set_code(CODES[kserve.status_of(error)])
+    context.set_code(code or CODES[kserve.status_of(error)])
     context.set_details(details)
     context.set_trailing_metadata(tuple(metadata))
 
@@ -147,3 +150,8 @@ def refuse(context: Context, error: RequestError, *trailing: tuple[str, str]) ->
 def headers_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[bytes, bytes]:
     """A call's metadata, in the form of HTTP's headers."""
     return {name.encode(): value.encode() if isinstance(value, str) else bytes(value) for name, value in metadata or ()}
+
+
+def client_of(context: Context) -> str:
+    """The client of a call, as `AcceptedConnections` names it: gRPC writes `ipv6:%5B::1%5D:50123`."""
+    return unquote(context.peer()).partition(":")[2].replace("[", "").replace("]", "")

@@ -1,0 +1,76 @@
+"""How many connections there may be over HTTP and over gRPC, given how many files this process may open.
+
+Both share `max_connections` and the open files in halves, so that neither can take what the other needs. The system's
+soft limit of open files is raised to the hard one first.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from lengthwise.connections.listener import REJECTED
+from lengthwise.errors import ConfigurationError
+
+log = logging.getLogger("lengthwise.connections")
+
+ADMIN_CONNECTIONS: Final = 32
+"""Connections of the admin port."""
+LEAST_FILES: Final = 32
+"""Files that the server itself needs: listeners, the graph, the log, those of the event loop."""
+_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REJECTED
+"""Files that are not connections of clients: the server's own, those of the admin port, and connections that are
+rejected because there are too many."""
+_GRPC_FILES: Final = LEAST_FILES
+"""Files that gRPC itself needs, and the connections that it accepts and closes because there are too many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """How many connections there may be.
+
+    Attributes:
+        http: Over HTTP, on the main port.
+        grpc: Over gRPC; 0 where that is off.
+    """
+
+    http: int
+    grpc: int
+
+
+def divided(max_connections: int, *, grpc: bool) -> Places:
+    """Raises the limit of open files as far as the system allows, and divides what there is; logs what came of it.
+
+    Args:
+        max_connections: Most connections of both.
+        grpc: Whether gRPC is on.
+
+    Raises:
+        ConfigurationError: Too few files for the server itself.
+    """
+    files = _most_files()
+    if files is not None and files < LEAST_FILES:
+        raise ConfigurationError(
+            f"this process may open {files} files (ulimit -n), and the server alone needs {LEAST_FILES}"
+        )
+    most = max_connections
+    if files is not None:
+        most = min(most, files - _OTHER_FILES - (_GRPC_FILES if grpc else 0))
+    half = most // 2 if grpc else 0
+    places = Places(max(1, most - half), max(1, half) if grpc else 0)
+    of_files = "" if files is None else f"; this process may open {files} files"
+    log.info("connections: at most %d over HTTP, %d over gRPC%s", places.http, places.grpc, of_files)
+    return places
+
+
+def _most_files() -> int | None:
+    """How many files this process may open, after raising that to what the system allows; None without a limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # the soft limit stays: the system allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return None if soft == resource.RLIM_INFINITY else soft

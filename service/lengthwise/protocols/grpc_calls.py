@@ -1,0 +1,200 @@
+"""Calls over gRPC other than inference: their messages are small, and each kind is received within a bound of its own.
+
+| calls | their messages | how many at once |
+|---|---|---|
+| `ServerLive`, `ServerReady`, `Health/Check` | received if that can be done at once; else it counts as empty | |
+| `Health/Watch` | as those of other calls | `MAX_WATCHES` |
+| reflection | each as those of other calls | `MAX_STREAMS` |
+| others | received when there is memory for them (`receiving`) | |
+
+So a probe is answered whatever other callers do: it waits for nobody. Handlers get bytes and parse them themselves:
+where gRPC does it, a message that cannot be parsed is an exception in its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from lengthwise.errors import InflightFull, InvalidRequest, Problem, RequestError
+from lengthwise.inflight import Hold
+from lengthwise.protocols import grpc_codec
+from lengthwise.protocols.body import too_large
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
+from lengthwise.protocols.grpc_connections import GrpcConnections
+from lengthwise.protocols.grpc_infer import Context, client_of, refuse
+from lengthwise.protocols.receiving import Receiving, WaitingCalls
+from lengthwise.serving import Serving
+
+MAX_WATCHES: Final = 64
+"""Watches of the health service at once."""
+MAX_STREAMS: Final = 8
+"""Streams of requests at once, which only reflection has."""
+_PLACES: Final = 2
+"""How many small messages are received at once, and how many of probes: each might be a large one."""
+_PROBE_SECONDS: Final = 0.1
+"""How long the message of a probe may take to arrive."""
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+M = TypeVar("M", bound=Message)
+
+
+class SmallCalls:
+    """Makes the handlers of calls other than inference.
+
+    Args:
+        serving: The service.
+        connections: The connections of the calls.
+    """
+
+    def __init__(self, serving: Serving, connections: GrpcConnections) -> None:
+        self._serving = serving
+        self._seconds = serving.settings.default_timeout_ms / 1000
+        self._receiving = Receiving(
+            serving.inflight, serving.settings.max_body_bytes, connections.received_bytes, _PLACES
+        )
+        self._probes = WaitingCalls(_PLACES)
+        self._watches = Streams(MAX_WATCHES)
+        self._reflections = Streams(MAX_STREAMS)
+
+    def streams(self) -> dict[str, int]:
+        """How many streams are open now, by their kind."""
+        return {"watch": self._watches.open, "reflection": self._reflections.open}
+
+    def unary(self, kind: type[M], answer: Callable[[M], Message | Awaitable[Message]]) -> Handler:
+        """Answers calls of one message."""
+
+        async def handle(_: object, context: Context) -> bytes:
+            try:
+                message = answer(await self._message(kind, context))
+                return (message if isinstance(message, Message) else await message).SerializeToString()
+            except RequestError as error:
+                refuse(context, error.with_traceback(None))
+                return b""
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def probe(self, kind: type[M], answer: Callable[[M, Context], Message | None]) -> Handler:
+        """Answers a probe, as one with an empty message where its own cannot be received at once."""
+
+        async def handle(_: object, context: Context) -> bytes:
+            try:
+                message = answer(grpc_codec.parsed(kind, await self._probed(context)), context)
+                return b"" if message is None else message.SerializeToString()
+            except RequestError as error:
+                refuse(context, error.with_traceback(None))
+                return b""
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def watch(self, kind: type[M], answer: Callable[[M, Context], Awaitable[None]]) -> Handler:
+        """Answers calls of one message with a stream."""
+
+        async def handle(_: object, context: Context) -> None:
+            await answer(await self._message(kind, context), context)
+
+        return grpc.stream_stream_rpc_method_handler(partial(self._watches.answer, handle))
+
+    def reflection(self, names: tuple[str, ...]) -> Handler:
+        """Answers reflection: which services there are, and their messages."""
+        servicer = ReflectionServicer(service_names=names)
+
+        async def handle(_: object, context: Context) -> None:
+            responses: Any = servicer.ServerReflectionInfo(self._requests(context), context)
+            async for response in responses:
+                await context.write(response.SerializeToString())
+
+        return grpc.stream_stream_rpc_method_handler(partial(self._reflections.answer, handle))
+
+    async def _requests(self, context: Context) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        while (body := await self._body(context)) is not grpc.aio.EOF:
+            yield grpc_codec.parsed(reflection_pb2.ServerReflectionRequest, _small(body))
+
+    async def _message(self, kind: type[M], context: Context) -> M:
+        """Receives the one message of a call.
+
+        Raises:
+            RequestError: It does not come, is too large, or is no such message.
+        """
+        return grpc_codec.parsed(kind, _small(await self._body(context)))
+
+    async def _body(self, context: Context) -> Any:
+        hold = Hold(self._serving.inflight)
+        try:
+            async with self._receiving.one(hold, time.monotonic() + self._seconds, client_of(context)):
+                return await context.read()
+        finally:
+            hold.close()
+
+    async def _probed(self, context: Context) -> bytes:
+        """The message of a probe; empty if it is not received at once."""
+        if not self._probes.try_take():
+            return b""
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                return _small(await context.read())
+        except TimeoutError:
+            return b""
+        finally:
+            self._probes.give_back()
+
+
+class Streams:
+    """Streams without a limit of time, of which few are open at once.
+
+    Args:
+        most: How many.
+
+    Attributes:
+        open: How many are open now.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.open = 0
+
+    async def answer(self, handle: Callable[[object, Context], Awaitable[None]], _: object, context: Context) -> None:
+        """Answers a stream, or refuses it if too many are open."""
+        if self.open >= self._most:
+            refuse(context, InflightFull("too many streams are open", retry_after_seconds=1), code=_EXHAUSTED)
+            return
+        self.open += 1
+        try:
+            await handle(_, context)
+        except RequestError as error:
+            refuse(context, error.with_traceback(None))
+        finally:
+            self.open -= 1
+
+
+_EXHAUSTED: Final = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def refusing(error: RequestError) -> Handler:
+    """A handler that refuses calls of any kind without receiving their messages."""
+
+    async def handle(_: Any, context: Context) -> None:
+        refuse(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def _small(body: Any) -> bytes:
+    """The bytes of a small message.
+
+    Raises:
+        RequestError: It is large, or there is none.
+    """
+    if not isinstance(body, bytes):
+        raise InvalidRequest([Problem("", "the call has no message")])
+    if len(body) > LARGE_BODY_BYTES:
+        raise too_large(LARGE_BODY_BYTES)
+    return body
