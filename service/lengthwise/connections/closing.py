@@ -4,7 +4,8 @@ When a socket is closed while it has unread bytes, the kernel resets the connect
 answer that was written before it. So a connection is closed in two steps (RFC 9112, 9.6): the server ends its side,
 then it reads on, and drops what it reads, until the client has ended its side too or a limit is reached.
 
-TLS has its own messages for this; a connection over it is closed as usual.
+TLS has its own messages for this; a connection over it is closed as usual, and its client has the same time to answer
+the one that ends it.
 """
 
 from __future__ import annotations

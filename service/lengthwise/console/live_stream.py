@@ -1,4 +1,9 @@
-"""The live view over HTTP: server-sent events, one for each frame, until the viewer leaves or the service drains."""
+"""The live view over HTTP: server-sent events, one for each frame, until the viewer leaves or the service drains.
+
+A view lasts `VIEW_SECONDS`; then its last event asks the page to open the next one. Whoever does not read does not
+ask: no other sign tells the server, because a quiet service writes so little that the viewer's system can keep it for
+hours.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,10 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from lengthwise.connections.unread import PATIENCE_SECONDS
 from lengthwise.console.live import LiveView, Viewer
 
+VIEW_SECONDS: Final = PATIENCE_SECONDS
 MEDIA_TYPE: Final = "text/event-stream"
 _HEAD: Final = {
     "type": "http.response.start",
@@ -41,19 +48,26 @@ class LiveStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends frames until the view has ended."""
-        viewer = self._viewer
-        watch = asyncio.ensure_future(_end_with_client(receive, viewer))
+        watch = asyncio.ensure_future(_end_with_client(receive, self._viewer))
+        why = b"draining"
         try:
             await send(_HEAD)
-            await send(_part(b": one event a frame\n\n"))
-            while (frame := await viewer.next()) is not None:
-                missed, viewer.missed = viewer.missed, 0
-                before = b"event: missed\ndata: %d\n\n" % missed if missed else b""
-                await send(_part(b"%sevent: frame\ndata: %s\n\n" % (before, frame)))
-            await send({"type": "http.response.body", "body": b"event: end\ndata: draining\n\n", "more_body": False})
+            async with asyncio.timeout(VIEW_SECONDS):
+                await self._send_frames(send)
+        except TimeoutError:
+            why = b"renew"
         finally:
-            self._live.leave(viewer)
+            self._live.leave(self._viewer)
             watch.cancel()
+        await send({"type": "http.response.body", "body": b"event: end\ndata: %s\n\n" % why, "more_body": False})
+
+    async def _send_frames(self, send: Send) -> None:
+        viewer = self._viewer
+        await send(_part(b": one event a frame\n\n"))
+        while (frame := await viewer.next()) is not None:
+            missed, viewer.missed = viewer.missed, 0
+            before = b"event: missed\ndata: %d\n\n" % missed if missed else b""
+            await send(_part(b"%sevent: frame\ndata: %s\n\n" % (before, frame)))
 
 
 def _part(data: bytes) -> dict[str, object]:

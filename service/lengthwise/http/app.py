@@ -254,8 +254,8 @@ class PredictFirst:
         direct = scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST"
         if direct and not (self._origins and b"origin" in headers_of(scope["headers"])):
             await self._predict(scope, receive, send)
-        elif scope["type"] == "http" and self._serving.batcher.draining:
-            await self.app(scope, receive, _closing(send))
+        elif scope["type"] == "http":
+            await self.app(scope, receive, _closing(send, self._serving))
         else:
             await self.app(scope, receive, send)
 
@@ -275,11 +275,12 @@ def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None)
     return GrpcServer(serving, large_bodies, connections)
 
 
-def _closing(send: Send) -> Send:
-    """A `send` whose answer ends its connection."""
+def _closing(send: Send, serving: Serving) -> Send:
+    """A `send` whose answer ends its connection if the service drains by then."""
 
     async def closing(message: Message) -> None:
-        if message["type"] == "http.response.start" and problems.CLOSE not in message["headers"]:
+        starts = serving.batcher.draining and message["type"] == "http.response.start"
+        if starts and problems.CLOSE not in message["headers"]:
             message = {**message, "headers": [*message["headers"], problems.CLOSE]}
         await send(message)
 

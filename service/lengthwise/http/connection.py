@@ -55,9 +55,9 @@ from typing import Any, ClassVar, Final, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from lengthwise.connections.closing import gently
+from lengthwise.connections.closing import LINGER_SECONDS, gently
 from lengthwise.connections.kept_alive import KeptAlive
-from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, has_arrived
+from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, has_arrived, unread_bytes
 from lengthwise.http.cycle import Cycle, Flow
 from lengthwise.http.framing import MalformedLog, fault
 from lengthwise.http.responses import DefaultHeaderLines, response
@@ -477,6 +477,15 @@ class BoundedConnection(HttpToolsProtocol):
         if self._unread is None:
             self._unread = UnreadWatch(self.loop, self.transport, self.transport.abort)
         self._unread.start(PATIENCE_SECONDS)
+        if self.transport.is_closing() and not self.transport.can_write_eof():
+            self._start_timer(LINGER_SECONDS, self._has_not_parted)
+
+    def _has_not_parted(self) -> None:
+        """Over TLS, a client that has read everything has some time to end its own side (see `closing`)."""
+        if unread_bytes(self.transport):
+            self._start_timer(LINGER_SECONDS, self._has_not_parted)
+        else:
+            self.transport.abort()
 
     def _write_refusal(self, status: int, detail: str) -> None:
         status, body, headers = problems.last_refusal(status, detail)
@@ -503,7 +512,7 @@ class BoundedConnection(HttpToolsProtocol):
         elif has_arrived(self.transport):  # as in `timeout_keep_alive_handler`
             self._start_timer(_UNREAD_SECONDS, self._head_is_late)
         elif self.state is IDLE and not self.unparsed_bytes:
-            self._close()  # nothing was sent, so there is nothing to answer
+            self.transport.abort()  # nothing was sent, so there is nothing to answer, and nothing to wait for
         else:
             self._refuse(408)
 

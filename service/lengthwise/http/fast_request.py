@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from lengthwise.batching.queues import Timing
 from lengthwise.errors import Unauthorized
-from lengthwise.http.responses import response
+from lengthwise.http.responses import ending, response
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, headers_of
 from lengthwise.protocols.call import InferenceCall, server_timing
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint, Headers, Received
@@ -162,8 +162,7 @@ class FastRequest:
     def _response(self, status: int, body: bytes, headers: Headers) -> bytes:
         if CLOSE in headers:
             self.keep_alive = False
-        elif not self.keep_alive or self._endpoint.serving.batcher.draining:
-            self.keep_alive = False
+        elif not self.keep_alive:
             headers.append(CLOSE)
         headers.append((b"x-request-id", self._call.request_id))
         return response(status, self._connection.default_headers, headers, body)
@@ -180,6 +179,9 @@ class FastRequest:
         self.response_complete = True
         call = self._call
         call.release()
+        if written is not None and self.keep_alive and self._endpoint.serving.batcher.draining:
+            self.keep_alive = False  # only now: it may have been written before the drain began
+            written = ending(written)
         ended, left = time.monotonic(), False
         try:
             left = written is not None and self._connection.answered(written, keep_alive=self.keep_alive)

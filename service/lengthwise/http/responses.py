@@ -31,6 +31,11 @@ def response(status: int, default_lines: bytes, headers: list[tuple[bytes, bytes
     )
 
 
+def ending(written: bytes) -> bytes:
+    """A whole response without `connection`, as one that ends its connection."""
+    return written.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
+
+
 class DefaultHeaderLines:
     """The headers of every response as they are written. uvicorn makes a new list of them every second."""
 

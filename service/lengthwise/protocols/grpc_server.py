@@ -56,7 +56,7 @@ _QUIET_SECONDS: Final = 0.1
 _WINDOW_BYTES: Final = 65_535
 """Bytes of a message that a client may send before the message is received: HTTP/2's default."""
 _CALLS_OF_A_CONNECTION: Final = 100
-MAX_CALLS: Final = 4096
+MAX_CALLS: Final = 8192
 """Most calls at once, over all connections; further ones are refused unread."""
 _AGE_SECONDS: Final = 3600
 _LAST_CALLS_SECONDS: Final = 120
@@ -216,6 +216,8 @@ def _options(settings: Settings, max_connections: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
+        ("grpc.server.max_pending_requests", MAX_CALLS),  # past it gRPC drops calls at random
+        ("grpc.server.max_pending_requests_hard_limit", MAX_CALLS),
         ("grpc.server_handshake_timeout_ms", round(settings.header_timeout_seconds * 1000)),
         ("grpc.max_connection_idle_ms", settings.keep_alive_seconds * 1000),
         ("grpc.max_connection_age_ms", _AGE_SECONDS * 1000),

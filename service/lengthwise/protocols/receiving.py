@@ -38,7 +38,7 @@ MIN_BYTES_PER_SECOND: Final = 262_144
 """How fast a message must arrive from then on, while others wait."""
 PATIENCE_SECONDS: Final = 2.0
 """How long a message may take to arrive in any case, while others wait."""
-MAX_WAITING: Final = 1024
+MAX_WAITING: Final = 6144
 """Most calls that wait for a place; beyond it, calls are refused."""
 _KNOWN_CONNECTIONS: Final = 8192
 """Of how many connections it is remembered how their last message arrived."""
@@ -243,7 +243,7 @@ class Receiving:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for arrival in self._arrivals:
-            if self._is_slow(arrival, now):
+            if not arrival.timeout.expired() and self._is_slow(arrival, now):
                 arrival.timeout.reschedule(now)
         self._timer = loop.call_later(SILENT_SECONDS / 2, self._look_again)
 

@@ -45,17 +45,20 @@ export class Live {
     if (wanted) this.paint();
   }
 
-  async open() {
+  /** Opens the view; `again`: the one before it has ended in time, as each does (see live_stream.py). */
+  async open(again = false) {
     const stream = new AbortController();
     this.stream = stream;
-    this.say("connecting");
+    if (!again) this.say("connecting");
     let next = "ended";
+    let renewed = false;
     this.expect(stream);
     try {
       for await (const { event, data } of events(stream.signal)) {
         if (this.stream !== stream) return;
         if (event === "frame" && data !== "{}") this.frame(JSON.parse(data));
         if (event === "end") next = "the server drains";
+        renewed = event === "end" && data === "renew";
         this.expect(stream);
       }
     } catch (error) {
@@ -63,6 +66,7 @@ export class Live {
     }
     if (this.stream !== stream) return;
     clearTimeout(this.silence);
+    if (renewed) return this.open(true);
     this.say(`${next}; trying again`);
     setTimeout(() => this.stream === stream && this.open(), AGAIN_MS);
   }
