@@ -41,6 +41,7 @@ from lengthwise.telemetry.access_log import AccessLog
 from lengthwise.telemetry.call_record import CallRecorder
 from lengthwise.telemetry.families import Family
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics, ModelMetrics
+from lengthwise.telemetry.openings import Openings
 from lengthwise.versions import Key, Policy
 from lengthwise.web_pages import WebPages
 
@@ -64,6 +65,7 @@ class Serving:
         web_pages: Which web pages may call.
         choice: The devices that models run on, and why.
         monitoring: Samples answered calls.
+        openings: Counts connections, streams and live views.
         inflight: The bytes of bodies and answers in memory.
         runners: Threads that run batches.
         watchdog: Watches the runs and the event loop.
@@ -104,9 +106,9 @@ class Serving:
         self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
         self.monitoring = Monitoring(settings, lambda: self.batcher.at_rest, self.find)
         triton = (triton_metrics.families,) if settings.triton_metrics else ()
-        self.metrics = Metrics(
-            self._gauges, self._bounds, *triton, self._families, lambda _: self.monitoring.families()
-        )
+        self.openings = Openings()
+        more = (self._families, lambda _: self.monitoring.families(), lambda _: self.openings.families())
+        self.metrics = Metrics(self._gauges, self._bounds, *triton, *more)
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
         self.call_records = CallRecorder(self.metrics.unknown, access, tracer)

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call
-from lengthwise.http import connection
+from lengthwise.http import connection, fast_request
 from lengthwise.http.connection import ENDED, BoundedConnection
 from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastRequest
@@ -29,7 +29,7 @@ from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODY_BYTES, Recei
 from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
 from lengthwise.telemetry.call_record import CallRecord
 from tests.support.bad_bodies import BAD_BODIES
-from tests.support.http_lines import GOOD, UPGRADE, Net, held, net
+from tests.support.http_lines import GOOD, UPGRADE, Net, held, net, rest_of
 from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
 
 BAD = orjson.dumps({"sequences": [[[1]]]})
@@ -636,6 +636,39 @@ async def test_a_body_that_drips_is_counted_as_408(
             while (await service.figures()).get(name) != 1:
                 await asyncio.sleep(0)
         assert (await service.figures())['lengthwise_requests_total{code="499",model="",version=""}'] == 0
+
+
+@pytest.mark.parametrize(("body", "status"), [(GOOD, 200), (BAD, 422)])
+async def test_an_answer_made_before_the_drain_and_written_in_it_ends_its_connection(
+    service: Service, monkeypatch: pytest.MonkeyPatch, body: bytes, status: int
+) -> None:
+    make = fast_request.response
+
+    def then_drain(*parts: Any) -> bytes:
+        made = make(*parts)
+        service.serving.batcher.begin_draining()
+        return made
+
+    monkeypatch.setattr(fast_request, "response", then_drain)
+    async with net(service) as made:
+        line = await made.line()
+        found, headers, _ = await line.ask(body)
+        assert (found, headers["connection"]) == (status, "close")
+        assert await rest_of(line) == b""
+
+
+async def test_a_request_that_began_before_the_drain_and_is_answered_in_it_ends_its_connection(
+    service: Service,
+) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        line.writer.write(b"POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
+        async with asyncio.timeout(30):
+            while not made.by_asgi:
+                await asyncio.sleep(0)
+        service.serving.batcher.begin_draining()
+        line.writer.write(b"{}")
+        assert b"connection: close" in (await rest_of(line)).lower()
 
 
 async def test_an_accepted_request_that_is_answered_while_draining_ends_its_connection() -> None:

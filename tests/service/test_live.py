@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 import pytest
 
+from lengthwise.console import live_stream
 from lengthwise.console.live import MOST_BATCHES, MOST_LENGTHS, MOST_VIEWERS, LiveView, Viewer
 from lengthwise.padding import PaddedBatch
+from tests.support.http_lines import net, rest_of
 from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.server_process import PATIENCE_SECONDS, started
 
@@ -267,6 +269,25 @@ async def test_a_view_too_many_is_told_when_to_come_back() -> None:
         for stream in streams:
             stream.left.set()
         await asyncio.wait([stream.task for stream in streams])
+
+
+async def test_viewers_that_do_not_read_lose_their_places_and_others_are_asked_to_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The system of a viewer may take megabytes, so nothing tells that it does not read, but that it does not ask."""
+    monkeypatch.setattr(live_stream, "VIEW_SECONDS", 0.2)
+    async with serving(model(manifest())) as service, net(service) as made:
+        deaf = [await made.line() for _ in range(MOST_VIEWERS)]
+        for line in deaf:
+            line.writer.write(b"GET /console/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        name = "lengthwise_live_viewers"
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await service.figures())[name] < MOST_VIEWERS:
+                await asyncio.sleep(0)
+            while (await service.figures())[name]:
+                await asyncio.sleep(0.01)
+        last = await rest_of(deaf[0])
+        assert last.endswith(b"event: end\ndata: renew\n\n\r\n0\r\n\r\n")
 
 
 async def test_a_drain_ends_every_view() -> None:

@@ -37,6 +37,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         predict: Where the page sends its calls, relative to the page.
     """
     live = LiveView(serving.batcher)
+    serving.openings.viewers.append(lambda: live.viewers)
     uploads: Uploads | None = None
 
     async def file(request: Request) -> Response:

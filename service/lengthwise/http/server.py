@@ -237,8 +237,10 @@ def serve(settings: Settings) -> None:
             config_of_admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS, None)
             admin_socket = stack.enter_context(listening(settings.host, settings.admin_port, flag("admin_port")))
             admin = AdminServer(config_of_admin, listener(admin_socket, most=ADMIN_CONNECTIONS))
+            serving.openings.connections["admin"] = (partial(_open_connections, admin), ADMIN_CONNECTIONS)
         listener_socket = stack.enter_context(listening(settings.host, settings.port, flag("port")))
         server = Server(config, listener(listener_socket, most=places.http), serving, admin, last_resort)
+        serving.openings.connections["http"] = (partial(_open_connections, server), places.http)
         # Signals are handled from the moment that clients can connect.
         stack.enter_context(server.capture_signals())
         scheme = "http" if settings.tls_cert_file is None else "https"
@@ -280,6 +282,10 @@ def _addresses(settings: Settings, scheme: str, port: int) -> dict[str, str]:
     if settings.console:
         found = {"the console": f"{scheme}://{host}:{settings.admin_port or port}/"} | found
     return found
+
+
+def _open_connections(server: _PortServer) -> int:
+    return len(server.server_state.connections) + server.listener.pending
 
 
 def configured_tracer() -> Tracer | None:

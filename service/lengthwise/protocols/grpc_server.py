@@ -120,6 +120,9 @@ class GrpcServer:
             raise ConfigurationError(f"cannot listen on {address} for gRPC; another --grpc-port may be free") from error
         await server.start()
         self._server = server
+        openings = self._serving.openings
+        openings.connections["grpc"] = (lambda: self._connections.count, self._max_connections)
+        openings.streams = lambda: {"call": self._connections.calls, **self._calls.streams()}
         self._keeping = asyncio.create_task(self._connections.keep(bound))
         log.info("listening on grpc://%s", address if port else f"{host}:{bound}")
         return bound

@@ -1,0 +1,62 @@
+"""How many connections there may be over HTTP and over gRPC."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from lengthwise.connections.places import LEAST_FILES, Places, divided
+from lengthwise.errors import ConfigurationError
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The soft and the hard limit of open files, as the last element; those that were set are added."""
+    limits = [(1024, 1024)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, given: limits.append(given))
+    return limits
+
+
+@pytest.mark.parametrize(
+    ("most", "limit", "grpc", "places"),
+    [
+        (4096, 100_000, False, Places(4096, 0)),
+        (4096, 100_000, True, Places(2048, 2048)),
+        (21, 100_000, True, Places(11, 10)),
+        (1, 100_000, True, Places(1, 1)),
+        (4096, 256, True, Places(64, 64)),
+        (4096, 256, False, Places(160, 0)),
+        (4096, LEAST_FILES, True, Places(1, 1)),
+        (4096, resource.RLIM_INFINITY, True, Places(2048, 2048)),
+    ],
+)
+def test_connections_and_files_are_halved_where_grpc_is_on(
+    files: list[tuple[int, int]], most: int, limit: int, grpc: bool, places: Places
+) -> None:
+    files.append((limit, limit))
+    assert divided(most, grpc=grpc) == places
+
+
+def test_the_soft_limit_of_files_is_raised_to_the_hard_one(files: list[tuple[int, int]]) -> None:
+    files.append((256, 100_000))
+    assert divided(4096, grpc=True) == Places(2048, 2048)
+    assert files[-1] == (100_000, 100_000)
+
+
+def test_where_it_cannot_be_raised_the_soft_limit_counts(
+    files: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    files.append((256, 100_000))
+    assert divided(4096, grpc=True) == Places(64, 64)
+
+
+def test_too_few_files_are_a_wrong_option(files: list[tuple[int, int]]) -> None:
+    files.append((LEAST_FILES - 1, LEAST_FILES - 1))
+    with pytest.raises(ConfigurationError):
+        divided(4096, grpc=False)
