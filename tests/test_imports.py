@@ -103,7 +103,7 @@ MEMBERS = {
 ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.session"},
     "fastapi": {"http.app", "http.health"},
-    "grpc": {"protocols.grpc_infer", "protocols.grpc_server"},
+    "grpc": {f"protocols.grpc_{name}" for name in ("calls", "health", "infer", "server")},
     "uvicorn": {"http.server", "http.connection", "http.cycle"},
     "prometheus_client": {"telemetry.metrics", "telemetry.triton_metrics", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},

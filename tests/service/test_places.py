@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from lengthwise.connections.places import LEAST_FILES, Places, divided
+from lengthwise.connections.places import LEAST_FILES, divided
 from lengthwise.errors import ConfigurationError
 
 
@@ -22,26 +22,28 @@ def files(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("most", "limit", "grpc", "places"),
     [
-        (4096, 100_000, False, Places(4096, 0)),
-        (4096, 100_000, True, Places(2048, 2048)),
-        (21, 100_000, True, Places(11, 10)),
-        (1, 100_000, True, Places(1, 1)),
-        (4096, 256, True, Places(64, 64)),
-        (4096, 256, False, Places(160, 0)),
-        (4096, LEAST_FILES, True, Places(1, 1)),
-        (4096, resource.RLIM_INFINITY, True, Places(2048, 2048)),
+        (4096, 100_000, False, (4096, 0)),
+        (4096, 100_000, True, (2048, 2048)),
+        (21, 100_000, True, (11, 10)),
+        (1, 100_000, True, (1, 1)),
+        (4096, 256, True, (64, 64)),
+        (4096, 256, False, (160, 0)),
+        (4096, LEAST_FILES, True, (1, 1)),
+        (4096, resource.RLIM_INFINITY, True, (2048, 2048)),
     ],
 )
 def test_connections_and_files_are_halved_where_grpc_is_on(
-    files: list[tuple[int, int]], most: int, limit: int, grpc: bool, places: Places
+    files: list[tuple[int, int]], most: int, limit: int, grpc: bool, places: tuple[int, int]
 ) -> None:
     files.append((limit, limit))
-    assert divided(most, grpc=grpc) == places
+    made = divided(most, grpc=grpc)
+    assert (made.http, made.grpc) == places
+    assert made.files == (None if limit == resource.RLIM_INFINITY else limit)
 
 
 def test_the_soft_limit_of_files_is_raised_to_the_hard_one(files: list[tuple[int, int]]) -> None:
     files.append((256, 100_000))
-    assert divided(4096, grpc=True) == Places(2048, 2048)
+    assert divided(4096, grpc=True).grpc == 2048
     assert files[-1] == (100_000, 100_000)
 
 
@@ -53,7 +55,7 @@ def test_where_it_cannot_be_raised_the_soft_limit_counts(
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
     files.append((256, 100_000))
-    assert divided(4096, grpc=True) == Places(64, 64)
+    assert divided(4096, grpc=True).grpc == 64
 
 
 def test_too_few_files_are_a_wrong_option(files: list[tuple[int, int]]) -> None:

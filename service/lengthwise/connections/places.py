@@ -35,14 +35,21 @@ class Places:
     Attributes:
         http: Over HTTP, on the main port.
         grpc: Over gRPC; 0 where that is off.
+        files: How many files this process may open; None without a limit.
     """
 
     http: int
     grpc: int
+    files: int | None
+
+    def log(self) -> None:
+        """Says in the log what there is."""
+        of_files = "" if self.files is None else f"; this process may open {self.files} files"
+        log.info("connections: at most %d over HTTP, %d over gRPC%s", self.http, self.grpc, of_files)
 
 
 def divided(max_connections: int, *, grpc: bool) -> Places:
-    """Raises the limit of open files as far as the system allows, and divides what there is; logs what came of it.
+    """Raises the limit of open files as far as the system allows, and divides what there is.
 
     Args:
         max_connections: Most connections of both.
@@ -60,10 +67,7 @@ def divided(max_connections: int, *, grpc: bool) -> Places:
     if files is not None:
         most = min(most, files - _OTHER_FILES - (_GRPC_FILES if grpc else 0))
     half = most // 2 if grpc else 0
-    places = Places(max(1, most - half), max(1, half) if grpc else 0)
-    of_files = "" if files is None else f"; this process may open {files} files"
-    log.info("connections: at most %d over HTTP, %d over gRPC%s", places.http, places.grpc, of_files)
-    return places
+    return Places(max(1, most - half), max(1, half) if grpc else 0, files)
 
 
 def _most_files() -> int | None:

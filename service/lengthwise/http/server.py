@@ -253,6 +253,7 @@ def serve(settings: Settings) -> None:
             )
         port = listener_socket.getsockname()[1]
         log.info("listening on %s://%s:%d", scheme, settings.host, port)
+        places.log()
         addresses |= _addresses(settings, scheme, port)
         if not (is_loopback(settings.host) or settings.api_keys_file or settings.tls_client_ca_file):
             log.warning(

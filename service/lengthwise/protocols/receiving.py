@@ -53,7 +53,7 @@ class _Rank(enum.IntEnum):
 
 
 @dataclass(slots=True, eq=False)
-class _Arrival:
+class _IncomingMessage:
     """A message that is being received.
 
     Attributes:
@@ -192,7 +192,7 @@ class Receiving:
         self._reserved_bytes = 2 * max_bytes  # gRPC's own copy, and the copy for Python
         self._turns = WaitingCalls(places or max(1, inflight.max_bytes // SHARE // self._reserved_bytes))
         self._received_bytes = received_bytes
-        self._arrivals: dict[_Arrival, None] = {}  # the one that began first is first
+        self._arrivals: dict[_IncomingMessage, None] = {}  # the one that began first is first
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
@@ -215,7 +215,7 @@ class Receiving:
         try:
             hold.set(self._reserved_bytes)
             async with asyncio.timeout_at(until) as timeout:
-                arrival = _Arrival(client, timeout, loop.time())
+                arrival = _IncomingMessage(client, timeout, loop.time())
                 self._arrivals[arrival] = None
                 try:
                     yield
@@ -252,7 +252,7 @@ class Receiving:
         if self._turns.waiting:
             self._end_slow()
 
-    def _is_slow(self, arrival: _Arrival, now: float) -> bool:
+    def _is_slow(self, arrival: _IncomingMessage, now: float) -> bool:
         """Whether a message that others wait for arrives too slowly: by what came since that was looked at first."""
         if now - arrival.began >= PATIENCE_SECONDS:
             return True
