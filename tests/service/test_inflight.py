@@ -26,7 +26,7 @@ from lengthwise.decoding.calls import Call
 from lengthwise.errors import ConfigurationError, InflightFull, TooLarge
 from lengthwise.inflight import Hold, Inflight
 from lengthwise.padding import PaddedBatch
-from lengthwise.protocols import grpc_server, receiving
+from lengthwise.protocols import grpc_calls, grpc_server, receiving
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.protocols.grpc_infer import SERVICE
 from lengthwise.protocols.grpc_server import GrpcServer
@@ -516,10 +516,10 @@ async def test_over_grpc_there_are_no_more_connections_than_are_bound() -> None:
             await server.stop()
 
 
-@pytest.mark.parametrize("method", [f"{SERVICE}/ServerLive", "grpc.health.v1.Health/Check"])
+@pytest.mark.parametrize("method", ["ServerMetadata", "RepositoryIndex"])
 async def test_over_grpc_other_calls_are_received_when_there_is_room_too(method: str) -> None:
     async with listening(model(manifest())) as (service, channel):
-        call = channel.unary_unary(f"/{method}")
+        call = channel.unary_unary(f"/{SERVICE}/{method}")
         await call(b"")
         inflight = service.serving.inflight
         inflight.bytes += inflight.max_bytes
@@ -534,11 +534,25 @@ async def test_over_grpc_other_calls_are_received_when_there_is_room_too(method:
         assert inflight.bytes == 0
 
 
+@pytest.mark.parametrize("method", [f"{SERVICE}/ServerLive", f"{SERVICE}/ServerReady", "grpc.health.v1.Health/Check"])
+async def test_over_grpc_probes_are_answered_whatever_is_held(method: str) -> None:
+    async with listening(model(manifest())) as (service, channel):
+        call = channel.unary_unary(f"/{method}")
+        service.serving.inflight.bytes += service.serving.inflight.max_bytes
+        silent = [channel.stream_unary(f"/{method}")() for _ in range(20)]
+        assert await call(b"") == b"\x08\x01"
+        assert {await one for one in silent} == {b"\x08\x01"}  # they hold nothing for longer than a moment
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call(bytes(8 * MEBIBYTE))
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        service.serving.inflight.bytes -= service.serving.inflight.max_bytes
+
+
 async def test_over_grpc_few_streams_of_requests_are_open_at_once() -> None:
     async with listening(model(manifest())) as (_, channel):
         call = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
         listing = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
-        streams = [call() for _ in range(grpc_server.MAX_STREAMS)]
+        streams = [call() for _ in range(grpc_calls.MAX_STREAMS)]
         for stream in streams:
             await stream.write(listing)
             assert await stream.read()

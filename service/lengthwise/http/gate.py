@@ -35,7 +35,7 @@ class Gate:
     """
 
     def __init__(self, app: ASGIApp, serving: Serving, routes: Sequence[BaseRoute], *, console: bool) -> None:
-        self._app = app
+        self.app = app
         self._keys = serving.keys
         self._web_pages = serving.web_pages
         self._console = console
@@ -53,7 +53,7 @@ class Gate:
                 refusal = pages.key_needed() if asks_for_key else kserve.response(error, scope["path"])
                 await refusal(scope, receive, send)
                 return
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
         headers, path = headers_of(scope["headers"]), scope["path"]

@@ -4,7 +4,7 @@
 |---|---|---|
 | `ServerLive`, `ServerReady`, `Health/Check` | received if that can be done at once; else it counts as empty | |
 | `Health/Watch` | as those of other calls | `MAX_WATCHES` |
-| reflection | each as those of other calls | `MAX_STREAMS` |
+| reflection | each within the default timeout: its streams are few | `MAX_STREAMS` |
 | others | received when there is memory for them (`receiving`) | |
 
 So a probe is answered whatever other callers do: it waits for nobody. Handlers get bytes and parse them themselves:
@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from lengthwise.errors import InflightFull, InvalidRequest, Problem, RequestError
+from lengthwise.errors import DeadlineExceeded, InflightFull, InvalidRequest, Problem, RequestError
 from lengthwise.inflight import Hold
 from lengthwise.protocols import grpc_codec
 from lengthwise.protocols.body import too_large
@@ -62,7 +62,7 @@ class SmallCalls:
             serving.inflight, serving.settings.max_body_bytes, connections.received_bytes, _PLACES
         )
         self._probes = WaitingCalls(_PLACES)
-        self._watches = Streams(MAX_WATCHES)
+        self._watches = Streams(MAX_WATCHES, grpc.StatusCode.RESOURCE_EXHAUSTED)
         self._reflections = Streams(MAX_STREAMS)
 
     def streams(self) -> dict[str, int]:
@@ -115,7 +115,14 @@ class SmallCalls:
         return grpc.stream_stream_rpc_method_handler(partial(self._reflections.answer, handle))
 
     async def _requests(self, context: Context) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
-        while (body := await self._body(context)) is not grpc.aio.EOF:
+        while True:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    body = await context.read()
+            except TimeoutError:
+                raise DeadlineExceeded("the next request did not come in time") from None
+            if body is grpc.aio.EOF:
+                return
             yield grpc_codec.parsed(reflection_pb2.ServerReflectionRequest, _small(body))
 
     async def _message(self, kind: type[M], context: Context) -> M:
@@ -124,15 +131,13 @@ class SmallCalls:
         Raises:
             RequestError: It does not come, is too large, or is no such message.
         """
-        return grpc_codec.parsed(kind, _small(await self._body(context)))
-
-    async def _body(self, context: Context) -> Any:
         hold = Hold(self._serving.inflight)
         try:
             async with self._receiving.one(hold, time.monotonic() + self._seconds, client_of(context)):
-                return await context.read()
+                body = await context.read()
         finally:
             hold.close()
+        return grpc_codec.parsed(kind, _small(body))
 
     async def _probed(self, context: Context) -> bytes:
         """The message of a probe; empty if it is not received at once."""
@@ -152,19 +157,21 @@ class Streams:
 
     Args:
         most: How many.
+        code: The code of a refusal; default: that of too much in memory.
 
     Attributes:
         open: How many are open now.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, code: grpc.StatusCode | None = None) -> None:
         self._most = most
+        self._code = code
         self.open = 0
 
     async def answer(self, handle: Callable[[object, Context], Awaitable[None]], _: object, context: Context) -> None:
         """Answers a stream, or refuses it if too many are open."""
         if self.open >= self._most:
-            refuse(context, InflightFull("too many streams are open", retry_after_seconds=1), code=_EXHAUSTED)
+            refuse(context, InflightFull("too many streams are open", retry_after_seconds=1), code=self._code)
             return
         self.open += 1
         try:
@@ -173,9 +180,6 @@ class Streams:
             refuse(context, error.with_traceback(None))
         finally:
             self.open -= 1
-
-
-_EXHAUSTED: Final = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def refusing(error: RequestError) -> Handler:
