@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.watched import open_files, until
-from tests.support import http2
+from tests.hostile.watched import until
+from tests.support import http2, proc
 from tests.support.doors import HEALTH, Door, Doors, opened
 from tests.support.numpy_models import samples
 
@@ -86,14 +86,14 @@ def crowd(door: Door, way: str, stack: ExitStack) -> None:
 def test_connections_without_a_call_give_their_places_back_and_cost_the_other_doors_nothing(
     doors: Doors, name: str, way: str
 ) -> None:
-    files = open_files(doors.server)
+    files = proc.open_files(doors.server.process.pid)
     with ExitStack() as stack:
         crowd(doors.of[name], way, stack)
         assert all(door.answers(seconds=10) for door in doors.of.values() if door.name != name)
         began = time.monotonic()
         until(doors.of[name].answers, "no place is free", 30)
         assert time.monotonic() - began < 15  # one that waits for the end of its client takes 20
-    until(lambda: open_files(doors.server) <= files, "files stay open")
+    until(lambda: proc.open_files(doors.server.process.pid) <= files, "files stay open")
     assert "Traceback" not in doors.server.text
 
 
