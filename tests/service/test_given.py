@@ -269,6 +269,20 @@ def test_columns_are_found_or_named_and_said() -> None:
     assert lengthwise.sequences(steps).labels == [["y", "x"], ["y"]]
 
 
+def test_the_columns_of_the_groups_are_no_features() -> None:
+    table = pandas.DataFrame({"run": [1, 1, 2], "v": [1, 1, 7], "w": [5, 6, 7]})
+    frame = polars.from_pandas(table)
+    expected = [[[1, 5], [1, 6]], [[7, 7]]]
+    for form in (
+        table.groupby("run"),
+        frame.group_by("run", maintain_order=True),
+        frame.group_by(polars.col("run"), maintain_order=True),
+        frame.partition_by("run", as_dict=True),
+        {1: table[:2], 2: table[2:]},
+    ):
+        assert [one.steps.tolist() for one in lengthwise.sequences(form)] == expected
+
+
 def test_a_table_of_sequences_in_lists_is_read_by_rows() -> None:
     frame = pandas.DataFrame({"id": ["p", "q"], "steps": [[[1.0, 2.0]], np.ones((3, 2))], "note": "n", "label": [0, 1]})
     found = lengthwise.sequences(frame)

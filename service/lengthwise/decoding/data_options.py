@@ -34,7 +34,8 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         values = None if column_values is None else tuple(name.strip() for name in column_values.split(","))
         columns = ColumnNames(column_id, column_time, column_label, values)
-        reading = Reading(columns, channels_first, say=functools.partial(click.echo, err=True))
+        how = " (--id, --time, --label and --values name columns)"
+        reading = Reading(columns, channels_first, say=functools.partial(click.echo, err=True), how_to_name=how)
         return command(*args, reading=reading, **others)
 
     return reading_files

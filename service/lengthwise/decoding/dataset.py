@@ -97,7 +97,8 @@ class Reading:
         per_step: Whether each step has a label, also where all labels of a sequence are equal.
         ids_are_needed: Whether a file with a row for each step needs a column of ids, or may be one sequence.
         say: Called with what the columns were taken as, as a line.
-        taken: Called with the same.
+        how_to_name: Ends an error about columns, and says how the user can name them.
+        taken: Called with what the columns were taken as.
     """
 
     columns: ColumnNames = field(default_factory=ColumnNames)
@@ -105,6 +106,7 @@ class Reading:
     per_step: bool = False
     ids_are_needed: bool = True
     say: Callable[[str], object] = lambda _line: None
+    how_to_name: str = ""
     taken: Callable[[Roles], object] = lambda _roles: None
 
 
@@ -363,7 +365,7 @@ def _long(
             columns, reading.columns, texts=lines is not None, ids_are_needed=reading.ids_are_needed
         )
     except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error} (--id, --time, --label and --values name columns)") from error
+        raise ConfigurationError(f"{path}: {error}{reading.how_to_name}") from error
     reading.taken(roles)
     reading.say(f"{path}: {roles}; {counted(len(found), 'sequence')}")
     for one in found:

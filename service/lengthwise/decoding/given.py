@@ -214,11 +214,11 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
     if isinstance(given, Mapping):
         if "steps" in given and _FIELDS.issuperset(given):
             raise _no_form("a list of sequences is wanted, this is one sequence; put it in a list")
-        return ({"id": _key(name), "steps": steps} for name, steps in given.items())
+        return _groups(given.items(), _keys_of_parts(given), columns)
     if hasattr(type(given), "groups") and is_of(given, "pandas"):
         return _groups(given, getattr(given, "exclusions", frozenset()), columns)
     if type(given).__name__ == "GroupBy" and is_of(given, "polars"):
-        return _groups(given, (), columns)
+        return _groups(given, _keys_of_polars(given), columns)
     if is_of(given, "pyarrow"):
         return _list_column(given)
     if type(given).__name__ == "LazyFrame":
@@ -238,18 +238,32 @@ def _key(name: Any) -> str:
     return str(name[0] if isinstance(name, tuple) and len(name) == 1 else name)
 
 
-def _groups(given: Any, by: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]]:
+def _groups(given: Iterable[tuple[Any, Any]], by: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]]:
     """The groups of a table, without the columns that it is grouped by."""
+    key = [*map(str, by)]
     for name, rows in given:
         table = columns_of(rows)
+        steps = rows if table is None else long_table.one_sequence(table, columns, key)
+        yield {"id": _key(name), "steps": steps}
+
+
+def _keys_of_polars(given: Any) -> list[str]:
+    """The columns by which a Polars table is grouped."""
+    parts = chain.from_iterable(part if isinstance(part, list | tuple) else [part] for part in given.by)
+    return [part if isinstance(part, str) else part.meta.output_name() for part in parts]
+
+
+def _keys_of_parts(given: Mapping[Any, Any]) -> list[str]:
+    """The columns that hold nothing but the key in every table of a mapping, as in parts of a Polars table."""
+    found: set[str] | None = None
+    for name, rows in given.items():
+        table = columns_of(rows)
         if table is None:
-            yield {"id": _key(name), "steps": rows}
-            continue
-        key = [*map(str, by)]
-        if not key and columns.id is None:  # Polars does not say by which columns: each has one value, the key's
-            parts = [str(part) for part in (name if isinstance(name, tuple) else (name,))]
-            key = [column for column, cells in table.items() if len(cells) and {*map(str, cells)} <= {*parts}]
-        yield {"id": _key(name), "steps": long_table.one_sequence(table, columns, key)}
+            return []
+        parts = {str(part) for part in (name if isinstance(name, tuple) else (name,))}
+        keys = {column for column, cells in table.items() if {*map(str, cells)} <= parts}
+        found = keys if found is None else found & keys
+    return sorted(found or ()) if len(given) > 1 else []
 
 
 def _rows(given: Any) -> Iterable[Any]:
@@ -331,7 +345,7 @@ def _sequence(given: Any, layout: Layout, columns: ColumnNames, taken: list[str]
     if "steps" not in fields:
         raise ValueError("'steps' is missing")
     steps, label = fields["steps"], fields.get("label")
-    table = columns_of(steps)
+    table = None if isinstance(steps, np.ndarray | list) else columns_of(steps)
     one = steps if table is None else long_table.one_sequence(table, columns)
     if isinstance(one, LongSequence):
         taken.append(str(one.roles))
