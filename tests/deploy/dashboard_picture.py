@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from lengthwise.bench.launch import free_port, running, serve_command
-from tests.deploy.live import asked, found, prometheus, until
+from tests.deploy.live import asked, found, monitored, prometheus, until
 from tests.deploy.tools import DEPLOY, ROOT, loaded
 
 RATES = (50, 200, 400, 100)
@@ -46,10 +46,11 @@ def refused(url: str, turn: int) -> None:
 def main() -> None:
     """Loads, then draws."""
     port = free_port()
-    options = {"max_queue_cost_steps": "40000", "runners": "1"}
     folder = Path(tempfile.mkdtemp())
+    models, options = monitored(folder)
+    options |= {"max_queue_cost_steps": "40000", "runners": "1"}
     service = f"http://127.0.0.1:{port}"
-    with running(serve_command(None, port, options), port), prometheus(folder, free_port(), service[7:]) as url:
+    with running(serve_command(models, port, options), port), prometheus(folder, free_port(), service[7:]) as url:
         until(
             "the target is up", 60, lambda: found(asked(url, "query", {"query": 'up{job="lengthwise"} == 1'})["result"])
         )

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from lengthwise.data_profile import DataProfile
 from tests.deploy.tools import DEPLOY, RULES, loaded, program
+from tests.support.model_directories import place
 
 asked = loaded(DEPLOY / "grafana" / "picture.py").asked
 
@@ -73,6 +76,21 @@ def prometheus(folder: Path, port: int, target: str) -> Iterator[str]:
     with started(command, folder / "prometheus.log"):
         until("Prometheus is ready", 20, lambda: answers(port, "/-/ready"))
         yield f"http://127.0.0.1:{port}"
+
+
+def monitored(folder: Path) -> tuple[Path, dict[str, str]]:
+    """A repository of two versions that have a profile of their training data, and the options that watch them all.
+
+    With these, every metric of the service has values, and so has every panel of the dashboard.
+    """
+    random = np.random.default_rng(0)
+    trained = [random.normal(size=(length, 12)).astype(np.float32) for length in random.integers(7, 200, 60)]
+    profile = DataProfile.of(trained, [(index % 9,) for index in range(len(trained))], labels=9)
+    for version in (1, 2):
+        place(folder / "models", "japanese-vowels", version, training=profile.model_dump(mode="json"))
+    shares = {"drift_share": "1", "verify_share": "0.2", "shadow_share": "0.2", "record_share": "0.2"}
+    watched = {"record": str(folder / "records"), "shadow": "japanese-vowels/1", "versions": "all"}
+    return folder / "models", {**shares, **watched}
 
 
 def value(url: str, query: str) -> list[float]:

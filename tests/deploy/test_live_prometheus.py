@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 import yaml
 
 from lengthwise.bench.launch import free_port, running, serve_command
-from tests.deploy.live import asked, found, prometheus, until
-from tests.deploy.tools import DEPLOY, RULES, chart_engine, loaded, objects
+from lengthwise.runtime import recurrent_kernels
+from tests.deploy.live import asked, found, monitored, prometheus, until, value
+from tests.deploy.tools import DEPLOY, RULES, chart_engine, loaded, objects, run
 
 pytestmark = pytest.mark.deploy
 
@@ -48,7 +50,7 @@ async def _load(url: str) -> set[int]:
             for turn in range(10_000):
                 if asyncio.get_running_loop().time() > end:
                     return
-                await call(_body(7 + (first * 31 + turn * 17) % 200))
+                await call(_body(*(7 + (first * 31 + turn * 17 + more * 53) % 200 for more in range(8))))
 
         end = asyncio.get_running_loop().time() + LOAD_SECONDS
         loads = [asyncio.create_task(good(first)) for first in range(6)]
@@ -63,7 +65,8 @@ async def _load(url: str) -> set[int]:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Prometheus that has watched a loaded service."""
     port, folder = free_port(), tmp_path_factory.mktemp("prometheus")
-    command = serve_command(None, port, {"max_queue_cost_steps": "40000"})
+    models, options = monitored(folder)
+    command = serve_command(models, port, {**options, "max_queue_cost_steps": "40000"})
     with running(command, port), prometheus(folder, free_port(), f"127.0.0.1:{port}") as url:
         until(
             "the target is up", 30, lambda: found(asked(url, "query", {"query": 'up{job="lengthwise"} == 1'})["result"])
@@ -71,6 +74,27 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         seen = asyncio.run(_load(f"http://127.0.0.1:{port}"))
         assert {200, 404, 422, 429, 504} <= seen
         yield url
+
+
+OF_A_SLOW_MACHINE = {"LengthwiseSaturated", "LengthwiseQueueNearBound"} | {
+    f"Lengthwise{what}Burn{speed}" for what in ("Availability", "Latency") for speed in ("Fast", "Slow")
+}
+"""Alerts that are right where a load is more than a machine can do, as it may be where this test runs."""
+
+
+def test_a_healthy_service_under_load_alerts_nobody(tmp_path: Path) -> None:
+    port = free_port()
+    target = f"127.0.0.1:{port}"
+    with running(serve_command(None, port, {}), port), prometheus(tmp_path, free_port(), target) as url:
+        up = {"query": 'up{job="lengthwise"} == 1'}
+        until("the target is up", 60, lambda: found(asked(url, "query", up)["result"]))
+        load = ["--lengths", "lognormal:50,0.7", "--max-length", "400", "--concurrency", "32", "--no-check"]
+        run([sys.executable, "-m", "lengthwise", "bench", f"http://{target}", *load, "--duration-seconds", "15"])
+        assert sum(value(url, 'lengthwise_steps_total{kind="padding"}')) > 0
+        if recurrent_kernels.INSTRUCTION_SETS:
+            assert value(url, "lengthwise:computed_padding_share:rate15m") == [0]
+        alerts = {one["metric"]["alertname"] for one in asked(url, "query", {"query": "ALERTS"})["result"]}
+        assert alerts <= OF_A_SLOW_MACHINE
 
 
 def test_the_target_is_up(live: str) -> None:
