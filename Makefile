@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint lint-c format quick test test-long nightly truth gallery hostile sanitize soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
+.PHONY: help install serve lint lint-c format quick test test-long nightly truth gallery hostile sanitize floors soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,17 @@ truth: .venv/.development ## Tests that each model of the galleries is what it i
 
 hostile: .venv/.development ## The hostile suite by itself: sockets by hand, while memory, files and other callers are watched
 	$(BIN)/python -m pytest tests/hostile -m "long or not long"
+
+# The package with the oldest versions that pyproject.toml allows, or (RESOLUTION=highest) the newest ones.
+RESOLUTION ?= lowest-direct
+FLOORS := runs/$(RESOLUTION)
+FLOORS_TESTS := admin_port app arrow attacks framing json_body metrics onnxruntimes_words predict settings tls v1 v2
+
+floors: .venv/.development ## The quick tests of the service with the oldest versions allowed; RESOLUTION=highest: with the newest
+	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(FLOORS)
+	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python --resolution $(RESOLUTION) '.[cpu,client,grpc,tracing,arrow]'
+	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python hypothesis onnx pytest pytest-asyncio pytest-xdist pyyaml trustme
+	$(FLOORS)/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) $(FLOORS_TESTS:%=tests/service/test_%.py)
 
 soak: .venv/.development ## Half an hour of chaos, and 30,000 requests while two instances behind nginx restart; SOAK="--minutes 2" is shorter
 	$(BIN)/python -m benchmarks.soak $(SOAK)
@@ -168,7 +179,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LABELS := --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(LENGTHWISE_PROJECT_URL)
 
-.PHONY: lock dashboard dashboard-picture manifests image image-cuda push sbom chart wheel wheels wheelhouse deploy-tools deploy-check release
+.PHONY: lock dashboard dashboard-picture manifests image image-cuda push sbom chart wheel wheels wheelhouse deploy-tools deploy-check deploy-quick release
 
 lock: .venv/.development ## Locks what goes into the image, keeping pins; UPGRADE=1 takes the newest
 	$(BIN)/python deploy/image/lock.py $(if $(UPGRADE),--upgrade)
@@ -220,6 +231,22 @@ deploy-tools: .venv/.development ## Installs what deploy-check can get from pip 
 
 deploy-check: .venv/.development ## Runs every check of deploy that this machine can; says what it skips and why
 	$(BIN)/python -m pytest tests/deploy -m "deploy or not deploy" -v -rs --tb=short
+
+# As root this installs what apt has. What is missing is skipped, and said; a time of its own keeps CI within its own.
+DEPLOY_SECONDS ?= 170
+DEPLOY_PACKAGES := buildah podman runc debootstrap prometheus
+
+deploy-quick: .venv/.development ## What CI runs of deploy-check: chart, rules and live Prometheus, then the image, in 3 minutes at most
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		timeout 60 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES)' > /dev/null 2>&1 \
+		|| echo "skipped: apt-get could not install $(DEPLOY_PACKAGES)"; fi
+	@timeout 60 $(BIN)/python -m pip install --quiet --disable-pip-version-check 'helm-python-sdk>=0.2' 'kubernetes-validate>=1.37' \
+		|| echo "skipped: no Helm from the package index"
+	@timeout $(DEPLOY_SECONDS) $(BIN)/python -m pytest tests/deploy/test_kubernetes.py tests/deploy/test_deployment_document.py \
+		tests/deploy/test_prometheus.py tests/deploy/test_live_prometheus.py tests/deploy/test_image.py -q -rs --numprocesses 2 --dist loadfile \
+		-m "deploy or not deploy" -k "not needs_no_index and (not test_image or answers_as_its_user or answers_every_accepted)"; \
+	code=$$?; if [ $$code = 124 ]; then echo "skipped: the rest of deploy-quick, after $(DEPLOY_SECONDS) s (make deploy-check runs all)"; \
+	else exit $$code; fi
 
 release: .venv/.development ## Publishes the release of the tag TAG with its section of the changelog (in CI)
 	$(BIN)/python deploy/release_notes.py $(TAG) > dist/notes.md

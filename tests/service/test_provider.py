@@ -48,6 +48,7 @@ def test_gpus_of_another_kind_than_the_first_are_left_out_and_it_is_said():
     choice = choose("auto", installation=mixed)
     assert [device.name for device in choice.devices] == ["NVIDIA H200"]
     assert choice.reason.endswith("; 1 of another kind left out")
+    assert "experimental" in str(choice)  # what the log says
 
 
 TIMED = replace(CPU_DEVICE, recurrent_kernels=True, timed=True)

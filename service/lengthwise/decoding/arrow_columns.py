@@ -144,6 +144,13 @@ def rows_of(column: Any) -> Iterator[Any]:
             yield from rows_of(column.take(load().array(part)))  # what is taken holds no values of other rows
 
 
+def element_of(type_: Any) -> np.dtype[Any]:
+    """The dtype of a `pyarrow` type of floats or integers; its own `to_pandas_dtype` needs pandas before pyarrow 26."""
+    name = str(type_)  # halffloat, float, double, int8 to uint64
+    kind = name[0] if name.startswith(("int", "uint")) else "f"
+    return np.dtype(f"{kind}{type_.bit_width // 8}")
+
+
 def numbers_of(leaf: Any, body: bytes | None = None) -> NDArray[Any]:
     """An array of numbers, with NaN for null; a view of its buffer where it has no null.
 
@@ -153,7 +160,7 @@ def numbers_of(leaf: Any, body: bytes | None = None) -> NDArray[Any]:
     """
     if leaf.null_count:  # integers become float64, as the numbers of JSON are read
         return np.array(leaf.to_numpy(zero_copy_only=False))
-    element = np.dtype(leaf.type.to_pandas_dtype())
+    element = element_of(leaf.type)
     buffer = leaf.buffers()[1]
     if not len(leaf) or buffer is None:
         return np.empty(0, dtype=element)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.arrow_columns import is_fixed, is_nested, numbers_of, offsets_of
+from lengthwise.decoding.arrow_columns import element_of, is_fixed, is_nested, numbers_of, offsets_of
 from lengthwise.decoding.calls import Problems
 from lengthwise.decoding.explanations import explain
 from lengthwise.decoding.sent_steps import SentSteps, tell
@@ -156,7 +156,7 @@ class ColumnSteps(SentSteps):
     def _tokens(self, places: _Places, count: int, manifest: Manifest) -> tuple[Steps | None, NDArray[np.int64]]:
         """The token ids, `[places]` int64, where all are; and for each whether it is wrong."""
         column = self._column
-        if column.nested or np.dtype(column.leaf.type.to_pandas_dtype()).kind not in "iu":
+        if column.nested or element_of(column.leaf.type).kind not in "iu":
             return None, np.broadcast_to(np.int64(1), count)
         tokens = column.numbers[places]
         with np.errstate(invalid="ignore"):

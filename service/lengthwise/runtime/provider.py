@@ -211,7 +211,7 @@ def choose(
         others = len(driver.gpus) - len(alike)
         left_out = f"; {others} of another kind left out" if others else ""
         why = "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers"
-        return DeviceChoice(gpus, why + left_out)
+        return DeviceChoice(gpus, f"{why}; GPUs are experimental: no release has been tried on one{left_out}")
     if wanted == "cuda":
         raise ConfigurationError(f"--provider cuda is not available: {'; '.join(missing)}")
     return DeviceChoice((processor,), reason=f"CUDA is not available: {'; '.join(missing)}")
