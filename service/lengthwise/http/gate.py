@@ -36,6 +36,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, serving: Serving, routes: Sequence[BaseRoute], *, console: bool) -> None:
         self.app = app
+        self.routes = routes
         self._keys = serving.keys
         self._web_pages = serving.web_pages
         self._console = console

@@ -83,6 +83,7 @@ REFUSALS: Final[Mapping[str, str]] = {
     "404": "No such model or version",
     "413": "More bytes, sequences or steps than the limits allow",
     "415": "A content type or encoding that is not supported",
+    "421": "On a loopback address: the host is neither localhost nor an IP address",
     "422": "The body, or items in it, are wrong; every problem with its pointer",
     "429": "The queue is full; Retry-After says when to come back",
     "500": "The runtime failed on this request's batch",
