@@ -200,7 +200,13 @@ PANELS = (
         "percentunit",
         "Of the steps of batches, rows x width. Lengthwise's kernels compute none of the padding.",
     ),
-    Panel("Steps computed", [(rate("steps_total", "kind"), "{{kind}}")], "short", "Steps a second.", stacked=True),
+    Panel(
+        "Steps of batches",
+        [(rate("steps_total", "kind"), "{{kind}}")],
+        "short",
+        "Steps a second, rows x width: valid ones, and padding, whether it was computed or skipped.",
+        stacked=True,
+    ),
     heat_map("Lengths", "sequence_length_steps", "How many sequences of which length came; steps, by bucket."),
     heat_map("Rows of a batch", "batch_rows", "How many sequences a batch had, by bucket."),
     Panel(
