@@ -16,10 +16,9 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import Manifest, StepInput, Task
 from lengthwise.runtime.session import Outputs, Session
 from lengthwise_export import accuracy
-from lengthwise_export.candidate import from_spec
 from lengthwise_export.cli import main
 from lengthwise_export.pipeline import export
-from tests.support.specs import spec
+from tests.support.specs import candidate
 
 LABELS = ("slow", "mid", "fast")
 
@@ -240,7 +239,7 @@ def test_models_of_the_users_are_held_against_labelled_data(kind: str, files: Pa
 
 
 def test_a_graph_that_names_its_labels_keeps_them_and_takes_no_others(tmp_path: Path) -> None:
-    graph = export(from_spec(spec(), None), tmp_path / "m").directory / "model.onnx"
+    graph = export(candidate(), tmp_path / "tiny").directory / "model.onnx"
     result = run(graph, "--labels", "b,a", "--max-length", 20, "--out", tmp_path / "n")
     assert (result.exit_code, "contradicts" in result.stderr) == (2, True)
     result = run(graph, "--max-length", 20, "--out", tmp_path / "n")

@@ -39,7 +39,7 @@ from lengthwise_export.tracing import graph
 from tests.support import covering, hostile_models
 from tests.support.cuda_kernels import strangers
 from tests.support.long import long_but
-from tests.support.specs import separable, spec
+from tests.support.specs import candidate, separable, spec
 
 BUNDLED = Path("service/lengthwise/models/japanese-vowels/1")
 
@@ -94,7 +94,7 @@ def test_the_covering_set_holds_every_value_and_stays_small() -> None:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> pipeline.PublishedModel:
-    return pipeline.export(from_spec(spec(), None), tmp_path_factory.mktemp("models") / "tiny")
+    return pipeline.export(candidate(), tmp_path_factory.mktemp("models") / "tiny")
 
 
 def test_a_model_directory_holds_its_four_files(published: pipeline.PublishedModel) -> None:
@@ -114,7 +114,7 @@ def test_the_manifest_carries_name_version_digests_and_promise(published: pipeli
 
 def test_a_few_recordings_of_the_data_are_kept_and_may_be_removed(tmp_path: Path) -> None:
     records = separable(40)
-    published = pipeline.export(from_spec(spec(), None), tmp_path / "kept", data=records)
+    published = pipeline.export(candidate(), tmp_path / "tiny", data=records)
     path = published.directory / EXAMPLES_FILE
     lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert {line["label"] for line in lines} == {"a", "b"}
@@ -147,14 +147,14 @@ def test_the_graph_carries_contract_name_and_labels(published: pipeline.Publishe
 
 
 def test_a_second_export_becomes_the_next_version(published: pipeline.PublishedModel) -> None:
-    again = pipeline.export(from_spec(spec(), None), published.directory.parent)
+    again = pipeline.export(candidate(), published.directory.parent)
     assert again.manifest.version == 2
     with pytest.raises(PublishError, match="exists"):
-        pipeline.export(from_spec(spec(), None), published.directory)
+        pipeline.export(candidate(), published.directory)
 
 
 def test_a_graph_whose_proof_does_not_hold_is_not_published(tmp_path: Path) -> None:
-    source = from_spec(spec(), None)
+    source = candidate()
     reference = source.reference
     assert reference is not None
 
@@ -175,7 +175,7 @@ def test_a_leaking_graph_is_not_published(tmp_path: Path) -> None:
         def forward(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
             return self.head(values.mean(dim=1)) + 0 * lengths[:, None]
 
-    manifest = from_spec(spec('pooling = "mean"'), None).manifest
+    manifest = candidate('pooling = "mean"').manifest
 
     def build(named: Manifest) -> onnx.ModelProto:
         return graph.build(MeanOverWidth().eval(), named.input, name=named.name, labels=named.labels)
@@ -186,13 +186,13 @@ def test_a_leaking_graph_is_not_published(tmp_path: Path) -> None:
 
 
 def test_a_source_with_a_tolerance_is_published_with_what_was_measured(tmp_path: Path) -> None:
-    source = from_spec(spec(), None)
+    source = candidate()
     published = pipeline.export(replace(source, tolerance=1e-3), tmp_path / "tiny")
     assert published.manifest.promises[0].tolerance == 0.0
 
 
 def test_a_manifest_that_reads_back_otherwise_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = from_spec(spec(), None)
+    source = candidate()
     monkeypatch.setattr(Manifest, "read", classmethod(lambda cls, directory: source.manifest))
     with pytest.raises(VerificationError, match="reads back"):
         pipeline.export(source, tmp_path / "tiny")
@@ -219,9 +219,9 @@ def test_a_checkpoint_of_another_spec_is_refused(tmp_path: Path) -> None:
 
 
 def test_statistics_stand_in_the_manifest_where_the_model_normalises() -> None:
-    assert from_spec(spec(), None).manifest.input.mean == (0.0, 0.0, 0.0)
-    assert from_spec(spec(step='features = 3\nnormalize = "none"'), None).manifest.input.mean is None
-    assert from_spec(spec(step="vocabulary = 5"), None).manifest.input.mean is None
+    assert candidate().manifest.input.mean == (0.0, 0.0, 0.0)
+    assert candidate(step='features = 3\nnormalize = "none"').manifest.input.mean is None
+    assert candidate(step="vocabulary = 5").manifest.input.mean is None
 
 
 def test_the_bundled_graph_is_small_and_of_an_old_opset() -> None:
@@ -268,7 +268,7 @@ def test_a_published_folder_is_never_half_there(tmp_path: Path, monkeypatch: pyt
         seen.append({path.name for path in directory.iterdir()} >= {GRAPH_FILE, MANIFEST_FILE})
 
     monkeypatch.setattr(publish, "move_into_place", watched)
-    pipeline.export(from_spec(spec(), None), tmp_path / "tiny")
+    pipeline.export(candidate(), tmp_path / "tiny")
     assert seen == [False, True]
 
 

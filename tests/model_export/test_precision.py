@@ -37,7 +37,7 @@ from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.support import model_directories, numpy_models, old_int8
 from tests.support.integer_graphs import batch, float_graph, opened
 from tests.support.long import long_but
-from tests.support.specs import spec
+from tests.support.specs import candidate, spec
 
 ROUNDED: tuple[Precision, ...] = ("fp16", "int8")
 OLD = "int8 of an older version"
@@ -52,12 +52,12 @@ def _one_thread() -> None:
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PublishedModel]:
     """A small model with attention pooling, at each precision, and as older versions published it at int8."""
     folder = tmp_path_factory.mktemp("models")
-    described = spec('pooling = "attention"', step="features = 3\nmax_length = 60")
-    models = {to: pipeline.export(from_spec(described, None), folder / to, to=to) for to in ("fp32", *ROUNDED)}
+    described = candidate('pooling = "attention"', step="features = 3\nmax_length = 60")
+    models = {to: pipeline.export(described, folder / to / "tiny", to=to) for to in ("fp32", *ROUNDED)}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(precision, "convert", old_int8.convert)
         patched.setattr(precision, "manifest_at", old_int8.manifest_at)
-        models[OLD] = pipeline.export(from_spec(described, None), folder / "old", to="int8")
+        models[OLD] = pipeline.export(described, folder / "old" / "tiny", to="int8")
     return models
 
 
@@ -70,7 +70,7 @@ def kinds(graph: onnx.ModelProto) -> Counter[str]:
 
 
 def small_graph() -> tuple[onnx.ModelProto, Manifest]:
-    source = from_spec(spec('pooling = "attention"'), None)
+    source = candidate('pooling = "attention"')
     return source.build(source.manifest), source.manifest
 
 
@@ -161,7 +161,7 @@ def test_a_graph_that_lies_too_far_from_float32_is_not_published(
 
     monkeypatch.setattr(precision, "convert", spoilt)
     with pytest.raises(VerificationError, match=r"the worst: .* against the float32 graph"):
-        pipeline.export(from_spec(spec(), None), tmp_path / "tiny", to="fp16")
+        pipeline.export(candidate(), tmp_path / "tiny", to="fp16")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -209,7 +209,7 @@ def test_fp16_passes_from_one_weighted_layer_to_the_next_without_a_cast(publishe
 
 
 def test_fp16_takes_values_that_only_normalisation_makes_small_enough_for_it() -> None:
-    source = from_spec(spec(step="features = 3"), None)
+    source = candidate()
     graph, manifest = source.build(source.manifest), source.manifest
     shift = {"mean": 1e6, "std": 1e5}
     for tensor in graph.graph.initializer:
@@ -282,7 +282,7 @@ def test_int8_is_batched_like_float32(published: dict[str, PublishedModel]) -> N
 
 
 def test_int8_takes_a_quarter_of_the_recurrent_weights() -> None:
-    source = from_spec(spec("hidden = 64\nlayers = 2"), None)
+    source = candidate("hidden = 64\nlayers = 2")
     graph = source.build(source.manifest)
     sizes = {
         to: sum(
@@ -399,7 +399,7 @@ def test_int8_of_layers_that_share_their_weights_stores_them_for_each() -> None:
 
 
 def test_int8_of_a_gru_is_near_float32_and_has_the_same_bits_batched() -> None:
-    source = from_spec(spec('rnn = "gru"'), None)
+    source = candidate('rnn = "gru"')
     graph, manifest = source.build(source.manifest), source.manifest
     exact = Session(graph.SerializeToString(), manifest)
     cases = cases_against(exact, precision.convert(graph, "int8"), precision.manifest_at(manifest, "int8"))

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
+
 import numpy as np
+import onnx
+import torch
 
 from lengthwise.decoding.dataset import Record
+from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.candidate import Candidate, from_spec
 
 
 def spec(text: str = "", *, step: str = "features = 3", labels: str = '["a", "b"]', task: str = "single-label") -> Spec:
     """A spec of 3 features and 8 units; `text` is its table `[model]`."""
     model = text if "hidden" in text or "rocket" in text else f"hidden = 8\n{text}"
     return Spec.from_toml(f'[input]\n{step}\n[model]\n{model}\n[output]\nlabels = {labels}\ntask = "{task}"\n')
+
+
+@functools.cache
+def candidate(
+    text: str = "", *, step: str = "features = 3", labels: str = '["a", "b"]', task: str = "single-label"
+) -> Candidate:
+    """A model of `spec` with untrained weights. It is traced once for each name: nearly all of an export's time."""
+    torch.manual_seed(0)
+    made = from_spec(spec(text, step=step, labels=labels, task=task), None)
+    graphs: dict[str, bytes] = {}
+
+    def build(named: Manifest) -> onnx.ModelProto:
+        asked = named.model_copy(update={"version": 1}).model_dump_json()
+        if asked not in graphs:
+            graphs[asked] = made.build(named).SerializeToString()
+        return onnx.load_from_string(graphs[asked])
+
+    return replace(made, build=build)
 
 
 def separable(count: int, *, seed: int = 0, features: int = 3) -> list[Record]:
