@@ -40,7 +40,7 @@ import pyarrow.parquet
 from benchmarks import machine, output, pages
 from lengthwise.bench.launch import free_port
 from lengthwise.bench.plots import save
-from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
+from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
 from tests.support import proc
 from tests.support.chaos import Chaos, is_idle, publish, stop_for, until
 from tests.support.grpc_chaos import GrpcChaos

@@ -136,7 +136,8 @@ def test_verification_lists_every_case_with_its_figure(published: pipeline.Publi
     proof = json.loads((published.directory / VERIFICATION_FILE).read_text())
     assert len(proof["cases"]) == len(published.cases)
     figures = {"difference", "relative", "bits"}
-    assert {"name", "varied", "provider", "extreme", "holds"} | figures == set(proof["cases"][0])
+    for case in proof["cases"]:  # what an ill-conditioned model amplifies is told where it is one
+        assert set(case) - {"amplified"} == {"name", "varied", "provider", "extreme", "holds"} | figures
 
 
 def test_the_graph_carries_contract_name_and_labels(published: pipeline.PublishedModel) -> None:
