@@ -81,6 +81,7 @@ class Sums:
     recurrent = True
     kernels = "numpy"
     computes_padding = False
+    bound = False
 
     def __init__(self, manifest: Manifest, before: Callable[[PaddedBatch], None]) -> None:
         self._manifest = manifest
