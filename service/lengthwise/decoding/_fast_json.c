@@ -895,7 +895,28 @@ static PyObject *scan(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return result;
 }
 
+PyDoc_STRVAR(skip_doc,
+             "skip(body, start, end)\n--\n\n"
+             "The place behind the JSON value at `start`; None where there is none, or its end is not before `end`.");
+
+static PyObject *skip(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    const char *start, *end;
+    Py_ssize_t parts = 0;
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "skip takes 3 arguments");
+        return NULL;
+    }
+    if (!take_text(args, &start, &end)) return NULL;
+    PyThreadState *released = PyEval_SaveThread();
+    const char *behind = past_json(start, &parts);
+    PyEval_RestoreThread(released);
+    if (!behind || behind > end) Py_RETURN_NONE;
+    return PyLong_FromSsize_t(behind - PyBytes_AsString(args[0]));
+}
+
 static PyMethodDef METHODS[] = {
+    {"skip", (PyCFunction)(void (*)(void))skip, METH_FASTCALL, skip_doc},
     {"scan", (PyCFunction)(void (*)(void))scan, METH_FASTCALL, scan_doc},
     {"locate", (PyCFunction)(void (*)(void))locate, METH_FASTCALL, locate_doc},
     {"read_values", (PyCFunction)(void (*)(void))read_values, METH_FASTCALL, read_values_doc},

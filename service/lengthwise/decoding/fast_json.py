@@ -44,6 +44,11 @@ def locate(body: bytes, key: bytes) -> tuple[int, int, bool] | None:
     return _fast_json.locate(body, key) if COMPILED else None
 
 
+def skip(body: bytes, start: int) -> int | None:
+    """The place behind the JSON value that starts there; None where there is none, or only Python can tell."""
+    return _fast_json.skip(body, start, len(body)) if COMPILED else None
+
+
 def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call | None:
     """The call of an ordinary body, or None of any other.
 

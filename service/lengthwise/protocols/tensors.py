@@ -21,6 +21,7 @@ from lengthwise.decoding import options
 from lengthwise.decoding.calls import Call, Item, Problems, compact, make_item, too_long_message, why_rejected
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
+from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
@@ -94,7 +95,7 @@ class InputTensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: list[Any] | bytes | memoryview
+    data: list[Any] | TensorText | bytes | memoryview
     pointer: str
 
 
@@ -305,13 +306,14 @@ def _array(tensor: InputTensor, form: TensorSpec, problems: Problems) -> NDArray
     if problems.total > before:
         return None
     element = ELEMENTS[tensor.datatype]
-    if isinstance(tensor.data, list):
-        return _from_numbers(tensor, tensor.data, element, problems)
+    data = tensor.data.parsed() if isinstance(tensor.data, TensorText) else tensor.data
+    if isinstance(data, list):
+        return _from_numbers(tensor, data, element, problems)
     expected = math.prod(tensor.shape) * element.itemsize
-    if len(tensor.data) != expected:
-        problems.add(tensor.pointer, f"its shape is {expected} bytes, {len(tensor.data)} were sent")
+    if len(data) != expected:
+        problems.add(tensor.pointer, f"its shape is {expected} bytes, {len(data)} were sent")
         return None
-    elements: NDArray[Any] = np.frombuffer(tensor.data, dtype=element)
+    elements: NDArray[Any] = np.frombuffer(data, dtype=element)
     return _single(elements).reshape(tensor.shape)
 
 

@@ -21,7 +21,7 @@ from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_prob
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
 from lengthwise.inflight import Hold
-from lengthwise.protocols import inventory, kserve, model_config, request_parameters, statistics, tensors
+from lengthwise.protocols import inventory, kserve, model_config, request_parameters, statistics, tensor_text, tensors
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body
 from lengthwise.protocols.endpoint import (
     JSON,
@@ -34,6 +34,7 @@ from lengthwise.protocols.endpoint import (
     media_type,
 )
 from lengthwise.protocols.over_asgi import OverAsgi
+from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.protocols.tensors import INT64_MAX, InputTensor, TensorCall
 from lengthwise.protocols.turns import Turns
 from lengthwise.repository.served import ServedModel
@@ -73,7 +74,7 @@ class Infer(Endpoint):
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
-        document = json_text.parse(head, "the body" if len(head) == len(request.body) else "the body's JSON")
+        document = tensor_text.parse(head, "the body" if len(head) == len(request.body) else "the body's JSON")
         if not isinstance(document, dict):
             raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', it is {kind(document)}")])
         problems = Problems()
@@ -228,7 +229,7 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
         pointer = f"/inputs/{i}"
         unknown_fields(entry, _INPUT_FIELDS, pointer, problems)
         name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
-        data: list[Any] | memoryview | None = entry.get("data")
+        data: list[Any] | TensorText | memoryview | None = entry.get("data")
         parameters = _object(entry, "parameters", pointer, problems)
         request_parameters.no_shared_memory(parameters, f"{pointer}/parameters", problems)
         size = parameters.get("binary_data_size")
@@ -238,7 +239,7 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
         elif size is not None:
             problems.add(f"{pointer}/parameters/binary_data_size", "must be the number of its bytes behind the JSON")
             data = None
-        elif not isinstance(data, list):
+        elif not isinstance(data, list | TensorText):
             problems.add(f"{pointer}/data", "must be an array of numbers")
             data = None
         if not isinstance(name, str):
