@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,6 +141,14 @@ def test_every_file_of_the_same_data_is_the_same_records(tmp_path: Path, drawn: 
     check_file(tmp_path / "d.csv", found, dataset.Reading(columns))
 
 
+@pytest.mark.parametrize("times", ["0,x,2", "0,2024-01-01,2", "0,,2"])
+def test_a_time_that_is_none_is_told_by_itself(tmp_path: Path, times: str) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("id,t,v\n" + "".join(f"a,{time},1\n" for time in times.split(",")))
+    with pytest.raises(ConfigurationError, match=re.escape(repr(times.split(",")[1]))):
+        list(dataset.read(path))
+
+
 def check_file(path: Path, found: Data, reading: dataset.Reading | None = None) -> None:
     records = {one.id: one for one in dataset.read(path, reading=reading or dataset.Reading())}
     assert {name: (bits(one.steps), one.label) for name, one in records.items()} == {
@@ -232,7 +241,9 @@ TABLE = pandas.DataFrame({"id": ["a", "a", "b"], "t": [1, 0, 0], "v": [0.1, 0.2,
         (lambda table: table.assign(case=1), ["'id'", "'case'"]),
         (lambda table: table.assign(time=1), ["'t'", "'time'"]),
         (lambda table: table.assign(id=[1, 2, 3]), ["'id'"]),
+        (lambda table: table.assign(id=["a", None, "b"]), ["row 1", "'id'"]),
         (lambda table: table.assign(v=["a", "b", "c"]), ["'v'"]),
+        (lambda table: table.assign(v=pandas.to_datetime(["2024-01-01"] * 3)), ["'v'"]),
         (lambda table: table.drop(columns="v"), ["'id'"]),
         (lambda table: table.assign(t=[1, 1, 0], id="a"), ["'t'"]),
         (lambda table: table.assign(t=["noon", "later", "x"]), ["'t'"]),

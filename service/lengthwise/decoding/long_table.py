@@ -235,13 +235,12 @@ def sequences(
             f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or put "
             "the table of a single sequence in a list"
         )
-    if found.id is not None and given.id is None and count > 1:
-        of_rows = [str(cell) for cell in columns[found.id]]
-        if len({*of_rows}) == count:
-            raise ConfigurationError(
-                f"every row has its own {found.id!r}: does it number the rows? Say which column is the id (id); the "
-                f"columns are {listed(names)}"
-            )
+    is_guessed = found.id is not None and given.id is None and count > 1
+    if found.id is not None and is_guessed and len({*_ids(columns[found.id], found.id)}) == count:
+        raise ConfigurationError(
+            f"every row has its own {found.id!r}: does it number the rows? Say which column is the id (id); the "
+            f"columns are {listed(names)}"
+        )
     return _sequences(columns, found, texts=texts), found
 
 
@@ -325,20 +324,26 @@ def _sortable(cells: Cells, name: str, *, texts: bool) -> NDArray[Any]:
         return keys
     if texts:
         numbers, wrong = _numbers(cells, name, texts=True)
-        if not wrong and not np.isnan(numbers).any():
+        odd = np.flatnonzero(np.isnan(numbers))
+        if not len(odd):
             return numbers
+        if len(wrong) < len(cells):  # numbers, but for some
+            raise _no_time(cells[odd[0]], int(odd[0]), name)
     stamps = []
     for row, cell in enumerate(cells):
         try:
             moment = cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip())
         except ValueError:
-            shown = str(cell)[:_MOST_SHOWN]
-            raise ConfigurationError(
-                f"{shown!r} in the column {name!r} (row {row}) is neither a number nor a date such as 2024-05-31T09:30:"
-                " name another column (time), or leave this one out of the table to keep the order of the rows"
-            ) from None
+            raise _no_time(cell, row, name) from None
         stamps.append((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     return np.array(stamps)
+
+
+def _no_time(cell: Any, row: int, name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{str(cell)[:_MOST_SHOWN]!r} in the column {name!r} (row {row}) is neither a number nor a date such as "
+        "2024-05-31T09:30: name another column (time), or leave this one out of the table to keep the order of the rows"
+    )
 
 
 def _numbers(cells: Cells, name: str, *, texts: bool) -> tuple[NDArray[Any], dict[int, str]]:
@@ -351,7 +356,7 @@ def _numbers(cells: Cells, name: str, *, texts: bool) -> tuple[NDArray[Any], dic
         if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
             return cells, {}
         try:
-            numbers = as_array(cells if isinstance(cells, list) else cells.astype(object))
+            numbers = as_array(cells)
             if numbers.dtype.kind in "fiu" and numbers.ndim == 1:
                 return numbers, {}
         except ValueError:
