@@ -22,7 +22,7 @@ import orjson
 
 CONCURRENT: Final = 48
 """Connections at once."""
-PATIENCE_SECONDS: Final = 60.0
+PATIENCE_SECONDS: Final = 180.0
 MARKER: Final = b"GET /livez HTTP/1.1\r\nhost: marker\r\n\r\n"
 UNLIKE: Final = frozenset({"date", "server-timing", "x-request-id"})
 """Headers that differ from one answer to the next."""

@@ -40,14 +40,14 @@ OF_MODEL = 'model="sums",version="1"'
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not true():
             await asyncio.sleep(0)
 
 
 async def left(service: Service, *, freed: int) -> dict[str, float]:
     """The figures, once one call is counted as left; `freed` of its sequences did not run."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while (figures := await service.figures())[f'lengthwise_requests_total{{code="499",{OF_MODEL}}}'] != 1:
             await asyncio.sleep(0)
     assert figures[f"lengthwise_cancelled_sequences_total{{{OF_MODEL}}}"] == freed
@@ -86,7 +86,7 @@ async def test_who_leaves_during_the_run_leaves_the_batch_mate_its_answer(way: s
         loop.call_soon_threadsafe(runs.release)
         permits.acquire(timeout=60)
 
-    async with serving(model(manifest(), wait)) as service, net(service) as made, asyncio.timeout(60):
+    async with serving(model(manifest(), wait)) as service, net(service) as made, asyncio.timeout(180):
         first, leaving, mate = [await made.line() for _ in range(3)]
         served = service.serving.served[0]
         first.send(GOOD)
@@ -118,7 +118,7 @@ def _half_closed_is_left_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def idle_again(made: Net) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not idle(await made.service.figures()):
             await asyncio.sleep(0)
 

@@ -89,7 +89,7 @@ def run(server: Server, block: Block) -> str:
     command = [sys.executable, "-W", "error", "-c", text]
     if block.language == "sh":
         command = ["bash", "-euo", "pipefail", "-c", server.at_its_ports(SETUP.text) + text]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

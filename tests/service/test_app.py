@@ -75,7 +75,7 @@ async def test_a_service_that_starts_lives_and_is_not_ready() -> None:
             assert "examples" not in (await life.client.get("/openapi.json")).text
         finally:
             release.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while await life.status("/readyz") != 200:
                 await asyncio.sleep(0)
         assert '"sums/1"' in (await life.client.get("/openapi.json")).text
@@ -89,7 +89,7 @@ async def test_a_service_may_end_while_it_starts() -> None:
         return repository()
 
     try:
-        async with asyncio.timeout(60), Lifespan(slowly):
+        async with asyncio.timeout(180), Lifespan(slowly):
             pass
     finally:
         release.set()
@@ -100,7 +100,7 @@ async def test_an_unreadable_repository_is_an_error_at_the_start() -> None:
         raise ConfigurationError("no such folder")
 
     failures: list[BaseException] = []
-    async with Lifespan(unreadable, failures) as life, asyncio.timeout(60):
+    async with Lifespan(unreadable, failures) as life, asyncio.timeout(180):
         while not failures:
             await asyncio.sleep(0)
         assert await life.status("/readyz") == 503
@@ -111,7 +111,7 @@ async def test_a_start_that_fails_is_logged_where_nobody_asked(caplog: pytest.Lo
     def unreadable() -> Repository:
         raise ConfigurationError("no such folder")
 
-    async with Lifespan(unreadable), asyncio.timeout(60):
+    async with Lifespan(unreadable), asyncio.timeout(180):
         while "no such folder" not in caplog.text:
             await asyncio.sleep(0)
 
@@ -119,7 +119,7 @@ async def test_a_start_that_fails_is_logged_where_nobody_asked(caplog: pytest.Lo
 async def test_no_good_model_is_told_with_its_reason() -> None:
     refused = Repository(refused=[Refusal("sums/1", "its digest differs")])
     async with Lifespan(lambda: refused) as life:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while not life.serving.started:
                 await asyncio.sleep(0)
         ready = await life.client.get("/readyz")
@@ -134,7 +134,7 @@ async def test_no_good_model_is_told_with_its_reason() -> None:
 async def test_a_folder_without_any_version_is_told_wherever_readiness_is_asked_for() -> None:
     nothing = Repository(reason="no NAME/VERSION folder")
     async with Lifespan(lambda: nothing) as life:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while not life.serving.started:
                 await asyncio.sleep(0)
         assert (await life.client.get("/healthz")).json()["reason"] == "no NAME/VERSION folder"
@@ -164,7 +164,7 @@ async def test_the_root_does_not_name_what_only_the_admin_port_has() -> None:
 
 async def test_a_service_that_is_ready_says_in_the_log_where_to_try_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "lengthwise.app")
-    async with Lifespan(lambda: repository(model(manifest()))) as life, asyncio.timeout(60):
+    async with Lifespan(lambda: repository(model(manifest()))) as life, asyncio.timeout(180):
         while not life.serving.ready or not caplog.messages:
             await asyncio.sleep(0)
     assert caplog.messages[0].startswith("try it: ")

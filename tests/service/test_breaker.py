@@ -68,7 +68,7 @@ class Switch:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not true():
             await asyncio.sleep(0.005)
 
@@ -184,5 +184,5 @@ async def test_a_service_stops_while_a_probe_hangs(monkeypatch: pytest.MonkeyPat
     async with serving(model(manifest(), switch)) as service:
         switch.on = True
         await fail(service)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await entered.wait()

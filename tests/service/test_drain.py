@@ -115,7 +115,7 @@ async def round_of(
         outcomes.signalled = time.monotonic()
         server.terminate()
 
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(180), asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(call(server, sent, outcomes, tls))
         group.create_task(signal_amid())
@@ -194,7 +194,7 @@ async def test_grpc_calls_are_answered_or_told() -> None:
         infer = channel.unary_unary(f"/{INFER}")
         while True:
             try:
-                await infer(message.SerializeToString(), timeout=30)
+                await infer(message.SerializeToString(), timeout=180)
                 outcomes["OK"] += 1
                 if outcomes["OK"] == 200:
                     signalled.set()
@@ -203,7 +203,7 @@ async def test_grpc_calls_are_answered_or_told() -> None:
                 return
 
     with started("--grpc-port", str(port), "--runners", "1", "--drain-seconds", "10") as server:
-        async with asyncio.timeout(60), AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        async with asyncio.timeout(180), AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             for _ in range(20):
                 group.create_task(
                     calls(await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}")))
@@ -220,7 +220,7 @@ async def test_who_watches_the_health_is_told_at_once() -> None:
     statuses = health_pb2.HealthCheckResponse
     with started("--grpc-port", str(port), "--drain-seconds", "600") as server, server.connect() as begun:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=180)
             assert (await watch.read()).status == statuses.SERVING
             begun.send(ORDINARY[:-10])
             assert (await asyncio.to_thread(server.get, "/livez")).status_code == 200

@@ -299,7 +299,7 @@ async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event
     await running.wait()
     second.send(orjson.dumps({"sequences": [[[7, 7]]]}), *headers)
     queue = made.service.serving.served[0].queue
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not queue.pending:
             await asyncio.sleep(0)
         second.writer.close()
@@ -324,7 +324,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_as_499(
         line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
         await line.writer.drain()
         name = 'lengthwise_requests_total{code="499",model="",version=""}'
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while not any(connection.cycle for connection in made.state.connections):
                 await asyncio.sleep(0)
             line.writer.close()
@@ -363,7 +363,7 @@ async def test_attention_requested_by_one_request_does_not_fail_the_others_of_it
         asking.send(orjson.dumps({"sequences": [[[1, 3]]], "outputs": ["attention"]}))
         other.send(orjson.dumps({"sequences": [[[BLIND, BLIND]]]}))
         queue = made.service.serving.served[0].queue
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(180):
             while len(queue.pending) < 2:
                 await asyncio.sleep(0.001)
         release.set()
@@ -444,7 +444,7 @@ async def test_a_shutdown_waits_for_the_answer_and_then_ends_the_connection() ->
         status, headers, _ = await line.answer()
         assert (status, headers["connection"]) == (200, "close")
         assert await line.reader.read() == b""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while made.state.connections:
                 await asyncio.sleep(0)
 
@@ -492,7 +492,7 @@ async def nothing_kept(made: Net) -> AsyncIterator[None]:
         yield
         for line in made.lines:
             line.writer.close()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while made.state.connections or made.state.tasks:
                 await asyncio.sleep(0.01)
             while kept_for_requests():
@@ -585,7 +585,7 @@ async def test_what_is_no_request_lets_the_answer_before_it_out_first() -> None:
         await running.wait()
         line.writer.write(b"nonsense\r\n\r\n")
         (connection,) = made.state.connections
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while connection.state not in ENDED:  # it was read, before the answer
                 await asyncio.sleep(0)
         release.set()
@@ -632,7 +632,7 @@ async def test_a_body_that_drips_is_counted_as_408(
         line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
         assert (await line.answer())[0] == 408
         name = 'lengthwise_requests_total{code="408",model="",version=""}'
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while (await service.figures()).get(name) != 1:
                 await asyncio.sleep(0)
         assert (await service.figures())['lengthwise_requests_total{code="499",model="",version=""}'] == 0
@@ -663,7 +663,7 @@ async def test_a_request_that_began_before_the_drain_and_is_answered_in_it_ends_
     async with net(service) as made:
         line = await made.line()
         line.writer.write(b"POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             while not made.by_asgi:
                 await asyncio.sleep(0)
         service.serving.batcher.begin_draining()
@@ -781,7 +781,7 @@ async def test_a_client_that_leaves_or_is_late_while_its_body_is_read_beside_the
         if how == "leaves":
             for line in lines:
                 line.writer.transport.abort()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(180):
                 while made.state.connections:
                     await asyncio.sleep(0.001)
             assert service.serving.inflight.bytes == 0
@@ -790,7 +790,7 @@ async def test_a_client_that_leaves_or_is_late_while_its_body_is_read_beside_the
         release.set()
         if how == "is late":
             assert [(await line.answer())[0] for line in lines[:2]] == [504, 504]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(180):
             while service.app.predict.large_bodies.free < LARGE_BODIES_AT_ONCE:
                 await asyncio.sleep(0.001)
         assert idle(await service.figures())

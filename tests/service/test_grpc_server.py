@@ -71,14 +71,14 @@ async def held(**options: Any) -> AsyncIterator[tuple[Caller, Callable[[], None]
 async def queued(caller: Caller, count: int) -> None:
     """Returns once that many sequences wait."""
     queue = caller.service.serving.served[0].queue
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while len(queue.pending) != count:
             await asyncio.sleep(0)
 
 
 async def counted(caller: Caller, code: int, count: int = 1) -> dict[str, float]:
     """The figures, once that many calls are counted with a status: the caller may know before the server has."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while True:
             figures = await caller.service.figures()
             of_code = [value for name, value in figures.items() if f'requests_total{{code="{code}"' in name]
@@ -88,7 +88,7 @@ async def counted(caller: Caller, code: int, count: int = 1) -> dict[str, float]
 
 async def nothing_in_hand(caller: Caller) -> dict[str, float]:
     """The figures, once the last answer has left: the caller may have it before the server knows."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while caller.service.serving.inflight.bytes:
             await asyncio.sleep(0)
     return await caller.service.figures()
@@ -212,7 +212,7 @@ async def test_what_was_asked_is_let_go_of_without_the_collector(message: pb.Mod
         try:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await caller.call("ModelInfer", message)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 while kept():
                     await asyncio.sleep(0.01)
         finally:
@@ -226,7 +226,7 @@ async def test_a_large_body_of_another_call_is_freed_without_the_garbage_collect
         gc.disable()
         try:
             assert (await caller.refused("ServerLive", body)).code() is Code.INVALID_ARGUMENT
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 while any(type(each) is FrameType and frame_holds(each, len(body)) for each in gc.get_objects()):
                     await asyncio.sleep(0.01)
         finally:
@@ -454,7 +454,7 @@ async def test_a_model_that_is_good_answers_while_another_is_judged_and_the_serv
         await asyncio.to_thread(looked.wait, 30)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             caller = Caller(Service(made, None, None), channel)  # type: ignore[arg-type]  # HTTP is not asked
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(180):
                 while not made.served:
                     await asyncio.sleep(0)
             assert (await caller.call("ModelInfer", request())).model_name == "sums"
@@ -702,7 +702,7 @@ async def test_the_application_listens_where_a_port_is_set_and_stops_with_the_se
     app = make_app(Serving(options, lambda *_: repository(model(manifest())))).app.app
     async with app.router.lifespan_context(app), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while (await watch.read()).status != health_pb2.HealthCheckResponse.SERVING:
                 pass
         answer = await channel.unary_unary(f"/{SERVICE}/ModelInfer")(request().SerializeToString())
@@ -719,7 +719,7 @@ async def test_a_health_watch_of_a_starting_server_gets_not_serving() -> None:
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             watch.cancel()
     finally:
@@ -760,7 +760,7 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = Settings(runners=1, grpc_port=taken.getsockname()[1])
         app = make_app(Serving(options, lambda *_: repository()), on_failure=failures.append).app.app
-        async with app.router.lifespan_context(app), asyncio.timeout(60):
+        async with app.router.lifespan_context(app), asyncio.timeout(180):
             while not failures:
                 await asyncio.sleep(0)
     assert isinstance(failures[0], ConfigurationError)

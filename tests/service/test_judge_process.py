@@ -31,7 +31,7 @@ from tests.support import hostile_models, proc
 from tests.support.hostile_models import place_graph
 from tests.support.model_directories import BUNDLED, LIMITS, place, sign, tamper_with_golden
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 MEBIBYTE = 2**20
 
 Started = list[subprocess.Popen[bytes]]

@@ -25,7 +25,7 @@ from tests.support.model_directories import place
 from tests.support.odd_directories import encrypted, text_for_lengths, trillions_of_steps
 from tests.support.server_process import ServerProcess, started
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 BODY = {"sequences": [[[0.5] * 12] * 3], "model": "vowels"}
 
 

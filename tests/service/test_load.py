@@ -60,7 +60,7 @@ def test_requests_go_round_in_their_order():
 
 
 def test_a_closed_loop_keeps_as_many_requests_on_their_way_as_it_has_connections():
-    together = threading.Barrier(3, timeout=10)
+    together = threading.Barrier(3, timeout=180)
 
     def wait_for_the_others(_number: int, reply: Reply) -> Reply:
         together.wait()

@@ -37,7 +37,7 @@ from lengthwise.settings import Settings
 from lengthwise.telemetry.families import Family
 from tests.support.numpy_models import Service, manifest, model, serving
 
-EVENTUALLY_SECONDS = 30
+EVENTUALLY_SECONDS = 180.0
 BODY = {"sequences": [{"id": "a", "steps": [[1, 3], [2, 2]]}, [[1, 1]]]}
 
 

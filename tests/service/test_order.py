@@ -26,7 +26,7 @@ WAYS = pytest.mark.parametrize("way", ["direct", "asgi", "v1"])
 
 async def counts(service: Service, total: int) -> dict[str, float]:
     """How many calls have which code, once there are that many."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while True:
             found: dict[str, float] = {}
             for name, value in (await service.figures()).items():
@@ -134,7 +134,7 @@ async def test_empty_lines_between_known_requests_do_not_add_up(made: Net) -> No
         line.writer.write(b"\r\n" * 1000)
         await line.writer.drain()
         connection = connection_of(made)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             while connection.unparsed_bytes < 2000:
                 await asyncio.sleep(0)
 
@@ -240,7 +240,7 @@ async def test_a_body_that_waits_unread_behind_another_request_is_not_late(monke
             check()
 
         monkeypatch.setattr(connection, "check_body", counted)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             while looks < 4:
                 await asyncio.sleep(0.01)
         release.set()
@@ -288,7 +288,7 @@ async def test_a_client_that_sends_no_more_before_its_answer_is_there_gets_it(wa
         line.writer.write(request(way))
         line.writer.write_eof()
         await running.wait()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             while connection_of(made).state not in ENDED:
                 await asyncio.sleep(0)
         release.set()
@@ -339,7 +339,7 @@ async def test_a_client_that_stops_in_the_middle_gives_its_place_back_at_once(
     line.writer.write(request(way)[:-3])
     line.writer.write_eof()
     assert await rest_of(line) == b""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while made.state.connections:
             await asyncio.sleep(0)
     assert await counts(made.service, 1) == {"499": 1}
@@ -358,7 +358,7 @@ async def test_a_refused_client_that_goes_on_sending_is_read_until_it_ends_its_s
     assert connection.transport.is_closing()
     assert not connection.owes
     line.writer.close()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while made.state.connections:
             await asyncio.sleep(0)
 
@@ -390,7 +390,7 @@ async def test_a_client_that_leaves_with_pipelined_requests_is_counted_once_as_g
         await asyncio.sleep(0)
         release.set()
         assert await counts(made.service, 1) == {"499": 1}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             while made.state.connections:
                 await asyncio.sleep(0)
         assert made.service.serving.inflight.bytes == 0
@@ -420,7 +420,7 @@ async def narrow(made: Net) -> socket.socket:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     client.setblocking(False)
     await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", made.port))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while not made.state.connections:
             await asyncio.sleep(0)
     there = connection_of(made).transport.get_extra_info("socket")
@@ -430,14 +430,14 @@ async def narrow(made: Net) -> socket.socket:
 
 async def unread_there(made: Net) -> Any:
     """The connection, once answers wait in it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while not any(c.transport.get_write_buffer_size() for c in made.state.connections):
             await asyncio.sleep(0.01)
     return next(c for c in made.state.connections if c.transport.get_write_buffer_size())
 
 
 async def gone(made: Net) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while made.state.connections:
             await asyncio.sleep(0.01)
 

@@ -54,7 +54,7 @@ async def held(**options: Any) -> AsyncIterator[tuple[Service, threading.Event, 
 async def waiting(service: Service, count: int) -> None:
     """Returns once that many sequences wait."""
     queue = service.serving.served[0].queue
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while len(queue.pending) != count:
             await asyncio.sleep(0)
 

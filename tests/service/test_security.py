@@ -178,7 +178,7 @@ async def test_a_grpc_inference_call_without_a_key_is_counted_and_with_one_answe
             'lengthwise_requests_total{code="401",model="",version=""}': 1.0,
             'lengthwise_requests_total{code="200",model="sums",version="1"}': 1.0,
         }
-        async with asyncio.timeout(60):  # the caller may have its answer before the server has counted it
+        async with asyncio.timeout(180):  # the caller may have its answer before the server has counted it
             while not wanted.items() <= samples(caller.service.serving.metrics.text().decode()).items():
                 await asyncio.sleep(0)
 

@@ -26,7 +26,7 @@ from tests.support.model_directories import measure_quickly, place
 from tests.support.numpy_models import Service
 from tests.support.server_process import ServerProcess
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 SEQUENCES = [[[0.5] * 12] * 3]
 STARTING = "the server is starting"
 

@@ -41,7 +41,7 @@ class Line:
         self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
             return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
@@ -140,5 +140,5 @@ def chunked(way: str, trailers: bytes = b"", *, end: bytes = b"\r\n") -> bytes:
 
 async def rest_of(line: Line) -> bytes:
     """Everything until the connection ends."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         return await line.reader.read()

@@ -23,7 +23,7 @@ from lengthwise.bench.launch import free_port
 from tests.support import prepared, proc
 from tests.support.numpy_models import idle, samples
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 class ServerProcess:
@@ -192,8 +192,8 @@ def started(
 ) -> Iterator[ServerProcess]:
     """A process that serves and has looked at its models, while the block runs; `faults` as in `faulty_server`.
 
-    The bundled model has its costs beside it, as `prepared` says, unless `quickly` is false. A request has a
-    minute to be sent and a minute to be answered: on a busy machine a test may need longer than the defaults allow.
+    The bundled model has its costs beside it, as `prepared` says, unless `quickly` is false. A request has
+    long to be sent and long to be answered: on a busy machine a test may need longer than the defaults allow.
     """
     patient = {"HEADER_TIMEOUT_SECONDS": PATIENCE_SECONDS, "DEFAULT_TIMEOUT_MS": 1000 * PATIENCE_SECONDS}
     variables = {f"LENGTHWISE_{name}": f"{value:g}" for name, value in patient.items()} | variables
