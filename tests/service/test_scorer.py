@@ -225,9 +225,10 @@ def test_errors_of_rows_are_a_column_if_wanted(opens: Opens, form: str) -> None:
     assert told == {
         "none": "its steps are missing",
         "no steps": "a sequence has at least one step",
-        "few features": "the model takes 2 features a step, this one has 1",
+        "few features": "the model takes 2 features a step, this one has 1; is it transposed? (in Python: "
+        "layout='channels-first')",
         "ragged": "its steps have different numbers of features",
-        "infinite": "step 0 holds a number that is not finite as float32",
+        "infinite": "step 0 holds a number that is not finite as float32 (infinity, or too large)",
         "missing": "step 0 lacks a value: the model sums/1 refuses missing values; export it with another missing "
         "policy to allow them",
         "not finite": "the model's answer to this sequence is not finite",
