@@ -20,10 +20,11 @@ from pathlib import Path
 EPOCH_SECONDS = 315_532_800  # 1980: the earliest that zip files can hold
 UNUSED_FOLDERS = {"tests", "include", "__pycache__"}
 UNUSED_ENDINGS = {".pyi", ".pyx", ".pxd", ".h", ".a", ".c", ".cpp"}
-# The Python module has the runtime inside: libonnxruntime.so is for programs in C. numpy's _simd is for its own tests,
-# its f2py for programs in Fortran; rich asks pygments only to highlight source code, which nothing here shows;
-# fastapi_offline has Redoc's page besides Swagger's.
+# The exporter needs torch, which no image has. onnxruntime's Python module has the runtime inside: libonnxruntime.so is
+# for programs in C. numpy's _simd is for its own tests, its f2py for programs in Fortran; rich asks pygments only to
+# highlight source code, which nothing here shows; fastapi_offline has Redoc's page besides Swagger's.
 UNUSED_PATHS = (
+    "lengthwise_export",
     "bin",
     "fastapi_offline/static/redoc*.js",
     "numpy/_core/_simd.*.so",

@@ -53,6 +53,10 @@ def _exporter(name: str) -> click.Command:
         module: Any = importlib.import_module("lengthwise_export.cli")
     except ConfigurationError as error:
         end(str(error), NOT_CHECKED)
+    except ModuleNotFoundError as error:
+        if error.name not in ("lengthwise_export", "lengthwise_export.cli"):
+            raise
+        end(f"the image that serves has no `{name}`: pip install 'lengthwise[export]' elsewhere", NOT_CHECKED)
     command: click.Command = module.main.commands[name]
     return command
 

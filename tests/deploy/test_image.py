@@ -72,6 +72,7 @@ def test_the_image_holds_what_the_lock_says_and_no_installer_or_exporter(built: 
             if "==" in line and not line.startswith((" ", "#"))
         }
         assert held == locked | {"lengthwise"}
+        assert not (root / "opt/lengthwise/program/lengthwise_export").exists()
         unwanted = ("pip", "setuptools", "torch", "onnx", "gcc", "cc", "curl", "wget", "ensurepip")
         found = [path for name in unwanted for place in ("usr", "opt") for path in (root / place).rglob(name)]
         assert [path for path in found if "doc" not in path.parts and "share" not in path.parts] == []

@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from lengthwise.cli import main
 from lengthwise.command import Command, end
 from lengthwise.errors import ConfigurationError, VerificationError
 
@@ -35,6 +36,14 @@ def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, sa
     result = CliRunner().invoke(command(error))
     assert result.exit_code == code
     assert said in result.stderr
+
+
+def test_where_the_exporter_is_left_out_its_commands_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lengthwise_export.cli", None)
+    result = CliRunner().invoke(main, ["export"])
+    assert result.exit_code == 2
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "lengthwise[export]" in result.stderr
 
 
 @pytest.mark.parametrize("code", [0, None, 1])
