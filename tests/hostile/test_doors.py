@@ -6,6 +6,7 @@ have passed.
 
 from __future__ import annotations
 
+import gzip
 import re
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.watched import until
+from tests.hostile.watched import MEBIBYTE, until
 from tests.support import http2, proc
 from tests.support.doors import HEALTH, Door, Doors, opened
 from tests.support.numpy_models import samples
@@ -190,6 +191,17 @@ def test_an_unknown_compression_and_metadata_without_an_end_are_refused(plain: D
                 list(connection.frames())
     assert door.answers()
     assert "Traceback" not in plain.server.text
+
+
+def test_a_message_that_inflates_past_the_limit_takes_little_memory(plain: Doors) -> None:
+    bomb = gzip.compress(bytes(128 * MEBIBYTE))
+    with plain.of["grpc"].connect() as wire:
+        connection = http2.Connection(wire)
+        connection.ended(connection.begin(HEALTH, http2.message(b"")))
+        before = plain.server.peak_bytes()
+        connection.ended(connection.begin(INFER, http2.message(bomb, flag=1), **{"grpc-encoding": "gzip"}))
+        assert plain.server.peak_bytes() - before < 64 * MEBIBYTE
+    assert plain.of["grpc"].answers()
 
 
 @pytest.fixture
