@@ -229,6 +229,8 @@ class _Check:
         self.progress("the baseline batch, and one answer again and again")
         sequences = base_sequences(self.sampler, sizes)
         batch = pad(sequences, width=sizes.width)
+        if self.subject.state is not None:  # what the search of widths has left
+            self.subject.state.restore()
         try:
             first = Baseline(sequences, batch, self._answer(batch))
         except RunError as error:
