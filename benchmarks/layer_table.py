@@ -189,7 +189,7 @@ def figures(expression: str, case: Case) -> Figures:
     batch = pad(sequences, width=sizes.width)
     first = Baseline(sequences, batch, subject.answer(batch))
     moved = {"zeros": 0.0, "padding": 0.0, "poison": 0.0}
-    for trial in (*trials(sequences, sizes, sampler), *lone_trials(sequences)):
+    for trial in (*trials(sequences, sizes, sampler), *lone_trials(sequences, [None] * len(sequences))):
         kind = trial.change if trial.change in moved else "zeros"
         try:
             answer = subject.answer(trial.batch)

@@ -163,7 +163,12 @@ def export(
             _require_accuracy(verified, must_keep_accuracy, before_and_after)
         examples = example_recordings.chosen(data or (), manifest)
         finished = _write(stage, verified, source.mend, examples, seed=seed)
-        notices = (*([] if ties is None else [ties]), *verified.notices, *_load_as_a_service_would(stage, finished))
+        notices = (
+            *([] if ties is None else [ties]),
+            *verified.notices,
+            *_ill_conditioned(finished),
+            *_load_as_a_service_would(stage, finished),
+        )
         if examples:
             kept = f"{len(examples)} recordings of the data stand in {EXAMPLES_FILE}, for the console"
             notices = (*notices, f"{kept}; remove the file if others must not see them")
@@ -373,6 +378,17 @@ def _write(
     )
     files.write(stage / MANIFEST_FILE, finished.to_json())
     return finished
+
+
+def _ill_conditioned(manifest: Manifest) -> Iterator[str]:
+    """A notice about sequences for which the promised tolerance is larger than rounding."""
+    for promise in manifest.promises:
+        if promise.amplified:
+            yield (
+                "the model is ill-conditioned for some raw values (a constant far from 0, for example): a few ulps of "
+                f"such a sequence move its answer by {promise.amplified:.2g}, and batched it may differ by "
+                f"{promise.tolerance:.2g} (the manifest's tolerance)"
+            )
 
 
 def _load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps
+from lengthwise.verification.measurement import MOST_AMPLIFIED
+from lengthwise.verification.random_sequences import AMPLIFIED, rounded_otherwise
 from lengthwise_export.checking import axes
 from lengthwise_export.checking.recording import ModelOutput, Subject
-
-_MAX_AMPLIFIED: Final = 1e-3
-"""The tolerance is raised for models that amplify rounding, but never above this: more would hide leaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Sequences, the batch in which they ran first, and the answer to it."""
+    """Sequences, the batch in which they ran first, the answer to it, and the kind of those that are of raw values."""
 
     sequences: Sequence[Steps]
     batch: PaddedBatch
     answer: ModelOutput
+    kinds: Sequence[str | None] = ()
 
     def moved_by(self, after: ModelOutput, row: int, other: int) -> float:
         """The largest difference between another batch's answer to a sequence and the baseline's, at valid steps.
@@ -47,7 +46,31 @@ class Baseline:
 
     def largest_difference(self, after: ModelOutput) -> float:
         """The largest difference over all rows, for a batch that holds the same sequences in the same order."""
-        return max(self.moved_by(after, row, row) for row in range(self.batch.rows))
+        return self._largest(after, range(self.batch.rows))
+
+    def _largest(self, after: ModelOutput, rows: Iterable[int]) -> float:
+        return max(self.moved_by(after, row, row) for row in rows)
+
+    def kind(self, row: int) -> str | None:
+        """The kind of raw values of a row; None if they are ordinary."""
+        return self.kinds[row] if self.kinds else None
+
+    def ordinary(self) -> list[int]:
+        """The rows of ordinary values."""
+        return [row for row in range(self.batch.rows) if self.kind(row) is None]
+
+    def amplified(self, subject: Subject) -> list[float]:
+        """For each row: the most that a few ulps of all values move its answer, alone or in this batch.
+
+        Args:
+            subject: The model that gave the answer.
+        """
+        if subject.steps.kind == "tokens":
+            return [0.0] * self.batch.rows
+        answers = [
+            subject.answer(PaddedBatch(steps, self.batch.lengths)) for steps in rounded_otherwise(self.batch.steps)
+        ]
+        return [max(self.moved_by(answer, row, row) for answer in answers) for row in range(self.batch.rows)]
 
     def allowed_rounding(self, subject: Subject, tolerance: float) -> float:
         """The tolerance, raised for a model that amplifies rounding.
@@ -60,12 +83,13 @@ class Baseline:
             tolerance: The tolerance without amplification.
 
         Returns:
-            Ten times what 1 ulp moves an answer, if that is above the tolerance and below 1e-3; else the tolerance.
+            Ten times what 1 ulp moves an answer to ordinary values, if that is above the tolerance and below 1e-3; else
+            the tolerance.
         """
         if subject.steps.kind == "tokens":
             return tolerance
-        moved = self.largest_difference(subject.answer(self.with_one_ulp_added()))
-        return 10 * moved if tolerance < 10 * moved < _MAX_AMPLIFIED else tolerance
+        moved = self._largest(subject.answer(self.with_one_ulp_added()), self.ordinary())
+        return AMPLIFIED * moved if tolerance < AMPLIFIED * moved < MOST_AMPLIFIED else tolerance
 
     def with_one_ulp_added(self) -> PaddedBatch:
         """The same batch with each value replaced by the next larger float32; zeros stay zeros."""

@@ -11,6 +11,7 @@ their order. The answer to a sequence must stay the same. If it changes, `leaks`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.verification.measurement import ROUNDING
+from lengthwise.verification.random_sequences import AMPLIFIED
 from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.geometry import Geometry
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
@@ -31,6 +33,7 @@ from lengthwise_export.checking.trials import (
     base_sequences,
     fewer_rows,
     geometry,
+    kinds_of_rows,
     lone_trials,
     odd_batches,
     padding_changed,
@@ -49,6 +52,9 @@ from lengthwise_export.errors import RunError, UncheckableError
 
 _MAX_UNBATCHED: Final = 48
 """At most this many lengths are run unbatched."""
+
+_RAW_OF_EACH: Final = 2
+"""So many sequences of each kind of raw values are run unbatched, most of them short."""
 
 _MAX_NAMED: Final = 5
 """At most this many trials are named in the reason."""
@@ -111,6 +117,8 @@ class _Check:
         self.notes: list[str] = []
         self.failed: list[FailedTrial] = []
         self.checked: list[Geometry] = []
+        self.amplified: dict[int, tuple[Baseline, list[float]]] = {}
+        self.ill_conditioned: dict[str, tuple[float, float]] = {}
         self.steadiness: Steadiness | None = None
 
     def ask_again(self) -> None:
@@ -129,6 +137,7 @@ class _Check:
         widest, sizes = limits.widest, limits.sizes
         self.min_length = sizes.shortest
         self.notes += [] if limits.note is None else [limits.note]
+        self._leave_out_kinds(sizes)
         first = self._first(sizes)
         for trial in trials(first.sequences, sizes, self.sampler):
             self._try(first, trial)
@@ -144,6 +153,7 @@ class _Check:
         else:
             self._require_meaningful_trials(first, widest)
         self._note_fast_path(first)
+        self._note_ill_conditioned()
         self.progress("finding the first operator that differs")
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance))
         names = _first_of([moved.trial.name for moved in finite or self.failed])
@@ -168,6 +178,26 @@ class _Check:
             CheckedSizes.of(self.checked),
             self.min_length,
         )
+
+    def _leave_out_kinds(self, sizes: BatchSizes) -> None:
+        """Leaves out the kinds of raw values for which the model raises, or has no finite answer."""
+        tried = {kind: self.sampler.sequence(sizes.longest, kind) for kind in self.sampler.kinds}
+        if not tried or self._is_answered([*tried.values()], sizes):
+            return
+        if not self._is_answered([self.sampler.sequence(sizes.longest)] * 2, sizes):
+            return  # not because of the kinds, so the baseline says why
+        self.sampler.kinds = tuple(kind for kind, steps in tried.items() if self._is_answered([steps] * 2, sizes))
+        left = [kind for kind in tried if kind not in self.sampler.kinds]
+        if left:
+            self.notes.append(f"no trial has {', '.join(left)}: the model raises there, or its answer is not finite")
+
+    def _is_answered(self, sequences: Sequence[Steps], sizes: BatchSizes) -> bool:
+        """Whether a batch of sequences gets finite answers."""
+        batch = pad(sequences, width=sizes.width)
+        try:
+            return bool(np.isfinite(_at_valid_steps(self.subject.answer(batch).logits, batch)).all())
+        except (RunError, IndexError):  # an answer of another shape may lack these rows
+            return False
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch and adds its sizes to the report."""
@@ -205,7 +235,7 @@ class _Check:
         """
         for other in self.subject.alternatives():
             try:
-                again = Baseline(first.sequences, first.batch, other.subject.answer(first.batch))
+                again = Baseline(first.sequences, first.batch, other.subject.answer(first.batch), first.kinds)
                 answers = [other.subject.answer(moved.trial.batch) for moved in finite if moved.base is first.batch]
                 last = other.subject.answer(first.with_last_steps_changed(self.subject.steps.vocabulary))
                 trials_of = [moved.trial for moved in finite if moved.base is first.batch]
@@ -215,9 +245,7 @@ class _Check:
                     for row, place in trial.rows
                 )
                 # If a changed last step does not change the answer, this way does not read the whole sequence.
-                is_sound = is_sound and all(
-                    again.moved_by(last, row, row) > self.tolerance for row in range(first.batch.rows)
-                )
+                is_sound = is_sound and all(again.moved_by(last, row, row) > self.tolerance for row in again.ordinary())
             except (RunError, IndexError):  # an answer of another shape may lack these rows
                 continue
             if is_sound and answers and other.is_option:
@@ -232,7 +260,7 @@ class _Check:
         if self.subject.state is not None:  # what the search of widths has left
             self.subject.state.restore()
         try:
-            first = Baseline(sequences, batch, self._answer(batch))
+            first = Baseline(sequences, batch, self._answer(batch), kinds_of_rows(len(sequences), self.sampler))
         except RunError as error:
             self.progress("sizes at which the model runs")
             raise why_it_raises(self.subject, sequences, sizes.width, error) from error
@@ -275,9 +303,13 @@ class _Check:
         """
         count = min(sizes.width - sizes.shortest + 1, _MAX_UNBATCHED)
         lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))[::-1]
-        sequences = [self.sampler.sequence(length) for length in lengths.tolist()]
+        kinds = [*[None] * len(lengths), *_RAW_OF_EACH * self.sampler.kinds]
+        short = np.resize(lengths[::-1][::2], len(kinds) - len(lengths))
+        sequences = [
+            self.sampler.sequence(int(length), kind) for length, kind in zip((*lengths, *short), kinds, strict=True)
+        ]
         batch = pad(sequences, width=sizes.wider)
-        together = Baseline(sequences, batch, self._answer(batch))
+        together = Baseline(sequences, batch, self._answer(batch), kinds)
         rows = [
             np.isfinite(row[: len(steps)] if row.ndim == 2 else row).all()
             for row, steps in zip(together.answer.logits, sequences, strict=True)
@@ -287,10 +319,10 @@ class _Check:
             raise UncheckableError(f"the answers to finite sequences of {as_ranges(bad)} steps are not finite")
         raised = {
             len(sequence): error
-            for sequence, trial in zip(sequences, lone_trials(sequences), strict=True)
+            for sequence, trial in zip(sequences, lone_trials(sequences, kinds), strict=True)
             if (error := self._try(together, trial, may_raise=True)) is not None
         }
-        if len(raised) == len(sequences) and not any(moved.trial.change != "poison" for moved in self.failed):
+        if len(raised) == len(lengths) and not any(moved.trial.change != "poison" for moved in self.failed):
             raise UncheckableError(
                 f"the model raises for a batch of one row, at every length: {raised[min(raised)]} (usually because of "
                 "a squeeze without a dim, which also removes the axis of the rows)"
@@ -313,7 +345,7 @@ class _Check:
             self._try(first, trial)
         for name, sequences, batch in odd_batches(sizes, widest, self.sampler):
             try:
-                base = Baseline(sequences, batch, self._answer(batch))
+                base = Baseline(sequences, batch, self._answer(batch), kinds_of_rows(len(sequences), self.sampler))
             except RunError as error:
                 if batch.rows == 1:  # already noted by the unbatched trials
                     continue
@@ -356,11 +388,38 @@ class _Check:
             )
 
     def _add_result(self, first: Baseline, trial: CheckTrial, answer: ModelOutput) -> None:
-        moved = [first.moved_by(answer, row, other) for row, other in trial.rows]
+        moved = [self._unexplained(first, row, first.moved_by(answer, row, other)) for row, other in trial.rows]
         passed = max(moved) <= self.tolerance
         self.outcomes.append(TrialResult(trial.name, trial.change, max(moved), passed))
         if not passed:
-            self.failed.append(FailedTrial(first.batch, trial, int(np.argmax(moved))))
+            # Where ordinary values show it, they show best where it begins.
+            apart = dict(zip(trial.rows, moved, strict=True))
+            failed = [pair for pair in trial.rows if not apart[pair] <= self.tolerance]
+            ordinary = [pair for pair in trial.rows if first.kind(pair[0]) is None]
+            rows = tuple(ordinary if set(ordinary) & set(failed) else failed)
+            worst = max(rows, key=lambda pair: apart[pair])
+            self.failed.append(FailedTrial(first.batch, replace(trial, rows=rows), rows.index(worst)))
+
+    def _unexplained(self, first: Baseline, row: int, moved: float) -> float:
+        """The difference of an answer; 0 if the sequence is raw and ill-conditioned, so that rounding explains it."""
+        kind = first.kind(row)
+        if moved <= self.tolerance or kind is None or not np.isfinite(moved):
+            return moved
+        if id(first) not in self.amplified:
+            self.amplified[id(first)] = first, first.amplified(self.subject)
+        by_ulps = self.amplified[id(first)][1][row]
+        if moved > self.tolerance + AMPLIFIED * by_ulps:
+            return moved
+        before = self.ill_conditioned.get(kind, (0.0, 0.0))
+        self.ill_conditioned[kind] = (max(before[0], by_ulps), max(before[1], moved))
+        return 0.0
+
+    def _note_ill_conditioned(self) -> None:
+        for kind, (by_ulps, moved) in self.ill_conditioned.items():
+            self.notes.append(
+                f"ill-conditioned at {kind}: a few ulps of such values move the answer by {by_ulps:.2g}; differences "
+                f"of up to {moved:.2g} there are rounding"
+            )
 
 
 def _with_longest(first: Baseline, long: Steps) -> CheckTrial:

@@ -3,7 +3,8 @@
 The lengths in a batch differ, include the shortest that the model accepts (nearly always 1), and are all smaller than
 the width. Some valid steps are all zeros, in the middle and at the end of a sequence: this catches models that infer
 the lengths from zeros. The longest sequence is the first row, so a model that sorts its rows by length does not reorder
-the baseline.
+the baseline. Some rows are of raw values (`lengthwise.verification.random_sequences.KINDS`): a mask that adds -10
+hides padding only from values of size 1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
-from lengthwise.verification.random_sequences import EXTREME_PADDING
+from lengthwise.verification.random_sequences import EXTREME_PADDING, KINDS, raw
 from lengthwise_export.checking.geometry import Geometry
 
 Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", "poison"]
@@ -112,14 +113,25 @@ class Sampler:
     Args:
         steps: The kind of a step: values or tokens.
         seed: Seed of the generator.
+
+    Attributes:
+        kinds: The kinds of raw values that are tried; none of tokens.
     """
 
     def __init__(self, steps: StepInput, seed: int) -> None:
         self._steps = steps
         self._random = np.random.default_rng(seed)
+        self.kinds: tuple[str, ...] = () if steps.kind == "tokens" else tuple(KINDS)
 
-    def sequence(self, length: int) -> Steps:
-        """`[length, features]` float32, or `[length]` token ids; of 3 steps or more, the middle one is zeros."""
+    def sequence(self, length: int, kind: str | None = None) -> Steps:
+        """`[length, features]` float32, or `[length]` token ids; of 3 steps or more, the middle one is zeros.
+
+        Args:
+            length: The number of steps.
+            kind: One of `kinds`; None for ordinary values.
+        """
+        if kind is not None:
+            return raw(kind, (length, self._steps.features or 0), self._random)
         values = self._draw((length,), 1.0)
         if length >= 3:
             values[length // 2] = 0
@@ -141,12 +153,19 @@ class Sampler:
 
 
 def base_sequences(sampler: Sampler, sizes: BatchSizes) -> list[Steps]:
-    """The baseline's sequences, longest first; the last is the shortest, and the second ends in a step of zeros."""
+    """The baseline's sequences, longest first; the last is the shortest, and the third ends in a step of zeros."""
     shares = np.linspace(sizes.longest, sizes.shortest, sizes.rows)
-    sequences = [sampler.sequence(round(length)) for length in shares]
-    if len(sequences) > 2 and len(sequences[1]) > 1:
-        sequences[1][-1] = 0
+    kinds = kinds_of_rows(len(shares), sampler)
+    sequences = [sampler.sequence(round(length), kind) for length, kind in zip(shares, kinds, strict=True)]
+    if len(sequences) > 3 and len(sequences[2]) > 1:
+        sequences[2][-1] = 0
     return sequences
+
+
+def kinds_of_rows(rows: int, sampler: Sampler) -> list[str | None]:
+    """The kind of raw values of each row of a batch, None for ordinary ones: most rows, the first and the last."""
+    kinds = sampler.kinds
+    return [kinds[row // 3 % len(kinds)] if kinds and row % 3 == 1 else None for row in range(rows)]
 
 
 def geometry(batch: PaddedBatch) -> Geometry:
@@ -200,10 +219,11 @@ def unbatched_name(length: int) -> str:
     return f"unbatched, {length} step{'s' if length > 1 else ''}"
 
 
-def lone_trials(sequences: Sequence[Steps]) -> Iterator[CheckTrial]:
-    """Each sequence in a batch of its own, without padding."""
-    for row, steps in enumerate(sequences):
-        yield CheckTrial(unbatched_name(len(steps)), "batch", pad([steps], multiple=1), ((row, 0),))
+def lone_trials(sequences: Sequence[Steps], kinds: Sequence[str | None]) -> Iterator[CheckTrial]:
+    """Each sequence, of raw values of its kind or of ordinary ones, in a batch of its own, without padding."""
+    for row, (steps, kind) in enumerate(zip(sequences, kinds, strict=True)):
+        name = unbatched_name(len(steps)) + (f" ({kind})" if kind else "")
+        yield CheckTrial(name, "batch", pad([steps], multiple=1), ((row, 0),))
 
 
 def fewer_rows(first: PaddedBatch) -> Iterator[CheckTrial]:
@@ -224,7 +244,8 @@ def odd_batches(sizes: BatchSizes, widest: int, sampler: Sampler) -> Iterator[tu
         shapes.append((f"of {long} steps", [long, half], widest))
     for name, lengths, width in shapes:
         if width > max(lengths):
-            sequences = [sampler.sequence(length) for length in lengths]
+            kinds = kinds_of_rows(len(lengths), sampler)
+            sequences = [sampler.sequence(length, kind) for length, kind in zip(lengths, kinds, strict=True)]
             yield name, sequences, pad(sequences, width=width)
 
 

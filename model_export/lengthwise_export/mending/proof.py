@@ -9,6 +9,7 @@ too, between the mended model's own answers alone and in batches.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.verification.measurement import ROUNDING
+from lengthwise.verification.random_sequences import AMPLIFIED
 from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.check import ProgressCallback
 from lengthwise_export.checking.recording import ModelOutput, Subject
@@ -29,6 +31,8 @@ from lengthwise_export.errors import RunError
 
 SEQUENCES: Final = 200
 """Number of sequences of a proof."""
+_RAW_AMONG: Final = 4
+"""One of so many sequences is of raw values, the kinds in turn."""
 BATCH_ROWS: Final = (1, 2, 3, 5, 8, 13, 24, 32)
 """Numbers of rows of a proof's batches, in turn."""
 _MAX_SQUARES: Final = 2**22
@@ -80,6 +84,9 @@ class MendProof:
         bits: Whether the mended model gives each sequence the same bits alone and in every batch.
         in_company: The largest difference between the mended model's own answers alone and in batches.
         wrong: Why the proof does not hold; None if it holds.
+        amplified: How much a few ulps of the values move an answer of the original at raw values where it is
+            ill-conditioned, so that rounding explains a difference above the tolerance; 0 if it is nowhere.
+        ill_conditioned: The number of such sequences.
     """
 
     sequences: int
@@ -91,6 +98,8 @@ class MendProof:
     bits: bool
     in_company: float
     wrong: str | None = None
+    amplified: float = 0.0
+    ill_conditioned: int = 0
 
     @property
     def holds(self) -> bool:
@@ -111,6 +120,12 @@ class MendProof:
         return (
             f"{self.sequences} sequences of {least} to {most} steps get the answer of the original alone, within "
             f"{self.difference:.2g}, and {kept}"
+            + (
+                f"; {self.ill_conditioned} are ill-conditioned in the original: a few ulps of their values move its "
+                f"answer by up to {self.amplified:.2g}"
+                if self.ill_conditioned
+                else ""
+            )
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -127,6 +142,8 @@ class MendProof:
             "tolerance": self.tolerance,
             "bits": self.bits,
             "in_company": finite(self.in_company),
+            "amplified": finite(self.amplified),
+            "ill_conditioned": self.ill_conditioned,
             "worst": None
             if worst is None
             else {
@@ -170,14 +187,20 @@ def prove(
     """
     say = progress or (lambda _: None)
     sampler = Sampler(original.steps, seed)
-    drawn = [
-        _shown(_ended(sampler.sequence(length), index), hiding, original.steps.vocabulary)
-        for index, length in enumerate(proof_lengths(min_length, max_length, sequences, seed))
+    raw = sequences // _RAW_AMONG if sampler.kinds else 0
+    ordinary = [
+        _ended(sampler.sequence(length), index)
+        for index, length in enumerate(proof_lengths(min_length, max_length, sequences - raw, seed))
     ]
-    alone, raised = _answers_alone(original, drawn, say)
+    lengths = np.random.default_rng(seed + 1).choice([len(steps) for steps in ordinary], raw)
+    kinds = itertools.cycle(sampler.kinds)
+    drawn = [*ordinary, *(sampler.sequence(int(length), next(kinds)) for length in lengths)]
+    drawn = [_shown(steps, hiding, original.steps.vocabulary) for steps in drawn]
+    alone, raised = _answers_alone(original, drawn, len(ordinary), say)
     allowed = ROUNDING + tolerance
-    for place in np.linspace(0, len(alone) - 1, min(_PROBES, len(alone))).round().astype(int) if alone else ():
-        allowed = alone[place].expected.allowed_rounding(original, allowed)
+    usual = [one for one in alone if not one.is_raw]
+    for place in np.linspace(0, len(usual) - 1, min(_PROBES, len(usual))).round().astype(int) if usual else ():
+        allowed = usual[place].expected.allowed_rounding(original, allowed)
     proof = MendProof(
         sequences=len(alone),
         lengths=tuple(sorted({one.length for one in alone})),
@@ -202,8 +225,11 @@ class _Alone:
     """A sequence with its answers alone: of the original, and later of the mended model."""
 
     index: int
+    original: Subject
     expected: Baseline
+    is_raw: bool
     mended: Baseline | None = None
+    amplified: float | None = None
 
     @property
     def steps(self) -> Steps:
@@ -212,6 +238,12 @@ class _Alone:
     @property
     def length(self) -> int:
         return len(self.steps)
+
+    def by_ulps(self) -> float:
+        """How much a few ulps of its values move the original's answer."""
+        if self.amplified is None:
+            self.amplified = self.expected.amplified(self.original)[0]
+        return self.amplified
 
 
 def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> list[int]:
@@ -262,24 +294,39 @@ def _shown(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> S
 
 
 def _answers_alone(
-    original: Subject, sequences: Sequence[Steps], say: ProgressCallback
+    original: Subject, sequences: Sequence[Steps], ordinary: int, say: ProgressCallback
 ) -> tuple[list[_Alone], list[int]]:
-    """The original's answers, each to a sequence alone; and the lengths at which it has no finite answer."""
-    alone, raised = [], []
+    """The original's answers, each to a sequence alone; and the lengths at which it has no finite answer.
+
+    Args:
+        original: The original.
+        sequences: The sequences.
+        ordinary: So many of them are ordinary; those behind are raw, and need no answer.
+        say: Called with what runs next.
+    """
+    alone: list[_Alone] = []
+    raised = []
     for index, steps in enumerate(sequences):
         if index % 20 == 0:
             say(f"proof: the original alone, sequence {index} of {len(sequences)}")
-        batch = pad([steps], multiple=1)
-        try:
-            answer = original.answer(batch)
-        except RunError:
+        answered = _answered(original, steps, index, is_raw=index >= ordinary)
+        if answered is not None:
+            alone.append(answered)
+        elif index < ordinary:
             raised.append(len(steps))
-            continue
-        if np.isfinite(answer.logits).all():
-            alone.append(_Alone(index, Baseline([steps], batch, answer)))
-        else:
-            raised.append(len(steps))
-    return alone, raised
+    return [alone[place] for place in np.random.default_rng(len(alone)).permutation(len(alone))], raised
+
+
+def _answered(original: Subject, steps: Steps, index: int, *, is_raw: bool) -> _Alone | None:
+    """The original's answer to a sequence alone; None if it raises, or the answer is not finite."""
+    batch = pad([steps], multiple=1)
+    try:
+        answer = original.answer(batch)
+    except RunError:
+        return None
+    if not np.isfinite(answer.logits).all():
+        return None
+    return _Alone(index, original, Baseline([steps], batch, answer), is_raw)
 
 
 def _why_unprovable(proof: MendProof) -> str | None:
@@ -342,6 +389,16 @@ def _batches(alone: Sequence[_Alone]) -> Iterator[list[_Alone]]:
 def _with(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput, row: int, padding: str) -> MendProof:
     """The proof with one more answer to a sequence."""
     difference = one.expected.moved_by(answer, 0, row)
+    if one.is_raw and proof.tolerance < difference < math.inf:
+        first_time = one.amplified is None
+        by_ulps = one.by_ulps()
+        if difference <= proof.tolerance + AMPLIFIED * by_ulps:
+            difference = 0.0
+            proof = replace(
+                proof,
+                amplified=max(proof.amplified, by_ulps),
+                ill_conditioned=proof.ill_conditioned + first_time,
+            )
     if proof.worst is None or not difference <= proof.worst.difference:
         worst = ComparedSequence(one.index, one.length, batch.rows, batch.width, padding, difference)
         proof = replace(proof, worst=worst)

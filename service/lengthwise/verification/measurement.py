@@ -23,6 +23,7 @@ from lengthwise.runtime.session import Outputs, Session
 from lengthwise.verification.random_sequences import (
     AMPLIFIED,
     EXTREME_PADDING,
+    KINDS,
     draw,
     kind_of,
     lengths_for,
@@ -52,6 +53,9 @@ ROUNDING = 1e-5
 
 MOST_AMPLIFIED = 1e-3
 """Largest difference, relative as above, that rounding may explain in an ordinary sequence: more would hide a leak."""
+
+RAW = "raw values"
+"""The name of the case that compares the answers to raw values with those of the reference."""
 
 MANY_SEQUENCES = 160
 MANY_LONGEST = 100
@@ -168,19 +172,23 @@ class BatchVariations:
     def against(self, reference: Reference, made_from: str) -> Iterator[Case]:
         """The graph against the model that it was made from, at lengths minimal, mixed and maximal."""
         least, longest = self.manifest.min_length, self.manifest.max_length
+        mixed = lengths_for(self.manifest, MIXED_LENGTHS)
         for name, members in {
             f"length {least}": draw(self.manifest, [least, least], self.seed + 2),
-            "mixed lengths": self.sequences,
+            "mixed lengths": draw(self.manifest, mixed, self.seed),
             f"lengths {longest} and {least}": draw(self.manifest, [longest, least], self.seed + 3),
+            RAW: self._answered((2 * len(KINDS) // len(mixed) + 1) * mixed, self.seed + 6)[0][1 : 2 * len(KINDS) : 2]
+            if self._raw
+            else [],
         }.items():
             expected, actual = [], []
+            if not members:
+                continue
             for batch in self._batches(members):
                 expected += self._by_row(reference(batch), batch)
                 actual += self._by_row(self.session.run(batch).logits, batch)
-            for place, (steps, part) in enumerate(zip(members, expected, strict=True)):
-                self._measured[id(part)] = _Measured(
-                    part, steps, 0, is_raw=members is self.sequences and place % 2 == 1
-                )
+            for steps, part in zip(members, expected, strict=True):
+                self._measured[id(part)] = _Measured(part, steps, 0, is_raw=name == RAW)
             yield self._case(f"{name}, against {made_from}", "reference", expected, actual)
 
     def at_every_position(self) -> Iterator[Case]:

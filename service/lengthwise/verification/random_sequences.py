@@ -56,6 +56,10 @@ def _with_outlier(shape: tuple[int, ...], random: np.random.Generator) -> _Drawn
 
 
 KINDS: Final[Mapping[str, Callable[[tuple[int, ...], np.random.Generator], _Drawn]]] = {
+    "values around -1,000": lambda shape, random: -_THOUSAND * (1 + 0.1 * random.standard_normal(shape)),
+    "values around 1,000": lambda shape, random: (
+        _THOUSAND * random.choice([-1.0, 1.0], shape[1:]) * (1 + 0.1 * random.standard_normal(shape))
+    ),
     "values of size 1,000": lambda shape, random: _THOUSAND * random.standard_normal(shape),
     "a constant": _constant,
     "small integers": lambda shape, random: random.integers(-1, 3, shape).astype(np.float64),
@@ -67,9 +71,9 @@ KINDS: Final[Mapping[str, Callable[[tuple[int, ...], np.random.Generator], _Draw
 """The kinds of raw values: from a shape `[steps, features]` to values."""
 
 
-def kind_of(index: int) -> str | None:
+def kind_of(index: int, kinds: Sequence[str] = tuple(KINDS)) -> str | None:
     """The kind of a sequence by its place: every other one is raw, the kinds in turn; None for an ordinary one."""
-    return [*KINDS][index // 2 % len(KINDS)] if index % 2 else None
+    return kinds[index // 2 % len(kinds)] if index % 2 and kinds else None
 
 
 def raw(kind: str, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float32]:
@@ -79,19 +83,25 @@ def raw(kind: str, shape: tuple[int, ...], random: np.random.Generator) -> NDArr
 
 AMPLIFIED: Final = 10.0
 """A computation in another order may change an answer by this many times what one of `rounded_otherwise` changes it."""
-_PROBES: Final = (1, -1, 2, -2, 3, -5)
-"""Changes of all values, in units in the last place (ulp)."""
+_ULPS: Final = 4.0
+"""A sum over many steps rounds as if its first values were some units in the last place (ulp) larger."""
 
 
 def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    """The same values, each times with other roundings: all a few ulps larger or smaller.
+    """The same values, each times with other roundings: a few ulps larger or smaller.
 
     How much that moves an answer shows how far another order of the same sums may move it: the conditioning of the
     model at these values.
+
+    Args:
+        steps: `[length, features]` or `[rows, width, features]`; zeros stay zeros.
     """
     ulp = np.spacing(np.abs(steps)) * (steps != 0)
-    for count in _PROBES:
-        yield (steps + np.float32(count) * ulp).astype(np.float32)
+    width = steps.shape[-2]
+    share = np.linspace(-1, 1, width)[:, None]
+    random = np.random.default_rng(0)
+    for change in (1.0, -1.0, _ULPS * np.sign(share), _ULPS * share, *random.choice([-_ULPS, _ULPS], (3, width, 1))):
+        yield (steps + change * ulp).astype(np.float32)
 
 
 def lengths_for(manifest: Manifest, wanted: Sequence[int]) -> list[int]:

@@ -46,8 +46,9 @@ def _channelwise(mender: Mender, kind: str, value: Ragged, numbers: NDArray[np.f
 
 def over(mender: Mender, value: Ragged, axes: Sequence[int], epsilon: float) -> Ragged:
     """The tensor with mean 0 and variance 1 over axes of the original, of each row's own steps."""
-    mean = reduced(mender, value, "ReduceMean", axes, keep=True)
-    centred = _combined(mender, "Sub", value, mean)
+    centred = value
+    for _ in range(2):  # what the first mean rounds away is as large as a flat sequence's deviation
+        centred = _combined(mender, "Sub", centred, reduced(mender, centred, "ReduceMean", axes, keep=True))
     square = centred.called(mender.emit("Mul", [centred.name, centred.name]))
     variance = reduced(mender, square, "ReduceMean", axes, keep=True)
     number = mender.writer.scalar_of(epsilon, value.dtype)

@@ -1,0 +1,101 @@
+"""Raw values: `check`, mends and promises hold for values of size 1,000, for flat sequences and for outliers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lengthwise
+import lengthwise_export
+from lengthwise_export import PublishedModel
+
+
+class Filled(nn.Module):
+    """Hides padding by a number in front of a maximum (`amax`) or a softmax (`softmax`)."""
+
+    def __init__(self, fill: float, pooling: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fill, self.pooling = fill, pooling
+        self.score, self.head = nn.Linear(3, 1), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """`[rows, 2]`."""
+        padding = (torch.arange(x.shape[1]) >= lengths[:, None])[..., None]
+        steps = x.masked_fill(padding, 0.0)
+        if self.pooling == "amax":
+            return self.head(x.masked_fill(padding, self.fill).amax(1) / 100).tanh()
+        weights = self.score(x).masked_fill(padding, self.fill).softmax(1)
+        return self.head((weights * steps).sum(1) / 100).tanh()
+
+
+@pytest.mark.parametrize("pooling", ["amax", "softmax"])
+@pytest.mark.parametrize(("fill", "leaks"), [(-10.0, True), (-100.0, True), (-3e38, False)])
+def test_a_fill_that_hides_only_from_small_values_leaks(fill: float, pooling: str, leaks: bool) -> None:
+    report = lengthwise_export.check(Filled(fill, pooling).eval(), features=3)
+    assert (report.verdict == "leak") == leaks, report.reason
+    if leaks:
+        assert report.leaks[0].operator == pooling
+
+
+class Normalised(nn.Module):
+    """A GRU behind a normalisation over the steps, which is ill-conditioned for a flat sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.InstanceNorm1d(3)
+        self.gru, self.head = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[rows, 2]`."""
+        return self.head(self.gru(self.norm(x.transpose(1, 2)).transpose(1, 2))[1][-1])
+
+
+class Standardised(nn.Module):
+    """Variance as the mean of squares less the square of the mean, right in padding and ill-conditioned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """`[rows, 2]`."""
+        padding = (torch.arange(x.shape[1]) >= lengths[:, None])[..., None]
+        steps, count = x.masked_fill(padding, 0.0), lengths[:, None]
+        mean = steps.sum(1) / count
+        return self.head(((steps**2).sum(1) / count - mean**2).abs().sqrt().tanh())
+
+
+@pytest.fixture(scope="module", params=["mended", "sound"])
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
+    out: Path = tmp_path_factory.mktemp("models") / "flat" / "1"
+    mended = request.param == "mended"
+    module = Normalised() if mended else Standardised()
+    return lengthwise_export.export(module.eval(), out, features=3, labels=["a", "b"], mend=mended, max_length=128)
+
+
+def test_a_promise_holds_for_flat_sequences(published: PublishedModel) -> None:
+    (promise,) = published.manifest.promises
+    model = lengthwise.load(published.directory)
+    other = np.random.default_rng(0).normal(size=(57, 3)).astype(np.float32)
+    for level in (0.0, 3.3, -65.0, 101.3, 1000.7):
+        flat = np.full((40, 3), level, dtype=np.float32)
+        (alone,), (together, _) = model.predict([flat]), model.predict([flat, other])
+        assert np.abs(np.subtract(alone.probabilities, together.probabilities)).max() <= promise.tolerance
+
+
+def test_what_is_ill_conditioned_is_said_with_its_number(published: PublishedModel) -> None:
+    if published.mend is not None:
+        assert published.mend.proof is not None
+        assert published.mend.proof.ill_conditioned > 0
+        assert 0 < published.mend.proof.amplified < 1
+    else:
+        assert any(case.amplified > 0 and case.difference > case.relative for case in published.cases)
+        assert published.manifest.promises[0].amplified > 0
+        assert any("ill-conditioned" in notice for notice in published.notices)
