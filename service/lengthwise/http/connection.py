@@ -66,9 +66,11 @@ from lengthwise.protocols.body import CLIENT_LEFT, DELIVERY, Delivery
 
 MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
-TURN_BYTES: Final = 8192
-"""Most bytes of a body in chunks that are parsed in one turn of the event loop: each chunk is a call of Python, and a
-read of 256 KiB may have 43,000 of them."""
+PIECE_BYTES: Final = 2048
+"""Most bytes that are parsed at once."""
+MOST_PARTS: Final = 256
+"""Most parts of a body in chunks that are parsed in one turn of the event loop, and those of one more piece: each is a
+call of Python, and a read of 256 KiB may have 43,000 of them."""
 MAX_PIPELINED: Final = 64
 """Requests that may wait behind one that is being answered."""
 _UNREAD_SECONDS: Final = 0.1
@@ -130,6 +132,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._period_bytes = 0  # since the bytes of the body were compared last
         self._timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None
+        self._parts = 0  # of bodies, parsed in this turn of the event loop
         self._rest = b""  # was read, and is parsed in the next turns of the event loop
         self._ended_early = False  # the client sends nothing behind it
 
@@ -195,14 +198,15 @@ class BoundedConnection(HttpToolsProtocol):
     def _parse_in_turns(self, data: bytes) -> None:
         """Parses data, a body in chunks bit by bit, and limits the time for what is still to come."""
         self._kept_alive.remove(self)
-        for start in range(0, len(data), TURN_BYTES):
-            part = data[start : start + TURN_BYTES]
+        self._parts = 0
+        for start in range(0, len(data), PIECE_BYTES):
+            part = data[start : start + PIECE_BYTES]
             self.unparsed_bytes += len(part)
             self.parse(part)
             if self.state in ENDED or self.unparsed_bytes > MAX_HEADER_BYTES:
                 break
-            if self.state is BODY and self._in_chunks():
-                self._rest = data[start + TURN_BYTES :]
+            if self._parts > MOST_PARTS and self.state is BODY and self._in_chunks():
+                self._rest = data[start + PIECE_BYTES :]
                 break
         self._limit_time()
         if self._rest and self.state not in ENDED:
@@ -356,6 +360,7 @@ class BoundedConnection(HttpToolsProtocol):
         """A part of the body is here."""
         if self.state is BODY:
             self.unparsed_bytes = 0
+            self._parts += 1
             self._body_part(body)
 
     def on_message_complete(self) -> None:
