@@ -234,6 +234,13 @@ class TableThatGrows(_Module):
         return x + self.table[: x.shape[1]]
 
 
+class TableThatGrowsToAnEnd(TableThatGrows):
+    def before(self, x: Tensor) -> Tensor:
+        if x.shape[1] > 75:
+            raise ValueError("no more than 75 steps")
+        return super().before(x)
+
+
 class TableForEachWidth(_Module):
     def set_up(self) -> None:
         self.tables: dict[int, Tensor] = {}
@@ -279,7 +286,14 @@ class KeepsItsAttention(_Module):
         return x * self.attention
 
 
-LOOK_ALIKES: Final = (TableThatGrows, TableForEachWidth, MaskMadeWhenNeeded, IdleCounter, KeepsItsAttention)
+LOOK_ALIKES: Final = (
+    TableThatGrows,
+    TableThatGrowsToAnEnd,
+    TableForEachWidth,
+    MaskMadeWhenNeeded,
+    IdleCounter,
+    KeepsItsAttention,
+)
 
 
 class Lazy(_Module):

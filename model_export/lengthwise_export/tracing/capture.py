@@ -73,7 +73,7 @@ def capture(
     """
     width = _width_at_which_it_runs(model, steps, signature)
     program, outputs = _exported(model, steps, signature, select_output, width)
-    if ends_at(program) < WIDEST and _runs(model, steps, signature, WIDEST):
+    if (ends := ends_at(program)) < WIDEST and _runs_wider(model, steps, signature, ends):
         # A table may grow with the widest batch so far.
         program, outputs = _exported(model, steps, signature, select_output, width)
     require_one_way(program, lambda wide: _runs(model, steps, signature, wide))
@@ -107,6 +107,19 @@ def _runs(model: nn.Module, steps: StepInput, signature: CallSignature, width: i
         signature.call(model, signature.given(*_batch(steps, [width] * 2)))
         return True
     return False
+
+
+def _runs_wider(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> bool:
+    """Whether the module answers wider batches; runs the widest of them, up to `WIDEST`."""
+    widest, bad = width, WIDEST + 1
+    tried = WIDEST
+    while bad - widest > 1:
+        if _runs(model, steps, signature, tried):
+            widest = tried
+        else:
+            bad = tried
+        tried = (widest + bad) // 2
+    return widest > width
 
 
 def _batch(steps: StepInput, lengths: list[int], random: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
