@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -126,9 +125,3 @@ def test_auto_without_data_is_the_first_architecture() -> None:
 def test_what_does_not_go_together_is_refused_by_name(model: str, named: str) -> None:
     with pytest.raises(SpecError, match=named):
         made(model)
-
-
-@pytest.mark.parametrize("said", [True, False])
-def test_normalize_may_still_be_a_boolean(said: bool) -> None:
-    table: dict[str, Any] = {"input": {"features": 2, "normalize": said}, "output": {"labels": ["a", "b"]}}
-    assert Spec.from_table(table).input.normalize == ("training" if said else "none")

@@ -138,9 +138,9 @@ class NodeMender:
         """
         raise UnmendableError("", reason)
 
-    def needs(self, size: Size) -> None:
-        """Leaves out the lengths at which a size is below 1, where the original raises."""
-        self.require(size.alone >= 1)
+    def needs(self, size: Size, least: int = 1) -> None:
+        """Leaves out the lengths at which a size is below the least one, where the original raises."""
+        self.require(size.alone >= least)
 
     def require(self, accepted: NDArray[np.bool_]) -> None:
         """Leaves out the lengths that the original does not accept.

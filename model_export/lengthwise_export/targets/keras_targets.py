@@ -82,8 +82,11 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
         if said is not None and said != own:
             raise ConfigurationError(f"--{flag} {said} contradicts {text}, which has {own}")
     module = KerasModule(model).eval()
+    is_built = all(layer.built for layer in all_layers(model))
     state = ModuleState(model)
     outputs = require_agreement(text, module, given)
+    if not is_built:  # the first call makes the weights of such layers, and cannot be undone
+        state = ModuleState(model)
     signature = CallSignature(features_axis=given.features_axis)
     select_output = _selector(text, outputs, options)
     shape = _shape(module, given.steps, signature, select_output)

@@ -249,9 +249,19 @@ def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
 
 
 def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
-    """The first operator that the exporter has no translation for; None if it has one for each."""
+    """The first operator that the exporter has no translation for; None if it has one for each.
+
+    Checks of torch, whose results nobody uses, are dropped; and what torch itself has as other operators, such as `to`,
+    is taken apart before it is translated.
+    """
     registry = ONNXRegistry.from_torchlib(OPSET)
-    calls = (node for node in program.graph.nodes if node.op == "call_function")
+    calls = (
+        node
+        for node in program.graph.nodes
+        if node.op == "call_function"
+        and node.users
+        and not (isinstance(node.target, torch._ops.OpOverload) and node.target._can_decompose())
+    )
     return next(
         (node for node in calls if node.target not in _TRANSLATIONS and not registry.is_registered(node.target)), None
     )

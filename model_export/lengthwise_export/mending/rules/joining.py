@@ -138,6 +138,7 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
     place, size = mender.single(value, axis)
     if size.is_rows:
         mender.refuse(CROSSES_ROWS)
+    mender.needs(size, -before - after)  # no original takes away more steps than there are
     out = Size(np.maximum(size.table + before + after, 0))
     groups = tuple((out,) if at == axis else group for at, group in enumerate(value.groups))
     if mode == "constant" or size.fixed is not None:

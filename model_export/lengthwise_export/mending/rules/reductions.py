@@ -83,8 +83,8 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
         number = fill if not isinstance(fill, str) else getattr(mender, fill)(value.dtype)
         value = mender.masked(value, over_time, number)
         places = [place for axis in axes for place in value.indexes(axis)]
-        for place in over_time if kind not in _OF_NONE else ():
-            mender.needs(times[place])
+        for place in over_time:
+            mender.needs(times[place], 0 if kind in _OF_NONE else 1)
     mean = kind == "ReduceMean" and bool(over_time)
     name = _emitted(mender, "ReduceSum" if mean else kind, value.name, places)
     groups = tuple(group for axis, group in enumerate(value.groups) if axis not in axes)
