@@ -104,7 +104,7 @@ ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.session"},
     "fastapi": {"http.app", "http.health"},
     "grpc": {f"protocols.grpc_{name}" for name in ("calls", "health", "infer", "server")},
-    "uvicorn": {"http.server", "http.connection", "http.cycle"},
+    "uvicorn": {"http.server", "http.connection"},
     "prometheus_client": {"telemetry.metrics", "telemetry.triton_metrics", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from lengthwise.http import connection
-from lengthwise.http.connection import MOST_PARTS, PIECE_BYTES, BoundedConnection
+from lengthwise.http.connection import MOST_PARTS, PIECE_BYTES, Connection
+from lengthwise.http.request_reader import RequestReader
 from tests.support.http_lines import CHUNKED, GOOD, V1, net
 from tests.support.numpy_models import idle, manifest, model, serving
 
@@ -25,15 +26,15 @@ def in_chunks(body: bytes, path: bytes = b"/predict", size: int = 1) -> bytes:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of what was parsed, with a 0 for each turn of the event loop that began."""
     sizes: list[int] = []
-    parse = BoundedConnection.parse
+    feed = RequestReader.feed
 
-    def watched(self: BoundedConnection, data: bytes) -> None:
+    def watched(self: RequestReader, data: bytes) -> None:
         if sizes[-1:] != [0]:
             asyncio.get_running_loop().call_soon(sizes.append, 0)
         sizes.append(len(data))
-        parse(self, data)
+        feed(self, data)
 
-    monkeypatch.setattr(BoundedConnection, "parse", watched)
+    monkeypatch.setattr(RequestReader, "feed", watched)
     return sizes
 
 
@@ -44,9 +45,9 @@ async def test_a_little_is_parsed_in_a_turn_and_the_answer_is_that_of_the_body(p
         line.writer.write(in_chunks(BODY, size=size))
         status, _, answer = await line.answer()
         assert status == 200
+        assert max(parsed) <= PIECE_BYTES
         whole = (await line.ask(BODY))[2]
         assert answer == whole
-        assert max(parsed) <= PIECE_BYTES
         most = MOST_PARTS * len(b"1\r\n" + bytes(size) + b"\r\n") + 3 * PIECE_BYTES
         turn = 0
         for now in parsed[: len(in_chunks(BODY, size=size)) // PIECE_BYTES]:
@@ -94,13 +95,13 @@ async def test_a_body_that_is_cut_or_wrong_in_the_middle_ends_like_any_other(par
 
 async def test_other_bodies_are_parsed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[Any] = []
-    rest = connection.BoundedConnection.data_received
+    rest = connection.Connection.data_received
 
-    def counted(self: BoundedConnection, data: bytes) -> None:
+    def counted(self: Connection, data: bytes) -> None:
         rest(self, data)
         turns.append(self.flow.behind)
 
-    monkeypatch.setattr(connection.BoundedConnection, "data_received", counted)
+    monkeypatch.setattr(connection.Connection, "data_received", counted)
     async with serving(model(manifest())) as service, net(service) as made:
         line = await made.line()
         assert (await line.ask(BODY))[0] == 200

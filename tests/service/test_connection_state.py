@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from lengthwise.http import connection as http_connection
-from lengthwise.http.connection import BODY, BROKEN, ENDED, BoundedConnection, State
-from lengthwise.http.cycle import Cycle
+from lengthwise.http.asgi_request import AsgiRequest
+from lengthwise.http.connection import Connection
 from lengthwise.http.fast_request import FastRequest
+from lengthwise.http.states import BODY, BROKEN, ENDED, State
 from tests.support.http_lines import CHUNKED, GOOD, UPGRADE, Net, chunked, held, net, request, rest_of
 from tests.support.numpy_models import Service, manifest, model, serving
 
@@ -56,7 +57,7 @@ def transitions(monkeypatch: pytest.MonkeyPatch) -> Transitions:
             seen.add((self.state, value))
         object.__setattr__(self, name, value)
 
-    monkeypatch.setattr(BoundedConnection, "__setattr__", note, raising=False)
+    monkeypatch.setattr(Connection, "__setattr__", note, raising=False)
     return seen
 
 
@@ -107,7 +108,7 @@ async def lost(made: Net, running: asyncio.Event, release: Any, *headers: str) -
     release.set()
 
 
-@pytest.mark.parametrize(("kind", "headers"), [(FastRequest, ()), (Cycle, ("origin: http://x",))])
+@pytest.mark.parametrize(("kind", "headers"), [(FastRequest, ()), (AsgiRequest, ("origin: http://x",))])
 async def test_a_lost_connection_is_reported_to_its_request_once(
     monkeypatch: pytest.MonkeyPatch, kind: type[Any], headers: tuple[str, ...]
 ) -> None:

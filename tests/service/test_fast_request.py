@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.http import connection, fast_request
-from lengthwise.http.connection import ENDED, BoundedConnection
+from lengthwise.http.asgi_request import AsgiRequest
+from lengthwise.http.connection import Connection
 from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastRequest
+from lengthwise.http.request_reader import RequestReader
+from lengthwise.http.states import ENDED
 from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODY_BYTES, Received
 from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
@@ -45,13 +47,13 @@ async def service() -> AsyncIterator[Service]:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What the HTTP parser is given."""
     given: list[bytes] = []
-    parse = FastConnection.parse
+    feed = RequestReader.feed
 
-    def note(self: FastConnection, data: bytes) -> None:
+    def note(self: RequestReader, data: bytes) -> None:
         given.append(data)
-        parse(self, data)
+        feed(self, data)
 
-    monkeypatch.setattr(FastConnection, "parse", note)
+    monkeypatch.setattr(RequestReader, "feed", note)
     return given
 
 
@@ -120,13 +122,13 @@ async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
         clock = [connection.loop.time()]
         monkeypatch.setattr(connection, "loop", Clock(connection.loop, clock))
         assert (await line.ask(GOOD))[0] == 200
-        clock[0] += connection.timeout_keep_alive - 1
+        clock[0] += connection.keep_alive_seconds - 1
         assert (await line.ask(GOOD))[0] == 200
         clock[0] += 1.5
-        connection.timeout_keep_alive_handler()  # set at the first answer
+        connection.keep_alive_is_over()  # set at the first answer
         assert not connection.transport.is_closing()
-        clock[0] += connection.timeout_keep_alive
-        connection.timeout_keep_alive_handler()
+        clock[0] += connection.keep_alive_seconds
+        connection.keep_alive_is_over()
         assert connection.transport.is_closing()
 
 
@@ -141,8 +143,8 @@ async def test_a_request_that_came_while_the_process_was_stopped_is_answered_tho
         line.send(GOOD)
         connected = connection.transport.get_extra_info("socket")
         select.select([connected], [], [], 60)  # it has arrived, and the event loop has not seen it yet
-        monkeypatch.setattr(connection, "timeout_keep_alive", 0)
-        connection.timeout_keep_alive_handler()
+        monkeypatch.setattr(connection, "keep_alive_seconds", 0)
+        connection.keep_alive_is_over()
         assert not connection.transport.is_closing()
         monkeypatch.undo()
         assert (await line.answer())[0] == 200
@@ -325,7 +327,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_as_499(
         await line.writer.drain()
         name = 'lengthwise_requests_total{code="499",model="",version=""}'
         async with asyncio.timeout(180):
-            while not any(connection.cycle for connection in made.state.connections):
+            while not any(connection.newest for connection in made.state.connections):
                 await asyncio.sleep(0)
             line.writer.close()
             while (await service.figures()).get(name) != 1:
@@ -477,8 +479,8 @@ def kept_for_requests() -> list[object]:
         PendingRequest,
         QueuedSequence,
         CallRecord,
-        RequestResponseCycle,
-        BoundedConnection,
+        AsgiRequest,
+        Connection,
     )
     return [each for each in gc.get_objects() if issubclass(type(each), kinds)]  # to ask some others warns
 

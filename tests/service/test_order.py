@@ -16,7 +16,9 @@ import pytest
 
 from lengthwise.connections import closing, unread
 from lengthwise.http import connection as http_connection
-from lengthwise.http.connection import ENDED, MAX_HEADER_BYTES, MAX_PIPELINED
+from lengthwise.http.connection import MAX_PIPELINED
+from lengthwise.http.request_reader import MAX_HEADER_BYTES
+from lengthwise.http.states import ENDED
 from tests.support.http_lines import CHUNKED, GOOD, V1, Net, chunked, held, net, path_of, request, rest_of
 from tests.support.numpy_models import Service, manifest, model, serving
 
@@ -466,8 +468,8 @@ async def test_a_client_that_leaves_a_small_part_unread_is_disconnected_too(
         assert not connection.flow.write_paused  # less than what pauses
         while connection.is_answering():
             await asyncio.sleep(0.001)
-        connection.timeout_keep_alive = 0
-        connection.timeout_keep_alive_handler()
+        connection.keep_alive_seconds = 0
+        connection.keep_alive_is_over()
         assert connection.transport.is_closing()
         await gone(made)
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from lengthwise.http import connection
-from lengthwise.http.connection import MAX_HEADER_BYTES
+from lengthwise.http.request_reader import MAX_HEADER_BYTES
 from tests.support.bounded_server import answer, served
 
 

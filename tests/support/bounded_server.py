@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from lengthwise.connections.kept_alive import KeptAlive
-from lengthwise.http.connection import BoundedConnection
+from lengthwise.http.connection import Connection
 
 Talk = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
@@ -35,7 +35,7 @@ async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
 async def served(*, header_timeout_seconds: float = 30.0, max_connections: int = 100) -> AsyncIterator[Talk]:
     """A server with these bounds; gives what opens a connection to it."""
     bounded: Any = partial(
-        BoundedConnection,
+        Connection,
         header_timeout_seconds=header_timeout_seconds,
         max_connections=max_connections,
         kept_alive=KeptAlive(),

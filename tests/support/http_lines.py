@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from lengthwise.connections.kept_alive import KeptAlive
-from lengthwise.http.connection import BoundedConnection
+from lengthwise.http.connection import Connection
 from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastPath
 from lengthwise.padding import PaddedBatch
@@ -77,9 +77,7 @@ async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
     made = Net(service)
     bounds: dict[str, Any] = {"header_timeout_seconds": 20, "max_connections": 100, "kept_alive": KeptAlive()}
     taken = FastPath(service.app.predict, b"/predict")
-    bounded: Any = (
-        partial(FastConnection, fast_path=taken, **bounds) if direct else partial(BoundedConnection, **bounds)
-    )
+    bounded: Any = partial(FastConnection, fast_path=taken, **bounds) if direct else partial(Connection, **bounds)
     config = uvicorn.Config(
         made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
     )

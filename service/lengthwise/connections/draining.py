@@ -30,7 +30,7 @@ class DrainedConnection(Protocol):
     """The interface of a connection that is drained."""
 
     transport: asyncio.Transport
-    cycle: Any
+    newest: Any
     """The last request and its answer; None before the first request."""
 
     @property
@@ -106,7 +106,7 @@ class ConnectionDrain:
 
 def _silence(connection: DrainedConnection) -> float:
     """How long a connection may send nothing."""
-    return NEW_SECONDS if connection.cycle is None else QUIET_SECONDS
+    return NEW_SECONDS if connection.newest is None else QUIET_SECONDS
 
 
 def _arriving(transport: asyncio.Transport) -> bool:

@@ -38,36 +38,34 @@ What is read next is the connection's `State`:
 
 Requests are read while earlier ones are answered, so whether one is being answered is another question
 (`is_answering`). Of the states, IDLE, HEAD, UPGRADE and BODY read, and ENDING, BROKEN and CLOSED (`ENDED`) do not.
-
-Private parts of uvicorn (0.54) that are used here, besides those that `http.cycle` names: the attributes `cycle`,
-`pipeline`, `flow`, `scope`, `headers`, `url`, `parser` and `timeout_keep_alive_task` of its `HttpToolsProtocol`,
-`_start_asgi_task` and `_unset_keepalive_if_required`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import urllib.parse
+from collections import deque
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, Protocol
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import uvicorn
 
 from lengthwise.connections.closing import LINGER_SECONDS, gently
 from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, has_arrived, unread_bytes
-from lengthwise.http.cycle import Cycle, Flow
-from lengthwise.http.framing import MalformedLog, fault
+from lengthwise.http.asgi_request import AsgiRequest
+from lengthwise.http.flow import Flow
+from lengthwise.http.framing import MalformedLog
+from lengthwise.http.request_reader import MAX_HEADER_BYTES, Head, RequestReader
 from lengthwise.http.responses import DefaultHeaderLines, response
+from lengthwise.http.states import BODY, BROKEN, CLOSED, ENDED, ENDING, HEAD, IDLE, UPGRADE
 from lengthwise.protocols import problems
 from lengthwise.protocols.body import CLIENT_LEFT, DELIVERY, Delivery
 
-MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
 PIECE_BYTES: Final = 2048
-"""Most bytes that are parsed at once."""
+"""Most bytes that are parsed at once where a body may come in chunks."""
 MOST_PARTS: Final = 256
 """Most parts of a body in chunks that are parsed in one turn of the event loop, and those of one more piece: each is a
 call of Python, and a read of 256 KiB may have 43,000 of them."""
@@ -80,66 +78,97 @@ BODY_PERIOD_SECONDS: Final = 10.0
 """How often the bytes of a body are compared with `MIN_BODY_BYTES_PER_SECOND`."""
 
 
-class State(enum.Enum):
-    """What of a request is read next; the module has the table of transitions."""
+class OpenRequest(Protocol):
+    """One request and its answer, as a connection sees it: an `AsgiRequest`, or a `FastRequest`."""
 
-    IDLE = "its first byte"
-    HEAD = "the rest of its header block"
-    UPGRADE = "the same header block again, without the header that asks for another protocol"
-    BODY = "the rest of its body, and trailers"
-    ENDING = "nothing: the connection ends behind the answers to earlier requests"
-    BROKEN = "nothing: the same, and the refusal answers the last request, whose body was being read"
-    CLOSED = "nothing: the connection has ended"
+    keep_alive: bool
+    """Whether the connection stays open after the answer."""
+    response_complete: bool
+    """Whether the answer was written, or never will be."""
+
+    @property
+    def response_started(self) -> bool:
+        """Whether a part of the answer was written."""
+
+    def client_left(self) -> None:
+        """The connection is lost."""
+
+    def refused(self, status: int) -> None:
+        """The connection ends after writing this status in the place of the answer."""
 
 
-# Names of the module: the member of an enum takes longer to look up than to compare.
-IDLE, HEAD, UPGRADE, BODY = State.IDLE, State.HEAD, State.UPGRADE, State.BODY
-ENDING, BROKEN, CLOSED = State.ENDING, State.BROKEN, State.CLOSED
-ENDED: Final = (ENDING, BROKEN, CLOSED)
-
-
-class BoundedConnection(HttpToolsProtocol):
-    """One connection, within bounds.
+class Connection(asyncio.Protocol):
+    """One connection, within bounds. uvicorn makes it: its options are those of the classes that uvicorn has.
 
     Args:
+        config: uvicorn's configuration, with the application.
+        server_state: The connections and tasks of the server.
+        app_state: What the lifespan of the application gives to its requests.
         header_timeout_seconds: How long a header block may take from its first byte; the first one from the connection
             on.
         max_connections: Connections that there may be at once.
         kept_alive: The idle ones of them.
-        options: The arguments of uvicorn's class.
 
     Attributes:
         state: What is read next.
+        newest: The request that was read last; None before the first.
+        keep_alive_seconds: How long it is kept open for its next request.
         unparsed_bytes: Received since the end of a header block or the last byte of a body.
     """
 
     _malformed: ClassVar[MalformedLog] = MalformedLog()
     _default_lines: ClassVar[DefaultHeaderLines] = DefaultHeaderLines()
 
+    transport: asyncio.Transport
+    flow: Flow
+
     def __init__(
-        self, *, header_timeout_seconds: float, max_connections: int, kept_alive: KeptAlive, **options: Any
+        self,
+        *,
+        config: uvicorn.Config,
+        server_state: uvicorn.server.ServerState,
+        app_state: dict[str, Any],
+        header_timeout_seconds: float,
+        max_connections: int,
+        kept_alive: KeptAlive,
+        _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(**options)
+        self.loop = _loop or asyncio.get_running_loop()
         self.state = IDLE
+        self.newest: Any = None
+        self.unparsed_bytes = 0
+        self._app = config.loaded_app
+        self._app_state = app_state
+        self._root_path = config.root_path
+        self.keep_alive_seconds = config.timeout_keep_alive
+        self._server_state = server_state
+        self._connections: set[Any] = server_state.connections
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
         self._kept_alive = kept_alive
-        # Each is a `Cycle` or a `FastRequest`. uvicorn's `cycle` is the newest one.
-        self._answering: Any = None  # the request whose answer is written next
+        self._reader = RequestReader(self)
+        self._addresses: dict[str, Any] = {}
+        self._answering: OpenRequest | None = None  # the request whose answer is written next
+        self._waiting: deque[AsgiRequest] = deque()  # those behind it
         self._refusal: tuple[int, str] | None = None  # ends the connection: status and detail; None: ends without one
-        self._head_bytes = 0  # of the request's header block and trailers, as far as they are parsed
-        self.unparsed_bytes = 0
         self._period_bytes = 0  # since the bytes of the body were compared last
         self._timer: asyncio.TimerHandle | None = None
+        self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None
         self._parts = 0  # of bodies, parsed in this turn of the event loop
         self._rest = b""  # was read, and is parsed in the next turns of the event loop
         self._ended_early = False  # the client sends nothing behind it
 
     @property
+    def client(self) -> tuple[str, int] | None:
+        """The address of the client."""
+        client: tuple[str, int] | None = self._addresses["client"]
+        return client
+
+    @property
     def default_headers(self) -> bytes:
         """The header lines of every response: the date."""
-        return self._default_lines.of(self.server_state.default_headers)
+        return self._default_lines.of(self._server_state.default_headers)
 
     @property
     def owes(self) -> bool:
@@ -152,15 +181,28 @@ class BoundedConnection(HttpToolsProtocol):
 
     def end_unfinished(self) -> None:
         """Tells a client that has not sent its whole request that the server ends."""
-        self._refuse(503, "the server is shutting down")
+        self.refuse(503, "the server is shutting down")
+
+    def shutdown(self) -> None:
+        """Uvicorn's own end of a server: the connection ends with the answer to its newest request."""
+        if self.newest is None or self.newest.response_complete:
+            self.transport.close()
+        else:
+            self.newest.keep_alive = False
 
     # What the transport calls.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a socket's
         """Accepts a connection, unless there are too many."""
-        super().connection_made(gently(transport))
-        self.flow: Flow = Flow(self.transport)
-        full = len(self.connections) > self._max_connections
+        self._connections.add(self)
+        self.transport = gently(transport)
+        self.flow = Flow(self.transport)
+        self._addresses = {
+            "server": _address(transport.get_extra_info("sockname")),
+            "client": _address(transport.get_extra_info("peername")),
+            "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
+        }
+        full = len(self._connections) > self._max_connections
         if full and not self._kept_alive.make_room(self.loop.time()):
             self.state = CLOSED
             self._write_refusal(503, "too many connections")
@@ -170,20 +212,20 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the request that is being answered, and drops those that had not begun."""
+        self._connections.discard(self)
         self.state = CLOSED
-        self._rest = b""
         self._kept_alive.remove(self)
         self._stop_timer()
-        self._unset_keepalive_if_required()
+        self._stop_keep_alive_timer()
         if self._unread is not None:
             self._unread.stop()
-        if self.is_answering():
+        if self._answering is not None and not self._answering.response_complete:
             self._answering.client_left()
-        self.pipeline.clear()
-        # Each refers to the connection. And uvicorn would tell the request once more.
-        self._answering = None
-        self.cycle = cast("Cycle", None)
-        super().connection_lost(exc)
+        self._waiting.clear()
+        self._answering = self.newest = None  # each refers to the connection
+        self._reader.close()
+        self._rest = b""
+        self.flow.resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Parses what arrived, and limits the time for what is still to come."""
@@ -198,15 +240,17 @@ class BoundedConnection(HttpToolsProtocol):
     def _parse_in_turns(self, data: bytes) -> None:
         """Parses data, a body in chunks bit by bit, and limits the time for what is still to come."""
         self._kept_alive.remove(self)
+        self._stop_keep_alive_timer()
         self._parts = 0
-        for start in range(0, len(data), PIECE_BYTES):
-            part = data[start : start + PIECE_BYTES]
+        size = PIECE_BYTES if self._may_have_chunks(data) else max(1, len(data))
+        for start in range(0, len(data), size):
+            part = data[start : start + size]
             self.unparsed_bytes += len(part)
-            self.parse(part)
+            self._reader.feed(part)
             if self.state in ENDED or self.unparsed_bytes > MAX_HEADER_BYTES:
                 break
-            if self._parts > MOST_PARTS and self.state is BODY and self._in_chunks():
-                self._rest = data[start + PIECE_BYTES :]
+            if self._parts > MOST_PARTS and self.state is BODY and self._reader.in_chunks:
+                self._rest = data[start + size :]
                 break
         self._limit_time()
         if self._rest and self.state not in ENDED:
@@ -222,20 +266,24 @@ class BoundedConnection(HttpToolsProtocol):
         if self._ended_early and not self._rest and not self.eof_received():
             self.transport.close()
 
-    def _in_chunks(self) -> bool:
-        """Whether the body that is being read comes in chunks."""
-        return any(name == b"transfer-encoding" for name, _ in self.headers)
+    def _may_have_chunks(self, data: bytes) -> bool:
+        """Whether a body in data may come in chunks; they have many parts."""
+        if len(data) <= PIECE_BYTES:
+            return False
+        if self.state is BODY and self._reader.in_chunks:
+            return True
+        return self.state in (HEAD, UPGRADE) or b"chunked" in data.lower()
 
     def _limit_time(self) -> None:
         if self.unparsed_bytes > MAX_HEADER_BYTES:
-            self._refuse(431)
+            self.refuse(431)
         elif self._timer is None and not self.transport.is_closing():
             if self.state is BODY:
                 self._watch_body()
             elif self.state is HEAD or (self.state is IDLE and self.unparsed_bytes):
                 self._start_timer(self._header_timeout, self._head_is_late)
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # what it returns is asyncio's
+    def eof_received(self) -> bool:
         """The client sends no more: it has some time to be answered, unless it has left altogether."""
         if self.transport.is_closing():
             return False
@@ -243,7 +291,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._ended_early = True
             return True
         self.flow.end()
-        self._refuse(None)
+        self.refuse(None)
         if self.transport.is_closing() or not self.is_answering():
             return False
         if not self.transport.can_write_eof():  # over TLS a connection ends on both sides
@@ -253,24 +301,23 @@ class BoundedConnection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         """The client does not read: nothing more is read from it, and it has a bounded time to begin."""
-        super().pause_writing()
-        self.flow.pause_reading()
+        self.flow.pause_writing()
         self._watch_unread()
 
     def resume_writing(self) -> None:
         """The client reads again."""
-        super().resume_writing()
+        self.flow.resume_writing()
         self.flow.resume_reading()
         if self._unread is not None and not self.transport.is_closing():
             self._unread.stop()
 
-    def timeout_keep_alive_handler(self) -> None:
+    def keep_alive_is_over(self) -> None:
         """No request came for long enough.
 
         After a stop of the process this may be called before a request is read that arrived meanwhile: then it is read.
         """
         if has_arrived(self.transport):
-            self.timeout_keep_alive_task = self.loop.call_later(_UNREAD_SECONDS, self.timeout_keep_alive_handler)
+            self._keep_alive_timer = self.loop.call_later(_UNREAD_SECONDS, self.keep_alive_is_over)
         elif not self.transport.is_closing():
             self._close()
 
@@ -280,7 +327,7 @@ class BoundedConnection(HttpToolsProtocol):
         """See `KeptConnection.give_way`."""
         if self.state is not IDLE or self.is_answering() or self.transport.is_closing() or has_arrived(self.transport):
             return False
-        self.connections.discard(cast("Any", self))  # its place is free from now on
+        self._connections.discard(self)  # its place is free from now on
         self.transport.abort()
         return True
 
@@ -289,161 +336,99 @@ class BoundedConnection(HttpToolsProtocol):
         if self.state is IDLE and not self.unparsed_bytes:
             self._kept_alive.add(self, self.loop.time())
 
-    # What the parser calls.
+    # What the reader of requests reports.
 
-    def parse(self, data: bytes) -> None:
-        """Gives data to the parser, and the header block once more where it asked for another protocol.
-
-        The parser ends a request with such a header block, and would read its body as the next request.
-        """
-        self._unset_keepalive_if_required()
-        while True:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                if self.state is not UPGRADE or self.transport.is_closing():
-                    return
-                data = self._head_without_upgrade() + data[upgrade.args[0] :]
-                self.state = HEAD
-            except httptools.HttpParserError:
-                self._refuse(400, "Invalid HTTP request received.")
-                return
-            else:
-                return
-
-    def _head_without_upgrade(self) -> bytes:
-        """The header block that was parsed last, without the header that asks for another protocol."""
-        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
-        return b"\r\n".join([*lines, b"", b""])
-
-    def on_message_begin(self) -> None:
-        """The first byte of a request is here."""
-        if self.state not in ENDED:
-            self.state = HEAD
-        super().on_message_begin()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; or a trailer, which is counted and dropped."""
-        if self.state is HEAD:
-            super().on_header(name, value)
-        elif self.state is BODY:
-            self._head_bytes += len(name) + len(value) + 4
-            if self._head_bytes > MAX_HEADER_BYTES:
-                self._refuse(431)
-
-    def on_headers_complete(self) -> None:
-        """The header block is complete: the request begins, unless it is refused."""
-        if self.state in ENDED:
-            return
-        if self.parser.should_upgrade():
-            if any(name == b"upgrade" for name, _ in self.headers):
-                self.state = UPGRADE
-            else:
-                self._refuse(400, "CONNECT is for proxies")
-            return
+    def request_begins(self, head: Head) -> None:
+        """A header block within bounds is complete: starts its request, or queues it behind the one before it."""
         self._stop_timer()
-        self._head_bytes = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
-        if self._head_bytes > MAX_HEADER_BYTES:
-            self._refuse(431)
-        elif (why := fault(self.parser.get_http_version(), self.headers)) is not None:
-            self._refuse(400, why)
-        elif len(self.pipeline) > MAX_PIPELINED:
-            self.cycle.keep_alive = False  # the last answer says that it is the last
-            self._refuse(None)
-        else:
-            self._begin()
-            self.state = BODY
-            self.unparsed_bytes = 0
+        if len(self._waiting) > MAX_PIPELINED:
+            self.newest.keep_alive = False  # the last answer says that it is the last
+            self.refuse(None)
+            return
+        self._begin(head)
+        self.state = BODY
+        self.unparsed_bytes = 0
 
-    def on_body(self, body: bytes) -> None:
-        """A part of the body is here."""
-        if self.state is BODY:
-            self.unparsed_bytes = 0
-            self._parts += 1
-            self._body_part(body)
+    def body_part(self, body: bytes) -> None:
+        """A part of the body of the newest request is here."""
+        self.unparsed_bytes = 0
+        self._parts += 1
+        self._body_part(body)
 
-    def on_message_complete(self) -> None:
-        """The body is complete; the next header block may begin."""
-        if self.state is BODY:
-            self._stop_timer()
-            self.state = IDLE
-            self.unparsed_bytes = 0
-            self._body_complete()
+    def body_complete(self) -> None:
+        """The body of the newest request is complete."""
+        self._stop_timer()
+        self.unparsed_bytes = 0
+        self._body_complete()
 
     # A request within bounds, on its way to the application.
 
-    def _begin(self) -> None:
-        """Starts the request, or queues it behind the one before it."""
-        version = self.parser.get_http_version()
-        url = httptools.parse_url(self.url)
+    def _begin(self, head: Head) -> None:
+        url = httptools.parse_url(head.url)
         path = url.path.decode("ascii")
         delivery = Delivery()
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        self.scope["http_version"] = version
-        self.scope["path"] = self.root_path + (urllib.parse.unquote(path) if "%" in path else path)
-        self.scope["raw_path"] = self.root_path.encode("ascii") + url.path
-        self.scope["query_string"] = url.query or b""
-        self.scope["extensions"] = {DELIVERY: delivery}  # type: ignore[dict-item]  # uvicorn's type has its own only
-        cycle = Cycle(
-            delivery=delivery,
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue and version != "1.0",  # which has no such answer
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
-        self.cycle: Any = cycle
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": head.version,
+            "method": head.method.decode("ascii"),
+            "path": self._root_path + (urllib.parse.unquote(path) if "%" in path else path),
+            "raw_path": self._root_path.encode("ascii") + url.path,
+            "query_string": url.query or b"",
+            "root_path": self._root_path,
+            "headers": head.headers,
+            "state": self._app_state.copy(),
+            "extensions": {DELIVERY: delivery},
+            **self._addresses,
+        }
+        wants_continue = head.wants_continue and head.version != "1.0"  # which has no such answer
+        request = AsgiRequest(self, scope, delivery, keep_alive=head.keep_alive, wants_continue=wants_continue)
+        self.newest = request
         if self.is_answering():
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self._waiting.append(request)
         else:
-            self._start(cycle)
+            self._start(request)
 
-    def _start(self, cycle: Cycle) -> None:
-        self._answering = cycle
-        self._start_asgi_task(cycle, self.app)
+    def _start(self, request: AsgiRequest) -> None:
+        self._answering = request
+        tasks: set[Any] = self._server_state.tasks
+        task = self.loop.create_task(request.run(self._app))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def _body_part(self, body: bytes) -> None:
         """Passes a part of the body to the newest request."""
-        super().on_body(body)
+        self.newest.body_part(body)
 
     def _body_complete(self) -> None:
         """Tells the newest request that its body is complete."""
-        super().on_message_complete()
+        self.newest.body_complete()
 
     def on_response_complete(self) -> None:
         """Called when an answer was written: starts the next request, or ends the connection."""
-        self.server_state.total_requests += 1
+        self._server_state.total_requests += 1
         if self.transport.is_closing():
             self.state = CLOSED
             self._stop_timer()
             self._watch_unread()
             return
-        self._unset_keepalive_if_required()
-        if self.pipeline:
-            cycle, _ = self.pipeline.pop()
-            self._start(cast("Cycle", cycle))
-            if self.state is BROKEN and cycle is self.cycle:
+        self._stop_keep_alive_timer()
+        if self._waiting:
+            request = self._waiting.popleft()
+            self._start(request)
+            if self.state is BROKEN and request is self.newest:
                 self._end()
         elif self.state in ENDED:
             self._end()
         else:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._keep_alive_timer = self.loop.call_later(self.keep_alive_seconds, self.keep_alive_is_over)
             self._is_kept_alive()
         self.flow.resume_reading()
 
     # How the connection ends.
 
-    def _refuse(self, status: int | None, detail: str = "") -> None:
+    def refuse(self, status: int | None, detail: str = "") -> None:
         """Reads no more, and ends the connection behind the answers to earlier requests.
 
         Args:
@@ -454,20 +439,20 @@ class BoundedConnection(HttpToolsProtocol):
             return
         self._stop_timer()
         if status == 400:
-            self._malformed.note(detail, "unknown" if self.client is None else self.client[0])
+            self._malformed.note(detail, self.client[0] if self.client else "unknown")
         broken = self.state is BODY
-        if broken and self.cycle.response_started:  # it was answered before its end: there is nothing to add
+        if broken and self.newest.response_started:  # it was answered before its end: there is nothing to add
             broken, status = False, None
         self.state = BROKEN if broken else ENDING
         self._refusal = None if status is None else (status, detail)
         self.flow.discard()
-        if not self.is_answering() or (broken and self._answering is self.cycle):
+        if not self.is_answering() or (broken and self._answering is self.newest):
             self._end()
 
     def _end(self) -> None:
         """Every earlier request has its answer: writes the refusal, and ends the connection."""
         if self.state is BROKEN:
-            self.cycle.refused(CLIENT_LEFT if self._refusal is None else self._refusal[0])
+            self.newest.refused(CLIENT_LEFT if self._refusal is None else self._refusal[0])
         self.state = CLOSED
         if self._refusal is not None:
             self._write_refusal(*self._refusal)
@@ -506,20 +491,20 @@ class BoundedConnection(HttpToolsProtocol):
         """Refuses a body that arrives too slowly, at the end of a period."""
         if self._was_paused() or self._period_bytes >= MIN_BODY_BYTES_PER_SECOND * BODY_PERIOD_SECONDS:
             self._watch_body()
-        elif has_arrived(self.transport):  # as in `timeout_keep_alive_handler`
+        elif has_arrived(self.transport):  # as in `keep_alive_is_over`
             self._start_timer(_UNREAD_SECONDS, self.check_body)
         else:
-            self._refuse(408)
+            self.refuse(408)
 
     def _head_is_late(self) -> None:
         if self._was_paused():
             self._start_timer(self._header_timeout, self._head_is_late)
-        elif has_arrived(self.transport):  # as in `timeout_keep_alive_handler`
+        elif has_arrived(self.transport):  # as in `keep_alive_is_over`
             self._start_timer(_UNREAD_SECONDS, self._head_is_late)
         elif self.state is IDLE and not self.unparsed_bytes:
             self.transport.abort()  # nothing was sent, so there is nothing to answer, and nothing to wait for
         else:
-            self._refuse(408)
+            self.refuse(408)
 
     def _has_left(self) -> None:
         if self.flow.write_paused:  # it reads an answer; `UnreadWatch` says whether fast enough
@@ -540,3 +525,13 @@ class BoundedConnection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_keep_alive_timer(self) -> None:
+        if self._keep_alive_timer is not None:
+            self._keep_alive_timer.cancel()
+            self._keep_alive_timer = None
+
+
+def _address(name: Any) -> tuple[str, int] | None:
+    """The host and the port of a socket's name, as ASGI has them."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

@@ -1,27 +1,29 @@
 """A connection that answers ordinary requests without ASGI, and without the parser if their header block is known.
 
-`FastPath` decides which requests are ordinary. Each is a `FastRequest`, which takes the place of uvicorn's cycle of
-request and response, so that pipelining, keep-alive and shutdown work as for the others. Beside the states of
-`BoundedConnection` a request that arrives whole may skip them: one whose header block is that of the request before it
-(`http.head_cache`) goes from IDLE to its answer, and the state stays IDLE.
+`FastPath` decides which requests are ordinary. Each is a `FastRequest` in the place of an `AsgiRequest`, so that
+pipelining, keep-alive and shutdown work as for the others. Beside the states of `Connection` a request that arrives
+whole may skip them: one whose header block is that of the request before it (`http.head_cache`) goes from IDLE to its
+answer, and the state stays IDLE.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from lengthwise.http.connection import ENDED, IDLE, BoundedConnection
+from lengthwise.http.connection import Connection
 from lengthwise.http.fast_request import FastPath, FastRequest
 from lengthwise.http.head_cache import KnownHead
+from lengthwise.http.request_reader import Head
+from lengthwise.http.states import ENDED, IDLE
 from lengthwise.inflight import Hold
 
 
-class FastConnection(BoundedConnection):
+class FastConnection(Connection):
     """One connection, within bounds, whose ordinary requests do without ASGI.
 
     Args:
         fast_path: Decides which requests are ordinary.
-        options: Of `BoundedConnection`, and uvicorn's own.
+        options: Of `Connection`.
     """
 
     def __init__(self, *, fast_path: FastPath, **options: Any) -> None:
@@ -62,7 +64,7 @@ class FastConnection(BoundedConnection):
         self._kept_alive.remove(self)
         self._stop_timer()
         self.unparsed_bytes = 0
-        self.cycle = self._answering = request = self._fast_path.begin_again(self, known.headers, known.query)
+        self.newest = self._answering = request = self._fast_path.begin_again(self, known.headers, known.query)
         request.body_complete(body)
         return True
 
@@ -76,28 +78,28 @@ class FastConnection(BoundedConnection):
         self._unwritten.close()
         super().resume_writing()
 
-    # What the parser's callbacks call.
+    # What the reader of requests reports.
 
-    def _begin(self) -> None:
+    def _begin(self, head: Head) -> None:
         """Begins a fast request where the connection has nothing to answer and stays open, else one through ASGI.
 
         Of the requests that arrived together only the first may be a fast one: it is answered here and now where it is
         wrong, and hundreds of those in a row would block the event loop. Through ASGI each has its own turn.
         """
         free = self._begun is None and not self.is_answering()
-        if free and self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive():
-            request = self._fast_path.begin(self, self.parser.get_method(), self.url, self.headers)
+        if free and head.version == "1.1" and head.keep_alive:
+            request = self._fast_path.begin(self, head)
             if request is not None:
                 self._body.clear()
-                self.cycle = self._answering = self._begun = request
+                self.newest = self._answering = self._begun = request
                 return
-        super()._begin()
+        super()._begin(head)
 
     def _body_part(self, body: bytes) -> None:
-        request = self.cycle
+        request = self.newest
         if not isinstance(request, FastRequest):
             super()._body_part(body)
-            if self.pipeline:
+            if self._waiting:
                 self._ahead.holds(self._ahead.size + len(body))
             return
         request.body_part(len(body))
@@ -107,7 +109,7 @@ class FastConnection(BoundedConnection):
             self._body.append(body)
 
     def _body_complete(self) -> None:
-        request = self.cycle
+        request = self.newest
         if not isinstance(request, FastRequest):
             super()._body_complete()
             return
@@ -138,22 +140,22 @@ class FastConnection(BoundedConnection):
     def on_response_complete(self) -> None:
         """The next request may begin. A keep-alive timer that is running is not set anew, which would take longer."""
         self._answered_at = self.loop.time()
-        if self._ahead.size and len(self.pipeline) <= 1:  # the last of them begins, and counts its own body
+        if self._ahead.size and len(self._waiting) <= 1:  # the last of them begins, and counts its own body
             self._ahead.close()
-        if self.timeout_keep_alive_task is None or self.pipeline or self.state in ENDED or self.transport.is_closing():
+        if self._keep_alive_timer is None or self._waiting or self.state in ENDED or self.transport.is_closing():
             super().on_response_complete()
             return
-        self.server_state.total_requests += 1
+        self._server_state.total_requests += 1
         self._is_kept_alive()
         self.flow.resume_reading()
 
-    def timeout_keep_alive_handler(self) -> None:
+    def keep_alive_is_over(self) -> None:
         """Closes the connection if it had no request for long enough; else the timer was set for an earlier answer."""
-        self.timeout_keep_alive_task = None
-        if self.cycle is None or self.is_answering():
+        self._keep_alive_timer = None
+        if self.newest is None or self.is_answering():
             return  # the connection is lost, or the answer will set a timer
-        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        left = self._answered_at + self.keep_alive_seconds - self.loop.time()
         if left > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+            self._keep_alive_timer = self.loop.call_later(left, self.keep_alive_is_over)
         else:
-            super().timeout_keep_alive_handler()
+            super().keep_alive_is_over()

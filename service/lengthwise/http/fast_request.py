@@ -23,6 +23,7 @@ from lengthwise.protocols.problems import CLOSE
 
 if TYPE_CHECKING:
     from lengthwise.http.fast_path import FastConnection
+    from lengthwise.http.request_reader import Head
 
 _MOST_DIGITS: Final = 7
 """Most digits of a content length."""
@@ -49,7 +50,7 @@ class FastRequest:
     Attributes:
         headers: As given.
         query: As given.
-        keep_alive: Whether the connection stays open after the answer; cleared by uvicorn at shutdown.
+        keep_alive: Whether the connection stays open after the answer.
         response_complete: Whether its answer or refusal was written, or never will be.
     """
 
@@ -207,12 +208,12 @@ class FastPath:
         self._endpoint = endpoint
         self._path = path
 
-    def begin(self, connection: FastConnection, method: bytes, url: bytes, raw: Headers) -> FastRequest | None:
-        """Begins a request, by its method, URL and headers; None where it goes through ASGI."""
-        path, _, query = url.partition(b"?")
-        if path != self._path or method != b"POST" or not _PLAIN_QUERY.fullmatch(query):
+    def begin(self, connection: FastConnection, head: Head) -> FastRequest | None:
+        """Begins a request, by its head; None where it goes through ASGI."""
+        path, _, query = head.url.partition(b"?")
+        if path != self._path or head.method != b"POST" or not _PLAIN_QUERY.fullmatch(query):
             return None
-        headers = headers_of(raw)
+        headers = headers_of(head.headers)
         # One without a key, or without memory for its body, is refused before its body is read, which ASGI does.
         if not ordinary(headers, min(self.max_bytes, self.inflight.free)) or not self._has_key(headers):
             return None

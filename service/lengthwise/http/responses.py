@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
-_STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
 def header_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
@@ -23,7 +23,7 @@ def response(status: int, default_lines: bytes, headers: list[tuple[bytes, bytes
         body: Its body.
     """
     return b"%s%s%scontent-length: %d\r\n\r\n%s" % (
-        _STATUS_LINES[status],
+        STATUS_LINES[status],
         default_lines,
         header_lines(headers),
         len(body),

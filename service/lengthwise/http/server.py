@@ -31,7 +31,7 @@ from lengthwise.connections.places import ADMIN_CONNECTIONS, divided
 from lengthwise.connections.tls import context
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_admin_app, make_app
-from lengthwise.http.connection import BoundedConnection
+from lengthwise.http.connection import Connection
 from lengthwise.http.ending import LastResort, leave_behind
 from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastPath
@@ -325,12 +325,12 @@ def _config(app: ASGIApp, settings: Settings, max_connections: int, fast_path: F
     return config
 
 
-def _protocol(settings: Settings, max_connections: int, fast_path: FastPath | None) -> Callable[..., BoundedConnection]:
+def _protocol(settings: Settings, max_connections: int, fast_path: FastPath | None) -> Callable[..., Connection]:
     """Makes the connections of a server, within this process's bounds."""
     bounds: dict[str, Any] = {
         "header_timeout_seconds": settings.header_timeout_seconds,
         "max_connections": max_connections,
     }
     if fast_path is None:
-        return partial(BoundedConnection, **bounds)
+        return partial(Connection, **bounds)
     return partial(FastConnection, fast_path=fast_path, **bounds)

@@ -1,0 +1,189 @@
+"""One request through ASGI, and its answer: what the application receives, and how what it sends is written."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from typing import TYPE_CHECKING, Final
+
+from starlette.types import ASGIApp, Message, Scope
+
+from lengthwise.http.responses import STATUS_LINES, header_lines
+from lengthwise.protocols.body import Delivery
+from lengthwise.protocols.problems import CLOSE
+
+if TYPE_CHECKING:
+    from lengthwise.http.connection import Connection
+
+log = logging.getLogger("lengthwise.app")
+
+MOST_UNREAD: Final = 65_536
+"""Bytes of a body that the application has not received, from which on the connection is not read."""
+_NO_NAME: Final = re.compile(rb"[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\\"]")
+_NO_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_BODILESS: Final = (204, 304)
+
+
+class AsgiRequest:
+    """One request through ASGI.
+
+    Args:
+        connection: The connection that it came from.
+        scope: ASGI's.
+        delivery: Whether the answer was sent; the same object is the scope's extension.
+        keep_alive: Whether the connection stays open after the answer.
+        wants_continue: Whether the client waits for leave to send the body.
+
+    Attributes:
+        delivery: As given.
+        keep_alive: As given; cleared by an answer that ends the connection.
+        response_started: Whether the head of the answer was written.
+        response_complete: Whether the answer was written.
+    """
+
+    def __init__(
+        self, connection: Connection, scope: Scope, delivery: Delivery, *, keep_alive: bool, wants_continue: bool
+    ) -> None:
+        self.delivery = delivery
+        self.keep_alive = keep_alive
+        self.response_started = False
+        self.response_complete = False
+        self._connection = connection
+        self._scope = scope
+        self._wants_continue = wants_continue
+        self._gone = False  # the client, or its interest in this answer
+        self._event = asyncio.Event()  # something to receive
+        self._body = bytearray()
+        self._more_body = True
+        self._chunked = False
+        self._left = 0  # bytes of the answer's body that its head has announced
+
+    # What the connection reports.
+
+    def body_part(self, body: bytes) -> None:
+        """A part of the body is here."""
+        if self.response_complete:
+            return
+        self._body += body
+        if len(self._body) > MOST_UNREAD:
+            self._connection.flow.pause_reading()
+        self._event.set()
+
+    def body_complete(self) -> None:
+        """The body is complete."""
+        self._more_body = False
+        self._event.set()
+
+    def client_left(self) -> None:
+        """The connection is lost: tells the application at its next receive, and drops what it sends."""
+        self._gone = True
+        self._event.set()
+
+    def refused(self, status: int) -> None:
+        """The connection ends after writing this status in the place of the answer."""
+        self.delivery.refused = status
+        self._wants_continue = False
+        self.client_left()
+
+    # ASGI.
+
+    async def run(self, app: ASGIApp) -> None:
+        """Runs the application for this request; one that breaks is answered with 500."""
+        try:
+            await app(self._scope, self.receive, self.send)
+        except Exception:
+            log.exception("the application failed")
+        else:
+            if not self.response_complete and not self._gone:
+                log.error("the application returned without a whole answer")
+        if self.response_complete or self._gone:
+            return
+        if self.response_started:
+            self._connection.transport.close()
+        else:
+            headers = [(b"content-length", b"0"), CLOSE]
+            await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+            await self.send({"type": "http.response.body"})
+
+    async def receive(self) -> Message:
+        """The next part of the body; that the client has left; or that the answer was written."""
+        connection = self._connection
+        if self._wants_continue:
+            self._wants_continue = False
+            if not connection.transport.is_closing():
+                connection.transport.write(_CONTINUE)
+        if not self._gone and not self.response_complete:
+            connection.flow.resume_reading()
+            await self._event.wait()
+            self._event.clear()
+        if self._gone or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self._body = bytes(self._body), bytearray()
+        return {"type": "http.request", "body": body, "more_body": self._more_body}
+
+    async def send(self, message: Message) -> None:
+        """Writes a part of the answer; on a connection that is closing it is dropped, and does not count as written.
+
+        Raises:
+            RuntimeError: The message is not the next one, or not what the head announced.
+        """
+        flow, transport = self._connection.flow, self._connection.transport
+        if flow.write_paused and not self._gone:
+            await flow.drain()
+        if transport.is_closing() or flow.lost():
+            self._gone = True
+        if self._gone:
+            return
+        wanted = "http.response.body" if self.response_started else "http.response.start"
+        if message["type"] != wanted or self.response_complete:
+            raise RuntimeError(f"expected {wanted}, got {message['type']}")
+        if not self.response_started:
+            self._start(message["status"], message.get("headers", ()))
+            return
+        self._write(message.get("body", b""), more=message.get("more_body", False))
+        self.delivery.answered = self.response_complete
+
+    def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Writes the head of the answer."""
+        written = [(name.lower(), value) for name, value in headers]
+        for name, value in written:
+            if _NO_NAME.search(name) or _NO_VALUE.search(value):
+                raise RuntimeError(f"the header {name!r} cannot be written")
+        named = dict(written)
+        closes = b"close" in [token.strip() for token in named.get(b"connection", b"").lower().split(b",")]
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            written.append(CLOSE)
+        has_body = self._scope["method"] != "HEAD" and status not in _BODILESS
+        self._left = int(named.get(b"content-length", 0)) if has_body else 0
+        self._chunked = has_body and b"content-length" not in named
+        if self._chunked and b"transfer-encoding" not in named:
+            written.append((b"transfer-encoding", b"chunked"))
+        self.response_started = True
+        self._wants_continue = False
+        connection = self._connection
+        connection.transport.write(
+            b"".join((STATUS_LINES[status], connection.default_headers, header_lines(written), b"\r\n"))
+        )
+
+    def _write(self, body: bytes, *, more: bool) -> None:
+        """Writes a part of the answer's body."""
+        transport = self._connection.transport
+        if self._chunked:
+            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if chunk or not more:
+                transport.write(chunk if more else chunk + b"0\r\n\r\n")
+        elif self._scope["method"] != "HEAD":
+            if len(body) > self._left or (not more and len(body) < self._left):
+                raise RuntimeError("the body of the answer is not as long as its head says")
+            self._left -= len(body)
+            transport.write(body)
+        if not more:
+            self.response_complete = True
+            self._event.set()
+            if not self.keep_alive:
+                transport.close()
+            self._connection.on_response_complete()

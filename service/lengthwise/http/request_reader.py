@@ -1,0 +1,149 @@
+"""Reads the requests of one connection, as httptools parses them, within the bounds of a header block.
+
+The connection has the state (`http.connection`); what the parser calls depends on it and changes it. Trailers are never
+headers: they are counted and dropped. A header block that asks for another protocol is parsed once more without that
+header, because the parser ends a request with such a block, and would read its body as the next request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import httptools
+
+from lengthwise.http.framing import fault
+from lengthwise.http.states import BODY, ENDED, HEAD, IDLE, UPGRADE
+
+if TYPE_CHECKING:
+    from lengthwise.http.connection import Connection
+
+MAX_HEADER_BYTES: Final = 32_768
+
+
+@dataclass(slots=True)
+class Head:
+    """The request line and the headers of a request.
+
+    Attributes:
+        url: Its target.
+        headers: The headers, by lower-case name.
+        wants_continue: Whether the client waits for leave to send the body.
+        method: Its method.
+        version: HTTP's, such as `1.1`.
+        keep_alive: Whether the connection stays open after the answer.
+    """
+
+    url: bytes = b""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    wants_continue: bool = False
+    method: bytes = b""
+    version: str = ""
+    keep_alive: bool = False
+
+
+class RequestReader:
+    """What the parser calls.
+
+    Args:
+        connection: Gets the requests, the parts of their bodies, and the refusals.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._parser = httptools.HttpRequestParser(self)
+        # What comes behind a request that ends the connection must not fail the request before it is answered.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._head = Head()
+        self._bytes = 0  # of the header block and the trailers, as far as they are parsed
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether the body that is being read comes in chunks."""
+        return any(name == b"transfer-encoding" for name, _ in self._head.headers)
+
+    def close(self) -> None:
+        """Called when the connection is lost: the parser refers to this reader, and this reader to the connection."""
+        del self._parser, self._connection
+
+    def feed(self, data: bytes) -> None:
+        """Parses data, and a header block once more where it asks for another protocol."""
+        connection = self._connection
+        while True:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if connection.state is not UPGRADE or connection.transport.is_closing():
+                    return
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+                connection.state = HEAD
+            except httptools.HttpParserError:
+                connection.refuse(400, "Invalid HTTP request received.")
+                return
+            else:
+                return
+
+    def _without_upgrade(self) -> bytes:
+        """The header block that was parsed last, without the header that asks for another protocol."""
+        head = self._head
+        lines = [b"%s %s HTTP/%s" % (self._parser.get_method(), head.url, self._parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in head.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is here."""
+        if self._connection.state not in ENDED:
+            self._connection.state = HEAD
+        self._head = Head()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the target."""
+        self._head.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; or a trailer, which is counted and dropped."""
+        state = self._connection.state
+        if state is HEAD:
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self._head.wants_continue = True
+            self._head.headers.append((name, value))
+        elif state is BODY:
+            self._bytes += len(name) + len(value) + 4
+            if self._bytes > MAX_HEADER_BYTES:
+                self._connection.refuse(431)
+
+    def on_headers_complete(self) -> None:
+        """The header block is complete: the request begins, unless it is refused."""
+        connection, parser, head = self._connection, self._parser, self._head
+        if connection.state in ENDED:
+            return
+        head.version = parser.get_http_version()
+        if parser.should_upgrade():
+            if any(name == b"upgrade" for name, _ in head.headers):
+                connection.state = UPGRADE
+            else:
+                connection.refuse(400, "CONNECT is for proxies")
+            return
+        self._bytes = len(head.url) + sum([len(name) + len(value) + 4 for name, value in head.headers])
+        if self._bytes > MAX_HEADER_BYTES:
+            connection.refuse(431)
+        elif (why := fault(head.version, head.headers)) is not None:
+            connection.refuse(400, why)
+        else:
+            head.method = parser.get_method()
+            head.keep_alive = head.version != "1.0" and parser.should_keep_alive()
+            connection.request_begins(head)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body is here."""
+        if self._connection.state is BODY:
+            self._connection.body_part(body)
+
+    def on_message_complete(self) -> None:
+        """The body is complete; the next header block may begin."""
+        if self._connection.state is BODY:
+            self._connection.state = IDLE
+            self._connection.body_complete()
