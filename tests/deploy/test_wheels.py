@@ -36,15 +36,6 @@ def test_every_extra_that_serves_brings_the_files_of_the_page_of_calls(extra: st
     assert brought == PROJECT["optional-dependencies"]["docs"]
 
 
-def test_uvicorn_is_held_to_the_minor_version_whose_private_parts_are_overridden() -> None:
-    (wanted,) = [line for line in PROJECT["dependencies"] if line.startswith("uvicorn")]
-    lower, upper = re.fullmatch(r"uvicorn>=0\.(\d+),<0\.(\d+)", wanted).groups()  # type: ignore[union-attr]
-    assert int(upper) == int(lower) + 1
-    for lock in ("runtime", "cuda"):
-        text = (DEPLOY / "image" / f"{lock}.lock").read_text()
-        assert re.search(rf"^uvicorn==0\.{lower}\.", text, re.MULTILINE)
-
-
 @pytest.mark.parametrize(("variables", "code"), [({}, 1), ({"LENGTHWISE_PURE": "1"}, 0)])
 def test_a_build_in_which_a_module_does_not_compile_fails(variables: dict[str, str], code: int, tmp_path: Path) -> None:
     command = [sys.executable, "setup.py", "build_ext", "--force", "--build-lib", tmp_path, "--build-temp", tmp_path]
