@@ -51,6 +51,8 @@ class ServerProcess:
         if faults is not None:
             program = ["tests.support.faulty_server", str(faults)]
         kept = {prepared.VARIABLE: str(prepared.models())} if quickly else {}
+        if program != ["lengthwise"]:  # the tests are no package that is installed, and a page may run elsewhere
+            kept["PYTHONPATH"] = os.pathsep.join([str(prepared.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
             [*limited, sys.executable, "-m", *program, "serve", *arguments, *given],
             stdin=subprocess.DEVNULL,
