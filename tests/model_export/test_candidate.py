@@ -53,7 +53,7 @@ def test_a_users_module_is_published_and_answers_as_it_does_in_torch(tmp_path: P
 
 def test_the_promise_of_a_users_module_is_what_was_measured(tmp_path: Path) -> None:
     (promise,) = export(module("mean"), tmp_path / "mean").manifest.promises
-    assert promise.tolerance < 1e-5 * 1000  # raw values have logits of that size
+    assert promise.tolerance < 1e-3  # raw values have logits near 1,000, whose own rounding is 6e-5
     assert promise.amplified == 0
     assert promise.bits == (promise.tolerance == 0)
 

@@ -27,7 +27,7 @@ def test_a_right_mend_is_proved(before: Callable, after: Callable) -> None:
     proof = prove(original, mended, max_length=100)
     assert proof.holds, proof.wrong
     assert proof.sequences == SEQUENCES
-    assert proof.difference <= proof.tolerance
+    assert proof.difference <= 1e-5  # raw values are among its sequences
     assert proof.as_json()["holds"] is True
     # The original is the oracle: it never sees padding or company.
     assert {rows for rows, _ in original.widths} == {1}

@@ -236,7 +236,7 @@ def test_the_promise_is_bits_where_no_bit_differed() -> None:
 def test_the_promise_is_twice_the_largest_difference_that_was_seen() -> None:
     promise = promises.promise(prove("company"))
     assert not promise.bits
-    assert promise.seen == pytest.approx(1e-3 * (max(MANY_ROWS) - 1), rel=0.1)
+    assert promise.seen == pytest.approx(1e-3 * (max(MANY_ROWS) - 1), rel=0.05)
     assert promise.tolerance == promises.HEADROOM * promise.seen
 
 
