@@ -35,7 +35,7 @@ from rich.console import Console
 
 from benchmarks import kept_aside, machine, pages, recurrent_reference
 from benchmarks.kept_aside import LabelledSet
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture.presets import PRESETS

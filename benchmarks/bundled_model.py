@@ -16,7 +16,7 @@ import click
 import torch
 from rich.console import Console
 
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import VerificationError
@@ -25,8 +25,8 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.candidate import from_spec
-from lengthwise_export.pipeline import export
+from lengthwise_export.exporting.candidate import from_spec
+from lengthwise_export.exporting.pipeline import export
 from lengthwise_export.training import train
 from lengthwise_export.training.batches import examples
 from lengthwise_export.training.metrics import TrainingReport

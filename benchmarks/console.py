@@ -30,7 +30,7 @@ from benchmarks.workloads import lognormal
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.trial import LoadSpec, prepare
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 
 PAGE = pages.RESULTS / "console.md"
 VIEWERS = 3

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.errors import LengthwiseError
-from lengthwise_export.api import CheckReport
+from lengthwise_export.interface.api import CheckReport
 from lengthwise_export.testing import PaddingUnsafeError, assert_padding_safe
 
 PAGE = pages.RESULTS / "encoders.md"

@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export.candidate import from_spec
 from lengthwise_export.checking.axes import gap
 from lengthwise_export.errors import ExportError
+from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit

@@ -27,7 +27,7 @@ from rich.progress import track
 from benchmarks import machine, output, pages
 from benchmarks.peers.plain_grpc import METHOD
 from lengthwise.bench import launch
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.protocols.grpc_infer import SERVICE
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 

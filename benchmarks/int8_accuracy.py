@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import machine, output, pages
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
 from lengthwise.padding import batches
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.candidate import from_spec
+from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.training import train
 

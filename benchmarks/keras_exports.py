@@ -41,7 +41,7 @@ from benchmarks.contenders import SERVICE
 from benchmarks.workloads import Work
 from lengthwise.bench.trial import LoadSpec, prepare
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise_export.keras_models.backend import import_keras
 
 MODEL = "tests.gallery.keras_sound.masking_lstm_lstm_dense"

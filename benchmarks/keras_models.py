@@ -24,7 +24,7 @@ from rich.progress import track
 
 from benchmarks import machine, output, pages
 from benchmarks.exported_models import ROWS, in_batches
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.checking.axes import gap

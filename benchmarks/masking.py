@@ -29,7 +29,7 @@ from benchmarks import (
     steady_bits,
 )
 from benchmarks.layer_table import Row
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 
 DOCUMENT = Path("docs/masking.md")
 MENDING = Path("docs/mending.md")

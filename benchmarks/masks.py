@@ -26,7 +26,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks import machine, output, pages
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
 from lengthwise.padding import Steps, pad

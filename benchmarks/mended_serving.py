@@ -28,7 +28,7 @@ from lengthwise.bench import remote
 from lengthwise.bench.exposition import Samples
 from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 
 PAGE = pages.RESULTS / "mended_serving.md"
 TARGET, FEATURES, LONGEST = "examples/mending.py:inception", 12, 512

@@ -22,14 +22,14 @@ from torch import nn
 
 from benchmarks import machine, output, pages
 from examples.mending import Inception
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
 from lengthwise.padding import pad
 from lengthwise.runtime.session import Session
-from lengthwise_export import mended_accuracy, mended_candidate
-from lengthwise_export.mend_target import mend_target
-from lengthwise_export.mended_accuracy import MendAccuracy
+from lengthwise_export.mending import mended_accuracy, mended_candidate
+from lengthwise_export.mending.mend_target import mend_target
+from lengthwise_export.mending.mended_accuracy import MendAccuracy
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 

@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.padding import pad
 from lengthwise_export.checking.axes import gap
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.mend_target import ProvedMend, mend_target
+from lengthwise_export.mending.mend_target import ProvedMend, mend_target
 from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.options import OPSET, TargetOptions

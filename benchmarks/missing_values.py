@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture.spec import Spec

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.padding import Steps, batches, pad
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Precision

@@ -27,7 +27,7 @@ from benchmarks.bench import measure_load
 from benchmarks.contenders import SERVICE
 from benchmarks.workloads import CACHE, Work
 from lengthwise.bench.trial import LoadSpec, prepare
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise_export.architecture.presets import PRESETS
 from lengthwise_export.training import recipe, session
 from lengthwise_export.training.options import RecipeOptions

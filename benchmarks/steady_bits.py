@@ -24,15 +24,15 @@ from rich.progress import track
 from benchmarks import machine, output, pages
 from benchmarks.exported_models import Model, in_batches, models, one_quiet_thread
 from benchmarks.mending import options_of
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.errors import LengthwiseError
 from lengthwise.padding import Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.errors import ExportError
-from lengthwise_export.mend_target import mend_target
-from lengthwise_export.mended_candidate import from_mend
+from lengthwise_export.mending.mend_target import mend_target
+from lengthwise_export.mending.mended_candidate import from_mend
 from lengthwise_export.steady_bits.losses import first_loss
 from lengthwise_export.steady_bits.rewriting import largest_difference, with_steady_bits
 from lengthwise_export.targets import targets

@@ -4,101 +4,50 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 SERVICE = ROOT / "service" / "lengthwise"
 EXPORTER = ROOT / "model_export" / "lengthwise_export"
+FOLDERS = {"lengthwise": SERVICE, "lengthwise_export": EXPORTER}
 
-BELOW = {
-    "lengthwise": {
-        "": set(),
-        "telemetry": set(),
-        "connections": set(),
-        "batching": {"telemetry"},
-        "runtime": set(),
-        "verification": {"runtime"},
-        "repository": {"verification", "runtime", "batching", "telemetry"},
-        "decoding": {"runtime"},
-        "monitoring": {"repository", "verification", "decoding", "runtime", "batching", "telemetry"},
-        "serving": {"monitoring", "repository", "verification", "decoding", "runtime", "batching", "telemetry"},
-        "protocols": {"serving", "repository", "decoding", "runtime", "batching", "telemetry", "connections"},
-        "console": {
-            "protocols",
-            "serving",
-            "repository",
-            "decoding",
-            "runtime",
-            "batching",
-            "telemetry",
-            "connections",
-        },
-        "http": {"console", "protocols", "serving", "repository", "decoding", "runtime", "batching", "telemetry"}
-        | {"connections"},
-        "bench": {"repository", "decoding", "runtime", "batching"},
-        "scoring": {"repository", "decoding", "runtime", "batching"},
-        "engines": {"scoring"},
-        "api": {"scoring", "repository", "decoding", "runtime", "batching"},
-        "client": {"api", "decoding", "runtime"},
-        "cli": {"bench", "scoring", "http", "monitoring", "repository"},
-    },
-    "lengthwise_export": {
-        "": set(),
-        "architecture": set(),
-        "onnx_graphs": set(),
-        "tracing": {"onnx_graphs"},
-        "checking": {"tracing", "onnx_graphs"},
-        "steady_bits": {"checking", "tracing", "onnx_graphs"},
-        "mending": {"checking", "tracing", "onnx_graphs"},
-        "keras_models": {"checking", "tracing", "onnx_graphs"},
-        "targets": {"keras_models", "checking", "tracing", "onnx_graphs", "architecture"},
-        "training": {"architecture"},
-        "adopting": {"tracing", "onnx_graphs", "architecture"},
-        "export": {
-            "steady_bits",
-            "mending",
-            "targets",
-            "keras_models",
-            "checking",
-            "tracing",
-            "onnx_graphs",
-            "architecture",
-        },
-        "learning": {"export", "training", "architecture"},
-        "cli": {
-            "learning",
-            "export",
-            "steady_bits",
-            "mending",
-            "training",
-            "targets",
-            "keras_models",
-            "checking",
-            "tracing",
-            "onnx_graphs",
-            "architecture",
-        },
-    },
-}
-"""The packages, the lowest first, and the packages that each may import. All may import the modules without a package
-(""). A module that is named here has a row of its own, above packages."""
+PAGE = (ROOT / "ARCHITECTURE.md").read_text()
 
-MEMBERS = {
-    "lengthwise": {"serving": {"serving"}, "api": {"api"}, "cli": {"cli", "__main__"}},
-    "lengthwise_export": {
-        "export": {"accuracy", "api", "candidate", "flow", "mend_target", "mended_accuracy", "mended_candidate"}
-        | {"missing_values", "pipeline", "publish", "testing", "torch_state"},
-        "learning": {"estimator", "training_api"},
-        "cli": {"cli", "training_commands"},
-    },
-}
-"""Modules beside the packages that are above some of them, by the name of their row."""
+
+class Row(NamedTuple):
+    """A package in the table of `ARCHITECTURE.md`: its side of the wall, and the packages that it may import."""
+
+    side: str
+    below: set[str]
+
+
+def rows(title: str) -> list[list[str]]:
+    """The cells of the table below a comment in the page."""
+    _, _, rest = PAGE.partition(f"<!-- {title} -->\n")
+    lines = rest.partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def table(package: str) -> dict[str, Row]:
+    """The rows of a package's table, the lowest first; the root's is named ""."""
+    return {
+        "" if name == "(root)" else name.strip("`"): Row(side, {*re.findall(r"`(\w+)`", below)})
+        for name, side, _, below in rows(f"packages of {package}")
+    }
+
+
+TABLES = {package: table(package) for package in ("lengthwise", "lengthwise_export")}
+ANNEXES = {package: {name for name, row in rows.items() if row.side == "annex"} for package, rows in TABLES.items()}
+HOOKS = {(module.strip("`"), annex.strip("`")) for module, annex, _ in rows("hooks")}
+"""The modules of core that import an annex, and which."""
 
 ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.session"},
@@ -143,31 +92,62 @@ def modules(folder: Path) -> dict[str, Path]:
     return {".".join(path.relative_to(folder).with_suffix("").parts): path for path in sorted(files)}
 
 
-def row(package: str, module: str) -> str:
-    """The row of `BELOW` that a module belongs to."""
-    folder, _, rest = module.partition(".")
-    if rest:
-        return folder
-    return next((name for name, members in MEMBERS[package].items() if folder in members), "")
+def room(package: str, module: str) -> str:
+    """The row of the table that a module belongs to: its folder, or itself."""
+    folder = module.partition(".")[0]
+    return folder if folder in TABLES[package] else ""
 
 
-@pytest.mark.parametrize("package", BELOW)
+def arrows(package: str) -> dict[str, set[str]]:
+    """What each module imports from other rows than its own and the root's."""
+    known = modules(FOLDERS[package])
+    return {
+        name: {
+            room(package, part.removeprefix(f"{package}."))
+            for part in imports(path, annotations=False)
+            if part.removeprefix(f"{package}.") in known
+        }
+        - {room(package, name), ""}
+        for name, path in known.items()
+        if not name.endswith("__init__")
+    }
+
+
+@pytest.mark.parametrize("package", TABLES)
 def test_a_module_imports_from_its_own_package_and_from_those_below(package: str) -> None:
-    known = modules(SERVICE if package == "lengthwise" else EXPORTER)
-    above = {}
-    for name, path in known.items():
-        own = row(package, name)
-        inside = [imported.removeprefix(f"{package}.") for imported in imports(path, annotations=False)]
-        rows = {row(package, imported) for imported in inside if imported in known}
-        above[name] = rows - BELOW[package][own] - {own, ""}
-    assert not {name: rows for name, rows in above.items() if rows and not name.endswith("__init__")}
+    allowed = {
+        name: TABLES[package][room(package, name)].below
+        | {annex for module, annex in HOOKS if module == f"{package}.{name}"}
+        for name in arrows(package)
+    }
+    assert not {name: above for name, rooms in arrows(package).items() if (above := rooms - allowed[name])}
 
 
-@pytest.mark.parametrize("package", BELOW)
-def test_every_package_has_its_row(package: str) -> None:
-    folder = SERVICE if package == "lengthwise" else EXPORTER
-    packages = {path.parent.name for path in folder.glob("*/__init__.py")}
-    assert packages <= {*BELOW[package]}
+@pytest.mark.parametrize("package", TABLES)
+def test_core_reaches_an_annex_only_where_the_page_says_so(package: str) -> None:
+    annexes = ANNEXES[package]
+    assert not {name for name, row in TABLES[package].items() if row.side == "core" and row.below & annexes}
+    found = {
+        (f"{package}.{name}", annex)
+        for name, rooms in arrows(package).items()
+        if room(package, name) not in annexes
+        for annex in rooms & annexes
+    }
+    assert found == {hook for hook in HOOKS if hook[0].startswith(f"{package}.")}
+
+
+@pytest.mark.parametrize("package", TABLES)
+def test_every_package_has_its_row_above_those_that_it_imports(package: str) -> None:
+    assert {path.parent.name for path in FOLDERS[package].glob("*/__init__.py")} <= {*TABLES[package]}
+    order = [*TABLES[package]]
+    assert not {
+        name: below for name, row in TABLES[package].items() if (below := row.below - {*order[: order.index(name)]})
+    }
+
+
+@pytest.mark.parametrize(("package", "most"), [("lengthwise", 10), ("lengthwise_export", 5)])
+def test_few_modules_lie_beside_the_packages(package: str, most: int) -> None:
+    assert len([*FOLDERS[package].glob("*.py")]) <= most
 
 
 @pytest.mark.parametrize("folder", [SERVICE, EXPORTER], ids=["lengthwise", "lengthwise_export"])
@@ -211,7 +191,7 @@ def _words(path: Path) -> Iterator[str]:
 
 def test_the_exporter_knows_only_what_reads_and_runs_a_model() -> None:
     known = {name for path in modules(EXPORTER).values() for name in imports(path) if name.startswith("lengthwise.")}
-    rooms = {row("lengthwise", name.removeprefix("lengthwise.")) for name in known}
+    rooms = {room("lengthwise", name.removeprefix("lengthwise.")) for name in known}
     assert not rooms & {"http", "protocols", "serving", "connections", "telemetry"}
     assert not known & {
         "lengthwise.batching.batcher",
@@ -222,7 +202,7 @@ def test_the_exporter_knows_only_what_reads_and_runs_a_model() -> None:
 
 def test_serving_loads_nothing_that_only_the_exporter_needs() -> None:
     program = (
-        "import sys, lengthwise.cli, lengthwise.http.server; "
+        "import sys, lengthwise.commands.cli, lengthwise.http.server; "
         "print([name for name in ('torch', 'onnx', 'lengthwise_export', 'matplotlib', 'httpx', 'pyarrow', "
         "'opentelemetry.sdk') if name in sys.modules])"
     )

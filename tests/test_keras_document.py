@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from lengthwise_export.cli import main
+from lengthwise_export.interface.cli import main
 from lengthwise_export.keras_models.config import LAYERS, REFUSED
 from tests.support.keras_models import keras
 

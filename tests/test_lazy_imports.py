@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 PROBE = """
 import json, sys
-from lengthwise.cli import main
+from lengthwise.commands.cli import main
 try:
     main(json.loads(sys.argv[1]), prog_name="lengthwise")
 except SystemExit as end:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from benchmarks import layer_table, masking
 from benchmarks.layer_table import Figures, Row
-from lengthwise_export.cli import main as lengthwise
+from lengthwise_export.interface.cli import main as lengthwise
 from tests.support.server_process import started
 
 ROOT = Path(__file__).parents[1]

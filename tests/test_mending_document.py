@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import masking, mended_training, mending, pages
-from lengthwise_export.cli import main as lengthwise
+from lengthwise_export.interface.cli import main as lengthwise
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "mending.md").read_text()

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from lengthwise.settings import Settings
-from lengthwise_export.cli import main
+from lengthwise_export.interface.cli import main
 from tests.support import documents
 from tests.support.server_process import ServerProcess
 

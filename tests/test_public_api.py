@@ -99,7 +99,7 @@ def test_functions_say_what_they_take_give_and_raise(function: Any) -> None:
 
 @pytest.mark.parametrize("function", [lengthwise_export.check, lengthwise_export.export], ids=lambda one: one.__name__)
 def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> None:
-    from lengthwise_export import cli
+    from lengthwise_export.interface import cli
 
     of_shell = {"as_json", "verbose", "page", "sarif", "strict"}
     command = {parameter.name for parameter in cli.main.commands[function.__name__].params}
@@ -107,7 +107,7 @@ def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> No
 
 
 def test_train_takes_what_its_command_takes() -> None:
-    from lengthwise_export import cli
+    from lengthwise_export.interface import cli
 
     of_shell = {"spec_file", "data", "resume", "as_json", "channels_first"}
     of_shell |= {f"column_{role}" for role in ("id", "time", "label", "values")}

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from examples import conventions
 from lengthwise_export.architecture import checkpoint
-from lengthwise_export.cli import main as lengthwise
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.interface.cli import main as lengthwise
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 

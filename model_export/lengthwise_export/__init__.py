@@ -38,22 +38,22 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
-    "LengthwiseClassifier": "lengthwise_export.estimator",
-    "PublishedModel": "lengthwise_export.pipeline",
-    "TrainedModel": "lengthwise_export.training_api",
+    "LengthwiseClassifier": "lengthwise_export.training.estimator",
+    "PublishedModel": "lengthwise_export.exporting.pipeline",
+    "TrainedModel": "lengthwise_export.training.training_api",
     "adopt": "lengthwise_export.adopting.adopt",
-    "compare": "lengthwise_export.training_api",
-    "train": "lengthwise_export.training_api",
+    "compare": "lengthwise_export.training.training_api",
+    "train": "lengthwise_export.training.training_api",
 }
 """Where what is not in `api` is defined."""
 
 
 if TYPE_CHECKING:
     from lengthwise_export.adopting.adopt import adopt
-    from lengthwise_export.api import CheckReport, check, export
-    from lengthwise_export.estimator import LengthwiseClassifier
-    from lengthwise_export.pipeline import PublishedModel
-    from lengthwise_export.training_api import TrainedModel, compare, train
+    from lengthwise_export.exporting.pipeline import PublishedModel
+    from lengthwise_export.interface.api import CheckReport, check, export
+    from lengthwise_export.training.estimator import LengthwiseClassifier
+    from lengthwise_export.training.training_api import TrainedModel, compare, train
 
     __version__: str
 else:  # a type checker is to find misspelt names
@@ -63,7 +63,7 @@ else:  # a type checker is to find misspelt names
         if name == "__version__":
             value: Any = importlib.import_module("lengthwise").__version__
         elif name in __all__:
-            module = _ELSEWHERE.get(name, "lengthwise_export.api")
+            module = _ELSEWHERE.get(name, "lengthwise_export.interface.api")
             try:
                 value = getattr(importlib.import_module(module), name)
             except ModuleNotFoundError as error:

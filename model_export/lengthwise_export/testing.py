@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lengthwise_export.api import CheckReport, check
+from lengthwise_export.interface.api import CheckReport, check
 from lengthwise_export.targets.targets import Given
 
 __all__ = ["PaddingUnsafeError", "assert_padding_safe"]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise import notebook
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequences, Problem
+from lengthwise.reports import notebook
 from lengthwise.scoring.opened import ModelOptions, ProviderName
 from lengthwise.wrong_values import counted
 

@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from lengthwise.api_keys import Keys
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.batching.watchdog import Watchdog
+from lengthwise.connections.api_keys import Keys
+from lengthwise.connections.inflight import Inflight
+from lengthwise.connections.web_pages import WebPages
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import QueueFull, RequestError
-from lengthwise.inflight import Inflight
 from lengthwise.monitoring.monitoring import Monitoring
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
@@ -43,7 +44,6 @@ from lengthwise.telemetry.families import Family
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics, ModelMetrics
 from lengthwise.telemetry.openings import Openings
 from lengthwise.versions import Key, Policy
-from lengthwise.web_pages import WebPages
 
 if TYPE_CHECKING:
     from lengthwise.telemetry.tracing import Trace, Tracer

@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -24,8 +24,6 @@ from pydantic_settings import (
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import bundled_models as bundled_models
-from lengthwise.inflight import LEAST_BODIES
-from lengthwise.record_columns import check_columns
 from lengthwise.versions import Key, Policy
 from lengthwise.wrong_values import nearest, no_booleans_for_numbers, sentence
 
@@ -99,6 +97,10 @@ def _share(value: Any) -> Any:
     return 0.0 if value == "off" else value
 
 
+LEAST_BODIES: Final = 4
+"""`max_inflight_bytes` must be at least this many times the largest body: `[0,0,0,...]` as 64-bit tokens takes four
+times the bytes of its text."""
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -112,13 +114,6 @@ def _named_version(value: str) -> str:
     return value
 
 
-def _columns(value: tuple[str, ...]) -> tuple[str, ...]:
-    check_columns(value)
-    return value
-
-
-Columns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_columns)]
-"""Columns of record files."""
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_origins)]
 """As browsers send them in the header `origin`: scheme, host and optionally port, no path."""
 
@@ -322,9 +317,6 @@ class Settings(BaseSettings):
     )
     record_max_bytes: int = Field(
         2**30, ge=2**20, description="Most bytes of all record files; beyond it the oldest are removed."
-    )
-    record_without: Columns = Field(
-        (), description="Columns that records leave out, separated by commas, such as steps,id,probabilities."
     )
     shadow: Annotated[str, AfterValidator(_named_version)] | None = Field(
         None,

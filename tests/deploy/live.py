@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lengthwise.data_profile import DataProfile
+from lengthwise.runtime.data_profile import DataProfile
 from tests.deploy.tools import DEPLOY, RULES, loaded, program
 from tests.support.model_directories import place
 

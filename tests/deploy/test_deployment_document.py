@@ -15,7 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from lengthwise.cli import main
+from lengthwise.commands.cli import main
 from lengthwise.settings import Settings
 from tests.deploy.tools import CHART, ROOT, chart_engine, objects, run
 

@@ -15,9 +15,9 @@ from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import Manifest, StepInput, Task
 from lengthwise.runtime.session import Outputs, Session
-from lengthwise_export import accuracy
-from lengthwise_export.cli import main
-from lengthwise_export.pipeline import export
+from lengthwise_export.exporting import accuracy
+from lengthwise_export.exporting.pipeline import export
+from lengthwise_export.interface.cli import main
 from tests.support.specs import candidate
 
 LABELS = ("slow", "mid", "fast")

@@ -18,10 +18,10 @@ from lengthwise.runtime.answers import score
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.golden import Golden
-from lengthwise_export.candidate import Candidate, from_spec, from_target, with_threshold
 from lengthwise_export.errors import ExportError
+from lengthwise_export.exporting.candidate import Candidate, from_spec, from_target, with_threshold
+from lengthwise_export.exporting.pipeline import PublishedModel, export
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.pipeline import PublishedModel, export
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import ScoreKind
 from tests.support.fake_device import ONE

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from lengthwise.runtime.manifest import digest
-from lengthwise_export.cli import main
+from lengthwise_export.interface.cli import main
 from lengthwise_export.training.train import Epoch, TrainingRun
 from tests.support import users_models
 from tests.support.specs import separable

@@ -14,8 +14,8 @@ from lengthwise.padding import Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.candidate import from_spec
-from lengthwise_export.pipeline import export
+from lengthwise_export.exporting.candidate import from_spec
+from lengthwise_export.exporting.pipeline import export
 from lengthwise_export.training import train
 from lengthwise_export.training.options import TrainingOptions
 from tests.support.server_process import started

@@ -18,8 +18,7 @@ from torch.export import Dim
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
-from lengthwise_export import foreign_files
-from lengthwise_export.architecture import checkpoint
+from lengthwise_export.architecture import checkpoint, foreign_files
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets

@@ -27,7 +27,7 @@ import keras
 from click.testing import CliRunner
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.cli import main
+from lengthwise_export.interface.cli import main
 from lengthwise_export.keras_models import loading
 from tests.support import keras_files
 from tests.support.keras_files import CONFIG, WEIGHTS

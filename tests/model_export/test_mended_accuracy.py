@@ -11,7 +11,7 @@ from lengthwise.decoding.dataset import Record
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.runtime.session import Session
-from lengthwise_export.mended_accuracy import MendAccuracy, measure
+from lengthwise_export.mending.mended_accuracy import MendAccuracy, measure
 from tests.support.mends import WEIGHTS, NumpySubject, mended_mean, over_the_steps, raising_below
 
 MANIFEST = Manifest(name="m", version=1, input=StepInput(features=3), labels=("a", "b", "c", "d"), max_length=60)

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, StepInput
 from lengthwise.runtime.session import CPU_LABEL
-from lengthwise_export.cli import main
-from lengthwise_export.missing_values import cases, contains_isnan, failure
+from lengthwise_export.exporting.missing_values import cases, contains_isnan, failure
+from lengthwise_export.interface.cli import main
 from tests.gallery.onnx_models import Weights, integers, model, scalar
 
 

@@ -28,13 +28,13 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification import golden, measurement, promises
 from lengthwise.verification.golden import Golden
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export import example_recordings, pipeline, publish
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.candidate import Candidate, from_spec
-from lengthwise_export.cli import main
 from lengthwise_export.errors import CheckpointError, PublishError
+from lengthwise_export.exporting import example_recordings, pipeline, publish
+from lengthwise_export.exporting.candidate import Candidate, from_spec
+from lengthwise_export.interface.cli import main
 from lengthwise_export.tracing import graph
 from tests.support import covering, hostile_models
 from tests.support.cuda_kernels import strangers

@@ -25,13 +25,13 @@ from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import measurement, promises
 from lengthwise.verification.measurement import Case
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export import pipeline
-from lengthwise_export.candidate import from_spec
-from lengthwise_export.cli import main
 from lengthwise_export.errors import ExportError
+from lengthwise_export.exporting import pipeline
+from lengthwise_export.exporting.candidate import from_spec
+from lengthwise_export.exporting.pipeline import PublishedModel
+from lengthwise_export.interface.cli import main
 from lengthwise_export.onnx_graphs import integer_layers, precision
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.pipeline import PublishedModel
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.support import model_directories, numpy_models, old_int8

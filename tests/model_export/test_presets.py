@@ -5,12 +5,12 @@ import torch
 
 from lengthwise.runtime.session import Session
 from lengthwise.verification import measurement, promises
-from lengthwise_export import flow
 from lengthwise_export.architecture.model import Ensemble, SequenceClassifier, classifier
 from lengthwise_export.architecture.presets import PRESETS
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.candidate import from_spec
 from lengthwise_export.errors import SpecError
+from lengthwise_export.exporting import flow
+from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.options import TargetOptions
 from tests.support.long import long_but
 

@@ -8,8 +8,8 @@ import pytest
 
 from lengthwise.repository import scan
 from lengthwise.versions import Key
-from lengthwise_export import publish
 from lengthwise_export.errors import PublishError
+from lengthwise_export.exporting import publish
 
 
 def published(out: Path, content: str = "x") -> publish.Destination:

@@ -14,12 +14,12 @@ from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import batches, pad
 from lengthwise.runtime.session import Session
-from lengthwise_export import candidate
 from lengthwise_export.architecture import checkpoint, loading, rocket, rocket_kernels
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.cli import main
 from lengthwise_export.errors import CheckpointError, SpecError
+from lengthwise_export.exporting import candidate
+from lengthwise_export.interface.cli import main
 from lengthwise_export.training import rocket as rocket_training
 from lengthwise_export.training.options import TrainingOptions
 from tests.support.specs import separable, spec

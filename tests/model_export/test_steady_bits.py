@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from lengthwise.runtime.manifest import Manifest
-from lengthwise_export.candidate import Candidate, with_rewrites
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.exporting.candidate import Candidate, with_rewrites
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.steady_bits import rewriting
 from lengthwise_export.steady_bits.losses import LossOfBits, first_loss, keeps_bits

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from lengthwise.errors import ConfigurationError, ManifestError
 from lengthwise.padding import pad
-from lengthwise_export.cli import main
 from lengthwise_export.errors import CheckpointError, SpecError, UncheckableError
+from lengthwise_export.interface.cli import main
 from lengthwise_export.options import TargetOptions, target_options
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.factory import module_of

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lengthwise_export import temperature
+from lengthwise_export.architecture import temperature
 
 
 def logits(answers: int, classes: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,9 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.candidate import from_spec
-from lengthwise_export.cli import main
 from lengthwise_export.errors import CheckpointError
+from lengthwise_export.exporting.candidate import from_spec
+from lengthwise_export.interface.cli import main
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.support import users_models

@@ -7,14 +7,14 @@ from typing import cast
 
 import numpy as np
 
-from lengthwise.data_profile import ProfileCounter
 from lengthwise.decoding.calls import make_item
 from lengthwise.decoding.dataset import Record
 from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.data_profile import ProfileCounter
 from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.runtime.session import Outputs, Session
-from lengthwise_export import accuracy
-from lengthwise_export.training_profile import profile_of_served
+from lengthwise_export.architecture.training_profile import profile_of_served
+from lengthwise_export.exporting import accuracy
 
 
 class Seldom:

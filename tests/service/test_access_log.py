@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lengthwise import logs
+from lengthwise.commands import logs
 from lengthwise.settings import Settings
 from lengthwise.telemetry.access_log import MOST_LENGTHS, AccessLog
 from tests.support.numpy_models import manifest, model, serving

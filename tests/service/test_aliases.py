@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from lengthwise.cli import main
+from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, ModelNotFound, NoSuchAlias, NotReady
 from lengthwise.repository import aliases
 from lengthwise.repository.contents import Repository

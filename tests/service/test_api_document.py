@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from lengthwise import cli, errors
+from lengthwise import errors
 from lengthwise.bench.launch import free_port
+from lengthwise.commands import cli
 from lengthwise.decoding import options
 from lengthwise.http import pages
 from lengthwise.http.app import make_app

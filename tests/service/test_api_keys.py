@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lengthwise.api_keys import Keys
+from lengthwise.connections.api_keys import Keys
 from lengthwise.errors import ConfigurationError, Unauthorized
 
 FIRST, SECOND = b"a-key-of-some-length", b"another-key-of-some-length"

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pytest
 from onnx import external_data_helper
 
-from lengthwise.api_keys import Keys
 from lengthwise.batching.plan import BatchLimits
+from lengthwise.connections.api_keys import Keys
 from lengthwise.errors import InvalidRequest, ModelError, Unauthorized
 from lengthwise.http import connection
 from lengthwise.padding import PaddedBatch

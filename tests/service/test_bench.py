@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from lengthwise.bench.command import bench, rates_of
+from lengthwise.commands.bench import bench, rates_of
 from lengthwise.errors import ConfigurationError
 from tests.support.small_server import Reply, SmallServer, serving
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from lengthwise import look
 from lengthwise.bench.figures import Figures
 from lengthwise.bench.report_page import page
+from lengthwise.reports import look
 from tests.support.bench_figures import FIGURES
 
 NONE = replace(FIGURES, latency_ms=None, answers={503: 3}, padding_share=None, rows_per_batch=None, wrong=None)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.errors import DeadlineExceeded, InflightFull, InvalidRequest, TooLarge, UnsupportedMedia
-from lengthwise.inflight import Hold, Inflight
 from lengthwise.protocols import body
 
 MEBIBYTE = 1 << 20

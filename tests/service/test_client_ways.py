@@ -20,7 +20,7 @@ import lengthwise
 from lengthwise import errors
 from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
-from lengthwise.proxies import is_loopback, proxy_of
+from lengthwise.client.proxies import is_loopback, proxy_of
 
 STEPS = np.ones((3, 2), dtype=np.float32)
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

@@ -7,8 +7,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from lengthwise.cli import main
-from lengthwise.command import Command, end
+from lengthwise.commands.cli import main
+from lengthwise.commands.command import Command, end
 from lengthwise.errors import ConfigurationError, VerificationError
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, sa
 
 
 def test_where_the_exporter_is_left_out_its_commands_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lengthwise_export.cli", None)
+    monkeypatch.setitem(sys.modules, "lengthwise_export.interface.cli", None)
     result = CliRunner().invoke(main, ["export"])
     assert result.exit_code == 2
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -86,7 +86,7 @@ def test_a_terminated_command_ends_as_an_interrupted_one() -> None:
     ],
 )
 def test_a_command_of_the_exporter_says_what_brings_it(arguments: list[str]) -> None:
-    program = f"import sys; sys.modules['torch'] = None; from lengthwise.cli import main; main({arguments})"
+    program = f"import sys; sys.modules['torch'] = None; from lengthwise.commands.cli import main; main({arguments})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 2  # 1 is a verdict: of `check`, that something leaks
     assert "torch is missing): pip install 'lengthwise[export]', or in a checkout: make install" in done.stderr
@@ -95,7 +95,9 @@ def test_a_command_of_the_exporter_says_what_brings_it(arguments: list[str]) -> 
 @pytest.mark.parametrize("call", ["serve", "bench", "score a b --model c", "train a b", "export a", "check a"])
 @pytest.mark.parametrize("absent", ["fcntl", "resource"])
 def test_a_system_that_it_does_not_run_on_is_told_so(absent: str, call: str) -> None:
-    program = f"import sys; sys.modules[{absent!r}] = None; from lengthwise.cli import main; main({call.split()})"
+    program = (
+        f"import sys; sys.modules[{absent!r}] = None; from lengthwise.commands.cli import main; main({call.split()})"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

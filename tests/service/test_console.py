@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from lengthwise import look
 from lengthwise.console import page
 from lengthwise.http.app import make_admin_app
 from lengthwise.protocols.predict import media_types
+from lengthwise.reports import look
 from lengthwise.repository.contents import Refusal
 from tests.support.numpy_models import manifest, model, serving
 

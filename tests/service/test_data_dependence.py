@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 from onnx import NodeProto, helper
 
-from lengthwise.runtime import onnx_graph
-from lengthwise.runtime.data_dependence import ENDS_WITHOUT_ROWS, has_steady_time, recurrent_without_rows
-from lengthwise.runtime.onnx_graph import Graph
+from lengthwise.runtime.onnx import onnx_graph
+from lengthwise.runtime.onnx.data_dependence import ENDS_WITHOUT_ROWS, has_steady_time, recurrent_without_rows
+from lengthwise.runtime.onnx.onnx_graph import Graph
 from lengthwise.settings import bundled_models
 from tests.support import hostile_models
 from tests.support.hostile_models import Made

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lengthwise.data_profile import WINDOW_SEQUENCES, Bins, DataProfile, ProfileCounter
 from lengthwise.padding import Steps
+from lengthwise.runtime.data_profile import WINDOW_SEQUENCES, Bins, DataProfile, ProfileCounter
 
 CLASSES = 4
 

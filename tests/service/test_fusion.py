@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lengthwise.padding import PaddedBatch, pad
-from lengthwise.runtime import fusion, onnx_graph, recurrent_kernels
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.onnx import fusion, onnx_graph
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Outputs, Session
 from tests.support.lent_cores import lent_and_taken_back

@@ -23,9 +23,9 @@ from rich.console import Console
 
 import lengthwise
 from lengthwise.batching.plan import BatchLimits
+from lengthwise.commands.score import ScoringRun
 from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError, InvalidSequences
-from lengthwise.scoring.command import ScoringRun
 from lengthwise.scoring.opened import OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
 from tests.support import numpy_models

@@ -21,10 +21,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.decoding import calls
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import ConfigurationError, InflightFull, TooLarge
-from lengthwise.inflight import Hold, Inflight
 from lengthwise.padding import PaddedBatch
 from lengthwise.protocols import grpc_calls, grpc_server, receiving
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES

@@ -126,8 +126,8 @@ WITHOUT = "import sys; sys.modules['onnxruntime'] = None; sys.argv = ['lengthwis
 def without_onnxruntime(*call: str) -> subprocess.CompletedProcess[str]:
     """The command in an environment that has no onnxruntime, and no package that would bring it."""
     program = (
-        WITHOUT
-        + "import lengthwise.runtime.installation as i; i.PACKAGES = (); from lengthwise.cli import main; main()"
+        WITHOUT + "from lengthwise.commands.cli import main; from lengthwise.runtime import installation; "
+        "installation.PACKAGES = (); main()"
     )
     return subprocess.run([sys.executable, "-c", program, *call], capture_output=True, text=True, cwd=ROOT, check=False)
 

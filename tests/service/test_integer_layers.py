@@ -17,9 +17,10 @@ from onnx import ModelProto, helper, numpy_helper
 from onnx import TensorProto as Element
 
 from lengthwise.padding import pad
-from lengthwise.runtime import fusion, integer_kernels, integer_layers, recurrent_kernels
-from lengthwise.runtime.integer_layers import fused
+from lengthwise.runtime import integer_kernels, recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.onnx import fusion, integer_layers
+from lengthwise.runtime.onnx.integer_layers import fused
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models

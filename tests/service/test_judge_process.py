@@ -16,16 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise import modest
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, NotJudged, VerificationError
-from lengthwise.repository import contents, judging, loading
+from lengthwise.repository import contents, judging, loading, modest
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import ModelFiles
 from lengthwise.repository.scan import scan
+from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.settings import memory_left_bytes
-from lengthwise.stopping import Stopped, Stopping
 from lengthwise.versions import Policy
 from tests.support import hostile_models, proc
 from tests.support.hostile_models import place_graph

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lengthwise import logs
+from lengthwise.commands import logs
 from lengthwise.settings import Settings
 
 log = logging.getLogger("lengthwise.test")

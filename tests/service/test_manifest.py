@@ -12,8 +12,8 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
-from lengthwise.data_profile import DataProfile
 from lengthwise.errors import ManifestError, VerificationError
+from lengthwise.runtime.data_profile import DataProfile
 from lengthwise.runtime.manifest import GraphNames, Manifest, Promise, StepInput, digest
 
 LEAST: dict[str, Any] = {

@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lengthwise.data_profile import DataProfile
 from lengthwise.decoding import dataset
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
@@ -29,11 +28,10 @@ from lengthwise.monitoring.consumers import CallBuffer, ConsumerThread
 from lengthwise.monitoring.drift import Drift, DriftWindow
 from lengthwise.monitoring.record_file import PATTERN
 from lengthwise.monitoring.recorder import FILE_SECONDS, Recorder
-from lengthwise.record_columns import COLUMNS
 from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.data_profile import DataProfile
 from lengthwise.runtime.manifest import Promise
 from lengthwise.runtime.session import CPU_LABEL
-from lengthwise.settings import Settings
 from lengthwise.telemetry.families import Family
 from tests.support.numpy_models import Service, manifest, model, serving
 
@@ -194,7 +192,6 @@ class TestRecorder:
         recorder.close()
         (path,) = tmp_path.glob("record-*.parquet")
         rows = pq.read_table(path).to_pylist()
-        assert list(rows[0]) == list(COLUMNS)
         assert [row["id"] for row in rows] == ["x", "r1/0"]
         assert rows[0]["answer"] == ["b"]
         assert rows[0]["arrived"].timestamp() == 1e9
@@ -202,17 +199,6 @@ class TestRecorder:
         first, second = dataset.read(path)
         assert np.array_equal(first.steps, np.array([[1, np.nan], [3, 4]], dtype=np.float32), equal_nan=True)
         assert second.steps.tolist() == [[1, 2]]
-
-    def test_columns_are_left_out(self, tmp_path: Path) -> None:
-        recorder = Recorder(tmp_path, 1.0, 2**30, ("id", "steps", "probabilities"))
-        recorder.consume([answered(id="secret")._replace(request_id="secret-call") for _ in range(2)])
-        recorder.consume([answered()])
-        recorder.close()
-        (path,) = tmp_path.glob("record-*.parquet")
-        first, second, other = pq.read_table(path).column("request").to_pylist()
-        assert first == second != other
-        assert set(pq.read_table(path).column_names) == {*COLUMNS} - {"id", "steps", "probabilities"}
-        assert b"secret" not in path.read_bytes()
 
     def test_files_are_rotated_and_the_oldest_removed(self, tmp_path: Path) -> None:
         now = [0.0]
@@ -418,13 +404,6 @@ class TestRecorder:
         (tmp_path / "file").touch()
         with pytest.raises(ConfigurationError, match="cannot be written"):
             Recorder(tmp_path / "file" / "records", 1.0, 2**30)
-
-    @pytest.mark.parametrize(
-        ("text", "message"), [("nothing", "there is no column 'nothing'"), ("arrived", "cannot be left out")]
-    )
-    def test_a_wrong_column_is_named(self, text: str, message: str) -> None:
-        with pytest.raises(ConfigurationError, match=message):
-            Settings.load(record_without=text)
 
 
 def recorder_figure(recorder: Recorder, name: str) -> float:

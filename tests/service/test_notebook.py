@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import lengthwise
-from lengthwise import notebook
 from lengthwise.api import Prediction
+from lengthwise.reports import notebook
 from tests.support import model_directories
 
 

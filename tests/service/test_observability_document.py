@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lengthwise.logs import JsonLines
+from lengthwise.commands.logs import JsonLines
 from tests.support.numpy_models import manifest, model, serving
 
 PAGE = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from lengthwise.runtime import onnx_graph
 from lengthwise.runtime.manifest import external_data
+from lengthwise.runtime.onnx import onnx_graph
 
 
 def field(number: int, content: bytes) -> bytes:

@@ -8,8 +8,8 @@ import threading
 import pytest
 from rich.console import Console
 
-from lengthwise import progress
-from lengthwise.progress import PlainProgress, progress_bar, status, ticker
+from lengthwise.commands import progress
+from lengthwise.commands.progress import PlainProgress, progress_bar, status, ticker
 
 
 class Written(io.StringIO):

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import pytest
 
+from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.errors import DeadlineExceeded, InflightFull, RequestError
-from lengthwise.inflight import Hold, Inflight
 from lengthwise.protocols import receiving
 from lengthwise.protocols.receiving import Receiving, WaitingCalls
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lengthwise.monitoring.record_file import RecordFile
-from lengthwise.record_columns import COLUMNS
+from lengthwise.monitoring.record_columns import COLUMNS
 from tests.support import proc
 
 

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lengthwise.bench import replay
-from lengthwise.bench.command import bench
 from lengthwise.bench.workload import Input
-from lengthwise.cli import main
-from lengthwise.data_profile import DataProfile
+from lengthwise.commands.bench import bench
+from lengthwise.commands.cli import main
 from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.data_profile import DataProfile
 from tests.support.numpy_models import manifest, model, serving
 from tests.support.small_server import SmallServer
 from tests.support.small_server import serving as small
@@ -25,10 +25,10 @@ from tests.support.small_server import serving as small
 VALUES = Input("values", 2)
 
 
-async def record(folder: Path, *, without: tuple[str, ...] = (), calls: int = 4) -> None:
+async def record(folder: Path, *, calls: int = 4) -> None:
     """Records calls of one and of two sequences by turns, with ids s0, s1, ..."""
     random = np.random.default_rng(0)
-    async with serving(model(manifest()), record=folder, record_share=1, record_without=without) as service:
+    async with serving(model(manifest()), record=folder, record_share=1) as service:
         number = 0
         for call in range(calls):
             sequences = []
@@ -48,15 +48,6 @@ async def test_the_requests_come_back_as_they_were(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.parquet")
     steps = [record.steps.tolist() for record in dataset.read(path)]
     assert [one.tolist() for request in load.requests for one in request] == steps
-
-
-async def test_without_steps_random_ones_of_the_same_lengths_are_sent(tmp_path: Path) -> None:
-    await record(tmp_path / "whole")
-    await record(tmp_path / "lengths", without=("steps", "id", "probabilities"))
-    whole, lengths = (replay.read(tmp_path / name, VALUES) for name in ("whole", "lengths"))
-    assert [[len(one) for one in request] for request in whole.requests] == [
-        [len(one) for one in request] for request in lengths.requests
-    ]
 
 
 async def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
@@ -163,9 +154,7 @@ class TestDriftCommand:
         assert "<script" not in page.read_text()
 
     async def test_what_it_needs_is_said(self, tmp_path: Path) -> None:
-        await record(tmp_path / "records", without=("steps",))
-        result = command("drift", tmp_path / "records", "--model", self.model(tmp_path))
-        assert (result.exit_code, "was recorded without steps" in result.stderr) == (2, True)
+        await record(tmp_path / "records")
         bare = self.model(tmp_path / "bare", training=None)
         result = command("drift", tmp_path / "records", "--model", bare)
         assert (result.exit_code, "has no profile of its training data" in result.stderr) == (2, True)

@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.cli import main
+from lengthwise.commands.cli import main
+from lengthwise.commands.score import ScoringRun
 from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError, RecordError
 from lengthwise.padding import PaddedBatch
@@ -28,7 +29,6 @@ from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Promise
 from lengthwise.runtime.session import CPU_LABEL
 from lengthwise.scoring import records
-from lengthwise.scoring.command import ScoringRun
 from lengthwise.scoring.opened import OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.summary import Summary
@@ -403,7 +403,7 @@ def test_a_model_without_attention_is_not_asked_for_it(tmp_path: Path, monkeypat
 
 def test_scoring_needs_neither_torch_nor_onnx_nor_a_web_server():
     program = (
-        "import sys, lengthwise.scoring.command; "
+        "import sys, lengthwise.commands.score; "
         "print([name for name in ('torch', 'onnx', 'fastapi', 'uvicorn', 'starlette') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -26,7 +26,7 @@ import uvicorn
 from click.testing import CliRunner
 
 from lengthwise.bench.launch import free_port
-from lengthwise.cli import main as commands
+from lengthwise.commands.cli import main as commands
 from lengthwise.connections.listener import Listener
 from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError

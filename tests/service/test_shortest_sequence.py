@@ -23,6 +23,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.bench import remote
 from lengthwise.bench.trial import Workload
 from lengthwise.bench.workload import Input, draw_lengths
+from lengthwise.commands.score import ScoringRun
 from lengthwise.decoding import fast_json, json_body
 from lengthwise.decoding.validation import PREDICT
 from lengthwise.errors import ConfigurationError, InvalidRequest, InvalidSequences, ManifestError, VerificationError
@@ -31,7 +32,6 @@ from lengthwise.repository import judging
 from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
-from lengthwise.scoring.command import ScoringRun
 from lengthwise.scoring.opened import OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.verification import promises

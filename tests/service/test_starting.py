@@ -17,9 +17,9 @@ from lengthwise.errors import ModelError
 from lengthwise.http.app import make_app
 from lengthwise.repository import judging, scan
 from lengthwise.repository.judging import Judged, ModelFiles
+from lengthwise.repository.stopping import Stopping
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
-from lengthwise.stopping import Stopping
 from tests.support import hostile_models
 from tests.support.hostile_models import place_graph
 from tests.support.model_directories import measure_quickly, place

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lengthwise import modest
 from lengthwise.console import file_reader, uploads
 from lengthwise.errors import ConfigurationError
+from lengthwise.repository import modest
 from tests.support import proc
 from tests.support.numpy_models import Service, manifest, model, serving
 

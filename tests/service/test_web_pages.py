@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from lengthwise.bench.launch import free_port
+from lengthwise.connections.web_pages import WebPages
 from lengthwise.errors import Forbidden, Misdirected
-from lengthwise.web_pages import WebPages
 from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.server_process import ServerProcess, started
 

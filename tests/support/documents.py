@@ -31,7 +31,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from lengthwise_export.cli import main
+from lengthwise_export.interface.cli import main
 from tests.support.server_process import ServerProcess, started
 
 IN_PROCESS = ("check", "export", "train", "compare")

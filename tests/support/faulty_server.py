@@ -21,7 +21,7 @@ def main() -> None:
     faults = Path(sys.argv.pop(1))
 
     prepared.stand_in()
-    from lengthwise import cli
+    from lengthwise.commands import cli
     from lengthwise.runtime.session import Session
 
     run, clock = Session.run, time.time

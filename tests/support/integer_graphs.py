@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 from onnx import TensorProto as Element
 
-from lengthwise.runtime import integer_kernels, integer_layers
+from lengthwise.runtime import integer_kernels
+from lengthwise.runtime.onnx import integer_layers
 from lengthwise_export.onnx_graphs import precision
 
 Array = NDArray[np.float32]

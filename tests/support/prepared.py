@@ -75,7 +75,7 @@ def stand_in() -> None:
 
 def main() -> None:
     stand_in()
-    from lengthwise import cli
+    from lengthwise.commands import cli
 
     cli.main()
 

@@ -12,7 +12,7 @@ import torch
 from lengthwise.decoding.dataset import Record
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.candidate import Candidate, from_spec
+from lengthwise_export.exporting.candidate import Candidate, from_spec
 
 
 def spec(text: str = "", *, step: str = "features = 3", labels: str = '["a", "b"]', task: str = "single-label") -> Spec:

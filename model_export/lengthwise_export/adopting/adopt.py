@@ -15,10 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export import temperature
 from lengthwise_export.adopting import estimators
 from lengthwise_export.adopting.estimators import FittedEstimator
 from lengthwise_export.adopting.transforms import RocketTransform
+from lengthwise_export.architecture import temperature
 from lengthwise_export.tracing import graph
 
 _ROWS = 16

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lengthwise import files
-from lengthwise_export import foreign_files
+from lengthwise_export.architecture import foreign_files
 from lengthwise_export.errors import CheckpointError
 
 _KEYS: Final = ("state_dict", "model_state_dict", "model", "module", "net")

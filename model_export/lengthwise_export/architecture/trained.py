@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from lengthwise.data_profile import DataProfile
+from lengthwise.runtime.data_profile import DataProfile
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, SpecError
 

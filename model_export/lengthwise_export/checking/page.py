@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from lengthwise import look
+from lengthwise.reports import look
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
 from lengthwise_export.checking.report import number, one_per_kind, tested_sizes_text, tolerance_text
 from lengthwise_export.checking.verdict import Report, TrialResult

@@ -17,8 +17,8 @@ from typing import Final
 import onnx
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime import data_dependence, onnx_graph
 from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs import keras_exports
 from lengthwise_export.onnx_graphs.probing import (

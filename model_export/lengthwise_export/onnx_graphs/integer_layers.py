@@ -4,7 +4,7 @@
     weights (float32) ─> MatMul   becomes   weights (int8), scales ─> DequantizeLinear ─> MatMul
 
 The result is plain ONNX, which every runtime runs with dequantised weights. The service puts kernels in the place of
-these layers that multiply integers (`lengthwise.runtime.integer_layers`).
+these layers that multiply integers (`lengthwise.runtime.onnx.integer_layers`).
 
 A weight is a whole number of at most 63 times the scale of its output: of one gate of one unit in one direction, or of
 a column. Seven bits, because processors without VNNI add two products of bytes in 16 bits. States and inputs are

@@ -15,8 +15,7 @@ import onnx
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
-from lengthwise_export import foreign_files
-from lengthwise_export.architecture import trained
+from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.keras_models.backend import SUFFIXES as KERAS_SUFFIXES
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, InputHints, read_graph

@@ -10,8 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export import foreign_files
-from lengthwise_export.architecture import checkpoint, loading, trained
+from lengthwise_export.architecture import checkpoint, foreign_files, loading, trained
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.keras_models.backend import is_keras

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lengthwise.decoding.dataset import Record
-from lengthwise_export import temperature
+from lengthwise_export.architecture import temperature
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import rocket
 from lengthwise_export.training.batches import Example, examples, stratum

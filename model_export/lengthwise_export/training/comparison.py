@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from rich.table import Table
 
-from lengthwise import notebook
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.rich_text import as_text
+from lengthwise.reports import notebook
+from lengthwise_export.interface.rich_text import as_text
 from lengthwise_export.training.report_page import SPLITS, splits_of
 
 METRICS_FILE: Final = "metrics.json"

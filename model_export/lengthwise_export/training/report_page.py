@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from lengthwise import look
+from lengthwise.reports import look
 from lengthwise_export.training import charts
 
 SPLITS: Final = ("training", "validation", "left_out", "test")

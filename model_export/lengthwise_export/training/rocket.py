@@ -22,18 +22,17 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export import temperature
-from lengthwise_export.architecture import checkpoint, rocket, trained
+from lengthwise_export.architecture import checkpoint, rocket, temperature, trained
 from lengthwise_export.architecture.model import rescaled_sequences
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.rocket_kernels import KERNELS
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
+from lengthwise_export.architecture.training_profile import profile_of
 from lengthwise_export.training import objective, ridge
 from lengthwise_export.training.batches import Example, collate, examples
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training_profile import profile_of
 
 APPLICABLE: Final = frozenset({"seed", "class_weights", "calibration"})
 """The training options that a rocket model has; the others are for gradient descent."""

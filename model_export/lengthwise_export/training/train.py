@@ -21,11 +21,11 @@ from torch import nn
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export import temperature
-from lengthwise_export.architecture import checkpoint, trained
+from lengthwise_export.architecture import checkpoint, temperature, trained
 from lengthwise_export.architecture.model import Classifier, Ensemble
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
+from lengthwise_export.architecture.training_profile import profile_of
 from lengthwise_export.training.batches import Example, examples, stratified_split, stratum
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions as TrainingOptions
@@ -34,7 +34,6 @@ from lengthwise_export.training.run import TrainingProgress as TrainingProgress
 from lengthwise_export.training.run import TrainingRun as TrainingRun
 from lengthwise_export.training.run import answers, identity
 from lengthwise_export.training.run import evaluate as evaluate
-from lengthwise_export.training_profile import profile_of
 
 MEMBERS = "members"
 """The folder with one folder for each member of an ensemble."""

@@ -22,6 +22,8 @@ from typing import Final, TypeAlias
 HORIZON: Final = 2048
 """How many of the most urgent sequences a plan chooses from: enough for good batches of every width, and few enough
 that the time of a plan stays small."""
+MAX_PRIORITY: Final = 9
+"""Priorities are 0, the default, to this."""
 PRIORITY_HEAD_START: Final = 256
 """How many earlier sequences one level of priority overtakes."""
 _MAX_STALE: Final = 64

@@ -28,8 +28,7 @@ from typing import Final
 
 from lengthwise.batching.cost import Column, rows_that_count, seconds_of
 from lengthwise.batching.partition import Cost, batch_with, rows_within
-from lengthwise.batching.pending import HORIZON, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
-from lengthwise.priorities import MAX_PRIORITY
+from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 MAX_LEFT_OUT: Final = 4
 """How many plans in a row may leave out the most urgent sequence for one that would miss its deadline."""

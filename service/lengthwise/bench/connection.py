@@ -9,8 +9,8 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from lengthwise.client.proxies import proxy_of
 from lengthwise.errors import ConfigurationError
-from lengthwise.proxies import proxy_of
 
 # Below the size from which malloc maps fresh pages for each call.
 _RECEIVE_BYTES = 65536

@@ -1,7 +1,4 @@
-"""A recorded load (`lengthwise serve --record`), sent again: the same sequences in the same requests at the same times.
-
-Where the records have no steps (`--record-without steps`), random sequences of the recorded lengths are sent.
-"""
+"""A recorded load (`lengthwise serve --record`), sent again: the same sequences, in the same requests, as far apart."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from lengthwise.bench.workload import Input, make_sequences
+from lengthwise.bench.workload import Input
 from lengthwise.errors import ConfigurationError, how_to_install
 from lengthwise.padding import Steps
 
-_NEEDED: Final = ("request", "arrived", "length", "model")
+_NEEDED: Final = ("request", "arrived", "length", "model", "steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ def read(path: Path, step: Input, *, model: str | None = None, seed: int = 0) ->
                     f"--replay {file}: it has no column {', '.join(sorted(missing))}; 'lengthwise serve --record' "
                     "writes files that can be replayed"
                 )
-            rows += opened.read(columns=[name for name in (*_NEEDED, "steps") if name in names]).to_pylist()
+            rows += opened.read(columns=[*_NEEDED]).to_pylist()
         except (OSError, pa.ArrowException) as error:
             raise ConfigurationError(f"--replay {file} cannot be read as Parquet: {error}") from error
     recorded = sorted({row["model"] for row in rows})
@@ -72,10 +69,10 @@ def read(path: Path, step: Input, *, model: str | None = None, seed: int = 0) ->
     rows = [row for row in rows if model in (None, row["model"])]
     if not rows:
         raise ConfigurationError(f"--replay {path}: no records of {model}; there are records of {', '.join(recorded)}")
-    return _load(rows, step, path, np.random.default_rng(seed))
+    return _load(rows, step, path)
 
 
-def _load(rows: Sequence[dict[str, Any]], step: Input, path: Path, random: np.random.Generator) -> RecordedLoad:
+def _load(rows: Sequence[dict[str, Any]], step: Input, path: Path) -> RecordedLoad:
     """The requests of rows, ordered by arrival."""
     grouped: dict[tuple[Any, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -84,10 +81,7 @@ def _load(rows: Sequence[dict[str, Any]], step: Input, path: Path, random: np.ra
     requests = []
     for key in order:
         group = grouped[key]
-        if "steps" in group[0]:
-            requests.append([_steps(row["steps"], step, path) for row in group])
-        else:
-            requests.append(make_sequences(np.array([row["length"] for row in group]), step, random))
+        requests.append([_steps(row["steps"], step, path) for row in group])
     first = order[0][0]
     return RecordedLoad(requests, [(arrived - first).total_seconds() for arrived, _ in order])
 

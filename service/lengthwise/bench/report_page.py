@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from lengthwise import look
 from lengthwise.bench.figures import PADDING_NOTE, Figures, errors, milliseconds, padding
+from lengthwise.reports import look
 
 PERCENTILES: Final = ("p50", "p95", "p99", "p99_9")
 _COLOURS: Final = ("var(--accent)", "var(--good)", "var(--second)", "var(--bad)")

@@ -12,7 +12,6 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lengthwise import notebook
 from lengthwise.api import Prediction
 from lengthwise.client.bodies import ARROW, RequestBody
 from lengthwise.errors import (
@@ -32,6 +31,7 @@ from lengthwise.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
+from lengthwise.reports import notebook
 
 _KINDS: Final[tuple[type[RequestError], ...]] = (
     Unauthorized,

@@ -13,6 +13,7 @@ from lengthwise.client import exchange
 from lengthwise.client.answers import Predictions
 from lengthwise.client.bodies import Encoding, PreparedSequences, ServerLimits, prepare
 from lengthwise.client.exchange import Answered, Deadline, Exchange, Send, Wait
+from lengthwise.client.proxies import is_loopback, proxy_of
 from lengthwise.decoding.given import Layout, sequences_of
 from lengthwise.errors import (
     ConfigurationError,
@@ -21,7 +22,6 @@ from lengthwise.errors import (
     ServerUnreachable,
     how_to_install,
 )
-from lengthwise.proxies import is_loopback, proxy_of
 
 if TYPE_CHECKING:
     import ssl

@@ -19,10 +19,10 @@ from typing import Any, Final
 
 import orjson
 
-from lengthwise import modest
 from lengthwise.decoding.dataset import BadRecord, Reading, StepKind, entries
 from lengthwise.decoding.long_table import ColumnNames, Roles
 from lengthwise.errors import Causes, ConfigurationError
+from lengthwise.repository import modest
 
 COLUMNS_FILE: Final = "columns.json"
 """Beside the file: the columns that the user chose, as `ColumnNames`."""

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lengthwise import look
+from lengthwise.reports import look
 
 PREFIX: Final = "/console/"
 """What the paths of the files begin with."""

@@ -21,6 +21,7 @@ from typing import Final, get_args
 import orjson
 from starlette.types import Receive
 
+from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.console.file_reader import COLUMNS_FILE
 from lengthwise.decoding import long_files
 from lengthwise.decoding.json_lines import StepKind
@@ -34,9 +35,8 @@ from lengthwise.errors import (
     UnsupportedMedia,
     how_to_install,
 )
-from lengthwise.inflight import Hold, Inflight
-from lengthwise.modest import LEAST_BYTES, share_of_memory
 from lengthwise.protocols.body import read_body
+from lengthwise.repository.modest import LEAST_BYTES, share_of_memory
 from lengthwise.settings import passed_to_children
 
 FORMATS: Final = (*long_files.SUFFIXES, ".jsonl", ".jsonl.gz", ".parquet", ".ts")

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from lengthwise.batching.pending import MAX_PRIORITY
 from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Find, Problems
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import NoSuchAlias, RequestError
-from lengthwise.priorities import MAX_PRIORITY
 from lengthwise.versions import MOST_DIGITS, is_alias, is_written_as_version
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from lengthwise.connections.inflight import Hold
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_request import FastPath, FastRequest
 from lengthwise.http.head_cache import KnownHead
 from lengthwise.http.request_reader import Head
 from lengthwise.http.states import ENDED, IDLE
-from lengthwise.inflight import Hold
 
 
 class FastConnection(Connection):

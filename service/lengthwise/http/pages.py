@@ -20,9 +20,9 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from lengthwise import look
 from lengthwise.errors import how_to_install
 from lengthwise.protocols.body import headers_of
+from lengthwise.reports import look
 
 FILES: Final = {"/docs/swagger-ui.js": "swagger-ui-bundle.js", "/docs/swagger-ui.css": "swagger-ui.css"}
 """Where they are served, and their names in the package `fastapi_offline`."""

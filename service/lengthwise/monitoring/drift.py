@@ -1,7 +1,7 @@
 """Drift: whether the sequences of the last minutes still look like those that the model was trained on.
 
-The manifest has a profile of the training data (`lengthwise.data_profile`). Each sequence is counted in its bins; the
-last `WINDOW_SEQUENCES` are compared with the profile. Nothing of a sequence is kept but these counts.
+The manifest has a profile of the training data (`lengthwise.runtime.data_profile`). Each sequence is counted in its
+bins; the last `WINDOW_SEQUENCES` are compared with the profile. Nothing of a sequence is kept but these counts.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from lengthwise.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.decoding.calls import Item
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.telemetry.families import Family
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from lengthwise import look
-from lengthwise.data_profile import FEATURE, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring.record_file import PATTERN, UNFINISHED
 from lengthwise.padding import Steps
+from lengthwise.reports import look
+from lengthwise.runtime.data_profile import FEATURE, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.runtime.manifest import Manifest
 
 _STYLE: Final = """

@@ -50,9 +50,7 @@ class Monitoring:
         if settings.drift_share > 0:
             counting.append(Drift(settings.drift_share, self._is_served))
         if settings.record is not None and settings.record_share > 0:
-            counting.append(
-                Recorder(settings.record, settings.record_share, settings.record_max_bytes, settings.record_without)
-            )
+            counting.append(Recorder(settings.record, settings.record_share, settings.record_max_bytes))
         if settings.verify_share > 0:
             rerunning.append(AnswerCheck(settings.verify_share))
         if settings.shadow is not None:

@@ -43,7 +43,6 @@ class RecordFile:
     Args:
         directory: Where it will be.
         model: Whose records it has.
-        columns: Its columns.
         example: One of its rows; its steps say whether they are values or tokens.
         now: The time, on the clock of the caller.
 
@@ -55,15 +54,12 @@ class RecordFile:
         OSError: It cannot be written.
     """
 
-    def __init__(
-        self, directory: Path, model: str, columns: Sequence[str], example: dict[str, Any], now: float
-    ) -> None:
+    def __init__(self, directory: Path, model: str, example: dict[str, Any], now: float) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         self.rows = 0
         self.opened = now
-        self._columns = columns
         types = {
             "id": pa.string(),
             "steps": pa.list_(pa.int64()) if example["steps"].ndim == 1 else pa.list_(pa.list_(pa.float32())),
@@ -77,7 +73,7 @@ class RecordFile:
             "queue_seconds": pa.float32(),
             "inference_seconds": pa.float32(),
         }
-        self._schema = pa.schema([(name, types[name]) for name in columns])
+        self._schema = pa.schema(types.items())
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self._path, self._part, self._lock = _claimed(directory, f"record-{stamp}-{os.getpid()}", model)
         try:

@@ -7,9 +7,7 @@ bytes.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -19,7 +17,6 @@ from typing import Any, Final, TypeAlias
 from lengthwise.errors import ConfigurationError, how_to_install
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.record_file import PATTERN, RecordFile, rows_of
-from lengthwise.record_columns import COLUMNS
 from lengthwise.telemetry.families import Family
 
 log = logging.getLogger("lengthwise.monitoring")
@@ -49,11 +46,10 @@ class Recorder:
         directory: Where the files go; created if it does not exist.
         share: The share of calls that are recorded.
         most_bytes: Most bytes of all files.
-        without: Columns that are left out.
         clock: Seconds, for the age of a file.
 
     Raises:
-        ConfigurationError: pyarrow is not installed, the folder cannot be written, or a column cannot be left out.
+        ConfigurationError: pyarrow is not installed, the folder cannot be written.
     """
 
     name = "record"
@@ -63,7 +59,6 @@ class Recorder:
         directory: Path,
         share: float,
         most_bytes: int,
-        without: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         try:
@@ -74,8 +69,6 @@ class Recorder:
         self._directory = directory
         self._most_bytes = most_bytes
         self._group_bytes = min(_GROUP_BYTES, _FILE_SHARE * most_bytes)
-        self._columns = [name for name in COLUMNS if name not in without]
-        self._request_key = secrets.token_bytes(16) if "id" in without else None
         self._clock = clock
         self._rows: dict[_FileKey, list[dict[str, Any]]] = {}
         self._files: dict[_FileKey, RecordFile] = {}
@@ -104,9 +97,7 @@ class Recorder:
         A file that cannot be written at all is removed; writing starts again with another one.
         """
         for call in calls:
-            rows = rows_of(
-                call if self._request_key is None else call._replace(request_id=self._hidden(call.request_id))
-            )
+            rows = rows_of(call)
             if self._clock() < self._paused_until:
                 self._lost += len(rows)
             else:
@@ -127,18 +118,13 @@ class Recorder:
             yield Family("counter", name, help_, samples=[((), count)])
         yield Family("gauge", "record_bytes", "Bytes of all complete record files.", samples=[((), self._held_bytes)])
 
-    def _hidden(self, request_id: str) -> str:
-        """Another id for a call, since callers may give calls an id of their own: equal only for equal ids."""
-        assert self._request_key is not None
-        return hashlib.blake2b(request_id.encode(), key=self._request_key, digest_size=12).hexdigest()
-
     def _write_full(self) -> None:
         """Writes the rows of each model that has many, and completes the files that are large or old enough."""
         now = self._clock()
         self._save()
         for key, rows in self._rows.items():
             if key not in self._files and rows:
-                self._files[key] = RecordFile(self._directory, key[0], self._columns, rows[0], now)
+                self._files[key] = RecordFile(self._directory, key[0], rows[0], now)
             if len(rows) >= _GROUP_ROWS or sum(row["steps"].nbytes for row in rows) >= self._group_bytes:
                 self._flush(key)
         for key, file in list(self._files.items()):

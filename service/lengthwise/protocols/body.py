@@ -15,8 +15,8 @@ from typing import Final
 
 from starlette.types import Receive, Scope
 
+from lengthwise.connections.inflight import Hold
 from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, TooLarge, UnsupportedMedia
-from lengthwise.inflight import Hold
 
 MAX_GZIP_MEMBERS: Final = 1024
 """Each member costs a fresh inflater, so a body of a million empty ones would hold a core for minutes."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from lengthwise.batching.pending import MAX_PRIORITY
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS
 from lengthwise.decoding.explanations import FLOAT32_BEYOND
-from lengthwise.priorities import MAX_PRIORITY
 from lengthwise.protocols import request_parameters, tensors
 from lengthwise.protocols.tensors import LENGTHS
 from lengthwise.runtime.manifest import Manifest

@@ -32,9 +32,9 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
+from lengthwise.connections.inflight import Hold
 from lengthwise.decoding.calls import Call, answer_bytes
 from lengthwise.errors import DeadlineExceeded, InferenceFailed, RequestError
-from lengthwise.inflight import Hold
 from lengthwise.protocols import patience, windows
 from lengthwise.protocols.body import ClientLeft
 from lengthwise.protocols.endpoint import Decoded, InferenceProtocol, Received

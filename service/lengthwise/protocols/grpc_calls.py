@@ -24,8 +24,8 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from lengthwise.connections.inflight import Hold
 from lengthwise.errors import DeadlineExceeded, InflightFull, InvalidRequest, Problem, RequestError
-from lengthwise.inflight import Hold
 from lengthwise.protocols import grpc_codec
 from lengthwise.protocols.body import too_large
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES

@@ -30,7 +30,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from lengthwise.api_keys import Keys
+from lengthwise.connections.api_keys import Keys
 from lengthwise.connections.unread import PATIENCE_SECONDS
 from lengthwise.errors import ConfigurationError, RequestError
 from lengthwise.protocols import grpc_health

@@ -27,8 +27,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.errors import DeadlineExceeded, InflightFull
-from lengthwise.inflight import Hold, Inflight
 
 SHARE: Final = 2
 """The share of the memory for all calls that may be reserved for messages being received is 1 / `SHARE`."""

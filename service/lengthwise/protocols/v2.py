@@ -16,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lengthwise.connections.inflight import Hold
 from lengthwise.decoding import json_text
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem, unknown_fields
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
-from lengthwise.inflight import Hold
 from lengthwise.protocols import inventory, kserve, model_config, request_parameters, statistics, tensor_text, tensors
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body
 from lengthwise.protocols.endpoint import (

@@ -20,7 +20,7 @@ import sys
 import traceback
 from typing import Any, Final
 
-from lengthwise import modest
+from lengthwise.repository import modest
 
 _OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Unable to allocate")
 
@@ -59,7 +59,7 @@ def _answer(memory_bytes: int) -> dict[str, Any]:
     try:
         from lengthwise.errors import ModelError
         from lengthwise.repository import judging
-        from lengthwise.stopping import Stopping
+        from lengthwise.repository.stopping import Stopping
 
         modest.bound_memory(memory_bytes)
         task = pickle.loads(sys.stdin.buffer.read())

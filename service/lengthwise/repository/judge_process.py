@@ -26,11 +26,11 @@ from typing import Any, Final
 
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, NotJudged, VerificationError
-from lengthwise.modest import LEAST_BYTES, NICER, share_of_memory
 from lengthwise.repository.judging import Judged, ModelFiles
+from lengthwise.repository.modest import LEAST_BYTES, NICER, share_of_memory
+from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime.provider import Device
 from lengthwise.settings import flag, passed_to_children
-from lengthwise.stopping import Stopping
 
 log = logging.getLogger("lengthwise.judging")
 

@@ -24,7 +24,8 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import Steps, batches, pad, rounded_width
 from lengthwise.repository import kept_costs, kernel_choice
-from lengthwise.runtime import answers, data_dependence, onnx_graph, recurrent_kernels
+from lengthwise.repository.stopping import Stopped, Stopping
+from lengthwise.runtime import answers, recurrent_kernels
 from lengthwise.runtime.manifest import (
     EXAMPLES_FILE,
     GOLDEN_FILE,
@@ -34,10 +35,10 @@ from lengthwise.runtime.manifest import (
     Manifest,
     Promise,
 )
-from lengthwise.runtime.onnx_graph import Graph
+from lengthwise.runtime.onnx import data_dependence, onnx_graph
+from lengthwise.runtime.onnx.onnx_graph import Graph
 from lengthwise.runtime.provider import Device
 from lengthwise.runtime.session import Session
-from lengthwise.stopping import Stopped, Stopping
 from lengthwise.verification import kept_promises, promises
 from lengthwise.verification.golden import Golden
 

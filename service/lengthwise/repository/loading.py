@@ -23,6 +23,7 @@ from lengthwise.repository import judging, kept_costs, kernel_choice
 from lengthwise.repository.contents import DirectoryState
 from lengthwise.repository.judging import Judge, ModelFiles
 from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime.manifest import (
     EXAMPLES_FILE,
     GOLDEN_FILE,
@@ -34,7 +35,6 @@ from lengthwise.runtime.manifest import (
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
-from lengthwise.stopping import Stopping
 from lengthwise.verification import kept_promises, promises
 from lengthwise.verification.golden import Golden
 

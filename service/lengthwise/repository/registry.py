@@ -30,8 +30,8 @@ from lengthwise.errors import ConfigurationError, Draining, ModelNotFound, Reque
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.served import ServedModel
+from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.runtime.free_memory import return_free_memory
-from lengthwise.stopping import Stopped, Stopping
 
 log = logging.getLogger("lengthwise.registry")
 

@@ -30,9 +30,9 @@ from lengthwise.repository.judging import Judge
 from lengthwise.repository.loading import directory_state, graph_bytes
 from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.scan_state import ScanState
+from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, MOST_BYTES, Manifest, is_name
 from lengthwise.runtime.provider import CPU_DEVICE, Device
-from lengthwise.stopping import Stopped, Stopping
 from lengthwise.versions import Key, Policy, is_version
 
 log = logging.getLogger("lengthwise.scan")

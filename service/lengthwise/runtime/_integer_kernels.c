@@ -2,7 +2,7 @@
  *
  * The library is the Python module `lengthwise.runtime._integer_kernels`, and to onnxruntime a library of the custom
  * operators LSTM, GRU and MatMul of the domain `lengthwise.integer` (`RegisterCustomOps`). No file has them:
- * `lengthwise.runtime.integer_layers` puts them in the place of those whose weights are dequantised, when a graph is
+ * `lengthwise.runtime.onnx.integer_layers` puts them in the place of those whose weights are dequantised, when a graph is
  * opened.
  *
  * A state h is rounded to a whole number of 1/127, whatever the batch, because it lies in [-1, 1]. An input of a layer
@@ -831,7 +831,7 @@ __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOp
 }
 
 #define MODULE_NAME "_integer_kernels"
-#define MODULE_TEXT "LSTM and GRU for onnxruntime with products of 8-bit integers; see `lengthwise.runtime.integer_layers`."
+#define MODULE_TEXT "LSTM and GRU for onnxruntime with products of 8-bit integers; see `lengthwise.runtime.onnx.integer_layers`."
 #include "_kernel_module.h"
 
 PyMODINIT_FUNC PyInit__integer_kernels(void) { return PyModuleDef_Init(&MODULE); }

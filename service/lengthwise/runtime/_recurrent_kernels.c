@@ -11,7 +11,7 @@
  * computed), their creation fails, and `lengthwise.runtime.session` opens a session without them.
  *
  * The same operators are in a domain of their own, `lengthwise`, with more attributes, and with an operator for attention
- * pooling: `lengthwise.runtime.fusion` writes them into a graph in memory.
+ * pooling: `lengthwise.runtime.onnx.fusion` writes them into a graph in memory.
  *
  * tests/service/test_recurrent_kernels.py compares them with onnxruntime's own kernels.
  */

@@ -2,7 +2,7 @@
 
 An int8 graph is plain ONNX: its LSTM and GRU get weights that are stored as bytes and dequantised. onnxruntime alone
 computes these layers in float32. The kernels of `_integer_kernels.c` multiply the bytes themselves.
-`lengthwise.runtime.integer_layers` finds such layers when a graph is opened.
+`lengthwise.runtime.onnx.integer_layers` finds such layers when a graph is opened.
 
 A sequence's numbers are exact sums of integers and float operations in a fixed order: they are the same in every batch,
 and on every instruction set. The kernels run on every processor; a C compiler is needed at installation.

@@ -25,10 +25,10 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from lengthwise import files
-from lengthwise.data_profile import DataProfile
 from lengthwise.errors import ManifestError, VerificationError
 from lengthwise.files import digest as digest
-from lengthwise.runtime import onnx_graph
+from lengthwise.runtime.data_profile import DataProfile
+from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.wrong_values import all_wrong
 
 CONTRACT = 1

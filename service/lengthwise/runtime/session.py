@@ -25,18 +25,11 @@ from numpy.typing import NDArray
 
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import PaddedBatch, rounded_width, step_mask
-from lengthwise.runtime import (
-    computed_padding,
-    device_memory,
-    integer_kernels,
-    integer_layers,
-    nan_trial,
-    placement,
-    recurrent_kernels,
-)
+from lengthwise.runtime import device_memory, integer_kernels, placement, recurrent_kernels
 from lengthwise.runtime.binding import Shape, Slot
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, GraphNames, Manifest
+from lengthwise.runtime.onnx import computed_padding, integer_layers, nan_trial
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
 try:

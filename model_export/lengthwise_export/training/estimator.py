@@ -24,18 +24,17 @@ from lengthwise.decoding.given import GivenSequences, Layout, sequences_of
 from lengthwise.decoding.long_table import has_ids
 from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import ConfigurationError
-from lengthwise_export import training_api
 from lengthwise_export.architecture import loading
 from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
-from lengthwise_export.torch_state import torch_as_before
-from lengthwise_export.training import arrays
+from lengthwise_export.tracing.torch_state import torch_as_before
+from lengthwise_export.training import arrays, training_api
 from lengthwise_export.training.answering import probabilities
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 from lengthwise_export.training.session import lenient
 
 if TYPE_CHECKING:
-    from lengthwise_export.pipeline import PublishedModel
+    from lengthwise_export.exporting.pipeline import PublishedModel
 
 _ROWS: Final = 64
 """Sequences in a batch of `predict`."""
@@ -206,7 +205,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         Raises:
             LengthwiseError: As `lengthwise_export.export` raises them.
         """
-        from lengthwise_export import api
+        from lengthwise_export.interface import api
 
         check_is_fitted(self)
         with tempfile.TemporaryDirectory() as folder:

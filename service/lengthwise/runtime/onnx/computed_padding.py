@@ -13,8 +13,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from lengthwise.runtime import fusion, integer_kernels, onnx_graph
-from lengthwise.runtime.onnx_graph import Graph, Node
+from lengthwise.runtime import integer_kernels
+from lengthwise.runtime.onnx import fusion, onnx_graph
+from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU"})
 _DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_kernels.DOMAIN})

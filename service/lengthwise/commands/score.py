@@ -19,12 +19,12 @@ import click
 import orjson
 from rich.console import Console
 
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
+from lengthwise.commands.progress import progress_bar
 from lengthwise.decoding import dataset
 from lengthwise.decoding.data_options import data_options
 from lengthwise.decoding.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
-from lengthwise.progress import progress_bar
 from lengthwise.scoring.opened import ModelOptions, OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.records import Chunk, InputRecord, ValidRecord, chunked, prediction_of, validated

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lengthwise.decoding.data_options import data_options
-from lengthwise_export.command import ExporterCommand, options_of, show_json
+from lengthwise_export.interface.command import ExporterCommand, options_of, show_json
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def train(
     import torch
     from rich.console import Console
 
-    from lengthwise.progress import status
+    from lengthwise.commands.progress import status
     from lengthwise_export.architecture import trained
     from lengthwise_export.architecture.spec import Spec
-    from lengthwise_export.flow import records_of
+    from lengthwise_export.exporting.flow import records_of
     from lengthwise_export.training import recipe, session
     from lengthwise_export.training.batches import check
 
@@ -185,7 +185,7 @@ def _fitted(plan: Any, records: Any, tested: Any, out: Path, *, quiet: bool) -> 
     """Trains a model with `kind = "rocket"`, which has no epochs."""
     from rich.console import Console
 
-    from lengthwise.progress import status
+    from lengthwise.commands.progress import status
     from lengthwise_export.training import session
 
     with session.made_folder(out), status(Console(stderr=True, quiet=quiet), "fitting the kernels") as now:
@@ -218,7 +218,7 @@ def _bar(epochs: int, *, quiet: bool) -> Iterator[Callable[[Epoch], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from lengthwise.progress import say
+    from lengthwise.commands.progress import say
 
     console = Console(stderr=True)
     if not console.is_terminal:

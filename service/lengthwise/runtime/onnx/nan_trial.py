@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, pad, step_mask
-from lengthwise.runtime import onnx_graph
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.onnx import onnx_graph
 
 _STEPS: Final = 6
 _MOST_FEATURES: Final = 64

@@ -18,9 +18,9 @@ from typing import Final
 
 import numpy as np
 
-from lengthwise.runtime import fusion, onnx_graph
 from lengthwise.runtime.integer_kernels import DOMAIN
-from lengthwise.runtime.onnx_graph import FLOAT, INT8, Graph, Node, Tensor
+from lengthwise.runtime.onnx import fusion, onnx_graph
+from lengthwise.runtime.onnx.onnx_graph import FLOAT, INT8, Graph, Node, Tensor
 
 _ONNX: Final = ("", "ai.onnx")
 _LAYERS: Final = (*_ONNX, fusion.DOMAIN)

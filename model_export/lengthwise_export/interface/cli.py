@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from lengthwise.runtime.manifest import Precision
-from lengthwise_export.command import ExporterCommand, show_json
+from lengthwise_export.interface.command import ExporterCommand, show_json
 from lengthwise_export.options import HIGHEST_OPSET, OPSET, TargetOptions, target_options
-from lengthwise_export.training_commands import compare, train
+from lengthwise_export.training.training_commands import compare, train
 
 if TYPE_CHECKING:
-    from lengthwise_export.pipeline import PublishedModel
+    from lengthwise_export.exporting.pipeline import PublishedModel
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -132,8 +132,8 @@ def export(
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
 
-    from lengthwise.progress import status
-    from lengthwise_export import flow
+    from lengthwise.commands.progress import status
+    from lengthwise_export.exporting import flow
     from lengthwise_export.targets import targets
 
     if target is None:
@@ -241,9 +241,9 @@ def check(
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
 
-    from lengthwise.progress import status
-    from lengthwise_export import flow
+    from lengthwise.commands.progress import status
     from lengthwise_export.checking import report as reports
+    from lengthwise_export.exporting import flow
     from lengthwise_export.mending import fix_page, fix_report
 
     with status(Console(stderr=True, quiet=as_json), "reading the target") as say_what:

@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from lengthwise import notebook
 from lengthwise.errors import ConfigurationError
+from lengthwise.reports import notebook
 from lengthwise.runtime.manifest import Precision
-from lengthwise_export import flow
 from lengthwise_export.checking import report as reports
 from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.verdict import Report
+from lengthwise_export.exporting import flow
+from lengthwise_export.interface.rich_text import as_text
 from lengthwise_export.mending import fix_page, fix_report
 from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.options import HIGHEST_OPSET, OPSET, Second, TargetOptions
-from lengthwise_export.rich_text import as_text
 from lengthwise_export.targets import targets
-from lengthwise_export.torch_state import torch_as_before
+from lengthwise_export.tracing.torch_state import torch_as_before
 
 if TYPE_CHECKING:
-    from lengthwise_export.pipeline import PublishedModel
+    from lengthwise_export.exporting.pipeline import PublishedModel
 
 log = logging.getLogger("lengthwise.export")
 

@@ -24,9 +24,9 @@ from lengthwise.bench.figures import Figures, table
 from lengthwise.bench.launch import served
 from lengthwise.bench.trial import LoadSpec, RequestFormat, Workload
 from lengthwise.bench.workload import Arrivals, Input
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
+from lengthwise.commands.progress import progress_bar, ticker
 from lengthwise.errors import ConfigurationError
-from lengthwise.progress import progress_bar, ticker
 
 
 def rates_of(sweep: str) -> list[float]:

@@ -20,22 +20,22 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 
-from lengthwise import notebook
+from lengthwise.commands.progress import progress_bar, status
 from lengthwise.decoding.dataset import Record
 from lengthwise.decoding.given import GivenSequences, Layout
 from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
-from lengthwise.progress import progress_bar, status
+from lengthwise.reports import notebook
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
-from lengthwise_export.rich_text import as_text
-from lengthwise_export.torch_state import torch_as_before
+from lengthwise_export.interface.rich_text import as_text
+from lengthwise_export.tracing.torch_state import torch_as_before
 from lengthwise_export.training import arrays, comparison, recipe, report_page, session
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions, plain, require_in_bounds
 from lengthwise_export.training.run import Epoch
 
 if TYPE_CHECKING:
-    from lengthwise_export.pipeline import PublishedModel
+    from lengthwise_export.exporting.pipeline import PublishedModel
 
 log = logging.getLogger("lengthwise.train")
 
@@ -100,7 +100,7 @@ class TrainedModel:
         Raises:
             LengthwiseError: As `lengthwise_export.export` raises them.
         """
-        from lengthwise_export import api
+        from lengthwise_export.interface import api
 
         return api.export(self.weights, out, **options)
 

@@ -9,10 +9,10 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from lengthwise.command import Command
-from lengthwise.data_profile import WINDOW_SEQUENCES
+from lengthwise.commands.command import Command
 from lengthwise.errors import ConfigurationError, how_to_install
 from lengthwise.files import replace
+from lengthwise.runtime.data_profile import WINDOW_SEQUENCES
 
 
 def _need_pyarrow() -> None:

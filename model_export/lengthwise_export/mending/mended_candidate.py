@@ -7,10 +7,10 @@ from typing import Any
 
 from lengthwise.errors import VerificationError
 from lengthwise.verification.measurement import ROUNDING
-from lengthwise_export.candidate import Candidate, from_target, made_from
 from lengthwise_export.errors import ExportError, UnmendableError
-from lengthwise_export.mend_target import ProvedMend, alone
+from lengthwise_export.exporting.candidate import Candidate, from_target, made_from
 from lengthwise_export.mending.fix import operators_text
+from lengthwise_export.mending.mend_target import ProvedMend, alone
 
 
 def from_mend(proved: ProvedMend, **options: Any) -> Candidate:

@@ -17,13 +17,7 @@ ahead (tens of kilobytes a connection), the temporary memory of decoding a large
 
 from __future__ import annotations
 
-from typing import Final
-
 from lengthwise.errors import InflightFull, TooLarge
-
-LEAST_BODIES: Final = 4
-"""The bound must be at least this many times the largest body: `[0,0,0,...]` as 64-bit tokens takes four times the
-bytes of its text."""
 
 
 class Inflight:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lengthwise.data_profile import MOST_SEQUENCES, DataProfile
 from lengthwise.decoding.calls import make_item, why_rejected
 from lengthwise.decoding.dataset import Record
+from lengthwise.runtime.data_profile import MOST_SEQUENCES, DataProfile
 from lengthwise.runtime.manifest import Manifest
 
 

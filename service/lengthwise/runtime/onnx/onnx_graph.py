@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.runtime.protobuf import Content, fields, integers, messages, signed, text, written
+from lengthwise.runtime.onnx.protobuf import Content, fields, integers, messages, signed, text, written
 
 FLOAT, INT8, INT32, INT64 = 1, 3, 6, 7
 """Types of tensors that are read, as `TensorProto.DataType` numbers them."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

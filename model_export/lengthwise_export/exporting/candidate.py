@@ -15,7 +15,6 @@ from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, MissingPolicy, Task, digest
 from lengthwise.verification.measurement import ROUNDING, BatchLogits, Reference
-from lengthwise_export.accuracy import UNTRAINED
 from lengthwise_export.architecture import loading, trained
 from lengthwise_export.architecture.loading import BuiltInModel
 from lengthwise_export.architecture.normalization import Normalize
@@ -26,8 +25,9 @@ from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.uncheckable import runs
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.errors import ExportError, RunError
+from lengthwise_export.exporting.accuracy import UNTRAINED
+from lengthwise_export.exporting.missing_values import contains_isnan
 from lengthwise_export.mending.fix import FixProposal
-from lengthwise_export.missing_values import contains_isnan
 from lengthwise_export.options import OPSET
 from lengthwise_export.steady_bits.rewriting import with_steady_bits
 from lengthwise_export.targets.target import ScoreKind, Target

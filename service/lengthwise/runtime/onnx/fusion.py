@@ -21,8 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from lengthwise.runtime import onnx_graph
-from lengthwise.runtime.onnx_graph import Graph, Node
+from lengthwise.runtime.onnx import onnx_graph
+from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 
 DOMAIN: Final = "lengthwise"
 """The domain of the operators, as `_recurrent_kernels.c` registers them."""

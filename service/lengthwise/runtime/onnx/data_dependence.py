@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from lengthwise.runtime.onnx_graph import Graph, Node
+from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 
 ENDS_WITHOUT_ROWS: Final = frozenset({"LSTM", "GRU"})
 """Operators that crash the process with zero rows, if onnxruntime's kernels run them and not the service's."""

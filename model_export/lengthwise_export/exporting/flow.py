@@ -25,8 +25,8 @@ from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import ScoreKind, Target
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
-    from lengthwise_export.candidate import Candidate
-    from lengthwise_export.pipeline import PublishedModel
+    from lengthwise_export.exporting.candidate import Candidate
+    from lengthwise_export.exporting.pipeline import PublishedModel
 
 NOTHING_TO_MEND: Final = "nothing to mend: padding does not change an answer"
 
@@ -106,7 +106,7 @@ def check(
                 progress=progress,
             )
             if options.missing == "handled" and not read.blind:
-                from lengthwise_export import missing_values
+                from lengthwise_export.exporting import missing_values
 
                 missing_values.require(
                     read, min_length=report.min_length, max_length=report.max_length or max_length, seed=seed
@@ -120,7 +120,7 @@ def check(
     if not read.blind and report.verdict != "leak":
         return CheckedTarget(report, read, FixProposal(True, NOTHING_TO_MEND))
     with one_torch_thread() if read.framework else nullcontext():
-        from lengthwise_export.mend_target import mend_target
+        from lengthwise_export.mending.mend_target import mend_target
 
         proved = mend_target(
             read.alone or read, max_length=max_length, tolerance=tolerance, seed=seed, progress=progress
@@ -170,8 +170,8 @@ def _exported(
     tell: Tell,
     progress: ProgressCallback,
 ) -> PublishedModel:
-    from lengthwise_export import candidate, pipeline
     from lengthwise_export.architecture import trained
+    from lengthwise_export.exporting import candidate, pipeline
 
     if chosen.must_keep_accuracy is not None and chosen.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
@@ -232,7 +232,7 @@ def _of_users_model(
     read: Target, options: TargetOptions, chosen: ExportOptions, tell: Tell, progress: ProgressCallback
 ) -> Candidate:
     """The candidate of a user's model; mended if that is asked and padding reaches its answers."""
-    from lengthwise_export import candidate
+    from lengthwise_export.exporting import candidate
 
     longest, tolerance = chosen.max_length or candidate.MAX_LENGTH, chosen.tolerance or 0.0
     said: dict[str, Any] = {
@@ -252,9 +252,9 @@ def _of_users_model(
             source = candidate.from_target(read, report=report, **said)
             tell(NOTHING_TO_MEND)
             return source
-    from lengthwise_export import mended_candidate
-    from lengthwise_export.mend_target import mend_target
+    from lengthwise_export.mending import mended_candidate
     from lengthwise_export.mending.fix_report import summary
+    from lengthwise_export.mending.mend_target import mend_target
 
     proved = mend_target(
         read.alone or read,

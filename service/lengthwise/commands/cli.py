@@ -9,13 +9,13 @@ from typing import Any, get_args
 import click
 from pydantic_core import PydanticUndefined
 
-from lengthwise import logs
-from lengthwise.bench.command import bench
-from lengthwise.command import NOT_CHECKED, Command, check_platform, end
+from lengthwise.commands import logs
+from lengthwise.commands.alias import alias
+from lengthwise.commands.bench import bench
+from lengthwise.commands.command import NOT_CHECKED, Command, check_platform, end
+from lengthwise.commands.monitoring import drift, label
+from lengthwise.commands.score import score
 from lengthwise.errors import ConfigurationError
-from lengthwise.monitoring.command import drift, label
-from lengthwise.repository.alias_command import alias
-from lengthwise.scoring.command import score
 from lengthwise.settings import PREFIX, Settings, flag
 
 EXPORTER = {
@@ -50,11 +50,11 @@ def _exporter(name: str) -> click.Command:
     """One of the exporter's commands."""
     try:
         check_platform()
-        module: Any = importlib.import_module("lengthwise_export.cli")
+        module: Any = importlib.import_module("lengthwise_export.interface.cli")
     except ConfigurationError as error:
         end(str(error), NOT_CHECKED)
     except ModuleNotFoundError as error:
-        if error.name not in ("lengthwise_export", "lengthwise_export.cli"):
+        if error.name not in ("lengthwise_export", "lengthwise_export.interface.cli"):
             raise
         end(f"the image that serves has no `{name}`: pip install 'lengthwise[export]' elsewhere", NOT_CHECKED)
     command: click.Command = module.main.commands[name]

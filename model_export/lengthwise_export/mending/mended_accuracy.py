@@ -18,9 +18,9 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Outputs, Session
-from lengthwise_export.accuracy import accepted_records, found_labels, hits_of, wanted_labels
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.errors import RunError
+from lengthwise_export.exporting.accuracy import accepted_records, found_labels, hits_of, wanted_labels
 
 BATCH_ROWS: Final = 32
 """Rows of a batch, in the order of the data."""

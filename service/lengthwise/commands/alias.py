@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import orjson
 
-from lengthwise.command import Command
+from lengthwise.commands.command import Command
 from lengthwise.errors import ConfigurationError
 from lengthwise.repository import aliases
 

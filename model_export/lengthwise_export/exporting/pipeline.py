@@ -24,7 +24,7 @@ from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise.repository import judging
-from lengthwise.runtime import onnx_graph, recurrent_kernels
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import (
     CONTRACT,
     EXAMPLES_FILE,
@@ -36,19 +36,21 @@ from lengthwise.runtime.manifest import (
     Precision,
     digest,
 )
+from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.session import RUNTIME_VERSION, Session
 from lengthwise.verification import golden, measurement, promises
 from lengthwise.verification.measurement import BatchLogits, Case, Reference
 from lengthwise.verification.random_sequences import draw, lengths_for
-from lengthwise_export import accuracy, example_recordings, mended_accuracy, missing_values, publish
-from lengthwise_export.accuracy import DataAccuracy
-from lengthwise_export.candidate import Candidate
-from lengthwise_export.mended_accuracy import MendAccuracy
+from lengthwise_export.architecture.training_profile import profile_of_served
+from lengthwise_export.exporting import accuracy, example_recordings, missing_values, publish
+from lengthwise_export.exporting.accuracy import DataAccuracy
+from lengthwise_export.exporting.candidate import Candidate
+from lengthwise_export.mending import mended_accuracy
 from lengthwise_export.mending.fix import FixProposal
+from lengthwise_export.mending.mended_accuracy import MendAccuracy
 from lengthwise_export.onnx_graphs import labels, precision
 from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
 from lengthwise_export.tracing import order_statistics
-from lengthwise_export.training_profile import profile_of_served
 
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 

@@ -36,7 +36,7 @@ def configure(settings: Settings) -> None:
             "disable_existing_loggers": False,
             "formatters": {
                 "text": {"format": "%(asctime)s %(levelname)-7s %(message)s"},
-                "json": {"()": "lengthwise.logs.JsonLines"},
+                "json": {"()": "lengthwise.commands.logs.JsonLines"},
             },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},
             "root": {"level": "WARNING", "handlers": ["stderr"]},

@@ -1,0 +1,1 @@
+"""The export: read, candidate, verify, publish."""

@@ -1,0 +1,1 @@
+"""What people call: the commands and the Python functions."""

@@ -1,0 +1,1 @@
+"""The command `lengthwise`: one module for each of its commands."""

@@ -1,0 +1,1 @@
+"""What people look at: the style of pages, and what notebooks show."""

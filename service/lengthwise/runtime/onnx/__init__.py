@@ -1,0 +1,1 @@
+"""ONNX files: read, rewritten for our kernels, and tried."""
