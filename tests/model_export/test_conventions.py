@@ -1,33 +1,16 @@
-"""docs/targets.md is true: its checks say what it says, and its options and keys are those of the code."""
+"""Conventions of libraries, as docs/targets.md describes them, whose checks tests/test_documents.py runs."""
 
 from __future__ import annotations
-
-import re
-import shlex
-from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
 from examples import conventions
-from lengthwise_export.architecture import checkpoint
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.interface.cli import main as lengthwise
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
-
-ROOT = Path(__file__).parents[1]
-DOCUMENT = (ROOT / "docs" / "targets.md").read_text()
-COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```", DOCUMENT, re.M | re.S) for line in block.splitlines()]
-EXIT_CODES = {"sound": 0, "warning": 0, "uncheckable": 2}
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_a_check_says_what_the_page_says(line: str) -> None:
-    command, _, verdict = line.partition("  # ")
-    done = CliRunner().invoke(lengthwise, [*shlex.split(command)[1:], "--max-length", "100"])
-    assert (done.stdout.split()[0], done.exit_code) == (verdict, EXIT_CODES[verdict])
 
 
 def test_left_padding_is_refused_with_the_cure() -> None:
@@ -65,26 +48,8 @@ def test_what_has_no_forward_is_told_which_part_to_give() -> None:
         targets.read(Nothing(), TargetOptions())
 
 
-def test_a_checkpoint_of_lightning_fits_the_model_inside(tmp_path: Path) -> None:
-    lit = conventions.Lit()
-    with torch.no_grad():
-        lit.model.head.bias.fill_(3.0)
-    torch.save({"state_dict": lit.state_dict(), "epoch": 1}, tmp_path / "last.ckpt")
-    target = targets.read("examples/conventions.py:lightning", TargetOptions(checkpoint=tmp_path / "last.ckpt"))
-    (notice,) = target.notices
-    assert notice.endswith("left out, and so are the weights of other parts: loss.weight")
-
-
 def test_steps_alone_are_read_for_a_mend_only() -> None:
     options = TargetOptions(channels_first=True)
     with pytest.raises(UncheckableError, match="or pass --mend"):
         targets.read("examples/conventions.py:steps_alone", options)
     assert targets.read("examples/conventions.py:steps_alone", options, blind=True).blind
-
-
-def test_the_keys_of_weights_are_all_named(tmp_path: Path) -> None:
-    torch.save([1], tmp_path / "list.pt")
-    with pytest.raises(Exception, match="under a key") as refused:
-        checkpoint.weights(tmp_path / "list.pt")
-    (keys,) = re.findall(r"key\n?\s?(`state_dict`.*?), as training", DOCUMENT, re.S)
-    assert re.findall(r"`(\w+)`", keys) == re.findall(r"'(\w+)'", str(refused.value))

@@ -1,0 +1,129 @@
+"""What the pages list is what the code has: options, errors, statuses, metrics, layers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lengthwise import errors
+from lengthwise.commands.logs import JsonLines
+from lengthwise.decoding import options
+from lengthwise.http import pages
+from lengthwise.http.app import make_app
+from lengthwise.protocols.grpc_infer import CODES
+from lengthwise.runtime.provider import PROVIDERS
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
+from lengthwise_export import errors as exporters
+from lengthwise_export.keras_models.config import LAYERS, REFUSED
+from tests.support.documents import ROOT
+from tests.support.keras_models import keras
+from tests.support.numpy_models import manifest, model, serving
+
+PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+README = (ROOT / "README.md").read_text()
+
+
+def table(page: str, heading: str) -> set[str]:
+    """The names in the first column of the first table below a heading."""
+    rows = PAGES[page].partition(f"\n{heading}\n")[2].partition("\n|---|")[2].partition("\n\n")[0]
+    cells = [line.split(" | ")[0] for line in rows.splitlines()[1:]]
+    return {name.partition("{")[0] for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_each_number_of_the_readme_stands_in_the_results_that_it_links() -> None:
+    points = re.findall(r"^- (.*?)(?=^- |^$)", README.partition("## Check a model")[0], re.M | re.S)
+    linked = {point: re.findall(r"\((benchmarks/results/\w+\.md)\)", point) for point in points}
+    assert [len(found) for found in linked.values()] == [1, 1, 1]
+    for point, (page,) in linked.items():
+        (number,) = re.findall(r"\b\d+\.\d+ times|\b\d+,\d+ answers|\b\d+ leak", point)
+        assert number.split()[0] in (ROOT / page).read_text()
+
+
+def test_the_first_page_is_short_and_begins_with_the_first_command() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 140
+    assert "lengthwise serve" in lines[:20]
+
+
+def test_every_path_option_and_status_of_the_api_is_in_its_document() -> None:
+    page = PAGES["api"]
+    served = {getattr(route, "path", "") for route in make_app(Serving(Settings())).app.routes}
+    said = page.replace("$V2", "localhost:8000/v2/models/japanese-vowels").replace("/versions/1", "")
+    for path in served - {pages.START, *pages.FILES}:
+        shown = path.replace("{model}", "japanese-vowels").replace("/versions/{version}", "")
+        assert re.search(rf"(localhost:8000|`){re.escape(shown)}(?![\w/:])", said), path
+    assert {name for name in options.FIELDS | {"id", "step_mask", "feature_mask"} if f"`{name}`" not in page} == set()
+    statuses = {kind.status for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "status")}
+    assert statuses <= {int(status) for status in re.findall(r"^\| (\d{3})\b", page, re.M)}
+    assert {code.name for code in CODES.values() if f"`{code.name}`" not in page} == set()
+
+
+def test_every_request_of_the_api_has_its_form_in_the_client() -> None:
+    api = PAGES["api"].replace("$V2", "localhost:8000/v2/models/japanese-vowels")
+    asked = set(re.findall(r"localhost:8000(/[\w/.:-]*)", "".join(re.findall(r"^```sh\n(.*?)^```", api, re.M | re.S))))
+    told = PAGES["client"].partition("## Every request of the API")[2].replace("{v2}", "/v2/models/japanese-vowels")
+    assert {"/predict", "/v2/models/japanese-vowels/infer", "/metrics"} <= asked
+    assert {path for path in asked - {"/predict", "/v2/models/japanese-vowels"} if f'"{path}"' not in told} == set()
+
+
+@pytest.mark.parametrize(("page", "least"), [("client", 10), ("python", 6)])
+def test_every_error_that_a_page_lists_is_one(page: str, least: int) -> None:
+    rows = re.findall(r"^\| (`[A-Z]\w+`(?:, `\w+`)*) \| ", PAGES[page], re.M)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)} - {"Prediction"}
+    assert len(listed) >= least
+    assert listed <= {*vars(errors), *vars(exporters)}
+
+
+def test_the_values_of_provider_are_those_of_the_option() -> None:
+    values = get_args(Settings.model_fields["provider"].annotation)
+    assert table("cuda", "## Choose") == set(values) == {"auto", *PROVIDERS}
+
+
+def test_the_page_lists_the_layers_of_keras_that_are_read() -> None:
+    (listed,) = re.findall(r"^Layers: (.*?)\.$", PAGES["keras"], re.M | re.S)
+    assert set(re.findall(r"`(\w+)`", listed)) == LAYERS
+    known = {name for name in LAYERS if hasattr(keras().layers, name)}
+    assert LAYERS - {"Sequential", "Functional", "Model"} - known <= {"GroupedQueryAttention"}
+    assert {"Lambda", "TFSMLayer", "TextVectorization"} <= set(REFUSED)
+
+
+async def test_the_metrics_of_a_page_are_those_that_there_are(tmp_path: Path) -> None:
+    monitored: dict[str, Any] = {"record": tmp_path, "verify_share": 1, "shadow": "sums/2"}
+    async with serving(model(manifest()), triton_metrics=True, **monitored) as service:
+        await service.predict({"sequences": [[[1, 3]]]})
+        families = list(text_string_to_metric_families(service.serving.metrics.text().decode()))
+    names = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    own = {name.removeprefix("lengthwise_") for name in names if name.startswith("lengthwise_")}
+    assert table("observability", "## Metrics") == own
+    of_the_process = {name for name in names if name.startswith(("process_", "python_"))}  # prometheus-client's own
+    shown = set(re.findall(r"`(nv_\w+)`", PAGES["observability"]))
+    assert shown == names - {f"lengthwise_{name}" for name in own} - of_the_process
+
+
+async def test_a_line_of_the_access_log_has_the_fields_that_its_page_shows(caplog: pytest.LogCaptureFixture) -> None:
+    shown = json.loads(re.findall(r"```json\n(.*?)\n```", PAGES["observability"], re.S)[0])
+    caplog.set_level(logging.INFO, "lengthwise.access")
+    async with serving(model(manifest()), access_log=1) as service:
+        await service.predict({"sequences": [[[1, 3], [1, 3]], [[1, 3]]]}, x_request_id=shown["request_id"])
+    (record,) = (record for record in caplog.records if record.name == "lengthwise.access")
+    real = json.loads(JsonLines().format(record))
+    varying = {"time", "message", "duration_ms", "model"}
+    assert list(real) == list(shown)
+    assert {name: real[name] for name in real.keys() - varying} == {
+        name: shown[name] for name in shown.keys() - varying
+    }
+    in_both = [re.sub(r"(duration_ms|model)=\S+", r"\1", line["message"]) for line in (real, shown)]
+    assert in_both[0] == in_both[1]
+    assert table("observability", "## Logs") - {"reason", "trace_id"} == real.keys() - {
+        "time",
+        "level",
+        "logger",
+        "message",
+    }

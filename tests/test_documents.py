@@ -1,0 +1,172 @@
+"""The pages are true: their blocks run and print what they say, and what they point to is there."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+import torch
+
+from lengthwise.commands.cli import main
+from tests.support import documents
+from tests.support.documents import ROOT
+from tests.support.server_process import ServerProcess
+
+STARTS = ServerProcess
+"""These tests start servers."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """How a page runs.
+
+    Args:
+        serve: Options of a service that runs from the beginning; None starts none.
+        here: Whether it runs in the checkout; otherwise in an empty folder.
+        sections: Those that run here; all, if there are none.
+        tolerance: By how much a probability may differ, where a page trains.
+        apart: Whether each block of Python is a program of its own.
+    """
+
+    serve: tuple[str, ...] | None = None
+    here: bool = False
+    sections: tuple[str, ...] = ()
+    tolerance: float = 1e-6
+    apart: bool = False
+
+
+PAGES = {
+    "README.md": Page(serve=(), here=True),
+    "docs/api.md": Page(serve=("--grpc-port", "8001"), here=True, apart=True),
+    "docs/client.md": Page(serve=("--runners", "1")),
+    "docs/coming-from.md": Page(),
+    "docs/data.md": Page(),
+    "docs/engines.md": Page(sections=("A scorer",)),
+    "docs/keras.md": Page(here=True),
+    "docs/masking.md": Page(here=True),
+    "docs/mending.md": Page(here=True),
+    "docs/python.md": Page(),
+    "docs/spec.md": Page(),
+    "docs/targets.md": Page(here=True),
+    "docs/troubleshooting.md": Page(),
+    "docs/tutorial-keras.md": Page(tolerance=0.15),
+    "docs/tutorial-torch.md": Page(tolerance=0.15),
+}
+LONG = [name for name in PAGES if any(block.mark == "long" for block in documents.blocks(ROOT / name))]
+ELSEWHERE = ("docs/deployment.md", "docs/perf-analyzer.md")
+"""Pages whose commands have tests of their own: tests/deploy, tests/clients."""
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT)) for pattern in ("*.md", "docs/*.md", "*/README.md") for path in ROOT.glob(pattern)
+)
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+THEIRS = {
+    "docs/console.md": {"browsers"},
+    "docs/deployment.md": {"build-arg", "cpus", "repository-url"},
+    "docs/observability.md": {"enable-feature"},
+    "docs/perf-analyzer.md": {"shape", "shared-memory", "streaming"},
+    "docs/coming-from.md": {
+        "models",
+        "start",
+        "model-store",
+        "model_config_file",
+        "batching_parameters_file",
+        "model-control-mode",
+    },
+}
+"""Options of other programs, which a page names outside of its blocks."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Keras', about masks that layers drop
+        warnings.simplefilter("ignore", DeprecationWarning)  # Keras', in a training
+        yield
+
+
+def walk(name: str, folder: Path, *, long: bool) -> int:
+    """Runs a page: the number of its blocks that ran."""
+    page = PAGES[name]
+    with documents.page_run(name, ROOT if page.here else folder, folder, apart=page.apart) as run:
+        if page.serve is not None:
+            run.serve(page.serve)
+        return documents.walk(ROOT / name, run, long=long, sections=page.sections, tolerance=page.tolerance)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_blocks_of_a_page_run_and_print_what_it_says(name: str, tmp_path: Path) -> None:
+    ran = walk(name, tmp_path, long=False)
+    assert ran or name in LONG
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LONG)
+def test_the_long_blocks_of_a_page_run_too(name: str, tmp_path: Path) -> None:
+    assert walk(name, tmp_path, long=True)
+
+
+def test_every_page_with_commands_is_run() -> None:
+    with_commands = {name for name in DOCUMENTS if re.search(r"^```(sh|python)\b", TEXTS[name], re.M)}
+    assert with_commands == {*PAGES, *ELSEWHERE} - {"docs/spec.md"}
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """The places of a page that a link may name."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_what_a_page_points_to_is_there(name: str) -> None:
+    text = re.sub(r"\s+", " ", re.sub(r"```.*?```", "", TEXTS[name], flags=re.S))
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if "://" not in target:
+            file, _, anchor = target.partition("#")
+            page = (ROOT / name).parent / file if file else ROOT / name
+            assert page.exists(), target
+            assert not anchor or anchor in anchors(page), target
+
+
+@cache
+def options() -> set[str]:
+    """The options of all commands."""
+    context = click.Context(main)
+    commands = [main, *filter(None, (main.get_command(context, name) for name in main.list_commands(context)))]
+    return {option for one in commands for each in one.params for option in (*each.opts, *each.secondary_opts)}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in DOCUMENTS if name.startswith(("README", "docs/"))))
+def test_every_option_that_a_page_names_exists(name: str) -> None:
+    text = re.sub(r"```.*?```", "", TEXTS[name], flags=re.S)
+    text = re.sub(r"`(docker|make|pip|kubectl|perf_analyzer|python|curl|lengthwise) [^`]*`", "", text)
+    named = set(re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)) - THEIRS.get(name, set())
+    assert {f"--{option}" for option in named} <= options() | {"--help"}
+
+
+def test_every_target_of_make_that_a_page_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
+    named = {one for text in TEXTS.values() for one in re.findall(r"(?:`|^)make ([a-z][a-z-]*)", text, re.M)}
+    assert named <= targets
+
+
+def test_no_call_wants_a_newer_curl_than_people_have() -> None:
+    # curl --json came with 7.82, of 2022
+    sources = [path.read_text() for path in ROOT.glob("service/**/*.py")]
+    assert not [text for text in (*TEXTS.values(), *sources) if re.search(r"\bcurl\b.* --json\b", text)]
+
+
+def test_a_walk_that_finds_another_text_fails() -> None:
+    documents.compare_text("a ... c\n...\nd", "a b c\nother\n d")
+    with pytest.raises(AssertionError, match="is not printed"):
+        documents.compare_text("a ... c\nd", "d\na b c")
+    documents.compare_json({"a": [0.5, "x"]}, {"a": [0.6, "x"]}, 0.15)
+    with pytest.raises(AssertionError):
+        documents.compare_json({"a": [0.5]}, {"a": [0.6]}, 1e-6)
