@@ -1,6 +1,6 @@
 """Brings docker-compose.yml up in a network of its own, asks it, and takes it down: `composed.py PODMAN-WRAPPER`.
 
-Started by the test inside `unshare --net --mount`, where no port or rule of the host is touched. Prints what it saw as
+Started by the test inside `unshare`, where no port or rule of the host is touched, and no process outlives it. Prints what it saw as
 JSON.
 """
 
@@ -29,9 +29,11 @@ def main(wrapper: str) -> None:
     """Up, asked, down."""
     compose = [program("podman-compose", PIP), "--podman-path", wrapper, "-f", str(ROOT / "docker-compose.yml")]
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    up = [*compose, "up", "--detach", "--no-build", *SERVICES]
-    subprocess.run(up, check=True, stdout=sys.stderr)
+    down = [*compose, "down", "--volumes"]
+    # A run that was killed leaves containers under these names, for which `up` would wait for ever.
+    subprocess.run(down, check=False, stdout=sys.stderr, timeout=60)
     try:
+        subprocess.run([*compose, "up", "--detach", "--no-build", *SERVICES], check=True, stdout=sys.stderr, timeout=90)
         until("the service is ready", 60, lambda: answers(8000, "/readyz"))
         until("Prometheus is ready", 60, lambda: answers(9090, "/-/ready"))
         body = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
@@ -48,7 +50,7 @@ def main(wrapper: str) -> None:
             "rules": sorted(rule["name"] for group in rules for rule in group["rules"]),
         }))  # fmt: skip
     finally:
-        subprocess.run([*compose, "down", "--volumes"], check=False, stdout=sys.stderr)
+        subprocess.run(down, check=False, stdout=sys.stderr, timeout=60)
 
 
 if __name__ == "__main__":

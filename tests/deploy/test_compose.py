@@ -86,7 +86,8 @@ def test_service_and_prometheus_come_up_together(tmp_path: Path) -> None:
     wrapper.chmod(0o755)
     inside = [sys.executable, "-m", "tests.deploy.composed", str(wrapper)]
     unshare = program("unshare", "apt-get install util-linux")
-    said = run([unshare, "--net", "--mount", *inside], seconds=300, env={"CONTAINERS_CONF": str(conf)})
+    alone = [unshare, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    said = run([*alone, *inside], seconds=400, env={"CONTAINERS_CONF": str(conf)})
     seen = json.loads(next(line for line in said.splitlines() if line.startswith('{"predict"')))
     assert (seen["predict"], seen["instance"]) == (200, "lengthwise:9000")
     assert {"LengthwiseNotReady", "lengthwise:computed_padding_share:rate15m"} <= set(seen["rules"])
