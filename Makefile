@@ -82,7 +82,7 @@ FLOORS_TESTS := admin_port app arrow attacks framing json_body metrics onnxrunti
 
 floors: .venv/.development ## The quick tests of the service with the oldest versions allowed; RESOLUTION=highest: with the newest
 	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(FLOORS)
-	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python --resolution $(RESOLUTION) '.[cpu,client,grpc,tracing,arrow]'
+	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python --resolution $(RESOLUTION) '.[serve,cpu,client,grpc,tracing,arrow]'
 	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python hypothesis onnx pytest pytest-asyncio pytest-xdist pyyaml trustme
 	$(FLOORS)/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) $(FLOORS_TESTS:%=tests/service/test_%.py)
 
@@ -163,7 +163,7 @@ INSTALL = @if ! command -v cc > /dev/null || ! $(HEADERS); then export LENGTHWIS
 .venv/.runtime: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the runtime"
 	@rm -f service/lengthwise/*/_*.so
-	$(INSTALL) '.[cpu]'
+	$(INSTALL) '.[serve,cpu]'
 	@touch $@
 
 .venv/.development: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
@@ -215,11 +215,11 @@ chart: .venv/.development ## Packs the Helm chart into dist (after make deploy-t
 wheels: .venv/.development ## Makes what a package index takes into dist: source, a wheel for this platform, one for all
 	$(BIN)/python deploy/wheels.py dist
 
-# EXTRAS=cpu,parquet: what that machine has to have besides.
-EXTRAS ?= cpu
+# EXTRAS=serve,cpu,parquet: what that machine has to have besides.
+EXTRAS ?= serve,cpu
 WHEELHOUSE ?= dist/wheelhouse
 
-wheelhouse: .venv/bin/python ## Collects what an installation without a package index needs into dist/wheelhouse: EXTRAS=cpu
+wheelhouse: .venv/bin/python ## Collects what an installation without a package index needs into dist/wheelhouse: EXTRAS=serve,cpu
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir $(WHEELHOUSE) '.[$(EXTRAS)]'
 
 wheel: .venv/.development ## Builds this machine's wheel into dist

@@ -20,7 +20,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lengthwise.errors import how_to_install
+from lengthwise.errors import missing_extra
 from lengthwise_export import errors
 
 __all__ = [
@@ -67,11 +67,10 @@ else:  # a type checker is to find misspelt names
             try:
                 value = getattr(importlib.import_module(module), name)
             except ModuleNotFoundError as error:
-                extra = "sklearn" if error.name == "sklearn" else "export"
-                raise ModuleNotFoundError(
-                    f"lengthwise_export.{name} needs {error.name}, which is not installed: {how_to_install(extra)}",
-                    name=error.name,
-                ) from error
+                extra = missing_extra(error, name, f"lengthwise_export.{name}")
+                if extra is None:
+                    raise
+                raise ModuleNotFoundError(extra, name=error.name) from error
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value

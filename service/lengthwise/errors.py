@@ -51,9 +51,39 @@ _PLACE: Final = re.compile(r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)")
 """A pointer to a sequence, and to one of its steps."""
 
 
+EXTRAS_OF: Final = {
+    **dict.fromkeys(("fastapi", "httptools", "starlette", "uvicorn", "uvloop"), ("serve",)),
+    "prometheus_client": ("serve", "bench"),
+    "onnxruntime": ("cpu",),
+    "httpx": ("client",),
+    "onnx": ("check", "export"),
+    "safetensors": ("check", "export", "train"),
+    "torch": ("export", "train"),
+    "onnxscript": ("export",),
+    "matplotlib": ("train", "bench"),
+    "sklearn": ("sklearn",),
+}
+"""The extras that bring a package, by the name of its module."""
+
+
 def how_to_install(extra: str) -> str:
     """How to install an extra, as the end of an error's text."""
     return f"pip install 'lengthwise[{extra}]', or in a checkout: make install"
+
+
+def missing_extra(error: ModuleNotFoundError, name: str, who: str) -> str | None:
+    """What to install, where a module is missing that an extra brings; None where none does.
+
+    Args:
+        error: What importing the module raised.
+        name: The command or function that needs it; an extra of that name is preferred.
+        who: The same as the message shows it.
+    """
+    missing = (error.name or "").partition(".")[0]
+    if missing not in EXTRAS_OF:
+        return None
+    extras = EXTRAS_OF[missing]
+    return f"{who} needs {missing}, which is not installed: {how_to_install(name if name in extras else extras[0])}"
 
 
 class LengthwiseError(Exception):

@@ -1,7 +1,7 @@
 """Brings docker-compose.yml up in a network of its own, asks it, and takes it down: `composed.py PODMAN-WRAPPER`.
 
-Started by the test inside `unshare`, where no port or rule of the host is touched, and no process outlives it. Prints what it saw as
-JSON.
+Started by the test inside `unshare`, where no port or rule of the host is touched, and no process outlives it. Prints
+what it saw as JSON.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with this project and its extra `gpu`: some 3 GB."""
     place = tmp_path_factory.mktemp("gpu") / "venv"
     run([sys.executable, "-m", "venv", place])
-    run([place / "bin" / "python", "-m", "pip", "install", "--quiet", f"{ROOT}[gpu]"], seconds=1800)
+    run([place / "bin" / "python", "-m", "pip", "install", "--quiet", f"{ROOT}[serve,gpu]"], seconds=1800)
     return place
 
 

@@ -136,7 +136,7 @@ def test_it_serves_in_an_environment_that_has_nothing_else(
 ) -> None:
     run([_interpreter(python), "-m", "venv", tmp_path / "venv"])
     programs = tmp_path / "venv" / "bin"
-    wanted = f"lengthwise[cpu] @ {made[kind].as_uri()}"
+    wanted = f"lengthwise[serve,cpu] @ {made[kind].as_uri()}"
     run([programs / "python", "-m", "pip", "install", "--quiet", wanted], seconds=500, cwd=tmp_path)
     asked = (
         "from lengthwise.decoding import fast_json; from lengthwise.runtime import recurrent_kernels; "
@@ -144,7 +144,7 @@ def test_it_serves_in_an_environment_that_has_nothing_else(
     )
     assert run([programs / "python", "-P", "-c", asked], cwd=tmp_path).split() == [str(kind != "pure")] * 2
     # What messages tell the user to do adds to the installed package; no index has to know it.
-    run([programs / "python", "-m", "pip", "install", "--quiet", "--no-index", "lengthwise[docs]"], cwd=tmp_path)
+    run([programs / "python", "-m", "pip", "install", "--quiet", "--no-index", "lengthwise[serve]"], cwd=tmp_path)
     port = free_port()
     with running([str(programs / "lengthwise"), "serve", "--port", str(port)], port):
         answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY)

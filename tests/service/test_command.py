@@ -71,27 +71,6 @@ def test_a_terminated_command_ends_as_an_interrupted_one() -> None:
     assert CliRunner().invoke(terminated).exit_code == 130
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["check", "examples/masking.py:attention_after_lstm"],
-        ["export", "examples/masking.py:attention_after_lstm", "--out", "nowhere"],
-        [
-            "train",
-            "model_export/lengthwise_export/specs/japanese-vowels.toml",
-            "aeon:JapaneseVowels_TRAIN",
-            "--out",
-            "nowhere",
-        ],
-    ],
-)
-def test_a_command_of_the_exporter_says_what_brings_it(arguments: list[str]) -> None:
-    program = f"import sys; sys.modules['torch'] = None; from lengthwise.commands.cli import main; main({arguments})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 2  # 1 is a verdict: of `check`, that something leaks
-    assert "torch is missing): pip install 'lengthwise[export]', or in a checkout: make install" in done.stderr
-
-
 @pytest.mark.parametrize("call", ["serve", "bench", "score a b --model c", "train a b", "export a", "check a"])
 @pytest.mark.parametrize("absent", ["fcntl", "resource"])
 def test_a_system_that_it_does_not_run_on_is_told_so(absent: str, call: str) -> None:

@@ -61,7 +61,7 @@ async def test_without_the_files_the_page_says_what_brings_them_and_asks_nobody(
     async with serving(model(manifest())) as service:
         page = await service.client.get("/docs")
         assert page.status_code == 200
-        assert "lengthwise[docs]" in page.text
+        assert "lengthwise[serve]" in page.text
         assert _asked(page.text) == ["/openapi.json"]
         assert "script" not in page.text
         assert (await service.client.get("/docs/swagger-ui.js")).status_code == 404

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
@@ -17,6 +16,9 @@ from lengthwise_export.checking.recording import AlternativeReading, ModelOutput
 from lengthwise_export.errors import RunError
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import inputs_of, open_recording_session, open_session
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 class OnnxSubject:

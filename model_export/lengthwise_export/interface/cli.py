@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from lengthwise.commands.command import Command
 from lengthwise.runtime.manifest import Precision
-from lengthwise_export.interface.command import ExporterCommand, show_json
+from lengthwise_export.interface.command import show_json
 from lengthwise_export.options import HIGHEST_OPSET, OPSET, TargetOptions, target_options
 from lengthwise_export.training.training_commands import compare, train
 
@@ -33,7 +34,7 @@ main.add_command(train)
 main.add_command(compare)
 
 
-@main.command(cls=ExporterCommand)
+@main.command(cls=Command)
 @click.argument("target", required=False)
 @click.option(
     "--out",
@@ -183,7 +184,7 @@ def export(
         Console().print(f"before and after the mend: {published.mend_accuracy}", highlight=False, soft_wrap=True)
 
 
-@main.command(cls=ExporterCommand)
+@main.command(cls=Command)
 @click.argument("target")
 @target_options
 @click.option("--max-length", default=1024, show_default=True, type=click.IntRange(1), help="Longest sequence tried.")

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lengthwise.commands.command import Command
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-
-class ExporterCommand(Command):
-    """A command that imports its libraries when it runs; if one is missing, the error names the extra to install."""
-
-    extras: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("matplotlib", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch"), "export"),
-        "onnxruntime": "cpu,export",
-    }
 
 
 def options_of(table: type[DataclassInstance]) -> Callable[[Callable[..., None]], Callable[..., None]]:

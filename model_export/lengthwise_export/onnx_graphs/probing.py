@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
@@ -15,6 +14,9 @@ from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.runtime.session import feed
 from lengthwise.verification.measurement import ROUNDING
 from lengthwise_export.errors import UncheckableError
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 # Different sizes, so that rows and width cannot be confused.
 _ROWS, _WIDTH = 3, 5
@@ -34,6 +36,8 @@ def open_session(
     Raises:
         UncheckableError: onnxruntime cannot load it.
     """
+    import onnxruntime  # the check of a torch module needs none
+
     options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -87,6 +91,8 @@ def rows_are_independent(session: onnxruntime.InferenceSession, names: GraphName
 
 def open_recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> onnxruntime.InferenceSession:
     """A session that outputs the values of these nodes, with graph optimisations off so that every node is kept."""
+    import onnxruntime
+
     recording = onnx.ModelProto()
     recording.CopyFrom(graph)
     del recording.graph.output[:]

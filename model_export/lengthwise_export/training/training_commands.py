@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lengthwise.commands.command import Command
 from lengthwise.decoding.data_options import data_options
-from lengthwise_export.interface.command import ExporterCommand, options_of, show_json
+from lengthwise_export.interface.command import options_of, show_json
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command(cls=ExporterCommand)
+@click.command(cls=Command)
 @click.argument("spec_file", metavar="SPEC", type=_FILE)
 @click.argument("data")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
@@ -133,7 +134,7 @@ def train(
         console.print(f"{name}: {figures['mean']:.4f} ± {figures['deviation']:.4f} over {runs} seeds", highlight=False)
 
 
-@click.command(cls=ExporterCommand)
+@click.command(cls=Command)
 @click.argument("first", type=click.Path(exists=True, path_type=Path))
 @click.argument("second", type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")

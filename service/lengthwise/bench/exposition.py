@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prometheus_client.parser import text_string_to_metric_families
+from lengthwise.errors import ConfigurationError, how_to_install
 
 _Labels = Mapping[str, str]
 
@@ -31,7 +31,12 @@ class Samples:
 
         Raises:
             ValueError: It is not in the Prometheus text format.
+            ConfigurationError: prometheus-client is not installed.
         """
+        try:
+            from prometheus_client.parser import text_string_to_metric_families
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(f"reading metrics needs prometheus-client: {how_to_install('bench')}") from error
         values: dict[str, list[tuple[_Labels, float]]] = defaultdict(list)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:

@@ -14,12 +14,11 @@ import importlib
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from lengthwise.errors import ConfigurationError, LengthwiseError, ModelError, how_to_install
+from lengthwise.errors import ConfigurationError, LengthwiseError, ModelError, missing_extra
 
 BAD = 1
 NOT_CHECKED = 2
@@ -31,10 +30,10 @@ class Ended(SystemExit):
 
 
 class Command(click.Command):
-    """A command whose errors end in one line on stderr and an exit code."""
+    """A command whose errors end in one line on stderr and an exit code.
 
-    extras: ClassVar[Mapping[str, str]] = {}
-    """The extra that installs a package which the command imports, by the package's name."""
+    A command imports its libraries when it runs; if one is missing, the error names the extra to install.
+    """
 
     def invoke(self, context: click.Context) -> Any:
         """Runs the command. While it runs, SIGTERM interrupts it as SIGINT does."""
@@ -54,13 +53,11 @@ class Command(click.Command):
             called = traceback.extract_tb(quitting.__traceback__)[-1]
             end(f"{called.filename}:{called.lineno} quit with SystemExit({quitting.code!r}) in between", NOT_CHECKED)
         except Exception as error:
-            missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-            if missing in self.extras:
-                end(
-                    f"'lengthwise {self.name}' needs the exporter, which is not installed ({missing} is missing): "
-                    + how_to_install(self.extras[missing]),
-                    NOT_CHECKED,
-                )
+            if isinstance(error, ModuleNotFoundError):
+                name = self.name or ""
+                extra = missing_extra(error, name, f"'lengthwise {name}'")
+                if extra is not None:
+                    end(extra, NOT_CHECKED)
             if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a missing folder
                 place = "" if error.filename is None else f"{error.filename}: "
                 end(f"{place}{error.strerror}", NOT_CHECKED)

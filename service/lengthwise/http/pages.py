@@ -180,7 +180,7 @@ def _swagger(root: str, openapi: str) -> Response:
 def _without_files(openapi: str) -> Response:
     return _plain(
         "<p>The files of this page (Swagger UI) are not installed. To install them: "
-        f"<code>{escape(how_to_install('docs'))}</code></p>"
+        f"<code>{escape(how_to_install('serve'))}</code></p>"
         f'<p>Every call, with examples, is in <a href="{escape(openapi)}">{escape(openapi)}</a>.</p>',
     )
 
