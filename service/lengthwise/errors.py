@@ -59,7 +59,7 @@ EXTRAS_OF: Final = {
     "onnx": ("check", "export"),
     "safetensors": ("check", "export", "train"),
     "torch": ("export", "train"),
-    "onnxscript": ("export",),
+    **dict.fromkeys(("onnx_ir", "onnxscript"), ("export",)),
     "matplotlib": ("train", "bench"),
     "sklearn": ("sklearn",),
 }

@@ -147,11 +147,5 @@ def test_scoring_without_onnxruntime_ends_likewise(tmp_path: Path):
     assert "error: no onnxruntime is installed" in done.stderr
 
 
-def test_the_exporter_without_onnxruntime_names_the_extra_that_is_missing():
-    done = without_onnxruntime("check", "no.onnx")
-    assert done.returncode == 2
-    assert "pip install 'lengthwise[cpu]'" in done.stderr
-
-
 def test_help_needs_no_onnxruntime():
     assert without_onnxruntime("--help").returncode == 0
