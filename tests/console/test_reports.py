@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from lengthwise.bench.report_page import page as bench_page
 from lengthwise_export.checking.page import as_page
 from lengthwise_export.training.report_page import page as training_page
 from tests.console.browser import Window
-from tests.support.bench_figures import FIGURES
 from tests.support.check_reports import REPORT
 
 pytestmark = pytest.mark.console
@@ -27,7 +25,6 @@ TRAINING = {
 }
 REPORTS = {
     "check": lambda: as_page(REPORT, "net:make"),
-    "bench": lambda: bench_page([FIGURES, FIGURES], "a model"),
     "training": lambda: training_page(TRAINING, "runs/vowels"),
 }
 

@@ -16,9 +16,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from lengthwise.priorities import MAX_PRIORITY
+
 from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, why_rejected
 from lengthwise.errors import RequestError
-from lengthwise.priorities import MAX_PRIORITY
 from lengthwise.protocols import grpc_codec, kserve
 from lengthwise.protocols.endpoint import Endpoint, Received
 from lengthwise.protocols.predict import Predict

@@ -54,7 +54,7 @@ def test_the_charts_of_the_page_have_axes_counts_colours_and_their_origin() -> N
     assert "validation" not in texts  # no line of what was not measured
     strengths = [float(each) for each in re.findall(r'fill-opacity="([\d.]+)"', page)]
     assert strengths[0] < 0.5 * strengths[1]
-    shares = [int(each) for each in re.findall(r"var\(--one\) (\d+)%", page)]
+    shares = [int(each) for each in re.findall(r"var\(--accent\) (\d+)%", page)]
     assert shares[1] < shares[0]
     assert shares[2] == 0
     for part in ("2026-11-23", "seed 7", "270 records of vowels.ts", "[input]"):

@@ -62,7 +62,7 @@ def test_predictions_are_a_list_that_is_shown_as_a_table(bundled: lengthwise.Mod
     assert shown.endswith("<p>and 10 more</p>")
     one = predictions[0]._repr_html_()
     assert one.count("<tr>") == 10
-    assert f"<td style='text-align: left'>{predictions[0].label}</td>" in one
+    assert f'<td style="text-align: left">{predictions[0].label}</td>' in one
 
 
 def test_predictions_of_every_task_are_shown() -> None:
@@ -74,7 +74,7 @@ def test_predictions_of_every_task_are_shown() -> None:
     assert "b, &lt;i&gt; (4 steps)" in several._repr_html_()
     assert "left out" in steps._repr_html_()
     together = notebook.PredictionList([several, steps, Prediction(three, 1, assigned=())])._repr_html_()
-    assert "<td style='text-align: left'>b -</td>" in together
+    assert '<td style="text-align: left">b -</td>' in together
     assert "none" in together
 
 
@@ -93,8 +93,8 @@ def test_a_bar_is_one_cell_that_is_updated(displayed: list[str], monkeypatch: py
     with notebook.notebook_bar("training", 3) as show:
         for done in (1, 2, 3):
             show(done, f"loss <{done}>")
-    assert "value='0' max='3'" in displayed[0]
-    assert displayed[-1] == "training <progress value='3' max='3'></progress> 3 of 3 loss &lt;3&gt;"
+    assert 'value="0" max="3"' in displayed[0]
+    assert displayed[-1] == 'training <progress value="3" max="3"></progress> 3 of 3 loss &lt;3&gt;'
 
 
 def test_a_program_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:

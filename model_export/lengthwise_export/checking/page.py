@@ -2,58 +2,31 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from lengthwise.reports import look
+from lengthwise.reports.page import Html, bullets, element, joined, page, section, table
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
 from lengthwise_export.checking.report import number, one_per_kind, tested_sizes_text, tolerance_text
 from lengthwise_export.checking.verdict import Report, TrialResult
 
-_PAGE: Final = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{look}
-td.figure {{ text-align: right; }}
-tr.moved {{ color: var(--bad); font-weight: 600; }}
-svg {{ max-width: none; }}
-svg text {{ font-family: var(--mono); font-size: 13px; }}
-svg text.summary {{ font-style: italic; opacity: .75; }}
-rect.moved {{ fill: var(--bad); }}
-rect.still {{ fill: var(--line); fill-opacity: .35; }}
-.first {{ font-weight: 700; }}
-.verdict {{ text-transform: uppercase; letter-spacing: .05em; }}
-.verdict.sound {{ color: var(--good); }}
-.verdict.leak {{ color: var(--bad); }}
-.verdict.warning {{ color: var(--second); }}
-</style>
-</head>
-<body>
-<main>
-<h1><span class="verdict {verdict}">{verdict}</span> {title}</h1>
-<p>{reason}</p>
-{notes}
-{right}
-{leaks}
-{fix}
-<section>
-<h2>Trials</h2>
-{tried}
-</section>
-</main>
-</body>
-</html>
+_STYLE: Final = """
+td b { color: var(--bad); }
+svg text { font-family: var(--mono); font-size: 13px; }
+svg text.summary { font-style: italic; opacity: .75; }
+rect.moved { fill: var(--bad); }
+rect.still { fill: var(--line); fill-opacity: .35; }
+.first { font-weight: 700; }
+.verdict { text-transform: uppercase; letter-spacing: .05em; }
+.verdict.sound { color: var(--good); }
+.verdict.leak { color: var(--bad); }
+.verdict.warning { color: var(--second); }
 """
 
 
-def as_page(report: Report, target: str, *, fix: str = "") -> str:
+def as_page(report: Report, target: str, *, fix: object = "") -> str:
     """The report as one HTML page.
 
     Args:
@@ -61,76 +34,75 @@ def as_page(report: Report, target: str, *, fix: str = "") -> str:
         target: The name of the checked model.
         fix: A section about the mend, as HTML.
     """
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
-    return _PAGE.format(
-        look=look.style(),
-        title=html.escape(target),
-        verdict=report.verdict,
-        reason=html.escape(report.reason),
-        notes=f"<ul>{notes}</ul>" if notes else "",
-        right=_right(report),
-        leaks="\n".join(_section(leak) for leak in report.leaks),
-        fix=fix,
-        tried=_tried(report),
+    verdict = element("span", report.verdict, class_=f"verdict {report.verdict}")
+    return page(
+        target,
+        element("p", report.reason),
+        bullets(report.notes),
+        _passed(report),
+        *map(_section, report.leaks),
+        fix,
+        section("Trials", *_trials(report)),
+        style=_STYLE,
+        heading=joined(verdict, f" {target}"),
     )
 
 
-def _right(report: Report) -> str:
+def _passed(report: Report) -> Html:
     """The section of passed trials, and of the operators before each leak that do not differ."""
-    passed = [outcome for outcome in report.trials if outcome.passed and outcome.raised is None]
+    passed = tuple(outcome for outcome in report.trials if outcome.passed and outcome.raised is None)
     if not passed:
-        return ""
-    items = [
-        f"<b>{len(passed)} of {len(report.trials)} trials</b> moved no answer: "
-        + html.escape("; ".join(outcome.name for outcome in one_per_kind(tuple(passed))))
-    ]
+        return Html()
+    names = "; ".join(outcome.name for outcome in one_per_kind(passed))
+    items = [joined(element("b", f"{len(passed)} of {len(report.trials)} trials"), f" moved no answer: {names}")]
     for leak in report.leaks:
         before = _before(leak)
         if before:
-            items.append(
-                f"<b>{len(before)} operators</b> before <code>{html.escape(leak.operator)}</code> give the same output "
-                f"at every valid step, with {html.escape(leak.trial)}"
+            where = joined(
+                " before ", element("code", leak.operator), " give the same output at every valid step, with "
             )
-    items.append(html.escape(tested_sizes_text(report)))
-    return "<section><h2>Passed</h2><ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul></section>"
+            items.append(joined(element("b", f"{len(before)} operators"), where, leak.trial))
+    return section("Passed", bullets([*items, tested_sizes_text(report)]))
 
 
-def _tried(report: Report) -> str:
+def _trials(report: Report) -> Iterator[Html]:
     """A table with a row for each kind of trial, failed ones first, and a collapsed table of all trials."""
     if not report.trials:
-        return "<p>None: the model could not be run.</p>"
-    bad = [outcome for outcome in report.trials if not outcome.passed]
-    good = [outcome for outcome in report.trials if outcome.passed]
-    every = (
-        f"<details><summary>All {len(report.trials)} trials</summary>{_table(report.trials)}</details>"
-        f"<p>{html.escape(tolerance_text(report.tolerance))}.</p>"
-    )
-    return _table([*one_per_kind(tuple(bad)), *one_per_kind(tuple(good))]) + every
+        yield element("p", "None: the model could not be run.")
+        return
+    kinds = [
+        outcome
+        for passed in (False, True)
+        for outcome in one_per_kind(tuple(each for each in report.trials if each.passed is passed))
+    ]
+    yield _table(kinds)
+    yield element("details", element("summary", f"All {len(report.trials)} trials"), _table(report.trials))
+    yield element("p", f"{tolerance_text(report.tolerance)}.")
 
 
-def _table(outcomes: Sequence[TrialResult]) -> str:
+def _table(outcomes: Sequence[TrialResult]) -> Html:
     rows = (
-        f"<tr{'' if outcome.passed else ' class=moved'}><td>{html.escape(outcome.name)}</td>"
-        f'<td class="figure">{number(outcome.difference)}</td><td>{html.escape(outcome.raised or "")}</td></tr>'
+        (
+            outcome.name if outcome.passed else element("b", outcome.name),
+            number(outcome.difference),
+            outcome.raised or "",
+        )
         for outcome in outcomes
     )
-    head = "<tr><th>trial</th><th>the answer moves by</th><th>error</th></tr>"
-    return f"<table>\n{head}\n" + "\n".join(rows) + "\n</table>"
+    return table(rows, ("trial", "the answer moves by", "error"))
 
 
-def _section(leak: Leak) -> str:
+def _section(leak: Leak) -> Html:
     at = leak.place if leak.location is None else str(leak.location)
-    place = f"<p><code>{html.escape(at)}</code></p>" if at else ""
-    source = "" if leak.location is None else f"<pre>{html.escape(leak.location.source)}</pre>"
-    since = (
-        "" if leak.cause_at is None else f"<p>Padding stopped being 0 at <code>{html.escape(leak.cause_at)}</code>.</p>"
-    )
-    return (
-        f"<section><h2>{html.escape(leak.operator)}</h2>{place}{source}"
-        f"<p>{html.escape(leak.cause.why)}</p>{since}"
-        f"<h3>Fix</h3><pre>{html.escape(leak.cause.fix)}</pre>"
-        f"<h3>How it spreads: {html.escape(leak.trial)}</h3>{_picture(leak)}</section>"
-    )
+    parts = [element("p", element("code", at))] if at else []
+    if leak.location is not None:
+        parts.append(element("pre", leak.location.source))
+    parts.append(element("p", leak.cause.why))
+    if leak.cause_at is not None:
+        parts.append(element("p", "Padding stopped being 0 at ", element("code", leak.cause_at), "."))
+    parts += [element("h3", "Fix"), element("pre", leak.cause.fix)]
+    parts += [element("h3", f"How it spreads: {leak.trial}"), _picture(leak)]
+    return section(leak.operator, *parts)
 
 
 _WIDTH: Final = 1050
@@ -139,58 +111,59 @@ _LABELS: Final = 400
 _FIGURES: Final = 80
 _ROW: Final = 22
 _LONGEST_LABEL: Final = 48
-_SUMMARY: Final = '<text class="summary"'
 _MAX_BEFORE, _MAX_BEHIND = 6, 24
 """At most this many operators are drawn before the leaking operator and from it on; the others are only counted."""
 
 
-def _picture(leak: Leak) -> str:
+def _picture(leak: Leak) -> Html:
     """The picture of a leak: operators from top to bottom, steps from left to right.
 
     A darker cell is a larger difference of the operator's output at that step. A vertical line marks the end of the
     sequence; left of it nothing should be coloured. An output without an axis of steps is one long bar.
     """
     if not leak.spread:
-        return ""
+        return Html()
     steps = max(len(spread.along) for spread in leak.spread)
     cell = (_WIDTH - _LABELS - _FIGURES) / steps
-    lines = list(_lines(leak, steps, cell))
-    height = len(lines) * _ROW + 28
-    end, top = _LABELS + round(leak.length * cell), _ROW * int(lines[0].startswith(_SUMMARY))
-    drawn = "\n".join(f'<g transform="translate(0 {index * _ROW})">{line}</g>' for index, line in enumerate(lines))
-    return (
-        f'<figure><svg width="{_WIDTH}" height="{height}" role="img" '
-        f'aria-label="Where the leak spreads, operators down, steps along">\n{drawn}\n'
-        f'<line x1="{end}" y1="{top}" x2="{end}" y2="{height - 24}" stroke="currentColor" stroke-width="2"/>'
+    lines = [
+        element("g", line, transform=f"translate(0 {place * _ROW})") for place, line in enumerate(_lines(leak, cell))
+    ]
+    height, end = len(lines) * _ROW + 28, _LABELS + round(leak.length * cell)
+    top = _ROW * ('class="summary"' in lines[0])  # the line does not cross a first line of text
+    drawn = element(
+        "svg",
+        *lines,
+        element("line", x1=end, y1=top, x2=end, y2=height - 24, stroke="currentColor", stroke_width=2),
         # Left of the line and below the operators' names there is always room for this text.
-        f'<text x="{end}" y="{height - 8}" text-anchor="end">the sequence ends here, after {leak.length} steps</text>'
-        "</svg><figcaption>Operators from top to bottom, in the order of execution; steps from left to right; at the "
-        "right, the largest difference of the output. Left of the line, and in a bar without steps, nothing should be "
-        "coloured.</figcaption></figure>"
+        element("text", f"the sequence ends here, after {leak.length} steps", x=end, y=height - 8, text_anchor="end"),
+        width=_WIDTH,
+        height=height,
+        role="img",
+        aria_label="Where the leak spreads, operators down, steps along",
     )
+    caption = (
+        "Operators from top to bottom, in the order of execution; steps from left to right; at the right, the largest "
+        "difference of the output. Left of the line, and in a bar without steps, nothing should be coloured."
+    )
+    return element("figure", drawn, element("figcaption", caption))
 
 
-def _lines(leak: Leak, steps: int, cell: float) -> Iterator[str]:
+def _lines(leak: Leak, cell: float) -> Iterator[Html]:
     """The lines of the picture; operators without a difference, and those beyond the maximum, are only counted."""
     before = _before(leak)
     behind = leak.spread[len(before) :]
     shown = before[-_MAX_BEFORE:]
     if len(before) > len(shown):
         yield _summary(f"{_operators(len(before) - len(shown))} before: no valid step moved")
-    yield from _rows(shown, leak, steps, cell)
-    yield from _rows(behind[:_MAX_BEHIND], leak, steps, cell)
+    for spreads in (shown, behind[:_MAX_BEHIND]):
+        for still, group in itertools.groupby(spreads, key=lambda spread: not any(map(_shade, spread.along))):
+            alike = list(group)
+            if still and len(alike) > 1:
+                yield _summary(f"{_operators(len(alike))}: nothing moved ({', '.join(map(_name, alike))})")
+            else:
+                yield from (_row(spread, leak, cell) for spread in alike)
     if len(behind) > _MAX_BEHIND:
         yield _summary(f"{_operators(len(behind) - _MAX_BEHIND)} more, up to the answer")
-
-
-def _rows(spreads: Sequence[OperatorSpread], leak: Leak, steps: int, cell: float) -> Iterator[str]:
-    for still, group in itertools.groupby(spreads, key=lambda spread: not any(map(_shade, spread.along))):
-        alike = list(group)
-        if still and len(alike) > 1:
-            names = ", ".join(_name(spread) for spread in alike)
-            yield _summary(f"{_operators(len(alike))}: nothing moved ({names})")
-        else:
-            yield from (_row(spread, leak, steps, cell) for spread in alike)
 
 
 def _before(leak: Leak) -> tuple[OperatorSpread, ...]:
@@ -203,10 +176,12 @@ def _operators(count: int) -> str:
     return f"{count} operator{'s' if count > 1 else ''}"
 
 
-def _summary(text: str) -> str:
-    most = _WIDTH // 8
-    shown = text if len(text) <= most else f"{text[: most - 1]}…"
-    return f'{_SUMMARY} x="0" y="{_ROW - 7}">{html.escape(shown)}</text>'
+def _summary(text: str) -> Html:
+    return element("text", _shortened(text, _WIDTH // 8), class_="summary", x=0, y=_ROW - 7)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _name(spread: OperatorSpread) -> str:
@@ -218,24 +193,22 @@ def _name(spread: OperatorSpread) -> str:
     return f"{spread.location.line}: {spread.location.source}"
 
 
-def _row(spread: OperatorSpread, leak: Leak, steps: int, cell: float) -> str:
+def _row(spread: OperatorSpread, leak: Leak, cell: float) -> Html:
     name = _name(spread)
-    label = name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…"
     is_first = spread.operator == leak.operator and spread.location in (leak.location, None)
-    first = ' class="first"' if is_first else ""
-    tooltip = f"<title>{html.escape(f'{spread.operator}: {name}')}</title>"
-    cells = [f'<text x="0" y="{_ROW - 7}"{first}>{tooltip}{html.escape(label)}</text>']
-    along = spread.along if len(spread.along) > 1 else spread.along * steps
+    tooltip = element("title", f"{spread.operator}: {name}")
+    label = _shortened(name, _LONGEST_LABEL)
+    cells = [element("text", tooltip, label, x=0, y=_ROW - 7, class_="first" if is_first else None)]
+    width = cell if len(spread.along) > 1 else _WIDTH - _LABELS - _FIGURES
     place = 0
-    for shade, run in itertools.groupby(along, key=_shade):
+    for shade, run in itertools.groupby(spread.along, key=_shade):
         length = len(list(run))
-        look = f'class="moved" fill-opacity="{shade}"' if shade else 'class="still"'
-        x, width = _LABELS + place * cell, length * cell
-        cells.append(f'<rect {look} x="{x:.1f}" y="1" width="{width:.1f}" height="{_ROW - 2}"/>')
+        at = {"x": f"{_LABELS + place * width:.1f}", "y": 1, "width": f"{length * width:.1f}", "height": _ROW - 2}
+        cells.append(element("rect", class_="moved" if shade else "still", fill_opacity=shade or None, **at))
         place += length
     figure = number(max(spread.along, key=lambda moved: -1.0 if math.isnan(moved) else moved))
-    cells.append(f'<text x="{_WIDTH}" y="{_ROW - 7}" text-anchor="end">{figure}</text>')
-    return "".join(cells)
+    cells.append(element("text", figure, x=_WIDTH, y=_ROW - 7, text_anchor="end"))
+    return joined(*cells)
 
 
 def _shade(difference: float) -> float:

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from lengthwise.reports import look
+from lengthwise.reports.page import Html, bullets, element, joined, section, table
+from lengthwise.reports.page import page as whole_page
 from lengthwise_export.training import charts
 
 SPLITS: Final = ("training", "validation", "left_out", "test")
 """The splits that a report may have, the most meaningful last."""
 
-_PAGE: Final = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{look}
-:root {{ --one: var(--accent); --other: var(--second); }}
-td, th {{ text-align: right; padding: .25rem .9rem .25rem 0; }}
-td:first-child, th:first-child {{ text-align: left; }}
-.heat td, .heat th {{ text-align: center; padding: .3rem .6rem; border: 1px solid var(--line); }}
-section div {{ overflow-x: auto; }}
-svg text {{ font-size: 12px; }}
-</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{body}
-</main>
-</body>
-</html>
+_STYLE: Final = """
+td + td, th + th { text-align: right; }
+.heat td, .heat th { text-align: center; padding: .3rem .6rem; border: 1px solid var(--line); }
+svg text { font-size: 12px; }
 """
-
-
 HELD_BACK: Final = "of records that were held back for the choice of the layers"
 """What the accuracy of layers in folds is."""
 
@@ -51,28 +30,27 @@ def page(report: Mapping[str, Any], title: str) -> str:
         title: The name of the run.
     """
     splits = splits_of(report)
-    parts = [_table(["split", *FIGURES], [[name, *figures(scores)] for name, scores in splits.items()])]
-    if report.get("held_back") is not None:
-        parts.append(f"<p>{html.escape(HELD_BACK.capitalize())}: accuracy {_number(report['held_back'])}.</p>")
+    parts: list[object] = []
     if report.get("made"):
-        parts.insert(0, f"<p>{html.escape(origin(report['made']))}</p>")
+        parts.append(element("p", origin(report["made"])))
+    parts.append(table([[name, *figures(scores)] for name, scores in splits.items()], ["split", *FIGURES]))
+    if report.get("held_back") is not None:
+        parts.append(element("p", f"{HELD_BACK.capitalize()}: accuracy {_number(report['held_back'])}."))
     if report.get("seconds") is not None:
-        parts.append(f"<p>Trained in {float(report['seconds']):.1f} s.</p>")
-    if report.get("chosen"):
-        parts.append(_section("What was chosen from the data", _list(report["chosen"])))
-    if report.get("warnings"):
-        parts.append(_section("Warnings", _list(report["warnings"])))
+        parts.append(element("p", f"Trained in {float(report['seconds']):.1f} s."))
+    for name, key in (("What was chosen from the data", "chosen"), ("Warnings", "warnings")):
+        if report.get(key):
+            parts.append(section(name, bullets(report[key])))
     if report.get("runs"):
-        rows = [[str(run["seed"]), *(_number(run.get(name)) for name in SPLITS)] for run in report["runs"]]
-        parts.append(_section("Accuracy by seed", _table(["seed", *SPLITS], rows)))
+        rows = [[run["seed"], *(_number(run.get(name)) for name in SPLITS)] for run in report["runs"]]
+        parts.append(section("Accuracy by seed", table(rows, ["seed", *SPLITS])))
     if splits:
-        name, scores = list(splits.items())[-1]
-        parts += _details(report, name, scores)
+        parts += _details(report, *list(splits.items())[-1])
     if report.get("epochs"):
-        parts.append(_section("Learning curves", charts.losses(report["epochs"])))
+        parts.append(section("Learning curves", charts.losses(report["epochs"])))
     if report.get("spec"):
-        parts.append(_spec(report["spec"]))
-    return _PAGE.format(look=look.style(), title=html.escape(title), body="\n".join(parts))
+        parts.append(element("details", element("summary", "The spec"), element("pre", _toml(report["spec"]))))
+    return whole_page(title, *parts, style=_STYLE)
 
 
 FIGURES: Final = ("answers", "accuracy", "macro F1", "log loss", "calibration error")
@@ -90,44 +68,36 @@ def figures(scores: Mapping[str, Any]) -> list[str]:
     return [str(scores.get("answers", "")), *map(_number, numbers)]
 
 
-def _details(report: Mapping[str, Any], name: str, scores: Mapping[str, Any]) -> list[str]:
+def _details(report: Mapping[str, Any], name: str, scores: Mapping[str, Any]) -> list[Html]:
     parts = []
     if scores.get("reliability"):
-        parts.append(
-            _section(
-                f"Calibration ({name}): the number of answers above each bar", charts.reliability(scores["reliability"])
-            )
-        )
+        title = f"Calibration ({name}): the number of answers above each bar"
+        parts.append(section(title, charts.reliability(scores["reliability"])))
     for key, what in (("by_length", "steps"), ("by_missing", "share of missing values")):
-        groups = scores.get(key)
-        if groups:
-            rows = [
-                [f"{group['from']:g} to {group['to']:g}", str(group["sequences"]), _number(group["accuracy"])]
-                for group in groups
-            ]
-            parts.append(_section(f"Accuracy by {what} ({name})", _table([what, "sequences", "accuracy"], rows)))
-    confusion = scores.get("confusion")
-    if confusion:
-        labels = [str(label) for label in report.get("labels", range(len(confusion)))]
-        columns = labels if len(confusion[0]) == len(labels) else ["hit", "false alarm", "miss", "rightly not"]
-        if len(columns) < 2 or report.get("task") == "multi-label":
-            columns = ["hit", "false alarm", "miss", "rightly not"]
-        parts.append(_section(f"Confusion ({name}): true labels in rows", _confusion(labels, columns, confusion)))
+        rows = [
+            [f"{group['from']:g} to {group['to']:g}", group["sequences"], _number(group["accuracy"])]
+            for group in scores.get(key) or ()
+        ]
+        if rows:
+            parts.append(section(f"Accuracy by {what} ({name})", table(rows, [what, "sequences", "accuracy"])))
+    counts = scores.get("confusion")
+    if counts:
+        labels = [str(label) for label in report.get("labels", range(len(counts)))]
+        is_square = len(counts[0]) == len(labels) >= 2 and report.get("task") != "multi-label"
+        columns = labels if is_square else ["hit", "false alarm", "miss", "rightly not"]
+        parts.append(section(f"Confusion ({name}): true labels in rows", _confusion(labels, columns, counts)))
     return parts
 
 
-def _confusion(labels: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+def _confusion(labels: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> Html:
     """The counts, each cell the darker the larger its share of its row."""
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in ("label", *columns))
-    body = ""
+    rows = [element("tr", *(element("th", cell, scope="col") for cell in ("label", *columns)))]
     for label, row in zip(labels, counts, strict=False):
-        cells = "".join(
-            f'<td style="background: color-mix(in srgb, var(--one) {45 * count / max(sum(row), 1):.0f}%, transparent)">'
-            f"{count}</td>"
-            for count in row
-        )
-        body += f'<tr><th scope="row">{html.escape(label)}</th>{cells}</tr>'
-    return f'<table class="heat"><tr>{head}</tr>{body}</table>'
+        shares = [f"{45 * count / max(sum(row), 1):.0f}%" for count in row]
+        styles = [f"background: color-mix(in srgb, var(--accent) {share}, transparent)" for share in shares]
+        cells = [element("td", count, style=style) for count, style in zip(row, styles, strict=True)]
+        rows.append(element("tr", element("th", label, scope="row"), *cells))
+    return element("table", joined(*rows), class_="heat")
 
 
 def origin(made: Mapping[str, Any]) -> str:
@@ -139,26 +109,11 @@ def origin(made: Mapping[str, Any]) -> str:
     )
 
 
-def _spec(spec: Mapping[str, Any]) -> str:
-    """The spec, as in a TOML file."""
+def _toml(spec: Mapping[str, Any]) -> str:
     lines = []
-    for table, keys in spec.items():
-        lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""]
-    return f"<details><summary>The spec</summary><pre>{html.escape(chr(10).join(lines))}</pre></details>"
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section>\n<h2>{html.escape(title)}</h2>\n<div>{content}</div>\n</section>"
-
-
-def _list(lines: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    first = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{first}</tr>{body}</table>"
+    for name, keys in spec.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""]
+    return "\n".join(lines)
 
 
 def _number(value: object) -> str:

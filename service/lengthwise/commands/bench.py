@@ -19,8 +19,8 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from lengthwise.bench import plots, report_page
-from lengthwise.bench.figures import Figures, table
+from lengthwise.bench import plots
+from lengthwise.bench.figures import table
 from lengthwise.bench.launch import served
 from lengthwise.bench.trial import LoadSpec, RequestFormat, Workload
 from lengthwise.bench.workload import Arrivals, Input
@@ -52,14 +52,12 @@ class Presentation:
         title: The name of the measurement.
         as_json: Whether as JSON on stdout instead of a table.
         plot: The file of a picture, or None.
-        page: The file of an HTML page, or None.
         console: For progress and messages: stderr.
     """
 
     title: str
     as_json: bool
     plot: Path | None
-    page: Path | None = None
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
     def print(self, figures: dict[str, Any], drawn: Callable[[], Table]) -> None:
@@ -68,21 +66,6 @@ class Presentation:
             click.echo(orjson.dumps({"title": self.title, **figures}, option=orjson.OPT_INDENT_2))
         else:
             Console().print(drawn())
-
-    def write_page(self, rows: Sequence[Figures]) -> None:
-        """Writes the page of loads, if one is asked for.
-
-        Raises:
-            ConfigurationError: The file cannot be written.
-        """
-        if self.page is None:
-            return
-        try:
-            self.page.parent.mkdir(parents=True, exist_ok=True)
-            self.page.write_text(report_page.page(rows, self.title), encoding="utf-8")
-        except OSError as error:
-            raise ConfigurationError(f"--html {self.page}: {error.strerror}") from error
-        self.console.print(f"written: {self.page}", highlight=False, soft_wrap=True)
 
 
 def _pairs(_context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -195,13 +178,7 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw latency to this PNG: of a sweep, against load.",
-)
-@click.option(
-    "--html",
-    "page",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the figures of the loads to this HTML page: one file, with pictures.",
+    help="Draw latency against load to this PNG.",
 )
 def bench(
     where: str | None,
@@ -212,7 +189,6 @@ def bench(
     vocabulary: int | None,
     as_json: bool,
     plot: Path | None,
-    page: Path | None,
     **options: Any,
 ) -> None:
     """Puts load on a service and shows throughput, latency and padding.
@@ -223,7 +199,7 @@ def bench(
     if features is not None and vocabulary is not None:
         raise click.UsageError("--features and --vocabulary exclude each other")
     if plot is not None:
-        plots.pyplot()  # a missing package is reported before the load
+        plots.figure_type()  # a missing package is reported before the load
     if features is not None:
         options["step"] = Input("values", features)
     if vocabulary is not None:
@@ -231,7 +207,7 @@ def bench(
     load, workload = LoadSpec(**_fields_of(LoadSpec, options)), Workload(**_fields_of(Workload, options))
     workload = replace(workload, distinct=min(workload.distinct, load.count or workload.distinct))
     sent = workload.replay or workload.data or workload.lengths
-    presentation = Presentation(f"{where or 'the bundled model'}, {sent}", as_json, plot, page)
+    presentation = Presentation(f"{where or 'the bundled model'}, {sent}", as_json, plot)
     if workload.replay is not None and (sweep or load.rate is not None or workload.data is not None):
         raise click.UsageError("--replay has its own requests and times: it excludes rates and --data")
     if workload.replay is not None:
@@ -255,10 +231,8 @@ def show_loads(
         rows = [load_test.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
     presentation.print({"loads": [row.to_json() for row in rows]}, lambda: table(rows, title=presentation.title))
     if presentation.plot is not None:
-        draw = plots.draw_sweep if len(rows) > 1 else plots.draw_percentiles
-        draw(rows, presentation.plot, title=presentation.title)
+        plots.draw(rows, presentation.plot, title=presentation.title)
         presentation.console.print(f"drawn: {presentation.plot}")
-    presentation.write_page(rows)
     if not all(row.is_sound for row in rows):
         raise click.exceptions.Exit(1)
 
@@ -279,9 +253,8 @@ def show_replay(
         row = workload.replay_test(service, recorded).run(load, tick=ticker(progress, load.name, seconds=load.seconds))
     presentation.print({"loads": [row.to_json()]}, lambda: table([row], title=presentation.title))
     if presentation.plot is not None:
-        plots.draw_percentiles([row], presentation.plot, title=presentation.title)
+        plots.draw([row], presentation.plot, title=presentation.title)
         presentation.console.print(f"drawn: {presentation.plot}")
-    presentation.write_page([row])
     if not row.is_sound:
         raise click.exceptions.Exit(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +12,15 @@ import numpy as np
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring.record_file import PATTERN, UNFINISHED
 from lengthwise.padding import Steps
-from lengthwise.reports import look
+from lengthwise.reports.chart import Chart
+from lengthwise.reports.page import Html, element, page, table
 from lengthwise.runtime.data_profile import FEATURE, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.runtime.manifest import Manifest
 
 _STYLE: Final = """
-td, th { text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-.drifted { color: var(--bad); font-weight: bold; }
+td + td, th + th { text-align: right; }
+b { color: var(--bad); }
 figure { display: inline-block; margin: 1em 1em 0 0; }
-.training { fill: var(--soft); }
-.today { fill: var(--accent); }
 svg text { font-size: 11px; }
 """
 _WIDTH: Final = 280
@@ -80,36 +77,34 @@ class DriftReport:
     def as_html(self) -> str:
         """A page of one file, which loads nothing else."""
         ordered = sorted(self.drift, key=lambda what: -self.drift[what] / self.profile.limits.of(what))
-        rows = "".join(self._row(what) for what in ordered)
-        pictures = "".join(self._figure(what) for what in ordered[:40])
-        title = html.escape(f"Drift of {self.manifest.key}")
         verdict = f"{len(self.drifted)} of {len(self.drift)} have drifted" if self.drifted else "nothing has drifted"
-        return (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-            f"<style>{look.style()}{_STYLE}</style>"
-            f"<body><main><h1>{title}</h1>"
-            f"<p>{self.counts.sequences} recorded sequences beside {self.profile.sequences} of the "
-            f"training data: {verdict}. What has drifted has a population stability index (PSI) above its limit.</p>"
-            f"<table><tr><th>what<th>PSI<th>limit</tr>{rows}</table>"
-            "<p>Grey: the share of the training data in each bin. Blue: the share of the records.</p>"
-            f"{pictures}</main></body></html>\n"
+        return page(
+            f"Drift of {self.manifest.key}",
+            element(
+                "p",
+                f"{self.counts.sequences} recorded sequences beside {self.profile.sequences} of the training data: "
+                f"{verdict}. What has drifted has a population stability index (PSI) above its limit.",
+            ),
+            table(map(self._row, ordered), ("what", "PSI", "limit")),
+            element("p", "Grey: the share of the training data in each bin. Blue: the share of the records."),
+            *map(self._figure, ordered[:40]),
+            style=_STYLE,
         )
 
-    def _row(self, what: str) -> str:
+    def _row(self, what: str) -> tuple[object, ...]:
         psi, limit = self.drift[what], self.profile.limits.of(what)
-        mark = ' class="drifted"' if psi > limit else ""
-        return f"<tr{mark}><td>{html.escape(self.name_of(what))}<td>{psi:.3f}<td>{limit:.3f}</tr>"
+        name = self.name_of(what)
+        return element("b", name) if psi > limit else name, f"{psi:.3f}", f"{limit:.3f}"
 
-    def _figure(self, what: str) -> str:
+    def _figure(self, what: str) -> Html:
+        """Both shares of each bin as bars. The full height is a share of one half."""
         before, now, names = self._bins(what)
-        bars = "".join(_bars(place, len(before), pair) for place, pair in enumerate(zip(before, now, strict=True)))
-        first, last = (html.escape(name) for name in (names[0], names[-1]))
-        return (
-            f'<figure><svg width="{_WIDTH}" height="{_HEIGHT + 16}" role="img" aria-label="{html.escape(what)}">{bars}'
-            f'<text x="0" y="{_HEIGHT + 13}">{first}</text>'
-            f'<text x="{_WIDTH}" y="{_HEIGHT + 13}" text-anchor="end">{last}</text></svg>'
-            f"<figcaption>{html.escape(self.name_of(what))}: {self.drift[what]:.3f}</figcaption></figure>"
-        )
+        width = 1 / len(before)
+        chart = Chart(_WIDTH, _HEIGHT, ("", [(width / 2, names[0]), (1 - width / 2, names[-1])]))
+        for place, shares in enumerate(zip(before, now, strict=True)):
+            for left, share, color in zip((0.08, 0.5), shares, ("var(--soft)", "var(--accent)"), strict=True):
+                chart.bar((place + left) * width, (place + left + 0.42) * width, min(1.0, 2 * share), fill=color)
+        return chart.figure(what, f"{self.name_of(what)}: {self.drift[what]:.3f}")
 
     def _bins(self, what: str) -> tuple[list[float], list[float], list[str]]:
         """The shares of each bin before and now, and the names of the bins."""
@@ -202,16 +197,3 @@ def _names(edges: Sequence[float]) -> list[str]:
     if not edges:
         return ["all"]
     return [f"up to {edges[0]:g}", *(f"{edge:g}" for edge in edges[1:-1]), f"above {edges[-1]:g}"]
-
-
-def _bars(place: int, count: int, shares: tuple[float, float]) -> str:
-    """Both bars of one bin. The full height is a share of one half."""
-    width = _WIDTH / count
-    drawn = ""
-    for kind, offset, share in (("training", 0.08, shares[0]), ("today", 0.5, shares[1])):
-        height = min(1.0, 2 * share) * _HEIGHT
-        drawn += (
-            f'<rect class="{kind}" x="{(place + offset) * width:.1f}" y="{_HEIGHT - height:.1f}" '
-            f'width="{0.42 * width:.1f}" height="{height:.1f}"/>'
-        )
-    return drawn

@@ -5,12 +5,14 @@ Nothing here imports IPython: a notebook calls `_repr_html_` itself, and has imp
 
 from __future__ import annotations
 
-import html
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+
+from lengthwise.reports import page
+from lengthwise.reports.page import element, joined
 
 if TYPE_CHECKING:
     from lengthwise.api import Prediction
@@ -25,26 +27,15 @@ _SECONDS_BETWEEN: Final = 0.2
 """Least time between two updates of a bar of progress: each one is a message to the browser."""
 
 
-def in_frame(page: str) -> str:
+def in_frame(whole: str) -> str:
     """A whole HTML page as part of a notebook: in a frame, so that its styles do not affect the notebook."""
-    shown = html.escape(page)
-    return f'<iframe srcdoc="{shown}" width="100%" height="{FRAME_PIXELS}" style="border: 0"></iframe>'
+    return element("iframe", srcdoc=whole, width="100%", height=FRAME_PIXELS, style="border: 0")
 
 
 def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = (), *, title: str = "") -> str:
-    """A table as HTML. A text is escaped; what has `_repr_html_` is HTML already.
-
-    Args:
-        rows: The rows, each with as many cells.
-        heads: The names of the columns; none for a table of names and values.
-        title: A line above the table.
-    """
-    head = "".join(f"<th style='text-align: left'>{html.escape(name)}</th>" for name in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td style='text-align: left'>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    above = f"<p><b>{html.escape(title)}</b></p>" if title else ""
-    return f"{above}<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
+    """A table as HTML, with a line above; see `page.table`. Notebooks would align its cells to the right."""
+    above = element("p", element("b", title)) if title else ""
+    return joined(above, page.table(rows, heads, cell="text-align: left"))
 
 
 class Bar:
@@ -56,7 +47,7 @@ class Bar:
     def _repr_html_(self) -> str:
         pixels = round(_BAR_PIXELS * min(max(self.share, 0.0), 1.0)) if self.share == self.share else 0
         bar = f"display: inline-block; width: {pixels}px; height: .7em; background: currentColor; opacity: .4"
-        return f'<span style="{bar}"></span> {self.share:.4f}'
+        return joined(element("span", style=bar), f" {self.share:.4f}")
 
 
 class PredictionList(list["Prediction"]):
@@ -66,7 +57,7 @@ class PredictionList(list["Prediction"]):
         """A row for each of the first predictions."""
         rows = [(place, prediction.length, *_answer(prediction)) for place, prediction in enumerate(self[:MOST_SHOWN])]
         more = len(self) - len(rows)
-        left_out = f"<p>and {more} more</p>" if more else ""
+        left_out = element("p", f"and {more} more") if more else ""
         return table(rows, ("sequence", "steps", "answer", "probability")) + left_out
 
 
@@ -139,10 +130,5 @@ class _Progress:
         return f"{self.doing}: {self.done} of {self.total} {self.note}".rstrip()
 
     def _repr_html_(self) -> str:
-        said = html.escape(f"{self.done} of {self.total} {self.note}".rstrip())
-        return f"{html.escape(self.doing)} <progress value='{self.done}' max='{self.total}'></progress> {said}"
-
-
-def _cell(value: object) -> str:
-    shown = getattr(value, "_repr_html_", None)
-    return html.escape(str(value)) if shown is None else str(shown())
+        said = f" {self.done} of {self.total} {self.note}".rstrip()
+        return joined(f"{self.doing} ", element("progress", value=self.done, max=self.total), said)
