@@ -173,7 +173,7 @@ class InvalidRequest(RequestError):
 
     def __init__(self, problems: Sequence[Problem], *, total: int | None = None, more: bool = False) -> None:
         if isinstance(problems, str):  # Apache Beam tries this, to add to the text; told so, it keeps the text
-            raise TypeError("problems are wanted, not a text")
+            raise TypeError(f"problems must be a list, not a {type(problems).__name__}")
         self.problems = tuple(problems)
         self.total = len(self.problems) if total is None else total
         self.more = more

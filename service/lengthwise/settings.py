@@ -89,7 +89,7 @@ def _listed(value: Any) -> Any:
 def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
     for origin in value:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s,*?#@]+", origin):
-            raise ValueError(f"an origin is https://HOST or https://HOST:PORT, or * for all; {origin!r} is none")
+            raise ValueError(f"an origin must be https://HOST, https://HOST:PORT, or * for all, got {origin!r}")
     return value
 
 
@@ -468,4 +468,4 @@ def _sentence(item: ErrorDetails, from_flags: dict[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         options = f"{nearest(name, Settings.model_fields)}; `lengthwise serve --help` lists the options"
         return f"no option belongs to the key {source}{options}"
-    return f"{source}: {sentence(item)} (it is {item['input']!r})"
+    return f"{source}: {sentence(item)}, got {item['input']!r}"

@@ -86,7 +86,7 @@ def all_wrong(
         else:
             message = sentence(item)
             if item["type"] not in ("missing", "value_error"):
-                message = f"{message}, it is {shown(item['input'])}"
+                message = f"{message}, got {shown(item['input'])}"
         messages.append(f"{'.'.join(map(str, place)) or whole}: {message}")
     more = [f"and {len(messages) - _MOST_LISTED} more"] if len(messages) > _MOST_LISTED else []
     return "; ".join([*messages[:_MOST_LISTED], *more])
@@ -137,7 +137,7 @@ def no_booleans_for_numbers(table: Any, annotations: Mapping[str, Any]) -> Any:
         if isinstance(value, bool) and name in annotations:
             kinds = set(_types(annotations[name]))
             if bool not in kinds and kinds & {int, float}:
-                raise ValueError(f"'{name}' must be a number, it is {shown(value)}")
+                raise ValueError(f"'{name}' must be a number, got {shown(value)}")
     return table
 
 

@@ -47,7 +47,7 @@ UNSAID = re.compile(
             r"rows need 'lengths'",
             r"row \d+: a length is from 1 to the width",
             r"must have one entry for each of the \d+ rows",
-            r"row \d+: step \d+ (lacks a value|is no token id|holds a number that is not finite)",
+            r"row \d+: step \d+ (lacks a value|is not a token id|holds a number that is not finite)",
             r"row \d+: \d+ steps; the model \S+ takes at most",
             r"/outputs/\d+/name: must be a string, and stand once",
             r"^the deadline ",

@@ -204,9 +204,9 @@ class ElsewhereMean(Mean):
     ("given", "words"),
     [
         (lambda: Mean, r"Mean is a class, and not a module: give an instance of it, such as Mean\(\)"),
-        (lambda: int, "'int'> is no target: give a torch.nn.Module"),
-        (lambda: 5, "5 is no target"),
-        (lambda: None, "None is no target"),
+        (lambda: int, "'int'> is not a target: give a torch.nn.Module"),
+        (lambda: 5, "5 is not a target"),
+        (lambda: None, "None is not a target"),
         (lambda: "nothing.onnx", "there is no file nothing.onnx"),
         (lambda: Path("nothing.toml"), "there is no file nothing.toml"),
         (lambda: ElsewhereMean().to("meta"), "ElsewhereMean is on meta: give copy"),
@@ -240,10 +240,10 @@ def test_what_is_no_target_is_said(given: Callable[[], Any], words: str) -> None
     ids=lambda options: next(iter(options)),
 )
 def test_options_out_of_bounds_are_said_by_name(options: dict[str, Any], tmp_path: Path) -> None:
-    ((name, value),) = options.items()
+    (name,) = options
     with pytest.raises(ConfigurationError) as caught:
         lengthwise_export.export(Mean(), tmp_path / "m", **options)
-    assert str(caught.value).startswith(f"{name}={value!r}: ")
+    assert str(caught.value).startswith(f"{name} must be ")
 
 
 def test_options_mean_what_they_mean_to_the_command(tmp_path: Path) -> None:

@@ -320,7 +320,7 @@ def test_the_package_runs_as_a_module() -> None:
             ("train", "tiny.toml", "train.jsonl", "--test", "empty.jsonl", "--out", "o"),
             "empty.jsonl: there is no record",
         ),
-        (("train", "tiny.toml", "folder", "--out", "o"), "folder: it is no file"),
+        (("train", "tiny.toml", "folder", "--out", "o"), "folder: it is not a file"),
         (("train", "tiny.toml", "train.jsonl", "--out", "file/o"), "--out file/o cannot be written: Not a directory"),
         (
             ("train", "tiny.toml", "train.jsonl", "--out", "o", "--resume"),
@@ -331,7 +331,7 @@ def test_the_package_runs_as_a_module() -> None:
         (("export", "models", "--out", "m"), "; there is models/a/1"),
         (("check", "folder"), "folder is a folder with neither manifest.json"),
         (("check", "tiny.toml", "--html", "file/page.html"), "file/page.html: Not a directory"),
-        (("export", "file", "--out", "m"), "file is no target"),
+        (("export", "file", "--out", "m"), "file is not a target"),
         (("export", "file.pt", "--out", "m"), "also name the function that returns the module"),
         (("export", "file.onnx", "--out", "m"), "file.onnx cannot be read as ONNX"),
         (("export", "empty.onnx", "--out", "m"), "empty.onnx holds no graph"),

@@ -191,7 +191,7 @@ def test_an_archive_that_keras_did_not_write_is_refused(file: Path, tmp_path: Pa
     assert "'/etc/passwd'" in said({"/etc/passwd": b"x"})
     assert "belongs to a layer that prepares data" in said({"assets/words.txt": b"x"})
     assert "in several files" in said({"model_00001.weights.h5": b"x"})
-    assert "is no JSON" in said({"config.json": b"{"})
+    assert "is not JSON" in said({"config.json": b"{"})
     assert "nested too deeply" in said({"config.json": b"[" * 200_000})
     assert "cannot be read as HDF5" in said({"model.weights.h5": b"no weights"})
     bomb = {"model.weights.h5": bytes(3 << 20)}
@@ -275,7 +275,7 @@ def test_an_old_file_is_examined_too(old_file: Path, tmp_path: Path) -> None:
     own["config"]["layers"][-1]["class_name"] = "Lambda"
     assert "(Lambda) is not read" in said(json.dumps(own))
     assert "holds weights only" in said(None)
-    assert "is no JSON" in said("{")
+    assert "is not JSON" in said("{")
     own["config"]["layers"][-1].update(class_name="Dense", config={"what": 3})
     assert "model.save('model.keras')" in said(json.dumps(own))
 

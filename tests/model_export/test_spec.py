@@ -118,8 +118,7 @@ def test_labels_that_are_numbers_are_told_to_be_strings() -> None:
     with pytest.raises(SpecError) as caught:
         Spec.from_toml("[input]\nfeatures = 2\n[output]\nlabels = [0, 1]")
     assert str(caught.value) == (
-        "spec: output.labels.0: must be a string, in quotes, it is 0; "
-        "output.labels.1: must be a string, in quotes, it is 1"
+        "spec: output.labels.0: must be a string, in quotes, got 0; output.labels.1: must be a string, in quotes, got 1"
     )
 
 

@@ -176,7 +176,7 @@ def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
         ("missing.py:make", "there is no file missing.py"),
         ("missing.toml", "there is no file missing.toml"),
         ("model.h5", "there is no file model.h5"),
-        ("model.tflite", "is no target: a target is a spec"),
+        ("model.tflite", "is not a target: a target is a spec"),
     ],
 )
 def test_what_is_no_target_is_a_wrong_call(folder: Path, text: str, why: str) -> None:

@@ -140,13 +140,13 @@ def test_a_label_for_each_step_or_several_need_the_task() -> None:
         ([np.zeros((3, 2)), np.zeros((0, 2))], "sequence 1: a sequence has at least one step"),
         ([np.zeros((3, 2)), np.zeros((3, 4))], "sequence 1: 4 features a step, the sequences before have 2"),
         ([np.zeros((3, 2)), np.full((3, 2), np.inf)], "sequence 1: step 0 holds a number that is not finite"),
-        ([np.zeros((3, 2)), [["a", "b"]]], "sequence 1: numbers are wanted"),
+        ([np.zeros((3, 2)), [["a", "b"]]], "sequence 1: values must be numbers"),
         (
             [np.zeros((3, 2)), np.full((3, 2), np.nan)],
             r"sequence 1: a value is missing \(NaN\), and input.missing = 'refuse'",
         ),
         ([np.zeros((3, 2)), 7.0], "sequence 1: .*put a single sequence in a list too"),
-        ("ab", "a list of arrays is wanted, this is a str"),
+        ("ab", "must be a list of arrays, got a str"),
     ],
 )
 def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
@@ -159,23 +159,23 @@ def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
     ("options", "said"),
     [
         ({"spec": "rokcet"}, "did you mean rocket"),
-        ({"spec": 5}, "spec=5: the name of a preset"),
+        ({"spec": 5}, "spec must be"),
         ({"spec": "absent.toml"}, "cannot be read"),
-        ({"spec": {"model": "rocket"}}, "'model' is no table"),
+        ({"spec": {"model": "rocket"}}, "'model' must be"),
         ({"spec": {"model": {"hiden": 8}}}, "hidden"),
         ({"labels": ["a"]}, "4 sequences and 1 labels"),
         ({"labels": [0.5, 1.0, 0.5, 1.0]}, "label 0 is '0.5', a float"),
-        ({"epochs": 0}, "epochs=0: a whole number from 1 is wanted"),
-        ({"epochs": 2.5}, "epochs=2.5: a whole number from 1 is wanted"),
-        ({"learning_rate": 0}, "learning_rate=0: a number above 0 is wanted"),
-        ({"validation": 1.0}, "validation=1.0: a number from 0 and below 1 is wanted"),
+        ({"epochs": 0}, "epochs must be .* got 0"),
+        ({"epochs": 2.5}, "epochs must be .* got 2.5"),
+        ({"learning_rate": 0}, "learning_rate must be .* got 0"),
+        ({"validation": 1.0}, "validation must be .* got 1.0"),
         (
             {"validation": [1, 2, 3]},
-            r"validation: a pair \(sequences, labels\) or a table with labels is wanted, or a share",
+            r"validation must be a pair .* or a share",
         ),
-        ({"calibration": 1}, "calibration=1: True or False is wanted"),
-        ({"threads": 0}, "threads=0"),
-        ({"progress": "loud"}, "progress='loud'"),
+        ({"calibration": 1}, "calibration must be True or False"),
+        ({"threads": 0}, "threads must be"),
+        ({"progress": "loud"}, "progress must be"),
         ({"spec": ROCKET, "epochs": 3}, "epochs has no meaning with kind = 'rocket'"),
     ],
 )
@@ -213,7 +213,7 @@ def test_labels_that_are_equal_as_numbers_keep_one_order() -> None:
         (([np.zeros((3, 3)), np.zeros((3, 2))], ["a", "b"]), "sequence 1: in {}: 2 features a step, the model takes 3"),
         (([np.zeros((3, 3))], ["a", "b"]), "{}: 1 sequences and 2 labels"),
         (([np.zeros((3, 3))], ["other"]), "sequence 0: in {}: .*other"),
-        ([1, 2, 3], r"{}: a pair \(sequences, labels\) or a table with labels is wanted"),
+        ([1, 2, 3], r"{} must be a pair"),
     ],
 )
 def test_what_is_wrong_in_another_split_is_said_before_anything_is_chosen(

@@ -105,7 +105,7 @@ class TestTheFile:
             aliases.set_alias(tmp_path, "champion", 5)
         with pytest.raises(ConfigurationError, match="has no alias 'candidate'; it has champion"):
             aliases.set_alias(tmp_path, "candidate", None)
-        with pytest.raises(ConfigurationError, match="'Best!' is no alias"):
+        with pytest.raises(ConfigurationError, match="'Best!' is not an alias"):
             aliases.set_alias(tmp_path, "Best!", 3)
         assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["aliases.json"]
 

@@ -131,8 +131,8 @@ def test_a_model_that_fails_its_proof_is_not_loaded(tmp_path: Path) -> None:
     "options", [{"provider": "gpu"}, {"threads": 0}, {"threads": True}, {"max_batch_rows": 0.5}, {"threads": "2"}]
 )
 def test_options_out_of_bounds_are_said_by_name(options: dict[str, Any]) -> None:
-    ((name, value),) = options.items()
-    with pytest.raises(ConfigurationError, match=f"{name}={value!r}"):
+    (name,) = options
+    with pytest.raises(ConfigurationError, match=f"^{name} must be "):
         lengthwise.load(BUNDLED, **options)
 
 
@@ -276,32 +276,35 @@ WRONG = {
         ([], "a sequence has at least one step"),
         (np.empty((0, 2)), "a sequence has at least one step"),
         (np.ones((3, 3)), "the model takes 2 features a step, this one has 3"),
-        (np.ones(4), r"[length, 2] is wanted, the shape of this array is [4]"),
-        (np.ones(2), r"the shape of this array is [2]; put a single sequence in a list too"),
-        (np.ones((1, 2, 2)), r"[length, features] or [length] is wanted, the shape of this array is [1, 2, 2]"),
-        (5, "the shape of this array is []; put a single sequence in a list too"),
+        (np.ones(4), r"the shape must be [length, 2], got [4]"),
+        (np.ones(2), r"got [2]; put a single sequence in a list too"),
+        (np.ones((1, 2, 2)), r"the shape must be [length, features] or [length], got [1, 2, 2]"),
+        (5, "got []; put a single sequence in a list too"),
         ([[1, 2], [3]], "its steps have different numbers of features"),
         ([[1, 2], [np.inf, 0]], "step 1 holds a number that is not finite as float32"),
         ([[1e39, 2]], "step 0 holds a number that is not finite as float32"),
         ([[10**400, 2]], "step 0 holds a number that is not finite as float32"),
         ([[1, 2], [1, np.nan]], "step 1 lacks a value: the model sums/1 refuses missing values"),
         ([[1, None]], "step 0 lacks a value"),
-        ([["1", "2"]], "numbers are wanted, the type of this array is <U1"),
-        ([[1, "2", None]], "numbers are wanted, "),
-        (np.array([[1, "2"]], dtype=object), "numbers are wanted, '2' is a str"),
-        (np.array([[1, True]], dtype=object), "numbers are wanted, 'True' is a bool"),
-        (np.ones((2, 2), dtype=bool), "numbers are wanted, the type of this array is bool"),
-        (np.ones((2, 2), dtype=complex), "numbers are wanted, the type of this array is complex128"),
+        ([["1", "2"]], "values must be numbers, got an array of <U1"),
+        ([[1, "2", None]], "values must be numbers, "),
+        (np.array([[1, "2"]], dtype=object), "values must be numbers, got '2'"),
+        (np.array([[1, True]], dtype=object), "values must be numbers, got 'True'"),
+        (np.ones((2, 2), dtype=bool), "values must be numbers, got an array of bool"),
+        (np.ones((2, 2), dtype=complex), "values must be numbers, got an array of complex128"),
         (np.ones((1025, 2)), "1025 steps; the model sums/1 takes at most 1024"),
     ],
     "tokens": [
         ([], "a sequence has at least one step"),
         ([1.0, 2.0], "token ids are whole numbers, the type of this array is float32"),
-        ([[1, 2]], "[length] token ids are wanted, the shape of this array is [1, 2]"),
-        ([1, 10], "step 1 is no token id: the vocabulary has 0 to 9"),
-        ([-1], "step 0 is no token id"),
-        (np.array([1, 2**64 - 1], dtype=np.uint64), "step 1 is no token id: it is 18446744073709551615"),
-        ([True], "numbers are wanted, the type of this array is bool"),
+        ([[1, 2]], "the shape of token ids must be [length], got [1, 2]"),
+        ([1, 10], "step 1 is not a token id: the vocabulary has 0 to 9"),
+        ([-1], "step 0 is not a token id"),
+        (
+            np.array([1, 2**64 - 1], dtype=np.uint64),
+            "step 1: a token id must be at most 9223372036854775807, got 18446744073709551615",
+        ),
+        ([True], "values must be numbers, got an array of bool"),
         ([None], "token ids are whole numbers"),
     ],
 }
@@ -330,9 +333,7 @@ def test_all_that_is_wrong_is_one_error() -> None:
 
 @pytest.mark.parametrize("given", ["text", b"", 5, None])
 def test_what_is_no_list_is_said(given: Any) -> None:
-    with pytest.raises(
-        InvalidSequences, match=f"sequences: a list of arrays is wanted, this is a {type(given).__name__}"
-    ):
+    with pytest.raises(InvalidSequences, match=f"sequences: must be a list of arrays, got a {type(given).__name__}"):
         small(numpy_models.manifest()).predict(given)
 
 

@@ -118,7 +118,7 @@ async def test_a_body_may_be_compressed_as_a_whole() -> None:
         ("?version=0", (422, "query parameter version: must be ASCII digits")),
         ("?timeout_ms=0", (422, "query parameter timeout_ms: must be finite and above 0")),
         ("?priority=10", (422, "query parameter priority: must be a whole number from 0 to 9")),
-        ("?outputs=logits", (422, "query parameter outputs/0: the output 'logits' is no output")),
+        ("?outputs=logits", (422, "query parameter outputs/0: must be 'attention'")),
         ("?id=a", (422, "query parameter id: is not known; known are model, outputs")),
         ("?priority=1&priority=1", (422, "query parameter priority: stands twice")),
     ],

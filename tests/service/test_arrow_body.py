@@ -138,7 +138,7 @@ def test_tokens_may_have_every_type_of_whole_numbers(number: Any) -> None:
 def test_a_token_beyond_63_bits_is_none() -> None:
     with pytest.raises(InvalidRequest) as error:
         read(stream([{"steps": [1, 2**63 + 1]}], Form(pa.uint64(), "bare")), MANIFESTS["tokens"])
-    assert shown(error) == [("/sequences/0/steps/1", "is no token id: the vocabulary has 0 to 9")]
+    assert shown(error) == [("/sequences/0/steps/1", "is not a token id: the vocabulary has 0 to 9")]
 
 
 @pytest.mark.parametrize("number", [pa.int16(), pa.float16(), pa.float32(), pa.float64()])
@@ -155,7 +155,7 @@ def test_null_and_nan_are_missing_values(number: Any) -> None:
 def test_a_null_row_is_no_sequence() -> None:
     with pytest.raises(InvalidRequest) as error:
         read(stream([{"steps": [[1.0, 2.0]]}, {"steps": None}]), TWO)
-    assert shown(error) == [("/sequences/1/steps", "must be an array of steps, it is null")]
+    assert shown(error) == [("/sequences/1/steps", "must be an array of steps, got null")]
 
 
 def test_infinity_is_beyond_the_range() -> None:

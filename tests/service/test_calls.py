@@ -75,8 +75,8 @@ def test_a_missing_value_that_is_refused_comes_with_the_way_out() -> None:
         (changed(2, np.nan), {}, f"step 2 lacks a value: {missing_message(manifest())}"),
         (changed(2, np.nan), {"missing": "zero"}, None),
         (STEPS, {"vocabulary": 5}, None),
-        (STEPS, {"vocabulary": 4}, "step 4 is no token id: the vocabulary has 0 to 3"),
-        (STEPS - 1, {"vocabulary": 5}, "step 0 is no token id: the vocabulary has 0 to 4"),
+        (STEPS, {"vocabulary": 4}, "step 4 is not a token id: the vocabulary has 0 to 3"),
+        (STEPS - 1, {"vocabulary": 5}, "step 0 is not a token id: the vocabulary has 0 to 4"),
     ],
     ids=[
         *("values", "empty", "long", "cut", "features", "infinite", "minus infinite", "missing", "missing taken"),

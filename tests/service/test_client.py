@@ -245,12 +245,12 @@ async def test_what_the_model_refuses_has_the_error_of_its_status() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("text", "a list of arrays is wanted, this is a str"),
-        (5, "a list of arrays is wanted, this is a int"),
-        ({"steps": [[1, 2]]}, "this is one sequence; put it in a list"),
+        ("text", "must be a list of arrays, got a str"),
+        (5, "must be a list of arrays, got a int"),
+        ({"steps": [[1, 2]]}, "put it in a list"),
         (pandas.DataFrame({"a": [1]}), "no column names the sequence of a row; the columns are 'a'"),
         (pa.array([1, 2]), "the column 'steps' must be a list column"),
-        (pa.scalar(1), "a list array or a table is wanted"),
+        (pa.scalar(1), "must be a list array or a table"),
         (pa.table({"other": [1]}), "no column names the sequence of a row; the columns are 'other'"),
     ],
     ids=lambda value: type(value).__name__,
@@ -265,12 +265,12 @@ async def test_what_is_no_list_of_sequences_is_said(given: Any, said: str) -> No
     ("one", "said"),
     [
         ("text", "sequence 1: "),
-        ([["a", "b"]], "sequence 1: numbers are wanted"),
+        ([["a", "b"]], "sequence 1: values must be numbers"),
         ([[1, 2], [3]], "sequence 1: its steps have different numbers of features"),
-        (np.zeros((1, 2, 3)), r"sequence 1: \[length, features\] or \[length\] is wanted, the shape .* \[1, 2, 3\]"),
+        (np.zeros((1, 2, 3)), r"sequence 1: the shape must be .* got \[1, 2, 3\]"),
         (np.array([[1.0, np.inf]]), "sequence 1: step 0 holds a number that is not finite as float32"),
         (np.array([[1.0, 1.0], [1e39, 1.0]]), "sequence 1: step 1 holds a number that is not finite as float32"),
-        ({"id": 5.0, "steps": [[1, 2]]}, "sequence 1: an id must be a string, it is a float"),
+        ({"id": 5.0, "steps": [[1, 2]]}, "sequence 1: an id must be a string, got a float"),
         ({"id": "\ud800", "steps": [[1, 2]]}, "sequence 1: an id must be text, this one has half of a character"),
         ({"step": [[1, 2]]}, "sequence 1: unknown field 'step'; known are"),
         ({"id": "a"}, "sequence 1: 'steps' is missing"),
@@ -662,7 +662,7 @@ def test_a_password_in_the_address_is_not_in_an_error(waits: list[float], is_asy
 def test_a_path_that_is_none_is_said() -> None:
     with (
         lengthwise.Client(transport=httpx.MockTransport(Server(predictions()))) as client,
-        pytest.raises(errors.ConfigurationError, match="is no path of a server"),
+        pytest.raises(errors.ConfigurationError, match="the path is not valid"),
     ):
         client.get("/v2/models/a\nb")
 

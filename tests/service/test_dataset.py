@@ -214,7 +214,7 @@ def test_ts_without_labels_has_none(tmp_path: Path) -> None:
         ("@timeStamps true\n@data\n", "time stamps are not read"),
         ("@targetlabel true\n@data\n", "targets of a regression"),
         (HEADER + "1,2:3:up\n", r"d\.ts:6: feature 1 has 1 steps, feature 0 has 2"),
-        (HEADER + "1,x:up\n", "'x' is no number"),
+        (HEADER + "1,x:up\n", "'x' is not a number"),
         (HEADER + "1,inf:up\n", "not finite"),
         (HEADER + "1,2:\n", "the label is missing"),
         (HEADER + "up\n", "the label is missing"),

@@ -60,7 +60,7 @@ async def test_tokens_are_whole_numbers_of_eight_bytes() -> None:
         written = await ask.service.predict({"sequences": [[1, 9, 0]]})
         beyond = await ask(np.array([1, 10], dtype="<i8"))
     assert raw.json() == written.json()
-    assert beyond.json()["errors"] == [{"pointer": "", "detail": "step 1 is no token id: the vocabulary has 0 to 9"}]
+    assert beyond.json()["errors"] == [{"pointer": "", "detail": "step 1 is not a token id: the vocabulary has 0 to 9"}]
 
 
 async def test_options_stand_in_the_query() -> None:
@@ -81,14 +81,14 @@ async def test_options_stand_in_the_query() -> None:
         ("?id=a&id=b", ["id: stands twice"]),
         (f"?id={'a' * 257}", ["id: must have at most 256 characters, it has 257"]),
         ("?version=01", ['version: must be ASCII digits that do not start with 0, like "1"']),
-        ("?timeout_ms=nan", ["timeout_ms: must be a number of milliseconds, it is a string"]),
+        ("?timeout_ms=nan", ["timeout_ms: must be a number of milliseconds, got a string"]),
         ("?timeout_ms=1e400", ["timeout_ms: must be finite and above 0"]),
-        ("?timeout_ms=1_000", ["timeout_ms: must be a number of milliseconds, it is a string"]),
+        ("?timeout_ms=1_000", ["timeout_ms: must be a number of milliseconds, got a string"]),
         ("?timeout_ms=0", ["timeout_ms: must be finite and above 0"]),
         ("?priority=1.0", ["priority: must be a whole number from 0 to 9"]),
         (
             "?outputs=logits",
-            ["outputs/0: the output 'logits' is no output that can be asked for; there is 'attention'"],
+            ["outputs/0: must be 'attention', got 'logits'"],
         ),
         ("?priority=&timeout_ms=", ["timeout_ms: must be a number", "priority: must be a whole number"]),
     ],

@@ -438,5 +438,5 @@ def test_of_a_model_the_highest_version_scores(tmp_path: Path):
     result = call(DEMO, tmp_path / "other", model=tmp_path / "models")
     assert result.exit_code == 2
     message = " ".join(result.stderr.split())
-    assert "is no model directory" in message
+    assert "is not a model directory" in message
     assert "name one of" in message

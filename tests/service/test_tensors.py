@@ -219,7 +219,7 @@ def test_everything_wrong_is_said_at_once() -> None:
 def test_a_token_beyond_the_vocabulary_is_named_by_its_row_and_step() -> None:
     tokens = InputTensor("tokens", "INT64", (2, 2), [1, 99, 3, 10], "/inputs/0")
     said = wrong(MANIFESTS["tokens"], tokens, lengths(1, 2))
-    assert said == ["/inputs/0: row 1: step 1 is no token id: the vocabulary has 0 to 9"]
+    assert said == ["/inputs/0: row 1: step 1 is not a token id: the vocabulary has 0 to 9"]
 
 
 def test_more_rows_than_sequences_allowed_are_too_large_before_anything_is_read() -> None:

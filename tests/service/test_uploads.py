@@ -58,7 +58,7 @@ def test_a_csv_file_of_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("x,y\n1,2\n3,zwei\n", ":3: 'zwei' in the column 'y' is no number"),
+        ("x,y\n1,2\n3,zwei\n", ":3: 'zwei' in the column 'y' is not a number"),
         ("x,y\n1,2\n3\n", ":3: 1 columns"),
         ("x,y\n1,2\n3,4,5\n", ":3: 3 columns, and the first line has 2"),
         ("x,label\n1,a\n2\n", ":3: 1 columns"),
@@ -82,7 +82,7 @@ def test_a_csv_file_without_values_is_refused(tmp_path: Path, text: str) -> None
 def test_what_is_no_token_is_told(tmp_path: Path, text: str) -> None:
     found = read(tmp_path, "a.csv", text, "tokens")
     assert found["sequences"] == []
-    assert "is no token" in found["problems"][0]
+    assert "not a token" in found["problems"][0]
 
 
 def test_of_a_file_with_too_many_values_the_first_sequences_are_read(tmp_path: Path) -> None:

@@ -171,18 +171,18 @@ async def test_a_column_of_lengths_and_float64_are_answered_like_what_they_stand
         ({"id": "a" * 257}, "/id: must be a string of at most 256 characters"),
         ({"model_name": "other"}, "/model_name: is not the model of the path"),
         ({"more": 1}, "/more: unknown field; known are id, inputs, model_name, model_version, outputs, parameters"),
-        ({"parameters": []}, "/parameters: must be an object, it is an array"),
+        ({"parameters": []}, "/parameters: must be an object, got an array"),
         (
             {"parameters": {"timeout_ms": "1"}},
-            "/parameters/timeout_ms: must be a number of milliseconds, it is a string",
+            "/parameters/timeout_ms: must be a number of milliseconds, got a string",
         ),
         (
             {"parameters": {"binary_data_output": "false"}},
-            "/parameters/binary_data_output: must be true or false, it is a string",
+            "/parameters/binary_data_output: must be true or false, got a string",
         ),
         (
             {"outputs": [{"name": "label", "parameters": {"binary_data": 1}}]},
-            "/outputs/0/parameters/binary_data: must be true or false, it is a number",
+            "/outputs/0/parameters/binary_data: must be true or false, got a number",
         ),
         (
             {"outputs": [{"name": "probabilities", "parameters": {"classification": 0}}]},
@@ -205,7 +205,7 @@ async def test_a_column_of_lengths_and_float64_are_answered_like_what_they_stand
         ({"outputs": [{"name": "label", "x": 1}]}, "/outputs/0/x: unknown field; known are name, parameters"),
         (
             {"outputs": [{"name": "logits"}]},
-            "/outputs/0: is no output of sums/1; there are label, score, probabilities",
+            "/outputs/0: is not an output of sums/1; there are label, score, probabilities",
         ),
     ],
 )

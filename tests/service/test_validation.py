@@ -198,8 +198,8 @@ def test_one_feature_may_stand_bare_or_in_an_array() -> None:
     assert steps([1, [2], 3.5], one) == [[1], [2], [3.5]]
     assert math.isnan(steps([None], one)[0][0])
     assert problems({"sequences": [["x", ["y"], [1, 2], []]]}, one).problems == (
-        Problem("/sequences/0/0", "must be a number or null, it is a string"),
-        Problem("/sequences/0/1/0", "must be a number or null, it is a string"),
+        Problem("/sequences/0/0", "must be a number or null, got a string"),
+        Problem("/sequences/0/1/0", "must be a number or null, got a string"),
         Problem("/sequences/0/2", "the model takes 1 feature a step, this one has 2"),
         Problem("/sequences/0/3", "the model takes 1 feature a step, this one has 0"),
     )

@@ -49,7 +49,7 @@ _FROM_LEARNER: Final = (
 
 
 def why_refused(path: Path) -> str | None:
-    """Why a file is not loaded, and what to do instead; None if it may hold weights, or is no file of torch."""
+    """Why a file is not loaded, and what to do instead; None if it may hold weights, or is not a file of torch."""
     try:
         with path.open("rb") as file:
             begin = file.read(2)

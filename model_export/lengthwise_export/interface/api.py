@@ -166,7 +166,7 @@ def check(
     )
     _require_whole("max_length", max_length)
     _require_whole("seed", seed, least=None)
-    _require(tolerance >= 0, "tolerance", tolerance, "a number from 0")
+    _require(tolerance >= 0, "tolerance", tolerance, "a number >= 0")
     with torch_as_before(target):
         checked = flow.check(
             target,
@@ -289,7 +289,7 @@ def export(
     _require_whole("seed", seed, least=None)
     _require(OPSET <= opset <= HIGHEST_OPSET, "opset", opset, f"one of {OPSET} to {HIGHEST_OPSET}")
     _require_among("precision", precision, get_args(Precision))
-    _require(tolerance is None or tolerance >= 0, "tolerance", tolerance, "a number from 0")
+    _require(tolerance is None or tolerance >= 0, "tolerance", tolerance, "a number >= 0")
     _require(
         must_keep_accuracy is None or 0 <= must_keep_accuracy <= 1,
         "must_keep_accuracy",
@@ -340,7 +340,7 @@ def _options(**given: Any) -> TargetOptions:
         _require(path.exists(), "checkpoint", str(path), "a file or folder that exists")
     if given["labels"] is not None:
         are_texts = not isinstance(given["labels"], str) and all(isinstance(label, str) for label in given["labels"])
-        _require(are_texts, "labels", given["labels"], "a list of texts")
+        _require(are_texts, "labels", given["labels"], "a list of strings")
         given["labels"] = tuple(given["labels"])
     if isinstance(given["output"], int):
         given["output"] = str(given["output"])
@@ -349,14 +349,12 @@ def _options(**given: Any) -> TargetOptions:
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise ConfigurationError(f"{name}={value!r}: {wanted} is wanted")
+        raise ConfigurationError(f"{name} must be {wanted}, got {value!r}")
 
 
 def _require_whole(name: str, value: object, *, least: int | None = 1) -> None:
     is_whole = isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
-    _require(
-        value is None or is_whole, name, value, "a whole number" if least is None else f"a whole number from {least}"
-    )
+    _require(value is None or is_whole, name, value, "an integer" if least is None else f"an integer >= {least}")
 
 
 def _require_among(name: str, value: object, choices: Sequence[object]) -> None:

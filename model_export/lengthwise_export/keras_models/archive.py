@@ -94,8 +94,8 @@ def _unreadable(info: zipfile.ZipInfo) -> str | None:
         return f"has {info.file_size} bytes in {name}; at most {most} are read"
     if info.file_size > _FREE and info.file_size > _MOST_EXPANSION * max(info.compress_size, 1):
         return (
-            f"has {info.file_size} bytes in {name}, of which the archive stores {info.compress_size}: that is no file "
-            "that Keras wrote"
+            f"has {info.file_size} bytes in {name}, of which the archive stores {info.compress_size}: Keras wrote no "
+            "such file"
         )
     return None
 
@@ -112,13 +112,13 @@ def parsed(name: str, data: bytes | str) -> Any:
     """A JSON text as Python values.
 
     Raises:
-        ConfigurationError: It is no JSON.
+        ConfigurationError: It is not JSON.
     """
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ConfigurationError(f"{name} is no JSON: {said}") from error
+        raise ConfigurationError(f"{name} is not JSON: {said}") from error
 
 
 def _copy(text: str, source: IO[bytes], target: IO[bytes], size: int) -> None:

@@ -64,7 +64,7 @@ class _Count:
             elif isinstance(held, self._h5py.Dataset):
                 self._add(name, held)
             else:
-                raise ConfigurationError(f"{self._text}: {name[:80]!r} in its weights is no array")
+                raise ConfigurationError(f"{self._text}: {name[:80]!r} in its weights is not an array")
         return self._values
 
     def _add(self, name: str, array: Any) -> None:
@@ -80,5 +80,5 @@ class _Count:
             raise ConfigurationError(f"{self._text}: its weights have more than {MOST_BYTES} bytes")
         if array.nbytes > _FREE and array.nbytes > _MOST_EXPANSION * max(stored, 1):
             raise ConfigurationError(
-                f"{shown} has {array.nbytes} bytes, of which {stored} are stored: that is no file that Keras wrote"
+                f"{shown} has {array.nbytes} bytes, of which {stored} are stored: that is not a file that Keras wrote"
             )

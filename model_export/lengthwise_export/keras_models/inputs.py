@@ -41,7 +41,7 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
         vocabulary: The option `--vocabulary`.
 
     Raises:
-        ConfigurationError: It has several inputs, or its input is no sequence.
+        ConfigurationError: It has several inputs, or its input is not a sequence.
     """
     if features is not None and vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")

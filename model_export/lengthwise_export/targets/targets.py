@@ -126,7 +126,7 @@ def named(given: object) -> str:
             f"{given.__name__} is a class, and not a module: give an instance of it, such as {given.__name__}()"
         )
     raise ConfigurationError(
-        f"{given!r:.80} is no target: give a torch.nn.Module, an onnx.ModelProto, or the text of {FORMS}"
+        f"{given!r:.80} is not a target: give a torch.nn.Module, an onnx.ModelProto, or the text of {FORMS}"
     )
 
 
@@ -161,7 +161,7 @@ def _kind(text: str) -> TargetKind:
         return "module"
     if path.suffix == ".py":
         raise ConfigurationError(
-            f"{text} is no target: also name the function that returns the module, as in {text}:FACTORY"
+            f"{text} is not a target: also name the function that returns the module, as in {text}:FACTORY"
         )
     if path.suffix in foreign_files.SUFFIXES and path.is_file():
         why = foreign_files.why_refused(path)
@@ -171,7 +171,7 @@ def _kind(text: str) -> TargetKind:
             f"{text} holds weights only: also name the function that returns the module, as in "
             f"package.module:factory --checkpoint {text}"
         )
-    raise ConfigurationError(f"{text} is no target: a target is {FORMS}")
+    raise ConfigurationError(f"{text} is not a target: a target is {FORMS}")
 
 
 def _read_onnx(text: str, options: TargetOptions, *, blind: bool) -> Target:

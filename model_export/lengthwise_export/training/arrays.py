@@ -149,7 +149,7 @@ def _read(
                 one if isinstance(one, list) else [one] * len(steps) for one, steps in zip(labels, arrays, strict=True)
             ]
     elif isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Iterable):
-        raise InvalidSequences([Problem("/labels", f"a list is wanted, this is a {type(labels).__name__}")])
+        raise InvalidSequences([Problem("/labels", f"must be a list, got a {type(labels).__name__}")])
     names = [as_label(label, place) for place, label in enumerate(labels)]
     if len(names) != len(arrays):
         raise ConfigurationError(f"{len(arrays)} sequences and {len(names)} labels: each sequence needs one")
@@ -292,14 +292,14 @@ def _tables(given: GivenSpec) -> Mapping[str, Any] | Spec:
         wrong = [name for name, table in given.items() if not isinstance(table, Mapping)]
         if wrong:
             raise SpecError(
-                f"spec: {wrong[0]!r} is no table: write {{'input': {{...}}, 'model': {{...}}, 'output': {{...}}}} with "
+                f"spec: {wrong[0]!r} must be a table: {{'input': {{...}}, 'model': {{...}}, 'output': {{...}}}} with "
                 "the keys of docs/spec.md"
             )
         return given
     if not isinstance(given, str | os.PathLike):
         raise ConfigurationError(
-            f"spec={given!r}: the name of a preset ({', '.join(NAMES)}), the path of a TOML file, or its tables as a "
-            "dictionary is wanted"
+            f"spec must be the name of a preset ({', '.join(NAMES)}), the path of a TOML file, or its tables as a "
+            f"dictionary, got {given!r}"
         )
     text = os.fspath(given)
     if text in NAMES:

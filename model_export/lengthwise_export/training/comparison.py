@@ -135,12 +135,12 @@ def _report(folder: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"{folder} holds no {METRICS_FILE}: it is no folder of `train --out`, or its training is not finished"
+            f"{folder} holds no {METRICS_FILE}: it is not a folder of `train --out`, or its training is not finished"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
     if not isinstance(report, dict) or not all(_is_scores(report[name]) for name in SPLITS if report.get(name)):
-        raise ConfigurationError(f"{path} is no report of `train`")
+        raise ConfigurationError(f"{path} is not a report of `train`")
     return report
 
 

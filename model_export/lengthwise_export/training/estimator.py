@@ -183,7 +183,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         spec = Spec.from_table(self.spec_)
         steps = arrays.answerable(_read(X, self.layout), spec)
         if not steps:
-            raise ValueError("X holds 0 sequences: at least one is wanted")
+            raise ValueError("X must hold at least one sequence, got none")
         return probabilities(self._model, steps, rows=ROCKET_BATCH_ROWS if spec.model.kind == "rocket" else _ROWS)
 
     def predict(self, X: Any) -> NDArray[Any]:

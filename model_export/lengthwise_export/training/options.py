@@ -100,9 +100,9 @@ def require_in_bounds(table: type[DataclassInstance], given: Mapping[str, Any]) 
         else:
             number = int if kind is int else int | float
             fits = isinstance(value, number) and not isinstance(value, bool) and _within(value, **bounds)
-            wanted = ("a whole number" if kind is int else "a number") + _bounds_text(**bounds)
+            wanted = ("an integer" if kind is int else "a number") + _bounds_text(**bounds)
         if not fits:
-            raise ConfigurationError(f"{option.name}={value!r}: {wanted} is wanted")
+            raise ConfigurationError(f"{option.name} must be {wanted}, got {value!r}")
 
 
 def plain(value: Any) -> Any:
@@ -124,5 +124,5 @@ def _within(
 def _bounds_text(
     min: float | None = None, max: float | None = None, min_open: bool = False, max_open: bool = False
 ) -> str:
-    lower = "" if min is None else f" {'above' if min_open else 'from'} {min:g}"
-    return lower + ("" if max is None else f" {'and below' if max_open else 'to'} {max:g}")
+    lower = "" if min is None else f" {'>' if min_open else '>='} {min:g}"
+    return lower + ("" if max is None else f" and {'<' if max_open else '<='} {max:g}")

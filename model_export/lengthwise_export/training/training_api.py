@@ -231,9 +231,9 @@ def train(
     about_all = RecipeOptions(**{name: given.pop(name) for name in _RECIPE & given.keys()})
     threads = plain(threads)
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise ConfigurationError(f"threads={threads!r}: a whole number from 1 is wanted")
+        raise ConfigurationError(f"threads must be an integer >= 1, got {threads!r}")
     if not (progress is None or progress == "auto" or callable(progress)):
-        raise ConfigurationError(f"progress={progress!r}: a function, 'auto' or None is wanted")
+        raise ConfigurationError(f"progress must be a function, 'auto' or None, got {progress!r}")
     held = None if validation is None or "validation" in given else _pair(validation, "validation")
     tested = None if test is None else _pair(test, "test")
     folder = None if out is None else Path(out)
@@ -382,7 +382,7 @@ def _pair(given: object, name: str) -> Labelled:
     if isinstance(given, GivenSequences) or columns_of(given) is not None or hasattr(type(given), "groups"):
         return given, None
     share = ", or a share of the sequences" if name == "validation" else ""
-    raise ConfigurationError(f"{name}: a pair (sequences, labels) or a table with labels is wanted{share}")
+    raise ConfigurationError(f"{name} must be a pair (sequences, labels) or a table with labels{share}")
 
 
 def _read(name: str, given: Labelled | None, spec: Spec, layout: Layout) -> list[Record]:

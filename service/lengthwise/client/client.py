@@ -75,13 +75,13 @@ class _AnyClient(Generic[Transport]):
         except ImportError as error:
             raise ConfigurationError(f"a client needs httpx: {how_to_install('client')}") from error
         if encoding not in get_args(Encoding):
-            raise ConfigurationError(f"encoding={encoding!r} is none; {', '.join(get_args(Encoding))} are")
+            raise ConfigurationError(f"encoding must be one of {', '.join(get_args(Encoding))}, got {encoding!r}")
         if key is not None and (not key.isascii() or not key.isprintable() or key != key.strip()):
             raise ConfigurationError(
                 "the key has a character that a header cannot have, perhaps the line break of the file that it was in"
             )
         if not isinstance(retries, int) or retries < 0:
-            raise ConfigurationError(f"retries={retries!r}: a whole number from 0 is wanted")
+            raise ConfigurationError(f"retries must be an integer >= 0, got {retries!r}")
         self._httpx = httpx
         self._failures = (httpx.RequestError, httpx.InvalidURL, DeadlineExceeded)
         self._model = model
@@ -102,9 +102,9 @@ class _AnyClient(Generic[Transport]):
                 mounts=directly,
             )
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise ConfigurationError(f"{base_url!r} is no address of a server: {error}") from error
+            raise ConfigurationError(f"the address of the server is not valid, got {base_url!r}: {error}") from error
         if self._connections.base_url.scheme not in ("http", "https"):
-            raise ConfigurationError(f"{base_url!r} is no address of a server: it starts with http:// or https://")
+            raise ConfigurationError(f"the address of the server must start with http:// or https://, got {base_url!r}")
         proxy = "" if transport is not None else proxy_of(str(self._connections.base_url))
         self._via = proxy and f" (through the proxy of {proxy})"
 
@@ -184,7 +184,7 @@ class _AnyClient(Generic[Transport]):
         if isinstance(error, DeadlineExceeded):
             return error
         if isinstance(error, self._httpx.InvalidURL):
-            raise ConfigurationError(f"{step.path!r} is no path of a server: {error}") from error
+            raise ConfigurationError(f"the path is not valid, got {step.path!r}: {error}") from error
         if isinstance(error, self._httpx.TimeoutException):
             return DeadlineExceeded(f"no answer came within {step.seconds:.3g} s{self._via}")
         return ServerUnreachable(f"{self._address}: {error or type(error).__name__}{self._via}{self._hint(error)}")
@@ -291,7 +291,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
             path: Such as `/healthz`, or `/v2/models/japanese-vowels`.
 
         Returns:
-            The JSON of the answer; its text where it is no JSON.
+            The JSON of the answer; its text where it is not JSON.
 
         Raises:
             LengthwiseError: As `predict` does.
@@ -306,7 +306,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
             document: What becomes the JSON body, with NumPy arrays in it; None for no body.
 
         Returns:
-            The JSON of the answer; its text where it is no JSON.
+            The JSON of the answer; its text where it is not JSON.
 
         Raises:
             LengthwiseError: As `predict` does.
@@ -475,5 +475,5 @@ def _seconds(timeout: float) -> float:
         ConfigurationError: It is not finite, or not above 0.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        raise ConfigurationError(f"timeout={timeout!r}: a number of seconds above 0 is wanted")
+        raise ConfigurationError(f"timeout must be a number of seconds > 0, got {timeout!r}")
     return float(timeout)

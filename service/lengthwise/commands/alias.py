@@ -36,7 +36,7 @@ def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_
         if alias is not None:
             raise ConfigurationError(f"say which version: lengthwise alias {model} {alias} VERSION")
         if not model.is_dir():
-            raise ConfigurationError(f"{model} is no folder: name a model as MODELS/NAME")
+            raise ConfigurationError(f"{model} is not a folder: name a model as MODELS/NAME")
         found = aliases.read(model)
     else:
         found = aliases.set_alias(model, alias, version)

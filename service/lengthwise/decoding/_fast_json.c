@@ -720,7 +720,7 @@ static const char *scan_step(Reader *reader, const char *p, Py_ssize_t *faults, 
     *has_list = 1;
     ++*parts;
     Py_ssize_t count = 0;
-    int ends = 0; /* behind the first value that is no number, nothing more is said of a step */
+    int ends = 0; /* behind the first value that is not a number, nothing more is said of a step */
     p = past_space(p + 1);
     if (*p == ']') {
         p++;
@@ -741,7 +741,7 @@ static const char *scan_step(Reader *reader, const char *p, Py_ssize_t *faults, 
     return p;
 }
 
-/* The place behind a token id, or behind what stands in its place; NULL where that is no JSON. */
+/* The place behind a token id, or behind what stands in its place; NULL where that is not JSON. */
 static const char *scan_token(Reader *reader, const char *p, Py_ssize_t *faults, Py_ssize_t *parts)
 {
     int64_t token;
@@ -753,7 +753,7 @@ static const char *scan_token(Reader *reader, const char *p, Py_ssize_t *faults,
     return end;
 }
 
-/* All steps of a sequence, from its bracket on; the place behind them, or NULL where that is no JSON. */
+/* All steps of a sequence, from its bracket on; the place behind them, or NULL where that is not JSON. */
 static const char *scan_steps(Reader *reader, const char *p, Scanned *found, Py_ssize_t *parts)
 {
     found->steps = p;
@@ -781,7 +781,7 @@ static const char *scan_steps(Reader *reader, const char *p, Scanned *found, Py_
     return found->steps_end = p + 1;
 }
 
-/* An item of any form; the place behind it, or NULL where that is no JSON. */
+/* An item of any form; the place behind it, or NULL where that is not JSON. */
 static const char *scan_item(Reader *reader, const char *p, Scanned *found, Py_ssize_t *parts)
 {
     *found = (Scanned){0};

@@ -141,9 +141,9 @@ def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: i
     if array.ndim == 1 and not array.size:
         raise ValueError("a sequence has at least one step")
     if array.ndim != 2:
-        wanted = "features" if features is None else features
+        second = "features" if features is None else features
         hint = "; put a single sequence in a list too" if array.shape == (features,) else ""
-        raise ValueError(f"[length, {wanted}] is wanted, the shape of this array is {[*array.shape]}{hint}")
+        raise ValueError(f"the shape must be [length, {second}], got {[*array.shape]}{hint}")
     if array.dtype == np.float32:
         return array
     with np.errstate(over="ignore"):  # the error for a number too large for float32 names its step
@@ -153,11 +153,11 @@ def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: i
 
 def _tokens(array: NDArray[Any]) -> Steps:
     if array.ndim != 1:
-        raise ValueError(f"[length] token ids are wanted, the shape of this array is {[*array.shape]}")
+        raise ValueError(f"the shape of token ids must be [length], got {[*array.shape]}")
     if not array.size:
         raise ValueError("a sequence has at least one step")
     if array.dtype.kind not in "iu":
         raise ValueError(f"token ids are whole numbers, the type of this array is {array.dtype}")
     if array.dtype == np.uint64 and array.max() > _INT64.max:
-        raise ValueError(f"step {int(array.argmax())} is no token id: it is {array.max()}")
+        raise ValueError(f"step {int(array.argmax())}: a token id must be at most {_INT64.max}, got {array.max()}")
     return array.astype(np.int64, copy=False)

@@ -253,7 +253,9 @@ def _steps(column: StepColumn, manifest: Manifest) -> Steps | None:
     if features is None:
         if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
             return None
-        return numbers.astype(np.int64, copy=False)  # beyond 63 bits it becomes negative, which is no token id either
+        return numbers.astype(
+            np.int64, copy=False
+        )  # beyond 63 bits it becomes negative, which is not a token id either
     if numbers.ndim == 1 and features == 1:
         numbers = numbers[:, None]
     if numbers.ndim != 2 or numbers.shape[1] != features:

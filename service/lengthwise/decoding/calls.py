@@ -113,13 +113,13 @@ def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
 
 def token_message(manifest: Manifest) -> str:
     """The message of a token id outside the vocabulary."""
-    return f"is no token id: the vocabulary has 0 to {(manifest.input.vocabulary or 1) - 1}"
+    return f"is not a token id: the vocabulary has 0 to {(manifest.input.vocabulary or 1) - 1}"
 
 
 def id_problem(value: Any) -> str | None:
     """What is wrong with the id of a sequence or of a request, as a sentence; None if it is valid."""
     if not isinstance(value, str):
-        return f"must be a string, it is {kind(value)}"
+        return f"must be a string, got {kind(value)}"
     if len(value) > MAX_ID_CHARACTERS:
         return f"must have at most {MAX_ID_CHARACTERS} characters, it has {len(value)}"
     return None

@@ -125,7 +125,7 @@ def locate(name: str) -> Path:
     if not name.startswith("aeon:"):
         path = Path(name)
         if not path.is_file():
-            raise ConfigurationError(f"{name}: {'it is no file' if path.exists() else 'there is no such file'}")
+            raise ConfigurationError(f"{name}: {'it is not a file' if path.exists() else 'there is no such file'}")
         return path
     package = importlib.util.find_spec("aeon")
     if package is None or package.origin is None:
@@ -392,7 +392,7 @@ def _row(row: int, lines: Sequence[int] | None) -> str:
 def _whole(steps: NDArray[Any], place: str) -> NDArray[np.int64]:
     """Token ids, of the numbers of a column."""
     if steps.ndim != 1 or not ((steps >= 0) & (steps < 2.0**63) & (steps == np.floor(steps))).all():
-        raise RecordError(f"{place}: something in this sequence is no token id: one whole number from 0 in a row")
+        raise RecordError(f"{place}: something in this sequence is not a token id: one whole number from 0 in a row")
     return steps.astype(np.int64)
 
 
@@ -480,7 +480,7 @@ def _tokens(steps: Any, place: str, first: int) -> NDArray[np.int64]:
         raise RecordError(f"{place}: steps must be a list of at least one token id")
     for step, token in enumerate(steps, first):
         if type(token) is not int or not 0 <= token <= _INT64.max:
-            raise RecordError(f"{place}: step {step} is no token id: a whole number from 0")
+            raise RecordError(f"{place}: step {step} is not a token id (an integer >= 0)")
     return np.array(steps, dtype=np.int64)
 
 
@@ -589,4 +589,4 @@ def _number(word: str, place: str) -> float:
     try:
         return float(word)
     except ValueError as error:
-        raise RecordError(f"{place}: {word!r} is no number") from error
+        raise RecordError(f"{place}: {word!r} is not a number") from error

@@ -96,13 +96,13 @@ def _explain_tokens(entries: list[Any], kept: Sequence[int], at: str, manifest: 
         elif type(token) is int:
             problems.add(f"{at}/{place}", token_message(manifest))
         else:
-            problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
+            problems.add(f"{at}/{place}", f"must be a token id, a whole number, got {kind(token)}")
 
 
 def _no_step(step: Any, features: int, steps: int) -> str:
     """The message of a step that has the wrong form."""
     if not isinstance(step, list):
-        return f"a step must be an array of {features} numbers, it is {kind(step)}"
+        return f"a step must be an array of {features} numbers, got {kind(step)}"
     said = f"the model takes {counted(features, 'feature')} a step, this one has {len(step)}"
     return said + (TRANSPOSED if steps == features else "")
 
@@ -113,7 +113,7 @@ def _no_number(value: Any, manifest: Manifest) -> str:
         return missing_message(manifest)
     if type(value) is float or type(value) is int:
         return "is beyond the range of float32"
-    return f"must be a number or null, it is {kind(value)}"
+    return f"must be a number or null, got {kind(value)}"
 
 
 def fits_float32(value: Any) -> bool:

@@ -8,7 +8,7 @@
 | such a table with a row for each step | the rows with one id (`long_table`) |
 | a list column of Arrow or Polars | a row |
 
-pandas, Polars and pyarrow are never imported here: what is no object of theirs does not need them.
+pandas, Polars and pyarrow are never imported here: what is not an object of theirs does not need them.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
     """
     if isinstance(given, Mapping):
         if "steps" in given and _FIELDS.issuperset(given):
-            raise _no_form("a list of sequences is wanted, this is one sequence; put it in a list")
+            raise _no_form("must be a list, got one sequence: put it in a list")
         return _groups(given.items(), _keys_of_parts(given), columns)
     if hasattr(type(given), "groups") and is_of(given, "pandas"):
         return _groups(given, getattr(given, "exclusions", frozenset()), columns)
@@ -222,15 +222,13 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
     if is_of(given, "pyarrow"):
         return _list_column(given)
     if type(given).__name__ == "LazyFrame":
-        raise _no_form("a table that is not computed yet; collect() it")
+        raise _no_form("must be a computed table, got a LazyFrame: collect() it")
     axes = getattr(given, "ndim", None)
     is_numbers = getattr(getattr(given, "dtype", None), "kind", "f") != "O"
     if isinstance(given, str | bytes) or not isinstance(given, Iterable) or axes == 0:
-        raise _no_form(f"a list of arrays is wanted, this is a {type(given).__name__}")
+        raise _no_form(f"must be a list of arrays, got a {type(given).__name__}")
     if axes == 1 and is_numbers and hasattr(given, "__array__") and np.asarray(given).dtype.kind in "fiub":
-        raise _no_form(
-            "a list of arrays is wanted, this is an array of numbers. Reshape your data: one sequence is [x]"
-        )
+        raise _no_form("must be a list of arrays, got an array of numbers. Reshape your data: one sequence is [x]")
     return given
 
 
@@ -289,7 +287,7 @@ def _list_column(given: Any) -> Iterator[Any]:
     import pyarrow as pa
 
     if not isinstance(given, pa.Array | pa.ChunkedArray):
-        raise _no_form(f"a list array or a table is wanted, this is a pyarrow {type(given).__name__}")
+        raise _no_form(f"must be a list array or a table, got a pyarrow {type(given).__name__}")
     return _arrow_rows(pa.table({"steps": given}))
 
 
@@ -366,7 +364,7 @@ def _identifier(given: Any) -> str | None:
     if isinstance(given, int | np.integer) and not isinstance(given, bool):
         return str(given)
     if given is not None and not isinstance(given, str):
-        raise ValueError(f"an id must be a string, it is a {type(given).__name__}")
+        raise ValueError(f"an id must be a string, got a {type(given).__name__}")
     try:
         (given or "").encode()
     except UnicodeEncodeError:
@@ -391,7 +389,7 @@ def steps_array(given: Any) -> NDArray[Any]:
     Numbers are rounded to float32 here as the service rounds those of a JSON body, so the answer has the same bits.
 
     Raises:
-        ValueError: They are no numbers, have another form, or one is not finite as float32.
+        ValueError: They are not numbers, have another form, or one is not finite as float32.
     """
     if given is None:
         raise ValueError("its steps are missing")
@@ -405,10 +403,10 @@ def steps_array(given: Any) -> NDArray[Any]:
         array = as_array(given.to_list() if is_of(given, "polars") else given)
     if array.ndim not in (1, 2):
         hint = "" if array.ndim else "; put a single sequence in a list too"
-        raise ValueError(f"[length, features] or [length] is wanted, the shape of this array is {[*array.shape]}{hint}")
+        raise ValueError(f"the shape must be [length, features] or [length], got {[*array.shape]}{hint}")
     if array.dtype.kind not in "fiu":
         if array.size:
-            raise ValueError(f"numbers are wanted, the type of this array is {array.dtype}")
+            raise ValueError(f"values must be numbers, got an array of {array.dtype}")
         return array.astype(np.float32)
     if array.dtype.kind in "iu" and array.ndim == 1:
         is_beyond = array.dtype == np.uint64 and (array > _INT64.max).any()

@@ -373,7 +373,7 @@ def _numbers(cells: Cells, name: str, *, texts: bool) -> tuple[NDArray[Any], dic
             found[row] = float(cell)
         except ValueError:
             if cell.strip().lower() not in MISSING:
-                wrong[row] = f"{cell.strip()[:_MOST_SHOWN]!r} in the column {name!r} is no number"
+                wrong[row] = f"{cell.strip()[:_MOST_SHOWN]!r} in the column {name!r} is not a number"
     return found, wrong
 
 

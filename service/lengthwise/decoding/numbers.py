@@ -39,5 +39,5 @@ def as_array(given: Any) -> NDArray[Any]:
             except OverflowError:
                 numbers[place] = np.inf
         else:
-            raise ValueError(f"numbers are wanted, {str(value)[:_MOST_SHOWN]!r} is a {type(value).__name__}")
+            raise ValueError(f"values must be numbers, got {str(value)[:_MOST_SHOWN]!r} (a {type(value).__name__})")
     return numbers

@@ -97,20 +97,19 @@ def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str)
     if value is _ABSENT:
         return None
     if not isinstance(value, str):
-        problems.add(f"{at}/{name}", f"must be a string, it is {kind(value)}")
+        problems.add(f"{at}/{name}", f"must be a string, got {kind(value)}")
         return None
     return value
 
 
 def _no_output(name: Any) -> str:
-    shown = f"the output {name[:40]!r}" if isinstance(name, str) else kind(name)
-    return f"{shown} is no output that can be asked for; there is 'attention'"
+    return f"must be 'attention', got {repr(name[:40]) if isinstance(name, str) else kind(name)}"
 
 
 def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | None:
     value = document.get("version", _ABSENT)
     if type(value) is int and 0 < value < 10**MOST_DIGITS:
-        problems.add(f"{at}/version", f'must be a string, it is a number: write "version": "{value}"')
+        problems.add(f"{at}/version", f'must be a string, got a number: write "version": "{value}"')
         return None
     version = _string(document, "version", problems, at)
     if version is not None and not is_written_as_version(version) and not is_alias(version):
@@ -124,7 +123,7 @@ def _timeout_ms(document: Mapping[str, Any], problems: Problems, at: str) -> flo
     if value is _ABSENT:
         return None
     if type(value) is not float and type(value) is not int:
-        problems.add(f"{at}/timeout_ms", f"must be a number of milliseconds, it is {kind(value)}")
+        problems.add(f"{at}/timeout_ms", f"must be a number of milliseconds, got {kind(value)}")
     elif not value > 0 or value == math.inf:
         problems.add(f"{at}/timeout_ms", "must be finite and above 0")
     else:
@@ -143,7 +142,7 @@ def _priority(document: Mapping[str, Any], problems: Problems, at: str) -> int:
 def _outputs(document: Mapping[str, Any], problems: Problems, at: str) -> tuple[str, ...]:
     value = document.get("outputs", [])
     if not isinstance(value, list):
-        problems.add(f"{at}/outputs", f"must be an array of output names, it is {kind(value)}")
+        problems.add(f"{at}/outputs", f"must be an array of output names, got {kind(value)}")
         return ()
     for i, name in enumerate(value):
         if name == "attention":

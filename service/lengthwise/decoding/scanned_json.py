@@ -3,7 +3,7 @@
 `_fast_json.c` walks through the sequences: it checks that they are JSON, counts what is wrong with their steps, and
 notes where the first wrong ones of each sequence stand. The rest of the body, and these steps, are parsed, and
 `validation` reads them by its rules. So a wrong body takes about as long as a right one. Whatever is not ordinary in
-another way (masks, text that is no JSON, megabytes beside the steps) is left to `validation.read`.
+another way (masks, text that is not JSON, megabytes beside the steps) is left to `validation.read`.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _sequences(body: bytes, count: int, parts: int, found: list[_Scanned]) -> li
     """The items, their steps scanned and everything else parsed; None where it is too long or has masks.
 
     Raises:
-        RequestError: An item is no JSON.
+        RequestError: An item is not JSON.
     """
     texts = [
         body[item.start : item.end]

@@ -90,7 +90,7 @@ def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: Bod
 def read_document(document: Any, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call:
     """The call of a parsed body; see `read`."""
     if not isinstance(document, dict):
-        raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', it is {kind(document)}")])
+        raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', got {kind(document)}")])
     problems = Problems()
     unknown_fields(document, layout.fields, "", problems)
     asked = options.read({name: value for name, value in document.items() if name in layout.fields}, problems)
@@ -99,7 +99,7 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
     if sequences is _ABSENT:
         problems.add("", f"'{layout.root}' is missing")
     elif not isinstance(sequences, list):
-        problems.add(root, f"must be an array, it is {kind(sequences)}")
+        problems.add(root, f"must be an array, got {kind(sequences)}")
     elif not sequences:
         problems.add(root, "must have at least one sequence")
     elif len(sequences) > max_sequences:
@@ -153,7 +153,7 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
     if isinstance(steps, list):
         steps = JsonSteps(steps)
     if not isinstance(steps, SentSteps):
-        problems.add(at, f"must be an array of steps, it is {kind(steps)}")
+        problems.add(at, f"must be an array of steps, got {kind(steps)}")
         return None
     if not len(steps):
         problems.add(at, "a sequence has at least one step")
@@ -190,7 +190,7 @@ def _mask(
         return None
     at = f"{pointer}/{name}"
     if not isinstance(mask, list | SentMask):
-        problems.add(at, f"must be an array of booleans, it is {kind(mask)}")
+        problems.add(at, f"must be an array of booleans, got {kind(mask)}")
     elif name == "feature_mask" and count is None:
         problems.add(at, "a token has no features to mask")
     elif count is not None and len(mask) != count:
@@ -200,7 +200,7 @@ def _mask(
             mask = SentMask.of_json(mask)
         told = mask.wrong[: max(0, problems.most_listed - problems.total)]
         for i in told:
-            problems.add(f"{at}/{i}", f"must be true or false, it is {mask.kind_of(i)}")
+            problems.add(f"{at}/{i}", f"must be true or false, got {mask.kind_of(i)}")
         problems.count(len(mask.wrong) - len(told))
         if not len(mask.wrong):
             return mask.entries

@@ -1,4 +1,4 @@
-"""The options of a request with a binary body: they are in the query, because there is no JSON for them.
+"""The options of a request with a binary body: they are in the query, because there is not JSON for them.
 
 The parameters have the names of the fields in JSON, and numbers are written as there. `outputs` has names with commas.
 """

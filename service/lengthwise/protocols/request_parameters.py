@@ -90,7 +90,7 @@ def flag(parameters: Mapping[str, Any], name: str, at: str, problems: Problems) 
         return None
     value = parameters[name]
     if not isinstance(value, bool):
-        problems.add(f"{at}/{name}", f"must be true or false, it is {kind(value)}")
+        problems.add(f"{at}/{name}", f"must be true or false, got {kind(value)}")
         return None
     return value
 

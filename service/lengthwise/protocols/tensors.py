@@ -178,7 +178,7 @@ def read(
     known = [form.name for form in outputs_of(manifest)]
     for i, name in enumerate(wanted):
         if name not in known:
-            problems.add(f"/outputs/{i}", f"is no output of {manifest.key}; there are {', '.join(known)}")
+            problems.add(f"/outputs/{i}", f"is not an output of {manifest.key}; there are {', '.join(known)}")
         elif name in wanted[:i]:
             problems.add(f"/outputs/{i}", "stands twice")
     classes = _classes(classes or {}, list(wanted), manifest, problems)

@@ -76,7 +76,7 @@ class Infer(Endpoint):
         head, tail = _parts(request)
         document = tensor_text.parse(head, "the body" if len(head) == len(request.body) else "the body's JSON")
         if not isinstance(document, dict):
-            raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', it is {kind(document)}")])
+            raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', got {kind(document)}")])
         problems = Problems()
         unknown_fields(document, _FIELDS, "", problems)
         _check_model(document, served.manifest, problems)
@@ -313,7 +313,7 @@ def _object(document: dict[str, Any], name: str, at: str, problems: Problems) ->
     value = document.get(name, {})
     if isinstance(value, dict):
         return value
-    problems.add(f"{at}/{name}", f"must be an object, it is {kind(value)}")
+    problems.add(f"{at}/{name}", f"must be an object, got {kind(value)}")
     return {}
 
 

@@ -49,8 +49,8 @@ def read(folder: Path) -> Aliases:
     for alias, version in found.items():
         if not is_alias(alias):
             raise ConfigurationError(
-                f"{path}: {alias[:40]!r} is no alias: use up to 64 small letters, digits, '-' and '_', beginning with "
-                "a letter"
+                f"{path}: {alias[:40]!r} is not an alias: use up to 64 small letters, digits, '-' and '_', beginning "
+                "with a letter"
             )
         if type(version) is not int or not is_version(str(version)):
             raise ConfigurationError(f"{path}: {alias}: a version is a whole number from 1, not {version!r}")
@@ -72,7 +72,7 @@ def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
         ConfigurationError: There is no such version or alias, or the file cannot be read or written.
     """
     if not folder.is_dir():
-        raise ConfigurationError(f"{folder} is no folder: name a model as MODELS/NAME")
+        raise ConfigurationError(f"{folder} is not a folder: name a model as MODELS/NAME")
     with files.locked(folder):  # two changes at once must not lose one of them
         found = dict(read(folder))
         if version is None:
@@ -82,7 +82,8 @@ def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
         else:
             if not is_alias(alias):
                 raise ConfigurationError(
-                    f"{alias!r} is no alias: use up to 64 small letters, digits, '-' and '_', beginning with a letter"
+                    f"{alias!r} is not an alias: use up to 64 small letters, digits, '-' and '_', beginning with a "
+                    "letter"
                 )
             if not (folder / str(version)).is_dir():
                 there = sorted(int(path.name) for path in folder.iterdir() if is_version(path.name))

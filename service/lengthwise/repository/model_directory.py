@@ -32,5 +32,5 @@ def model_directory(path: Path) -> Path:
         return highest
     instead = f"; it holds models, so name one of {', '.join(models[:_MOST_LISTED])}" if models else ""
     raise ConfigurationError(
-        f"{path} is no model directory: it has neither {MANIFEST_FILE} nor versions (1, 2, ...){instead}"
+        f"{path} is not a model directory: it has neither {MANIFEST_FILE} nor versions (1, 2, ...){instead}"
     )

@@ -1,6 +1,6 @@
 """Arrow tables with a list column of sequences: the steps are read from Arrow's memory, and become no Python objects.
 
-Only a row that is no array of numbers is read as Python objects, by the rules for every array.
+Only a row that is not an array of numbers is read as Python objects, by the rules for every array.
 """
 
 from __future__ import annotations

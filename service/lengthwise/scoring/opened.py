@@ -94,14 +94,16 @@ class ModelOptions:
     def __post_init__(self) -> None:
         """Checks the options."""
         if self.provider not in get_args(ProviderName):
-            raise ConfigurationError(f"provider={self.provider!r} is none; {', '.join(get_args(ProviderName))} are")
+            raise ConfigurationError(
+                f"provider must be one of {', '.join(get_args(ProviderName))}, got {self.provider!r}"
+            )
         for name, value in (
             ("threads", 1 if self.threads is None else self.threads),
             ("max_batch_rows", self.max_batch_rows),
             ("max_batch_cost_steps", self.max_batch_cost_steps),
         ):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigurationError(f"{name}={value!r}: a whole number from 1 is wanted")
+                raise ConfigurationError(f"{name} must be an integer >= 1, got {value!r}")
 
     @property
     def directory(self) -> Path:

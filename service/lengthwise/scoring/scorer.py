@@ -87,11 +87,11 @@ class Scorer:
     def __post_init__(self) -> None:
         """Checks the options, and names the version."""
         if self.on_error not in get_args(OnError):
-            raise ConfigurationError(f"on_error={self.on_error!r} is none; {', '.join(get_args(OnError))} are")
+            raise ConfigurationError(f"on_error must be one of {', '.join(get_args(OnError))}, got {self.on_error!r}")
         if self.path is not None:
             object.__setattr__(self, "path", _with_version(os.fspath(self.path)))
         if self.threads is None:
-            raise ConfigurationError("threads=None: a whole number from 1 is wanted")
+            raise ConfigurationError("threads must be an integer >= 1, got None")
         self._options()
 
     def __call__(self, batch: B) -> B:

@@ -100,7 +100,7 @@ function plain(text, tokens) {
   const number = (cell) => {
     const word = cell.trim();
     if (/^(nan|null|na|\?)?$/i.test(word)) return null;
-    if (Number.isNaN(Number(word))) throw new Error(`“${word.slice(0, 40)}” is no number.`);
+    if (Number.isNaN(Number(word))) throw new Error(`“${word.slice(0, 40)}” is not a number.`);
     return Number(word);
   };
   if (tokens) return rows.flat().map(number);
