@@ -61,7 +61,7 @@ EXTRAS_OF: Final = {
     "torch": ("export", "train"),
     **dict.fromkeys(("onnx_ir", "onnxscript"), ("export",)),
     "matplotlib": ("train", "bench"),
-    "sklearn": ("sklearn",),
+    **dict.fromkeys(("scipy", "sklearn"), ("train",)),
 }
 """The extras that bring a package, by the name of its module."""
 

@@ -11,11 +11,11 @@ succession says after answers without one. J. Platt's targets for his sigmoids (
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
 LOWEST: Final = 1e-3
 """The lowest temperature."""
@@ -45,19 +45,5 @@ def fit(logits: NDArray[np.floating], targets: NDArray[np.generic], *, multi_lab
             return float((np.logaddexp(0, scaled) - wanted * scaled).sum())
         return float((np.logaddexp.reduce(scaled, axis=1) - (wanted * scaled).sum(axis=1)).sum())
 
-    return float(np.exp(_minimum(loss, float(np.log(LOWEST)), float(np.log(HIGHEST)))))
-
-
-def _minimum(loss: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one minimum has it: a coarse grid, then golden section."""
-    grid = np.linspace(low, high, 57)
-    place = int(np.argmin([loss(float(each)) for each in grid]))
-    low, high = float(grid[max(place - 1, 0)]), float(grid[min(place + 1, len(grid) - 1)])
-    part = (np.sqrt(5) - 1) / 2
-    for _ in range(40):
-        first, second = high - part * (high - low), low + part * (high - low)
-        if loss(first) <= loss(second):
-            high = second
-        else:
-            low = first
-    return (low + high) / 2
+    bounds = (float(np.log(LOWEST)), float(np.log(HIGHEST)))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -269,30 +269,13 @@ def _of_users_model(
     return source
 
 
-def records_of(
-    data: str,
-    kind: dataset.StepKind,
-    check: Callable[[dataset.Record], object] = lambda _record: None,
-    reading: dataset.Reading | None = None,
-) -> list[dataset.Record]:
-    """The records of a file; each of them is passed to `check`.
-
-    Raises:
-        ConfigurationError: The file has no record, or a record cannot be read.
-    """
-    records = list(dataset.read(dataset.locate(data), kind, check, reading or dataset.Reading()))
-    if not records:
-        raise ConfigurationError(f"{data}: there is no record in it")
-    return records
-
-
 def _labelled(data: str, kind: dataset.StepKind, *, to: Precision) -> list[dataset.Record]:
     """The records of --data.
 
     Raises:
         ConfigurationError: The file has no record, or no record has a label and the precision is fp32.
     """
-    records = records_of(data, kind)
+    records = dataset.read_all(data, kind)
     if to == "fp32" and all(record.label is None for record in records):
         raise ConfigurationError(
             f"{data}: no record has a label, so there is nothing to compare answers with; without labels, --data "

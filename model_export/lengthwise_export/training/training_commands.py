@@ -81,9 +81,9 @@ def train(
     from rich.console import Console
 
     from lengthwise.commands.progress import status
+    from lengthwise.decoding.dataset import read_all
     from lengthwise_export.architecture import trained
     from lengthwise_export.architecture.spec import Spec
-    from lengthwise_export.exporting.flow import records_of
     from lengthwise_export.training import recipe, session
     from lengthwise_export.training.batches import check
 
@@ -97,8 +97,8 @@ def train(
         _require_applicable(given, about_all, resume=resume)
     fits = partial(check, spec=session.lenient(spec))
     reading = replace(reading, per_step=spec.output.task == "per-step")
-    records = records_of(data, spec.input.kind, fits, reading)
-    tested = records_of(test, spec.input.kind, fits, reading) if test else []
+    records = read_all(data, spec.input.kind, fits, reading)
+    tested = read_all(test, spec.input.kind, fits, reading) if test else []
     if resume and about_all.budget_minutes and "epochs" not in given:
         planned = session.planned_epochs(out)
         given |= {} if planned is None else {"epochs": planned}

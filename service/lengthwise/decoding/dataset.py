@@ -160,6 +160,23 @@ def read(
     return _all_good(entries(path, kind, reading=reading), check)
 
 
+def read_all(
+    data: str,
+    kind: StepKind,
+    check: Callable[[Record], object] = lambda _record: None,
+    reading: Reading = _PLAIN,
+) -> list[Record]:
+    """The records of a file, at least one; `data` is as for `locate`, the others are as for `read`.
+
+    Raises:
+        ConfigurationError: As `locate` and `read` raise it; or the file has no record.
+    """
+    records = list(read(locate(data), kind, check, reading))
+    if not records:
+        raise ConfigurationError(f"{data}: there is no record in it")
+    return records
+
+
 def with_those_behind(first: ConfigurationError, behind: Iterable[object]) -> ConfigurationError:
     """One error for a bad record and all that follow it.
 
