@@ -1,6 +1,6 @@
 """Models as most are written: without lengths. The commands of docs/mending.md give them lengths.
 
-lengthwise check examples/mending.py:inception --features 12 --fix
+lengthwise check examples/mending.py:inception --features 12 --suggest
 """
 
 from __future__ import annotations

@@ -101,9 +101,9 @@ def test_functions_say_what_they_take_give_and_raise(function: Any) -> None:
 def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> None:
     from lengthwise_export.interface import cli
 
-    of_shell = {"as_json", "verbose", "page", "sarif", "strict"}
+    of_shell = {"as_json", "verbose", "html", "sarif", "strict"}
     command = {parameter.name for parameter in cli.main.commands[function.__name__].params}
-    assert {*inspect.signature(function).parameters} - {"progress"} == command - of_shell
+    assert {*inspect.signature(function).parameters} - {"progress", "options"} == command - of_shell
 
 
 def test_train_takes_what_its_command_takes() -> None:

@@ -1,18 +1,17 @@
-"""The options of `check` and `export` that describe a target."""
+"""The options of `check` and `export`: each is declared once, for the command and for Python."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import wraps
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
-import click
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from lengthwise.runtime.manifest import MissingPolicy
+from lengthwise.commands.options import PYTHON_ONLY, Flag, Options
+from lengthwise.runtime.manifest import Precision
 
 Second = Literal["lengths", "mask", "padding-mask", "both", "none"]
 """What a model takes besides the steps."""
@@ -32,58 +31,18 @@ ONE_VALUE_HINT: Final = (
 """What to do with a model that gives one number for each sequence, as for a yes/no label."""
 
 
-def _option(help_text: str, kind: Any = str) -> dict[str, Any]:
-    return {"help": help_text, "type": kind}
+StrPath = str | os.PathLike[str]
 
 
-_FILE: Final = click.Path(exists=True, path_type=Path)
+def _existing(path: StrPath) -> StrPath:
+    if not Path(path).exists():
+        raise ValueError("must be a file or folder that exists")
+    return path
 
 
-@dataclass(frozen=True, slots=True)
-class TargetOptions:
-    """The user's description of a target; None for everything that should be inferred."""
-
-    checkpoint: Path | None = field(
-        default=None,
-        metadata=_option(
-            "Weights: .safetensors, a folder of `train`, or a state_dict, which is loaded without running code.", _FILE
-        ),
-    )
-    features: int | None = field(default=None, metadata=_option("Number of values of a step.", click.IntRange(1)))
-    vocabulary: int | None = field(
-        default=None, metadata=_option("Number of token ids, if a step is a token id.", click.IntRange(1))
-    )
-    classes: int | None = field(default=None, metadata=_option("Number of classes.", click.IntRange(1)))
-    labels: tuple[str, ...] | None = field(
-        default=None,
-        metadata=_option(
-            "Names of the classes in the order of the outputs, with commas between; one that has a comma in quotes."
-        ),
-    )
-    values: str | None = field(default=None, metadata=_option("ONNX: the name of the input that holds the steps."))
-    lengths: str | None = field(default=None, metadata=_option("ONNX: the name of the input that holds the lengths."))
-    mask: str | None = field(default=None, metadata=_option("ONNX: the name of the input that holds the mask."))
-    time_first: bool = field(default=False, metadata={"help": "Steps come before rows: [width, rows, features]."})
-    channels_first: bool = field(
-        default=False, metadata={"help": "Features come before steps: [rows, features, width]."}
-    )
-    second: Second | None = field(
-        default=None,
-        metadata=_option(
-            "Its inputs besides the steps: a mask is true at valid steps, a padding-mask at padding; both means "
-            "lengths and a mask; none means the steps alone, for a model that is to be mended.",
-            click.Choice(get_args(Second)),
-        ),
-    )
-    output: str | None = field(default=None, metadata=_option("Which of several outputs, by name or by index."))
-    missing: MissingPolicy | None = field(
-        default=None,
-        metadata=_option(
-            "What your model does with a missing value (NaN at a valid step). Default: refuse. handled: the model "
-            "accepts NaN; this is verified.",
-            click.Choice(["refuse", "handled"]),
-        ),
-    )
+def _texts(value: Any) -> Any:
+    """Any number of values as a tuple, such as a NumPy array; a text is refused."""
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
 def _labels(text: str) -> tuple[str, ...]:
@@ -91,23 +50,125 @@ def _labels(text: str) -> tuple[str, ...]:
     return tuple(label.strip() for label in next(csv.reader([text], skipinitialspace=True), []))
 
 
-def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds these options to a command, which receives them as one argument `options`."""
-    fields = dataclasses.fields(TargetOptions)
+Progress = Annotated[Callable[[str], None] | None, PYTHON_ONLY]
 
-    @wraps(command)
-    def collected(**given: Any) -> Any:
-        values = {each.name: given.pop(each.name) for each in fields}
-        if values["labels"] is not None:
-            values["labels"] = _labels(values["labels"])
-        return command(options=TargetOptions(**values), **given)
 
-    decorated: Callable[..., Any] = collected
-    for each in reversed(fields):
-        flag = f"--{each.name.replace('_', '-')}"
-        if each.default is False:
-            option = click.option(flag, is_flag=True, help=each.metadata["help"])
-        else:
-            option = click.option(flag, type=each.metadata["type"], help=each.metadata["help"])
-        decorated = option(decorated)
-    return decorated
+class TargetOptions(Options):
+    """The description of a target; None for everything that should be inferred."""
+
+    checkpoint: Annotated[StrPath | None, AfterValidator(_existing)] = Field(
+        default=None,
+        description="Weights: .safetensors, a folder of `train`, or a state_dict, which is loaded without running "
+        "code.",
+    )
+    features: int | None = Field(default=None, ge=1, description="Number of values of a step.")
+    vocabulary: int | None = Field(default=None, ge=1, description="Number of token ids, if a step is a token id.")
+    classes: int | None = Field(default=None, ge=1, description="Number of classes.")
+    labels: Annotated[Sequence[str] | None, BeforeValidator(_texts), Flag(metavar="NAME,...", read=_labels)] = Field(
+        default=None,
+        description="Names of the classes in the order of the outputs; on the command line with commas between, and "
+        "one that has a comma in quotes.",
+    )
+    values: str | None = Field(default=None, description="ONNX: the name of the input that holds the steps.")
+    lengths: str | None = Field(default=None, description="ONNX: the name of the input that holds the lengths.")
+    mask: str | None = Field(default=None, description="ONNX: the name of the input that holds the mask.")
+    time_first: bool = Field(default=False, description="Steps come before rows: [width, rows, features].")
+    channels_first: bool = Field(default=False, description="Features come before steps: [rows, features, width].")
+    second: Second | None = Field(
+        default=None,
+        description="Its inputs besides the steps: a mask is true at valid steps, a padding-mask at padding; both "
+        "means lengths and a mask; none means the steps alone, for a model that is to be mended.",
+    )
+    output: str | int | None = Field(default=None, description="Which of several outputs, by name or by index.")
+    missing: Literal["refuse", "handled"] | None = Field(
+        default=None,
+        description="What the model does with a missing value (NaN at a valid step); by default it is refused. "
+        "handled: the model accepts NaN; this is verified.",
+    )
+
+    @property
+    def weights(self) -> Path | None:
+        """The checkpoint as a path."""
+        return None if self.checkpoint is None else Path(self.checkpoint)
+
+    @property
+    def output_name(self) -> str | None:
+        """The output as a text."""
+        return None if self.output is None else str(self.output)
+
+
+class CheckOptions(TargetOptions):
+    """The options of a check."""
+
+    max_length: int = Field(default=1024, ge=1, description="Longest sequence tried, in steps.")
+    tolerance: float = Field(default=0.0, ge=0, description="Allowed difference of an answer, beyond rounding.")
+    seed: int = Field(default=0, description="Seed of the random sequences.")
+    suggest: bool = Field(
+        default=False,
+        description="If padding reaches an answer, or the model takes no lengths, show what `export --mend` would "
+        "change in its graph, and the proof. The verdict is still about the target as it is.",
+    )
+    progress: Progress = Field(default=None, description="Called with the name of each trial before it runs.")
+
+
+class ExportOptions(TargetOptions):
+    """The options of an export."""
+
+    multi_label: bool = Field(
+        default=False,
+        description="For your own model: assign each class separately, so a sequence may have any number of classes.",
+    )
+    threshold: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Probability from which a multi-label model's class is assigned; by default 0.5.",
+    )
+    scores: Literal["logits", "probabilities"] | None = Field(
+        default=None, description="What the output is; inferred by default. Probabilities are not normalised again."
+    )
+    max_length: int | None = Field(
+        default=None,
+        ge=1,
+        description="Longest accepted sequence, in steps; by default that of the spec, or else 1024 or what the model "
+        "accepts.",
+    )
+    opset: int = Field(
+        default=OPSET,
+        ge=OPSET,
+        le=HIGHEST_OPSET,
+        description=f"Opset of the graph, {OPSET} to {HIGHEST_OPSET}; above, onnxruntime's CUDA provider runs "
+        "recurrent layers on the CPU.",
+    )
+    precision: Precision = Field(
+        default="fp32", description="Precision of weights and products: fp16 for GPUs; int8 for the CPU."
+    )
+    data: StrPath | None = Field(
+        default=None,
+        description="Labelled sequences in the formats of train: reports the accuracy, and for fp16 and int8 how many "
+        "labels change.",
+    )
+    tolerance: float | None = Field(
+        default=None,
+        ge=0,
+        description="Allowed difference of batched and unbatched answers, beyond rounding (1e-5); by default the same "
+        "bits.",
+    )
+    rewrite: bool = Field(
+        default=False,
+        description="Rewrite operators of your model whose bits depend on the batch, if answers then have the same "
+        "bits.",
+    )
+    mend: bool = Field(
+        default=False,
+        description="If padding reaches an answer of your model, or it takes no lengths, rewrite its graph so that "
+        "each sequence gets the answer that the model gives it alone. Published only if that is proved.",
+    )
+    must_keep_accuracy: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Publish nothing if the accuracy on the data is below this share of right answers, such as 0.95.",
+    )
+    seed: int = Field(default=0, description="Seed of the sequences of the verification.")
+    progress: Progress = Field(default=None, description="Called with what runs next.")

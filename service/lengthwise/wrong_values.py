@@ -32,6 +32,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "string_unicode": "must be UTF-8",
     "tuple_type": "must be a list",
     "list_type": "must be a list",
+    "sequence_str": "must be a list, not one text",
+    "callable_type": "must be a function",
     "dict_type": "must be a table of keys",
     "model_type": "must be a table of keys",
     "model_attributes_type": "must be a table of keys",

@@ -27,6 +27,7 @@ from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise_export.errors import CheckpointError, PublishError
 from lengthwise_export.interface import api
 from lengthwise_export.interface.cli import main
+from lengthwise_export.options import CheckOptions
 from tests.gallery import onnx_sound
 from tests.support.users_models import Mean, Tagger
 
@@ -244,6 +245,17 @@ def test_options_out_of_bounds_are_said_by_name(options: dict[str, Any], tmp_pat
     with pytest.raises(ConfigurationError) as caught:
         lengthwise_export.export(Mean(), tmp_path / "m", **options)
     assert str(caught.value).startswith(f"{name} must be ")
+
+
+def test_options_may_be_given_as_one_object_and_others_beside_it() -> None:
+    options = CheckOptions(max_length=40, seed=1)
+    told: list[str] = []
+    module = Mean()
+    report = lengthwise_export.check(module, options=options, seed=2, progress=told.append)
+    assert report == lengthwise_export.check(module, seed=2, **SHORT)
+    assert told
+    with pytest.raises(TypeError, match="featurs"):
+        lengthwise_export.check(module, featurs=3)
 
 
 def test_options_mean_what_they_mean_to_the_command(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_masked_lstm_is_published_with_lengths_in_the_place_of_its_mask(tmp_pa
 
 def test_token_ids_that_a_mask_hides_are_said(tmp_path: Path) -> None:
     path = saved(KerasLoop("gru", masked=0.0, tokens=True).model(), tmp_path)
-    done = command("check", path, "--fix", "--vocabulary", VOCABULARY, "--json")
+    done = command("check", path, "--suggest", "--vocabulary", VOCABULARY, "--json")
     fix = json.loads(done.stdout)["fix"]
     assert fix["mendable"], fix["reason"]
     assert "all values are 0" in fix["notice"]
@@ -73,7 +73,7 @@ def test_an_answer_of_the_first_step_alone_is_refused(tmp_path: Path) -> None:
         {"zero": integers(0), "one": integers(1), "V": w.normal(FEATURES, 2)},
         producer="pytorch",
     )
-    done = command("check", saved(graph, tmp_path), "--fix", "--json")
+    done = command("check", saved(graph, tmp_path), "--suggest", "--json")
     fix = json.loads(done.stdout)["fix"]
     assert not fix["mendable"]
     assert "depends on the first step alone" in fix["reason"]

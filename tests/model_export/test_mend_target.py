@@ -1,4 +1,4 @@
-"""`check --fix` and `export --mend` with mends made by hand: what is shown, published and refused."""
+"""`check --suggest` and `export --mend` with mends made by hand: what is shown, published and refused."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_right_mend_is_proved_and_checked(mends_to: Give) -> None:
 
 def test_the_report_of_a_model_without_lengths_shows_the_mend(mends_to: Give, blind: Path, tmp_path: Path) -> None:
     mends_to(mended_mean())
-    done = command("check", blind, "--fix", "--html", tmp_path / "page.html")
+    done = command("check", blind, "--suggest", "--html", tmp_path / "page.html")
     assert done.exit_code == 2, done.output
     text = " ".join(done.stdout.split())
     assert text.startswith("uncheckable")
@@ -100,13 +100,13 @@ def test_the_report_of_a_model_without_lengths_shows_the_mend(mends_to: Give, bl
 
 def test_json_adds_one_key(mends_to: Give, blind: Path) -> None:
     mends_to(mended_mean())
-    with_fix = json.loads(command("check", blind, "--fix", "--json").stdout)
+    with_fix = json.loads(command("check", blind, "--suggest", "--json").stdout)
     without = json.loads(command("check", blind, "--json").stdout)
     assert with_fix.keys() - without.keys() == {"fix"}
     assert with_fix["fix"]["mendable"] is True
     assert with_fix["fix"]["proof"]["holds"] is True
     assert with_fix["verdict"] == without["verdict"] == "uncheckable"
-    report = lengthwise_export.check(blind, fix=True, **SHORT)
+    report = lengthwise_export.check(blind, suggest=True, **SHORT)
     assert report.to_dict() == with_fix
     assert "node_mean" in str(report)
     assert "node_mean" in report._repr_html_()
@@ -115,14 +115,14 @@ def test_json_adds_one_key(mends_to: Give, blind: Path) -> None:
 def test_a_leak_keeps_its_exit_code(mends_to: Give, tmp_path: Path) -> None:
     mends_to(mended_mean())
     onnx.save(leaking_mean(), tmp_path / "leak.onnx")
-    done = command("check", tmp_path / "leak.onnx", "--fix", "--json")
+    done = command("check", tmp_path / "leak.onnx", "--suggest", "--json")
     assert done.exit_code == 1
     report = json.loads(done.stdout)
     assert (report["verdict"], report["fix"]["mendable"]) == ("leak", True)
 
 
 def test_a_sound_model_needs_no_mend(refused: None, tmp_path: Path) -> None:
-    report = lengthwise_export.check(onnx_sound.bool_mask_mean(), fix=True, **SHORT)
+    report = lengthwise_export.check(onnx_sound.bool_mask_mean(), suggest=True, **SHORT)
     assert report.fix is not None
     assert (report.verdict, report.fix.mendable, report.fix.changes) == ("sound", True, ())
     published = lengthwise_export.export(onnx_sound.bool_mask_mean(), tmp_path / "sound", mend=True, **SHORT)
@@ -159,7 +159,7 @@ def test_a_mend_that_does_not_hold_is_not_published(mends_to: Give, blind: Path,
     assert "differs from the original alone: sequence" in done.stderr
     assert "steps)" in done.stderr
     assert not (tmp_path / "models").exists()
-    report = lengthwise_export.check(blind, fix=True, **SHORT)
+    report = lengthwise_export.check(blind, suggest=True, **SHORT)
     assert report.fix is not None
     assert not report.fix.mendable
     assert report.fix.proof is not None
@@ -168,7 +168,7 @@ def test_a_mend_that_does_not_hold_is_not_published(mends_to: Give, blind: Path,
 
 def test_a_mend_that_lets_nan_through_is_not_published(mends_to: Give, blind: Path, tmp_path: Path) -> None:
     mends_to(mended_mean(multiplied=True))
-    report = lengthwise_export.check(blind, fix=True, **SHORT)
+    report = lengthwise_export.check(blind, suggest=True, **SHORT)
     assert report.fix is not None
     assert report.fix.proof is not None
     assert report.fix.proof.holds
@@ -182,7 +182,7 @@ def test_what_cannot_be_mended_is_refused_by_operator_and_line(refused: None, bl
     done = command("export", blind, "--mend", "--out", tmp_path / "models" / "refused")
     assert done.exit_code == 2
     assert "models/net.py:12: head (Gemm): its weights mean one width only" in done.stderr
-    report = lengthwise_export.check(blind, fix=True, **SHORT)
+    report = lengthwise_export.check(blind, suggest=True, **SHORT)
     assert report.fix is not None
     assert (report.fix.mendable, report.fix.operator) == (False, "head (Gemm)")
 
@@ -236,7 +236,7 @@ class FiveAtOnce(nn.Module):
 def test_a_torch_module_is_mended_from_its_shortest_sequence_on(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = FiveAtOnce().eval()
-    report = lengthwise_export.check(module, fix=True, **SHORT)
+    report = lengthwise_export.check(module, suggest=True, **SHORT)
     assert report.fix is not None
     assert report.fix.min_length == 5
     assert report.fix.proof is not None

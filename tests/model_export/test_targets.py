@@ -8,11 +8,12 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from lengthwise.commands.options import flags
 from lengthwise.errors import ConfigurationError, ManifestError
 from lengthwise.padding import pad
 from lengthwise_export.errors import CheckpointError, SpecError, UncheckableError
 from lengthwise_export.interface.cli import main
-from lengthwise_export.options import TargetOptions, target_options
+from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.factory import module_of
 from lengthwise_export.targets.target import labels_of
@@ -201,7 +202,7 @@ def test_numbers_and_tokens_exclude_each_other(folder: Path) -> None:
 )
 def test_a_label_in_quotes_may_have_a_comma(text: str, labels: tuple[str, ...]) -> None:
     seen: list[TargetOptions] = []
-    command = click.command()(target_options(lambda options: seen.append(options)))
+    command = click.command()(flags(TargetOptions)(lambda options: seen.append(options)))
     command(["--labels", text], standalone_mode=False)
     assert seen[0].labels == labels
 

@@ -6,6 +6,7 @@ The command line and the Python interface both use it.
 from __future__ import annotations
 
 import linecache
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,9 +21,9 @@ from lengthwise_export.checking.check import check as judge
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.mending.fix import FixProposal
-from lengthwise_export.options import OPSET, TargetOptions
+from lengthwise_export.options import CheckOptions, ExportOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.target import ScoreKind, Target
+from lengthwise_export.targets.target import Target
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise_export.exporting.candidate import Candidate
@@ -32,24 +33,6 @@ NOTHING_TO_MEND: Final = "nothing to mend: padding does not change an answer"
 
 Tell = Callable[[str], None]
 """Receives a line that begins with `warning: ` or `notice: `, or describes what was rewritten."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """The options of an export, besides those that describe the target; see `lengthwise_export.export`."""
-
-    multi_label: bool = False
-    threshold: float | None = None
-    scores: ScoreKind | None = None
-    max_length: int | None = None
-    opset: int = OPSET
-    precision: Precision = "fp32"
-    data: str | None = None
-    tolerance: float | None = None
-    rewrite: bool = False
-    mend: bool = False
-    must_keep_accuracy: float | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,51 +52,44 @@ class CheckedTarget:
 
 def check(
     target: targets.Given,
-    options: TargetOptions,
-    *,
-    max_length: int,
-    tolerance: float,
-    seed: int,
-    progress: ProgressCallback,
-    fix: bool = False,
+    options: CheckOptions,
 ) -> CheckedTarget:
     """Loads a target and checks it.
 
     Args:
         target: What to check.
-        options: The options that describe it.
-        max_length: The longest sequence to try.
-        tolerance: Allowed difference of an answer, beyond rounding.
-        seed: Seed of the random sequences.
-        progress: Called with what runs next.
-        fix: Whether to mend the target too, if padding reaches its answers. A target without lengths is then loaded.
+        options: The options. With `suggest` a target without lengths is loaded, too.
 
     Raises:
         ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
     """
+    progress = options.progress or (lambda _: None)
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
     read = None
     try:
         with one_torch_thread() if targets.may_be_torch(target) else nullcontext():
-            read = targets.read(target, options, blind=fix)
+            read = targets.read(target, options, blind=options.suggest)
         with one_torch_thread() if read.framework else nullcontext():
             report = judge(
                 read.subject,
-                max_length=max_length,
+                max_length=options.max_length,
                 min_length=1 if read.manifest is None else read.manifest.min_length,
-                tolerance=tolerance,
-                seed=seed,
+                tolerance=options.tolerance,
+                seed=options.seed,
                 progress=progress,
             )
             if options.missing == "handled" and not read.blind:
                 from lengthwise_export.exporting import missing_values
 
                 missing_values.require(
-                    read, min_length=report.min_length, max_length=report.max_length or max_length, seed=seed
+                    read,
+                    min_length=report.min_length,
+                    max_length=report.max_length or options.max_length,
+                    seed=options.seed,
                 )
     except UncheckableError as error:
         report = Report("uncheckable", str(error))
-    if not fix:
+    if not options.suggest:
         return CheckedTarget(report, read)
     if read is None or (report.verdict == "uncheckable" and not read.blind):
         return CheckedTarget(report, read, FixProposal(False, report.reason))
@@ -123,7 +99,11 @@ def check(
         from lengthwise_export.mending.mend_target import mend_target
 
         proved = mend_target(
-            read.alone or read, max_length=max_length, tolerance=tolerance, seed=seed, progress=progress
+            read.alone or read,
+            max_length=options.max_length,
+            tolerance=options.tolerance,
+            seed=options.seed,
+            progress=progress,
         )
     return CheckedTarget(_without_lengths(report) if read.blind else report, read, proved.fix)
 
@@ -139,86 +119,83 @@ def _without_lengths(report: Report) -> Report:
 def export(
     target: targets.Given,
     out: Path,
-    options: TargetOptions,
-    chosen: ExportOptions,
+    options: ExportOptions,
     tell: Tell,
-    progress: ProgressCallback | None = None,
 ) -> PublishedModel:
     """Loads a target, builds its graph, verifies it and publishes it.
 
     Args:
         target: What to export.
         out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-        options: The options that describe the target.
-        chosen: The options of the export.
+        options: The options.
         tell: Called with each warning, notice or remark as soon as it is known.
-        progress: Called with what runs next.
 
     Raises:
         LengthwiseError: As `targets.read`, `candidate.from_spec`, `candidate.from_target`,
             `mended_candidate.from_mend` and `pipeline.export` do.
     """
     with one_torch_thread():
-        return _exported(target, out, options, chosen, tell, progress or (lambda _: None))
+        return _exported(target, out, options, tell, options.progress or (lambda _: None))
 
 
 def _exported(
     target: targets.Given,
     out: Path,
-    options: TargetOptions,
-    chosen: ExportOptions,
+    options: ExportOptions,
     tell: Tell,
     progress: ProgressCallback,
 ) -> PublishedModel:
     from lengthwise_export.architecture import trained
     from lengthwise_export.exporting import candidate, pipeline
 
-    if chosen.must_keep_accuracy is not None and chosen.data is None:
+    if options.must_keep_accuracy is not None and options.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
-    read = targets.read(target, options, blind=chosen.mend)
+    read = targets.read(target, options, blind=options.mend)
     for notice in read.notices:
         tell(f"warning: {notice}")
-    records = None if chosen.data is None else _labelled(chosen.data, read.steps.kind, to=chosen.precision)
+    records = (
+        None if options.data is None else _labelled(os.fspath(options.data), read.steps.kind, to=options.precision)
+    )
     if read.spec is not None:
-        if read.spec.model.kind == "rocket" and chosen.precision != "fp32":
+        if read.spec.model.kind == "rocket" and options.precision != "fp32":
             raise ConfigurationError(
-                f"--precision {chosen.precision}: a rocket model compares sums that are exact in float32 "
+                f"--precision {options.precision}: a rocket model compares sums that are exact in float32 "
                 "only: leave --precision out"
             )
         source = candidate.from_spec(
             read.spec,
             read.checkpoint,
-            max_length=chosen.max_length,
-            multi_label=chosen.multi_label,
-            opset=chosen.opset,
-            tolerance=chosen.tolerance,
+            max_length=options.max_length,
+            multi_label=options.multi_label,
+            opset=options.opset,
+            tolerance=options.tolerance,
         )
-        if chosen.mend:
+        if options.mend:
             tell(f"{NOTHING_TO_MEND}: the built-in architecture takes lengths")
     else:
-        source = _of_users_model(read, options, chosen, tell, progress)
-    if chosen.threshold is not None:
-        source = candidate.with_threshold(source, chosen.threshold)
+        source = _of_users_model(read, options, tell, progress)
+    if options.threshold is not None:
+        source = candidate.with_threshold(source, options.threshold)
     for notice in source.notices:
         tell(f"notice: {notice}")
     weights = source.manifest.made.get("weights")
     if weights is not None:
         tell(f"warning: no --checkpoint: the weights are {weights}")
-    if chosen.rewrite:
+    if options.rewrite:
         source = candidate.with_rewrites(source, tell)
     progress("building, verifying and publishing the graph")
     published = pipeline.export(
         source,
         out,
-        to=chosen.precision,
+        to=options.precision,
         data=records,
-        must_keep_accuracy=chosen.must_keep_accuracy,
-        seed=chosen.seed,
+        must_keep_accuracy=options.must_keep_accuracy,
+        seed=options.seed,
     )
     for notice in published.notices:
         tell(f"notice: {notice}")
     if published.manifest.missing != source.manifest.missing:
-        tell(f"warning: missing values are refused at {chosen.precision}: a quantised layer cannot take NaN")
+        tell(f"warning: missing values are refused at {options.precision}: a quantised layer cannot take NaN")
     if published.sample is not None:
         record = trained.TrainingRecord()
         if read.spec is not None and read.checkpoint is not None:
@@ -228,26 +205,24 @@ def _exported(
     return published
 
 
-def _of_users_model(
-    read: Target, options: TargetOptions, chosen: ExportOptions, tell: Tell, progress: ProgressCallback
-) -> Candidate:
+def _of_users_model(read: Target, options: ExportOptions, tell: Tell, progress: ProgressCallback) -> Candidate:
     """The candidate of a user's model; mended if that is asked and padding reaches its answers."""
     from lengthwise_export.exporting import candidate
 
-    longest, tolerance = chosen.max_length or candidate.MAX_LENGTH, chosen.tolerance or 0.0
+    longest, tolerance = options.max_length or candidate.MAX_LENGTH, options.tolerance or 0.0
     said: dict[str, Any] = {
         "max_length": longest,
-        "multi_label": chosen.multi_label,
-        "scores": chosen.scores,
+        "multi_label": options.multi_label,
+        "scores": options.scores,
         "missing": options.missing,
-        "opset": chosen.opset,
+        "opset": options.opset,
         "tolerance": tolerance,
-        "seed": chosen.seed,
+        "seed": options.seed,
     }
-    if not chosen.mend or read.kind == "directory":
+    if not options.mend or read.kind == "directory":
         return candidate.from_target(read, **said)
     if not read.blind:
-        report = judge(read.subject, max_length=longest, tolerance=tolerance, seed=chosen.seed, progress=progress)
+        report = judge(read.subject, max_length=longest, tolerance=tolerance, seed=options.seed, progress=progress)
         if report.verdict != "leak":
             source = candidate.from_target(read, report=report, **said)
             tell(NOTHING_TO_MEND)
@@ -259,9 +234,9 @@ def _of_users_model(
     proved = mend_target(
         read.alone or read,
         max_length=longest,
-        opset=chosen.opset,
+        opset=options.opset,
         tolerance=tolerance,
-        seed=chosen.seed,
+        seed=options.seed,
         progress=progress,
     )
     source = mended_candidate.from_mend(proved, **said)

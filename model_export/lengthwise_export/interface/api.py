@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
-from lengthwise.errors import ConfigurationError
+from lengthwise.commands.options import keywords
 from lengthwise.reports import notebook
-from lengthwise.runtime.manifest import Precision
 from lengthwise_export.checking import report as reports
 from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.verdict import Report
@@ -26,7 +24,7 @@ from lengthwise_export.exporting import flow
 from lengthwise_export.interface.rich_text import as_text
 from lengthwise_export.mending import fix_page, fix_report
 from lengthwise_export.mending.fix import FixProposal
-from lengthwise_export.options import HIGHEST_OPSET, OPSET, Second, TargetOptions
+from lengthwise_export.options import CheckOptions, ExportOptions, StrPath
 from lengthwise_export.targets import targets
 from lengthwise_export.tracing.torch_state import torch_as_before
 
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from lengthwise_export.exporting.pipeline import PublishedModel
 
 log = logging.getLogger("lengthwise.export")
-
-StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -86,28 +82,39 @@ class CheckReport(Report):
         return notebook.in_frame(as_page(self, self.target, fix=section))
 
 
-def check(
-    target: targets.Given,
-    *,
-    checkpoint: StrPath | None = None,
-    features: int | None = None,
-    vocabulary: int | None = None,
-    classes: int | None = None,
-    labels: Sequence[str] | None = None,
-    values: str | None = None,
-    lengths: str | None = None,
-    mask: str | None = None,
-    time_first: bool = False,
-    channels_first: bool = False,
-    second: Second | None = None,
-    output: str | int | None = None,
-    missing: Literal["refuse", "handled"] | None = None,
-    max_length: int = 1024,
-    tolerance: float = 0.0,
-    seed: int = 0,
-    fix: bool = False,
-    progress: Callable[[str], None] | None = None,
-) -> CheckReport:
+P = ParamSpec("P")
+
+
+class Checking(Protocol[P]):
+    """`check`: a target, and the keywords of `CheckOptions`."""
+
+    @overload
+    def __call__(self, target: targets.Given, *args: P.args, **options: P.kwargs) -> CheckReport: ...
+    @overload
+    def __call__(self, target: targets.Given, *, options: CheckOptions) -> CheckReport: ...
+
+
+class Exporting(Protocol[P]):
+    """`export`: a target, where to publish it, and the keywords of `ExportOptions`."""
+
+    @overload
+    def __call__(self, target: targets.Given, out: StrPath, *args: P.args, **options: P.kwargs) -> PublishedModel: ...
+    @overload
+    def __call__(self, target: targets.Given, out: StrPath, *, options: ExportOptions) -> PublishedModel: ...
+
+
+def _check_keywords(options: Callable[P, CheckOptions]) -> Callable[[Callable[..., CheckReport]], Checking[P]]:
+    return cast("Callable[[Callable[..., CheckReport]], Checking[P]]", keywords(cast("type[CheckOptions]", options)))
+
+
+def _export_keywords(options: Callable[P, ExportOptions]) -> Callable[[Callable[..., PublishedModel]], Exporting[P]]:
+    return cast(
+        "Callable[[Callable[..., PublishedModel]], Exporting[P]]", keywords(cast("type[ExportOptions]", options))
+    )
+
+
+@_check_keywords(CheckOptions)
+def check(target: targets.Given, options: CheckOptions) -> CheckReport:  # noqa: D417 - the decorator adds the options
     """Finds where padding or another sequence of the batch changes an answer, with the cause and a fix.
 
     Options describe what cannot be inferred from the target. Where a message names an option of the command line, such
@@ -117,26 +124,6 @@ def check(
         target: A torch module, a Keras model or an ONNX graph; or a text: a spec (.toml), what `train` wrote,
             `package.module:factory` or `file.py:factory` of a torch module or a Keras model, a Keras file, an ONNX
             file, or a model directory.
-        checkpoint: Weights for a module or a spec: .safetensors, a folder of `train`, or a state_dict.
-        features: Number of values of a step.
-        vocabulary: Number of token ids, if a step is a token id.
-        classes: Number of classes.
-        labels: The classes' names, in order.
-        values: ONNX: the name of the input that holds the steps.
-        lengths: ONNX: the name of the input that holds the lengths.
-        mask: ONNX: the name of the input that holds the mask.
-        time_first: Whether steps come before rows: `[width, rows, features]`.
-        channels_first: Whether features come before steps: `[rows, features, width]`.
-        second: What the model takes besides the steps: `lengths`, `mask` (true at valid steps), `padding-mask` (true at
-            padding) or `both` (lengths and a mask).
-        output: Which of several outputs, by name or by index.
-        missing: `handled` if the model itself accepts NaN at valid steps; this is then verified.
-        max_length: The longest sequence to try, in steps.
-        tolerance: Allowed difference of an answer, beyond rounding.
-        seed: Seed of the random sequences.
-        fix: Whether `fix` of the report says what `export(..., mend=True)` would change, and whether that is proved.
-            The verdict is about the target as it is.
-        progress: Called with the name of each trial before it runs.
 
     Returns:
         The report. Its verdict is `uncheckable` if the target cannot be checked.
@@ -149,34 +136,8 @@ def check(
         >>> report.verdict, report.leaks[0].operator
         ('leak', 'softmax')
     """
-    options = _options(
-        checkpoint=checkpoint,
-        features=features,
-        vocabulary=vocabulary,
-        classes=classes,
-        labels=labels,
-        values=values,
-        lengths=lengths,
-        mask=mask,
-        time_first=time_first,
-        channels_first=channels_first,
-        second=second,
-        output=output,
-        missing=missing,
-    )
-    _require_whole("max_length", max_length)
-    _require_whole("seed", seed, least=None)
-    _require(tolerance >= 0, "tolerance", tolerance, "a number >= 0")
     with torch_as_before(target):
-        checked = flow.check(
-            target,
-            options,
-            max_length=max_length,
-            tolerance=tolerance,
-            seed=seed,
-            progress=progress or (lambda _: None),
-            fix=fix,
-        )
+        checked = flow.check(target, options)
     report, read = checked.report, checked.target
     notices = () if read is None else read.notices
     for notice in notices:
@@ -186,36 +147,9 @@ def check(
     return CheckReport(**found, target=targets.named(target), served=served, fix=checked.fix, notices=tuple(notices))
 
 
-def export(
-    target: targets.Given,
-    out: StrPath,
-    *,
-    checkpoint: StrPath | None = None,
-    features: int | None = None,
-    vocabulary: int | None = None,
-    classes: int | None = None,
-    labels: Sequence[str] | None = None,
-    values: str | None = None,
-    lengths: str | None = None,
-    mask: str | None = None,
-    time_first: bool = False,
-    channels_first: bool = False,
-    second: Second | None = None,
-    output: str | int | None = None,
-    missing: Literal["refuse", "handled"] | None = None,
-    multi_label: bool = False,
-    threshold: float | None = None,
-    scores: Literal["logits", "probabilities"] | None = None,
-    max_length: int | None = None,
-    opset: int = OPSET,
-    precision: Precision = "fp32",
-    data: StrPath | None = None,
-    tolerance: float | None = None,
-    rewrite: bool = False,
-    mend: bool = False,
-    must_keep_accuracy: float | None = None,
-    seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+@_export_keywords(ExportOptions)
+def export(  # noqa: D417 - the decorator adds the options
+    target: targets.Given, out: StrPath, options: ExportOptions
 ) -> PublishedModel:
     """Builds the graph of a target, verifies that padding changes no answer, and publishes a model directory.
 
@@ -224,34 +158,6 @@ def export(
     Args:
         target: As for `check`, except a model directory.
         out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-        checkpoint: See `check`.
-        features: See `check`.
-        vocabulary: See `check`.
-        classes: See `check`.
-        labels: See `check`.
-        values: See `check`.
-        lengths: See `check`.
-        mask: See `check`.
-        time_first: See `check`.
-        channels_first: See `check`.
-        second: See `check`.
-        output: See `check`.
-        missing: See `check`; by default missing values are refused.
-        multi_label: Whether each class is assigned separately, so that a sequence may have any number of classes.
-        threshold: Probability from which a multi-label model's class is assigned; default 0.5.
-        scores: What the output is, `logits` or `probabilities`; inferred by default.
-        max_length: Longest accepted sequence, in steps. Default: that of the spec, otherwise 1024 or what the model
-            accepts.
-        opset: The opset of the graph.
-        precision: The precision of weights and products: `fp32`, `fp16` or `int8`.
-        data: A file of labelled sequences, to measure the accuracy.
-        tolerance: Allowed difference of batched and unbatched answers, beyond rounding; default: the same bits.
-        rewrite: Whether operators whose bits depend on the batch are rewritten, if answers then have the same bits.
-        mend: Whether the graph is mended if padding reaches an answer, or the model takes no lengths, so that each
-            sequence gets the answer that the model gives it alone. Published only if that is proved.
-        must_keep_accuracy: Publish nothing if the accuracy on `data` is below this share of right answers.
-        seed: Seed of the sequences of the verification.
-        progress: Called with what runs next.
 
     Returns:
         The published model: its `directory`, `version`, `manifest` and the cases of its verification.
@@ -268,48 +174,6 @@ def export(
         >>> published.version, published.manifest.input.features
         (1, 4)
     """
-    options = _options(
-        checkpoint=checkpoint,
-        features=features,
-        vocabulary=vocabulary,
-        classes=classes,
-        labels=labels,
-        values=values,
-        lengths=lengths,
-        mask=mask,
-        time_first=time_first,
-        channels_first=channels_first,
-        second=second,
-        output=output,
-        missing=missing,
-    )
-    _require(threshold is None or 0 < threshold < 1, "threshold", threshold, "a number between 0 and 1")
-    _require_among("scores", scores, (None, "logits", "probabilities"))
-    _require_whole("max_length", max_length)
-    _require_whole("seed", seed, least=None)
-    _require(OPSET <= opset <= HIGHEST_OPSET, "opset", opset, f"one of {OPSET} to {HIGHEST_OPSET}")
-    _require_among("precision", precision, get_args(Precision))
-    _require(tolerance is None or tolerance >= 0, "tolerance", tolerance, "a number >= 0")
-    _require(
-        must_keep_accuracy is None or 0 <= must_keep_accuracy <= 1,
-        "must_keep_accuracy",
-        must_keep_accuracy,
-        "a number from 0 to 1",
-    )
-    chosen = flow.ExportOptions(
-        multi_label=multi_label,
-        threshold=threshold,
-        scores=scores,
-        max_length=max_length,
-        opset=opset,
-        precision=precision,
-        data=None if data is None else os.fspath(data),
-        tolerance=tolerance,
-        rewrite=rewrite,
-        mend=mend,
-        must_keep_accuracy=must_keep_accuracy,
-        seed=seed,
-    )
     told: list[str] = []
 
     def tell(line: str) -> None:
@@ -321,41 +185,5 @@ def export(
         told.append(text)
 
     with torch_as_before(target):
-        published = flow.export(target, Path(out), options, chosen, tell, progress)
+        published = flow.export(target, Path(out), options, tell)
     return dataclasses.replace(published, notices=tuple(told))
-
-
-def _options(**given: Any) -> TargetOptions:
-    """The options about the target, checked.
-
-    Raises:
-        ConfigurationError: An option is of a wrong type or out of bounds.
-    """
-    for name in ("features", "vocabulary", "classes"):
-        _require_whole(name, given[name])
-    _require_among("second", given["second"], (None, *get_args(Second)))
-    _require_among("missing", given["missing"], (None, "refuse", "handled"))
-    if given["checkpoint"] is not None:
-        path = given["checkpoint"] = Path(given["checkpoint"])
-        _require(path.exists(), "checkpoint", str(path), "a file or folder that exists")
-    if given["labels"] is not None:
-        are_texts = not isinstance(given["labels"], str) and all(isinstance(label, str) for label in given["labels"])
-        _require(are_texts, "labels", given["labels"], "a list of strings")
-        given["labels"] = tuple(given["labels"])
-    if isinstance(given["output"], int):
-        given["output"] = str(given["output"])
-    return TargetOptions(**given)
-
-
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise ConfigurationError(f"{name} must be {wanted}, got {value!r}")
-
-
-def _require_whole(name: str, value: object, *, least: int | None = 1) -> None:
-    is_whole = isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
-    _require(value is None or is_whole, name, value, "an integer" if least is None else f"an integer >= {least}")
-
-
-def _require_among(name: str, value: object, choices: Sequence[object]) -> None:
-    _require(value in choices, name, value, f"one of {', '.join(map(repr, choices))}")

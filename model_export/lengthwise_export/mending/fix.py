@@ -1,4 +1,4 @@
-"""What `check --fix` proposes: the operators that a mend changes, the proof, and an answer against padding."""
+"""What `check --suggest` proposes: the operators that a mend changes, the proof, and an answer against padding."""
 
 from __future__ import annotations
 

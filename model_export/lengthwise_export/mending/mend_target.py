@@ -1,4 +1,4 @@
-"""Mends a target and proves the mend: `check --fix` shows the result, `export --mend` publishes it.
+"""Mends a target and proves the mend: `check --suggest` shows the result, `export --mend` publishes it.
 
 target --build--> graph --mend--> mended graph --prove--> equal to the original alone --check--> no leak
 """

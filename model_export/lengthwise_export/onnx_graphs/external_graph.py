@@ -324,7 +324,7 @@ def _require_readable(inputs: list[_Value], hints: InputHints, *, blind: bool) -
     if len(inputs) == 1 and not blind:
         raise UncheckableError(
             f"the graph has one input, {inputs[0]}, and nothing marks where a sequence ends: export it with lengths "
-            "[rows] or a mask [rows, width] as a second input, or pass --mend (check: --fix)"
+            "[rows] or a mask [rows, width] as a second input, or pass --mend (check: --suggest)"
         )
     for name, why in _NOT_FED.items():
         if any(value.name == name for value in inputs) and name not in (hints.values, hints.lengths, hints.mask):

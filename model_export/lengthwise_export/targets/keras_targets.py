@@ -146,9 +146,9 @@ def _selector(text: str, names: Sequence[str], options: TargetOptions) -> Output
     Raises:
         ConfigurationError: There are several outputs, and none is named.
     """
-    if len(names) > 1 and options.output is None:
+    if len(names) > 1 and options.output_name is None:
         raise ConfigurationError(f"{text} has {len(names)} outputs ({', '.join(names)}): name one with --output")
-    chosen = options.output
+    chosen = options.output_name
     if chosen is not None and chosen.isdigit() and int(chosen) < len(names) and chosen not in names:
         chosen = names[int(chosen)]
     return output_selector(chosen)

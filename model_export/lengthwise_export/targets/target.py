@@ -107,4 +107,4 @@ def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...
     twice = sorted({label for label in options.labels or () if (options.labels or ()).count(label) > 1})
     if twice:
         raise ConfigurationError(f"--labels names {', '.join(map(repr, twice))} more than once")
-    return options.labels or tuple(map(str, range(classes)))
+    return tuple(options.labels or ()) or tuple(map(str, range(classes)))

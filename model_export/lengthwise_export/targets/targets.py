@@ -79,12 +79,12 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
         kind = _kind(text)
     else:
         kind = "onnx" if isinstance(given, onnx.ModelProto) else "module"
-    if options.checkpoint is not None:
-        options = dataclasses.replace(options, checkpoint=trained.checkpoint_file(options.checkpoint))
-    for field in dataclasses.fields(options):
-        said = getattr(options, field.name)
-        if said not in (None, False) and field.name not in _APPLY[kind]:
-            raise ConfigurationError(f"--{field.name.replace('_', '-')} does not apply to {text} ({_SAID[kind]})")
+    if options.weights is not None:
+        options = options.model_copy(update={"checkpoint": trained.checkpoint_file(options.weights)})
+    for name in TargetOptions.model_fields:
+        said = getattr(options, name)
+        if said not in (None, False) and name not in _APPLY[kind]:
+            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({_SAID[kind]})")
     if isinstance(given, onnx.ModelProto):
         copied = onnx.ModelProto()
         copied.CopyFrom(given)
@@ -192,7 +192,7 @@ def _of_proto(text: str, proto: onnx.ModelProto, options: TargetOptions, *, blin
         time_first=options.time_first,
         channels_first=options.channels_first,
         second=options.second,
-        output=options.output,
+        output=options.output_name,
         features=options.features,
         vocabulary=options.vocabulary,
     )

@@ -27,7 +27,7 @@ from lengthwise_export.tracing.outputs import output_selector
 
 def read_spec(text: str, options: TargetOptions) -> Target:
     """The built-in architecture that a spec describes."""
-    return _of_spec(text, options, Spec.read(Path(text)), options.checkpoint)
+    return _of_spec(text, options, Spec.read(Path(text)), options.weights)
 
 
 def read_checkpoint(text: str, options: TargetOptions) -> Target:
@@ -85,7 +85,7 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
     elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}
     if elsewhere:
         raise ConfigurationError(f"{text} is on {', '.join(sorted(elsewhere))}: give copy.deepcopy(module).cpu()")
-    notices = [] if options.checkpoint is None else checkpoint.load(module, options.checkpoint)
+    notices = [] if options.weights is None else checkpoint.load(module, options.weights)
     signature = read_signature(
         module,
         second=options.second,
@@ -95,15 +95,15 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         blind=blind,
     )
     _require_weights(text, module)
-    select_output = output_selector(options.output)
+    select_output = output_selector(options.output_name)
     state = ModuleState(in_evaluation(module))
     found = read_steps(text, module, options, signature, select_output)
     if signature.second == "none":
         require_order_of_axes(text, module, found.steps, found.signature, select_output)
     labels = labels_of(text, options, found.shape[-1])
-    own = None if options.checkpoint is None else trained.read_record(options.checkpoint).labels
+    own = None if options.weights is None else trained.read_record(options.weights).labels
     if own is not None and len(own) == len(labels):  # weights that are told apart by other names
-        check_options_agree(text, dataclasses.replace(options, features=None, vocabulary=None), found.steps, own)
+        check_options_agree(text, options.model_copy(update={"features": None, "vocabulary": None}), found.steps, own)
         labels = own
     target = module_target(
         text,
@@ -117,7 +117,7 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         state=state,
     )
     state.restore()
-    return dataclasses.replace(target, checkpoint=options.checkpoint, notices=tuple(notices))
+    return dataclasses.replace(target, checkpoint=options.weights, notices=tuple(notices))
 
 
 def _require_weights(text: str, module: nn.Module) -> None:

@@ -179,7 +179,7 @@ def read_signature(
     others = [each for each in named if each is not steps]
     if second == "none" and not blind:
         raise ConfigurationError(
-            f"--second none: {shown} then cannot know where a sequence ends: also pass --mend (check: --fix)"
+            f"--second none: {shown} then cannot know where a sequence ends: also pass --mend (check: --suggest)"
         )
     takes_places = any(each.kind is each.VAR_POSITIONAL for each in parameters)
     if blind and (second == "none" or (second is None and _tells_nothing(others))) and (steps or takes_places):
@@ -197,7 +197,7 @@ def read_signature(
         raise UncheckableError(
             f"{shown} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
             "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend "
-            "(check: --fix)"
+            "(check: --suggest)"
             + ("; if it takes one through *args, say which with --second" if len(parameters) > len(named) else "")
             + (f"; if it only holds the model{part_instead(module)}" if steps is None and [*module.children()] else "")
         )

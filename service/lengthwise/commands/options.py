@@ -1,0 +1,248 @@
+"""The options of a command, declared once: its flags, its Python keywords and their checks come from one model.
+
+```python
+class CheckOptions(Options):
+    max_length: int = Field(default=1024, ge=1, description="Longest sequence tried.")
+```
+
+`@flags(CheckOptions)` gives a command the flag `--max-length`, and `@keywords(CheckOptions)` a function the keyword
+`max_length`, with its help. Both call the function with a `CheckOptions` as its argument `options`. What was given, and
+is not a default, is in `options.model_fields_set`; None means that an option is not given.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.wrong_values import sentence
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How a field looks on the command line, in the metadata of its type, where it is not as its name and type say.
+
+    Attributes:
+        name: The flag, where it is not that of the field's name.
+        metavar: What the help shows for the value.
+        read: Makes the field's value of the text, or of all texts of a flag that may stand several times.
+        several: Whether the flag may stand several times.
+        in_python_only: Whether there is no flag.
+    """
+
+    name: str | None = None
+    metavar: str | None = None
+    read: Callable[[Any], Any] | None = None
+    several: bool = False
+    in_python_only: bool = False
+
+
+PYTHON_ONLY: Final = Flag(in_python_only=True)
+
+_OF_CLICK: Final[Mapping[Any, click.ParamType[Any]]] = {
+    str: click.STRING,
+    int: click.INT,
+    float: click.FLOAT,
+    Path: click.Path(path_type=Path),
+}
+
+
+class WrongOptions(ConfigurationError):
+    """Options that are unknown, of the wrong type or out of bounds.
+
+    Args:
+        error: pydantic's error.
+        named: The form of an option's name in the message.
+    """
+
+    def __init__(self, error: ValidationError, named: Callable[[str], str] = str) -> None:
+        super().__init__(_told(error, named))
+        self.error = error
+
+
+class Options(BaseModel):
+    """A table of options. Its values are checked when it is made, in Python and from flags alike.
+
+    Raises:
+        WrongOptions: An option is unknown, has the wrong type or is out of bounds; the message names it.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, /, **given: Any) -> None:
+        try:
+            super().__init__(**{name: _plain(value) for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            raise WrongOptions(error) from error
+
+
+def flags(model: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a command a flag for each field of a model; it receives them as one argument `options`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            chosen = {name: given.pop(name) for name in model.model_fields if name in given}
+            try:
+                options = model(**chosen)
+            except WrongOptions as error:
+                raise WrongOptions(error.error, lambda name: _flag(model, name)) from error
+            return command(options=options, **given)
+
+        return add_flags(model.model_fields)(run)
+
+    return decorate
+
+
+def keywords(model: type[Options]) -> Callable[[Function], Function]:
+    """Gives a function a keyword for each field of a model, and `options` for all of them in one object.
+
+    Its signature and the section `Args:` of its docstring show them.
+    """
+
+    def decorate(function: Function) -> Function:
+        own = inspect.signature(function)
+        first = [one for one in own.parameters.values() if one.name != "options"]
+        shown = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
+            for name, field in model.model_fields.items()
+        ]
+        whole = inspect.Parameter("options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=model | None)
+        signature = own.replace(parameters=[*first, *shown, whole])
+
+        @functools.wraps(function)
+        def called(*given: Any, **named: Any) -> Any:
+            bound = signature.bind(*given, **named).arguments
+            of_call = {one.name: bound.pop(one.name) for one in first if one.name in bound}
+            options = bound.pop("options", None)
+            if options is None or bound:
+                before = {} if options is None else {name: getattr(options, name) for name in options.model_fields_set}
+                options = model(**{**before, **bound})
+            return function(**of_call, options=options)
+
+        called.__signature__ = signature  # type: ignore[attr-defined]
+        called.__doc__ = _documented(inspect.getdoc(function) or "", model)
+        return called  # type: ignore[return-value]
+
+    return decorate
+
+
+def add_flags(
+    fields: Mapping[str, FieldInfo], *, as_texts: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds an option of click for each field. One that is not given is None, so that the field has its default.
+
+    Args:
+        fields: The fields by their names.
+        as_texts: Whether values are passed on as texts, because they have other sources, too, such as variables; a
+            switch may then also be switched off.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed([*fields]):
+            flag = _of(fields[name])
+            if not flag.in_python_only:
+                command = _option(name, fields[name], flag, as_texts=as_texts)(command)
+        return command
+
+    return add
+
+
+def _option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Callable[[Any], Any]:
+    kinds = [*_types(field.annotation)]
+    choices = [kind for kind in kinds if isinstance(kind, str)]
+    told: dict[str, Any] = {"help": _help(field), "default": None}
+    dashed = flag.name or "--" + name.replace("_", "-")
+    if bool in kinds:
+        no = "--no-" + name.replace("_", "-")
+        if as_texts or field.default is None:
+            return click.option(f"{dashed}/{no}", name, **told)
+        return click.option(no if field.default else dashed, name, is_flag=True, flag_value=not field.default, **told)
+    if choices:
+        kind: dict[str, Any] = {"metavar": "|".join(choices)} if as_texts else {"type": click.Choice(choices)}
+    elif as_texts:
+        kind = {"metavar": name.rsplit("_", 1)[-1].upper()}
+    else:
+        kind = {"type": next((_OF_CLICK[each] for each in kinds if each in _OF_CLICK), click.STRING)}
+    if flag.read is not None or flag.several:
+        kind = {"multiple": flag.several, "callback": functools.partial(_read, flag)}
+    return click.option(dashed, name, metavar=flag.metavar or kind.pop("metavar", None), **kind, **told)
+
+
+def _read(flag: Flag, _context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """What a flag's text stands for."""
+    if not value or flag.read is None:
+        return value or None
+    try:
+        return flag.read(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=option) from error
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    """The types that a union is of, and the texts of `Literal`."""
+    if get_origin(annotation) in (Union, types.UnionType, Literal):
+        for part in get_args(annotation):
+            yield from _types(part)
+    elif annotation is not type(None):
+        yield annotation
+
+
+def _of(field: FieldInfo) -> Flag:
+    return next((each for each in field.metadata if isinstance(each, Flag)), Flag())
+
+
+def _flag(model: type[Options], name: str) -> str:
+    """The flag of a field."""
+    own = _of(model.model_fields[name]).name if name in model.model_fields else None
+    return own or "--" + name.replace("_", "-")
+
+
+def _help(field: FieldInfo) -> str:
+    unsaid = field.default in (PydanticUndefined, None, ()) or isinstance(field.default, bool)
+    return f"{field.description}" + ("" if unsaid else f"  [default: {field.default}]")
+
+
+def _documented(text: str, model: type[Options]) -> str:
+    """A docstring with the options at the end of its section `Args:`."""
+    told = {name: field.description for name, field in model.model_fields.items()}
+    told["options"] = f"All of these in one `{model.__name__}`; a keyword beside it replaces its value."
+    indented = textwrap.TextWrapper(120, initial_indent="    ", subsequent_indent="        ")
+    lines = [indented.fill(f"{name}: {meaning}") for name, meaning in told.items()]
+    before, returns, after = text.partition("\n\nReturns:")
+    return "\n".join([before, *lines]) + returns + after
+
+
+def _told(error: ValidationError, named: Callable[[str], str]) -> str:
+    """Each wrong option with what it must be; of several types that it may have, the first one's error."""
+    first: dict[str, ErrorDetails] = {}
+    for item in error.errors():
+        first.setdefault(str(item["loc"][0]) if item["loc"] else "", item)
+    parts = []
+    for name, item in first.items():
+        if item["type"] == "extra_forbidden":
+            parts.append(f"there is no option {named(name)}")
+        elif not name:
+            parts.append(sentence(item))
+        else:
+            parts.append(f"{named(name)} {sentence(item)}, got {item['input']!r:.80}")
+    return "; ".join(parts)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy, as a grid of scikit-learn holds them, as a number of Python; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
