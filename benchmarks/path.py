@@ -1,21 +1,28 @@
-"""What a plain request crosses: `python -m benchmarks.path` counts the modules and calls from its bytes to its answer.
+"""What a flow crosses: `python -m benchmarks.path FLOW` counts the files and calls that it enters.
 
-It serves a model directory (the bundled ones, if none is named) in this process, with one runner. Some requests over
-one connection warm up; then one `POST /predict` of 20 steps is followed with Python's profiler, in every thread.
-Counted are the Python functions of the service that are entered, and how often; comprehensions and generators belong
-to the function around them. Calls into C (the runtime, the C modules) and into other packages are not counted. The
-number of calls varies a little, because an idle runner looks for work some times before it sleeps. The functions of a
-module stand in the order in which they were first entered.
+- **request**: a warm `POST /predict` of 20 steps over a kept connection, of a service with one runner and the bundled
+  models in this process. The number of calls varies a little, because an idle runner looks for work some times before
+  it sleeps.
+- **export**: `lengthwise export` of an LSTM in a file of its own.
+- **training**: `lengthwise train` of a small LSTM, two epochs of 60 records.
+
+Python's profiler follows every thread. Counted are the Python functions of this project that are entered;
+comprehensions and generators belong to the function around them. Calls into C and into other packages are not counted,
+nor what other processes do. Files stand in the order in which they were first entered.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+import pkgutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -24,60 +31,94 @@ import click
 import numpy as np
 
 import lengthwise
+import lengthwise_export
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
 from lengthwise.bench.workload import json_body
+from lengthwise.commands.cli import main as lengthwise_command
 from lengthwise.http.server import serve
-from lengthwise.settings import Settings, bundled_models
+from lengthwise.settings import Settings
 
 FEATURES: Final = 12
 STEPS: Final = 20
 WARM: Final = 50
-_ROOT: Final = str(Path(lengthwise.__file__).parent) + os.sep
+ROOTS: Final = tuple(
+    str(folder) + os.sep for folder in (Path(lengthwise.__file__).parent, Path(lengthwise_export.__file__).parent)
+)
 _PARTS: Final = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>")
 _NOT_OF_A_REQUEST: Final = ("Server.serve",)
 """Coroutines that run on while requests come and go."""
+_MODEL: Final = """
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 8, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        _, (state, _) = self.lstm(packed)
+        return self.head(state[-1])
+
+def make():
+    return Tagger()
+"""
+_SPEC: Final = (
+    '[input]\nfeatures = 3\n[model]\nrnn = "lstm"\nhidden = 8\nlayers = 1\n[output]\nlabels = ["down", "up"]\n'
+)
 
 
 class Followed:
-    """The calls of the service's own functions while `on` is set.
+    """The calls of this project's own functions while `on` is set.
 
     Attributes:
         on: Whether calls are counted now.
-        calls: Each call's module, below the package, and its function's name, in order.
+        calls: Each call's file and its function's name, in order.
     """
 
     def __init__(self) -> None:
         self.on = False
         self.calls: list[tuple[str, str]] = []
+        threading.setprofile(self)
+        sys.setprofile(self)
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         """For `sys.setprofile`."""
         code = frame.f_code
-        if self.on and event == "call" and code.co_filename.startswith(_ROOT) and code.co_name not in _PARTS:
-            if code.co_qualname in _NOT_OF_A_REQUEST:
-                return
-            module = code.co_filename.removeprefix(_ROOT).removesuffix(".py").replace(os.sep, ".")
-            self.calls.append((module, code.co_qualname))
+        if not self.on or event != "call" or not code.co_filename.startswith(ROOTS):
+            return
+        if code.co_name not in _PARTS and code.co_qualname not in _NOT_OF_A_REQUEST:
+            self.calls.append((code.co_filename, code.co_qualname))
 
 
-def ask(port: int, followed: Followed) -> None:
+def request(followed: Followed, _folder: Path) -> None:
+    """One plain request, after some that warm up."""
+    port = free_port()
+    threading.Thread(target=_ask, args=(port, followed)).start()
+    serve(Settings(host="127.0.0.1", port=port, runners=1))
+
+
+def _ask(port: int, followed: Followed) -> None:
     """Sends the requests, the last of them followed, and then ends this process's service."""
+    sys.setprofile(None)
+    target = ServerAddress("127.0.0.1", port)
+    steps = np.linspace(-1, 1, STEPS * FEATURES, dtype=np.float32).reshape(STEPS, FEATURES)
+    sent = target.request("/predict", json_body([steps]), {"content-type": "application/json"})
     try:
-        target = ServerAddress("127.0.0.1", port)
-        steps = np.linspace(-1, 1, STEPS * FEATURES, dtype=np.float32).reshape(STEPS, FEATURES)
-        request = target.request("/predict", json_body([steps]), {"content-type": "application/json"})
-        with socket.create_connection((target.host, port), timeout=60) as connection:
+        with _connected(port) as connection:
             answered = False
             while not answered:  # 503 until the models are there
-                connection.sendall(request)
+                connection.sendall(sent)
                 answered = connection.recv(65_536).startswith(b"HTTP/1.1 200")
             for _ in range(WARM):
-                connection.sendall(request)
+                connection.sendall(sent)
                 connection.recv(65_536)
             threading.Event().wait(0.2)  # what follows an answer, such as counting its batch, is not of this request
             followed.on = True
-            connection.sendall(request)
+            connection.sendall(sent)
             connection.recv(65_536)
             threading.Event().wait(0.2)  # and of this one it is
             followed.on = False
@@ -85,41 +126,72 @@ def ask(port: int, followed: Followed) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def table(calls: list[tuple[str, str]]) -> Iterator[str]:
-    """A line for each module: its name, its calls, its functions."""
-    modules = dict.fromkeys(module for module, _ in calls)
-    yield f"{len(modules)} modules, {len(set(calls))} functions, {len(calls)} calls"
-    for module in modules:
-        names = [name for where, name in calls if where == module]
-        yield f"{module:28} {len(names):3}  {', '.join(dict.fromkeys(names))}"
+def _connected(port: int) -> socket.socket:
+    """A connection, once somebody listens."""
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=60)
+        except OSError:
+            threading.Event().wait(0.05)
+
+
+def export(followed: Followed, folder: Path) -> None:
+    """One export of a torch module."""
+    (folder / "tagger.py").write_text(_MODEL)
+    _command(followed, "export", f"{folder / 'tagger.py'}:make", "--out", folder / "models" / "tagger")
+
+
+def training(followed: Followed, folder: Path) -> None:
+    """One training."""
+    random = np.random.default_rng(0)
+    records = [
+        {"id": str(number), "label": "up", "steps": (random.normal(size=(8, 3)) + 1).tolist()}
+        if number % 2
+        else {"id": str(number), "label": "down", "steps": (random.normal(size=(8, 3)) - 1).tolist()}
+        for number in range(60)
+    ]
+    (folder / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (folder / "spec.toml").write_text(_SPEC)
+    files = (folder / "spec.toml", folder / "records.jsonl", "--out", folder / "run")
+    _command(followed, "train", *files, "--epochs", "2")
+
+
+def _command(followed: Followed, *arguments: object) -> None:
+    """Runs a command of `lengthwise`; its modules are imported before, as what they do then is not of the flow."""
+    for package in (lengthwise, lengthwise_export):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.startswith(("lengthwise.engines.", "lengthwise.__main__")):
+                importlib.import_module(module.name)
+    followed.on = True
+    code = lengthwise_command.main([str(argument) for argument in arguments], standalone_mode=False)
+    followed.on = False
+    if code:
+        raise SystemExit(code)
+
+
+FLOWS: Final[dict[str, Callable[[Followed, Path], None]]] = {"request": request, "export": export, "training": training}
 
 
 @click.command()
-@click.argument("models", type=click.Path(exists=True, path_type=Path), required=False)
-def main(models: Path | None) -> None:
-    """Counts the modules and the calls that one plain request crosses."""
-    followed, port = Followed(), free_port()
-    threading.setprofile(followed)
-    sys.setprofile(followed)
-    client = threading.Thread(target=wait_and_ask, args=(port, followed))
-    client.start()
-    serve(Settings(models=models or bundled_models(), host="127.0.0.1", port=port, runners=1))
-    client.join()
-    sys.setprofile(None)
-    click.echo("\n".join(table(followed.calls)))
-
-
-def wait_and_ask(port: int, followed: Followed) -> None:
-    """The same once somebody listens."""
-    sys.setprofile(None)
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            threading.Event().wait(0.05)
-        else:
-            break
-    ask(port, followed)
+@click.argument("flow", type=click.Choice([*FLOWS]))
+@click.option("--json", "as_json", is_flag=True, help="Print the counts only, as JSON in the last line.")
+def main(flow: str, as_json: bool) -> None:
+    """Counts the files and the calls of one flow."""
+    with tempfile.TemporaryDirectory() as folder:
+        followed = Followed()
+        FLOWS[flow](followed, Path(folder))
+        sys.setprofile(None)
+        threading.setprofile(None)
+    files = dict.fromkeys(name for name, _ in followed.calls)
+    counts = {"files": len(files), "functions": len({*followed.calls}), "calls": len(followed.calls)}
+    if as_json:
+        click.echo(json.dumps(counts))
+        return
+    click.echo(", ".join(f"{count} {name}" for name, count in counts.items()))
+    for file in files:
+        names = [name for where, name in followed.calls if where == file]
+        shown = next(file.removeprefix(root) for root in ROOTS if file.startswith(root))
+        click.echo(f"{shown:34} {len(names):5}  {', '.join(dict.fromkeys(names))}")
 
 
 if __name__ == "__main__":

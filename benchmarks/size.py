@@ -1,0 +1,184 @@
+"""Counts what has to be read, held and run: `python -m benchmarks.size`.
+
+Every figure has a bound in `size.toml`, and `tests/test_size.py` holds those that need no run. A bound is only ever
+lowered: `--tighten` sets each one to the figure of today, if that is less. Paths (the files and calls of a warm
+request, an export and a training) are followed in processes of their own; see `path`.
+
+A room is a folder of a package, or a module beside the folders. An arrow is an import from one room to another,
+without those for annotations only. Floors are the rooms of the longest chain of imports, without hooks.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Set
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Final
+
+import click
+
+from benchmarks import pages
+
+ROOT: Final = Path(__file__).parents[1]
+BOUNDS: Final = Path(__file__).with_name("size.toml")
+PACKAGES: Final = {
+    "service": ROOT / "service" / "lengthwise",
+    "exporter": ROOT / "model_export" / "lengthwise_export",
+}
+FLOWS: Final = ("request", "export", "training")
+LONGEST_FILE: Final = 400
+
+Graph = dict[str, set[str]]
+
+
+def figures() -> dict[str, int]:
+    """The figures that need no run: lines, rooms, options, complexity."""
+    sources = {
+        name: [path for path in folder.rglob("*.*") if path.suffix in (".py", ".c", ".h")]
+        for name, folder in PACKAGES.items()
+    }
+    every = [path for paths in sources.values() for path in paths]
+    core = [path for name, paths in sources.items() for path in paths if _room(path, name) not in annexes(name)]
+    found = {
+        "lines of the packages": lines(every),
+        "lines of core": lines(core),
+        "lines of tests": lines((ROOT / "tests").rglob("*.py")),
+        "lines of benchmarks": lines((ROOT / "benchmarks").rglob("*.py")),
+        "lines of documents": lines([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]),
+        "options of commands": options(),
+        "functions above a complexity of 10": complex_functions(),
+        f"files over {LONGEST_FILE} lines": sum(lines([path]) > LONGEST_FILE for path in every if path.suffix == ".py"),
+    }
+    found |= {f"parameters of {name}": count for name, count in parameters().items()}
+    for name, folder in PACKAGES.items():
+        graph = rooms(folder)
+        found |= {
+            f"rooms of the {name}": len(graph),
+            f"floors of the {name}": floors(graph, annexes(name)),
+            f"arrows of the {name}": sum(map(len, graph.values())),
+        }
+    return found
+
+
+def paths() -> dict[str, int]:
+    """The files and calls of each flow, each followed in a process of its own."""
+    found = {}
+    for flow in FLOWS:
+        command = [sys.executable, "-m", "benchmarks.path", flow, "--json"]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+        counted = json.loads(done.stdout.splitlines()[-1])
+        found |= {f"files of one {flow}": counted["files"], f"calls of one {flow}": counted["calls"]}
+    return found
+
+
+def bounds() -> dict[str, int]:
+    """The most that each figure may be."""
+    return tomllib.loads(BOUNDS.read_text("utf-8"))
+
+
+def lines(files: Iterable[Path]) -> int:
+    """The lines of files."""
+    return sum(len(path.read_text("utf-8").splitlines()) for path in files)
+
+
+def annexes(package: str) -> set[str]:
+    """The rooms of a package that `ARCHITECTURE.md` has as annexes."""
+    page = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    _, _, rest = page.partition(f"<!-- packages of {PACKAGES[package].name} -->\n")
+    return {*re.findall(r"^\| `(\w+)` \| annex \|", rest.partition("\n\n")[0], re.MULTILINE)}
+
+
+def _room(path: Path, package: str) -> str:
+    return path.relative_to(PACKAGES[package]).with_suffix("").parts[0]
+
+
+def options() -> int:
+    """The options of all commands."""
+    from lengthwise.commands.cli import main as group
+
+    context = click.Context(group)
+    commands = [group.get_command(context, name) for name in group.list_commands(context)]
+    return sum(isinstance(option, click.Option) for command in commands if command for option in command.params)
+
+
+def parameters() -> dict[str, int]:
+    """The parameters of the exporter's Python functions."""
+    import lengthwise_export
+
+    return {name: len(inspect.signature(getattr(lengthwise_export, name)).parameters) for name in ("export", "train")}
+
+
+def complex_functions() -> int:
+    """The functions that ruff's C901 names."""
+    command = ["ruff", "check", "--isolated", "--select", "C901", "--output-format", "json", "--exit-zero"]
+    done = subprocess.run([sys.executable, "-m", *command, *PACKAGES.values()], check=True, capture_output=True)
+    return len(json.loads(done.stdout))
+
+
+def rooms(folder: Path) -> Graph:
+    """Every room of a package with the rooms that it imports; the source is read, nothing of it is run."""
+    files = {
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(folder.rglob("*.py"))
+        if not path.stem.endswith("_pb2") and path != folder / "__init__.py"
+    }
+    graph: Graph = {}
+    for name, path in files.items():
+        room = name.partition(".")[0]
+        known = {part.partition(".")[0] for part in _imports(ast.parse(path.read_text("utf-8")), folder.name, files)}
+        graph.setdefault(room, set()).update(known - {room})
+    return graph
+
+
+def _imports(tree: ast.Module, package: str, known: Mapping[str, Path]) -> Iterator[str]:
+    """The package's own modules that a module imports, without those under `if TYPE_CHECKING`."""
+    checked = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    skipped = {id(inner) for node in checked for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}", *(f"{node.module}.{name.name}" for name in node.names)]
+        if id(node) not in skipped:
+            parts = (name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}."))
+            yield from (part for part in parts if part in known)
+
+
+def floors(graph: Graph, above: Set[str] = frozenset()) -> int:
+    """The rooms of the longest chain, without the hooks by which another room reaches an annex.
+
+    Raises:
+        graphlib.CycleError: Rooms import each other.
+    """
+    below = {room: known if room in above else known - above for room, known in graph.items()}
+    height: dict[str, int] = {}
+    for room in TopologicalSorter(below).static_order():
+        height[room] = 1 + max((height[other] for other in below[room]), default=0)
+    return max(height.values(), default=0)
+
+
+@click.command()
+@click.option("--tighten", is_flag=True, help="Lower the bounds to the figures of today.")
+def main(tighten: bool) -> None:
+    """Counts lines, rooms, options, and what each flow enters, beside their bounds."""
+    found, most = {**figures(), **paths()}, bounds()
+    rows = [(name, f"{value:,}", f"{most[name]:,}" if name in most else "-") for name, value in found.items()]
+    click.echo(pages.table(("figure", "today", "at most"), rows))
+    if tighten:
+        kept = {name: min(value, most.get(name, value)) for name, value in found.items()}
+        head = (
+            "# What `python -m benchmarks.size` may count at most; `--tighten` lowers the bounds to what it counts.\n"
+        )
+        BOUNDS.write_text(head + "".join(f'"{name}" = {value}\n' for name, value in kept.items()), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
