@@ -254,5 +254,5 @@ release: .venv/.development ## Publishes the release of the tag TAG with its sec
 
 .PHONY: masking
 
-masking: .venv/.development ## Writes the tables of docs/masking.md and docs/mending.md
+masking: .venv/.development ## Writes the tables of docs/masking.md
 	$(BIN)/python -m benchmarks.masking

@@ -26,7 +26,7 @@ from lengthwise.verification.promises import ROUNDING
 LENGTHS = (7, 3, 11, 4, 9, 5)
 WIDTHS = (11, 12, 29)
 
-Verdict = Literal["right", "passes on no mask", "leaks", "raises"]
+Verdict = Literal["correct", "passes on no mask", "leaks", "raises"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class KerasFigures:
             return "raises"
         if self.difference > ROUNDING:
             return "leaks"
-        return "passes on no mask" if self.has_steps and not self.has_mask else "right"
+        return "passes on no mask" if self.has_steps and not self.has_mask else "correct"
 
 
 def measure(expression: str, *, tokens: bool = False) -> KerasFigures:

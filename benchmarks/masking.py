@@ -1,8 +1,7 @@
-"""Writes the tables of docs/masking.md and docs/mending.md. `python -m benchmarks.masking`, or `make masking`.
+"""Writes the tables of docs/masking.md. `python -m benchmarks.masking`, or `make masking`.
 
 The table of layers is measured each time, in seconds. The others are copied from pages in benchmarks/results, which
-other commands measure (`benchmarks.masks`, `benchmarks.missing_values`, `benchmarks.exported_models`,
-`benchmarks.keras_models`, `benchmarks.mending`, `benchmarks.mended_training`, `benchmarks.steady_bits`).
+`benchmarks.masks` and `benchmarks.missing_values` measure.
 """
 
 from __future__ import annotations
@@ -17,22 +16,11 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import (
-    exported_models,
-    keras_models,
-    layer_table,
-    masks,
-    mended_training,
-    mending,
-    missing_values,
-    pages,
-    steady_bits,
-)
+from benchmarks import layer_table, masks, missing_values, pages
 from benchmarks.layer_table import Row
 from lengthwise.commands.command import Command
 
 DOCUMENT = Path("docs/masking.md")
-MENDING = Path("docs/mending.md")
 
 
 def layers(rows: Sequence[Row]) -> str:
@@ -58,31 +46,19 @@ def from_results() -> dict[str, str]:
     return {
         "masks": pages.first_table(masks.PAGE),
         "missing values": pages.first_table(missing_values.PAGE),
-        "exported models": pages.first_table(exported_models.PAGE),
-        "keras models": pages.first_table(keras_models.PAGE),
-        "steady bits": pages.first_table(steady_bits.PAGE),
-    }
-
-
-def of_mending() -> dict[str, str]:
-    """The tables of docs/mending.md, by their markers' names."""
-    return {
-        "mending": pages.first_table(mending.PAGE),
-        "mended training": pages.first_table(mended_training.PAGE),
     }
 
 
 @click.command(cls=Command)
 def main() -> None:
-    """Writes the tables of docs/masking.md and docs/mending.md."""
+    """Writes the tables of docs/masking.md."""
     torch.set_num_threads(1)
     bar = track(layer_table.cases(), "layers measured", console=Console(stderr=True), transient=True)
     tables = from_results() | {"layers": layers([layer_table.measure(case) for case in bar])}
-    for path, named in ((DOCUMENT, tables), (MENDING, of_mending())):
-        document = path.read_text()
-        for name, table in named.items():
-            document = written_into(document, name, table)
-        path.write_text(document)
+    document = DOCUMENT.read_text()
+    for name, table in tables.items():
+        document = written_into(document, name, table)
+    DOCUMENT.write_text(document)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ class ExportOptions(TargetOptions):
         default=None,
         ge=0,
         le=1,
-        description="Publish nothing if the accuracy on the data is below this share of right answers, such as 0.95.",
+        description="Publish nothing if the accuracy on the data is below this, such as 0.95.",
     )
     seed: int = Field(default=0, description="Seed of the sequences of the verification.")
     progress: Progress = Field(default=None, description="Called with what runs next.")

@@ -306,8 +306,8 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="Share of calls of which one sequence is computed again, alone, while no caller waits, and "
-        "compared with its answer: off, or 0 to 1.",
+        description="Share of calls for which one sequence is run again unbatched, when no caller waits, and compared: "
+        "off, or 0 to 1.",
     )
     record: Path | None = Field(
         None, description="Folder for Parquet files of sampled calls. Off by default. Needs the extra parquet."
@@ -320,8 +320,8 @@ class Settings(BaseSettings):
     )
     shadow: Annotated[str, AfterValidator(_named_version)] | None = Field(
         None,
-        description="A version NAME/VERSION that answers a share of the calls to other versions of NAME too, while no "
-        "caller waits; its answers are compared with those that are sent. Off by default.",
+        description="A version NAME/VERSION that also runs a share of the calls to other versions of NAME, when no "
+        "caller waits; its answers are compared with theirs. Off by default.",
     )
     shadow_share: Annotated[float, BeforeValidator(_share)] = Field(
         0.05, ge=0, le=1, allow_inf_nan=False, description="Share of calls that the shadow answers too: off, or 0 to 1."

@@ -16,8 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lengthwise.priorities import MAX_PRIORITY
-
+from lengthwise.batching.pending import MAX_PRIORITY
 from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, why_rejected
 from lengthwise.errors import RequestError
 from lengthwise.protocols import grpc_codec, kserve

@@ -110,7 +110,7 @@ def test_the_prefix_of_a_wrapper_is_left_out_and_told(tmp_path: Path, module: nn
     torch.save(under(prefix, module), path)
     other = nn.Linear(3, 2)
     notices = checkpoint.load(other, path)
-    assert notices == [f"{path}: its names begin with {prefix}, which the module's do not: it is left out"]
+    assert notices == [f"{path}: its names begin with {prefix}, which the module's do not: it is removed"]
     assert other.weight.equal(module.weight)
 
 
@@ -128,7 +128,7 @@ def test_the_other_weights_of_a_lightning_checkpoint_are_named(tmp_path: Path, m
     weights = under("model.", module) | {"loss.weight": torch.ones(2)}
     torch.save({"state_dict": weights, "epoch": 3, "hyper_parameters": {"lr": 0.1}}, tmp_path / "m.ckpt")
     (notice,) = checkpoint.load(nn.Linear(3, 2), tmp_path / "m.ckpt")
-    assert notice.endswith("it is left out, and so are the weights of other parts: loss.weight")
+    assert notice.endswith("it is removed, and so are the weights of other parts: loss.weight")
 
 
 def test_weights_that_are_there_twice_are_not_chosen_between(tmp_path: Path, module: nn.Module) -> None:

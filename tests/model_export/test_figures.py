@@ -50,7 +50,7 @@ def test_the_charts_of_the_page_have_axes_counts_colours_and_their_origin() -> N
     report = {"labels": ["a", "b"], "validation": SCORES, "epochs": epochs, "made": MADE, "spec": {"input": {"x": 1}}}
     page = report_page.page(report, "runs/vowels")
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", page)
-    assert {"probability of the answer", "share of right answers", "epoch", "loss", "1", "340", "0.5"} <= set(texts)
+    assert {"predicted probability", "accuracy", "epoch", "loss", "1", "340", "0.5"} <= set(texts)
     assert "validation" not in texts  # no line of what was not measured
     strengths = [float(each) for each in re.findall(r'fill-opacity="([\d.]+)"', page)]
     assert strengths[0] < 0.5 * strengths[1]

@@ -52,7 +52,7 @@ def test_the_normalisation_with_which_a_whole_model_loses_less_is_taken(monkeypa
     found = normalizing.with_all_kernels(ROCKET, ("training", "sequence"), records(120), reasons)
     assert found.input.normalize == "training"
     (reason,) = reasons
-    assert reason.startswith('normalize = "training": after all: the log loss of whole models about 120 records')
+    assert reason.startswith('normalize = "training": held-out log loss of whole models on 120 records')
     assert re.search(r"both 0\.[23]\d\d, sequence 0\.2\d\d, training 0\.[12]\d\d$", reason)
 
 

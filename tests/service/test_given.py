@@ -267,7 +267,7 @@ def test_columns_are_found_or_named_and_said() -> None:
     named = lengthwise.sequences(TABLE.assign(w=1.0, note="n"), id="label", time="t", values=["w", "v"])
     assert [one.id for one in named] == ["x", "y"]
     assert named[0].steps.tolist() == np.float32([[1, 0.2], [1, 0.1]]).tolist()
-    assert "left out: 'id', 'note'" in named.taken
+    assert "ignored: 'id', 'note'" in named.taken
     dates = TABLE.assign(t=["2024-01-02", "2024-01-01T05:00", "2024-01-01"])
     assert lengthwise.sequences(dates)[0].steps.tolist() == np.float32([0.2, 0.1]).tolist()
     durations = TABLE.assign(t=pandas.to_timedelta(TABLE["t"], unit="h"))
@@ -275,7 +275,7 @@ def test_columns_are_found_or_named_and_said() -> None:
         assert lengthwise.sequences(timed)[0].steps.tolist() == np.float32([0.2, 0.1]).tolist()
     assert lengthwise.sequences(TABLE.assign(label=["x", None, "y"])).labels == ["x", "y"]
     written = TABLE.reset_index(names="Unnamed: 0")
-    assert "'Unnamed: 0'" in lengthwise.sequences(written).taken.partition("left out")[2]
+    assert "'Unnamed: 0'" in lengthwise.sequences(written).taken.partition("ignored")[2]
     steps = TABLE.assign(label=["x", "y", "y"])
     assert lengthwise.sequences(steps).labels == [["y", "x"], ["y"]]
 

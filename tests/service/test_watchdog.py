@@ -37,7 +37,7 @@ def test_a_run_that_does_not_end_is_overdue_once_and_then_hung(caplog: pytest.Lo
     runs.clear()
     watchdog.look_at_runs()
     assert watchdog.problem is None
-    assert "has ended after all" in caplog.text
+    assert "has finished" in caplog.text
 
 
 def test_runs_that_end_are_not_hung_however_many_there_are() -> None:

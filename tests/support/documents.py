@@ -17,7 +17,6 @@ a block of `sh` that only sets variables sets them for all scripts behind it.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import linecache
@@ -48,18 +47,6 @@ IN_PROCESS = ("check", "export", "train", "compare")
 """Commands that need no process of their own."""
 VERDICTS = {"sound": 0, "warning": 0, "leak": 1, "uncheckable": 2}
 """The exit code of each."""
-SHORTENED = {
-    "layer_table": "",
-    "masks": "--seeds 1 --epochs 1",
-    "mended_training": "--seeds 1 --epochs 1",
-    "mending": "--only bilstm --sequences 20",
-    "missing_values": "--seeds 1 --epochs 1",
-    "exported_models": "--only step_tagger --count 20",
-    "keras_models": "--only step_tagger --count 20",
-    "keras_exports": "--rounds 1 --seconds 0.5",
-    "steady_bits": "--only logarithm --count 20",
-}
-"""What makes a benchmark of a page short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +146,7 @@ class PageRun:
             return self._script(command)
         if tool == "lengthwise" and words[1] == "serve":
             return self.serve(words[2:])
-        if tool == "python" and words[1] == "-m" and words[2].startswith("benchmarks."):
-            module = words[2].removeprefix("benchmarks.")
-            words = [*words[3:], *shlex.split(SHORTENED[module])]
-            printed = _invoked(importlib.import_module(f"benchmarks.{module}").main, words, expected)
-        elif tool == "lengthwise" and words[1] in IN_PROCESS:
+        if tool == "lengthwise" and words[1] in IN_PROCESS:
             printed = _invoked(main, words[1:], expected)
         elif tool == "python" and len(words) == 2:
             with _captured() as text:

@@ -181,7 +181,7 @@ def _without_wrappers(
         )
     (prefix,) = fitting
     others = [name for name in loaded if not name.startswith(prefix)]
-    notice = f"{path}: its names begin with {prefix}, which the module's do not: it is left out"
+    notice = f"{path}: its names begin with {prefix}, which the module's do not: it is removed"
     if others:
         rest = f" and {len(others) - 3} more" if len(others) > 3 else ""
         notice += f", and so are the weights of other parts: {', '.join(others[:3])}{rest}"

@@ -276,7 +276,7 @@ def require_same(wrong: list[str], path: Path) -> None:
     """Raises an error if there are differences that are not allowed."""
     if wrong:
         raise CheckpointError(
-            f"{path}: {'; '.join(wrong)}. Weights are right only with the spec of their training: pass that, or none "
+            f"{path}: {'; '.join(wrong)}. Weights are valid only with the spec of their training: pass that, or none "
             f"(`lengthwise export {path} --out ...` uses the spec in the checkpoint); to change it, train again"
         )
 

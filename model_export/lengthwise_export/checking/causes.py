@@ -273,7 +273,7 @@ _TABLE: Final = (
 
 ANOTHER_WAY: Final = Cause(
     "A sequence alone goes another way through the code, by a branch on the number of rows or on the whole mask, and "
-    "gets another answer than in company.",
+    "gets another answer than in a batch.",
     "# take the branch out, or compute the same in both of its ways",
 )
 """The cause of a leak in a row alone that no operator of the usual way shows."""

@@ -94,8 +94,8 @@ class DataAccuracy:
         return 3 * math.sqrt(share * (1 - share) * samples) + _MAX_ACCURACY_DROP
 
     def __str__(self) -> str:
-        """A line such as `accuracy 0.9875: 79 of 80 answers are the data's label`."""
-        return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} answers are the data's label"
+        """A line such as `accuracy 0.9875: 79 of 80 predictions are correct`."""
+        return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} predictions are correct"
 
     def notices(self, expected: float | None, expected_answers: int | None = None) -> Iterator[str]:
         """Warnings for the user.
@@ -106,7 +106,7 @@ class DataAccuracy:
         """
         if self.absent:
             yield (
-                f"the data has no sequence labelled {_listed(self.absent)}: whether these labels belong to the right "
+                f"the data has no sequence labelled {_listed(self.absent)}: whether these labels belong to these "
                 "outputs was not checked"
             )
         if self.left_out:
@@ -120,7 +120,7 @@ class DataAccuracy:
         frequency = int(self.counts[most])
         # A multi-label model has more answers than labels in the data, so this does not apply to it.
         if self.counts.sum() == self.answers and self.right <= frequency < self.answers:
-            yield f"always answering {self.labels[most]!r} would be right as often: {frequency} times"
+            yield f"always predicting {self.labels[most]!r} would be correct as often: {frequency} times"
 
 
 def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> DataAccuracy | None:

@@ -49,7 +49,7 @@ class FixProposal:
             return None
         numbers = " or ".join(f"{number:g}" for number in self.hiding)
         return (
-            f"the original leaves out steps of which all values are {numbers} (Masking, mask_zero); the mended model "
+            f"the original skips steps of which all values are {numbers} (Masking, mask_zero); the mended model "
             "takes such a step for data, because only the length says where a sequence ends; the proof has none"
         )
 

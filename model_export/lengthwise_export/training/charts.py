@@ -18,15 +18,15 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Html:
     """
     most = max(one["answers"] for one in bins)
     shares = [(share, f"{share:g}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    chart = Chart(300, 300, ("probability of the answer", shares), ("share of right answers", shares))
+    chart = Chart(300, 300, ("predicted probability", shares), ("accuracy", shares))
     for one in bins:
         strength = 0.15 + 0.85 * math.sqrt(one["answers"] / most)
-        said = f"{one['answers']} answers, {one['confidence']:.3f} sure, {one['accuracy']:.3f} right"
+        said = f"{one['answers']} predictions, probability {one['confidence']:.3f}, accuracy {one['accuracy']:.3f}"
         look = {"fill": "var(--accent)", "fill_opacity": f"{strength:.2f}"}
         chart.bar(one["from"], one["to"] - 0.003, one["accuracy"], element("title", said), **look)
         chart.text((one["from"] + one["to"]) / 2, one["accuracy"], one["answers"], down=-3)
     chart.line([(0, 0), (1, 1)], "currentColor", stroke_width=1)
-    return chart.figure("Share of right answers by probability, with the number of answers of each bar")
+    return chart.figure("Accuracy by predicted probability, with the number of predictions in each bar")
 
 
 def losses(epochs: Sequence[Mapping[str, Any]]) -> Html:

@@ -85,8 +85,8 @@ def chosen(
     # Of values that differ by orders of magnitude, the statistics of the training split leave little
     usual = "sequence" if facts.spread >= ORDERS_OF_MAGNITUDE else "both"
     winner = best if tried[best][1] < CLEARLY * tried[usual][1] else usual
-    shares = ", ".join(f"{name} {accuracy:.3f} ({loss:.3f})" for name, (accuracy, loss) in sorted(tried.items()))
-    why = f"{seen}; accuracy (log loss) of a quick probe on sequences that it was not fitted to: {shares}"
+    losses = ", ".join(f"{name} {loss:.3f}" for name, (_, loss) in sorted(tried.items()))
+    why = f"{seen}; held-out log loss: {losses}"
     if winner != best:
         why += f'; the usual one is "{usual}", and no other has a loss that is {1 - CLEARLY:.0%} lower'
     others = tuple(name for name in tried if name != winner and tried[name][1] <= CLOSE * tried[best][1])
@@ -125,7 +125,7 @@ def with_all_kernels(
     if best == usual:
         return spec
     shares = ", ".join(f"{name} {loss:.3f}" for name, loss in sorted(means.items()))
-    why = f"after all: the log loss of whole models about {len(few)} records, each left out, is {shares}"
+    why = f"held-out log loss of whole models on {len(few)} records: {shares}"
     return _chosen(spec, best, why, reasons)
 
 

@@ -61,8 +61,8 @@ class TrainingOptions:
 
     calibration: bool = _option(
         True,
-        "Leave the probabilities as they are. By default all logits are divided by a temperature that fits the "
-        "probabilities to the answers on the validation split.",
+        "Leave the probabilities as they are. By default all logits are divided by a temperature "
+        "that is fitted on the validation split.",
     )
 
 
@@ -71,12 +71,14 @@ class RecipeOptions:
     """Options of `lengthwise train` about the whole of a training, which may be several runs."""
 
     min_steps: int = _option(
-        600, "Least number of optimiser steps: more epochs for few records, if --epochs is not given.", min=1
+        600,
+        "Minimum optimiser steps; raises the number of epochs for small data sets, if --epochs is not given.",
+        min=1,
     )
     budget_minutes: float = _option(
         0.0, "Fewer epochs, so that training takes about this long on this machine; 0: no limit.", min=0
     )
-    seeds: int = _option(1, "Train so many times with different seeds; the best run is the result.", min=1, max=32)
+    seeds: int = _option(1, "Number of trainings, each with another seed; the best run is the result.", min=1, max=32)
     ensemble: bool = _option(False, "One graph that averages the networks of all --seeds (5 if not given).")
 
 

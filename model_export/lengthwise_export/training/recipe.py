@@ -171,8 +171,8 @@ def _rocket_or_layers(
         found = rocket.fit(filled, records, TrainingOptions()).left_out
         if found.loss < fixed.loss:
             rocket_spec, fixed = filled, found
-            of_rocket.append('missing = "mean" after all: it leaves fixed kernels a smaller loss')
-    seen = f"fixed kernels are right about {fixed.accuracy:.1%} of the records when each is left out"
+            of_rocket.append('missing = "mean": MiniRocket has a lower loss with it')
+    seen = f"MiniRocket is correct on {fixed.accuracy:.1%} of the records (leave-one-out)"
     why_not = _not_tried(records, fixed)
     if not why_not:
         of_layers: list[str] = []
@@ -184,21 +184,19 @@ def _rocket_or_layers(
         steps = choice.steps_of_folds(records, options)
         ask_for_them = f'`preset = "{layers_spec.model.preset}"` in [model] trains them'
         if len(members) > len(records):
-            why_not = "layers are not compared where sequences are cut into windows"
+            why_not = "neural networks are not compared where sequences are cut into windows"
         elif 0 < recipe.budget_minutes < choice.FEWEST_MINUTES:
-            why_not = (
-                f"layers are not tried, because --budget-minutes is below {choice.FEWEST_MINUTES:g}; {ask_for_them}"
-            )
+            why_not = f"neural networks are not tried below --budget-minutes {choice.FEWEST_MINUTES:g}; {ask_for_them}"
         elif steps > choice.MOST_STEPS:
             why_not = (
-                f"layers are not tried, because comparing them would take {steps / 1e6:.1f} million steps of training; "
+                f"neural networks are not tried, because that would take {steps / 1e6:.1f} million training steps; "
                 f"{ask_for_them}"
             )
         else:
             compared = choice.compare(rocket_spec, layers_spec, records, options)
             seen = (
-                f"of {compared.answers} records that were held back, fixed kernels are right about "
-                f"{compared.rocket:.1%}, layers of the preset {layers_spec.model.preset!r} about {compared.layers:.1%}"
+                f"on {compared.answers} held-out records MiniRocket is correct on {compared.rocket:.1%}, "
+                f"a neural network (preset {layers_spec.model.preset!r}) on {compared.layers:.1%}"
             )
             if compared.prefers_layers:
                 reasons += [*of_layers, f'preset = "{layers_spec.model.preset}" and not kind = "rocket": {seen}']

@@ -18,7 +18,7 @@ td + td, th + th { text-align: right; }
 .heat td, .heat th { text-align: center; padding: .3rem .6rem; border: 1px solid var(--line); }
 svg text { font-size: 12px; }
 """
-HELD_BACK: Final = "of records that were held back for the choice of the layers"
+HELD_BACK: Final = "in cross-validation, for the choice of the layers"
 """What the accuracy of layers in folds is."""
 
 

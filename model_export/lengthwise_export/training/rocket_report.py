@@ -67,8 +67,8 @@ class RocketReport:
         result = self.result
         calibrated = "" if result.temperature is None else f", temperature {result.temperature:.3g}"
         caption = (
-            f"{result.seconds:.1f} s, ridge penalty {result.penalty:.3g}{calibrated}; left out: each sequence answered "
-            "by a model trained without it"
+            f"{result.seconds:.1f} s, ridge penalty {result.penalty:.3g}{calibrated}; left out: "
+            "leave-one-out predictions"
         )
         table = Table("split", "answers", "loss", "accuracy", "macro F1", title=title, caption=caption)
         for name, scores in self.splits.items():

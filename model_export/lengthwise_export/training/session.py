@@ -266,15 +266,12 @@ def _endings(result: TrainingResult, plan: Plan) -> list[str]:
             f"--epochs {2 * plan.options.epochs} would probably be better"
         )
     if plan.options.calibration and result.temperature is None:
-        said.append(
-            "the probabilities are not calibrated: every record was trained on, and no answers to others are left to "
-            "calibrate with; a share for --validation keeps some back"
-        )
+        said.append("the probabilities are not calibrated: there is no validation split. Set --validation")
     measured = result.validation
     if plan.probe is not None and measured is not None and plan.probe > measured.accuracy + 2 / measured.answers**0.5:
         said.append(
-            f"fixed kernels were right in {plan.probe:.1%} of the answers of a probe, this model in "
-            f'{measured.accuracy:.1%}: try kind = "rocket" in [model]'
+            f"a quick MiniRocket was correct on {plan.probe:.1%}, this model on {measured.accuracy:.1%}: "
+            'try kind = "rocket" in [model]'
         )
     return said
 

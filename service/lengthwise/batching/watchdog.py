@@ -118,7 +118,7 @@ class Watchdog:
         if hung is not None and self._hung is None:
             log.critical("%s hangs, and no thread can be ended; /livez fails from now on", hung)
         elif hung is None and self._hung is not None:
-            log.warning("%s has ended after all", self._hung)
+            log.warning("the run reported as hung has finished: %s", self._hung)
         self._hung = hung
 
     def look_at_loop(self, call: Callable[[Callable[[], None]], object]) -> None:

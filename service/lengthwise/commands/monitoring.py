@@ -42,7 +42,7 @@ _records = click.argument("records", metavar="DIR", type=click.Path(exists=True,
     type=click.IntRange(50),
     default=WINDOW_SEQUENCES,
     show_default=True,
-    help="Sequences that each figure over time is of.",
+    help="Sequences per window of the drift table.",
 )
 def drift(records: Path, model: Path, page: Path | None, as_json: bool, window: int) -> None:
     """Compares the records in DIR with the training data of a model.

@@ -91,12 +91,12 @@ class Roles:
     left_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """`id 'run', time 't', label 'state', features 'x', 'y'; left out: 'note'`."""
+        """`id 'run', time 't', label 'state', features 'x', 'y'; ignored: 'note'`."""
         named = [
             f"{role} {name!r}" for role, name in (("id", self.id), ("time", self.time), ("label", self.label)) if name
         ]
         text = ", ".join([*named, f"feature{'s' * (len(self.values) > 1)} {listed(self.values)}"])
-        return f"{text}; left out: {listed(self.left_out)}" if self.left_out else text
+        return f"{text}; ignored: {listed(self.left_out)}" if self.left_out else text
 
 
 @dataclass(frozen=True, slots=True)

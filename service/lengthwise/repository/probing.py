@@ -104,7 +104,7 @@ class Probing:
         self._running.discard(served)
         if queue.breaker.probed(error, self._clock(), self._retry_seconds):
             if error is None:
-                log.warning("%s works again: its golden sequences are right", key)
+                log.warning("%s works again: its golden sequences pass", key)
             else:
                 log.error(
                     "%s does not work (%s): requests for it are refused, and it is tried again every %g s",
