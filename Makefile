@@ -29,7 +29,7 @@ lint-c: .venv/.development ## The modules in C by each compiler that is here, wi
 	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
 	for compiler in $(C_COMPILERS); do \
 		command -v $${compiler%% *} > /dev/null || { echo "skipped: there is no $$compiler"; continue; }; \
-		for file in service/lengthwise/*/_*.c; do \
+		for file in service/lengthwise/*/_*.c service/lengthwise/runtime/kernels/_*.c; do \
 			$$compiler $(C_CHECKS) -I$$headers -c $$file -o .venv/checked.o || { echo "$$compiler does not compile $$file"; exit 1; }; \
 		done; \
 	done
@@ -59,7 +59,7 @@ SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 sanitize: .venv/.development ## Runs the tests of the recurrent kernels with AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	cp -r pyproject.toml setup.py README.md service model_export $(SANITIZED)
-	rm -f $(SANITIZED)/service/lengthwise/*/_*.so
+	find $(SANITIZED)/service -name "_*.so" -delete
 	cd $(SANITIZED) && CFLAGS="-g $(SANITIZERS)" $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	PYTHONPATH=$(SANITIZED)/service LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -n0 -q -p no:cacheprovider -m "long or not long" \

@@ -9,6 +9,7 @@ A build in which one of them does not compile fails. `LENGTHWISE_PURE=1` leaves 
 import os
 import sys
 import sysconfig
+from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -20,7 +21,7 @@ PROJECT_URL = os.environ.get("LENGTHWISE_PROJECT_URL", "").rstrip("/")
 IS_LIMITED = not PURE and not sysconfig.get_config_var("Py_GIL_DISABLED")
 LIMITED = {"py_limited_api": True, "define_macros": [("Py_LIMITED_API", "0x030B0000")]} if IS_LIMITED else {}
 
-SHARED_BY_KERNELS = ("_kernel_module", "_onnxruntime_api", "_onnxruntime_calls", "_spare_cores", "_two_directions")
+KERNELS = "service/lengthwise/runtime/kernels"
 MODULES_IN_C = [
     Extension(
         "lengthwise.decoding._fast_json",
@@ -29,22 +30,11 @@ MODULES_IN_C = [
         **LIMITED,
     ),
     Extension(
-        "lengthwise.runtime._recurrent_kernels",
-        ["service/lengthwise/runtime/_recurrent_kernels.c"],
-        depends=[
-            f"service/lengthwise/runtime/{name}.h"
-            for name in (*SHARED_BY_KERNELS, "_attention_pooling", "_recurrent_cells", "_recurrent_runs")
-        ],
-        extra_compile_args=["-O3"],
-        libraries=["m"],
-        **LIMITED,
-    ),
-    Extension(
-        "lengthwise.runtime._integer_kernels",
-        ["service/lengthwise/runtime/_integer_kernels.c"],
-        depends=[f"service/lengthwise/runtime/{name}.h" for name in (*SHARED_BY_KERNELS, "_integer_cells")],
-        # No product and sum are fused but where the source says so: the bits are the same on every processor.
-        extra_compile_args=["-O3", "-ffp-contract=off"],
+        "lengthwise.runtime.kernels._kernels",
+        [f"{KERNELS}/{name}.c" for name in ("_kernels", "_recurrent", "_integer", "_spare_cores")],
+        depends=[*glob(f"{KERNELS}/*.h")],
+        # No product and sum are fused but where the source says so: the bits are the same with every compiler.
+        extra_compile_args=["-O3", "-ffp-contract=off", "-fvisibility=hidden"],
         libraries=["m"],
         **LIMITED,
     ),

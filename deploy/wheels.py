@@ -21,8 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MODULES_IN_C = (
     "lengthwise/decoding/_fast_json.abi3.so",
-    "lengthwise/runtime/_integer_kernels.abi3.so",
-    "lengthwise/runtime/_recurrent_kernels.abi3.so",
+    "lengthwise/runtime/kernels/_kernels.abi3.so",
 )
 OLDEST_GLIBC = "2.17"
 EPOCH_SECONDS = "315532800"  # 1980: the earliest that zip files can hold

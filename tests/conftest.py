@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
 import signal
 import sys
 import zlib
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from lengthwise.decoding import fast_json
+from lengthwise.runtime import recurrent_kernels
 from tests.support import prepared
 
 prepared.stand_in()
@@ -33,6 +36,15 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs with SIGINT ignored, and so would every process that a test interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure() -> None:
+    """Refuses sources whose modules in C were not built, as after a change of branch: many tests would be skipped."""
+    built = fast_json.COMPILED and recurrent_kernels.COMPILED
+    if not built and shutil.which("cc") and "LENGTHWISE_PURE" not in os.environ:
+        raise pytest.UsageError(
+            "the modules in C are not built: run 'python setup.py build_ext --inplace', or set LENGTHWISE_PURE=1"
+        )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -99,8 +99,7 @@ def test_the_source_archive_gives_the_wheel_of_the_checkout(made: dict[str, Path
     libraries = {name for name in of_source if name.endswith(".so")}
     assert libraries == {
         "lengthwise/decoding/_fast_json.abi3.so",
-        "lengthwise/runtime/_integer_kernels.abi3.so",
-        "lengthwise/runtime/_recurrent_kernels.abi3.so",
+        "lengthwise/runtime/kernels/_kernels.abi3.so",
     }
     assert {name for name in of_source if of_source[name] != of_checkout[name]} <= libraries
     assert set(pure) == set(of_source) - libraries

@@ -395,9 +395,3 @@ def test_a_processor_that_has_the_instructions_is_known_by_them():
 def test_an_instruction_set_that_is_not_here_is_refused():
     with pytest.raises(ValueError, match="avx1024 is not one of"):
         integer_kernels.choose("avx1024")
-
-
-def test_only_the_idle_cores_of_a_library_can_be_shared():
-    # The tests above lend cores through the library of float32 alone, and layers at int8 get help.
-    with pytest.raises(ValueError, match="PyCapsule"):
-        integer_kernels.share(object())

@@ -1,7 +1,7 @@
 """Recurrent layers that compute valid steps only, for graphs that run on the CPU.
 
 onnxruntime's own LSTM and GRU compute every row of a batch up to the longest length, and discard what is past a row's
-own length. The kernels of `_recurrent_kernels.c` compute a few rows side by side, and a row that ends hands its place
+own length. The kernels of `kernels/_recurrent.c` compute a few rows side by side, and a row that ends hands its place
 to the next one: padding is neither computed nor read. A session that registers them uses them instead of onnxruntime's;
 the graph is the same file. `runtime.fusion` replaces the nodes around the layers, too.
 
@@ -13,12 +13,13 @@ that needs what they do not support (peepholes, other activations, weights that 
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from lengthwise.runtime import integer_kernels
+if TYPE_CHECKING:
+    from lengthwise.runtime.kernels._kernels import Numbers
 
 try:
-    from lengthwise.runtime import _recurrent_kernels as _kernels
+    from lengthwise.runtime.kernels import _kernels
 except ImportError:  # mypy reads the module's stub; an installation may lack the module
     _kernels = None  # type: ignore[assignment]
 
@@ -29,11 +30,8 @@ POOLING: Final = "+attention"
 answers are then rounded in another way."""
 COMPILED: Final = _kernels is not None
 """Whether the C module was built."""
-INSTRUCTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS if COMPILED else ()
+INSTRUCTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS["float32"] if COMPILED else ()
 """The instruction sets that both this processor and the kernels support, best first; empty if they cannot run."""
-
-if COMPILED:  # no core is lent twice, to a layer in float32 and to one at int8
-    integer_kernels.share(_kernels.spare_cores())
 
 
 def register(options: Any) -> str:
@@ -45,8 +43,14 @@ def register(options: Any) -> str:
     Returns:
         The instruction set that the kernels use, one of `INSTRUCTION_SETS`.
     """
+    return offered(options, "float32")
+
+
+def offered(options: Any, numbers: Numbers) -> str:
+    """Makes sessions with these options use the kernels that multiply such numbers; gives their instruction set."""
+    instruction_set = _kernels.offer(numbers)
     options.register_custom_ops_library(_kernels.__file__)
-    return _kernels.chosen()
+    return instruction_set
 
 
 def lend_cores(count: int, soon: bool = False) -> None:
@@ -70,12 +74,11 @@ def run_in_background(on: bool = True) -> None:
     """
     if COMPILED:
         _kernels.background(on)
-    integer_kernels.run_in_background(on)
 
 
 def processor_seconds() -> float:
     """The processor time of the running thread, and of what other threads did for its layers: a clock for costs."""
-    return time.thread_time() + (_kernels.helped() if COMPILED else 0.0) + integer_kernels.helped_seconds()
+    return time.thread_time() + (_kernels.helped() if COMPILED else 0.0)
 
 
 def described(*, wanted: bool | None) -> str:
@@ -86,13 +89,13 @@ def described(*, wanted: bool | None) -> str:
     """
     if wanted is not False and INSTRUCTION_SETS:
         unless = "" if wanted else ", unless onnxruntime's own kernels are faster for a model"
-        return f"valid steps only, with {_kernels.chosen()}{unless}"
+        return f"valid steps only, with {_kernels.chosen('float32')}{unless}"
     if wanted is False:
         why = "as was asked for"
     elif COMPILED:
         why = "as this processor has neither AVX-512 nor AVX2"
     else:
-        why = "as lengthwise.runtime._recurrent_kernels was not built (no C compiler, or no headers)"
+        why = "as lengthwise.runtime.kernels was not built (no C compiler, or no headers)"
     return f"in onnxruntime's own kernels, {why}"
 
 
@@ -102,6 +105,15 @@ def choose(instruction_set: str) -> None:
     Raises:
         ValueError: This processor does not support it.
     """
-    if instruction_set not in INSTRUCTION_SETS:
-        raise ValueError(f"{instruction_set} is not one of {', '.join(INSTRUCTION_SETS) or 'none'}")
-    _kernels.choose(instruction_set)
+    choose_of("float32", instruction_set, INSTRUCTION_SETS)
+
+
+def choose_of(numbers: Numbers, instruction_set: str, known: tuple[str, ...]) -> None:
+    """As `choose`, for the kernels that multiply such numbers.
+
+    Raises:
+        ValueError: The set is not one of the known ones.
+    """
+    if instruction_set not in known:
+        raise ValueError(f"{instruction_set} is not one of {', '.join(known) or 'none'}")
+    _kernels.choose(numbers, instruction_set)

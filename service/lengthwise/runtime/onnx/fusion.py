@@ -25,7 +25,7 @@ from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 
 DOMAIN: Final = "lengthwise"
-"""The domain of the operators, as `_recurrent_kernels.c` registers them."""
+"""The domain of the operators, as `kernels/_recurrent.c` registers them."""
 _STEPS_FIRST, _ROWS_FIRST = 1, 2
 _ORDERS: Final = {(0, 2, 1, 3): _STEPS_FIRST, (2, 0, 1, 3): _ROWS_FIRST}
 """The order of a layer's output, from `[steps, directions, rows, hidden]` to `[..., directions, hidden]`."""

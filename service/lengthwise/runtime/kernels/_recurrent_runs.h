@@ -1,5 +1,5 @@
 /* A batch in a recurrent layer: which rows are computed side by side, and the run of each direction over them.
- * `_recurrent_kernels.c` includes it.
+ * `_recurrent.c` includes it.
  */
 #define MOST_TRACKS 12 /* rows that are computed side by side: two times as many as the kernels compute at once */
 #define NEAR_CACHE (1L << 20) /* bytes of weights that a core's own cache holds */
@@ -36,7 +36,7 @@ struct Cursor {
     long left; /* steps */
 };
 
-static long length_of(const struct Batch *batch, long row) { return batch->lengths ? batch->lengths[row] : batch->steps; }
+#include "_rows.h"
 
 /* How many steps of a row run in tracks. Without an initial state, the first step has no product with a state, and the
  * first steps of all rows are computed together. */
@@ -62,20 +62,6 @@ static long tracks_for(const struct Layer *layer, const struct Batch *batch)
     const int near = layer->gates * layer->hidden * layer->hidden * (long)sizeof(float) <= NEAR_CACHE;
     const long tracks = near && all / MOST_TRACKS < longest ? MOST_TRACKS / 2 : MOST_TRACKS;
     return tracks < batch->rows ? tracks : batch->rows;
-}
-
-/* Sorts the rows by length, longest first. */
-static void sort(struct Batch *batch)
-{
-    long *next = batch->order + batch->rows; /* [steps + 1]: the next place of each length */
-    memset(next, 0, (batch->steps + 1) * sizeof *next);
-    for (long row = 0; row < batch->rows; row++) next[length_of(batch, row)]++;
-    for (long length = batch->steps, place = 0; length >= 0; length--) {
-        const long count = next[length];
-        next[length] = place;
-        place += count;
-    }
-    for (long row = 0; row < batch->rows; row++) batch->order[next[length_of(batch, row)]++] = row;
 }
 
 /* Distributes the rows over tracks: the longest first, each to the track that has least. */

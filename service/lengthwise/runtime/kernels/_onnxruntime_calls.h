@@ -1,6 +1,6 @@
 /* Calls of onnxruntime's C interface that kernels make: a node's attributes and constants, a run's inputs and outputs.
  *
- * Included once by each library of kernels, which sets `api` when onnxruntime registers it.
+ * `_kernels.c` sets `api` when onnxruntime registers the library.
  */
 #ifndef LENGTHWISE_ONNXRUNTIME_CALLS_H
 #define LENGTHWISE_ONNXRUNTIME_CALLS_H
@@ -9,7 +9,7 @@
 
 #include "_onnxruntime_api.h"
 
-static const OrtApi *api;
+extern const OrtApi *api;
 
 static inline OrtStatus *status(int code, const char *message)
 {

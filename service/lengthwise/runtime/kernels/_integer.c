@@ -1,7 +1,6 @@
 /* LSTM and GRU kernels for onnxruntime whose products are of 8-bit integers, and that compute valid steps only.
  *
- * The library is the Python module `lengthwise.runtime._integer_kernels`, and to onnxruntime a library of the custom
- * operators LSTM, GRU and MatMul of the domain `lengthwise.integer` (`RegisterCustomOps`). No file has them:
+ * To onnxruntime they are the custom operators LSTM, GRU and MatMul of the domain `lengthwise.integer`. No file has them:
  * `lengthwise.runtime.onnx.integer_layers` puts them in the place of those whose weights are dequantised, when a graph is
  * opened.
  *
@@ -18,19 +17,11 @@
  *
  * tests/service/test_integer_kernels.py holds them against the same arithmetic in NumPy, on each instruction set.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
 #include <float.h>
 #include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "_onnxruntime_calls.h"
-#include "_spare_cores.h"
+#include "_library.h"
 
-#define ALIGNMENT 64
-#define STEPS_AT_ONCE 64  /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
 #define ROWS_OF_CELLS 8   /* cells that are computed side by side at least, where a layer has that many */
 #define WORTH_A_CORE (1L << 22) /* products of one direction, from which on it may run in another thread: some 20 us */
 #define MOST_LANES 32     /* rows that are computed in turns, step by step */
@@ -68,9 +59,6 @@ struct Layer {
     struct Direction directions[2];
 };
 
-/* The order of a layer's output: ONNX's own, or the directions of a step side by side; see `_recurrent_kernels.c`. */
-enum Order { DIRECTIONS_SECOND, STEPS_FIRST, ROWS_FIRST };
-
 /* A product with constant weights, `[..., inputs]` to `[..., outputs]`: each row is rounded in units of its own. */
 struct Matrix {
     long inputs, outputs, panels, input_bytes;
@@ -90,14 +78,7 @@ struct Cells {
     void (*matrix)(const struct Matrix *, long, const float *, uint8_t *, void *, float *);
 };
 
-#define UNROLLED _Pragma("GCC unroll 8")
-#define UP_TO_2(f) case 1: f(1); break; case 2: f(2); break;
-#define UP_TO_4(f) UP_TO_2(f) case 3: f(3); break; case 4: f(4); break;
-
 #if defined(__x86_64__)
-#include <cpuid.h>
-#include <immintrin.h>
-
 /* Four bytes of each row for all lanes. */
 static inline __attribute__((always_inline)) int32_t four(const uint8_t *from)
 {
@@ -202,26 +183,7 @@ static const struct Cells KNOWN[] = {
     {0},
 };
 
-/* Whether the processor has the instructions, and the system keeps the registers; see `_recurrent_kernels.c`. */
-static int runs_here(const struct Cells *cells)
-{
-    if (cells->lanes == 4) return 1;
-#if defined(__x86_64__)
-    unsigned a, b, c, d, kept, high, most;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;
-    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
-    if (!__get_cpuid_count(7, 0, &most, &b, &c, &d) || !(b & bit_AVX2) || (kept & 0x06) != 0x06) return 0;
-    if (!strcmp(cells->name, "avx2")) return 1;
-    if (!strcmp(cells->name, "avxvnni"))
-        return most >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)); /* AVX-VNNI */
-    const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512VL | bit_AVX512BW;
-    if ((b & avx512) != avx512 || (kept & 0xe6) != 0xe6) return 0;
-    return !strcmp(cells->name, "avx512") || (c & (1u << 11)); /* AVX512_VNNI */
-#endif
-    return 0;
-}
-
-static const struct Cells *chosen; /* what layers are made with from now on */
+#include "_instruction_sets.h"
 
 /* Allocates memory for this many bytes; NULL if there is none. */
 static void *room(long bytes) { return aligned_alloc(ALIGNMENT, (bytes / ALIGNMENT + 1) * ALIGNMENT); }
@@ -346,21 +308,7 @@ struct Batch {
     long first[MOST_LANES], steps_of[MOST_LANES]; /* of each lane: its first row, and its steps; most steps first */
 };
 
-static long length_of(const struct Batch *batch, long row) { return batch->lengths ? batch->lengths[row] : batch->steps; }
-
-/* Sorts the rows by length, longest first. */
-static void sort(struct Batch *batch)
-{
-    long *places = batch->order + batch->rows; /* [steps + 1]: the next place of each length */
-    memset(places, 0, (batch->steps + 1) * sizeof *places);
-    for (long row = 0; row < batch->rows; row++) places[length_of(batch, row)]++;
-    for (long length = batch->steps, place = 0; length >= 0; length--) {
-        const long count = places[length];
-        places[length] = place;
-        place += count;
-    }
-    for (long row = 0; row < batch->rows; row++) batch->order[places[length_of(batch, row)]++] = row;
-}
+#include "_rows.h"
 
 /* Gives each row a lane: the longest first, each to the lane that is free first. More lanes than the valid steps over
  * the longest length would only wait for the longest row.
@@ -759,79 +707,32 @@ static OrtStatus *compute_matrix(void *kernel, OrtKernelContext *context)
 
 /* The operators, as onnxruntime asks for them. */
 
-static const char *lstm_name(const OrtCustomOp *op) { return (void)op, "LSTM"; }
-static const char *gru_name(const OrtCustomOp *op) { return (void)op, "GRU"; }
-static const char *provider(const OrtCustomOp *op) { return (void)op, NULL; } /* the CPU's */
 static int input_type(const OrtCustomOp *op, size_t index)
 {
     return (void)op, index == LENGTHS ? ORT_INT32 : index == R ? ORT_INT8 : index == W ? ORT_ANY_TYPE : ORT_FLOAT;
 }
 static size_t inputs(const OrtCustomOp *op) { return (void)op, INPUTS; }
-static int output_type(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_FLOAT; }
-static size_t lstm_outputs(const OrtCustomOp *op) { return (void)op, 3; }
-static size_t gru_outputs(const OrtCustomOp *op) { return (void)op, 2; }
 static int input_presence(const OrtCustomOp *op, size_t index)
 {
     return (void)op, index == W_SCALES || index >= B ? ORT_OPTIONAL : ORT_REQUIRED;
 }
-static int output_presence(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_OPTIONAL; }
-static int input_memory(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, 0; }
-static int not_variadic(const OrtCustomOp *op) { return (void)op, 1; }
-
-static OrtStatus *create_lstm(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
-{
-    return (void)op, (void)given, create(4, info, kernel);
-}
-
-static OrtStatus *create_gru(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
-{
-    return (void)op, (void)given, create(3, info, kernel);
-}
-
-#define OPERATOR(kind)                                                                                             \
-    {                                                                                                              \
-        .version = ORT_API_VERSION, .GetName = kind##_name, .GetExecutionProviderType = provider,                  \
-        .GetInputType = input_type, .GetInputTypeCount = inputs, .GetOutputType = output_type,                     \
-        .GetOutputTypeCount = kind##_outputs, .KernelDestroy = destroy, .GetInputCharacteristic = input_presence,  \
-        .GetOutputCharacteristic = output_presence, .GetInputMemoryType = input_memory,                            \
-        .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},                                   \
-        .CreateKernelV2 = create_##kind, .KernelComputeV2 = compute,                                               \
-    }
-static const OrtCustomOp LSTM = OPERATOR(lstm), GRU = OPERATOR(gru);
-
+CREATE(lstm, 4)
+CREATE(gru, 3)
 static const char *matrix_name(const OrtCustomOp *op) { return (void)op, "MatMul"; }
 static int matrix_type(const OrtCustomOp *op, size_t index) { return (void)op, index == WEIGHTS ? ORT_INT8 : ORT_FLOAT; }
 static size_t matrix_inputs(const OrtCustomOp *op) { return (void)op, FACTORS; }
-static size_t matrix_outputs(const OrtCustomOp *op) { return (void)op, 1; }
-static int always(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_REQUIRED; }
-static const OrtCustomOp MATRIX = {
-    .version = ORT_API_VERSION, .GetName = matrix_name, .GetExecutionProviderType = provider,
-    .GetInputType = matrix_type, .GetInputTypeCount = matrix_inputs, .GetOutputType = output_type,
-    .GetOutputTypeCount = matrix_outputs, .KernelDestroy = destroy_matrix, .GetInputCharacteristic = always,
-    .GetOutputCharacteristic = always, .GetInputMemoryType = input_memory,
-    .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},
-    .CreateKernelV2 = create_matrix, .KernelComputeV2 = compute_matrix,
-};
 
-/* What onnxruntime calls for each session that registers the library. */
-__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
+static const OrtCustomOp LSTM = OPERATOR(lstm_name, inputs, input_type, input_presence, three_outputs, optional,
+                                         create_lstm, compute, destroy);
+static const OrtCustomOp GRU = OPERATOR(gru_name, inputs, input_type, input_presence, two_outputs, optional, create_gru,
+                                        compute, destroy);
+static const OrtCustomOp MATRIX = OPERATOR(matrix_name, matrix_inputs, matrix_type, required, one_output, required,
+                                           create_matrix, compute_matrix, destroy_matrix);
+
+static OrtStatus *add(OrtSessionOptions *options)
 {
-    static OrtCustomOpDomain *domain; /* never freed, as sessions refer to it; created under Python's lock */
-    if (!(api = base->GetApi(ORT_API_VERSION))) return NULL;
-    if (!domain) {
-        OrtCustomOpDomain *made = NULL;
-        OrtStatus *error = api->CreateCustomOpDomain("lengthwise.integer", &made);
-        if (!error) error = api->CustomOpDomain_Add(made, &LSTM);
-        if (!error) error = api->CustomOpDomain_Add(made, &GRU);
-        if (!error) error = api->CustomOpDomain_Add(made, &MATRIX);
-        if (error) return error;
-        domain = made;
-    }
-    return api->AddCustomOpDomain(options, domain);
+    static OrtCustomOpDomain *domain;
+    return add_domain(options, &domain, "lengthwise.integer", (const OrtCustomOp *[]){&LSTM, &GRU, &MATRIX, NULL});
 }
 
-#define MODULE_NAME "_integer_kernels"
-#define MODULE_TEXT "LSTM and GRU for onnxruntime with products of 8-bit integers; see `lengthwise.runtime.onnx.integer_layers`."
-#include "_kernel_module.h"
-
-PyMODINIT_FUNC PyInit__integer_kernels(void) { return PyModuleDef_Init(&MODULE); }
+const struct Kernels integer_kernels = {"int8", instruction_set, choose, chosen_set, add};

@@ -1,4 +1,4 @@
-/* The part of onnxruntime's C interface that `_recurrent_kernels.c` uses.
+/* The part of onnxruntime's C interface that the kernels use.
  *
  * onnxruntime gives a custom operator one table of functions, `OrtApi`. The table only grows: a function keeps its slot
  * in every later version. onnxruntime's own header is not in its wheel, so the functions that are used are declared here,

@@ -1,6 +1,6 @@
 /* Both directions of a recurrent layer over a batch: at once where a core is idle, else one after the other.
  *
- * Included by each library of kernels, which has `struct Run`, `begin`, `go_on` and `end` for one direction, and
+ * Included by each part of the library, which has `struct Run`, `begin`, `go_on` and `end` for one direction, and
  * WORTH_A_CORE: the products of one direction from which on it may run in another thread, some 20 us of work.
  */
 

@@ -1,12 +1,10 @@
-/* LSTM and GRU cells over rows of different lengths, and attention over them, for one instruction set; see `_recurrent_kernels.c`, which includes this once
- * for each and defines
+/* LSTM and GRU cells over rows of different lengths, and attention over them, for one instruction set; see
+ * `_recurrent.c`, which includes this once for each and defines
  *
  *     TARGET      the attribute of functions that may use it
  *     NAMED(x)    x with the instruction set's suffix
- *     LANES       floats in a vector
- *     SPLAT(x)    the initializer of a vector of x
+ *     LANES       floats in a vector; see `_vectors.h`
  *     MOST_ROWS   rows that are computed at once: the sums of 4 gates, a number of each and a weight fill the registers
- *     SMALLER, LARGER  of two vectors; the second where one of them is NaN
  *     BY_ROWS(f)  the switch over `rows` that calls f(1) to f(MOST_ROWS)
  *
  * all of which end with this file.
@@ -14,42 +12,42 @@
  * The factors of a row, and the order in which its products are summed, do not depend on the other rows: a row gets the
  * same bits in every batch.
  */
-typedef float NAMED(Vector) __attribute__((vector_size(4 * LANES)));
-typedef float NAMED(Unaligned) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-#define Vector NAMED(Vector)
-#define INLINE static inline __attribute__((always_inline)) TARGET
+#include "_vectors.h"
 
-INLINE Vector NAMED(load)(const float *from) { return *(const NAMED(Unaligned) *)from; }
-
-INLINE void NAMED(store)(float *to, Vector x) { *(NAMED(Unaligned) *)to = x; }
-
-INLINE Vector NAMED(all)(float x) { return (Vector)SPLAT(x); }
-
-/* tanh(x) as a quotient, so that what is multiplied with it needs no division of its own.
+/* tanh(x) as a quotient, so that what is multiplied with it needs no division of its own: x times the factor, over the
+ * divisor.
  *
  * It is x P(x^2) / Q(x^2), of least largest relative error on [0, 9]; past 9 the nearest float to tanh is 1. The
  * coefficients were found by Lawson's method (Lawson, 1961). NaN stays.
  */
-INLINE Vector NAMED(tanh)(Vector x, Vector *divisor)
+INLINE Vector NAMED(tanh_parts)(Vector x, Vector *factor, Vector *divisor)
 {
     x = LARGER(NAMED(all)(-9.0f), SMALLER(NAMED(all)(9.0f), x));
     Vector square = x * x;
-    Vector p = square * 1.3354655e-08f + 2.0609077e-05f;
-    p = p * square + 3.4955877e-03f;
-    p = p * square + 0.13381025f;
-    p = p * square + 1.0f;
-    Vector q = square * 7.7765554e-07f + 3.2856342e-04f;
-    q = q * square + 0.02587698f;
-    q = q * square + 0.46714342f;
-    *divisor = q * square + 1.0f;
-    return x * p;
+    Vector p = FUSED(square, NAMED(all)(1.3354655e-08f), NAMED(all)(2.0609077e-05f));
+    p = FUSED(p, square, NAMED(all)(3.4955877e-03f));
+    p = FUSED(p, square, NAMED(all)(0.13381025f));
+    *factor = FUSED(p, square, NAMED(all)(1.0f));
+    Vector q = FUSED(square, NAMED(all)(7.7765554e-07f), NAMED(all)(3.2856342e-04f));
+    q = FUSED(q, square, NAMED(all)(0.02587698f));
+    q = FUSED(q, square, NAMED(all)(0.46714342f));
+    *divisor = FUSED(q, square, NAMED(all)(1.0f));
+    return x;
+}
+
+INLINE Vector NAMED(tanh)(Vector x, Vector *divisor)
+{
+    Vector factor;
+    x = NAMED(tanh_parts)(x, &factor, divisor);
+    return x * factor;
 }
 
 /* 1 / (1 + exp(-x)), also as a quotient. A closed gate is exactly 0, and never slightly negative. */
 INLINE Vector NAMED(sigmoid)(Vector x, Vector *divisor)
 {
-    Vector p = NAMED(tanh)(x * 0.5f, divisor);
-    return LARGER(NAMED(all)(0.0f), (p + *divisor) * 0.5f);
+    Vector factor;
+    x = NAMED(tanh_parts)(x * 0.5f, &factor, divisor);
+    return LARGER(NAMED(all)(0.0f), FUSED(x, factor, *divisor) * 0.5f);
 }
 
 /* Adds each row's `size` numbers' products with the weights, `[size][gates][LANES]`, to its sums. */
@@ -72,7 +70,7 @@ INLINE void NAMED(add_products)(const int rows, const int gates, const float *co
         for (int g = 0; g < gates; g++) {
             Vector weight = NAMED(load)(weights + g * LANES);
             UNROLLED
-            for (int r = 0; r < rows; r++) sum[r][g] += number[r] * weight;
+            for (int r = 0; r < rows; r++) sum[r][g] = FUSED(number[r], weight, sum[r][g]);
         }
     }
     UNROLLED
@@ -104,7 +102,7 @@ INLINE Vector NAMED(lstm_cell)(const float *sums, float *kept)
     Vector i, o, f, g, c;
     Vector input = NAMED(sigmoid)(NAMED(load)(sums), &i), forget = NAMED(sigmoid)(NAMED(load)(sums + 2 * LANES), &f);
     Vector given = NAMED(tanh)(NAMED(load)(sums + 3 * LANES), &g);
-    Vector cell = forget / f * NAMED(load)(kept) + input * given / (i * g);
+    Vector cell = FUSED(forget / f, NAMED(load)(kept), input * given / (i * g));
     NAMED(store)(kept, cell);
     Vector out = NAMED(sigmoid)(NAMED(load)(sums + LANES), &o);
     return out * NAMED(tanh)(cell, &c) / (o * c);
@@ -115,7 +113,7 @@ INLINE Vector NAMED(gru_cell)(const float *sums, float *kept)
 {
     Vector r, h, u;
     Vector reset = NAMED(sigmoid)(NAMED(load)(sums + LANES), &r) / r;
-    Vector hidden = NAMED(tanh)(NAMED(load)(sums + 3 * LANES) + reset * NAMED(load)(sums + 2 * LANES), &h) / h;
+    Vector hidden = NAMED(tanh)(FUSED(reset, NAMED(load)(sums + 2 * LANES), NAMED(load)(sums + 3 * LANES)), &h) / h;
     Vector state = hidden + NAMED(sigmoid)(NAMED(load)(sums), &u) * (NAMED(load)(kept) - hidden) / u;
     NAMED(store)(kept, state);
     return state;
@@ -178,7 +176,7 @@ static TARGET void NAMED(score)(long panels, long count, const float *sums, cons
         Vector score = NAMED(all)(0.0f);
         for (long i = 0; i < size; i += LANES) {
             Vector divisor, unit = NAMED(tanh)(NAMED(load)(sums + i), &divisor);
-            score += unit / divisor * NAMED(load)(weights + i);
+            score = FUSED(unit / divisor, NAMED(load)(weights + i), score);
         }
         float of_lane[LANES];
         NAMED(store)(of_lane, score);
@@ -192,17 +190,8 @@ static TARGET void NAMED(add_share)(float *sums, const float *values, float shar
 {
     long i = 0;
     for (; i + LANES <= size; i += LANES)
-        NAMED(store)(sums + i, NAMED(load)(sums + i) + NAMED(all)(share) * NAMED(load)(values + i));
-    for (; i < size; i++) sums[i] += share * values[i];
+        NAMED(store)(sums + i, FUSED(NAMED(all)(share), NAMED(load)(values + i), NAMED(load)(sums + i)));
+    for (; i < size; i++) sums[i] = __builtin_fmaf(share, values[i], sums[i]);
 }
 
-#undef INLINE
-#undef Vector
-#undef TARGET
-#undef NAMED
-#undef LANES
-#undef SPLAT
-#undef SMALLER
-#undef LARGER
-#undef MOST_ROWS
-#undef BY_ROWS
+#include "_vectors_end.h"

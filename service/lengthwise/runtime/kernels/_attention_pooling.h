@@ -1,4 +1,4 @@
-/* Attention pooling over valid steps, as one operator for onnxruntime; `_recurrent_kernels.c` includes it.
+/* Attention pooling over valid steps, as one operator for onnxruntime; `_recurrent.c` includes it.
  *
  *     scores = tanh(x W + b) v          of valid steps only
  *     attention = softmax(scores)       over the valid steps of a row; 0 at padding
@@ -191,5 +191,4 @@ static OrtStatus *compute_pooling(void *kernel, OrtKernelContext *context)
 static const char *pooling_name(const OrtCustomOp *op) { return (void)op, "AttentionPooling"; }
 static int pooling_input_type(const OrtCustomOp *op, size_t index) { return (void)op, index == POOLED_LENGTHS ? ORT_INT32 : ORT_FLOAT; }
 static size_t pooling_inputs(const OrtCustomOp *op) { return (void)op, POOLED_B + 1; }
-static size_t pooling_outputs(const OrtCustomOp *op) { return (void)op, 2; }
 static int pooling_input_presence(const OrtCustomOp *op, size_t index) { return (void)op, index == POOLED_B ? ORT_OPTIONAL : ORT_REQUIRED; }

@@ -1,8 +1,4 @@
-/* Threads that help while a core is idle: with one direction of a layer, or half of the scores of attention pooling. Each
- * library of kernels includes it.
- *
- * Both libraries use the same threads and count the same cores, if one was told of the other's (`_kernel_module.h`), so
- * that no core is lent twice.
+/* Threads that help while a core is idle.
  *
  * The service says how many cores are idle (`lend_cores`). An operator asks for help, and gets it if a lent core is not in
  * use. A helper looks at each step (each 16 scores) whether its core is still lent: when somebody else wants it, it stops,
@@ -13,18 +9,21 @@
  * the thread that asked would have taken. Then the next asks are refused, each time twice as many. Help that has not
  * begun when it is needed costs nothing: the work is taken back.
  */
+#ifdef __linux__
+#define _GNU_SOURCE
+#endif
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <time.h>
+#include <string.h>
+
+#include "_spare_cores.h"
 
 #define MOST_HELPERS 16
 #define WATCH_SECONDS 0.0002 /* how long a helper watches for more work before it sleeps */
 #define LATE_SECONDS 0.00005  /* help that is awaited for less time did not come too late */
 #define MOST_REFUSED 1024    /* asks in a row that are refused at most after help that came too late */
-
-#define APART 128 /* bytes between what two threads write: a processor may fetch lines of 64 in pairs */
 
 enum { NO_WORK, ASKED, WORKING };
 
@@ -50,12 +49,12 @@ struct SpareCores {
     atomic_long refused_next, refused_before; /* how many asks are refused from now on, and were the last time */
 };
 
-static struct SpareCores own_cores = {.lock = PTHREAD_MUTEX_INITIALIZER};
-static struct SpareCores *spare = &own_cores;
-static _Thread_local double helped_seconds; /* of this thread, ever, in layers of this library */
-static _Thread_local int in_background;     /* whether this thread's layers let others run first */
+static struct SpareCores all_cores = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static struct SpareCores *const spare = &all_cores;
+_Thread_local double helped_seconds;
+_Thread_local int in_background;
 
-static double seconds_of(clockid_t clock)
+double seconds_of(clockid_t clock)
 {
     struct timespec now;
     clock_gettime(clock, &now);
@@ -69,15 +68,12 @@ static void pause_a_little(void)
 #endif
 }
 
-/* Called at each step of a layer. A thread in the background lets whoever waits for its core run first: otherwise the
- * system may let it go on for milliseconds. */
-static void let_others_run(void)
+void let_others_run(void)
 {
     if (in_background) sched_yield();
 }
 
-/* Whether more cores are in use than are lent. */
-static int core_is_wanted(void)
+int core_is_wanted(void)
 {
     return atomic_load_explicit(&spare->in_use, memory_order_relaxed) > atomic_load_explicit(&spare->lent, memory_order_relaxed);
 }
@@ -159,9 +155,7 @@ static void keep_off_this_core(struct Helper *helper)
 #endif
 }
 
-/* Says how many cores are idle, and whether a batch is about to run: then the first helper wakes up beforehand. Else it need
- * not watch for work any more. */
-static void lend_cores(long count, int soon)
+void lend_cores(long count, int soon)
 {
     struct Helper *first = spare->helpers;
     atomic_store(&spare->lent, count < 0 ? 0 : count > MOST_HELPERS ? MOST_HELPERS : count);
@@ -175,8 +169,7 @@ static void lend_cores(long count, int soon)
     pthread_mutex_unlock(&first->lock);
 }
 
-/* Has a helper begin some work; NULL if no core is idle. */
-static struct Helper *ask_for_help(void (*work)(void *), void *argument)
+struct Helper *ask_for_help(void (*work)(void *), void *argument)
 {
     if (atomic_load(&spare->in_use) >= atomic_load(&spare->lent)) return NULL;
     if (atomic_load(&spare->refused_next) > 0 && atomic_fetch_sub(&spare->refused_next, 1) > 0) return NULL;
@@ -202,12 +195,7 @@ static struct Helper *ask_for_help(void (*work)(void *), void *argument)
     return NULL;
 }
 
-/* Waits until a helper has finished, or has stopped because its core is wanted. 0 if it has not even begun: a machine
- * that is busy with something else may wake it late, and then its work is taken back.
- *
- * `asked_at` is when it was asked, by the monotonic clock.
- */
-static int await_help(struct Helper *helper, double asked_at)
+int await_help(struct Helper *helper, double asked_at)
 {
     int state = ASKED;
     const double now = seconds_of(CLOCK_MONOTONIC);

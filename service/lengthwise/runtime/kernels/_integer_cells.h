@@ -1,43 +1,34 @@
-/* LSTM and GRU cells whose products are of 8-bit integers, for one instruction set; see `_integer_kernels.c`, which
+/* LSTM and GRU cells whose products are of 8-bit integers, for one instruction set; see `_integer.c`, which
  * includes this once for each and defines
  *
  *     TARGET      the attribute of functions that may use it
  *     NAMED(x)    x with the instruction set's suffix
- *     LANES       floats in a vector: 16 of AVX-512, 8 of AVX2, 4 in plain C
+ *     LANES       floats in a vector; see `_vectors.h`
  *     DOT(sum, number, weight)  adds four products of each lane: of unsigned bytes with signed bytes of at most 63
  *     MOST_ROWS   rows that are computed at once: the sums of 4 gates, a number of each and a weight fill the registers
  *     BY_ROWS(f)  the switch over `rows` that calls f(1) to f(MOST_ROWS)
  *
- * all of which end with this file. The other operations on vectors follow from LANES.
+ * all of which end with this file.
  *
  * A unit's numbers are the same on every instruction set. Sums of integers are exact, in any order. The operations on
  * floats are the same ones in the same order for each unit, each rounded as IEEE 754 says: sums, products, quotients
  * and FUSED, and the compiler may not fuse others (-ffp-contract=off). No operation depends on other rows.
  */
-/* Operations on vectors:
+#include "_vectors.h"
+
+/* More operations on vectors:
  *
- *     SPLAT(x)    the initializer of a vector of x
- *     FUSED(a, b, c)  a * b + c, rounded once
- *     SMALLER(a, b), LARGER(a, b)  of two vectors; b where one of them is NaN
  *     ANY_NAN(x)  whether an element is NaN
  *     STORE_BYTES(to, x)  the lowest byte of each lane's 32 bits
  *     Four, FOUR(from), WEIGHT(from)  four bytes of a row for all lanes; four weights of each lane
  */
 #if LANES == 16
-#define SPLAT(x) {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}
-#define FUSED(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define SMALLER(a, b) _mm512_min_ps(a, b)
-#define LARGER(a, b) _mm512_max_ps(a, b)
 #define ANY_NAN(x) _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q)
 #define STORE_BYTES(to, x) _mm_storeu_si128((__m128i *)(to), _mm512_cvtepi32_epi8(_mm512_castps_si512(x)))
 #define Four __m512i
 #define FOUR(from) _mm512_set1_epi32(four(from))
 #define WEIGHT(from) _mm512_load_si512((const void *)(from))
 #elif LANES == 8
-#define SPLAT(x) {x, x, x, x, x, x, x, x}
-#define FUSED(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define SMALLER(a, b) _mm256_min_ps(a, b)
-#define LARGER(a, b) _mm256_max_ps(a, b)
 #define ANY_NAN(x) _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q))
 /* The lowest byte of each 32 bits, moved together within each half, and the halves side by side. */
 #define STORE_BYTES(to, x)                                                                                        \
@@ -52,10 +43,6 @@
 #define FOUR(from) _mm256_set1_epi32(four(from))
 #define WEIGHT(from) _mm256_load_si256((const __m256i *)(from))
 #else
-#define SPLAT(x) {x, x, x, x}
-#define FUSED fused
-#define SMALLER smaller
-#define LARGER larger
 #define ANY_NAN any_nan
 #define STORE_BYTES store_bytes
 #define Four Bytes
@@ -63,21 +50,11 @@
 #define WEIGHT(from) (Bytes)(from)
 #endif
 
-typedef float NAMED(Vector) __attribute__((vector_size(4 * LANES)));
 typedef int32_t NAMED(Integers) __attribute__((vector_size(4 * LANES)));
-typedef float NAMED(Unaligned) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t NAMED(UnalignedIntegers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-#define Vector NAMED(Vector)
 #define Integers NAMED(Integers)
-#define INLINE static inline __attribute__((always_inline)) TARGET
-
-INLINE Vector NAMED(load)(const float *from) { return *(const NAMED(Unaligned) *)from; }
 
 INLINE Integers NAMED(load_integers)(const void *from) { return *(const NAMED(UnalignedIntegers) *)from; }
-
-INLINE void NAMED(store)(float *to, Vector x) { *(NAMED(Unaligned) *)to = x; }
-
-INLINE Vector NAMED(all)(float x) { return (Vector)SPLAT(x); }
 
 INLINE Vector NAMED(as_floats)(Integers x) { return __builtin_convertvector(x, Vector); }
 
@@ -385,21 +362,11 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
     }
 }
 
-#undef INLINE
-#undef Vector
 #undef Integers
-#undef TARGET
-#undef NAMED
-#undef LANES
-#undef SPLAT
-#undef FUSED
-#undef SMALLER
-#undef LARGER
 #undef ANY_NAN
 #undef DOT
 #undef Four
 #undef FOUR
 #undef WEIGHT
 #undef STORE_BYTES
-#undef MOST_ROWS
-#undef BY_ROWS
+#include "_vectors_end.h"

@@ -5,26 +5,16 @@
  * stand side by side as the processor needs, whatever the mix of lengths, and nothing else is computed or read. A row's
  * bits do not depend on the other rows, nor on the values of its padding.
  *
- * The library is the Python module `lengthwise.runtime._recurrent_kernels`, and to onnxruntime a library of custom
- * operators (`RegisterCustomOps`). It adds its own `LSTM` and `GRU` to ONNX's domain, which replace the built-in ones in
- * sessions that register it. If a graph needs what they do not support (peepholes, other activations, weights that are
- * computed), their creation fails, and `lengthwise.runtime.session` opens a session without them.
+ * They are in ONNX's domain as `LSTM` and `GRU`, which replace the built-in ones in sessions that register them. If a graph
+ * needs what they do not support (peepholes, other activations, weights that are computed), their creation fails, and
+ * `lengthwise.runtime.session` opens a session without them.
  *
  * The same operators are in a domain of their own, `lengthwise`, with more attributes, and with an operator for attention
  * pooling: `lengthwise.runtime.onnx.fusion` writes them into a graph in memory.
  *
  * tests/service/test_recurrent_kernels.py compares them with onnxruntime's own kernels.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "_onnxruntime_calls.h"
-
-#define ALIGNMENT 64
-#define STEPS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
+#include "_library.h"
 
 /* One direction's weights, in panels of as many units as a vector has lanes. */
 struct Direction {
@@ -33,8 +23,6 @@ struct Direction {
     float *biases;        /* [panels][gates][lanes] */
     float *hidden_biases; /* [panels][lanes]: of a GRU's hidden gate, which its reset gate scales */
 };
-
-enum Order { DIRECTIONS_SECOND, STEPS_FIRST, ROWS_FIRST };
 
 struct Layer {
     int gates; /* 4 of an LSTM, 3 of a GRU */
@@ -58,20 +46,10 @@ struct Cells {
     void (*add_share)(float *, const float *, float, long);
 };
 
-#define UNROLLED _Pragma("GCC unroll 8")
-#define UP_TO_3(f) case 1: f(1); break; case 2: f(2); break; case 3: f(3); break;
-#define UP_TO_6(f) UP_TO_3(f) case 4: f(4); break; case 5: f(5); break; case 6: f(6); break;
-
 #if defined(__x86_64__)
-#include <cpuid.h>
-#include <immintrin.h>
-
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma")))
 #define NAMED(x) x##_avx512
 #define LANES 16
-#define SPLAT(x) {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}
-#define SMALLER(a, b) _mm512_min_ps(a, b)
-#define LARGER(a, b) _mm512_max_ps(a, b)
 #define MOST_ROWS 6
 #define BY_ROWS(f) switch (rows) { UP_TO_6(f) }
 #include "_recurrent_cells.h"
@@ -79,9 +57,6 @@ struct Cells {
 #define TARGET __attribute__((target("avx2,fma")))
 #define NAMED(x) x##_avx2
 #define LANES 8
-#define SPLAT(x) {x, x, x, x, x, x, x, x}
-#define SMALLER(a, b) _mm256_min_ps(a, b)
-#define LARGER(a, b) _mm256_max_ps(a, b)
 #define MOST_ROWS 3
 #define BY_ROWS(f) switch (rows) { UP_TO_3(f) }
 #include "_recurrent_cells.h"
@@ -96,24 +71,7 @@ static const struct Cells KNOWN[] = {
     {0},
 };
 
-/* Whether the processor has the instructions, and the system keeps the registers. Compilers' own functions for it are not
- * all filled in: of the one that the image is built with, they find nothing.
- */
-static int runs_here(const struct Cells *cells)
-{
-#if defined(__x86_64__)
-    unsigned a, b, c, d, kept, high;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;
-    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-    const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512VL;
-    if (cells->lanes == 16) return (b & avx512) == avx512 && (kept & 0xe6) == 0xe6;
-    if (cells->lanes == 8) return (b & bit_AVX2) && (kept & 0x06) == 0x06;
-#endif
-    return 0;
-}
-
-static const struct Cells *chosen; /* what layers are made with from now on; NULL where no set is known */
+#include "_instruction_sets.h"
 
 /* Allocates memory for this many floats; NULL if there is none. */
 static float *floats(long count) { return aligned_alloc(ALIGNMENT, (count * sizeof(float) / ALIGNMENT + 1) * ALIGNMENT); }
@@ -168,7 +126,6 @@ static int pack(const struct Layer *layer, struct Direction *direction, const fl
     return 1;
 }
 
-#include "_spare_cores.h"
 #include "_recurrent_runs.h"
 
 /* ---- Onnxruntime's side. ---- */
@@ -278,72 +235,25 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
 
 /* The operators, as onnxruntime asks for them. */
 
-static const char *lstm_name(const OrtCustomOp *op) { return (void)op, "LSTM"; }
-static const char *gru_name(const OrtCustomOp *op) { return (void)op, "GRU"; }
-static const char *provider(const OrtCustomOp *op) { return (void)op, NULL; } /* the CPU's */
 static int input_type(const OrtCustomOp *op, size_t index) { return (void)op, index == LENGTHS ? ORT_INT32 : ORT_FLOAT; }
 static size_t lstm_inputs(const OrtCustomOp *op) { return (void)op, PEEPHOLES + 1; }
 static size_t gru_inputs(const OrtCustomOp *op) { return (void)op, INITIAL_H + 1; }
-static int output_type(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_FLOAT; }
-static size_t lstm_outputs(const OrtCustomOp *op) { return (void)op, 3; }
-static size_t gru_outputs(const OrtCustomOp *op) { return (void)op, 2; }
 static int input_presence(const OrtCustomOp *op, size_t index) { return (void)op, index <= R ? ORT_REQUIRED : ORT_OPTIONAL; }
-static int output_presence(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_OPTIONAL; }
-static int input_memory(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, 0; }
-static int not_variadic(const OrtCustomOp *op) { return (void)op, 1; }
+CREATE(lstm, 4)
+CREATE(gru, 3)
 
-static OrtStatus *create_lstm(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
+static const OrtCustomOp LSTM = OPERATOR(lstm_name, lstm_inputs, input_type, input_presence, three_outputs, optional,
+                                         create_lstm, compute, destroy);
+static const OrtCustomOp GRU = OPERATOR(gru_name, gru_inputs, input_type, input_presence, two_outputs, optional,
+                                        create_gru, compute, destroy);
+static const OrtCustomOp POOLING = OPERATOR(pooling_name, pooling_inputs, pooling_input_type, pooling_input_presence,
+                                            two_outputs, optional, create_pooling, compute_pooling, destroy_pooling);
+
+static OrtStatus *add(OrtSessionOptions *options)
 {
-    return (void)op, (void)given, create(4, info, kernel);
+    static OrtCustomOpDomain *onnx, *own;
+    OrtStatus *error = add_domain(options, &onnx, "", (const OrtCustomOp *[]){&LSTM, &GRU, NULL});
+    return error ? error : add_domain(options, &own, "lengthwise", (const OrtCustomOp *[]){&LSTM, &GRU, &POOLING, NULL});
 }
 
-static OrtStatus *create_gru(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
-{
-    return (void)op, (void)given, create(3, info, kernel);
-}
-
-#define OPERATOR(kind)                                                                                             \
-    {                                                                                                              \
-        .version = ORT_API_VERSION, .GetName = kind##_name, .GetExecutionProviderType = provider,                  \
-        .GetInputType = input_type, .GetInputTypeCount = kind##_inputs, .GetOutputType = output_type,              \
-        .GetOutputTypeCount = kind##_outputs, .KernelDestroy = destroy, .GetInputCharacteristic = input_presence,  \
-        .GetOutputCharacteristic = output_presence, .GetInputMemoryType = input_memory,                            \
-        .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},                                   \
-        .CreateKernelV2 = create_##kind, .KernelComputeV2 = compute,                                               \
-    }
-static const OrtCustomOp LSTM = OPERATOR(lstm), GRU = OPERATOR(gru);
-static const OrtCustomOp POOLING = {
-    .version = ORT_API_VERSION, .GetName = pooling_name, .GetExecutionProviderType = provider,
-    .GetInputType = pooling_input_type, .GetInputTypeCount = pooling_inputs, .GetOutputType = output_type,
-    .GetOutputTypeCount = pooling_outputs, .KernelDestroy = destroy_pooling,
-    .GetInputCharacteristic = pooling_input_presence, .GetOutputCharacteristic = output_presence,
-    .GetInputMemoryType = input_memory, .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},
-    .CreateKernelV2 = create_pooling, .KernelComputeV2 = compute_pooling,
-};
-
-/* What onnxruntime calls for each session that registers the library. */
-__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
-{
-    static OrtCustomOpDomain *onnx, *own; /* never freed, as sessions refer to them; created under Python's lock */
-    if (!(api = base->GetApi(ORT_API_VERSION))) return NULL;
-    if (!own) {
-        OrtStatus *error = api->CreateCustomOpDomain("", &onnx);
-        if (!error) error = api->CustomOpDomain_Add(onnx, &LSTM);
-        if (!error) error = api->CustomOpDomain_Add(onnx, &GRU);
-        OrtCustomOpDomain *made = NULL;
-        if (!error) error = api->CreateCustomOpDomain("lengthwise", &made);
-        if (!error) error = api->CustomOpDomain_Add(made, &LSTM);
-        if (!error) error = api->CustomOpDomain_Add(made, &GRU);
-        if (!error) error = api->CustomOpDomain_Add(made, &POOLING);
-        if (error) return error;
-        own = made;
-    }
-    OrtStatus *error = api->AddCustomOpDomain(options, onnx);
-    return error ? error : api->AddCustomOpDomain(options, own);
-}
-
-#define MODULE_NAME "_recurrent_kernels"
-#define MODULE_TEXT "LSTM and GRU for onnxruntime that compute valid steps only; see `lengthwise.runtime.recurrent_kernels`."
-#include "_kernel_module.h"
-
-PyMODINIT_FUNC PyInit__recurrent_kernels(void) { return PyModuleDef_Init(&MODULE); }
+const struct Kernels float_kernels = {"float32", instruction_set, choose, chosen_set, add};

@@ -1,0 +1,152 @@
+/* The library of kernels, to Python and to onnxruntime.
+ *
+ * To Python it is the module `lengthwise.runtime.kernels._kernels`: the instruction sets, and the cores that are idle. To
+ * onnxruntime it is a library of custom operators (`RegisterCustomOps`): a session that registers it gets the operators of
+ * the kernels that `offer` named last in its thread.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "_library.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+const OrtApi *api;
+static const struct Kernels *const KERNELS[] = {&float_kernels, &integer_kernels, NULL};
+static _Thread_local const struct Kernels *offered = &float_kernels;
+
+/* Compilers' own functions for it are not all filled in: of the one that the image is built with, they find nothing. */
+int processor_has(const char *set)
+{
+    if (!strcmp(set, "portable")) return 1;
+#if defined(__x86_64__)
+    unsigned a, b, c, d, kept, high, most;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;
+    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &most, &b, &c, &d) || !(b & bit_AVX2) || (kept & 0x06) != 0x06) return 0;
+    if (!strcmp(set, "avx2")) return 1;
+    if (!strcmp(set, "avxvnni"))
+        return most >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)); /* AVX-VNNI */
+    const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512VL | bit_AVX512BW;
+    if ((b & avx512) != avx512 || (kept & 0xe6) != 0xe6) return 0;
+    return !strcmp(set, "avx512") || (c & (1u << 11)); /* AVX512_VNNI */
+#endif
+    return 0;
+}
+
+/* What onnxruntime calls for each session that registers the library. */
+__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
+{
+    api = base->GetApi(ORT_API_VERSION);
+    return api ? offered->add(options) : NULL;
+}
+
+/* The kernels that multiply such numbers; NULL with an error if there are none. */
+static const struct Kernels *named(const char *numbers)
+{
+    for (const struct Kernels *const *kernels = KERNELS; *kernels; kernels++)
+        if (!strcmp((*kernels)->numbers, numbers)) return *kernels;
+    PyErr_Format(PyExc_ValueError, "there are no kernels for %s", numbers);
+    return NULL;
+}
+
+static PyObject *offer(PyObject *module, PyObject *arguments)
+{
+    const char *numbers;
+    if (!PyArg_ParseTuple(arguments, "s", &numbers)) return NULL;
+    const struct Kernels *kernels = named(numbers);
+    if (!kernels) return NULL;
+    offered = kernels;
+    const char *set = kernels->chosen();
+    if (set) return PyUnicode_FromString(set);
+    return PyErr_Format(PyExc_RuntimeError, "this processor has none of the instruction sets");
+}
+
+static PyObject *choose(PyObject *module, PyObject *arguments)
+{
+    const char *numbers, *set;
+    if (!PyArg_ParseTuple(arguments, "ss", &numbers, &set)) return NULL;
+    const struct Kernels *kernels = named(numbers);
+    if (!kernels) return NULL;
+    if (kernels->choose(set)) Py_RETURN_NONE;
+    return PyErr_Format(PyExc_ValueError, "this processor has no %s", set);
+}
+
+static PyObject *chosen(PyObject *module, PyObject *arguments)
+{
+    const char *numbers;
+    if (!PyArg_ParseTuple(arguments, "s", &numbers)) return NULL;
+    const struct Kernels *kernels = named(numbers);
+    if (!kernels) return NULL;
+    return PyUnicode_FromString(kernels->chosen() ? kernels->chosen() : "");
+}
+
+static PyObject *lend(PyObject *module, PyObject *arguments)
+{
+    long count;
+    int soon;
+    if (!PyArg_ParseTuple(arguments, "lp", &count, &soon)) return NULL;
+    lend_cores(count, soon);
+    Py_RETURN_NONE;
+}
+
+static PyObject *background(PyObject *module, PyObject *on)
+{
+    const int found = PyObject_IsTrue(on);
+    if (found < 0) return NULL;
+    in_background = found;
+    Py_RETURN_NONE;
+}
+
+static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
+
+static PyMethodDef METHODS[] = {
+    {"offer", offer, METH_VARARGS, "Names the kernels that the next session of this thread registers; gives their instruction set."},
+    {"choose", choose, METH_VARARGS, "Makes the kernels of sessions opened from now on use that instruction set."},
+    {"chosen", chosen, METH_VARARGS, "The instruction set that sessions opened from now on use; empty where there is none."},
+    {"lend", lend, METH_VARARGS, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
+    {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
+    {"background", background, METH_O, "Whether layers that run in this thread let others run first, at each step."},
+    {NULL, NULL, 0, NULL},
+};
+
+/* The instruction sets of some kernels as a tuple; the best becomes the chosen one. */
+static PyObject *sets_of(const struct Kernels *kernels)
+{
+    int count = 0;
+    while (kernels->set(count)) count++;
+    PyObject *sets = PyTuple_New(count);
+    for (int place = 0; sets && place < count; place++) {
+        PyObject *name = PyUnicode_FromString(kernels->set(place));
+        if (name && !PyTuple_SetItem(sets, place, name)) continue;
+        Py_DECREF(sets);
+        return NULL;
+    }
+    if (count && !kernels->chosen()) kernels->choose(kernels->set(0));
+    return sets;
+}
+
+static int fill(PyObject *module)
+{
+    PyObject *all = PyDict_New();
+    int failed = !all;
+    for (const struct Kernels *const *kernels = KERNELS; !failed && *kernels; kernels++) {
+        PyObject *sets = sets_of(*kernels);
+        failed = !sets || PyDict_SetItemString(all, (*kernels)->numbers, sets);
+        Py_XDECREF(sets);
+    }
+    failed = failed || PyModule_AddObjectRef(module, "INSTRUCTION_SETS", all);
+    Py_XDECREF(all);
+    return failed ? -1 : 0;
+}
+
+static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, fill}, {0, NULL}};
+
+static struct PyModuleDef MODULE = {
+    PyModuleDef_HEAD_INIT, .m_name = "_kernels", .m_methods = METHODS, .m_slots = SLOTS,
+    .m_doc = "LSTM and GRU for onnxruntime that compute valid steps only; see `lengthwise.runtime.recurrent_kernels`.",
+};
+
+PyMODINIT_FUNC PyInit__kernels(void) { return PyModuleDef_Init(&MODULE); }

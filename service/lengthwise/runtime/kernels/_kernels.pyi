@@ -1,0 +1,35 @@
+"""LSTM and GRU for onnxruntime that compute valid steps only (`_kernels.c`).
+
+`numbers` is what the kernels multiply: "float32" or "int8".
+"""
+
+from typing import Literal
+
+Numbers = Literal["float32", "int8"]
+
+INSTRUCTION_SETS: dict[Numbers, tuple[str, ...]]
+"""Those that this processor has, best first."""
+
+def offer(numbers: Numbers, /) -> str:
+    """Names the kernels that the next session of this thread registers.
+
+    Gives their instruction set; RuntimeError where this processor has none.
+    """
+
+def choose(numbers: Numbers, instruction_set: str, /) -> None:
+    """Makes the kernels of sessions opened from now on use one; ValueError of one that this processor has not."""
+
+def chosen(numbers: Numbers, /) -> str:
+    """The instruction set that sessions opened from now on use; empty where this processor has none."""
+
+def lend(count: int, soon: bool, /) -> None:
+    """Says how many cores are idle: as many directions of layers may run beside their own thread.
+
+    `soon` says that a batch is about to run, so that a thread wakes up beforehand.
+    """
+
+def helped() -> float:
+    """The processor time, in seconds, that other threads have ever worked for this one."""
+
+def background(on: bool, /) -> None:
+    """Whether layers that run in this thread let others run first, at each step."""

@@ -1,0 +1,11 @@
+#undef INLINE
+#undef Vector
+#undef TARGET
+#undef NAMED
+#undef LANES
+#undef SPLAT
+#undef FUSED
+#undef SMALLER
+#undef LARGER
+#undef MOST_ROWS
+#undef BY_ROWS
