@@ -128,7 +128,7 @@ def measured(records: Sequence[dataset.Record], rounds: int) -> list[Asked]:
 
 
 def cells(each: Asked) -> tuple[str, ...]:
-    """A line of the table, here and in docs/precision.md."""
+    """A line of the table."""
     together = each.together_us_a_step
     return (
         each.precision,

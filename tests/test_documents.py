@@ -66,7 +66,6 @@ DOCUMENTS = sorted(
 )
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 THEIRS = {
-    "docs/console.md": {"browsers"},
     "docs/deployment.md": {"build-arg", "cpus", "repository-url"},
     "docs/observability.md": {"enable-feature"},
     "docs/perf-analyzer.md": {"shape", "shared-memory", "streaming"},
