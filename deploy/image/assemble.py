@@ -19,23 +19,27 @@ from pathlib import Path
 
 EPOCH_SECONDS = 315_532_800  # 1980: the earliest that zip files can hold
 UNUSED_FOLDERS = {"tests", "include", "__pycache__"}
-UNUSED_ENDINGS = {".pyi", ".pyx", ".pxd", ".h", ".a", ".c", ".cpp"}
+UNUSED_ENDINGS = {".pyi", ".pyx", ".pxd", ".h", ".a", ".c", ".cpp", ".proto"}
 # The exporter needs torch, which no image has. onnxruntime's Python module has the runtime inside: libonnxruntime.so is
-# for programs in C. numpy's _simd is for its own tests, its f2py for programs in Fortran; rich asks pygments only to
-# highlight source code, which nothing here shows; fastapi_offline has Redoc's page besides Swagger's.
+# for programs in C. numpy's _simd is for its own tests, its f2py for programs in Fortran, its distutils for building
+# extensions. rich asks pygments and markdown_it only to show source code and Markdown, which nothing here does;
+# fastapi_offline has Redoc's page besides Swagger's; grpc's certificates are for its clients; pydantic's v1 is its
+# former interface; of Google's messages gRPC needs those of rpc.
 UNUSED_PATHS = (
     "lengthwise_export",
+    "*.dist-info/sboms",
     "bin",
     "fastapi_offline/static/redoc*.js",
+    *(f"google/{name}" for name in ("api", "cloud", "gapic", "logging", "longrunning", "type")),
+    "grpc/_cython/_credentials",
+    "markdown_it",
+    *(f"numpy/{name}" for name in ("_pyinstaller", "distutils", "f2py", "fft", "polynomial", "testing")),
     "numpy/_core/_simd.*.so",
     "numpy/_core/*_tests.*.so",
-    "numpy/f2py",
     "onnxruntime/capi/libonnxruntime.so.*",
-    "onnxruntime/datasets",
-    "onnxruntime/quantization",
-    "onnxruntime/tools",
-    "onnxruntime/transformers",
-    "pygments/lexers",
+    *(f"onnxruntime/{name}" for name in ("datasets", "quantization", "tools", "transformers")),
+    "pydantic/v1",
+    *(f"pygments/{name}" for name in ("filters", "formatters", "lexers", "styles")),
 )
 AS_SHIPPED = ("nvidia", "onnxruntime")  # nothing to gain, and the CUDA libraries could not be tried afterwards
 INSTALLERS = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack", "ensurepip")

@@ -21,11 +21,11 @@ from tests.support.model_directories import place
 asked = loaded(DEPLOY / "grafana" / "picture.py").asked
 
 
-def until(what: str, seconds: float, holds: Callable[[], bool]) -> None:
-    """Waits until something outside holds; the programs started here tell of it by no event."""
+def until(what: str, seconds: float, holds: Callable[[], bool], logs: Callable[[], str] = str) -> None:
+    """Waits until something outside holds, which tells of it by no event; where it does not, its logs are shown."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{logs()}"
         time.sleep(0.1)
 
 

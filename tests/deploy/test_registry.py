@@ -44,7 +44,7 @@ def test_an_image_that_make_pushes_is_pulled_by_digest_as_the_chart_names_it_and
         made.run("rmi", f"{place}/lengthwise:{version}")
         run([*made.podman, "pull", image], seconds=300, env=plain)
         with made.container(image, "--env", f"LENGTHWISE_PORT={served}") as name:
-            until(f"the container is ready: {made.run('logs', name)}", 60, lambda: answers(served, "/readyz"))
+            until("the container is ready", 60, lambda: answers(served, "/readyz"), lambda: made.run("logs", name))
             body = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
             answer = httpx.post(f"http://127.0.0.1:{served}/predict", content=body)
             assert [one["label"] for one in answer.json()["predictions"]] == ["1", "3", "6"]
