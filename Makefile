@@ -38,6 +38,9 @@ format: .venv/.development ## Formats the code
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
+# Three workers read the same tests, and a test that starts a server reads the sources again: compiled once is enough.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The tests of a file run in their order in one process, until another process has nothing left to do and takes over some.
 PARALLEL := --numprocesses auto --dist worksteal
 
