@@ -44,7 +44,7 @@ from lengthwise.bench.workload import Input, draw_lengths, make_sequences
 from lengthwise.commands.command import Command
 from lengthwise_export.keras_models.backend import import_keras
 
-MODEL = "tests.gallery.keras_sound.masking_lstm_lstm_dense"
+MODEL = "tests.gallery.keras_sound"
 PAGE = pages.RESULTS / "keras_exports.md"
 TENSORFLOW = Path(__file__).with_name("peers") / "keras_tensorflow.py"
 FEATURES, CLASSES, LONGEST = 12, 9, 512
@@ -82,7 +82,7 @@ class Exported:
 def exports(folder: Path, tensorflow: str | None) -> tuple[Any, list[Exported]]:
     """The model, and its graphs in all four ways."""
     keras = import_keras()
-    model = importlib.import_module(MODEL).make()
+    model = importlib.import_module(MODEL).masking_lstm_lstm_dense()
     file = folder / "model.keras"
     model.save(file)
     own = Exported("this project", folder / "lengthwise" / "1" / "model.onnx")

@@ -1,7 +1,7 @@
 """The gallery's models that know nothing of lengths: those that can be given lengths, and those that cannot.
 
-Each torch module is a file in `torch_blind/` or `torch_unmendable/` whose `make()` takes nothing and seeds itself; its
-`forward` takes the steps alone. Each ONNX model is a function of `onnx_blind.py` or `onnx_unmendable.py`, and has one
+Each torch module is a name in a file of `torch_blind/` or `torch_unmendable/`, as in `index`; its `forward` takes the
+steps alone. Each ONNX model is a function of `onnx_blind.py` or `onnx_unmendable.py`, and has one
 input. What a mended model must answer for a sequence is what the original answers for it alone, at its own length.
 
 `test_blind_gallery_is_true.py` proves what is said here by running the models, without any checker.

@@ -1,8 +1,8 @@
 """The gallery's catalogue: models as their users wrote them, and the right verdict on each.
 
-Each torch model is a file in `torch_leaking/`, `torch_sound/` or `torch_refused/` whose `make()` takes nothing and
-seeds itself. Each ONNX model is a function of `onnx_leaking.py`, `onnx_sound.py` or `onnx_refused.py` that gives a
-`ModelProto`.
+Each torch model is a name in a file of `torch_leaking/`, `torch_sound/` or `torch_refused/`: a factory that takes
+nothing and seeds itself. Each ONNX model is a function of `onnx_leaking.py`, `onnx_sound.py` or `onnx_refused.py` that
+gives a `ModelProto`.
 
 What counts as the operator where a leak begins: the first one, in the order of execution, with an output that differs
 at a valid position, or as a whole where it has no time axis, and whose difference reaches an answer. The last clause
@@ -14,6 +14,8 @@ difference is undone (the order that `pack_padded_sequence` sorts by).
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +28,31 @@ Verdict = Literal["leak", "sound", "warning", "uncheckable"]
 """`warning`: only NaN, Inf or +-1e30 in the padding makes a difference."""
 
 
+@functools.cache
+def torch_sources(room: str) -> dict[str, tuple[Path, range]]:
+    """Where each torch model of a room stands: its file, and its lines, from behind those of the model before."""
+    found = {}
+    for path in sorted((HERE / room).glob("*.py")):
+        body = ast.parse(path.read_text()).body
+        calls = [node for node in body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
+        made = {call.value.args[1].id: call.targets[0].id for call in calls}
+        start = 0
+        for node in body:
+            factory = isinstance(node, ast.FunctionDef) and not node.args.args
+            name = node.name if factory else made.get(getattr(node, "name", ""))
+            if name is not None:
+                found[name] = path, range(start, node.end_lineno)
+                start = node.end_lineno
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Exhibit:
     """One model and what a right report says about it.
 
     Attributes:
         room: `torch_` or `onnx_`, and `leaking`, `sound`, `refused`, `blind` or `unmendable`.
-        name: The file's name in that room, or for ONNX the function's.
+        name: The factory's, or for ONNX the function's.
         verdict: The right one.
         operator: For a leak: a right answer names an operator that contains at least one of these (a module path, a
             torch function, an ONNX node). `last_step` is told by its line alone, an index having many names.
@@ -88,24 +108,24 @@ class Exhibit:
     @property
     def target(self) -> str:
         """`package.module:factory`."""
-        if self.is_torch:
-            return f"tests.gallery.{self.room}.{self.name}:make"
-        return f"tests.gallery.{self.room}:{self.name}"
+        file = f".{self.file.stem}" if self.is_torch else ""
+        return f"tests.gallery.{self.room}{file}:{self.name}"
 
     @property
     def file(self) -> Path:
         """The source that the model is written in."""
-        return HERE / self.room / f"{self.name}.py" if self.is_torch else HERE / f"{self.room}.py"
+        return torch_sources(self.room)[self.name][0] if self.is_torch else HERE / f"{self.room}.py"
 
     @property
     def line(self) -> int | None:
         """Where the leak begins: the line of a torch source that ends with the marker; None for all others."""
         if not self.is_torch:
             return None
-        lines = self.file.read_text().splitlines()
-        marked = [number for number, line in enumerate(lines, start=1) if line.endswith(MARKER)]
+        file, own = torch_sources(self.room)[self.name]
+        lines = file.read_text().splitlines()
+        marked = [number + 1 for number in own if lines[number].endswith(MARKER)]
         if len(marked) != (1 if self.verdict == "leak" else 0):
-            raise ValueError(f"{self.file}: {len(marked)} lines end with '{MARKER}'")
+            raise ValueError(f"{self}: {len(marked)} lines end with '{MARKER}'")
         return marked[0] if marked else None
 
     @property

@@ -1,7 +1,7 @@
 """The gallery's Keras models, as their users write them, and the right verdict on each.
 
-Each is a file in `keras_leaking/`, `keras_sound/`, `keras_blind/` or `keras_refused/` whose `make()` takes nothing and
-seeds itself. Where no `make()` can give what a user has on disk, the file has a `save(path)` instead.
+Each is a function of `keras_leaking.py`, `keras_sound.py`, `keras_blind.py` or `keras_refused.py` that takes nothing
+and seeds itself. Where no model can give what a user has on disk, there is a function `save_NAME(path)` instead.
 
 A model has its mask from `Masking` or `Embedding(mask_zero=True)`, or computes one from the values that these would
 mask. So its padding is that value, and a leak is an answer that such padding changes. Models in `keras_blind/` have no
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.gallery.index import HERE, Exhibit, Verdict
+from tests.gallery.index import Exhibit, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +37,15 @@ class KerasExhibit(Exhibit):
     custom: bool = False
     suffix: str = ".keras"
 
-    @property
-    def target(self) -> str:
-        """`package.module:factory`."""
-        return f"tests.gallery.{self.room}.{self.name}:make"
-
-    @property
-    def file(self) -> Path:
-        """The source that the model is written in."""
-        return HERE / self.room / f"{self.name}.py"
-
     def save(self, folder: Path) -> Path:
         """Writes the model as its user would, and says where."""
         path = folder / f"{self.name}{self.suffix}"
-        module = importlib.import_module(f"tests.gallery.{self.room}.{self.name}")
-        if hasattr(module, "save"):
-            module.save(path)
+        save = getattr(importlib.import_module(f"tests.gallery.{self.room}"), f"save_{self.name}", None)
+        if save is not None:
+            save(path)
         else:
-            module.make().save(path)
+            self.make().save(path)
         return path
-
-    def __str__(self) -> str:
-        return f"{self.room}/{self.name}"
 
 
 def _leak(name: str, operator: str | tuple[str, ...], *cause: str, **said: Any) -> KerasExhibit:

@@ -74,7 +74,7 @@ def difference(exhibit: KerasExhibit, count: int) -> float:
     return worst
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(17)
 @pytest.mark.parametrize("exhibit", marked(KERAS_LEAKING + KERAS_BLIND), ids=str)
 def test_a_mended_model_answers_as_keras_alone(exhibit: KerasExhibit) -> None:
     assert difference(exhibit, 48) <= TOLERANCE
@@ -87,6 +87,7 @@ def test_a_mended_model_answers_a_thousand_sequences_as_keras_alone(exhibit: Ker
     assert difference(exhibit, 1000) <= TOLERANCE
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", sorted(NOT_MENDED))
 def test_what_cannot_be_mended_is_refused_with_the_reason(name: str) -> None:
     (exhibit,) = (each for each in KERAS_LEAKING + KERAS_BLIND if each.name == name)

@@ -1,13 +1,24 @@
-"""What the rooms of torch modules share: normalisations as training leaves them."""
+"""What the rooms of torch modules share: factories that seed themselves, normalisations as training leaves them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 Net = TypeVar("Net", bound=nn.Module)
+
+
+def seeded(seed: int, make: Callable[[], Net], then: Callable[[Net], Net] | None = None) -> Callable[[], Net]:
+    """A factory of one and the same module, which `then` may change."""
+
+    def factory() -> Net:
+        torch.manual_seed(seed)
+        return make() if then is None else then(make())
+
+    return factory
 
 
 def with_statistics(net: Net) -> Net:

@@ -35,7 +35,7 @@ def test_a_model_that_cannot_be_checked_fails_too() -> None:
 
 
 def test_a_warning_fails_only_if_asked() -> None:
-    target = "tests.gallery.torch_sound.masked_mean:make"
+    target = "tests.gallery.torch_sound.recurrent:masked_mean"
     assert assert_padding_safe(target, features=3, second="mask", max_length=40).verdict == "warning"
     with pytest.raises(PaddingUnsafeError, match="warning"):
         assert_padding_safe(target, features=3, second="mask", max_length=40, strict=True)

@@ -1,0 +1,435 @@
+"""Keras models that leak, as their users write them."""
+
+import keras
+from keras import layers, ops
+
+
+def added_to_unmasked():
+    """A shortcut around a recurrent layer: Add keeps a mask only where both sides have one."""
+    keras.utils.set_random_seed(24)
+    inputs = keras.Input(shape=(None, 6))
+    shortcut = layers.Conv1D(12, 1, use_bias=False)(inputs)
+    x = layers.Masking()(inputs)
+    x = layers.GRU(12, return_sequences=True)(x)
+    x = layers.Add()([shortcut, x])
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+
+
+def attention_by_hand():
+    """Attention over the outputs of an LSTM, as in many notebooks."""
+    keras.utils.set_random_seed(8)
+    units = 16
+    inputs = keras.Input(shape=(None, 5))
+    activations = layers.LSTM(units, return_sequences=True)(layers.Masking(0.0)(inputs))
+    attention = layers.Dense(1, activation="tanh")(activations)
+    attention = layers.Flatten()(attention)
+    attention = layers.Activation("softmax", name="attention_weights")(attention)
+    attention = layers.RepeatVector(units)(attention)
+    attention = layers.Permute([2, 1])(attention)
+    weighted = layers.Multiply()([activations, attention])
+    summed = keras.ops.sum(weighted, axis=1)
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(summed))
+
+
+def attention_layer_unmasked():
+    """A convolution makes query and value of each token, then dot-product attention between them."""
+    keras.utils.set_random_seed(9)
+    tokens = keras.Input(shape=(None,), dtype="int32")
+    embedded = layers.Embedding(60, 16, mask_zero=True)(tokens)
+    query = layers.Conv1D(16, 1, name="query_cnn")(embedded)
+    value = layers.Conv1D(16, 1, name="value_cnn")(embedded)
+    attended = layers.Attention()([query, value])
+    state = layers.GRU(12)(attended, mask=keras.ops.not_equal(tokens, 0))
+    return keras.Model(tokens, layers.Dense(2, activation="softmax")(state))
+
+
+def backwards_without_mask():
+    keras.utils.set_random_seed(7)
+    inputs = keras.Input((None, 3))
+    forward = layers.GRU(8, name="forward_gru")(layers.Masking()(inputs))
+    x = layers.Dense(8, activation="tanh", bias_initializer=keras.initializers.RandomNormal(seed=7))(inputs)
+    backward = layers.GRU(8, go_backwards=True, name="backward_gru")(x)
+    x = layers.Concatenate()([forward, backward])
+    x = layers.Dropout(0.3)(x)
+    return keras.Model(inputs, layers.Dense(4)(x))
+
+
+@keras.saving.register_keras_serializable(package="norms")
+class BatchScale(layers.Layer):
+    """Scales each feature by its deviation in the batch."""
+
+    def call(self, x):
+        return (x - ops.mean(x, axis=0)) / (ops.std(x, axis=0) + 1e-3)
+
+
+def batch_statistics():
+    keras.utils.set_random_seed(13)
+    inputs = keras.Input(shape=(None, 4))
+    x = layers.LSTM(8)(layers.Masking()(inputs))
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(BatchScale()(x)))
+
+
+def batchnorm_before_masking():
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential(
+        [
+            keras.Input(shape=(None, 6)),
+            layers.BatchNormalization(),
+            layers.Masking(mask_value=0.0),
+            layers.LSTM(16),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    norm = model.layers[0]  # as after some epochs of training
+    norm.moving_mean.assign([0.3, -0.2, 0.5, 1.0, 0.0, -0.4])
+    norm.moving_variance.assign([1.5, 0.7, 1.2, 0.9, 2.0, 1.1])
+    return model
+
+
+def bilstm_max_pool():
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [
+            keras.Input((None, 5)),
+            layers.Masking(),
+            layers.Bidirectional(layers.LSTM(12, return_sequences=True)),
+            layers.GlobalMaxPooling1D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def concatenated_with_conv():
+    """What a step is, and what its surroundings are. A mask beside none becomes one that is true everywhere."""
+    keras.utils.set_random_seed(23)
+    inputs = keras.Input(shape=(None, 4))
+    x = layers.Masking()(inputs)
+    around = layers.Conv1D(8, 5, padding="same", activation="relu", bias_initializer="ones", name="around")(x)
+    wider = layers.Conv1D(8, 5, padding="same", activation="relu", name="wider")(around)
+    x = layers.Concatenate()([x, wider])
+    x = layers.GRU(12)(x)
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+
+
+def conv_forgets_mask():
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input(shape=(None, 4)),
+            layers.Masking(mask_value=0.0),
+            layers.Conv1D(16, 3, padding="same", activation="relu"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def conv_stack_max():
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential()
+    model.add(keras.Input(shape=(None, 6)))
+    model.add(layers.Masking(mask_value=0.0))
+    model.add(layers.Conv1D(filters=16, kernel_size=3, padding="same", activation="relu", name="conv_a"))
+    model.add(layers.Conv1D(filters=16, kernel_size=3, padding="same", activation="relu", name="conv_b"))
+    model.add(layers.GlobalMaxPooling1D())
+    model.add(layers.Dense(4, activation="softmax"))
+    for layer in model.layers[1:3]:  # as after some epochs of training
+        layer.bias.assign(keras.random.normal(layer.bias.shape, stddev=0.3, seed=2))
+    return model
+
+
+def cropped_behind():
+    """The last reading is unreliable: leave it out."""
+    keras.utils.set_random_seed(22)
+    return keras.Sequential(
+        [
+            keras.Input(shape=(None, 3)),
+            layers.Masking(),
+            layers.Cropping1D((0, 1)),
+            layers.SimpleRNN(12),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+
+
+def einsum_dense_loses_mask():
+    keras.utils.set_random_seed(20)
+    return keras.Sequential(
+        [
+            keras.Input(shape=(None,), dtype="int32"),
+            layers.Embedding(30, 8, mask_zero=True),
+            layers.EinsumDense("btf,fh->bth", output_shape=(None, 12), bias_axes="h", activation="relu"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+
+
+def global_max_of_relu():
+    keras.utils.set_random_seed(26)
+    tokens = keras.Input(shape=(None,), dtype="int64", name="tokens")
+    x = layers.Embedding(45, 12, mask_zero=True)(tokens)
+    x = layers.Dense(16, activation="relu", bias_initializer=keras.initializers.RandomNormal(stddev=0.5, seed=1))(x)
+    x = ops.max(x, axis=1)
+    return keras.Model(tokens, layers.Dense(2, activation="sigmoid")(x))
+
+
+def group_norm():
+    keras.utils.set_random_seed(16)
+    return keras.Sequential(
+        [
+            keras.Input(shape=(None, 8)),
+            layers.Masking(),
+            layers.Dense(16),
+            layers.GroupNormalization(groups=4),
+            layers.Activation("relu"),
+            layers.LSTM(12),
+            layers.Dense(3),
+        ]
+    )
+
+
+def last_step_of_bilstm():
+    keras.utils.set_random_seed(14)
+    inputs = keras.Input(shape=(None, 6))
+    x = layers.Masking(mask_value=0.0)(inputs)
+    x = layers.Bidirectional(layers.LSTM(10, return_sequences=True))(x)
+    last = x[:, -1, :]
+    return keras.Model(inputs, layers.Dense(4, activation="softmax")(last))
+
+
+def mha_after_conv():
+    keras.utils.set_random_seed(10)
+    inputs = keras.Input(shape=(None, 6))
+    x = layers.Masking()(inputs)
+    mask = keras.ops.any(keras.ops.not_equal(inputs, 0.0), axis=-1)
+    x = layers.Conv1D(16, 1)(x)
+    attended = layers.MultiHeadAttention(num_heads=2, key_dim=8)(x, x)
+    x = layers.LayerNormalization()(layers.Add()([x, attended]))
+    x = layers.GlobalAveragePooling1D()(x, mask=mask)
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+
+
+def permute_loses_mask():
+    """Dropout of whole features: turned around for it, and back."""
+    keras.utils.set_random_seed(12)
+    inputs = keras.Input(shape=(None, 5))
+    x = layers.Masking()(inputs)
+    x = layers.Permute((2, 1))(x)
+    x = layers.Dropout(0.2, noise_shape=(None, 5, 1))(x)
+    x = layers.Permute((2, 1))(x)
+    x = layers.Bidirectional(layers.GRU(8))(x)
+    return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
+
+
+def pooled_between_lstms():
+    """Half the steps for the second layer, as it is slow otherwise."""
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input(shape=(None, 4), name="series")
+    x = layers.Masking(0.0)(inputs)
+    x = layers.LSTM(12, return_sequences=True)(x)
+    x = layers.AveragePooling1D(2, padding="same")(x)
+    x = layers.LSTM(12)(x)
+    return keras.Model(inputs, layers.Dense(5, activation="softmax")(x))
+
+
+@keras.saving.register_keras_serializable(package="forecasting")
+class Recency(layers.Layer):
+    """Adds how many steps ago each one was."""
+
+    def __init__(self, scale=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+        self.supports_masking = True
+
+    def call(self, x):
+        steps = ops.shape(x)[1]
+        ago = ops.cast(ops.flip(ops.arange(steps)), x.dtype)
+        return x - self.scale * ago[None, :, None]
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale}
+
+
+def positions_from_the_end():
+    keras.utils.set_random_seed(13)
+    return keras.Sequential(
+        [keras.Input((None, 4)), layers.Masking(), Recency(), layers.LSTM(12), layers.Dense(3, activation="softmax")]
+    )
+
+
+def raw_branch_bidirectional():
+    """Two views of the same series; the mask is in one of them."""
+    keras.utils.set_random_seed(6)
+    inputs = keras.Input(shape=(None, 7))
+    masked = layers.Masking()(inputs)
+    slow = layers.LSTM(10)(masked)
+    fast = layers.Bidirectional(layers.GRU(6), name="fast")(inputs)
+    merged = layers.concatenate([slow, fast])
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(merged))
+
+
+def reshape_loses_mask():
+    keras.utils.set_random_seed(11)
+    model = keras.Sequential(
+        [
+            keras.Input(shape=(None,), dtype="int32"),
+            layers.Embedding(50, 12, mask_zero=True),
+            layers.Reshape((-1, 12)),
+            layers.LSTM(16),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    return model
+
+
+def rms_norm_between():
+    keras.utils.set_random_seed(19)
+    inputs = keras.Input(shape=(None, 5))
+    x = layers.Masking()(inputs)
+    x = layers.LSTM(12, return_sequences=True)(x)
+    x = layers.RMSNormalization()(x)
+    x = layers.LSTM(12, go_backwards=True, name="second")(x)
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+
+
+def encoder(x, number, heads=2, size=16, dropout=0.1):
+    attention = layers.MultiHeadAttention(num_heads=heads, key_dim=size // heads, dropout=dropout, name=f"mha_{number}")
+    x = layers.LayerNormalization(epsilon=1e-6)(layers.Add()([x, attention(x, x)]))
+    hidden = layers.Dense(2 * size, activation="gelu")(x)
+    hidden = layers.Dropout(dropout)(layers.Dense(size)(hidden))
+    return layers.LayerNormalization(epsilon=1e-6)(layers.Add()([x, hidden]))
+
+
+def second_encoder_block():
+    """MultiHeadAttention takes the mask off its input, so the Add around it has one mask of two and passes on none."""
+    keras.utils.set_random_seed(28)
+    tokens = keras.Input(shape=(None,), dtype="int32")
+    x = layers.Embedding(80, 16, mask_zero=True)(tokens)
+    for number in range(2):
+        x = encoder(x, number)
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(tokens, layers.Dense(3, activation="softmax")(x))
+
+
+def softmax_over_steps():
+    keras.utils.set_random_seed(25)
+    inputs = keras.Input(shape=(None, 5))
+    h = layers.Bidirectional(layers.LSTM(8, return_sequences=True))(layers.Masking()(inputs))
+    scores = layers.Conv1D(1, 1, name="score")(h)
+    weights = layers.Softmax(axis=1, name="weights")(scores)
+    context = layers.Dot(axes=1)([weights, h])
+    context = layers.Flatten()(context)
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(context))
+
+
+def squeeze_excite_block(x, ratio=4):
+    filters = x.shape[-1]
+    se = layers.GlobalAveragePooling1D()(x)
+    se = layers.Reshape((1, filters))(se)
+    se = layers.Dense(filters // ratio, activation="relu", use_bias=False)(se)
+    se = layers.Dense(filters, activation="sigmoid", use_bias=False)(se)
+    return layers.multiply([x, se])
+
+
+def squeeze_excite():
+    """MLSTM-FCN: one branch convolutions with squeeze and excite, the other a masked LSTM."""
+    keras.utils.set_random_seed(15)
+    inputs = keras.Input(shape=(None, 5))
+    x = layers.LSTM(8)(layers.Masking()(inputs))
+    y = layers.Conv1D(16, 8, padding="same", kernel_initializer="he_uniform")(inputs)
+    y = layers.BatchNormalization()(y)
+    y = layers.Activation("relu")(y)
+    y = squeeze_excite_block(y)
+    y = layers.Conv1D(16, 3, padding="same", kernel_initializer="he_uniform")(y)
+    y = layers.GlobalAveragePooling1D(name="gap")(y)
+    merged = layers.concatenate([x, y])
+    return keras.Model(inputs, layers.Dense(4, activation="softmax")(merged))
+
+
+@keras.saving.register_keras_serializable(package="reviews")
+class ReviewClassifier(keras.Model):
+    def __init__(self, vocabulary=40, units=12, classes=3, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary, self.units, self.classes = vocabulary, units, classes
+        self.embedding = layers.Embedding(vocabulary, units, mask_zero=True)
+        self.rnn = layers.Bidirectional(layers.GRU(units), name="rnn")
+        self.out = layers.Dense(classes, activation="softmax")
+
+    def call(self, tokens):
+        x = self.embedding(tokens)
+        x = x * ops.sqrt(float(self.units))
+        return self.out(self.rnn(x))
+
+    def get_config(self):
+        return {"vocabulary": self.vocabulary, "units": self.units, "classes": self.classes}
+
+
+def subclass_forgets_mask():
+    keras.utils.set_random_seed(18)
+    model = ReviewClassifier()
+    model(ops.zeros((1, 4), dtype="int32"))
+    return model
+
+
+@keras.saving.register_keras_serializable(package="keras_io")
+class TokenAndPositionEmbedding(layers.Layer):
+    def __init__(self, maxlen, vocab_size, embed_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.maxlen, self.vocab_size, self.embed_dim = maxlen, vocab_size, embed_dim
+        self.token_emb = layers.Embedding(input_dim=vocab_size, output_dim=embed_dim, mask_zero=True)
+        self.pos_emb = layers.Embedding(input_dim=maxlen, output_dim=embed_dim)
+
+    def build(self, input_shape):
+        self.token_emb.build(input_shape)
+        self.pos_emb.build(input_shape)
+
+    def call(self, x):
+        positions = ops.arange(0, ops.shape(x)[-1], 1)
+        return self.token_emb(x) + self.pos_emb(positions)
+
+    def get_config(self):
+        sizes = {"maxlen": self.maxlen, "vocab_size": self.vocab_size, "embed_dim": self.embed_dim}
+        return {**super().get_config(), **sizes}
+
+
+def transformer_without_mask():
+    """Text classification with a transformer; the sum of two embeddings has no mask any more."""
+    keras.utils.set_random_seed(27)
+    inputs = keras.Input(shape=(None,), dtype="int32")
+    x = TokenAndPositionEmbedding(200, 70, 16)(inputs)
+    attended = layers.MultiHeadAttention(num_heads=2, key_dim=8, name="self_attention")(x, x)
+    x = layers.LayerNormalization(epsilon=1e-6)(x + attended)
+    feed_forward = keras.Sequential([layers.Dense(16, activation="relu"), layers.Dense(16)])
+    x = layers.LayerNormalization(epsilon=1e-6)(x + feed_forward(x))
+    x = layers.GlobalAveragePooling1D()(x)
+    x = layers.Dense(20, activation="relu")(x)
+    return keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
+
+
+def unit_norm_over_time():
+    """Each feature scaled to length one over the series."""
+    keras.utils.set_random_seed(21)
+    return keras.Sequential(
+        [
+            keras.Input(shape=(None, 4)),
+            layers.Masking(),
+            layers.Dense(8, activation="relu", bias_initializer="ones"),
+            layers.UnitNormalization(axis=1),
+            layers.LSTM(8),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def upsampled():
+    keras.utils.set_random_seed(17)
+    model = keras.Sequential()
+    model.add(keras.Input(shape=(None, 4)))
+    model.add(layers.Masking())
+    model.add(layers.GRU(8, return_sequences=True))
+    model.add(layers.UpSampling1D(2))
+    model.add(layers.GRU(8, name="fine"))
+    model.add(layers.Dense(2, activation="softmax"))
+    return model

@@ -1,0 +1,205 @@
+"""Keras models that cannot be judged, and files that are none."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+from keras import layers, ops
+
+
+class Swish(layers.Layer):
+    """Never registered: a file of it cannot be read without this class."""
+
+    def call(self, x):
+        return x * ops.sigmoid(x)
+
+
+def class_not_at_hand():
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [keras.Input(shape=(None, 4)), layers.Masking(), layers.LSTM(8), Swish(), layers.Dense(3, activation="softmax")]
+    )
+
+
+def conv_lstm():
+    keras.utils.set_random_seed(8)
+    return keras.Sequential(
+        [
+            keras.Input(shape=(None, 8, 2)),
+            layers.ConvLSTM1D(4, 3, padding="same", name="radar"),
+            layers.Flatten(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+@keras.saving.register_keras_serializable(package="bayes")
+class MCDropout(layers.Dropout):
+    """Monte Carlo dropout: never off."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=True)
+
+
+def dropout_always_on():
+    keras.utils.set_random_seed(10)
+    return keras.Sequential(
+        [
+            keras.Input(shape=(None, 4)),
+            layers.Masking(),
+            layers.LSTM(8),
+            MCDropout(0.5),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def flattened():
+    keras.utils.set_random_seed(4)
+    return keras.Sequential(
+        [
+            keras.Input(shape=(20, 4)),
+            layers.Masking(),
+            layers.LSTM(8, return_sequences=True),
+            layers.Flatten(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def frozen_rows():
+    keras.utils.set_random_seed(11)
+    inputs = keras.Input(batch_shape=(16, None, 4))
+    x = layers.GRU(8)(layers.Masking()(inputs))
+    x = layers.Reshape((2, 4))(x)
+    x = keras.ops.reshape(x, (16, 8))
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+
+
+def images():
+    """A video: each step is a picture."""
+    keras.utils.set_random_seed(12)
+    return keras.Sequential(
+        [
+            keras.Input(shape=(None, 8, 8, 1)),
+            layers.TimeDistributed(layers.Conv2D(4, 3, activation="relu")),
+            layers.TimeDistributed(layers.Flatten()),
+            layers.LSTM(8),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def layer(class_name: str, name: str, inbound: list[list[object]], **config: object) -> dict[str, object]:
+    nodes = [[[source, 0, 0, {}] for source in node] for node in inbound]
+    return {"class_name": class_name, "name": name, "config": {"name": name, **config}, "inbound_nodes": nodes}
+
+
+def save_keras_two(path: Path) -> None:
+    """A file of Keras 2 with an operation of TensorFlow between its layers, which Keras 3 does not read."""
+    layers = [
+        layer("InputLayer", "input_1", [], batch_input_shape=[None, None, 4], dtype="float32", sparse=False),
+        layer("TFOpLambda", "tf.math.reduce_mean", [["input_1"]], function="math.reduce_mean"),
+        layer("Dense", "dense", [["tf.math.reduce_mean"]], units=3, activation="softmax"),
+    ]
+    config = {
+        "name": "model",
+        "layers": layers,
+        "input_layers": [["input_1", 0, 0]],
+        "output_layers": [["dense", 0, 0]],
+    }
+    with h5py.File(path, "w") as file:
+        file.attrs["keras_version"] = "2.11.0"
+        file.attrs["backend"] = "tensorflow"
+        file.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": config})
+        weights = file.create_group("model_weights")
+        weights.attrs["layer_names"] = np.array([b"dense"])
+        weights.create_group("dense").attrs["weight_names"] = np.array([], dtype="S1")
+
+
+def lambda_layer():
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input(shape=(None, 4)),
+            layers.Masking(),
+            layers.LSTM(8, return_sequences=True),
+            layers.Lambda(lambda x: keras.ops.mean(x, axis=1), name="average"),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def mixed_precision():
+    keras.utils.set_random_seed(6)
+    half = keras.DTypePolicy("mixed_float16")
+    return keras.Sequential(
+        [
+            keras.Input(shape=(None, 4)),
+            layers.Masking(dtype=half),
+            layers.LSTM(8, dtype=half),
+            layers.Dense(3, activation="softmax", dtype="float32"),
+        ]
+    )
+
+
+def stateful():
+    keras.utils.set_random_seed(2)
+    return keras.Sequential(
+        [
+            keras.Input(batch_shape=(1, None, 4)),
+            layers.Masking(),
+            layers.LSTM(8, stateful=True, name="memory"),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def states_returned():
+    """An encoder for a decoder elsewhere: three outputs, of which none is a score."""
+    keras.utils.set_random_seed(9)
+    inputs = keras.Input(shape=(None, 4))
+    output, hidden, cell = layers.LSTM(8, return_state=True)(layers.Masking()(inputs))
+    return keras.Model(inputs, [output, hidden, cell])
+
+
+def two_inputs():
+    keras.utils.set_random_seed(5)
+    series = keras.Input(shape=(None, 4), name="series")
+    patient = keras.Input(shape=(3,), name="patient")
+    x = layers.LSTM(8)(layers.Masking()(series))
+    x = layers.concatenate([x, layers.Dense(4, activation="relu")(patient)])
+    return keras.Model([series, patient], layers.Dense(2, activation="softmax")(x))
+
+
+HASHING = {
+    "module": "keras.layers",
+    "class_name": "Hashing",
+    "config": {"name": "hashing", "trainable": True, "dtype": "int64", "num_bins": 40, "mask_value": 0},
+    "registered_name": None,
+}
+
+
+def save_words_looked_up(path: Path) -> None:
+    """A model that hashes its words, as TensorFlow saves it: Keras has this layer for TensorFlow alone."""
+    keras.utils.set_random_seed(7)
+    model = keras.Sequential(
+        [
+            keras.Input(shape=(None,), dtype="int64"),
+            layers.Embedding(40, 8, mask_zero=True),
+            layers.GRU(8),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    model.save(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    config["config"]["layers"].insert(1, HASHING)
+    members["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
