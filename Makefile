@@ -44,7 +44,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # The tests of a file run in their order in one process, until another process has nothing left to do and takes over some.
 PARALLEL := --numprocesses auto --dist worksteal
 
-test: lint ## Every check that a change has to pass: lint, types, tests
+test: .venv/.development ## Every check that a change has to pass: lint, types, tests
+	@$(MAKE) --no-print-directory --jobs 2 lint tests
+
+.PHONY: tests
+tests: .venv/.development
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
 quick: .venv/.development ## The tests of the service that start no process: a first answer in about a minute

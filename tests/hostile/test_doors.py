@@ -82,6 +82,7 @@ def crowd(door: Door, way: str, stack: ExitStack) -> None:
                 wire.sendall(door.head())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("way", ["no handshake", "silence", "half a head", "a whole head"])
 @pytest.mark.parametrize("name", ["http", "admin", "grpc"])
 def test_connections_without_a_call_give_their_places_back_and_cost_the_other_doors_nothing(

@@ -17,7 +17,7 @@ from tests.support.server_process import started
 
 CALLERS = 12
 GRPC_CALLERS = 3
-ANSWERS = 60
+ANSWERS = 20
 
 
 def seen(chaos: Chaos, code: str) -> int:
