@@ -2,14 +2,12 @@
 
 Each data set ships in the wheel of aeon; `--more FOLDER` adds every `NAME/NAME_TRAIN.ts` with its `_TEST.ts` in a
 folder, such as the data of sktime's wheel. A spec has the number of features, the labels and the largest length only:
-everything else is chosen. The test split chooses nothing. `--kept-aside` takes changed and made sets instead
-(`benchmarks/kept_aside.py`).
+everything else is chosen. The test split chooses nothing.
 
 | model | is |
 |---|---|
 | auto | a spec without `[model]`: what a newcomer gets |
 | rnn, conv, ... | the same with that preset |
-| BiLSTM | a recurrent network in plain PyTorch, `benchmarks/recurrent_reference.py` |
 | MiniRocket | aeon's, with its ridge classifier; sequences of different lengths are padded with zeros to the longest |
 
 Seconds are processor time on one core, from records to a trained and scored model, so that they mean something on a
@@ -33,17 +31,16 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks import kept_aside, machine, pages, recurrent_reference
-from benchmarks.kept_aside import LabelledSet
+from benchmarks import machine, pages
 from lengthwise.commands.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture.presets import PRESETS
+from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import recipe, session
 from lengthwise_export.training.options import RecipeOptions
 
 PAGE = pages.RESULTS / "accuracy.md"
-KEPT_ASIDE_PAGE = pages.RESULTS / "kept_aside.md"
 SETS: Final = (
     "JapaneseVowels",
     "PickupGestureWiimoteZ",
@@ -54,20 +51,30 @@ SETS: Final = (
     "OSULeaf",
     "ACSF1",
 )
-KEPT_ASIDE_NOTE: Final = (
-    " The sets are JapaneseVowels, changed as `benchmarks/kept_aside.py` says, and one that is made. The "
-    "normalisations by scale were made with scaled sequences like these in mind."
-)
-REFERENCE_NOTE: Final = (
-    " BiLSTM is a network in plain PyTorch (`benchmarks/recurrent_reference.py`), the better of two preparations of "
-    "the values on the test records, which is in its favour; its seconds are those of both."
-)
 QUICK: Final = ("ItalyPowerDemand",)
 AUTO: Final = "auto"
 MINIROCKET: Final = "MiniRocket"
-REFERENCE: Final = "BiLSTM"
-LONGEST_OF_REFERENCE: Final = 160
-"""Median length up to which the recurrent reference is trained: a longer set takes it many minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet:
+    """A data set with its two splits."""
+
+    name: str
+    training: list[Record]
+    test: list[Record]
+
+    def spec(self, model: dict[str, Any]) -> Spec:
+        """The spec that a newcomer writes, with a table `[model]`; where values are missing it says `auto`."""
+        every = (*self.training, *self.test)
+        steps: dict[str, Any] = {
+            "features": self.training[0].steps.shape[1],
+            "max_length": max(len(record.steps) for record in every),
+        }
+        if not model and any(np.isnan(record.steps).any() for record in every):
+            model = {"preset": AUTO}
+        labels = sorted({str(record.label) for record in self.training})
+        return Spec.from_table({"input": steps, "output": {"labels": labels}} | ({"model": model} if model else {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,7 @@ def trained(data: LabelledSet, model: str, seed: int, *, steps: int | None = Non
             )
     seconds = time.process_time() - began
     kind = "rocket" if plan.spec.model.kind == "rocket" else plan.spec.model.preset or "layers"
-    made = kind if data.is_tokens else f"{kind}, {plan.spec.input.normalize}"
+    made = f"{kind}, {plan.spec.input.normalize}"
     return AccuracyOfRun(data.name, model, seed, finished.content["test"]["accuracy"], seconds, made)
 
 
@@ -130,20 +137,6 @@ def minirocket(data: LabelledSet, seed: int) -> AccuracyOfRun:
     return AccuracyOfRun(data.name, MINIROCKET, seed, accuracy, seconds, "zeros at the end")
 
 
-def reference(data: LabelledSet, seed: int) -> AccuracyOfRun:
-    """The recurrent reference, the better of its two preparations on the test records."""
-    began = time.process_time()
-    accuracy, way = recurrent_reference.best_of_both(data, seed)
-    return AccuracyOfRun(data.name, REFERENCE, seed, accuracy, time.process_time() - began, way)
-
-
-def is_left_out(data: LabelledSet, model: str) -> bool:
-    """Whether a model cannot be trained on a set, or only in many minutes."""
-    if model == REFERENCE:
-        return bool(np.median([len(record.steps) for record in data.training]) > LONGEST_OF_REFERENCE)
-    return model == MINIROCKET and data.is_tokens
-
-
 def padded(records: Sequence[Record], width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """`[records, features, width]`; longer ones are cut, missing values are zeros."""
     values = np.zeros((len(records), records[0].steps.shape[1], max(width, 9)), dtype=np.float32)
@@ -153,10 +146,10 @@ def padded(records: Sequence[Record], width: int) -> np.ndarray[Any, np.dtype[np
     return values
 
 
-def as_page(facts: dict[str, Any], results: Sequence[AccuracyOfRun], *, is_kept_aside: bool) -> str:
+def as_page(facts: dict[str, Any], results: Sequence[AccuracyOfRun]) -> str:
     """The table of means over seeds."""
     measured = {result.model for result in results}
-    models = [model for model in (AUTO, *PRESETS, MINIROCKET, REFERENCE) if model in measured]
+    models = [model for model in (AUTO, *PRESETS, MINIROCKET) if model in measured]
     lines = []
     for data in dict.fromkeys(result.data for result in results):
         line = [data]
@@ -168,13 +161,10 @@ def as_page(facts: dict[str, Any], results: Sequence[AccuracyOfRun], *, is_kept_
     seeds = max((result.seed for result in results), default=0) + 1
     return pages.page(
         facts,
-        "Accuracy on sets that were kept aside" if is_kept_aside else "Accuracy of trained models",
-        f"`python -m benchmarks.accuracy{' --kept-aside' if is_kept_aside else ''}`: test accuracy, "
-        "mean ± standard deviation over "
+        "Accuracy of trained models",
+        "`python -m benchmarks.accuracy`: test accuracy, mean ± standard deviation over "
         f"{seeds} seed{'s' if seeds > 1 else ''}, and mean seconds of processor time of a training on one core. The "
-        "last column says what `auto` chose."
-        + (KEPT_ASIDE_NOTE if is_kept_aside else "")
-        + (REFERENCE_NOTE if REFERENCE in models else ""),
+        "last column says what `auto` chose.",
         pages.table(["data", *models, "auto is"], lines),
     )
 
@@ -194,16 +184,10 @@ def _cell(found: Sequence[AccuracyOfRun]) -> str:
 @click.option("--more", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of further sets.")
 @click.option("--only-more", is_flag=True, help="Only the sets of --more that are named in --sets.")
 @click.option(
-    "--kept-aside",
-    "kept_aside_sets",
-    is_flag=True,
-    help="The changed and made sets instead, as benchmarks/kept_aside.py says.",
-)
-@click.option(
     "--models",
     default=f"{AUTO},{MINIROCKET}",
     show_default=True,
-    help=f"Of {AUTO}, {MINIROCKET}, {REFERENCE}, {', '.join(PRESETS)}.",
+    help=f"Of {AUTO}, {MINIROCKET}, {', '.join(PRESETS)}.",
 )
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--rounds-to", type=click.Path(dir_okay=False, path_type=Path), help="Keeps results, and continues them.")
@@ -212,24 +196,18 @@ def main(
     names: str,
     more: Path | None,
     only_more: bool,
-    kept_aside_sets: bool,
     models: str,
     seeds: int,
     rounds_to: Path | None,
 ) -> None:
-    """Trains on every set, and writes benchmarks/results/accuracy.md, or kept_aside.md with --kept-aside."""
+    """Trains on every set, and writes benchmarks/results/accuracy.md."""
     torch.set_num_threads(1)
-    page = KEPT_ASIDE_PAGE if kept_aside_sets else PAGE
     if not quick:
-        pages.require_clean(page)
+        pages.require_clean(PAGE)
     facts = machine.facts()
     console = Console()
     wanted = QUICK if quick else tuple(names.split(","))
-    if kept_aside_sets:
-        asked = kept_aside.names() if wanted == SETS else wanted
-        sets = [kept_aside.read(name) for name in asked]
-    else:
-        sets = [] if only_more else [read(name) for name in wanted]
+    sets = [] if only_more else [read(name) for name in wanted]
     if more is not None:
         sets += [
             read(path.name, path)
@@ -243,12 +221,10 @@ def main(
     for data in sets:
         for model in models.split(","):
             for seed in range(1 if quick else seeds):
-                if (data.name, model, seed) in held or is_left_out(data, model):
+                if (data.name, model, seed) in held:
                     continue
                 if model == MINIROCKET:
                     found = minirocket(data, seed)
-                elif model == REFERENCE:
-                    found = reference(data, seed)
                 else:
                     found = trained(data, model, seed, steps=30 if quick else None)
                 done.append(found)
@@ -258,11 +234,11 @@ def main(
                 )
                 if rounds_to is not None:
                     rounds_to.write_text(json.dumps([asdict(one) for one in done], indent=1) + "\n")
-    text = as_page(facts, done, is_kept_aside=kept_aside_sets)
+    text = as_page(facts, done)
     if quick:
         console.print(text)
     else:
-        pages.write(page, text)
+        pages.write(PAGE, text)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Twenty callers send good, wrong, slow and unfinished requests over `/predict`, KServe v1 and v2, on connections of their
 own: 20 % are wrong, 20 % leave at some point. Five more send good and wrong ones over gRPC; with `--grpc-cancels` they
-also cancel 20 % of them, and memory grows: grpcio keeps some hundred bytes of each such call, whatever the server
-(`python -m benchmarks.grpc_cancels`). A fifth of the calls is recorded. Meanwhile
+also cancel 20 % of them, and memory grows: grpcio keeps some hundred bytes of each such call, whatever the server.
+A fifth of the calls is recorded. Meanwhile
 
 | every | happens |
 |---|---|

@@ -25,7 +25,6 @@ SHORTENED = {
     "missing_values": "--seeds 1 --epochs 1",
     "exported_models": "--only step_tagger --count 20",
     "keras_models": "--only step_tagger --count 20",
-    "keras_exports": "--rounds 1 --seconds 0.5",
     "steady_bits": "--only logarithm --count 20",
 }
 """What makes a study short."""
