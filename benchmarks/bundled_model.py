@@ -26,7 +26,7 @@ from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.exporting.candidate import from_spec
-from lengthwise_export.exporting.pipeline import export
+from lengthwise_export.exporting.flow import publish
 from lengthwise_export.training import train
 from lengthwise_export.training.batches import examples
 from lengthwise_export.training.metrics import TrainingReport
@@ -78,7 +78,7 @@ def main(run: Path) -> None:
     console.print(report.table(str(run)))
     with tempfile.TemporaryDirectory() as folder, console.status("exporting and verifying"):
         place = Path(folder) / "japanese-vowels" / "1"
-        published = export(from_spec(spec, run / train.WEIGHTS_FILE), place, data=held_out)
+        published = publish(from_spec(spec, run / train.WEIGHTS_FILE), place, data=held_out)
         share = accuracy(published.directory, held_out)
         if share < LEAST_ACCURACY:
             raise VerificationError(f"accuracy {share:.4f} on the test recordings, at least {LEAST_ACCURACY} is wanted")

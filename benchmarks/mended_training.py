@@ -27,10 +27,11 @@ from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
 from lengthwise.padding import pad
 from lengthwise.runtime.session import Session
-from lengthwise_export.mending import mended_accuracy, mended_candidate
+from lengthwise_export.exporting.users_model import from_mend
+from lengthwise_export.mending import mended_accuracy
 from lengthwise_export.mending.mend_target import mend_target
 from lengthwise_export.mending.mended_accuracy import MendAccuracy
-from lengthwise_export.options import TargetOptions
+from lengthwise_export.options import ExportOptions, TargetOptions
 from lengthwise_export.targets import targets
 
 PAGE = pages.RESULTS / "mended_training.md"
@@ -86,7 +87,7 @@ def measure(seed: int, epochs: int, weights: Path | None = None) -> TrainedMend:
         torch.save(model.state_dict(), weights)
     target = targets.read(model, TargetOptions(features=12, labels=LABELS), blind=True)
     proved = mend_target(target, max_length=LONGEST)
-    source = mended_candidate.from_mend(proved, max_length=LONGEST)
+    source = from_mend(proved, ExportOptions(max_length=LONGEST))
     graph = source.build(source.manifest)
     session = Session(graph.SerializeToString(), source.manifest)
     accuracy = mended_accuracy.measure(target.subject, session, source.manifest, test)

@@ -2,7 +2,7 @@
 
 Three tables: operators of `lengthwise_export.steady_bits`, each in a small graph; the sound models of the gallery; and
 its models without lengths after `--mend`.
-A sequence's bits are compared batched and unbatched, before and after `export --rewrite`. Times are taken in turns, one
+A sequence's bits are compared batched and unbatched, before and after an export. Times are taken in turns, one
 run of each graph after the other; the table shows the median of their ratios.
 """
 
@@ -31,8 +31,9 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.errors import ExportError
+from lengthwise_export.exporting.users_model import from_mend
 from lengthwise_export.mending.mend_target import mend_target
-from lengthwise_export.mending.mended_candidate import from_mend
+from lengthwise_export.options import ExportOptions
 from lengthwise_export.steady_bits.losses import first_loss
 from lengthwise_export.steady_bits.rewriting import largest_difference, with_steady_bits
 from lengthwise_export.targets import targets
@@ -154,7 +155,7 @@ def _mended(exhibit: Exhibit, count: int) -> Comparison:
     target = targets.read(given, options_of(exhibit), blind=True)
     proved = mend_target(target, max_length=MAX_LENGTH)
     try:
-        candidate = from_mend(proved, max_length=MAX_LENGTH)
+        candidate = from_mend(proved, ExportOptions(max_length=MAX_LENGTH))
     except LengthwiseError as error:
         return Comparison(str(exhibit), refused=str(error))
     manifest = candidate.manifest
@@ -166,7 +167,7 @@ def page(facts: dict[str, Any], tables: Mapping[str, Sequence[Comparison]]) -> s
     timed = " and ".join(f"{rows} x {steps}" for rows, steps in SHAPES)
     how = (
         f"`python -m benchmarks.steady_bits`: sequences of 1 to {LONGEST} steps that get the same bits in batches of "
-        f"{ROWS} as unbatched, before and after `export --rewrite`; the largest difference of an answer before and "
+        f"{ROWS} as unbatched, before and after an export; the largest difference of an answer before and "
         f"after, in units of max(1, its largest value); and the time after as a share of the time before, for {timed} "
         "steps."
     )

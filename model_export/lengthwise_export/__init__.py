@@ -39,7 +39,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "LengthwiseClassifier": "lengthwise_export.training.estimator",
-    "PublishedModel": "lengthwise_export.exporting.pipeline",
+    "PublishedModel": "lengthwise_export.exporting.flow",
     "TrainedModel": "lengthwise_export.training.training_api",
     "adopt": "lengthwise_export.adopting.adopt",
     "compare": "lengthwise_export.training.training_api",
@@ -50,7 +50,7 @@ _ELSEWHERE = {
 
 if TYPE_CHECKING:
     from lengthwise_export.adopting.adopt import adopt
-    from lengthwise_export.exporting.pipeline import PublishedModel
+    from lengthwise_export.exporting.flow import PublishedModel
     from lengthwise_export.interface.api import CheckReport, check, export
     from lengthwise_export.training.estimator import LengthwiseClassifier
     from lengthwise_export.training.training_api import TrainedModel, compare, train

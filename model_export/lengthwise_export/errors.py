@@ -58,7 +58,7 @@ class ExportError(LengthwiseError):
     """A step of the export failed.
 
     Args:
-        step: The name of the step, as in `lengthwise_export.exporting.pipeline`.
+        step: The name of the step: check, capture, graph, mend, precision.
         detail: The reason, and what to do instead.
     """
 

@@ -154,11 +154,6 @@ class ExportOptions(TargetOptions):
         description="Allowed difference of batched and unbatched answers, beyond rounding (1e-5); by default the same "
         "bits.",
     )
-    rewrite: bool = Field(
-        default=False,
-        description="Rewrite operators of your model whose bits depend on the batch, if answers then have the same "
-        "bits.",
-    )
     mend: bool = Field(
         default=False,
         description="If padding reaches an answer of your model, or it takes no lengths, rewrite its graph so that "

@@ -16,7 +16,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import Manifest, StepInput, Task
 from lengthwise.runtime.session import Outputs, Session
 from lengthwise_export.exporting import accuracy
-from lengthwise_export.exporting.pipeline import export
+from lengthwise_export.exporting.flow import publish
 from lengthwise_export.interface.cli import main
 from tests.support.specs import candidate
 
@@ -239,7 +239,7 @@ def test_models_of_the_users_are_held_against_labelled_data(kind: str, files: Pa
 
 
 def test_a_graph_that_names_its_labels_keeps_them_and_takes_no_others(tmp_path: Path) -> None:
-    graph = export(candidate(), tmp_path / "tiny").directory / "model.onnx"
+    graph = publish(candidate(), tmp_path / "tiny").directory / "model.onnx"
     result = run(graph, "--labels", "b,a", "--max-length", 20, "--out", tmp_path / "n")
     assert (result.exit_code, "contradicts" in result.stderr) == (2, True)
     result = run(graph, "--max-length", 20, "--out", tmp_path / "n")

@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,11 +20,11 @@ from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.golden import Golden
 from lengthwise_export.errors import ExportError
-from lengthwise_export.exporting.candidate import Candidate, from_spec, from_target, with_threshold
-from lengthwise_export.exporting.pipeline import PublishedModel, export
-from lengthwise_export.options import TargetOptions
+from lengthwise_export.exporting.candidate import Candidate, from_spec, with_threshold
+from lengthwise_export.exporting.flow import PublishedModel, publish
+from lengthwise_export.exporting.users_model import from_target
+from lengthwise_export.options import ExportOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.target import ScoreKind
 from tests.support.fake_device import ONE
 from tests.support.specs import spec
 
@@ -33,17 +34,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def module(
-    name: str, *, max_length: int = 64, multi_label: bool = False, scores: ScoreKind | None = None, **options: object
-) -> Candidate:
-    said = TargetOptions(**({"features": 3} | options))
-    target = targets.read(f"tests.support.users_models:{name}", said)
-    return from_target(target, max_length=max_length, multi_label=multi_label, scores=scores, missing=said.missing)
+def module(name: str, **options: Any) -> Candidate:
+    said = ExportOptions(**({"features": 3, "max_length": 64} | options))
+    return from_target(targets.read(f"tests.support.users_models:{name}", said), said)
 
 
 def test_a_users_module_is_published_and_answers_as_it_does_in_torch(tmp_path: Path) -> None:
     source = module("mean", labels=("no", "yes"))
-    published = export(source, tmp_path / "mean")
+    published = publish(source, tmp_path / "mean")
     assert published.manifest.labels == ("no", "yes")
     session = Session.load(published.directory, published.manifest)
     batch = pad([np.random.default_rng(0).random((length, 3), dtype=np.float32) for length in (2, 5, 9)])
@@ -52,7 +50,7 @@ def test_a_users_module_is_published_and_answers_as_it_does_in_torch(tmp_path: P
 
 
 def test_the_promise_of_a_users_module_is_what_was_measured(tmp_path: Path) -> None:
-    (promise,) = export(module("mean"), tmp_path / "mean").manifest.promises
+    (promise,) = publish(module("mean"), tmp_path / "mean").manifest.promises
     assert promise.tolerance < 1e-3  # raw values have logits near 1,000, whose own rounding is 6e-5
     assert promise.amplified == 0
     assert promise.bits == (promise.tolerance == 0)
@@ -83,9 +81,9 @@ def test_what_is_said_of_the_scores_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("name", "scores"), [("mean", None), ("sigmoid", "probabilities")])
-def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, scores: ScoreKind, tmp_path: Path) -> None:
+def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, scores: str | None, tmp_path: Path) -> None:
     source = with_threshold(module(name, multi_label=True, scores=scores, labels=("calm", "cold")), 0.3)
-    published = export(source, tmp_path / name)
+    published = publish(source, tmp_path / name)
     manifest = Manifest.read(published.directory)
     assert (manifest.task, manifest.threshold, manifest.scores) == ("multi-label", 0.3, scores or "logits")
     batch = pad([np.random.default_rng(0).random((length, 3), dtype=np.float32) for length in (2, 5, 9)])
@@ -115,7 +113,7 @@ def test_what_is_said_of_the_task_must_fit() -> None:
     with pytest.raises(ConfigurationError, match=r"--multi-label: .*:tagger answers each step"):
         module("tagger", multi_label=True)
     with pytest.raises(ConfigurationError, match=r"--multi-label contradicts output\.task = 'single-label'"):
-        from_spec(spec(), None, multi_label=True)
+        from_spec(spec(), None, ExportOptions(multi_label=True))
     with pytest.raises(ConfigurationError, match=r"--threshold is for multi-label models; this one is single-label"):
         with_threshold(module("mean"), 0.3)
 
@@ -129,7 +127,7 @@ def test_missing_values_are_refused_unless_the_caller_says_that_they_are_handled
 
 
 def test_a_width_at_which_a_module_raises_becomes_its_max_length(tmp_path: Path) -> None:
-    published = export(module("positions"), tmp_path / "positions")
+    published = publish(module("positions"), tmp_path / "positions")
     assert published.manifest.max_length == 45
     assert published.manifest.width_multiple == 1
     session = Session.load(published.directory, published.manifest)
@@ -137,10 +135,10 @@ def test_a_width_at_which_a_module_raises_becomes_its_max_length(tmp_path: Path)
 
 
 def test_a_model_that_ends_at_its_max_length_is_not_padded_past_it(tmp_path: Path) -> None:
-    published = export(module("ten_positions", max_length=10), tmp_path / "ten")
+    published = publish(module("ten_positions", max_length=10), tmp_path / "ten")
     assert (published.manifest.max_length, published.manifest.width_multiple) == (10, 1)
-    graph = targets.read(str(published.directory / GRAPH_FILE), TargetOptions())
-    again = export(from_target(graph, max_length=10), tmp_path / "again")
+    graph = targets.read(str(published.directory / GRAPH_FILE), ExportOptions())
+    again = publish(from_target(graph, ExportOptions(max_length=10)), tmp_path / "again")
     assert (again.manifest.max_length, again.manifest.width_multiple) == (10, 1)
     session = Session.load(again.directory, again.manifest)
     assert session.run(pad([np.ones((10, 3), np.float32)], multiple=1)).logits.shape == (1, 2)
@@ -152,7 +150,7 @@ def test_a_model_that_goes_on_past_its_max_length_is_padded_to_round_widths() ->
 
 
 def test_attention_that_sums_to_one_is_offered(tmp_path: Path) -> None:
-    published = export(module("attending"), tmp_path / "attending")
+    published = publish(module("attending"), tmp_path / "attending")
     assert published.manifest.graph.attention == "attention"
     assert "attention" in {case.varied for case in published.cases}
 
@@ -162,36 +160,36 @@ def test_attention_that_is_none_is_not_offered() -> None:
 
 
 def test_a_token_module_is_published(tmp_path: Path) -> None:
-    published = export(module("tokens", features=None, vocabulary=9), tmp_path / "tokens")
+    published = publish(module("tokens", features=None, vocabulary=9), tmp_path / "tokens")
     assert published.manifest.input.vocabulary == 9
     assert published.manifest.missing == "refuse"
 
 
 def test_a_graph_made_elsewhere_is_published_as_it_came(tmp_path: Path) -> None:
-    first = export(module("mean"), tmp_path / "mean")
-    target = targets.read(str(first.directory / GRAPH_FILE), TargetOptions())
-    again = export(from_target(target, max_length=64), tmp_path / "again")
+    first = publish(module("mean"), tmp_path / "mean")
+    target = targets.read(str(first.directory / GRAPH_FILE), ExportOptions())
+    again = publish(from_target(target, ExportOptions(max_length=64)), tmp_path / "again")
     assert (again.directory / GRAPH_FILE).read_bytes() == (first.directory / GRAPH_FILE).read_bytes()
     assert "reference" not in {case.varied for case in again.cases}
 
 
 @pytest.mark.parametrize("made", [lambda: from_spec(spec(), None), lambda: module("mean")])
 def test_a_graph_tells_nothing_of_the_machine_that_made_it(made, tmp_path: Path) -> None:
-    graph = (export(made(), tmp_path / "m").directory / GRAPH_FILE).read_bytes()
+    graph = (publish(made(), tmp_path / "m").directory / GRAPH_FILE).read_bytes()
     assert not re.search(rb"\.py\b", graph)
     assert onnx.load_from_string(graph).metadata_props
 
 
 def test_a_max_length_that_contradicts_the_spec_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"--max-length 9 contradicts input\.max_length = 1024"):
-        from_spec(spec(), None, max_length=9)
-    assert from_spec(spec(), None, max_length=1024).manifest.max_length == 1024
+        from_spec(spec(), None, ExportOptions(max_length=9))
+    assert from_spec(spec(), None, ExportOptions(max_length=1024)).manifest.max_length == 1024
 
 
 @pytest.fixture(scope="module")
 def unpadded(tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
     """A model that needs five steps, published."""
-    return export(module("unpadded"), tmp_path_factory.mktemp("models") / "unpadded")
+    return publish(module("unpadded"), tmp_path_factory.mktemp("models") / "unpadded")
 
 
 def test_the_shortest_sequence_that_a_module_takes_goes_into_its_manifest(unpadded: PublishedModel) -> None:
@@ -224,17 +222,17 @@ def test_a_published_model_is_checked_from_its_own_shortest_sequence_on(unpadded
 
 
 def test_a_graph_that_needs_some_steps_is_found_to_do_so(unpadded: PublishedModel, tmp_path: Path) -> None:
-    graph = targets.read(str(unpadded.directory / GRAPH_FILE), TargetOptions())
-    again = export(from_target(graph, max_length=64), tmp_path / "again")
+    graph = targets.read(str(unpadded.directory / GRAPH_FILE), ExportOptions())
+    again = publish(from_target(graph, ExportOptions(max_length=64)), tmp_path / "again")
     assert again.manifest.min_length == 5
-    raised = from_target(graph, max_length=64, min_length=9)
+    raised = from_target(graph, ExportOptions(max_length=64), min_length=9)
     assert raised.manifest.min_length == 9
     assert min(map(len, Golden.read(again.directory / GOLDEN_FILE, again.manifest).sequences)) == 5
 
 
 def test_missing_values_are_verified_in_sequences_that_are_long_enough(tmp_path: Path) -> None:
     source = module("unpadded_filling", missing="handled")
-    published = export(source, tmp_path / "filling")
+    published = publish(source, tmp_path / "filling")
     assert (published.manifest.min_length, published.manifest.missing) == (5, "handled")
     assert "missing" in {case.varied for case in published.cases}
 
@@ -242,14 +240,14 @@ def test_missing_values_are_verified_in_sequences_that_are_long_enough(tmp_path:
 def test_another_precision_keeps_the_shortest_sequence(tmp_path: Path) -> None:
     steps = [np.random.default_rng(n).random((n, 3), dtype=np.float32) for n in (3, 5, 8)]
     records = [Record(str(n), each, None, f"f:{n}") for n, each in enumerate(steps)]
-    published = export(module("unpadded"), tmp_path / "half", to="fp16", data=records)
+    published = publish(module("unpadded"), tmp_path / "half", ExportOptions(precision="fp16"), records)
     assert published.manifest.min_length == 5
     assert published.labels is not None
     assert published.labels.sequences == 2
 
 
 def test_a_recurrent_layer_behind_what_needs_some_steps_gets_the_kernels_of_this_project(tmp_path: Path) -> None:
-    published = export(module("unpadded_recurrent"), tmp_path / "recurrent")
+    published = publish(module("unpadded_recurrent"), tmp_path / "recurrent")
     assert published.manifest.min_length == 5
     session = Session.load(published.directory, published.manifest)
     assert (session.kernels != recurrent_kernels.ONNXRUNTIME) == bool(recurrent_kernels.INSTRUCTION_SETS)

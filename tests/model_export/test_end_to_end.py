@@ -15,7 +15,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.exporting.candidate import from_spec
-from lengthwise_export.exporting.pipeline import export
+from lengthwise_export.exporting.flow import publish
 from lengthwise_export.training import train
 from lengthwise_export.training.options import TrainingOptions
 from tests.support.server_process import started
@@ -30,7 +30,7 @@ def _one_thread() -> None:
 def served(made: Spec, records: Sequence[Record], options: TrainingOptions, folder: Path) -> tuple[Session, Manifest]:
     """Trains, exports, and loads the published directory."""
     train.train(made, records, options, folder)
-    published = export(from_spec(made, folder / train.WEIGHTS_FILE), folder / "models" / "m")
+    published = publish(from_spec(made, folder / train.WEIGHTS_FILE), folder / "models" / "m")
     manifest = Manifest.read(published.directory)
     return Session.load(published.directory, manifest), manifest
 

@@ -32,8 +32,9 @@ from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, PublishError
-from lengthwise_export.exporting import example_recordings, pipeline, publish
+from lengthwise_export.exporting import example_recordings, staging
 from lengthwise_export.exporting.candidate import Candidate, from_spec
+from lengthwise_export.exporting.flow import PublishedModel, publish
 from lengthwise_export.interface.cli import main
 from lengthwise_export.tracing import graph
 from tests.support import covering, hostile_models
@@ -93,16 +94,16 @@ def test_the_covering_set_holds_every_value_and_stays_small() -> None:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> pipeline.PublishedModel:
-    return pipeline.export(candidate(), tmp_path_factory.mktemp("models") / "tiny")
+def published(tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
+    return publish(candidate(), tmp_path_factory.mktemp("models") / "tiny")
 
 
-def test_a_model_directory_holds_its_four_files(published: pipeline.PublishedModel) -> None:
+def test_a_model_directory_holds_its_four_files(published: PublishedModel) -> None:
     files = {path.name for path in published.directory.iterdir()}
     assert files == {GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE}
 
 
-def test_the_manifest_carries_name_version_digests_and_promise(published: pipeline.PublishedModel) -> None:
+def test_the_manifest_carries_name_version_digests_and_promise(published: PublishedModel) -> None:
     manifest = Manifest.read(published.directory)
     assert manifest.key == "tiny/1"
     assert set(manifest.digests) == {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE}
@@ -114,7 +115,7 @@ def test_the_manifest_carries_name_version_digests_and_promise(published: pipeli
 
 def test_a_few_recordings_of_the_data_are_kept_and_may_be_removed(tmp_path: Path) -> None:
     records = separable(40)
-    published = pipeline.export(candidate(), tmp_path / "tiny", data=records)
+    published = publish(candidate(), tmp_path / "tiny", data=records)
     path = published.directory / EXAMPLES_FILE
     lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert {line["label"] for line in lines} == {"a", "b"}
@@ -132,7 +133,7 @@ def test_a_few_recordings_of_the_data_are_kept_and_may_be_removed(tmp_path: Path
     assert loading.load(published.directory, limits, budget_seconds=0.05).examples is None
 
 
-def test_verification_lists_every_case_with_its_figure(published: pipeline.PublishedModel) -> None:
+def test_verification_lists_every_case_with_its_figure(published: PublishedModel) -> None:
     proof = json.loads((published.directory / VERIFICATION_FILE).read_text())
     assert len(proof["cases"]) == len(published.cases)
     figures = {"difference", "relative", "bits"}
@@ -140,18 +141,18 @@ def test_verification_lists_every_case_with_its_figure(published: pipeline.Publi
         assert set(case) - {"amplified"} == {"name", "varied", "provider", "extreme", "holds"} | figures
 
 
-def test_the_graph_carries_contract_name_and_labels(published: pipeline.PublishedModel) -> None:
+def test_the_graph_carries_contract_name_and_labels(published: PublishedModel) -> None:
     model = onnx.load(published.directory / GRAPH_FILE)
     held = {entry.key: entry.value for entry in model.metadata_props}
     assert (held["lengthwise.contract"], held["lengthwise.name"]) == ("1", "tiny")
     assert json.loads(held["lengthwise.labels"]) == ["a", "b"]
 
 
-def test_a_second_export_becomes_the_next_version(published: pipeline.PublishedModel) -> None:
-    again = pipeline.export(candidate(), published.directory.parent)
+def test_a_second_export_becomes_the_next_version(published: PublishedModel) -> None:
+    again = publish(candidate(), published.directory.parent)
     assert again.manifest.version == 2
     with pytest.raises(PublishError, match="exists"):
-        pipeline.export(candidate(), published.directory)
+        publish(candidate(), published.directory)
 
 
 def test_a_graph_whose_proof_does_not_hold_is_not_published(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_a_graph_whose_proof_does_not_hold_is_not_published(tmp_path: Path) -> N
         return reference(batch) + np.float32(1e-3)
 
     with pytest.raises(VerificationError, match=r"4 of \d+ cases do not hold"):
-        pipeline.export(replace(source, reference=another_model), tmp_path / "tiny")
+        publish(replace(source, reference=another_model), tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,13 +183,13 @@ def test_a_leaking_graph_is_not_published(tmp_path: Path) -> None:
         return graph.build(MeanOverWidth().eval(), named.input, name=named.name, labels=named.labels)
 
     with pytest.raises(VerificationError, match="do not hold"):
-        pipeline.export(Candidate(manifest, build, None), tmp_path / "tiny")
+        publish(Candidate(manifest, build, None), tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_source_with_a_tolerance_is_published_with_what_was_measured(tmp_path: Path) -> None:
     source = candidate()
-    published = pipeline.export(replace(source, tolerance=1e-3), tmp_path / "tiny")
+    published = publish(replace(source, tolerance=1e-3), tmp_path / "tiny")
     assert published.manifest.promises[0].tolerance == 0.0
 
 
@@ -196,7 +197,7 @@ def test_a_manifest_that_reads_back_otherwise_is_not_published(tmp_path: Path, m
     source = candidate()
     monkeypatch.setattr(Manifest, "read", classmethod(lambda cls, directory: source.manifest))
     with pytest.raises(VerificationError, match="reads back"):
-        pipeline.export(source, tmp_path / "tiny")
+        publish(source, tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -261,7 +262,7 @@ def test_the_bundled_model_knows_nine_speakers() -> None:
 
 def test_a_published_folder_is_never_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    original = publish.move_into_place
+    original = staging.move_into_place
 
     def watched(stage: Path, directory: Path) -> None:
         seen.append(directory.exists())
@@ -269,7 +270,7 @@ def test_a_published_folder_is_never_half_there(tmp_path: Path, monkeypatch: pyt
         seen.append({path.name for path in directory.iterdir()} >= {GRAPH_FILE, MANIFEST_FILE})
 
     monkeypatch.setattr(publish, "move_into_place", watched)
-    pipeline.export(candidate(), tmp_path / "tiny")
+    publish(candidate(), tmp_path / "tiny")
     assert seen == [False, True]
 
 
@@ -301,8 +302,8 @@ def test_a_graph_is_published_only_where_a_service_here_takes_it_and_with_a_word
     source = Candidate(manifest, lambda named: proto, reference=None, tolerance=0.0)
     if not in_own_kernels or not recurrent_kernels.COMPILED:
         with pytest.raises(ModelError, match="what a caller sends decides how many rows its LSTM gets"):
-            pipeline.export(source, tmp_path / "rows")
+            publish(source, tmp_path / "rows")
         assert not (tmp_path / "rows" / "1").exists()
     else:  # where the limit is passed no row is left, which such kernels take
-        (notice,) = pipeline.export(source, tmp_path / "rows").notices
+        (notice,) = publish(source, tmp_path / "rows").notices
         assert notice.startswith("a service without the recurrent kernels of this project will refuse it")

@@ -26,12 +26,11 @@ from lengthwise.verification import measurement, promises
 from lengthwise.verification.measurement import Case
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.errors import ExportError
-from lengthwise_export.exporting import pipeline
 from lengthwise_export.exporting.candidate import from_spec
-from lengthwise_export.exporting.pipeline import PublishedModel
+from lengthwise_export.exporting.flow import PublishedModel, publish
 from lengthwise_export.interface.cli import main
 from lengthwise_export.onnx_graphs import integer_layers, precision
-from lengthwise_export.options import TargetOptions
+from lengthwise_export.options import ExportOptions, TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.support import model_directories, numpy_models, old_int8
@@ -53,11 +52,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PublishedMo
     """A small model with attention pooling, at each precision, and as older versions published it at int8."""
     folder = tmp_path_factory.mktemp("models")
     described = candidate('pooling = "attention"', step="features = 3\nmax_length = 60")
-    models = {to: pipeline.export(described, folder / to / "tiny", to=to) for to in ("fp32", *ROUNDED)}
+    models = {to: publish(described, folder / to / "tiny", ExportOptions(precision=to)) for to in ("fp32", *ROUNDED)}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(precision, "convert", old_int8.convert)
         patched.setattr(precision, "manifest_at", old_int8.manifest_at)
-        models[OLD] = pipeline.export(described, folder / "old" / "tiny", to="int8")
+        models[OLD] = publish(described, folder / "old" / "tiny", ExportOptions(precision="int8"))
     return models
 
 
@@ -161,7 +160,7 @@ def test_a_graph_that_lies_too_far_from_float32_is_not_published(
 
     monkeypatch.setattr(precision, "convert", spoilt)
     with pytest.raises(VerificationError, match=r"the worst: .* against the float32 graph"):
-        pipeline.export(candidate(), tmp_path / "tiny", to="fp16")
+        publish(candidate(), tmp_path / "tiny", ExportOptions(precision="fp16"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -560,14 +559,14 @@ def test_a_directory_of_each_precision_is_checked_as_it_is_served(
 
 def test_a_per_step_directory_at_int8_is_checked_as_it_is_served(tmp_path: Path) -> None:
     described = spec(step="features = 3\nmax_length = 30", task="per-step")
-    directory = pipeline.export(from_spec(described, None), tmp_path / "m", to="int8").directory
+    directory = publish(from_spec(described, None), tmp_path / "m", ExportOptions(precision="int8")).directory
     answer = CliRunner().invoke(main, ["check", str(directory), "--max-length", "30", "--json"])
     assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
 
 
 def test_a_model_that_is_said_to_take_nan_gets_none_at_int8(tmp_path: Path) -> None:
     described = spec(step='features = 3\nmax_length = 30\nmissing = "zero"')
-    target = pipeline.export(from_spec(described, None), tmp_path / "filled").directory / "model.onnx"
+    target = publish(from_spec(described, None), tmp_path / "filled").directory / "model.onnx"
     handled = ("--max-length", 20, "--missing", "handled")
     code, output = run(target, "--out", tmp_path / "m", "--precision", "fp16", *handled)
     assert (code, Manifest.read(tmp_path / "m" / "1").missing) == (0, "handled"), output

@@ -11,7 +11,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import SpecError
 from lengthwise_export.exporting import flow
 from lengthwise_export.exporting.candidate import from_spec
-from lengthwise_export.options import TargetOptions
+from lengthwise_export.options import CheckOptions
 from tests.support.long import long_but
 
 
@@ -87,7 +87,7 @@ def test_check_finds_no_leak_in_a_preset(name: str, tmp_path: Path) -> None:
         "[input]\nfeatures = 3\nmax_length = 60\nmissing = 'mean'\nnormalize = 'both'\n"
         f"[model]\npreset = '{name}'\n[output]\nlabels = ['a', 'b']\n"
     )
-    checked = flow.check(str(described), TargetOptions(), max_length=60, tolerance=0.0, seed=0, progress=lambda _: None)
+    checked = flow.check(str(described), CheckOptions(max_length=60))
     assert (checked.report.verdict, list(checked.report.leaks)) == ("sound", [])
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.exporting.candidate import Candidate, with_rewrites
-from lengthwise_export.options import TargetOptions
+from lengthwise_export.exporting.candidate import Candidate
+from lengthwise_export.exporting.flow import publish
+from lengthwise_export.options import ExportOptions, TargetOptions
 from lengthwise_export.steady_bits import rewriting
 from lengthwise_export.steady_bits.losses import LossOfBits, first_loss, keeps_bits
 from lengthwise_export.steady_bits.operators import REWRITES
@@ -228,14 +231,14 @@ def test_values_of_another_layout_are_not_compared() -> None:
     assert first_loss(blocked, MANIFEST) is None
 
 
-def test_a_candidate_is_rewritten_when_its_graph_is_built() -> None:
-    said: list[str] = []
-    candidate = with_rewrites(Candidate(MANIFEST, lambda named: SUM, None), said.append)
-    assert said == []
-    graph = candidate.build(MANIFEST)
-    assert said[0].startswith("rewritten: ReduceSum (pool)"), said
-    members = sequences()
-    assert same_bits(graph, members) == len(members)
+@pytest.mark.parametrize("tolerance", [None, 0.0])
+def test_an_export_keeps_bits_unless_a_tolerance_is_given(tolerance: float | None, tmp_path: Path) -> None:
+    source = Candidate(MANIFEST, lambda named: SUM, None, tolerance=0.0)
+    published = publish(source, tmp_path / "sum", ExportOptions(tolerance=tolerance))
+    graph = onnx.load(published.directory / GRAPH_FILE)
+    assert ("ReduceSum" in kinds(graph)) == (tolerance is not None)
+    assert published.manifest.promises[0].bits == (tolerance is None)
+    assert len(published.notices) == (tolerance is None)
 
 
 NO_GRAPH = {"cell_loop", "projected_lstm"}

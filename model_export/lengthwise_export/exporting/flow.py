@@ -1,38 +1,37 @@
-"""The flow of a check and of an export: from a target to a report or a model directory.
+"""The flow of an export, for the command and for Python: read -> candidate -> verify -> publish. Read this file first.
 
-The command line and the Python interface both use it.
+`export` reads a target, makes a candidate of it (a manifest, and a function that builds the graph), verifies the graph,
+and publishes a version of a model that a service can load. If a case of the verification fails, nothing is published.
+`check` reads a target and tries it.
 """
 
 from __future__ import annotations
 
 import linecache
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import Precision
-from lengthwise_export.checking.check import ProgressCallback
+from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
 from lengthwise_export.checking.check import check as judge
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.options import CheckOptions, ExportOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
-    from lengthwise_export.exporting.candidate import Candidate
-    from lengthwise_export.exporting.pipeline import PublishedModel
-
-NOTHING_TO_MEND: Final = "nothing to mend: padding does not change an answer"
-
-Tell = Callable[[str], None]
-"""Receives a line that begins with `warning: ` or `notice: `, or describes what was rewritten."""
+    from lengthwise.verification.measurement import Case
+    from lengthwise_export.exporting.accuracy import DataAccuracy
+    from lengthwise_export.exporting.candidate import Candidate, Tell
+    from lengthwise_export.mending.fix import FixProposal
+    from lengthwise_export.mending.mended_accuracy import MendAccuracy
+    from lengthwise_export.onnx_graphs.labels import LabelChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,150 @@ class CheckedTarget:
     fix: FixProposal | None = None
 
 
-def check(
-    target: targets.Given,
-    options: CheckOptions,
-) -> CheckedTarget:
+@dataclass(frozen=True, slots=True, repr=False)
+class PublishedModel:
+    """A published model directory and its verification.
+
+    Attributes:
+        directory: The model directory.
+        manifest: Its manifest.
+        cases: The cases of the verification.
+        nodes: The number of nodes of the graph.
+        labels: How many labels of `data` the precision changed; None without data, or at fp32.
+        sample: The accuracy on `data`; None without labels.
+        notices: Messages to show to the user.
+        mend: What a mend changed; None if the model was not mended.
+        mend_accuracy: The accuracy on `data` before and after the mend; None without a mend or without labels.
+    """
+
+    directory: Path
+    manifest: Manifest
+    cases: Sequence[Case]
+    nodes: int
+    labels: LabelChanges | None = None
+    sample: DataAccuracy | None = None
+    notices: tuple[str, ...] = ()
+    mend: FixProposal | None = None
+    mend_accuracy: MendAccuracy | None = None
+
+    @property
+    def version(self) -> int:
+        """Its version, from 1."""
+        return self.manifest.version
+
+    def __repr__(self) -> str:
+        """`<lengthwise_export.PublishedModel vowels/1: models/vowels/1, 212 cases hold>`."""
+        return f"<lengthwise_export.PublishedModel {self.manifest.key}: {self.directory}, {len(self.cases)} cases hold>"
+
+
+def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell) -> PublishedModel:
+    """Loads a target, builds its graph, verifies it and publishes it.
+
+    Args:
+        target: What to export.
+        out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
+        options: The options.
+        tell: Called with each warning, notice or remark as soon as it is known.
+
+    Raises:
+        LengthwiseError: As `targets.read`, `candidate_of` and `publish` do.
+    """
+    if options.must_keep_accuracy is not None and options.data is None:
+        raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
+    with one_torch_thread():
+        read = targets.read(target, options, blind=options.mend)
+        for notice in read.notices:
+            tell(f"warning: {notice}")
+        records = _labelled(options, read)
+        source = candidate_of(read, options, tell)
+        for notice in source.notices:
+            tell(f"notice: {notice}")
+        if options.progress is not None:
+            options.progress("building, verifying and publishing the graph")
+        published = publish(source, out, options, records)
+    for notice in published.notices:
+        tell(f"notice: {notice}")
+    for warning in _unexpected(read, source, published):
+        tell(f"warning: {warning}")
+    return published
+
+
+def candidate_of(read: Target, options: ExportOptions, tell: Tell) -> Candidate:
+    """The candidate of any target; mended, if that is asked and padding reaches its answers.
+
+    Args:
+        read: The target.
+        options: The options of the export.
+        tell: Called with each warning and remark.
+
+    Raises:
+        LengthwiseError: As `from_spec`, `with_threshold` and `of_users_model` do.
+    """
+    from lengthwise_export.exporting import candidate, steps, users_model
+
+    if read.spec is not None:
+        source = candidate.from_spec(read.spec, read.checkpoint, options)
+        if options.mend:
+            tell(f"{steps.NOTHING_TO_MEND}: the built-in architecture takes lengths")
+    else:
+        source = users_model.of_users_model(read, options, tell)
+    if options.threshold is not None:
+        source = candidate.with_threshold(source, options.threshold)
+    weights = source.manifest.made.get("weights")
+    if weights is not None:
+        tell(f"warning: no --checkpoint: the weights are {weights}")
+    return source
+
+
+def publish(
+    source: Candidate,
+    out: Path,
+    options: ExportOptions = ExportOptions(),  # noqa: B008 - it is frozen
+    data: Sequence[dataset.Record] | None = None,
+) -> PublishedModel:
+    """Builds, verifies and publishes a candidate.
+
+    Args:
+        source: The candidate.
+        out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
+        options: The options; `precision`, `must_keep_accuracy` and `seed` count here.
+        data: Labelled sequences. The answers are compared with the labels, and another precision with fp32.
+
+    Raises:
+        PublishError: The version exists, or its folder cannot be written.
+        ExportError: The graph cannot be built, or not at that precision.
+        VerificationError: A case failed, the data contradicts the order of the labels, or the accuracy is too low.
+            Nothing was published.
+        ConfigurationError: The sequences or labels of the data do not fit the model.
+        ModelError: A service would reject the model for another reason.
+    """
+    from lengthwise_export.exporting import example_recordings, model_files, verify
+    from lengthwise_export.exporting.staging import destination, staging_folder
+
+    place = destination(out)
+    manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
+    with staging_folder(place) as stage:
+        verified = verify.verify(source, manifest, options, data)
+        examples = example_recordings.chosen(data, verified.manifest) if data else []
+        finished = model_files.write(stage, verified, source.mend, examples, seed=options.seed)
+        notices = [*verified.notices, *model_files.load_as_a_service_would(stage, finished)]
+        if examples:
+            kept = f"{len(examples)} recordings of the data stand in {EXAMPLES_FILE}, for the console"
+            notices.append(f"{kept}; remove the file if others must not see them")
+    return PublishedModel(
+        place.directory,
+        finished,
+        verified.cases,
+        len(verified.graph.graph.node),
+        verified.labels,
+        verified.sample,
+        tuple(notices),
+        source.mend,
+        verified.mend_accuracy,
+    )
+
+
+def check(target: targets.Given, options: CheckOptions) -> CheckedTarget:
     """Loads a target and checks it.
 
     Args:
@@ -63,49 +202,44 @@ def check(
     Raises:
         ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
     """
-    progress = options.progress or (lambda _: None)
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
     read = None
     try:
-        with one_torch_thread() if targets.may_be_torch(target) else nullcontext():
+        with one_torch_thread(targets.may_be_torch(target)):
             read = targets.read(target, options, blind=options.suggest)
-        with one_torch_thread() if read.framework else nullcontext():
-            report = judge(
-                read.subject,
-                max_length=options.max_length,
-                min_length=1 if read.manifest is None else read.manifest.min_length,
-                tolerance=options.tolerance,
-                seed=options.seed,
-                progress=progress,
-            )
-            if options.missing == "handled" and not read.blind:
-                from lengthwise_export.exporting import missing_values
-
-                missing_values.require(
-                    read,
-                    min_length=report.min_length,
-                    max_length=report.max_length or options.max_length,
-                    seed=options.seed,
-                )
+        with one_torch_thread(read.framework):
+            report = _tried(read, options)
     except UncheckableError as error:
         report = Report("uncheckable", str(error))
     if not options.suggest:
         return CheckedTarget(report, read)
-    if read is None or (report.verdict == "uncheckable" and not read.blind):
-        return CheckedTarget(report, read, FixProposal(False, report.reason))
-    if not read.blind and report.verdict != "leak":
-        return CheckedTarget(report, read, FixProposal(True, NOTHING_TO_MEND))
-    with one_torch_thread() if read.framework else nullcontext():
-        from lengthwise_export.mending.mend_target import mend_target
+    from lengthwise_export.exporting import steps
 
-        proved = mend_target(
-            read.alone or read,
-            max_length=options.max_length,
-            tolerance=options.tolerance,
-            seed=options.seed,
-            progress=progress,
-        )
-    return CheckedTarget(_without_lengths(report) if read.blind else report, read, proved.fix)
+    with one_torch_thread(read is not None and read.framework):
+        fix = steps.suggestion(read, report, options)
+    return CheckedTarget(report if read is None or not read.blind else _without_lengths(report), read, fix)
+
+
+def _tried(read: Target, options: CheckOptions) -> Report:
+    """The report of a target's trials.
+
+    Raises:
+        UncheckableError: It cannot be checked.
+    """
+    report = judge(
+        read.subject,
+        max_length=options.max_length,
+        min_length=1 if read.manifest is None else read.manifest.min_length,
+        tolerance=options.tolerance,
+        seed=options.seed,
+        progress=options.progress,
+    )
+    if options.missing == "handled" and not read.blind:
+        from lengthwise_export.exporting import missing_values
+
+        longest = report.max_length or options.max_length
+        missing_values.require(read, min_length=report.min_length, max_length=longest, seed=options.seed)
+    return report
 
 
 def _without_lengths(report: Report) -> Report:
@@ -116,152 +250,60 @@ def _without_lengths(report: Report) -> Report:
     return replace(report, verdict="uncheckable", reason=f"{said}, {report.reason}")
 
 
-def export(
-    target: targets.Given,
-    out: Path,
-    options: ExportOptions,
-    tell: Tell,
-) -> PublishedModel:
-    """Loads a target, builds its graph, verifies it and publishes it.
-
-    Args:
-        target: What to export.
-        out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-        options: The options.
-        tell: Called with each warning, notice or remark as soon as it is known.
-
-    Raises:
-        LengthwiseError: As `targets.read`, `candidate.from_spec`, `candidate.from_target`,
-            `mended_candidate.from_mend` and `pipeline.export` do.
-    """
-    with one_torch_thread():
-        return _exported(target, out, options, tell, options.progress or (lambda _: None))
-
-
-def _exported(
-    target: targets.Given,
-    out: Path,
-    options: ExportOptions,
-    tell: Tell,
-    progress: ProgressCallback,
-) -> PublishedModel:
+def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> Iterator[str]:
+    """What a user may not expect of the published model."""
     from lengthwise_export.architecture import trained
-    from lengthwise_export.exporting import candidate, pipeline
 
-    if options.must_keep_accuracy is not None and options.data is None:
-        raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
-    read = targets.read(target, options, blind=options.mend)
-    for notice in read.notices:
-        tell(f"warning: {notice}")
-    records = (
-        None if options.data is None else _labelled(os.fspath(options.data), read.steps.kind, to=options.precision)
-    )
-    if read.spec is not None:
-        if read.spec.model.kind == "rocket" and options.precision != "fp32":
-            raise ConfigurationError(
-                f"--precision {options.precision}: a rocket model compares sums that are exact in float32 "
-                "only: leave --precision out"
-            )
-        source = candidate.from_spec(
-            read.spec,
-            read.checkpoint,
-            max_length=options.max_length,
-            multi_label=options.multi_label,
-            opset=options.opset,
-            tolerance=options.tolerance,
-        )
-        if options.mend:
-            tell(f"{NOTHING_TO_MEND}: the built-in architecture takes lengths")
-    else:
-        source = _of_users_model(read, options, tell, progress)
-    if options.threshold is not None:
-        source = candidate.with_threshold(source, options.threshold)
-    for notice in source.notices:
-        tell(f"notice: {notice}")
-    weights = source.manifest.made.get("weights")
-    if weights is not None:
-        tell(f"warning: no --checkpoint: the weights are {weights}")
-    if options.rewrite:
-        source = candidate.with_rewrites(source, tell)
-    progress("building, verifying and publishing the graph")
-    published = pipeline.export(
-        source,
-        out,
-        to=options.precision,
-        data=records,
-        must_keep_accuracy=options.must_keep_accuracy,
-        seed=options.seed,
-    )
-    for notice in published.notices:
-        tell(f"notice: {notice}")
     if published.manifest.missing != source.manifest.missing:
-        tell(f"warning: missing values are refused at {options.precision}: a quantised layer cannot take NaN")
+        yield f"missing values are refused at {published.manifest.precision}: a quantised layer cannot take NaN"
     if published.sample is not None:
         record = trained.TrainingRecord()
         if read.spec is not None and read.checkpoint is not None:
             record = trained.read_record(read.checkpoint)
-        for notice in published.sample.notices(record.expected, record.expected_answers):
-            tell(f"warning: {notice}")
-    return published
+        yield from published.sample.notices(record.expected, record.expected_answers)
 
 
-def _of_users_model(read: Target, options: ExportOptions, tell: Tell, progress: ProgressCallback) -> Candidate:
-    """The candidate of a user's model; mended if that is asked and padding reaches its answers."""
-    from lengthwise_export.exporting import candidate
+def records_of(
+    data: str,
+    kind: dataset.StepKind,
+    check: Callable[[dataset.Record], object] = lambda _record: None,
+    reading: dataset.Reading | None = None,
+) -> list[dataset.Record]:
+    """The records of a file; each of them is passed to `check`.
 
-    longest, tolerance = options.max_length or candidate.MAX_LENGTH, options.tolerance or 0.0
-    said: dict[str, Any] = {
-        "max_length": longest,
-        "multi_label": options.multi_label,
-        "scores": options.scores,
-        "missing": options.missing,
-        "opset": options.opset,
-        "tolerance": tolerance,
-        "seed": options.seed,
-    }
-    if not options.mend or read.kind == "directory":
-        return candidate.from_target(read, **said)
-    if not read.blind:
-        report = judge(read.subject, max_length=longest, tolerance=tolerance, seed=options.seed, progress=progress)
-        if report.verdict != "leak":
-            source = candidate.from_target(read, report=report, **said)
-            tell(NOTHING_TO_MEND)
-            return source
-    from lengthwise_export.mending import mended_candidate
-    from lengthwise_export.mending.fix_report import summary
-    from lengthwise_export.mending.mend_target import mend_target
-
-    proved = mend_target(
-        read.alone or read,
-        max_length=longest,
-        opset=options.opset,
-        tolerance=tolerance,
-        seed=options.seed,
-        progress=progress,
-    )
-    source = mended_candidate.from_mend(proved, **said)
-    tell(summary(proved.fix))
-    return source
+    Raises:
+        ConfigurationError: The file has no record, or a record cannot be read.
+    """
+    records = list(dataset.read(dataset.locate(data), kind, check, reading or dataset.Reading()))
+    if not records:
+        raise ConfigurationError(f"{data}: there is no record in it")
+    return records
 
 
-def _labelled(data: str, kind: dataset.StepKind, *, to: Precision) -> list[dataset.Record]:
-    """The records of --data.
+def _labelled(options: ExportOptions, read: Target) -> list[dataset.Record] | None:
+    """The records of --data; None without it.
 
     Raises:
         ConfigurationError: The file has no record, or no record has a label and the precision is fp32.
     """
-    records = dataset.read_all(data, kind)
-    if to == "fp32" and all(record.label is None for record in records):
+    if options.data is None:
+        return None
+    records = records_of(os.fspath(options.data), read.steps.kind)
+    if options.precision == "fp32" and all(record.label is None for record in records):
         raise ConfigurationError(
-            f"{data}: no record has a label, so there is nothing to compare answers with; without labels, --data "
-            "compares --precision fp16 or int8 with fp32"
+            f"{options.data}: no record has a label, so there is nothing to compare answers with; without labels, "
+            "--data compares --precision fp16 or int8 with fp32"
         )
     return records
 
 
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
+def one_torch_thread(needed: bool = True) -> AbstractContextManager[None]:
     """Makes torch compute in one thread during the block, so that the order of sums is fixed."""
+    return _one_torch_thread() if needed else nullcontext()
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()

@@ -20,16 +20,15 @@ from lengthwise.reports import notebook
 from lengthwise_export.checking import report as reports
 from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.verdict import Report
-from lengthwise_export.exporting import flow
+from lengthwise_export.exporting import flow, steps
 from lengthwise_export.interface.rich_text import as_text
-from lengthwise_export.mending import fix_page, fix_report
-from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.options import CheckOptions, ExportOptions, StrPath
 from lengthwise_export.targets import targets
 from lengthwise_export.tracing.torch_state import torch_as_before
 
 if TYPE_CHECKING:
-    from lengthwise_export.exporting.pipeline import PublishedModel
+    from lengthwise_export.exporting.flow import PublishedModel
+    from lengthwise_export.mending.fix import FixProposal
 
 log = logging.getLogger("lengthwise.export")
 
@@ -73,13 +72,12 @@ class CheckReport(Report):
 
     def __str__(self) -> str:
         """The report as text: the verdict, each leak with its line and a fix, the trials, and what a mend changes."""
-        mended = () if self.fix is None else (fix_report.on_terminal(self.fix),)
+        mended = () if self.fix is None else (steps.suggestion_text(self.fix),)
         return as_text(reports.on_terminal(self, self.target, served=self.served), *mended)
 
     def _repr_html_(self) -> str:
         """The page of `lengthwise check --html`, in a frame, so that its styles do not affect the notebook."""
-        section = "" if self.fix is None else fix_page.as_section(self.fix)
-        return notebook.in_frame(as_page(self, self.target, fix=section))
+        return notebook.in_frame(as_page(self, self.target, fix=steps.suggestion_section(self.fix)))
 
 
 P = ParamSpec("P")

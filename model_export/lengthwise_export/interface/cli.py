@@ -21,7 +21,7 @@ from lengthwise_export.options import CheckOptions, ExportOptions
 from lengthwise_export.training.training_commands import compare, train
 
 if TYPE_CHECKING:
-    from lengthwise_export.exporting.pipeline import PublishedModel
+    from lengthwise_export.exporting.flow import PublishedModel
 
 
 class ExportCommandOptions(ExportOptions):
@@ -168,8 +168,7 @@ def check(target: str, options: CheckCommandOptions) -> None:
 
     from lengthwise.commands.progress import status
     from lengthwise_export.checking import report as reports
-    from lengthwise_export.exporting import flow
-    from lengthwise_export.mending import fix_page, fix_report
+    from lengthwise_export.exporting import flow, steps
 
     with status(Console(stderr=True, quiet=options.as_json), "reading the target") as say_what:
         checked = flow.check(target, options.model_copy(update={"progress": say_what}))
@@ -179,8 +178,7 @@ def check(target: str, options: CheckCommandOptions) -> None:
     if options.html is not None:
         from lengthwise_export.checking.page import as_page
 
-        section = "" if checked.fix is None else fix_page.as_section(checked.fix)
-        _write(options.html, as_page(report, target, fix=section))
+        _write(options.html, as_page(report, target, fix=steps.suggestion_section(checked.fix)))
     if options.sarif is not None:
         from lengthwise_export import __version__
         from lengthwise_export.checking.sarif import as_sarif
@@ -194,7 +192,7 @@ def check(target: str, options: CheckCommandOptions) -> None:
         served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
         Console().print(reports.on_terminal(report, target, served=served, verbose=options.verbose), crop=False)
         if checked.fix is not None:
-            Console().print(fix_report.on_terminal(checked.fix), crop=False)
+            Console().print(steps.suggestion_text(checked.fix), crop=False)
     click.get_current_context().exit(report.exit_code(strict=options.strict))
 
 

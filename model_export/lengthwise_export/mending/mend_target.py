@@ -64,6 +64,16 @@ class ProvedMend:
     report: Report | None = None
     reference: Subject | None = None
 
+    @property
+    def alone(self) -> Reference:
+        """The original with each sequence alone and unpadded, as a reference for the mended graph."""
+        return alone(self.reference or self.original.subject, per_step=self.original.per_step)
+
+    @property
+    def operators(self) -> str:
+        """Such as `12 operators`: how many were changed."""
+        return operators_text(len(self.fix.changes))
+
 
 def mend_target(
     target: Target,

@@ -1,4 +1,4 @@
-"""`export --rewrite`: rewrites operators so that a sequence gets the same bits in every batch.
+"""Rewrites operators so that a sequence gets the same bits in every batch, as an export does where bits are lost.
 
 A rewrite changes answers once, by rounding. Kernels differ between processors, so whether bits are lost, and whether a
 rewrite keeps them, is measured on this machine.

@@ -34,7 +34,7 @@ from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 from lengthwise_export.training.session import lenient
 
 if TYPE_CHECKING:
-    from lengthwise_export.exporting.pipeline import PublishedModel
+    from lengthwise_export.exporting.flow import PublishedModel
 
 _ROWS: Final = 64
 """Sequences in a batch of `predict`."""

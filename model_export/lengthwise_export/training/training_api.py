@@ -35,7 +35,7 @@ from lengthwise_export.training.options import RecipeOptions, TrainingOptions, p
 from lengthwise_export.training.run import Epoch
 
 if TYPE_CHECKING:
-    from lengthwise_export.exporting.pipeline import PublishedModel
+    from lengthwise_export.exporting.flow import PublishedModel
 
 log = logging.getLogger("lengthwise.train")
 

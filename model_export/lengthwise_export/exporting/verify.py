@@ -1,0 +1,266 @@
+"""Verifies a candidate: its graph is built, measured, made at another precision, and tried on labelled data.
+
+Every case runs through the padding and the session that will serve. A graph of another precision is converted from the
+verified float32 graph and verified against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from lengthwise.decoding.dataset import Record
+from lengthwise.errors import VerificationError
+from lengthwise.padding import PaddedBatch, Steps
+from lengthwise.repository import judging
+from lengthwise.runtime.manifest import Manifest, Precision
+from lengthwise.runtime.onnx import onnx_graph
+from lengthwise.runtime.session import Session
+from lengthwise.verification import measurement, promises
+from lengthwise.verification.measurement import BatchLogits, Case, Reference
+from lengthwise_export.architecture.training_profile import profile_of_served
+from lengthwise_export.exporting import accuracy, missing_values, steps
+from lengthwise_export.exporting.accuracy import DataAccuracy
+from lengthwise_export.exporting.candidate import Candidate
+from lengthwise_export.onnx_graphs import labels, precision
+from lengthwise_export.options import ExportOptions
+from lengthwise_export.tracing import order_statistics
+
+if TYPE_CHECKING:
+    from lengthwise_export.mending.mended_accuracy import MendAccuracy
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedGraph:
+    """A graph that passed the verification.
+
+    Attributes:
+        graph: The graph.
+        manifest: Its manifest.
+        cases: The cases of the verification.
+        labels: See `PublishedModel`.
+        sample: See `PublishedModel`.
+        notices: See `PublishedModel`.
+        mend_accuracy: See `PublishedModel`.
+    """
+
+    graph: onnx.ModelProto
+    manifest: Manifest
+    cases: Sequence[Case]
+    labels: labels.LabelChanges | None = None
+    sample: DataAccuracy | None = None
+    notices: tuple[str, ...] = ()
+    mend_accuracy: MendAccuracy | None = None
+
+    def session(self, threads: int = 1) -> Session:
+        """A session of the graph."""
+        return Session(self.graph.SerializeToString(), self.manifest, threads=threads)
+
+
+def verify(
+    source: Candidate, manifest: Manifest, options: ExportOptions, data: Sequence[Record] | None
+) -> VerifiedGraph:
+    """Builds and verifies the graph of a candidate.
+
+    Args:
+        source: The candidate.
+        manifest: Its manifest, with name and version.
+        options: `precision`, `must_keep_accuracy` and `seed` count here.
+        data: Labelled sequences.
+
+    Raises:
+        LengthwiseError: As `flow.publish` does.
+    """
+    graph = source.build(manifest)
+    ties = order_statistics.ties_in(graph)
+    order_statistics.forget_ties(graph)
+    try:
+        verified = verify_graph(graph, manifest, source.reference, tolerance=source.tolerance, seed=options.seed)
+        verified = _with_same_bits(verified, source, manifest, options)
+    except VerificationError as error:
+        raise error if ties is None else VerificationError(f"{error}. {ties}") from error
+    before_and_after = None
+    if data is not None and source.original is not None:
+        before_and_after = steps.mend_accuracy(source.original, verified.session(), manifest, data)
+    if options.precision != "fp32":
+        sequences = None if data is None else [record.steps for record in data]
+        notices = verified.notices
+        verified = at_precision(verified, options.precision, sequences, tolerance=source.tolerance, seed=options.seed)
+        verified = replace(verified, notices=(*notices, *verified.notices))
+    if data is not None:
+        verified = _with_accuracy(_with_profile(verified, data), data)
+    verified = replace(
+        verified,
+        mend_accuracy=before_and_after,
+        notices=(*([] if ties is None else [ties]), *verified.notices),
+    )
+    if options.must_keep_accuracy is not None:
+        _require_accuracy(verified, options.must_keep_accuracy)
+    return verified
+
+
+def _with_same_bits(
+    verified: VerifiedGraph, source: Candidate, manifest: Manifest, options: ExportOptions
+) -> VerifiedGraph:
+    """The same model with operators replaced, if batches change its bits and then do not; otherwise as it is.
+
+    Raises:
+        VerificationError: The graph with other operators does not hold.
+    """
+    if options.tolerance is not None or options.precision != "fp32" or promises.promise(verified.cases).bits:
+        return verified
+    rewritten = steps.with_steady_bits(verified.graph, manifest)
+    if rewritten is None:
+        return verified
+    steady, said = rewritten
+    again = verify_graph(steady, manifest, source.reference, tolerance=source.tolerance, seed=options.seed)
+    return replace(again, notices=(said,))
+
+
+def verify_graph(
+    graph: onnx.ModelProto,
+    manifest: Manifest,
+    reference: Reference | None,
+    *,
+    tolerance: float | None,
+    seed: int,
+    made_from: str = "the model itself",
+    apart: float = measurement.ROUNDING,
+) -> VerifiedGraph:
+    """Verifies a graph.
+
+    Args:
+        graph: The graph.
+        manifest: Its manifest.
+        reference: The model that the graph was built from; None if there is none.
+        tolerance: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
+            bits.
+        seed: Seed of the random sequences.
+        made_from: A description of the reference, for case names.
+        apart: Allowed difference from the reference, in units of max(1, |logit|).
+
+    Ensures: every case holds.
+
+    Raises:
+        VerificationError: A case failed; the message names the worst.
+        ModelError: What a caller sends could end the process.
+    """
+    data = graph.SerializeToString()
+    # Raw values may leave a recurrent layer without rows, and where that ends the process no case could say so.
+    judging.check_rows(onnx_graph.read(data), Session(data, manifest).kernels, manifest)
+    cases = measurement.measure_cases(
+        lambda threads: Session(data, manifest, threads=threads), manifest, reference, seed=seed, made_from=made_from
+    )
+    if manifest.missing == "handled":
+        cases += _missing_value_cases(data, manifest, seed)
+    bad = promises.failures(cases, tolerance=tolerance, most=apart)
+    if bad:
+        worst = max(bad, key=lambda case: case.relative)
+        raise VerificationError(
+            f"{manifest.key}: {len(bad)} of {len(cases)} cases do not hold, so nothing was published; "
+            f"the worst: {worst.name}, {worst.difference:.3g}"
+        )
+    return VerifiedGraph(graph, manifest, cases)
+
+
+def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
+    """The cases that verify `missing: "handled"`.
+
+    Raises:
+        VerificationError: The model does not handle missing values.
+    """
+    # With "refuse" the graph runs in our own recurrent kernels, which keep NaN, if they are installed.
+    for policy in ("refuse", "handled"):
+        session = Session(data, manifest.model_copy(update={"missing": policy}))
+
+        def run(batch: PaddedBatch, session: Session = session) -> BatchLogits:
+            return session.run(batch).logits
+
+        cases = list(
+            missing_values.cases(
+                run,
+                manifest.input,
+                min_length=manifest.min_length,
+                max_length=manifest.max_length,
+                seed=seed,
+                provider=session.provider,
+            )
+        )
+        why = missing_values.failure(cases)
+        if why is not None:
+            raise VerificationError(
+                f"{manifest.key}: --missing handled does not hold: {why}; without this option, missing values are "
+                "refused"
+            )
+    return cases
+
+
+def at_precision(
+    verified: VerifiedGraph, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
+) -> VerifiedGraph:
+    """The same model at another precision, verified against its float32 graph.
+
+    Requires: a verified float32 graph. Ensures: every case holds, and the manifest has the difference of the two.
+    """
+    exact = verified.session()
+    manifest = precision.manifest_at(verified.manifest, to)
+    converted = verify_graph(
+        precision.convert(verified.graph, to),
+        manifest,
+        lambda batch: exact.run(batch).logits,
+        tolerance=tolerance,
+        seed=seed,
+        made_from="the float32 graph",
+        apart=promises.MAX_DIFFERENCE[to],
+    )
+    apart = max(case.difference for case in converted.cases if case.varied == "reference")
+    changes = None if data is None else labels.compare(exact, verified.manifest, converted.session(), manifest, data)
+    return replace(
+        converted,
+        manifest=manifest.model_copy(update={"from_fp32": apart}),
+        labels=changes,
+        notices=precision.described(verified.graph, to),
+    )
+
+
+def _with_profile(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
+    """The same graph with the profile of the data in its manifest, unless that has the profile of its training."""
+    manifest = verified.manifest
+    if manifest.training is not None or not data:
+        return verified
+    classes_of = partial(accuracy.answered_classes, verified.session(), manifest)
+    profile = profile_of_served(data, manifest, classes_of)
+    return (
+        verified if profile is None else replace(verified, manifest=manifest.model_copy(update={"training": profile}))
+    )
+
+
+def _with_accuracy(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
+    """The same graph with its accuracy on the data, which is also added to the manifest."""
+    measured = accuracy.measure(verified.session(), verified.manifest, data)
+    if measured is None:
+        return verified
+    file = Path(data[0].place).name.rpartition(":")[0]
+    figures = {"data": file, "data_answers": measured.answers, "data_accuracy": measured.accuracy}
+    made = verified.manifest.made | figures
+    return replace(verified, manifest=verified.manifest.model_copy(update={"made": made}), sample=measured)
+
+
+def _require_accuracy(verified: VerifiedGraph, least: float) -> None:
+    """Checks the accuracy on the data.
+
+    Raises:
+        VerificationError: It is too low.
+    """
+    sample = verified.sample
+    if sample is None or sample.accuracy < least:
+        said = sample if verified.mend_accuracy is None else verified.mend_accuracy
+        raise VerificationError(
+            f"{verified.manifest.key}: --must-keep-accuracy {least:g} does not hold, so nothing was published: "
+            + ("the data has no labels" if said is None else str(said))
+        )
