@@ -136,6 +136,15 @@ def test_core_reaches_an_annex_only_where_the_page_says_so(package: str) -> None
     assert found == {hook for hook in HOOKS if hook[0].startswith(f"{package}.")}
 
 
+def test_the_exporters_hooks_are_imports_inside_functions() -> None:
+    """An annex that is not asked for is then not imported; a type may be named at the top."""
+    for module, annex in HOOKS:
+        if module.startswith("lengthwise_export."):
+            tree = ast.parse(modules(EXPORTER)[module.removeprefix("lengthwise_export.")].read_text())
+            at_import = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+            assert not [node.module for node in at_import if f"lengthwise_export.{annex}" in (node.module or "")]
+
+
 @pytest.mark.parametrize("package", TABLES)
 def test_every_package_has_its_row_above_those_that_it_imports(package: str) -> None:
     assert {path.parent.name for path in FOLDERS[package].glob("*/__init__.py")} <= {*TABLES[package]}

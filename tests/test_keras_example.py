@@ -11,7 +11,7 @@ from click.testing import CliRunner
 pytest.importorskip("keras", reason="the extra `keras` is not installed")
 
 from examples import keras_vowels
-from lengthwise_export.interface.cli import main as lengthwise
+from lengthwise.commands.cli import main as lengthwise
 from tests.support.server_process import started
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")

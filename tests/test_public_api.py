@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from typing import Any, get_type_hints
 
+import click
 import pytest
 
 import lengthwise
 import lengthwise_export
+from lengthwise.commands.cli import main
 
 EXPORTED = {
     lengthwise: [
@@ -66,6 +68,12 @@ FUNCTIONS = [
 ]
 
 
+def command_named(name: str) -> click.Command:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    return command
+
+
 @pytest.mark.parametrize("package", EXPORTED, ids=lambda package: package.__name__)
 def test_these_names_are_exported_and_no_others(package: Any) -> None:
     assert package.__all__ == EXPORTED[package]
@@ -99,19 +107,15 @@ def test_functions_say_what_they_take_give_and_raise(function: Any) -> None:
 
 @pytest.mark.parametrize("function", [lengthwise_export.check, lengthwise_export.export], ids=lambda one: one.__name__)
 def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> None:
-    from lengthwise_export.interface import cli
-
     of_shell = {"as_json", "verbose", "html", "sarif", "strict"}
-    command = {parameter.name for parameter in cli.main.commands[function.__name__].params}
+    command = {parameter.name for parameter in command_named(function.__name__).params}
     assert {*inspect.signature(function).parameters} - {"progress", "options"} == command - of_shell
 
 
 def test_train_takes_what_its_command_takes() -> None:
-    from lengthwise_export.interface import cli
-
     of_shell = {"spec_file", "data", "resume", "as_json", "channels_first"}
     of_shell |= {f"column_{role}" for role in ("id", "time", "label", "values")}
-    command = {parameter.name for parameter in cli.main.commands["train"].params}
+    command = {parameter.name for parameter in command_named("train").params}
     in_python = {"spec", "sequences", "labels", "layout", "progress"}
     assert {*inspect.signature(lengthwise_export.train).parameters} - in_python == command - of_shell
 

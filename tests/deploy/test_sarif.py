@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from lengthwise_export.interface.cli import main
+from lengthwise.commands.cli import main
 from tests.deploy.tools import NODE, NPM
 
 READER = NODE / "@microsoft" / "sarif-multitool-linux"

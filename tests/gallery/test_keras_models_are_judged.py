@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 pytest.importorskip("keras", reason="the extra `keras` is not installed")
 
-from lengthwise_export.interface.cli import main
+from lengthwise.commands.cli import main
 from tests.gallery.keras_index import KERAS_BLIND, KERAS_LEAKING, KERAS_REFUSED, KERAS_SOUND, KerasExhibit
 from tests.gallery.keras_trials import saved
 

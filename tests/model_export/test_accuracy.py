@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+from lengthwise.commands.cli import main
 from lengthwise.decoding.dataset import Label, Record
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch
@@ -17,7 +18,6 @@ from lengthwise.runtime.manifest import Manifest, StepInput, Task
 from lengthwise.runtime.session import Outputs, Session
 from lengthwise_export.exporting import accuracy
 from lengthwise_export.exporting.flow import publish
-from lengthwise_export.interface.cli import main
 from tests.support.specs import candidate
 
 LABELS = ("slow", "mid", "fast")

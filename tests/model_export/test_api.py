@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 import lengthwise
 import lengthwise_export
+from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise_export.errors import CheckpointError, PublishError
 from lengthwise_export.interface import api
-from lengthwise_export.interface.cli import main
 from lengthwise_export.options import CheckOptions
 from tests.gallery import onnx_sound
 from tests.support.users_models import Mean, Tagger

@@ -10,10 +10,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from lengthwise.commands.cli import main
 from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.exporting.candidate import from_spec
-from lengthwise_export.interface.cli import main
 from lengthwise_export.training import train as training
 from lengthwise_export.training.options import TrainingOptions
 from tests.support.specs import separable, spec

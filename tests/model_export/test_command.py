@@ -9,8 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from lengthwise.commands.cli import main
 from lengthwise.runtime.manifest import digest
-from lengthwise_export.interface.cli import main
 from lengthwise_export.training.train import Epoch, TrainingRun
 from tests.support import users_models
 from tests.support.specs import separable

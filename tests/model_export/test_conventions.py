@@ -7,8 +7,8 @@ import torch
 from click.testing import CliRunner
 
 from examples import conventions
+from lengthwise.commands.cli import main as lengthwise
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.interface.cli import main as lengthwise
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 

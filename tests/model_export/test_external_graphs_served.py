@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from lengthwise.commands.cli import main
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
-from lengthwise_export.interface.cli import main
 from tests.gallery.index import ONNX_SOUND, Exhibit
 from tests.gallery.trials import onnx_model
 from tests.support.server_process import started

@@ -26,8 +26,8 @@ import h5py
 import keras
 from click.testing import CliRunner
 
+from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.interface.cli import main
 from lengthwise_export.keras_models import loading
 from tests.support import keras_files
 from tests.support.keras_files import CONFIG, WEIGHTS

@@ -10,7 +10,7 @@ import onnx
 from click.testing import CliRunner, Result
 
 import lengthwise
-from lengthwise_export.interface.cli import main
+from lengthwise.commands.cli import main
 from tests.gallery.onnx_models import Weights, integers, model
 from tests.support.keras_loops import FEATURES, VOCABULARY, KerasLoop
 

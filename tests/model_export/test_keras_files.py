@@ -18,10 +18,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise_export.checking.check import check
-from lengthwise_export.interface.cli import main
 from lengthwise_export.keras_models import loading
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets

@@ -21,9 +21,9 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.check import check
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.errors import ExportError
+from lengthwise_export.keras_models.keras_targets import of_model
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.keras_targets import of_model
 from lengthwise_export.targets.target import Target
 from tests.support.keras_models import (
     CLASSES,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from lengthwise_export.interface.cli import main
+from lengthwise.commands.cli import main
 from tests.gallery.index import (
     ONNX_LEAKING,
     ONNX_REFUSED,

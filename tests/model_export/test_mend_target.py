@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import lengthwise
 import lengthwise_export
+from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise_export.errors import UnmendableError
-from lengthwise_export.interface.cli import main
 from lengthwise_export.mending import mend_target
 from lengthwise_export.mending.changes import Mended
 from lengthwise_export.options import TargetOptions

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
+from lengthwise.commands.cli import main
 from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, StepInput
 from lengthwise.runtime.session import CPU_LABEL
 from lengthwise_export.exporting.missing_values import cases, contains_isnan, failure
-from lengthwise_export.interface.cli import main
 from tests.gallery.onnx_models import Weights, integers, model, scalar
 
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from onnx import helper
 
 from lengthwise.batching.plan import BatchLimits
+from lengthwise.commands.cli import main
 from lengthwise.decoding import dataset
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import PaddedBatch, pad
@@ -35,7 +36,6 @@ from lengthwise_export.errors import CheckpointError, PublishError
 from lengthwise_export.exporting import example_recordings, staging
 from lengthwise_export.exporting.candidate import Candidate, from_spec
 from lengthwise_export.exporting.flow import PublishedModel, publish
-from lengthwise_export.interface.cli import main
 from lengthwise_export.tracing import graph
 from tests.support import covering, hostile_models
 from tests.support.cuda_kernels import strangers
@@ -269,7 +269,7 @@ def test_a_published_folder_is_never_half_there(tmp_path: Path, monkeypatch: pyt
         original(stage, directory)
         seen.append({path.name for path in directory.iterdir()} >= {GRAPH_FILE, MANIFEST_FILE})
 
-    monkeypatch.setattr(publish, "move_into_place", watched)
+    monkeypatch.setattr(staging, "move_into_place", watched)
     publish(candidate(), tmp_path / "tiny")
     assert seen == [False, True]
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from lengthwise.batching.plan import BatchLimits
+from lengthwise.commands.cli import main
 from lengthwise.errors import VerificationError
 from lengthwise.padding import pad, step_mask
 from lengthwise.repository import loading
@@ -28,7 +29,6 @@ from lengthwise.verification.random_sequences import draw
 from lengthwise_export.errors import ExportError
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.exporting.flow import PublishedModel, publish
-from lengthwise_export.interface.cli import main
 from lengthwise_export.onnx_graphs import integer_layers, precision
 from lengthwise_export.options import ExportOptions, TargetOptions
 from lengthwise_export.targets import targets

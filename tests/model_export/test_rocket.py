@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 import lengthwise_export
+from lengthwise.commands.cli import main
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import batches, pad
@@ -19,7 +20,6 @@ from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, SpecError
 from lengthwise_export.exporting import candidate
-from lengthwise_export.interface.cli import main
 from lengthwise_export.training import rocket as rocket_training
 from lengthwise_export.training.options import TrainingOptions
 from tests.support.specs import separable, spec

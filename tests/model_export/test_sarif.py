@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import lengthwise_export
-from lengthwise_export.interface.cli import main
+from lengthwise.commands.cli import main
 from tests.gallery import onnx_leaking
 from tests.support.sarif import validate
 

@@ -8,11 +8,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from lengthwise.commands.cli import main
 from lengthwise.commands.options import flags
 from lengthwise.errors import ConfigurationError, ManifestError
 from lengthwise.padding import pad
 from lengthwise_export.errors import CheckpointError, SpecError, UncheckableError
-from lengthwise_export.interface.cli import main
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.factory import module_of

@@ -7,6 +7,7 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
+from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.architecture import checkpoint, trained
@@ -14,7 +15,6 @@ from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.exporting.candidate import from_spec
-from lengthwise_export.interface.cli import main
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.support import users_models

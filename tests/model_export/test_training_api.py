@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 import lengthwise
 import lengthwise_export
+from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export.errors import SpecError
-from lengthwise_export.interface.cli import main
 from lengthwise_export.training import recipe
 from lengthwise_export.training.arrays import as_label, sorted_labels
 from tests.support.specs import separable

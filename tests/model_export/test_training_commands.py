@@ -9,9 +9,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.interface.cli import main
 from lengthwise_export.training import comparison, report_page
 from lengthwise_export.training.quality import ScoredAnswer, measured
 from tests.support.specs import separable

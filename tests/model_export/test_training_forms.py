@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import lengthwise
 import lengthwise_export
-from lengthwise_export.interface.cli import main
+from lengthwise.commands.cli import main
 
 LABELS = ["calm", "loud"] * 8
 

@@ -36,8 +36,8 @@ from click.testing import CliRunner
 
 import lengthwise
 from lengthwise.bench.launch import free_port
+from lengthwise.commands.cli import main
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.interface.cli import main
 from tests.support.server_process import started
 
 ROOT = Path(__file__).parents[2]

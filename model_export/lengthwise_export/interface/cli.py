@@ -18,7 +18,6 @@ from lengthwise.commands.command import Command
 from lengthwise.commands.options import Flag, flags
 from lengthwise_export.interface.command import show_json
 from lengthwise_export.options import CheckOptions, ExportOptions
-from lengthwise_export.training.training_commands import compare, train
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
@@ -48,16 +47,7 @@ class CheckCommandOptions(CheckOptions):
     )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def main() -> None:
-    """Trains, exports and checks classifiers of sequences of different lengths."""
-
-
-main.add_command(train)
-main.add_command(compare)
-
-
-@main.command(cls=Command)
+@click.command(cls=Command)
 @click.argument("target", required=False)
 @click.option(
     "--out",
@@ -144,7 +134,7 @@ def export(
         Console().print(f"before and after the mend: {published.mend_accuracy}", highlight=False, soft_wrap=True)
 
 
-@main.command(cls=Command)
+@click.command(cls=Command)
 @click.argument("target")
 @flags(CheckCommandOptions)
 def check(target: str, options: CheckCommandOptions) -> None:

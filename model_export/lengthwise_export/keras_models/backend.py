@@ -12,9 +12,7 @@ from lengthwise.errors import ConfigurationError
 
 VARIABLE: Final = "KERAS_BACKEND"
 """The variable of the environment that Keras reads when it is imported."""
-SUFFIXES: Final = frozenset({".keras", ".h5", ".hdf5"})
-"""The suffixes of files that hold a Keras model."""
-_WANTED: Final = "torch"
+BACKEND: Final = "torch"
 
 
 def import_keras() -> ModuleType:
@@ -25,7 +23,7 @@ def import_keras() -> ModuleType:
     """
     if "keras" not in sys.modules:
         before = os.environ.get(VARIABLE)
-        os.environ[VARIABLE] = _WANTED  # Keras reads it once, when it is imported
+        os.environ[VARIABLE] = BACKEND  # Keras reads it once, when it is imported
         try:
             importlib.import_module("keras")
         except ImportError as error:
@@ -44,10 +42,10 @@ def import_keras() -> ModuleType:
             "pip install 'lengthwise[keras]'"
         )
     backend = keras.config.backend()
-    if backend != _WANTED:
+    if backend != BACKEND:
         raise ConfigurationError(
             f"Keras was imported with the backend {backend}; Lengthwise runs Keras models on torch. Set "
-            f"{VARIABLE}={_WANTED} before the first import of keras"
+            f"{VARIABLE}={BACKEND} before the first import of keras"
         )
     _take_symbolic_sizes()
     leave_stderr_open()
@@ -72,17 +70,3 @@ def _take_symbolic_sizes() -> None:
     known = dtypes.PYTHON_DTYPES_MAP
     for symbolic, plain in ((torch.SymInt, int), (torch.SymFloat, float), (torch.SymBool, bool)):
         known.setdefault(symbolic, known[plain])
-
-
-def prefer_torch() -> None:
-    """Makes torch the backend of a Keras that is imported later by a user's file, unless the user chose another."""
-    if "keras" not in sys.modules:
-        os.environ.setdefault(VARIABLE, _WANTED)
-
-
-def is_keras(thing: object) -> bool:
-    """Whether an object is a layer or a model of Keras. Imports nothing."""
-    return any(
-        kind.__module__.partition(".")[0] in ("keras", "tf_keras") and kind.__name__ == "Layer"
-        for kind in type(thing).__mro__
-    )

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.keras_models.backend import import_keras, is_keras, prefer_torch
+from lengthwise_export.targets.keras import is_keras, prefer_torch, require_backend
 from lengthwise_export.tracing.source_lines import is_users, location_of
 
 _READ: dict[str, tuple[Path, int]] = {}
@@ -52,7 +52,7 @@ def module_of(text: str) -> nn.Module:
         finally:
             random.setstate(before)
     if is_keras(made):
-        import_keras()  # refuses other backends than torch
+        require_backend()
     if type(made).__name__ == "ExportedProgram":  # torch.export takes long to import, only to ask this
         made = made.module()
     if not isinstance(made, nn.Module):

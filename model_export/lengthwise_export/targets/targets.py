@@ -17,10 +17,10 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.checking.trace_onnx import OnnxSubject
-from lengthwise_export.keras_models.backend import SUFFIXES as KERAS_SUFFIXES
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, InputHints, read_graph
 from lengthwise_export.onnx_graphs.labels import labels_in
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import keras
 from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of
 
 if TYPE_CHECKING:
@@ -94,9 +94,7 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
     if kind == "directory":
         return _read_directory(text, options)
     if kind == "keras":
-        from lengthwise_export.targets import keras_targets  # brings torch along, and Keras
-
-        return keras_targets.read_file(text, options)
+        return keras.read_file(text, options)
     from lengthwise_export.targets import torch_targets  # brings torch along, which a graph does without
 
     if kind == "module":
@@ -153,7 +151,7 @@ def _kind(text: str) -> TargetKind:
         if not path.is_file():
             raise ConfigurationError(f"there is no file {text}")
         return "spec" if path.suffix == ".toml" else "onnx"
-    if path.suffix in KERAS_SUFFIXES and (path.is_file() or ":" not in text):
+    if path.suffix in keras.SUFFIXES and (path.is_file() or ":" not in text):
         if not path.is_file():
             raise ConfigurationError(f"there is no file {text}")
         return "keras"

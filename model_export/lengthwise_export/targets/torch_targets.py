@@ -13,8 +13,8 @@ from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import checkpoint, foreign_files, loading, trained
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, UncheckableError
-from lengthwise_export.keras_models.backend import is_keras
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import keras
 from lengthwise_export.targets.factory import module_of
 from lengthwise_export.targets.module_target import module_target
 from lengthwise_export.targets.rows import require_order_of_axes
@@ -76,10 +76,8 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         blind: Whether the module may take the steps alone.
     """
     module = _unwrapped(module)
-    if is_keras(module):
-        from lengthwise_export.targets.keras_targets import of_model  # brings torch's exporter and Keras
-
-        return of_model(text, module, options)
+    if keras.is_keras(module):
+        return keras.of_model(text, module, options)
     if isinstance(module, torch.jit.ScriptModule):
         raise ConfigurationError(f"{text} is TorchScript, which cannot be traced. {foreign_files.FROM_TORCHSCRIPT}")
     elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}
