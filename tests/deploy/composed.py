@@ -1,8 +1,4 @@
-"""Brings docker-compose.yml up in a network of its own, asks it, and takes it down: `composed.py PODMAN-WRAPPER`.
-
-Started by the test inside `unshare`, where no port or rule of the host is touched, and no process outlives it. Prints
-what it saw as JSON.
-"""
+"""Brings docker-compose.yml up in a network of its own, asks it, and takes it down; prints what it saw as JSON."""
 
 from __future__ import annotations
 
@@ -25,10 +21,9 @@ def get(url: str) -> Any:
         return json.load(answer)
 
 
-def main(wrapper: str) -> None:
+def main() -> None:
     """Up, asked, down."""
-    compose = [program("podman-compose", PIP), "--podman-path", wrapper, "-f", str(ROOT / "docker-compose.yml")]
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    compose = [program("podman-compose", PIP), "--podman-path", "docker", "-f", str(ROOT / "docker-compose.yml")]
     down = [*compose, "down", "--volumes"]
     # A run that was killed leaves containers under these names, for which `up` would wait for ever.
     subprocess.run(down, check=False, stdout=sys.stderr, timeout=60)
@@ -54,4 +49,4 @@ def main(wrapper: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -6,13 +6,16 @@ same Python stands in for it. Everything is kept under `.venv/deploy`, the base 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,12 +35,42 @@ class Engine:
     buildah: tuple[str, ...]
     podman: tuple[str, ...]
 
-    def build(self, target: str, tag: str, *options: str) -> str:
-        """Builds a target from this checkout; what the builder said."""
+    @property
+    def builder(self) -> list[str]:
+        """The words before those of a build, from the base that stands in, to the same bytes each time."""
         certificates = ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"] if CERTIFICATES.is_file() else []
         command = [*self.buildah, "bud", "--layers", "--isolation", "chroot", "--pull-never", "--format", "docker"]
-        command += ["--timestamp", "0", *certificates, "--build-arg", f"BASE={BASE}", "--target", target]
-        return run([*command, *options, "--tag", tag, str(ROOT)], seconds=1800)
+        return [*command, "--timestamp", "0", *certificates, "--build-arg", f"BASE={BASE}"]
+
+    def build(self, target: str, tag: str, *options: str) -> str:
+        """Builds a target from this checkout; what the builder said."""
+        return run([*self.builder, "--target", target, *options, "--tag", tag, str(ROOT)], seconds=1800)
+
+    def make_image(self) -> None:
+        """`make image`, with this builder."""
+        run(["make", "image", f"BUILD={' '.join(self.builder)}"], seconds=1800)
+
+    def alone(self, folder: Path, module: str, *words: str) -> Any:
+        """Runs a module of these tests where no port or rule of the host is touched and no process outlives it.
+
+        Args:
+            folder: Gets a program `docker`, which is in the module's path: this engine.
+            module: Its name. The last line that it prints is JSON.
+            words: Its arguments.
+
+        Returns:
+            What it printed.
+        """
+        conf, docker = folder / "containers.conf", folder / "docker"
+        limits = ", ".join(f'"{limit}"' for limit in LIMITS if "=" in limit)
+        conf.write_text(f'[network]\nnetwork_backend="netavark"\n[containers]\ndefault_ulimits=[{limits}]\n')
+        docker.write_text(f'#!/bin/sh\nexec {" ".join(self.podman)} "$@"\n')
+        docker.chmod(0o755)
+        unshare = program("unshare", "apt-get install util-linux")
+        alone = [unshare, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        inside = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, "-m", module, *words]
+        paths = {"PATH": f"{folder}:{os.environ['PATH']}", "CONTAINERS_CONF": str(conf), "PYTHONPATH": str(ROOT)}
+        return json.loads(run([*alone, *inside], seconds=400, env=paths, cwd=folder, only_output=True).splitlines()[-1])
 
     def run(self, *words: str, seconds: float = 60, good: Sequence[int] = (0,)) -> str:
         """A command of podman's; what it wrote."""

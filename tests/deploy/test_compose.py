@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.deploy.container import BASE, LIMITS, engine
+from tests.deploy.container import BASE, engine
 from tests.deploy.tools import APT, DEPLOY, ROOT, program, run
 
 FILES = (ROOT / "docker-compose.yml", DEPLOY / "compose.gpu.yml")
@@ -72,22 +70,12 @@ ENTRYPOINT ["/bin/prometheus"]
 def test_service_and_prometheus_come_up_together(tmp_path: Path) -> None:
     made = engine()
     services = yaml.safe_load(FILES[0].read_text())["services"]
-    made.build("cpu", f"localhost/{services['lengthwise']['image']}")
+    made.make_image()
     # No registry is at hand: the system's Prometheus under the name that the file gives.
     shutil.copy(program("prometheus", APT), tmp_path)
     (tmp_path / "Dockerfile").write_text(PROMETHEUS_STAND_IN)
     tag = f"docker.io/{services['prometheus']['image']}"
     run([*made.buildah, "bud", "--isolation", "chroot", "--pull-never", "--tag", tag, str(tmp_path)], seconds=200)
-    conf = tmp_path / "containers.conf"
-    limits = ", ".join(f'"{limit}"' for limit in LIMITS if "=" in limit)
-    conf.write_text(f'[network]\nnetwork_backend="netavark"\n[containers]\ndefault_ulimits=[{limits}]\n')
-    wrapper = tmp_path / "podman"
-    wrapper.write_text(f'#!/bin/sh\nexec {" ".join(made.podman)} "$@"\n')
-    wrapper.chmod(0o755)
-    inside = [sys.executable, "-m", "tests.deploy.composed", str(wrapper)]
-    unshare = program("unshare", "apt-get install util-linux")
-    alone = [unshare, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    said = run([*alone, *inside], seconds=400, env={"CONTAINERS_CONF": str(conf)})
-    seen = json.loads(next(line for line in said.splitlines() if line.startswith('{"predict"')))
+    seen = made.alone(tmp_path, "tests.deploy.composed")
     assert (seen["predict"], seen["instance"]) == (200, "lengthwise:9000")
     assert {"LengthwiseNotReady", "lengthwise:computed_padding_share:rate15m"} <= set(seen["rules"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from click.testing import CliRunner
 
 from lengthwise.commands.cli import main
 from lengthwise.settings import Settings
+from tests.deploy.container import engine
 from tests.deploy.tools import CHART, ROOT, chart_engine, objects, run
 
 DOCUMENT = (ROOT / "docs" / "deployment.md").read_text()
@@ -113,16 +116,41 @@ def test_every_printed_target_can_be_made(words: list[str]) -> None:
     run(["make", "--dry-run", *words[1:]])
 
 
-@pytest.mark.parametrize("words", [words for words in _commands("docker") if words[1] == "run"], ids=" ".join)
-def test_every_container_that_is_printed_is_the_image_with_options_of_the_service(words: list[str]) -> None:
-    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert version is not None
+CONTAINERS = sorted({
+    line.partition("#")[0].strip()
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    for line in re.findall(r"(?:^|`)(docker run (?:(?!\.\.\.)[^`\n])+)(?:`|$)", page.read_text(), re.MULTILINE)
+})  # fmt: skip
+"""Every `docker run` that a page prints, without those that leave words out."""
+
+
+@pytest.mark.parametrize("line", CONTAINERS)
+def test_every_container_that_is_printed_is_the_image_with_options_of_the_service(line: str) -> None:
+    words = shlex.split(line)
     (image,) = [place for place, word in enumerate(words) if word.startswith("lengthwise:")]
-    assert words[image] == f"lengthwise:{version[1]}"
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert words[image] in (f"lengthwise:{version}", f"lengthwise:{version}-cuda")
     assert {given.partition("=")[0] for given in _options(words, "-e")} <= {
         f"LENGTHWISE_{name.upper()}" for name in Settings.model_fields
     }
     assert CliRunner().invoke(main, [*words[image + 1 :], "--help"]).exit_code == 0
+
+
+@pytest.mark.deploy
+def test_every_container_that_is_printed_serves(tmp_path: Path) -> None:
+    # A GPU is not here; a folder of models may have any name.
+    lines = sorted(
+        {re.sub(r"-v \S+:/models", "-v ./models:/models", line) for line in CONTAINERS if "--gpus" not in line}
+    )
+    assert len(lines) >= 3
+    models = shutil.copytree(ROOT / "service" / "lengthwise" / "models", tmp_path / "models")
+    for path in (models, *models.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    made = engine()
+    made.make_image()
+    served = made.alone(tmp_path, "tests.deploy.printed_containers", *lines)
+    assert [labels for labels in served.values() if labels != ["1", "3", "6"]] == []
+    assert len(served) >= 2
 
 
 def test_every_composition_that_is_printed_is_of_files_and_profiles_that_exist() -> None:

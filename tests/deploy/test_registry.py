@@ -22,7 +22,7 @@ def test_an_image_that_make_pushes_is_pulled_by_digest_as_the_chart_names_it_and
     registry = program("docker-registry", "apt-get install docker-registry")
     made, helm, port, served = engine(), chart_engine(), free_port(), free_port()
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
-    made.build("cpu", f"localhost/lengthwise:{version}")
+    made.make_image()
     place = f"127.0.0.1:{port}/team"
     stored, listens = f"{{rootdirectory: {tmp_path / 'blobs'}}}", f"{{addr: '127.0.0.1:{port}'}}"
     (tmp_path / "config.yml").write_text(f"version: 0.1\nstorage: {{filesystem: {stored}}}\nhttp: {listens}\n")

@@ -68,8 +68,9 @@ def run(
     seconds: float = 120,
     cwd: Path = ROOT,
     env: dict[str, str] | None = None,
+    only_output: bool = False,
 ) -> str:
-    """Runs a command to its end; what it wrote. Fails the test, with that, on another exit code."""
+    """Runs a command to its end; what it wrote, or only to stdout. Fails the test, with all, on another exit code."""
     done = subprocess.run(
         [str(word) for word in command],
         input=input,
@@ -82,7 +83,7 @@ def run(
     )
     said = done.stdout + done.stderr
     assert done.returncode in set(good), f"{' '.join(map(str, command))} ended with {done.returncode}:\n{said[-4000:]}"
-    return said
+    return done.stdout if only_output else said
 
 
 def objects(text: str) -> list[dict[str, Any]]:
