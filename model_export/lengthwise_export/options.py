@@ -165,5 +165,5 @@ class ExportOptions(TargetOptions):
         le=1,
         description="Publish nothing if the accuracy on the data is below this, such as 0.95.",
     )
-    seed: int = Field(default=0, description="Seed of the sequences of the verification.")
+    seed: Annotated[int, PYTHON_ONLY] = Field(default=0, description="Seed of the sequences of the verification.")
     progress: Progress = Field(default=None, description="Called with what runs next.")

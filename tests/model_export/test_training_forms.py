@@ -82,7 +82,7 @@ def test_the_command_trains_on_a_row_for_each_step(tmp_path: Any, name: str) -> 
     path = tmp_path / name
     table.to_csv(path, index=False) if name == "d.csv" else table.to_parquet(path, index=False)
     run = CliRunner().invoke(
-        main, ["train", str(tmp_path / "s.toml"), str(path), "--out", str(tmp_path / "run"), "--label", "state"]
+        main, ["train", str(tmp_path / "s.toml"), str(path), "--out", str(tmp_path / "run"), "--column", "label=state"]
     )
     assert run.exit_code == 0, run.output
     assert f"{name}: id 'id', time 't', label 'state', features 'u', 'v'; 16 sequences" in run.output

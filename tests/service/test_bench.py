@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lengthwise.commands.bench import bench, rates_of
-from lengthwise.errors import ConfigurationError
 from tests.support.small_server import Reply, SmallServer, serving
 
 FEW = ("--request-count", "6", "--warmup-seconds", "0", "--concurrency", "2")
@@ -39,7 +38,7 @@ def test_the_figures_come_as_json():
 
 def test_a_sweep_has_a_row_a_rate_and_draws_them(tmp_path: Path):
     plot = tmp_path / "plots" / "sweep.png"
-    result = call("--json", "--sweep", "200:400:100", "--plot", str(plot))
+    result = call("--json", "--request-rate", "200:400:100", "--plot", str(plot))
     assert [load["offered_rate"] for load in json.loads(result.stdout)["loads"]] == [200, 300, 400]
     assert plot.read_bytes().startswith(b"\x89PNG")
 
@@ -67,32 +66,21 @@ def test_headers_and_the_models_name_go_with_each_request():
     assert {json.loads(body)["model"] for body in server.bodies} == {"small"}
 
 
-@pytest.mark.parametrize(("option", "steps"), [("--features", [[0]]), ("--vocabulary", [0])])
-def test_what_a_step_is_may_be_said(option: str, steps: list[object]):
-    server = SmallServer(models=[])
-    call(option, "1", "--lengths", "fixed:1", server=server)
-    sent = json.loads(server.bodies[0])["sequences"][0]
-    assert type(sent[0]) is type(steps[0])
-
-
-def test_a_step_is_not_both():
-    assert call("--features", "1", "--vocabulary", "2").exit_code == 2
-
-
 def test_a_header_without_a_value_is_refused():
     result = call("--header", "authorization")
     assert result.exit_code == 2
     assert "NAME=VALUE" in result.output
 
 
-@pytest.mark.parametrize("sweep", ["5", "a:b:c", "5:1:1", "1:5:0", "0:5:1", "1:inf:1"])
-def test_a_sweep_of_another_form_is_refused(sweep: str):
-    with pytest.raises(ConfigurationError, match="--sweep"):
-        rates_of(sweep)
+@pytest.mark.parametrize("rates", ["0", "a:b:c", "5:1:1", "1:5:0", "0:5:1", "1:inf:1", "1:2", "nan"])
+def test_rates_of_another_form_are_refused(rates: str):
+    result = call("--request-rate", rates)
+    assert (result.exit_code, "--request-rate" in result.stderr) == (2, True)
 
 
-def test_a_sweep_has_both_its_ends():
+def test_rates_have_both_their_ends():
     assert rates_of("0.1:0.3:0.1") == pytest.approx([0.1, 0.2, 0.3])
+    assert rates_of("50") == (50.0,)
 
 
 def test_bench_serves_the_bundled_model_and_its_answers_are_batch_invariant():

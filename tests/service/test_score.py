@@ -164,8 +164,9 @@ def test_the_summary_comes_as_json(tmp_path: Path):
     assert found["accuracy"] >= 0.97
 
 
-def test_where_padding_is_computed_there_is_little_of_it(tmp_path: Path):
-    found = json.loads(call(DEMO, tmp_path / "out", "--json", "--no-recurrent-kernels").stdout)
+def test_where_padding_is_computed_there_is_little_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LENGTHWISE_RECURRENT_KERNELS", "false")
+    found = json.loads(call(DEMO, tmp_path / "out", "--json").stdout)
     assert found["padding_share"] < 0.25
 
 
@@ -183,13 +184,12 @@ def test_recurrent_layers_run_where_serving_would_run_them(tmp_path: Path, monke
     monkeypatch.setattr(loading, "load", noted)
     source = write(tmp_path / "in.jsonl", {"steps": np.ones((3, 12)).tolist()})
     assert call(source, tmp_path / "a").exit_code == 0
-    assert call(source, tmp_path / "b", "--no-recurrent-kernels").exit_code == 0
-    monkeypatch.setenv("LENGTHWISE_RECURRENT_KERNELS", "false")
-    assert call(source, tmp_path / "c").exit_code == 0
-    assert call(source, tmp_path / "d", "--recurrent-kernels").exit_code == 0
+    for kernels in ("false", "true"):
+        monkeypatch.setenv("LENGTHWISE_RECURRENT_KERNELS", kernels)
+        assert call(source, tmp_path / kernels).exit_code == 0
     own = recurrent_kernels.INSTRUCTION_SETS[0] + recurrent_kernels.POOLING
     onnxruntimes = recurrent_kernels.ONNXRUNTIME
-    assert used == [own, onnxruntimes, onnxruntimes, own]
+    assert used == [own, onnxruntimes, own]
 
 
 def test_a_file_without_labels_has_no_accuracy(tmp_path: Path):

@@ -66,7 +66,7 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def on_terminal(report: Report, target: str, *, served: str | None = None, verbose: bool = False) -> RenderableType:
+def on_terminal(report: Report, target: str, *, served: str | None = None) -> RenderableType:
     """A report for the terminal: the verdict, a table of the trials, and at the end each leak with its line and a fix.
 
     Code is never wrapped: print it without cropping.
@@ -75,14 +75,13 @@ def on_terminal(report: Report, target: str, *, served: str | None = None, verbo
         report: The report.
         target: The name of the checked model.
         served: The promise of the manifest for the widths that the service uses; None for other targets.
-        verbose: Show a row for every trial, and not one of each kind.
     """
     head = Text.assemble((report.verdict, _STYLES[report.verdict]), f"  {target}: {report.reason}")
     parts: list[RenderableType] = [head]
     if report.ran.rows:
         parts.append(Text(tested_sizes_text(report)))
     if report.trials:
-        parts += ["", _table(report.trials if verbose else tuple(one_per_kind(report.trials)))]
+        parts += ["", _table(tuple(one_per_kind(report.trials)))]
         if any(outcome.passed and outcome.difference for outcome in report.trials):
             parts.append(Text(f"{tolerance_text(report.tolerance)}{f'; {served}' if served else ''}."))
     parts += [Text(f"note: {note}") for note in report.notes]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import linecache
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,23 +263,6 @@ def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> I
         yield from published.sample.notices(record.expected, record.expected_answers)
 
 
-def records_of(
-    data: str,
-    kind: dataset.StepKind,
-    check: Callable[[dataset.Record], object] = lambda _record: None,
-    reading: dataset.Reading | None = None,
-) -> list[dataset.Record]:
-    """The records of a file; each of them is passed to `check`.
-
-    Raises:
-        ConfigurationError: The file has no record, or a record cannot be read.
-    """
-    records = list(dataset.read(dataset.locate(data), kind, check, reading or dataset.Reading()))
-    if not records:
-        raise ConfigurationError(f"{data}: there is no record in it")
-    return records
-
-
 def _labelled(options: ExportOptions, read: Target) -> list[dataset.Record] | None:
     """The records of --data; None without it.
 
@@ -288,7 +271,7 @@ def _labelled(options: ExportOptions, read: Target) -> list[dataset.Record] | No
     """
     if options.data is None:
         return None
-    records = records_of(os.fspath(options.data), read.steps.kind)
+    records = dataset.read_all(os.fspath(options.data), read.steps.kind)
     if options.precision == "fp32" and all(record.label is None for record in records):
         raise ConfigurationError(
             f"{options.data}: no record has a label, so there is nothing to compare answers with; without labels, "

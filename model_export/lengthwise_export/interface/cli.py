@@ -39,7 +39,6 @@ class CheckCommandOptions(CheckOptions):
         description="Exit 1 for a warning too (a leak that only NaN, Inf or 1e30 in the padding shows).",
     )
     as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="Print the report as JSON.")
-    verbose: bool = Field(default=False, description="Show a row for every trial, instead of one for each kind.")
     html: Path | None = Field(default=None, description="Write the report as an HTML page.")
     sarif: Path | None = Field(
         default=None,
@@ -180,7 +179,7 @@ def check(target: str, options: CheckCommandOptions) -> None:
         show_json(told | ({} if checked.fix is None else {"fix": checked.fix.as_json()}))
     else:
         served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
-        Console().print(reports.on_terminal(report, target, served=served, verbose=options.verbose), crop=False)
+        Console().print(reports.on_terminal(report, target, served=served), crop=False)
         if checked.fix is not None:
             Console().print(steps.suggestion_text(checked.fix), crop=False)
     click.get_current_context().exit(report.exit_code(strict=options.strict))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lengthwise.commands.command import Command
-from lengthwise.decoding.data_options import data_options
+from lengthwise.commands.data_options import data_options
 from lengthwise_export.interface.command import options_of, show_json
 from lengthwise_export.training.options import RecipeOptions, TrainingOptions
 
@@ -58,7 +58,7 @@ def train(
     and the reasons are printed. Do not normalise values: the graph normalises.
 
     DATA is a .jsonl file (one {"id", "steps", "label"} in each line; .gz too), a .ts file of the UEA/UCR archive, a
-    .csv or .parquet file with a row for each step (columns id, t, label, values; or say --id, --time, --label), a
+    .csv or .parquet file with a row for each step (columns id, t, label, values; or name them with --column), a
     .parquet file of lists, or aeon:NAME_TRAIN for a data set of the aeon package.
 
     \b

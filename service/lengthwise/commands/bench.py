@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 import click
 import orjson
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
@@ -23,25 +24,98 @@ from lengthwise.bench import plots
 from lengthwise.bench.figures import table
 from lengthwise.bench.launch import served
 from lengthwise.bench.trial import LoadSpec, RequestFormat, Workload
-from lengthwise.bench.workload import Arrivals, Input
 from lengthwise.commands.command import Command
+from lengthwise.commands.options import Flag, Options, flags, pairs
 from lengthwise.commands.progress import progress_bar, ticker
-from lengthwise.errors import ConfigurationError
 
 
-def rates_of(sweep: str) -> list[float]:
-    """The rates of `START:END:STEP`, both ends included.
+def rates_of(text: str) -> tuple[float, ...]:
+    """The rates of `RATE`, or of `START:END:STEP` with both ends included, in requests a second.
 
     Raises:
-        ConfigurationError: It is not of that form.
+        ValueError: It is not of that form.
     """
-    try:
-        start, end, step = (float(part) for part in sweep.split(":"))
-    except ValueError as error:
-        raise ConfigurationError(f"--sweep {sweep}: the form is START:END:STEP, in requests a second") from error
-    if not (0 < start <= end < math.inf and 0 < step < math.inf):
-        raise ConfigurationError(f"--sweep {sweep}: 0 < START <= END, and STEP above 0")
-    return [start + number * step for number in range(int((end - start) / step + 1e-9) + 1)]
+    start, end, step = (float(part) for part in (text.split(":") if ":" in text else (text, text, "1")))
+    if not (0 < start <= end <= 1e6 and 0 < step < math.inf):
+        raise ValueError(f"must be 0 < START <= END <= 1e6 with STEP above 0, got {text}")
+    return tuple(start + number * step for number in range(int((end - start) / step + 1e-9) + 1))
+
+
+def _settings(texts: Sequence[str]) -> dict[str, str]:
+    """Pairs whose names may be written as flags are."""
+    return {name.replace("-", "_"): value for name, value in pairs(texts).items()}
+
+
+class BenchOptions(Options):
+    """The flags of `lengthwise bench`."""
+
+    model: str | None = Field(default=None, description="The model to send requests to, if the service has several.")
+    serve: Annotated[dict[str, str], Flag(metavar="OPTION=VALUE", read=_settings, several=True)] = Field(
+        default={}, description="An option of the service that bench starts, such as runners=2."
+    )
+    concurrency: int = Field(
+        default=LoadSpec.concurrency,
+        ge=1,
+        le=4096,
+        description="Requests in flight; with a rate, the most connections.",
+    )
+    request_rate: Annotated[tuple[float, ...] | None, Flag(metavar="RATE|START:END:STEP", read=rates_of)] = Field(
+        default=None, description="Open loop: requests due per second, as a Poisson process; or at each of many rates."
+    )
+    duration_seconds: float = Field(default=LoadSpec.seconds, ge=0.1, le=3600, description="How long each load lasts.")
+    warmup_seconds: float = Field(
+        default=LoadSpec.warmup_seconds, ge=0, le=600, description="How long each load runs before it is measured."
+    )
+    request_count: int | None = Field(default=None, ge=1, description="Most requests in each load.")
+    lengths: Annotated[str, Flag(metavar="DISTRIBUTION")] = Field(
+        default=Workload.lengths,
+        description="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, bimodal:USUAL,RARE,SHARE, zipf:EXPONENT,LONGEST, "
+        "file:PATH, or histogram:PATH (a saved /metrics page).",
+    )
+    data: Annotated[str | None, Flag(metavar="FILE")] = Field(
+        default=None, description="Send the sequences of this .jsonl, .ts or .parquet file instead."
+    )
+    replay: Path | None = Field(
+        default=None,
+        description="Send a recorded load again: a folder of 'serve --record', or one of its files. Times are kept, "
+        "answers are not compared.",
+    )
+    sequences: int = Field(default=Workload.per_request, ge=1, le=1024, description="Sequences in each request.")
+    format: RequestFormat = Field(
+        default=Workload.form, description="Form of the requests; binary holds one sequence each."
+    )
+    headers: Annotated[dict[str, str], Flag("--header", "NAME=VALUE", pairs, several=True)] = Field(
+        default={}, description="A header of each request, such as a key."
+    )
+    check: bool = Field(default=True, description="Do not compare each answer with the unbatched one.")
+    seed: int = Field(default=LoadSpec.seed, ge=0, description="Same seed, same load.")
+    as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="Print the figures as JSON.")
+    plot: Path | None = Field(default=None, description="Draw latency against load to this PNG.")
+
+    def loads(self) -> list[LoadSpec]:
+        """The loads, one after the other."""
+        load = LoadSpec(
+            concurrency=self.concurrency,
+            seconds=self.duration_seconds,
+            warmup_seconds=self.warmup_seconds,
+            count=self.request_count,
+            seed=self.seed,
+        )
+        return [replace(load, rate=rate) for rate in self.request_rate or (None,)]
+
+    def workload(self) -> Workload:
+        """The sequences and requests of each load."""
+        return Workload(
+            lengths=self.lengths,
+            data=self.data,
+            replay=self.replay,
+            distinct=min(Workload.distinct, self.request_count or Workload.distinct),
+            per_request=self.sequences,
+            form=self.format,
+            headers=self.headers,
+            check=self.check,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -68,153 +142,26 @@ class Presentation:
             Console().print(drawn())
 
 
-def _pairs(_context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for value in values:
-        name, equals, setting = value.partition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE", param=option)
-        pairs[name] = setting
-    return pairs
-
-
-def _settings(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    """Pairs whose names may be written as flags are."""
-    return {name.replace("-", "_"): value for name, value in _pairs(context, option, values).items()}
-
-
 @click.command(cls=Command)
 @click.argument("where", required=False, metavar="[URL or MODEL]")
-@click.option("--model", help="The model to send requests to, if the service has several.")
-@click.option(
-    "--serve",
-    "serve_options",
-    multiple=True,
-    callback=_settings,
-    metavar="OPTION=VALUE",
-    help="An option of the service that bench starts, such as runners=2.",
-)
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 4096),
-    default=LoadSpec.concurrency,
-    show_default=True,
-    help="Requests in flight; with a rate, the most connections.",
-)
-@click.option(
-    "--request-rate", "rate", type=click.FloatRange(0, 1e6, min_open=True), help="Open loop: requests due per second."
-)
-@click.option("--sweep", metavar="START:END:STEP", help="Open loop at each of these rates.")
-@click.option(
-    "--request-distribution",
-    "arrivals",
-    type=click.Choice(get_args(Arrivals)),
-    default=LoadSpec.arrivals,
-    show_default=True,
-    help="How an open loop's requests are spaced.",
-)
-@click.option(
-    "--duration-seconds",
-    "seconds",
-    type=click.FloatRange(0.1, 3600),
-    default=LoadSpec.seconds,
-    show_default=True,
-    help="How long each load lasts.",
-)
-@click.option(
-    "--warmup-seconds",
-    type=click.FloatRange(0, 600),
-    default=LoadSpec.warmup_seconds,
-    show_default=True,
-    help="How long each load runs before it is measured.",
-)
-@click.option("--request-count", "count", type=click.IntRange(1), help="Most requests in each load.")
-@click.option(
-    "--lengths",
-    default=Workload.lengths,
-    show_default=True,
-    metavar="DISTRIBUTION",
-    help="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, bimodal:USUAL,RARE,SHARE, zipf:EXPONENT,LONGEST, "
-    "file:PATH, or histogram:PATH (a saved /metrics page).",
-)
-@click.option("--data", metavar="FILE", help="Send the sequences of this .jsonl, .ts or .parquet file instead.")
-@click.option(
-    "--replay",
-    type=click.Path(exists=True, path_type=Path),
-    metavar="PATH",
-    help="Send a recorded load again: a folder of 'serve --record', or one of its files. Times are kept, answers are "
-    "not compared.",
-)
-@click.option(
-    "--sequences",
-    "per_request",
-    type=click.IntRange(1, 1024),
-    default=Workload.per_request,
-    show_default=True,
-    help="Sequences in each request.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(get_args(RequestFormat)),
-    default=Workload.form,
-    show_default=True,
-    help="Form of the requests; binary holds one sequence each.",
-)
-@click.option("--features", type=click.IntRange(1), help="Values of a step, if the service does not report it.")
-@click.option("--vocabulary", type=click.IntRange(1), help="Number of token ids, if the service does not report it.")
-@click.option("--max-length", type=click.IntRange(1), help="Longest sequence that is sent; default: the model's.")
-@click.option(
-    "--header",
-    "headers",
-    multiple=True,
-    callback=_pairs,
-    metavar="NAME=VALUE",
-    help="A header of each request, such as a key.",
-)
-@click.option("--check/--no-check", default=True, show_default=True, help="Compare each answer with the unbatched one.")
-@click.option("--seed", type=click.IntRange(0), default=LoadSpec.seed, show_default=True, help="Same seed, same load.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw latency against load to this PNG.",
-)
-def bench(
-    where: str | None,
-    model: str | None,
-    serve_options: dict[str, str],
-    sweep: str | None,
-    features: int | None,
-    vocabulary: int | None,
-    as_json: bool,
-    plot: Path | None,
-    **options: Any,
-) -> None:
+@flags(BenchOptions)
+def bench(where: str | None, options: BenchOptions) -> None:
     """Puts load on a service and shows throughput, latency and padding.
 
     Without a URL, it starts a service for the model directory or repository at the path (or for the bundled one). The
     load is a closed loop, unless a rate is given. Exit code 1: an answer was wrong or missing.
     """
-    if features is not None and vocabulary is not None:
-        raise click.UsageError("--features and --vocabulary exclude each other")
-    if plot is not None:
+    if options.plot is not None:
         plots.figure_type()  # a missing package is reported before the load
-    if features is not None:
-        options["step"] = Input("values", features)
-    if vocabulary is not None:
-        options["step"] = Input("tokens", vocabulary)
-    load, workload = LoadSpec(**_fields_of(LoadSpec, options)), Workload(**_fields_of(Workload, options))
-    workload = replace(workload, distinct=min(workload.distinct, load.count or workload.distinct))
+    if options.replay is not None and (options.request_rate is not None or options.data is not None):
+        raise click.UsageError("--replay has its own requests and times: it excludes --request-rate and --data")
+    loads, workload = options.loads(), options.workload()
     sent = workload.replay or workload.data or workload.lengths
-    presentation = Presentation(f"{where or 'the bundled model'}, {sent}", as_json, plot)
-    if workload.replay is not None and (sweep or load.rate is not None or workload.data is not None):
-        raise click.UsageError("--replay has its own requests and times: it excludes rates and --data")
+    presentation = Presentation(f"{where or 'the bundled model'}, {sent}", options.as_json, options.plot)
     if workload.replay is not None:
-        show_replay(where, model, serve_options, load, workload, presentation)
+        show_replay(where, options.model, options.serve, loads[0], workload, presentation)
     else:
-        loads = [replace(load, rate=rate) for rate in rates_of(sweep)] if sweep else [load]
-        show_loads(where, model, serve_options, loads, workload, presentation)
+        show_loads(where, options.model, options.serve, loads, workload, presentation)
 
 
 def show_loads(
@@ -257,7 +204,3 @@ def show_replay(
         presentation.console.print(f"drawn: {presentation.plot}")
     if not row.is_sound:
         raise click.exceptions.Exit(1)
-
-
-def _fields_of(kind: type[LoadSpec] | type[Workload], options: dict[str, Any]) -> dict[str, Any]:
-    return {each.name: options[each.name] for each in fields(kind) if each.name in options}

@@ -16,7 +16,7 @@ import functools
 import inspect
 import textwrap
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
@@ -160,6 +160,18 @@ def add_flags(
         return command
 
     return add
+
+
+def pairs(texts: Sequence[str]) -> dict[str, str]:
+    """The values of `NAME=VALUE` by their names.
+
+    Raises:
+        ValueError: A text is not of that form.
+    """
+    for text in texts:
+        if not text.partition("=")[0] or "=" not in text:
+            raise ValueError(f"must be NAME=VALUE, got {text!r}")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
 
 
 def _option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Callable[[Any], Any]:

@@ -13,16 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 
 import click
 import orjson
+from pydantic import Field
 from rich.console import Console
 
 from lengthwise.commands.command import Command
+from lengthwise.commands.data_options import DataOptions
+from lengthwise.commands.options import Flag, flags
 from lengthwise.commands.progress import progress_bar
 from lengthwise.decoding import dataset
-from lengthwise.decoding.data_options import data_options
 from lengthwise.decoding.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.scoring.opened import ModelOptions, OpenModel
@@ -42,6 +44,30 @@ _MOST_LISTED: Final = 5
 """Models that a message lists."""
 
 
+class ScoreOptions(DataOptions):
+    """The flags of `lengthwise score`."""
+
+    model: Path | None = Field(
+        default=None,
+        description="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its highest version.  [required]",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Batches that run at once; by default the cores that affinity and cgroup quota leave.",
+    )
+    attention: bool = Field(default=False, description="Write the attention weights too.")
+    on_error: Literal["stop", "skip"] = Field(
+        default="stop",
+        description='At a record without an answer: stop, or write the error as {"id": ..., "error": ...} and '
+        "continue.",
+    )
+    resume: bool = Field(default=False, description="Continue where an interrupted run stopped.")
+    overwrite: bool = Field(default=False, description="Replace OUT where it exists.")
+    as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="Print the summary as JSON.")
+
+
 @click.command(
     cls=Command,
     epilog="IN is .jsonl, .jsonl.gz, .ts, .parquet or .csv, or aeon:NAME_TEST. The exit code is 0 where every record "
@@ -49,51 +75,8 @@ _MOST_LISTED: Final = 5
 )
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--model",
-    "directory",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its highest version.  [required]",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 256),
-    default=available_cores,
-    show_default="the cores that affinity and cgroup quota leave",
-    help="Batches that run at once.",
-)
-@click.option(
-    "--recurrent-kernels/--no-recurrent-kernels",
-    default=None,
-    show_default="as `lengthwise serve` would",
-    help="Whether LSTM and GRU layers run in kernels that compute valid steps only, or in onnxruntime's.",
-)
-@click.option("--attention", is_flag=True, help="Write the attention weights too.")
-@click.option(
-    "--on-error",
-    type=click.Choice(("stop", "skip")),
-    default="stop",
-    show_default=True,
-    help='At a record without an answer: stop, or write the error as {"id": ..., "error": ...} and continue.',
-)
-@click.option("--resume", is_flag=True, help="Continue where an interrupted run stopped.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT where it exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@data_options
-def score(
-    source: str,
-    out: Path,
-    directory: Path | None,
-    threads: int,
-    recurrent_kernels: bool | None,
-    attention: bool,
-    on_error: str,
-    resume: bool,
-    overwrite: bool,
-    as_json: bool,
-    reading: dataset.Reading,
-) -> None:
+@flags(ScoreOptions)
+def score(source: str, out: Path, options: ScoreOptions) -> None:
     """Scores a file of sequences: a line of JSON in OUT for each record of IN, in its order.
 
     \b
@@ -101,22 +84,25 @@ def score(
       lengthwise score recordings.jsonl predictions.jsonl --model models/japanese-vowels/1
       head -1 predictions.jsonl
     """  # noqa: D301 - click wants a real backspace
-    if resume and overwrite:
+    if options.resume and options.overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
-    if directory is None:
+    if options.model is None:
         raise click.UsageError(f"Missing option '--model': {_models_there_are()}")
     path = dataset.locate(source)
     _check_out(out, path)
-    kernels = Settings.load(recurrent_kernels=recurrent_kernels).recurrent_kernels
-    model = ModelOptions(str(directory), "cpu", threads, recurrent_kernels=kernels).open()
-    if attention and model.loaded.manifest.graph.attention is None:
+    kernels = Settings.load().recurrent_kernels
+    threads = options.threads or available_cores()
+    model = ModelOptions(str(options.model), "cpu", threads, recurrent_kernels=kernels).open()
+    if options.attention and model.loaded.manifest.graph.attention is None:
         raise ConfigurationError(f"the model {model.loaded.manifest.key} has no attention; leave --attention out")
     promise = model.loaded.promise
     console = Console(stderr=True)
-    with PredictionFile(out, resume=resume, overwrite=overwrite, exact=promise is not None and promise.bits) as scored:
-        run = ScoringRun(model, attention, stop=on_error == "stop")
+    with PredictionFile(
+        out, resume=options.resume, overwrite=options.overwrite, exact=promise is not None and promise.bits
+    ) as scored:
+        run = ScoringRun(model, options.attention, stop=options.on_error == "stop")
         try:
-            summary = run.score(path, scored, console, resume=resume, reading=reading)
+            summary = run.score(path, scored, console, resume=options.resume, reading=options.reading)
         except (KeyboardInterrupt, LengthwiseError):
             if scored.is_written and out.stat().st_size:  # a signal may come between writing lines and counting them
                 console.print(
@@ -125,7 +111,7 @@ def score(
                     soft_wrap=True,
                 )
             raise
-    if as_json:
+    if options.as_json:
         click.echo(orjson.dumps(summary.to_json(), option=orjson.OPT_INDENT_2))
     else:
         click.echo("\n".join(summary.lines()))
