@@ -21,7 +21,6 @@ from lengthwise.connections.web_pages import WebPages
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import QueueFull, RequestError
-from lengthwise.monitoring.monitoring import Monitoring
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
 from lengthwise.repository.contents import Repository
@@ -37,7 +36,6 @@ from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
 from lengthwise.runtime.provider import choose
 from lengthwise.settings import Settings, available_cores, bundled_models
-from lengthwise.telemetry import triton_metrics
 from lengthwise.telemetry.access_log import AccessLog
 from lengthwise.telemetry.call_record import CallRecorder
 from lengthwise.telemetry.families import Family
@@ -46,6 +44,7 @@ from lengthwise.telemetry.openings import Openings
 from lengthwise.versions import Key, Policy
 
 if TYPE_CHECKING:
+    from lengthwise.monitoring.monitoring import Monitoring
     from lengthwise.telemetry.tracing import Trace, Tracer
 
 log = logging.getLogger("lengthwise.serving")
@@ -58,13 +57,14 @@ class Serving:
         settings: The options.
         rescan: Scans the repository, at the start and later; tests and benchmarks pass their own.
         tracer: Creates the spans of calls and batches; None if nothing is traced.
+        judge: Judges models; default: a process of its own, but for the bundled ones.
 
     Attributes:
         call_records: Opens the record of each inference call.
         keys: The API keys; None where no key is needed.
         web_pages: Which web pages may call.
         choice: The devices that models run on, and why.
-        monitoring: Samples answered calls.
+        monitoring: Observes the answered calls; None where nothing samples them.
         openings: Counts connections, streams and live views.
         inflight: The bytes of bodies and answers in memory.
         runners: Threads that run batches.
@@ -80,12 +80,12 @@ class Serving:
         settings: Settings,
         rescan: Rescan | None = None,
         tracer: Tracer | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.settings = settings
         self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps)
         self.choice = choose(
             settings.provider,
-            tf32=settings.tf32,
             memory_limit_bytes=settings.gpu_memory_bytes,
             runners=settings.runners if "runners" in settings.model_fields_set else None,
             recurrent_kernels=settings.recurrent_kernels,
@@ -104,19 +104,16 @@ class Serving:
             on_suspect=lambda queue: self.probing.ask(queue),
         )
         self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
-        self.monitoring = Monitoring(settings, lambda: self.batcher.at_rest, self.find)
-        triton = (triton_metrics.families,) if settings.triton_metrics else ()
+        self.monitoring = self._monitoring()
         self.openings = Openings()
-        more = (self._families, lambda _: self.monitoring.families(), lambda _: self.openings.families())
-        self.metrics = Metrics(self._gauges, self._bounds, *triton, *more)
+        self.metrics = Metrics(self._gauges, self._bounds, self._families)
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
         self.call_records = CallRecorder(self.metrics.unknown, access, tracer)
         # Anyone who can change the bundled models can change the program too.
-        in_process = settings.judge_in_process or settings.models.resolve() == bundled_models().resolve()
-        self.judge: Judge = judging.judge
-        if not in_process:
-            self.judge = JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
+        bundled = settings.models.resolve() == bundled_models().resolve()
+        process = None if bundled else JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
+        self.judge: Judge = judge or process or judging.judge
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
         self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
@@ -124,6 +121,16 @@ class Serving:
         self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)
         self._started = False
         self._stopping: asyncio.Future[None] | None = None
+
+    def _monitoring(self) -> Monitoring | None:
+        """What observes answered calls, where an option asks for it; nothing of it is loaded where none does."""
+        settings = self.settings
+        records = settings.record is not None and settings.record_share > 0
+        if not (records or settings.drift_share > 0 or settings.verify_share > 0 or settings.shadow is not None):
+            return None
+        from lengthwise.monitoring.monitoring import Monitoring
+
+        return Monitoring(settings, lambda: self.batcher.at_rest, self.find)
 
     async def start(self) -> None:
         """Starts the runners, then loads and verifies the models; the service is ready when this returns.
@@ -143,9 +150,11 @@ class Serving:
         self.watchdog.start(asyncio.get_running_loop())
         self.probing.start()
         await self.batcher.start()
-        self.monitoring.start()
+        if self.monitoring is not None:
+            self.monitoring.start()
         await self.registry.open()
-        self.monitoring.log_absent_shadow()
+        if self.monitoring is not None:
+            self.monitoring.log_absent_shadow()
         self._started = True
         if not self.registry.served:
             log.error("no model is ready: every request will be answered with 503")
@@ -163,7 +172,8 @@ class Serving:
         if not await self.batcher.drain(self.settings.drain_seconds):
             log.warning("some accepted requests were not answered within drain_seconds")
         self.watchdog.stop()
-        await asyncio.to_thread(self.monitoring.stop)
+        if self.monitoring is not None:
+            await asyncio.to_thread(self.monitoring.stop)
 
     async def _tell_listeners(self) -> None:
         for listener in self.registry.listeners:
@@ -331,8 +341,11 @@ class Serving:
             )
         return gauges or {("", ""): Gauges(0, 0, 0, False)}
 
-    def _families(self, _: object) -> Iterator[Family]:
-        """Which versions the aliases name, and which a call without a version gets."""
+    def _families(self) -> Iterator[Family]:
+        """Which versions the aliases name, and which a call without a version gets; and what others count."""
+        yield from self.openings.families()
+        if self.monitoring is not None:
+            yield from self.monitoring.families()
         served = [(served, _labels(served.metrics)) for served in self.served]
         yield Family(
             "gauge",

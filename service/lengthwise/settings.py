@@ -146,11 +146,6 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How often to look for new, changed and removed versions; 0: only on SIGHUP and on load calls.",
     )
-    judge_in_process: bool = Field(
-        False,
-        description="Verify new versions in the serving process, which a bad graph may then crash; by default each "
-        "is verified in a process of its own.",
-    )
     judge_timeout_seconds: float = Field(
         120,
         gt=0,
@@ -188,13 +183,15 @@ class Settings(BaseSettings):
         description="Where models run; auto: on GPUs if onnxruntime supports them and one is available, else on "
         "the CPU.",
     )
-    tf32: bool = Field(
-        False, description="Allow a GPU to compute float32 products in TF32 (10 bits of mantissa): faster, less exact."
-    )
     recurrent_kernels: bool | None = Field(
         None,
         description="Run LSTM and GRU layers on the CPU in Lengthwise's kernels, which compute valid steps only; "
         "off: in onnxruntime's kernels. By default each model is timed in both when it is loaded.",
+    )
+    quick_path: bool = Field(
+        True,
+        description="Answer an ordinary POST /predict before the application, unless that was given middleware, "
+        "dependencies or instrumentation.",
     )
     lend_cores: bool = Field(
         True,
@@ -285,7 +282,6 @@ class Settings(BaseSettings):
     cors_origins: Origins = Field(
         (), description="Origins whose web pages may call this server, separated by commas; * for all. Default: none."
     )
-    triton_metrics: bool = Field(False, description="Add Triton's metrics (nv_inference_*) to /metrics.")
     access_log: Annotated[float, BeforeValidator(_share)] = Field(
         0,
         ge=0,

@@ -58,7 +58,7 @@ def repository(folder: Path) -> Path:
 @contextmanager
 def console(folder: Path, *options: str) -> Iterator[ServerProcess]:
     """A service with that repository."""
-    with started(str(repository(folder / "models")), "--judge-in-process", "--versions", "all", *options) as server:
+    with started(str(repository(folder / "models")), "--versions", "all", *options) as server:
         yield server
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, ModelNotFound, NoSuchAlias, NotReady
-from lengthwise.repository import aliases
+from lengthwise.repository import aliases, judging
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.scan_state import ScanState
 from lengthwise.serving import Serving
@@ -208,7 +208,7 @@ class TestInAService:
 
     async def test_versions_with_an_alias_are_served_beside_the_highest(self, folder: Path) -> None:
         aliases.set_alias(folder / "vowels", "champion", 1)
-        service = Serving(Settings(models=folder, judge_in_process=True))
+        service = Serving(Settings(models=folder), judge=judging.judge)
         await service.start()
         try:
             assert [served.manifest.version for served in service.served] == [1, 3]
@@ -225,7 +225,7 @@ class TestInAService:
 
     async def test_a_broken_file_changes_nothing(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         aliases.set_alias(folder / "vowels", "champion", 1)
-        service = Serving(Settings(models=folder, judge_in_process=True))
+        service = Serving(Settings(models=folder), judge=judging.judge)
         await service.start()
         try:
             (folder / "vowels" / aliases.FILE).write_text("{")
@@ -237,7 +237,7 @@ class TestInAService:
 
     async def test_every_request_during_a_switch_gets_one_of_both(self, folder: Path) -> None:
         aliases.set_alias(folder / "vowels", "champion", 1)
-        service = Serving(Settings(models=folder, judge_in_process=True))
+        service = Serving(Settings(models=folder), judge=judging.judge)
         await service.start()
         try:
             seen = set()

@@ -20,7 +20,7 @@ from lengthwise.batching import buckets
 from lengthwise.batching.buckets import BucketedCosts
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.app import make_app
+from lengthwise.http.app import Application
 from lengthwise.padding import pad
 from lengthwise.repository import loading
 from lengthwise.runtime import recurrent_kernels
@@ -56,7 +56,7 @@ async def serving_on(
     serving = Serving(Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, **options))
     await serving.start()
     try:
-        transport = httpx.ASGITransport(make_app(serving))
+        transport = httpx.ASGITransport(Application(serving))
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             yield serving, client
     finally:
@@ -150,11 +150,11 @@ def test_the_options_reach_the_choice(monkeypatch: pytest.MonkeyPatch):
         return DeviceChoice()
 
     monkeypatch.setattr("lengthwise.serving.choose", choose)
-    Serving(Settings(provider="cuda", tf32=True, gpu_memory_bytes=7, runners=3))
+    Serving(Settings(provider="cuda", gpu_memory_bytes=7, runners=3))
     Serving(Settings(recurrent_kernels=False))
     assert seen == [
-        ("cuda", {"tf32": True, "memory_limit_bytes": 7, "runners": 3, "recurrent_kernels": None}),
-        ("auto", {"tf32": False, "memory_limit_bytes": None, "runners": None, "recurrent_kernels": False}),
+        ("cuda", {"memory_limit_bytes": 7, "runners": 3, "recurrent_kernels": None}),
+        ("auto", {"memory_limit_bytes": None, "runners": None, "recurrent_kernels": False}),
     ]
 
 

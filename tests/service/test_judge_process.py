@@ -328,9 +328,9 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     until(lambda: not proc.is_there(pid))
 
 
-def test_where_no_process_can_be_started_the_reason_names_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_where_no_process_can_be_started_it_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
-    with pytest.raises(NotJudged, match=r"no process can be started .* use --judge-in-process, which judges"):
+    with pytest.raises(NotJudged, match="no process can be started"):
         loading.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30))
 
 

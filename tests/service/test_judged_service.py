@@ -121,13 +121,12 @@ def test_a_graph_that_does_harm_is_refused_while_the_service_answers(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("options", [(), ("--judge-in-process",)], ids=["in a process", "in the service"])
 @pytest.mark.parametrize("spoil", [text_for_lengths, trillions_of_steps, encrypted], ids=lambda spoil: spoil.__name__)
 def test_odd_golden_sequences_keep_no_service_from_starting_or_reloading(
-    folder: Path, options: tuple[str, ...], spoil: Callable[[Path], None]
+    folder: Path, spoil: Callable[[Path], None]
 ) -> None:
     spoil(place(folder, "bad", max_length=64))
-    with started(*serve(folder, *options)) as server:
+    with started(*serve(folder)) as server:
         assert server.predict(BODY).status_code == 200
         status, error = load(server, "bad")
         assert (status, "golden.npz" in error) == (400, True), error
@@ -168,7 +167,6 @@ def test_the_bundled_model_is_judged_in_the_service_and_others_are_not(folder: P
         return Serving(Settings(**options)).judge  # type: ignore[arg-type]
 
     assert judge() is judge_here
-    assert judge(models=folder, judge_in_process=True) is judge_here
     assert isinstance(judge(models=folder), JudgeProcess)
 
 
@@ -183,7 +181,7 @@ def test_the_bundled_model_answers_after_little_work() -> None:
 def test_a_pipe_in_the_place_of_a_manifest_holds_neither_start_nor_end(folder: Path) -> None:
     (folder / "x" / "1").mkdir(parents=True)
     os.mkfifo(folder / "x" / "1" / MANIFEST_FILE)
-    with started(*serve(folder, "--drain-seconds", "1", "--judge-in-process")) as server:
+    with started(*serve(folder, "--drain-seconds", "1")) as server:
         assert server.predict(BODY).status_code == 200
         assert "it is not a plain file" in reason(server, "x/1")
         server.terminate()
@@ -194,7 +192,7 @@ def test_a_pipe_in_the_place_of_a_manifest_holds_neither_start_nor_end(folder: P
 def test_many_versions_that_are_being_judged_hold_no_end(folder: Path) -> None:
     for number in range(30):
         shutil.copytree(folder / "vowels", folder / f"copy-{number}")
-    server = ServerProcess(*serve(folder, "--drain-seconds", "2", "--judge-in-process"))
+    server = ServerProcess(*serve(folder, "--drain-seconds", "2"))
     try:
         server.wait_for("copy-0/1: ")
         before = time.monotonic()

@@ -82,23 +82,6 @@ async def test_the_stages_of_a_call_are_no_longer_than_the_call_and_those_of_bat
     assert batch["compute_output"]["ns"] == durations["compute_output"]
 
 
-async def test_they_are_the_figures_under_tritons_other_names() -> None:
-    async with serving(model(manifest()), triton_metrics=True) as service:
-        for body in (ONE, THREE):
-            await service.predict(body)
-        (found,) = await stats(service)
-        figures = await service.figures()
-    of_requests = found["inference_stats"]
-
-    def figure(name: str) -> float:
-        return figures[f'nv_inference_{name}{{model="sums",version="1"}}']
-
-    assert (found["inference_count"], found["execution_count"]) == (figure("count"), figure("exec_count"))
-    assert of_requests["success"]["count"] == figure("request_success")
-    for ours, theirs in (("success", "request"), ("queue", "queue"), ("compute_infer", "compute_infer")):
-        assert of_requests[ours]["ns"] == pytest.approx(figure(f"{theirs}_duration_us") * 1000, abs=1)
-
-
 async def test_statistics_are_of_one_version_of_all_versions_or_of_all_models() -> None:
     async with serving(model(manifest()), model(manifest(version=2)), model(manifest(name="other"))) as service:
         await service.predict({**ONE, "model": "sums", "version": "2"})

@@ -262,9 +262,9 @@ class InferenceCall:
         self._timing = timing
         answers = windows.answers_of(call, results, split)
         written = write(encode(answers), timing)
-        self._protocol.serving.monitoring.answered(
-            call, answers, timing, request_id=self.request_id, arrived=self.record.arrived
-        )
+        monitoring = self._protocol.serving.monitoring
+        if monitoring is not None:
+            monitoring.answered(call, answers, timing, request_id=self.request_id, arrived=self.record.arrived)
         return written
 
     def withdraw(self) -> None:

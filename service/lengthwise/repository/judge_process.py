@@ -133,10 +133,7 @@ class JudgeProcess:
         try:
             process = self.start(most)
         except OSError as error:
-            raise NotJudged(
-                f"{key}: no process can be started to judge it: {error.strerror}; on such a system use "
-                f"{flag('judge_in_process')}, which judges in the serving process"
-            ) from error
+            raise NotJudged(f"{key}: no process can be started to judge it: {error.strerror}") from error
         with process, stopping.ending(process.kill):
             try:
                 output, errors = process.communicate(pickle.dumps(task), timeout=self._timeout_seconds)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
+
+Kind: TypeAlias = Literal["counter", "gauge"]
 
 
 @dataclass(slots=True)
@@ -19,7 +21,7 @@ class Family:
         samples: The values of the labels, and the number.
     """
 
-    kind: Literal["counter", "gauge"]
+    kind: Kind
     name: str
     help: str
     labels: tuple[str, ...] = ()

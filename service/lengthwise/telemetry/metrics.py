@@ -11,6 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -18,7 +19,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from lengthwise.telemetry.families import Family
+from lengthwise.telemetry.families import Family, Kind
+
+Samples: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
+"""The values of a family's own labels, and the number."""
 
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)
@@ -30,6 +34,7 @@ last scrape is not lost, and if one of them comes back, its counts continue. Eac
 version."""
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LABELS: Final = ("model", "version")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STEPS = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 16384)
 
@@ -257,20 +262,113 @@ class Bounds:
     max_queue_seconds: float = 0.0
 
 
+def _codes(model: ModelMetrics) -> Samples:
+    return [((str(code),), count) for code, count in sorted(model.codes.items())]
+
+
+def _informed(name: str, *labels: str) -> Callable[[ModelMetrics], Samples]:
+    """Always 1, with labels of a model's `info`, where it has the first of them."""
+
+    def samples(model: ModelMetrics) -> Samples:
+        info = model.info
+        return [] if info is None or name not in info else [(tuple(info[label] for label in (name, *labels)), 1)]
+
+    return samples
+
+
+def _number(name: str) -> Callable[[ModelMetrics], Samples]:
+    return lambda model: [((), getattr(model, name))]
+
+
+_OF_MODELS: Final[tuple[tuple[Kind, str, str, tuple[str, ...], Callable[[ModelMetrics], Samples]], ...]] = (
+    ("counter", "requests", "Inference calls under any protocol, by status.", ("code",), _codes),
+    (
+        "counter",
+        "rejected",
+        "Calls rejected although nothing was wrong with them, by reason.",
+        ("reason",),
+        lambda model: [((reason,), count) for reason, count in model.rejected.items()],
+    ),
+    ("counter", "sequences", "Sequences decoded.", (), _number("sequences")),
+    (
+        "counter",
+        "steps",
+        "Steps of the batches, rows x width: valid ones, and padding, whether it was computed or skipped.",
+        ("kind",),
+        lambda model: [(("valid",), model.valid_steps), (("padding",), model.padding_steps)],
+    ),
+    (
+        "counter",
+        "computed_padding_steps",
+        "The padding of lengthwise_steps_total that was computed; Lengthwise's kernels on the CPU skip it.",
+        (),
+        _number("computed_padding_steps"),
+    ),
+    ("counter", "batch_failures", "Batches that failed in the runtime.", (), _number("batch_failures")),
+    (
+        "counter",
+        "overdue_batches",
+        "Batches that ran for many times longer than predicted.",
+        (),
+        _number("overdue_batches"),
+    ),
+    (
+        "counter",
+        "cancelled_sequences",
+        "Sequences whose client left before their batch began.",
+        (),
+        _number("cancelled_sequences"),
+    ),
+    ("gauge", "model_info", "Always 1.", ("provider", "digest"), _informed("provider", "digest")),
+    (
+        "gauge",
+        "recurrent_kernels",
+        "Always 1; the kernels of the model's recurrent layers: an instruction set, or onnxruntime.",
+        ("kernels",),
+        _informed("kernels"),
+    ),
+)
+_HISTOGRAMS: Final = (
+    ("request_duration_seconds", "request_seconds", "From the first byte of a call to its answer."),
+    ("queue_wait_seconds", "queue_seconds", "From accepting a sequence to the start of its batch."),
+    ("inference_duration_seconds", "inference_seconds", "One batch in the runtime."),
+    ("decode_duration_seconds", "decode_seconds", "Reading one body."),
+    ("batch_rows", "batch_rows", "Sequences in a batch."),
+    ("batch_width_steps", "batch_width", "Padded steps of a batch's rows, rounding included."),
+    ("sequence_length_steps", "sequence_length", "Steps of a sequence."),
+)
+_GAUGES: Final = (
+    ("queue_cost_steps", "Padded steps that wait."),
+    ("queue_sequences", "Sequences that wait."),
+    ("inflight_batches", "Batches that run now."),
+    ("ready", "1 while the model is served and works."),
+    ("breaker_open", "1 while the model does not work, and requests for it are rejected."),
+    ("queue_seconds", "Predicted seconds until what waits now has begun to run."),
+)
+_BOUNDS: Final = (
+    ("runners", "Threads that run batches."),
+    ("max_queue_cost_steps", "Most padded steps that may wait, over all models."),
+    ("max_queue_seconds", "Predicted seconds of waiting at which the queue is full."),
+    ("refused_models", "Versions in the repository that failed their verification and are not served."),
+    ("inflight_bytes", "Bytes of bodies and answers in memory: read, inflated, waiting, being written."),
+    ("max_inflight_bytes", "Most bytes of bodies and answers that may be in memory."),
+)
+
+
 class Metrics(Collector):
     """The metrics of all models, and the gauges.
 
     Args:
         gauges: Reads the gauges; called at each scrape.
         bounds: Reads the metrics of the process and their limits; called at each scrape.
-        more: Each makes further families, of the metrics of all models or of something else.
+        more: Each makes further families.
     """
 
     def __init__(
         self,
         gauges: Callable[[], dict[tuple[str, str], Gauges]],
         bounds: Callable[[], Bounds],
-        *more: Callable[[Sequence[ModelMetrics]], Iterable[Metric | Family]],
+        *more: Callable[[], Iterable[Family]],
     ) -> None:
         self._gauges = gauges
         self._bounds = bounds
@@ -310,111 +408,34 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every family, for prometheus_client."""
+        for family in self._families():
+            make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+            metric = make(f"lengthwise_{family.name}", family.help, labels=family.labels)
+            for labels, number in family.samples:
+                metric.add_metric(labels, float(number))
+            yield metric
         models = list(self._models.values())
-        labels = ["model", "version"]
-
-        codes = CounterMetricFamily(
-            "lengthwise_requests", "Inference calls under any protocol, by status.", labels=[*labels, "code"]
-        )
-        rejected = CounterMetricFamily(
-            "lengthwise_rejected",
-            "Calls rejected although nothing was wrong with them, by reason.",
-            labels=[*labels, "reason"],
-        )
-        sequences = CounterMetricFamily("lengthwise_sequences", "Sequences decoded.", labels=labels)
-        steps = CounterMetricFamily(
-            "lengthwise_steps",
-            "Steps of the batches, rows x width: valid ones, and padding, whether it was computed or skipped.",
-            labels=[*labels, "kind"],
-        )
-        computed = CounterMetricFamily(
-            "lengthwise_computed_padding_steps",
-            "The padding of lengthwise_steps_total that was computed; Lengthwise's kernels on the CPU skip it.",
-            labels=labels,
-        )
-        failures = CounterMetricFamily(
-            "lengthwise_batch_failures", "Batches that failed in the runtime.", labels=labels
-        )
-        overdue = CounterMetricFamily(
-            "lengthwise_overdue_batches", "Batches that ran for many times longer than predicted.", labels=labels
-        )
-        cancelled = CounterMetricFamily(
-            "lengthwise_cancelled_sequences", "Sequences whose client left before their batch began.", labels=labels
-        )
-        info = GaugeMetricFamily("lengthwise_model_info", "Always 1.", labels=[*labels, "provider", "digest"])
-        kernels = GaugeMetricFamily(
-            "lengthwise_recurrent_kernels",
-            "Always 1; the kernels of the model's recurrent layers: an instruction set, or onnxruntime.",
-            labels=[*labels, "kernels"],
-        )
-        for model in models:
-            with model.lock:
-                for code, count in sorted(model.codes.items()):
-                    codes.add_metric([*model.labels, str(code)], count)
-                for reason, count in model.rejected.items():
-                    rejected.add_metric([*model.labels, reason], count)
-                sequences.add_metric(model.labels, model.sequences)
-                steps.add_metric([*model.labels, "valid"], model.valid_steps)
-                steps.add_metric([*model.labels, "padding"], model.padding_steps)
-                computed.add_metric(model.labels, model.computed_padding_steps)
-                failures.add_metric(model.labels, model.batch_failures)
-                overdue.add_metric(model.labels, model.overdue_batches)
-                cancelled.add_metric(model.labels, model.cancelled_sequences)
-                if model.info is not None:
-                    info.add_metric([*model.labels, model.info["provider"], model.info["digest"]], 1)
-                    if "kernels" in model.info:
-                        kernels.add_metric([*model.labels, model.info["kernels"]], 1)
-        yield from (codes, rejected, sequences, steps, computed, failures, overdue, cancelled, info, kernels)
-
-        for name, attribute, help_ in (
-            ("request_duration_seconds", "request_seconds", "From the first byte of a call to its answer."),
-            ("queue_wait_seconds", "queue_seconds", "From accepting a sequence to the start of its batch."),
-            ("inference_duration_seconds", "inference_seconds", "One batch in the runtime."),
-            ("decode_duration_seconds", "decode_seconds", "Reading one body."),
-            ("batch_rows", "batch_rows", "Sequences in a batch."),
-            ("batch_width_steps", "batch_width", "Padded steps of a batch's rows, rounding included."),
-            ("sequence_length_steps", "sequence_length", "Steps of a sequence."),
-        ):
-            family = HistogramMetricFamily(f"lengthwise_{name}", help_, labels=labels)
+        for name, attribute, help_ in _HISTOGRAMS:
+            histograms = HistogramMetricFamily(f"lengthwise_{name}", help_, labels=_LABELS)
             for model in models:
                 with model.lock:
                     histogram: Histogram = getattr(model, attribute)
-                    family.add_metric(model.labels, histogram.buckets(), histogram.total)
-            yield family
+                    histograms.add_metric(model.labels, histogram.buckets(), histogram.total)
+            yield histograms
 
+    def _families(self) -> Iterator[Family]:
+        models = list(self._models.values())
+        for kind, name, help_, labels, read in _OF_MODELS:
+            samples: list[tuple[tuple[str, ...], float]] = []
+            for model in models:
+                with model.lock:
+                    samples += [((*model.labels, *more), number) for more, number in read(model)]
+            yield Family(kind, name, help_, (*_LABELS, *labels), samples)
         gauges = self._gauges()
-        for name, help_ in (
-            ("queue_cost_steps", "Padded steps that wait."),
-            ("queue_sequences", "Sequences that wait."),
-            ("inflight_batches", "Batches that run now."),
-            ("ready", "1 while the model is served and works."),
-            ("breaker_open", "1 while the model does not work, and requests for it are rejected."),
-            ("queue_seconds", "Predicted seconds until what waits now has begun to run."),
-        ):
-            gauge = GaugeMetricFamily(f"lengthwise_{name}", help_, labels=labels)
-            for key, figures in gauges.items():
-                gauge.add_metric([*key], float(getattr(figures, name)))
-            yield gauge
-
+        for name, help_ in _GAUGES:
+            yield Family("gauge", name, help_, _LABELS, [(key, getattr(one, name)) for key, one in gauges.items()])
         bounds = self._bounds()
-        for name, help_ in (
-            ("runners", "Threads that run batches."),
-            ("max_queue_cost_steps", "Most padded steps that may wait, over all models."),
-            ("max_queue_seconds", "Predicted seconds of waiting at which the queue is full."),
-            ("refused_models", "Versions in the repository that failed their verification and are not served."),
-            ("inflight_bytes", "Bytes of bodies and answers in memory: read, inflated, waiting, being written."),
-            ("max_inflight_bytes", "Most bytes of bodies and answers that may be in memory."),
-        ):
-            yield GaugeMetricFamily(f"lengthwise_{name}", help_, value=getattr(bounds, name))
-
+        for name, help_ in _BOUNDS:
+            yield Family("gauge", name, help_, (), [((), getattr(bounds, name))])
         for families in self._more:
-            yield from (_metric(family) if isinstance(family, Family) else family for family in families(models))
-
-
-def _metric(family: Family) -> Metric:
-    """A family of plain data as prometheus_client's."""
-    make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = make(f"lengthwise_{family.name}", family.help, labels=family.labels)
-    for labels, number in family.samples:
-        metric.add_metric(labels, number)
-    return metric
+            yield from families()
