@@ -51,10 +51,10 @@ HOOKS = {(module.strip("`"), annex.strip("`")) for module, annex, _ in rows("hoo
 
 ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.session"},
-    "fastapi": {"http.app", "http.health"},
+    "fastapi": {"http.app", "http.health", "http.operations", "http.server"},
     "grpc": {f"protocols.grpc_{name}" for name in ("calls", "health", "infer", "server")},
     "uvicorn": {"http.server", "http.connection"},
-    "prometheus_client": {"telemetry.metrics", "telemetry.triton_metrics", "bench.exposition"},
+    "prometheus_client": {"telemetry.metrics", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},
     "ray": {"engines.ray"},

@@ -82,3 +82,17 @@ def test_a_check_of_a_module_needs_no_exporter() -> None:
     modules = imported("check", "examples/masking.py:lengths_given", "--max-length", "40")
     assert "torch" in modules
     assert modules.isdisjoint({"matplotlib", "onnx_ir", "onnxscript", "onnxruntime.quantization", "torch.onnx"})
+
+
+@pytest.mark.parametrize(
+    ("options", "loaded"),
+    [("console=False, drift_share=0", []), ("", ["lengthwise.console", "lengthwise.monitoring"])],
+    ids=["without them", "as it comes"],
+)
+def test_a_service_loads_the_console_and_monitoring_where_they_are_on(options: str, loaded: list[str]) -> None:
+    program = (
+        f"import sys, lengthwise, lengthwise.http.server; lengthwise.make_app(lengthwise.Settings({options})); "
+        "print([name for name in ('lengthwise.console', 'lengthwise.monitoring') if name in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert told.stdout.strip() == str(loaded)

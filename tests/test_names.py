@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+OF_THE_WIRE = {"http/schemas.py", "http/bodies.py"}
+"""Their classes name the parts of `/openapi.json`, for clients."""
 PACKAGES = (ROOT / "service" / "lengthwise", ROOT / "model_export" / "lengthwise_export")
 
 
@@ -33,7 +35,7 @@ def modules_by_name() -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for package in PACKAGES:
         for path in sorted(package.rglob("*.py")):
-            if path.stem.endswith("_pb2"):
+            if path.stem.endswith("_pb2") or path.relative_to(package).as_posix() in OF_THE_WIRE:
                 continue
             for name in filter(is_type_name, defined(path)):
                 found[name].append(str(path.relative_to(package.parent)))

@@ -19,9 +19,11 @@ EXPORTED = {
         "Model",
         "Prediction",
         "Scorer",
+        "Settings",
         "__version__",
         "errors",
         "load",
+        "make_app",
         "sequences",
     ],
     lengthwise_export: [

@@ -15,9 +15,15 @@ client = lengthwise.Client("http://localhost:8000")
 predictions = client.predict([recording, another])
 ```
 
+Or serves them as an application of FastAPI, under uvicorn or within another application:
+
+```python
+app = lengthwise.make_app(lengthwise.Settings(models="models"))
+```
+
 Exported: `load`, `Model`, `Prediction`, `Scorer` (for engines: Ray Data, Spark, Beam), `Client`, `AsyncClient`,
-`sequences` (to name the columns of a table), `errors`, `__version__`. Importing the package is cheap: NumPy is imported
-when one of them is first used, and onnxruntime when a model is loaded.
+`Settings`, `make_app`, `sequences` (to name the columns of a table), `errors`, `__version__`. Importing the package is
+cheap: NumPy is imported when one of them is first used, and onnxruntime when a model is loaded.
 """
 
 from __future__ import annotations
@@ -27,11 +33,25 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise import errors
 
-__all__ = ["AsyncClient", "Client", "Model", "Prediction", "Scorer", "__version__", "errors", "load", "sequences"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Model",
+    "Prediction",
+    "Scorer",
+    "Settings",
+    "__version__",
+    "errors",
+    "load",
+    "make_app",
+    "sequences",
+]
 _MODULES = {
     "AsyncClient": "lengthwise.client.client",
     "Client": "lengthwise.client.client",
     "Scorer": "lengthwise.scoring.scorer",
+    "Settings": "lengthwise.settings",
+    "make_app": "lengthwise.http.app",
     "sequences": "lengthwise.decoding.given",
 }
 """Where exported names are defined; the others are in `lengthwise.api`."""
@@ -40,7 +60,9 @@ if TYPE_CHECKING:
     from lengthwise.api import Model, Prediction, load
     from lengthwise.client.client import AsyncClient, Client
     from lengthwise.decoding.given import sequences
+    from lengthwise.http.app import make_app
     from lengthwise.scoring.scorer import Scorer
+    from lengthwise.settings import Settings
 
     __version__: str
 else:  # a type checker is to find misspelt names

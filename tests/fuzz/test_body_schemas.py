@@ -24,6 +24,7 @@ from lengthwise.protocols.v2 import Infer
 from lengthwise.runtime.manifest import Manifest
 from tests.fuzz.cases import MODELS, cases
 from tests.fuzz.decoders import DECODERS
+from tests.support import openapi
 from tests.support.numpy_models import manifest, model, serving
 
 PATHS: dict[str, type[Endpoint]] = {
@@ -31,7 +32,6 @@ PATHS: dict[str, type[Endpoint]] = {
     "/v1/models/{model}:predict": PredictV1,
     "/v2/models/{model}/infer": Infer,
 }
-JSON = "application/json"
 KINDS = {
     **{one.name: [one] for one in MODELS},
     "several labels": [manifest(task="multi-label", attention=False)],
@@ -74,7 +74,7 @@ def drawn(document: dict[str, Any], path: str, count: int) -> list[Any]:
     )
     @given(operation.as_strategy())
     def gather(case: Any) -> None:
-        if case.media_type == JSON:
+        if case.media_type == openapi.JSON:
             found.setdefault(repr(case.body), whole(case.body))
 
     gather()
@@ -132,8 +132,7 @@ async def test_what_the_document_refuses_is_refused(decoder: int, path: str) -> 
     taken = 0
     async with serving(*map(model, MODELS)) as service:
         document = (await service.client.get("/openapi.json")).json()
-        schema = document["paths"][path]["post"]["requestBody"]["content"][JSON]["schema"]
-        check = Draft202012Validator(schema)
+        check = openapi.body(document, path)
         for case in sent:
             if await DECODERS[decoder].decode(service, case) != "200":
                 continue
@@ -169,9 +168,8 @@ async def test_what_the_document_refuses_is_refused(decoder: int, path: str) -> 
 async def test_a_body_that_the_document_refuses_is_refused(path: str, body: Any) -> None:
     async with serving(model(manifest()), admin_calls=True) as service:
         document = (await service.client.get("/openapi.json")).json()
-        schema = document["paths"][path]["post"]["requestBody"]["content"][JSON]["schema"]
         answer = await service.client.post(path.format(model="sums"), json=body)
-    assert not Draft202012Validator(schema).is_valid(body)
+    assert not openapi.body(document, path).is_valid(body)
     assert answer.status_code in (400, 404, 422), answer.text
 
 

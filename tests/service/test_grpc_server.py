@@ -31,7 +31,7 @@ from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.bench.launch import free_port
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import ConfigurationError, InvalidRequest, TooLarge
-from lengthwise.http.app import make_app
+from lengthwise.http.app import Application
 from lengthwise.padding import PaddedBatch
 from lengthwise.protocols import grpc_codec
 from lengthwise.protocols.grpc_infer import SERVICE
@@ -699,7 +699,7 @@ async def test_a_port_that_is_taken_is_a_wrong_option() -> None:
 async def test_the_application_listens_where_a_port_is_set_and_stops_with_the_service() -> None:
     port = free_port()
     options = Settings(runners=1, grpc_port=port)
-    app = make_app(Serving(options, lambda *_: repository(model(manifest())))).app.app
+    app = Application(Serving(options, lambda *_: repository(model(manifest()))))
     async with app.router.lifespan_context(app), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
         async with asyncio.timeout(180):
@@ -735,7 +735,7 @@ async def test_what_was_accepted_is_answered_before_the_end_and_nothing_new_is_t
 
     port = free_port()
     made = Serving(Settings(runners=1, grpc_port=port), lambda *_: repository(model(manifest(), wait)))
-    app = make_app(made).app.app
+    app = Application(made)
     async with contextlib.AsyncExitStack() as stack, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         await stack.enter_async_context(app.router.lifespan_context(app))
         while not made.ready:
@@ -759,7 +759,7 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
     failures: list[BaseException] = []
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = Settings(runners=1, grpc_port=taken.getsockname()[1])
-        app = make_app(Serving(options, lambda *_: repository()), on_failure=failures.append).app.app
+        app = Application(Serving(options, lambda *_: repository()), on_failure=failures.append)
         async with app.router.lifespan_context(app), asyncio.timeout(180):
             while not failures:
                 await asyncio.sleep(0)
@@ -770,7 +770,7 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
 def test_without_the_extra_a_port_for_grpc_is_a_wrong_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lengthwise.protocols.grpc_server", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'lengthwise\[grpc\]', or in a checkout: make install"):
-        make_app(Serving(Settings(grpc_port=8001)))
+        Application(Serving(Settings(grpc_port=8001)))
 
 
 async def test_tls_is_that_of_the_service_and_asks_for_a_certificate_where_it_does(tmp_path: Path) -> None:

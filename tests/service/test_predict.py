@@ -81,6 +81,7 @@ class Direct:
             "type": "http",
             "method": "POST",
             "path": "/predict",
+            "query_string": b"",
             "headers": [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()],
         }
         self.task = asyncio.ensure_future(app(scope, self._receive, self._send))

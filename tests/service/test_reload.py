@@ -24,9 +24,9 @@ import pytest
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.app import make_app
+from lengthwise.http.app import Application
 from lengthwise.padding import PaddedBatch
-from lengthwise.repository import registry
+from lengthwise.repository import judging, registry
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE
@@ -56,7 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def started(serving: Serving) -> AsyncIterator[Service]:
     """A service while the block runs."""
     await serving.start()
-    app = make_app(serving)
+    app = Application(serving)
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
             yield Service(serving, app, client)
@@ -67,7 +67,7 @@ async def started(serving: Serving) -> AsyncIterator[Service]:
 def served_from(folder: Path, **options: Any) -> Any:
     """A service of a repository on disk."""
     return started(
-        Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True, "judge_in_process": True} | options))
+        Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True} | options), judge=judging.judge)
     )
 
 
@@ -227,7 +227,7 @@ async def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(
 
 async def test_changes_are_refused_before_the_start_and_in_a_drain(folder: Path) -> None:
     serving = Serving(Settings(runners=1, models=folder, admin_calls=True))
-    transport = httpx.ASGITransport(make_app(serving))
+    transport = httpx.ASGITransport(Application(serving))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         answer = await client.post("/v2/repository/models/vowels/load")
         assert (answer.status_code, answer.json()) == (503, {"error": "the server is starting"})

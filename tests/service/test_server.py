@@ -30,7 +30,7 @@ from lengthwise.commands.cli import main as commands
 from lengthwise.connections.listener import Listener
 from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.app import make_app
+from lengthwise.http.app import Application
 from lengthwise.http.server import Server, serve
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings, bundled_models
@@ -433,7 +433,7 @@ def test_the_first_signal_drains_and_the_second_ends_the_process(monkeypatch: py
     serving = Serving(Settings())
     with socket.socket() as unused:
         listener = Listener(unused, most=1, tls=None, handshake_seconds=1)
-        server = Server(uvicorn.Config(make_app(serving)), listener, serving)
+        server = Server(uvicorn.Config(Application(serving)), listener, serving)
     server.handle_exit(signal.SIGTERM, None)
     assert (server.should_exit, serving.batcher.draining, ended) == (True, True, [])
     server.handle_exit(signal.SIGINT, None)

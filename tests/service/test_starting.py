@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from lengthwise.errors import ModelError
-from lengthwise.http.app import make_app
+from lengthwise.http.app import Application
 from lengthwise.repository import judging, scan
 from lengthwise.repository.judging import Judged, ModelFiles
 from lengthwise.repository.stopping import Stopping
@@ -65,7 +65,7 @@ async def starting(folder: Path, judge: SlowJudge, **options: Any) -> AsyncItera
     """A service whose first look goes on; and its start."""
     made = Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True} | options))
     made.judge = judge
-    app = make_app(made)
+    app = Application(made)
     start = asyncio.create_task(made.start())
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:

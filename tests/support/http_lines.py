@@ -15,9 +15,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from lengthwise.connections.kept_alive import KeptAlive
-from lengthwise.http.connection import Connection
-from lengthwise.http.fast_path import FastConnection
-from lengthwise.http.fast_request import FastPath
+from lengthwise.http.server import protocol
 from lengthwise.padding import PaddedBatch
 from tests.support.numpy_models import Service, manifest, model, serving
 
@@ -75,9 +73,8 @@ class Net:
 async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
     """The service behind a socket, with the way past ASGI or without."""
     made = Net(service)
-    bounds: dict[str, Any] = {"header_timeout_seconds": 20, "max_connections": 100, "kept_alive": KeptAlive()}
-    taken = FastPath(service.app.predict, b"/predict")
-    bounded: Any = partial(FastConnection, fast_path=taken, **bounds) if direct else partial(Connection, **bounds)
+    settings = service.serving.settings.model_copy(update={} if direct else {"quick_path": False})
+    bounded: Any = partial(protocol(service.app, settings, 100), kept_alive=KeptAlive())
     config = uvicorn.Config(
         made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
     )

@@ -18,7 +18,7 @@ import numpy as np
 
 from lengthwise.batching.cost import CostTable
 from lengthwise.errors import ModelNotFound, NotReady
-from lengthwise.http.app import make_app
+from lengthwise.http.app import Application
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.model import LoadedModel
@@ -166,7 +166,7 @@ async def serving(
     found = replace(Repository.of(models, refused), aliases=aliases or {})
     made = Serving(Settings(**{"runners": 1} | options), lambda *_: found, tracer)
     await made.start()
-    app = make_app(made)
+    app = Application(made)
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
             yield Service(made, app, client)

@@ -1,36 +1,47 @@
-"""The HTTP application: routes, the lifespan that starts and drains the service, and one handler for every error.
+"""The HTTP application: a FastAPI whose lifespan loads the models and drains, and whose routes are the operations.
 
-Most requests are `POST /predict`, so it is answered before the router: `PredictFirst` calls the endpoint directly. The
-same endpoint is an ordinary route too, for the middleware that other origins need.
+```python
+from lengthwise import Settings, make_app
+
+app = make_app(Settings(models="models"))  # uvicorn module:app
+```
+
+Whatever an application of FastAPI can be given (middleware, dependencies, instrumentation, routes) sees every call.
+`lengthwise serve` answers an ordinary `POST /predict` before the application (`http.fast_request`), but not where it
+was given any of these: see `Application.extended`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import metadata
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
+import fastapi.routing
 import orjson
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import BaseRoute
 
-from lengthwise.console import page, routes
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
-from lengthwise.http import health, pages
-from lengthwise.http.gate import OPEN, Gate
-from lengthwise.protocols import documents, kserve, kserve_documents, predict, problems, v1, v2
-from lengthwise.protocols.body import headers_of
-from lengthwise.protocols.over_asgi import OverAsgi
+from lengthwise.http import document, health, operations, pages, schemas
+from lengthwise.http.gate import OPEN, Gate, path_of
+from lengthwise.protocols import kserve, predict, problems
 from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.turns import Turns
+from lengthwise.protocols.v1 import PredictV1
+from lengthwise.protocols.v2 import Infer
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 
@@ -59,155 +70,266 @@ RESPONSE_HEADERS: Final = (
     "x-request-id",
 )
 """Headers that it may read."""
+CONSOLE_PREDICT: Final = "/console/predict"
+"""Where the console sends its calls on the admin port, which answers no others."""
+_CALLED: Final = (
+    (FastAPI, "__call__"),
+    (FastAPI, "build_middleware_stack"),
+    (Starlette, "__call__"),
+    (fastapi.routing, "get_request_handler"),
+    (fastapi.routing, "request_response"),
+)
+"""What instrumentation replaces in FastAPI and Starlette to see calls."""
 
 
-def make_app(
-    serving: Serving,
-    *,
-    on_failure: Callable[[BaseException], None] | None = None,
-    places: Callable[[], Mapping[str, str]] = lambda: {"every call, with examples": "/docs"},
-    grpc_connections: int | None = None,
-) -> PredictFirst:
-    """The application around a service that its lifespan starts and drains.
+def make_app(settings: Settings | None = None, **options: Any) -> FastAPI:
+    """An application that serves models: for `uvicorn module:app`, for Starlette's `TestClient`, or to be mounted.
+
+    Its lifespan returns when the models are loaded, and ends when the accepted calls are answered; it may be entered
+    again. Where the application is mounted, the outer one runs it: `FastAPI(lifespan=app.router.lifespan_context)`.
+    Limits of connections, TLS, signals and the admin port are those of the server, not of the application.
 
     Args:
-        serving: The service. It loads its models while the application already answers, with 503 until it is ready.
-        on_failure: Called if it cannot be started; without it, the failure is only logged.
+        settings: The options of `lengthwise serve`; default: those of the environment.
+        **options: Of FastAPI, such as `dependencies`, `middleware` and `root_path`. A `lifespan` runs within its own.
+
+    Raises:
+        ConfigurationError: The keys cannot be read, the provider is not available, or an extra is not installed.
+    """
+    make = partial(Serving, settings or Settings())
+    return Application(make(), renew=make, **options)
+
+
+class Application(FastAPI):
+    """The application around a service.
+
+    Args:
+        serving: The service.
+        renew: Makes another one when the lifespan is entered again; without it, that is an error.
+        on_failure: Called if the service cannot be started. With it the application answers while models load, with 503
+            until it is ready; without it the lifespan waits until they are loaded, and raises the error.
         places: Addresses to try when it is ready, by what is there.
         grpc_connections: Most connections over gRPC; default: as many as over HTTP.
+        **options: Of FastAPI.
+
+    Attributes:
+        serving: The service.
+        predict: The endpoint of `POST /predict`.
 
     Raises:
         ConfigurationError: gRPC is switched on, and not installed.
     """
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(start())
-        starting.add_done_callback(started)
-        try:
-            yield
-        finally:
-            starting.cancel()
-            await asyncio.wait((starting,))
-            await serving.stop()
-            if rpc is not None:
-                await rpc.stop()
+    def __init__(
+        self,
+        serving: Serving,
+        *,
+        renew: Callable[[], Serving] | None = None,
+        on_failure: Callable[[BaseException], None] | None = None,
+        places: Callable[[], Mapping[str, str]] = lambda: {"every call, with examples": "/docs"},
+        grpc_connections: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._renew = renew
+        self._on_failure = on_failure
+        self._places = places
+        self._grpc_connections = grpc_connections
+        self._within = options.pop("lifespan", None)
+        self._entered = False
+        self._own_routes: list[BaseRoute] = []
+        self._console = serving.settings.console and serving.settings.admin_port is None
+        fixed: dict[str, Any] = {
+            "title": "Lengthwise",
+            "summary": "Classifies sequences of different lengths; padding never reaches an answer.",
+            "version": metadata.version("lengthwise"),
+            "redirect_slashes": False,  # a redirect would name the host that the caller names
+            "docs_url": None,
+            "redoc_url": None,
+        }
+        super().__init__(lifespan=lambda _: self._lifespan(), **fixed | options)
+        self._given = bool(self.user_middleware or self.router.dependencies)
+        origins = serving.settings.cors_origins
+        own = [Middleware(CORSMiddleware, **_across(origins))] if origins else []
+        gate: dict[str, Any] = {
+            "serving": lambda: self.serving,
+            "routes": self.router.routes,
+            "console": self._console,
+        }
+        self.user_middleware += [*own, Middleware(Gate, **gate)]
+        self._own_middleware = tuple(self.user_middleware)
+        _answer_errors(self, "GET / says what is where")
+        self._serve(serving)
 
-    async def start() -> None:
+    def _serve(self, serving: Serving) -> None:
+        """Adds the routes of a service; those that are added afterwards are its user's."""
+        before = len(self.router.routes)
+        settings = serving.settings
+        self.serving = serving
+        large_bodies = Turns()
+        self.predict = Predict(serving, large_bodies)
+        self._rpc = None if settings.grpc_port is None else _grpc_server(serving, large_bodies, self._grpc_connections)
+        operations.add_predict(self.router, self.predict)
+        operations.add_v1(self.router, PredictV1(serving, large_bodies))
+        operations.add_v2(self.router, Infer(serving, large_bodies))
+        health.add_probes(self.router, serving)
+        paths = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
+        if settings.admin_port is None:
+            operations.add_changes(self.router, serving)
+            health.add_state(self.router, serving)
+            paths["health"] = "/healthz"
+        _add_index(self.router, settings, paths, console=self._console)
+        if self._console:
+            from lengthwise.console import routes
+
+            self.router.routes += routes.routes(serving, health.described, predict="predict")
+        self.router.routes += pages.routes("/openapi.json", pages.folder())
+        self._own_routes = self.router.routes[before:]
+
+    def _begin_again(self) -> None:
+        """Has another service take the place of one that has ended; the user's routes stay.
+
+        Raises:
+            RuntimeError: There is no way to make one.
+        """
+        if self._renew is None:
+            raise RuntimeError("this application has ended: make another one")
+        routes, own = self.router.routes, {id(route) for route in self._own_routes}
+        kept = [route for route in routes if id(route) not in own]
+        routes.clear()
+        self._serve(self._renew())
+        routes += kept
+
+    @asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[Any]:
+        """Starts the service, and drains it in the end."""
+        if self._entered:
+            self._begin_again()
+        self._entered = True
+        serving, rpc, failed = self.serving, self._rpc, self._on_failure
+        starting = asyncio.create_task(self._start())
+        async with AsyncExitStack() as stack:
+            try:
+                if failed is None:
+                    await starting
+                else:
+                    starting.add_done_callback(partial(_started, serving, failed))
+                yield None if self._within is None else await stack.enter_async_context(self._within(self))
+            finally:
+                await stack.aclose()
+                starting.cancel()
+                await asyncio.wait((starting,))
+                await serving.stop()
+                if rpc is not None:
+                    await rpc.stop()
+
+    async def _start(self) -> None:
+        serving, rpc, settings = self.serving, self._rpc, self.serving.settings
         if rpc is not None and settings.grpc_port is not None:
             await rpc.start(settings.host, settings.grpc_port)
             serving.registry.listeners.append(rpc.report_health)
         await serving.start()
         if serving.ready:
-            log.info("try it: %s", ", ".join(f"{address} ({what})" for what, address in places().items()))
+            log.info("try it: %s", ", ".join(f"{address} ({what})" for what, address in self._places().items()))
         if rpc is not None:
             await rpc.report_health()
 
-    def started(task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not serving.batcher.draining:  # else it ended before it had started
-            log.error("the service cannot start: %s", error)
-            if on_failure is not None:
-                on_failure(error)
-
-    settings = serving.settings
-    large_bodies = Turns()
-    rpc = None if settings.grpc_port is None else _grpc_server(serving, large_bodies, grpc_connections)
-    app = FastAPI(
-        title="Lengthwise",
-        summary="Classifies sequences of different lengths; padding never reaches an answer.",
-        version=metadata.version("lengthwise"),
-        lifespan=lifespan,
-        redirect_slashes=False,  # a redirect would name the host that the caller names
-        docs_url=None,
-        redoc_url=None,
-    )
-    endpoint = Predict(serving, large_bodies)
-    has_console = settings.console and settings.admin_port is None
-    paths = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
-    if settings.admin_port is None:
-        paths["health"] = "/healthz"
-    app.router.routes.append(Route("/", _index(settings, paths, console=has_console), include_in_schema=False))
-    if has_console:
-        app.router.routes += routes.routes(serving, health.described, predict="predict")
-    app.router.routes.append(Route("/predict", OverAsgi(endpoint), methods=["POST"], include_in_schema=False))
-    app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
-    app.router.routes += pages.routes("/openapi.json", pages.folder())
-
-    app.include_router(health.probes(serving))
-    if settings.admin_port is None:
-        app.include_router(health.state(serving))
-        app.router.routes += v2.admin_routes(serving)
-    _answer_errors(app, "GET / says what is where")
-
-    def openapi() -> dict[str, Any]:
-        # Made for each call: its examples are of the models that are served now.
-        schema = get_openapi(
-            title=app.title, summary=app.summary, version=app.version, routes=app.routes, tags=app.openapi_tags
+    def openapi(self) -> dict[str, Any]:
+        """The document of `/openapi.json`, made for each call: its examples are of the models that are served now."""
+        made = get_openapi(
+            title=self.title,
+            version=self.version,
+            summary=self.summary,
+            description=self.description,
+            routes=self.routes,
+            tags=self.openapi_tags,
+            servers=self.servers,
         )
-        manifests = [served.manifest for served in serving.served]
-        documents.with_predict(documents.with_figures(schema), manifests)
-        kserve_documents.with_kserve(schema, manifests, frozenset(getattr(route, "path", "") for route in app.routes))
-        is_health = {
-            path: "health" in next(iter(calls.values())).get("tags", ()) for path, calls in schema["paths"].items()
-        }
-        schema["paths"] = dict(sorted(schema["paths"].items(), key=lambda entry: is_health[entry[0]]))
-        return schema if serving.keys is None else documents.with_keys(schema, OPEN)
+        manifests = [served.manifest for served in self.serving.served]
+        found: dict[str, Any] = document.completed(made, manifests, None if self.serving.keys is None else OPEN)
+        return found
 
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
-    return PredictFirst(
-        _across_origins(Gate(app, serving, app.routes, console=has_console), settings), endpoint, serving
-    )
+    def extended(self) -> bool:
+        """Whether its user gave it what has to see every call: middleware, dependencies or instrumentation."""
+        return (
+            self._given
+            or tuple(self.user_middleware) != self._own_middleware
+            or bool(self.dependency_overrides or self.router.dependencies)
+            or type(self) is not Application
+            or "build_middleware_stack" in vars(self)
+            or any(_is_replaced(getattr(owner, name)) for owner, name in _CALLED)
+            or _is_traced()
+        )
 
 
-def make_admin_app(serving: Serving) -> ASGIApp:
+def _is_replaced(function: object) -> bool:
+    """Whether a function of FastAPI or Starlette is another one now."""
+    if not isinstance(function, FunctionType) or type(function) is not FunctionType:
+        return True
+    return function.__globals__["__name__"].partition(".")[0] not in ("fastapi", "starlette")
+
+
+def _is_traced() -> bool:
+    """Whether the process has OpenTelemetry's tracing set up for all its libraries; FastAPI itself then makes spans."""
+    trace = sys.modules.get("opentelemetry.trace")
+    return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def make_admin_app(serving: Serving) -> FastAPI:
     """The application of the admin port: the probes, and the metrics, admin calls and console, which are only there.
 
     The console's own path for its calls is the only one that answers inference.
     """
     app = FastAPI(title="Lengthwise", openapi_url=None, redirect_slashes=False)
-    app.include_router(health.probes(serving))
-    app.include_router(health.state(serving))
-    app.router.routes += v2.admin_routes(serving)
-    has_console = serving.settings.console
-    if has_console:
-        endpoint = Predict(serving, Turns())
-        places = {"predict": routes.PREDICT, "health": "/healthz", "metrics": "/metrics"}
-        app.router.routes.append(Route("/", _index(serving.settings, places, console=True), include_in_schema=False))
-        app.router.routes.append(Route(routes.PREDICT, OverAsgi(endpoint), methods=["POST"], include_in_schema=False))
-        app.router.routes += routes.routes(serving, health.described, predict=routes.PREDICT[1:])
+    app.add_middleware(Gate, serving=lambda: serving, routes=app.router.routes, console=serving.settings.console)
+    health.add_probes(app.router, serving)
+    health.add_state(app.router, serving)
+    operations.add_changes(app.router, serving)
+    if serving.settings.console:
+        from lengthwise.console import routes
+
+        places = {"predict": CONSOLE_PREDICT, "health": "/healthz", "metrics": "/metrics"}
+        _add_index(app.router, serving.settings, places, console=True)
+        endpoint = operations.Inference(Predict(serving, Turns()))
+        app.router.add_api_route(CONSOLE_PREDICT, endpoint, methods=["POST"], include_in_schema=False)
+        app.router.routes += routes.routes(serving, health.described, predict=CONSOLE_PREDICT[1:])
     _answer_errors(app, "the admin port has /metrics, /healthz, /livez, /readyz, load and unload")
-    return Gate(app, serving, app.routes, console=has_console)
+    return app
 
 
-def _index(settings: Settings, places: Mapping[str, str], *, console: bool) -> Callable[[Request], Awaitable[Response]]:
-    """The answer to `GET /`: paths and the limits of a request; for a browser, the console, or a page of the paths."""
+def _add_index(router: APIRouter, settings: Settings, places: Mapping[str, str], *, console: bool) -> None:
+    """Adds `GET /`: paths and the limits of a request; for a browser, the console, or a page of the paths."""
     keys = settings.api_keys_file is not None  # a link cannot send a key
     links = tuple((path[1:], path) for name, path in places.items() if name != "predict" and not keys)
-    limits = {name: getattr(settings, name) for name in documents.LIMITS}
+    limits = {name: getattr(settings, name) for name in schemas.Limits.model_fields}
 
+    @router.get(
+        "/",
+        operation_id="index",
+        tags=["health"],
+        summary="The paths and the limits of this server",
+        response_model=schemas.Places,
+        response_description="Paths; for a browser, a page",
+        responses={200: {"content": {"text/html": document.TEXT}}},
+    )
     async def index(request: Request) -> Response:
         if pages.wanted(request.scope):
             if console:
+                from lengthwise.console import page
+
                 return page.answer(request, page.page(links))
             return pages.front(request.scope.get("root_path", ""), places)
         found = {"service": "lengthwise", **places, "media_types": predict.media_types(), "limits": limits}
         return _json(found, headers={"vary": "accept"})
 
-    return index
 
-
-def _across_origins(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """The application with the headers that let pages of other origins call it, where the options allow some."""
-    if not settings.cors_origins:
-        return app
-    return CORSMiddleware(
-        app,
-        allow_origins=settings.cors_origins,
-        allow_methods=("GET", "POST"),
-        allow_headers=REQUEST_HEADERS,
-        expose_headers=RESPONSE_HEADERS,
-    )
+def _across(origins: Sequence[str]) -> dict[str, Any]:
+    """The options of the middleware that lets pages of other origins call."""
+    return {
+        "allow_origins": origins,
+        "allow_methods": ("GET", "POST"),
+        "allow_headers": REQUEST_HEADERS,
+        "expose_headers": RESPONSE_HEADERS,
+    }
 
 
 def _answer_errors(app: FastAPI, elsewhere: str) -> None:
@@ -215,49 +337,27 @@ def _answer_errors(app: FastAPI, elsewhere: str) -> None:
 
     @app.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> Response:
-        return kserve.response(error, request.scope["path"])
+        return kserve.response(error, path_of(request.scope))
 
     @app.exception_handler(HTTPException)
     async def unrouted(request: Request, error: HTTPException) -> Response:
         detail, headers = error.detail, dict(error.headers or {})
-        if error.status_code == 404:
+        if error.status_code == 404 and detail == "Not Found":
             detail = f"nothing is at this path; {elsewhere}"
         elif error.status_code == 405 and "Allow" in headers:
             headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
             detail = f"this path takes {headers['Allow']}"
-        if kserve.is_path(request.scope["path"]):
+        if kserve.is_path(path_of(request.scope)):
             return _json({"error": detail}, error.status_code, headers)
         headers["content-type"] = problems.MEDIA_TYPE.decode()
         return Response(problems.of_status(error.status_code, detail), error.status_code, headers=headers)
 
 
-class PredictFirst:
-    """Plain ASGI that answers `POST /predict` itself, before any router or middleware.
-
-    A page of another origin is answered by `app`, whose middleware adds the headers that its browser needs.
-
-    Args:
-        app: Everything else, and the lifespan.
-        predict: The endpoint.
-        serving: While it drains, every answer ends its connection, so that no kept-alive client delays the exit.
-    """
-
-    def __init__(self, app: ASGIApp, predict: Predict, serving: Serving) -> None:
-        self.app = app
-        self.predict = predict
-        self._predict = OverAsgi(predict)
-        self._serving = serving
-        self._origins = bool(serving.settings.cors_origins)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers `POST /predict`, and passes everything else on."""
-        direct = scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST"
-        if direct and not (self._origins and b"origin" in headers_of(scope["headers"])):
-            await self._predict(scope, receive, send)
-        elif scope["type"] == "http":
-            await self.app(scope, receive, _closing(send, self._serving))
-        else:
-            await self.app(scope, receive, send)
+def _started(serving: Serving, failed: Callable[[BaseException], None], task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not serving.batcher.draining:  # else it ended before it had started
+        log.error("the service cannot start: %s", error)
+        failed(error)
 
 
 def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None) -> GrpcServer:
@@ -273,18 +373,6 @@ def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None)
             f"--grpc-port needs gRPC, which is not installed ({error.name}): {how_to_install('grpc')}"
         ) from error
     return GrpcServer(serving, large_bodies, connections)
-
-
-def _closing(send: Send, serving: Serving) -> Send:
-    """A `send` whose answer ends its connection if the service drains by then."""
-
-    async def closing(message: Message) -> None:
-        starts = serving.batcher.draining and message["type"] == "http.response.start"
-        if starts and problems.CLOSE not in message["headers"]:
-            message = {**message, "headers": [*message["headers"], problems.CLOSE]}
-        await send(message)
-
-    return closing
 
 
 def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

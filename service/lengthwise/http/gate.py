@@ -6,71 +6,93 @@ are set. Inference calls pass: `InferenceCall.admit` checks the same, so that re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from starlette.routing import BaseRoute, Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lengthwise.console import page
 from lengthwise.errors import RequestError, Unauthorized
 from lengthwise.http import pages
-from lengthwise.protocols import kserve
+from lengthwise.http.operations import Inference
+from lengthwise.protocols import kserve, problems
 from lengthwise.protocols.body import headers_of
-from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.serving import Serving
 
+CONSOLE: Final = "/console/"
+"""What the paths of the console begin with."""
 OPEN: Final = frozenset({"/livez", "/readyz"})
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Gate:
-    """Plain ASGI middleware that refuses requests.
+    """Plain ASGI middleware that refuses requests, and ends connections while the service drains.
 
     Args:
         app: The application.
-        serving: Has the keys, and the rules for web pages.
+        serving: The service now: it has the keys, and the rules for web pages.
         routes: The application's; those of inference calls check keys and pages themselves.
         console: Whether the application serves the console.
     """
 
-    def __init__(self, app: ASGIApp, serving: Serving, routes: Sequence[BaseRoute], *, console: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, serving: Callable[[], Serving], routes: Sequence[BaseRoute], console: bool
+    ) -> None:
         self.app = app
-        self.routes = routes
-        self._keys = serving.keys
-        self._web_pages = serving.web_pages
+        self._serving = serving
         self._console = console
-        self._inference = [
-            route for route in routes if isinstance(route, Route) and isinstance(route.endpoint, OverAsgi)
-        ]
+        self._inference = [route for route in routes if isinstance(getattr(route, "endpoint", None), Inference)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it."""
-        if scope["type"] == "http" and not self._is_inference(scope):
+        """Passes a request on, or refuses it. HEAD is answered as GET is, by a server that sends no body then."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        answer, serving = self.app, self._serving()
+        if not self._is_inference(scope):
             try:
-                self._check(scope)
+                self._check(scope, serving)
             except RequestError as error:
                 asks_for_key = isinstance(error, Unauthorized) and pages.wanted(scope)
-                refusal = pages.key_needed() if asks_for_key else kserve.response(error, scope["path"])
-                await refusal(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+                answer = pages.key_needed() if asks_for_key else kserve.response(error, path_of(scope))
+        if scope["method"] == "HEAD" and not path_of(scope).startswith(CONSOLE):  # a live view has no end
+            scope = {**scope, "method": "GET"}
+        await answer(scope, receive, _closing(send, serving))
 
-    def _check(self, scope: Scope) -> None:
-        headers, path = headers_of(scope["headers"]), scope["path"]
+    def _check(self, scope: Scope, serving: Serving) -> None:
+        headers, path = headers_of(scope["headers"]), path_of(scope)
         # Of the console, what is read takes something too: a view is one of few.
-        if scope["method"] in _READING and not path.startswith(page.PREFIX):
-            self._web_pages.check_host(headers)
+        if scope["method"] in _READING and not path.startswith(CONSOLE):
+            serving.web_pages.check_host(headers)
         else:
-            self._web_pages.check(headers)
-        if self._keys is not None and not self._is_open(scope):
-            self._keys.check(headers.get(b"authorization"))
+            serving.web_pages.check(headers)
+        if serving.keys is not None and not self._is_open(scope, path):
+            serving.keys.check(headers.get(b"authorization"))
 
-    def _is_open(self, scope: Scope) -> bool:
-        path = scope["path"]
-        if path in OPEN:
-            return True
-        return self._console and (page.is_open(path) or (path == "/" and pages.wanted(scope)))
+    def _is_open(self, scope: Scope, path: str) -> bool:
+        if path in OPEN or not self._console:
+            return path in OPEN
+        from lengthwise.console import page
+
+        return page.is_open(path) or (path == "/" and pages.wanted(scope))
 
     def _is_inference(self, scope: Scope) -> bool:
-        return any(route.matches(scope)[0] is Match.FULL for route in self._inference)
+        return scope["method"] == "POST" and any(route.matches(scope)[0] is Match.FULL for route in self._inference)
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request within the application, which may be mounted in another one."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return (path.removeprefix(root) or "/") if root and (path + "/").startswith(f"{root}/") else path
+
+
+def _closing(send: Send, serving: Serving) -> Send:
+    """A `send` whose answer ends its connection if the service drains by then."""
+
+    async def closing(message: Message) -> None:
+        starts = serving.batcher.draining and message["type"] == "http.response.start"
+        if starts and problems.CLOSE not in message["headers"]:
+            message = {**message, "headers": [*message["headers"], problems.CLOSE]}
+        await send(message)
+
+    return closing

@@ -9,23 +9,23 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from lengthwise.batching.breaker import Breaker
 from lengthwise.errors import Draining, NotReady, RequestError
-from lengthwise.http import pages
-from lengthwise.protocols import documents, kserve
+from lengthwise.http import document, pages, schemas
+from lengthwise.protocols import kserve
 from lengthwise.repository.contents import Repository, listed
 from lengthwise.repository.served import ServedModel
 from lengthwise.serving import Serving
 
 
-def probes(serving: Serving) -> APIRouter:
-    """`/livez` and `/readyz`, for GET and HEAD."""
-    router = APIRouter(tags=["health"])
+def add_probes(router: APIRouter, serving: Serving) -> None:
+    """Adds `/livez` and `/readyz`."""
 
     @router.get(
         "/livez",
+        operation_id="livez",
+        tags=["health"],
         summary="Whether the process can answer, or heal itself",
         response_class=PlainTextResponse,
         responses={503: {"description": "A run hangs: only a new process helps", "content": {"text/plain": {}}}},
@@ -36,48 +36,57 @@ def probes(serving: Serving) -> APIRouter:
 
     @router.get(
         "/readyz",
+        operation_id="readyz",
+        tags=["health"],
         summary="Whether a request would be answered",
         response_class=PlainTextResponse,
-        responses=documents.NOT_READY,
+        responses=document.refusals(503),
     )
     async def readyz() -> Response:
         return PlainTextResponse("ok") if serving.ready else kserve.response(_why_not_ready(serving), "/readyz")
 
-    async def head(request: Request) -> Response:
-        return await (livez() if request.scope["path"] == "/livez" else readyz())
 
-    for path in ("/livez", "/readyz"):
-        router.routes.append(Route(path, head, methods=["HEAD"], include_in_schema=False))
-    return router
-
-
-def state(serving: Serving) -> APIRouter:
-    """`/healthz`, `/metrics` and `/shadow`."""
-    router = APIRouter(tags=["health"])
+def add_state(router: APIRouter, serving: Serving) -> None:
+    """Adds `/healthz`, `/metrics` and `/shadow`."""
 
     @router.get(
         "/healthz",
+        operation_id="healthz",
+        tags=["health"],
         summary="What is served, and what is not and why",
-        responses={503: {"description": "The same, where nothing is ready", "content": {"application/json": {}}}},
+        response_model=schemas.Health,
+        responses={503: {"description": "The same, where nothing is ready", "model": schemas.Health}},
     )
     async def healthz() -> Response:
         body = orjson.dumps(described(serving))
         return Response(body, 200 if serving.ready else 503, media_type="application/json")
 
-    @router.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
+    @router.get(
+        "/metrics",
+        operation_id="metrics",
+        tags=["health"],
+        summary="Figures for Prometheus",
+        response_class=PlainTextResponse,
+        responses={200: {"content": {"application/openmetrics-text": document.TEXT}}},
+    )
     async def metrics(request: Request) -> Response:
         page, media_type = serving.metrics.exposition(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": media_type})
 
-    @router.get("/shadow", summary="How the answers of the shadow version compare with those that were sent")
+    @router.get(
+        "/shadow",
+        operation_id="shadow",
+        tags=["health"],
+        summary="How the answers of the shadow version compare with those that were sent",
+        response_model=schemas.Shadow,
+        responses={200: {"content": {"text/html": document.TEXT}}},
+    )
     async def shadow(request: Request) -> Response:
-        compared = serving.monitoring.shadow
-        document = {"candidate": None, "versions": {}} if compared is None else compared.as_json()
+        compared = None if serving.monitoring is None else serving.monitoring.shadow
+        found = {"candidate": None, "versions": {}} if compared is None else compared.as_json()
         if "text/html" in request.headers.get("accept", ""):
-            return pages.comparison(document)
-        return Response(orjson.dumps(document), media_type="application/json", headers={"vary": "accept"})
-
-    return router
+            return pages.comparison(found)
+        return Response(orjson.dumps(found), media_type="application/json", headers={"vary": "accept"})
 
 
 def described(serving: Serving) -> dict[str, Any]:

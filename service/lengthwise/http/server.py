@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
@@ -30,7 +31,7 @@ from lengthwise.connections.listener import Listener, listening
 from lengthwise.connections.places import ADMIN_CONNECTIONS, divided
 from lengthwise.connections.tls import context
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.app import make_admin_app, make_app
+from lengthwise.http.app import Application, make_admin_app
 from lengthwise.http.connection import Connection
 from lengthwise.http.ending import LastResort, leave_behind
 from lengthwise.http.fast_path import FastConnection
@@ -200,8 +201,12 @@ class AdminServer(_PortServer):
         await self.end_connections(self.draining(), _LAST_REFUSALS_SECONDS)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) -> None:
     """Serves until a signal.
+
+    Args:
+        settings: The options.
+        prepare: Is given the application before it serves, to add middleware or routes.
 
     Raises:
         ConfigurationError: The server cannot listen on an address; the repository, the keys or the certificates cannot
@@ -219,8 +224,10 @@ def serve(settings: Settings) -> None:
     tls = context(settings)
     tracer = configured_tracer()
     serving = Serving(settings, tracer=tracer)
-    app = make_app(serving, on_failure=failed, places=lambda: addresses, grpc_connections=places.grpc)
-    config = _config(app, settings, places.http, FastPath(app.predict, b"/predict"))
+    app = Application(serving, on_failure=failed, places=lambda: addresses, grpc_connections=places.grpc)
+    if prepare is not None:
+        prepare(app)
+    config = _config(app, settings, places.http)
     listener = partial(Listener, tls=tls, handshake_seconds=settings.header_timeout_seconds)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     if not mapping_is_set():
@@ -234,7 +241,7 @@ def serve(settings: Settings) -> None:
             stack.callback(tracer.close)
         admin = None
         if settings.admin_port is not None:
-            config_of_admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS, None)
+            config_of_admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS)
             admin_socket = stack.enter_context(listening(settings.host, settings.admin_port, flag("admin_port")))
             admin = AdminServer(config_of_admin, listener(admin_socket, most=ADMIN_CONNECTIONS))
             serving.openings.connections["admin"] = (partial(_open_connections, admin), ADMIN_CONNECTIONS)
@@ -308,13 +315,13 @@ def configured_tracer() -> Tracer | None:
     return open_tracer(exporter)
 
 
-def _config(app: ASGIApp, settings: Settings, max_connections: int, fast_path: FastPath | None) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: Settings, max_connections: int) -> uvicorn.Config:
     """The configuration of one server, loaded."""
     config = uvicorn.Config(
         app,
-        http=cast("type[asyncio.Protocol]", _protocol(settings, max_connections, fast_path)),
+        http=cast("type[asyncio.Protocol]", protocol(app, settings, max_connections)),
         ws="none",
-        lifespan="off" if fast_path is None else "auto",
+        lifespan="auto" if isinstance(app, Application) else "off",
         access_log=False,
         log_config=None,
         server_header=False,
@@ -325,12 +332,22 @@ def _config(app: ASGIApp, settings: Settings, max_connections: int, fast_path: F
     return config
 
 
-def _protocol(settings: Settings, max_connections: int, fast_path: FastPath | None) -> Callable[..., Connection]:
-    """Makes the connections of a server, within this process's bounds."""
+def protocol(app: ASGIApp, settings: Settings, max_connections: int) -> Callable[..., Connection]:
+    """Makes the connections of a server, within this process's bounds.
+
+    Ordinary requests go past the application, unless that is switched off, or somebody has to see every call.
+    """
     bounds: dict[str, Any] = {
         "header_timeout_seconds": settings.header_timeout_seconds,
         "max_connections": max_connections,
     }
-    if fast_path is None:
+    if not isinstance(app, Application) or not settings.quick_path:
         return partial(Connection, **bounds)
-    return partial(FastConnection, fast_path=fast_path, **bounds)
+    fast_path = FastPath(app.predict, b"/predict")
+
+    def connection(**options: Any) -> Connection:
+        if app.extended():
+            return Connection(**bounds, **options)
+        return FastConnection(fast_path=fast_path, **bounds, **options)
+
+    return connection

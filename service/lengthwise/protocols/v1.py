@@ -1,4 +1,4 @@
-"""KServe's protocol v1: `POST /v1/models/{model}:predict`, and the list of models.
+"""KServe's protocol v1: `POST /v1/models/{model}:predict`.
 
 Its `instances` are the `sequences` of `POST /predict`, of any lengths. A body may also have `outputs`, `timeout_ms` and
 `priority`. Its predictions are the objects of `/predict`.
@@ -10,9 +10,6 @@ from functools import partial
 from typing import Final
 
 import orjson
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Call, Find
@@ -29,10 +26,7 @@ from lengthwise.protocols.endpoint import (
     Received,
     media_type,
 )
-from lengthwise.protocols.over_asgi import OverAsgi
-from lengthwise.protocols.turns import Turns
 from lengthwise.runtime.answers import Answer
-from lengthwise.serving import Serving
 
 INSTANCES: Final = BodyLayout("instances", frozenset({"instances", "outputs", "timeout_ms", "priority"}))
 """The body; its model stands in the path."""
@@ -76,29 +70,6 @@ class PredictV1(Endpoint):
         return kserve.refusal(error)
 
 
-def routes(serving: Serving, large_bodies: Turns) -> list[Route]:
-    """The protocol's routes."""
-
-    async def models(_: Request) -> Response:
-        names = sorted({served.manifest.name for served in serving.served})
-        return _json({"models": names})
-
-    async def model(request: Request) -> Response:
-        served = kserve.find(serving, request.path_params["model"], None)
-        ready = serving.answers(served)
-        return _json({"name": served.manifest.name, "ready": ready}, 200 if ready else 503)
-
-    return [
-        Route("/v1/models", models),
-        Route("/v1/models/{model}:predict", OverAsgi(PredictV1(serving, large_bodies)), methods=["POST"]),
-        Route("/v1/models/{model}", model),
-    ]
-
-
 def _encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
     document = {"predictions": json_body.predictions(call, answers)}
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")

@@ -1,31 +1,23 @@
-"""The Open Inference Protocol (KServe's v2) over HTTP: metadata, health, inference, the repository's index.
+"""The Open Inference Protocol (KServe's v2) over HTTP: its inference calls.
 
-An inference request is JSON. With the binary extension the elements of some tensors follow the JSON: the header
+A request is JSON. With the binary extension the elements of some tensors follow the JSON: the header
 `Inference-Header-Content-Length` says where the JSON ends, and `binary_data_size` of each tensor how many bytes belong
 to it. Outputs are sent in the same way where `binary_data`, or `binary_data_output` for all of them, asks for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
 import orjson
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from lengthwise.connections.inflight import Hold
-from lengthwise.decoding import json_text
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem, unknown_fields
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
-from lengthwise.protocols import inventory, kserve, model_config, request_parameters, statistics, tensor_text, tensors
-from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body
+from lengthwise.protocols import kserve, request_parameters, tensor_text, tensors
 from lengthwise.protocols.endpoint import (
     JSON,
-    LARGE_BODY_BYTES,
     TENSORS_BYTES,
     Encode,
     Endpoint,
@@ -33,14 +25,10 @@ from lengthwise.protocols.endpoint import (
     Received,
     media_type,
 )
-from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.protocols.tensors import INT64_MAX, InputTensor, TensorCall
-from lengthwise.protocols.turns import Turns
-from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.serving import Serving
 
 HEADER_LENGTH: Final = b"inference-header-content-length"
 _MOST_TENSORS: Final = 256
@@ -105,90 +93,6 @@ class Infer(Endpoint):
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """Status, body and headers of a refusal; see `Endpoint.refuse`."""
         return kserve.refusal(error)
-
-
-def routes(serving: Serving, large_bodies: Turns) -> list[Route]:
-    """The protocol's routes."""
-
-    async def server(_: Request) -> Response:
-        return _json(inventory.server())
-
-    async def live(_: Request) -> Response:
-        return _json({"live": serving.alive}, 200 if serving.alive else 503)
-
-    async def ready(_: Request) -> Response:
-        return _json({"ready": serving.ready}, 200 if serving.ready else 503)
-
-    async def model(request: Request) -> Response:
-        return _json(inventory.model(serving, _model_of(serving, request)))
-
-    async def model_ready(request: Request) -> Response:
-        served = _model_of(serving, request)
-        ready = serving.answers(served)
-        return _json({"name": served.manifest.name, "ready": ready}, 200 if ready else 503)
-
-    async def config(request: Request) -> Response:
-        return _json(model_config.of(serving, _model_of(serving, request)))
-
-    async def stats(request: Request) -> Response:
-        path = request.path_params
-        return _json(statistics.of(serving, path.get("model"), path.get("version")))
-
-    async def index(request: Request) -> Response:
-        try:
-            document = await _document(serving, request)
-        except ClientLeft:
-            return Response(status_code=CLIENT_LEFT)
-        if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
-            raise InvalidRequest([Problem("", 'the body must be empty, or {"ready": true or false}')])
-        _only(document, "ready")
-        return _json(inventory.index(serving, ready=document.get("ready", False)))
-
-    infer = OverAsgi(Infer(serving, large_bodies))
-    of_model: list[tuple[str, Callable[..., Any], str]] = [
-        ("", model, "GET"),
-        ("/ready", model_ready, "GET"),
-        ("/config", config, "GET"),
-        ("/stats", stats, "GET"),
-        ("/infer", infer, "POST"),
-    ]
-    return [
-        Route("/v2", server),
-        Route("/v2/health/live", live),
-        Route("/v2/health/ready", ready),
-        Route(
-            "/v2/models/stats", stats
-        ),  # first: the statistics of a model with the name `stats` are under its version
-        *(
-            Route(f"/v2/models/{{model}}{version}{end}", endpoint, methods=[method])
-            for version in ("", "/versions/{version}")
-            for end, endpoint, method in of_model
-        ),
-        Route("/v2/repository/index", index, methods=["POST"]),
-    ]
-
-
-def admin_routes(serving: Serving) -> list[Route]:
-    """The routes that change what is served."""
-
-    def change(apply: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> Callable[..., Any]:
-        async def answer(request: Request) -> Response:
-            try:
-                document = await _document(serving, request)
-            except ClientLeft:
-                return Response(status_code=CLIENT_LEFT)
-            if not isinstance(document, dict) or not isinstance(document.get("parameters", {}), dict):
-                raise InvalidRequest([Problem("", 'the body must be empty, or {"parameters": {...}}')])
-            _only(document, "parameters")
-            await apply(serving, request.path_params["model"], document.get("parameters", {}))
-            return _json({})
-
-        return answer
-
-    return [
-        Route("/v2/repository/models/{model}/load", change(inventory.load), methods=["POST"]),
-        Route("/v2/repository/models/{model}/unload", change(inventory.unload), methods=["POST"]),
-    ]
 
 
 def _parts(request: Received) -> tuple[bytes, memoryview]:
@@ -315,43 +219,3 @@ def _object(document: dict[str, Any], name: str, at: str, problems: Problems) ->
         return value
     problems.add(f"{at}/{name}", f"must be an object, got {kind(value)}")
     return {}
-
-
-def _only(document: dict[str, Any], name: str) -> None:
-    """Checks that a body has only known fields.
-
-    Raises:
-        InvalidRequest: It has another field.
-    """
-    problems = Problems()
-    unknown_fields(document, frozenset({name}), "", problems)
-    if problems.total:
-        raise InvalidRequest(problems.first, total=problems.total)
-
-
-async def _document(serving: Serving, request: Request) -> Any:
-    """A body as JSON; an empty one as an empty object.
-
-    Raises:
-        ClientLeft: The client closed the connection.
-        RequestError: The body is too large, or not JSON.
-    """
-    max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
-    headers = headers_of(request.scope["headers"])
-    hold = Hold(serving.inflight)
-    try:
-        body = await read_body(request.receive, headers, max_bytes, hold)
-        if is_packed(headers):
-            inflating = Inflating(body, max_bytes, hold)
-            body = inflating.at_once() or await inflating.inflated()
-        return json_text.parse(body) if body.strip() else {}
-    finally:
-        hold.close()
-
-
-def _model_of(serving: Serving, request: Request) -> ServedModel:
-    return kserve.find(serving, request.path_params["model"], request.path_params.get("version"))
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")

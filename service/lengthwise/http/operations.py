@@ -1,0 +1,339 @@
+"""The operations of KServe's protocols, and `POST /predict`, as routes of the application.
+
+A call's body is not FastAPI's to read: `Inference` hands the request on to the endpoint of its protocol, once FastAPI
+has run the dependencies of its route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lengthwise.connections.inflight import Hold
+from lengthwise.decoding import arrow_stream, json_text
+from lengthwise.decoding.calls import Problems, unknown_fields
+from lengthwise.errors import InvalidRequest, Problem
+from lengthwise.http import bodies, document, schemas
+from lengthwise.http.document import JSON, errors
+from lengthwise.protocols import inventory, kserve, model_config, raw_steps, statistics
+from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
+from lengthwise.protocols.over_asgi import OverAsgi
+from lengthwise.protocols.predict import Predict
+from lengthwise.protocols.v1 import PredictV1
+from lengthwise.protocols.v2 import Infer
+from lengthwise.repository.served import ServedModel
+from lengthwise.serving import Serving
+
+_PREDICT: Final = (
+    "As JSON; as an Arrow stream with a list column `steps` (and `id`, `step_mask`, `feature_mask`); or as raw steps: "
+    "one sequence as little-endian float32 (of a token model int64), with its shape in a header. The options of a "
+    "binary body are in the query. The answer is JSON, or an Arrow stream if `accept` asks for one. To raw steps, if "
+    "`accept` is `application/octet-stream`, it is the probabilities as float32."
+)
+_OF_CALLS: Final = (400, *(status for status in document.OF_CALLS if status != 422))
+_OF_CHANGES: Final = (400, 403, 404, 413, 415, 503)
+
+
+class _Answering(Response):
+    """The answer that an endpoint writes itself, from the request's messages."""
+
+    def __init__(self, answer: OverAsgi) -> None:
+        super().__init__()
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers."""
+        await self._answer(scope, receive, send)
+        if self.background is not None:  # of a dependency
+            await self.background()
+
+
+class Inference:
+    """The route of an inference call.
+
+    Args:
+        endpoint: Answers it.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._answer = OverAsgi(endpoint)
+
+    async def __call__(self) -> Response:
+        """What answers the request."""
+        return _Answering(self._answer)
+
+
+def add_predict(router: APIRouter, predict: Predict) -> None:
+    """Adds `POST /predict`."""
+    arrow = (arrow_stream.MEDIA_TYPE.decode(),) if arrow_stream.installed() else ()
+    binary = (raw_steps.MEDIA_TYPE.decode(), *arrow)
+    router.add_api_route(
+        "/predict",
+        Inference(predict),
+        methods=["POST"],
+        operation_id="predict",
+        tags=["predict"],
+        summary="Classifies sequences of different lengths",
+        description=_PREDICT,
+        response_model=schemas.Answer,
+        response_description="One prediction for each sequence",
+        responses={200: {"content": dict.fromkeys(binary, document.BYTES)}, **document.refusals(*document.OF_CALLS)},
+        openapi_extra=document.body("PredictRequest", *binary)
+        | document.parameters(header=bodies.RawShape, query=bodies.RawOptions),
+    )
+
+
+def add_v1(router: APIRouter, predict: PredictV1) -> None:
+    """Adds KServe's protocol v1."""
+    serving = predict.serving
+    of_model = document.parameters(path=bodies.OfModel)
+
+    @router.get(
+        "/v1/models",
+        operation_id="v1_models",
+        tags=["v1"],
+        summary="The models that are served",
+        response_model=schemas.ModelNames,
+    )
+    async def models() -> Response:
+        return _json({"models": sorted({served.manifest.name for served in serving.served})})
+
+    router.add_api_route(
+        "/v1/models/{model}:predict",
+        Inference(predict),
+        methods=["POST"],
+        operation_id="v1_predict",
+        tags=["v1"],
+        summary="Classifies sequences of different lengths (KServe v1)",
+        response_model=schemas.V1Answer,
+        responses=errors(*_OF_CALLS),
+        openapi_extra=document.body("V1Request") | of_model,
+    )
+
+    @router.get(
+        "/v1/models/{model}",
+        operation_id="v1_model",
+        tags=["v1"],
+        summary="Whether a model is ready",
+        response_model=schemas.ModelState,
+        responses=errors(404, answer=schemas.ModelState),
+        openapi_extra=of_model,
+    )
+    async def model(request: Request) -> Response:
+        return _state(serving, kserve.find(serving, request.path_params["model"], None))
+
+
+def add_v2(router: APIRouter, infer: Infer) -> None:
+    """Adds the Open Inference Protocol (KServe's v2), with the index of its repository extension."""
+    serving = infer.serving
+
+    @router.get(
+        "/v2",
+        operation_id="v2_server",
+        tags=["v2"],
+        summary="The server's metadata",
+        response_model=schemas.ServerMetadata,
+    )
+    async def server() -> Response:
+        return _json(inventory.server())
+
+    @router.get(
+        "/v2/health/live",
+        operation_id="v2_live",
+        tags=["v2"],
+        summary="Whether the process lives",
+        response_model=schemas.Live,
+        responses={503: {"model": schemas.Live, "description": "A run hangs: only a new process helps"}},
+    )
+    async def live() -> Response:
+        return _json({"live": serving.alive}, 200 if serving.alive else 503)
+
+    @router.get(
+        "/v2/health/ready",
+        operation_id="v2_ready",
+        tags=["v2"],
+        summary="Whether a request would be answered",
+        response_model=schemas.Ready,
+        responses=errors(answer=schemas.Ready),
+    )
+    async def ready() -> Response:
+        return _json({"ready": serving.ready}, 200 if serving.ready else 503)
+
+    # Before those of models: the statistics of a model with the name `stats` are under its version.
+    router.add_api_route(
+        "/v2/models/stats",
+        _described(lambda _: statistics.of(serving, None, None)),
+        operation_id="v2_statistics",
+        tags=["v2"],
+        summary="The statistics of all models that are served",
+        response_model=schemas.Statistics,
+    )
+    _add_models(router, infer, "/v2/models/{model}", "v2_model", document.parameters(path=bodies.OfModel), 404)
+    _add_models(
+        router,
+        infer,
+        "/v2/models/{model}/versions/{version}",
+        "v2_version",
+        document.parameters(path=bodies.OfVersion),
+        *(400, 404),
+    )
+
+    @router.post(
+        "/v2/repository/index",
+        operation_id="v2_index",
+        tags=["repository"],
+        summary="Every version that is served or refused, with the reason",
+        response_model=list[schemas.IndexEntry],
+        responses=errors(400, 413, 415),
+        openapi_extra=document.body("IndexRequest", required=False),
+    )
+    async def index(request: Request) -> Response:
+        sent = await _document(serving, request, {"ready": bool}, 'the body must be empty, or {"ready": true or false}')
+        return _left() if sent is None else _json(inventory.index(serving, ready=sent.get("ready", False)))
+
+
+def _add_models(
+    router: APIRouter, infer: Infer, path: str, name: str, parameters: dict[str, Any], *refused: int
+) -> None:
+    """Adds the operations of a model, or of one of its versions."""
+    serving = infer.serving
+    described: dict[str, tuple[str, Any, Callable[[Request], Any]]] = {
+        "": (
+            "A model's metadata, with -1 for a free axis",
+            schemas.ModelMetadata,
+            lambda request: inventory.model(serving, _model_of(serving, request)),
+        ),
+        "/config": (
+            "A model's configuration, in Triton's format",
+            schemas.ModelConfig,
+            lambda request: model_config.of(serving, _model_of(serving, request)),
+        ),
+        "/stats": (
+            "A model's statistics, in Triton's format",
+            schemas.Statistics,
+            lambda request: statistics.of(serving, *(request.path_params.get(key) for key in ("model", "version"))),
+        ),
+    }
+    for end, (summary, answer, make) in described.items():
+        router.add_api_route(
+            path + end,
+            _described(make),
+            operation_id=name + (end or "/metadata").replace("/", "_"),
+            tags=["v2"],
+            summary=summary,
+            response_model=answer,
+            responses=errors(*refused, 503),
+            openapi_extra=parameters,
+        )
+
+    @router.get(
+        f"{path}/ready",
+        operation_id=f"{name}_ready",
+        tags=["v2"],
+        summary="Whether a model is ready",
+        response_model=schemas.ModelState,
+        responses=errors(*refused, answer=schemas.ModelState),
+        openapi_extra=parameters,
+    )
+    async def ready(request: Request) -> Response:
+        return _state(serving, _model_of(serving, request))
+
+    length = document.parameters(header=bodies.HeaderLength)["parameters"]
+    octets = "application/octet-stream"
+    router.add_api_route(
+        f"{path}/infer",
+        Inference(infer),
+        methods=["POST"],
+        operation_id=f"{name}_infer",
+        tags=["v2"],
+        summary="Classifies padded sequences (Open Inference Protocol v2)",
+        response_model=schemas.InferAnswer,
+        responses={200: {"content": {octets: document.BYTES}}, **errors(*_OF_CALLS)},
+        openapi_extra=document.body("InferRequest", octets) | {"parameters": [*parameters["parameters"], *length]},
+    )
+
+
+def add_changes(router: APIRouter, serving: Serving) -> None:
+    """Adds the operations that change what is served."""
+
+    def add(name: str, summary: str, apply: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> None:
+        @router.post(
+            f"/v2/repository/models/{{model}}/{name}",
+            operation_id=f"v2_{name}",
+            tags=["repository"],
+            summary=f"{summary}; refused without --admin-calls",
+            response_model=schemas.Nothing,
+            responses=errors(*_OF_CHANGES),
+            openapi_extra=document.body(f"{name.title()}Request", required=False)
+            | document.parameters(path=bodies.OfModel),
+        )
+        async def change(request: Request) -> Response:
+            expected = 'the body must be empty, or {"parameters": {...}}'
+            sent = await _document(serving, request, {"parameters": dict}, expected)
+            if sent is None:
+                return _left()
+            await apply(serving, request.path_params["model"], sent.get("parameters", {}))
+            return _json({})
+
+    add("load", "Loads a model, or its new versions", inventory.load)
+    add("unload", "Stops serving a model", inventory.unload)
+
+
+def _described(make: Callable[[Request], Any]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return _json(make(request))
+
+    return answer
+
+
+def _state(serving: Serving, served: ServedModel) -> Response:
+    ready = serving.answers(served)
+    return _json({"name": served.manifest.name, "ready": ready}, 200 if ready else 503)
+
+
+def _model_of(serving: Serving, request: Request) -> ServedModel:
+    return kserve.find(serving, request.path_params["model"], request.path_params.get("version"))
+
+
+async def _document(serving: Serving, request: Request, fields: dict[str, type], expected: str) -> Any:
+    """A body as JSON, with these fields at most; an empty one as an empty object; None if the client left.
+
+    Raises:
+        RequestError: The body is too large, or not JSON, or not what is expected.
+    """
+    max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
+    headers = headers_of(request.scope["headers"])
+    hold = Hold(serving.inflight)
+    try:
+        body = await read_body(request.receive, headers, max_bytes, hold)
+        if is_packed(headers):
+            inflating = Inflating(body, max_bytes, hold)
+            body = inflating.at_once() or await inflating.inflated()
+        sent = json_text.parse(body) if body.strip() else {}
+    except ClientLeft:
+        return None
+    finally:
+        hold.close()
+    if not isinstance(sent, dict) or not all(
+        isinstance(sent[name], kind) for name, kind in fields.items() if name in sent
+    ):
+        raise InvalidRequest([Problem("", expected)])
+    problems = Problems()
+    unknown_fields(sent, frozenset(fields), "", problems)
+    if problems.total:
+        raise InvalidRequest(problems.first, total=problems.total)
+    return sent
+
+
+def _left() -> Response:
+    return Response(status_code=CLIENT_LEFT)
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type=JSON)

@@ -1,0 +1,200 @@
+"""The application as users of FastAPI know theirs: served by any server, mounted, given what sees every call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import lengthwise
+from lengthwise.errors import ConfigurationError
+from lengthwise.http.app import Application
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
+from tests.support.http_lines import GOOD, net
+from tests.support.numpy_models import Service, manifest, model, repository, serving
+
+BODY = {"sequences": [[[0.5] * 12] * 3]}
+
+
+class Counting:
+    """Middleware that counts what it sees."""
+
+    seen = 0
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        type(self).seen += scope["type"] == "http"
+        await self.app(scope, receive, send)
+
+
+async def noted(request: Request) -> None:
+    """A dependency that looks at nothing."""
+
+
+async def refused() -> None:
+    raise HTTPException(402, "pay first")
+
+
+def client(app: ASGIApp) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return lengthwise.make_app(lengthwise.Settings(runners=1))
+
+
+async def test_under_plain_uvicorn_it_loads_answers_and_drains(app: FastAPI) -> None:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as caller:
+        assert (await caller.get("/readyz")).status_code == 200
+        answered = await caller.post("/predict", json=BODY)
+        assert (answered.status_code, answered.json()["model"]) == (200, "japanese-vowels")
+        head = await caller.head("/v2")
+        assert (head.status_code, head.content) == (200, b"")
+    server.should_exit = True
+    await serving
+    assert isinstance(app, Application)
+    assert app.serving.batcher.draining
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx` with")
+def test_in_a_test_client_each_block_starts_it_anew_and_its_users_routes_stay(app: FastAPI) -> None:
+    from starlette.testclient import TestClient
+
+    @app.get("/mine")
+    async def mine() -> str:
+        return "here"
+
+    for _ in range(2):
+        with TestClient(app) as caller:
+            assert caller.post("/predict", json=BODY).status_code == 200
+            assert caller.get("/mine").json() == "here"
+            assert "/mine" in caller.get("/openapi.json").json()["paths"]
+
+
+async def test_a_start_that_fails_is_the_lifespans_error() -> None:
+    def unreadable(*_: Any) -> Any:
+        raise ConfigurationError("no such folder")
+
+    made = Application(Serving(Settings(runners=1), unreadable))
+    with pytest.raises(ConfigurationError):
+        async with made.router.lifespan_context(made):
+            pytest.fail("it has started")
+    with pytest.raises(RuntimeError):  # nobody told it how to make another service
+        async with made.router.lifespan_context(made):
+            pytest.fail("it has started")
+
+
+async def test_a_lifespan_of_its_user_runs_while_models_are_there() -> None:
+    ready: list[bool] = []
+
+    @asynccontextmanager
+    async def own(inner: FastAPI) -> AsyncIterator[dict[str, str]]:
+        assert isinstance(inner, Application)
+        ready.append(inner.serving.ready)
+        yield {"found": "it"}
+        ready.append(inner.serving.ready)
+
+    made = Application(Serving(Settings(runners=1), lambda *_: repository(model(manifest()))), lifespan=own)
+    async with made.router.lifespan_context(made) as state:
+        assert state == {"found": "it"}
+    assert ready == [True, True]
+    assert not made.serving.ready
+
+
+async def test_mounted_it_answers_as_it_does_alone(tmp_path: Any) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-many-characters")
+    settings = Settings(runners=1, api_keys_file=keys, console=False)
+    inner = Application(Serving(settings, lambda *_: repository(model(manifest()))))
+    outer = FastAPI(lifespan=inner.router.lifespan_context)
+    outer.mount("/models", inner)
+    key = {"authorization": "Bearer a-key-of-many-characters"}
+    async with outer.router.lifespan_context(outer), client(outer) as caller:
+        assert (await caller.post("/models/predict", content=GOOD)).status_code == 401
+        assert (await caller.post("/models/predict", content=GOOD, headers=key)).status_code == 200
+        assert (await caller.get("/models/livez")).status_code == 200
+        assert (await caller.get("/models/v2")).json().keys() == {"error"}
+        assert (await caller.get("/models/v2", headers=key)).json()["name"] == "lengthwise"
+        assert (await caller.get("/models/v1/nothing", headers=key)).json().keys() == {"error"}
+        assert (await caller.get("/models/nothing", headers=key)).headers["content-type"] == "application/problem+json"
+        assert (await caller.get("/models/openapi.json", headers=key)).json()["servers"] == [{"url": "/models"}]
+
+
+async def test_a_dependency_is_asked_before_every_call_and_can_be_overridden() -> None:
+    made = Application(
+        Serving(Settings(runners=1), lambda *_: repository(model(manifest()))), dependencies=[Depends(refused)]
+    )
+    calls = [("POST", "/predict"), ("POST", "/v1/models/sums:predict"), ("POST", "/v2/models/sums/infer")]
+    calls += [("GET", "/healthz"), ("GET", "/v2/models/sums"), ("POST", "/v2/repository/models/sums/unload")]
+    async with made.router.lifespan_context(made), client(made) as caller:
+        assert {(await caller.request(*call, content=GOOD)).status_code for call in calls} == {402}
+        made.dependency_overrides[refused] = noted
+        assert (await caller.post("/predict", content=GOOD)).status_code == 200
+
+
+def _middleware(service: Service, _: pytest.MonkeyPatch) -> None:
+    service.app.add_middleware(Counting)
+
+
+def _instrumented(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenTelemetry's instrumentation of an application does."""
+    build = service.app.build_middleware_stack
+    monkeypatch.setattr(service.app, "build_middleware_stack", lambda: Counting(build()))
+
+
+def _patched(_: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Sentry does for the whole process."""
+    called = FastAPI.__call__
+
+    async def counted(self: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
+        Counting.seen += scope["type"] == "http"
+        await called(self, scope, receive, send)
+
+    monkeypatch.setattr(FastAPI, "__call__", counted)
+
+
+EXTENDED: dict[str, Callable[[Service, pytest.MonkeyPatch], None]] = {
+    "middleware": _middleware,
+    "an instrumented application": _instrumented,
+    "an instrumented process": _patched,
+}
+
+
+@pytest.mark.parametrize("extend", EXTENDED.values(), ids=EXTENDED)
+async def test_what_it_was_given_sees_a_call_that_would_go_past_it(
+    extend: Callable[[Service, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counting, "seen", 0)
+    async with serving(model(manifest())) as service:
+        extend(service, monkeypatch)
+        async with net(service) as made:
+            line = await made.line()
+            for _ in range(3):
+                assert (await line.ask(GOOD))[0] == 200
+    assert Counting.seen == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "by_asgi"), [({}, 0), ({"quick_path": False}, 1)], ids=["as it comes", "switched off"]
+)
+async def test_an_ordinary_call_goes_past_it_unless_that_is_switched_off(options: Any, by_asgi: int) -> None:
+    async with serving(model(manifest()), **options) as service, net(service) as made:
+        line = await made.line()
+        assert (await line.ask(GOOD))[0] == 200
+        assert made.by_asgi == by_asgi
