@@ -89,7 +89,7 @@ def _listed(value: Any) -> Any:
 def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
     for origin in value:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s,*?#@]+", origin):
-            raise ValueError(f"an origin must be https://HOST, https://HOST:PORT, or * for all, got {origin!r}")
+            raise ValueError("an origin must be https://HOST, https://HOST:PORT, or * for all")
     return value
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lengthwise.http.head_cache import KnownHead
+from lengthwise.http.fast_path import KnownHead
 
 HEADERS = {b"host": b"x", b"content-type": b"application/json", b"content-length": b"4"}
 FIRST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\nbody"

@@ -302,7 +302,7 @@ class Batcher:
         self.admission.rate.taken(work, self._clock(), more_waits=waiting)
         if waiting:
             self._runners.wake_another()
-        return PlannedBatch(queue, sequences, work_start)
+        return PlannedBatch.of(queue, sequences, work_start)
 
     def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:
         limits = queue.limits_within(seconds, self._queues.turn_seconds())

@@ -35,23 +35,20 @@ class Breaker:
 
     Attributes:
         state: Its state.
+        open: Whether requests are refused.
         failures: How many batches failed in a row.
         reason: The last failure, as a short sentence.
         probe_time: When the golden sequences run next, on the batcher's clock, unless it is closed.
     """
 
-    __slots__ = ("failures", "probe_time", "reason", "state")
+    __slots__ = ("failures", "open", "probe_time", "reason", "state")
 
     def __init__(self) -> None:
         self.state = BreakerState.CLOSED
+        self.open = False
         self.failures = 0
         self.reason = ""
         self.probe_time = 0.0
-
-    @property
-    def open(self) -> bool:
-        """Whether requests are refused."""
-        return self.state is BreakerState.OPEN
 
     def batch_ran(self) -> None:
         """Notes that a batch ran."""
@@ -86,7 +83,7 @@ class Breaker:
         Returns:
             Whether the breaker opened or closed.
         """
-        was_open = self.open
+        was_open, self.open = self.open, error is not None
         if error is None:
             self.state = BreakerState.CLOSED
             if was_open:

@@ -30,21 +30,24 @@ class PlannedBatch(NamedTuple):
         queue: Its model's queue.
         sequences: Its sequences, at least one.
         work_start: When its planning started, on the clock of the queue's cost table.
+        width: The width with which its cost is predicted.
+        valid_steps: The sum of the widths with which its cost is predicted.
+        seconds: Its predicted seconds, if all of its sequences were as long as the longest.
     """
 
     queue: ModelQueue
     sequences: list[QueuedSequence]
     work_start: float
+    width: int
+    valid_steps: int
+    seconds: float
 
-    @property
-    def width(self) -> int:
-        """The width with which its cost was predicted."""
-        return max(sequence.width for sequence in self.sequences)
-
-    @property
-    def valid_steps(self) -> int:
-        """The sum of the widths with which its cost was predicted."""
-        return sum(sequence.width for sequence in self.sequences)
+    @classmethod
+    def of(cls, queue: ModelQueue, sequences: list[QueuedSequence], work_start: float) -> PlannedBatch:
+        """The batch of some sequences; what follows from them is computed here, once."""
+        widths = [sequence.width for sequence in sequences]
+        width = max(widths, default=0)
+        return cls(queue, sequences, work_start, width, sum(widths), queue.predict(len(widths), width))
 
 
 class FinishedBatch(NamedTuple):
@@ -106,14 +109,14 @@ class Execution:
 
     def run(self, planned: PlannedBatch) -> FinishedBatch:
         """Runs one batch. The caller calls `count` afterwards, when no answer waits for it any more."""
-        queue, sequences, work_start = planned
+        queue, sequences, work_start, width, _, predicted = planned
         start = padded = self._clock()
         batch: PaddedBatch | None = None
         results: Sequence[Any] | None = None
         failure: Exception | None = None
         thread = threading.get_ident()
-        rows, width = len(sequences), planned.width
-        self.runs[thread] = Run(queue.name, rows, width, queue.predict(rows, width), queue.metrics)
+        rows = len(sequences)
+        self.runs[thread] = Run(queue.name, rows, width, predicted, queue.metrics)
         try:
             batch = queue.padded([sequence.steps for sequence in sequences])
             padded = self._clock()
@@ -121,7 +124,8 @@ class Execution:
             if len(results) != len(sequences):
                 raise ValueError(f"{len(results)} results for {len(sequences)} rows")
             end = self._clock()
-            charged = queue.charge(batch.rows, width, end - start)
+            # What something else on the machine slowed down must not cost the model its next turns.
+            charged = min(end - start, predicted if batch.rows == rows else queue.predict(batch.rows, width))
         except Exception as error:  # onnxruntime's errors have no common base; only this batch fails
             log.exception("a batch of %d failed in %s", rows, queue.name)
             failure = error.with_traceback(None)  # the traceback holds this frame, and with it the whole batch
@@ -132,7 +136,8 @@ class Execution:
         del self.runs[thread]
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
         complete = self._store(planned, results, start, end - start, charged)
-        self._judge(queue, failure, end)
+        if failure is not None or queue.breaker.failures:
+            self._judge(queue, failure, end)
         if self.on_batch is not None:
             self._notify(self.on_batch, queue, sequences, start, end)
         writing = self._clock()
@@ -144,8 +149,7 @@ class Execution:
     def _judge(self, queue: ModelQueue, failure: Exception | None, now: float) -> None:
         """Tells the model's breaker how a batch ended."""
         if failure is None:
-            if queue.breaker.failures:
-                queue.breaker.batch_ran()
+            queue.breaker.batch_ran()
         elif queue.breaker.batch_failed(failure, now) and self._on_suspect is not None:
             self._on_suspect(queue)
 
@@ -192,13 +196,13 @@ class Execution:
         self, planned: PlannedBatch, results: Sequence[Any] | None, start: float, seconds: float, charged: float
     ) -> list[PendingRequest]:
         """Stores each row's result in its request; returns the requests that are complete or failed."""
-        queue, sequences, _ = planned
+        queue, sequences = planned.queue, planned.sequences
         complete: dict[PendingRequest, None] = {}
         with self._lock:
             queue.inflight -= 1
             queue.used_seconds += charged
             if queue.inline.first_runs and results is not None:
-                queue.inline.first_runs -= 1
+                queue.inline.ran()
             for row, sequence in enumerate(sequences):
                 request = sequence.request
                 request.queue_seconds = max(request.queue_seconds, start - sequence.arrival)

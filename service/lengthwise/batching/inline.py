@@ -35,25 +35,24 @@ class InlineRule:
     Attributes:
         steady: As given.
         first_runs: How many batches runners still have to run first.
+        possible: Whether the event loop may run its batches, unless a cooldown forbids it now.
         cooldown_seconds: Length of the last cooldown; 0 if there was none.
+        cooldown_end: When it ends, on the batcher's clock.
     """
 
-    __slots__ = ("_cooldown_end", "cooldown_seconds", "first_runs", "steady")
+    __slots__ = ("cooldown_end", "cooldown_seconds", "first_runs", "possible", "steady")
 
     def __init__(self, *, steady: bool = True) -> None:
         self.steady = steady
         self.first_runs = FIRST_RUNS
+        self.possible = False
         self.cooldown_seconds = 0.0
-        self._cooldown_end = 0.0
+        self.cooldown_end = 0.0
 
-    @property
-    def possible(self) -> bool:
-        """Whether the event loop may run its batches, unless a cooldown forbids it now."""
-        return self.steady and not self.first_runs
-
-    def allows(self, now: float) -> bool:
-        """Whether the event loop may run a batch at this time, in seconds on the batcher's clock."""
-        return self.steady and not self.first_runs and self._cooldown_end <= now
+    def ran(self) -> None:
+        """A runner has run one of the first batches."""
+        self.first_runs -= 1
+        self.possible = self.steady and not self.first_runs
 
     def start_cooldown(self, run_seconds: float, now: float) -> None:
         """Keeps the model off the event loop because of a slow run, in a runner or on the loop.
@@ -62,9 +61,9 @@ class InlineRule:
             run_seconds: How long that run took.
             now: The time, on the batcher's clock.
         """
-        since_end = now - self._cooldown_end
+        since_end = now - self.cooldown_end
         shortest = 0.0 if since_end >= _RESET_FACTOR * self.cooldown_seconds else self.cooldown_seconds
         if since_end >= 0:  # a slow run within a cooldown, which is in a runner, does not double it
             shortest *= 2
         self.cooldown_seconds = min(max(COOLDOWN_FACTOR * run_seconds, shortest), MAX_COOLDOWN_SECONDS)
-        self._cooldown_end = now + self.cooldown_seconds
+        self.cooldown_end = now + self.cooldown_seconds

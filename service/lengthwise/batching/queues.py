@@ -167,13 +167,6 @@ class ModelQueue:
     def _log_cost_error(self) -> None:
         log.exception("the cost of a batch of %s could not be predicted", self.name)
 
-    def charge(self, rows: int, width: int, seconds: float) -> float:
-        """The seconds that a batch counts in `used_seconds`: those it took, but at most those that were predicted.
-
-        A batch that something else on the machine slowed down must not cost its model its next turns.
-        """
-        return min(seconds, self.predict(rows, width))
-
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
         """The batch that runs: the sequences, padded to the queue's shapes."""
         if self.buckets is None:

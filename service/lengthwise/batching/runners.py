@@ -299,13 +299,13 @@ class Runners:
         if finished.work_seconds <= SLOW_FACTOR * self._inline_seconds:
             return
         planned = finished.planned
-        queue = planned.queue
-        if queue.predict(len(planned.sequences), planned.width) <= self._inline_seconds:
-            queue.inline.start_cooldown(finished.work_seconds, self._clock())
+        if planned.seconds <= self._inline_seconds:
+            planned.queue.inline.start_cooldown(finished.work_seconds, self._clock())
 
     def _is_short(self, queue: ModelQueue) -> bool:
         """Whether the event loop may run a queue's next batch."""
-        return queue.inline.allows(self._clock()) and queue.fits(self._inline_seconds)
+        rule = queue.inline
+        return rule.possible and rule.cooldown_end <= self._clock() and queue.fits(self._inline_seconds)
 
 
 def _yield_core() -> None:

@@ -308,4 +308,4 @@ def answer_bytes(call: Call) -> int:
             numbers = steps
         if manifest.task == "per-step":
             entries = steps
-    return entries * ENTRY_BYTES + (entries * manifest.classes + numbers) * NUMBER_BYTES
+    return entries * ENTRY_BYTES + (entries * len(manifest.labels) + numbers) * NUMBER_BYTES

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.types import ASGIApp, Message, Scope
 
-from lengthwise.http.responses import STATUS_LINES, header_lines
+from lengthwise.http.fast_request import STATUS_LINES, header_lines
 from lengthwise.protocols.body import Delivery
 from lengthwise.protocols.problems import CLOSE
 

@@ -55,10 +55,10 @@ from lengthwise.connections.closing import LINGER_SECONDS, gently
 from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, has_arrived, unread_bytes
 from lengthwise.http.asgi_request import AsgiRequest
+from lengthwise.http.fast_request import DefaultHeaderLines, response
 from lengthwise.http.flow import Flow
 from lengthwise.http.framing import MalformedLog
 from lengthwise.http.request_reader import MAX_HEADER_BYTES, Head, RequestReader
-from lengthwise.http.responses import DefaultHeaderLines, response
 from lengthwise.http.states import BODY, BROKEN, CLOSED, ENDED, ENDING, HEAD, IDLE, UPGRADE
 from lengthwise.protocols import problems
 from lengthwise.protocols.body import CLIENT_LEFT, DELIVERY, Delivery

@@ -2,20 +2,30 @@
 
 `FastPath` decides which requests are ordinary. Each is a `FastRequest` in the place of an `AsgiRequest`, so that
 pipelining, keep-alive and shutdown work as for the others. Beside the states of `Connection` a request that arrives
-whole may skip them: one whose header block is that of the request before it (`http.head_cache`) goes from IDLE to its
+whole may skip them: one whose header block is that of the request before it (`KnownHead`) goes from IDLE to its
 answer, and the state stays IDLE.
+
+A connection that stays open carries one request after another. Their header blocks are the same bytes, but for the
+digits of `content-length`, so the result of parsing the first one is right for the others, and two comparisons of bytes
+recognise them. Every other header block goes through the parser.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from dataclasses import dataclass
+from typing import Any, Final
 
 from lengthwise.connections.inflight import Hold
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_request import FastPath, FastRequest
-from lengthwise.http.head_cache import KnownHead
 from lengthwise.http.request_reader import Head
 from lengthwise.http.states import ENDED, IDLE
+
+MAX_DIGITS: Final = 7
+"""Most digits of a content length; a request with more goes through the parser."""
+_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]{1,%d})(?=\r\n)" % MAX_DIGITS, re.IGNORECASE)
+_END: Final = b"\r\n\r\n"
 
 
 class FastConnection(Connection):
@@ -65,7 +75,7 @@ class FastConnection(Connection):
         self._stop_timer()
         self.unparsed_bytes = 0
         self.newest = self._answering = request = self._fast_path.begin_again(self, known.headers, known.query)
-        request.body_complete(body)
+        request.body_complete(body, known=True)
         return True
 
     def pause_writing(self) -> None:
@@ -125,12 +135,13 @@ class FastConnection(Connection):
         Returns:
             Whether the transport accepted it.
         """
-        if self.transport.is_closing() or self.flow.lost():
+        flow = self.flow
+        if self.transport.is_closing() or (flow.read_paused and flow.lost()):
             return False
         self.transport.write(response)
         if self.transport.is_closing():  # the client has gone
             return False
-        if self.flow.write_paused:
+        if flow.write_paused:
             self._unwritten.holds(self.transport.get_write_buffer_size())
         if not keep_alive:
             self.transport.close()
@@ -147,7 +158,8 @@ class FastConnection(Connection):
             return
         self._server_state.total_requests += 1
         self._is_kept_alive()
-        self.flow.resume_reading()
+        if self.flow.read_paused or self.flow.behind:
+            self.flow.resume_reading()
 
     def keep_alive_is_over(self) -> None:
         """Closes the connection if it had no request for long enough; else the timer was set for an earlier answer."""
@@ -159,3 +171,54 @@ class FastConnection(Connection):
             self._keep_alive_timer = self.loop.call_later(left, self.keep_alive_is_over)
         else:
             super().keep_alive_is_over()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHead:
+    """A header block that was parsed.
+
+    Attributes:
+        before: Its bytes before the digits of the content length.
+        after: Its bytes after them, with the empty line.
+        headers: The headers, by lower-case name, without the content length.
+        query: The query of the URL.
+    """
+
+    before: bytes
+    after: bytes
+    headers: dict[bytes, bytes]
+    query: bytes
+
+    @classmethod
+    def of(cls, request: bytes, headers: dict[bytes, bytes], query: bytes = b"") -> KnownHead | None:
+        """The header block of a request; None where the content length is not in it exactly once and plainly.
+
+        Args:
+            request: Its header block and its body, and nothing else.
+            headers: As they were parsed, by lower-case name.
+            query: As it was parsed.
+        """
+        end = request.find(_END) + len(_END)
+        lengths = list(_CONTENT_LENGTH.finditer(request, 0, end))
+        if len(lengths) != 1:
+            return None
+        start, stop = lengths[0].span(1)
+        digits = request[start:stop]
+        if digits != headers.get(b"content-length") or int(digits) != len(request) - end:
+            return None
+        others = {name: value for name, value in headers.items() if name != b"content-length"}
+        return cls(request[:start], request[stop:end], others, query)
+
+    def body(self, request: bytes, max_bytes: int) -> bytes | None:
+        """The body of a whole request with this header block; None for any other request."""
+        before, after = self.before, self.after
+        if not request.startswith(before):
+            return None
+        start = len(before)
+        stop = request.find(after, start, start + MAX_DIGITS + len(after))
+        digits = request[start:stop]
+        if stop < 0 or not digits.isdigit():
+            return None
+        body = stop + len(after)
+        length = len(request) - body
+        return request[body:] if length == int(digits) and length <= max_bytes else None

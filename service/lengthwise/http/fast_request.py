@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from lengthwise.batching.queues import Timing
 from lengthwise.errors import Unauthorized
-from lengthwise.http.responses import ending, response
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, headers_of
 from lengthwise.protocols.call import InferenceCall, server_timing
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint, Headers, Received
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MOST_DIGITS: Final = 7
 """Most digits of a content length."""
+STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _PLAIN_QUERY: Final = re.compile(rb"[\w.,:=&%+/-]*")
 """A query that ends where the URL ends."""
 _NEED_ASGI: Final = (
@@ -93,13 +94,13 @@ class FastRequest:
         except Exception as error:
             self._fail(error)
 
-    def body_complete(self, body: bytes) -> None:
-        """Decodes the complete body and submits its sequences."""
+    def body_complete(self, body: bytes, *, known: bool = False) -> None:
+        """Decodes the complete body and submits its sequences; of a known header block only the key is checked."""
         if self.response_complete:
             return
         call = self._call
         try:
-            call.admit()
+            call.admit(known=known)
             call.hold.set(len(body))
             call.begin_decoding()
             request = Received({"query_string": self.query} if self.query else {}, self.headers, body)
@@ -248,3 +249,46 @@ def ordinary(headers: dict[bytes, bytes], max_bytes: int = LARGE_BODY_BYTES) -> 
         and int(length) <= max_bytes
         and not any(name in headers for name in _NEED_ASGI)
     )
+
+
+def header_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they are written, each on a line."""
+    return b"".join([b"%s: %s\r\n" % header for header in headers])
+
+
+def response(status: int, default_lines: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """A whole response.
+
+    Args:
+        status: Its status.
+        default_lines: The header lines that every response has, such as the date.
+        headers: Its other headers, but for `content-length`.
+        body: Its body.
+    """
+    return b"%s%s%scontent-length: %d\r\n\r\n%s" % (
+        STATUS_LINES[status],
+        default_lines,
+        header_lines(headers),
+        len(body),
+        body,
+    )
+
+
+def ending(written: bytes) -> bytes:
+    """A whole response without `connection`, as one that ends its connection."""
+    return written.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
+
+
+class DefaultHeaderLines:
+    """The headers of every response as they are written. uvicorn makes a new list of them every second."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, bytes] = (None, b"")
+
+    def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The lines of a list, which is not changed afterwards; those of the last list are kept."""
+        last, lines = self._last
+        if last is not headers:
+            lines = header_lines(headers)
+            self._last = headers, lines  # one assignment, because runner threads read it too
+        return lines

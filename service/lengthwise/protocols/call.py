@@ -29,7 +29,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.connections.inflight import Hold
@@ -109,13 +109,20 @@ class InferenceCall:
         self._error: RequestError | None = None
         self._closed = False
 
-    def admit(self) -> None:
+    def admit(self, *, known: bool = False) -> None:
         """Checks who calls, and what the headers alone show.
+
+        Args:
+            known: Whether these headers were admitted before: then only the key, which may have been withdrawn, is
+                checked.
 
         Raises:
             RequestError: See `admit` of the protocol, and `patience.timeout_of`.
         """
-        self._protocol.admit(self.headers)
+        if not known:
+            self._protocol.admit(self.headers)
+        elif (keys := self._protocol.serving.keys) is not None:
+            keys.check(self.headers.get(b"authorization"))
         if TIMEOUT in self.headers:
             self.limit(self.record.arrived + patience.timeout_of(self.headers[TIMEOUT]) / 1000)
 
@@ -214,7 +221,10 @@ class InferenceCall:
         if self.has_deadline:
             call = self._within_deadline(call)
         self.hold.set(call.held_bytes + answer_bytes(call))
-        sequences, split = windows.split(call)
+        sequences = [item.steps for item in call.items]
+        split: Windows | None = None
+        if call.model.manifest.long == "window":
+            sequences, split = windows.split(call)
         finish = partial(self._finish, call, encode, split, write)
         self._pending = self._protocol.serving.submit(
             call, sequences, finish, arrived=self.record.arrived, waiter=waiter, trace=self.record.trace
@@ -260,7 +270,8 @@ class InferenceCall:
         The batcher calls it with the last two arguments, once the results of all sequences are there.
         """
         self._timing = timing
-        answers = windows.answers_of(call, results, split)
+        plain = split is None and not call.attention and None not in results
+        answers = cast("list[Answer]", results) if plain else windows.answers_of(call, results, split)
         written = write(encode(answers), timing)
         monitoring = self._protocol.serving.monitoring
         if monitoring is not None:

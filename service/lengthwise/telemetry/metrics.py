@@ -21,7 +21,7 @@ from prometheus_client.samples import Exemplar
 
 from lengthwise.telemetry.families import Family, Kind
 
-Samples: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
+LabelledNumbers: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
 """The values of a family's own labels, and the number."""
 
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
@@ -262,25 +262,25 @@ class Bounds:
     max_queue_seconds: float = 0.0
 
 
-def _codes(model: ModelMetrics) -> Samples:
+def _codes(model: ModelMetrics) -> LabelledNumbers:
     return [((str(code),), count) for code, count in sorted(model.codes.items())]
 
 
-def _informed(name: str, *labels: str) -> Callable[[ModelMetrics], Samples]:
+def _informed(name: str, *labels: str) -> Callable[[ModelMetrics], LabelledNumbers]:
     """Always 1, with labels of a model's `info`, where it has the first of them."""
 
-    def samples(model: ModelMetrics) -> Samples:
+    def samples(model: ModelMetrics) -> LabelledNumbers:
         info = model.info
         return [] if info is None or name not in info else [(tuple(info[label] for label in (name, *labels)), 1)]
 
     return samples
 
 
-def _number(name: str) -> Callable[[ModelMetrics], Samples]:
+def _number(name: str) -> Callable[[ModelMetrics], LabelledNumbers]:
     return lambda model: [((), getattr(model, name))]
 
 
-_OF_MODELS: Final[tuple[tuple[Kind, str, str, tuple[str, ...], Callable[[ModelMetrics], Samples]], ...]] = (
+_OF_MODELS: Final[tuple[tuple[Kind, str, str, tuple[str, ...], Callable[[ModelMetrics], LabelledNumbers]], ...]] = (
     ("counter", "requests", "Inference calls under any protocol, by status.", ("code",), _codes),
     (
         "counter",
