@@ -42,6 +42,54 @@ def test_a_fill_that_hides_only_from_small_values_leaks(fill: float, pooling: st
         assert report.leaks[0].operator == pooling
 
 
+class Additive(Filled):
+    """Hides padding by a number that is added to the scores of torch's attention, of any size or `bounded`."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """`[rows, 2]`."""
+        padding = torch.arange(x.shape[1]) >= lengths[:, None]
+        mask = (padding[:, None].float() * self.fill).expand(-1, x.shape[1], -1)
+        steps = x.masked_fill(padding[..., None], 0.0)
+        keys = nn.functional.layer_norm(steps, (3,)) if self.pooling == "bounded" else steps
+        attended = nn.functional.scaled_dot_product_attention(-keys, keys, steps, attn_mask=mask)
+        return self.head(attended[:, 0].tanh())
+
+
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        (Filled(-1e4, "softmax"), "-10000"),
+        (Filled(-65504.0, "softmax"), "-65504"),
+        (Filled(-1e5, "amax"), "-100000"),
+        (Additive(-1e7, "unbounded"), "-1e+07"),
+    ],
+)
+def test_a_fill_that_large_values_get_past_is_a_warning_that_names_it(module: Filled, number: str) -> None:
+    report = lengthwise_export.check(module.eval(), features=3)
+    assert report.verdict == "warning", report.reason
+    assert number in report.reason
+    leak = report.leaks[0]
+    assert number in leak.cause.why
+    assert leak.location is not None
+    assert (report.exit_code(), report.exit_code(strict=True)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [Filled(-1e9, "softmax"), Filled(float("-inf"), "softmax"), Filled(-3.4e38, "amax"), Additive(-1e4, "bounded")],
+)
+def test_a_fill_that_no_value_gets_past_is_no_warning(module: Filled) -> None:
+    assert lengthwise_export.check(module.eval(), features=3).verdict == "sound"
+
+
+def test_the_fill_of_a_graph_is_named_too(tmp_path: Path) -> None:
+    published = lengthwise_export.export(Filled(-1e4, "softmax").eval(), tmp_path / "model", features=3)
+    assert any("-10000" in str(notice) for notice in published.notices)
+    report = lengthwise_export.check(published.directory)
+    assert report.verdict == "warning"
+    assert "-10000" in report.leaks[0].cause.why
+
+
 class Normalised(nn.Module):
     """A GRU behind a normalisation over the steps, which is ill-conditioned for a flat sequence."""
 

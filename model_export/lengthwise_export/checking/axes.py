@@ -176,6 +176,27 @@ def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
     return padding
 
 
+def filled_padding(tensor: Array, geometry: Geometry) -> float | None:
+    """The number that stands at all padding of a tensor, along one of its axes of steps, and not at all valid steps.
+
+    The rows may be merged with another axis, such as that of heads. None if there is no such number, or it is not
+    finite.
+    """
+    if tensor.dtype.kind != "f" or tensor.ndim < 2 or tensor.shape[0] % geometry.rows:
+        return None
+    valid = step_mask(np.asarray(geometry.lengths), geometry.width)
+    others = tensor.shape[0] // geometry.rows
+    for rows, shape in ((0, (geometry.rows, others)), (1, (others, geometry.rows))):
+        split = tensor.reshape(*shape, *tensor.shape[1:])
+        for steps in (place for place in range(2, split.ndim) if split.shape[place] == geometry.width):
+            along = np.moveaxis(split, (rows, steps), (0, 1))
+            padding = along[~valid]
+            number = float(padding.flat[0]) if padding.size else np.nan
+            if np.isfinite(number) and (padding == number).all() and (along[valid] != number).any():
+                return number
+    return None
+
+
 def _readings(
     before: Sequence[int], after: Sequence[int], pairing: Pairing, larger: Sequence[int] | None
 ) -> Iterator[_AxisReading]:

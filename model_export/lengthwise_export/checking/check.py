@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.verification.measurement import ROUNDING
 from lengthwise.verification.random_sequences import AMPLIFIED
+from lengthwise_export.checking import finite_fills
 from lengthwise_export.checking.baseline import Baseline
+from lengthwise_export.checking.finite_fills import FiniteFill
 from lengthwise_export.checking.geometry import Geometry
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.limits import WidthLimits
@@ -156,17 +158,11 @@ class _Check:
         self._note_ill_conditioned()
         self.progress("finding the first operator that differs")
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance))
-        names = _first_of([moved.trial.name for moved in finite or self.failed])
-        verdict: Verdict
-        if finite:
-            verdict, reason = "leak", f"the answer to a sequence changes with: {names}"
-        elif self.failed:
-            verdict, reason = "warning", f"only NaN, Inf or an overflow in the padding reaches an answer: {names}"
-        else:
-            ran = [outcome for outcome in self.outcomes if outcome.difference is not None]
-            raised = len(self.outcomes) - len(ran)
-            verdict, reason = "sound", f"no answer changed in {len(ran)} trials"
-            reason += f"; {raised} raised, at lengths that the model does not accept" if raised else ""
+        fill = None if finite else finite_fills.find(self.subject, first.batch, sizes, self.sampler)
+        if fill is not None:
+            leaks = (fill.leak, *leaks)
+            self.outcomes.append(TrialResult(fill.leak.trial, "scale", fill.leak.difference, passed=False))
+        verdict, reason = self._decided(finite, fill)
         return Report(
             verdict,
             reason,
@@ -178,6 +174,20 @@ class _Check:
             CheckedSizes.of(self.checked),
             self.min_length,
         )
+
+    def _decided(self, finite: Sequence[FailedTrial], fill: FiniteFill | None) -> tuple[Verdict, str]:
+        """The verdict, and the reason for it."""
+        names = _first_of([moved.trial.name for moved in finite or self.failed])
+        if finite:
+            return "leak", f"the answer to a sequence changes with: {names}"
+        warnings = [] if fill is None else [f"a mask fills padding with {fill.number:g}, and {fill.leak.trial} get past it"]
+        warnings += [f"only NaN, Inf or an overflow in the padding reaches an answer: {names}"] if self.failed else []
+        if warnings:
+            return "warning", "; ".join(warnings)
+        ran = [outcome for outcome in self.outcomes if outcome.difference is not None]
+        raised = len(self.outcomes) - len(ran)
+        lengths = f"; {raised} raised, at lengths that the model does not accept" if raised else ""
+        return "sound", f"no answer changed in {len(ran)} trials{lengths}"
 
     def _leave_out_kinds(self, sizes: BatchSizes) -> None:
         """Leaves out the kinds of raw values for which the model raises, or has no finite answer."""

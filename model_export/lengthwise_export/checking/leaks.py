@@ -113,7 +113,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         pairing = Pairing(geometry(base), geometry(trial.batch), trial.rows, subject.sizes, larger)
         pairs = [
             _Pair(mine, other, shapes.get(id(mine)) or (None,) * len(mine.outputs))
-            for mine, other in _aligned(before.operations, after.operations)
+            for mine, other in aligned(before.operations, after.operations)
         ]
         pairing = replace(pairing, chunks=_chunks(pairs, pairing))
         # If nothing differs, try again without assuming sorted rows: the model may sort them and never sort back.
@@ -222,7 +222,7 @@ def _shapes_in_a_larger_batch(
         return None, {}
     shapes: dict[int, tuple[tuple[int, ...] | None, ...]] = {
         id(mine): tuple(value.shape for _, value in other.outputs)
-        for mine, other in _aligned(before.operations, recording.operations)
+        for mine, other in aligned(before.operations, recording.operations)
         if len(mine.outputs) == len(other.outputs)
     }
     return geometry(larger), shapes
@@ -278,7 +278,7 @@ def _is_made_of_sizes(operation: Operation, pairing: Pairing) -> bool:
     )
 
 
-def _aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
+def aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
     """The operations that both runs share, in order. A loop over the steps runs more often in a wider batch."""
     if [operation.identity for operation in before] == [operation.identity for operation in after]:
         return list(zip(before, after, strict=True))

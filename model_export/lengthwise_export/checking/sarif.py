@@ -35,9 +35,9 @@ _RULES: Final[dict[Verdict, dict[str, Any]]] = {
         "id": "padding-not-finite",
         "name": "PaddingNotFinite",
         "level": "warning",
-        "short": "NaN, infinity or 1e30 in the padding changes an answer",
-        "full": "Finite padding changes no answer. Lengthwise pads with zeros, so its service is not affected; another "
-        "program that leaves old values in the padding is.",
+        "short": "NaN, infinity or 1e30 in the padding, or values past a mask's number, change an answer",
+        "full": "Finite padding changes no answer to values of an ordinary size. Lengthwise pads with zeros, so NaN in "
+        "the padding does not concern its service; a mask with a finite number does, once scores come near it.",
     },
     "uncheckable": {
         "id": "padding-not-checked",

@@ -21,10 +21,10 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise.verification.random_sequences import EXTREME_PADDING, KINDS, raw
 from lengthwise_export.checking.geometry import Geometry
 
-Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", "poison"]
+Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", "poison", "scale"]
 """What a trial changes: the values in the padding, the other rows, the width, the order of the rows, the lengths of the
-other rows, the whole batch around a sequence (`batch`), or the padding to NaN, Inf or 1e30 (`poison`). A difference
-that only `poison` shows is a warning."""
+other rows, the whole batch around a sequence (`batch`), the padding to NaN, Inf or 1e30 (`poison`), or the width for
+values far larger than ordinary ones (`scale`). A difference that only the last two show is a warning."""
 
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)
 """All changes; those that keep every shape come first, because they locate a leak most exactly."""

@@ -58,7 +58,7 @@ class Report:
 
     Attributes:
         verdict: `leak` if an answer changes with finite padding, the width or other rows; `warning` if it changes only
-            with NaN, Inf or 1e30 in the padding.
+            with NaN, Inf or 1e30 in the padding, or with values that get past the finite number of a mask.
         reason: The reason for the verdict, as a sentence.
         leaks: The operators at which leaks begin.
         trials: The results of all trials.
@@ -78,6 +78,12 @@ class Report:
     tolerance: float = ROUNDING
     ran: CheckedSizes = CheckedSizes()
     min_length: int = 1
+
+    @property
+    def past_a_fill(self) -> str | None:
+        """Which mask lets padding through for large values, as a sentence; None if none does."""
+        is_shown = any(outcome.change == "scale" for outcome in self.trials)
+        return self.leaks[0].cause.why if is_shown else None
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0: no leak; 1: a leak (with `strict`, a warning too); 2: not checkable."""

@@ -121,7 +121,8 @@ def from_target(
     def reference(batch: PaddedBatch) -> BatchLogits:
         return target.subject.answer(batch).logits
 
-    notices = (_MAY_TAKE_NAN,) if options.missing is None and _may_take_nan(target, batch) else ()
+    notices: tuple[str, ...] = (_MAY_TAKE_NAN,) if options.missing is None and _may_take_nan(target, batch) else ()
+    notices += () if report.past_a_fill is None else (report.past_a_fill,)
     if least > 1:
         notices = (f"sequences of fewer than {least} steps will be refused (min_length in the manifest)", *notices)
     return Candidate(manifest, build, reference if target.framework else None, tolerance, notices)
