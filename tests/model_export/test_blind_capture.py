@@ -342,6 +342,31 @@ def test_the_graph_answers_as_the_module_does_at_every_width(name: str) -> None:
         np.testing.assert_allclose(logits, expected, atol=1e-5 * max(1.0, np.abs(expected).max()), rtol=0)
 
 
+SHARES: dict[str, Inner] = {
+    "int": lambda y: y[..., : 1 + int(0.29 * y.shape[-1])],
+    "int of a root": lambda y: y[..., : int(y.shape[-1] ** 0.5)],
+    "floor and ceil": lambda y: y[..., math.floor(y.shape[-1] * 0.57) // 2 : math.ceil(1.1 * y.shape[-1]) - 1],
+    "round": lambda y: y[..., : 1 + round(y.shape[-1] * 0.3)] + y[..., :1] * round(y.shape[-1] / 2),
+    "NumPy's round": lambda y: y[..., : 1 + int(np.round(y.shape[-1] * 0.3))],
+    "NumPy's functions": lambda y: y * np.log(y.shape[-1]) / np.sqrt(y.size(-1) + 0.5) + np.exp(-y.shape[-1] / 100),
+}
+"""Numbers that Python computes from the width in float64, and that differ in float32 for some of the widths."""
+
+
+@pytest.mark.parametrize("inner", SHARES.values(), ids=SHARES)
+def test_sizes_are_computed_as_python_computes_them(inner: Inner) -> None:
+    torch.manual_seed(0)
+    target = targets.read(Around(inner), TargetOptions(channels_first=True, features=FEATURES), blind=True)
+    graph = target.build("model", 18).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    for width in (*range(2, 40), 95, 100, 175, 195, 200):
+        batch = pad([Sampler(target.steps, seed=width).sequence(width)], width=width)
+        (logits,) = session.run(["logits"], {"values": batch.steps})
+        np.testing.assert_allclose(
+            logits, target.subject.answer(batch).logits, atol=1e-5, rtol=1e-5, err_msg=str(width)
+        )
+
+
 def test_a_layer_of_a_fixed_width_is_told_with_its_line() -> None:
     class Flat(nn.Module):
         def __init__(self) -> None:

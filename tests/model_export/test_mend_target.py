@@ -247,3 +247,40 @@ def test_a_torch_module_is_mended_from_its_shortest_sequence_on(tmp_path: Path) 
     for steps, answer in zip(rows, lengthwise.load(published.directory).predict(rows), strict=True):
         alone = module(torch.from_numpy(steps[None])).softmax(dim=1).detach().numpy()[0]
         np.testing.assert_allclose(answer.probabilities, alone, rtol=1e-4)
+
+
+class Products(nn.Module):
+    """Attention with heads that are merged with the rows, and a state of keys and values, as einops' users write it."""
+
+    def __init__(self, scores: str, weighted: str, *, merged: bool) -> None:
+        super().__init__()
+        self.scores, self.weighted, self.merged = scores, weighted, merged
+        self.project, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.project(x).unflatten(2, (2, 4)).transpose(1, 2)  # [rows, heads, width, 4]
+        states = heads.flatten(0, 1) if self.merged else heads
+        weights = torch.einsum(self.scores, states, states).softmax(-1)
+        attended = torch.einsum(self.weighted, weights, states).mean(-2)
+        return self.head(attended.reshape(x.shape[0], 8))
+
+
+@pytest.mark.parametrize(
+    ("scores", "weighted", "merged"),
+    [
+        ("bid,bjd->bij", "bij,bjd->bid", True),
+        ("...id,...jd->...ij", "...ij,...jd->...id", True),
+        ("...id,...jd->...ij", "...ij,...jk", False),
+        ("bhid,bhjd->bhij", "bhij,bhjd->bhid", False),
+    ],
+)
+def test_products_over_merged_or_unnamed_axes_are_mended(
+    scores: str, weighted: str, merged: bool, tmp_path: Path
+) -> None:
+    module = Products(scores, weighted, merged=merged)
+    published = lengthwise_export.export(module, tmp_path / "m", features=3, mend=True, **SHORT)
+    model = lengthwise.load(str(published.directory))
+    sequences = [np.random.default_rng(length).normal(size=(length, 3)).astype(np.float32) for length in (1, 5, 33)]
+    for steps, answer in zip(sequences, model.predict(sequences), strict=True):
+        own = module(torch.from_numpy(steps)[None]).softmax(-1)[0]
+        np.testing.assert_allclose(np.asarray(answer.probabilities), own.detach().numpy(), atol=1e-5)

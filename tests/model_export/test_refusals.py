@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import lengthwise_export
 from lengthwise.errors import LengthwiseError
 from lengthwise_export.masks import step_mask
+from lengthwise_export.tracing import source_lines
 
 FEATURES, WIDTH, CLASSES = 4, 64, 3
 
@@ -54,9 +56,21 @@ class AddedTable(nn.Module):
         return self.head((x + self.table).relu().mean(1))
 
 
+class GatedOverSteps(nn.Module):
+    """Mixes the steps with a matrix, which a single step is repeated to fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.head = nn.Parameter(torch.randn(WIDTH, WIDTH)), nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.einsum("bnd,mn->bmd", x, self.mix).mean(1))
+
+
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
+        (GatedOverSteps, "test_refusals.py"),
         (FlatHead, "`head.1` (Linear(in_features=512"),
         (MaskedFlatHead, "`head.1` (Linear(in_features=512"),
         (NormOverSteps, "`norm` (BatchNorm1d(64"),
@@ -146,3 +160,69 @@ def test_another_way_for_a_row_alone_is_a_leak_at_its_line(kind: type[nn.Module]
     begin = next(number for number, line in enumerate(lines) if line.startswith(f"class {kind.__name__}("))
     marked = next(number for number, line in enumerate(lines[begin:], begin + 1) if line.endswith("# leak"))
     assert {leak.location.line for leak in report.leaks if leak.location is not None} == {marked}
+
+
+LIBRARY = """
+import torch
+
+class Windows(torch.nn.Module):
+    def forward(self, x):
+        return x * sizes(x)
+
+def sizes(x):
+    return len([0] * x.shape[1])  # the line of the library
+"""
+
+
+class OfALibrary(nn.Module):
+    """Calls a module of an installed package, whose helper needs the width as a number."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part, self.head = part, nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.part(x).mean(1))  # the user's line
+
+
+def test_a_refusal_inside_of_a_library_names_the_users_line_and_the_librarys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    (site / "windows_of_others-1.0.dist-info").mkdir(parents=True)
+    (site / "windows_of_others").mkdir()
+    (site / "windows_of_others" / "__init__.py").write_text("")
+    (site / "windows_of_others" / "windows.py").write_text(LIBRARY)
+    monkeypatch.syspath_prepend(site)
+    source_lines.forget_folders()
+    try:
+        module = OfALibrary(importlib.import_module("windows_of_others.windows").Windows())
+        with pytest.raises(LengthwiseError) as error:
+            lengthwise_export.export(module, tmp_path / "m", mend=True, features=FEATURES, max_length=40)
+    finally:
+        source_lines.forget_folders()
+    said = str(error.value)
+    assert "test_refusals.py:" in said
+    assert "# the user's line" in said
+    assert f"{Path('windows_of_others') / 'windows.py'}:9: `" in said
+    assert "# the line of the library" in said
+
+
+class Noisy(nn.Module):
+    """Adds a noise that is little more than what counts as rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        valid = mask.unsqueeze(-1)
+        noisy = (x + 1e-4 * torch.randn_like(x)).masked_fill(~valid, 0)
+        return self.head(noisy.sum(1) / valid.sum(1))
+
+
+def test_a_little_noise_is_told_as_random_with_its_line() -> None:
+    report = lengthwise_export.check(Noisy(), features=FEATURES, max_length=40)
+    assert report.verdict == "uncheckable"
+    assert "something random runs" in report.reason
+    assert "randn_like" in report.reason

@@ -286,7 +286,29 @@ class KeepsItsAttention(_Module):
         return x * self.attention
 
 
+class MakesAnew(dict[str, Any]):
+    """A registry that makes a new layer for each look into it, as that of activations in transformers."""
+
+    def __getitem__(self, key: str) -> nn.Module:
+        return dict.__getitem__(self, key)()  # type: ignore[no-any-return]
+
+    def keys(self) -> Any:
+        return list(self)
+
+
+REGISTRY: Final = MakesAnew(tanh=nn.Tanh)
+
+
+class LooksIntoARegistry(_Module):
+    """Takes its activation from a registry of the module's globals."""
+
+    def behind(self, h: Tensor) -> Tensor:
+        activation: Tensor = REGISTRY["tanh"](h)
+        return activation
+
+
 LOOK_ALIKES: Final = (
+    LooksIntoARegistry,
     TableThatGrows,
     TableThatGrowsToAnEnd,
     TableForEachWidth,

@@ -180,7 +180,9 @@ class _Check:
         names = _first_of([moved.trial.name for moved in finite or self.failed])
         if finite:
             return "leak", f"the answer to a sequence changes with: {names}"
-        warnings = [] if fill is None else [f"a mask fills padding with {fill.number:g}, and {fill.leak.trial} get past it"]
+        warnings = (
+            [] if fill is None else [f"a mask fills padding with {fill.number:g}, and {fill.leak.trial} get past it"]
+        )
         warnings += [f"only NaN, Inf or an overflow in the padding reaches an answer: {names}"] if self.failed else []
         if warnings:
             return "warning", "; ".join(warnings)

@@ -34,7 +34,7 @@ def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence
         tensors: For each tensor, its shape in each batch.
         batches: Batches whose widths make different numbers of chunks.
     """
-    axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1}
+    axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1 and min(sizes)}
     for wholes, counts in itertools.product(axes, axes):
         size, rest = divmod(wholes[0], counts[0])
         if size < 2 or rest or any(whole != size * count for whole, count in zip(wholes, counts, strict=True)):

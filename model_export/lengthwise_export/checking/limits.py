@@ -12,7 +12,7 @@ import numpy as np
 from lengthwise.padding import pad, rounded_width
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, Sampler, sizes_apart_from
-from lengthwise_export.checking.uncheckable import lengths_may_not_differ, runs
+from lengthwise_export.checking.uncheckable import lengths_may_not_differ, of_one_width, runs
 from lengthwise_export.errors import RunError, UncheckableError
 
 _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
@@ -98,7 +98,7 @@ class _Search:
         if good < wanted.wider and not _is_table_of(good, self._subject.sizes, error):
             if runs(self._subject, pad([self._sampler.sequence(bad)] * 2, width=bad)):
                 raise lengths_may_not_differ(2, error)
-            raise UncheckableError(
+            raise of_one_width(self._subject, beyond=good) or UncheckableError(
                 f"the model raises past a width of {good}, so the trials of up to {wanted.wider} steps cannot be run: "
                 f"{error}. If {good} is its longest sequence, pass --max-length {good}"
             )

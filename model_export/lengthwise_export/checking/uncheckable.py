@@ -102,11 +102,11 @@ def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2
     ]
 
 
-def of_one_width(subject: Subject) -> UncheckableError | None:
-    """The error for a model that takes one width only; None if it takes several."""
+def of_one_width(subject: Subject, *, beyond: int = 0) -> UncheckableError | None:
+    """The error for a model that takes one width only, above `beyond`; None if it takes several, or none above."""
     sampler = Sampler(subject.steps, seed=0)
     good = widths_at_which_it_runs(subject, sampler)
-    if not _is_one(good):
+    if not _is_one(good) or good[-1] <= beyond:
         return None
     try:
         subject.answer(pad([sampler.sequence(good[-1] + 1)] * 2, multiple=1))

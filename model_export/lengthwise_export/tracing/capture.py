@@ -41,12 +41,18 @@ from lengthwise_export.tracing.patched_builtins import open_numbers, trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.recurrent_op import recurrent, weights_of
 from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
-from lengthwise_export.tracing.width_branches import WIDEST, ends_at, require_one_way
+from lengthwise_export.tracing.width_branches import WIDEST, branching_lines, ends_at, require_one_way
 
 _WIDTHS: Final = (67, 7, 521)
 """Widths of the traced batch; the first at which the module runs is taken. A wide batch stays wider than 1 behind
 strides, where torch.export would treat the width as a constant; a table of positions may be short, and convolutions
 without padding may need many steps."""
+
+
+_SAID: Final = {
+    "its data is not allocated yet": "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers",
+}
+"""What is said in the place of torch's words."""
 
 
 def capture(
@@ -72,11 +78,12 @@ def capture(
         ExportError: The module cannot be traced; the message has the reason and the line of code.
     """
     width = _width_at_which_it_runs(model, steps, signature)
-    program, outputs = _exported(model, steps, signature, select_output, width)
-    if (ends := ends_at(program)) < WIDEST and _runs_wider(model, steps, signature, ends):
-        # A table may grow with the widest batch so far.
+    with PROCESS_WIDE, branching_lines() as lines:
         program, outputs = _exported(model, steps, signature, select_output, width)
-    require_one_way(program, lambda wide: _runs(model, steps, signature, wide))
+        if (ends := ends_at(program)) < WIDEST and _runs_wider(model, steps, signature, ends):
+            # A table may grow with the widest batch so far.
+            program, outputs = _exported(model, steps, signature, select_output, width)
+    require_one_way(program, lines, lambda wide: _runs(model, steps, signature, wide))
     return program, outputs
 
 
@@ -97,7 +104,10 @@ def _exported(
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # whatever the module's code raises, and a dozen of torch's own
-            raise trace_error(location_of(error), error_text(error)) from error
+            text = error_text(error)
+            raise trace_error(
+                location_of(error), next((ours for own, ours in _SAID.items() if own in text), text)
+            ) from error
     return program, trace.outputs
 
 

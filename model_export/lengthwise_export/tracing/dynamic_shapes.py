@@ -28,7 +28,10 @@ from lengthwise_export.tracing.source_lines import current_location
 BRANCH: Final = (
     "a Python branch on a value in a tensor depends on the batch, but a graph cannot branch: use torch.where"
 )
-A_NUMBER: Final = "turns a value in a tensor into a Python number, which a graph cannot follow: use tensors only"
+A_NUMBER: Final = (
+    "turns a value in a tensor, or a logarithm or power of a size, into a Python number, which a graph cannot follow: "
+    "use tensors only, or a number that does not depend on the batch"
+)
 
 PARTS: Final = (
     "splits an axis whose size depends on the batch into a fixed number of parts: slice it, with bounds that are "

@@ -30,6 +30,7 @@ from lengthwise_export.options import HIGHEST_OPSET, OPSET
 from lengthwise_export.tracing import order_statistics, recurrent_cells_op, recurrent_op, stable_forms
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.capture import capture, quiet
+from lengthwise_export.tracing.exact_sizes import with_exact_sizes
 from lengthwise_export.tracing.optimizing import optimized
 from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 from lengthwise_export.tracing.source_lines import location_in
@@ -128,7 +129,8 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
             )
             if exported is None:
                 raise ExportError("translate", "the exporter gave no graph")
-            return stable_forms.with_exact_sigmoids(optimized(exported.model))
+            exact = with_exact_sizes(exported.model, exported.exported_program or program)
+            return stable_forms.with_exact_sigmoids(optimized(exact))
         except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:
             raise _untranslated(program, error) from error
 
@@ -242,7 +244,7 @@ def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
         return ExportError("translate", why)
     operator = getattr(node.target, "__name__", str(node.target)).removeprefix("aten.").split(".")[0]
     location = location_in(node.meta.get("stack_trace") or "")
-    at = "" if location is None else f"{location}: `{location.source}`: "
+    at = "" if location is None else f"{location.told()}: "
     detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
     instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
     return ExportError("translate", f"{at}{operator} has no translation to ONNX{detail}: {instead}")

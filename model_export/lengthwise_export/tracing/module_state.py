@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lengthwise_export.tracing.source_lines import CodeLocation, is_users, location_of_frame
+from lengthwise_export.tracing.source_lines import CodeLocation, file_of, is_users, location_of_frame
 
 _MAX_ENTRIES: Final = 10_000
 """Larger containers hold data; what their entries hold is not followed."""
@@ -200,12 +200,17 @@ def _names_in(code: CodeType) -> set[str]:
 
 
 def _is_of_users(kind: type) -> bool:
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or "<"
+    file = file_of(sys.modules.get(kind.__module__)) or "<"
     return kind.__module__ == "__main__" or is_users(file, installed=True)
 
 
-def _entries(thing: MutableMapping[Any, Any], name: str, prefix: str | None) -> _Held:
-    return _Held(thing, name, dict(thing), dict, _write_entry, prefix)
+def _entries(thing: dict[Any, Any], name: str, prefix: str | None) -> _Held:
+    return _Held(thing, name, _read_entries(thing), _read_entries, _write_entry, prefix)
+
+
+def _read_entries(entries: dict[Any, Any]) -> dict[Any, Any]:
+    """The entries as they are held: the class of a dictionary may make others of them, as a registry does."""
+    return dict(dict.items(entries))
 
 
 def _one_entry(key: str, entries: MutableMapping[str, Any]) -> dict[str, Any]:

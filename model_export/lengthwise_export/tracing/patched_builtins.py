@@ -1,8 +1,8 @@
-"""Replaces `len`, `int`, `range` and functions of `math` for the user's modules during a trace: sizes stay dynamic.
+"""Replaces `len`, `int`, `round` and functions of `math` for the user's modules during a trace: sizes stay dynamic.
 
 `len(lengths)` and `int(lengths.max())` call Python, not torch, and would return the numbers of the traced batch. During
 a trace, these names are defined in the globals of the modules that hold the user's code; `math.log` and the like are
-replaced there and in `math`.
+replaced there and in `math`, and NumPy's find the same.
 
 This is process-wide and not thread-safe: other threads that run the user's module, or convert a `torch.SymInt`, see the
 replacements too. So `open_numbers` holds the lock `process_wide.PROCESS_WIDE`.
@@ -14,8 +14,9 @@ import builtins
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -24,7 +25,7 @@ from torch._subclasses import FakeTensor
 
 from lengthwise_export.errors import ExportError
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
-from lengthwise_export.tracing.source_lines import CodeLocation, current_location, is_users
+from lengthwise_export.tracing.source_lines import CodeLocation, current_location, file_of, is_users
 
 _SQRT: Final = math.sqrt
 _OF_NUMBERS: Final = (_SQRT, math.log, math.log2, math.log10, math.log1p, math.exp, math.sin, math.cos, math.tanh)
@@ -46,7 +47,7 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
     """Replaces the built-ins in the user's modules, and makes converting a dynamic size to a number an error."""
     with PROCESS_WIDE, contextlib.ExitStack() as undo:
         for namespace in _namespaces_of(model):
-            for name, substitute in (("len", _len), ("int", _Int), ("float", _Float), ("range", _range)):
+            for name, substitute in _SUBSTITUTES.items():
                 if name not in namespace:
                     namespace[name] = substitute
                     undo.callback(namespace.pop, name)
@@ -57,6 +58,10 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
         for function in _OF_NUMBERS:
             undo.callback(setattr, math, function.__name__, function)
             setattr(math, function.__name__, partial(_of_size, function))
+        for size in (torch.SymInt, torch.SymFloat):  # NumPy calls the method of this name of what is no number
+            for name, method in _METHODS.items():
+                undo.callback(delattr, size, name)
+                setattr(size, name, method)
         for name in ("__index__", "__int__"):
             undo.callback(setattr, torch.SymInt, name, getattr(torch.SymInt, name))
             setattr(torch.SymInt, name, _refusing(getattr(torch.SymInt, name)))
@@ -76,7 +81,7 @@ def is_open(size: Any) -> bool:
 
 def trace_error(location: CodeLocation | None, why: str) -> ExportError:
     """The error for a line of the user's code that cannot be traced."""
-    return ExportError("trace", why if location is None else f"{location}: `{location.source}`: {why}")
+    return ExportError("trace", why if location is None else f"{location.told()}: {why}")
 
 
 class OpenRange:
@@ -100,11 +105,11 @@ class OpenRange:
 
 def _namespaces_of(model: nn.Module) -> list[dict[str, Any]]:
     """The globals of all imported modules of the user's code, and of the packages that define parts of the model."""
-    own = {type(part).__module__ for part in model.modules()}
+    own = {type(part).__module__.partition(".")[0] for part in model.modules()}
     return [
         vars(module)
         for name, module in list(sys.modules.items())
-        if (file := getattr(module, "__file__", None)) and is_users(file, installed=name in own)
+        if (file := file_of(module)) and is_users(file, installed=name.partition(".")[0] in own)
     ]
 
 
@@ -160,6 +165,30 @@ class _Int(builtins.int, metaclass=_IntType):
 def _range(*bounds: Any) -> Any:
     sizes: list[Any] = [bound.item() if isinstance(bound, Tensor) else bound for bound in bounds]
     return OpenRange(*sizes) if any(map(is_open, sizes)) else builtins.range(*sizes)
+
+
+def _round(size: Any, digits: Any = None) -> Any:
+    """`round`; of a share of a dynamic size as a size again, the nearest, and of two the even one."""
+    if not isinstance(size, torch.SymFloat) or digits is not None:
+        return builtins.round(size, digits)
+    number: Any = size
+    fourth = (2 * number - 1) / 4  # a whole number where the even one is below
+    return math.floor(number + 0.5) + math.ceil(fourth) - math.floor(fourth) - 1
+
+
+def _method(function: Callable[..., float]) -> Callable[[Any], Any]:
+    return lambda size: _of_size(function, size)
+
+
+_METHODS: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
+    {**{function.__name__: _method(function) for function in _OF_NUMBERS}, "rint": _round}
+)
+"""What NumPy calls for `np.log(size)` and the like."""
+
+_SUBSTITUTES: Final[Mapping[str, Any]] = MappingProxyType(
+    {"len": _len, "int": _Int, "float": _Float, "range": _range, "round": _round}
+)
+"""What stands in the place of Python's built-ins."""
 
 
 def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:

@@ -16,9 +16,9 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Final
 
 import lengthwise
@@ -34,16 +34,29 @@ class CodeLocation:
         line: The line number, from 1.
         source: The text of the line without indentation; empty if the file cannot be read.
         function: The name of the function.
+        inside: The line of an installed package that this line's call leads to; None if it leads to none.
     """
 
     file: str
     line: int
     source: str
     function: str
+    inside: CodeLocation | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        """`path:line`; the path is relative if the file is below the working directory."""
-        return f"{relative_path(self.file)}:{self.line}"
+        """`path:line`, and in brackets that of the library; relative if it is below the working directory."""
+        return f"{self.place}" + ("" if self.inside is None else f" ({self.inside.place})")
+
+    @property
+    def place(self) -> str:
+        """`path:line`; the path of an installed package begins with its name."""
+        folder = next((folder for folder in _folders().installed if self.file.startswith(folder)), None)
+        return f"{relative_path(self.file) if folder is None else self.file.removeprefix(folder)}:{self.line}"
+
+    def told(self) -> str:
+        """The line with its text, and that of the library: ``net.py:9: `y = f(x)`, in lib/part.py:4: `x.item()```."""
+        inside = "" if self.inside is None else f", in {self.inside.told()}"
+        return f"{self.place}: `{self.source}`{inside}"
 
 
 def location_as_json(location: CodeLocation | None) -> dict[str, str | int | None]:
@@ -96,6 +109,12 @@ def _folders() -> _Folders:
     )
 
 
+def forget_folders() -> None:
+    """Looks for the folders of packages anew, after a change of `sys.path`."""
+    _folders.cache_clear()
+    _ownership.cache_clear()
+
+
 def _folders_of_package(name: str) -> list[str]:
     """The folders of a package, imported or not; empty if it is not installed."""
     try:
@@ -135,13 +154,23 @@ def is_users(file: str, *, installed: bool = False) -> bool:
     return _ownership(file) >= (1 if installed else 2)
 
 
+def file_of(module: ModuleType | None) -> str | None:
+    """The file of an imported module; None if it has none. A module that imports itself when it is asked stays idle."""
+    file = getattr(module, "__dict__", {}).get("__file__")
+    return file if isinstance(file, str) else None
+
+
 def _innermost(calls: list[tuple[str, int, str]]) -> CodeLocation | None:
     """The innermost of these calls (outermost first) in the user's code, otherwise in an installed package."""
-    for ownership in (2, 1):
-        for file, line, function in reversed(calls):
-            if _ownership(file) == ownership:
-                return CodeLocation(file, line, linecache.getline(file, line).strip(), function)
-    return None
+    inside: CodeLocation | None = None
+    for file, line, function in reversed(calls):
+        ownership = _ownership(file)
+        if ownership == 2 or (ownership == 1 and inside is None):
+            location = CodeLocation(file, line, linecache.getline(file, line).strip(), function)
+            if ownership == 2:
+                return replace(location, inside=inside)
+            inside = location
+    return inside
 
 
 def current_location() -> CodeLocation | None:

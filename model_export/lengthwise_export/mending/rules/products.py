@@ -103,39 +103,51 @@ def _turned(mender: Mender, value: Ragged) -> Ragged:
 
 
 def einsum(mender: Mender) -> None:
-    """Einsum: letters that the result lacks are summed over."""
+    """Einsum: letters that the result lacks are summed over. A merged axis gets a letter for each of its axes."""
     operands = [mender.ragged(place) for place in range(len(mender.node.input))]
-    equation = mender.attribute("equation").replace(" ", "")
-    if "..." in equation or "->" not in equation:
-        mender.refuse(f"its equation {equation!r} is not written out: name every axis, and the result")
-    inputs, result = equation.split("->")
-    terms = inputs.split(",")
-    sizes: dict[str, Group] = {}
+    terms, result = _terms(mender, [operand.rank for operand in operands])
+    groups: dict[str, Group] = {}
     for term, operand in zip(terms, operands, strict=True):
-        if operand.is_merged or len({*term}) != len(term):
-            mender.refuse(f"its equation {equation!r} takes merged axes, or a diagonal")
         for letter, group in zip(term, operand.groups, strict=True):
-            if letter in sizes and not mender.matches(sizes[letter], group):
-                mender.refuse(f"combines axes of different sizes: {shown(sizes[letter])} and {shown(group)}")
-            sizes[letter] = group
-    summed = {letter for letter in sizes if letter not in result}
-    if any(sizes[letter][0].is_rows for letter in summed):
+            if letter in groups and not mender.matches(groups[letter], group):
+                mender.refuse(f"combines axes of different sizes: {shown(groups[letter])} and {shown(group)}")
+            groups[letter] = group
+    fresh = iter(string.ascii_letters)
+    parts = {letter: "".join(next(fresh) for _ in group) for letter, group in groups.items()}
+    sizes = {part: size for letter, group in groups.items() for part, size in zip(parts[letter], group, strict=True)}
+    *terms, kept = ["".join(parts[letter] for letter in term) for term in (*terms, result)]
+    rows = [part for part, size in sizes.items() if size.is_rows]
+    if len(rows) > 1 or not {*rows} <= {*kept}:
         mender.refuse(CROSSES_ROWS)
-    rows = [letter for letter, group in sizes.items() if group[0].is_rows]
-    if len(rows) > 1:
-        mender.refuse(CROSSES_ROWS)
-    times = {letter for letter in summed if sizes[letter][0].is_time}
+    times = {part for part, size in sizes.items() if size.is_time and part not in kept}
     if times:
         mender.causes.append("it sums over the steps, those of the padding too")
     masked = [
-        mender.masked(operand, [operand.indexes(axis)[0] for axis, letter in enumerate(term) if letter in times], 0)
+        mender.masked(operand, [place + operand.row_added for place, part in enumerate(term) if part in times], 0)
         for term, operand in zip(terms, operands, strict=True)
     ]
     row_added = any(operand.row_added for operand in masked) and not rows
-    letter = rows[0] if rows else next(each for each in string.ascii_letters if each not in equation)
-    full = ",".join(letter * operand.row_added + term for term, operand in zip(terms, masked, strict=True))
-    (name,) = mender.copy([operand.name for operand in masked], equation=f"{full}->{letter * row_added}{result}")
-    mender.set(Ragged(name, masked[0].dtype, tuple(sizes[each] for each in result), row_added))
+    row = rows[0] if rows else next(fresh)
+    full = ",".join(row * operand.row_added + term for term, operand in zip(terms, masked, strict=True))
+    (name,) = mender.copy([operand.name for operand in masked], equation=f"{full}->{row * row_added}{kept}")
+    mender.set(Ragged(name, masked[0].dtype, tuple(groups[letter] for letter in result), row_added))
+
+
+def _terms(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
+    """A letter for each axis of the inputs and of the result; those that `...` stands for are counted from the end."""
+    inputs, arrow, result = mender.attribute("equation").replace(" ", "").partition("->")
+    letters = {letter for letter in inputs if letter.isalpha()}
+    if not arrow:
+        result = "..." * ("..." in inputs) + "".join(sorted(each for each in letters if inputs.count(each) == 1))
+    unnamed = [letter for letter in string.ascii_letters if letter not in letters]
+    terms = inputs.split(",")
+    open_axes = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    spelled = [
+        term.replace("...", "".join(reversed(unnamed[:count]))) for term, count in zip(terms, open_axes, strict=True)
+    ]
+    if any(len({*term}) != len(term) for term in spelled):
+        mender.refuse("takes a diagonal")
+    return spelled, result.replace("...", "".join(reversed(unnamed[: max(open_axes)])))
 
 
 RULES: dict[str, Rule] = {"Einsum": einsum, "Gemm": gemm, "MatMul": matmul}
