@@ -79,17 +79,17 @@ class Report:
     ran: CheckedSizes = CheckedSizes()
     min_length: int = 1
 
-    @property
-    def past_a_fill(self) -> str | None:
-        """Which mask lets padding through for large values, as a sentence; None if none does."""
-        is_shown = any(outcome.change == "scale" for outcome in self.trials)
-        return self.leaks[0].cause.why if is_shown else None
-
     def exit_code(self, *, strict: bool = False) -> int:
         """0: no leak; 1: a leak (with `strict`, a warning too); 2: not checkable."""
         if self.verdict == "uncheckable":
             return 2
         return int(self.verdict == "leak" or (strict and self.verdict == "warning"))
+
+
+def past_a_fill(report: Report) -> str | None:
+    """Which mask lets padding through for large values, as a sentence; None if none does."""
+    is_shown = any(outcome.change == "scale" for outcome in report.trials)
+    return report.leaks[0].cause.why if is_shown else None
 
 
 def as_ranges(sizes: Sequence[int]) -> str:

@@ -17,7 +17,7 @@ from lengthwise_export.checking.check import check as run_check
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.uncheckable import runs
-from lengthwise_export.checking.verdict import Report
+from lengthwise_export.checking.verdict import Report, past_a_fill
 from lengthwise_export.errors import ExportError, RunError, UnmendableError
 from lengthwise_export.exporting import steps
 from lengthwise_export.exporting.candidate import PLAIN, Candidate, Tell, without_exporter_metadata
@@ -122,7 +122,7 @@ def from_target(
         return target.subject.answer(batch).logits
 
     notices: tuple[str, ...] = (_MAY_TAKE_NAN,) if options.missing is None and _may_take_nan(target, batch) else ()
-    notices += () if report.past_a_fill is None else (report.past_a_fill,)
+    notices += tuple(filter(None, [past_a_fill(report)]))
     if least > 1:
         notices = (f"sequences of fewer than {least} steps will be refused (min_length in the manifest)", *notices)
     return Candidate(manifest, build, reference if target.framework else None, tolerance, notices)

@@ -171,7 +171,7 @@ def _held_by(thing: Any, name: str) -> Iterator[_Held]:
     elif kind := next((kind for of, kind in _CONTENT.items() if isinstance(thing, of)), None):
         if not (isinstance(thing, Tensor) and (is_lazy(thing) or thing.is_meta or thing.layout != torch.strided)):
             yield _Held(thing, name, kind[0](thing), *kind)
-    elif hasattr(thing, "__dict__") and _is_of_users(type(thing)):
+    elif type(thing).__dictoffset__ and _is_of_users(type(thing)):  # `hasattr` would ask the thing itself
         yield from _held_by_object(thing, name, prefix)
 
 
