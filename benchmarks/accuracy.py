@@ -37,8 +37,8 @@ from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture.presets import PRESETS
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import recipe, session
-from lengthwise_export.training.options import RecipeOptions
+from lengthwise_export.training.options import TrainOptions
+from lengthwise_export.training.session import TrainingSession
 
 PAGE = pages.RESULTS / "accuracy.md"
 SETS: Final = (
@@ -98,23 +98,17 @@ def read(name: str, folder: Path | None = None) -> LabelledSet:
     return LabelledSet(name, *splits)
 
 
-def trained(data: LabelledSet, model: str, seed: int, *, steps: int | None = None) -> AccuracyOfRun:
+def trained(data: LabelledSet, model: str, seed: int) -> AccuracyOfRun:
     """Trains one model as the command does, and scores the test records."""
     spec = data.spec({} if model == AUTO else {"preset": model})
-    about_all = RecipeOptions() if steps is None else RecipeOptions(min_steps=steps)
     began = time.process_time()
-    plan = recipe.plan(spec, data.training, {"seed": seed}, about_all)
     with tempfile.TemporaryDirectory() as folder:
-        if plan.spec.model.kind == "rocket":
-            finished = session.train_rocket(plan, data.training, data.test, Path(folder))
-        else:
-            finished = session.train_layers(
-                plan, data.training, data.test, Path(folder), resume=False, on_epoch=lambda _: None
-            )
+        report = TrainingSession(spec, data.training, TrainOptions(seed=seed), test=data.test).run(Path(folder))
     seconds = time.process_time() - began
-    kind = "rocket" if plan.spec.model.kind == "rocket" else plan.spec.model.preset or "layers"
-    made = f"{kind}, {plan.spec.input.normalize}"
-    return AccuracyOfRun(data.name, model, seed, finished.content["test"]["accuracy"], seconds, made)
+    chosen = report["spec"]["model"]
+    kind = "rocket" if chosen["kind"] == "rocket" else chosen.get("preset") or "layers"
+    made = f"{kind}, {report['spec']['input']['normalize']}"
+    return AccuracyOfRun(data.name, model, seed, report["test"]["accuracy"], seconds, made)
 
 
 def minirocket(data: LabelledSet, seed: int) -> AccuracyOfRun:
@@ -179,7 +173,7 @@ def _cell(found: Sequence[AccuracyOfRun]) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--quick", is_flag=True, help="One small set, one seed, few steps; writes no page.")
+@click.option("--quick", is_flag=True, help="One small set, one seed; writes no page.")
 @click.option("--sets", "names", default=",".join(SETS), show_default=True, help="Sets of aeon's wheel.")
 @click.option("--more", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of further sets.")
 @click.option("--only-more", is_flag=True, help="Only the sets of --more that are named in --sets.")
@@ -223,10 +217,7 @@ def main(
             for seed in range(1 if quick else seeds):
                 if (data.name, model, seed) in held:
                     continue
-                if model == MINIROCKET:
-                    found = minirocket(data, seed)
-                else:
-                    found = trained(data, model, seed, steps=30 if quick else None)
+                found = minirocket(data, seed) if model == MINIROCKET else trained(data, model, seed)
                 done.append(found)
                 console.print(
                     f"{data.name} {model} seed {seed}: {found.accuracy:.3f}, {found.seconds:.1f} s, {found.made}",

@@ -25,11 +25,11 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.exporting.flow import publish
 from lengthwise_export.training import train
-from lengthwise_export.training.batches import examples
-from lengthwise_export.training.metrics import TrainingReport
+from lengthwise_export.training.options import TrainingOptions
 
 SPEC = Path("model_export/lengthwise_export/specs/japanese-vowels.toml")
 LEAST_ACCURACY = 0.97
@@ -59,12 +59,12 @@ def main(run: Path) -> None:
     """Trains, exports, verifies and replaces the bundled model."""
     torch.set_num_threads(1)
     console = Console(stderr=True)
-    spec, options = Spec.read(SPEC), train.TrainingOptions(validation=0.0)
+    spec, options = Spec.read(SPEC), TrainingOptions(validation=0.0)
     training = list(dataset.read(dataset.locate("aeon:JapaneseVowels_TRAIN")))
     held_out = list(dataset.read(dataset.locate("aeon:JapaneseVowels_TEST")))
     run.mkdir(parents=True, exist_ok=True)
     with console.status("training") as status:
-        result = train.train(
+        train.train(
             spec,
             training,
             options,
@@ -73,12 +73,9 @@ def main(run: Path) -> None:
                 f"training, epoch {epoch.number + 1} of {options.epochs}, loss {epoch.training_loss:.4f}"
             ),
         )
-    report = TrainingReport(spec, options, result, train.evaluate(result.model, examples(held_out, spec), spec))
-    report.write(run)
-    console.print(report.table(str(run)))
     with tempfile.TemporaryDirectory() as folder, console.status("exporting and verifying"):
         place = Path(folder) / "japanese-vowels" / "1"
-        published = publish(from_spec(spec, run / train.WEIGHTS_FILE), place, data=held_out)
+        published = publish(from_spec(spec, run / WEIGHTS_FILE), place, data=held_out)
         share = accuracy(published.directory, held_out)
         if share < LEAST_ACCURACY:
             raise VerificationError(f"accuracy {share:.4f} on the test recordings, at least {LEAST_ACCURACY} is wanted")

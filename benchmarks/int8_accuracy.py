@@ -28,9 +28,11 @@ from lengthwise.padding import batches
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.training import train
+from lengthwise_export.training.options import TrainingOptions
 
 PAGE = pages.RESULTS / "int8_accuracy.md"
 _SPECS: Final = Path(__file__).parent / "specs"
@@ -78,11 +80,11 @@ def measured(data: str, spec: Path, seed: int, *, epochs: int, console: Console)
     """Trains one model, and compares its answers."""
     described = Spec.read(spec)
     records, tests = (list(dataset.read(dataset.locate(f"aeon:{data}_{part}"))) for part in ("TRAIN", "TEST"))
-    options = train.TrainingOptions(epochs=epochs, validation=0.0, seed=seed)
+    options = TrainingOptions(epochs=epochs, validation=0.0, seed=seed)
     with tempfile.TemporaryDirectory() as folder, Progress(console=console, transient=True) as shown:
         task = shown.add_task(f"{data}, seed {seed}", total=epochs)
         train.train(described, records, options, Path(folder), on_epoch=lambda _: shown.advance(task))
-        source = from_spec(described, Path(folder) / train.WEIGHTS_FILE)
+        source = from_spec(described, Path(folder) / WEIGHTS_FILE)
     exact = source.build(source.manifest)
     described_at_int8 = precision.manifest_at(source.manifest, "int8")
     one = _probabilities(Session(exact.SerializeToString(), source.manifest), source.manifest, tests)

@@ -33,6 +33,7 @@ from lengthwise.padding import Steps, pad
 from lengthwise_export.architecture.model import ClassifierOutput, SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import train
+from lengthwise_export.training.options import TrainingOptions
 
 SPEC = Path("model_export/lengthwise_export/specs/japanese-vowels.toml")
 PAGE = pages.RESULTS / "masks.md"
@@ -102,7 +103,7 @@ def probabilities(
 def measure(name: str, seed: int, records: list[Record], held_out: list[Record], epochs: int) -> Worth:
     """Trains a model and answers the test recordings in every way."""
     spec = Spec.read(SPEC)
-    options = train.TrainingOptions(validation=0.0, epochs=epochs, seed=seed)
+    options = TrainingOptions(validation=0.0, epochs=epochs, seed=seed)
     sequences = [record.steps for record in held_out]
     labels = np.array([spec.output.labels.index(str(record.label)) for record in held_out])
     with tempfile.TemporaryDirectory() as folder, without_masks() if name == "without masks" else nullcontext():
@@ -141,7 +142,7 @@ def page(facts: dict[str, Any], rows: Sequence[Worth], epochs: int) -> str:
 
 @click.command(cls=Command)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
-@click.option("--epochs", default=train.TrainingOptions().epochs, show_default=True, type=click.IntRange(1))
+@click.option("--epochs", default=TrainingOptions().epochs, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
 def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:

@@ -33,6 +33,8 @@ from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import train
 from lengthwise_export.training.batches import examples
+from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.scores import evaluate
 
 PAGE = pages.RESULTS / "missing_values.md"
 POLICIES: Final = ("zero", "mean", "indicator")
@@ -83,10 +85,10 @@ def measure(way: Way, rnn: str, policy: str, seed: int, epochs: int) -> Trained:
         thinned(list(dataset.read(dataset.locate(f"aeon:JapaneseVowels_{split}"))), way, place)
         for place, split in enumerate(("TRAIN", "TEST"))
     )
-    options = train.TrainingOptions(validation=0.0, epochs=epochs, seed=seed)
+    options = TrainingOptions(validation=0.0, epochs=epochs, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         model = train.train(spec, records, options, Path(folder)).model
-    return Trained(way, rnn, policy, seed, train.evaluate(model, examples(held_out, spec), spec).accuracy)
+    return Trained(way, rnn, policy, seed, evaluate(model, examples(held_out, spec), spec).accuracy)
 
 
 def page(facts: dict[str, Any], rows: Sequence[Trained], epochs: int) -> str:

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from lengthwise.decoding.dataset import Label, Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.training.batches import NO_TARGET, Example, batches, collate, examples, stratified_split, stratum
+from lengthwise_export.training.batches import (
+    NO_TARGET,
+    Example,
+    batches,
+    check,
+    collate,
+    examples,
+    stratified_split,
+    stratum,
+)
 from tests.support.specs import spec
 
 
@@ -42,21 +51,21 @@ def test_targets_follow_the_task() -> None:
 )
 def test_a_record_that_does_not_fit_is_named_by_its_line(bad: Record, task: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=f"data.jsonl:7: .*{said}"):
-        examples([bad], spec(task=task))
+        check(bad, spec(task=task))
 
 
 def test_missing_values_are_refused_where_the_spec_refuses_them() -> None:
     gap = record()
     gap.steps[1, 1] = np.nan
     with pytest.raises(ConfigurationError, match="a value is missing"):
-        examples([gap], spec())
-    assert examples([gap], spec(step='features = 3\nmissing = "mean"'))
+        check(gap, spec())
+    check(gap, spec(step='features = 3\nmissing = "mean"'))
 
 
 def test_a_token_past_the_vocabulary_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="token 5 in a vocabulary of 5"):
-        examples([tokens(1, 5)], spec(step="vocabulary = 5"))
-    assert examples([tokens(1, 4)], spec(step="vocabulary = 5"))
+        check(tokens(1, 5), spec(step="vocabulary = 5"))
+    check(tokens(1, 4), spec(step="vocabulary = 5"))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +84,7 @@ def test_labels_of_steps_are_cut_with_their_steps() -> None:
 
 def test_a_sequence_past_the_max_length_is_refused_by_default() -> None:
     with pytest.raises(ConfigurationError, match=r"5 steps, and input\.max_length = 2"):
-        examples([record(5)], spec(step="features = 3\nmax_length = 2"))
+        check(record(5), spec(step="features = 3\nmax_length = 2"))
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.floats(0.05, 0.5), st.integers(0, 5))
@@ -144,4 +153,4 @@ def test_padded_steps_have_no_target() -> None:
 def test_of_many_labels_the_first_are_listed_and_how_many_there_are() -> None:
     many = spec(labels=str([f"l{number}" for number in range(200)]))
     with pytest.raises(ConfigurationError, match=r"of these 200 the first are 'l0', .*, 'l9'$"):
-        examples([record(label="c")], many)
+        check(record(label="c"), many)

@@ -14,6 +14,7 @@ from lengthwise.padding import Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.exporting.flow import publish
 from lengthwise_export.training import train
@@ -30,7 +31,7 @@ def _one_thread() -> None:
 def served(made: Spec, records: Sequence[Record], options: TrainingOptions, folder: Path) -> tuple[Session, Manifest]:
     """Trains, exports, and loads the published directory."""
     train.train(made, records, options, folder)
-    published = publish(from_spec(made, folder / train.WEIGHTS_FILE), folder / "models" / "m")
+    published = publish(from_spec(made, folder / WEIGHTS_FILE), folder / "models" / "m")
     manifest = Manifest.read(published.directory)
     return Session.load(published.directory, manifest), manifest
 

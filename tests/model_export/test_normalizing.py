@@ -7,7 +7,8 @@ import pytest
 from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import normalizing, recipe, rocket
-from lengthwise_export.training.options import RecipeOptions
+from lengthwise_export.training.normalizing import Normalisation
+from lengthwise_export.training.options import TrainOptions
 
 ROCKET = Spec.from_toml(
     "[input]\nfeatures = 1\nnormalize = 'both'\n[model]\nkind = 'rocket'\n[output]\nlabels = ['a', 'b']"
@@ -20,6 +21,10 @@ def records(count: int, length: int = 20) -> list[Record]:
         Record(str(index), random.standard_normal((length, 1)).astype(np.float32), "ab"[index % 2], "made")
         for index in range(count)
     ]
+
+
+def compared(others: tuple[str, ...], count: int, spec: Spec = ROCKET) -> Normalisation:
+    return normalizing.with_all_kernels(Normalisation(spec, others=others), records(count))
 
 
 def losing(
@@ -39,7 +44,8 @@ def losing(
             raise np.linalg.LinAlgError("singular")
         of_each = losses[name] + spread * random.standard_normal(len(given))
         return SimpleNamespace(
-            left_out=SimpleNamespace(loss=float(of_each.mean()), accuracy=accuracy), left_out_losses=of_each
+            left_out=SimpleNamespace(loss=float(of_each.mean()), accuracy=accuracy, answers=len(given)),
+            left_out_losses=of_each,
         )
 
     monkeypatch.setattr(rocket, "fit", fit)
@@ -48,10 +54,9 @@ def losing(
 
 def test_the_normalisation_with_which_a_whole_model_loses_less_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     losing(monkeypatch, {"both": 0.3, "training": 0.2, "sequence": 0.25}, spread=0.1)
-    reasons: list[str] = []
-    found = normalizing.with_all_kernels(ROCKET, ("training", "sequence"), records(120), reasons)
-    assert found.input.normalize == "training"
-    (reason,) = reasons
+    found = compared(("training", "sequence"), 120)
+    assert found.spec.input.normalize == "training"
+    (reason,) = found.reasons
     assert reason.startswith('normalize = "training": held-out log loss of whole models on 120 records')
     assert re.search(r"both 0\.[23]\d\d, sequence 0\.2\d\d, training 0\.[12]\d\d$", reason)
 
@@ -60,33 +65,31 @@ def test_a_difference_that_may_be_chance_does_not_change_what_the_probe_prefers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     losing(monkeypatch, {"both": 0.3, "training": 0.28}, spread=1.0)
-    reasons: list[str] = []
-    assert normalizing.with_all_kernels(ROCKET, ("training",), records(120), reasons) is ROCKET
-    assert not reasons
+    assert compared(("training",), 120) == Normalisation(ROCKET, others=("training",))
 
 
 def test_few_records_other_tasks_and_models_that_are_nearly_always_right_are_not_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})
-    assert normalizing.with_all_kernels(ROCKET, ("training",), records(99), []) is ROCKET
-    assert normalizing.with_all_kernels(ROCKET, (), records(120), []) is ROCKET
+    assert compared(("training",), 99).spec is ROCKET
+    assert compared((), 120).spec is ROCKET
     several = ROCKET.with_keys(output={"task": "multi-label"})
-    assert normalizing.with_all_kernels(several, ("training",), records(120), []) is several
+    assert compared(("training",), 120, several).spec is several
     assert not fitted
     fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1}, accuracy=0.98)
-    assert normalizing.with_all_kernels(ROCKET, ("training",), records(120), []) is ROCKET
+    assert compared(("training",), 120).spec is ROCKET
     assert fitted == [("both", 120)]
 
 
 def test_of_many_records_or_steps_a_part_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})
     monkeypatch.setattr(normalizing, "COMPARED_STEPS", 3000)
-    assert normalizing.with_all_kernels(ROCKET, ("training",), records(200), []).input.normalize == "training"
+    assert compared(("training",), 200).spec.input.normalize == "training"
     assert fitted == [("both", 150), ("training", 150), ("none", 150)]
     fitted.clear()
     monkeypatch.setattr(normalizing, "MOST_COMPARED", 110)
-    normalizing.with_all_kernels(ROCKET, ("training",), records(200), [])
+    compared(("training",), 200)
     assert fitted == [("both", 110), ("training", 110), ("none", 110)]
 
 
@@ -94,21 +97,21 @@ def test_steps_that_are_cut_off_do_not_count(monkeypatch: pytest.MonkeyPatch) ->
     fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})
     monkeypatch.setattr(normalizing, "COMPARED_STEPS", 3000)
     short = ROCKET.with_keys(input={"max_length": 10, "long": "head"})
-    normalizing.with_all_kernels(short, ("training",), records(200), [])
+    compared(("training",), 200, short)
     assert fitted == [("both", 200), ("training", 200), ("none", 200)]
 
 
 def test_values_as_they_come_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
     losing(monkeypatch, {"both": 0.3, "training": 0.25, "none": 0.1}, spread=0.1)
-    assert normalizing.with_all_kernels(ROCKET, ("training",), records(120), []).input.normalize == "none"
+    assert compared(("training",), 120).spec.input.normalize == "none"
 
 
 def test_a_normalisation_that_cannot_be_fitted_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     losing(monkeypatch, {"both": 0.3, "training": 0.1})
-    found = normalizing.with_all_kernels(ROCKET, ("sequence", "training"), records(120), [])
-    assert found.input.normalize == "training"
+    found = compared(("sequence", "training"), 120)
+    assert found.spec.input.normalize == "training"
     losing(monkeypatch, {"training": 0.1})
-    assert normalizing.with_all_kernels(ROCKET, ("training",), records(120), []) is ROCKET
+    assert compared(("training",), 120).spec is ROCKET
 
 
 @pytest.mark.parametrize("model", ["", "kind = 'rocket'"])
@@ -117,18 +120,18 @@ def test_what_is_close_in_the_probe_is_compared_before_a_rocket_model_is_planned
 ) -> None:
     asked: list[tuple[str, tuple[str, ...]]] = []
 
-    def compare(spec: Spec, others: tuple[str, ...], *_: object, **_more: object) -> Spec:
-        asked.append((spec.model.kind, others))
-        return spec.with_keys(input={"normalize": "none"})
+    def compare(found: Normalisation, *_: object, **_more: object) -> Normalisation:
+        asked.append((found.spec.model.kind, found.others))
+        return found._replace(spec=found.spec.with_keys(input={"normalize": "none"}))
 
     monkeypatch.setattr(normalizing, "with_all_kernels", compare)
     made = Spec.from_toml(f"[input]\nfeatures = 1\n[model]\n{model}\n[output]\nlabels = ['a', 'b']")
-    found = recipe.plan(made, records(24), {}, RecipeOptions())
+    found = recipe.plan(made, records(24), TrainOptions())
     ((kind, others),) = asked
     assert kind == "rocket"
     assert set(others) <= {"both", "training", "sequence", "sequence-scale"}
     assert others
     assert found.spec.input.normalize == "none"
     if not model:
-        recipe.plan(made, records(24), {}, RecipeOptions(budget_minutes=1))
+        recipe.plan(made, records(24), TrainOptions(budget_minutes=1))
         assert len(asked) == 1

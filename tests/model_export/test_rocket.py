@@ -341,7 +341,6 @@ def test_the_command_trains_and_reports(files: tuple[Path, Path], tmp_path: Path
     assert report["left_out"]["answers"] == 30
     assert report == json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "confusion_matrix.png",
         "metrics.json",
         "model.safetensors",
         "report.html",

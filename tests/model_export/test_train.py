@@ -8,11 +8,13 @@ import torch
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.architecture import checkpoint, trained
+from lengthwise_export.architecture import trained
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import train
 from lengthwise_export.training.batches import examples
-from lengthwise_export.training.train import Epoch, TrainingOptions, TrainingProgress
+from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.run import Epoch, TrainingProgress, TrainingRun
+from lengthwise_export.training.scores import evaluate
 from tests.support.specs import separable, spec
 
 QUICK = TrainingOptions(epochs=4, batch_rows=8, learning_rate=0.02)
@@ -42,7 +44,7 @@ def weights(directory: Path) -> bytes:
 def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
     result = train.train(spec(), separable(80), QUICK, tmp_path)
     fresh = examples(separable(60, seed=1), spec())
-    assert train.evaluate(result.model, fresh, spec()).accuracy > 0.9
+    assert evaluate(result.model, fresh, spec()).accuracy > 0.9
     assert result.progress.epochs[-1].training_loss < result.progress.epochs[0].training_loss
 
 
@@ -57,7 +59,7 @@ def test_the_other_heads_learn_too(tmp_path: Path, task: str) -> None:
     made = spec(task=task)
     result = train.train(made, relabelled(separable(80)), replace(QUICK, epochs=10), tmp_path)
     fresh = examples(relabelled(separable(60, seed=1)), made)
-    assert train.evaluate(result.model, fresh, made).accuracy > 0.85
+    assert evaluate(result.model, fresh, made).accuracy > 0.85
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"options": replace(QUICK, epochs=1, seed=9)}, r"--seed: it was started with 0, now it is 9\. Use the same"),
+        ({"options": replace(QUICK, epochs=1, seed=9)}, r"--seed: it was started with 0, now it is 9"),
         (
             {"spec": spec(labels='["b", "a"]')},
             r'output\.labels: it was started with \["a", "b"\], now it is \["b", "a"\]',
@@ -115,16 +117,6 @@ def test_a_state_of_another_run_is_not_resumed_and_what_differs_is_named(
     train.train(**begun, directory=tmp_path)
     with pytest.raises(CheckpointError, match=said):
         train.train(**begun | changed, directory=tmp_path, resume=True)
-
-
-def test_a_state_that_does_not_say_its_spec_is_compared_as_a_whole(tmp_path: Path) -> None:
-    train.train(spec(), separable(20), replace(QUICK, epochs=1), tmp_path)
-    tensors, state = checkpoint.read(tmp_path / trained.STATE_FILE)
-    older = {name: state[name] for name in ("run", "best", "epochs")}
-    checkpoint.write(tmp_path / trained.STATE_FILE, tensors, older)
-    train.train(spec(), separable(20), replace(QUICK, epochs=1), tmp_path, resume=True)
-    with pytest.raises(CheckpointError, match="its spec, its data or its options differ"):
-        train.train(spec(), separable(20), QUICK, tmp_path, resume=True)
 
 
 def test_there_must_be_a_state_to_resume_from(tmp_path: Path) -> None:
@@ -168,7 +160,7 @@ def test_training_stops_when_patience_is_over() -> None:
 def test_class_weights_are_taken_on_wish(tmp_path: Path) -> None:
     records = [record for record in separable(60) if record.label == "a" or int(record.id) % 5 == 0]
     made = [
-        train.TrainingRun.start(spec(), examples(records, spec()), [], replace(QUICK, class_weights=flag))
+        TrainingRun.start(spec(), examples(records, spec()), [], replace(QUICK, class_weights=flag))
         for flag in (True, False)
     ]
     assert made[0].weights is not None
@@ -191,6 +183,6 @@ def test_an_indicator_beats_zero_filling_where_missingness_informs(tmp_path: Pat
     for policy in ("indicator", "zero"):
         made = spec('rnn = "gru"\nlayers = 1', step=f'features = 3\nmissing = "{policy}"')
         result = train.train(made, noisy(240, 0), replace(QUICK, epochs=8, learning_rate=0.01), tmp_path)
-        accuracies[policy] = train.evaluate(result.model, examples(noisy(200, 1), made), made).accuracy
+        accuracies[policy] = evaluate(result.model, examples(noisy(200, 1), made), made).accuracy
     assert accuracies["indicator"] > 0.8
     assert accuracies["indicator"] > accuracies["zero"] + 0.1

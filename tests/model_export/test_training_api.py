@@ -79,7 +79,6 @@ def test_a_temporary_folder_goes_with_its_run() -> None:
     run = lengthwise_export.train(ROCKET, *data(), progress=None)
     folder = run.directory
     assert (folder / "model.safetensors").is_file()
-    assert not list(folder.glob("*.png"))
     del run
     gc.collect()
     assert not folder.exists()
@@ -173,7 +172,7 @@ def test_wrong_sequences_are_all_named(wrong: Any, said: str) -> None:
             {"validation": [1, 2, 3]},
             r"validation must be a pair .* or a share",
         ),
-        ({"calibration": 1}, "calibration must be True or False"),
+        ({"calibration": 1}, "calibration must be true or false"),
         ({"threads": 0}, "threads must be"),
         ({"progress": "loud"}, "progress must be"),
         ({"spec": ROCKET, "epochs": 3}, "epochs has no meaning with kind = 'rocket'"),
@@ -246,7 +245,7 @@ def test_progress_is_told_and_torch_is_left_as_it_was() -> None:
     before = torch.get_rng_state(), torch.get_num_threads()
     lines: list[str] = []
     lengthwise_export.train(TINY, *data(), epochs=2, threads=1, progress=lines.append)
-    assert [line.split(":")[0] for line in lines] == ["1 of 2 epochs", "2 of 2 epochs"]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == torch.get_num_threads()
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -13,7 +12,6 @@ from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import comparison, report_page
-from lengthwise_export.training.quality import ScoredAnswer, measured
 from tests.support.specs import separable
 
 TINY = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
@@ -102,15 +100,6 @@ def test_a_report_has_calibration_lengths_and_curves_as_json_and_as_a_page(files
 def test_a_label_cannot_write_into_the_page() -> None:
     content = {"labels": ["<script>", "b"], "test": {"accuracy": 1.0, "answers": 2, "confusion": [[1, 0], [0, 1]]}}
     assert "<script>" not in report_page.page(content, "<b>")
-
-
-def test_calibration_error_is_the_distance_of_confidence_and_accuracy() -> None:
-    sure = np.array([0.95, 0.95, 0.95, 0.95])
-    found = measured([ScoredAnswer(sure, np.array([True, True, True, False]), 3, 0.0)])
-    assert found["ece"] == pytest.approx(0.2)
-    assert "by_missing" not in found
-    missing = measured([ScoredAnswer(sure[:1], np.array([True]), 3, share) for share in (0.0, 0.1, 0.9)])
-    assert [group["sequences"] for group in missing["by_missing"]] == [1, 1, 1]
 
 
 def test_two_runs_are_compared_on_the_test_file(files: Path) -> None:

@@ -27,9 +27,7 @@ from lengthwise.wrong_values import nearest
 from lengthwise_export.architecture.presets import PRESETS
 from lengthwise_export.architecture.spec import InputSpec, Spec
 from lengthwise_export.errors import SpecError
-from lengthwise_export.training.batches import check
-from lengthwise_export.training.options import plain
-from lengthwise_export.training.session import lenient
+from lengthwise_export.training.batches import check, lenient
 
 GivenSpec: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Spec
 """A spec as a Python caller passes it: a preset's name, the path of a TOML file, or its tables."""
@@ -237,7 +235,8 @@ def as_label(label: Any, place: int) -> Label:
     Raises:
         ConfigurationError: It is neither a text nor a whole number, nor a list of them.
     """
-    label = plain(label)
+    if getattr(label, "ndim", None) == 0:  # a number of NumPy
+        label = label.item()
     if isinstance(label, np.ndarray | list | tuple | set | frozenset):
         several = sorted(label, key=str) if isinstance(label, set | frozenset) else list(label)
         return tuple(_text(one, place) for one in several)
@@ -279,8 +278,7 @@ def _misfit(record: Record, spec: Spec) -> str:
     try:
         check(record, spec)
     except ConfigurationError as error:
-        said = str(error).removeprefix(f"{record.place}: ")
-        return said.replace("a value is missing,", "a value is missing (NaN),")
+        return str(error).removeprefix(f"{record.place}: ")
     return ""
 
 

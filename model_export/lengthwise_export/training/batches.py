@@ -44,6 +44,11 @@ class Example:
     steps: Tensor
     target: Tensor
 
+    @property
+    def missing(self) -> float:
+        """Share of missing values."""
+        return float(self.steps.isnan().float().mean()) if self.steps.is_floating_point() else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
@@ -61,16 +66,10 @@ class TrainingBatch:
 
 
 def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
-    """Turns records into examples. The spec's policy is applied to sequences above the max length.
-
-    Raises:
-        ConfigurationError: A record does not fit the spec; the message names its file and line.
-    """
+    """Turns records that passed `check` into examples, cut by the spec's policy for long sequences."""
     members = []
     for record in records:
-        steps = torch.from_numpy(record.steps)
-        _check_steps(record, spec)
-        target = _target(record, spec)
+        steps, target = torch.from_numpy(record.steps), _target(record, spec)
         members += [
             Example(steps[part], target[part] if spec.output.task == "per-step" else target)
             for part in _parts(record, spec)
@@ -79,12 +78,20 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
 
 
 def check(record: Record, spec: Spec) -> None:
-    """Makes sure that a record can be used for training.
+    """Makes sure that a record can be used for training; each record is checked once, when it is read.
 
     Raises:
         ConfigurationError: It does not fit the spec; the message names its file and line.
     """
-    examples([record], spec)
+    wrong = _wrong_steps(record, spec) or _wrong_label(record, spec)
+    if wrong:
+        raise ConfigurationError(f"{record.place}: {wrong}")
+
+
+def lenient(spec: Spec) -> Spec:
+    """The spec that records are checked against: missing values are allowed where their policy is chosen later."""
+    is_open = spec.model.preset == "auto" and spec.input.kind == "values" and not spec.input.says("missing")
+    return spec.with_keys(input={"missing": "indicator"}) if is_open else spec
 
 
 def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> tuple[list[int], list[int]]:
@@ -116,27 +123,29 @@ def stratum(example: Example, task: Task) -> object:
     return tuple(example.target.tolist()) if task == "multi-label" else int(example.target)
 
 
-def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int] | None = None) -> Iterator[TrainingBatch]:
-    """Yields batches of sequences of similar length.
+def by_length(members: Sequence[Example], rows: int) -> Iterator[list[int]]:
+    """The places of the examples by length, so many at a time."""
+    order = np.argsort([len(example.steps) for example in members], kind="stable").tolist()
+    return (order[start : start + rows] for start in range(0, len(order), rows))
+
+
+def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int]) -> Iterator[TrainingBatch]:
+    """Yields batches of sequences of similar length, in a random order.
 
     Args:
         members: The examples.
         rows: Examples in a batch; the last batch may have fewer.
-        seed: Seed of the order; None to sort by length.
+        seed: Seed of the order.
     """
     lengths = np.asarray([len(example.steps) for example in members])
-    if seed is None:
-        order = np.argsort(lengths, kind="stable")
-        groups = [order[start : start + rows] for start in range(0, len(order), rows)]
-    else:
-        random = np.random.default_rng(seed)
-        shuffled = random.permutation(len(members))
-        groups = []
-        for start in range(0, len(shuffled), rows * POOL_BATCHES):
-            pool = shuffled[start : start + rows * POOL_BATCHES]
-            pool = pool[np.argsort(lengths[pool], kind="stable")]
-            groups += [pool[first : first + rows] for first in range(0, len(pool), rows)]
-        groups = [groups[place] for place in random.permutation(len(groups))]
+    random = np.random.default_rng(seed)
+    shuffled = random.permutation(len(members))
+    groups = []
+    for start in range(0, len(shuffled), rows * POOL_BATCHES):
+        pool = shuffled[start : start + rows * POOL_BATCHES]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        groups += [pool[first : first + rows] for first in range(0, len(pool), rows)]
+    groups = [groups[place] for place in random.permutation(len(groups))]
     for group in groups:
         yield collate([members[index] for index in group])
 
@@ -152,23 +161,31 @@ def collate(members: Sequence[Example]) -> TrainingBatch:
     )
 
 
-def _check_steps(record: Record, spec: Spec) -> None:
-    steps, expected = record.steps, spec.input.features
-    if expected is not None and steps.shape[1] != expected:
-        raise ConfigurationError(f"{record.place}: {steps.shape[1]} features a step, the spec says {expected}")
-    vocabulary = spec.input.vocabulary
-    if expected is None and vocabulary is None:
-        return
-    fault = first_fault(steps, vocabulary=vocabulary, takes_missing=spec.input.missing != "refuse")
-    if fault is None:
-        return
-    place, why = fault
-    if why == "no token":
-        raise ConfigurationError(f"{record.place}: token {steps[place]} in a vocabulary of {vocabulary}")
-    raise ConfigurationError(
-        f"{record.place}: a value is missing, and input.missing = 'refuse'; to train on missing values, set it "
-        "to 'zero', 'mean' or 'indicator'"
-    )
+def _wrong_steps(record: Record, spec: Spec) -> str:
+    """Why the steps do not fit the spec; empty if they do."""
+    steps, takes = record.steps, spec.input
+    if takes.features is not None and steps.shape[1] != takes.features:
+        return f"{steps.shape[1]} features a step, the spec says {takes.features}"
+    fault = None
+    if takes.features is not None or takes.vocabulary is not None:
+        fault = first_fault(steps, vocabulary=takes.vocabulary, takes_missing=takes.missing != "refuse")
+    if fault is not None and fault[1] == "no token":
+        return f"token {steps[fault[0]]} in a vocabulary of {takes.vocabulary}"
+    if fault is not None:
+        return (
+            "a value is missing (NaN), and input.missing = 'refuse'; to train on missing values, set it to 'zero', "
+            "'mean' or 'indicator'"
+        )
+    if len(steps) > takes.max_length and takes.long == "reject":
+        return f"{len(steps)} steps, and input.max_length = {takes.max_length}; raise it, or set input.long"
+    return ""
+
+
+def _wrong_label(record: Record, spec: Spec) -> str | None:
+    """Why the label does not fit the spec; None or empty if it does."""
+    if record.label is None:
+        return 'there is no label to train on: "label" is missing'
+    return label_mismatch(record, spec.output.task) or unknown_labels(record, spec.output.labels, "output.labels")
 
 
 def _parts(record: Record, spec: Spec) -> list[slice]:
@@ -176,26 +193,16 @@ def _parts(record: Record, spec: Spec) -> list[slice]:
     length, longest = len(record.steps), spec.input.max_length
     if length <= longest:
         return [slice(0, length)]
-    if spec.input.long == "reject":
-        raise ConfigurationError(
-            f"{record.place}: {length} steps, and input.max_length = {longest}; raise it, or set input.long"
-        )
     if spec.input.long == "window":
         return [slice(start, start + len(part)) for start, part in windows(record.steps, longest)]
-    return [slice(0, longest) if spec.input.long == "head" else slice(length - longest, length)]
+    return [slice(length - longest, length) if spec.input.long == "tail" else slice(0, longest)]
 
 
 def _target(record: Record, spec: Spec) -> Tensor:
     """The record's label as a target; see `Example`."""
     task, labels = spec.output.task, spec.output.labels
-    label = record.label
-    if label is None:
-        raise ConfigurationError(f'{record.place}: there is no label to train on: "label" is missing')
-    wrong = label_mismatch(record, task) or unknown_labels(record, labels, "output.labels")
-    if wrong is not None:
-        raise ConfigurationError(f"{record.place}: {wrong}")
-    several = label if isinstance(label, tuple) else (label,)
-    indices = torch.tensor([labels.index(one) for one in several], dtype=torch.int64)
+    several = record.label if isinstance(record.label, tuple) else (record.label,)
+    indices = torch.tensor([labels.index(str(one)) for one in several], dtype=torch.int64)
     if task == "multi-label":
         return torch.zeros(len(labels)).index_fill(0, indices, 1.0)
     return indices if task == "per-step" else indices[0]

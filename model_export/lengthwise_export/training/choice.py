@@ -1,11 +1,7 @@
-"""Which kind of model suits some records: fixed kernels, or layers that are trained.
+"""Compares both kinds of model, fixed kernels and layers that are trained, on the same folds.
 
-```
-records -> fixed kernels, each record left out ─┬─> nearly all right: fixed kernels
-                                                └─> folds of both kinds -> the one that is right more often
-```
-Every answer that counts is one to a record that the answering model was not trained on. The folds also give the
-temperature for layers that are trained on all records, where no validation split is left to calibrate on.
+Only answers to records that a model was not trained on count. They also give the temperature for layers that are then
+trained on all records, where no validation split is left to calibrate on.
 """
 
 from __future__ import annotations
@@ -15,26 +11,23 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture import temperature
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import rocket
-from lengthwise_export.training.batches import Example, examples, stratum
+from lengthwise_export.training.batches import examples, stratum
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training.run import TrainingRun, answers
+from lengthwise_export.training.run import TrainingRun
+from lengthwise_export.training.scores import ScoredAnswer, answers, joined, scores
 
 FOLDS: Final = 3
-ENOUGH: Final = 0.97
-"""Where fixed kernels are right so often about records that were left out, nothing else is tried."""
 MOST_STEPS: Final = 2_000_000
 """Layers are tried only if their folds are trained on fewer valid steps: that is a minute or two on one core."""
 FEWEST_MINUTES: Final = 3.0
 """With a smaller budget, layers are not tried."""
 HOPELESS: Final = 0.08
-"""After one fold, layers that are right less often than fixed kernels by this share of the records are given up."""
+"""After one fold, layers whose accuracy is this much below that of fixed kernels are given up."""
 FEWEST_RECORDS: Final = 30
 """With fewer records, the folds would compare chance."""
 
@@ -47,8 +40,8 @@ class KindComparison:
     """What the folds say.
 
     Attributes:
-        rocket: Share of right answers of fixed kernels.
-        layers: Share of right answers of layers.
+        rocket: Accuracy of fixed kernels.
+        layers: Accuracy of layers.
         answers: Number of answers of each.
         temperature: The number by which to divide the logits of such layers; None if not all folds were trained.
     """
@@ -60,7 +53,7 @@ class KindComparison:
 
     @property
     def prefers_layers(self) -> bool:
-        """Whether layers are right more often."""
+        """Whether layers have the higher accuracy."""
         return self.layers > self.rocket
 
 
@@ -97,32 +90,22 @@ def compare(rocket_spec: Spec, spec: Spec, records: Sequence[Record], options: T
         options: The options of a run of the layers, without validation.
     """
     strata = [stratum(example, spec.output.task) for example in examples(records, spec)]
-    right_rocket = right_layers = done = 0
-    pairs: list[tuple[Tensor, Tensor]] = []
-    dealt = folds(strata, FOLDS, seed=options.seed)
-    for number, (first, second) in enumerate(dealt):
+    correct, layers = 0, 0.0
+    found: list[ScoredAnswer] = []
+    for number, (first, second) in enumerate(folds(strata, FOLDS, seed=options.seed)):
         training, held = [records[place] for place in first], [records[place] for place in second]
-        fixed = rocket.fit(rocket_spec, training, TrainingOptions(), test=examples(held, rocket_spec)).test
-        found = _answered(spec, examples(training, spec), examples(held, spec), options)
-        right_rocket += 0 if fixed is None else round(fixed.accuracy * fixed.answers)
-        right_layers += sum(int(logits.argmax()) == int(target) for logits, target in found)
-        done += len(found)
-        pairs += found
-        if number == 0 and right_layers < right_rocket - HOPELESS * done:
+        fixed = rocket.fit(rocket_spec, training, TrainingOptions())
+        correct += round(rocket.evaluate(fixed.model, examples(held, rocket_spec), rocket_spec).accuracy * len(held))
+        run = TrainingRun.start(spec, examples(training, spec), [], options)
+        while not run.progress.stops(options):
+            run.epoch()
+        run.model.load_state_dict(run.best)
+        found += answers(run.model, examples(held, spec))
+        layers = scores(found, len(spec.output.labels), spec.output.task).accuracy
+        if number == 0 and layers < correct / len(found) - HOPELESS:
             break
     scale = None
-    if done == len(strata):
-        logits, targets = (torch.stack(list(part)).numpy() for part in zip(*pairs, strict=True))
-        scale = temperature.fit(logits, targets, multi_label=False)
-    return KindComparison(right_rocket / done, right_layers / done, done, scale)
-
-
-def _answered(
-    spec: Spec, training: list[Example], held: list[Example], options: TrainingOptions
-) -> list[tuple[Tensor, Tensor]]:
-    """The logits and the target of each example that was held back."""
-    run = TrainingRun.start(spec, training, [], options)
-    while not run.progress.stops(options):
-        run.epoch()
-    run.model.load_state_dict(run.best)
-    return answers(run.model, held, spec)
+    if len(found) == len(strata):
+        logits, targets = joined(found, spec.output.task)
+        scale = temperature.fit(logits.numpy(), targets.numpy(), multi_label=False)
+    return KindComparison(correct / len(found), layers, len(found), scale)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, check_array, check_random_state, column_or_1d
@@ -29,9 +29,9 @@ from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.tracing.torch_state import torch_as_before
 from lengthwise_export.training import arrays, training_api
-from lengthwise_export.training.answering import probabilities
-from lengthwise_export.training.options import RecipeOptions, TrainingOptions
-from lengthwise_export.training.session import lenient
+from lengthwise_export.training.batches import Example, lenient
+from lengthwise_export.training.options import TrainOptions
+from lengthwise_export.training.scores import answers
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
@@ -58,7 +58,6 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         learning_rate: Highest learning rate.
         weight_decay: Weight decay.
         validation: Share of the sequences to choose the epoch by.
-        min_steps: Least number of optimiser steps, if `epochs` is None.
         budget_minutes: Fewer epochs, so that a fit takes about this long here.
         class_weights: Whether rare labels get the same influence as frequent ones.
         calibration: Whether probabilities are calibrated.
@@ -94,7 +93,6 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         learning_rate: float | None = None,
         weight_decay: float | None = None,
         validation: float | None = None,
-        min_steps: int | None = None,
         budget_minutes: float | None = None,
         class_weights: bool | None = None,
         calibration: bool | None = None,
@@ -111,7 +109,6 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.validation = validation
-        self.min_steps = min_steps
         self.budget_minutes = budget_minutes
         self.class_weights = class_weights
         self.calibration = calibration
@@ -157,7 +154,6 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             [names[place] for place in places],
             **self._options(),
             seed=self._seed(),
-            threads=self.threads,
             progress="auto" if self.verbose else None,
         )
         self.classes_ = classes
@@ -184,7 +180,11 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         steps = arrays.answerable(_read(X, self.layout), spec)
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
-        return probabilities(self._model, steps, rows=ROCKET_BATCH_ROWS if spec.model.kind == "rocket" else _ROWS)
+        members = [Example(torch.from_numpy(each), torch.zeros(())) for each in steps]
+        rows = ROCKET_BATCH_ROWS if spec.model.kind == "rocket" else _ROWS
+        return np.stack(
+            [one.logits.double().softmax(dim=0).numpy() for one in answers(self._model, members, rows=rows)]
+        )
 
     def predict(self, X: Any) -> NDArray[Any]:
         """`[sequences]`: the most probable label of each sequence; errors as `predict_proba` raises them.
@@ -234,9 +234,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
     def _options(self) -> dict[str, Any]:
         """The options of the training that are parameters here, without None."""
-        names = {field.name for table in (TrainingOptions, RecipeOptions) for field in fields(table)}
         given = self.get_params(deep=False)
-        return {name: given[name] for name in names & given.keys() if given[name] is not None}
+        return {name: given[name] for name in TrainOptions.model_fields.keys() & given.keys()}
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):

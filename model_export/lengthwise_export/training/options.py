@@ -1,130 +1,104 @@
-"""The options of `lengthwise train`, in a module that does not import torch, so that help is fast."""
+"""The options of a training: each is declared once, for the command, for Python and for the classifier."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
-from lengthwise.errors import ConfigurationError
+from pydantic import AfterValidator, Field
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-
-def _option(default: Any, meaning: str, *, recipe: bool = False, **bounds: float | bool) -> Any:
-    """A dataclass field with the help and the bounds (arguments of click's ranges) of its command-line option.
-
-    Args:
-        default: The default in Python.
-        meaning: The help.
-        recipe: Whether the command chooses the value (`training.recipe`) if the option is not given.
-        bounds: The bounds.
-    """
-    return field(default=default, metadata={"help": meaning, "bounds": bounds, "recipe": recipe})
+from lengthwise.commands.options import Options
+from lengthwise.decoding.given import Layout
+from lengthwise_export.options import StrPath
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """Training options; each field is an option of `lengthwise train`.
+    """The options of one run, with nothing left open; see `TrainOptions` for their meaning."""
 
-    The defaults here are a plain recipe. The command takes its own where an option is not given: see
-    `training.recipe`.
-    """
+    epochs: int = 40
+    batch_rows: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    patience: int = 15
+    validation: float = 0.15
+    class_weights: bool = False
+    seed: int = 0
+    calibration: bool = True
 
-    epochs: int = _option(40, "Maximum number; the learning rate follows half a cosine over them.", recipe=True, min=1)
-    batch_rows: int = _option(16, "Sequences in a batch.", min=1)
-    learning_rate: float = _option(2e-3, "Highest learning rate of AdamW.", recipe=True, min=0, min_open=True)
-    weight_decay: float = _option(0.05, "Weight decay of AdamW.", min=0)
-    clip: float = _option(1.0, "Maximum norm of all gradients together.", min=0, min_open=True)
-    patience: int = _option(15, "Stop after this many epochs without a better validation loss.", recipe=True, min=1)
-    validation: float = _option(
-        0.15,
-        "Share of the records for validation, to choose the epoch; 0: train on all, use the last.",
-        recipe=True,
-        min=0,
-        max=1,
-        max_open=True,
+
+def _share(value: object) -> object:
+    """A number is a share; sequences are checked where they are read."""
+    if isinstance(value, int | float) and not 0 <= value < 1:
+        raise ValueError("must be at least 0 and below 1")
+    return value
+
+
+class TrainOptions(Options):
+    """The options of `train`. What is None is chosen from the data."""
+
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Maximum number of epochs; the learning rate follows half a cosine over them. Chosen from the data "
+        "if it is not given.",
     )
-    class_weights: bool = _option(False, "Give rare labels the same influence as frequent ones.")
-    seed: int = _option(0, "Seed of initial weights, split, order and dropout.", min=0, max=2**31)
-    warm_up: float = _option(
-        0.0, "Share of the training during which the learning rate rises.", recipe=True, min=0, max=1, max_open=True
+    batch_rows: int = Field(default=16, ge=1, description="Sequences in a batch.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Highest learning rate of AdamW.")
+    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay of AdamW.")
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Stop after this many epochs without a better validation loss. Chosen from the data if it is not "
+        "given.",
     )
-    label_smoothing: float = _option(
-        0.0, "Share of each target that is spread over all labels.", recipe=True, min=0, max=1, max_open=True
+    validation: Annotated[float | Any | None, AfterValidator(_share)] = Field(
+        default=None,
+        description="Share of the sequences for validation, to choose the epoch; 0: train on all, use the last epoch. "
+        "Chosen from the data if it is not given. In Python also other sequences: with their labels as a pair, or a "
+        "table that has them.",
     )
-    average: float = _option(
-        0.0, "Decay of the running average of the weights, which is the result; 0: none.", recipe=True, min=0, max=1,
-        max_open=True,
-    )  # fmt: skip
-
-    calibration: bool = _option(
-        True,
-        "Leave the probabilities as they are. By default all logits are divided by a temperature "
-        "that is fitted on the validation split.",
+    class_weights: bool | None = Field(
+        default=None,
+        description="Give rare labels the same influence as frequent ones. Chosen from the data if it is not given.",
     )
-
-
-@dataclass(frozen=True, slots=True)
-class RecipeOptions:
-    """Options of `lengthwise train` about the whole of a training, which may be several runs."""
-
-    min_steps: int = _option(
-        600,
-        "Minimum optimiser steps; raises the number of epochs for small data sets, if --epochs is not given.",
-        min=1,
+    seed: int = Field(default=0, ge=0, le=2**31, description="Seed of initial weights, split, order and dropout.")
+    calibration: bool = Field(
+        default=True,
+        description="Divide all logits by a temperature that fits the probabilities to held-out answers, or with "
+        "--no-calibration leave them as they are.",
     )
-    budget_minutes: float = _option(
-        0.0, "Fewer epochs, so that training takes about this long on this machine; 0: no limit.", min=0
+    budget_minutes: float = Field(
+        default=0.0,
+        ge=0,
+        description="Fewer epochs, so that training takes about this long on this machine; 0: no limit.",
     )
-    seeds: int = _option(1, "Number of trainings, each with another seed; the best run is the result.", min=1, max=32)
-    ensemble: bool = _option(False, "One graph that averages the networks of all --seeds (5 if not given).")
+    seeds: int = Field(
+        default=1, ge=1, le=32, description="Number of trainings, each with another seed; the best run is the result."
+    )
+    ensemble: bool = Field(
+        default=False, description="One graph that averages the networks of all seeds (5 if not given)."
+    )
+    threads: int = Field(default=1, ge=1, description="Threads that torch uses.")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options of a run that the user gives, by their names."""
+        chosen = {one.name: getattr(self, one.name) for one in fields(TrainingOptions)}
+        return {name: value for name, value in chosen.items() if name in self.model_fields_set and value is not None}
 
 
-def require_in_bounds(table: type[DataclassInstance], given: Mapping[str, Any]) -> None:
-    """Makes sure that options given in Python are of the right type and within their bounds, as click does for flags.
+class TrainCallOptions(TrainOptions):
+    """The keywords of `lengthwise_export.train`."""
 
-    Args:
-        table: `TrainingOptions` or `RecipeOptions`.
-        given: Options of this table by their names.
-
-    Raises:
-        ConfigurationError: One is not.
-    """
-    for option in fields(table):
-        if option.name not in given:
-            continue
-        value, bounds = given[option.name], option.metadata["bounds"]
-        kind: type = type(option.default)
-        if kind is bool:
-            fits, wanted = isinstance(value, bool), "True or False"
-        else:
-            number = int if kind is int else int | float
-            fits = isinstance(value, number) and not isinstance(value, bool) and _within(value, **bounds)
-            wanted = ("an integer" if kind is int else "a number") + _bounds_text(**bounds)
-        if not fits:
-            raise ConfigurationError(f"{option.name} must be {wanted}, got {value!r}")
-
-
-def plain(value: Any) -> Any:
-    """A number of NumPy, as a grid of scikit-learn holds them, as a number of Python; anything else as it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
-
-
-def _within(
-    value: float,
-    min: float | None = None,
-    max: float | None = None,
-    min_open: bool = False,
-    max_open: bool = False,
-) -> bool:
-    above = min is None or (value > min if min_open else value >= min)
-    return above and (max is None or (value < max if max_open else value <= max))
-
-
-def _bounds_text(
-    min: float | None = None, max: float | None = None, min_open: bool = False, max_open: bool = False
-) -> str:
-    lower = "" if min is None else f" {'>' if min_open else '>='} {min:g}"
-    return lower + ("" if max is None else f" and {'<' if max_open else '<='} {max:g}")
+    layout: Layout = Field(
+        default="steps-first",
+        description="`channels-first` for arrays `[features, length]`, such as those of aeon and sktime.",
+    )
+    test: Any = Field(
+        default=None,
+        description="Sequences that are scored once, at the end: as a pair with their labels, or a table that has "
+        "them.",
+    )
+    out: StrPath | None = Field(default=None, description="The folder of the run; by default a temporary one.")
+    overwrite: bool = Field(default=False, description="Whether a run that is in `out` may be deleted.")

@@ -3,7 +3,7 @@
 ```
 records -> look (spread of scales, missing share, lengths) ┬-> normalisation (`normalizing`)
                                                            ├-> missing policy, fixed kernels or layers (`choice`), size
-                                                           └-> epochs, learning rate, validation, patience (`schedule`)
+                                                           └-> epochs, validation, patience (`schedule`)
 ```
 Each choice comes with its reason, and the spec that is written holds no `auto`. A key or an option that the user gives
 is never changed.
@@ -12,8 +12,8 @@ is never changed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from lengthwise.decoding.dataset import Record
@@ -22,9 +22,10 @@ from lengthwise_export.architecture import presets
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import choice, data_warnings, normalizing, rocket, schedule
 from lengthwise_export.training.batches import examples, stratum
+from lengthwise_export.training.choice import KindComparison
 from lengthwise_export.training.facts import DataFacts, look
-from lengthwise_export.training.objective import EvaluationScores
-from lengthwise_export.training.options import RecipeOptions, TrainingOptions
+from lengthwise_export.training.options import TrainingOptions, TrainOptions
+from lengthwise_export.training.rocket import RocketResult
 
 SHORT_STEPS: Final = 40
 """Up to this median length, `auto` takes recurrent layers, which are then quick to train."""
@@ -40,104 +41,130 @@ ROCKET_MODEL: Final[dict[str, Any]] = {"kind": "rocket", "sequence_features": li
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A model that was chosen.
+
+    Attributes:
+        spec: Its spec.
+        reasons: One sentence for each choice.
+        probe: Accuracy of the probe on sequences that it was not fitted to; None without a probe.
+        folds: What the comparison with the other kind of model says; None without one.
+    """
+
+    spec: Spec
+    reasons: tuple[str, ...] = ()
+    probe: float | None = None
+    folds: KindComparison | None = None
+
+    def then(self, other: Choice | normalizing.Normalisation) -> Choice:
+        """The choice that was made after this one, with the reasons of both."""
+        return replace(self, spec=other.spec, reasons=(*self.reasons, *other.reasons))
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What is trained, and why.
 
     Attributes:
-        spec: The spec; no key is `auto`.
+        model: The model; no key of its spec is `auto`.
         options: The options of a run.
         runs: Number of runs with different seeds, of which the best is kept. An ensemble is one run.
         reasons: One sentence for each choice.
         warnings: What the user should know about the data.
-        probe: Accuracy of the probe on sequences that it was not fitted to; None without a probe.
-        temperature: The number that calibrates the layers where there is no validation split, from folds; or None.
-        held_back: Accuracy of such layers on the records that the folds held back; None without folds.
     """
 
-    spec: Spec
+    model: Choice
     options: TrainingOptions
     runs: int
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
-    probe: float | None = None
-    temperature: float | None = None
-    held_back: float | None = None
+
+    @property
+    def spec(self) -> Spec:
+        """The spec of the model."""
+        return self.model.spec
+
+    @property
+    def temperature(self) -> float | None:
+        """The number that calibrates the layers where there is no validation split, from folds; or None."""
+        return None if self.model.folds is None else self.model.folds.temperature
+
+    @property
+    def held_back(self) -> float | None:
+        """Accuracy of such layers on the records that the folds held back; None without folds."""
+        return None if self.model.folds is None else self.model.folds.layers
 
 
-def plan(spec: Spec, records: Sequence[Record], given: Mapping[str, Any], recipe: RecipeOptions) -> Plan:
+def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     """Chooses everything that is not given.
 
     Args:
         spec: The user's spec.
-        records: The training records.
-        given: The options of `TrainingOptions` that the user gives, by their names.
-        recipe: The options about the whole training.
+        records: The training records, which fit the spec.
+        asked: The user's options.
 
     Raises:
-        ConfigurationError: A record does not fit the spec.
+        ConfigurationError: There are too few records, or an option is for another kind of model.
     """
     if len(records) < 2:
         raise ConfigurationError(f"{len(records)} records are too few to train on")
-    began = time.monotonic()
-    facts = look(records)
-    reasons: list[str] = []
-    warnings = data_warnings.about(spec, records)
-    began_with_policy = bool(spec.input.says("missing"))
-    spec = _missing(spec, facts, reasons)
-    members = examples(records, spec)  # every record fits
-    trains_layers = recipe.ensemble or recipe.seeds > 1 or bool(given.keys() - rocket.APPLICABLE)
-    trains_layers = trains_layers or bool(spec.model.model_fields_set - {"preset"})
-    compared: choice.KindComparison | None = None
-    if spec.model.is_auto and not trains_layers and _can_be_rocket(spec, facts, len(members)):
-        policy_is_open = bool(facts.missing) and spec.model.preset == "auto" and not began_with_policy
-        spec, probe, compared = _rocket_or_layers(spec, records, facts, recipe, reasons, policy_is_open=policy_is_open)
-    else:
-        found = normalizing.chosen(spec, records, facts, reasons, sequence_features=spec.model.sequence_features)
-        spec, probe = found.spec, found.accuracy
-        if spec.model.kind == "rocket":
-            weighted = bool(given.get("class_weights"))
-            spec = normalizing.with_all_kernels(spec, found.others, records, reasons, class_weights=weighted)
-        spec = _layers(spec, facts, reasons) if spec.model.is_auto else spec
     if spec.model.kind == "rocket":
-        if recipe.ensemble or recipe.seeds > 1:
-            raise ConfigurationError(
-                "--seeds and --ensemble are for layers that are trained: the kernels of kind = 'rocket' are fixed"
-            )
-        applicable = {name: value for name, value in given.items() if name in rocket.APPLICABLE}
-        return Plan(spec, TrainingOptions(**applicable), 1, tuple(reasons), tuple(warnings), probe)
-    if recipe.ensemble:
-        count = recipe.seeds if recipe.seeds > 1 else DEFAULT_MEMBERS
-        spec = spec.with_keys(model={"members": count})
-        reasons.append(f"members = {count}: --ensemble, one graph that averages them")
+        require_applicable(asked)
+    began = time.monotonic()
+    facts, warnings = look(records), tuple(data_warnings.about(spec, records))
+    made = _missing(spec, facts)
+    members = examples(records, made.spec)
+    trains_layers = _for_layers(asked) or bool(spec.model.model_fields_set - {"preset"})
+    if spec.model.is_auto and not trains_layers and _can_be_rocket(made.spec, facts, len(members)):
+        made = _rocket_or_layers(made, records, facts, asked)
+    else:
+        found = normalizing.chosen(made.spec, records, facts, sequence_features=spec.model.sequence_features)
+        if spec.model.kind == "rocket":
+            found = normalizing.with_all_kernels(found, records, class_weights=bool(asked.class_weights))
+        made = replace(made.then(found), probe=found.accuracy)
+        made = made.then(_layers(made.spec, facts)) if spec.model.is_auto else made
+    if made.spec.model.kind == "rocket":
+        applicable = {name: value for name, value in asked.given.items() if name in rocket.APPLICABLE}
+        return Plan(made, TrainingOptions(**applicable), 1, made.reasons, warnings)
+    if asked.ensemble:
+        count = asked.seeds if asked.seeds > 1 else DEFAULT_MEMBERS
+        why = f"members = {count}: --ensemble, one graph that averages them"
+        made = made.then(Choice(made.spec.with_keys(model={"members": count}), (why,)))
     strata = [stratum(example, spec.output.task) for example in members]
-    options, of_split = schedule.chosen(spec, strata, given, recipe, reasons)
-    runs = 1 if recipe.ensemble else recipe.seeds
-    if recipe.budget_minutes and "epochs" not in given:
-        spent = time.monotonic() - began
-        trainings = runs * spec.model.members
-        options = schedule.within_budget(spec, records, options, trainings, recipe, reasons, spent=spent)
-    folds = (None, None) if compared is None else (compared.temperature, compared.layers)
-    return Plan(spec, options, runs, tuple(reasons), (*warnings, *of_split), probe, *folds)
+    found_options = schedule.chosen(made.spec, strata, asked.given)
+    runs = 1 if asked.ensemble else asked.seeds
+    if asked.budget_minutes and asked.epochs is None:
+        networks, spent = runs * made.spec.model.members, time.monotonic() - began
+        found_options = schedule.within_budget(
+            made.spec, records, found_options, runs=networks, minutes=asked.budget_minutes, spent=spent
+        )
+    reasons = (*made.reasons, *found_options.reasons)
+    return Plan(made, found_options.options, runs, reasons, (*warnings, *found_options.warnings))
 
 
-def inapplicable(given: Iterable[str], recipe: RecipeOptions) -> str | None:
-    """The first of these options that a spec with `kind = "rocket"` cannot have; None if it can have all.
+def require_applicable(asked: TrainOptions) -> None:
+    """Refuses options that a spec with `kind = "rocket"` cannot have.
 
-    Args:
-        given: The names of the training options that the user gives.
-        recipe: The options about the whole training.
+    Raises:
+        ConfigurationError: There is such an option.
     """
-    others = [name for name in given if name not in rocket.APPLICABLE]
-    others += [field.name for field in fields(RecipeOptions) if getattr(recipe, field.name) != field.default]
-    return next(iter(others), None)
+    for name in [*_for_layers(asked), *(["budget_minutes"] if asked.budget_minutes else [])]:
+        flag = f"--{name.replace('_', '-')}"
+        raise ConfigurationError(f"{flag} has no meaning with kind = 'rocket': it is for gradient descent")
 
 
-def _missing(spec: Spec, facts: DataFacts, reasons: list[str]) -> Spec:
+def _for_layers(asked: TrainOptions) -> list[str]:
+    """The options of the user that ask for layers."""
+    whole = {"seeds": asked.seeds > 1, "ensemble": asked.ensemble}
+    return sorted(asked.given.keys() - rocket.APPLICABLE) + [name for name, is_given in whole.items() if is_given]
+
+
+def _missing(spec: Spec, facts: DataFacts) -> Choice:
     """The policy for missing values, only where the user writes `preset = "auto"` and no policy."""
     if not facts.missing or spec.model.preset != "auto" or spec.input.says("missing"):
-        return spec
-    reasons.append(f'missing = "indicator": {facts.missing:.1%} of the values are missing')
-    return spec.with_keys(input={"missing": "indicator"})
+        return Choice(spec)
+    why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'
+    return Choice(spec.with_keys(input={"missing": "indicator"}), (why,))
 
 
 def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
@@ -146,75 +173,78 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
     return suits and rocket.fits_in_memory(examples, spec.model.kernels)
 
 
-def _rocket_or_layers(
-    spec: Spec,
-    records: Sequence[Record],
-    facts: DataFacts,
-    recipe: RecipeOptions,
-    reasons: list[str],
-    *,
-    policy_is_open: bool,
-) -> tuple[Spec, float | None, choice.KindComparison | None]:
-    """Fixed kernels, or layers where folds say that they are right more often.
+def _rocket_or_layers(before: Choice, records: Sequence[Record], facts: DataFacts, asked: TrainOptions) -> Choice:
+    """Fixed kernels, or layers where their accuracy on folds is higher.
 
-    Returns:
-        The spec, the accuracy of the probe, and what the folds say of the layers; None if fixed kernels are chosen.
+    Args:
+        before: The spec, with a reason if the policy for missing values was open.
+        records: The training records.
+        facts: What they look like.
+        asked: The user's options.
     """
-    of_rocket: list[str] = []
-    normalised = normalizing.chosen(spec, records, facts, of_rocket, sequence_features=ROCKET_FEATURES)
-    rocket_spec = normalised.spec.with_keys(model={"preset": None} | ROCKET_MODEL)
-    if not 0 < recipe.budget_minutes < choice.FEWEST_MINUTES:
-        rocket_spec = normalizing.with_all_kernels(rocket_spec, normalised.others, records, of_rocket)
-    fixed = rocket.fit(rocket_spec, records, TrainingOptions()).left_out
-    if policy_is_open:
-        filled = rocket_spec.with_keys(input={"missing": "mean"})
-        found = rocket.fit(filled, records, TrainingOptions()).left_out
-        if found.loss < fixed.loss:
-            rocket_spec, fixed = filled, found
-            of_rocket.append('missing = "mean": MiniRocket has a lower loss with it')
-    seen = f"MiniRocket is correct on {fixed.accuracy:.1%} of the records (leave-one-out)"
-    why_not = _not_tried(records, fixed)
-    if not why_not:
-        of_layers: list[str] = []
-        layers_spec = normalizing.chosen(spec, records, facts, of_layers, sequence_features=()).spec
-        layers_spec = _layers(layers_spec, facts, of_layers)
-        members = examples(records, layers_spec)
-        strata = [stratum(example, spec.output.task) for example in members]
-        options = schedule.without_validation(layers_spec, strata, recipe, seed=0)
-        steps = choice.steps_of_folds(records, options)
-        ask_for_them = f'`preset = "{layers_spec.model.preset}"` in [model] trains them'
-        if len(members) > len(records):
-            why_not = "neural networks are not compared where sequences are cut into windows"
-        elif 0 < recipe.budget_minutes < choice.FEWEST_MINUTES:
-            why_not = f"neural networks are not tried below --budget-minutes {choice.FEWEST_MINUTES:g}; {ask_for_them}"
-        elif steps > choice.MOST_STEPS:
-            why_not = (
-                f"neural networks are not tried, because that would take {steps / 1e6:.1f} million training steps; "
-                f"{ask_for_them}"
-            )
-        else:
-            compared = choice.compare(rocket_spec, layers_spec, records, options)
-            seen = (
-                f"on {compared.answers} held-out records MiniRocket is correct on {compared.rocket:.1%}, "
-                f"a neural network (preset {layers_spec.model.preset!r}) on {compared.layers:.1%}"
-            )
-            if compared.prefers_layers:
-                reasons += [*of_layers, f'preset = "{layers_spec.model.preset}" and not kind = "rocket": {seen}']
-                return layers_spec, normalised.accuracy, compared
-    reasons += [*of_rocket, f'kind = "rocket": {seen}' + (f"; {why_not}" if why_not else "")]
-    return rocket_spec, normalised.accuracy, None
+    kernels, fixed = _rocket(before, records, facts, asked)
+    seen = f"MiniRocket is correct on {fixed.left_out.accuracy:.1%} of the records (leave-one-out)"
+    other = _layers(before.spec, facts)
+    strata = [stratum(example, "single-label") for example in examples(records, other.spec)]
+    options = schedule.chosen(other.spec, strata, {"validation": 0.0}).options
+    preset = other.spec.model.preset
+    why_not = _why_no_folds(records, fixed, f'`preset = "{preset}"` in [model] trains them', options, asked)
+    if why_not:
+        return kernels.then(Choice(kernels.spec, (f'kind = "rocket": {seen}; {why_not}',)))
+    layers = before.then(normalizing.chosen(before.spec, records, facts, sequence_features=()))
+    layers = layers.then(_layers(layers.spec, facts))
+    compared = choice.compare(kernels.spec, layers.spec, records, options)
+    seen = (
+        f"on {compared.answers} held-out records MiniRocket is correct on {compared.rocket:.1%}, a neural network "
+        f"(preset {preset!r}) on {compared.layers:.1%}"
+    )
+    if compared.prefers_layers:
+        why = f'preset = "{preset}" and not kind = "rocket": {seen}'
+        return replace(layers.then(Choice(layers.spec, (why,))), probe=kernels.probe, folds=compared)
+    return kernels.then(Choice(kernels.spec, (f'kind = "rocket": {seen}',)))
 
 
-def _not_tried(records: Sequence[Record], fixed: EvaluationScores) -> str:
-    """Why layers need not be compared with fixed kernels; empty if they should be."""
-    if fixed.accuracy >= choice.ENOUGH:
-        return "layers could gain little"
+def _rocket(
+    before: Choice, records: Sequence[Record], facts: DataFacts, asked: TrainOptions
+) -> tuple[Choice, RocketResult]:
+    """The best fixed kernels, and a model that was fitted with them."""
+    found = normalizing.chosen(before.spec, records, facts, sequence_features=ROCKET_FEATURES)
+    found = found._replace(spec=found.spec.with_keys(model={"preset": None} | ROCKET_MODEL))
+    if not 0 < asked.budget_minutes < choice.FEWEST_MINUTES:
+        found = normalizing.with_all_kernels(found, records)
+    made = replace(before.then(found), probe=found.accuracy)
+    fixed = rocket.fit(made.spec, records, TrainingOptions())
+    if before.reasons:  # the policy for missing values was open
+        filled = made.spec.with_keys(input={"missing": "mean"})
+        other = rocket.fit(filled, records, TrainingOptions())
+        if other.left_out.loss < fixed.left_out.loss:
+            why = 'missing = "mean": MiniRocket has a lower loss with it'
+            return made.then(Choice(filled, (why,))), other
+    return made, fixed
+
+
+def _why_no_folds(
+    records: Sequence[Record], fixed: RocketResult, ask_for_them: str, options: TrainingOptions, asked: TrainOptions
+) -> str:
+    """Why layers need not be compared with fixed kernels, or would take too long; empty if they should be compared."""
+    steps = choice.steps_of_folds(records, options)
+    if fixed.left_out.accuracy >= normalizing.ENOUGH:
+        return "a neural network could gain little"
     if len(records) < choice.FEWEST_RECORDS:
-        return f"{len(records)} records are too few to compare layers with them"
+        return f"{len(records)} records are too few to compare a neural network with it"
+    if len(fixed.left_out.of) > len(records):
+        return "neural networks are not compared where sequences are cut into windows"
+    if 0 < asked.budget_minutes < choice.FEWEST_MINUTES:
+        return f"neural networks are not tried below --budget-minutes {choice.FEWEST_MINUTES:g}; {ask_for_them}"
+    if steps > choice.MOST_STEPS:
+        return (
+            f"neural networks are not tried, because that would take {steps / 1e6:.1f} million training steps; "
+            f"{ask_for_them}"
+        )
     return ""
 
 
-def _layers(spec: Spec, facts: DataFacts, reasons: list[str]) -> Spec:
+def _layers(spec: Spec, facts: DataFacts) -> Choice:
     """The layers, by the lengths."""
     name, why = "conv", f"a median of {facts.median_length:g} steps"
     if spec.input.kind == "tokens" or spec.output.task == "per-step":
@@ -225,5 +255,4 @@ def _layers(spec: Spec, facts: DataFacts, reasons: list[str]) -> Spec:
     if name == "conv" and facts.records < NARROW_RECORDS:
         keys |= presets.narrow_conv()
         why += f", and narrow layers for {facts.records} records"
-    reasons.append(f'preset = "{name}": {why}')
-    return spec.with_keys(model=keys)
+    return Choice(spec.with_keys(model=keys), (f'preset = "{name}": {why}',))

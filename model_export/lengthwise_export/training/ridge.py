@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
-from sklearn.preprocessing import StandardScaler
 
 PENALTIES: Final = np.logspace(-3, 5, 17)
 """Candidate penalties."""
@@ -21,6 +20,9 @@ SHARES: Final = (0.0, 0.1, 0.3, 1.0, 3.0)
 USUAL_SHARE: Final = 1.0
 _MANY_EXAMPLES: Final = 1500
 """With more examples only the usual share is tried, because each share takes a decomposition of a matrix."""
+
+_SMALLEST_SPREAD: Final = 1e-6
+"""A feature with a smaller deviation, such as the level of sequences that were normalised before, is rounding noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +62,19 @@ def fit(
         apart: Number of sequence-level features, which are the last ones.
     """
     weight = np.ones(len(features)) if importance is None else importance / importance.mean()
-    scaler = StandardScaler().fit(features.astype(np.float64), sample_weight=weight)
-    scaled = scaler.transform(features.astype(np.float64))
+    mean = np.average(features.astype(np.float64), axis=0, weights=weight)
+    spread = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weight))
+    scale = np.where(spread > _SMALLEST_SPREAD, spread, 1.0)
+    scaled = (features - mean) / scale
     fits = []
     for factor in _factors(len(scaled), scaled.shape[1], apart):
         factors = np.ones(scaled.shape[1])
         factors[len(factors) - apart :] = factor
         fits.append((factors, _fitted(scaled * factors, targets, weight)))
     factors, best = max(fits, key=lambda made: float(made[1].best_score_))
-    weights = np.atleast_2d(best.coef_).T * (factors / scaler.scale_)[:, None]
+    weights = np.atleast_2d(best.coef_).T * (factors / scale)[:, None]
     left_out = best.cv_results_[..., int(np.flatnonzero(best.alpha_ == PENALTIES)[0])]
-    intercepts = np.atleast_1d(best.intercept_) - scaler.mean_ @ weights
+    intercepts = np.atleast_1d(best.intercept_) - mean @ weights
     return RidgeFit(weights, intercepts, float(best.alpha_), left_out.reshape(targets.shape))
 
 

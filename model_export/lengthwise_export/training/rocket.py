@@ -12,27 +12,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.architecture import checkpoint, rocket, temperature, trained
+from lengthwise_export.architecture import rocket, temperature
 from lengthwise_export.architecture.model import rescaled_sequences
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.rocket_kernels import KERNELS
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
-from lengthwise_export.architecture.training_profile import profile_of
-from lengthwise_export.training import objective, ridge
+from lengthwise_export.training import ridge, scores
 from lengthwise_export.training.batches import Example, collate, examples
-from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.scores import EvaluationScores, ScoredAnswer
+from lengthwise_export.training.train import remove_results, write
 
 APPLICABLE: Final = frozenset({"seed", "class_weights", "calibration"})
 """The training options that a rocket model has; the others are for gradient descent."""
@@ -54,8 +55,6 @@ class RocketResult:
         seconds: How long the training took.
         training: Scores on the training sequences.
         left_out: Scores of the answers to each sequence without having trained on it.
-        left_out_losses: `[examples]`, the loss of each of these answers.
-        test: Scores on the test sequences; None without any.
     """
 
     model: RocketClassifier
@@ -64,8 +63,22 @@ class RocketResult:
     seconds: float
     training: EvaluationScores
     left_out: EvaluationScores
-    left_out_losses: NDArray[np.float64]
-    test: EvaluationScores | None
+
+    @property
+    def splits(self) -> dict[str, EvaluationScores]:
+        """The scores by split."""
+        return {"training": self.training, "left_out": self.left_out}
+
+    @property
+    def left_out_losses(self) -> NDArray[np.float64]:
+        """`[examples]`, the log loss of each answer to a sequence that has one label."""
+        logits, targets = scores.joined(self.left_out.of, "single-label")
+        return np.asarray(functional.cross_entropy(logits.double(), targets, reduction="none").numpy())
+
+    def details(self, options: TrainingOptions) -> dict[str, Any]:
+        """What `metrics.json` says of a training with these options, besides its scores."""
+        chosen = {name: value for name, value in asdict(options).items() if name in APPLICABLE}
+        return {"kind": "rocket", "options": chosen, "penalty": self.penalty}
 
 
 def train(
@@ -74,31 +87,23 @@ def train(
     options: TrainingOptions,
     directory: Path,
     *,
-    test: Sequence[Example] = (),
     on_examples: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> RocketResult:
     """Trains a model of the spec, and writes `model.safetensors`.
 
     Args:
         spec: The spec; `spec.model.kind` is `rocket`.
-        records: Labelled sequences.
+        records: Labelled sequences that fit the spec.
         options: The training options; those in `APPLICABLE` count.
         directory: An existing folder for the weights.
-        test: Examples to score at the end.
         on_examples: Called with the number of examples whose features are known, and the number of all.
 
     Raises:
-        ConfigurationError: A record does not fit the spec, there are too few, or too many for the memory.
+        ConfigurationError: There are too few records, or too many for the memory.
     """
-    for name in (WEIGHTS_FILE, STATE_FILE):  # the results of an earlier run
-        (directory / name).unlink(missing_ok=True)
-    result = fit(spec, records, options, test=test, on_examples=on_examples)
-    accuracy = {"training": result.training.accuracy, "validation": result.left_out.accuracy}
-    answers = {"training": result.training.answers, "validation": result.left_out.answers}
-    profile = profile_of(records, spec.output.labels)
-    state = trained.record_of(spec, accuracy, answers, temperature=result.temperature, profile=profile)
-    state["seed"] = options.seed
-    checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state)
+    remove_results(directory)
+    result = fit(spec, records, options, on_examples=on_examples)
+    write(directory, spec, records, result, {"seed": options.seed})
     return result
 
 
@@ -107,7 +112,6 @@ def fit(
     records: Sequence[Record],
     options: TrainingOptions,
     *,
-    test: Sequence[Example] = (),
     on_examples: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> RocketResult:
     """Trains a model of the spec, and writes nothing; see `train`."""
@@ -133,22 +137,22 @@ def fit(
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(fitted.weights.T / (scale or 1)))
         model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
-    left_out = (fitted.left_out / (scale or 1)).astype(np.float32)
+        logits = model.head(torch.from_numpy(found))
+    left_out = torch.from_numpy((fitted.left_out / (scale or 1)).astype(np.float32))
     return RocketResult(
         model=model,
         penalty=fitted.penalty,
         temperature=scale,
         seconds=time.perf_counter() - begun,
-        training=_scores(_logits(model, found), members, spec),
+        training=_scores(logits, members, spec),
         left_out=_scores(left_out, members, spec),
-        left_out_losses=_losses(left_out, members, spec),
-        test=evaluate(model, test, spec) if test else None,
     )
 
 
 def evaluate(model: RocketClassifier, members: Sequence[Example], spec: Spec) -> EvaluationScores:
     """Computes the scores of a model on examples."""
-    return _scores(_logits(model, features_of(model, members)), members, spec)
+    with torch.no_grad():
+        return _scores(model.head(torch.from_numpy(features_of(model, members))), members, spec)
 
 
 def fits_in_memory(examples: int, kernels: int) -> bool:
@@ -213,18 +217,6 @@ def _importance(targets: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(targets @ (1 / np.maximum(targets.sum(axis=0), 1)))
 
 
-def _logits(model: RocketClassifier, features: Features) -> Features:
-    with torch.no_grad():
-        logits: Features = model.head(torch.from_numpy(features)).numpy()
-    return logits
-
-
-def _losses(logits: Features, members: Sequence[Example], spec: Spec) -> NDArray[np.float64]:
-    """`[examples]`, the loss of each answer."""
-    pairs = [(torch.from_numpy(row[None]), example.target[None]) for row, example in zip(logits, members, strict=True)]
-    return np.array([float(objective.loss(row, target, spec.output.task)) for row, target in pairs])
-
-
-def _scores(logits: Features, members: Sequence[Example], spec: Spec) -> EvaluationScores:
-    answers = [(torch.from_numpy(row), example.target) for row, example in zip(logits, members, strict=True)]
-    return objective.scores(answers, len(spec.output.labels), spec.output.task)
+def _scores(logits: Tensor, members: Sequence[Example], spec: Spec) -> EvaluationScores:
+    found = [ScoredAnswer(row, example) for row, example in zip(logits, members, strict=True)]
+    return scores.scores(found, len(spec.output.labels), spec.output.task)

@@ -7,24 +7,34 @@ the same weights as one that was not.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture import checkpoint, trained
-from lengthwise_export.architecture.model import Classifier, SequenceClassifier
+from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.errors import CheckpointError, SpecError
+from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import objective
 from lengthwise_export.training.batches import Example, batches
-from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.scores import evaluate
+
+WARM_UP: Final = 0.1
+"""Share of the training during which the learning rate rises."""
+AVERAGE: Final = 0.99
+"""Decay of the running average of the weights, which is the result."""
+LABEL_SMOOTHING: Final = 0.1
+"""Share of the target of a sequence with one label that is spread over all labels."""
+LARGEST_GRADIENT: Final = 1.0
+"""Maximum norm of all gradients together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,43 +90,14 @@ class TrainingProgress:
         return last < 0.95 * before
 
 
-def evaluate(model: Classifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> EvaluationScores:
-    """Computes the scores of a model on examples. The model stays in evaluation mode."""
-    return objective.scores(answers(model, members, spec, rows=rows), len(spec.output.labels), spec.output.task)
-
-
-def answers(
-    model: Classifier, members: Sequence[Example], spec: Spec, *, rows: int = 64
-) -> list[tuple[Tensor, Tensor]]:
-    """The logits and the target of each example, without padding, sorted by length."""
-    model.eval()
-    pairs: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad():
-        for batch in batches(members, rows):
-            logits = model(batch.steps, batch.lengths).logits
-            for row, target, length in zip(logits, batch.targets, batch.lengths.tolist(), strict=True):
-                per_step = spec.output.task == "per-step"
-                pairs.append((row[:length], target[:length]) if per_step else (row, target))
-    return pairs
-
-
-def identity(
-    spec: Spec, records: Sequence[Record], options: TrainingOptions, split_seed: int | None = None
-) -> dict[str, Any]:
-    """Everything that determines a run's result, as stored in its state: `run` is a digest of all, for a quick test."""
-    run = hashlib.sha256(spec.model_dump_json().encode())
-    run.update(repr((options, split_seed)).encode())
+def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions, split_seed: int) -> dict[str, Any]:
+    """Everything that determines a run's result, as JSON and stored in its state."""
     data = hashlib.sha256()
     for record in records:
-        for digest in (run, data):
-            digest.update(repr((record.steps.shape, record.label)).encode())
-            digest.update(record.steps.tobytes())
-    return {
-        "run": run.hexdigest(),
-        "spec": spec.resolved(),
-        "options": asdict(options),
-        "data": data.hexdigest(),
-    }
+        data.update(repr((record.steps.shape, record.label)).encode())
+        data.update(record.steps.tobytes())
+    made = {"spec": spec.resolved(), "options": asdict(options) | {"split_seed": split_seed}, "data": data.hexdigest()}
+    return dict(json.loads(json.dumps(made)))
 
 
 @dataclass(slots=True)
@@ -124,7 +105,7 @@ class TrainingRun:
     """The state of a run between two epochs, including everything that a resume needs.
 
     Attributes:
-        average: The running average of the weights; empty without one.
+        average: The running average of the weights.
         best: The weights of the best epoch.
     """
 
@@ -137,7 +118,7 @@ class TrainingRun:
     weights: Tensor | None
     progress: TrainingProgress
     best: dict[str, Tensor]
-    average: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor]
     steps: int = 0
 
     @classmethod
@@ -161,7 +142,7 @@ class TrainingRun:
             weights=objective.class_weights(training, classes, task) if options.class_weights else None,
             progress=TrainingProgress(),
             best={},
-            average=_copied(model.state_dict()) if options.average else {},
+            average=_copied(model.state_dict()),
         )
 
     def epoch(self) -> Epoch:
@@ -169,44 +150,36 @@ class TrainingRun:
         number, options = len(self.progress.epochs), self.options
         torch.manual_seed(options.seed * 1_000_003 + number)  # so dropout does not depend on earlier epochs
         self.model.train()
+        task = self.spec.output.task
+        smoothing = LABEL_SMOOTHING if task == "single-label" else 0.0
         total, rows = 0.0, 0
         for batch in batches(self.training, options.batch_rows, seed=(options.seed, number)):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(options, number, rows / len(self.training))
             logits = self.model(batch.steps, batch.lengths).logits
-            loss = objective.loss(
-                logits,
-                batch.targets,
-                self.spec.output.task,
-                self.weights,
-                label_smoothing=options.label_smoothing,
-            )
+            loss = objective.loss(logits, batch.targets, task, self.weights, label_smoothing=smoothing)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
             self.optimizer.step()
             self._average()
             total += loss.item() * len(batch.lengths)
             rows += len(batch.lengths)
         epoch = Epoch(number, total / rows, None, None)
-        state = self.model.state_dict()
-        result = self.average or state
         if self.validation:
-            state = _copied(state)
-            self.model.load_state_dict(result)
+            state = _copied(self.model.state_dict())
+            self.model.load_state_dict(self.average)
             scores = evaluate(self.model, self.validation, self.spec)
             self.model.load_state_dict(state)
             epoch = replace(epoch, validation_loss=scores.loss, validation_accuracy=scores.accuracy)
         if self.progress.add(epoch):
-            self.best = _copied(result)
+            self.best = _copied(self.average)
         return epoch
 
     def _average(self) -> None:
         """Moves the average towards the weights; at first faster, so that it forgets the initial weights."""
-        if not self.options.average:
-            return
         self.steps += 1
-        decay = min(self.options.average, (1 + self.steps) / (10 + self.steps))
+        decay = min(AVERAGE, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
                 self.average[name].lerp_(tensor, 1 - decay)
@@ -219,7 +192,7 @@ class TrainingRun:
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
         epochs = [asdict(epoch) for epoch in self.progress.epochs]
-        state = key | {"best": self.progress.best, "epochs": epochs, "steps": self.steps}
+        state = key | {"run": True, "best": self.progress.best, "epochs": epochs, "steps": self.steps}
         checkpoint.write(path, tensors, state)
 
     def restore(self, path: Path, key: dict[str, Any]) -> None:
@@ -231,7 +204,7 @@ class TrainingRun:
         if not path.is_file():
             raise CheckpointError(f"{path}: there is no state to resume from; leave --resume out to start")
         tensors, state = checkpoint.read(path)
-        if state.get("run") != key["run"]:
+        if any(state.get(name) != value for name, value in key.items()):
             raise CheckpointError(
                 f"{path} is the state of another run: {_changed(state, key)}. Use the same spec, data and options, or "
                 "start a new run with another --out, or with --overwrite, which deletes this one"
@@ -239,7 +212,7 @@ class TrainingRun:
         self.progress = TrainingProgress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
         self.best = _under("best.", tensors)
         self.average = _under("average.", tensors)
-        self.steps = state.get("steps", 0)
+        self.steps = state["steps"]
         self.model.load_state_dict(_under("model.", tensors))
         moments: dict[int, dict[str, Any]] = {}
         for name, tensor in _under("optimizer.", tensors).items():
@@ -254,24 +227,19 @@ def learning_rate(options: TrainingOptions, number: int, share: float) -> float:
     Args:
         options: The training options.
         number: The number of the epoch, from 0.
-        share: The share of the epoch that is done. It counts only if there is a warm-up; otherwise the rate changes
-            between epochs, as it did before there was one.
+        share: The share of the epoch that is done.
     """
-    if not options.warm_up:
-        return options.learning_rate * 0.5 * (1 + math.cos(math.pi * number / options.epochs))
     done = (number + share) / options.epochs
-    rising = min(1.0, (done + 1e-3) / options.warm_up)
+    rising = min(1.0, (done + 1e-3) / WARM_UP)
     return options.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
-    """The differences between the run of a state and this one, as text; older states do not record them."""
-    try:
-        begun, now = Spec.from_table(state["spec"]), Spec.from_table(key["spec"])
-        options, data = dict(state["options"]), state["data"]
-    except (KeyError, TypeError, ValueError, SpecError):
-        return "its spec, its data or its options differ"
-    pairs = list(trained.differences(begun, now))
+    """The differences between the run of a state and this one, as text."""
+    if not state.keys() >= key.keys():
+        return "it does not say its spec, its options and its data"
+    pairs = list(trained.differences(Spec.from_table(state["spec"]), Spec.from_table(key["spec"])))
+    options = {**state["options"]}
     pairs += [
         (f"--{name.replace('_', '-')}", options.get(name), value)
         for name, value in key["options"].items()
@@ -281,7 +249,7 @@ def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
         f"{name}: it was started with {trained.as_text(before)}, now it is {trained.as_text(after)}"
         for name, before, after in pairs
     ]
-    return "; ".join([*texts, *(["the records differ"] if data != key["data"] else [])])
+    return "; ".join([*texts, *(["the records differ"] if state["data"] != key["data"] else [])])
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
-"""A whole training as the command does it: the plan, one run or several, scores, and the report.
+"""One training, for the command and for Python: the plan, one run or several, scores, and the report.
 
 ```
 records -> plan ─┬─> fixed kernels ────────────────────────┐
                  └─> one run for each seed ─> the best one ─┴─> scores of each split -> metrics.json, report.html
 ```
+Every record was checked when it was read.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
+
+import torch
 
 from lengthwise import files
 from lengthwise.decoding.dataset import Record
@@ -26,14 +28,16 @@ from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.toml_text import as_toml
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
-from lengthwise_export.training import report_page, rocket
-from lengthwise_export.training.batches import Example, examples
-from lengthwise_export.training.metrics import METRICS_FILE, TrainingReport
-from lengthwise_export.training.quality import AnyClassifier, quality
+from lengthwise_export.tracing.torch_state import torch_as_before
+from lengthwise_export.training import recipe, report_page, rocket
+from lengthwise_export.training.batches import check, examples, lenient
+from lengthwise_export.training.options import TrainOptions
+from lengthwise_export.training.progress import ProgressTarget, Show, choosing, shown
 from lengthwise_export.training.recipe import Plan
-from lengthwise_export.training.rocket_report import RocketReport
+from lengthwise_export.training.report import METRICS_FILE, RunReport, origin
 from lengthwise_export.training.run import Epoch
-from lengthwise_export.training.train import MEMBERS, TrainingResult, evaluate, train
+from lengthwise_export.training.scores import evaluate
+from lengthwise_export.training.train import MEMBERS, TrainingResult, train
 
 SPEC_FILE: Final = "spec.toml"
 PAGE_FILE: Final = "report.html"
@@ -41,130 +45,157 @@ SEEDS: Final = "seeds"
 """The folder with one folder for each run of `--seeds`."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedTraining:
-    """A finished training.
+def check_all(name: str, records: Sequence[Record], spec: Spec) -> None:
+    """Makes sure that the records of a split fit a spec.
+
+    Raises:
+        ConfigurationError: One does not fit.
+    """
+    for record in records:
+        check(record, spec)
+
+
+@dataclass(frozen=True)
+class TrainingSession:
+    """What is trained on, and how.
 
     Attributes:
-        content: What `metrics.json` holds.
-        report: The report of the best run, with its table for the terminal.
-        warnings: What the user should know about the training.
-    """
-
-    content: dict[str, Any]
-    report: TrainingReport | RocketReport
-    warnings: tuple[str, ...]
-
-
-def train_layers(
-    plan: Plan,
-    records: Sequence[Record],
-    test: Sequence[Record],
-    out: Path,
-    *,
-    resume: bool,
-    on_epoch: Callable[[Epoch], None],
-    validation: Sequence[Record] = (),
-    pictures: bool = True,
-) -> FinishedTraining:
-    """Trains what a plan says with gradient descent, once or with several seeds, and writes the report.
-
-    Args:
-        plan: The plan.
+        spec: The user's spec.
         records: The training records.
-        test: Records to score at the end; may be empty.
-        out: An existing folder.
-        resume: Whether to continue from the states in this folder.
-        on_epoch: Called after each epoch of each run.
+        options: The user's options.
+        test: Records that are scored once, at the end.
         validation: Records that become the validation split, in the place of a share of `records`.
-        pictures: Whether the learning curve and the confusion matrix are drawn as files, too.
+        reasons: Why what was chosen while the records were read was chosen.
+        warnings: What the user should know about the records.
+        resume: Whether to continue from the states in the folder of the run.
+        recheck: Called with the name, the records and the chosen spec of another split, where the policy for missing
+            values was open when they were read.
+        progress: What shows how far it is.
+        tell: Called with each reason and warning as soon as it is known, with `chosen: ` or `warning: ` before it.
     """
-    held_out = examples(test, plan.spec)
-    results: list[tuple[int, Path, TrainingResult]] = []
-    for number in range(plan.runs):
-        seed = plan.options.seed + number
-        folder = out if plan.runs == 1 else out / SEEDS / str(seed)
+
+    spec: Spec
+    records: Sequence[Record]
+    options: TrainOptions
+    test: Sequence[Record] = ()
+    validation: Sequence[Record] = ()
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    resume: bool = False
+    recheck: Callable[[str, Sequence[Record], Spec], None] = check_all
+    progress: ProgressTarget = None
+    tell: Callable[[str], None] = lambda _line: None
+
+    def run(self, out: Path) -> RunReport:
+        """Chooses what is open, trains, and writes the weights and the report.
+
+        Args:
+            out: The folder of the run; it is created.
+
+        Raises:
+            ConfigurationError: The options contradict the spec or the records, or the folder cannot be written.
+            CheckpointError: There is no state to resume from, or it belongs to another training.
+        """
+        with torch_as_before(), _torch_threads(self.options.threads):
+            plan = self.plan(out)
+            if plan.spec.input.missing == "refuse" and lenient(self.spec) is not self.spec:
+                self.recheck("validation", self.validation, plan.spec)
+                self.recheck("test", self.test, plan.spec)
+            for line in plan.reasons:
+                self.tell(f"chosen: {line}")
+            for line in plan.warnings:
+                self.tell(f"warning: {line}")
+            with made_folder(out):
+                if not self.resume:
+                    for path in (out / WEIGHTS_FILE, *_state_files(out)):
+                        path.unlink(missing_ok=True)
+                report, endings = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
+        for line in endings:
+            self.tell(f"warning: {line}")
+        report |= {"warnings": [*plan.warnings, *endings]}
+        files.write(
+            out / SPEC_FILE, as_toml(plan.spec, ["What `lengthwise train` trained.", *map("- {}".format, plan.reasons)])
+        )
+        files.write(out / METRICS_FILE, json.dumps(report, indent=2) + "\n")
+        files.write(out / PAGE_FILE, report_page.page(report, str(out)))
+        return report
+
+    def plan(self, out: Path) -> Plan:
+        """What is trained; a resumed training within a budget keeps its number of epochs."""
+        options = self.options
+        if self.resume and options.budget_minutes and options.epochs is None:
+            planned = [checkpoint.state(path)["options"]["epochs"] for path in _state_files(out)]
+            options = options.model_copy(update={"epochs": planned[0] if planned else None})
+        if self.resume and self.spec.model.kind == "rocket":
+            raise ConfigurationError(
+                "--resume has no meaning with kind = 'rocket': it takes seconds, and keeps no state"
+            )
+        if self.validation and self.spec.model.kind != "rocket":
+            options = options.model_copy(update={"validation": 0.0})
+        with choosing(self.progress):
+            plan = recipe.plan(self.spec, self.records, options)
+        return replace(plan, reasons=(*self.reasons, *plan.reasons), warnings=(*self.warnings, *plan.warnings))
+
+    def _rocket(self, plan: Plan, out: Path) -> tuple[RunReport, list[str]]:
+        """Fits fixed kernels. Nothing is chosen by the validation split, which is only scored."""
+        with shown(self.progress, "sequences", len(self.records)) as show:
+            result = rocket.train(
+                plan.spec,
+                self.records,
+                plan.options,
+                out,
+                on_examples=lambda done, _: show(done, "features are computed"),
+            )
+        others = {"validation": self.validation, "test": self.test}
+        scores = {
+            name: rocket.evaluate(result.model, examples(records, plan.spec), plan.spec)
+            for name, records in others.items()
+            if records
+        }
+        return RunReport.of(plan, result, result.splits | scores, origin(plan, self.records, self.test)), []
+
+    def _layers(self, plan: Plan, out: Path) -> tuple[RunReport, list[str]]:
+        """Trains layers by gradient descent, with one seed or several."""
+        epochs = plan.options.epochs * plan.runs * plan.spec.model.members
+        with shown(self.progress, "epoch", epochs) as show:
+            on_epoch = _on_epoch(show)
+            results = [self._one(plan, number, out, on_epoch) for number in range(plan.runs)]
+        best = min(results, key=lambda one: _loss(one[1]))
+        if plan.runs > 1:
+            shutil.copyfile(best[0] / WEIGHTS_FILE, out / WEIGHTS_FILE)
+        held_out = examples(self.test, plan.spec)
+        tested = [{"test": evaluate(one.model, held_out, plan.spec)} if held_out else {} for _, one in results]
+        splits = best[1].splits | tested[results.index(best)]
+        report = RunReport.of(plan, best[1], splits, origin(plan, self.records, self.test))
+        report |= {"seconds": sum(one.seconds for _, one in results)}
+        if plan.runs > 1:
+            runs = [
+                {"seed": plan.options.seed + number, "seconds": one.seconds}
+                | {name: scores.accuracy for name, scores in (one.splits | more).items()}
+                for number, ((_, one), more) in enumerate(zip(results, tested, strict=True))
+            ]
+            report |= {"runs": runs, "spread": spread(runs)}
+        return report, _endings(best[1], plan)
+
+    def _one(
+        self, plan: Plan, number: int, out: Path, on_epoch: Callable[[Epoch], None]
+    ) -> tuple[Path, TrainingResult]:
+        """The run with one of the seeds, and its folder."""
+        seed, several = plan.options.seed + number, plan.runs > 1
+        folder = out / SEEDS / str(seed) if several else out
         folder.mkdir(parents=True, exist_ok=True)
-        again = resume and (plan.runs == 1 or (folder / STATE_FILE).is_file())
         result = train(
             plan.spec,
-            records,
+            self.records,
             replace(plan.options, seed=seed),
             folder,
-            resume=again,
+            resume=self.resume and (not several or (folder / STATE_FILE).is_file()),
             on_epoch=on_epoch,
-            split_seed=None if plan.runs == 1 else plan.options.seed,
-            validation=validation,
+            split_seed=plan.options.seed,
+            validation=self.validation,
             known_temperature=plan.temperature,
         )
-        results.append((seed, folder, result))
-    _, folder, best = min(results, key=lambda one: _loss(one[2]))
-    if plan.runs > 1:
-        shutil.copyfile(folder / WEIGHTS_FILE, out / WEIGHTS_FILE)
-    tested = [evaluate(result.model, held_out, plan.spec) if held_out else None for _, _, result in results]
-    chosen = [result for _, _, result in results].index(best)
-    report = TrainingReport(plan.spec, plan.options, best, tested[chosen], plan.held_back)
-    warnings = [*plan.warnings, *_endings(best, plan)]
-    content = report.as_json() | {"seconds": sum(result.seconds for _, _, result in results)}
-    if plan.runs > 1:
-        runs = [
-            {
-                "seed": seed,
-                "training": result.training.accuracy,
-                "validation": None if result.validation is None else result.validation.accuracy,
-                "test": None if scores is None else scores.accuracy,
-                "seconds": result.seconds,
-            }
-            for (seed, _, result), scores in zip(results, tested, strict=True)
-        ]
-        content |= {"runs": runs, "spread": spread(runs)}
-    first, second = best.split
-    splits = {"training": first, "validation": second, "test": held_out}
-    made = origin(plan, records, test)
-    return _finished(plan, content, report, tuple(warnings), best.model, splits, out, pictures, made)
-
-
-def train_rocket(
-    plan: Plan,
-    records: Sequence[Record],
-    test: Sequence[Record],
-    out: Path,
-    *,
-    on_examples: Callable[[int, int], None] = lambda _done, _all: None,
-    validation: Sequence[Record] = (),
-    pictures: bool = True,
-) -> FinishedTraining:
-    """Fits what a plan says with fixed kernels, and writes the report; see `train_layers`.
-
-    Nothing is chosen by `validation`, which is only scored.
-    """
-    held_out, second = examples(test, plan.spec), examples(validation, plan.spec)
-    result = rocket.train(plan.spec, records, plan.options, out, test=held_out, on_examples=on_examples)
-    report = RocketReport(plan.spec, plan.options, result)
-    splits = {"training": examples(records, plan.spec), "validation": second, "test": held_out}
-    content = report.as_json()
-    if second:
-        content["validation"] = rocket.evaluate(result.model, second, plan.spec).as_json()
-    made = origin(plan, records, test)
-    return _finished(plan, content, report, plan.warnings, result.model, splits, out, pictures, made)
-
-
-def origin(plan: Plan, records: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
-    """When and from what a model is trained, for `metrics.json` and below the pictures."""
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "version": metadata.version("lengthwise"),
-        "seed": plan.options.seed,
-        "data": _source(records),
-        "records": len(records),
-        "test_data": _source(test) if test else None,
-        "test_records": len(test),
-    }
-
-
-def _source(records: Sequence[Record]) -> str:
-    """The name of the file that records were read from; they say `file:line`."""
-    return Path(records[0].place.rpartition(":")[0]).name or "a Python program"
+        return folder, result
 
 
 def refuse_to_overwrite(out: Path, instead: str) -> None:
@@ -173,9 +204,14 @@ def refuse_to_overwrite(out: Path, instead: str) -> None:
     Raises:
         ConfigurationError: It holds one; the message ends with `instead`.
     """
-    for name in (WEIGHTS_FILE, STATE_FILE):
-        if (out / name).exists():
-            raise ConfigurationError(f"{out} holds a run ({name}): {instead}")
+    for path in (out / WEIGHTS_FILE, *_state_files(out)):
+        if path.exists():
+            raise ConfigurationError(f"{out} holds a run ({path.relative_to(out)}): {instead}")
+
+
+def finished_epochs(out: Path) -> int:
+    """The number of epochs that the states in a folder hold."""
+    return sum(len(checkpoint.state(path)["epochs"]) for path in _state_files(out))
 
 
 @contextmanager
@@ -199,56 +235,43 @@ def made_folder(out: Path) -> Iterator[None]:
         raise
 
 
-def write_spec(plan: Plan, out: Path) -> None:
-    """Writes the spec that was trained, with the reasons of its choices."""
-    notes = ["What `lengthwise train` trained.", *(f"- {reason}" for reason in plan.reasons)]
-    files.write(out / SPEC_FILE, as_toml(plan.spec, notes))
-
-
-def planned_epochs(out: Path) -> int | None:
-    """The number of epochs of the run in a folder, for a resume within a budget; None if there is no such run."""
-    for path in (
-        out / STATE_FILE,
-        *sorted(out.glob(f"{MEMBERS}/*/{STATE_FILE}")),
-        *sorted(out.glob(f"{SEEDS}/*/**/{STATE_FILE}")),
-    ):
-        if path.is_file():
-            epochs = checkpoint.state(path).get("options", {}).get("epochs")
-            return epochs if isinstance(epochs, int) else None
-    return None
-
-
 def spread(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation of the accuracies of several runs, by split."""
     figures = {}
     for name in ("training", "validation", "test"):
-        values = [run[name] for run in runs if run[name] is not None]
-        if len(values) > 1:
+        values = [run[name] for run in runs if name in run]
+        if values:
             figures[name] = {"mean": statistics.mean(values), "deviation": statistics.stdev(values)}
     return figures
 
 
-def _finished(
-    plan: Plan,
-    content: dict[str, Any],
-    report: TrainingReport | RocketReport,
-    warnings: tuple[str, ...],
-    model: AnyClassifier,
-    splits: Mapping[str, Sequence[Example]],
-    out: Path,
-    pictures: bool,
-    made: Mapping[str, Any],
-) -> FinishedTraining:
-    for name, members in splits.items():
-        if members and isinstance(content.get(name), dict):
-            content[name] |= quality(model, members, plan.spec)
-    content |= {"made": made, "spec": plan.spec.resolved(), "chosen": list(plan.reasons), "warnings": list(warnings)}
-    write_spec(plan, out)
-    if pictures:
-        report.write(out, report_page.origin(made))
-    files.write(out / METRICS_FILE, json.dumps(content, indent=2) + "\n")
-    files.write(out / PAGE_FILE, report_page.page(content, str(out)))
-    return FinishedTraining(content, report, warnings)
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """Makes torch compute in so many threads during the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _state_files(out: Path) -> list[Path]:
+    """The states of all runs in a folder."""
+    patterns = (STATE_FILE, f"{MEMBERS}/*/{STATE_FILE}", f"{SEEDS}/*/{STATE_FILE}")
+    return [path for pattern in patterns for path in sorted(out.glob(pattern))]
+
+
+def _on_epoch(show: Show) -> Callable[[Epoch], None]:
+    """What shows each finished epoch, of all runs together."""
+    done = count(1)
+
+    def on_epoch(epoch: Epoch) -> None:
+        accuracy = epoch.validation_accuracy
+        measured = "" if accuracy is None else f", validation accuracy {accuracy:.4f}"
+        show(next(done), f"loss {epoch.training_loss:.4f}{measured}")
+
+    return on_epoch
 
 
 def _loss(result: TrainingResult) -> float:
@@ -267,16 +290,10 @@ def _endings(result: TrainingResult, plan: Plan) -> list[str]:
         )
     if plan.options.calibration and result.temperature is None:
         said.append("the probabilities are not calibrated: there is no validation split. Set --validation")
-    measured = result.validation
-    if plan.probe is not None and measured is not None and plan.probe > measured.accuracy + 2 / measured.answers**0.5:
+    measured, probe = result.validation, plan.model.probe
+    if probe is not None and measured is not None and probe > measured.accuracy + 2 / measured.answers**0.5:
         said.append(
-            f"a quick MiniRocket was correct on {plan.probe:.1%}, this model on {measured.accuracy:.1%}: "
+            f"a quick MiniRocket was correct on {probe:.1%}, this model on {measured.accuracy:.1%}: "
             'try kind = "rocket" in [model]'
         )
     return said
-
-
-def lenient(spec: Spec) -> Spec:
-    """The spec by which records are read: where the policy for missing values is chosen later, they are allowed."""
-    is_open = spec.model.preset == "auto" and spec.input.kind == "values" and not spec.input.says("missing")
-    return spec.with_keys(input={"missing": "indicator"}) if is_open else spec

@@ -1,7 +1,7 @@
-"""Trains the built-in architecture on labelled sequences.
+"""Trains the layers of the built-in architecture on labelled sequences.
 
 ```
-records -> examples -> split -> [length-grouped batches -> masked loss -> clipped step -> validation] each epoch -> best
+records -> examples -> split -> [batches of like lengths -> masked loss -> step -> validation] each epoch -> best epoch
 ```
 A run is deterministic: random numbers depend only on the seed and the number of the epoch. After each epoch the whole
 state is written to one file, `state.safetensors`. At the end the probabilities are calibrated on the validation split
@@ -12,12 +12,12 @@ own; its members share the split.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 import torch
-from torch import nn
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
@@ -27,16 +27,15 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
 from lengthwise_export.architecture.training_profile import profile_of
 from lengthwise_export.training.batches import Example, examples, stratified_split, stratum
-from lengthwise_export.training.objective import EvaluationScores
-from lengthwise_export.training.options import TrainingOptions as TrainingOptions
-from lengthwise_export.training.run import Epoch as Epoch
-from lengthwise_export.training.run import TrainingProgress as TrainingProgress
-from lengthwise_export.training.run import TrainingRun as TrainingRun
-from lengthwise_export.training.run import answers, identity
-from lengthwise_export.training.run import evaluate as evaluate
+from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.run import Epoch, TrainingProgress, TrainingRun, identity
+from lengthwise_export.training.scores import EvaluationScores, answers, evaluate, joined
 
-MEMBERS = "members"
+MEMBERS: Final = "members"
 """The folder with one folder for each member of an ensemble."""
+
+Split: TypeAlias = tuple[list[Example], list[Example]]
+"""The examples of the training and of the validation split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,6 @@ class TrainingResult:
         seconds: Time of this call.
         members: For an ensemble, the result of each member.
         temperature: The number by which the logits were divided to calibrate the probabilities; None if they were not.
-        split: The examples of the training and of the validation split.
     """
 
     model: Classifier
@@ -61,7 +59,19 @@ class TrainingResult:
     seconds: float = 0.0
     members: tuple[TrainingResult, ...] = ()
     temperature: float | None = None
-    split: tuple[Sequence[Example], Sequence[Example]] = ((), ())
+
+    @property
+    def splits(self) -> dict[str, EvaluationScores]:
+        """The scores by split."""
+        return {"training": self.training} | ({} if self.validation is None else {"validation": self.validation})
+
+    def details(self, options: TrainingOptions) -> dict[str, Any]:
+        """What `metrics.json` says of a training with these options, besides its scores."""
+        return {
+            "options": asdict(options),
+            "best_epoch": self.progress.best + 1,
+            "epochs": [asdict(epoch) for epoch in self.progress.epochs],
+        }
 
 
 def train(
@@ -80,7 +90,7 @@ def train(
 
     Args:
         spec: The spec of the model.
-        records: Labelled sequences; a share of them becomes the validation split.
+        records: Labelled sequences that fit the spec; a share of them becomes the validation split.
         options: The training options.
         directory: An existing folder for the state and the weights.
         resume: Whether to continue from the state in this folder.
@@ -90,58 +100,84 @@ def train(
         known_temperature: The temperature where there is no validation split to calibrate on, such as that of folds.
 
     Raises:
-        ConfigurationError: A record does not fit the spec, or there are too few.
+        ConfigurationError: There are too few records.
         CheckpointError: There is no state to resume from, or it belongs to another spec, other records or options.
     """
     began = time.monotonic()
-    spec = spec.concrete()
-    if validation:
-        first, second = examples(records, spec), examples(validation, spec)
+    spec, seed = spec.concrete(), options.seed if split_seed is None else split_seed
+    given = (examples(records, spec), examples(validation, spec)) if validation else None
+    parts = given or split(spec, records, options, seed)
+    if not resume:
+        remove_results(directory)
+    if spec.model.members == 1:
+        key = identity(spec, [*records, *validation], options, seed)
+        model, progress = _run(spec, parts, options, directory, key, resume=resume, on_epoch=on_epoch)
+        members: tuple[TrainingResult, ...] = ()
     else:
-        first, second = split(spec, records, options, options.seed if split_seed is None else split_seed)
-    if spec.model.members > 1:
-        return _ensemble(spec, records, options, directory, resume, on_epoch, split_seed, validation, began)
-    run = TrainingRun.start(spec, first, second, options)
-    path = directory / STATE_FILE
-    key = identity(spec, [*records, *validation], options, split_seed)
+        single, made = spec.with_keys(model={"members": 1}), []
+        for number in range(spec.model.members):
+            folder = directory / MEMBERS / str(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            # the members are calibrated together, below
+            own = replace(options, seed=options.seed + number, calibration=False)
+            again = resume and (folder / STATE_FILE).is_file()
+            made.append(
+                train(
+                    single,
+                    records,
+                    own,
+                    folder,
+                    resume=again,
+                    on_epoch=on_epoch,
+                    split_seed=seed,
+                    validation=validation,
+                )
+            )
+        model, progress, members = Ensemble(spec).eval(), made[0].progress, tuple(made)
+        for member, one in zip(model.members, made, strict=True):
+            member.load_state_dict(one.model.state_dict())
+    result = TrainingResult(
+        model=model,
+        progress=progress,
+        temperature=_calibrated(model, parts[1], spec, known_temperature) if options.calibration else None,
+        training=evaluate(model, parts[0], spec),
+        validation=evaluate(model, parts[1], spec) if parts[1] else None,
+        seconds=time.monotonic() - began,
+        members=members,
+    )
+    write(directory, spec, records, result, {"seed": options.seed, "epoch": progress.best})
+    return result
+
+
+def _run(
+    spec: Spec,
+    parts: Split,
+    options: TrainingOptions,
+    directory: Path,
+    key: dict[str, Any],
+    *,
+    resume: bool,
+    on_epoch: Callable[[Epoch], None],
+) -> tuple[Classifier, TrainingProgress]:
+    """One network with the weights of its best epoch; the state is written after each epoch."""
+    run, path = TrainingRun.start(spec, *parts, options), directory / STATE_FILE
     if resume:
         run.restore(path, key)
         for epoch in run.progress.epochs:
             on_epoch(epoch)
-    else:  # remove the results of an earlier run
-        (directory / WEIGHTS_FILE).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
     while not run.progress.stops(options):
         epoch = run.epoch()
         run.save(path, key)
         on_epoch(epoch)
     run.model.load_state_dict(run.best)
-    scale = None
-    if options.calibration and second:
-        scale = calibrate(run.model, second, spec)
-    elif options.calibration and known_temperature is not None:
-        scale = known_temperature
-        divide_logits(run.model, scale)
-    result = TrainingResult(
-        model=run.model,
-        progress=run.progress,
-        training=evaluate(run.model, run.training, spec),
-        validation=evaluate(run.model, run.validation, spec) if run.validation else None,
-        seconds=time.monotonic() - began,
-        temperature=scale,
-        split=(first, second),
-    )
-    write(directory / WEIGHTS_FILE, spec, records, result, options)
-    return result
+    return run.model, run.progress
 
 
-def split(
-    spec: Spec, records: Sequence[Record], options: TrainingOptions, seed: int
-) -> tuple[list[Example], list[Example]]:
+def split(spec: Spec, records: Sequence[Record], options: TrainingOptions, seed: int) -> Split:
     """The examples of the training and of the validation split.
 
     Raises:
-        ConfigurationError: A record does not fit the spec, or there are too few.
+        ConfigurationError: There are too few records.
     """
     members = examples(records, spec)
     strata = [stratum(example, spec.output.task) for example in members]
@@ -152,85 +188,39 @@ def split(
     return [members[index] for index in first], [members[index] for index in second]
 
 
-def calibrate(model: Classifier, members: Sequence[Example], spec: Spec) -> float:
-    """Divides the weights of the head by the temperature that fits the probabilities to these examples.
+def _calibrated(model: Classifier, members: Sequence[Example], spec: Spec, known: float | None) -> float | None:
+    """Divides the head by the temperature that fits the probabilities to these examples, or else by a known one.
 
     So the logits are calibrated everywhere, with no operator more in the graph.
 
     Returns:
-        The temperature.
+        The temperature; None if there are no examples and none is known.
     """
-    pairs = answers(model, members, spec)
-    join = torch.cat if spec.output.task == "per-step" else torch.stack
-    logits, targets = (join(list(part)).numpy() for part in zip(*pairs, strict=True))
-    scale = temperature.fit(logits, targets, multi_label=spec.output.task == "multi-label")
-    divide_logits(model, scale)
+    scale = known
+    if members:
+        logits, targets = joined(answers(model, members), spec.output.task)
+        scale = temperature.fit(logits.numpy(), targets.numpy(), multi_label=spec.output.task == "multi-label")
+    if scale is not None:
+        with torch.no_grad():
+            for parameter in (parameter for one in model.networks for parameter in one.head.parameters()):
+                parameter.div_(scale)
     return scale
 
 
-def divide_logits(model: Classifier, scale: float) -> None:
-    """Divides the weights of the head, and so all logits."""
-    heads: list[nn.Linear] = [one.head for one in model.networks]
-    with torch.no_grad():
-        for parameter in (parameter for head in heads for parameter in head.parameters()):
-            parameter.div_(scale)
+def remove_results(directory: Path) -> None:
+    """Removes the results of an earlier run."""
+    for name in (WEIGHTS_FILE, STATE_FILE):
+        (directory / name).unlink(missing_ok=True)
 
 
-def write(path: Path, spec: Spec, records: Sequence[Record], result: TrainingResult, options: TrainingOptions) -> None:
-    """Writes the weights, with the record of their training."""
-    splits = {"training": result.training, "validation": result.validation}
-    measured = {name: scores for name, scores in splits.items() if scores is not None}
-    accuracy = {name: scores.accuracy for name, scores in measured.items()}
-    counts = {name: scores.answers for name, scores in measured.items()}
-    profile = profile_of(records, spec.output.labels)
-    state = trained.record_of(spec, accuracy, counts, temperature=result.temperature, profile=profile)
-    state |= {"seed": options.seed, "epoch": result.progress.best}
-    checkpoint.write(path, result.model.state_dict(), state)
-
-
-def _ensemble(
-    spec: Spec,
-    records: Sequence[Record],
-    options: TrainingOptions,
-    directory: Path,
-    resume: bool,
-    on_epoch: Callable[[Epoch], None],
-    split_seed: int | None,
-    validation: Sequence[Record],
-    began: float,
-) -> TrainingResult:
-    single = spec.with_keys(model={"members": 1})
-    (directory / WEIGHTS_FILE).unlink(missing_ok=True)
-    results = []
-    for number in range(spec.model.members):
-        folder = directory / MEMBERS / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        results.append(
-            train(
-                single,
-                records,
-                replace(options, seed=options.seed + number, calibration=False),  # calibrated together, below
-                folder,
-                resume=resume and (folder / STATE_FILE).is_file(),
-                on_epoch=on_epoch,
-                split_seed=options.seed if split_seed is None else split_seed,
-                validation=validation,
-            )
-        )
-    model = Ensemble(spec).eval()
-    for member, result in zip(model.members, results, strict=True):
-        member.load_state_dict(result.model.state_dict())
-    first, second = results[0].split
-    scale = calibrate(model, second, spec) if options.calibration and second else None
-    together = TrainingResult(
-        model=model,
-        progress=results[0].progress,
-        training=evaluate(model, first, spec),
-        validation=evaluate(model, second, spec) if second else None,
-        seconds=time.monotonic() - began,
-        members=tuple(results),
-        temperature=scale,
-        split=(first, second),
+def write(directory: Path, spec: Spec, records: Sequence[Record], result: Any, more: Mapping[str, Any]) -> None:
+    """Writes the weights of a result, with the record of their training."""
+    splits = {name.replace("left_out", "validation"): scores for name, scores in result.splits.items()}
+    state = trained.record_of(
+        spec,
+        {name: scores.accuracy for name, scores in splits.items()},
+        {name: scores.answers for name, scores in splits.items()},
+        temperature=result.temperature,
+        profile=profile_of(records, spec.output.labels),
     )
-    write(directory / WEIGHTS_FILE, spec, records, together, options)
-    return together
+    checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state | {**more})

@@ -1,6 +1,6 @@
 """Trains from Python: `train` for sequences in memory, and `compare` for two runs.
 
-    sequences, labels -> records (`training.arrays`) -> plan -> `training.session` -> a `TrainedModel`
+    sequences, labels -> records (`training.arrays`) -> `training.session` -> a `TrainedModel`
 
 It does what the command `train` does, with the same files in the folder of the run.
 """
@@ -12,57 +12,41 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
-import torch
-
-from lengthwise.commands.progress import progress_bar, status
+from lengthwise.commands.options import keywords
 from lengthwise.decoding.dataset import Record
 from lengthwise.decoding.given import GivenSequences, Layout
 from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
-from lengthwise.reports import notebook
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.interface.rich_text import as_text
-from lengthwise_export.tracing.torch_state import torch_as_before
-from lengthwise_export.training import arrays, comparison, recipe, report_page, session
-from lengthwise_export.training.options import RecipeOptions, TrainingOptions, plain, require_in_bounds
-from lengthwise_export.training.run import Epoch
+from lengthwise_export.training import arrays, comparison, report_page, session
+from lengthwise_export.training.batches import lenient
+from lengthwise_export.training.options import TrainCallOptions
+from lengthwise_export.training.progress import ProgressTarget, require_progress
+from lengthwise_export.training.report import RunReport
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
 
 log = logging.getLogger("lengthwise.train")
 
-
+P = ParamSpec("P")
 Labels = Iterable[Any]
-Labelled = tuple[Any, Labels | None]
-"""Sequences and their labels; None for those that the sequences have."""
-Show = Callable[[int, int, str], None]
-"""Shows that so many parts of so many are done, with a note."""
-
-_RECIPE: Final = frozenset(field.name for field in fields(RecipeOptions))
-
-
-class RunReport(dict[str, Any]):
-    """What `metrics.json` of a run holds, which a notebook shows as the page `report.html`."""
-
-    def _repr_html_(self) -> str:
-        """The page, in a frame."""
-        return notebook.in_frame(report_page.page(self, "training"))
 
 
 class TrainedModel:
     """A trained model. `str()` gives the table of the command line; a notebook shows the report as a page.
 
     Attributes:
-        directory: The folder of the run: weights, spec, report, pictures. Without `out=`, a temporary folder without
-            pictures, which is removed with this object.
+        directory: The folder of the run: weights, spec, report. Without `out=`, a temporary folder, which is removed
+            with this object.
         spec: The spec with everything that was chosen, as a dictionary.
         labels: The classes, in the order of the outputs.
         report: What `metrics.json` holds: the scores of each split, calibration, epochs. A dictionary that a notebook
@@ -71,16 +55,13 @@ class TrainedModel:
         warnings: What you should know about the data and the training.
     """
 
-    def __init__(
-        self, directory: Path, finished: session.FinishedTraining, reasons: Sequence[str], warnings: Sequence[str]
-    ) -> None:
-        self._finished = finished
+    def __init__(self, directory: Path, report: RunReport) -> None:
         self.directory = directory
-        self.report = RunReport(finished.content)
-        self.spec: dict[str, Any] = finished.content["spec"]
-        self.labels = tuple(finished.content["labels"])
-        self.reasons = tuple(reasons)
-        self.warnings = tuple(warnings)
+        self.report = report
+        self.spec: dict[str, Any] = report["spec"]
+        self.labels = tuple(report["labels"])
+        self.reasons = tuple(report["chosen"])
+        self.warnings = tuple(report["warnings"])
 
     @property
     def weights(self) -> Path:
@@ -112,41 +93,52 @@ class TrainedModel:
 
     def __str__(self) -> str:
         """The scores of each split, as `lengthwise train` prints them."""
-        return as_text(self._finished.report.table("training"))
+        return as_text(self.report.table("training"))
 
     def _repr_html_(self) -> str:
         """The page `report.html` of the run."""
         return self.report._repr_html_()
 
 
-def train(
+class Training(Protocol[P]):
+    """`train`: a spec, sequences and labels, and the keywords of `TrainCallOptions`."""
+
+    @overload
+    def __call__(
+        self,
+        spec: arrays.GivenSpec,
+        sequences: Any,
+        labels: Labels | None = None,
+        progress: ProgressTarget = "auto",
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> TrainedModel: ...
+    @overload
+    def __call__(
+        self,
+        spec: arrays.GivenSpec,
+        sequences: Any,
+        labels: Labels | None = None,
+        progress: ProgressTarget = "auto",
+        *,
+        options: TrainCallOptions,
+    ) -> TrainedModel: ...
+
+
+def _keywords(options: Callable[P, TrainCallOptions]) -> Callable[[Callable[..., TrainedModel]], Training[P]]:
+    return cast(
+        "Callable[[Callable[..., TrainedModel]], Training[P]]", keywords(cast("type[TrainCallOptions]", options))
+    )
+
+
+@_keywords(TrainCallOptions)
+def train(  # noqa: D417 - the decorator adds the options
     spec: arrays.GivenSpec,
     sequences: Any,
     labels: Labels | None = None,
+    progress: ProgressTarget = "auto",
     *,
-    layout: Layout = "steps-first",
-    validation: float | Any = None,
-    test: Any = None,
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    epochs: int | None = None,
-    batch_rows: int | None = None,
-    learning_rate: float | None = None,
-    weight_decay: float | None = None,
-    clip: float | None = None,
-    patience: int | None = None,
-    class_weights: bool | None = None,
-    seed: int | None = None,
-    warm_up: float | None = None,
-    label_smoothing: float | None = None,
-    average: float | None = None,
-    calibration: bool | None = None,
-    min_steps: int | None = None,
-    budget_minutes: float | None = None,
-    seeds: int | None = None,
-    ensemble: bool | None = None,
-    threads: int = 1,
-    progress: Callable[[str], None] | Literal["auto"] | None = "auto",
+    options: TrainCallOptions,
 ) -> TrainedModel:
     """Trains the built-in architecture on sequences of different lengths.
 
@@ -163,29 +155,6 @@ def train(
             for each step; `reasons` of the result says which columns were taken as what.
         labels: One text or whole number for each sequence. Multi-label and per-step models
             (`{"output": {"task": ...}}`): a list of them for each sequence. Default: the labels that a table has.
-        layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
-        validation: The share of the sequences to choose the epoch by, or other sequences: with their labels as a pair,
-            or a table that has them.
-        test: Sequences that are scored once, at the end: as a pair with their labels, or a table that has them.
-        out: The folder of the run; default: a temporary one.
-        overwrite: Whether a run that is in `out` may be deleted.
-        epochs: Most epochs.
-        batch_rows: Sequences in a batch.
-        learning_rate: Highest learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
-        clip: Maximum norm of all gradients together.
-        patience: Stop after this many epochs without a better validation loss.
-        class_weights: Whether rare labels get the same influence as frequent ones.
-        seed: Seed of initial weights, split, order and dropout.
-        warm_up: Share of the training during which the learning rate rises.
-        label_smoothing: Share of each target that is spread over all labels.
-        average: Decay of the running average of the weights.
-        calibration: Whether the probabilities are fitted to the answers on the validation split.
-        min_steps: Least number of optimiser steps, if `epochs` is not given.
-        budget_minutes: Fewer epochs, so that training takes about this long here.
-        seeds: Train so many times; the best run is the result.
-        ensemble: Whether one graph averages the networks of all seeds.
-        threads: Threads that torch uses.
         progress: Called with a line after each epoch, of fixed kernels after each batch of sequences; `"auto"` shows a
             bar in a notebook or a terminal; None for nothing.
 
@@ -204,71 +173,30 @@ def train(
         >>> run.labels, run.spec["input"]["features"]
         (('loud', 'quiet'), 2)
     """
-    given: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_rows": batch_rows,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "clip": clip,
-        "patience": patience,
-        "validation": plain(validation),
-        "class_weights": class_weights,
-        "seed": seed,
-        "warm_up": warm_up,
-        "label_smoothing": label_smoothing,
-        "average": average,
-        "calibration": calibration,
-        "min_steps": min_steps,
-        "budget_minutes": budget_minutes,
-        "seeds": seeds,
-        "ensemble": ensemble,
-    }
-    if not isinstance(given["validation"], int | float):  # none, or sequences
-        del given["validation"]
-    given = {name: plain(value) for name, value in given.items() if value is not None}
-    require_in_bounds(TrainingOptions, given)
-    require_in_bounds(RecipeOptions, given)
-    about_all = RecipeOptions(**{name: given.pop(name) for name in _RECIPE & given.keys()})
-    threads = plain(threads)
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise ConfigurationError(f"threads must be an integer >= 1, got {threads!r}")
-    if not (progress is None or progress == "auto" or callable(progress)):
-        raise ConfigurationError(f"progress must be a function, 'auto' or None, got {progress!r}")
-    held = None if validation is None or "validation" in given else _pair(validation, "validation")
-    tested = None if test is None else _pair(test, "test")
-    folder = None if out is None else Path(out)
-    if folder is not None and not overwrite:
+    require_progress(progress)
+    folder = None if options.out is None else Path(options.out)
+    if folder is not None and not options.overwrite:
         session.refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
-    with torch_as_before(), _torch_threads(threads):
-        found = arrays.labelled(spec, sequences, labels, layout)
-        if found.spec.model.kind == "rocket":
-            _require_applicable(given, about_all)
-        if held is not None:
-            given["validation"] = 0.0
-        open_spec = session.lenient(found.spec)  # what is wrong is found before the choice, which may take minutes
-        held_records = _read("validation", held, open_spec, layout)
-        tested_records = _read("test", tested, open_spec, layout)
-        with _choosing(progress):
-            plan = recipe.plan(found.spec, found.records, given, about_all)
-        plan = replace(plan, reasons=(*found.reasons, *plan.reasons), warnings=(*found.warnings, *plan.warnings))
-        for name, others in (("validation", held_records), ("test", tested_records)):
-            with _about(name):
-                arrays.require_fit(others, plan.spec)
-        for line in plan.warnings:
-            log.warning("%s", line)
-        temporary = folder is None
-        folder = Path(tempfile.mkdtemp(prefix="lengthwise-run-")) if folder is None else folder
-        try:
-            finished = _run(plan, found.records, tested_records, held_records, folder, progress, pictures=not temporary)
-        except BaseException:
-            if temporary:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-    for line in finished.warnings[len(plan.warnings) :]:
-        log.warning("%s", line)
-    made = TrainedModel(folder, finished, plan.reasons, finished.warnings)
-    if temporary:
-        weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+    held = None if isinstance(options.validation, int | float) else options.validation
+    found = arrays.labelled(spec, sequences, labels, options.layout)
+    open_spec = lenient(found.spec)  # what is wrong is found before the choice, which may take minutes
+    training = session.TrainingSession(
+        found.spec,
+        found.records,
+        options if held is None else options.model_copy(update={"validation": None}),
+        test=_read("test", options.test, open_spec, options.layout),
+        validation=_read("validation", held, open_spec, options.layout),
+        reasons=found.reasons,
+        warnings=found.warnings,
+        recheck=_recheck,
+        progress=progress,
+        tell=_log_warning,
+    )
+    with _folder(folder) as directory:
+        report = training.run(directory)
+    made = TrainedModel(directory, report)
+    if folder is None:
+        weakref.finalize(made, shutil.rmtree, directory, ignore_errors=True)
     return made
 
 
@@ -296,101 +224,51 @@ def compare(
     )
 
 
-def _run(
-    plan: recipe.Plan,
-    records: Sequence[Record],
-    tested: Sequence[Record],
-    validation: Sequence[Record],
-    folder: Path,
-    progress: Callable[[str], None] | Literal["auto"] | None,
-    *,
-    pictures: bool,
-) -> session.FinishedTraining:
-    """Trains what a plan says, and shows how far it is."""
-    if plan.spec.model.kind == "rocket":
-        with session.made_folder(folder), _shown(progress, "sequences", len(records)) as show:
-            return session.train_rocket(
-                plan,
-                records,
-                tested,
-                folder,
-                on_examples=lambda done, every: show(done, every, "computing features"),
-                validation=validation,
-                pictures=pictures,
-            )
-    epochs = plan.options.epochs * plan.runs * plan.spec.model.members
-    done = 0
-    with session.made_folder(folder), _shown(progress, "epochs", epochs) as show:
-
-        def on_epoch(epoch: Epoch) -> None:
-            nonlocal done
-            done += 1
-            accuracy = epoch.validation_accuracy
-            measured = "" if accuracy is None else f", validation accuracy {accuracy:.4f}"
-            show(done, epochs, f"loss {epoch.training_loss:.4f}{measured}")
-
-        return session.train_layers(
-            plan,
-            records,
-            tested,
-            folder,
-            resume=False,
-            on_epoch=on_epoch,
-            validation=validation,
-            pictures=pictures,
-        )
-
-
 @contextmanager
-def _shown(progress: Callable[[str], None] | Literal["auto"] | None, parts: str, total: int) -> Iterator[Show]:
-    """Yields what shows progress: in a notebook, on a terminal, in the caller's function, or nowhere."""
-    if callable(progress):
-        tell = progress
-        yield lambda done, every, note: tell(f"{done} of {every} {parts}: {note}")
-    elif progress is None:
-        yield lambda _done, _every, _note: None
-    elif notebook.in_notebook():
-        with notebook.notebook_bar("training", total) as bar:
-            yield lambda done, _every, note: bar(done, note)
-    else:
-        from rich.console import Console
-
-        with progress_bar(Console(stderr=True)) as shown:
-            task = shown.add_task("training", total=total, note="")
-            yield lambda done, every, note: shown.update(task, completed=done, total=every, note=note, refresh=True)
+def _folder(given: Path | None) -> Iterator[Path]:
+    """The folder of a run: the given one, or a temporary one, which is removed if the block raises."""
+    if given is not None:
+        yield given
+        return
+    folder = Path(tempfile.mkdtemp(prefix="lengthwise-run-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
-def _require_applicable(given: Mapping[str, Any], about_all: RecipeOptions) -> None:
-    """Refuses options that a spec with `kind = "rocket"` cannot have.
-
-    Raises:
-        ConfigurationError: There is such an option.
-    """
-    other = recipe.inapplicable(given, about_all)
-    if other is not None:
-        raise ConfigurationError(f"{other} has no meaning with kind = 'rocket': it is for gradient descent")
+def _log_warning(line: str) -> None:
+    """Logs a warning of a session; the reasons of its choices are in the result."""
+    kind, _, text = line.partition(": ")
+    if kind == "warning":
+        log.warning("%s", text)
 
 
-def _pair(given: object, name: str) -> Labelled:
-    """Sequences and labels that were given together.
+def _read(name: str, given: Any, spec: Spec, layout: Layout) -> list[Record]:
+    """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it.
 
     Raises:
-        ConfigurationError: They are not two, and the sequences have no labels.
+        ConfigurationError: It is neither.
     """
-    if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given, GivenSequences):
-        return given[0], given[1]
-    if isinstance(given, GivenSequences) or columns_of(given) is not None or hasattr(type(given), "groups"):
-        return given, None
-    share = ", or a share of the sequences" if name == "validation" else ""
-    raise ConfigurationError(f"{name} must be a pair (sequences, labels) or a table with labels{share}")
-
-
-def _read(name: str, given: Labelled | None, spec: Spec, layout: Layout) -> list[Record]:
-    """The records of the argument `validation` or `test`; none without it."""
     if given is None:
         return []
+    if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given, GivenSequences):
+        sequences, labels = given
+    elif isinstance(given, GivenSequences) or columns_of(given) is not None or hasattr(type(given), "groups"):
+        sequences, labels = given, None
+    else:
+        share = ", or a share of the sequences" if name == "validation" else ""
+        raise ConfigurationError(
+            f"{name} must be a pair (sequences, labels) or a table with labels{share}, got a {type(given).__name__}"
+        )
     with _about(name):
-        return arrays.more(spec, *given, layout)
+        return arrays.more(spec, sequences, labels, layout)
+
+
+def _recheck(name: str, records: Sequence[Record], spec: Spec) -> None:
+    with _about(name):
+        arrays.require_fit(records, spec)
 
 
 @contextmanager
@@ -403,23 +281,3 @@ def _about(name: str) -> Iterator[None]:
         raise InvalidSequences(problems) from error
     except ConfigurationError as error:
         raise ConfigurationError(f"{name}: {error}") from error
-
-
-def _choosing(progress: Callable[[str], None] | Literal["auto"] | None) -> AbstractContextManager[Any]:
-    """Shows that something is chosen, which may take minutes."""
-    if progress != "auto":
-        return nullcontext()
-    from rich.console import Console
-
-    return status(Console(stderr=True), "choosing what is left open")
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """Makes torch compute in so many threads during the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,200 @@
+"""How good a model's answers are: loss, accuracy, confusion, calibration, and accuracy by length and missing share.
+
+```
+model, examples -> answers (without padding) -> EvaluationScores -> metrics.json
+```
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
+from torch import Tensor
+from torch.nn import functional
+
+from lengthwise.runtime.manifest import Task
+from lengthwise_export.architecture.model import ClassifierOutput
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.training.batches import Example, by_length, collate
+
+BINS: Final = 10
+"""Bins of equal width of the reliability diagram."""
+LENGTH_PARTS: Final = 4
+MISSING_EDGES: Final = (0.0, 0.05, 0.2, 0.5, 1.0)
+
+
+class AnyClassifier(Protocol):
+    """A trained model of any kind."""
+
+    def __call__(self, steps: Tensor, lengths: Tensor, /) -> ClassifierOutput:
+        """The logits of a padded batch."""
+        ...
+
+    def eval(self) -> object:
+        """Switches to evaluation mode."""
+        ...
+
+
+class ScoredAnswer(NamedTuple):
+    """A model's answer to one example.
+
+    Attributes:
+        logits: `[classes]`, or `[length, classes]` per step.
+        example: The example.
+    """
+
+    logits: Tensor
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationScores:
+    """The metrics of a model on a set of examples.
+
+    Attributes:
+        loss: Mean loss of an example; for a per-step model, of a step.
+        accuracy: Share of correct answers. An answer is the label of a sequence; for a multi-label model, yes or no for
+            one label; for a per-step model, the label of a valid step.
+        macro_f1: Mean over the labels of 2 tp / (2 tp + fp + fn). Labels that neither occur nor are answered are left
+            out.
+        answers: The number of answers.
+        confusion: `[classes][classes]`, counts by true and predicted label; for a multi-label model `[classes][4]`, the
+            true positives, false positives, false negatives and true negatives of each label.
+        of: What was scored.
+    """
+
+    loss: float
+    accuracy: float
+    macro_f1: float
+    answers: int
+    confusion: list[list[int]]
+    of: Sequence[ScoredAnswer] = field(default=(), repr=False, compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """The metrics as in `metrics.json`: with `ece` and the lists of `quality`."""
+        names = ("loss", "accuracy", "macro_f1", "answers", "confusion")
+        return {name: getattr(self, name) for name in names} | (quality(self.of) if self.of else {})
+
+
+def answers(model: AnyClassifier, members: Sequence[Example], *, rows: int = 64) -> list[ScoredAnswer]:
+    """The answer to each example, in their order. The model stays in evaluation mode.
+
+    Args:
+        model: The model.
+        members: The examples.
+        rows: Examples in a batch.
+    """
+    model.eval()
+    found: list[Tensor] = [torch.empty(0)] * len(members)
+    with torch.no_grad():
+        for group in by_length(members, rows):
+            batch = collate([members[place] for place in group])
+            logits = model(batch.steps, batch.lengths).logits
+            for place, row, length in zip(group, logits, batch.lengths.tolist(), strict=True):
+                found[place] = row[:length] if logits.ndim == 3 else row
+    return [ScoredAnswer(logits, example) for logits, example in zip(found, members, strict=True)]
+
+
+def evaluate(model: AnyClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> EvaluationScores:
+    """The scores of a model on examples; see `answers`."""
+    return scores(answers(model, members, rows=rows), len(spec.output.labels), spec.output.task)
+
+
+def joined(found: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor]:
+    """Logits and targets of all answers: `[answers, classes]`, and the targets as in `Example`."""
+    join = torch.cat if task == "per-step" else torch.stack
+    return join([one.logits for one in found]), join([one.example.target for one in found])
+
+
+def scores(found: Sequence[ScoredAnswer], classes: int, task: Task) -> EvaluationScores:
+    """The scores of answers."""
+    logits, targets = joined(found, task)
+    if task == "multi-label":
+        predicted, wanted = (logits > 0).numpy(), (targets > 0).numpy()
+        kinds = (predicted & wanted, predicted & ~wanted, ~predicted & wanted, ~predicted & ~wanted)
+        hits, false_alarms, misses, _ = columns = [kind.sum(axis=0) for kind in kinds]
+        confusion, loss = np.stack(columns, axis=1), functional.binary_cross_entropy_with_logits(logits, targets)
+    else:
+        predicted, wanted = logits.argmax(dim=1).numpy(), targets.numpy()
+        confusion, loss = (
+            confusion_matrix(wanted, predicted, labels=range(classes)),
+            functional.cross_entropy(logits, targets),
+        )
+        hits = confusion.diagonal()
+        false_alarms, misses = confusion.sum(axis=0) - hits, confusion.sum(axis=1) - hits
+    seen = 2 * hits + false_alarms + misses
+    return EvaluationScores(
+        loss=float(loss),
+        accuracy=float((predicted == wanted).mean()),
+        macro_f1=float((2 * hits[seen > 0] / seen[seen > 0]).mean()),
+        answers=wanted.size,
+        confusion=confusion.tolist(),
+        of=found,
+    )
+
+
+def quality(found: Sequence[ScoredAnswer]) -> dict[str, Any]:
+    """What a report says of answers besides their scores.
+
+    Returns:
+        `ece` (expected calibration error), `reliability` (a list of bins), `by_length` and, if a value is missing,
+        `by_missing` (lists of groups with their accuracy).
+    """
+    rated = [_rated(one) for one in found]
+    sure, right = np.concatenate([one for one, _ in rated]), np.concatenate([one for _, one in rated])
+    bins, error = [], 0.0
+    for place in range(BINS):
+        low, high = place / BINS, (place + 1) / BINS
+        inside = (sure > low) & (sure <= high)
+        count = int(inside.sum())
+        if count:
+            confidence, accuracy = float(sure[inside].mean()), float(right[inside].mean())
+            error += count / len(sure) * abs(confidence - accuracy)
+            bins.append({"from": low, "to": high, "answers": count, "confidence": confidence, "accuracy": accuracy})
+    each = [one for _, one in rated]
+    result = {"ece": error, "reliability": bins, "by_length": _by_length(each, found)}
+    missing = np.array([one.example.missing for one in found])
+    if missing.any():
+        parts = [(missing == 0, 0.0, 0.0)]
+        parts += [((missing > low) & (missing <= high), low, high) for low, high in itertools.pairwise(MISSING_EDGES)]
+        result["by_missing"] = _groups(each, parts)
+    return result
+
+
+def _rated(one: ScoredAnswer) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """`[answers]`: the probability of each answer to an example, and whether it is correct."""
+    logits, target = one.logits.double(), one.example.target.numpy()
+    if target.dtype.kind == "f":  # multi-label
+        yes = torch.sigmoid(logits).numpy()
+        return np.maximum(yes, 1 - yes), (yes > 0.5) == (target > 0.5)
+    probabilities = np.atleast_2d(logits.softmax(dim=-1).numpy())
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == target.reshape(-1)
+
+
+def _by_length(right: Sequence[NDArray[np.bool_]], found: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
+    """Accuracy by quantile of the length; equal lengths are in one group."""
+    lengths = np.array([len(one.example.steps) for one in found])
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_PARTS + 1), method="inverted_cdf")).tolist()
+    lows = [edges[0], *(edge + 1 for edge in edges[1:-1])]
+    parts = zip(lows, edges[1:] or edges, strict=True)
+    return _groups(right, [((lengths >= low) & (lengths <= high), low, high) for low, high in parts])
+
+
+def _groups(
+    right: Sequence[NDArray[np.bool_]], parts: Sequence[tuple[NDArray[np.bool_], float, float]]
+) -> list[dict[str, Any]]:
+    """The accuracy of each part of the examples; parts without an example are left out."""
+    groups = []
+    for inside, low, high in parts:
+        if inside.any():
+            those = np.concatenate([right[place] for place in np.flatnonzero(inside)])
+            count = {"sequences": int(inside.sum()), "answers": len(those)}
+            groups.append({"from": low, "to": high, **count, "accuracy": float(those.mean()) if len(those) else None})
+    return groups
