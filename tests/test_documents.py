@@ -59,7 +59,7 @@ PAGES = {
     "docs/tutorial-torch.md": Page(tolerance=0.15),
 }
 LONG = [name for name in PAGES if any(block.mark == "long" for block in documents.blocks(ROOT / name))]
-ELSEWHERE = ("docs/deployment.md", "docs/perf-analyzer.md")
+ELSEWHERE = ("docs/deployment.md", "docs/measuring.md")
 """Pages whose commands have tests of their own: tests/deploy, tests/clients."""
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT)) for pattern in ("*.md", "docs/*.md", "*/README.md") for path in ROOT.glob(pattern)
@@ -68,7 +68,7 @@ TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 THEIRS = {
     "docs/deployment.md": {"build-arg", "cpus", "repository-url"},
     "docs/observability.md": {"enable-feature"},
-    "docs/perf-analyzer.md": {"shape", "shared-memory", "streaming"},
+    "docs/measuring.md": {"shape", "shared-memory", "streaming"},
     "docs/coming-from.md": {
         "models",
         "start",

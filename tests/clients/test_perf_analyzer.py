@@ -1,4 +1,4 @@
-"""NVIDIA's perf_analyzer, unmodified, against the bundled model: every command of docs/perf-analyzer.md, as it stands.
+"""NVIDIA's perf_analyzer, unmodified, against the bundled model: every command of docs/measuring.md, as it stands.
 
 `make clients` runs this. The program comes with `tritonclient`; the two libraries that it wants are fetched once into
 `runs/clients/perf_analyzer`, unless the machine has them.
@@ -21,7 +21,7 @@ from tests.support.server_process import started
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "runs" / "clients" / "perf_analyzer"
 PROGRAM = Path(sys.executable).with_name("perf_analyzer")
-DOCUMENT = (ROOT / "docs" / "perf-analyzer.md").read_text()
+DOCUMENT = (ROOT / "docs" / "measuring.md").read_text()
 COMMANDS = re.findall(r"^```sh\n(perf_analyzer .*?)\n```$", DOCUMENT, re.M | re.S)
 (DATA,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.M | re.S)
 QUICK = "--measurement-mode count_windows --measurement-request-count 50 --max-trials 5 --stability-percentage 900"
