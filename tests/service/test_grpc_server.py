@@ -461,7 +461,7 @@ async def test_a_model_that_is_good_answers_while_another_is_judged_and_the_serv
             for message in (request(model_name="other"), request(model_name=""), request(model_version="2")):
                 error = await caller.refused("ModelInfer", message)
                 assert error.code() is Code.UNAVAILABLE
-                assert error.details() == "the server is starting: 1 version not judged yet; /healthz says which"
+                assert error.details() == "the server is starting: 1 version not verified yet; /healthz says which"
             assert not (await caller.call("ServerReady")).ready
             assert not (await caller.call("ModelReady", pb.ModelReadyRequest(name="sums"))).ready
             asked = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())

@@ -116,13 +116,13 @@ def test_a_model_that_is_refused_there_has_its_reason_here(tmp_path: Path):
 
 def test_a_graph_that_ends_its_process_is_refused_with_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     directory = place_graph(tmp_path, hostile_models.rows_chosen_by_lengths)
-    with pytest.raises(ModelError, match=r"bad/1: the process that judged it was ended by SIG(ABRT|SEGV): its graph"):
+    with pytest.raises(ModelError, match=r"bad/1: the process that verified it was ended by SIG(ABRT|SEGV): its graph"):
         loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
 
 
 def test_a_graph_that_hangs_is_refused_with_the_time(tmp_path: Path, processes: Started):
     directory = place_graph(tmp_path, hostile_models.endless)
-    with pytest.raises(ModelError, match=r"bad/1: judging it timed out after 2 s \(--judge-timeout-seconds\)"):
+    with pytest.raises(ModelError, match=r"bad/1: verifying it timed out after 2 s \(--judge-timeout-seconds\)"):
         loading.load(directory, LIMITS, judge=JudgeProcess(2, 2**30))
     assert not proc.is_there(processes[0].pid)
 
@@ -141,7 +141,7 @@ def test_judging_takes_no_more_than_most_of_what_the_container_has_left_and_is_t
 ):
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: 320 * MEBIBYTE)
     directory = place_graph(tmp_path, hostile_models.greedy)
-    with pytest.raises(NotJudged, match=rf"it takes more than {256 * MEBIBYTE} bytes, which is most of what"):
+    with pytest.raises(NotJudged, match=rf"it takes more than {256 * MEBIBYTE} bytes, most of what"):
         loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**40))
 
 

@@ -82,7 +82,7 @@ def test_a_graph_that_ends_its_process_does_not_end_the_service_it_is_dropped_in
         place_graph(folder, hostile_models.rows_chosen_by_lengths)
         with asked_all_the_while(server) as codes:
             status, error = load(server, "bad")
-        assert (status, "the process that judged it was ended by SIG" in error) == (400, True), error
+        assert (status, "the process that verified it was ended by SIG" in error) == (400, True), error
         assert set(codes) == {200}
         assert "was ended by SIG" in reason(server, "bad/1")
 
@@ -91,10 +91,10 @@ def test_a_graph_that_ends_its_process_does_not_end_the_service_it_is_dropped_in
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (hostile_models.rows_chosen_by_lengths, "the process that judged it was ended by SIG"),
+        (hostile_models.rows_chosen_by_lengths, "the process that verified it was ended by SIG"),
         (hostile_models.rows_chosen_by_values, "decides how many rows its LSTM gets"),
-        (hostile_models.endless, "judging it timed out after 20 s"),
-        (hostile_models.greedy, "judging it ran out of memory"),
+        (hostile_models.endless, "verifying it timed out after 20 s"),
+        (hostile_models.greedy, "verifying it ran out of memory"),
     ],
 )
 @pytest.mark.parametrize("when", ["at the start", "at a reload"])

@@ -102,7 +102,7 @@ async def test_a_good_model_answers_while_another_is_judged(folder: Path, name: 
     judge = SlowJudge(f"{name}/1")
     async with starting(folder, judge) as (service, start):
         await until(lambda: keys(service) == ["vowels/1"] and f"{name}/1" in judge.begun)
-        why = f"{STARTING}: 1 version not judged yet; /healthz says which"
+        why = f"{STARTING}: 1 version not verified yet; /healthz says which"
         assert await predict(service, model="vowels") == (200, "1")
         assert await predict(service) == (503, why)
         assert await predict(service, model=name) == (503, why)
@@ -118,7 +118,7 @@ async def test_a_good_model_answers_while_another_is_judged(folder: Path, name: 
         assert (await service.client.get("/v2/health/ready")).status_code == 503
         assert (await service.client.get("/v2/models/vowels/ready")).status_code == 503
         health = await service.client.get("/healthz")
-        assert (health.status_code, health.json()["reason"]) == (503, f"starting: not judged yet are {name}/1")
+        assert (health.status_code, health.json()["reason"]) == (503, f"starting: not verified yet are {name}/1")
         assert not start.done()
         judge.go_on.set()
         await start
@@ -163,7 +163,7 @@ async def test_versions_that_hang_do_not_take_all_places(folder: Path) -> None:
     async with starting(folder, judge) as (service, _):
         await until(lambda: keys(service) == ["vowels/1"])
         assert await predict(service, model="vowels") == (200, "1")
-        assert (await service.client.get("/readyz")).json()["detail"].startswith(f"{STARTING}: 3 versions not judged")
+        assert (await service.client.get("/readyz")).json()["detail"].startswith(f"{STARTING}: 3 versions not verified")
 
 
 async def test_no_more_versions_are_judged_at_once_than_are_allowed(folder: Path) -> None:
@@ -288,8 +288,8 @@ def test_a_graph_that_hangs_keeps_no_good_model_from_answering(
             assert answer.headers["retry-after"] == "1"
         assert answer.status_code == 200
         assert "timed out" not in server.text
-        assert "1 version not judged yet" in server.get("/readyz").json()["detail"]
-        server.wait_for(f"{name}/1: judging it timed out after 25 s")
+        assert "1 version not verified yet" in server.get("/readyz").json()["detail"]
+        server.wait_for(f"{name}/1: verifying it timed out after 25 s")
         server.wait_for("try it: ")
         assert server.get("/readyz").status_code == 200
         assert server.predict({"sequences": SEQUENCES}).status_code == 200

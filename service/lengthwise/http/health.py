@@ -152,7 +152,7 @@ def _reason(repository: Repository) -> str | None:
     """The reason why nothing is ready, if no version is the cause."""
     if not repository.starting or not repository.unjudged:
         return repository.reason
-    return f"starting: not judged yet are {listed([str(key) for key in repository.unjudged])}"
+    return f"starting: not verified yet are {listed([str(key) for key in repository.unjudged])}"
 
 
 def _why_not_ready(serving: Serving) -> RequestError:

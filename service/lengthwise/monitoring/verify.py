@@ -60,7 +60,7 @@ class AnswerCheck:
             if time.monotonic() - self._logged > _LOGGED_SECONDS:
                 self._logged = time.monotonic()
                 log.error(
-                    "%s: the answer to request %s is another one when its sequence of %d steps is computed alone",
+                    "%s: the answer to request %s differs when its sequence of %d steps runs unbatched",
                     served.manifest.key,
                     call.request_id,
                     len(item.steps),

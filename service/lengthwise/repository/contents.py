@@ -153,7 +153,7 @@ class Repository:
         """The error of a request while there is no model, or while the first scan runs."""
         if self.starting:
             left = len(self.unjudged)
-            why = f": {left} version{'s' * (left != 1)} not judged yet; /healthz says which" if left else ""
+            why = f": {left} version{'s' * (left != 1)} not verified yet; /healthz says which" if left else ""
             return NotReady(f"the server is starting{why}", retry_after_seconds=1)
         why = "; /healthz says why" if self.reason is None else f": {self.reason}"
         return NotReady(f"no model is ready{why}", retry_after_seconds=5)

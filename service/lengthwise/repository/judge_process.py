@@ -129,18 +129,18 @@ class JudgeProcess:
     def _run(self, key: str, task: JudgeTask, most: int, stopping: Stopping) -> Judged:
         """Runs the process with a memory limit of `most` bytes."""
         if most < min(LEAST_BYTES, self._memory_bytes):
-            raise NotJudged(f"{key}: the container has no memory left to judge it; it is judged at the next scan")
+            raise NotJudged(f"{key}: the container has no memory left to verify it; it is verified at the next scan")
         try:
             process = self.start(most)
         except OSError as error:
-            raise NotJudged(f"{key}: no process can be started to judge it: {error.strerror}") from error
+            raise NotJudged(f"{key}: no process can be started to verify it: {error.strerror}") from error
         with process, stopping.ending(process.kill):
             try:
                 output, errors = process.communicate(pickle.dumps(task), timeout=self._timeout_seconds)
             except subprocess.TimeoutExpired as error:
                 process.kill()
                 raise ModelError(
-                    f"{key}: judging it timed out after {self._timeout_seconds:g} s ({_LIMITS[1]}): its graph hangs, "
+                    f"{key}: verifying it timed out after {self._timeout_seconds:g} s ({_LIMITS[1]}): its graph hangs, "
                     "or is far too slow"
                 ) from error
             finally:
@@ -151,11 +151,11 @@ class JudgeProcess:
         except _OutOfMemory as error:
             if most < self._memory_bytes:
                 raise NotJudged(
-                    f"{key}: judging it ran out of memory: it takes more than {most} bytes, which is most of what the "
+                    f"{key}: verifying it ran out of memory: it takes more than {most} bytes, most of what the "
                     "container has left"
                 ) from error
             raise ModelError(
-                f"{key}: judging it ran out of memory: it takes more than {most} bytes ({_LIMITS[0]})"
+                f"{key}: verifying it ran out of memory: it takes more than {most} bytes ({_LIMITS[0]})"
             ) from error
 
     def start(self, memory_bytes: int) -> subprocess.Popen[bytes]:
@@ -186,25 +186,27 @@ class JudgeProcess:
             try:
                 return Judged.from_json(answer["judged"])
             except Exception as error:
-                raise ModelError(f"{key}: the process that judged it gave no valid answer: {error}") from error
+                raise ModelError(f"{key}: the process that verified it gave no valid answer: {error}") from error
         last = errors.decode(errors="replace").strip().rpartition("\n")[2][:300]
         if answer.get("memory") or (code and "bad_alloc" in last):
             raise _OutOfMemory
         if "refused" in answer:
             if answer.get("trace"):
-                log.error("%s: judging it failed\n%s", key, answer["trace"])
+                log.error("%s: verifying it failed\n%s", key, answer["trace"])
             kind = VerificationError if answer.get("kind") == "VerificationError" else ModelError
             raise kind(str(answer["refused"]))
         log.error(
-            "%s: the process that judged it ended with %s\n%s", key, code, errors.decode(errors="replace")[-4000:]
+            "%s: the process that verified it ended with %s\n%s", key, code, errors.decode(errors="replace")[-4000:]
         )
         if code in _FROM_OUTSIDE:
             raise NotJudged(
-                f"{key}: the process that judged it was killed from outside, by {_name(code)}; if nobody did that, "
+                f"{key}: the process that verified it was killed from outside, by {_name(code)}; if nobody did that, "
                 f"the machine ran out of memory ({_LIMITS[0]} limits the process)"
             )
         how = f"was ended by {_name(code)}" if code < 0 else f"ended with code {code}"
-        raise ModelError(f"{key}: the process that judged it {how}: its graph crashes the process that runs it. {last}")
+        raise ModelError(
+            f"{key}: the process that verified it {how}: its graph crashes the process that runs it. {last}"
+        )
 
 
 def _read(output: bytes) -> dict[str, Any]:
