@@ -22,7 +22,7 @@ import pytest
 from lengthwise.decoding import dataset
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
-from lengthwise.monitoring import patient_output
+from lengthwise.monitoring import consumers, patient_output
 from lengthwise.monitoring.answered import AnsweredCall
 from lengthwise.monitoring.consumers import CallBuffer, ConsumerThread
 from lengthwise.monitoring.drift import Drift, DriftWindow
@@ -129,6 +129,17 @@ class TestBuffers:
         thread.stop(EVENTUALLY_SECONDS)
         assert (consumer.seen, buffer.dropped, consumer.closed) == (2, 1, True)
         assert "could not be used for counting" in caplog.text
+
+    def test_a_thread_without_calls_sleeps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(consumers, "PERIOD_SECONDS", 0.001)
+        looked, buffer = threading.Event(), CallBuffer(Counting())
+        monkeypatch.setattr(buffer, "consume", lambda _most: looked.set())
+        thread = ConsumerThread("test", [buffer], 1)
+        thread.start()
+        assert not looked.wait(0.1)
+        buffer.offer(answered())
+        assert looked.wait(EVENTUALLY_SECONDS)
+        thread.stop(EVENTUALLY_SECONDS)
 
     def test_nothing_is_rerun_while_callers_wait(self) -> None:
         consumer, at_rest = Counting(), threading.Event()

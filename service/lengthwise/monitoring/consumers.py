@@ -5,7 +5,7 @@ its consumer is too slow, calls are dropped and counted, and no caller waits.
 
 | thread | runs | when |
 |---|---|---|
-| `monitoring` | consumers that count or write (`drift`, `record`) | a few times a second |
+| `monitoring` | consumers that count or write (`drift`, `record`) | a few times a second, while calls come |
 | `reruns` | consumers that run a model (`verify`, `shadow`) | while no caller waits, see `AtRest`; in the background |
 """
 
@@ -29,9 +29,9 @@ MOST_CALLS: Final = 4096
 MOST_BYTES: Final = 32 * 2**20
 """What one buffer holds at most."""
 PERIOD_SECONDS: Final = 0.2
-"""How often buffered calls are consumed."""
+"""How long calls gather before they are consumed, so that a thread that answers is seldom disturbed."""
 _REST_SECONDS: Final = 0.002
-"""How often to look whether the runners are at rest."""
+"""When to look again whether the runners are at rest; each time after twice as long, up to `PERIOD_SECONDS`."""
 
 
 class Consumer(Protocol):
@@ -68,11 +68,13 @@ class CallBuffer:
 
     Attributes:
         dropped: How many calls were dropped because the consumer was too slow, or failed.
+        arrived: Set when a call waits; the thread of several buffers gives them one.
     """
 
     def __init__(self, consumer: Consumer, most_calls: int = MOST_CALLS, most_bytes: int = MOST_BYTES) -> None:
         self.consumer = consumer
         self.dropped = 0
+        self.arrived = threading.Event()
         self._most_calls = most_calls
         self._most_bytes = most_bytes
         self._calls: deque[AnsweredCall] = deque()
@@ -92,8 +94,10 @@ class CallBuffer:
             if len(self._calls) < self._most_calls and self._bytes + call.held_bytes <= self._most_bytes:
                 self._calls.append(call)
                 self._bytes += call.held_bytes
-                return
-            self.dropped += 1
+            else:
+                self.dropped += 1
+        if not self.arrived.is_set():
+            self.arrived.set()
 
     def take(self, most: int) -> list[AnsweredCall]:
         """Removes and returns the oldest calls, at most so many."""
@@ -137,7 +141,11 @@ class ConsumerThread:
         self._buffers = buffers
         self._most = most
         self._at_rest = at_rest
-        self._stopped = threading.Event()
+        self._stopped, self._arrived = threading.Event(), threading.Event()
+        for buffer in buffers:
+            if buffer.arrived.is_set():
+                self._arrived.set()
+            buffer.arrived = self._arrived
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -147,6 +155,7 @@ class ConsumerThread:
     def stop(self, seconds: float) -> None:
         """Stops the thread and closes the consumers. Calls that still wait are consumed, except by those that rerun."""
         self._stopped.set()
+        self._arrived.set()
         if self._thread.ident is not None:
             self._thread.join(seconds)
         if self._thread.is_alive():
@@ -160,7 +169,8 @@ class ConsumerThread:
 
     def _run(self) -> None:
         recurrent_kernels.run_in_background(self._at_rest is not None)  # a caller may come while a model runs
-        while not self._stopped.wait(PERIOD_SECONDS):
+        while self._arrived.wait() and not self._stopped.wait(PERIOD_SECONDS):
+            self._arrived.clear()
             # A list, so that each consumer has its turn: one that is always busy must not keep the others waiting.
             while any([buffer.consume(self._most) for buffer in self._buffers if self._may_go_on()]):
                 if self._stopped.is_set():
@@ -171,9 +181,11 @@ class ConsumerThread:
         """Waits until the runners are at rest; false if the thread is stopped meanwhile."""
         if self._at_rest is None:
             return True
+        pause = _REST_SECONDS
         while not self._at_rest():
-            if self._stopped.wait(_REST_SECONDS):
+            if self._stopped.wait(pause):
                 return False
+            pause = min(2 * pause, PERIOD_SECONDS)
         return True
 
 
