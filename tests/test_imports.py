@@ -50,7 +50,7 @@ HOOKS = {(module.strip("`"), annex.strip("`")) for module, annex, _ in rows("hoo
 """The modules of core that import an annex, and which."""
 
 ONLY_IN = {
-    "onnxruntime": {"runtime.installation", "runtime.session"},
+    "onnxruntime": {"runtime.installation", "runtime.opening"},
     "fastapi": {"http.app", "http.health", "http.operations", "http.server"},
     "grpc": {f"protocols.grpc_{name}" for name in ("calls", "health", "infer", "server")},
     "uvicorn": {"http.server", "http.connection"},

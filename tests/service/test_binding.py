@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.binding import Slot
 from lengthwise.runtime.device_memory import Buffer, HostMemory
+from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.provider import PLAIN_CPU
-from lengthwise.runtime.session import Session, feed
+from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 from tests.support.fake_device import ONE, TWO
 

@@ -18,8 +18,9 @@ from lengthwise.padding import Steps, pad
 from lengthwise.repository.judging import measure_cost
 from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
-from lengthwise.runtime.session import CPU_LABEL, Session, feed
+from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.settings import bundled_models
 from lengthwise.telemetry.metrics import ModelMetrics
 from tests.support.fake_device import ONE

@@ -39,7 +39,7 @@ def models() -> Path:
 def _key() -> str:
     """What the files are for; one that is no longer valid is passed over by the server that reads it, and only slow."""
     from lengthwise.runtime.installation import processor
-    from lengthwise.runtime.session import RUNTIME_VERSION
+    from lengthwise.runtime.opening import RUNTIME_VERSION
 
     digest = hashlib.sha256(f"{processor()} {RUNTIME_VERSION}".encode())
     sources = ROOT / "service" / "lengthwise"

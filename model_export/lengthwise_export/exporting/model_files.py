@@ -26,7 +26,8 @@ from lengthwise.runtime.manifest import (
     digest,
 )
 from lengthwise.runtime.onnx import onnx_graph
-from lengthwise.runtime.session import RUNTIME_VERSION, Session
+from lengthwise.runtime.opening import RUNTIME_VERSION
+from lengthwise.runtime.session import Session
 from lengthwise.verification import golden, promises
 from lengthwise.verification.random_sequences import draw, lengths_for
 from lengthwise_export.exporting import example_recordings

@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, StepInput
-from lengthwise.runtime.session import feed
 from lengthwise.verification.measurement import ROUNDING
 from lengthwise_export.errors import UncheckableError
 

@@ -17,8 +17,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.session import feed
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.probing import open_recording_session
 

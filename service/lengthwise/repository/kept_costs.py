@@ -19,7 +19,8 @@ from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.runtime.installation import processor
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.session import CPU_LABEL, RUNTIME_VERSION, Session
+from lengthwise.runtime.opening import RUNTIME_VERSION
+from lengthwise.runtime.session import CPU_LABEL, Session
 
 log = logging.getLogger("lengthwise.costs")
 

@@ -27,8 +27,9 @@ from lengthwise import files
 from lengthwise.padding import PaddedBatch, pad, rounded_width
 from lengthwise.runtime.installation import processor
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.opening import RUNTIME_VERSION
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
-from lengthwise.runtime.session import RUNTIME_VERSION, Session
+from lengthwise.runtime.session import Session
 
 log = logging.getLogger("lengthwise.kernels")
 

@@ -16,7 +16,8 @@ from typing import Any, Final
 from lengthwise import files
 from lengthwise.runtime.installation import processor
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Promise
-from lengthwise.runtime.session import RUNTIME_VERSION, Session
+from lengthwise.runtime.opening import RUNTIME_VERSION
+from lengthwise.runtime.session import Session
 
 log = logging.getLogger("lengthwise.promises")
 

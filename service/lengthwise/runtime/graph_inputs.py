@@ -1,0 +1,42 @@
+"""What a graph is given for a batch: its inputs, by its own names, types and order of axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.padding import PaddedBatch, step_mask
+from lengthwise.runtime.manifest import GraphNames, Manifest
+
+
+def feed(names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
+    """The graph's inputs for a batch, by the graph's own names, types and order of axes."""
+    inputs: dict[str, NDArray[Any]] = {}
+    if names.mask is not None:
+        valid = step_mask(batch.lengths, batch.width)
+        mask = (valid if names.mask_marks == "valid" else ~valid).astype(names.mask_type, copy=False)
+        inputs[names.mask] = np.ascontiguousarray(mask.T) if names.time_first else mask
+    if names.lengths is not None:
+        inputs[names.lengths] = batch.lengths.astype(names.lengths_type, copy=False)
+    inputs[names.sequences] = _in_graph_order(names, batch.steps)
+    return inputs
+
+
+def _in_graph_order(names: GraphNames, steps: NDArray[Any]) -> NDArray[Any]:
+    """Steps `[rows, width, ...]`, in the graph's own order of axes."""
+    if not names.features_axis:
+        steps = steps[:, :, 0]
+    if names.channels_first:
+        return np.ascontiguousarray(steps.swapaxes(1, 2))
+    return np.ascontiguousarray(steps.swapaxes(0, 1)) if names.time_first else steps
+
+
+def zero_batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
+    """A batch of zeros `[rows, width, ...]` that is valid for the model."""
+    wants = manifest.input
+    lengths = np.full(rows, min(width, manifest.max_length), dtype=np.int32)
+    if wants.kind == "tokens":
+        return PaddedBatch(np.zeros((rows, width), dtype=np.int64), lengths)
+    return PaddedBatch(np.zeros((rows, width, wants.features or 1), dtype=np.float32), lengths)
