@@ -98,7 +98,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
     mean, std = _statistics(model)
 
     def build(named: Manifest) -> onnx.ModelProto:
-        return without_exporter_metadata(
+        return graph.without_exporter_metadata(
             graph.build(model, named.input, name=named.name, labels=named.labels, opset=options.opset)
         )
 
@@ -132,21 +132,6 @@ def eager_reference(model: BuiltInModel) -> Reference:
         return cast("BatchLogits", logits.numpy())
 
     return answer
-
-
-def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Removes the exporter's metadata of each node, such as lines of code with their paths.
-
-    So a published graph reveals nothing about the machine that built it, and is the same on every machine.
-    """
-    for node in proto.graph.node:
-        del node.metadata_props[:]
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        del value.metadata_props[:]
-    for tensor in proto.graph.initializer:
-        del tensor.metadata_props[:]
-    del proto.graph.metadata_props[:]
-    return proto
 
 
 def _statistics(model: BuiltInModel) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

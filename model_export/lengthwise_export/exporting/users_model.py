@@ -20,10 +20,11 @@ from lengthwise_export.checking.uncheckable import runs
 from lengthwise_export.checking.verdict import Report, past_a_fill
 from lengthwise_export.errors import ExportError, RunError, UnmendableError
 from lengthwise_export.exporting import steps
-from lengthwise_export.exporting.candidate import PLAIN, Candidate, Tell, without_exporter_metadata
+from lengthwise_export.exporting.candidate import PLAIN, Candidate, Tell
 from lengthwise_export.exporting.missing_values import contains_isnan
 from lengthwise_export.options import OPSET, ExportOptions
 from lengthwise_export.targets.target import ScoreKind, Target
+from lengthwise_export.tracing.graph import without_exporter_metadata
 
 if TYPE_CHECKING:
     from lengthwise_export.mending.mend_target import ProvedMend

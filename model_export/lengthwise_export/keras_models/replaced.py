@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -131,7 +131,6 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
         if run.is_traced:
             raise trace_error(None, f"{layer.name} ({type(layer).__name__}): {why}")
         return _ORIGINAL[_rnn_call](layer, sequences, initial_state=initial_state, mask=mask, training=training)
-    before = _initial_states(initial_state, len(cells))
     values, lengths = sequences, run.lengths_at(sequences)
     gathered = None
     if mask is not None and run.is_by_lengths(layer, mask):
@@ -139,25 +138,37 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     elif mask is not None:
         gathered = GatheredSteps(mask)
         values, lengths = gathered.in_front(sequences), gathered.lengths
+    before = _initial_states(initial_state, len(cells))
     states: list[list[Tensor]] = []
     for cell, form, start in zip(cells, forms, before, strict=True):
         assert isinstance(form, recurrent.CellForm)
         direction = "reverse" if layer.go_backwards else "forward"
         values, ends = recurrent.run(form, run.known.weights_of([cell], form), values, lengths, direction, start)
-        own = [end.squeeze(0) for end in ends]
-        if gathered is not None:
-            starts: list[Tensor | None] = [state.squeeze(0) for state in start] or [None] * len(own)
-            own = [gathered.kept(end, start) for end, start in zip(own, starts, strict=True)]
-        states.append(own)
-    last = states[-1][0]
-    output = _all_steps(layer, run, values, last, mask, gathered) if layer.return_sequences else last
-    if not layer.return_sequences and mask is not None and layer.zero_output_for_mask:
-        processed_last = mask[:, :1] if layer.go_backwards else mask[:, -1:]
-        output = torch.where(processed_last.bool(), last, 0.0)
+        states.append(_kept(ends, start, gathered))
+    output = _output(layer, run, values, states[-1][0], mask, gathered)
     if not layer.return_state:
         return output
     shown = [own if len(own) > 1 else own[0] for own in states]
     return (output, *(shown if len(cells) > 1 else states[0]))
+
+
+def _kept(ends: Sequence[Tensor], start: Sequence[Tensor], gathered: GatheredSteps | None) -> list[Tensor]:
+    """The states of a cell after the last step; those before the first one for a row without steps."""
+    own = [end.squeeze(0) for end in ends]
+    if gathered is None:
+        return own
+    starts: list[Tensor | None] = [state.squeeze(0) for state in start] or [None] * len(own)
+    return [gathered.kept(end, start) for end, start in zip(own, starts, strict=True)]
+
+
+def _output(layer: Any, run: Any, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None) -> Tensor:
+    """What a layer returns beside its states."""
+    if layer.return_sequences:
+        return _all_steps(layer, run, values, last, mask, gathered)
+    if mask is None or not layer.zero_output_for_mask:
+        return last
+    processed_last = mask[:, :1] if layer.go_backwards else mask[:, -1:]
+    return torch.where(processed_last.bool(), last, 0.0)
 
 
 def _all_steps(layer: Any, run: Any, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import random
 import sys
 from contextlib import suppress
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.targets.keras import is_keras, prefer_torch, require_backend
+from lengthwise_export.targets import keras
 from lengthwise_export.tracing.source_lines import is_users, location_of
 
 _READ: dict[str, tuple[Path, int]] = {}
@@ -52,12 +53,26 @@ def module_of(text: str) -> nn.Module:
         finally:
             random.setstate(before)
     if is_keras(made):
-        require_backend()
+        keras.require_backend()
     if type(made).__name__ == "ExportedProgram":  # torch.export takes long to import, only to ask this
         made = made.module()
     if not isinstance(made, nn.Module):
         raise ConfigurationError(f"{text} gives a {type(made).__name__}: it must return a torch.nn.Module")
     return made
+
+
+def prefer_torch() -> None:
+    """Makes torch the backend of a Keras that is imported later by a user's file, unless the user chose another."""
+    if "keras" not in sys.modules:
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+
+
+def is_keras(thing: object) -> bool:
+    """Whether an object is a layer or a model of Keras. Imports nothing."""
+    return any(
+        kind.__module__.partition(".")[0] in ("keras", "tf_keras") and kind.__name__ == "Layer"
+        for kind in type(thing).__mro__
+    )
 
 
 def _forget_another(path: Path) -> None:

@@ -1,12 +1,10 @@
-"""Keras models as targets: how they are recognised. What reads them is the annex `keras_models`.
+"""Keras models as targets: the hook to the annex `keras_models`, which reads them.
 
 This is the only module of core that imports that annex, and only when a target is a Keras model.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -15,20 +13,6 @@ if TYPE_CHECKING:
 
 SUFFIXES: Final = frozenset({".keras", ".h5", ".hdf5"})
 """The suffixes of files that hold a Keras model."""
-
-
-def prefer_torch() -> None:
-    """Makes torch the backend of a Keras that is imported later by a user's file, unless the user chose another."""
-    if "keras" not in sys.modules:
-        os.environ.setdefault("KERAS_BACKEND", "torch")
-
-
-def is_keras(thing: object) -> bool:
-    """Whether an object is a layer or a model of Keras. Imports nothing."""
-    return any(
-        kind.__module__.partition(".")[0] in ("keras", "tf_keras") and kind.__name__ == "Layer"
-        for kind in type(thing).__mro__
-    )
 
 
 def require_backend() -> None:

@@ -15,7 +15,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import keras
-from lengthwise_export.targets.factory import module_of
+from lengthwise_export.targets.factory import is_keras, module_of
 from lengthwise_export.targets.module_target import module_target
 from lengthwise_export.targets.rows import require_order_of_axes
 from lengthwise_export.targets.step_inputs import read_steps
@@ -76,7 +76,7 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         blind: Whether the module may take the steps alone.
     """
     module = _unwrapped(module)
-    if keras.is_keras(module):
+    if is_keras(module):
         return keras.of_model(text, module, options)
     if isinstance(module, torch.jit.ScriptModule):
         raise ConfigurationError(f"{text} is TorchScript, which cannot be traced. {foreign_files.FROM_TORCHSCRIPT}")

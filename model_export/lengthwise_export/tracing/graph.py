@@ -273,3 +273,18 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while error.__cause__ is not None:
         error = error.__cause__
         yield error
+
+
+def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Removes the exporter's metadata of each node, such as lines of code with their paths.
+
+    So a published graph reveals nothing about the machine that built it, and is the same on every machine.
+    """
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del value.metadata_props[:]
+    for tensor in proto.graph.initializer:
+        del tensor.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    return proto
