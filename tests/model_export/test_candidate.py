@@ -1,3 +1,4 @@
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -26,31 +27,37 @@ from lengthwise_export.exporting.users_model import from_target
 from lengthwise_export.options import ExportOptions
 from lengthwise_export.targets import targets
 from tests.support.fake_device import ONE
-from tests.support.specs import spec
+from tests.support.specs import candidate, spec
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@functools.cache
 def module(name: str, **options: Any) -> Candidate:
+    """A module of `users_models`, checked once."""
     said = ExportOptions(**({"features": 3, "max_length": 64} | options))
     return from_target(targets.read(f"tests.support.users_models:{name}", said), said)
 
 
-def test_a_users_module_is_published_and_answers_as_it_does_in_torch(tmp_path: Path) -> None:
-    source = module("mean", labels=("no", "yes"))
-    published = publish(source, tmp_path / "mean")
-    assert published.manifest.labels == ("no", "yes")
-    session = Session.load(published.directory, published.manifest)
+@pytest.fixture(scope="module")
+def mean(tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
+    return publish(module("mean", labels=("no", "yes")), tmp_path_factory.mktemp("models") / "mean")
+
+
+def test_a_users_module_is_published_and_answers_as_it_does_in_torch(mean: PublishedModel) -> None:
+    assert mean.manifest.labels == ("no", "yes")
+    session = Session.load(mean.directory, mean.manifest)
     batch = pad([np.random.default_rng(0).random((length, 3), dtype=np.float32) for length in (2, 5, 9)])
-    assert source.reference is not None
-    np.testing.assert_allclose(session.run(batch).logits, source.reference(batch), atol=1e-6)
+    reference = module("mean", labels=("no", "yes")).reference
+    assert reference is not None
+    np.testing.assert_allclose(session.run(batch).logits, reference(batch), atol=1e-6)
 
 
-def test_the_promise_of_a_users_module_is_what_was_measured(tmp_path: Path) -> None:
-    (promise,) = publish(module("mean"), tmp_path / "mean").manifest.promises
+def test_the_promise_of_a_users_module_is_what_was_measured(mean: PublishedModel) -> None:
+    (promise,) = mean.manifest.promises
     assert promise.tolerance < 1e-3  # raw values have logits near 1,000, whose own rounding is 6e-5
     assert promise.amplified == 0
     assert promise.bits == (promise.tolerance == 0)
@@ -165,19 +172,18 @@ def test_a_token_module_is_published(tmp_path: Path) -> None:
     assert published.manifest.missing == "refuse"
 
 
-def test_a_graph_made_elsewhere_is_published_as_it_came(tmp_path: Path) -> None:
-    first = publish(module("mean"), tmp_path / "mean")
-    target = targets.read(str(first.directory / GRAPH_FILE), ExportOptions())
+def test_a_graph_made_elsewhere_is_published_as_it_came(mean: PublishedModel, tmp_path: Path) -> None:
+    target = targets.read(str(mean.directory / GRAPH_FILE), ExportOptions())
     again = publish(from_target(target, ExportOptions(max_length=64)), tmp_path / "again")
-    assert (again.directory / GRAPH_FILE).read_bytes() == (first.directory / GRAPH_FILE).read_bytes()
+    assert (again.directory / GRAPH_FILE).read_bytes() == (mean.directory / GRAPH_FILE).read_bytes()
     assert "reference" not in {case.varied for case in again.cases}
 
 
-@pytest.mark.parametrize("made", [lambda: from_spec(spec(), None), lambda: module("mean")])
-def test_a_graph_tells_nothing_of_the_machine_that_made_it(made, tmp_path: Path) -> None:
-    graph = (publish(made(), tmp_path / "m").directory / GRAPH_FILE).read_bytes()
-    assert not re.search(rb"\.py\b", graph)
-    assert onnx.load_from_string(graph).metadata_props
+def test_a_graph_tells_nothing_of_the_machine_that_made_it(mean: PublishedModel) -> None:
+    built = candidate()
+    for graph in ((mean.directory / GRAPH_FILE).read_bytes(), built.build(built.manifest).SerializeToString()):
+        assert not re.search(rb"\.py\b", graph)
+        assert onnx.load_from_string(graph).metadata_props
 
 
 def test_a_max_length_that_contradicts_the_spec_is_refused() -> None:
