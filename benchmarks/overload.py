@@ -218,7 +218,7 @@ def _overloaded(
     spec: Overload, target: ServerAddress, sequences: list[Steps], capacity: float
 ) -> tuple[Measurement, dict[str, Returning]]:
     requests = json_requests(target, sequences, spec.per_request, {}, {})
-    moments = arrival_moments("poisson", spec.factor * capacity, spec.seconds, np.random.default_rng(1)).tolist()
+    moments = arrival_moments(spec.factor * capacity, spec.seconds, np.random.default_rng(1)).tolist()
     until = time.monotonic() + spec.seconds
     callers = {
         "obedient": Returning(target, requests, None, until, spec.bound_seconds / 2),

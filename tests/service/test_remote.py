@@ -48,7 +48,7 @@ def test_a_service_that_wants_a_key_is_told_apart_from_one_that_does_not_say(mon
 
 
 def test_a_service_that_does_not_say_its_models_is_described_by_flags():
-    with serving(SmallServer(models=[{"model": "a"}])) as target, pytest.raises(ConfigurationError, match="--features"):
+    with serving(SmallServer(models=[{"model": "a"}])) as target, pytest.raises(ConfigurationError, match="healthz"):
         remote.model(target)
 
 

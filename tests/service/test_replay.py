@@ -66,8 +66,9 @@ async def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
 
 async def test_bench_sends_a_recording(tmp_path: Path) -> None:
     await record(tmp_path, calls=6)
-    server = SmallServer()
-    result = replayed(server, "--model", "sums", "--features", "2", "--replay", str(tmp_path))
+    entry = {"model": "sums", "version": "1", "input": "values", "features": 2, "max_length": 64}
+    server = SmallServer(models=[entry])
+    result = replayed(server, "--replay", str(tmp_path))
     assert result.exit_code == 0, result.output
     (load,) = json.loads(result.stdout)["loads"]
     assert load["load"] == "6 recorded requests"

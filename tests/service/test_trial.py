@@ -10,7 +10,6 @@ import pytest
 
 from lengthwise.bench.launch import ServiceUnderLoad
 from lengthwise.bench.trial import LoadSpec, Workload, prepare
-from lengthwise.bench.workload import Input
 from lengthwise.errors import ConfigurationError
 from tests.support.small_server import Reply, SmallServer, serving
 
@@ -64,13 +63,13 @@ def test_a_warm_up_is_sent_and_does_not_count(rate: float | None):
     assert len(server.bodies) > 3
 
 
-def test_an_open_loop_is_named_by_its_arrivals_and_rate():
+def test_an_open_loop_is_named_by_its_rate():
     with serving(SmallServer()) as target:
-        load = LoadSpec(concurrency=2, rate=1000, arrivals="constant", seconds=0.05, warmup_seconds=0)
+        load = LoadSpec(concurrency=2, rate=1000, seconds=0.05, warmup_seconds=0)
         seen = prepare(target, SEQUENCES).run(load)
-    assert seen.load == "constant 1,000/s"
+    assert seen.load == "1,000 requests/s"
     assert seen.offered_rate == 1000
-    assert seen.answers == {200: 50}
+    assert seen.answers == {200: len(load.schedule().moments)}
 
 
 def test_the_same_seed_makes_the_same_schedule():
@@ -102,14 +101,9 @@ def test_a_workload_takes_its_steps_and_longest_length_from_the_service():
     assert [steps.shape for steps in sequences] == [(64, 2)] * 3
 
 
-def test_a_workload_says_what_the_service_does_not():
-    with serving(SmallServer(models=[{"model": "m"}])) as target:
-        (tokens,) = Workload(lengths="fixed:5000", distinct=1, step=Input("tokens", 9)).sequences(
-            ServiceUnderLoad(target)
-        )
-        assert tokens.shape == (1024,)
-        with pytest.raises(ConfigurationError, match="--features"):
-            Workload().sequences(ServiceUnderLoad(target))
+def test_a_service_that_does_not_describe_its_model_is_said():
+    with serving(SmallServer(models=[{"model": "m"}])) as target, pytest.raises(ConfigurationError, match="healthz"):
+        Workload().sequences(ServiceUnderLoad(target))
 
 
 def test_a_workload_may_be_the_sequences_of_a_file(tmp_path: Path):

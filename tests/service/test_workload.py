@@ -33,18 +33,6 @@ def test_lognormal_lengths_have_their_median_and_spread():
     assert np.log(drawn).std() == pytest.approx(0.7, rel=0.05)
 
 
-def test_bimodal_lengths_have_the_rare_one_as_often_as_told():
-    drawn = lengths("bimodal:20,200,0.1")
-    assert set(drawn) == {20, 200}
-    assert (drawn == 200).mean() == pytest.approx(0.1, abs=0.02)
-
-
-def test_zipf_lengths_fall_off_as_a_power():
-    drawn = lengths("zipf:1,500", count=40_000)
-    assert drawn.max() <= 500
-    assert (drawn == 1).sum() / (drawn == 4).sum() == pytest.approx(4, rel=0.15)
-
-
 def test_lengths_from_a_file_are_those_that_stand_there(tmp_path: Path):
     file = tmp_path / "lengths.jsonl"
     file.write_text('5\n\n{"length": 7}\n{"steps": [[1], [2]]}\n')
@@ -80,7 +68,6 @@ def test_lengths_past_the_models_longest_are_cut():
         ("uniform:9,3", "3 is below 9"),
         ("lognormal:-5,1", "above 0"),
         ("lognormal:nan,1", "above 0"),
-        ("bimodal:1,2,3", "share 3"),
         ("file:/nowhere/at/all", "/nowhere/at/all cannot be read"),
     ],
 )
@@ -127,28 +114,18 @@ def test_a_body_carries_the_values_bit_for_bit_and_missing_ones_as_null():
 
 
 @given(
-    kind=st.sampled_from(["poisson", "constant", "bursts"]),
     rate=st.floats(1, 500),
     seconds=st.floats(0.1, 5),
     seed=st.integers(0, 2**32),
 )
-def test_arrivals_ascend_within_their_time_and_depend_on_the_seed_alone(kind, rate, seconds, seed):
-    moments = arrival_moments(kind, rate, seconds, np.random.default_rng(seed))
+def test_arrivals_ascend_within_their_time_and_depend_on_the_seed_alone(rate, seconds, seed):
+    moments = arrival_moments(rate, seconds, np.random.default_rng(seed))
     assert (np.diff(moments) >= 0).all()
     assert ((moments >= 0) & (moments <= seconds)).all()
-    assert np.array_equal(moments, arrival_moments(kind, rate, seconds, np.random.default_rng(seed)))
+    assert np.array_equal(moments, arrival_moments(rate, seconds, np.random.default_rng(seed)))
 
 
 def test_poisson_arrivals_have_exponential_gaps_of_the_rate():
-    gaps = np.diff(arrival_moments("poisson", 100, 100, np.random.default_rng(3)))
+    gaps = np.diff(arrival_moments(100, 100, np.random.default_rng(3)))
     assert gaps.mean() == pytest.approx(0.01, rel=0.05)
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)
-
-
-def test_constant_arrivals_are_evenly_spaced():
-    assert arrival_moments("constant", 4, 1, np.random.default_rng()).tolist() == [0, 0.25, 0.5, 0.75]
-
-
-def test_bursts_come_together_at_the_same_average_rate():
-    moments = arrival_moments("bursts", 4, 2, np.random.default_rng(), burst=4)
-    assert moments.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]

@@ -81,8 +81,7 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
         described = [_described(entry) for entry in listed]
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"{target.url}/healthz (status {status}) does not list the served models; pass "
-            "--features or --vocabulary, and --model if there are several"
+            f"{target.url}/healthz (status {status}) does not list the served models: is it a Lengthwise server?"
         ) from error
     names = sorted({entry.name for entry in described})
     found = [entry for entry in described if name in (None, entry.name)]

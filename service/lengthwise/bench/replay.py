@@ -29,14 +29,13 @@ class RecordedLoad:
     moments: Sequence[float]
 
 
-def read(path: Path, step: Input, *, model: str | None = None, seed: int = 0) -> RecordedLoad:
+def read(path: Path, step: Input, *, model: str | None = None) -> RecordedLoad:
     """Reads record files.
 
     Args:
         path: A file, or a folder of `record-*.parquet`.
         step: What one step of the model is.
         model: The name whose requests are read; None where the records have one name only.
-        seed: Seed of the values, where the records have lengths only.
 
     Raises:
         ConfigurationError: There are no records, they cannot be read, or they are of another model.
@@ -78,10 +77,7 @@ def _load(rows: Sequence[dict[str, Any]], step: Input, path: Path) -> RecordedLo
     for row in rows:
         grouped.setdefault((row["arrived"], row["request"]), []).append(row)
     order = sorted(grouped)
-    requests = []
-    for key in order:
-        group = grouped[key]
-        requests.append([_steps(row["steps"], step, path) for row in group])
+    requests = [[_steps(row["steps"], step, path) for row in grouped[key]] for key in order]
     first = order[0][0]
     return RecordedLoad(requests, [(arrived - first).total_seconds() for arrived, _ in order])
 

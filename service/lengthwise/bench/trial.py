@@ -23,14 +23,13 @@ from lengthwise.bench.launch import ServiceUnderLoad
 from lengthwise.bench.load import Tick, ask_each, drive
 from lengthwise.bench.replay import RecordedLoad
 from lengthwise.bench.schedule import Closed, Open, Schedule
-from lengthwise.bench.workload import Arrivals, Input, arrival_moments, draw_lengths, json_body, make_sequences
+from lengthwise.bench.workload import arrival_moments, draw_lengths, json_body, make_sequences
 from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
 RequestFormat = Literal["json", "binary"]
 PATH = "/predict"
-_DEFAULT_MAX_LENGTH = 1024
 # A server that cannot keep up with a rate would need longer by the same factor.
 _OVERTIME = 1.5
 _OVERTIME_SECONDS = 5.0
@@ -76,8 +75,6 @@ class LoadSpec:
     Attributes:
         concurrency: Requests in flight, each on its own connection; with a rate, the maximum.
         rate: Requests due per second, of an open loop; None for a closed loop.
-        arrivals: How an open loop's requests are spaced.
-        burst: Requests in one burst.
         seconds: How long requests are due.
         warmup_seconds: A load of the same kind before, which is not measured.
         count: Maximum of requests; None for no other limit than time.
@@ -87,8 +84,6 @@ class LoadSpec:
 
     concurrency: int = 64
     rate: float | None = None
-    arrivals: Arrivals = "poisson"
-    burst: int = 32
     seconds: float = 10.0
     warmup_seconds: float = 1.0
     count: int | None = None
@@ -102,7 +97,7 @@ class LoadSpec:
             return f"{len(self.moments):,} recorded requests"
         if self.rate is None:
             return f"{self.concurrency} connection{'s' if self.concurrency > 1 else ''}"
-        return f"{self.arrivals} {self.rate:,.0f}/s"
+        return f"{self.rate:,.0f} requests/s"
 
     def schedule(self) -> Schedule:
         """When its requests are due."""
@@ -111,7 +106,7 @@ class LoadSpec:
         if self.rate is None:
             return Closed(self.seconds, math.inf if self.count is None else self.count)
         random = np.random.default_rng(self.seed)
-        moments = arrival_moments(self.arrivals, self.rate, self.seconds, random, burst=self.burst)
+        moments = arrival_moments(self.rate, self.seconds, random)
         return Open(moments[: self.count].tolist())
 
 
@@ -215,8 +210,6 @@ class Workload:
         distinct: Number of different random sequences.
         per_request: Sequences a request.
         form: The format of requests.
-        step: The input of one step; None to take it from the service.
-        max_length: Longest sequence; None to take it from the service.
         headers: Further headers of each request.
         check: Whether answers are compared with unbatched ones.
         seed: Seed of lengths, values and arrivals.
@@ -228,43 +221,23 @@ class Workload:
     distinct: int = 500
     per_request: int = 1
     form: RequestFormat = "json"
-    step: Input | None = None
-    max_length: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     check: bool = True
     seed: int = 0
 
     def sequences(self, service: ServiceUnderLoad) -> list[Steps]:
         """The sequences for a service's model."""
-        step, min_length, max_length = self.step, 1, self.max_length
-        if step is None or max_length is None:
-            try:
-                model = remote.model(service.target, service.name, self.headers)
-            except ConfigurationError:
-                if step is None:
-                    raise
-                max_length = max_length or _DEFAULT_MAX_LENGTH
-            else:
-                step, max_length = step or model.step, max_length or model.max_length
-                min_length = model.min_length
-                if max_length < min_length:
-                    raise ConfigurationError(
-                        f"--max-length {max_length}: the model {model.name}/{model.version} needs at least "
-                        f"{min_length} steps"
-                    )
+        model = remote.model(service.target, service.name, self.headers)
         if self.data is not None:
-            return [record.steps for record in dataset.read(dataset.locate(self.data), step.kind)]
+            return [record.steps for record in dataset.read(dataset.locate(self.data), model.step.kind)]
         random = np.random.default_rng(self.seed)
-        lengths = draw_lengths(self.lengths, self.distinct, max_length, random, min_length=min_length)
-        return make_sequences(lengths, step, random)
+        lengths = draw_lengths(self.lengths, self.distinct, model.max_length, random, min_length=model.min_length)
+        return make_sequences(lengths, model.step, random)
 
     def recorded(self, service: ServiceUnderLoad, path: Path) -> RecordedLoad:
         """The recorded load at a path, for a service's model."""
-        step, name = self.step, service.name
-        if step is None or name is None:
-            model = remote.model(service.target, service.name, self.headers)
-            step, name = step or model.step, name or model.name
-        return replay.read(path, step, model=name, seed=self.seed)
+        model = remote.model(service.target, service.name, self.headers)
+        return replay.read(path, model.step, model=model.name)
 
     def replay_test(self, service: ServiceUnderLoad, recorded: RecordedLoad) -> LoadTest:
         """The load test that sends the requests of a recorded load. Answers are not compared."""

@@ -8,8 +8,6 @@ A distribution of lengths is written as on the command line:
 | `fixed:20` | all 20 |
 | `uniform:1,100` | each from 1 to 100 equally often |
 | `lognormal:50,0.7` | median 50, standard deviation 0.7 of the logarithm |
-| `bimodal:20,200,0.1` | a tenth of them 200, the others 20 |
-| `zipf:1.2,500` | 1 to 500, length n as often as n to the power of -1.2 |
 | `file:PATH` | drawn from a file: a number a line, or JSON Lines with `length` or `steps` |
 | `histogram:PATH` | drawn from `lengthwise_sequence_length_steps` in a saved `/metrics` page |
 """
@@ -20,7 +18,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import orjson
@@ -31,7 +28,6 @@ from lengthwise.decoding.dataset import StepKind
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
-Arrivals = Literal["poisson", "constant", "bursts"]
 Lengths = NDArray[np.int64]
 LENGTH_HISTOGRAM = "lengthwise_sequence_length_steps"
 
@@ -79,26 +75,16 @@ def json_body(sequences: Sequence[Steps], **fields: str | int | float) -> bytes:
     return orjson.dumps({"sequences": list(sequences), **fields}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def arrival_moments(
-    kind: Arrivals, rate: float, seconds: float, random: np.random.Generator, *, burst: int = 32
-) -> NDArray[np.float64]:
-    """When requests are due, in seconds from 0 up to `seconds`, ascending.
+def arrival_moments(rate: float, seconds: float, random: np.random.Generator) -> NDArray[np.float64]:
+    """When requests are due, in seconds from 0 up to `seconds`, ascending: independent of each other, as of many users.
 
     Args:
-        kind: `poisson`: independent of each other, as from many users. `constant`: evenly spaced. `bursts`: `burst` of
-            them at the same moment, the bursts evenly spaced.
         rate: Requests a second, on average.
         seconds: How long requests arrive.
-        random: Used by `poisson`.
-        burst: How many come at once.
+        random: The generator.
     """
-    if kind == "poisson":
-        # A Poisson process is a Poisson number of independent uniform moments.
-        return np.sort(random.uniform(0.0, seconds, size=random.poisson(rate * seconds)))
-    numbers = np.arange(math.ceil(rate * seconds), dtype=np.float64)
-    if kind == "bursts":
-        numbers = np.floor(numbers / burst) * burst
-    return numbers / rate
+    # A Poisson process is a Poisson number of independent uniform moments.
+    return np.sort(random.uniform(0.0, seconds, size=random.poisson(rate * seconds)))
 
 
 def _fixed(arguments: str, count: int, _random: np.random.Generator) -> NDArray[np.float64]:
@@ -116,20 +102,6 @@ def _uniform(arguments: str, count: int, random: np.random.Generator) -> NDArray
 def _lognormal(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
     median, sigma = _numbers(arguments, 2)
     return np.round(random.lognormal(math.log(median), sigma, size=count))
-
-
-def _bimodal(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
-    usual, rare, share = _numbers(arguments, 3)
-    if share > 1:
-        raise ValueError(f"the share {share:g} of the rare length is above 1")
-    return np.where(random.random(count) < share, rare, usual)
-
-
-def _zipf(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
-    exponent, longest = _numbers(arguments, 2)
-    lengths = np.arange(1, int(longest) + 1, dtype=np.float64)
-    weights = lengths**-exponent
-    return random.choice(lengths, size=count, p=weights / weights.sum())
 
 
 def _from_file(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
@@ -186,8 +158,6 @@ _DISTRIBUTIONS: dict[str, tuple[str, _Draw]] = {
     "fixed": ("fixed:LENGTH", _fixed),
     "uniform": ("uniform:SHORTEST,LONGEST", _uniform),
     "lognormal": ("lognormal:MEDIAN,SIGMA", _lognormal),
-    "bimodal": ("bimodal:USUAL,RARE,SHARE", _bimodal),
-    "zipf": ("zipf:EXPONENT,LONGEST", _zipf),
     "file": ("file:PATH", _from_file),
     "histogram": ("histogram:PATH", _from_histogram),
 }

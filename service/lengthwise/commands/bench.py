@@ -69,8 +69,8 @@ class BenchOptions(Options):
     request_count: int | None = Field(default=None, ge=1, description="Most requests in each load.")
     lengths: Annotated[str, Flag(metavar="DISTRIBUTION")] = Field(
         default=Workload.lengths,
-        description="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, bimodal:USUAL,RARE,SHARE, zipf:EXPONENT,LONGEST, "
-        "file:PATH, or histogram:PATH (a saved /metrics page).",
+        description="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, file:PATH, or "
+        " histogram:PATH (a saved /metrics page).",
     )
     data: Annotated[str | None, Flag(metavar="FILE")] = Field(
         default=None, description="Send the sequences of this .jsonl, .ts or .parquet file instead."
@@ -158,10 +158,7 @@ def bench(where: str | None, options: BenchOptions) -> None:
     loads, workload = options.loads(), options.workload()
     sent = workload.replay or workload.data or workload.lengths
     presentation = Presentation(f"{where or 'the bundled model'}, {sent}", options.as_json, options.plot)
-    if workload.replay is not None:
-        show_replay(where, options.model, options.serve, loads[0], workload, presentation)
-    else:
-        show_loads(where, options.model, options.serve, loads, workload, presentation)
+    show_loads(where, options.model, options.serve, loads, workload, presentation)
 
 
 def show_loads(
@@ -172,35 +169,18 @@ def show_loads(
     workload: Workload,
     presentation: Presentation,
 ) -> None:
-    """Runs one load after the other on one service."""
+    """Runs one load after the other on one service, or a recorded one."""
     with progress_bar(presentation.console) as progress, served(where, serve_options, model=model) as service:
-        load_test = workload.load_test(service, tick=ticker(progress, "each by itself", requests=workload.distinct))
+        if workload.replay is None:
+            load_test = workload.load_test(service, tick=ticker(progress, "each by itself", requests=workload.distinct))
+        else:
+            recorded = workload.recorded(service, workload.replay)
+            loads = [replace(loads[0], moments=recorded.moments, seconds=max(recorded.moments[-1], 0.1))]
+            load_test = workload.replay_test(service, recorded)
         rows = [load_test.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
     presentation.print({"loads": [row.to_json() for row in rows]}, lambda: table(rows, title=presentation.title))
     if presentation.plot is not None:
         plots.draw(rows, presentation.plot, title=presentation.title)
         presentation.console.print(f"drawn: {presentation.plot}")
     if not all(row.is_sound for row in rows):
-        raise click.exceptions.Exit(1)
-
-
-def show_replay(
-    where: str | None,
-    model: str | None,
-    serve_options: dict[str, str],
-    load: LoadSpec,
-    workload: Workload,
-    presentation: Presentation,
-) -> None:
-    """Sends a recorded load."""
-    assert workload.replay is not None
-    with progress_bar(presentation.console) as progress, served(where, serve_options, model=model) as service:
-        recorded = workload.recorded(service, workload.replay)
-        load = replace(load, moments=recorded.moments, seconds=max(recorded.moments[-1], 0.1))
-        row = workload.replay_test(service, recorded).run(load, tick=ticker(progress, load.name, seconds=load.seconds))
-    presentation.print({"loads": [row.to_json()]}, lambda: table([row], title=presentation.title))
-    if presentation.plot is not None:
-        plots.draw([row], presentation.plot, title=presentation.title)
-        presentation.console.print(f"drawn: {presentation.plot}")
-    if not row.is_sound:
         raise click.exceptions.Exit(1)
