@@ -156,6 +156,17 @@ def test_every_target_of_make_that_a_page_names_exists() -> None:
     assert named <= targets
 
 
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_every_module_that_a_page_names_is_there(name: str) -> None:
+    files = [
+        f"/{path.relative_to(ROOT)}"
+        for part in ("service", "model_export", "tests")
+        for path in ROOT.glob(f"{part}/**/*.*")
+    ]
+    named = set(re.findall(r"`([\w./]+\.(?:py|c|h|proto))`", TEXTS[name]))
+    assert [one for one in sorted(named) if not any(path.endswith(f"/{one}") for path in files)] == []
+
+
 def test_no_call_wants_a_newer_curl_than_people_have() -> None:
     # curl --json came with 7.82, of 2022
     sources = [path.read_text() for path in ROOT.glob("service/**/*.py")]
