@@ -225,7 +225,7 @@ def _flag(model: type[Options], name: str) -> str:
 
 
 def _help(field: FieldInfo) -> str:
-    unsaid = field.default in (PydanticUndefined, None, ()) or isinstance(field.default, bool)
+    unsaid = field.default in (PydanticUndefined, None, (), {}) or isinstance(field.default, bool)
     return f"{field.description}" + ("" if unsaid else f"  [default: {field.default}]")
 
 
