@@ -40,6 +40,7 @@ def assert_same_bits(one: list[Any], other: list[Any]) -> None:
         np.testing.assert_array_equal(first.view(np.int32), second.view(np.int32))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("hidden", [1, 7, 16, 33])
@@ -123,6 +124,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_company(
             np.testing.assert_array_equal(one[..., 0, :], other[:length, ..., place, :])
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("inputs", [FEW, MANY])
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e38])
@@ -137,6 +139,7 @@ def test_padding_is_not_read_and_its_outputs_are_zero(instructions: str, kind: s
     assert_same_bits(clean, session.run(None, feed))
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("inputs", [FEW, MANY])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -326,6 +329,7 @@ def product(instructions: str, inputs: int, outputs: int, **form: Any) -> Any:
     return opened(precision.convert(product_graph(inputs, outputs, **form), "int8"), instructions)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("inputs", [32, 35, 200])
 @pytest.mark.parametrize("outputs", [32, 33, 129])
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 65), (2, 1, 3)])

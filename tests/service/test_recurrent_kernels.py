@@ -132,6 +132,7 @@ def states(kind: str, directions: int, rows: int, hidden: int) -> dict[str, Arra
     return {name: random.normal(0, 0.5, (directions, rows, hidden)).astype(np.float32) for name in names}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("hidden", [1, 7, 8, 16, 17, 48])
@@ -216,6 +217,7 @@ def test_a_row_without_a_step_is_zero_and_disturbs_nobody(kind: str):
     np.testing.assert_array_equal(others[0], y[:, :, [0, 2]])
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("initial", [False, True], ids=["no initial state", "initial state"])
