@@ -29,7 +29,7 @@ from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.probing import Probing
 from lengthwise.repository.registry import Registry, Rescan
-from lengthwise.repository.scan import scan
+from lengthwise.repository.scan import Scan
 from lengthwise.repository.served import ServedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
@@ -296,7 +296,7 @@ class Serving:
 
     def _scan(self, before: Repository, again: str | None) -> Repository:
         settings = self.settings
-        return scan(
+        return Scan(
             settings.models,
             self.limits,
             policy=Policy.parse(settings.versions),
@@ -309,7 +309,7 @@ class Serving:
             stopping=self.registry.stopping,
             publish=self.registry.publish,
             kept=self._kept,
-        )
+        ).run()
 
     def _add(self, model: LoadedModel) -> ServedModel:
         manifest = model.manifest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.repository import scan
+from lengthwise.repository import folder
 from lengthwise.versions import Key
 from lengthwise_export.errors import PublishError
 from lengthwise_export.exporting import staging
@@ -51,14 +51,14 @@ def test_what_is_no_version_does_not_count_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["7", "007", "0", "999999999", "1000000000", "12345678901", "\u0661", "-1", "1 "])
 def test_the_exporter_and_the_service_agree_on_what_a_version_is(tmp_path: Path, name: str) -> None:
     (tmp_path / "vowels" / name).mkdir(parents=True)
-    assert staging.versions(tmp_path / "vowels") == [key.version for key in scan.versions(tmp_path)]
+    assert staging.versions(tmp_path / "vowels") == [key.version for key in folder.versions(tmp_path)]
 
 
 def test_a_version_that_no_service_reads_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(PublishError, match="at most 9 digits"):
         published(tmp_path / "vowels" / "1000000000")
     published(tmp_path / "vowels" / "999999999")
-    assert Key("vowels", 999999999) in scan.versions(tmp_path)
+    assert Key("vowels", 999999999) in folder.versions(tmp_path)
     with pytest.raises(PublishError, match="at most 9 digits"):
         published(tmp_path / "vowels")
 

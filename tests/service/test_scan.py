@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lengthwise.errors import ConfigurationError
+from lengthwise.repository import folder as repository_folder
 from lengthwise.repository import kept_costs, loading, scan
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.model import LoadedModel
@@ -32,14 +33,14 @@ class Folder:
     def scan(self, versions: str = "latest", again: str | None = None, most: int | None = None) -> list[str]:
         """Scans again: what is served now."""
         self._judged.clear()
-        self.found = scan.scan(
+        self.found = scan.Scan(
             self.path,
             LIMITS,
             policy=Policy.parse(versions),
             max_model_bytes=most,
             before=self.found,
             again=again,
-        )
+        ).run()
         return [str(model.key) for model in self.found]
 
     @property
@@ -116,9 +117,9 @@ def test_a_model_in_the_place_of_a_repository_is_refused_with_the_command_that_s
     place(folder.path.parent, folder.path.name)
     monkeypatch.chdir(folder.path.parent)
     with pytest.raises(ConfigurationError) as told:
-        scan.check_readable(Path(named))
+        repository_folder.check_readable(Path(named))
     assert str(told.value).endswith(f"lengthwise serve {command}")
-    scan.check_readable(Path())
+    repository_folder.check_readable(Path())
 
 
 def test_a_folder_that_has_a_version_at_last_is_not_wrong_any_more(folder: Folder) -> None:
@@ -262,7 +263,7 @@ def test_a_refused_version_that_vanishes_is_forgotten(folder: Folder) -> None:
 
 
 def test_a_name_that_vanishes_while_the_folder_is_listed_has_no_version(folder: Folder) -> None:
-    assert scan.paths_in(folder.path / "gone") == []
+    assert repository_folder.paths_in(folder.path / "gone") == []
 
 
 def test_a_link_that_leads_elsewhere_is_a_change(folder: Folder) -> None:

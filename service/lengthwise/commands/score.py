@@ -129,11 +129,11 @@ def _check_out(out: Path, source: Path) -> None:
 
 def _models_there_are() -> str:
     """The form of `--model`, and the models of the repository that `lengthwise serve` would serve."""
-    from lengthwise.repository import scan
+    from lengthwise.repository import folder
 
     repository = Settings.load().models
     with suppress(ConfigurationError):
-        names = sorted({str(repository / key.name) for key in scan.versions(repository)})
+        names = sorted({str(repository / key.name) for key in folder.versions(repository)})
         which = "that comes with Lengthwise" if repository == bundled_models() else "of LENGTHWISE_MODELS"
         if names:
             return (

@@ -36,7 +36,7 @@ from lengthwise.http.connection import Connection
 from lengthwise.http.ending import LastResort, leave_behind
 from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastPath
-from lengthwise.repository import scan
+from lengthwise.repository import folder
 from lengthwise.runtime.free_memory import map_large_blocks
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings, flag, mapping_is_set, traces_exporter
@@ -220,7 +220,7 @@ def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) 
         server.should_exit = True
 
     places = divided(settings.max_connections, grpc=settings.grpc_port is not None)
-    scan.check_readable(settings.models)
+    folder.check_readable(settings.models)
     tls = context(settings)
     tracer = configured_tracer()
     serving = Serving(settings, tracer=tracer)

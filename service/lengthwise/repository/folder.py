@@ -1,0 +1,136 @@
+"""What the folder of a model repository holds: its versions, and what is no version."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, is_name
+from lengthwise.versions import Key, is_version
+
+
+def check_readable(folder: Path) -> None:
+    """Checks that a folder can be read, and that it is no model itself.
+
+    Raises:
+        ConfigurationError: It cannot be read; or it is a version or one model, and says how to serve that.
+    """
+    if read(folder).directories:
+        return
+    inside = folder.resolve()
+    held = paths_in(folder)
+    if is_version(inside.name) and _files_of_a_version(held):
+        repository, only = inside.parent.parent, f" --versions {inside.parent.name}/{inside.name}"
+    elif any(is_version(path.name) and _is_folder(path) for path in held):
+        repository, only = inside.parent, ""
+    else:
+        return
+    shown = os.path.relpath(repository) if not folder.is_absolute() else str(repository)
+    raise ConfigurationError(
+        f"{folder} is {'one version of a model' if only else 'one model'}, and a folder of models (NAME/VERSION) is "
+        f"served: lengthwise serve {shlex.quote(shown)}{only}"
+    )
+
+
+def versions(folder: Path) -> dict[Key, Path]:
+    """Every `NAME/VERSION` directory whose VERSION is a positive integer.
+
+    Raises:
+        ConfigurationError: The folder cannot be read.
+    """
+    return read(folder).directories
+
+
+class FolderContent(NamedTuple):
+    """What a model repository holds.
+
+    Attributes:
+        directories: Every version.
+        passed: Each name whose folder cannot be read or is not valid for a model, with the reason.
+        misplaced: By name, the warning for a folder that holds the files of a version themselves, one level too high;
+            "" for the repository.
+    """
+
+    directories: dict[Key, Path]
+    passed: dict[str, str]
+    misplaced: dict[str, str]
+
+
+def read(folder: Path) -> FolderContent:
+    """Reads the folder of a model repository, without its versions.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    try:
+        names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
+    directories: dict[Key, Path] = {}
+    passed: dict[str, str] = {}
+    misplaced: dict[str, str] = {}
+    for name in names:
+        try:
+            if not _is_folder(name):
+                continue
+            held = paths_in(name)
+            inside = {int(path.name): path for path in held if is_version(path.name) and _is_folder(path)}
+        except OSError as error:
+            passed[name.name] = f"it cannot be read: {error.strerror}"
+            continue
+        if inside and not is_name(name.name):
+            passed[name.name] = "no model can have that name"
+        else:
+            directories |= {Key(name.name, version): path for version, path in inside.items()}
+            files = _files_of_a_version(held)
+            if files:
+                version = max(inside, default=0) + 1
+                meant = f"NAME/{name.name}" if is_version(name.name) else f"{name.name}/{version}"
+                misplaced[name.name] = (
+                    f"{files} in the folder {name.name!a} of the model repository: ignored, because the files of a "
+                    f"version belong into a folder of their own; move them to {meant!a}"
+                )
+    files = _files_of_a_version(names)
+    if files:
+        misplaced[""] = (
+            f"{files} in the model repository itself: ignored, because the files of a version belong into a folder of "
+            "their own; move them to NAME/VERSION in it"
+        )
+    return FolderContent(directories, passed, misplaced)
+
+
+def _files_of_a_version(held: Iterable[Path]) -> str:
+    """The names of files that only a version has, as text; empty if there are none."""
+    return " and ".join(sorted({path.name for path in held} & {MANIFEST_FILE, GRAPH_FILE}))
+
+
+def why_nothing(folder: Path) -> str:
+    """Explains why a folder has no version, and which folder was probably meant. Clients see it, so it has no path."""
+    inside = paths_in(folder)
+    if any(path.name in (MANIFEST_FILE, GRAPH_FILE) for path in inside):
+        hint = "it looks like one version of a model: serve the folder two levels above it"
+    elif any(is_version(path.name) and _is_folder(path) for path in inside):
+        hint = "it looks like one model with its versions: serve the folder above it"
+    else:
+        hint = "VERSION is a whole number from 1, as in vowels/1; 'lengthwise export' makes such a folder"
+    return f"the model repository holds no NAME/VERSION folder; {hint}"
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder or a link to one; true if that is unknown, so that reading it later gives the reason."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return True
+
+
+def paths_in(folder: Path) -> list[Path]:
+    """The content of a folder; empty if it was just removed."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
