@@ -17,6 +17,7 @@ import pytest
 
 from lengthwise.bench.launch import free_port, running
 from tests.deploy.tools import DEPLOY, ROOT, loaded, run
+from tests.test_extras import PARTS, Part
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -149,3 +150,16 @@ def test_it_serves_in_an_environment_that_has_nothing_else(
         answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY)
         assert [one["label"] for one in json.loads(answer.content)["predictions"]] == ["1", "3", "6"]
         assert httpx.get(f"http://127.0.0.1:{port}/docs/swagger-ui.js").status_code == 200
+
+
+@pytest.mark.deploy
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.does)
+def test_a_part_runs_where_its_extras_are_installed(made: dict[str, Path], part: Part, tmp_path: Path) -> None:
+    run([sys.executable, "-m", "venv", tmp_path / "venv"])
+    python = tmp_path / "venv" / "bin" / "python"
+    wanted = f"{made['compiled']}[{','.join(part.extras)}]".removesuffix("[]")
+    run([python, "-m", "pip", "install", "--quiet", wanted, *part.beside], seconds=1200, cwd=tmp_path)
+    installed = run([python, "-m", "pip", "list", "--format", "freeze"])
+    names = {line.partition("==")[0].lower().replace("_", "-") for line in installed.splitlines()}
+    assert names.isdisjoint({*part.lacks} - {*part.beside})
+    assert run([python, "-P", "-c", part.program], cwd=tmp_path, seconds=300, only_output=True).split()[-1] == "good"
