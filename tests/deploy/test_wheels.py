@@ -17,7 +17,7 @@ import pytest
 
 from lengthwise.bench.launch import free_port, running
 from tests.deploy.tools import DEPLOY, ROOT, loaded, run
-from tests.test_extras import PARTS, Part
+from tests.support.parts import PARTS, Part
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -155,11 +155,12 @@ def test_it_serves_in_an_environment_that_has_nothing_else(
 @pytest.mark.deploy
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.does)
 def test_a_part_runs_where_its_extras_are_installed(made: dict[str, Path], part: Part, tmp_path: Path) -> None:
-    run([sys.executable, "-m", "venv", tmp_path / "venv"])
-    python = tmp_path / "venv" / "bin" / "python"
+    # uv links files of its cache: of torch, which three of the parts have, a copy is some gigabytes.
+    uv, python = [sys.executable, "-m", "uv"], tmp_path / "venv" / "bin" / "python"
+    run([*uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"])
     wanted = f"{made['compiled']}[{','.join(part.extras)}]".removesuffix("[]")
-    run([python, "-m", "pip", "install", "--quiet", wanted, *part.beside], seconds=1200, cwd=tmp_path)
-    installed = run([python, "-m", "pip", "list", "--format", "freeze"])
+    run([*uv, "pip", "install", "--quiet", "--python", python, wanted, *part.beside], seconds=1800, cwd=tmp_path)
+    installed = run([*uv, "pip", "list", "--quiet", "--python", python, "--format", "freeze"], only_output=True)
     names = {line.partition("==")[0].lower().replace("_", "-") for line in installed.splitlines()}
     assert names.isdisjoint({*part.lacks} - {*part.beside})
     assert run([python, "-P", "-c", part.program], cwd=tmp_path, seconds=300, only_output=True).split()[-1] == "good"
