@@ -26,7 +26,7 @@ from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
-    from lengthwise.verification.measurement import Case
+    from lengthwise.verification.case import Case
     from lengthwise_export.exporting.accuracy import DataAccuracy
     from lengthwise_export.exporting.candidate import Candidate, Tell
     from lengthwise_export.mending.fix import FixProposal

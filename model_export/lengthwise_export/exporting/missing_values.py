@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.runtime.session import CPU_LABEL, Session
-from lengthwise.verification.measurement import BatchLogits, Case
+from lengthwise.verification.case import Case
+from lengthwise.verification.measurement import BatchLogits
 from lengthwise_export.checking import axes
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target

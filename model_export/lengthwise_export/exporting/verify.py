@@ -22,7 +22,8 @@ from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.session import Session
 from lengthwise.verification import measurement, promises
-from lengthwise.verification.measurement import BatchLogits, Case, Reference
+from lengthwise.verification.case import Case
+from lengthwise.verification.measurement import BatchLogits, Reference
 from lengthwise_export.architecture.training_profile import profile_of_served
 from lengthwise_export.exporting import accuracy, missing_values, steps
 from lengthwise_export.exporting.accuracy import DataAccuracy

@@ -15,7 +15,8 @@ import onnxruntime
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
-from lengthwise.verification.measurement import BatchVariations, Case
+from lengthwise.verification.case import Case
+from lengthwise.verification.measurement import BatchVariations
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import Recording

@@ -25,8 +25,9 @@ from lengthwise.errors import PromiseBroken, VerificationError
 from lengthwise.runtime.manifest import Manifest, Precision, Promise
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import golden, kept_promises
+from lengthwise.verification.case import Case
 from lengthwise.verification.golden import Golden, GoldenDifference
-from lengthwise.verification.measurement import ROUNDING, BatchVariations, Case
+from lengthwise.verification.measurement import ROUNDING, BatchVariations
 
 log = logging.getLogger("lengthwise.promises")
 
