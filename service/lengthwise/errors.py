@@ -60,7 +60,7 @@ EXTRAS_OF: Final = {
     "safetensors": ("check", "export", "train"),
     "torch": ("export", "train"),
     **dict.fromkeys(("onnx_ir", "onnxscript"), ("export",)),
-    "matplotlib": ("train", "bench"),
+    "matplotlib": ("bench",),
     **dict.fromkeys(("scipy", "sklearn"), ("train",)),
 }
 """The extras that bring a package, by the name of its module."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lengthwise_export.checking.page import as_page
-from lengthwise_export.training.report_page import page as training_page
+from lengthwise_export.training.report import page as training_page
 from tests.console.browser import Window
 from tests.support.check_reports import REPORT
 

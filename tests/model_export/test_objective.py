@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from lengthwise.runtime.manifest import Task
-from lengthwise_export.training import objective
+from lengthwise_export.training import scores as objective
 from lengthwise_export.training.batches import NO_TARGET, Example
 from lengthwise_export.training.scores import EvaluationScores, ScoredAnswer, quality, scores
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lengthwise_export.training import ridge
+from lengthwise_export.training import rocket
 
 
 def data(examples: int, features: int, targets: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +22,7 @@ def solved(values: np.ndarray, targets: np.ndarray, penalty: float, importance: 
     return solution[:-1], solution[-1]
 
 
-def squared_error(fitted: ridge.RidgeFit, targets: np.ndarray) -> float:
+def squared_error(fitted: rocket.RidgeFit, targets: np.ndarray) -> float:
     """Of the answers that were left out."""
     return float(((fitted.left_out - targets) ** 2).sum())
 
@@ -32,7 +32,7 @@ def squared_error(fitted: ridge.RidgeFit, targets: np.ndarray) -> float:
 def test_the_weights_solve_the_normal_equations(size: tuple[int, int], is_weighted: bool) -> None:
     values, targets = data(*size)
     importance = np.random.default_rng(1).uniform(0.5, 2, size[0]) if is_weighted else np.ones(size[0])
-    fitted = ridge.fit(values, targets, importance if is_weighted else None)
+    fitted = rocket.fit_ridge(values, targets, importance if is_weighted else None)
     share = importance / importance.sum()
     spread = np.sqrt(share @ (values - share @ values) ** 2)
     weights, intercepts = solved(values / spread, targets, fitted.penalty, importance)
@@ -45,7 +45,7 @@ def test_the_weights_solve_the_normal_equations(size: tuple[int, int], is_weight
 def test_the_answers_left_out_are_those_of_fits_without_the_example(size: tuple[int, int], is_weighted: bool) -> None:
     values, targets = data(*size)
     importance = np.random.default_rng(1).uniform(0.5, 2, size[0]) if is_weighted else np.ones(size[0])
-    fitted = ridge.fit(values, targets, importance if is_weighted else None)
+    fitted = rocket.fit_ridge(values, targets, importance if is_weighted else None)
     share = importance / importance.sum()
     scaled = values / np.sqrt(share @ (values - share @ values) ** 2)  # the scale is that of all examples
     for left_out in range(size[0]):
@@ -59,7 +59,7 @@ def test_the_answers_left_out_are_those_of_fits_without_the_example(size: tuple[
 def test_features_that_stand_apart_count_more_where_that_leaves_a_smaller_error(size: tuple[int, int]) -> None:
     values, targets = data(*size)
     told = np.concatenate([values[:, 2:], values[:, :2]], axis=1)  # the last two tell the targets
-    apart, plain = ridge.fit(told, targets, apart=2), ridge.fit(told, targets)
+    apart, plain = rocket.fit_ridge(told, targets, apart=2), rocket.fit_ridge(told, targets)
     assert squared_error(apart, targets) < squared_error(plain, targets)
     assert np.abs(apart.weights[-2:]).sum() > np.abs(plain.weights[-2:]).sum()
 
@@ -68,8 +68,8 @@ def test_features_that_stand_apart_count_more_where_that_leaves_a_smaller_error(
 def test_features_that_stand_apart_and_tell_nothing_do_no_harm(size: tuple[int, int]) -> None:
     values, targets = data(*size)
     noise = np.random.default_rng(5).normal(size=(len(values), 30)).astype(np.float32)
-    fitted = ridge.fit(np.hstack([values, noise]), targets, apart=30)
-    alone = ridge.fit(values, targets)
+    fitted = rocket.fit_ridge(np.hstack([values, noise]), targets, apart=30)
+    alone = rocket.fit_ridge(values, targets)
     assert squared_error(fitted, targets) <= squared_error(alone, targets) * (1 + 1e-9)
     assert np.all(np.isfinite(fitted.left_out))
 
@@ -78,13 +78,13 @@ def test_features_that_never_change_get_no_weight() -> None:
     values, targets = data(12, 30)
     values[:, 3] = 0.25
     values[:, 4] *= 1e-9  # rounding noise, which would get a huge weight
-    fitted = ridge.fit(values, targets)
+    fitted = rocket.fit_ridge(values, targets)
     assert np.all(fitted.weights[3] == 0)
     assert np.abs(fitted.weights).max() < 10
     assert np.all(np.isfinite(fitted.left_out))
 
 
 def test_examples_that_are_all_the_same_get_the_mean() -> None:
-    fitted = ridge.fit(np.ones((4, 6), dtype=np.float32), np.array([[1.0], [1.0], [1.0], [-1.0]]))
+    fitted = rocket.fit_ridge(np.ones((4, 6), dtype=np.float32), np.array([[1.0], [1.0], [1.0], [-1.0]]))
     assert np.all(fitted.weights == 0)
     assert fitted.intercepts == pytest.approx([0.5])

@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import comparison, report_page
+from lengthwise_export.training import comparison
+from lengthwise_export.training.report import page
 from tests.support.specs import separable
 
 TINY = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
@@ -99,7 +100,7 @@ def test_a_report_has_calibration_lengths_and_curves_as_json_and_as_a_page(files
 
 def test_a_label_cannot_write_into_the_page() -> None:
     content = {"labels": ["<script>", "b"], "test": {"accuracy": 1.0, "answers": 2, "confusion": [[1, 0], [0, 1]]}}
-    assert "<script>" not in report_page.page(content, "<b>")
+    assert "<script>" not in page(content, "<b>")
 
 
 def test_two_runs_are_compared_on_the_test_file(files: Path) -> None:

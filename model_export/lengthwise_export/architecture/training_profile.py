@@ -1,4 +1,4 @@
-"""The profile of labelled data that the manifest keeps, so that a service can tell how its sequences drift from it."""
+"""The profile of data that the manifest keeps, so that a service can tell how its sequences drift from it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,6 @@ from lengthwise.decoding.calls import make_item, why_rejected
 from lengthwise.decoding.dataset import Record
 from lengthwise.runtime.data_profile import MOST_SEQUENCES, DataProfile
 from lengthwise.runtime.manifest import Manifest
-
-
-def profile_of(records: Sequence[Record], labels: Sequence[str]) -> DataProfile:
-    """The profile of records.
-
-    Args:
-        records: At least one; with labels or without.
-        labels: The model's labels; others in the records are not counted.
-    """
-    places = {label: place for place, label in enumerate(labels)}
-    classes = [[places[label] for label in _labels(record) if label in places] for record in records]
-    return DataProfile.of([record.steps for record in records], classes if any(classes) else None, labels=len(labels))
 
 
 def profile_of_served(
@@ -49,10 +37,3 @@ def profile_of_served(
     items = [make_item(record.steps, manifest, sent_steps=len(record.steps)) for record in accepted]
     profile = DataProfile.of([item.steps for item in items], classes_of(accepted), labels=manifest.classes)
     return profile.model_copy(update={"sequences": count})
-
-
-def _labels(record: Record) -> Sequence[str]:
-    """A record's labels: none, one, several, or one for each step."""
-    if record.label is None:
-        return ()
-    return (record.label,) if isinstance(record.label, str) else record.label

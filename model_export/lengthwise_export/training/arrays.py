@@ -74,7 +74,7 @@ def labelled(
     """
     tables = _tables(given)
     kind, features = _step(tables)
-    task = tables.output.task if isinstance(tables, Spec) else tables.get("output", {}).get("task")
+    task = tables.get("output", {}).get("task")
     found = _read(sequences, labels, layout, tokens=kind == "tokens", features=features, task=task)
     if not found.arrays:
         raise ConfigurationError("there is no sequence to train on")
@@ -85,10 +85,7 @@ def labelled(
             "the sequences are lists of whole numbers, which are read as one value a step: if they are token ids, say "
             "so with spec={'input': {'vocabulary': N}}"
         )
-    if isinstance(tables, Spec):
-        spec = tables
-    else:
-        spec = Spec.from_table(_completed(tables, found.arrays, found.labels, reasons))
+    spec = Spec.from_table(_completed(tables, found.arrays, found.labels, reasons))
     return LabelledSequences(spec, _records(found, lenient(spec)), tuple(reasons), tuple(warnings))
 
 
@@ -250,8 +247,7 @@ def with_labels(given: GivenSpec, labels: Sequence[str]) -> dict[str, Any]:
         ConfigurationError: The spec has other labels, or another task.
     """
     tables = _tables(given)
-    keys = tables.model_dump(mode="json", exclude_unset=True) if isinstance(tables, Spec) else tables
-    done = {name: dict(table) for name, table in keys.items()}
+    done = {name: dict(table) for name, table in tables.items()}
     output = done.setdefault("output", {})
     if output.get("task", "single-label") != "single-label":
         raise ConfigurationError(f"spec: the task is {output['task']!r}: a classifier gives each sequence one label")
@@ -282,10 +278,10 @@ def _misfit(record: Record, spec: Spec) -> str:
     return ""
 
 
-def _tables(given: GivenSpec) -> Mapping[str, Any] | Spec:
-    """The tables of a spec, maybe with open keys; or a spec that was read."""
+def _tables(given: GivenSpec) -> Mapping[str, Any]:
+    """The tables of a spec, maybe with open keys."""
     if isinstance(given, Spec):
-        return given
+        return given.model_dump(mode="json", exclude_unset=True)
     if isinstance(given, Mapping):
         wrong = [name for name, table in given.items() if not isinstance(table, Mapping)]
         if wrong:
@@ -307,13 +303,11 @@ def _tables(given: GivenSpec) -> Mapping[str, Any] | Spec:
             f"spec={text!r}: there is no such preset{nearest(text, NAMES)}; there are {', '.join(NAMES)}. A path ends "
             "in .toml"
         )
-    return Spec.read(Path(text))
+    return _tables(Spec.read(Path(text)))
 
 
-def _step(tables: Mapping[str, Any] | Spec) -> tuple[str | None, int | None]:
+def _step(tables: Mapping[str, Any]) -> tuple[str | None, int | None]:
     """The kind of a step and its number of features; None where the spec does not say it."""
-    if isinstance(tables, Spec):
-        return tables.input.kind, tables.input.features
     given = tables.get("input", {})
     if given.get("vocabulary") is not None:
         return "tokens", None

@@ -15,9 +15,8 @@ from rich.table import Table
 from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
 from lengthwise_export.interface.rich_text import as_text
-from lengthwise_export.training.report_page import SPLITS, splits_of
+from lengthwise_export.training.report import METRICS_FILE, SPLITS, splits_of
 
-METRICS_FILE: Final = "metrics.json"
 _FIGURES: Final = {"accuracy": True, "macro_f1": True, "loss": False, "ece": False}
 """The figures that are compared, and whether more is better."""
 

@@ -20,10 +20,10 @@ from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import presets
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import choice, data_warnings, normalizing, rocket, schedule
+from lengthwise_export.training import choice, facts, normalizing, rocket, schedule
 from lengthwise_export.training.batches import examples, stratum
 from lengthwise_export.training.choice import KindComparison
-from lengthwise_export.training.facts import DataFacts, look
+from lengthwise_export.training.facts import DataFacts
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
 from lengthwise_export.training.rocket import RocketResult
 
@@ -111,18 +111,18 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     if spec.model.kind == "rocket":
         require_applicable(asked)
     began = time.monotonic()
-    facts, warnings = look(records), tuple(data_warnings.about(spec, records))
-    made = _missing(spec, facts)
+    seen, warnings = facts.look(records), tuple(facts.warnings(spec, records))
+    made = _missing(spec, seen)
     members = examples(records, made.spec)
     trains_layers = _for_layers(asked) or bool(spec.model.model_fields_set - {"preset"})
-    if spec.model.is_auto and not trains_layers and _can_be_rocket(made.spec, facts, len(members)):
-        made = _rocket_or_layers(made, records, facts, asked)
+    if spec.model.is_auto and not trains_layers and _can_be_rocket(made.spec, seen, len(members)):
+        made = _rocket_or_layers(made, records, seen, asked)
     else:
-        found = normalizing.chosen(made.spec, records, facts, sequence_features=spec.model.sequence_features)
+        found = normalizing.chosen(made.spec, records, seen, sequence_features=spec.model.sequence_features)
         if spec.model.kind == "rocket":
             found = normalizing.with_all_kernels(found, records, class_weights=bool(asked.class_weights))
         made = replace(made.then(found), probe=found.accuracy)
-        made = made.then(_layers(made.spec, facts)) if spec.model.is_auto else made
+        made = made.then(_layers(made.spec, seen)) if spec.model.is_auto else made
     if made.spec.model.kind == "rocket":
         applicable = {name: value for name, value in asked.given.items() if name in rocket.APPLICABLE}
         return Plan(made, TrainingOptions(**applicable), 1, made.reasons, warnings)

@@ -22,10 +22,9 @@ from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError
-from lengthwise_export.training import objective
+from lengthwise_export.training import scores
 from lengthwise_export.training.batches import Example, batches
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training.scores import evaluate
 
 WARM_UP: Final = 0.1
 """Share of the training during which the learning rate rises."""
@@ -139,7 +138,7 @@ class TrainingRun:
             optimizer=torch.optim.AdamW(
                 model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
             ),
-            weights=objective.class_weights(training, classes, task) if options.class_weights else None,
+            weights=scores.class_weights(training, classes, task) if options.class_weights else None,
             progress=TrainingProgress(),
             best={},
             average=_copied(model.state_dict()),
@@ -157,7 +156,7 @@ class TrainingRun:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(options, number, rows / len(self.training))
             logits = self.model(batch.steps, batch.lengths).logits
-            loss = objective.loss(logits, batch.targets, task, self.weights, label_smoothing=smoothing)
+            loss = scores.loss(logits, batch.targets, task, self.weights, label_smoothing=smoothing)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
@@ -169,9 +168,9 @@ class TrainingRun:
         if self.validation:
             state = _copied(self.model.state_dict())
             self.model.load_state_dict(self.average)
-            scores = evaluate(self.model, self.validation, self.spec)
+            found = scores.evaluate(self.model, self.validation, self.spec)
             self.model.load_state_dict(state)
-            epoch = replace(epoch, validation_loss=scores.loss, validation_accuracy=scores.accuracy)
+            epoch = replace(epoch, validation_loss=found.loss, validation_accuracy=found.accuracy)
         if self.progress.add(epoch):
             self.best = _copied(self.average)
         return epoch

@@ -28,13 +28,12 @@ from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.toml_text import as_toml
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
-from lengthwise_export.tracing.torch_state import torch_as_before
-from lengthwise_export.training import recipe, report_page, rocket
+from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.batches import check, examples, lenient
 from lengthwise_export.training.options import TrainOptions
 from lengthwise_export.training.progress import ProgressTarget, Show, choosing, shown
 from lengthwise_export.training.recipe import Plan
-from lengthwise_export.training.report import METRICS_FILE, RunReport, origin
+from lengthwise_export.training.report import METRICS_FILE, RunReport, origin, page
 from lengthwise_export.training.run import Epoch
 from lengthwise_export.training.scores import evaluate
 from lengthwise_export.training.train import MEMBERS, TrainingResult, train
@@ -96,7 +95,7 @@ class TrainingSession:
             ConfigurationError: The options contradict the spec or the records, or the folder cannot be written.
             CheckpointError: There is no state to resume from, or it belongs to another training.
         """
-        with torch_as_before(), _torch_threads(self.options.threads):
+        with _torch_threads(self.options.threads):
             plan = self.plan(out)
             if plan.spec.input.missing == "refuse" and lenient(self.spec) is not self.spec:
                 self.recheck("validation", self.validation, plan.spec)
@@ -117,7 +116,7 @@ class TrainingSession:
             out / SPEC_FILE, as_toml(plan.spec, ["What `lengthwise train` trained.", *map("- {}".format, plan.reasons)])
         )
         files.write(out / METRICS_FILE, json.dumps(report, indent=2) + "\n")
-        files.write(out / PAGE_FILE, report_page.page(report, str(out)))
+        files.write(out / PAGE_FILE, page(report, str(out)))
         return report
 
     def plan(self, out: Path) -> Plan:

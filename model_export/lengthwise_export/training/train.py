@@ -21,11 +21,11 @@ import torch
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.data_profile import DataProfile
 from lengthwise_export.architecture import checkpoint, temperature, trained
 from lengthwise_export.architecture.model import Classifier, Ensemble
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
-from lengthwise_export.architecture.training_profile import profile_of
 from lengthwise_export.training.batches import Example, examples, stratified_split, stratum
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.run import Epoch, TrainingProgress, TrainingRun, identity
@@ -224,3 +224,11 @@ def write(directory: Path, spec: Spec, records: Sequence[Record], result: Any, m
         profile=profile_of(records, spec.output.labels),
     )
     checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state | {**more})
+
+
+def profile_of(records: Sequence[Record], labels: Sequence[str]) -> DataProfile:
+    """The profile of records, by which a service can tell how its sequences drift from them."""
+    places = {label: place for place, label in enumerate(labels)}
+    several = [one.label if isinstance(one.label, tuple) else (str(one.label),) for one in records]
+    classes = [[places[label] for label in each] for each in several]
+    return DataProfile.of([record.steps for record in records], classes, labels=len(labels))

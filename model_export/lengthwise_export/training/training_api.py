@@ -26,11 +26,12 @@ from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.interface.rich_text import as_text
-from lengthwise_export.training import arrays, comparison, report_page, session
+from lengthwise_export.tracing.torch_state import torch_as_before
+from lengthwise_export.training import arrays, comparison, session
 from lengthwise_export.training.batches import lenient
 from lengthwise_export.training.options import TrainCallOptions
 from lengthwise_export.training.progress import ProgressTarget, require_progress
-from lengthwise_export.training.report import RunReport
+from lengthwise_export.training.report import RunReport, splits_of
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
@@ -87,7 +88,7 @@ class TrainedModel:
 
     def __repr__(self) -> str:
         """`<lengthwise_export.TrainedModel of 9 labels: accuracy 0.9812 (test)>`."""
-        name, scores = list(report_page.splits_of(self.report).items())[-1]
+        name, scores = list(splits_of(self.report).items())[-1]
         said = f"accuracy {scores['accuracy']:.4f} ({name.replace('_', ' ')})"
         return f"<lengthwise_export.TrainedModel of {len(self.labels)} labels: {said}>"
 
@@ -192,7 +193,7 @@ def train(  # noqa: D417 - the decorator adds the options
         progress=progress,
         tell=_log_warning,
     )
-    with _folder(folder) as directory:
+    with torch_as_before(), _folder(folder) as directory:
         report = training.run(directory)
     made = TrainedModel(directory, report)
     if folder is None:
