@@ -106,7 +106,8 @@ def trained(data: LabelledSet, model: str, seed: int) -> AccuracyOfRun:
         report = TrainingSession(spec, data.training, TrainOptions(seed=seed), test=data.test).run(Path(folder))
     seconds = time.process_time() - began
     chosen = report["spec"]["model"]
-    kind = "rocket" if chosen["kind"] == "rocket" else chosen.get("preset") or "layers"
+    kind = "rocket" if chosen["kind"] == "rocket" else "conv" if chosen["conv"] else "rnn"
+    kind = kind if model == AUTO else model
     made = f"{kind}, {report['spec']['input']['normalize']}"
     return AccuracyOfRun(data.name, model, seed, report["test"]["accuracy"], seconds, made)
 
