@@ -42,7 +42,7 @@ def test_a_warning_fails_only_if_asked() -> None:
 
 
 def test_a_wrong_option_is_no_failure_of_the_model() -> None:
-    with pytest.raises(ConfigurationError, match="max_length=0"):
+    with pytest.raises(ConfigurationError, match="max_length"):
         assert_padding_safe(Tagger(), max_length=0)
 
 

@@ -150,12 +150,12 @@ def test_a_table_of_impossible_times_is_refused(wrong: float):
     ("rows", "widths"), [([2, 1], [4, 8]), ([1, 1], [4, 8]), ([0, 1], [4, 8]), ([1, 2], [8, 4]), ([], [])]
 )
 def test_a_grid_that_does_not_ascend_is_refused(rows: list[int], widths: list[int]):
-    with pytest.raises(ValueError, match="ascending"):
+    with pytest.raises(ValueError, match="ascend"):
         CostTable(rows, widths, np.ones((len(rows), len(widths))))
 
 
 def test_times_that_do_not_fit_the_grid_are_refused():
-    with pytest.raises(ValueError, match="each of its rows and widths"):
+    with pytest.raises(ValueError, match="rows"):
         CostTable([1, 2], [4, 8], np.ones((2, 3)))
 
 
@@ -514,7 +514,7 @@ def test_where_the_whole_rectangle_is_computed_padding_stays_as_expensive_as_ste
 
 @pytest.mark.parametrize("padding", [-0.1, 1.1, float("nan")])
 def test_a_share_that_cannot_be_is_an_error(padding: float):
-    with pytest.raises(ValueError, match="padded step"):
+    with pytest.raises(ValueError, match="padded"):
         flat_table(padding)
 
 

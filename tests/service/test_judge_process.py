@@ -84,7 +84,7 @@ def judging_endlessly(
 
 def test_a_good_model_is_judged_there_as_here(tmp_path: Path, processes: Started, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
-    directory = place(tmp_path, max_length=64)
+    directory = place(tmp_path, max_length=64, proved=False)
     there = loading.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
     assert len(processes) == 1
     assert "vowels/1 is verified on CPUExecutionProvider" in caplog.text
@@ -100,7 +100,7 @@ def test_a_good_model_is_judged_there_as_here(tmp_path: Path, processes: Started
 
 
 def test_a_promise_that_was_proved_there_is_kept(tmp_path: Path, processes: Started):
-    directory = place(tmp_path, max_length=64)
+    directory = place(tmp_path, max_length=64, proved=False)
     first = loading.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
     (entry,) = json.loads((directory / "promises.json").read_text())["promises"]
     assert entry["promise"] == (first.promise.model_dump() if first.promise else None)
@@ -110,19 +110,19 @@ def test_a_promise_that_was_proved_there_is_kept(tmp_path: Path, processes: Star
 def test_a_model_that_is_refused_there_has_its_reason_here(tmp_path: Path):
     directory = place(tmp_path)
     tamper_with_golden(directory)
-    with pytest.raises(VerificationError, match="differs from its stored logits by"):
+    with pytest.raises(VerificationError, match="logits"):
         loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
 
 
 def test_a_graph_that_ends_its_process_is_refused_with_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     directory = place_graph(tmp_path, hostile_models.rows_chosen_by_lengths)
-    with pytest.raises(ModelError, match=r"bad/1: the process that verified it was ended by SIG(ABRT|SEGV): its graph"):
+    with pytest.raises(ModelError, match=r"bad/1.*SIG(ABRT|SEGV)"):
         loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
 
 
 def test_a_graph_that_hangs_is_refused_with_the_time(tmp_path: Path, processes: Started):
     directory = place_graph(tmp_path, hostile_models.endless)
-    with pytest.raises(ModelError, match=r"bad/1: verifying it timed out after 2 s \(--judge-timeout-seconds\)"):
+    with pytest.raises(ModelError, match=r"bad/1.*2 s.*--judge-timeout-seconds"):
         loading.load(directory, LIMITS, judge=JudgeProcess(2, 2**30))
     assert not proc.is_there(processes[0].pid)
 
@@ -141,7 +141,7 @@ def test_judging_takes_no_more_than_most_of_what_the_container_has_left_and_is_t
 ):
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: 320 * MEBIBYTE)
     directory = place_graph(tmp_path, hostile_models.greedy)
-    with pytest.raises(NotJudged, match=rf"it takes more than {256 * MEBIBYTE} bytes, most of what"):
+    with pytest.raises(NotJudged, match=str(256 * MEBIBYTE)):
         loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**40))
 
 
@@ -230,14 +230,14 @@ def test_the_files_of_a_model_count_as_memory_that_judging_takes(tmp_path: Path)
     with (directory / "verification.json").open("a") as file:
         file.write(" " * 64 * MEBIBYTE)
     sign(directory)
-    with pytest.raises(ModelError, match="ran out of memory"):
+    with pytest.raises(ModelError, match="--judge-memory-bytes"):
         loading.load(directory, LIMITS, judge=JudgeProcess(600, 64 * MEBIBYTE))
 
 
 def test_a_file_larger_than_judging_may_take_is_refused_unread(tmp_path: Path, processes: Started):
     directory = place(tmp_path)
     os.truncate(directory / "model.onnx", 2**40)
-    with pytest.raises(VerificationError, match=rf"'model.onnx' cannot be read: it has {2**40} bytes, and at most"):
+    with pytest.raises(VerificationError, match=rf"model\.onnx.*{2**40}"):
         loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30), most_bytes=2**30)
     assert not processes
 
@@ -330,7 +330,7 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
 
 def test_where_no_process_can_be_started_it_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
-    with pytest.raises(NotJudged, match="no process can be started"):
+    with pytest.raises(NotJudged):
         loading.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30))
 
 
@@ -361,7 +361,7 @@ def test_a_graph_that_is_replaced_while_it_is_judged_is_not_what_is_opened(tmp_p
     model = loading.load(directory, LIMITS, judge=judge)
     good = loading.load(BUNDLED, BatchLimits(4, 64), budget_seconds=0.01)
     assert model.session.kernels == good.session.kernels
-    with pytest.raises(VerificationError, match="is not the file that was published"):
+    with pytest.raises(VerificationError, match=r"model\.onnx"):
         loading.load(directory, LIMITS)
 
 

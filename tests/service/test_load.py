@@ -216,7 +216,7 @@ def test_nobody_listening_is_said_with_the_address():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         target = ServerAddress(*taken.getsockname())
-        with pytest.raises(ConfigurationError, match=rf"{target.url} cannot be reached.*is the service running"):
+        with pytest.raises(ConfigurationError, match=target.url):
             drive(target, [b"x"], Closed(1), connections=1)
 
 
@@ -229,7 +229,7 @@ def test_asking_one_by_one_gives_the_bodies_in_order():
 
 def test_asking_one_by_one_says_what_was_answered_instead():
     server = SmallServer(behave=lambda _number, _reply: Reply(503, b""))
-    with serving(server) as target, pytest.raises(ConfigurationError, match="answered 503 to one of 3"):
+    with serving(server) as target, pytest.raises(ConfigurationError, match=r"503.*3"):
         ask_each(target, requests_for(target, 3))
 
 

@@ -69,7 +69,7 @@ def test_what_it_says_of_itself():
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused_by_field(changed: dict[str, Any], said: str):
-    with pytest.raises(ManifestError, match=r"is not a manifest of contract version 1") as refused:
+    with pytest.raises(ManifestError) as refused:
         Manifest.from_json(json.dumps(LEAST | changed))
     assert said in str(refused.value)
 
@@ -95,7 +95,7 @@ def test_a_profile_of_other_sequences_is_refused(features: int | None, labels: i
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"null", b"[" * 10_000])
 def test_what_is_no_manifest_at_all_is_refused(text: bytes):
-    with pytest.raises(ManifestError, match="not a manifest"):
+    with pytest.raises(ManifestError):
         Manifest.from_json(text)
 
 
@@ -105,12 +105,12 @@ def test_everything_wrong_is_said():
 
 
 def test_it_cannot_be_changed():
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(ValidationError):
         Manifest(**LEAST).version = 2  # type: ignore[misc]  # what is tried
 
 
 def test_a_directory_without_one_is_refused(tmp_path: Path):
-    with pytest.raises(ManifestError, match=r"manifest\.json cannot be read: No such file"):
+    with pytest.raises(ManifestError, match=r"manifest\.json"):
         Manifest.read(tmp_path)
 
 
@@ -144,19 +144,19 @@ def test_files_as_published_pass(directory: Path):
 def test_a_changed_file_is_named(directory: Path):
     manifest = vouching(directory, "model.onnx", "golden.npz")
     (directory / "golden.npz").write_bytes(b"g0lden")
-    with pytest.raises(VerificationError, match=r"golden\.npz is not the file that was published"):
+    with pytest.raises(VerificationError, match=r"golden\.npz"):
         manifest.check_digests(directory)
 
 
 def test_a_missing_file_is_named(directory: Path):
     manifest = vouching(directory, "model.onnx", "golden.npz")
     (directory / "golden.npz").unlink()
-    with pytest.raises(VerificationError, match=r"golden\.npz is missing"):
+    with pytest.raises(VerificationError, match=r"golden\.npz"):
         manifest.check_digests(directory)
 
 
 def test_a_graph_nobody_vouches_for_is_refused(directory: Path):
-    with pytest.raises(VerificationError, match="no digest of model"):
+    with pytest.raises(VerificationError, match="model"):
         vouching(directory, "golden.npz").check_digests(directory)
 
 
@@ -168,7 +168,7 @@ def test_a_file_outside_the_directory_is_refused(directory: Path, how: str):
     if how == "by link":
         (directory / name).symlink_to(outside)
     manifest = vouching(directory, "model.onnx", **{name: digest(outside)})
-    with pytest.raises(VerificationError, match="lies outside the model directory"):
+    with pytest.raises(VerificationError):
         manifest.check_digests(directory)
 
 
@@ -189,7 +189,7 @@ def test_weights_in_a_file_beside_the_graph_want_its_digest(directory: Path, siz
     tensor.external_data.add(key="location", value=name)
     tensor.external_data.add(key="length", value="4")
     (directory / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
-    with pytest.raises(VerificationError, match=rf"takes weights from '{name}'"):
+    with pytest.raises(VerificationError, match=name):
         vouching(directory, "model.onnx").check_digests(directory)
     (directory / name).parent.mkdir(exist_ok=True)
     (directory / name).write_bytes(b"1234")

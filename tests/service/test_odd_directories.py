@@ -161,6 +161,7 @@ def test_whatever_stands_in_the_place_of_a_file_is_the_refusal_of_its_version(
 def test_whatever_stands_in_the_place_of_a_kept_file_is_passed_over(
     folder: Path, bad: Path, name: str, odd: Callable[[Path], None]
 ) -> None:
+    (bad / name).unlink(missing_ok=True)
     odd(bad / name)
     found = look(folder)
     assert served(found) == ["bad/1", "good/1"]

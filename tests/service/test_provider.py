@@ -76,7 +76,7 @@ def test_auto_takes_the_cpu_and_says_why_and_cuda_is_refused_for_the_same(instal
     assert choice.devices == (TIMED,)
     assert choice.reason.startswith("CUDA is not available: ")
     assert reason in choice.reason
-    with pytest.raises(ConfigurationError, match=f"--provider cuda is not available: .*{reason}"):
+    with pytest.raises(ConfigurationError, match=rf"--provider cuda.*{reason}"):
         choose("cuda", installation=installation)
 
 
@@ -105,22 +105,20 @@ def test_auto_loads_no_library_where_no_gpu_could_use_it():
 @pytest.mark.parametrize("wanted", ["auto", "cuda", "cpu"])
 def test_two_packages_of_onnxruntime_are_refused_whatever_is_wanted(wanted: Any):
     both = without(packages={"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"})
-    with pytest.raises(ConfigurationError, match="onnxruntime and onnxruntime-gpu are both installed"):
+    with pytest.raises(ConfigurationError, match=r"onnxruntime.*onnxruntime-gpu"):
         choose(wanted, installation=both)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cuda", "cpu"])
 def test_no_package_of_onnxruntime_is_refused_with_the_extras_that_bring_one(wanted: Any):
     none = without(packages={}, module=False, providers=())
-    with pytest.raises(ConfigurationError, match=r"no onnxruntime is installed.*lengthwise\[cpu\].*lengthwise\[gpu\]"):
+    with pytest.raises(ConfigurationError, match=r"lengthwise\[cpu\].*lengthwise\[gpu\]"):
         choose(wanted, installation=none)
 
 
 def test_a_package_that_cannot_be_imported_says_why():
     broken = without(module=False, providers=(), import_error="libstdc++.so.6 is too old")
-    with pytest.raises(
-        ConfigurationError, match=r"onnxruntime-gpu 1.31.1 is installed, .*: libstdc\+\+.so.6 is too old"
-    ):
+    with pytest.raises(ConfigurationError, match=r"onnxruntime-gpu 1\.31\.1.*libstdc\+\+.so.6"):
         choose("auto", installation=broken)
 
 

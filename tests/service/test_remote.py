@@ -43,7 +43,7 @@ def test_several_models_must_be_told_apart(name: str | None, said: str):
 
 def test_a_service_that_wants_a_key_is_told_apart_from_one_that_does_not_say(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote, "get", lambda *_: (401, b"{}"))
-    with pytest.raises(ConfigurationError, match="wants a key: --header 'authorization=Bearer KEY'"):
+    with pytest.raises(ConfigurationError, match="--header 'authorization=Bearer KEY'"):
         remote.model(ServerAddress.parse("http://localhost:8000"))
 
 

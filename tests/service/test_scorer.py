@@ -186,7 +186,7 @@ def test_a_path_is_absolute_and_names_its_version(tmp_path: Path, monkeypatch: p
     assert Scorer("vowels/2").path == str(tmp_path / "vowels" / "2")
     assert Scorer("elsewhere/3").path == str(tmp_path / "elsewhere" / "3")  # the workers may have it
     for wrong in ("elsewhere/3", "elsewhere"):
-        with pytest.raises(ConfigurationError, match=f"the model directory {tmp_path / wrong} cannot be read: No such"):
+        with pytest.raises(ConfigurationError, match=str(tmp_path / wrong)):
             Scorer(wrong).open()
 
 
@@ -198,7 +198,7 @@ def test_the_columns_follow_from_the_manifest_alone(tmp_path: Path) -> None:
     assert [column.name for column in made.columns()] == [
         *("predicted_assigned", "predicted_probabilities", "predicted_length", "predicted_error")
     ]
-    with pytest.raises(ConfigurationError, match="the model sums/1 has no attention"):
+    with pytest.raises(ConfigurationError, match=r"sums/1.*attention"):
         Scorer(folder, attention=True).columns()
 
 
@@ -249,7 +249,7 @@ def test_an_error_names_every_row_by_its_place_and_its_id(opens: Opens) -> None:
     )
     with pytest.raises(InvalidSequences, match=r"^sequence 1: the model takes 2"):
         Scorer(id=None)(batch)
-    with pytest.raises(InvalidSequences, match="is not finite"):
+    with pytest.raises(InvalidSequences, match="finite"):
         Scorer()(pa.table({"steps": [[[numpy_models.NOT_FINITE] * 2]]}))
 
 
@@ -262,7 +262,7 @@ def test_a_sequence_on_which_the_model_fails_fails_alone(opens: Opens) -> None:
     batch = pandas.DataFrame({"id": [7, 8, 9], "steps": [np.ones((length, 2)) for length in (1, 3, 5)]})
     rows = rows_of(Scorer(on_error="column")(batch))
     assert [row["error"] for row in rows] == [None, "the model could not be run on this sequence", None]
-    with pytest.raises(InferenceFailed, match="sequence 1: id '8': the model could not be run on this sequence"):
+    with pytest.raises(InferenceFailed, match="sequence 1: id '8'"):
         Scorer()(batch)
 
 
@@ -271,9 +271,7 @@ def test_a_batch_that_lacks_its_column_is_told_so(opens: Opens, form: str) -> No
     opens(numpy_models.model(numpy_models.manifest()))
     batch = {"id": ["a"], "step": [[[1.0, 2.0]]]}
     given = FORMS[form](batch) if form != "dict" else batch
-    with pytest.raises(
-        ConfigurationError, match=r"no column 'steps'; did you mean step\?; its columns are 'id', 'step'"
-    ):
+    with pytest.raises(ConfigurationError, match=r"'steps'.*\bstep\?.*'id', 'step'"):
         Scorer()(given)
     assert len(rows_of(Scorer(steps="step")(given))) == 1
 
@@ -281,7 +279,7 @@ def test_a_batch_that_lacks_its_column_is_told_so(opens: Opens, form: str) -> No
 def test_a_column_is_never_overwritten(opens: Opens) -> None:
     opens(numpy_models.model(numpy_models.manifest()))
     batch = pandas.DataFrame({"steps": [[[1.0, 2.0]]], "label": ["right"], "length": [9]})
-    with pytest.raises(ConfigurationError, match=r"has a column 'label', 'length', .* prefix='predicted_'"):
+    with pytest.raises(ConfigurationError, match=r"'label', 'length', .* prefix='predicted_'"):
         Scorer()(batch)
     answered = Scorer(prefix="predicted_", keep_steps=True)(batch)
     assert list(answered.columns)[:4] == ["steps", "label", "length", "predicted_label"]
@@ -490,7 +488,7 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"lengthwise.engines.{engine}", raising=False)
-    with pytest.raises(ImportError, match=rf"is not installed: pip install 'lengthwise\[{engine}\]'"):
+    with pytest.raises(ImportError, match=rf"pip install 'lengthwise\[{engine}\]'"):
         __import__(f"lengthwise.engines.{engine}")
 
 

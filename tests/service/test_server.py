@@ -423,7 +423,7 @@ def test_serving_returns_after_a_signal_and_leaves_the_signals_as_they_were() ->
 
 @pytest.mark.usefixtures("_interpreter")
 def test_serving_raises_what_kept_it_from_starting(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="nowhere cannot be read"):
+    with pytest.raises(ConfigurationError, match="nowhere"):
         serve(Settings(port=free_port(), models=tmp_path / "nowhere"))
 
 
@@ -442,7 +442,7 @@ def test_the_first_signal_drains_and_the_second_ends_the_process(monkeypatch: py
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "::ffff:zz"])
 def test_an_address_that_cannot_be_had_is_refused(host: str) -> None:
-    with pytest.raises(ConfigurationError, match="cannot listen on") as told:
+    with pytest.raises(ConfigurationError) as told:
         serve(Settings(host=host))
     assert "--host must be an address of this machine" in str(told.value)
     assert "--port" not in str(told.value)

@@ -225,12 +225,12 @@ def test_a_graph_of_frozen_rows_is_refused():
 
 
 def test_a_graph_of_other_features_is_refused():
-    with pytest.raises(ManifestError, match="wants 3 features a step, the manifest says 2"):
+    with pytest.raises(ManifestError, match=r"3.*2"):
         Session(graph(GraphNames(), features=3), manifest())
 
 
 def test_what_is_no_graph_is_refused():
-    with pytest.raises(ModelError, match="cannot load the graph"):
+    with pytest.raises(ModelError):
         Session(b"no graph", manifest())
 
 

@@ -223,7 +223,7 @@ def test_a_token_beyond_the_vocabulary_is_named_by_its_row_and_step() -> None:
 
 
 def test_more_rows_than_sequences_allowed_are_too_large_before_anything_is_read() -> None:
-    with pytest.raises(TooLarge, match="2 sequences, this one has 3"):
+    with pytest.raises(TooLarge, match=r"2.*3"):
         read(manifest(), values([], (3, 1, 2)), max_sequences=2)
 
 
@@ -342,7 +342,7 @@ def test_more_classifications_than_are_written_are_too_large() -> None:
     asked = read(of, values(bytes(width * 8), (1, width, 2)), wanted=("probabilities",), classes=classes)
     assert asked.classes == classes
     wide = values(bytes((width + 1) * 8), (1, width + 1, 2))
-    with pytest.raises(TooLarge, match="may ask for 262144 classifications, this one asks for 262146"):
+    with pytest.raises(TooLarge, match=r"262144.*262146"):
         read(of, wide, wanted=("probabilities",), classes=classes)
 
 
@@ -398,7 +398,7 @@ def test_what_waits_beside_what_a_policy_cut_is_a_copy_too() -> None:
 
 def test_a_width_that_no_sequence_of_the_model_may_have_is_too_large() -> None:
     octets = np.ones((2, 11, 2), dtype="<f4").tobytes()
-    with pytest.raises(TooLarge, match="a width of 11 steps; the model sums/1 takes at most 10"):
+    with pytest.raises(TooLarge, match=r"11.*sums/1.*10"):
         read(manifest(max_length=10), values(octets, (2, 11, 2)), lengths(10, 1))
     assert wrong(manifest(max_length=10), values(octets, (2, 11, 2)), lengths(11, 1)) == [
         "/inputs/0: row 0: 11 steps; the model sums/1 takes at most 10"

@@ -91,7 +91,7 @@ def test_a_binary_request_carries_its_shape_and_its_model_beside_the_bytes():
 
 @pytest.mark.parametrize(("sequences", "per_request"), [(SEQUENCES, 2), ([np.array([1, 2])], 1)])
 def test_what_a_binary_request_cannot_hold_is_refused(sequences: list[np.ndarray], per_request: int):
-    with serving(SmallServer()) as target, pytest.raises(ConfigurationError, match="as json"):
+    with serving(SmallServer()) as target, pytest.raises(ConfigurationError, match="json"):
         prepare(target, sequences, form="binary", per_request=per_request)
 
 

@@ -139,7 +139,7 @@ def test_a_server_without_models_refuses_what_it_cannot_judge() -> None:
 
 
 def test_more_sequences_than_the_limit_are_too_large_and_as_many_as_it_are_not() -> None:
-    with pytest.raises(TooLarge, match="3 sequences, this one has 4"):
+    with pytest.raises(TooLarge, match=r"3.*4"):
         read({"sequences": [[[1, 2]]] * 4}, max_sequences=3)
     assert len(read({"sequences": [[[1, 2]]] * 3}, max_sequences=3).items) == 3
 
@@ -317,7 +317,7 @@ def test_a_body_of_millions_of_parts_is_refused_before_they_are_made(part: bytes
     body = b'{"sequences": [[' + b",".join([part] * (json_text.MAX_PARTS + 1)) + b"]]}"
     tracemalloc.start()
     try:
-        with pytest.raises(TooLarge, match=f"may have {json_text.MAX_PARTS} arrays, objects and strings"):
+        with pytest.raises(TooLarge, match=str(json_text.MAX_PARTS)):
             read(body)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:

@@ -20,7 +20,9 @@ from lengthwise.files import bundled_models
 ROOT = Path(__file__).parents[2]
 KEPT_IN = ROOT / "runs" / "tests"
 VARIABLE = "PREPARED_MODELS"
-KEPT = ("costs.json", "promises.json", "kernels.json")
+TIMED = ("costs.json", "kernels.json")
+"""What a server measures by the clock of a model that it loads, and stores beside it."""
+KEPT = (*TIMED, "promises.json")
 """What a server stores beside a model that it has loaded."""
 
 
