@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from lengthwise.monitoring.record_file import RecordFile
-from lengthwise.monitoring.record_columns import COLUMNS
 from tests.support import proc
 
 
@@ -30,7 +29,7 @@ def row(index):
 
 
 rows = [row(index) for index in range(4000)]
-file = RecordFile(Path(sys.argv[1]), "m", list(COLUMNS), rows[0], 0.0)
+file = RecordFile(Path(sys.argv[1]), "m", rows[0], 0.0)
 file.write(rows[:50])
 before = proc.resident_bytes(os.getpid())
 for turn in range(20):
