@@ -40,6 +40,7 @@ def measured() -> list[Row]:
     return [layer_table.measure(case) for case in layer_table.cases()]
 
 
+@pytest.mark.long
 def test_the_losses_in_keras_are_what_the_page_says() -> None:
     words = [sys.executable, "-W", "ignore", "examples/keras_masking.py"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
