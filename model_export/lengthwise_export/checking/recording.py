@@ -105,6 +105,9 @@ class Subject(Protocol):
             RunError: The model raises.
         """
 
+    def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
+        """The answer that float64 gives, to show how much the model rounds by itself; None if that cannot be known."""
+
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch with the framework's default settings, fast paths included."""
 

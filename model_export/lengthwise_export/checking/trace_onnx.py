@@ -57,6 +57,10 @@ class OnnxSubject:
             return self._answer_each(batch)
         return self._answer(self._inputs(batch))
 
+    def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
+        """None: the types of a graph are its own."""
+        return None
+
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch; onnxruntime has no separate fast path."""
         return self.answer(batch)

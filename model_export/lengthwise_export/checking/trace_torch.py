@@ -8,6 +8,7 @@ changes are followed. A tensor that becomes a Python number is assumed to affect
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
 import traceback
 import warnings
@@ -144,6 +145,23 @@ class TorchSubject:
         except RunError:
             raise error from None
         return ModelOutput(twice.logits[:1], None if twice.attention is None else twice.attention[:1])
+
+    def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
+        """The answer that float64 gives; None if the module does not run in it."""
+
+        def selected(result: Any) -> dict[str, Tensor]:
+            narrow = pytree.tree_map_only(
+                Tensor, lambda each: each.float() if each.is_floating_point() else each, result
+            )
+            return self._select_output(narrow)
+
+        wide = copy.deepcopy(self._module).double()
+        steps: Any = batch.steps.astype(np.float64) if batch.steps.dtype == np.float32 else batch.steps
+        subject = TorchSubject(wide, self.steps, signature=self._signature, select_output=selected)
+        try:
+            return subject.answer(PaddedBatch(steps, batch.lengths))
+        except RunError:
+            return None
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch with torch's default settings; its fast path uses nested tensors, which hold no padding."""

@@ -54,6 +54,7 @@ class ComparedSequence:
         width: The width of the batch.
         padding: The values in the padding, such as `zeros`.
         difference: The difference of the mended answer from the original alone, in units of max(1, largest value).
+        amplified: Of a sequence of raw values: how much a few ulps of them, or rounding, move the original itself.
     """
 
     index: int
@@ -62,6 +63,7 @@ class ComparedSequence:
     width: int
     padding: str
     difference: float
+    amplified: float = 0.0
 
     def __str__(self) -> str:
         """Such as `sequence 17 (37 steps), padded with junk to 64 in a batch of 8 rows`."""
@@ -240,9 +242,12 @@ class _Alone:
         return len(self.steps)
 
     def by_ulps(self) -> float:
-        """How much a few ulps of its values move the original's answer."""
+        """How much a few ulps of its values, or its own rounding on the way, move the original's answer."""
         if self.amplified is None:
-            self.amplified = self.expected.amplified(self.original)[0]
+            exact = self.original.answer_in_float64(self.expected.batch)
+            own = 0.0 if exact is None else self.expected.moved_by(exact, 0, 0)
+            by_values = self.expected.amplified(self.original)[0]
+            self.amplified = max(by_values, own) if math.isfinite(own) else by_values
         return self.amplified
 
 
@@ -400,7 +405,8 @@ def _with(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput
                 ill_conditioned=proof.ill_conditioned + first_time,
             )
     if proof.worst is None or not difference <= proof.worst.difference:
-        worst = ComparedSequence(one.index, one.length, batch.rows, batch.width, padding, difference)
+        of_raw = one.amplified or 0.0
+        worst = ComparedSequence(one.index, one.length, batch.rows, batch.width, padding, difference, of_raw)
         proof = replace(proof, worst=worst)
     if one.mended is None:
         return proof
@@ -421,8 +427,13 @@ def _judged(proof: MendProof) -> MendProof:
     """The proof with the reason why it does not hold, if so."""
     if proof.worst is None or proof.difference <= proof.tolerance:
         return proof
+    ill = (
+        f"; the values are raw, and the original is ill-conditioned there: rounding moves it by {worst.amplified:.2g}"
+        if (worst := proof.worst).amplified > proof.tolerance
+        else ""
+    )
     return replace(
         proof,
-        wrong=f"the mended model differs from the original alone: {proof.worst}, by {proof.difference:.3g}, where "
-        f"{proof.tolerance:.2g} is allowed",
+        wrong=f"the mended model differs from the original alone: {worst}, by {proof.difference:.3g}, where "
+        f"{proof.tolerance:.2g} is allowed{ill}",
     )

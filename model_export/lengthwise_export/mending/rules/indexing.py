@@ -244,6 +244,10 @@ def gather_elements(mender: Mender) -> None:
             mender.refuse(CROSSES_ROWS)
     places = _from_the_end(mender, index, size) if size.is_time else index
     places = mender.masked(places, [at for at, _ in places.times()], 0)
+    if places.row_added and not value.row_added:  # a table for all rows, of which each row takes its own part
+        shape = mender.emit("Concat", [mender.writer.rows, mender.writer.constant([1] * len(value.axes))], axis=0)
+        name = mender.emit("Expand", [mender.unsqueezed(value.name, [0]), shape])
+        value, place = value.called(name, row_added=True), place + 1
     name = mender.emit("GatherElements", [value.name, places.name], axis=place)
     mender.set(value.called(name, groups=index.groups, zeroed=False))
 
