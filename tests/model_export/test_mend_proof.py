@@ -81,6 +81,26 @@ def test_junk_is_tried_beside_zeros() -> None:
     assert "junk" in proof.worst.padding
 
 
+@pytest.mark.parametrize("own_rounding", [0.0, 1e-3], ids=["exact", "rounding by itself"])
+def test_what_the_original_rounds_by_itself_explains_a_difference_at_raw_values(own_rounding: float) -> None:
+    def large(batch: PaddedBatch) -> np.ndarray:
+        sizes = [np.abs(row[:length]).max() for row, length in zip(batch.steps, batch.lengths, strict=True)]
+        return (np.asarray(sizes) > 500)[:, None]
+
+    def mended(batch: PaddedBatch) -> np.ndarray:
+        answer = over_the_steps(batch)
+        apart = 5e-4 * np.maximum(1, np.abs(answer).max(1, keepdims=True))
+        return np.where(large(batch), answer + apart, answer).astype(np.float32)
+
+    def in_float64(batch: PaddedBatch) -> np.ndarray:
+        answer = over_the_width(batch)
+        return answer + np.float32(own_rounding) * np.maximum(1, np.abs(answer).max(1, keepdims=True))
+
+    proof = prove(NumpySubject(over_the_width, in_float64), NumpySubject(mended), max_length=100)
+    assert proof.holds == (own_rounding > 0), proof.wrong
+    assert (proof.ill_conditioned > 0) == (own_rounding > 0)
+
+
 def test_bits_are_told_apart_from_rounding() -> None:
     def rounded_by_rows(batch: PaddedBatch) -> np.ndarray:
         return over_the_steps(batch) * np.float32(1 + 2e-7 * (batch.rows > 2))

@@ -29,7 +29,8 @@ Compute = Callable[[PaddedBatch], NDArray[np.float32]]
 class NumpySubject:
     """A model under check that is a function of a batch."""
 
-    def __init__(self, compute: Compute) -> None:
+    def __init__(self, compute: Compute, in_float64: Compute | None = None) -> None:
+        self.in_float64 = in_float64
         self.steps = StepInput(features=3)
         self.sizes: frozenset[int] = frozenset({3, 4})
         self.names: ArgumentNames = DEFAULT_NAMES
@@ -40,6 +41,9 @@ class NumpySubject:
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         self.widths.append((batch.rows, batch.width))
         return ModelOutput(self.compute(batch))
+
+    def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
+        return None if self.in_float64 is None else ModelOutput(self.in_float64(batch))
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         return self.answer(batch)
