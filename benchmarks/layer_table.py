@@ -34,7 +34,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks import keras_column
 from benchmarks.keras_column import KerasFigures
-from lengthwise.commands.command import Command
+from lengthwise.commands.command import Command, show_json
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
 from lengthwise.verification.promises import ROUNDING
@@ -42,7 +42,6 @@ from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler, base_sequences, lone_trials, sizes_apart_from, trials
 from lengthwise_export.errors import RunError
-from lengthwise_export.interface.command import show_json
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.outputs import output_selector

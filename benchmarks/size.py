@@ -109,10 +109,11 @@ def options() -> int:
 
 
 def parameters() -> dict[str, int]:
-    """The parameters of the exporter's Python functions."""
+    """The parameters of the exporter's Python functions; an object of options is one."""
     import lengthwise_export
 
-    return {name: len(inspect.signature(getattr(lengthwise_export, name)).parameters) for name in ("export", "train")}
+    functions = {name: inspect.unwrap(getattr(lengthwise_export, name)) for name in ("export", "train")}
+    return {name: len(inspect.signature(function).parameters) for name, function in functions.items()}
 
 
 def complex_functions() -> int:

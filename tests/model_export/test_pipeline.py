@@ -33,7 +33,7 @@ from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, PublishError
-from lengthwise_export.exporting import example_recordings, staging
+from lengthwise_export.exporting import example_recordings, model_files
 from lengthwise_export.exporting.candidate import Candidate, from_spec
 from lengthwise_export.exporting.flow import PublishedModel, publish
 from lengthwise_export.tracing import graph
@@ -262,14 +262,14 @@ def test_the_bundled_model_knows_nine_speakers() -> None:
 
 def test_a_published_folder_is_never_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    original = staging.move_into_place
+    original = model_files.move_into_place
 
     def watched(stage: Path, directory: Path) -> None:
         seen.append(directory.exists())
         original(stage, directory)
         seen.append({path.name for path in directory.iterdir()} >= {GRAPH_FILE, MANIFEST_FILE})
 
-    monkeypatch.setattr(staging, "move_into_place", watched)
+    monkeypatch.setattr(model_files, "move_into_place", watched)
     publish(candidate(), tmp_path / "tiny")
     assert seen == [False, True]
 

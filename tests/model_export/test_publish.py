@@ -9,12 +9,12 @@ import pytest
 from lengthwise.repository import folder
 from lengthwise.versions import Key
 from lengthwise_export.errors import PublishError
-from lengthwise_export.exporting import staging
+from lengthwise_export.exporting import model_files
 
 
-def published(out: Path, content: str = "x") -> staging.Destination:
-    place = staging.destination(out)
-    with staging.staging_folder(place) as stage:
+def published(out: Path, content: str = "x") -> model_files.Destination:
+    place = model_files.destination(out)
+    with model_files.staging_folder(place) as stage:
         (stage / "model.onnx").write_text(content)
     return place
 
@@ -35,23 +35,23 @@ def test_a_model_without_a_version_gets_the_next_one(tmp_path: Path) -> None:
 def test_a_model_is_not_published_as_a_version_of_its_repository(tmp_path: Path) -> None:
     models = tmp_path / "models"
     (models / "vowels" / "2").mkdir(parents=True)
-    assert staging.destination(models).version == 1
+    assert model_files.destination(models).version == 1
     (models / "vowels" / "2" / "manifest.json").touch()
     with pytest.raises(PublishError, match=r"holds models, such as vowels/2: name this one too, as in .*models/NAME"):
-        staging.destination(models)
-    assert staging.destination(models / "gestures").version == 1
+        model_files.destination(models)
+    assert model_files.destination(models / "gestures").version == 1
 
 
 def test_what_is_no_version_does_not_count_as_one(tmp_path: Path) -> None:
     for name in ("007", "notes", "-1"):
         (tmp_path / "vowels" / name).mkdir(parents=True)
-    assert staging.versions(tmp_path / "vowels") == []
+    assert model_files.versions(tmp_path / "vowels") == []
 
 
 @pytest.mark.parametrize("name", ["7", "007", "0", "999999999", "1000000000", "12345678901", "\u0661", "-1", "1 "])
 def test_the_exporter_and_the_service_agree_on_what_a_version_is(tmp_path: Path, name: str) -> None:
     (tmp_path / "vowels" / name).mkdir(parents=True)
-    assert staging.versions(tmp_path / "vowels") == [key.version for key in folder.versions(tmp_path)]
+    assert model_files.versions(tmp_path / "vowels") == [key.version for key in folder.versions(tmp_path)]
 
 
 def test_a_version_that_no_service_reads_is_not_published(tmp_path: Path) -> None:
@@ -66,16 +66,16 @@ def test_a_version_that_no_service_reads_is_not_published(tmp_path: Path) -> Non
 def test_a_published_version_is_never_replaced(tmp_path: Path) -> None:
     published(tmp_path / "vowels" / "1", "first")
     with pytest.raises(PublishError, match="use version 2"):
-        staging.destination(tmp_path / "vowels" / "1")
+        model_files.destination(tmp_path / "vowels" / "1")
     assert (tmp_path / "vowels" / "1" / "model.onnx").read_text() == "first"
 
 
 @pytest.mark.parametrize("filled", [False, True])
 def test_a_version_that_appears_meanwhile_is_not_replaced(tmp_path: Path, filled: bool) -> None:
-    place = staging.destination(tmp_path / "vowels" / "1")
+    place = model_files.destination(tmp_path / "vowels" / "1")
 
     def overtaken() -> None:
-        with staging.staging_folder(place):
+        with model_files.staging_folder(place):
             place.directory.mkdir()
             if filled:
                 (place.directory / "model.onnx").write_text("theirs")
@@ -88,20 +88,20 @@ def test_a_version_that_appears_meanwhile_is_not_replaced(tmp_path: Path, filled
 @pytest.mark.parametrize("name", ["-m", "a b", ".hidden", "x" * 129])
 def test_a_name_that_is_no_model_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(PublishError, match="is not a model name"):
-        staging.destination(tmp_path / name / "1")
+        model_files.destination(tmp_path / name / "1")
 
 
 @pytest.mark.parametrize("version", ["v1", "V2", "0", "01", "1.0", "v1.2.3"])
 def test_what_looks_like_a_version_and_is_none_names_no_model(tmp_path: Path, version: str) -> None:
     with pytest.raises(PublishError, match=r"versions are whole numbers from 1: use for example .*/vowels/1 "):
-        staging.destination(tmp_path / "vowels" / version)
-    assert staging.destination(tmp_path / version / "1").name == version
+        model_files.destination(tmp_path / "vowels" / version)
+    assert model_files.destination(tmp_path / version / "1").name == version
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
     def broken_off() -> None:
-        with staging.staging_folder(staging.destination(tmp_path / "models" / "vowels" / "1")) as stage:
+        with model_files.staging_folder(model_files.destination(tmp_path / "models" / "vowels" / "1")) as stage:
             (stage / "model.onnx").write_text("half")
             raise error
 
@@ -114,7 +114,7 @@ def test_an_export_that_fails_leaves_other_versions_alone(tmp_path: Path) -> Non
     published(tmp_path / "vowels" / "1")
     with (
         pytest.raises(ValueError, match="broken"),
-        staging.staging_folder(staging.destination(tmp_path / "vowels" / "2")),
+        model_files.staging_folder(model_files.destination(tmp_path / "vowels" / "2")),
     ):
         raise ValueError("broken")
     assert [entry.name for entry in (tmp_path / "vowels").iterdir()] == ["1"]
@@ -142,7 +142,7 @@ def test_the_stage_of_a_running_export_is_left_alone(tmp_path: Path) -> None:
 
 def swept_at_the_first_lock(monkeypatch: pytest.MonkeyPatch, sweep: Callable[[Path], None]) -> None:
     """Another export looks for abandoned stages just before this one locks its own."""
-    lock = staging.lock_stage
+    lock = model_files.lock_stage
     first = [sweep]
 
     def locked(stage: Path) -> int:
@@ -150,13 +150,13 @@ def swept_at_the_first_lock(monkeypatch: pytest.MonkeyPatch, sweep: Callable[[Pa
             first.pop()(stage)
         return lock(stage)
 
-    monkeypatch.setattr(staging, "lock_stage", locked)
+    monkeypatch.setattr(model_files, "lock_stage", locked)
 
 
 def test_a_stage_that_was_swept_before_it_was_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swept_at_the_first_lock(monkeypatch, lambda stage: staging.remove_abandoned(stage.parent))
+    swept_at_the_first_lock(monkeypatch, lambda stage: model_files.remove_abandoned(stage.parent))
     assert (published(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
 
 
@@ -208,7 +208,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "vowels").write_text("a file in the way")
     with (
         pytest.raises(PublishError, match="cannot be written"),
-        staging.staging_folder(staging.destination(tmp_path / "vowels" / "1")),
+        model_files.staging_folder(model_files.destination(tmp_path / "vowels" / "1")),
     ):
         pass
 

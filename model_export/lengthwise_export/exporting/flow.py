@@ -167,11 +167,10 @@ def publish(
         ModelError: A service would reject the model for another reason.
     """
     from lengthwise_export.exporting import example_recordings, model_files, verify
-    from lengthwise_export.exporting.staging import destination, staging_folder
 
-    place = destination(out)
+    place = model_files.destination(out)
     manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
-    with staging_folder(place) as stage:
+    with model_files.staging_folder(place) as stage:
         verified = verify.verify(source, manifest, options, data)
         examples = example_recordings.chosen(data, verified.manifest) if data else []
         finished = model_files.write(stage, verified, source.mend, examples, seed=options.seed)

@@ -1,14 +1,28 @@
-"""Writes the files of a model directory, and loads them as a service does."""
+"""Writes a model directory, loads it as a service does, and publishes it atomically.
+
+It is written into a hidden (staging) folder on the same file system, next to the final one, which is synced and then
+renamed. So a reader sees either no version or a complete one. A failed export leaves nothing behind. A killed export
+leaves its staging folder, which no service reads, and which the next export of the same model removes.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
 
 from lengthwise import files
 from lengthwise.decoding.dataset import Record
@@ -23,6 +37,7 @@ from lengthwise.runtime.manifest import (
     MANIFEST_FILE,
     VERIFICATION_FILE,
     Manifest,
+    Name,
     digest,
 )
 from lengthwise.runtime.onnx import onnx_graph
@@ -30,12 +45,15 @@ from lengthwise.runtime.opening import RUNTIME_VERSION
 from lengthwise.runtime.session import Session
 from lengthwise.verification import golden, promises
 from lengthwise.verification.random_sequences import draw, lengths_for
+from lengthwise.versions import MOST_DIGITS, is_version
+from lengthwise_export.errors import PublishError
 from lengthwise_export.exporting import example_recordings
 from lengthwise_export.exporting.verify import VerifiedGraph
 from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
 
 if TYPE_CHECKING:
     from lengthwise_export.mending.fix import FixProposal
+
 
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
@@ -127,3 +145,174 @@ def _ill_conditioned(manifest: Manifest) -> Iterator[str]:
                 f"such a sequence move its answer by {promise.amplified:.2g}, and batched it may differ by "
                 f"{promise.tolerance:.2g} (the manifest's tolerance)"
             )
+
+
+_NUMBER = re.compile(r"[1-9][0-9]*")
+_LIKE_A_VERSION = re.compile(r"[vV]?[0-9][0-9.]*")
+_STAGE_PREFIX = ".stage-"
+_STAGE_TRIALS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """The name, the version and the folder `MODELS/<name>/<version>` of a model to publish."""
+
+    name: str
+    version: int
+    directory: Path
+
+
+def destination(out: Path) -> Destination:
+    """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
+
+    Raises:
+        PublishError: The version exists already, the name or the version is not valid, or the folder is a model
+            repository.
+    """
+    out = Path(os.path.abspath(out))
+    numbered = _NUMBER.fullmatch(out.name) is not None
+    if not numbered and _LIKE_A_VERSION.fullmatch(out.name):
+        raise PublishError(
+            f"{out}: {out.name!r} looks like a version, but versions are whole numbers from 1: use for example "
+            f"{out.parent / '1'} (for a model of that name, use {out / '1'})"
+        )
+    parent = out.parent if numbered else out
+    try:
+        name = TypeAdapter(Name).validate_python(parent.name)
+    except ValidationError as error:
+        raise PublishError(
+            f"{out}: {parent.name!r} is not a model name: use at most 128 letters, digits, '.', '_' and '-', beginning "
+            "with a letter or a digit"
+        ) from error
+    existing = versions(parent)
+    if not existing and (held := _a_model_in(parent)) is not None:
+        raise PublishError(f"{out} holds models, such as {held}: name this one too, as in {parent / 'NAME'}")
+    version = int(out.name) if numbered else max(existing, default=0) + 1
+    if not is_version(str(version)):
+        raise PublishError(f"{parent / str(version)}: a version may have at most {MOST_DIGITS} digits")
+    directory = parent / str(version)
+    if os.path.lexists(directory):
+        raise PublishError(
+            f"{directory} exists, and published versions are never changed; use version {max(existing) + 1}"
+        )
+    return Destination(name, version, directory)
+
+
+def versions(model: Path) -> list[int]:
+    """The existing version numbers under `MODELS/<name>`, in order."""
+    if not model.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in model.iterdir() if is_version(entry.name))
+
+
+def _a_model_in(folder: Path) -> str | None:
+    """`NAME/VERSION` of a published model in a folder; None if it holds none."""
+    manifests = folder.glob(f"*/*/{MANIFEST_FILE}")
+    found = (manifest.parent for manifest in manifests if is_version(manifest.parent.name))
+    return next((f"{each.parent.name}/{each.name}" for each in found if not each.parent.name.startswith(".")), None)
+
+
+@contextmanager
+def staging_folder(target: Destination) -> Iterator[Path]:
+    """A staging folder, which becomes the model directory if the block ends without an error.
+
+    Raises:
+        PublishError: The folder cannot be written, or the version was published meanwhile.
+    """
+    parent = target.directory.parent
+    created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(parent)
+        stage, lock = _new_stage(parent)
+    except OSError as error:
+        _remove_empty(created)
+        raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
+    try:
+        yield stage
+        move_into_place(stage, target.directory)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        _remove_empty(created)
+        raise
+    finally:
+        os.close(lock)
+
+
+def move_into_place(stage: Path, directory: Path) -> None:
+    """Syncs the staging folder and renames it.
+
+    Requires: `directory` does not exist. Ensures: it exists, complete and synced to disk.
+    """
+    for path in stage.iterdir():
+        _sync(path)
+    _sync(stage)
+    stage.chmod(0o755)  # mkdtemp's folders are private
+    # A rename would replace an empty folder without an error
+    if os.path.lexists(directory):
+        raise PublishError(f"{directory} was published meanwhile")
+    try:
+        os.rename(stage, directory)
+    except OSError as error:
+        raise PublishError(f"{directory} cannot be published: {error.strerror}") from error
+    _sync(directory.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _new_stage(parent: Path) -> tuple[Path, int]:
+    """Creates an empty staging folder and locks it.
+
+    A folder that is not locked yet looks abandoned, and another export may remove it. In that case a new one is
+    created.
+    """
+    for _ in range(_STAGE_TRIALS):
+        stage = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=parent))
+        try:
+            lock = lock_stage(stage)
+        except (FileNotFoundError, BlockingIOError):
+            continue
+        except OSError:
+            stage.rmdir()
+            raise
+        if stage.is_dir():
+            return stage, lock
+        os.close(lock)
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+def lock_stage(stage: Path) -> int:
+    """Locks a staging folder. The operating system releases the lock when the process ends."""
+    handle = os.open(stage, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Removes the staging folders of killed exports: those that are not locked."""
+    for stage in parent.glob(f"{_STAGE_PREFIX}*"):
+        try:
+            handle = lock_stage(stage)
+        except OSError:  # held by an export that is running, or gone
+            continue
+        shutil.rmtree(stage, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes newly created parent folders that are empty, innermost first."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 from pydantic import Field
 
-from lengthwise.commands.command import Command
+from lengthwise.commands.command import Command, show_json
 from lengthwise.commands.options import Flag, flags
-from lengthwise_export.interface.command import show_json
 from lengthwise_export.options import CheckOptions, ExportOptions
 
 if TYPE_CHECKING:

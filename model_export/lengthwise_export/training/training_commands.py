@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lengthwise.commands.command import Command
+from lengthwise.commands.command import Command, show_json
 from lengthwise.commands.data_options import data_options
 from lengthwise.commands.options import flags
-from lengthwise_export.interface.command import show_json
 from lengthwise_export.training.options import TrainOptions
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import signal
 import sys
 import traceback
@@ -80,6 +81,11 @@ def check_platform() -> None:
             raise ConfigurationError(
                 f"Lengthwise runs on Linux, macOS and WSL; this system ({sys.platform}) lacks what it needs ({module})"
             ) from error
+
+
+def show_json(value: Any) -> None:
+    """Prints the output of `--json`."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def end(message: str, code: int) -> NoReturn:
