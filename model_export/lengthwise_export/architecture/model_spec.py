@@ -14,7 +14,7 @@ WIDEST_HEAD = 128
 whose size depends on the width, so the bits of an answer would depend on the batch."""
 
 
-class Table(BaseModel):
+class SpecTable(BaseModel):
     """A table of a spec: unknown keys, and booleans in the place of numbers, are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -32,7 +32,7 @@ class Table(BaseModel):
 ROCKET_KEYS: Final = frozenset({"kind", "kernels", "sequence_features"})
 
 
-class ConvSpec(Table):
+class ConvSpec(SpecTable):
     """One masked convolution over the steps with stride 1, followed by a norm and a ReLU.
 
     Attributes:
@@ -78,7 +78,7 @@ class ConvSpec(Table):
         return self
 
 
-class ModelSpec(Table):
+class ModelSpec(SpecTable):
     """The kind of model, and its layers and pooling.
 
     Attributes:

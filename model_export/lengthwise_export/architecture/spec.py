@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, MissingPolicy, StepInput, Task
 from lengthwise.wrong_values import all_wrong
-from lengthwise_export.architecture.model_spec import ROCKET_KEYS, Table
+from lengthwise_export.architecture.model_spec import ROCKET_KEYS, SpecTable
 from lengthwise_export.architecture.model_spec import ConvSpec as ConvSpec
 from lengthwise_export.architecture.model_spec import ModelSpec as ModelSpec
 from lengthwise_export.architecture.presets import WITHOUT_DATA, expanded
@@ -26,7 +26,7 @@ ROCKET_BATCH_ROWS: Final = 8
 faster."""
 
 
-class InputSpec(Table):
+class InputSpec(SpecTable):
     """The input: each step is `features` numbers, or one of `vocabulary` token ids.
 
     Attributes:
@@ -77,7 +77,7 @@ class InputSpec(Table):
         return self
 
 
-class OutputSpec(Table):
+class OutputSpec(SpecTable):
     """The labels and the task: one label for a sequence, several, or one for each step."""
 
     labels: tuple[str, ...] = Field(min_length=1)
@@ -92,7 +92,7 @@ class OutputSpec(Table):
         return self
 
 
-class Spec(Table):
+class Spec(SpecTable):
     """A complete spec."""
 
     input: InputSpec
