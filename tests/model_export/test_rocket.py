@@ -221,6 +221,7 @@ def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(tmp_path:
         assert np.allclose(logits, reference @ weights.T + biases, atol=1e-5)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("normalize", ["training", "sequence-scale", "feature-scale"])
 def test_features_of_the_sequence_are_in_the_graph_with_the_same_bits(normalize: str, tmp_path: Path) -> None:
     described = spec(
