@@ -11,7 +11,7 @@ everything else is chosen. The test split chooses nothing.
 | MiniRocket | aeon's, with its ridge classifier; sequences of different lengths are padded with zeros to the longest |
 
 Seconds are processor time on one core, from records to a trained and scored model, so that they mean something on a
-busy machine too; aeon compiles its code before they begin. Unlike `benchmarks.rocket`, the user says nothing here.
+busy machine too; aeon compiles its code before they begin.
 """
 
 from __future__ import annotations
