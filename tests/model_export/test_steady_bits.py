@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.session import Session
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.exporting.flow import publish
@@ -231,14 +232,20 @@ def test_values_of_another_layout_are_not_compared() -> None:
     assert first_loss(blocked, MANIFEST) is None
 
 
-@pytest.mark.parametrize("tolerance", [None, 0.0])
-def test_an_export_keeps_bits_unless_a_tolerance_is_given(tolerance: float | None, tmp_path: Path) -> None:
-    source = Candidate(MANIFEST, lambda named: SUM, None, tolerance=0.0)
+@pytest.mark.parametrize(
+    ("tolerance", "made_here", "rewritten"), [(None, True, True), (0.0, True, False), (None, False, False)]
+)
+def test_an_export_keeps_bits_but_for_a_tolerance_and_a_graph_made_elsewhere(
+    tolerance: float | None, made_here: bool, rewritten: bool, tmp_path: Path
+) -> None:
+    session = Session(SUM.SerializeToString(), MANIFEST)
+    reference = (lambda batch: session.run(batch).logits) if made_here else None
+    source = Candidate(MANIFEST, lambda named: SUM, reference, tolerance=0.0)
     published = publish(source, tmp_path / "sum", ExportOptions(tolerance=tolerance))
     graph = onnx.load(published.directory / GRAPH_FILE)
-    assert ("ReduceSum" in kinds(graph)) == (tolerance is not None)
-    assert published.manifest.promises[0].bits == (tolerance is None)
-    assert len(published.notices) == (tolerance is None)
+    assert ("ReduceSum" in kinds(graph)) == (not rewritten)
+    assert published.manifest.promises[0].bits == rewritten
+    assert len(published.notices) == rewritten
 
 
 NO_GRAPH = {"cell_loop", "projected_lstm"}

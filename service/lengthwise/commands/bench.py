@@ -1,9 +1,9 @@
 """`lengthwise bench`: load on a service with realistic lengths, and its figures.
 
 The flow: a service (at a URL, or started for a model) -> sequences -> requests, each sequence sent once by itself ->
-one load, or a sweep of them -> figures -> a table or JSON, and a plot. The words are those of perf_analyzer:
+one load, or one for each rate -> figures -> a table or JSON, and a plot. The words are those of perf_analyzer:
 *concurrency* is the number of requests in flight in a closed loop, *request rate* the number due per second in an open
-one, *request distribution* their spacing.
+one.
 """
 
 from __future__ import annotations
