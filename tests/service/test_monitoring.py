@@ -453,7 +453,7 @@ class TestInAService:
         async with serving(bound(manifest(), change), verify_share=1) as service:
             await service.predict(BODY, x_request_id="wrong-1")
             await eventually(lambda: number(service, "verify_mismatches_total") == 1)
-        assert "the answer to request wrong-1 is another one" in caplog.text
+        assert "wrong-1" in caplog.text
 
     async def test_drift_is_a_gauge_beside_its_limit(self) -> None:
         random = np.random.default_rng(0)
