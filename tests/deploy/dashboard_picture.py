@@ -24,7 +24,7 @@ RATES = (50, 200, 400, 100)
 SECONDS = 30
 REFUSED_AFTER_SECONDS = 10
 FEATURES = 12
-LENGTHS = ("--lengths", "lognormal:50,0.7", "--max-length", "400")
+LENGTHS = ("--lengths", "lognormal:50,0.7")
 
 
 def body(*lengths: int, **options: object) -> bytes:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from lengthwise.commands.cli import main
 from tests.deploy.container import BASE, engine
 from tests.deploy.tools import APT, DEPLOY, ROOT, program, run
 
@@ -50,6 +52,11 @@ def test_the_default_demo_has_no_load_and_the_profile_has() -> None:
         "grafana",
     }
     assert services["load"]["profiles"] == ["load"]
+
+
+def test_the_load_has_options_that_bench_takes() -> None:
+    command = yaml.safe_load(FILES[0].read_text())["services"]["load"]["command"]
+    assert CliRunner().invoke(main, [*command, "--help"]).exit_code == 0
 
 
 def test_the_service_has_longer_to_stop_than_to_drain() -> None:

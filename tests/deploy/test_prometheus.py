@@ -31,7 +31,7 @@ def _exported() -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         options = Settings(record=Path(folder), verify_share=1, shadow="m/2")
         monitoring = Monitoring(options, lambda: True, Mock())
-        metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1), lambda _: monitoring.families())
+        metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1), lambda: monitoring.families())
         metrics.model("m", "1", {"provider": "p", "digest": "d"})
         return set(re.findall(r"^# TYPE (lengthwise_\S+) ", metrics.text().decode(), re.MULTILINE))
 
