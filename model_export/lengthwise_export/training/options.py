@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -80,12 +80,6 @@ class TrainOptions(Options):
         default=False, description="One graph that averages the networks of all seeds (5 if not given)."
     )
     threads: int = Field(default=1, ge=1, description="Threads that torch uses.")
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The options of a run that the user gives, by their names."""
-        chosen = {one.name: getattr(self, one.name) for one in fields(TrainingOptions)}
-        return {name: value for name, value in chosen.items() if name in self.model_fields_set and value is not None}
 
 
 class TrainCallOptions(TrainOptions):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from lengthwise.decoding.dataset import Record
@@ -124,14 +124,14 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
         made = replace(made.then(found), probe=found.accuracy)
         made = made.then(_layers(made.spec, seen)) if spec.model.is_auto else made
     if made.spec.model.kind == "rocket":
-        applicable = {name: value for name, value in asked.given.items() if name in rocket.APPLICABLE}
+        applicable = {name: value for name, value in _given(asked).items() if name in rocket.APPLICABLE}
         return Plan(made, TrainingOptions(**applicable), 1, made.reasons, warnings)
     if asked.ensemble:
         count = asked.seeds if asked.seeds > 1 else DEFAULT_MEMBERS
         why = f"members = {count}: --ensemble, one graph that averages them"
         made = made.then(Choice(made.spec.with_keys(model={"members": count}), (why,)))
     strata = [stratum(example, spec.output.task) for example in members]
-    found_options = schedule.chosen(made.spec, strata, asked.given)
+    found_options = schedule.chosen(made.spec, strata, _given(asked))
     runs = 1 if asked.ensemble else asked.seeds
     if asked.budget_minutes and asked.epochs is None:
         networks, spent = runs * made.spec.model.members, time.monotonic() - began
@@ -153,10 +153,18 @@ def require_applicable(asked: TrainOptions) -> None:
         raise ConfigurationError(f"{flag} has no meaning with kind = 'rocket': it is for gradient descent")
 
 
+def _given(asked: TrainOptions) -> dict[str, Any]:
+    """The options of a run that the user gives, by their names."""
+    given = {
+        one.name: getattr(asked, one.name) for one in fields(TrainingOptions) if one.name in asked.model_fields_set
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _for_layers(asked: TrainOptions) -> list[str]:
     """The options of the user that ask for layers."""
     whole = {"seeds": asked.seeds > 1, "ensemble": asked.ensemble}
-    return sorted(asked.given.keys() - rocket.APPLICABLE) + [name for name, is_given in whole.items() if is_given]
+    return sorted(_given(asked).keys() - rocket.APPLICABLE) + [name for name, is_given in whole.items() if is_given]
 
 
 def _missing(spec: Spec, facts: DataFacts) -> Choice:
