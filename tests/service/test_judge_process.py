@@ -21,7 +21,7 @@ from lengthwise.errors import ModelError, NotJudged, VerificationError
 from lengthwise.repository import contents, judging, loading, modest
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import ModelFiles
-from lengthwise.repository.scan import scan
+from lengthwise.repository.scan import Scan
 from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.settings import memory_left_bytes
@@ -255,7 +255,7 @@ def test_a_process_that_was_ended_from_outside_is_no_verdict_and_the_next_look_j
         raise NotJudged("bad/1: ended from outside")
 
     def looked(judge: judging.Judge, before: contents.Repository) -> contents.Repository:
-        return scan(tmp_path / "models", LIMITS, policy=Policy(), judge=judge, before=before)
+        return Scan(tmp_path / "models", LIMITS, policy=Policy(), judge=judge, before=before).run()
 
     first = looked(ended, contents.Repository())
     assert [refusal.reason for refusal in first.refused] == ["bad/1: ended from outside"]

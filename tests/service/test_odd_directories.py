@@ -17,7 +17,7 @@ import pytest
 from lengthwise import files
 from lengthwise.repository import judging, kept_costs, loading
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.scan import scan
+from lengthwise.repository.scan import Scan
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
@@ -53,7 +53,7 @@ def bad(folder: Path) -> Path:
 
 def look(folder: Path, before: Repository | None = None) -> Repository:
     """Scans, with the model that was good before served on."""
-    return scan(folder, LIMITS, policy=Policy.parse("all"), before=before, most_bytes=MOST_BYTES)
+    return Scan(folder, LIMITS, policy=Policy.parse("all"), before=before or Repository(), most_bytes=MOST_BYTES).run()
 
 
 def served(found: Repository) -> list[str]:
@@ -328,7 +328,7 @@ def test_whatever_judging_raises_is_the_refusal_of_one_version(
             raise raised
         return judging.judge(read, *arguments)
 
-    found = scan(folder, LIMITS, policy=Policy(), judge=judge)
+    found = Scan(folder, LIMITS, policy=Policy(), judge=judge).run()
     assert served(found) == ["good/1"]
     assert reasons(found)["bad/1"].startswith("bad/1: ")
     if not isinstance(raised, MemoryError):

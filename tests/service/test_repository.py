@@ -17,7 +17,7 @@ from lengthwise.padding import pad
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import load
 from lengthwise.repository.model import LoadedModel
-from lengthwise.repository.scan import scan
+from lengthwise.repository.scan import Scan
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
 from lengthwise.settings import bundled_models
 from lengthwise.versions import Policy
@@ -30,7 +30,7 @@ def _measured_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened_at(folder: Path) -> Repository:
-    return scan(folder, LIMITS, policy=Policy.parse("all"))
+    return Scan(folder, LIMITS, policy=Policy.parse("all")).run()
 
 
 def test_the_bundled_model_is_served():
