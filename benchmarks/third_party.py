@@ -171,7 +171,7 @@ def main(only: str, jobs: int, as_json: bool, out: Path | None) -> None:
         for place, entry in enumerate(THIRD_PARTY)
         if only in f"{entry.library} {entry.name}" and entry.is_installed
     ]
-    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=8) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         judged = pool.map(judged_at, chosen)
         rows = list(track(judged, "modules judged", total=len(chosen), console=Console(stderr=True)))
     output.tell(page(facts, rows), [asdict(row) for row in rows], as_json=as_json, out=out)
