@@ -248,8 +248,8 @@ def _leading(
 ) -> list[tuple[Operation, float]]:
     """The operations that differ, in order.
 
-    Sizes and indices (the longest length, the order of the rows) may differ rightly. They count only if an operation
-    that uses them differs too, and so on up to the answer.
+    A size or an index that differs (the longest length, the order of the rows) is reported only if it influences an
+    answer that differs.
     """
     apart = [pair.apart(pairing) for pair in pairs]
     needed = set(answers)

@@ -71,11 +71,11 @@ class Mender(NodeMender):
         return float(info.min) if np.issubdtype(kind, np.floating) else int(info.min)
 
     def below_all(self, dtype: int) -> float:
-        """A number that comes behind every other one where numbers are ordered: a hidden step may be -inf itself."""
+        """The padding value that sorts last in descending order, behind a step of -inf as well."""
         return -np.inf if np.issubdtype(helper.tensor_dtype_to_np_dtype(dtype), np.floating) else self.lowest(dtype)
 
     def above_all(self, dtype: int) -> float:
-        """As `below_all`, in the other order."""
+        """The padding value that sorts last in ascending order."""
         return np.inf if np.issubdtype(helper.tensor_dtype_to_np_dtype(dtype), np.floating) else self.highest(dtype)
 
     def highest(self, dtype: int) -> float:

@@ -181,8 +181,17 @@ class NodeMender:
         """Adds a node with one output."""
         return self.writer.emit(kind, inputs, **attributes)
 
-    def copy(self, inputs: Sequence[str], *, drop: Iterable[str] = (), **attributes: Any) -> list[str]:
-        """Adds the node again with other inputs and some other attributes, and returns its outputs."""
+    def copy(
+        self, inputs: Sequence[str], *, drop: Iterable[str] = (), beside: str = "", **attributes: Any
+    ) -> list[str]:
+        """Adds the node again with other inputs and some other attributes, and returns its outputs.
+
+        Args:
+            inputs: The inputs.
+            drop: Names of attributes to leave out.
+            beside: The end of the names of the node and its outputs, for one that stands beside the node itself.
+            attributes: The other attributes.
+        """
         copied = NodeProto()
         copied.CopyFrom(self.node)
         del copied.input[:]
@@ -192,6 +201,11 @@ class NodeMender:
         del copied.attribute[:]
         copied.attribute.extend(kept)
         copied.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        if beside:
+            outputs = [self.writer.name(f"{name}_{beside}") for name in copied.output]
+            del copied.output[:]
+            copied.output.extend(outputs)
+            copied.name = self.writer.name(f"{copied.name}_{beside}")
         self.writer.nodes.append(copied)
         return list(copied.output)
 

@@ -46,7 +46,7 @@ def _softplus(new: Replacement, value: ir.Value, rank: int, opset: int) -> ir.Va
 
 
 def _with_more_numbers(new: Replacement, operator: str, value: ir.Value) -> ir.Value:
-    """The function of the flat tensor with so many more numbers that the last few are among these."""
+    """Appends `MOST_LANES - 1` ones, so that no number of the tensor falls into the kernel's scalar tail."""
     more = np.ones(MOST_LANES - 1, dtype=np.float32)
     flat = new.add("Reshape", value, new.constant([-1]))
     longer = new.add(operator, new.add("Concat", flat, new.constant(more), axis=0))

@@ -59,30 +59,41 @@ def read_steps(
     """
     if options.features is not None and options.vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
-    is_given = options.features is not None or options.vocabulary is not None
-    if options.features is not None:
-        candidates = [StepInput(features=options.features)]
-    elif options.vocabulary is not None:
-        candidates = [StepInput(kind="tokens", vocabulary=options.vocabulary)]
-    else:
-        tokens = _vocabulary(module, signature, select_output)
-        if tokens is not None and (
-            inferred := _tried(module, StepInput(kind="tokens", vocabulary=tokens), signature, select_output)
-        ):
-            return inferred
-        candidates = list(dict.fromkeys(_likely_steps(module)))
-    running = [
-        inferred for steps in candidates if (inferred := _tried(module, steps, signature, select_output)) is not None
-    ]
+    said = _said(options)
+    tokens = None if said is not None else _vocabulary(module, signature, select_output)
+    if tokens is not None and (
+        inferred := _tried(module, StepInput(kind="tokens", vocabulary=tokens), signature, select_output)
+    ):
+        return inferred
+    candidates = [said] if said is not None else list(dict.fromkeys(_likely_steps(module)))
+    tried = (_tried(module, steps, signature, select_output) for steps in candidates)
+    running = [inferred for inferred in tried if inferred is not None]
     if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one value for each step, without an axis of features.
         raw = _tried(module, StepInput(features=1), replace(signature, features_axis=False), select_output)
         running = [] if raw is None else [raw]
-    if len(running) == 1:
-        return running[0]
-    if running:
+    if len(running) > 1:
         choices = " and with ".join(_as_option(inferred.steps) for inferred in running)
         raise ConfigurationError(f"{text} runs with {choices}: pass the right one")
+    return running[0] if running else _of_none(text, module, options, signature, select_output, candidates)
+
+
+def _said(options: TargetOptions) -> StepInput | None:
+    """The kind of a step that the options give; None if they give none."""
+    if options.features is not None:
+        return StepInput(features=options.features)
+    return None if options.vocabulary is None else StepInput(kind="tokens", vocabulary=options.vocabulary)
+
+
+def _of_none(
+    text: str,
+    module: nn.Module,
+    options: TargetOptions,
+    signature: CallSignature,
+    select_output: OutputSelector,
+    candidates: Sequence[StepInput],
+) -> InferredSteps:
+    """What is left if no kind of step runs at a usual width: a kind of which the check will say why, or an error."""
     if not candidates:
         raise ConfigurationError(
             f"{text}: the kind of a step cannot be inferred from the module; pass --features N or --vocabulary N"
@@ -94,7 +105,7 @@ def read_steps(
         subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
         sampler = Sampler(steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
-        if is_given or takes_one_row or widths_at_which_it_runs(subject, sampler):
+        if _said(options) is not None or takes_one_row or widths_at_which_it_runs(subject, sampler):
             if signature.second == "none":  # it is to be mended, so no check will say why
                 raise why_it_raises(subject, [sampler.sequence(length) for length in (5, 3, 1)], 7, error)
             # The check finds which sizes run and has a better error message.

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import onnx
 
@@ -75,16 +75,11 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
         UncheckableError: The model takes neither lengths nor a mask.
     """
     text = named(given)
-    if isinstance(given, str | os.PathLike):
-        kind = _kind(text)
-    else:
-        kind = "onnx" if isinstance(given, onnx.ModelProto) else "module"
+    of_object: TargetKind = "onnx" if isinstance(given, onnx.ModelProto) else "module"
+    kind = _kind(text) if isinstance(given, str | os.PathLike) else of_object
     if options.weights is not None:
         options = options.model_copy(update={"checkpoint": trained.checkpoint_file(options.weights)})
-    for name in TargetOptions.model_fields:
-        said = getattr(options, name)
-        if said not in (None, False) and name not in _APPLY[kind]:
-            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({_SAID[kind]})")
+    _require_applicable(text, kind, options)
     if isinstance(given, onnx.ModelProto):
         copied = onnx.ModelProto()
         copied.CopyFrom(given)
@@ -95,15 +90,31 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
         return _read_directory(text, options)
     if kind == "keras":
         return keras.read_file(text, options)
+    return _read_torch(kind, text, given, options, blind=blind)
+
+
+def _require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> None:
+    """Makes sure that every option that is set applies to the kind of target.
+
+    Raises:
+        ConfigurationError: One does not.
+    """
+    for name in TargetOptions.model_fields:
+        if getattr(options, name) not in (None, False) and name not in _APPLY[kind]:
+            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({_SAID[kind]})")
+
+
+def _read_torch(kind: TargetKind, text: str, given: Given, options: TargetOptions, *, blind: bool) -> Target:
     from lengthwise_export.targets import torch_targets  # brings torch along, which a graph does without
 
-    if kind == "module":
-        if isinstance(given, str | os.PathLike):
-            return torch_targets.read_module(text, options, blind=blind)
-        return dataclasses.replace(torch_targets.of_module(text, given, options, blind=blind), is_object=True)
     if kind == "checkpoint":
         return torch_targets.read_checkpoint(text, options)
-    return torch_targets.read_spec(text, options)
+    if kind == "spec":
+        return torch_targets.read_spec(text, options)
+    if isinstance(given, str | os.PathLike):
+        return torch_targets.read_module(text, options, blind=blind)
+    assert not isinstance(given, onnx.ModelProto)
+    return dataclasses.replace(torch_targets.of_module(text, given, options, blind=blind), is_object=True)
 
 
 def named(given: object) -> str:
@@ -143,33 +154,39 @@ def _kind(text: str) -> TargetKind:
     if path.is_dir():
         held = [name for name in (trained.WEIGHTS_FILE, trained.STATE_FILE) if (path / name).is_file()]
         return "checkpoint" if held and not (path / MANIFEST_FILE).exists() else "directory"
-    if path.suffix == ".safetensors":
+    kind = _KIND_OF_SUFFIX.get(path.suffix)
+    if kind is not None and (kind != "keras" or path.is_file() or ":" not in text):
         if not path.is_file():
             raise ConfigurationError(f"there is no file {text}")
-        return "checkpoint"
-    if path.suffix in (".toml", ".onnx"):
-        if not path.is_file():
-            raise ConfigurationError(f"there is no file {text}")
-        return "spec" if path.suffix == ".toml" else "onnx"
-    if path.suffix in keras.SUFFIXES and (path.is_file() or ":" not in text):
-        if not path.is_file():
-            raise ConfigurationError(f"there is no file {text}")
-        return "keras"
+        return kind
     if ":" in text:
         return "module"
+    raise _no_target(text, path)
+
+
+_KIND_OF_SUFFIX: Final[dict[str, TargetKind]] = {
+    ".safetensors": "checkpoint",
+    ".toml": "spec",
+    ".onnx": "onnx",
+    **dict.fromkeys(keras.SUFFIXES, "keras"),
+}
+
+
+def _no_target(text: str, path: Path) -> ConfigurationError:
+    """The error for a text that is none, with what it might have been meant to be."""
     if path.suffix == ".py":
-        raise ConfigurationError(
+        return ConfigurationError(
             f"{text} is not a target: also name the function that returns the module, as in {text}:FACTORY"
         )
     if path.suffix in foreign_files.SUFFIXES and path.is_file():
         why = foreign_files.why_refused(path)
         if why is not None:
-            raise ConfigurationError(why)
-        raise ConfigurationError(
+            return ConfigurationError(why)
+        return ConfigurationError(
             f"{text} holds weights only: also name the function that returns the module, as in "
             f"package.module:factory --checkpoint {text}"
         )
-    raise ConfigurationError(f"{text} is not a target: a target is {FORMS}")
+    return ConfigurationError(f"{text} is not a target: a target is {FORMS}")
 
 
 def _read_onnx(text: str, options: TargetOptions, *, blind: bool) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -251,18 +252,14 @@ def average_pool(mender: Mender) -> None:
         return mender.copy([mender.merged(masked)], drop=["auto_pad"], pads=_fixed_pads(moves))[0]
 
     def counted(masked: Ragged, moves: list[Window]) -> str:
-        options = {"pads": _fixed_pads(moves), "count_include_pad": 1}
+        options: dict[str, Any] = {"pads": _fixed_pads(moves), "count_include_pad": 1}
         total = mender.copy([mender.merged(masked)], drop=["auto_pad"], **options)[0]
         whole = Numbers(mender.writer.scalar_of(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.count)))
         (one, _), groups, row_added = mender.align([whole, value])
         ones = mender.emit("Expand", [one.name, mender.emit("Shape", [value.name])])
         valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [place for place, _ in value.times()], 0)
-        copied = mender.copy([mender.merged(valid)], drop=["auto_pad"], **options)
-        share = mender.writer.nodes[-1]
-        del share.output[:]
-        share.output.append(mender.writer.name(f"{copied[0]}_share"))
-        share.name = mender.writer.name(f"{share.name}_share")
-        return mender.emit("Div", [total, share.output[0]])
+        (share, *_) = mender.copy([mender.merged(valid)], drop=["auto_pad"], beside="share", **options)
+        return mender.emit("Div", [total, share])
 
     def summed(masked: Ragged, moves: list[Window]) -> str:
         """The sum in each window, divided by the number of its places up to the zeros behind the row's own steps."""
@@ -274,13 +271,10 @@ def average_pool(mender: Mender) -> None:
         ends = mender.unsqueezed(mender.writer.per_row(size.alone + move.before + move.after), [1])
         counted = mender.cast(mender.emit("Less", [places, ends]), value.dtype)
         options = {"pads": [0, 0], "ceil_mode": 0, "count_include_pad": 1}
-        shares = []
-        for name in (wide, mender.unsqueezed(counted, [1])):
-            mender.copy([name], drop=["auto_pad"], **options)
-            node = mender.writer.nodes[-1]
-            node.output[0] = mender.writer.name(f"{node.output[0]}_share")
-            node.name = mender.writer.name(f"{node.name}_share")
-            shares.append(node.output[0])
+        shares = [
+            mender.copy([name], drop=["auto_pad"], beside="share", **options)[0]
+            for name in (wide, mender.unsqueezed(counted, [1]))
+        ]
         bounds = [mender.writer.constant([0]), mender.writer.at_width(Size(move.places(size.table)))]
         return mender.emit("Slice", [mender.emit("Div", shares), *bounds, mender.writer.constant([2])])
 
