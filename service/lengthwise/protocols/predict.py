@@ -58,7 +58,7 @@ class Predict(Endpoint):
 
     def decode(self, request: Received) -> tuple[Call, Encode]:
         """Decodes a body by its media type; see `InferenceProtocol.decode`."""
-        kind, accept = media_type(request.headers), request.headers.get(b"accept", _ANY)
+        kind, accept = _kind(request.headers), request.headers.get(b"accept", _ANY)
         answers_arrow = accept != _ANY and arrow.is_wanted(accept)
         if answers_arrow:
             arrow_stream.load()
@@ -74,7 +74,7 @@ class Predict(Endpoint):
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
         """Decodes a body on the event loop if that is quick: a short one, a raw tensor, ordinary JSON or Arrow."""
-        kind, size, accept = media_type(request.headers), len(request.body), request.headers.get(b"accept", _ANY)
+        kind, size, accept = _kind(request.headers), len(request.body), request.headers.get(b"accept", _ANY)
         is_arrow, answers_arrow = kind == arrow.MEDIA_TYPE, accept != _ANY and arrow.is_wanted(accept)
         if (is_arrow or answers_arrow) and not arrow_stream.loaded():
             return None  # to import pyarrow takes too long
@@ -92,6 +92,11 @@ class Predict(Endpoint):
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """Status, body and headers of a refusal; see `Endpoint.refuse`."""
         return problems.refusal(error)
+
+
+def _kind(headers: dict[bytes, bytes]) -> bytes:
+    """The media type of a body; most requests write JSON's as it is."""
+    return JSON[1] if headers.get(b"content-type") == JSON[1] else media_type(headers)
 
 
 def _check_query(request: Received) -> None:
