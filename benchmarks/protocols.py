@@ -69,6 +69,11 @@ def _predict(target: ServerAddress, steps: Steps) -> bytes:
     return target.request("/predict", json_body([steps]), {"content-type": "application/json"})
 
 
+def _through_asgi(target: ServerAddress, steps: Steps) -> bytes:
+    """The same request, but that the quick path leaves such a query to the application."""
+    return target.request("/predict?!", json_body([steps]), {"content-type": "application/json"})
+
+
 def _octets(target: ServerAddress, steps: Steps) -> bytes:
     kind = "application/octet-stream"
     shape = f"{len(steps)},{_FEATURES}"
@@ -115,6 +120,11 @@ def _floats(octets: bytes) -> list[float]:
 
 FORMS = (
     ProtocolForm("JSON `/predict`", _predict, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
+    ProtocolForm(
+        "JSON `/predict` through ASGI",
+        _through_asgi,
+        lambda body: orjson.loads(body)["predictions"][0]["probabilities"],
+    ),
     ProtocolForm("octets `/predict`", _octets, _floats),
     ProtocolForm("v1", _v1, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
     ProtocolForm("v2 JSON", _v2, lambda body: orjson.loads(body)["outputs"][0]["data"]),

@@ -53,7 +53,7 @@ ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.opening"},
     "fastapi": {"http.app", "http.health", "http.operations", "http.server"},
     "grpc": {f"protocols.grpc_{name}" for name in ("calls", "health", "infer", "server")},
-    "uvicorn": {"http.server", "http.connection"},
+    "uvicorn": {"http.server", "http.connection", "http.timed_connection"},
     "prometheus_client": {"telemetry.metrics", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},

@@ -30,7 +30,7 @@ from onnx import external_data_helper
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.connections.api_keys import Keys
 from lengthwise.errors import InvalidRequest, ModelError, Unauthorized
-from lengthwise.http import connection
+from lengthwise.http import timed_connection
 from lengthwise.padding import PaddedBatch
 from lengthwise.protocols import grpc_codec
 from lengthwise.repository import loading
@@ -358,7 +358,7 @@ def test_a_header_that_decides_is_not_given_twice(server: ServerProcess, name: b
 
 
 async def test_answers_that_nobody_reads_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(timed_connection, "PATIENCE_SECONDS", 0.1)
     async with served(max_connections=1) as talk:
         _, writer = await talk()
         writer.transport.pause_reading()

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from lengthwise.http import connection
-from lengthwise.http.connection import MOST_PARTS, PIECE_BYTES, Connection
-from lengthwise.http.request_reader import RequestReader
+from lengthwise.http.connection import Connection
+from lengthwise.http.request_reader import MOST_PARTS, PIECE_BYTES, RequestReader
 from tests.support.http_lines import CHUNKED, GOOD, V1, net
 from tests.support.numpy_models import idle, manifest, model, serving
 

@@ -16,6 +16,7 @@ import pytest
 
 from lengthwise.connections import closing, unread
 from lengthwise.http import connection as http_connection
+from lengthwise.http import timed_connection
 from lengthwise.http.connection import MAX_PIPELINED
 from lengthwise.http.request_reader import MAX_HEADER_BYTES
 from lengthwise.http.states import ENDED
@@ -448,7 +449,7 @@ async def gone(made: Net) -> None:
 async def test_a_client_that_does_not_read_is_disconnected(
     monkeypatch: pytest.MonkeyPatch, made: Net, way: str
 ) -> None:
-    monkeypatch.setattr(http_connection, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(timed_connection, "PATIENCE_SECONDS", 0.2)
     with await narrow(made) as client:
         await asyncio.get_running_loop().sock_sendall(client, large_answer(way) * 10)
         await unread_there(made)
@@ -458,7 +459,7 @@ async def test_a_client_that_does_not_read_is_disconnected(
 async def test_a_client_that_leaves_a_small_part_unread_is_disconnected_too(
     monkeypatch: pytest.MonkeyPatch, made: Net
 ) -> None:
-    monkeypatch.setattr(http_connection, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(timed_connection, "PATIENCE_SECONDS", 0.2)
     loop = asyncio.get_running_loop()
     with await narrow(made) as client:
         connection = connection_of(made)
@@ -475,7 +476,7 @@ async def test_a_client_that_leaves_a_small_part_unread_is_disconnected_too(
 
 
 async def test_a_client_that_reads_slowly_keeps_its_connection(monkeypatch: pytest.MonkeyPatch, made: Net) -> None:
-    monkeypatch.setattr(http_connection, "PATIENCE_SECONDS", 0.4)
+    monkeypatch.setattr(timed_connection, "PATIENCE_SECONDS", 0.4)
     loop = asyncio.get_running_loop()
     with await narrow(made) as client:
         await loop.sock_sendall(client, large_answer("asgi") * 10)

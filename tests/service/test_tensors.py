@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from lengthwise.decoding.calls import Problems, missing_message
 from lengthwise.errors import InvalidRequest, TooLarge
 from lengthwise.padding import Steps
-from lengthwise.protocols import tensors
+from lengthwise.protocols import tensor_specs, tensors
 from lengthwise.protocols.request_parameters import MOST_CLASSIFICATIONS
 from lengthwise.protocols.tensors import InputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
@@ -250,7 +250,7 @@ def test_a_timeout_is_read_in_milliseconds_or_as_tritons_clients_send_it(
 )
 def test_all_outputs_are_answered_unless_some_are_named(task: str, attention: bool, names: list[str]) -> None:
     of = manifest(task=task, attention=attention)
-    assert [form.name for form in tensors.outputs_of(of)] == names
+    assert [form.name for form in tensor_specs.outputs_of(of)] == names
     every = read(of, values([1, 2], (1, 1, 2)))
     assert (list(every.outputs), every.call.attention) == (names, attention)
     one = read(of, values([1, 2], (1, 1, 2)), wanted=("probabilities",))
@@ -263,7 +263,7 @@ THIRDS = np.array([0.2, 0.7, 0.1], dtype=np.float32)
 def answered(of: Manifest, asked: TensorCall, *answers: Answer) -> dict[str, tuple[str, list[Any]]]:
     made = tensors.answer(asked, answers)
     for tensor, name in zip(made, asked.outputs, strict=True):
-        form = next(form for form in tensors.outputs_of(of) if form.name == name)
+        form = next(form for form in tensor_specs.outputs_of(of) if form.name == name)
         assert all(size in (-1, found) for size, found in zip(form.shape, tensor.values.shape, strict=True))
     return {tensor.name: (tensor.datatype, tensor.values.tolist()) for tensor in made}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -16,7 +16,7 @@ from lengthwise.console import page
 from lengthwise.console.live import MOST_VIEWERS, LiveView
 from lengthwise.console.live_stream import MEDIA_TYPE, LiveStream
 from lengthwise.decoding.long_table import ColumnNames
-from lengthwise.protocols.body import ClientLeft, headers_of
+from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, headers_of
 from lengthwise.repository.served import ServedModel
 from lengthwise.serving import Serving
 
@@ -38,7 +38,6 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
     """
     live = LiveView(serving.batcher)
     serving.openings.viewers.append(lambda: live.viewers)
-    uploads: Uploads | None = None
 
     async def file(request: Request) -> Response:
         name = request.path_params["name"]
@@ -63,6 +62,19 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
             )
         return LiveStream(live, live.join())
 
+    return [
+        Route(f"{page.PREFIX}state", state, include_in_schema=False),
+        Route(f"{page.PREFIX}examples", examples, include_in_schema=False),
+        Route(f"{page.PREFIX}live", frames, include_in_schema=False),
+        Route(f"{page.PREFIX}sequences", _reading_of_files(serving), methods=["POST"], include_in_schema=False),
+        Route(f"{page.PREFIX}{{name}}", file, include_in_schema=False),
+    ]
+
+
+def _reading_of_files(serving: Serving) -> Callable[[Request], Awaitable[Response]]:
+    """The call that reads an uploaded file."""
+    uploads: Uploads | None = None
+
     async def sequences(request: Request) -> Response:
         nonlocal uploads
         if uploads is None:
@@ -70,25 +82,14 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
 
             uploads = Uploads(serving.inflight, serving.settings.max_body_bytes)
         query = request.query_params
+        name, kind = query.get("name", ""), query.get("kind", "values")
         try:
-            read = await uploads.read(
-                query.get("name", ""),
-                query.get("kind", "values"),
-                headers_of(request.headers.raw),
-                request.receive,
-                _columns(query),
-            )
+            headers = headers_of(request.headers.raw)
+            return _json(await uploads.read(name, kind, headers, request.receive, _columns(query)))
         except ClientLeft:
-            return Response(status_code=499)
-        return _json(read)
+            return Response(status_code=CLIENT_LEFT)
 
-    return [
-        Route(f"{page.PREFIX}state", state, include_in_schema=False),
-        Route(f"{page.PREFIX}examples", examples, include_in_schema=False),
-        Route(f"{page.PREFIX}live", frames, include_in_schema=False),
-        Route(f"{page.PREFIX}sequences", sequences, methods=["POST"], include_in_schema=False),
-        Route(f"{page.PREFIX}{{name}}", file, include_in_schema=False),
-    ]
+    return sequences
 
 
 def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[str, Any]:

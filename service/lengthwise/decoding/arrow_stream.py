@@ -88,24 +88,12 @@ def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: i
     try:
         for message in _messages(pa, source):
             if schema is None:
-                if message.type != "schema":
-                    raise _rejected("an Arrow stream starts with its schema")
-                _check_field_count(message.metadata)
-                schema = pa.ipc.read_schema(message)
+                schema = _schema(pa, message)
                 check_columns(schema)
                 continue
-            if message.type != "record batch":
-                raise _rejected(f"the stream has a message of another kind than a record batch: {message.type}")
             if len(batches) == most:
                 raise TooLarge(f"a stream may have {most} record batches")
-            if _is_compressed(message.metadata):
-                raise _rejected(
-                    "the buffers of the stream are compressed; write it without compression, or compress the whole "
-                    "body with content-encoding: gzip"
-                )
-            batch = pa.ipc.read_record_batch(message, schema)
-            batch.validate(full=True)
-            batches.append(batch)
+            batches.append(_record_batch(pa, message, schema))
         if schema is None:
             raise _rejected("the body is empty, and not an Arrow stream")
         if source.tell() != len(body):
@@ -116,6 +104,26 @@ def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: i
         lines = str(error).splitlines() or [""]
         raise _rejected(f"the body is not an Arrow stream that can be read: {lines[0][:200]}") from None
     return batches
+
+
+def _schema(pa: Any, message: Any) -> Any:
+    if message.type != "schema":
+        raise _rejected("an Arrow stream starts with its schema")
+    _check_field_count(message.metadata)
+    return pa.ipc.read_schema(message)
+
+
+def _record_batch(pa: Any, message: Any, schema: Any) -> Any:
+    if message.type != "record batch":
+        raise _rejected(f"the stream has a message of another kind than a record batch: {message.type}")
+    if _is_compressed(message.metadata):
+        raise _rejected(
+            "the buffers of the stream are compressed; write it without compression, or compress the whole body with "
+            "content-encoding: gzip"
+        )
+    batch = pa.ipc.read_record_batch(message, schema)
+    batch.validate(full=True)
+    return batch
 
 
 def _messages(pa: Any, source: Any) -> Iterator[Any]:

@@ -15,16 +15,11 @@ aeon package.
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import importlib.util
-import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,59 +27,23 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lengthwise.decoding import json_text, long_files, long_table
+from lengthwise.decoding import json_text, long_files, long_table, time_series
+from lengthwise.decoding.file_lines import Advance as Advance
+from lengthwise.decoding.file_lines import long_lines
 from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, RepeatedKey, loads, plain_fields
 from lengthwise.decoding.json_lines import StepKind as StepKind
 from lengthwise.decoding.long_table import Cells, ColumnNames, Roles
+from lengthwise.decoding.record_fields import FIELDS as FIELDS
+from lengthwise.decoding.record_fields import BadRecord as BadRecord
+from lengthwise.decoding.record_fields import Label as Label
+from lengthwise.decoding.record_fields import Record as Record
+from lengthwise.decoding.record_fields import as_float32, judged, label_of, steps_of
 from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_install
-from lengthwise.padding import Steps
-from lengthwise.wrong_values import counted, nearest
-
-Label = str | tuple[str, ...] | None
-
-FIELDS = frozenset({"id", "steps", "label"})
-"""The fields of a record."""
+from lengthwise.wrong_values import counted
 
 MOST_TOLD: Final = 20
 """Number of bad records that one error names."""
-
-_CALLED_LABEL = frozenset({"class", "target", "category", "y"})
-
-_INT64 = np.iinfo(np.int64)
-_NUMBERS: Final = frozenset((int, float, type(None)))
-_READ_BYTES: Final = 1 << 18
-"""Bytes read at once, and between two reports of progress."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One sequence of a file.
-
-    Attributes:
-        id: Its id, or the number of its record in the file, from 0.
-        steps: `[length, features]` float32 with NaN where a value is missing, or `[length]` int64 token ids.
-        label: One label; several (multi-label, per-step); None where the file has none.
-        place: `file:line`, for messages.
-    """
-
-    id: str
-    steps: Steps
-    label: Label
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
-class BadRecord:
-    """A record that cannot be used.
-
-    Attributes:
-        id: Its id if it has a valid one, or the number of its record in the file, from 0.
-        error: What is wrong, with the file and the line.
-    """
-
-    id: str
-    error: RecordError
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +70,6 @@ class Reading:
 
 
 _PLAIN: Final = Reading()
-
-Advance = Callable[[float], object]
-"""Called repeatedly, and at the end, with the share of the file that was read, 0 to 1."""
 
 
 def locate(name: str) -> Path:
@@ -236,7 +192,7 @@ def _entries(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
     if name.endswith(".ts"):
         if kind == "tokens":
             raise ConfigurationError(f"{path}: a .ts file holds values, and the model wants token ids")
-        return _time_series(path, advance)
+        return time_series.records(path, advance)
     if name.endswith(".parquet"):
         return _parquet(path, kind, advance, reading)
     raise ConfigurationError(
@@ -267,47 +223,13 @@ def _checked(found: Iterator[Record | BadRecord], check: Callable[[Record], obje
         yield record
 
 
-def _lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, each with its number from 1."""
-    for number, line in _long_lines(path, advance, -1):
-        if isinstance(line, bytes):
-            yield number, line
-
-
-def _long_lines(path: Path, advance: Advance, limit: int) -> Iterator[tuple[int, bytes | LongLine]]:
-    """Like `_lines`; a line of more than `limit` bytes (-1: no limit) is a `LongLine`, which the caller must read."""
-    try:
-        with (
-            path.open("rb", buffering=_READ_BYTES) as raw,
-            gzip.open(raw) if path.suffix == ".gz" else nullcontext(raw) as file,
-        ):
-            size = max(1, os.fstat(raw.fileno()).st_size)
-            number, unsaid = 0, _READ_BYTES
-            while line := file.readline(limit):
-                number += 1
-                unsaid += len(line)
-                content = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
-                is_long = len(line) == limit and not line.endswith(b"\n")
-                if content and unsaid > _READ_BYTES:  # asking where a file is takes longer than reading a line
-                    advance(raw.tell() / size)
-                    unsaid = 0
-                if is_long:
-                    yield number, LongLine(line, file)
-                    unsaid = _READ_BYTES
-                elif content:
-                    yield number, content
-            advance(1.0)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
-
-
 def _check_is_json_lines(path: Path) -> None:
     """Makes sure that a file is text with an object in a line.
 
     Raises:
         ConfigurationError: It is something else as a whole, such as a JSON list.
     """
-    _, line = next(_long_lines(path, lambda _share: None, LONG_LINE_BYTES), (0, b""))
+    _, line = next(long_lines(path, lambda _share: None, LONG_LINE_BYTES), (0, b""))
     start = line if isinstance(line, bytes) else b""
     if start[:1] == b"[":
         with suppress(orjson.JSONDecodeError):
@@ -331,11 +253,11 @@ def _is_utf_8(line: bytes) -> bool:
 
 def _json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | BadRecord]:
     features: int | None = None
-    for index, (number, line) in enumerate(_long_lines(path, advance, LONG_LINE_BYTES)):
+    for index, (number, line) in enumerate(long_lines(path, advance, LONG_LINE_BYTES)):
         place = f"{path}:{number}"
         try:
             if isinstance(line, LongLine):
-                fields = line.fields(kind, features, partial(_steps, kind, place))
+                fields = line.fields(kind, features, partial(steps_of, kind, place))
             else:
                 fields = plain_fields(line, kind, features) or loads(line)
         except orjson.JSONDecodeError as error:
@@ -345,7 +267,7 @@ def _json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record
         except RecordError as error:
             yield BadRecord(str(index), error)
         else:
-            record = _judged(fields, index, place, kind)
+            record = judged(fields, index, place, kind)
             yield record
             if isinstance(record, Record) and record.steps.ndim == 2:
                 features = int(record.steps.shape[1])
@@ -396,8 +318,8 @@ def _long(
             label = one.label
             if reading.per_step and label is not None and not isinstance(label, list):
                 label = [label] * len(rows)
-            steps = _whole(one.steps, place) if kind == "tokens" else _as_float32(one.steps, place)
-            yield Record(one.id, steps, _label(label, place), place)
+            steps = _whole(one.steps, place) if kind == "tokens" else as_float32(one.steps, place)
+            yield Record(one.id, steps, label_of(label, place), place)
         except RecordError as error:
             yield BadRecord(one.id, error)
 
@@ -430,112 +352,8 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
     for batch in file.iter_batches(batch_size=256, columns=columns):
         for fields in batch.to_pylist():
             advance(index / file.metadata.num_rows)
-            yield _judged(fields, index, f"{path}:row {index + 1}", kind)
+            yield judged(fields, index, f"{path}:row {index + 1}", kind)
             index += 1
-
-
-def _judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | BadRecord:
-    """A record from the fields of a line or of a row; a `BadRecord` if it is wrong."""
-    try:
-        return _record(fields, index, place, kind)
-    except RecordError as error:
-        name = fields.get("id") if isinstance(fields, dict) else None
-        return BadRecord(str(name if isinstance(name, (str, int)) else index), error)
-
-
-def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
-    """A record from the fields of a line or of a row.
-
-    Raises:
-        RecordError: The record is wrong.
-    """
-    if not isinstance(fields, dict):
-        raise RecordError(f'{place}: a record is an object with "steps", this is {json_text.kind(fields)}')
-    unknown = sorted(set(fields) - FIELDS)
-    if unknown:
-        named = ", ".join(f"{name[:40]!r}{_meant(name, fields)}" for name in unknown)
-        raise RecordError(f"{place}: unknown field {named}; there are id, steps and label")
-    if "steps" not in fields:
-        raise RecordError(f'{place}: a record is an object with "steps", and this one has none')
-    name = fields.get("id")
-    if name is not None and not isinstance(name, (str, int)):
-        raise RecordError(f"{place}: id must be a string")
-    steps = fields["steps"] if isinstance(fields["steps"], np.ndarray) else _steps(kind, place, fields["steps"])
-    return Record(str(index if name is None else name), steps, _label(fields.get("label"), place), place)
-
-
-def _meant(name: str, fields: dict[str, Any]) -> str:
-    """A hint which field an unknown field may be: by a similar name, or by the form of its values."""
-    alike = nearest(name, sorted(FIELDS - fields.keys()))
-    if alike:
-        return f" ({alike.removeprefix('; ')})"
-    if isinstance(fields[name], list) and "steps" not in fields:
-        return " (did you mean steps?)"
-    named = isinstance(fields[name], str) or name.lower() in _CALLED_LABEL
-    return " (did you mean label?)" if named and "label" not in fields else ""
-
-
-def _label(label: Any, place: str) -> Label:
-    """One label or several, as strings; a number becomes its digits."""
-    if label is None:
-        return None
-    several = label if isinstance(label, list) else [label]
-    if any(isinstance(one, (bool, float)) or not isinstance(one, (str, int)) for one in several):
-        raise RecordError(f"{place}: a label is a string or a whole number, or a list of them")
-    texts = tuple(str(one) for one in several)
-    return texts if isinstance(label, list) else texts[0]
-
-
-def _steps(kind: StepKind, place: str, steps: Any, first: int = 0, features: int | None = None) -> Steps:
-    """Converts a list of steps to an array. `first`: index of its first step; `features`: of a step, if known."""
-    return _tokens(steps, place, first) if kind == "tokens" else _values(steps, place, first, features)
-
-
-def _tokens(steps: Any, place: str, first: int) -> NDArray[np.int64]:
-    """Converts a list of token ids to `[length]` int64."""
-    if not isinstance(steps, list) or not steps:
-        raise RecordError(f"{place}: steps must be a list of at least one token id")
-    for step, token in enumerate(steps, first):
-        if type(token) is not int or not 0 <= token <= _INT64.max:
-            raise RecordError(f"{place}: step {step} is not a token id (an integer >= 0)")
-    return np.array(steps, dtype=np.int64)
-
-
-def _values(steps: Any, place: str, first: int, features: int | None) -> NDArray[np.float32]:
-    """`[length, features]` float32, NaN for null; bare numbers are steps of one feature."""
-    if not isinstance(steps, list) or not steps:
-        raise RecordError(f"{place}: steps must be a list of at least one step")
-    rows = [step if isinstance(step, list) else [step] for step in steps]
-    wanted = len(rows[0]) if features is None else features
-    if set(map(len, rows)) != {wanted} or not wanted or not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
-        for step, row in enumerate(rows, first):
-            if not row:
-                raise RecordError(f"{place}: step {step} has 0 features, and needs at least one")
-            if len(row) != wanted:
-                raise RecordError(f"{place}: step {step} has {counted(len(row), 'feature')}, step 0 has {wanted}")
-            if not _NUMBERS.issuperset(map(type, row)):
-                wrong = next(value for value in row if type(value) not in _NUMBERS)
-                raise RecordError(f"{place}: step {step} holds {_shown(wrong)}: a value must be a number or null")
-    return _as_float32(rows, place, first)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return f"the text {value[:40]!r}"
-    return json_text.kind(value)
-
-
-def _as_float32(
-    rows: Sequence[Sequence[float | None]] | NDArray[Any], place: str, first: int = 0
-) -> NDArray[np.float32]:
-    """`[length, features]` float32. None and NaN are missing values; an infinite number is an error."""
-    with np.errstate(over="ignore"):
-        values = np.array(rows, dtype=np.float64).astype(np.float32)
-    values = values if values.ndim == 2 else values[:, None]
-    if np.isinf(values).any():
-        step = first + int(np.isinf(values).any(axis=1).argmax())
-        raise RecordError(f"{place}: step {step} holds a number that is not finite as float32")
-    return values
 
 
 def _same_features(record: Record, features: int | None) -> int | None:
@@ -546,64 +364,3 @@ def _same_features(record: Record, features: int | None) -> int | None:
     if features is not None and count != features:
         raise RecordError(f"{record.place}: {counted(count, 'feature')} a step, the records before have {features}")
     return count
-
-
-def _time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
-    """Records of the `.ts` format, https://www.sktime.net/en/stable/api_reference/file_specifications/ts.html."""
-    labelled, in_data, index = False, False, 0
-    for number, line in _lines(path, advance):
-        place = f"{path}:{number}"
-        if line.startswith(b"#"):
-            continue
-        if not in_data:
-            text = _text(line, place)
-            tag, *rest = text.split()
-            tag = tag.lower()
-            is_true = [word.lower() for word in rest[:1]] == ["true"]
-            if not tag.startswith("@"):
-                raise ConfigurationError(f"{place}: expected a header line that starts with @, before @data")
-            if tag == "@timestamps" and is_true:
-                raise ConfigurationError(f"{place}: time stamps are not read; write plain values")
-            if tag == "@targetlabel" and is_true:
-                raise ConfigurationError(f"{place}: targets of a regression are no labels")
-            if tag == "@classlabel":
-                labelled = is_true
-            in_data = tag == "@data"
-            continue
-        try:
-            yield _series(_text(line, place), index, labelled, place)
-        except RecordError as error:
-            yield BadRecord(str(index), error)
-        index += 1
-    if not in_data:
-        raise ConfigurationError(f"{path}: there is no @data in it")
-
-
-def _text(line: bytes, place: str) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{place}: not UTF-8") from error
-
-
-def _series(text: str, index: int, labelled: bool, place: str) -> Record:
-    """One data line: `a0,a1,...:b0,b1,...:label`."""
-    channels = text.split(":")
-    label = channels.pop().strip() if labelled else None
-    if label == "" or not channels:
-        raise RecordError(f"{place}: the label is missing")
-    columns = [[_number(word, place) for word in channel.split(",")] for channel in channels]
-    for feature, column in enumerate(columns):
-        if len(column) != len(columns[0]):
-            raise RecordError(f"{place}: feature {feature} has {len(column)} steps, feature 0 has {len(columns[0])}")
-    return Record(str(index), _as_float32(list(zip(*columns, strict=True)), place), label, place)
-
-
-def _number(word: str, place: str) -> float:
-    word = word.strip()
-    if word == "?":
-        return np.nan
-    try:
-        return float(word)
-    except ValueError as error:
-        raise RecordError(f"{place}: {word!r} is not a number") from error

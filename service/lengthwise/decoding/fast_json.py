@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from operator import sub
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -81,22 +81,29 @@ def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> 
         sequences = _fast_json.read_values(body, start, end, step.features, max_sequences, most_steps, takes_missing)
     if sequences is None:
         return None
-    items: Sequence[Item]
-    if isinstance(sequences, bytes):
-        steps = _steps(sequences, step.features)
-        if len(steps) < manifest.min_length:
-            return None
-        items, beside = (make_item(steps, manifest, sent_steps=len(steps)),), 0
-    else:
-        numbers, ends, ids = sequences
-        if manifest.min_length > 1 and min(map(sub, ends, [0, *ends])) < manifest.min_length:
-            return None
-        try:
-            items, beside = _items(_steps(numbers, step.features), ends, ids, manifest)
-        except RequestError:
-            return None
+    made = _made(sequences, step.features, manifest)
+    if made is None:
+        return None
+    items, beside = made
     attention = bool(asked.outputs)
     return Call(model, items, attention, asked.timeout_ms, asked.priority, layout.pointer, 0, beside)
+
+
+def _made(sequences: Any, features: int | None, manifest: Manifest) -> tuple[Sequence[Item], int] | None:
+    """The items of what the C module read, and the bytes beside them; None where a rule wants Python's reader.
+
+    One sequence without anything beside it comes as the bytes of its numbers.
+    """
+    if isinstance(sequences, bytes):
+        steps = _steps(sequences, features)
+        return None if len(steps) < manifest.min_length else ((make_item(steps, manifest, sent_steps=len(steps)),), 0)
+    numbers, ends, ids = sequences
+    if manifest.min_length > 1 and min(map(sub, ends, [0, *ends])) < manifest.min_length:
+        return None
+    try:
+        return _items(_steps(numbers, features), ends, ids, manifest)
+    except RequestError:
+        return None
 
 
 def _steps(numbers: bytes, features: int | None) -> Steps:

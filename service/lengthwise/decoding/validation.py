@@ -159,16 +159,7 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         problems.add(at, "a sequence has at least one step")
         return None
     kept: Sequence[int] = range(len(steps)) if step_mask is None else np.flatnonzero(step_mask).tolist()
-    if step_mask is not None and not kept:
-        problems.add(f"{pointer}/step_mask", "leaves no step; a sequence has at least one")
-        return None
-    if len(kept) > manifest.max_length and manifest.long == "reject":
-        problems.add(at, too_long_message(len(kept), manifest))
-        return None
-    if len(kept) < manifest.min_length:
-        why = too_short_message(len(kept), manifest)
-        is_masked = len(steps) >= manifest.min_length
-        problems.add(f"{pointer}/step_mask" if is_masked else at, f"leaves {why}" if is_masked else why)
+    if not _has_length(len(kept), len(steps), at, f"{pointer}/step_mask", manifest, problems):
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not feature_mask.all():
         problems.add(f"{pointer}/feature_mask", missing_message(manifest))
@@ -179,6 +170,20 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         array[:, ~feature_mask] = np.nan
     places = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
     return make_item(array, manifest, sent_steps=len(steps), kept_places=places, id=identifier)
+
+
+def _has_length(kept: int, sent: int, at: str, mask_at: str, manifest: Manifest, problems: Problems) -> bool:
+    """Whether the model takes as many steps as a mask left; where it does not, adds the problem."""
+    if not kept:
+        problems.add(mask_at, "leaves no step; a sequence has at least one")
+    elif kept > manifest.max_length and manifest.long == "reject":
+        problems.add(at, too_long_message(kept, manifest))
+    elif kept < manifest.min_length:
+        why, is_masked = too_short_message(kept, manifest), sent >= manifest.min_length
+        problems.add(mask_at if is_masked else at, f"leaves {why}" if is_masked else why)
+    else:
+        return True
+    return False
 
 
 def _mask(

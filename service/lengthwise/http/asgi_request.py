@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from typing import TYPE_CHECKING, Final
+import urllib.parse
+from typing import TYPE_CHECKING, Any, Final
 
+import httptools
 from starlette.types import ASGIApp, Message, Scope
 
 from lengthwise.http.fast_request import STATUS_LINES, header_lines
-from lengthwise.protocols.body import Delivery
+from lengthwise.http.request_reader import Head
+from lengthwise.protocols.body import DELIVERY, Delivery
 from lengthwise.protocols.problems import CLOSE
 
 if TYPE_CHECKING:
@@ -24,6 +27,32 @@ _NO_NAME: Final = re.compile(rb"[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\\"]")
 _NO_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODILESS: Final = (204, 304)
+
+
+def scope_of(head: Head, root_path: str, delivery: Delivery, more: dict[str, Any]) -> Scope:
+    """ASGI's scope of a request.
+
+    Args:
+        head: Its header block.
+        root_path: What stands before every path of the application.
+        delivery: Whether its answer was sent.
+        more: What is the same for all requests of the connection.
+    """
+    url = httptools.parse_url(head.url)
+    path = url.path.decode("ascii")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": head.version,
+        "method": head.method.decode("ascii"),
+        "path": root_path + (urllib.parse.unquote(path) if "%" in path else path),
+        "raw_path": root_path.encode("ascii") + url.path,
+        "query_string": url.query or b"",
+        "root_path": root_path,
+        "headers": head.headers,
+        "extensions": {DELIVERY: delivery},
+        **more,
+    }
 
 
 class AsgiRequest:

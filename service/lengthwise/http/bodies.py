@@ -18,8 +18,8 @@ from lengthwise.batching.pending import MAX_PRIORITY
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS
 from lengthwise.decoding.explanations import FLOAT32_BEYOND
 from lengthwise.http.schemas import ABSENT, Schema, bare
-from lengthwise.protocols import inventory, request_parameters, tensors
-from lengthwise.protocols.tensors import TensorSpec
+from lengthwise.protocols import inventory, request_parameters, tensor_specs
+from lengthwise.protocols.tensor_specs import TensorSpec
 from lengthwise.runtime.manifest import Manifest
 
 _BEYOND: Final = float(FLOAT32_BEYOND)
@@ -271,14 +271,14 @@ def _infer(manifests: Sequence[Manifest]) -> list[Any]:
             model_version=(_one_of(None, "", str(one.version)), same),
             parameters=(InferParameters, ABSENT),
             inputs=_inputs(one),
-            outputs=(list[_any(_output(form.name) for form in tensors.outputs_of(one))], ABSENT),  # type: ignore[misc]
+            outputs=(list[_any(_output(form.name) for form in tensor_specs.outputs_of(one))], ABSENT),  # type: ignore[misc]
         )
         for one in manifests
     ]
 
 
 def _inputs(manifest: Manifest) -> Any:
-    steps, lengths = tensors.inputs_of(manifest)
+    steps, lengths = tensor_specs.inputs_of(manifest)
     number: Any = int if manifest.input.kind == "tokens" else float | None
     sizes = [*zip(steps.shape, (1, manifest.min_length, 1), strict=False)]
     nested = number

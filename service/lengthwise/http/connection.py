@@ -43,61 +43,28 @@ Requests are read while earlier ones are answered, so whether one is being answe
 from __future__ import annotations
 
 import asyncio
-import urllib.parse
 from collections import deque
-from collections.abc import Callable
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
-import httptools
 import uvicorn
 
-from lengthwise.connections.closing import LINGER_SECONDS, gently
 from lengthwise.connections.kept_alive import KeptAlive
-from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, has_arrived, unread_bytes
-from lengthwise.http.asgi_request import AsgiRequest
-from lengthwise.http.fast_request import DefaultHeaderLines, response
-from lengthwise.http.flow import Flow
+from lengthwise.connections.unread import has_arrived
+from lengthwise.http.asgi_request import AsgiRequest, scope_of
 from lengthwise.http.framing import MalformedLog
-from lengthwise.http.request_reader import MAX_HEADER_BYTES, Head, RequestReader
-from lengthwise.http.states import BODY, BROKEN, CLOSED, ENDED, ENDING, HEAD, IDLE, UPGRADE
-from lengthwise.protocols import problems
-from lengthwise.protocols.body import CLIENT_LEFT, DELIVERY, Delivery
+from lengthwise.http.request_reader import MAX_HEADER_BYTES, MOST_PARTS, Head, RequestReader
+from lengthwise.http.states import BODY, BROKEN, CLOSED, ENDED, ENDING, HEAD, IDLE, UPGRADE, OpenRequest
+from lengthwise.http.timed_connection import HALF_CLOSED_SECONDS, UNREAD_SECONDS, TimedConnection
+from lengthwise.protocols.body import CLIENT_LEFT, Delivery
 
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
-PIECE_BYTES: Final = 2048
-"""Most bytes that are parsed at once where a body may come in chunks."""
-MOST_PARTS: Final = 256
-"""Most parts of a body in chunks that are parsed in one turn of the event loop, and those of one more piece: each is a
-call of Python, and a read of 256 KiB may have 43,000 of them."""
 MAX_PIPELINED: Final = 64
 """Requests that may wait behind one that is being answered."""
-_UNREAD_SECONDS: Final = 0.1
-"""After which time a connection that seemed idle, and has bytes to read, is looked at again."""
-HALF_CLOSED_SECONDS: Final = 2.0
 BODY_PERIOD_SECONDS: Final = 10.0
 """How often the bytes of a body are compared with `MIN_BODY_BYTES_PER_SECOND`."""
 
 
-class OpenRequest(Protocol):
-    """One request and its answer, as a connection sees it: an `AsgiRequest`, or a `FastRequest`."""
-
-    keep_alive: bool
-    """Whether the connection stays open after the answer."""
-    response_complete: bool
-    """Whether the answer was written, or never will be."""
-
-    @property
-    def response_started(self) -> bool:
-        """Whether a part of the answer was written."""
-
-    def client_left(self) -> None:
-        """The connection is lost."""
-
-    def refused(self, status: int) -> None:
-        """The connection ends after writing this status in the place of the answer."""
-
-
-class Connection(asyncio.Protocol):
+class Connection(TimedConnection):
     """One connection, within bounds. uvicorn makes it: its options are those of the classes that uvicorn has.
 
     Args:
@@ -117,10 +84,6 @@ class Connection(asyncio.Protocol):
     """
 
     _malformed: ClassVar[MalformedLog] = MalformedLog()
-    _default_lines: ClassVar[DefaultHeaderLines] = DefaultHeaderLines()
-
-    transport: asyncio.Transport
-    flow: Flow
 
     def __init__(
         self,
@@ -133,7 +96,7 @@ class Connection(asyncio.Protocol):
         kept_alive: KeptAlive,
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self.loop = _loop or asyncio.get_running_loop()
+        super().__init__(server_state, _loop)
         self.state = IDLE
         self.newest: Any = None
         self.unparsed_bytes = 0
@@ -141,34 +104,18 @@ class Connection(asyncio.Protocol):
         self._app_state = app_state
         self._root_path = config.root_path
         self.keep_alive_seconds = config.timeout_keep_alive
-        self._server_state = server_state
         self._connections: set[Any] = server_state.connections
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
         self._kept_alive = kept_alive
         self._reader = RequestReader(self)
-        self._addresses: dict[str, Any] = {}
         self._answering: OpenRequest | None = None  # the request whose answer is written next
         self._waiting: deque[AsgiRequest] = deque()  # those behind it
         self._refusal: tuple[int, str] | None = None  # ends the connection: status and detail; None: ends without one
         self._period_bytes = 0  # since the bytes of the body were compared last
-        self._timer: asyncio.TimerHandle | None = None
-        self._keep_alive_timer: asyncio.TimerHandle | None = None
-        self._unread: UnreadWatch | None = None
         self._parts = 0  # of bodies, parsed in this turn of the event loop
         self._rest = b""  # was read, and is parsed in the next turns of the event loop
         self._ended_early = False  # the client sends nothing behind it
-
-    @property
-    def client(self) -> tuple[str, int] | None:
-        """The address of the client."""
-        client: tuple[str, int] | None = self._addresses["client"]
-        return client
-
-    @property
-    def default_headers(self) -> bytes:
-        """The header lines of every response: the date."""
-        return self._default_lines.of(self._server_state.default_headers)
 
     @property
     def owes(self) -> bool:
@@ -190,18 +137,10 @@ class Connection(asyncio.Protocol):
         else:
             self.newest.keep_alive = False
 
-    # What the transport calls.
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a socket's
         """Accepts a connection, unless there are too many."""
         self._connections.add(self)
-        self.transport = gently(transport)
-        self.flow = Flow(self.transport)
-        self._addresses = {
-            "server": _address(transport.get_extra_info("sockname")),
-            "client": _address(transport.get_extra_info("peername")),
-            "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
-        }
+        self._made(transport)
         full = len(self._connections) > self._max_connections
         if full and not self._kept_alive.make_room(self.loop.time()):
             self.state = CLOSED
@@ -242,7 +181,7 @@ class Connection(asyncio.Protocol):
         self._kept_alive.remove(self)
         self._stop_keep_alive_timer()
         self._parts = 0
-        size = PIECE_BYTES if self._may_have_chunks(data) else max(1, len(data))
+        size = self._reader.piece_bytes(data)
         for start in range(0, len(data), size):
             part = data[start : start + size]
             self.unparsed_bytes += len(part)
@@ -265,14 +204,6 @@ class Connection(asyncio.Protocol):
         self._parse_in_turns(data)
         if self._ended_early and not self._rest and not self.eof_received():
             self.transport.close()
-
-    def _may_have_chunks(self, data: bytes) -> bool:
-        """Whether a body in data may come in chunks; they have many parts."""
-        if len(data) <= PIECE_BYTES:
-            return False
-        if self.state is BODY and self._reader.in_chunks:
-            return True
-        return self.state in (HEAD, UPGRADE) or b"chunked" in data.lower()
 
     def _limit_time(self) -> None:
         if self.unparsed_bytes > MAX_HEADER_BYTES:
@@ -317,7 +248,7 @@ class Connection(asyncio.Protocol):
         After a stop of the process this may be called before a request is read that arrived meanwhile: then it is read.
         """
         if has_arrived(self.transport):
-            self._keep_alive_timer = self.loop.call_later(_UNREAD_SECONDS, self.keep_alive_is_over)
+            self._keep_alive_timer = self.loop.call_later(UNREAD_SECONDS, self.keep_alive_is_over)
         elif not self.transport.is_closing():
             self._close()
 
@@ -342,7 +273,7 @@ class Connection(asyncio.Protocol):
         """A header block within bounds is complete: starts its request, or queues it behind the one before it."""
         self._stop_timer()
         if len(self._waiting) > MAX_PIPELINED:
-            self.newest.keep_alive = False  # the last answer says that it is the last
+            self.newest.keep_alive = False  # the last answer says so
             self.refuse(None)
             return
         self._begin(head)
@@ -364,23 +295,8 @@ class Connection(asyncio.Protocol):
     # A request within bounds, on its way to the application.
 
     def _begin(self, head: Head) -> None:
-        url = httptools.parse_url(head.url)
-        path = url.path.decode("ascii")
         delivery = Delivery()
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": head.version,
-            "method": head.method.decode("ascii"),
-            "path": self._root_path + (urllib.parse.unquote(path) if "%" in path else path),
-            "raw_path": self._root_path.encode("ascii") + url.path,
-            "query_string": url.query or b"",
-            "root_path": self._root_path,
-            "headers": head.headers,
-            "state": self._app_state.copy(),
-            "extensions": {DELIVERY: delivery},
-            **self._addresses,
-        }
+        scope = scope_of(head, self._root_path, delivery, {"state": self._app_state.copy(), **self._addresses})
         wants_continue = head.wants_continue and head.version != "1.0"  # which has no such answer
         request = AsgiRequest(self, scope, delivery, keep_alive=head.keep_alive, wants_continue=wants_continue)
         self.newest = request
@@ -458,30 +374,7 @@ class Connection(asyncio.Protocol):
             self._write_refusal(*self._refusal)
         self._close()
 
-    def _close(self) -> None:
-        """Ends the connection when the client has read what was written (`closing`), or reads too slowly."""
-        self.transport.close()
-        self._watch_unread()
-
-    def _watch_unread(self) -> None:
-        if self._unread is None:
-            self._unread = UnreadWatch(self.loop, self.transport, self.transport.abort)
-        self._unread.start(PATIENCE_SECONDS)
-        if self.transport.is_closing() and not self.transport.can_write_eof():
-            self._start_timer(LINGER_SECONDS, self._has_not_parted)
-
-    def _has_not_parted(self) -> None:
-        """Over TLS, a client that has read everything has some time to end its own side (see `closing`)."""
-        if unread_bytes(self.transport):
-            self._start_timer(LINGER_SECONDS, self._has_not_parted)
-        else:
-            self.transport.abort()
-
-    def _write_refusal(self, status: int, detail: str) -> None:
-        status, body, headers = problems.last_refusal(status, detail)
-        self.transport.write(response(status, self.default_headers, headers, body))
-
-    # Timers: one runs at a time.
+    # What is late.
 
     def _watch_body(self) -> None:
         self._period_bytes = 0
@@ -492,7 +385,7 @@ class Connection(asyncio.Protocol):
         if self._was_paused() or self._period_bytes >= MIN_BODY_BYTES_PER_SECOND * BODY_PERIOD_SECONDS:
             self._watch_body()
         elif has_arrived(self.transport):  # as in `keep_alive_is_over`
-            self._start_timer(_UNREAD_SECONDS, self.check_body)
+            self._start_timer(UNREAD_SECONDS, self.check_body)
         else:
             self.refuse(408)
 
@@ -500,38 +393,8 @@ class Connection(asyncio.Protocol):
         if self._was_paused():
             self._start_timer(self._header_timeout, self._head_is_late)
         elif has_arrived(self.transport):  # as in `keep_alive_is_over`
-            self._start_timer(_UNREAD_SECONDS, self._head_is_late)
+            self._start_timer(UNREAD_SECONDS, self._head_is_late)
         elif self.state is IDLE and not self.unparsed_bytes:
             self.transport.abort()  # nothing was sent, so there is nothing to answer, and nothing to wait for
         else:
             self.refuse(408)
-
-    def _has_left(self) -> None:
-        if self.flow.write_paused:  # it reads an answer; `UnreadWatch` says whether fast enough
-            self._start_timer(HALF_CLOSED_SECONDS, self._has_left)
-        else:
-            self.transport.abort()
-
-    def _was_paused(self) -> bool:
-        """Whether the connection was not read from for a part of the time, so that the client could not send."""
-        return self.flow.read_paused or self.flow.resumed
-
-    def _start_timer(self, seconds: float, action: Callable[[], None]) -> None:
-        self._stop_timer()
-        self.flow.resumed = False
-        self._timer = self.loop.call_later(seconds, action)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _stop_keep_alive_timer(self) -> None:
-        if self._keep_alive_timer is not None:
-            self._keep_alive_timer.cancel()
-            self._keep_alive_timer = None
-
-
-def _address(name: Any) -> tuple[str, int] | None:
-    """The host and the port of a socket's name, as ASGI has them."""
-    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

@@ -18,6 +18,11 @@ from lengthwise.http.states import BODY, ENDED, HEAD, IDLE, UPGRADE
 if TYPE_CHECKING:
     from lengthwise.http.connection import Connection
 
+PIECE_BYTES: Final = 2048
+"""Most bytes that are parsed at once where a body may come in chunks."""
+MOST_PARTS: Final = 256
+"""Most parts of a body in chunks that are parsed in one turn of the event loop, and those of one more piece: each is a
+call of Python, and a read of 256 KiB may have 43,000 of them."""
 MAX_HEADER_BYTES: Final = 32_768
 
 
@@ -82,6 +87,14 @@ class RequestReader:
                 return
             else:
                 return
+
+    def piece_bytes(self, data: bytes) -> int:
+        """How many bytes of data are parsed at once: few where a body in them may come in chunks, with many parts."""
+        state, size = self._connection.state, max(1, len(data))
+        if size <= PIECE_BYTES:
+            return size
+        chunks = (state is BODY and self.in_chunks) or state in (HEAD, UPGRADE) or b"chunked" in data.lower()
+        return PIECE_BYTES if chunks else size
 
     def _without_upgrade(self) -> bytes:
         """The header block that was parsed last, without the header that asks for another protocol."""

@@ -1,9 +1,9 @@
-"""The states of a connection; `lengthwise.http.connection` has the table of their transitions."""
+"""The states of a connection, of which `lengthwise.http.connection` has the table, and what it sees of a request."""
 
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import Final, Protocol
 
 
 class State(enum.Enum):
@@ -22,3 +22,22 @@ class State(enum.Enum):
 IDLE, HEAD, UPGRADE, BODY = State.IDLE, State.HEAD, State.UPGRADE, State.BODY
 ENDING, BROKEN, CLOSED = State.ENDING, State.BROKEN, State.CLOSED
 ENDED: Final = (ENDING, BROKEN, CLOSED)
+
+
+class OpenRequest(Protocol):
+    """One request and its answer, as a connection sees it: an `AsgiRequest`, or a `FastRequest`."""
+
+    keep_alive: bool
+    """Whether the connection stays open after the answer."""
+    response_complete: bool
+    """Whether the answer was written, or never will be."""
+
+    @property
+    def response_started(self) -> bool:
+        """Whether a part of the answer was written."""
+
+    def client_left(self) -> None:
+        """The connection is lost."""
+
+    def refused(self, status: int) -> None:
+        """The connection ends after writing this status in the place of the answer."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from lengthwise.errors import ConfigurationError, Draining, Forbidden, InvalidRequest, NotReady, Problem
-from lengthwise.protocols import tensors
-from lengthwise.protocols.tensors import TensorSpec
+from lengthwise.protocols import tensor_specs
+from lengthwise.protocols.tensor_specs import TensorSpec
 from lengthwise.repository.served import ServedModel
 from lengthwise.serving import Serving
 
@@ -65,8 +65,8 @@ def model(serving: Serving, served: ServedModel) -> dict[str, Any]:
         "name": manifest.name,
         "versions": [str(version) for version in versions],
         "platform": _PLATFORM,
-        "inputs": [_tensor(form) for form in tensors.inputs_of(manifest)],
-        "outputs": [_tensor(form) for form in tensors.outputs_of(manifest)],
+        "inputs": [_tensor(form) for form in tensor_specs.inputs_of(manifest)],
+        "outputs": [_tensor(form) for form in tensor_specs.outputs_of(manifest)],
     }
 
 

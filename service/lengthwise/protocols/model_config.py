@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import orjson
 
-from lengthwise.protocols import tensors
-from lengthwise.protocols.tensors import LENGTHS, TensorSpec
+from lengthwise.protocols import tensor_specs
+from lengthwise.protocols.tensor_specs import LENGTHS, TensorSpec
 from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.serving import Serving
@@ -31,9 +31,10 @@ def of(serving: Serving, served: ServedModel) -> dict[str, Any]:
         "version_policy": _policy(settings.versions, manifest.name),
         "max_batch_size": settings.max_sequences,
         "input": [
-            _tensor(form) | ({"optional": True} if form.name == LENGTHS else {}) for form in tensors.inputs_of(manifest)
+            _tensor(form) | ({"optional": True} if form.name == LENGTHS else {})
+            for form in tensor_specs.inputs_of(manifest)
         ],
-        "output": [_tensor(form) for form in tensors.outputs_of(manifest)],
+        "output": [_tensor(form) for form in tensor_specs.outputs_of(manifest)],
         "instance_group": [_instances(serving, manifest)],
         "default_model_filename": GRAPH_FILE,
         "dynamic_batching": {"max_queue_delay_microseconds": round(settings.max_wait_ms * 1000)},

@@ -21,6 +21,7 @@ from lengthwise.decoding import options
 from lengthwise.decoding.calls import Call, Item, Problems, compact, make_item, too_long_message, why_rejected
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
+from lengthwise.protocols.tensor_specs import LENGTHS, TensorSpec, inputs_of, outputs_of
 from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.answers import Answer
@@ -34,29 +35,8 @@ ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
     "BOOL": np.dtype("?"),
 }
 """The NumPy type of each datatype of a fixed size; `BYTES` has none."""
-LENGTHS: Final = "lengths"
 INT64_MAX: Final = 2**63 - 1
 """The largest axis and the longest `timeout`, as over gRPC. Python's integers have no end, its floats and texts do."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """What a tensor must be, as the model's metadata shows it; -1 is an axis of any size.
-
-    Attributes:
-        name: Its name.
-        datatypes: The datatypes that it may have; metadata shows the first.
-        shape: Its sizes.
-    """
-
-    name: str
-    datatypes: tuple[str, ...]
-    shape: tuple[int, ...]
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """All shapes that are accepted: `lengths` may have one axis or two."""
-        return (self.shape, self.shape[:1]) if self.name == LENGTHS else (self.shape,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,38 +92,6 @@ class TensorCall:
     call: Call
     outputs: tuple[str, ...]
     classes: Mapping[str, int]
-
-
-def inputs_of(manifest: Manifest) -> tuple[TensorSpec, TensorSpec]:
-    """The input tensors of a model."""
-    lengths = TensorSpec(LENGTHS, ("INT32", "INT64"), (-1, 1))
-    if manifest.input.kind == "tokens":
-        return TensorSpec("tokens", ("INT64", "INT32"), (-1, -1)), lengths
-    return TensorSpec("values", ("FP32", "FP64"), (-1, -1, manifest.input.features or 1)), lengths
-
-
-def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
-    """The output tensors of a model, named as in the answer of `POST /predict`."""
-    classes = manifest.classes
-    forms: tuple[TensorSpec, ...]
-    if manifest.task == "single-label":
-        forms = (
-            TensorSpec("label", ("BYTES",), (-1,)),
-            TensorSpec("score", ("FP32",), (-1,)),
-            TensorSpec("probabilities", ("FP32",), (-1, classes)),
-        )
-    elif manifest.task == "multi-label":
-        forms = (
-            TensorSpec("assigned", ("BOOL",), (-1, classes)),
-            TensorSpec("probabilities", ("FP32",), (-1, classes)),
-        )
-    else:
-        forms = (
-            TensorSpec("step_labels", ("BYTES",), (-1, -1)),
-            TensorSpec("step_scores", ("FP32",), (-1, -1)),
-            TensorSpec("probabilities", ("FP32",), (-1, -1, classes)),
-        )
-    return (*forms, TensorSpec("attention", ("FP32",), (-1, -1))) if manifest.graph.attention else forms
 
 
 def read(

@@ -11,7 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -19,10 +19,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from lengthwise.telemetry.families import Family, Kind
-
-LabelledNumbers: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
-"""The values of a family's own labels, and the number."""
+from lengthwise.telemetry.declared import BOUNDS, GAUGES, HISTOGRAMS, OF_MODELS
+from lengthwise.telemetry.families import Family
 
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)
@@ -262,99 +260,6 @@ class Bounds:
     max_queue_seconds: float = 0.0
 
 
-def _codes(model: ModelMetrics) -> LabelledNumbers:
-    return [((str(code),), count) for code, count in sorted(model.codes.items())]
-
-
-def _informed(name: str, *labels: str) -> Callable[[ModelMetrics], LabelledNumbers]:
-    """Always 1, with labels of a model's `info`, where it has the first of them."""
-
-    def samples(model: ModelMetrics) -> LabelledNumbers:
-        info = model.info
-        return [] if info is None or name not in info else [(tuple(info[label] for label in (name, *labels)), 1)]
-
-    return samples
-
-
-def _number(name: str) -> Callable[[ModelMetrics], LabelledNumbers]:
-    return lambda model: [((), getattr(model, name))]
-
-
-_OF_MODELS: Final[tuple[tuple[Kind, str, str, tuple[str, ...], Callable[[ModelMetrics], LabelledNumbers]], ...]] = (
-    ("counter", "requests", "Inference calls under any protocol, by status.", ("code",), _codes),
-    (
-        "counter",
-        "rejected",
-        "Calls rejected although nothing was wrong with them, by reason.",
-        ("reason",),
-        lambda model: [((reason,), count) for reason, count in model.rejected.items()],
-    ),
-    ("counter", "sequences", "Sequences decoded.", (), _number("sequences")),
-    (
-        "counter",
-        "steps",
-        "Steps of the batches, rows x width: valid ones, and padding, whether it was computed or skipped.",
-        ("kind",),
-        lambda model: [(("valid",), model.valid_steps), (("padding",), model.padding_steps)],
-    ),
-    (
-        "counter",
-        "computed_padding_steps",
-        "The padding of lengthwise_steps_total that was computed; Lengthwise's kernels on the CPU skip it.",
-        (),
-        _number("computed_padding_steps"),
-    ),
-    ("counter", "batch_failures", "Batches that failed in the runtime.", (), _number("batch_failures")),
-    (
-        "counter",
-        "overdue_batches",
-        "Batches that ran for many times longer than predicted.",
-        (),
-        _number("overdue_batches"),
-    ),
-    (
-        "counter",
-        "cancelled_sequences",
-        "Sequences whose client left before their batch began.",
-        (),
-        _number("cancelled_sequences"),
-    ),
-    ("gauge", "model_info", "Always 1.", ("provider", "digest"), _informed("provider", "digest")),
-    (
-        "gauge",
-        "recurrent_kernels",
-        "Always 1; the kernels of the model's recurrent layers: an instruction set, or onnxruntime.",
-        ("kernels",),
-        _informed("kernels"),
-    ),
-)
-_HISTOGRAMS: Final = (
-    ("request_duration_seconds", "request_seconds", "From the first byte of a call to its answer."),
-    ("queue_wait_seconds", "queue_seconds", "From accepting a sequence to the start of its batch."),
-    ("inference_duration_seconds", "inference_seconds", "One batch in the runtime."),
-    ("decode_duration_seconds", "decode_seconds", "Reading one body."),
-    ("batch_rows", "batch_rows", "Sequences in a batch."),
-    ("batch_width_steps", "batch_width", "Padded steps of a batch's rows, rounding included."),
-    ("sequence_length_steps", "sequence_length", "Steps of a sequence."),
-)
-_GAUGES: Final = (
-    ("queue_cost_steps", "Padded steps that wait."),
-    ("queue_sequences", "Sequences that wait."),
-    ("inflight_batches", "Batches that run now."),
-    ("ready", "1 while the model is served and works."),
-    ("breaker_open", "1 while the model does not work, and requests for it are rejected."),
-    ("queue_seconds", "Predicted seconds until what waits now has begun to run."),
-)
-_BOUNDS: Final = (
-    ("runners", "Threads that run batches."),
-    ("max_queue_cost_steps", "Most padded steps that may wait, over all models."),
-    ("max_queue_seconds", "Predicted seconds of waiting at which the queue is full."),
-    ("refused_models", "Versions in the repository that failed their verification and are not served."),
-    ("inflight_bytes", "Bytes of bodies and answers in memory: read, inflated, waiting, being written."),
-    ("max_inflight_bytes", "Most bytes of bodies and answers that may be in memory."),
-)
-
-
 class Metrics(Collector):
     """The metrics of all models, and the gauges.
 
@@ -415,7 +320,7 @@ class Metrics(Collector):
                 metric.add_metric(labels, float(number))
             yield metric
         models = list(self._models.values())
-        for name, attribute, help_ in _HISTOGRAMS:
+        for name, attribute, help_ in HISTOGRAMS:
             histograms = HistogramMetricFamily(f"lengthwise_{name}", help_, labels=_LABELS)
             for model in models:
                 with model.lock:
@@ -425,17 +330,17 @@ class Metrics(Collector):
 
     def _families(self) -> Iterator[Family]:
         models = list(self._models.values())
-        for kind, name, help_, labels, read in _OF_MODELS:
+        for kind, name, help_, labels, read in OF_MODELS:
             samples: list[tuple[tuple[str, ...], float]] = []
             for model in models:
                 with model.lock:
                     samples += [((*model.labels, *more), number) for more, number in read(model)]
             yield Family(kind, name, help_, (*_LABELS, *labels), samples)
         gauges = self._gauges()
-        for name, help_ in _GAUGES:
+        for name, help_ in GAUGES:
             yield Family("gauge", name, help_, _LABELS, [(key, getattr(one, name)) for key, one in gauges.items()])
         bounds = self._bounds()
-        for name, help_ in _BOUNDS:
+        for name, help_ in BOUNDS:
             yield Family("gauge", name, help_, (), [((), getattr(bounds, name))])
         for families in self._more:
             yield from families()

@@ -1,0 +1,62 @@
+"""Which tensors a model has in the Open Inference Protocol: their names, datatypes and shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from lengthwise.runtime.manifest import Manifest
+
+LENGTHS: Final = "lengths"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a tensor must be, as the model's metadata shows it; -1 is an axis of any size.
+
+    Attributes:
+        name: Its name.
+        datatypes: The datatypes that it may have; metadata shows the first.
+        shape: Its sizes.
+    """
+
+    name: str
+    datatypes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """All shapes that are accepted: `lengths` may have one axis or two."""
+        return (self.shape, self.shape[:1]) if self.name == LENGTHS else (self.shape,)
+
+
+def inputs_of(manifest: Manifest) -> tuple[TensorSpec, TensorSpec]:
+    """The input tensors of a model."""
+    lengths = TensorSpec(LENGTHS, ("INT32", "INT64"), (-1, 1))
+    if manifest.input.kind == "tokens":
+        return TensorSpec("tokens", ("INT64", "INT32"), (-1, -1)), lengths
+    return TensorSpec("values", ("FP32", "FP64"), (-1, -1, manifest.input.features or 1)), lengths
+
+
+def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """The output tensors of a model, named as in the answer of `POST /predict`."""
+    classes = manifest.classes
+    forms: tuple[TensorSpec, ...]
+    if manifest.task == "single-label":
+        forms = (
+            TensorSpec("label", ("BYTES",), (-1,)),
+            TensorSpec("score", ("FP32",), (-1,)),
+            TensorSpec("probabilities", ("FP32",), (-1, classes)),
+        )
+    elif manifest.task == "multi-label":
+        forms = (
+            TensorSpec("assigned", ("BOOL",), (-1, classes)),
+            TensorSpec("probabilities", ("FP32",), (-1, classes)),
+        )
+    else:
+        forms = (
+            TensorSpec("step_labels", ("BYTES",), (-1, -1)),
+            TensorSpec("step_scores", ("FP32",), (-1, -1)),
+            TensorSpec("probabilities", ("FP32",), (-1, -1, classes)),
+        )
+    return (*forms, TensorSpec("attention", ("FP32",), (-1, -1))) if manifest.graph.attention else forms
