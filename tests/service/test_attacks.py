@@ -30,7 +30,7 @@ from onnx import external_data_helper
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.connections.api_keys import Keys
 from lengthwise.errors import InvalidRequest, ModelError, Unauthorized
-from lengthwise.http import timed_connection
+from lengthwise.http import connection, timed_connection
 from lengthwise.padding import PaddedBatch
 from lengthwise.protocols import grpc_codec
 from lengthwise.repository import loading

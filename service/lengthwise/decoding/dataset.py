@@ -27,9 +27,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lengthwise.decoding import json_text, long_files, long_table, time_series
+from lengthwise.decoding import json_text, long_files, long_table
 from lengthwise.decoding.file_lines import Advance as Advance
-from lengthwise.decoding.file_lines import long_lines
+from lengthwise.decoding.file_lines import long_lines, time_series
 from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, RepeatedKey, loads, plain_fields
 from lengthwise.decoding.json_lines import StepKind as StepKind
 from lengthwise.decoding.long_table import Cells, ColumnNames, Roles
@@ -192,7 +192,7 @@ def _entries(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
     if name.endswith(".ts"):
         if kind == "tokens":
             raise ConfigurationError(f"{path}: a .ts file holds values, and the model wants token ids")
-        return time_series.records(path, advance)
+        return time_series(path, advance)
     if name.endswith(".parquet"):
         return _parquet(path, kind, advance, reading)
     raise ConfigurationError(

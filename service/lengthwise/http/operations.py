@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from lengthwise.connections.inflight import Hold
@@ -93,17 +94,12 @@ def add_v1(router: APIRouter, predict: PredictV1) -> None:
     """Adds KServe's protocol v1."""
     serving = predict.serving
     of_model = document.parameters(path=bodies.OfModel)
-
-    @router.get(
+    _add_get(
+        router,
         "/v1/models",
-        operation_id="v1_models",
-        tags=["v1"],
-        summary="The models that are served",
-        response_model=schemas.ModelNames,
+        ("v1_models", "The models that are served", schemas.ModelNames),
+        lambda _: {"models": sorted({served.manifest.name for served in serving.served})},
     )
-    async def models() -> Response:
-        return _json({"models": sorted({served.manifest.name for served in serving.served})})
-
     router.add_api_route(
         "/v1/models/{model}:predict",
         Inference(predict),
@@ -115,74 +111,32 @@ def add_v1(router: APIRouter, predict: PredictV1) -> None:
         responses=errors(*_OF_CALLS),
         openapi_extra=document.body("V1Request") | of_model,
     )
-
-    @router.get(
+    _add_get(
+        router,
         "/v1/models/{model}",
-        operation_id="v1_model",
-        tags=["v1"],
-        summary="Whether a model is ready",
-        response_model=schemas.ModelState,
-        responses=errors(404, answer=schemas.ModelState),
-        openapi_extra=of_model,
+        ("v1_model", "Whether a model is ready", schemas.ModelState),
+        lambda request: _state(serving, request),
+        errors(404, answer=schemas.ModelState),
+        of_model,
     )
-    async def model(request: Request) -> Response:
-        return _state(serving, kserve.find(serving, request.path_params["model"], None))
 
 
 def add_v2(router: APIRouter, infer: Infer) -> None:
     """Adds the Open Inference Protocol (KServe's v2), with the index of its repository extension."""
     serving = infer.serving
-
-    @router.get(
-        "/v2",
-        operation_id="v2_server",
-        tags=["v2"],
-        summary="The server's metadata",
-        response_model=schemas.ServerMetadata,
-    )
-    async def server() -> Response:
-        return _json(inventory.server())
-
-    @router.get(
-        "/v2/health/live",
-        operation_id="v2_live",
-        tags=["v2"],
-        summary="Whether the process lives",
-        response_model=schemas.Live,
-        responses={503: {"model": schemas.Live, "description": "A run hangs: only a new process helps"}},
-    )
-    async def live() -> Response:
-        return _json({"live": serving.alive}, 200 if serving.alive else 503)
-
-    @router.get(
-        "/v2/health/ready",
-        operation_id="v2_ready",
-        tags=["v2"],
-        summary="Whether a request would be answered",
-        response_model=schemas.Ready,
-        responses=errors(answer=schemas.Ready),
-    )
-    async def ready() -> Response:
-        return _json({"ready": serving.ready}, 200 if serving.ready else 503)
-
+    hangs: dict[int | str, Any] = {503: {"model": schemas.Live, "description": "A run hangs: only a new process helps"}}
+    server = ("v2_server", "The server's metadata", schemas.ServerMetadata)
+    _add_get(router, "/v2", server, lambda _: inventory.server())
+    live = ("v2_live", "Whether the process lives", schemas.Live)
+    _add_get(router, "/v2/health/live", live, lambda _: {"live": serving.alive}, hangs)
+    ready = ("v2_ready", "Whether a request would be answered", schemas.Ready)
+    _add_get(router, "/v2/health/ready", ready, lambda _: {"ready": serving.ready}, errors(answer=schemas.Ready))
     # Before those of models: the statistics of a model with the name `stats` are under its version.
-    router.add_api_route(
-        "/v2/models/stats",
-        _described(lambda _: statistics.of(serving, None, None)),
-        operation_id="v2_statistics",
-        tags=["v2"],
-        summary="The statistics of all models that are served",
-        response_model=schemas.Statistics,
-    )
+    every = ("v2_statistics", "The statistics of all models that are served", schemas.Statistics)
+    _add_get(router, "/v2/models/stats", every, lambda _: statistics.of(serving, None, None))
+    of_version = document.parameters(path=bodies.OfVersion)
     _add_models(router, infer, "/v2/models/{model}", "v2_model", document.parameters(path=bodies.OfModel), 404)
-    _add_models(
-        router,
-        infer,
-        "/v2/models/{model}/versions/{version}",
-        "v2_version",
-        document.parameters(path=bodies.OfVersion),
-        *(400, 404),
-    )
+    _add_models(router, infer, "/v2/models/{model}/versions/{version}", "v2_version", of_version, 400, 404)
 
     @router.post(
         "/v2/repository/index",
@@ -203,47 +157,25 @@ def _add_models(
 ) -> None:
     """Adds the operations of a model, or of one of its versions."""
     serving = infer.serving
-    described: dict[str, tuple[str, Any, Callable[[Request], Any]]] = {
-        "": (
-            "A model's metadata, with -1 for a free axis",
-            schemas.ModelMetadata,
-            lambda request: inventory.model(serving, _model_of(serving, request)),
-        ),
-        "/config": (
-            "A model's configuration, in Triton's format",
-            schemas.ModelConfig,
-            lambda request: model_config.of(serving, _model_of(serving, request)),
-        ),
-        "/stats": (
-            "A model's statistics, in Triton's format",
-            schemas.Statistics,
-            lambda request: statistics.of(serving, *(request.path_params.get(key) for key in ("model", "version"))),
-        ),
-    }
-    for end, (summary, answer, make) in described.items():
-        router.add_api_route(
-            path + end,
-            _described(make),
-            operation_id=name + (end or "/metadata").replace("/", "_"),
-            tags=["v2"],
-            summary=summary,
-            response_model=answer,
-            responses=errors(*refused, 503),
-            openapi_extra=parameters,
-        )
 
-    @router.get(
-        f"{path}/ready",
-        operation_id=f"{name}_ready",
-        tags=["v2"],
-        summary="Whether a model is ready",
-        response_model=schemas.ModelState,
-        responses=errors(*refused, answer=schemas.ModelState),
-        openapi_extra=parameters,
-    )
-    async def ready(request: Request) -> Response:
-        return _state(serving, _model_of(serving, request))
+    def add(end: str, called: str, summary: str, answer: type[BaseModel], make: Callable[[Request], Any]) -> None:
+        state = answer if answer is schemas.ModelState else None
+        told = (f"{name}_{called}", summary, answer)
+        _add_get(router, path + end, told, make, errors(*refused, 503, answer=state), parameters)
 
+    def metadata(request: Request) -> Any:
+        return inventory.model(serving, _model_of(serving, request))
+
+    def config(request: Request) -> Any:
+        return model_config.of(serving, _model_of(serving, request))
+
+    def stats(request: Request) -> Any:
+        return statistics.of(serving, request.path_params["model"], request.path_params.get("version"))
+
+    add("", "metadata", "A model's metadata, with -1 for a free axis", schemas.ModelMetadata, metadata)
+    add("/config", "config", "A model's configuration, in Triton's format", schemas.ModelConfig, config)
+    add("/stats", "stats", "A model's statistics, in Triton's format", schemas.Statistics, stats)
+    add("/ready", "ready", "Whether a model is ready", schemas.ModelState, lambda request: _state(serving, request))
     length = document.parameters(header=bodies.HeaderLength)["parameters"]
     octets = "application/octet-stream"
     router.add_api_route(
@@ -285,16 +217,45 @@ def add_changes(router: APIRouter, serving: Serving) -> None:
     add("unload", "Stops serving a model", inventory.unload)
 
 
-def _described(make: Callable[[Request], Any]) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        return _json(make(request))
+def _add_get(
+    router: APIRouter,
+    path: str,
+    told: tuple[str, str, type[BaseModel]],
+    make: Callable[[Request], Any],
+    refusals: dict[int | str, dict[str, Any]] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Adds a GET of KServe's protocols; what it answers has the status 503 if it says that something is not ready.
 
-    return answer
+    Args:
+        router: The application's.
+        path: The path.
+        told: The id of the operation, which begins with its tag, its summary, and the form of its answer.
+        make: Makes the answer.
+        refusals: The other statuses.
+        extra: Its parameters.
+    """
+    name, summary, answer = told
+
+    async def answered(request: Request) -> Response:
+        found = make(request)
+        return _json(found, 503 if False in (found.get("ready"), found.get("live")) else 200)
+
+    router.add_api_route(
+        path,
+        answered,
+        operation_id=name,
+        tags=[name.partition("_")[0]],
+        summary=summary,
+        response_model=answer,
+        responses=refusals,
+        openapi_extra=extra,
+    )
 
 
-def _state(serving: Serving, served: ServedModel) -> Response:
-    ready = serving.answers(served)
-    return _json({"name": served.manifest.name, "ready": ready}, 200 if ready else 503)
+def _state(serving: Serving, request: Request) -> dict[str, Any]:
+    served = _model_of(serving, request)
+    return {"name": served.manifest.name, "ready": serving.answers(served)}
 
 
 def _model_of(serving: Serving, request: Request) -> ServedModel:

@@ -103,21 +103,6 @@ class Places(Schema):
     limits: Limits
 
 
-class Provider(Schema):
-    """What models run on."""
-
-    name: str
-    devices: list[str]
-    reason: str
-
-
-class Broken(Schema):
-    """Why a model does not work now."""
-
-    reason: str | None
-    next_try_seconds: float
-
-
 class ModelHealth(Schema):
     """One version that is served."""
 
@@ -146,14 +131,7 @@ class ModelHealth(Schema):
     promise: dict[str, Any] | None
     promises: list[dict[str, Any]]
     queue_sequences: Count
-    broken: Broken | None
-
-
-class RefusedModel(Schema):
-    """A version that is not served."""
-
-    model: str
-    reason: str
+    broken: dict[str, Any] | None
 
 
 class Health(Schema):
@@ -163,31 +141,12 @@ class Health(Schema):
     starting: bool
     draining: bool
     version: str
-    provider: Provider
+    provider: dict[str, Any]
     hung: str | None
     models: list[ModelHealth]
     shadow: str | None
     reason: str | None
-    refused: list[RefusedModel]
-
-
-class ShadowAnswers(Schema):
-    """How often two versions gave these two answers."""
-
-    primary: str
-    candidate: str
-    sequences: Count
-
-
-class Compared(Schema):
-    """A shadow beside one version."""
-
-    sequences: Count
-    refused: Count
-    disagreements: Count
-    largest_difference: float
-    cost_ratio: float | None
-    answers: list[ShadowAnswers]
+    refused: list[dict[str, str]]
 
 
 class Shadow(Schema):
@@ -196,7 +155,7 @@ class Shadow(Schema):
     candidate: str | None
     served: bool = ABSENT
     share: float = ABSENT
-    versions: dict[str, Compared]
+    versions: dict[str, dict[str, Any]]
 
 
 class ModelNames(Schema):
@@ -282,24 +241,6 @@ class Duration(Schema):
     ns: Count
 
 
-class BatchStatistics(Schema):
-    """Batches, in Triton's format."""
-
-    compute_input: Duration
-    compute_infer: Duration
-    compute_output: Duration
-
-
-class InferStatistics(BatchStatistics):
-    """Calls, in Triton's format."""
-
-    success: Duration
-    fail: Duration
-    queue: Duration
-    cache_hit: Duration
-    cache_miss: Duration
-
-
 class ModelStatistics(Schema):
     """A version's statistics, in Triton's format."""
 
@@ -308,23 +249,14 @@ class ModelStatistics(Schema):
     last_inference: Count = Field(description="Milliseconds since the epoch; 0 before the first.")
     inference_count: Count = Field(description="Sequences.")
     execution_count: Count = Field(description="Batches.")
-    inference_stats: InferStatistics
-    batch_stats: list[BatchStatistics]
+    inference_stats: dict[str, Duration]
+    batch_stats: list[dict[str, Duration]]
 
 
 class Statistics(Schema):
     """Statistics, in Triton's format."""
 
     model_stats: list[ModelStatistics]
-
-
-class ConfigTensor(Schema):
-    """A tensor of a model, in Triton's format."""
-
-    name: str
-    data_type: str
-    dims: list[int]
-    optional: bool = ABSENT
 
 
 class ModelConfig(Schema):
@@ -335,8 +267,8 @@ class ModelConfig(Schema):
     backend: str
     version_policy: dict[str, Any]
     max_batch_size: int
-    input: list[ConfigTensor]
-    output: list[ConfigTensor]
+    input: list[dict[str, Any]]
+    output: list[dict[str, Any]]
     instance_group: list[dict[str, Any]]
     default_model_filename: str
     dynamic_batching: dict[str, Any]

@@ -19,8 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from lengthwise.telemetry.declared import BOUNDS, GAUGES, HISTOGRAMS, OF_MODELS
-from lengthwise.telemetry.families import Family
+from lengthwise.telemetry.families import BOUNDS, GAUGES, HISTOGRAMS, OF_MODELS, Family
 
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)
