@@ -65,13 +65,8 @@ class ProtocolForm:
     rpc: bool = False
 
 
-def _predict(target: ServerAddress, steps: Steps) -> bytes:
-    return target.request("/predict", json_body([steps]), {"content-type": "application/json"})
-
-
-def _through_asgi(target: ServerAddress, steps: Steps) -> bytes:
-    """The same request, but that the quick path leaves such a query to the application."""
-    return target.request("/predict?!", json_body([steps]), {"content-type": "application/json"})
+def _predict(target: ServerAddress, steps: Steps, path: str = "/predict") -> bytes:
+    return target.request(path, json_body([steps]), {"content-type": "application/json"})
 
 
 def _octets(target: ServerAddress, steps: Steps) -> bytes:
@@ -118,15 +113,15 @@ def _floats(octets: bytes) -> list[float]:
     return found
 
 
+def _of_json(body: bytes) -> Any:
+    return orjson.loads(body)["predictions"][0]["probabilities"]
+
+
 FORMS = (
-    ProtocolForm("JSON `/predict`", _predict, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
-    ProtocolForm(
-        "JSON `/predict` through ASGI",
-        _through_asgi,
-        lambda body: orjson.loads(body)["predictions"][0]["probabilities"],
-    ),
+    ProtocolForm("JSON `/predict`", _predict, _of_json),
+    ProtocolForm("JSON `/predict` through ASGI", lambda *work: _predict(*work, "/predict?!"), _of_json),
     ProtocolForm("octets `/predict`", _octets, _floats),
-    ProtocolForm("v1", _v1, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
+    ProtocolForm("v1", _v1, _of_json),
     ProtocolForm("v2 JSON", _v2, lambda body: orjson.loads(body)["outputs"][0]["data"]),
     ProtocolForm("v2 binary", _v2_binary, _floats),
     ProtocolForm(
