@@ -65,8 +65,8 @@ class ProtocolForm:
     rpc: bool = False
 
 
-def _predict(target: ServerAddress, steps: Steps, path: str = "/predict") -> bytes:
-    return target.request(path, json_body([steps]), {"content-type": "application/json"})
+def _predict(target: ServerAddress, steps: Steps) -> bytes:
+    return target.request("/predict", json_body([steps]), {"content-type": "application/json"})
 
 
 def _octets(target: ServerAddress, steps: Steps) -> bytes:
@@ -113,15 +113,10 @@ def _floats(octets: bytes) -> list[float]:
     return found
 
 
-def _of_json(body: bytes) -> Any:
-    return orjson.loads(body)["predictions"][0]["probabilities"]
-
-
 FORMS = (
-    ProtocolForm("JSON `/predict`", _predict, _of_json),
-    ProtocolForm("JSON `/predict` through ASGI", lambda *work: _predict(*work, "/predict?!"), _of_json),
+    ProtocolForm("JSON `/predict`", _predict, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
     ProtocolForm("octets `/predict`", _octets, _floats),
-    ProtocolForm("v1", _v1, _of_json),
+    ProtocolForm("v1", _v1, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
     ProtocolForm("v2 JSON", _v2, lambda body: orjson.loads(body)["outputs"][0]["data"]),
     ProtocolForm("v2 binary", _v2_binary, _floats),
     ProtocolForm(
