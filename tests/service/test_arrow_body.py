@@ -127,6 +127,17 @@ def test_numbers_of_every_type_become_the_float32_of_their_text_in_json(number: 
         assert items(call) == items(validation.read(text, catalog.find, max_sequences=9))
 
 
+@pytest.mark.parametrize("steps", [[None], [[0.5], None], [None, [1.0], [None]]])
+@pytest.mark.parametrize("mask", [{}, {"feature_mask": [True]}, {"feature_mask": [False]}])
+def test_a_step_that_is_null_is_a_missing_value_of_one_feature(steps: list[Any], mask: dict[str, Any]) -> None:
+    manifest, sequences = MANIFESTS["one feature"], [{"steps": steps, **mask}]
+    catalog: Any = OneModel(manifest)
+    text = json.dumps({"sequences": sequences}).encode()
+    expected = outcome(lambda: validation.read(text, catalog.find, max_sequences=9))
+    assert isinstance(expected, list)
+    assert outcome(lambda: read(stream(sequences, Form(pa.float64())), manifest)) == expected
+
+
 @pytest.mark.parametrize("number", [pa.int8(), pa.uint8(), pa.int32(), pa.uint32(), pa.uint64()])
 def test_tokens_may_have_every_type_of_whole_numbers(number: Any) -> None:
     call = read(stream([{"steps": [1, 9, 0]}], Form(number, "bare")), MANIFESTS["tokens"])

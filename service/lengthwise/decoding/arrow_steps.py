@@ -149,9 +149,18 @@ class ColumnSteps(SentSteps):
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is found then
             # Through double, as the numbers of JSON: an integer that is rounded once may get other bits.
             steps = numbers if numbers.dtype == np.float32 else numbers.astype(np.float64).astype(np.float32)
+        takes_missing = manifest.missing != "refuse"
         faults = np.ones(len(is_formed), dtype=np.int64)
-        faults[is_formed] = _faults(steps, manifest.missing != "refuse", feature_mask)
-        return (steps.copy() if whole else None), faults
+        faults[is_formed] = _faults(steps, takes_missing, feature_mask)
+        if whole:
+            return steps.copy(), faults
+        if not (features == 1 and takes_missing and column.is_step is not None):
+            return None, faults
+        # Of one feature a step that is null is a missing value, as it is in JSON.
+        faults[~column.is_step[places]] = 0
+        array = np.full((len(is_formed), 1), np.nan, dtype=np.float32)
+        array[is_formed] = steps
+        return array, faults
 
     def _tokens(self, places: _Places, count: int, manifest: Manifest) -> tuple[Steps | None, NDArray[np.int64]]:
         """The token ids, `[places]` int64, where all are; and for each whether it is wrong."""
