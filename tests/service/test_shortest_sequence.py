@@ -13,7 +13,6 @@ import grpc
 import numpy as np
 import orjson
 import pytest
-from jsonschema import Draft202012Validator
 from rich.console import Console
 
 import lengthwise
@@ -38,6 +37,7 @@ from lengthwise.verification import promises
 from lengthwise.verification.golden import Golden
 from lengthwise.verification.measurement import measure_cases
 from lengthwise.verification.random_sequences import lengths_for
+from tests.support import openapi
 from tests.support.grpc_calls import listening, request
 from tests.support.numpy_models import OneModel, manifest, model, serving
 from tests.support.small_server import SmallServer
@@ -203,13 +203,14 @@ async def test_the_service_says_it_where_it_says_the_longest() -> None:
 
 async def test_the_documents_schema_and_example_know_it() -> None:
     async with serving(model(LEAST)) as service:
-        paths = (await service.client.get("/openapi.json")).json()["paths"]
+        document = (await service.client.get("/openapi.json")).json()
+        paths = document["paths"]
         content = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]
         body = content["examples"]["sums/1"]["value"]
         assert (await service.predict(body)).status_code == 200
         infer = paths["/v2/models/{model}/versions/{version}/infer"]["post"]["requestBody"]["content"]
         example = infer["application/json"]["examples"]["sums/1"]["value"]
-    predict = Draft202012Validator(content["schema"])
+    predict = openapi.checker(document, content["schema"])
     assert predict.is_valid(body)
     masked = {"steps": steps(4), "step_mask": [True, True, True, False]}
     for sequence, valid in (
@@ -220,7 +221,7 @@ async def test_the_documents_schema_and_example_know_it() -> None:
         (masked | {"step_mask": [True, True, False, False]}, False),
     ):
         assert predict.is_valid({"sequences": [sequence]}) == valid
-    tensors = Draft202012Validator(infer["application/json"]["schema"])
+    tensors = openapi.checker(document, infer["application/json"]["schema"])
     assert tensors.is_valid(example)
     assert example["inputs"][1]["data"] == [4, 3]
     example["inputs"][1]["data"] = [4, 2]
