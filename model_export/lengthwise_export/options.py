@@ -102,7 +102,7 @@ class CheckOptions(TargetOptions):
 
     max_length: int = Field(default=1024, ge=1, description="Longest sequence tried, in steps.")
     tolerance: float = Field(default=0.0, ge=0, description="Allowed difference of an answer, beyond rounding.")
-    seed: int = Field(default=0, description="Seed of the random sequences.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the random sequences.")
     suggest: bool = Field(
         default=False,
         description="If padding reaches an answer, or the model takes no lengths, show what `export --mend` would "
@@ -165,5 +165,7 @@ class ExportOptions(TargetOptions):
         le=1,
         description="Publish nothing if the accuracy on the data is below this, such as 0.95.",
     )
-    seed: Annotated[int, PYTHON_ONLY] = Field(default=0, description="Seed of the sequences of the verification.")
+    seed: Annotated[int, PYTHON_ONLY] = Field(
+        default=0, ge=0, lt=2**32, description="Seed of the sequences of the verification."
+    )
     progress: Progress = Field(default=None, description="Called with what runs next.")

@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from starlette import exceptions
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lengthwise
@@ -198,3 +200,95 @@ async def test_an_ordinary_call_goes_past_it_unless_that_is_switched_off(options
         line = await made.line()
         assert (await line.ask(GOOD))[0] == 200
         assert made.by_asgi == by_asgi
+
+
+async def signed(request: Request) -> None:
+    """A dependency that reads the body, as one that checks a signature."""
+    assert await request.body()
+
+
+async def named(x_token: str = Header()) -> None:
+    """A dependency with a parameter of its own."""
+
+
+async def no_path(_: Request, error: Exception) -> Response:
+    return Response("mine", 404)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v1/models/sums:predict"])
+async def test_a_dependency_may_read_the_body(path: str) -> None:
+    app = served(dependencies=[Depends(signed)])
+    async with app.router.lifespan_context(app), client(app) as caller:
+        steps = [[0.5, 0.5]] * 3
+        body = {"sequences": [steps]} if path == "/predict" else {"instances": [steps]}
+        answered = await asyncio.wait_for(caller.post(path, json=body), 30)
+        assert answered.status_code == 200
+
+
+async def test_errors_of_what_it_was_given_have_the_form_of_the_protocol() -> None:
+    app = served(dependencies=[Depends(named)], exception_handlers={exceptions.HTTPException: no_path})
+    async with app.router.lifespan_context(app), client(app) as caller:
+        refused = await caller.post("/predict", json=BODY)
+        assert (refused.status_code, refused.json()["detail"]) == (422, "header/x-token: Field required")
+        assert (await caller.post("/v2/models/sums/infer", json={})).json().keys() == {"error"}
+        assert (await caller.get("/nowhere")).text == "mine"
+
+
+async def test_it_drains_where_its_users_lifespan_fails_at_the_end() -> None:
+    @asynccontextmanager
+    async def failing(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        raise OSError("closed twice")
+
+    app = served(lifespan=failing)
+    with pytest.raises(OSError, match="closed twice"):
+        async with app.router.lifespan_context(app):
+            pass
+    assert app.serving.batcher.draining
+
+
+async def test_a_service_that_cannot_be_made_again_leaves_the_routes(tmp_path: Any) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-many-characters")
+    app = served(keys)
+    app.add_api_route("/mine", lambda: "here")
+    for _ in range(2):
+        async with app.router.lifespan_context(app):
+            pass
+        found = keys.read_text()
+        keys.unlink()
+        with pytest.raises(ConfigurationError):
+            async with app.router.lifespan_context(app):
+                pass
+        keys.write_text(found)
+    assert "/mine" in {getattr(route, "path", None) for route in app.routes}
+
+
+def test_a_route_of_its_user_for_the_same_call_is_not_gone_past() -> None:
+    app = served()
+    assert not app.extended()
+    app.router.routes.insert(0, Route("/predict", no_path, methods=["POST"]))
+    assert app.extended()
+
+
+async def test_its_pages_can_be_switched_off() -> None:
+    app = served(openapi_url=None)
+    async with app.router.lifespan_context(app), client(app) as caller:
+        assert {(await caller.get(path)).status_code for path in ("/docs", "/openapi.json")} == {404}
+        assert not {"docs", "openapi"} & (await caller.get("/")).json().keys()
+
+
+def test_settings_are_no_path() -> None:
+    models: Any = "models"
+    with pytest.raises(TypeError, match="str"):
+        lengthwise.make_app(models)
+
+
+def served(keys: Any = None, **options: Any) -> Application:
+    """An application that serves the small model."""
+    settings = Settings(runners=1, api_keys_file=keys)
+
+    def make() -> Serving:
+        return Serving(settings, lambda *_: repository(model(manifest())))
+
+    return Application(make(), renew=make, **options)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import metadata
@@ -26,17 +26,20 @@ from typing import TYPE_CHECKING, Any, Final
 import fastapi.routing
 import orjson
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.http import document, health, operations, pages, schemas
-from lengthwise.http.gate import OPEN, Gate, path_of
+from lengthwise.http.gate import OPEN, Gate
+from lengthwise.http.pages import path_of
 from lengthwise.protocols import kserve, predict, problems
 from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.turns import Turns
@@ -95,7 +98,10 @@ def make_app(settings: Settings | None = None, **options: Any) -> FastAPI:
 
     Raises:
         ConfigurationError: The keys cannot be read, the provider is not available, or an extra is not installed.
+        TypeError: The settings are something else, such as the path of a folder.
     """
+    if not isinstance(settings, Settings | None):
+        raise TypeError(f"settings must be Settings(models=...), got a {type(settings).__name__}")
     make = partial(Serving, settings or Settings())
     return Application(make(), renew=make, **options)
 
@@ -135,6 +141,7 @@ class Application(FastAPI):
         self._places = places
         self._grpc_connections = grpc_connections
         self._within = options.pop("lifespan", None)
+        self._has_docs = options.pop("docs_url", "/docs") is not None
         self._entered = False
         self._own_routes: list[BaseRoute] = []
         self._console = serving.settings.console and serving.settings.admin_port is None
@@ -157,7 +164,7 @@ class Application(FastAPI):
         }
         self.user_middleware += [*own, Middleware(Gate, **gate)]
         self._own_middleware = tuple(self.user_middleware)
-        _answer_errors(self, "GET / says what is where")
+        _answer_errors(self, "GET / says what is where", {*(options.get("exception_handlers") or ())})
         self._serve(serving)
 
     def _serve(self, serving: Serving) -> None:
@@ -172,7 +179,10 @@ class Application(FastAPI):
         operations.add_v1(self.router, PredictV1(serving, large_bodies))
         operations.add_v2(self.router, Infer(serving, large_bodies))
         health.add_probes(self.router, serving)
-        paths = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
+        paths = {"predict": "/predict"}
+        if self.openapi_url is not None:
+            paths |= {"docs": "/docs"} if self._has_docs else {}
+            paths["openapi"] = self.openapi_url
         if settings.admin_port is None:
             operations.add_changes(self.router, serving)
             health.add_state(self.router, serving)
@@ -182,7 +192,8 @@ class Application(FastAPI):
             from lengthwise.console import routes
 
             self.router.routes += routes.routes(serving, health.described, predict="predict")
-        self.router.routes += pages.routes("/openapi.json", pages.folder())
+        if self._has_docs and self.openapi_url is not None:
+            self.router.routes += pages.routes(self.openapi_url, pages.folder())
         self._own_routes = self.router.routes[before:]
 
     def _begin_again(self) -> None:
@@ -193,10 +204,11 @@ class Application(FastAPI):
         """
         if self._renew is None:
             raise RuntimeError("this application has ended: make another one")
+        serving = self._renew()
         routes, own = self.router.routes, {id(route) for route in self._own_routes}
         kept = [route for route in routes if id(route) not in own]
         routes.clear()
-        self._serve(self._renew())
+        self._serve(serving)
         routes += kept
 
     @asynccontextmanager
@@ -215,12 +227,14 @@ class Application(FastAPI):
                     starting.add_done_callback(partial(_started, serving, failed))
                 yield None if self._within is None else await stack.enter_async_context(self._within(self))
             finally:
-                await stack.aclose()
-                starting.cancel()
-                await asyncio.wait((starting,))
-                await serving.stop()
-                if rpc is not None:
-                    await rpc.stop()
+                try:
+                    await stack.aclose()
+                finally:
+                    starting.cancel()
+                    await asyncio.wait((starting,))
+                    await serving.stop()
+                    if rpc is not None:
+                        await rpc.stop()
 
     async def _start(self) -> None:
         serving, rpc, settings = self.serving, self._rpc, self.serving.settings
@@ -258,7 +272,14 @@ class Application(FastAPI):
             or "build_middleware_stack" in vars(self)
             or any(_is_replaced(getattr(owner, name)) for owner, name in _CALLED)
             or _is_traced()
+            or self._own_routes[0] is not next(filter(_is_predict, self.router.routes), None)
         )
+
+
+def _is_predict(route: BaseRoute) -> bool:
+    """Whether a route answers `POST /predict`."""
+    call: Scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "path_params": {}}
+    return route.matches(call)[0] is Match.FULL
 
 
 def _is_replaced(function: object) -> bool:
@@ -332,14 +353,29 @@ def _across(origins: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _answer_errors(app: FastAPI, elsewhere: str) -> None:
-    """Writes every error in the form of the protocol that its path belongs to; 404 says where the paths are listed."""
+def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()) -> None:
+    """Writes every error in the form of the protocol that its path belongs to; 404 says where the paths are listed.
+
+    Args:
+        app: The application.
+        elsewhere: Says where the paths are listed.
+        handled: Errors that the application's user answers.
+    """
+
+    def told(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
+        if kserve.is_path(path_of(request.scope)):
+            return _json({"error": detail}, status, headers)
+        headers["content-type"] = problems.MEDIA_TYPE.decode()
+        return Response(problems.of_status(status, detail), status, headers=headers)
 
     @app.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> Response:
         return kserve.response(error, path_of(request.scope))
 
-    @app.exception_handler(HTTPException)
+    async def wrong_parameter(request: Request, error: RequestValidationError) -> Response:
+        found = (f"{'/'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        return told(request, 422, "; ".join(found), {})
+
     async def unrouted(request: Request, error: HTTPException) -> Response:
         detail, headers = error.detail, dict(error.headers or {})
         if error.status_code == 404 and detail == "Not Found":
@@ -347,10 +383,11 @@ def _answer_errors(app: FastAPI, elsewhere: str) -> None:
         elif error.status_code == 405 and "Allow" in headers:
             headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
             detail = f"this path takes {headers['Allow']}"
-        if kserve.is_path(path_of(request.scope)):
-            return _json({"error": detail}, error.status_code, headers)
-        headers["content-type"] = problems.MEDIA_TYPE.decode()
-        return Response(problems.of_status(error.status_code, detail), error.status_code, headers=headers)
+        return told(request, error.status_code, detail, headers)
+
+    for kind, answer in ((HTTPException, unrouted), (RequestValidationError, wrong_parameter)):
+        if kind not in handled:
+            app.add_exception_handler(kind, answer)  # type: ignore[arg-type]  # Starlette's type takes any error
 
 
 def _started(serving: Serving, failed: Callable[[BaseException], None], task: asyncio.Task[None]) -> None:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lengthwise.errors import RequestError, Unauthorized
 from lengthwise.http import pages
 from lengthwise.http.operations import Inference
+from lengthwise.http.pages import path_of
 from lengthwise.protocols import kserve, problems
 from lengthwise.protocols.body import headers_of
 from lengthwise.serving import Serving
@@ -78,12 +79,6 @@ class Gate:
 
     def _is_inference(self, scope: Scope) -> bool:
         return scope["method"] == "POST" and any(route.matches(scope)[0] is Match.FULL for route in self._inference)
-
-
-def path_of(scope: Scope) -> str:
-    """The path of a request within the application, which may be mounted in another one."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return (path.removeprefix(root) or "/") if root and (path + "/").startswith(f"{root}/") else path
 
 
 def _closing(send: Send, serving: Serving) -> Send:

@@ -13,7 +13,7 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from lengthwise.connections.inflight import Hold
 from lengthwise.decoding import arrow_stream, json_text
@@ -42,17 +42,33 @@ _OF_CHANGES: Final = (400, 403, 404, 413, 415, 503)
 
 
 class _Answering(Response):
-    """The answer that an endpoint writes itself, from the request's messages."""
+    """The answer that an endpoint writes itself, from the request's messages.
 
-    def __init__(self, answer: OverAsgi) -> None:
+    Args:
+        answer: The endpoint.
+        read: The body, where a dependency has read it.
+    """
+
+    def __init__(self, answer: OverAsgi, read: bytes | None) -> None:
         super().__init__()
         self._answer = answer
+        self._read = read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers."""
-        await self._answer(scope, receive, send)
+        await self._answer(scope, receive if self._read is None else _again(self._read, receive), send)
         if self.background is not None:  # of a dependency
             await self.background()
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body which was read before, and then what comes."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replayed
 
 
 class Inference:
@@ -65,9 +81,9 @@ class Inference:
     def __init__(self, endpoint: Endpoint) -> None:
         self._answer = OverAsgi(endpoint)
 
-    async def __call__(self) -> Response:
+    async def __call__(self, request: Request) -> Response:
         """What answers the request."""
-        return _Answering(self._answer)
+        return _Answering(self._answer, vars(request).get("_body"))
 
 
 def add_predict(router: APIRouter, predict: Predict) -> None:

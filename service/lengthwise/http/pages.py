@@ -1,7 +1,7 @@
 """The pages for people: `GET /docs`, which shows and tries the calls of the API, and `GET /` in a browser.
 
-The page of calls is Swagger UI. Its two files come from this service, so it works without internet: the extras `cpu`
-and `gpu` install them. Where they are missing, the page says how to install them. No page loads anything from another
+The page of calls is Swagger UI. Its two files come from this service, so it works without internet: the extra `serve`
+installs them. Where they are missing, the page says how to install them. No page loads anything from another
 host, and the content security policy of each page makes the browser enforce that.
 """
 
@@ -98,10 +98,16 @@ def routes(openapi: str, files: Path | None) -> list[Route]:
     return pages
 
 
+def path_of(scope: Scope) -> str:
+    """The path of a request within the application, which may be mounted in another one."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return (path.removeprefix(root) or "/") if root and (path + "/").startswith(f"{root}/") else path
+
+
 def wanted(scope: Scope) -> bool:
     """Whether a request is a browser's for one of `PAGES`: browsers name HTML in `accept`, programs do not."""
     accept = headers_of(scope["headers"]).get(b"accept", b"")
-    return scope["method"] in ("GET", "HEAD") and scope["path"] in PAGES and b"text/html" in accept
+    return scope["method"] in ("GET", "HEAD") and path_of(scope) in PAGES and b"text/html" in accept
 
 
 def front(root: str, places: Mapping[str, str]) -> Response:
