@@ -24,6 +24,7 @@ from lengthwise.runtime.manifest import Manifest
 
 _BEYOND: Final = float(FLOAT32_BEYOND)
 _INT32_MAX: Final = 2**31 - 1
+_INT64_MAX: Final = 2**63 - 1
 _NEVER: Final = False
 _UNSHARED: Final[dict[str, Any]] = dict.fromkeys(request_parameters.SHARED_MEMORY, _NEVER)
 Identifier = Annotated[str, Field(max_length=MAX_ID_CHARACTERS)]
@@ -31,6 +32,7 @@ Version = Annotated[str, Field(pattern="^[1-9][0-9]*$", description="Default: th
 Timeout = Annotated[float, Field(gt=0, description="After so many milliseconds the client needs no answer.")]
 Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY, description="Default: 0; higher first.")]
 Positive = Annotated[int, Field(ge=1)]
+_SIZE = Annotated[int, Field(ge=1, le=_INT64_MAX)]
 
 
 class Closed(Schema):
@@ -284,14 +286,14 @@ def _inputs(manifest: Manifest) -> Any:
     nested = number
     for size, fewest in reversed(sizes):
         nested = _list(nested, size, size) if size > 0 else _list(nested, fewest)
-    axes = tuple(_one_of(size) if size > 0 else _whole(fewest) for size, fewest in sizes)
+    axes = tuple(_one_of(size) if size > 0 else _whole(fewest, _INT64_MAX) for size, fewest in sizes)
     end = _whole(manifest.min_length, _INT32_MAX)
     forms = [
         _tensor(manifest, steps, tuple[axes], [_list(number, 1), nested]),  # type: ignore[valid-type]
         _tensor(
             manifest,
             lengths,
-            _any([tuple[Positive], tuple[Positive, Literal[1]]]),
+            _any([tuple[_SIZE], tuple[_SIZE, Literal[1]]]),
             [_list(end, 1), _list(_list(end, 1, 1), 1)],
         ),
     ]
