@@ -25,13 +25,7 @@ _ROWS = 16
 
 
 class AdoptedClassifier(nn.Module):
-    """A fitted estimator as a module of `(values, lengths)`.
-
-    Args:
-        fitted: The estimator.
-        as_labels: Whether the output is 1 for the label with the largest decision and 0 for the others, instead of the
-            decisions.
-    """
+    """A fitted estimator as a module of `(values, lengths)`; `as_labels` answers 1 for the best one, else 0."""
 
     def __init__(self, fitted: FittedEstimator, *, as_labels: bool) -> None:
         super().__init__()
@@ -64,9 +58,9 @@ def adopt(
     """Makes a graph of a fitted estimator of aeon or sktime, which `check` and `export` take.
 
     Its probabilities are those of `estimator.predict_proba`, for sequences of the length of the training. (A ridge
-    classifier has no probabilities: these libraries answer 1 for one label and 0 for the others, and so does the
-    graph. With `calibrate` it gets probabilities.) For sequences of other lengths the dilations and biases stay as they
-    are, and steps are counted within each sequence.
+    classifier has none: these libraries answer 1 for one label and 0 for the others, and so does the graph. With
+    `calibrate` it gets probabilities.) For sequences of other lengths the dilations and biases stay as they are, and
+    steps are counted within each sequence.
 
     Args:
         estimator: aeon's MiniRocketClassifier or MultiRocketClassifier, sktime's RocketClassifier with minirocket or
@@ -75,9 +69,6 @@ def adopt(
             their labels. A temperature is fitted to them.
         features: Number of features of a step, where the estimator does not know it.
         name: The name of the graph.
-
-    Returns:
-        The graph, with the labels of the estimator.
 
     Raises:
         ConfigurationError: The estimator cannot be adopted, or is not fitted.
@@ -102,11 +93,7 @@ def adopt(
 def _calibrate(
     module: AdoptedClassifier, fitted: FittedEstimator, sequences: Sequence[NDArray[Any]], labels: Sequence[object]
 ) -> None:
-    """Divides the weights of the head by the temperature that fits the probabilities to these sequences.
-
-    Raises:
-        ConfigurationError: There are none, or they do not fit the estimator.
-    """
+    """Divides the weights of the head by the temperature that fits the probabilities to these sequences."""
     if len(sequences) != len(labels) or not len(labels):
         raise ConfigurationError(f"calibrate: {len(sequences)} sequences and {len(labels)} labels: as many of both")
     places = {label: place for place, label in enumerate(fitted.labels)}

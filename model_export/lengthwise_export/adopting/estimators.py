@@ -32,34 +32,19 @@ _LOGISTIC: Final = frozenset({"sklearn.LogisticRegression", "sklearn.LogisticReg
 
 @dataclass(frozen=True, slots=True)
 class FittedEstimator:
-    """A fitted estimator of another library.
-
-    Attributes:
-        transform: The transform.
-        weights: `[classes, features]` float64, for the features as the transform gives them.
-        intercepts: `[classes]` float64.
-        labels: The labels.
-        gives_probabilities: Whether the head has probabilities, which are the softmax of its decisions. A ridge
-            classifier has none: the libraries answer 1 for the label with the largest decision, and 0 for the others.
-    """
+    """A fitted estimator of another library."""
 
     transform: FittedTransform
-    weights: NDArray[np.float64]
-    intercepts: NDArray[np.float64]
+    weights: NDArray[np.float64]  # `[classes, features]` float64, for the features as the transform gives them
+    intercepts: NDArray[np.float64]  # `[classes]` float64
     labels: tuple[str, ...]
+    # Whether the head has probabilities, which are the softmax of its decisions. A ridge classifier has none: the
+    # libraries answer 1 for the label with the largest decision, and 0 for the others
     gives_probabilities: bool
 
 
 def read(estimator: object, *, features: int | None = None) -> FittedEstimator:
-    """Reads a fitted estimator.
-
-    Args:
-        estimator: The estimator.
-        features: Number of features of a step; needed only where the estimator does not know it.
-
-    Raises:
-        ConfigurationError: It cannot be adopted, or is not fitted; the message names its class.
-    """
+    """Reads a fitted estimator; `features` of a step are needed only where it does not know them."""
     try:
         steps, classes, known = _steps(estimator)
         transform, scaler, head = _parts(estimator, steps)

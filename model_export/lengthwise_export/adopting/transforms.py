@@ -1,16 +1,12 @@
 """The transforms of aeon and sktime in torch, on sequences of any length: MiniRocket and MultiRocket.
 
-They are computed in the order in which these libraries add, so that the comparisons with biases have the same results:
-first the sum of nine steps, from the middle outwards on each side, then three times the value at three of them, then
-the features. Each sum is a separate float32 operation, so its bits depend on nothing else.
+They add in the libraries' order, so that comparisons with biases have the same results: the sum of nine steps, from the
+middle outwards on each side, then three times the value at three of them, then the features; each sum is a float32
+operation of its own. For a sequence of the length of the training the features are those of the estimator. For another
+length dilations and biases stay, steps are counted within the sequence, and a kernel that should be applied only inside
+is applied as if zeros surrounded it, if it does not fit (where the libraries' code would fail).
 
-Papers: MiniRocket, https://arxiv.org/abs/2012.08791; MultiRocket, C. W. Tan, A. Dempster, C. Bergmeir, G. I. Webb,
-"MultiRocket: multiple pooling operators and transformations for fast and effective time series classification", 2022,
-https://arxiv.org/abs/2102.00457.
-
-For a sequence of the length of the training the features are those of the estimator. For another length they are what
-the method says: dilations and biases stay, steps are counted within the sequence, and a kernel that should be applied
-only inside a sequence is applied as if zeros surrounded it, if it does not fit (where the libraries' code would fail).
+Papers: MiniRocket, https://arxiv.org/abs/2012.08791; MultiRocket, https://arxiv.org/abs/2102.00457.
 """
 
 from __future__ import annotations
@@ -33,42 +29,27 @@ _LOWEST: Final = float(np.finfo(np.float32).min)
 
 @dataclass(frozen=True, slots=True)
 class TransformedSeries:
-    """The fitted kernels for the values of a sequence, or for its differences.
-
-    Attributes:
-        dilations: Each dilation.
-        biases: For each dilation, `[84, biases]`.
-        channels: For each dilation and kernel, the features that are read, in order of the additions.
-    """
+    """The fitted kernels for the values of a sequence, or for its differences."""
 
     dilations: Sequence[int]
-    biases: Sequence[NDArray[np.float32]]
+    biases: Sequence[NDArray[np.float32]]  # For each dilation, `[84, biases]`
+    # For each dilation and kernel, the features that are read, in order of the additions
     channels: Sequence[Sequence[Sequence[int]]]
 
 
 @dataclass(frozen=True, slots=True)
 class FittedTransform:
-    """A fitted transform of another library.
-
-    Attributes:
-        features: Number of features of a step.
-        values: The kernels for the values.
-        differences: MultiRocket: the kernels for the first differences; None for MiniRocket.
-        in_double: MultiRocket: whether the library keeps differences in float64.
-    """
+    """A fitted transform of another library."""
 
     features: int
-    values: TransformedSeries
+    values: TransformedSeries  # The kernels for the values
+    # MultiRocket: the kernels for the first differences; None for MiniRocket
     differences: TransformedSeries | None = None
-    in_double: bool = False
+    in_double: bool = False  # MultiRocket: whether the library keeps differences in float64
 
 
 class RocketTransform(nn.Module):
-    """A fitted transform as a module of `(values, lengths)`.
-
-    Args:
-        fitted: The transform.
-    """
+    """A fitted transform as a module of `(values, lengths)`."""
 
     def __init__(self, fitted: FittedTransform) -> None:
         super().__init__()
@@ -97,13 +78,8 @@ class RocketTransform(nn.Module):
 class DilatedResults(nn.Module):
     """The kernels at one dilation, and the pooled features of their results.
 
-    Args:
-        dilation: The dilation.
-        biases: `[84, biases]`.
-        channels: For each kernel the features that it reads.
-        inside: `[84]`, which kernels are applied only inside the sequence.
-        features: Number of features of a step.
-        left: By how many steps less the left half is shifted.
+    `biases [84, biases]`; `channels` of each kernel; `inside [84]`: applied only inside the sequence; `left`: by how
+    many steps less the left half is shifted.
     """
 
     biases: Tensor
@@ -203,18 +179,10 @@ def _mean(total: Tensor, number: Tensor, otherwise: float) -> Tensor:
 
 
 def _longest_stretch(is_below: Tensor, counted: Tensor, counts: Tensor) -> Tensor:
-    """The largest distance between neighbouring steps below the bias; the ends of the sequence count as well.
+    """`[rows, 84, biases]`: the largest distance between steps below the bias; its ends count as well.
 
     A step belongs to the group of the last step below the bias, that one included. The size of a group is the distance
     to the next step below the bias; to the last step of the sequence it is one less.
-
-    Args:
-        is_below: `[rows, 84, biases, width]`.
-        counted: `[rows, 84, 1, width]`.
-        counts: `[rows, 84, 1]`, the number of steps that are counted.
-
-    Returns:
-        `[rows, 84, biases]`.
     """
     group = is_below.to(torch.int64).cumsum(dim=3)
     sizes = torch.zeros(is_below.shape, device=is_below.device)

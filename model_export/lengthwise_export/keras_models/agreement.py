@@ -1,9 +1,8 @@
 """Compares a `KerasModule` with Keras itself, before anything else runs it.
 
 Each sequence alone, as `model(sequence)` answers it, is what Lengthwise promises. A batch that is padded as Keras
-expects it (with the value of `Masking`, or token 0) shows that the mask of the lengths does what Keras' computed mask
-does, leaks included. Runs before these show the module which layers read the steps as they came in, and which masks are
-those of the lengths (`KnownLayers.is_learned`).
+expects it shows that the mask of the lengths does what Keras' computed mask does, leaks included. Runs before these
+show the module which layers read the steps as they came in, and which masks are those of the lengths.
 """
 
 from __future__ import annotations
@@ -31,20 +30,7 @@ _WIDER: Final = 4
 
 
 def require_agreement(text: str, module: KerasModule, given: ModelInput, seed: int = 0) -> tuple[str, ...]:
-    """Runs the module and Keras on the same sequences.
-
-    Args:
-        text: The name of the model, for errors.
-        module: The module.
-        given: What the model takes.
-        seed: Seed of the random sequences.
-
-    Returns:
-        The names of the outputs; their numbers, if they have no names.
-
-    Raises:
-        ConfigurationError: The model raises at every length, or the answers differ.
-    """
+    """Runs the module and Keras on the same sequences; returns the names (or numbers) of the outputs."""
     random = np.random.default_rng(seed)
     with torch.no_grad(), _one_thread():
         sequences = _running(text, module, given, random)
@@ -82,11 +68,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _running(text: str, module: KerasModule, given: ModelInput, random: np.random.Generator) -> list[Tensor]:
-    """Sequences `[1, length, ...]` at which Keras runs.
-
-    Raises:
-        ConfigurationError: There is none; the message has the error of Keras.
-    """
+    """Sequences `[1, length, ...]` at which Keras runs."""
     error: Exception | None = None
     for lengths in (_LENGTHS, _LONGER):
         running = []

@@ -27,19 +27,7 @@ _CHUNK: Final = 1 << 20
 
 
 def read_archive(text: str, path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
-    """Reads an archive, and writes its weights into a file.
-
-    Args:
-        text: The name of the file, for errors.
-        path: The archive.
-        weights: The file for the weights.
-
-    Returns:
-        The configuration and the metadata.
-
-    Raises:
-        ConfigurationError: It is no such archive, or holds something else.
-    """
+    """The configuration and the metadata of an archive, whose weights it writes into the file `weights`."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(text, archive)
@@ -109,11 +97,7 @@ def _json(text: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
 
 
 def parsed(name: str, data: bytes | str) -> Any:
-    """A JSON text as Python values.
-
-    Raises:
-        ConfigurationError: It is not JSON.
-    """
+    """A JSON text as Python values."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -16,11 +16,7 @@ BACKEND: Final = "torch"
 
 
 def import_keras() -> ModuleType:
-    """Keras, on torch.
-
-    Raises:
-        ConfigurationError: Keras is not installed, or was imported with another backend.
-    """
+    """Keras 3, on torch."""
     if "keras" not in sys.modules:
         before = os.environ.get(VARIABLE)
         os.environ[VARIABLE] = BACKEND  # Keras reads it once, when it is imported

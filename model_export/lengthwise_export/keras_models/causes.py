@@ -166,15 +166,7 @@ _TABLE: Final = (
 
 
 def explain_layer(kind: str, change: Change, *, layer: str, mask: LayerMask, dropped_by: str | None) -> Cause:
-    """The cause of a leak at a layer, and a fix.
-
-    Args:
-        kind: The class of the layer.
-        change: The change that moved its output.
-        layer: The name of the layer.
-        mask: The mask that it got.
-        dropped_by: The layer before it that got a mask and gave none on, if there is one.
-    """
+    """The cause of a leak at a layer, and a fix; `dropped_by` is the layer before it that gave no mask on."""
     entry = next(
         entry
         for entry in _TABLE

@@ -91,16 +91,7 @@ _FLOAT: Final = "float32"
 
 
 def examined(config: Any, text: str, *, registered: Any = None) -> Any:
-    """A configuration without what training needs, if everything that it names is known.
-
-    Args:
-        config: The configuration.
-        text: The name of the file, for errors.
-        registered: Returns the class that this process has registered under a name, or None.
-
-    Raises:
-        ConfigurationError: It names something else; the message names the layer, and what to do.
-    """
+    """A configuration without what training needs, if all that it names is known, or `registered` here."""
     try:
         return _Examined(text, registered or (lambda _: None)).walked(config)
     except RecursionError:

@@ -1,11 +1,10 @@
 """Runs the graph of a functional Keras model, with the mask of the lengths where the graph computes one from values.
 
-When a functional model is built, Keras writes the computation of each mask into its graph, as operations of their own:
+When such a model is built, Keras writes the computation of each mask into its graph, as operations of their own, and
+passes the result to each layer as its argument `mask` (as models with a mask made by hand do):
 
     Masking(v)              NotEqual(inputs, v) -> Any(axis=-1)
     Embedding(mask_zero)    NotEqual(tokens, 0)
-
-and passes the result to each layer as its argument `mask`. Models with a mask made by hand have the same operations.
 """
 
 from __future__ import annotations
@@ -33,14 +32,10 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GraphMasks:
-    """The masks in the graph of a functional model; tensors are given by their ids.
+    """The masks in the graph of a functional model; tensors are given by their ids."""
 
-    Attributes:
-        over: The tensor whose padding a mask shows, for each mask that is computed from values.
-        only_masks: Those of them that are used as masks of layers only, with everything computed from them.
-    """
-
-    over: dict[int, int]
+    over: dict[int, int]  # The tensor whose padding a mask shows, for each mask that is computed from values
+    # Those of them that are used as masks of layers only, with everything computed from them
     only_masks: frozenset[int]
 
 
@@ -67,17 +62,10 @@ def masks_in(function: Any) -> GraphMasks:
 def run_graph(
     function: Any, masks: GraphMasks, run: MaskSource, values: list[Any], operation_fn: Callable[[Any], Any]
 ) -> dict[int, Any]:
-    """Runs the operations of a graph.
+    """Runs the operations of a graph: the value of each tensor, by its id.
 
-    Args:
-        function: The functional model.
-        masks: The masks in its graph.
-        run: The mask of the lengths. If it has none, masks are left out: each row is a sequence of its own.
-        values: The values of the inputs.
-        operation_fn: Makes what is called from an operation.
-
-    Returns:
-        The value of each tensor, by its id.
+    Without a mask in `run`, masks are left out: each row is a sequence of its own. `operation_fn` makes layers
+    callable.
     """
     known = {id(symbol): value for symbol, value in zip(function.inputs, values, strict=True)}
     for node in _nodes(function):

@@ -12,11 +12,7 @@ from torch import Tensor
 
 
 class GatheredSteps:
-    """The valid steps of a batch, moved to the front of each row.
-
-    Args:
-        mask: `[rows, width]`, true at valid steps; a row may have none.
-    """
+    """The valid steps of a batch, by a mask `[rows, width]`, moved to the front of each row; a row may have none."""
 
     def __init__(self, mask: Tensor) -> None:
         self._mask = mask.bool()
@@ -38,10 +34,7 @@ class GatheredSteps:
     def back(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
         """Outputs `[rows, width, hidden]` of the moved steps, at the places of these, in the order of the layer.
 
-        Args:
-            outputs: The outputs, in the order of the steps.
-            backwards: Whether the layer gives the last step first.
-            repeated: Whether a masked step repeats the output before it; else it gives 0.
+        A masked step repeats the output before it if `repeated`; else it gives 0.
         """
         before = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
         place = self._count.unsqueeze(1) - before if backwards else before - 1

@@ -16,18 +16,7 @@ _FREE: Final = 1 << 20
 
 
 def require_plain(text: str, path: Path) -> int:
-    """Makes sure that a file holds plain arrays.
-
-    Args:
-        text: The name of the file, for errors.
-        path: The HDF5 file.
-
-    Returns:
-        The number of values in all its arrays.
-
-    Raises:
-        ConfigurationError: It has links, arrays in other files, or too many bytes; or it is no HDF5 file.
-    """
+    """Makes sure that a file holds plain arrays in the file itself; returns the number of their values."""
     import h5py  # comes with Keras
 
     try:

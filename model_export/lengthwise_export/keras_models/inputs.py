@@ -14,35 +14,17 @@ _ACTIVATIONS: Final = {"softmax": "probabilities", "sigmoid": "probabilities", "
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """The input of a model.
-
-    Attributes:
-        steps: The kind of a step.
-        features_axis: False if steps of one feature are `[rows, width]`.
-        masks: Notices on the layers that make a mask from values.
-        padding: The value that the first of them masks; 0 without one.
-        fixed: The number of steps that the model is built for; None for any.
-    """
+    """The input of a model."""
 
     steps: StepInput
-    features_axis: bool = True
-    masks: tuple[str, ...] = ()
-    padding: float = 0.0
-    fixed: int | None = None
+    features_axis: bool = True  # False if steps of one feature are `[rows, width]`
+    masks: tuple[str, ...] = ()  # Notices on the layers that make a mask from values
+    padding: float = 0.0  # The value that the first of them masks; 0 without one
+    fixed: int | None = None  # The number of steps that the model is built for; None for any
 
 
 def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: int | None = None) -> ModelInput:
-    """Finds the kind of a step.
-
-    Args:
-        text: The name of the model, for errors.
-        model: The Keras model.
-        features: The option `--features`.
-        vocabulary: The option `--vocabulary`.
-
-    Raises:
-        ConfigurationError: It has several inputs, or its input is not a sequence.
-    """
+    """Finds the kind of a step of a model with one input; the options say what an unbuilt model does not."""
     if features is not None and vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
     shape = _input_shape(text, model)

@@ -48,17 +48,7 @@ def read_file(text: str, options: TargetOptions) -> Target:
 
 
 def of_model(text: str, model: Any, options: TargetOptions) -> Target:
-    """A Keras model. Its answers alone are compared with those of Keras first.
-
-    Args:
-        text: The name of the model, for errors.
-        model: The model, on Keras' torch backend.
-        options: The user's options.
-
-    Raises:
-        ConfigurationError: It is no model of one sequence, holds a layer that is refused, or its answers differ from
-            those of Keras.
-    """
+    """A Keras model. Its answers alone are compared with those of Keras first."""
     keras = import_keras()
     for name in _NOT_KERAS:
         if getattr(options, name) not in (None, False):
@@ -117,11 +107,7 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
 
 
 def _require_servable(text: str, model: Any) -> None:
-    """Makes sure that no layer is known to be one that cannot be served.
-
-    Raises:
-        ConfigurationError: One is; the message names it.
-    """
+    """Refuses a layer that is known to be one that cannot be served."""
     for layer in all_layers(model):
         kind = type(layer).__name__
         shown = f"{layer.name} ({kind})"
@@ -141,11 +127,6 @@ def _require_servable(text: str, model: Any) -> None:
 
 
 def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:
-    """What picks the logits.
-
-    Raises:
-        ConfigurationError: There are several outputs, and none is named.
-    """
     if len(names) > 1 and options.output_name is None:
         raise ConfigurationError(f"{text} has {len(names)} outputs ({', '.join(names)}): name one with --output")
     chosen = options.output_name
@@ -157,11 +138,7 @@ def _selector(text: str, names: Sequence[str], options: TargetOptions) -> Output
 def _shape(
     module: KerasModule, steps: StepInput, signature: CallSignature, select_output: OutputSelector
 ) -> tuple[int, ...]:
-    """The shape of the answer to a batch at one of several widths, rows first.
-
-    Raises:
-        RunError: The model raises at all of them.
-    """
+    """The shape of the answer to a batch at one of several widths, rows first."""
     subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
     sampler = Sampler(steps, seed=0)
     for width in _WIDTHS:

@@ -19,8 +19,7 @@ def identity(part: Any) -> int:
 class KnownLayers(nn.Module):
     """What the runs of a model know of its layers; it holds the weights of the recurrent ones in ONNX's layout.
 
-    Attributes:
-        learning: Whether runs compare masks and inputs, to learn which are the same in every run.
+    While it is `learning`, runs compare masks and inputs, to learn which are the same in every run.
     """
 
     def __init__(self) -> None:

@@ -29,12 +29,7 @@ _SAVE_AGAIN: Final = "load it where it was made and save it again, with model.sa
 
 
 def load(path: Path) -> Any:
-    """The Keras model in a file.
-
-    Raises:
-        ConfigurationError: It is no such file, names something unknown, or cannot be loaded; the message says why, and
-            what to do.
-    """
+    """The Keras model in a file, or an error that says what to do."""
     text = str(path)
     with path.open("rb") as file:
         begin = file.read(8)
@@ -115,11 +110,7 @@ def _loaded_hdf5(keras: Any, path: Path, text: str) -> Any:
 
 
 def _weights_of(text: str, model: Any, keras: Any) -> int:
-    """The number of weights of what was read.
-
-    Raises:
-        ConfigurationError: It is no model.
-    """
+    """The number of weights of what was read."""
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"{text} holds a {type(model).__name__}, which is no model")
     return sum(_size(variable.shape) for variable in model.weights)

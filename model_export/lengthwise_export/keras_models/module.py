@@ -1,8 +1,7 @@
 """A Keras model as a torch module `forward(steps, lengths)`, whose mask comes from the lengths.
 
-On its torch backend, Keras' layers are torch modules and their code is torch code, so the model's own layers run.
-`replaced` says what is replaced in Keras meanwhile. Everything that Keras does with a mask, and every layer that drops
-one, stays as it is: `agreement` compares the answers with those of Keras.
+On its torch backend Keras' layers are torch modules, so the model's own layers run; `replaced` says what is replaced
+meanwhile. What Keras does with a mask, and every layer that drops one, stays: `agreement` compares the answers.
 """
 
 from __future__ import annotations
@@ -21,9 +20,6 @@ class KerasModule(nn.Module):
     """A Keras model that takes lengths, or the steps alone.
 
     Its layers are its torch children, by their names in the model's summary, so that operators are named by layer.
-
-    Args:
-        model: The Keras model, with one input.
     """
 
     def __init__(self, model: Any) -> None:
@@ -64,11 +60,7 @@ class KerasModule(nn.Module):
 
 
 class NamedOperation(nn.Module):
-    """An operation of Keras between layers, such as an addition, as a part that a trace names.
-
-    Args:
-        operation: The operation.
-    """
+    """An operation of Keras between layers, such as an addition, as a part that a trace names."""
 
     def __init__(self, operation: Any) -> None:
         super().__init__()

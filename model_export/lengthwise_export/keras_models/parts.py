@@ -20,11 +20,7 @@ from lengthwise_export.keras_models.summary import SummaryLayer
 
 
 class LayerParts:
-    """Describes the layers of a module for a check.
-
-    Args:
-        module: The module.
-    """
+    """Describes the layers of a module for a check."""
 
     def __init__(self, module: KerasModule) -> None:
         self._known = module.known

@@ -24,18 +24,11 @@ _ONNX_FROM_KERAS: Final = {"LSTM": (0, 3, 1, 2), "GRU": (0, 1, 2), "RNN": (0,)}
 
 @dataclass(frozen=True, slots=True)
 class CellForm:
-    """What a cell computes, apart from its weights.
+    """What a cell computes, apart from its weights."""
 
-    Attributes:
-        kind: `LSTM`, `GRU` or `RNN`.
-        activations: Names in `ACTIVATIONS`, in the order of ONNX's operator.
-        reset_after: Whether a GRU applies the reset gate after the matrix product.
-        hidden: The size of its state.
-    """
-
-    kind: str
-    activations: tuple[str, ...]
-    reset_after: bool
+    kind: str  # `LSTM`, `GRU` or `RNN`
+    activations: tuple[str, ...]  # Names in `ACTIVATIONS`, in the order of ONNX's operator
+    reset_after: bool  # Whether a GRU applies the reset gate after the matrix product
     hidden: int
 
     @property
@@ -75,12 +68,7 @@ def _named(activation: Any) -> str:
 
 
 class CellWeights(nn.Module):
-    """The weights of one cell, or of the two of a bidirectional layer, as buffers in ONNX's layout.
-
-    Args:
-        cells: The cells of the directions.
-        form: What they compute.
-    """
+    """The weights of one cell, or of the two of a bidirectional layer, as buffers in ONNX's layout."""
 
     inputs: Tensor
     states: Tensor
@@ -124,19 +112,10 @@ def run(
     direction: str,
     initial: Sequence[Tensor | None] = (),
 ) -> tuple[Tensor, list[Tensor]]:
-    """Runs a layer.
+    """Runs a layer over `values [rows, width, features]`; without lengths every row runs over the full width.
 
-    Args:
-        form: What its cell computes.
-        weights: Its weights.
-        values: `[rows, width, features]`.
-        lengths: `[rows]`; None if every row runs over the full width.
-        direction: `forward`, `reverse` or `bidirectional`.
-        initial: The initial state `[directions, rows, hidden]`, for an LSTM also the cell; empty for zeros.
-
-    Returns:
-        The outputs `[rows, width, directions * hidden]` in the order of the steps, 0 at padding; the last states
-        `[directions, rows, hidden]`, for an LSTM also the cells.
+    Returns the outputs `[rows, width, directions * hidden]` in the order of the steps, 0 at padding; the last states
+    `[directions, rows, hidden]`, for an LSTM also the cells. `initial` states have the form of these; empty for zeros.
     """
     state, cell = (*initial, None, None)[:2]
     if form.mode is not None and direction != "reverse":

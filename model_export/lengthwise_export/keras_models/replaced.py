@@ -1,12 +1,10 @@
-"""What is replaced in Keras while a model runs: layers that make a mask from values, and layers that loop over steps.
+"""What is replaced in Keras while a model runs (process-wide: a run holds `PROCESS_WIDE`).
 
-    Masking, Embedding(mask_zero)   the mask is that of the lengths, and is not computed from the values
-    LSTM | GRU | SimpleRNN | RNN    one operator with lengths, where Keras loops over the steps in Python
-    Bidirectional                   one operator with two directions, if both are such layers
-    TimeDistributed                 one call for all steps, where Keras calls its layer for each step
-    the graph of a functional model the mask of the lengths, where the graph computes it from values
-
-The replacements are process-wide: a run holds `PROCESS_WIDE`.
+Masking, Embedding(mask_zero)   the mask is that of the lengths, and is not computed from the values
+LSTM | GRU | SimpleRNN | RNN    one operator with lengths, where Keras loops over the steps in Python
+Bidirectional                   one operator with two directions, if both are such layers
+TimeDistributed                 one call for all steps, where Keras calls its layer for each step
+the graph of a functional model the mask of the lengths, where the graph computes it from values
 """
 
 from __future__ import annotations
@@ -162,7 +160,6 @@ def _kept(ends: Sequence[Tensor], start: Sequence[Tensor], gathered: GatheredSte
 
 
 def _output(layer: Any, run: Any, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None) -> Tensor:
-    """What a layer returns beside its states."""
     if layer.return_sequences:
         return _all_steps(layer, run, values, last, mask, gathered)
     if mask is None or not layer.zero_output_for_mask:

@@ -13,12 +13,9 @@ from lengthwise_export.masks import step_mask
 
 
 class KerasRun:
-    """One run: the lengths, the mask that they make, and the values of masked steps before they changed.
+    """One run: the lengths `[rows]`, the mask that they make, and the values of masked steps before they changed.
 
-    Args:
-        known: What is known of the layers.
-        steps: The input of the model.
-        lengths: `[rows]` int64; None if each row is a sequence of the full width, without a mask.
+    Without lengths each row is a sequence of the full width, without a mask.
     """
 
     def __init__(self, known: KnownLayers, steps: Tensor, lengths: Tensor | None) -> None:

@@ -9,19 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class SummaryLayer:
-    """A layer of a model, or an operation between layers.
+    """A layer of a model, or an operation between layers."""
 
-    Attributes:
-        path: Its name; inside a nested model or a layer of the user's, `model/layer`.
-        layer: The layer, or the operation.
-        place: The number, in the summary of the whole model and from 1, of the layer that it is or is in.
-        count: How many layers that summary lists.
-    """
-
-    path: str
+    path: str  # Its name; inside a nested model or a layer of the user's, `model/layer`
     layer: Any
-    place: int
-    count: int
+    place: int  # The number, in the summary of the whole model and from 1, of the layer that it is or is in
+    count: int  # How many layers that summary lists
 
     @property
     def kind(self) -> str:

@@ -10,11 +10,7 @@ from lengthwise_export.keras_models.backend import import_keras
 
 
 def with_any_width(text: str, model: Any, fixed: int) -> Any:
-    """The same model, with the same weights, for any number of steps.
-
-    Raises:
-        ConfigurationError: A layer of it needs that number of steps; the message says which.
-    """
+    """The same model, with the same weights, for any number of steps."""
     keras = import_keras()
     (symbol,) = model.inputs
     free = keras.Input(batch_shape=(None, None, *symbol.shape[2:]), dtype=symbol.dtype, name=symbol.name)

@@ -22,32 +22,20 @@ class NotACell(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A value that is no affine function of others: a step, a state, a product or an activation.
+    """A value that is no affine function of others: a step, a state, a product or an activation."""
 
-    Attributes:
-        kind: `input`, `product`, or the name of an activation.
-        width: The number of its features.
-        operands: What it is computed from.
-        numbers: The activation's numbers by name, such as its `alpha`.
-    """
-
-    kind: str
+    kind: str  # `input`, `product`, or the name of an activation
     width: int
     operands: tuple[Affine, ...] = ()
-    numbers: tuple[tuple[str, float], ...] = ()
+    numbers: tuple[tuple[str, float], ...] = ()  # The activation's numbers by name, such as its `alpha`
 
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """`sum of leaf @ matrix, plus bias`, of shape `[rows, width]`.
+    """`sum of leaf @ matrix, plus bias`, of shape `[rows, width]`."""
 
-    Attributes:
-        terms: The matrix `[width of the leaf, width]` of each leaf.
-        bias: `[width]`.
-    """
-
-    terms: Mapping[Leaf, ConstantArray]
-    bias: ConstantArray
+    terms: Mapping[Leaf, ConstantArray]  # The matrix `[width of the leaf, width]` of each leaf
+    bias: ConstantArray  # `[width]`
 
     @classmethod
     def of(cls, leaf: Leaf) -> Affine:

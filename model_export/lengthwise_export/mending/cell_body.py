@@ -14,12 +14,7 @@ from lengthwise_export.mending.affine import Affine, ConstantArray, Leaf, NotACe
 
 
 class Body:
-    """Computes the values of a body, each when it is asked for.
-
-    Args:
-        nodes: The nodes.
-        known: The constants that they use.
-    """
+    """Computes the values of a loop's body, each when it is asked for."""
 
     def __init__(self, nodes: Sequence[NodeProto], known: Mapping[str, ConstantArray]) -> None:
         self._producers = {name: node for node in nodes for name in node.output if name}
@@ -32,11 +27,7 @@ class Body:
         return leaf
 
     def value(self, name: str) -> Affine | ConstantArray:
-        """A value by its name.
-
-        Raises:
-            NotACell: It is computed by an operator that no cell has.
-        """
+        """A value by its name; `NotACell` if no cell has its operator."""
         if name not in self._values:
             node = self._producers.get(name)
             if node is None:
@@ -80,11 +71,7 @@ _Said = Mapping[str, Any]
 
 
 def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArray]:
-    """The outputs of a node.
-
-    Raises:
-        NotACell: It is none of those that cells consist of.
-    """
+    """The outputs of a node; `NotACell` if cells have no such operator."""
     kind = node.op_type
     said = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     if kind == "Constant" and "value" in said:
@@ -100,7 +87,6 @@ def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArr
 
 
 def _evaluated(node: NodeProto, inputs: _Inputs) -> list[ConstantArray]:
-    """The outputs of a node of constants."""
     feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if value is not None}
     try:
         results: Any = ReferenceEvaluator(node).run(None, feeds)

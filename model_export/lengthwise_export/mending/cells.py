@@ -4,8 +4,8 @@
     h' = z * h + (1 - z) * n                      GRU
     h' = tanh(...)                                RNN
 
-Here each of the gates is an activation of an affine function of the step and of `h`. The recognised layer has the
-weights of those functions; whether it is the same as the loop is shown by the proof of the mend, as for every mend.
+Each gate is an activation of an affine function of the step and of `h`, and the layer has the weights of those. Whether
+it equals the loop is shown by the proof of the mend.
 """
 
 from __future__ import annotations
@@ -27,29 +27,17 @@ _TURNED: Final = {"Sigmoid": 0.0, "HardSigmoid": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A recurrent layer.
+    """A recurrent layer."""
 
-    Attributes:
-        kind: `LSTM`, `GRU` or `RNN`.
-        weights: `[1, gates * hidden, features]`, with the gates in ONNX's order.
-        recurrence: `[1, gates * hidden, hidden]`.
-        bias: `[1, 2 * gates * hidden]`.
-        attributes: The attributes of the node.
-        state: The name of the state that is also the output.
-        memory: The name of an LSTM's other state.
-        states: The names of the body's values that are the next state.
-        memories: The names of those that are an LSTM's next other state.
-    """
-
-    kind: str
-    weights: NDArray[np.float32]
-    recurrence: NDArray[np.float32]
-    bias: NDArray[np.float32]
+    kind: str  # `LSTM`, `GRU` or `RNN`
+    weights: NDArray[np.float32]  # `[1, gates * hidden, features]`, with the gates in ONNX's order
+    recurrence: NDArray[np.float32]  # `[1, gates * hidden, hidden]`
+    bias: NDArray[np.float32]  # `[1, 2 * gates * hidden]`
     attributes: dict[str, Any]
-    state: str
-    memory: str | None
-    states: frozenset[str]
-    memories: frozenset[str]
+    state: str  # The name of the state that is also the output
+    memory: str | None  # The name of an LSTM's other state
+    states: frozenset[str]  # The names of the body's values that are the next state
+    memories: frozenset[str]  # The names of those that are an LSTM's next other state
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +57,10 @@ def recognise(
     known: Mapping[str, ConstantArray],
     others: Mapping[str, int],
 ) -> Cell:
-    """The layer that a loop's body is.
+    """The layer that a loop's body is; `NotACell` if it is none.
 
-    Args:
-        nodes: The nodes of the body.
-        step: The name and the number of features of a step, `[rows, features]` inside of the body.
-        states: By the name of each state: the name of its next value, and its number of features.
-        known: The constants that the body uses.
-        others: By the name of each other value that it uses: its number of features. A cell depends on none of them.
-
-    Raises:
-        NotACell: It is none that is known.
+    A step and each state have a name and a number of features; of `others` (values from outside) a cell may depend on
+    none.
     """
     body = Body(nodes, known)
     for name, width in others.items():

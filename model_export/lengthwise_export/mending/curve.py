@@ -23,36 +23,18 @@ CANDIDATES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class PaddingCurve:
-    """The probability of one sequence's class against the padding behind it.
+    """The probability of one sequence's class against the padding behind it."""
 
-    Attributes:
-        length: The steps of the sequence.
-        shares: The padding as a share of the length: 0 to 2.
-        before: The probability that the original gives, at each share.
-        after: The probability that the mended model gives, at each share.
-    """
-
-    length: int
-    shares: tuple[float, ...]
-    before: tuple[float, ...]
-    after: tuple[float, ...]
+    length: int  # The steps of the sequence
+    shares: tuple[float, ...]  # The padding as a share of the length: 0 to 2
+    before: tuple[float, ...]  # The probability that the original gives, at each share
+    after: tuple[float, ...]  # The probability that the mended model gives, at each share
 
 
 def draw_curve(
     original: Subject, mended: Subject, *, max_length: int, min_length: int = 1, seed: int = 0
 ) -> PaddingCurve | None:
-    """Runs one sequence with more and more padding of zeros.
-
-    Args:
-        original: The original.
-        mended: The mended model.
-        max_length: The widest batch that both accept.
-        min_length: The shortest sequence that both accept.
-        seed: Seed of the random sequences.
-
-    Returns:
-        The curve; None if one of the models raises, or an answer is not finite.
-    """
+    """Runs one sequence with more and more zeros behind it; None if a model raises, or an answer is not finite."""
     length = max(min(_LENGTH, int(max_length / (1 + _MAX_SHARE))), min_length)
     shares = [float(share) for share in np.linspace(0, _MAX_SHARE, _POINTS)]
     widths = {share: round(length * (1 + share)) for share in shares}

@@ -16,30 +16,19 @@ from lengthwise_export.tracing.source_lines import CodeLocation, location_as_jso
 
 @dataclass(frozen=True, slots=True)
 class FixProposal:
-    """What a mend would change in a target, or why it cannot be mended.
+    """What a mend would change in a target, or why it cannot be mended."""
 
-    Attributes:
-        mendable: Whether the target is sound, or would be after the mend.
-        reason: The reason, as a sentence.
-        operator: The operator that cannot be mended; None if it is not one operator.
-        location: The line of the user's code that calls it; None if unknown.
-        changes: The operators that the mend changes, in the order of execution.
-        min_length: The shortest sequence that the mended model accepts.
-        proof: The comparison with the original alone; None if none ran.
-        verdict: The verdict of the check of the mended graph; None if none ran.
-        curve: One sequence's answer against padding, before and after; None if it cannot be drawn.
-        hiding: The numbers with which the original leaves out a step, if all its values are that one.
-    """
-
-    mendable: bool
+    mendable: bool  # Whether the target is sound, or would be after the mend
     reason: str
-    operator: str | None = None
+    operator: str | None = None  # The operator that cannot be mended; None if it is not one operator
     location: CodeLocation | None = None
-    changes: tuple[MendedOperator, ...] = ()
-    min_length: int = 1
-    proof: MendProof | None = None
-    verdict: Verdict | None = None
+    changes: tuple[MendedOperator, ...] = ()  # The operators that the mend changes, in the order of execution
+    min_length: int = 1  # The shortest sequence that the mended model accepts
+    proof: MendProof | None = None  # The comparison with the original alone; None if none ran
+    verdict: Verdict | None = None  # The verdict of the check of the mended graph; None if none ran
+    # One sequence's answer against padding, before and after; None if it cannot be drawn
     curve: PaddingCurve | None = None
+    # The numbers with which the original leaves out a step, if all its values are that one
     hiding: tuple[float, ...] = ()
 
     @property

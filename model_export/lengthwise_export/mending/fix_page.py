@@ -65,7 +65,7 @@ def _picture(curve: PaddingCurve) -> Html:
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """The lowest and the highest value of the picture: a range of at least 0.1 around the curves, within 0 to 1."""
+    """The lowest and the highest value of the picture: at least 0.1 around the curves, within 0 to 1."""
     middle, height = (min(values) + max(values)) / 2, max(1.2 * (max(values) - min(values)), 0.1)
     low = min(max(middle - height / 2, 0.0), max(1 - height, 0.0))
     return low, min(low + height, 1.0)

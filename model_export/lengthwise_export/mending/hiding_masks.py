@@ -3,7 +3,7 @@
     Masking(0.0), Embedding(mask_zero=True)     Not(Equal(steps, 0.0)) -> any over the features -> mask
 
 Who made such a model meant lengths: the number marks the padding. Where a mend puts lengths in the place of such a
-mask, the mask is *opened*: it is true everywhere, and only the length says where a sequence ends.
+mask, the mask is *opened*: true everywhere, and only the length says where a sequence ends.
 """
 
 from __future__ import annotations
@@ -23,24 +23,14 @@ SAME: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class HidingMask:
-    """A mask that hides the steps whose values are all one number.
+    """A mask that hides the steps whose values are all one number."""
 
-    Attributes:
-        name: The value of the graph that is the mask, before it is transposed or reshaped.
-        number: The number.
-    """
-
-    name: str
+    name: str  # The value of the graph that is the mask, before it is transposed or reshaped
     number: float
 
 
 def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
-    """The masks of a graph that hide steps, by the name of each value that is one.
-
-    Args:
-        model: The graph.
-        sequences: Its input with the steps.
-    """
+    """The masks of a graph that hide steps, by the name of each value that is one."""
     steps = next(each for each in model.graph.input if each.name == sequences)
     tokens = len(steps.type.tensor_type.shape.dim) == 2 and steps.type.tensor_type.elem_type != TensorProto.FLOAT
     found = _Found(tokens, {sequences}, {each.name: numpy_helper.to_array(each) for each in model.graph.initializer})
@@ -54,24 +44,15 @@ def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
 
 @dataclass
 class _Found:
-    """What the values of a graph are, as far as it was followed.
+    """What the values of a graph are, as far as it was followed."""
 
-    Attributes:
-        tokens: Whether a step is a token: then whether it differs from a number is the mask.
-        raw: The values that are the steps.
-        constants: The values that are constant.
-        equal: By value that says whether the steps are a number: that number.
-        differs: The same for whether they are not.
-        counted: The same for how many features of a step are not.
-        masks: The masks.
-    """
-
-    tokens: bool
-    raw: set[str]
+    tokens: bool  # Whether a step is a token: then whether it differs from a number is the mask
+    raw: set[str]  # The values that are the steps
     constants: dict[str, np.ndarray]
+    # By value that says whether the steps are a number: that number
     equal: dict[str, float] = field(default_factory=dict)
-    differs: dict[str, float] = field(default_factory=dict)
-    counted: dict[str, float] = field(default_factory=dict)
+    differs: dict[str, float] = field(default_factory=dict)  # The same for whether they are not
+    counted: dict[str, float] = field(default_factory=dict)  # The same for how many features of a step are not
     masks: dict[str, HidingMask] = field(default_factory=dict)
 
     def follow(self, node: NodeProto) -> None:
@@ -129,12 +110,7 @@ def _is_zero(array: np.ndarray | None) -> bool:
 
 
 def opened(model: ModelProto, names: Collection[str]) -> ModelProto:
-    """The graph with some masks true at every step.
-
-    Args:
-        model: The graph; it stays unchanged.
-        names: The masks.
-    """
+    """A copy of the graph with some masks true at every step."""
     copy = ModelProto()
     copy.CopyFrom(model)
     nodes = [each for node in model.graph.node for each in _opened(node, names)]

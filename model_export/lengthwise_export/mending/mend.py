@@ -2,11 +2,10 @@
 
     graph -> prepare -> follow each node, with a rule for its operator -> mended graph
 
-A mended graph answers every row of a padded batch as the original answers that sequence alone, unpadded. For that,
-each value is followed through the graph with the meaning of its axes (`values`): rows, time, or a fixed size. Each
-axis of time has its own size as a function of the sequence's length (`sizes`). The rules (`rules`) put a mask, the
-lengths or the row's own positions in front of each operator that mixes steps. An operator without a rule is refused,
-and so is one whose axes cannot be told apart: a graph is mended as a whole or not at all.
+A mended graph answers every row of a padded batch as the original answers that sequence alone, unpadded. Each value is
+followed with the meaning of its axes (`values`): rows, time, or a fixed size; each axis of time has its own size as a
+function of the length (`sizes`). The rules put a mask, the lengths or the row's own positions in front of operators
+that mix steps. A graph is mended as a whole or refused: an operator without a rule, or axes that cannot be told apart.
 """
 
 from __future__ import annotations
@@ -102,19 +101,9 @@ _OUTPUTS: Final = (
 
 
 def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: int) -> Mended:
-    """Rewrites a graph so that padding cannot reach an answer.
+    """Rewrites a graph of opset 11 or later so that padding cannot reach an answer; `proof` shows whether it does.
 
-    Args:
-        graph: The graph, of opset 11 or later; it stays unchanged.
-        names: Its inputs and outputs. If the input `names.lengths` is missing, the mended graph has it.
-        steps: The kind of a step.
-        max_length: The longest sequence that will be run.
-
-    Returns:
-        The mended graph. That its answers are those of the original is not proved here.
-
-    Raises:
-        UnmendableError: An operator cannot be mended; it is named with the reason.
+    The mended graph has an input for lengths. Refusals (`UnmendableError`) name the operator and the reason.
     """
     shortest, longest = 1, max(max_length, _LEAST_LENGTHS)
     hidden: dict[str, float] = {}
@@ -134,12 +123,7 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
 def _mended(
     graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64], hidden: Mapping[str, float]
 ) -> Mended:
-    """The same for a range of lengths, with some masks opened, each with the number that hides a step.
-
-    Raises:
-        LengthsRestricted: The original does not accept all of them.
-        StepsHidden: Other masks have to be opened.
-    """
+    """The same for a range of lengths, with some masks opened, each with the number that hides a step."""
     prepared = _prepared(graph)
     masks = hiding_masks(prepared, names.sequences)
     counted = opened(prepared, hidden) if hidden else None
@@ -230,7 +214,6 @@ def _names_in(node: NodeProto) -> Iterator[str]:
 def _set_inputs(
     mender: Mender, names: GraphNames, steps: StepInput, given: Mapping[str, onnx.ValueInfoProto], lengths: str
 ) -> None:
-    """Describes the inputs of the graph."""
     time = Size(np.broadcast_to(mender.lengths, (2, mender.count)))
     features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed(steps.features or 1),)
     rows_at, _ = names.open_axes
@@ -341,7 +324,7 @@ def _is_pure(node: NodeProto) -> bool:
 
 
 def _constant_result(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
-    """What a node makes of constants; None if it cannot be computed here."""
+    """What a node makes of constants; None if the reference does not know it."""
     plain = NodeProto()
     plain.CopyFrom(node)
     feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
@@ -353,7 +336,6 @@ def _constant_result(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> 
 
 
 def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """Connects an output of the graph, and describes it."""
     result = mender.values[value.name]
     if isinstance(result, Numbers) or result.rows_at is None:
         raise UnmendableError(value.name, "does not depend on the steps")
@@ -381,7 +363,6 @@ def _written(
     inputs: Iterable[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
 ) -> ModelProto:
-    """The model with the written nodes."""
     graph = helper.make_graph(
         writer.nodes,
         original.graph.name or "mended",

@@ -48,20 +48,13 @@ _OTHERS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ProvedMend:
-    """A mend of a target.
+    """A mend of a target."""
 
-    Attributes:
-        fix: What it changes, and its proof; or why there is none.
-        original: The target before.
-        target: The mended target; None if it cannot be mended, or the proof does not hold.
-        report: The report of the check of the mended target; None if none ran.
-        reference: The original with the steps that it leaves out taken for data; None if it leaves out none.
-    """
-
-    fix: FixProposal
-    original: Target
-    target: Target | None = None
-    report: Report | None = None
+    fix: FixProposal  # What it changes, and its proof; or why there is none
+    original: Target  # The target before
+    target: Target | None = None  # The mended target; None if it cannot be mended, or the proof does not hold
+    report: Report | None = None  # The report of the check of the mended target; None if none ran
+    # The original with the steps that it leaves out taken for data; None if it leaves out none
     reference: Subject | None = None
 
     @property
@@ -84,15 +77,9 @@ def mend_target(
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> ProvedMend:
-    """Mends a target, proves the mend, and checks the mended graph.
+    """Mends a target that leaks or takes no lengths, proves the mend, and checks the mended graph.
 
-    Args:
-        target: The target: one that leaks, or one that takes no lengths.
-        max_length: The longest sequence to accept; reduced if the original raises at that length.
-        opset: The opset of the graph, if one is built.
-        tolerance: Allowed difference of an answer, beyond rounding.
-        seed: Seed of the random sequences.
-        progress: Called with what runs next.
+    The longest sequence is shorter than `max_length` where the original raises there.
     """
     say = progress or (lambda _: None)
     origins: dict[str, onnx.NodeProto] = {}
@@ -211,24 +198,14 @@ def _from_origin(change: MendedOperator, origins: Mapping[str, onnx.NodeProto]) 
 
 
 def _origin(operator: str, location: object, origins: Mapping[str, onnx.NodeProto]) -> tuple[str, CodeLocation | None]:
-    """The module and the line of the user's code that an operator of a traced graph comes from.
-
-    Args:
-        operator: The operator, as the mend names it.
-        location: Its line, if the mend knows it.
-        origins: The nodes of a graph that was built from code, by the names that the mend gives them.
-    """
+    """The module and the line of the user's code that an operator of a traced graph comes from."""
     known = location if isinstance(location, CodeLocation) else None
     node = origins.get(operator)
     return (operator, known) if node is None else (operator_name(node), known or location_of_node(node))
 
 
 def _limits(target: Target, max_length: int, seed: int, tolerance: float) -> tuple[int, int, Steadiness]:
-    """The shortest and the longest sequence that the original accepts, and one answer that it gives again and again.
-
-    Raises:
-        UncheckableError: It raises at most widths, or does not give the same answer twice.
-    """
+    """The shortest and the longest sequence that the original accepts, and one answer that it gives again and again."""
     limits = WidthLimits.of(target.subject, Sampler(target.steps, seed), max_length)
     steadiness = Steadiness(target.subject, limits.sizes, ROUNDING + tolerance)
     steadiness.require()
@@ -247,12 +224,10 @@ def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed
 
 
 def _named(names: GraphNames) -> GraphNames:
-    """The names of a graph's inputs and outputs after a mend, which takes lengths."""
     return names if names.lengths is not None else names.model_copy(update={"lengths": LENGTHS})
 
 
 def _mended_target(target: Target, mended: Mended) -> Target:
-    """The target with the mended graph in the place of the original."""
     names = _named(target.names)
     external = ExternalGraph(mended.graph, target.steps, names, len(target.labels), target.per_step)
 

@@ -30,35 +30,21 @@ _Run = Callable[[PaddedBatch], Outputs]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The accuracy of one way to run a model.
+    """The accuracy of one way to run a model."""
 
-    Attributes:
-        accuracy: The share of right answers; None if the model raises when it is run in this way.
-        moved: The number of sequences (steps of a per-step model) whose labels the mended graph changes.
-    """
-
-    accuracy: float | None
-    moved: int | None
+    accuracy: float | None  # The share of right answers; None if the model raises when it is run in this way
+    moved: int | None  # The number of sequences (steps of a per-step model) whose labels the mended graph changes
 
 
 @dataclass(frozen=True, slots=True)
 class MendAccuracy:
-    """The accuracy on labelled sequences before and after a mend.
-
-    Attributes:
-        sequences: The number of sequences.
-        answers: The number of labels that may move: sequences, or steps of a per-step model.
-        batches: The original in batches of 32 in the order of the data, each padded to its longest sequence.
-        fixed: The original with every sequence padded to the longest of the data.
-        alone: The original with each sequence alone and unpadded.
-        mended: The mended graph's accuracy.
-    """
+    """The accuracy on labelled sequences before and after a mend."""
 
     sequences: int
-    answers: int
-    batches: Way
-    fixed: Way
-    alone: Way
+    answers: int  # The number of labels that may move: sequences, or steps of a per-step model
+    batches: Way  # The original in batches of 32 in the order of the data, each padded to its longest sequence
+    fixed: Way  # The original with every sequence padded to the longest of the data
+    alone: Way  # The original with each sequence alone and unpadded
     mended: float
 
     def as_json(self) -> dict[str, Any]:
@@ -94,21 +80,7 @@ class MendAccuracy:
 
 
 def measure(original: Subject, session: Session, manifest: Manifest, records: Sequence[Record]) -> MendAccuracy | None:
-    """Compares the accuracy of a mended graph with that of its original.
-
-    Args:
-        original: The original.
-        session: A session of the mended graph.
-        manifest: Its manifest.
-        records: The records; those without a label, and those that the mended graph does not accept, are skipped.
-
-    Returns:
-        The accuracies; None if no record has a label.
-
-    Raises:
-        ConfigurationError: A label is unknown or does not fit the task, or the model accepts none of the records.
-        VerificationError: The mended graph's answer to a sequence is not finite.
-    """
+    """Compares a mended graph's accuracy with its original's; None if no record has a label. Others are skipped."""
     accepted, _, _ = accepted_records(records, manifest)
     if not accepted:
         return None

@@ -23,13 +23,7 @@ class Mender(NodeMender):
     # -- masks --------------------------------------------------------------------------------------------------------
 
     def masked(self, value: Ragged, places: Iterable[int], fill: float) -> Ragged:
-        """The tensor with a number in the place of what lies beyond each row's own positions.
-
-        Args:
-            value: The tensor.
-            places: The axes of time to fill, as indexes of the tensor.
-            fill: The number.
-        """
+        """The tensor with a number beyond each row's own positions, along these axes of time of the tensor."""
         places = sorted(places)
         times = dict(value.times())
         if not places or (fill == 0 and value.zeroed):
@@ -89,15 +83,9 @@ class Mender(NodeMender):
     def align(
         self, values: Sequence[Value], *, free: int = 0, keep: int | None = None
     ) -> tuple[list[Ragged], tuple[Group, ...], bool]:
-        """Gives tensors axes that broadcast, as the original's do.
+        """Gives tensors axes that broadcast, as the original's do: operands, the groups, whether rows were added.
 
-        Args:
-            values: The operands.
-            free: The number of last axes that are left alone, as in a matrix product.
-            keep: An axis of the original, counted from 0, that is left alone as well, as in a concatenation.
-
-        Returns:
-            The operands, the groups of the result without the free axes, and whether rows were added to it.
+        The last `free` axes, and the axis `keep` of the original, are left alone.
         """
         operands = [self.as_ragged(value) for value in values]
         rank = max(operand.rank - free for operand in operands)
@@ -176,11 +164,7 @@ class Mender(NodeMender):
     # -- moves within a row -------------------------------------------------------------------------------------------
 
     def single(self, value: Ragged, axis: int) -> tuple[int, Size]:
-        """The tensor's axis that is an axis of the original, and its size.
-
-        Raises:
-            UnmendableError: It is several axes of the tensor.
-        """
+        """The tensor's one axis that is an axis of the original, and its size."""
         group = value.groups[axis]
         if len(group) != 1:
             self.refuse(
@@ -190,14 +174,7 @@ class Mender(NodeMender):
         return value.starts()[axis], group[0]
 
     def take(self, value: Ragged, axis: int, index: str, size: Size) -> Ragged:
-        """Picks positions along an axis, other ones for each row.
-
-        Args:
-            value: The tensor.
-            axis: The axis of the original.
-            index: `[rows, size]` int64.
-            size: The number of positions.
-        """
+        """Picks positions along an axis of the original by an index `[rows, size]` int64, other ones for each row."""
         place, _ = self.single(value, axis)
         rank = len(value.axes) + value.row_added
         rows_at = value.rows_at
@@ -214,13 +191,7 @@ class Mender(NodeMender):
         return Ragged(self.transposed(picked, back), value.dtype, groups, row_added=value.row_added)
 
     def along(self, start: Table, step: int, size: Size) -> str:
-        """`[rows, size]` int64: the positions start, start + step, ... of each row.
-
-        Args:
-            start: `[lengths]`: the first position at each length.
-            step: The distance between two.
-            size: Their number.
-        """
+        """`[rows, size]` int64: the positions start, start + step, ... of each row; `start` is `[lengths]`."""
         places = self.writer.positions(size)
         if step != 1:
             places = self.emit("Mul", [places, self.writer.constant(np.int64(step))])

@@ -19,39 +19,22 @@ from lengthwise_export.onnx_graphs.opsets import AXES_ARE_INPUTS
 
 
 class NodeMender:
-    """Reads the inputs of the node that is being mended, and writes nodes in its place.
-
-    Args:
-        writer: Writes the mended graph.
-        lengths: The lengths that the tables hold, ascending without a gap.
-        opset: The opset of the graph.
-
-    Attributes:
-        axes_are_inputs: Whether all reductions take their axes as an input, since opset 18.
-        node: The node that is being mended.
-        causes: Why padding reaches the output of this node; empty if it does not.
-        raw: The steps, and casts of them: token ids, which padding has too.
-        from_lengths: The original's values that depend on an input with lengths or a mask.
-        from_steps: The original's values that depend on the steps.
-        used: The original's values that a node or an output of the graph takes.
-        hides: Of the original's masks that the values of the steps decide: the mask and the number that hides a step.
-        always_valid: The original's masks that are true at every step of a lone sequence.
-    """
+    """Reads the inputs of the node that is being mended, and writes nodes in its place."""
 
     def __init__(self, writer: Writer, lengths: NDArray[np.int64], *, opset: int) -> None:
         self.writer = writer
-        self.lengths = lengths
+        self.lengths = lengths  # those that the tables hold, ascending without a gap
         self.count = len(lengths)
         self.axes_are_inputs = opset >= AXES_ARE_INPUTS
         self.values: dict[str, Value] = {}
         self.node = NodeProto()
-        self.causes: list[str] = []
-        self.from_lengths: set[str] = set()
-        self.from_steps: set[str] = set()
-        self.raw: set[str] = set()
-        self.used: set[str] = set()
-        self.hides: Mapping[str, HidingMask] = {}
-        self.always_valid: set[str] = set()
+        self.causes: list[str] = []  # why padding reaches the output of this node
+        self.from_lengths: set[str] = set()  # values that depend on an input with lengths or a mask
+        self.from_steps: set[str] = set()  # values that depend on the steps
+        self.raw: set[str] = set()  # the steps, and casts of them: token ids, which padding has too
+        self.used: set[str] = set()  # values that a node or an output of the graph takes
+        self.hides: Mapping[str, HidingMask] = {}  # masks that the values of the steps decide
+        self.always_valid: set[str] = set()  # masks that are true at every step of a lone sequence
         self.one = self.fixed(1)
         self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.count)))
 
@@ -77,11 +60,7 @@ class NodeMender:
         return self.ragged(place)
 
     def constant(self, place: int) -> NDArray[Any] | None:
-        """An input of the node that is a constant; None if it is not given.
-
-        Raises:
-            UnmendableError: It is computed from the data or from the width.
-        """
+        """An input that is a constant; None if it is not given."""
         value = self.value(place)
         if value is None:
             return None
@@ -131,11 +110,7 @@ class NodeMender:
         return Ragged(self.writer.per_row(value.table[0]), value.dtype, groups, row_added=True)
 
     def refuse(self, reason: str) -> NoReturn:
-        """Ends the mend.
-
-        Raises:
-            UnmendableError: Always; the caller adds the operator.
-        """
+        """Ends the mend; the caller adds the operator."""
         raise UnmendableError("", reason)
 
     def needs(self, size: Size, least: int = 1) -> None:
@@ -143,15 +118,7 @@ class NodeMender:
         self.require(size.alone >= least)
 
     def require(self, accepted: NDArray[np.bool_]) -> None:
-        """Leaves out the lengths that the original does not accept.
-
-        Args:
-            accepted: `[lengths]`: those that it accepts.
-
-        Raises:
-            LengthsRestricted: Some are left out; the mend begins again with the others.
-            UnmendableError: What it accepts is not a range of lengths.
-        """
+        """Leaves out lengths that the original does not accept: the mend begins again with the others."""
         if accepted.all():
             return
         kept = longest_run(accepted)
@@ -184,14 +151,7 @@ class NodeMender:
     def copy(
         self, inputs: Sequence[str], *, drop: Iterable[str] = (), beside: str = "", **attributes: Any
     ) -> list[str]:
-        """Adds the node again with other inputs and some other attributes, and returns its outputs.
-
-        Args:
-            inputs: The inputs.
-            drop: Names of attributes to leave out.
-            beside: The end of the names of the node and its outputs, for one that stands beside the node itself.
-            attributes: The other attributes.
-        """
+        """Adds the node again with other inputs and attributes, and returns its outputs; a copy ends in `beside`."""
         copied = NodeProto()
         copied.CopyFrom(self.node)
         del copied.input[:]

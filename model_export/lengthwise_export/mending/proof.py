@@ -3,8 +3,8 @@
     random sequences --original, alone, width == length--> the answers that are right
                      --mended, alone and in batches of several sizes, padding of zeros and of junk--> must equal them
 
-The original alone is the oracle: it never sees padding, so what it answers is what the model means. Bits are compared
-too, between the mended model's own answers alone and in batches.
+The original never sees padding, so what it answers alone is what the model means. Bits are compared between the mended
+model's own answers alone and in batches.
 """
 
 from __future__ import annotations
@@ -45,24 +45,15 @@ _FIRST_LENGTHS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class ComparedSequence:
-    """One sequence of a proof, in one batch.
+    """One sequence of a proof, in one batch."""
 
-    Attributes:
-        index: Its place among the sequences of the proof, from 0.
-        length: Its number of steps.
-        rows: The rows of the batch.
-        width: The width of the batch.
-        padding: The values in the padding, such as `zeros`.
-        difference: The difference of the mended answer from the original alone, in units of max(1, largest value).
-        amplified: Of a sequence of raw values: how much a few ulps of them, or rounding, move the original itself.
-    """
-
-    index: int
+    index: int  # Its place among the sequences of the proof, from 0
     length: int
     rows: int
     width: int
-    padding: str
-    difference: float
+    padding: str  # The values in the padding, such as `zeros`
+    difference: float  # The difference of the mended answer from the original alone, in units of max(1, largest value)
+    # Of a sequence of raw values: how much a few ulps of them, or rounding, move the original itself
     amplified: float = 0.0
 
     def __str__(self) -> str:
@@ -74,32 +65,19 @@ class ComparedSequence:
 
 @dataclass(frozen=True, slots=True)
 class MendProof:
-    """The result of a proof.
+    """The result of a proof."""
 
-    Attributes:
-        sequences: The number of sequences that were compared.
-        lengths: Their lengths, without repeats.
-        raised: The lengths at which the original raises alone, or gives an answer that is not finite.
-        min_length: The shortest sequence that the original answers.
-        worst: The sequence whose answer differs most; None if none was compared.
-        tolerance: The allowed difference.
-        bits: Whether the mended model gives each sequence the same bits alone and in every batch.
-        in_company: The largest difference between the mended model's own answers alone and in batches.
-        wrong: Why the proof does not hold; None if it holds.
-        amplified: How much a few ulps of the values move an answer of the original at raw values where it is
-            ill-conditioned, so that rounding explains a difference above the tolerance; 0 if it is nowhere.
-        ill_conditioned: The number of such sequences.
-    """
-
-    sequences: int
-    lengths: tuple[int, ...]
-    raised: tuple[int, ...]
-    min_length: int
-    worst: ComparedSequence | None
+    sequences: int  # The number of sequences that were compared
+    lengths: tuple[int, ...]  # Their lengths, without repeats
+    raised: tuple[int, ...]  # The lengths at which the original raises alone, or gives an answer that is not finite
+    min_length: int  # The shortest sequence that the original answers
+    worst: ComparedSequence | None  # The sequence whose answer differs most; None if none was compared
     tolerance: float
-    bits: bool
-    in_company: float
-    wrong: str | None = None
+    bits: bool  # Whether the mended model gives each sequence the same bits alone and in every batch
+    in_company: float  # The largest difference between the mended model's own answers alone and in batches
+    wrong: str | None = None  # Why the proof does not hold; None if it holds
+    # How much a few ulps of the values move an answer of the original at raw values where it is ill-conditioned, so
+    # that rounding explains a difference above the tolerance; 0 if it is nowhere
     amplified: float = 0.0
     ill_conditioned: int = 0
 
@@ -171,21 +149,9 @@ def prove(
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> MendProof:
-    """Compares a mended model with its original.
+    """Compares a mended model with its original, of which only single rows without padding are run.
 
-    Args:
-        original: The original. Only batches of one row without padding are run.
-        mended: The mended model.
-        max_length: The longest sequence to compare.
-        min_length: The shortest sequence that the original may accept.
-        tolerance: Allowed difference, beyond rounding.
-        sequences: The number of sequences.
-        hiding: Numbers with which the original hides a step; no sequence has a step of one of them alone.
-        seed: Seed of the random sequences.
-        progress: Called with what runs next.
-
-    Returns:
-        The proof; its `wrong` says why it does not hold.
+    No sequence has a step of which all values are one of `hiding`. The proof's `wrong` says why it does not hold.
     """
     say = progress or (lambda _: None)
     sampler = Sampler(original.steps, seed)
@@ -303,11 +269,7 @@ def _answers_alone(
 ) -> tuple[list[_Alone], list[int]]:
     """The original's answers, each to a sequence alone; and the lengths at which it has no finite answer.
 
-    Args:
-        original: The original.
-        sequences: The sequences.
-        ordinary: So many of them are ordinary; those behind are raw, and need no answer.
-        say: Called with what runs next.
+    The sequences behind the first `ordinary` ones are raw, and need no answer.
     """
     alone: list[_Alone] = []
     raised = []
@@ -392,7 +354,6 @@ def _batches(alone: Sequence[_Alone]) -> Iterator[list[_Alone]]:
 
 
 def _with(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput, row: int, padding: str) -> MendProof:
-    """The proof with one more answer to a sequence."""
     difference = one.expected.moved_by(answer, 0, row)
     if one.is_raw and proof.tolerance < difference < math.inf:
         first_time = one.amplified is None

@@ -23,46 +23,27 @@ _WITHOUT_LIMIT: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class CarriedState:
-    """What a loop carries from one step to the next.
+    """What a loop carries from one step to the next."""
 
-    Attributes:
-        name: Its name inside of the body.
-        after: The name of its next value.
-        start: Its first value.
-    """
-
-    name: str
-    after: str
+    name: str  # Its name inside of the body
+    after: str  # The name of its next value
     start: Ragged
 
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """A loop over the steps.
+    """A loop over the steps."""
 
-    Attributes:
-        nodes: The nodes of its body that compute with data.
-        steps: By the name inside of the body: what it takes a step of at each turn, the steps first.
-        sources: By the name inside of the body: the name of that value in the original.
-        states: What it carries.
-        known: The constants that the body uses.
-        initializers: The body's own constants.
-        time: The number of its turns.
-        finals: By output of the node: the name of the state's last value.
-        collected: By output of the node: the name of the body's value that is kept of each step.
-        handed_on: By output of the node: the value that it had before.
-    """
-
-    nodes: tuple[NodeProto, ...]
-    steps: Mapping[str, Ragged]
-    sources: Mapping[str, str]
+    nodes: tuple[NodeProto, ...]  # The nodes of its body that compute with data
+    steps: Mapping[str, Ragged]  # By the name inside of the body: what it takes a step of at each turn, the steps first
+    sources: Mapping[str, str]  # By the name inside of the body: the name of that value in the original
     states: tuple[CarriedState, ...]
-    known: Mapping[str, Numbers]
-    initializers: tuple[TensorProto, ...]
+    known: Mapping[str, Numbers]  # The constants that the body uses
+    initializers: tuple[TensorProto, ...]  # The body's own constants
     time: Size
-    finals: Mapping[str, str]
-    collected: Mapping[str, str]
-    handed_on: Mapping[str, Value]
+    finals: Mapping[str, str]  # By output of the node: the name of the state's last value
+    collected: Mapping[str, str]  # By output of the node: the name of the body's value that is kept of each step
+    handed_on: Mapping[str, Value]  # By output of the node: the value that it had before
 
 
 def of_scan(mender: Mender) -> Recurrence:
@@ -87,11 +68,7 @@ def of_scan(mender: Mender) -> Recurrence:
 
 
 def of_loop(mender: Mender) -> Recurrence:
-    """The recurrence of a Loop.
-
-    Raises:
-        UnmendableError: It is none over the steps.
-    """
+    """The recurrence of a Loop over the steps; refuses another one."""
     return _Loop(mender).recurrence()
 
 
@@ -191,7 +168,6 @@ class _Loop:
         return int(first) if first == int(first) else None
 
     def _number(self, name: str) -> np.ndarray | None:
-        """A constant of the body or outside of it."""
         if name in self._own:
             return self._own[name]
         node = self._producers.get(name)
@@ -259,11 +235,7 @@ class _Loop:
         return value.called(mender.transposed(value.name, order), groups=tuple(value.groups[at] for at in order))
 
     def _require_turns(self, turns: Table) -> None:
-        """Makes sure that the loop turns as often as it has steps, at every length.
-
-        Raises:
-            UnmendableError: It does not, or that depends on the data.
-        """
+        """Refuses a loop that does not turn as often as it has steps, at every length."""
         mender = self._mender
         limit, condition = mender.value(0), mender.value(1)
         if isinstance(limit, Ragged) or isinstance(condition, Ragged):

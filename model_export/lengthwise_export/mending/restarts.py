@@ -13,12 +13,7 @@ _SHORTEST_RUN: Final = 8
 
 
 class LengthsRestricted(Exception):
-    """The original accepts only some of the lengths.
-
-    Attributes:
-        shortest: The shortest that it accepts.
-        longest: The longest.
-    """
+    """The original accepts only lengths from `shortest` to `longest`."""
 
     def __init__(self, shortest: int, longest: int) -> None:
         super().__init__(f"{shortest} to {longest}")
@@ -27,11 +22,7 @@ class LengthsRestricted(Exception):
 
 
 class StepsHidden(Exception):
-    """A loop is a layer if masks are opened that the values of the steps decide.
-
-    Attributes:
-        masks: The number that hides a step, by the name of each mask.
-    """
+    """A loop is a layer if masks that the values of the steps decide are opened; each with the number that it hides."""
 
     def __init__(self, masks: Mapping[str, float]) -> None:
         super().__init__(f"{dict(masks)}")

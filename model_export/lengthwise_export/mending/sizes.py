@@ -1,9 +1,8 @@
 """Sizes of the original graph, as functions of the number of rows and of a sequence's own length.
 
-A graph computes with its sizes: `Shape`, `Gather`, `Div` and so on. A table holds the result of such a computation for
-every length of some range, once for one row and once for `MANY_ROWS`. So two sizes are equal if their tables are, a
-size that is the same at every length is fixed, and one that grows with the rows is the axis of the rows. No formula is
-needed for that, and every operator on sizes is its NumPy counterpart.
+A table holds a size for every length of some range, for one row and for `MANY_ROWS`. Two sizes are equal if their
+tables are, a size that is the same at every length is fixed, and one that grows with the rows is the axis of the rows.
+No formula is needed, and every operator on sizes is its NumPy counterpart.
 """
 
 from __future__ import annotations
@@ -22,11 +21,7 @@ Table = NDArray[Any]
 
 
 class Size:
-    """The size of one axis of the original graph.
-
-    Args:
-        table: `[2, lengths]` int64.
-    """
+    """The size of one axis of the original graph: a table `[2, lengths]` int64."""
 
     __slots__ = ("fixed", "table")
 
@@ -167,15 +162,9 @@ def _pair(tables: Sequence[Table]) -> tuple[Table, Table]:
 
 
 def evaluated(kind: str, inputs: Sequence[Table | None], attributes: dict[str, Any]) -> Table | None:
-    """The table of a node's output from those of its inputs.
+    """The table of a node's output; None if the operator does not compute with sizes, or its output has no fixed shape.
 
-    Args:
-        kind: The operator type.
-        inputs: The tables of its inputs; None for an input that is not given.
-        attributes: Its attributes; element types are NumPy's.
-
-    Returns:
-        None if the operator is not one of those that compute with sizes, or its output's own shape is not fixed.
+    Omitted inputs are None, and element types among the attributes are NumPy's.
     """
     given = [table for table in inputs if table is not None]
     with np.errstate(all="ignore"):
@@ -221,7 +210,6 @@ _Constants = Sequence[NDArray[Any] | None]
 
 
 def _moved(kind: str, inputs: Sequence[Table | None], attributes: _Attributes) -> Table | None:
-    """The same for operators that move the elements of a tensor without computing."""
     table, move = inputs[0], _MOVES.get(kind)
     if table is not None and kind == "Concat":
         axis = _shifted(attributes["axis"], table.ndim - 2)

@@ -1,14 +1,12 @@
-"""What is known of a value of the graph while it is mended: which of its axes are rows, time, or of fixed size.
+"""What is known of a value while its graph is mended: which of its axes are rows, time, or of fixed size.
 
-The mended graph runs every row as the original runs it alone. So a value of the original is described by its axes in
-the original, run alone, and by the axes of the tensor that stands for it in the mended graph. The two differ in two
-ways:
+A value is described by its axes in the original, run alone, and by those of the tensor in the mended graph. They
+differ:
 
-    merged axes     The original reshapes `[rows, width, F]` to `[rows * width, F]`. The mended graph keeps the axes
-                    apart, so that a mask still fits; a *group* lists the axes that are one axis of the original.
-    an axis of rows A number of the original that depends on the length, such as the width of a mean, is one number for
-                    all rows. In the mended graph each row has its own: the tensor gets an axis of rows in front that
-                    the original does not have.
+    merged axes     Of `[rows * width, F]` the mended graph keeps the axes apart, so that a mask still fits; a *group*
+                    lists the axes that are one axis of the original.
+    an axis of rows What depends on the length (the width of a mean) is one number in the original, and one for each row
+                    in the mended graph, on an axis of rows in front that the original does not have.
 """
 
 from __future__ import annotations
@@ -23,15 +21,10 @@ from lengthwise_export.mending.sizes import Size, Table, constant_of
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """A tensor that is computed from sizes and constants alone.
+    """A tensor that is computed from sizes and constants alone."""
 
-    Attributes:
-        name: The value in the mended graph, computed from the width of the batch; it may be put to use as a shape.
-        table: `[2, lengths, *shape]`: what it is for each length of a row, run alone.
-    """
-
-    name: str
-    table: Table
+    name: str  # The value in the mended graph, computed from the width of the batch; it may be put to use as a shape
+    table: Table  # `[2, lengths, *shape]`: what it is for each length of a row, run alone
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,25 +44,16 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """A tensor with data, or with an axis of time.
+    """A tensor with data, or with an axis of time."""
 
-    Attributes:
-        name: The value in the mended graph.
-        dtype: Its element type in ONNX.
-        groups: For each axis of the original, the axes of the mended graph that it consists of, in order.
-        row_added: Whether the tensor has an axis of rows in front that the original does not have.
-        zeroed: Whether it is known to be 0 beyond every row's length.
-        counts_rows: Whether it holds the number of each row, to be used as an index of the rows.
-        columns: Of an index of several axes: the index of each.
-    """
-
-    name: str
+    name: str  # The value in the mended graph
     dtype: int
+    # For each axis of the original, the axes of the mended graph that it consists of, in order
     groups: tuple[tuple[Size, ...], ...]
-    row_added: bool = False
-    zeroed: bool = field(default=False, compare=False)
-    counts_rows: bool = False
-    columns: tuple[Numbers | Ragged, ...] = ()
+    row_added: bool = False  # Whether the tensor has an axis of rows in front that the original does not have
+    zeroed: bool = field(default=False, compare=False)  # Whether it is known to be 0 beyond every row's length
+    counts_rows: bool = False  # Whether it holds the number of each row, to be used as an index of the rows
+    columns: tuple[Numbers | Ragged, ...] = ()  # Of an index of several axes: the index of each
 
     @property
     def rank(self) -> int:

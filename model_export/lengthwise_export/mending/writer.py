@@ -1,8 +1,7 @@
 """Writes the mended graph: nodes, constants, and what rows need in common: lengths, masks and positions.
 
-Everything that depends on a row's length is computed from the input with the lengths. A size that the original derives
-from its width by a convolution, a slice or a division is a function of the length. Where it is a linear function with
-an integer division, it is computed; any other function becomes a table that is indexed by the length.
+A size that the original derives from its width (by a stride, a slice) is a function of the length: a linear one with an
+integer division is computed from the lengths, any other becomes a table that is indexed by the length.
 """
 
 from __future__ import annotations
@@ -24,19 +23,7 @@ _MOST_STRIDE: Final = 64
 
 
 class Writer:
-    """The nodes and constants of the mended graph.
-
-    Args:
-        lengths: The input with the lengths, `[rows]` int32 or int64.
-        width: The input with the steps and the index of its axis of time.
-        taken: The names that are in use in the original graph.
-        int32: Whether the input with the lengths is int32; else it is int64.
-        range_: The lengths that tables hold, ascending without a gap.
-
-    Attributes:
-        nodes: The nodes, in order.
-        constants: The initializers that were added.
-    """
+    """The nodes and constants of the mended graph."""
 
     def __init__(
         self, lengths: str, width: tuple[str, int], taken: Iterable[str], *, int32: bool, range_: NDArray[np.int64]
@@ -44,10 +31,10 @@ class Writer:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self._names = set(taken)
-        self._lengths_input = lengths
+        self._lengths_input = lengths  # `[rows]` int32 or int64
         self._int32 = int32
-        self._range = range_
-        self._width_input = width
+        self._range = range_  # the lengths that tables hold, ascending without a gap
+        self._width_input = width  # the input with the steps, and the index of its axis of time
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._shared: dict[object, str] = {}
 
@@ -159,7 +146,7 @@ class Writer:
         return self._shared[key]
 
     def _function(self, table: Table, lengths: str) -> str:
-        """The values of a table `[lengths, *shape]` at some lengths, int64 `[n]`."""
+        """The values of a table `[lengths, *shape]` at some lengths `[n]`."""
         if table.ndim == 1 and len(table) > 1 and (table == np.trunc(table)).all():
             found = _as_line(table.astype(np.int64), self._range)
             if found is not None:

@@ -27,12 +27,7 @@ _MAX_CONSTANT: Final = 64
 
 
 def host_nodes(graph: onnx.ModelProto, lengths: str | None) -> tuple[str, ...]:
-    """The names of the nodes that compute only shapes and lengths, in the order of the graph.
-
-    Args:
-        graph: The graph; nodes in subgraphs are not included.
-        lengths: The name of the input with the lengths; None if there is none.
-    """
+    """The names of the outermost nodes that compute only shapes and lengths, in the order of the graph."""
     constant = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}
     few = set() if lengths is None else {lengths}
     names = []

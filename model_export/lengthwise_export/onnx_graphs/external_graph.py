@@ -1,8 +1,8 @@
-"""Reads a user's ONNX graph: finds which inputs are the steps, the lengths or the mask, and the order of the axes.
+"""Reads a user's ONNX graph: which inputs are the steps, the lengths or the mask, and the order of the axes.
 
-The graph stays unchanged. The roles of its inputs go into the manifest, and the service feeds the graph accordingly. A
-reading (an assignment of roles) must fit the ranks, the element types and the shared axis names, and it must run. If
-several readings run, the user has to choose with options.
+The graph stays unchanged; the roles go into the manifest, by which the service feeds it. A reading (an assignment of
+roles) must fit the ranks, the element types and the shared axis names, and it must run. If several run, the user has to
+choose with options.
 """
 
 from __future__ import annotations
@@ -66,22 +66,14 @@ class InputHints:
 
 @dataclass(frozen=True, slots=True)
 class ExternalGraph:
-    """A user's graph and the roles of its inputs and outputs.
+    """A user's graph and the roles of its inputs and outputs."""
 
-    Attributes:
-        graph: The graph, unchanged except that int32 token ids become int64 with a Cast.
-        steps: The kind of a step.
-        names: The names and roles of inputs and outputs.
-        classes: The number of classes.
-        per_step: Whether it answers each step.
-        blind: Whether it takes the steps alone. Then `names.lengths` is a name that the graph does not have yet.
-    """
-
-    graph: onnx.ModelProto
+    graph: onnx.ModelProto  # The graph, unchanged except that int32 token ids become int64 with a Cast
     steps: StepInput
     names: GraphNames
     classes: int
     per_step: bool
+    # Whether it takes the steps alone. Then `names.lengths` is a name that the graph does not have yet
     blind: bool = False
 
 
@@ -102,16 +94,9 @@ class _Value:
 
 
 def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False) -> ExternalGraph:
-    """Finds the roles of a graph's inputs.
+    """Finds the roles of a graph's inputs; a `blind` graph may take the steps alone.
 
-    Args:
-        graph: The graph.
-        hints: The user's options.
-        blind: Whether the graph may take the steps alone.
-
-    Raises:
-        UncheckableError: It has neither lengths nor a mask, a frozen axis, or inputs of unknown meaning.
-        ConfigurationError: Several readings run; the message lists the options that choose one.
+    Errors: `UncheckableError` (neither lengths nor a mask, a frozen axis), `ConfigurationError` (several readings run).
     """
     weights = {initializer.name for initializer in graph.graph.initializer}
     inputs = [_value(value) for value in graph.graph.input if value.name not in weights]
@@ -174,11 +159,7 @@ class _InputReading:
 
 
 def _require_rows_in_recurrent_layers(graph: onnx.ModelProto, candidates: Iterable[GraphNames]) -> None:
-    """Makes sure that no recurrent layer can get a batch without rows, because onnxruntime would end the process.
-
-    Raises:
-        UncheckableError: One can.
-    """
+    """Makes sure that no recurrent layer can get a batch without rows: onnxruntime would end the process."""
     ending = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
     nodes = onnx_graph.read(graph.SerializeToString())
     for names in candidates:
@@ -216,11 +197,7 @@ def _rows_are_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
 
 
 def _require_mask_meaning(names: GraphNames, hints: InputHints) -> None:
-    """Requires `--second` for a mask with `pad` in its name.
-
-    Raises:
-        ConfigurationError: The option is missing.
-    """
+    """Requires `--second` for a mask with `pad` in its name."""
     if names.mask is not None and "pad" in names.mask.lower() and hints.second in (None, "both"):
         raise ConfigurationError(
             f"{names.mask} may be true at padding or at valid steps; pass --second mask (true at valid steps) or "
@@ -239,11 +216,7 @@ def _unused_name(graph: onnx.ModelProto) -> str:
 def _require_order_of_axes(
     graph: onnx.ModelProto, inputs: list[_Value], hints: InputHints, new_lengths: str | None
 ) -> None:
-    """Makes sure that a graph of which no reading runs does not run with features before steps.
-
-    Raises:
-        UncheckableError: It does; the message names the option.
-    """
+    """Names the option for a graph that runs only with features before steps."""
     if hints.channels_first or hints.time_first:
         return
     turned = dataclasses.replace(hints, channels_first=True)

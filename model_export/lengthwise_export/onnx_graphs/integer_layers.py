@@ -3,17 +3,10 @@
     weights (float32) ─> LSTM     becomes   weights (int8), scales ─> DequantizeLinear ─> Reshape ─> LSTM
     weights (float32) ─> MatMul   becomes   weights (int8), scales ─> DequantizeLinear ─> MatMul
 
-The result is plain ONNX, which every runtime runs with dequantised weights. The service puts kernels in the place of
-these layers that multiply integers (`lengthwise.runtime.onnx.integer_layers`).
-
-A weight is a whole number of at most 63 times the scale of its output: of one gate of one unit in one direction, or of
-a column. Seven bits, because processors without VNNI add two products of bytes in 16 bits. States and inputs are
-rounded by the kernels, those of each step in units of their own: nothing depends on a batch, and no data is needed to
-find a scale.
-
-Weights of few inputs stay in float32. They are a small part of all weights, and a layer with few inputs is usually the
-first, whose inputs are data of any size. So do the last products before an output, whose rounding would be the
-answer's.
+That is plain ONNX; the service puts integer kernels in its place (`lengthwise.runtime.onnx.integer_layers`). A weight
+is a whole number of at most 63 times the scale of its output: seven bits, because processors without VNNI add two
+products of bytes in 16 bits. Weights of few inputs stay in float32 (usually the first layer, whose inputs are data of
+any size), and the last products before an output, whose rounding would be the answer's.
 """
 
 from __future__ import annotations
@@ -39,17 +32,11 @@ _KEEP_ZEROS: Final = frozenset({"Cast", "Expand", "Identity", "Reshape", "Slice"
 
 @dataclass(frozen=True, slots=True)
 class FloatLayer:
-    """A recurrent layer that stays in float32.
+    """A recurrent layer that stays in float32."""
 
-    Attributes:
-        name: The node's name, or its first output.
-        operator: `LSTM`, `GRU` or `RNN`.
-        reason: What the integer kernels cannot compute.
-    """
-
-    name: str
-    operator: str
-    reason: str
+    name: str  # The node's name, or its first output
+    operator: str  # `LSTM`, `GRU` or `RNN`
+    reason: str  # What the integer kernels cannot compute
 
     def __str__(self) -> str:
         """`LSTM encoder/lstm`."""
@@ -58,27 +45,15 @@ class FloatLayer:
 
 @dataclass(frozen=True, slots=True)
 class Int8Layers:
-    """What was converted.
-
-    Attributes:
-        recurrent: How many recurrent layers.
-        products: How many products.
-        left: The recurrent layers that stay in float32.
-    """
+    """What was converted."""
 
     recurrent: int
     products: int
-    left: tuple[FloatLayer, ...]
+    left: tuple[FloatLayer, ...]  # The recurrent layers that stay in float32
 
 
 def convert(graph: GraphProto, constants: Mapping[str, TensorProto], last: AbstractSet[str]) -> Int8Layers:
-    """Converts the layers of a graph, in place.
-
-    Args:
-        graph: The graph.
-        constants: Its initializers and constants, by name.
-        last: The outputs of the products that stay in float32.
-    """
+    """Converts the layers of a graph in place, but for the products with an output in `last`."""
     zeros = _zeros(graph, constants)
     nodes: list[NodeProto] = []
     recurrent, products, left = 0, 0, [*_inner_layers(graph)]

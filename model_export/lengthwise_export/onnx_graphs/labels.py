@@ -38,17 +38,11 @@ def labels_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class LabelChanges:
-    """The difference between the answers of two graphs.
+    """The difference between the answers of two graphs."""
 
-    Attributes:
-        sequences: The number of sequences that both answered.
-        changed: The number of sequences with another label or other labels; of a per-step model, at any step.
-        difference: The largest absolute difference of a logit.
-    """
-
-    sequences: int
-    changed: int
-    difference: float
+    sequences: int  # The number of sequences that both answered
+    changed: int  # The number of sequences with another label or other labels; of a per-step model, at any step
+    difference: float  # The largest absolute difference of a logit
 
     def __str__(self) -> str:
         """`2 of 370 labels changed`."""
@@ -58,18 +52,7 @@ class LabelChanges:
 def compare(
     before: Session, manifest_before: Manifest, after: Session, manifest_after: Manifest, sequences: Iterable[Steps]
 ) -> LabelChanges:
-    """Runs each sequence unbatched through both graphs, and compares the answers.
-
-    Args:
-        before: The first graph.
-        manifest_before: Its manifest.
-        after: The second graph.
-        manifest_after: Its manifest.
-        sequences: The sequences; those that are longer or shorter than the model accepts are skipped.
-
-    Raises:
-        ConfigurationError: All sequences were skipped.
-    """
+    """Runs each sequence that the model accepts unbatched through both graphs, and compares the answers."""
     count, changed, largest = 0, 0, 0.0
     least, most = manifest_before.min_length, manifest_before.max_length
     for steps in sequences:

@@ -1,14 +1,9 @@
-"""Converts a verified float32 graph to fp16 or int8.
+"""Converts a verified float32 graph to fp16 or int8. Inputs and outputs keep their types.
 
-    float32 graph --fp16--> weighted products in float16; masks and everything else stay in float32
-                  --int8--> weights of LSTM, GRU and MatMul in 8 bits; everything else stays in float32
-
-fp16: LSTM, GRU, RNN and products with weights (MatMul, Gemm, Conv) run in float16. So do nodes between two of them that
-only move numbers or keep them small. Masks, normalisation, sums, softmax and the last product before an output stay in
-float32, so no masking constant is rounded, no length above 2048 is miscounted, and no sum overflows. Inputs and outputs
-keep their types. (onnxruntime's own converter converts whole graphs, clamps masking constants to -65504, and casts
-values between two float32 nodes to float16 and back.) The CPU has no float16 kernels for most of these nodes: there
-onnxruntime computes in float32, with weights rounded to float16.
+fp16: LSTM, GRU, RNN and products with weights run in float16, and nodes between two of them that only move numbers or
+keep them small. Masks, normalisation, sums, softmax and the last product before an output stay in float32: no masking
+constant is rounded (onnxruntime's own converter clamps them to -65504), no length above 2048 is miscounted, and no sum
+overflows. The CPU computes most of these nodes in float32, with weights rounded to float16.
 
 int8: see `integer_layers`. Nothing depends on other rows, so batches and widths are those of float32.
 """
@@ -58,8 +53,8 @@ _MOVES: Final = frozenset(
 def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
     """The manifest of the same model at another precision.
 
-    At int8, `missing: "handled"` becomes `refuse`: the integer kernels answer NaN to a NaN, and do not handle it. The
-    built-in layers replace NaN before that, so their policies stay.
+    At int8, `missing: "handled"` becomes `refuse`: the integer kernels answer NaN to a NaN. (The built-in layers
+    replace NaN before that.)
     """
     changed: dict[str, object] = {"precision": precision}
     if precision == "int8" and manifest.missing == "handled":
@@ -68,11 +63,7 @@ def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
 
 
 def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
-    """Converts a float32 graph; inputs and outputs stay the same.
-
-    Raises:
-        ExportError: It has no layer that can run at that precision, or one that cannot be converted.
-    """
+    """Converts a float32 graph; inputs and outputs stay the same."""
     if precision == "fp32":
         return graph
     copy = onnx.ModelProto()
@@ -105,11 +96,6 @@ def _convert_layers(graph: onnx.GraphProto) -> integer_layers.Int8Layers:
 
 
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Converts the weighted products to float16.
-
-    Raises:
-        ExportError: No node can run in float16.
-    """
     converted = _HalfGraph(model).convert()
     if not converted:
         raise ExportError(
@@ -211,11 +197,7 @@ class _HalfGraph:
 
 
 def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Stores the weights of recurrent layers and products in 8 bits.
-
-    Raises:
-        ExportError: Nothing can run in integers.
-    """
+    """Stores the weights of recurrent layers and products in 8 bits."""
     layers = _convert_layers(model.graph)
     if not layers.recurrent + layers.products:
         why = "; ".join(f"{layer}: {layer.reason}" for layer in layers.left)

@@ -31,11 +31,7 @@ _MAX_TRIED: Final = 129
 def open_session(
     graph: onnx.ModelProto, options: onnxruntime.SessionOptions | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session of a graph with one thread and without logging.
-
-    Raises:
-        UncheckableError: onnxruntime cannot load it.
-    """
+    """A session of a graph with one thread and without logging."""
     import onnxruntime  # the check of a torch module needs none
 
     options = options or onnxruntime.SessionOptions()
@@ -140,17 +136,7 @@ def _batch(steps: StepInput, rows: int, width: int) -> PaddedBatch:
 def require_dynamic_inside(
     session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput, *, cure: str = ""
 ) -> None:
-    """Makes sure that a graph with dynamic axes does not run at one size only.
-
-    Args:
-        session: A session of the graph.
-        names: The names of its inputs and outputs.
-        steps: The kind of a step.
-        cure: The end of the error, if there is more to say.
-
-    Raises:
-        UncheckableError: It does.
-    """
+    """Refuses a graph with dynamic axes that runs at one size only; `cure` ends the error."""
     for axis, sizes in (
         ("width", ((_ROWS, width) for width in range(1, _MAX_TRIED))),
         ("rows", ((rows, _WIDTH) for rows in range(1, _MAX_TRIED))),

@@ -37,10 +37,7 @@ _FOLLOWS: Final = frozenset({"BatchNormalization", "Relu", "LeakyRelu", "Sigmoid
 
 
 def rewritten_convolution(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
-    """A convolution along the steps as one along two axes; one along two axes gets channels of zeros if it needs them.
-
-    See the module's docstring.
-    """
+    """A convolution along the steps as one along two axes; one along two axes gets channels of zeros if need be."""
     value, axes, after = node.inputs[0], facts.axes(node.inputs[0]), facts.axes(node.outputs[0])
     weights = facts.constant(node.inputs[1])
     if value is None or axes is None or after is None or weights is None or weights.ndim not in (3, 4):

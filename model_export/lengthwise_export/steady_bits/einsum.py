@@ -86,23 +86,14 @@ def _with_axes(new: Replacement, value: ir.Value, letters: Mapping[int, str]) ->
 
 @dataclass(frozen=True, slots=True)
 class _EinsumProduct:
-    """The letters of a product of two values, by their part in it.
-
-    Attributes:
-        words: The letters of both values.
-        out: The letters of the result.
-        batch: Those of both values and the result.
-        inner: Those of both values that are summed over.
-        left: Those of the first value alone.
-        right: Those of the second value alone.
-    """
+    """The letters of a product of two values, by their part in it."""
 
     words: tuple[str, str]
     out: str
-    batch: str
-    inner: str
-    left: str
-    right: str
+    batch: str  # Those of both values and the result
+    inner: str  # Those of both values that are summed over
+    left: str  # Those of the first value alone
+    right: str  # Those of the second value alone
 
     @classmethod
     def of(cls, words: Sequence[str], out: str) -> _EinsumProduct | None:

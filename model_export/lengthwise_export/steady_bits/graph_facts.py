@@ -31,31 +31,14 @@ _MAX_DOUBLED: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class MeasuredAxis:
-    """One axis of a value.
+    """One axis of a value."""
 
-    Attributes:
-        size: Its size in the smallest batch: one row, of the smallest width.
-        fixed: Whether it has this size in every batch.
-    """
-
-    size: int
-    fixed: bool
+    size: int  # Its size in the smallest batch: one row, of the smallest width
+    fixed: bool  # Whether it has this size in every batch
 
 
 class GraphFacts:
-    """The facts of one graph.
-
-    Args:
-        graph: The graph.
-        manifest: Describes its inputs and outputs.
-
-    Attributes:
-        model: The graph to be edited.
-        opset: The version of the standard operators.
-
-    Raises:
-        UncheckableError: onnxruntime cannot load the graph, or raises for every small batch.
-    """
+    """The facts of one graph, whose `model` may be edited."""
 
     def __init__(self, graph: onnx.ModelProto, manifest: Manifest) -> None:
         self.model = ir.from_proto(graph)

@@ -36,17 +36,11 @@ _BLOCKED: Final = "com.microsoft.nchwc"
 
 @dataclass(frozen=True, slots=True)
 class LossOfBits:
-    """The first operator that gives a sequence other bits batched than unbatched.
-
-    Attributes:
-        operator: The name of the node.
-        kind: Its operator type in the graph as onnxruntime optimises it.
-        difference: The difference of its output, in units of max(1, its largest value).
-    """
+    """The first operator that gives a sequence other bits batched than unbatched."""
 
     operator: str
-    kind: str
-    difference: float
+    kind: str  # Its operator type in the graph as onnxruntime optimises it
+    difference: float  # The difference of its output, in units of max(1, its largest value)
 
     def __str__(self) -> str:
         """The operator, for people."""
@@ -54,10 +48,7 @@ class LossOfBits:
 
 
 def keeps_bits(graph: onnx.ModelProto, manifest: Manifest) -> bool:
-    """Whether a sequence gets the same bits batched and unbatched, in every case of the verification.
-
-    The first case in which a bit differs ends the measurement.
-    """
+    """Whether a sequence gets the same bits batched and unbatched, in every case of the verification."""
     content = graph.SerializeToString()
 
     def cases() -> Iterator[Case]:

@@ -26,10 +26,7 @@ class Rewrite(Protocol):
     def __call__(self, node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
         """The replacement; None where the node keeps its bits, or cannot be replaced.
 
-        Args:
-            node: The node.
-            facts: The facts of its graph.
-            every: Whether it is replaced at sizes too where the operator was not seen to lose bits.
+        With `every` it is replaced at sizes too where the operator was not seen to lose bits.
         """
 
 

@@ -15,22 +15,14 @@ from lengthwise_export.onnx_graphs.opsets import AXES_ARE_INPUTS
 
 @dataclass(slots=True)
 class Replacement:
-    """New nodes in order of execution, and what they give in place of the replaced nodes' outputs.
-
-    Attributes:
-        replaced: The node that is replaced.
-        nodes: The new nodes.
-        olds: The values that are replaced, outputs of `replaced` or of nodes behind it.
-        news: The values in their place.
-        also: Nodes behind `replaced` that go with it.
-        weights: New initializers.
-    """
+    """New nodes in order of execution, and what they give in place of the replaced nodes' outputs."""
 
     replaced: ir.Node
     nodes: list[ir.Node] = field(default_factory=list)
+    # The values that are replaced, outputs of `replaced` or of nodes behind it
     olds: list[ir.Value] = field(default_factory=list)
-    news: list[ir.Value] = field(default_factory=list)
-    also: list[ir.Node] = field(default_factory=list)
+    news: list[ir.Value] = field(default_factory=list)  # The values in their place
+    also: list[ir.Node] = field(default_factory=list)  # Nodes behind `replaced` that go with it
     weights: list[ir.Value] = field(default_factory=list)
 
     def add(self, operator: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:

@@ -34,31 +34,19 @@ _LENGTHS = (1, 3, 8, 21, 55)
 
 @dataclass(frozen=True, slots=True)
 class RewrittenOperator:
-    """One operator that was rewritten.
-
-    Attributes:
-        operator: The name of the node.
-        kind: Its operator type.
-        into: The operator types that stand in its place, in order of execution.
-    """
+    """One operator that was rewritten."""
 
     operator: str
     kind: str
-    into: tuple[str, ...]
+    into: tuple[str, ...]  # The operator types that stand in its place, in order of execution
 
 
 def with_steady_bits(
     graph: onnx.ModelProto, manifest: Manifest, say: Callable[[str], None] = lambda _: None
 ) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
-    """Rewrites a graph if that makes its bits independent of the batch.
+    """Rewrites a float32 graph if that makes its bits independent of the batch; else gives the graph, and nothing.
 
-    Args:
-        graph: A float32 graph; it is not changed.
-        manifest: Describes its inputs and outputs; its max length is tried.
-        say: Called once with what was done, or why nothing was rewritten.
-
-    Returns:
-        The rewritten graph and what was rewritten; or the graph itself and nothing.
+    `say` is called once with what was done, or why nothing was rewritten.
     """
     if keeps_bits(graph, manifest):
         say("nothing rewritten: the graph already gives the same bits batched and unbatched")
@@ -87,13 +75,7 @@ def with_steady_bits(
 def rewrite(
     graph: onnx.ModelProto, manifest: Manifest, *, every: bool = False
 ) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
-    """Replaces the operators of `REWRITES`, without measuring whether bits are lost.
-
-    Args:
-        graph: The graph.
-        manifest: Describes its inputs and outputs.
-        every: Whether they are replaced too at sizes at which they were not seen to lose bits.
-    """
+    """Replaces the operators of `REWRITES` without measuring; `every` also at sizes that were not seen to lose bits."""
     expanded, first = _replaced(graph, manifest, EXPANSIONS, every=every)
     changed, then = _replaced(expanded, manifest, REWRITES.keys() - EXPANSIONS, every=every)
     return changed, first + then

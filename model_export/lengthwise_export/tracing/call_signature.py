@@ -47,36 +47,22 @@ _FORMS: Final[Mapping[ArgumentFormat, tuple[frozenset[Role], Callable[[Tensor, i
 
 @dataclass(frozen=True, slots=True)
 class CallSignature:
-    """How a module is called.
+    """How a module is called."""
 
-    Attributes:
-        second: What it takes besides the steps: int64 `lengths [rows]`, a bool mask `[rows, width]` that is true at
-            valid steps or at padding, both lengths and a mask that is true at valid steps, or nothing.
-        arguments: The role of each argument, with its name if it is passed by keyword. By default the steps, then the
-            arguments of `second`, all by position.
-        time_first: Steps and per-step answers are `[width, rows, ...]`; a mask is still `[rows, width]`.
-        channels_first: Steps are `[rows, features, width]`.
-        features_axis: False if steps of one feature are `[rows, width]`.
-        classes_first: Per-step answers are `[rows, classes, width]`.
-        form: The format of lengths and masks.
-    """
-
+    # What it takes besides the steps: int64 `lengths [rows]`, a bool mask `[rows, width]` that is true at valid steps
+    # or at padding, both lengths and a mask that is true at valid steps, or nothing
     second: Second = "lengths"
+    # The role of each argument, with its name if it is passed by keyword. By default the steps, then the arguments of
+    # `second`, all by position
     arguments: tuple[tuple[Role, str | None], ...] = ()
-    time_first: bool = False
-    channels_first: bool = False
-    features_axis: bool = True
-    classes_first: bool = False
+    time_first: bool = False  # Steps and per-step answers are `[width, rows, ...]`; a mask is still `[rows, width]`
+    channels_first: bool = False  # Steps are `[rows, features, width]`
+    features_axis: bool = True  # False if steps of one feature are `[rows, width]`
+    classes_first: bool = False  # Per-step answers are `[rows, classes, width]`
     form: ArgumentFormat = "as promised"
 
     def given(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
-        """The arguments of a call, by role.
-
-        Args:
-            steps: `[rows, width, features]` or `[rows, width]`.
-            lengths: `[rows]` int64; None if the module takes the steps alone.
-            valid: `[rows, width]` bool, true at valid steps; by default those before each length.
-        """
+        """The arguments of a call, by role; `valid [rows, width]` is by default what lies before each length."""
         arguments: dict[Role, Tensor] = {"steps": self._arranged(steps)}
         if lengths is None:
             return arguments
@@ -135,7 +121,7 @@ def without_fast_path() -> Iterator[None]:
 
 
 def in_evaluation(module: nn.Module) -> nn.Module:
-    """The module, put into evaluation mode. A program of `torch.export` keeps the mode that it was exported in."""
+    """The module in evaluation mode. A program of `torch.export` keeps the mode that it was exported in."""
     try:
         return module.eval()
     except NotImplementedError:
@@ -153,20 +139,10 @@ def read_signature(
     numbers: bool = False,
     blind: bool = False,
 ) -> CallSignature:
-    """Derives how a module is called from the signature of its `forward` and the user's options.
+    """How a module is called, from the signature of its `forward` and the user's options; names decide the rest.
 
-    Args:
-        module: The module.
-        second: The option `--second`; without it, the names of the arguments decide.
-        time_first: The option `--time-first`.
-        channels_first: The option `--channels-first`.
-        numbers: Whether `--features` is given; then `inputs_embeds` is preferred to `input_ids`.
-        blind: Whether a module may take the steps alone. One that takes lengths or a mask gets them all the same,
-            unless `second` is `none`.
-
-    Raises:
-        UncheckableError: `forward` takes neither lengths nor a mask, or requires further arguments.
-        ConfigurationError: The names do not show whether an argument is lengths, a mask or a padding mask.
+    With `numbers`, `inputs_embeds` is preferred to `input_ids`. A `blind` module may take the steps alone; one that
+    takes lengths or a mask gets them all the same, unless `second` is `none`.
     """
     if time_first and channels_first:
         raise ConfigurationError("--time-first and --channels-first: steps are in one order of axes or the other")
@@ -230,11 +206,7 @@ def _tells_nothing(others: Sequence[Parameter]) -> bool:
 
 
 def _require_no_more(others: Sequence[Parameter], shown: str, hint: str = "") -> None:
-    """Makes sure that the arguments that are not passed have default values.
-
-    Raises:
-        UncheckableError: One has none.
-    """
+    """Makes sure that the arguments that are not passed have default values."""
     left = [each.name for each in others if each.default is each.empty]
     if left:
         raise UncheckableError(

@@ -1,18 +1,13 @@
 """Traces a user's torch module with `torch.export`, including packed sequences, without changing the module.
 
-`torch.export` cannot trace a packed sequence, and it unrolls a plain `nn.LSTM`, which freezes the width. During a
-trace, this module replaces three things:
+`torch.export` cannot trace a packed sequence, and unrolls an `nn.LSTM`, which freezes the width. Replaced meanwhile:
 
-    pack_padded_sequence       stores the padded batch and the lengths, and returns an ordinary PackedSequence
+    pack_padded_sequence       stores the padded batch and the lengths, and returns an ordinary PackedSequence, whose
+                               `data` is `[rows * width, features]`: per-step computations on it are still right
     LSTM | GRU | RNN.forward   call the operator `recurrent` with the padded batch and the lengths
     pad_packed_sequence        returns the padded batch at the full width
 
-All other code is traced unchanged. A packed sequence's `data` is the padded batch with rows and steps merged,
-`[rows * width, features]`, so per-step computations on it are still right. A trace cannot show whether the module is
-right for other batch sizes; the verification runs them.
-
-The replacements are process-wide and not thread-safe: they change functions of torch, and names in the user's module
-(`patched_builtins`). So `capture` holds the lock `process_wide.PROCESS_WIDE`, and traces run one at a time.
+The replacements are process-wide, so `capture` holds `PROCESS_WIDE`.
 """
 
 from __future__ import annotations
@@ -62,20 +57,9 @@ def capture(
     signature: CallSignature,
     select_output: OutputSelector,
 ) -> tuple[ExportedProgram, list[str]]:
-    """Traces a module with dynamic rows and width.
+    """Traces a module with dynamic rows and width: a program of (sequences, lengths int32), and its outputs' names.
 
-    Args:
-        model: The module.
-        steps: The kind of a step.
-        signature: How the module is called.
-        select_output: Picks the graph's outputs, by name, from the module's result.
-
-    Returns:
-        A program of (sequences, lengths int32), or of the sequences alone if the module is called so; and the names of
-        its outputs.
-
-    Raises:
-        ExportError: The module cannot be traced; the message has the reason and the line of code.
+    The program of a module that is called with the steps alone has no lengths.
     """
     width = _width_at_which_it_runs(model, steps, signature)
     with PROCESS_WIDE, branching_lines() as lines:
@@ -112,7 +96,6 @@ def _exported(
 
 
 def _runs(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> bool:
-    """Whether the module answers a batch of this width."""
     with without_fast_path(), torch.no_grad(), contextlib.suppress(Exception, SystemExit):
         signature.call(model, signature.given(*_batch(steps, [width] * 2)))
         return True
@@ -150,10 +133,7 @@ def _width_at_which_it_runs(model: nn.Module, steps: StepInput, signature: CallS
 
 
 def _constant_branches(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> Branches:
-    """The result of each branch on a tensor value that goes the same way for all of several batches.
-
-    The batches are small, and some are as wide as the traced one.
-    """
+    """The result of each branch on a tensor value that goes the same way for all of several small batches."""
     known: dict[tuple[str, int], set[bool]] = {}
     random = torch.Generator().manual_seed(0)
     with without_fast_path(), torch.no_grad():
@@ -184,10 +164,7 @@ class _Traced(nn.Module):
                 self.add_module(f"recurrent_{path.replace('.', '_')}", nn.ModuleList(trace.weights[part]))
 
     def forward(self, sequences: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Runs `[rows, width(, features)]` and int32 lengths `[rows]`, and returns the selected outputs.
-
-        Without lengths, the module is called with the steps alone.
-        """
+        """Runs `[rows, width(, features)]` and int32 lengths `[rows]` (None: steps alone), to the selected outputs."""
         ends = None
         if lengths is not None:
             torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
@@ -257,10 +234,7 @@ class _Trace:
         return torch.full((steps.shape[0],), steps.shape[1], dtype=torch.int64, device=steps.device)
 
     def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor | None, initial: Any) -> tuple[Tensor, Any]:
-        """Runs a recurrent module over `[rows, width, features]`; returns outputs and last states in torch's format.
-
-        Without lengths, every row runs over the full width.
-        """
+        """Runs a module over `[rows, width, features]`; without lengths, every row runs over the full width."""
         if module.proj_size:
             raise trace_error(
                 current_location(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"

@@ -1,14 +1,11 @@
-"""Keeps the number of rows and the width dynamic during a trace, if the user's code turns them into Python numbers.
+"""Keeps the number of rows and the width dynamic in a trace, where the user's code turns them into Python numbers.
 
-A trace follows tensors and symbolic sizes, but not Python numbers: `lengths.max().item()` would be a constant of the
-traced batch, and the graph would be right for that batch only. So all calls of torch go through a torch function mode:
+A trace follows tensors and symbolic sizes, but `lengths.max().item()` would be a constant of the traced batch. So all
+calls of torch go through a torch function mode:
 
     lengths.max().item(), arange          return the width: wider padding changes no answer of a module without leaks
     mask.sum(1)                           returns the lengths; so do lengths.tolist() and lengths.numpy()
     if lengths.min() < 1: raise           takes the branch that all of several test batches took
-
-A loop over steps or rows raises an error with its line of code. (`len`, `int` and `range` are no calls of torch: see
-`patched_builtins`.)
 """
 
 from __future__ import annotations
@@ -53,14 +50,7 @@ _NUMBERS: Final = frozenset({"item", "__int__", "__index__", "__float__", "tolis
 
 
 class OpenSizes(TorchFunctionMode):
-    """The torch function mode of a trace; see the module.
-
-    Args:
-        sequences: The traced batch, `[rows, width, ...]`.
-        lengths: Its lengths, int64 `[rows]`; None if the module takes the steps alone.
-        given: The arguments of the module.
-        branches: The results of branches that are the same for all batches.
-    """
+    """The torch function mode of a trace of `[rows, width, ...]` and int64 lengths `[rows]`; see the module."""
 
     def __init__(
         self, sequences: Tensor, lengths: Tensor | None, given: Mapping[Role, Tensor], branches: Branches

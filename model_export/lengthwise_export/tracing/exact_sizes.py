@@ -34,12 +34,7 @@ _OPERATORS: Final[Mapping[Any, str]] = {
 
 
 def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
-    """The same model with its sizes computed in float64; it is changed in place.
-
-    Args:
-        model: The program's translation, before it is optimised: its values have the names of the program's nodes.
-        program: The traced program.
-    """
+    """Changes a program's translation, before it is optimised: values still have the names of the program's nodes."""
     values = {value.name: value for value in _values(model)}
     for node in program.graph.nodes:
         value = values.get(node.name)
@@ -64,11 +59,7 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
 
 
 class _Cone:
-    """The nodes that compute one size.
-
-    Args:
-        values: The model's values, by the names of the program's nodes.
-    """
+    """The nodes that compute one size; `values` by the names of the program's nodes."""
 
     def __init__(self, values: Mapping[str | None, ir.Value]) -> None:
         self._values = values
@@ -87,7 +78,6 @@ class _Cone:
         return None if kind is None or len(known) < len(inputs) else self.add(kind, known)
 
     def int64(self, value: ir.Value) -> ir.Value:
-        """A whole float64 as int64."""
         return self.add("Cast", [value], to=ir.DataType.INT64)
 
     def add(self, kind: str, inputs: list[ir.Value], *, to: ir.DataType = ir.DataType.DOUBLE) -> ir.Value:

@@ -2,11 +2,9 @@
 
     module --capture--> exported program --translate--> ONNX --name--> inputs, axes, metadata --ensure--> graph
 
-The graph takes `values [rows, width, features]` float32 or `tokens [rows, width]` int64, and `lengths [rows]` int32. It
+The graph takes `values [rows, width, features]` float32 or `tokens [rows, width]` int64, and `lengths [rows]` int32; it
 outputs `logits` and, if the model has it, `attention`. Rows and width are dynamic. Every recurrent node has lengths.
-
-The graph of a module that takes the steps alone has no input `lengths`, and its recurrent nodes have none: it is to be
-mended.
+(That of a module that takes the steps alone has no lengths: it is to be mended.)
 """
 
 from __future__ import annotations
@@ -67,21 +65,9 @@ def build(
     opset: int = OPSET,
     most_nodes: int | None = None,
 ) -> onnx.ModelProto:
-    """The graph of a torch module without leaks, or of one that takes the steps alone.
+    """The graph of a torch module without leaks, or of one that takes the steps alone; `most_nodes` stops unrolling.
 
-    Args:
-        model: The module.
-        steps: The kind of a step.
-        name: The model's name, for the metadata.
-        labels: Its labels in order, for the metadata.
-        signature: How the module is called; by default with lengths. If it is called with the steps alone, the graph
-            has no lengths either.
-        select_output: Picks `logits` and `attention` from the module's result; by default by name and rank.
-        opset: The opset of the graph, `OPSET` to `HIGHEST_OPSET`.
-        most_nodes: The maximum number of nodes; None for any number.
-
-    Raises:
-        ExportError: A step failed; the message names the step, and the file and line of the module's code.
+    Errors (`ExportError`) name the step, and the file and line of the module's code.
     """
     if not OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError("translate", f"opset {opset} is not among {OPSET} to {HIGHEST_OPSET}: choose one of these")
@@ -112,11 +98,7 @@ def build(
 
 
 def _translated(program: ExportedProgram, opset: int) -> ir.Model:
-    """Translates the program to ONNX.
-
-    Requires: a program of (sequences, lengths), or of the sequences.
-    Ensures: the same in ONNX, constants folded, in the given opset.
-    """
+    """The program in ONNX of this opset, with constants folded."""
     with quiet():
         try:
             exported = torch.onnx.export(
@@ -136,11 +118,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
 
 
 def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Renames inputs, outputs and dynamic axes, and connects the recurrent nodes directly to the input `lengths`.
-
-    Requires: as many inputs and outputs as names, and dynamic rows and width in the first input.
-    Ensures: every `sequence_lens` that was the lengths cast to another type is now the input `lengths`.
-    """
+    """Names inputs, outputs and dynamic axes, and connects each recurrent node directly to the input `lengths`."""
     counts = (len(graph.graph.inputs), len(graph.graph.outputs))
     if counts != (len(inputs), len(outputs)):
         raise ExportError(
@@ -187,18 +165,7 @@ def _before_casts(value: ir.Value | None) -> ir.Value | None:
 def ensure(
     graph: ir.Model, promised: Mapping[str, tuple[str, Sequence[str | int | None]]], *, most_nodes: int | None = None
 ) -> None:
-    """Makes sure that a graph can be published.
-
-    Args:
-        graph: The graph.
-        promised: The expected inputs by name: element type and axes, with a name for a dynamic axis. Without
-            `lengths` among them, recurrent nodes need none.
-        most_nodes: The maximum number of nodes.
-
-    Raises:
-        ExportError: It has other inputs, a frozen axis, a recurrent node without lengths or with computed weights, a
-            newer opset, or too many nodes.
-    """
+    """Makes sure that a graph can be published: it has these inputs, and all recurrent nodes have lengths."""
     inputs = {value.name: (_element(value), _axes(value)) for value in graph.graph.inputs}
     expected = {name: (element, list(axes)) for name, (element, axes) in promised.items()}
     if inputs != expected:
@@ -253,8 +220,7 @@ def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
 def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
     """The first operator that the exporter has no translation for; None if it has one for each.
 
-    Checks of torch, whose results nobody uses, are dropped; and what torch itself has as other operators, such as `to`,
-    is taken apart before it is translated.
+    Checks of torch, whose results nobody uses, are dropped; what torch itself composes, such as `to`, is taken apart.
     """
     registry = ONNXRegistry.from_torchlib(OPSET)
     calls = (
@@ -276,10 +242,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Removes the exporter's metadata of each node, such as lines of code with their paths.
-
-    So a published graph reveals nothing about the machine that built it, and is the same on every machine.
-    """
+    """Removes the exporter's metadata of each node: lines of code and paths of the machine that built the graph."""
     for node in proto.graph.node:
         del node.metadata_props[:]
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):

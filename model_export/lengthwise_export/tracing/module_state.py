@@ -31,11 +31,7 @@ _MISSING: Final = object()
 
 
 class ModuleState:
-    """The state of a module at the time when this is made.
-
-    Args:
-        module: The module.
-    """
+    """The state of a module at the time when this is made."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -83,7 +79,6 @@ class ModuleState:
         return found[0] if found else None
 
     def _keep(self, thing: Any, name: str) -> None:
-        """Keeps what a thing holds, and what that holds."""
         if isinstance(thing, (*_PLAIN, ModuleType)):
             return
         for held in _held_by(thing, name):
@@ -97,28 +92,18 @@ class ModuleState:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A container, and a copy of what it held.
-
-    Attributes:
-        thing: The container.
-        name: Its name.
-        kept: What it held: named entries, or the content of a list or tensor.
-        read: Copies what it holds.
-        write: Puts content back; for named entries, one entry: the container, the key and the value or `_MISSING`.
-        prefix: The beginning of its entries' names; None if they have the name of the container.
-        scope: Tells several views of one container apart.
-    """
+    """A container, and a copy of what it held."""
 
     thing: Any
     name: str
-    kept: Any
+    kept: Any  # What it held: named entries, or the content of a list or tensor
     read: Callable[[Any], Any]
+    # Puts content back; for named entries, one entry: the container, the key and the value or `_MISSING`
     write: Callable[..., object]
-    prefix: str | None = None
-    scope: str = ""
+    prefix: str | None = None  # The beginning of its entries' names; None if they have the name of the container
+    scope: str = ""  # Tells several views of one container apart
 
     def entries(self) -> Iterator[tuple[str, Any]]:
-        """What it held, each with its name."""
         if isinstance(self.kept, dict):
             yield from ((self._named(key), value) for key, value in self.kept.items())
         elif isinstance(self.kept, list | tuple | set):
@@ -129,11 +114,9 @@ class _Held:
         return any(name == self.name or (self.prefix is not None and name.startswith(self.prefix)) for name in names)
 
     def changed(self) -> list[str]:
-        """The names of what differs now."""
         return list(dict.fromkeys(map(self._named, self._differing())))
 
     def put_back(self, name: str) -> None:
-        """Puts back what has this name."""
         for key in self._differing():
             if not isinstance(self.kept, dict):
                 self.write(self.thing, self.kept)
@@ -152,7 +135,6 @@ class _Held:
 
 
 def _held_by(thing: Any, name: str) -> Iterator[_Held]:
-    """What of a thing is kept."""
     prefix = f"{name}." if name else ""
     if isinstance(thing, nn.Module):
         yield from (_entries(vars(thing)[own], name, prefix) for own in _OF_MODULE if own in vars(thing))

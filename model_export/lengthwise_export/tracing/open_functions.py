@@ -25,7 +25,7 @@ _PLAIN: Final[Mapping[str, Any]] = MappingProxyType(
 
 
 def _take_along_dim(tensor: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """A gather with expanded indices; torch's own function compares all sizes."""
+    """Torch's own compares all sizes."""
     if dim is None:
         return torch.take_along_dim(tensor, indices)
     sizes = list(tensor.shape)

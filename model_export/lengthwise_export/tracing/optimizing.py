@@ -1,8 +1,7 @@
 """Simplifies a translated graph, and keeps the small numbers in it.
 
-The optimizer of onnxscript takes any number below 1e-8 for 0, and any number within 1e-5 of 1 for 1, and removes the
-addition or the product: `log(x + 1e-12)` would become `log(x)`, which is not finite for a sequence of zeros. So such
-numbers are inputs of the graph while it runs.
+onnxscript's optimizer takes any number below 1e-8 for 0 and any within 1e-5 of 1 for 1: `log(x + 1e-12)` would become
+`log(x)`, not finite for a sequence of zeros. So such numbers are inputs of the graph while it runs.
 """
 
 from __future__ import annotations

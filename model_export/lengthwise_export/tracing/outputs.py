@@ -23,11 +23,7 @@ def output_selector(output: str | None) -> OutputSelector:
 
 
 def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
-    """Picks `logits` `[rows, classes]` or `[rows, width, classes]`, and an output named `attention` `[rows, width]`.
-
-    Raises:
-        ExportError: There is no such output, or it has another shape.
-    """
+    """Picks `logits` `[rows, classes]` or `[rows, width, classes]`, and an output named `attention` `[rows, width]`."""
     named = _named(answer)
     if output is None:
         fitting = (name for name, value in named.items() if _can_be_logits(value))

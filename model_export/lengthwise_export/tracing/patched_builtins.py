@@ -1,11 +1,8 @@
 """Replaces `len`, `int`, `round` and functions of `math` for the user's modules during a trace: sizes stay dynamic.
 
-`len(lengths)` and `int(lengths.max())` call Python, not torch, and would return the numbers of the traced batch. During
-a trace, these names are defined in the globals of the modules that hold the user's code; `math.log` and the like are
-replaced there and in `math`, and NumPy's find the same.
-
-This is process-wide and not thread-safe: other threads that run the user's module, or convert a `torch.SymInt`, see the
-replacements too. So `open_numbers` holds the lock `process_wide.PROCESS_WIDE`.
+`len(lengths)` and `int(lengths.max())` call Python, not torch, and would give the numbers of the traced batch. The
+names are defined in the globals of the modules that hold the user's code; `math.log` and the like are replaced there
+and in `math`, and NumPy's find the same. All of it is process-wide: `open_numbers` holds `PROCESS_WIDE`.
 """
 
 from __future__ import annotations
@@ -85,11 +82,7 @@ def trace_error(location: CodeLocation | None, why: str) -> ExportError:
 
 
 class OpenRange:
-    """The result of `range` for a dynamic size. It can index a tensor, but not be iterated.
-
-    Args:
-        bounds: The arguments of `range`.
-    """
+    """The result of `range` for a dynamic size. It can index a tensor, but not be iterated."""
 
     def __init__(self, *bounds: Any) -> None:
         self._bounds = bounds

@@ -1,8 +1,7 @@
 """The operator `lengthwise::recurrent_cells`: one recurrent layer with any of ONNX's activations and directions.
 
-`recurrent` (`recurrent_op`) computes what `torch.nn.LSTM`, `GRU` and `RNN` can. A layer from elsewhere may run
-backwards only, have other activations, or apply the reset gate of a GRU before the matrix product. ONNX's operators can
-do all of this, so its translation is a single node. In torch a loop over the steps computes it.
+A layer from elsewhere may run backwards only, have other activations than `torch.nn`'s, or apply a GRU's reset gate
+before the matrix product. In ONNX that is a single node; in torch a loop over the steps computes it.
 """
 
 from __future__ import annotations
@@ -65,26 +64,13 @@ def recurrent_cells(
     direction: str,
     reset_after: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs one recurrent layer over a padded batch.
+    """Runs one recurrent layer over `values [rows, width, features]`; without lengths every row has the full width.
 
-    Args:
-        values: `[rows, width, features]`.
-        lengths: `[rows]` int32 or int64; None if every row runs over the full width.
-        inputs: `[directions, gates * hidden, features]`, the gates in ONNX's order.
-        states: `[directions, gates * hidden, hidden]`.
-        biases: `[directions, 2 * gates * hidden]`: those of the inputs, then those of the states.
-        initial_state: `[directions, rows, hidden]`; None for zeros.
-        initial_cell: The same for the cell of an LSTM.
-        kind: `LSTM`, `GRU` or `RNN`.
-        activations: Names in `ACTIVATIONS` with commas between them, in the order of the ONNX operator and the same in
-            each direction: of the gates, the candidate and the output for an LSTM, of the gates and the candidate for
-            a GRU, of the output for an RNN.
-        direction: `forward`, `reverse` (from the last valid step to the first) or `bidirectional`.
-        reset_after: Whether a GRU applies the reset gate after the matrix product.
-
-    Returns:
-        The outputs `[rows, width, directions * hidden]` in the order of the steps, 0 at padding; the last states
-        `[directions, rows, hidden]`; the last cells (for GRU and RNN a copy of the states).
+    Weights: `inputs [directions, gates * hidden, features]` with the gates in ONNX's order, `states [directions, gates
+    * hidden, hidden]`, `biases [directions, 2 * gates * hidden]` of inputs, then states. Initial states are
+    `[directions, rows, hidden]`, None for zeros. `activations` are names in `ACTIVATIONS` with commas, in ONNX's order,
+    the same in each direction. Returns the outputs `[rows, width, directions * hidden]`, 0 at padding; the last states;
+    the last cells.
     """
     rows, width, _ = values.shape
     hidden = states.shape[2]

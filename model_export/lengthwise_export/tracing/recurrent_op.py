@@ -1,12 +1,8 @@
 """The operator `lengthwise::recurrent`: recurrent layers with lengths, for torch and in ONNX.
 
-`torch.nn.LSTM`, `GRU` and `RNN` take lengths only as a packed sequence, which no exporter can handle. The operators of
-ONNX take a padded batch and `sequence_lens` instead. `recurrent` is such an operator for torch:
-
-    torch module --weights_of--> ONNX's weight layout --recurrent(values, lengths, ...)--> LSTM | GRU | RNN node
-
-Its outputs are exactly 0 at padding, its last states are those at the last valid step of each row, and its reverse
-direction starts there. So it computes the same as torch does on a packed sequence.
+torch's layers take lengths only as a packed sequence, which no exporter can handle; ONNX's operators take a padded
+batch and `sequence_lens`. `recurrent` is such an operator for torch: outputs are exactly 0 at padding, last states are
+those at the last valid step of each row, and the reverse direction starts there, as on a packed sequence.
 """
 
 from __future__ import annotations
@@ -31,25 +27,15 @@ _ONNX_FROM_TORCH: Final = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN_TANH": (
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The weights of one layer in ONNX layout; `directions` is 1 or 2, `gates` 4 (LSTM), 3 (GRU) or 1 (RNN).
+    """The weights of one layer in ONNX layout; `directions` is 1 or 2, `gates` 4 (LSTM), 3 (GRU) or 1 (RNN)."""
 
-    Attributes:
-        inputs: `[directions, gates * hidden, features]`.
-        states: `[directions, gates * hidden, hidden]`.
-        biases: `[directions, 2 * gates * hidden]`: those of the inputs, then those of the states.
-    """
-
-    inputs: Tensor
-    states: Tensor
-    biases: Tensor
+    inputs: Tensor  # `[directions, gates * hidden, features]`
+    states: Tensor  # `[directions, gates * hidden, hidden]`
+    biases: Tensor  # `[directions, 2 * gates * hidden]`: those of the inputs, then those of the states
 
 
 def weights_of(module: nn.RNNBase) -> list[LayerWeights]:
-    """The weights of each layer of a torch module, in ONNX layout.
-
-    Args:
-        module: A module of mode `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`, without projections.
-    """
+    """The weights of each layer of a torch module without projections, in ONNX layout."""
     suffixes = ("", "_reverse") if module.bidirectional else ("",)
 
     def stacked(name: str, layer: int) -> Tensor:
@@ -84,21 +70,11 @@ def recurrent(
     initial_cell: Tensor | None,
     mode: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs a stack of recurrent layers over a padded batch.
+    """Runs a stack of recurrent layers over `values [rows, width, features]`; weights as in `LayerWeights`.
 
-    Args:
-        values: `[rows, width, features]`.
-        lengths: `[rows]` int32 or int64, each 1 to width; None if every row runs over the full width.
-        input_weights: `LayerWeights.inputs` of each layer.
-        state_weights: `LayerWeights.states` of each layer.
-        biases: `LayerWeights.biases` of each layer.
-        initial_state: `[layers * directions, rows, hidden]`; None for zeros.
-        initial_cell: The same for the cell of an LSTM.
-        mode: The mode of the torch module: `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`.
-
-    Returns:
-        The outputs `[rows, width, directions * hidden]`, 0 at padding; the states at the last valid step of each row
-        `[layers * directions, rows, hidden]`; the cells there (for GRU and RNN a copy of the states).
+    Without lengths every row runs over the full width; initial states are `[layers * directions, rows, hidden]`, None
+    for zeros; `mode` is torch's. Returns the outputs `[rows, width, directions * hidden]`, 0 at padding; the states at
+    the last valid step of each row; the cells there (for GRU and RNN a copy of the states).
     """
     order = _ONNX_FROM_TORCH[mode]
     inverse = [order.index(gate) for gate in range(len(order))]

@@ -27,20 +27,13 @@ import lengthwise_export
 
 @dataclass(frozen=True, slots=True)
 class CodeLocation:
-    """A line of code.
-
-    Attributes:
-        file: The path of the file, as in the code object.
-        line: The line number, from 1.
-        source: The text of the line without indentation; empty if the file cannot be read.
-        function: The name of the function.
-        inside: The line of an installed package that this line's call leads to; None if it leads to none.
-    """
+    """A line of code."""
 
     file: str
     line: int
-    source: str
+    source: str  # The text of the line without indentation; empty if the file cannot be read
     function: str
+    # The line of an installed package that this line's call leads to; None if it leads to none
     inside: CodeLocation | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
@@ -80,17 +73,11 @@ _MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "n
 
 @dataclass(frozen=True, slots=True)
 class _Folders:
-    """Folders of code that is not the user's, each ending in a separator.
+    """Folders of code that is not the user's, each ending in a separator."""
 
-    Attributes:
-        machinery: Those of this package and of the libraries that it uses.
-        installed: Those of other installed packages.
-        python: Those of Python's standard library.
-    """
-
-    machinery: tuple[str, ...]
-    installed: tuple[str, ...]
-    python: tuple[str, ...]
+    machinery: tuple[str, ...]  # Those of this package and of the libraries that it uses
+    installed: tuple[str, ...]  # Those of other installed packages
+    python: tuple[str, ...]  # Those of Python's standard library
 
 
 @functools.cache
@@ -116,7 +103,6 @@ def forget_folders() -> None:
 
 
 def _folders_of_package(name: str) -> list[str]:
-    """The folders of a package, imported or not; empty if it is not installed."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # a stub module without a spec

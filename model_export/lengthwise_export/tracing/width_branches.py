@@ -47,15 +47,7 @@ def branching_lines() -> Iterator[Lines]:
 def require_one_way(program: ExportedProgram, lines: Lines, runs: Callable[[int], bool]) -> None:
     """Makes sure that the code does not take another way for wide batches.
 
-    A table of positions ends the traced widths too, but the module raises for wider batches then.
-
-    Args:
-        program: The traced program; its first input has rows and width as its first axes.
-        lines: The lines that branch on sizes.
-        runs: Whether the module itself answers a batch of this width.
-
-    Raises:
-        ExportError: It does.
+    A table of positions ends the traced widths too, but the module raises for wider batches then: `runs` asks it.
     """
     widest = ends_at(program)
     if widest >= WIDEST or not runs(widest + 1):

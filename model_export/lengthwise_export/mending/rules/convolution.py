@@ -15,21 +15,13 @@ from lengthwise_export.mending.values import Numbers, Ragged
 
 @dataclass(frozen=True)
 class Window:
-    """How a kernel moves along one axis.
+    """How a kernel moves along one axis."""
 
-    Attributes:
-        kernel: Its size, with the holes of a dilation.
-        stride: The distance between two places.
-        before: Zeros in front of the axis.
-        after: Zeros behind it.
-        rounds_up: Whether a last place that reaches beyond the zeros counts (`ceil_mode`).
-    """
-
-    kernel: int
-    stride: int
-    before: int
-    after: int
-    rounds_up: bool = False
+    kernel: int  # Its size, with the holes of a dilation
+    stride: int  # The distance between two places
+    before: int  # Zeros in front of the axis
+    after: int  # Zeros behind it
+    rounds_up: bool = False  # Whether a last place that reaches beyond the zeros counts (`ceil_mode`)
 
     def places(self, size: Table) -> Table:
         """The number of places for each size of the axis."""
@@ -51,9 +43,8 @@ def windows(
 ) -> tuple[list[Window], dict[int, tuple[Table, Table]]]:
     """The node's window along each axis behind the channels.
 
-    Returns:
-        The windows; and by axis the zeros in front and behind at each length, where those in front depend on the length
-        (`auto_pad` at a stride): the window has none then.
+    Where the zeros in front depend on the length (`auto_pad` at a stride) the window has none; they come apart, by
+    axis: in front and behind at each length.
     """
     count = len(kernel)
     strides = mender.attribute("strides") or [1] * count
@@ -83,16 +74,7 @@ def windows(
 
 
 def surrounded(mender: Mender, value: Ragged, axis: int, front: Table, behind: Table, fill: float) -> Ragged:
-    """The tensor with a number around each row's own steps, as often as its length asks for.
-
-    Args:
-        mender: The mend.
-        value: The tensor, with the number beyond each row's length.
-        axis: The axis of time.
-        front: `[lengths]`: how often in front.
-        behind: `[lengths]`: how often behind.
-        fill: The number.
-    """
+    """The tensor with a number around each row's own steps, as often as `front` and `behind [lengths]` say."""
     place, size = mender.single(value, axis)
     rank = len(value.axes)
     amounts = [int(at == place) for at in range(rank)] * 2
@@ -115,16 +97,9 @@ def convolved(
     fill: float,
     cause: str,
 ) -> None:
-    """Sets the output to what a kernel makes of a tensor `[rows, channels, ...]`.
+    """Sets the output to what a kernel makes of a tensor `[rows, channels, ...]`, with `fill` beyond each row's length.
 
-    Args:
-        mender: The mend.
-        value: The tensor.
-        kernel: The size of the kernel along each axis behind the channels.
-        run: Emits the node for the masked tensor.
-        channels: The number of channels that come out; None for those that go in.
-        fill: What stands beyond each row's length.
-        cause: Why padding reaches the output.
+    `run` emits the node for the masked tensor; `channels` is None if as many come out as go in.
     """
     if value.row_added or value.rank != len(kernel) + 2:
         mender.refuse("runs over a single sequence, not over rows")

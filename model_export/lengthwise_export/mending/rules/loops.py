@@ -15,11 +15,7 @@ from lengthwise_export.mending.values import Group, Numbers, Ragged, Value
 
 
 def loop_with(follow: Follow) -> Rule:
-    """The rule for Loop.
-
-    Args:
-        follow: Follows one node of the body.
-    """
+    """The rule for Loop; `follow` mends one node of its body."""
 
     def loop(mender: Mender) -> None:
         mender.node = _without_what_stays(mender, follow)
@@ -68,11 +64,7 @@ def _without_what_stays(mender: Mender, follow: Follow) -> NodeProto:
 
 
 def scan_with(follow: Follow) -> Rule:
-    """The rule for Scan.
-
-    Args:
-        follow: Follows one node of the body.
-    """
+    """The rule for Scan; `follow` mends one node of its body."""
 
     def scan(mender: Mender) -> None:
         node = mender.node
@@ -130,8 +122,7 @@ def _scanned(mender: Mender, states: int) -> list[Ragged]:
 def _as_layer(mender: Mender, recurrence: Recurrence) -> bool:
     """Replaces a loop whose body is a recurrent cell by the layer; False if it is none.
 
-    Raises:
-        StepsHidden: It is one if a mask that the values of the steps decide is opened.
+    `StepsHidden` if it is one once masks that the values of the steps decide are opened.
     """
     masks = {name for name, value in recurrence.steps.items() if value.dtype == BOOL}
     sources = [recurrence.sources[name] for name in masks]

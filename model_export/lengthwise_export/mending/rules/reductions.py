@@ -56,15 +56,7 @@ def global_pool(mender: Mender) -> None:
 
 
 def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, keep: bool) -> Ragged:
-    """The tensor reduced over axes of the original.
-
-    Args:
-        mender: The mend.
-        value: The tensor.
-        kind: The operator.
-        axes: The axes, counted from 0.
-        keep: Whether they stay, with size 1.
-    """
+    """The tensor reduced over axes of the original, which stay with size 1 if `keep`."""
     sizes = [size for axis in axes for size in value.groups[axis]]
     if any(size.is_rows for size in sizes):
         name = mender.node.input[0]

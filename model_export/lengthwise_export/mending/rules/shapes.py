@@ -105,11 +105,7 @@ def regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
 
 
 class _Regrouping:
-    """The axes of a tensor, taken one after the other into the axes of another shape.
-
-    Attributes:
-        value: The tensor; its rows may be moved on the way.
-    """
+    """The axes of a tensor, taken in turn into the axes of another shape; its rows may be moved on the way."""
 
     def __init__(self, mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
         self.value = value

@@ -1,10 +1,8 @@
 """Whether a graph computes padding: whether a layer with much arithmetic goes through the whole rectangle of a batch.
 
-The kernels of `recurrent_kernels` and `integer_kernels` compute valid steps only. Every other product, convolution or
-recurrent layer over the steps computes padding too. Operators on single elements, such as the normalisation of the
-values, do not count: what they take is small beside one layer.
-
-The graph is only read. Each value is followed from the sequences on: does it still have an axis of steps?
+The kernels of `recurrent_kernels` and `integer_kernels` compute valid steps only; every other product, convolution or
+recurrent layer over the steps computes padding too. Operators on single elements take little beside one layer. Each
+value is followed from the sequences on: does it still have an axis of steps?
 """
 
 from __future__ import annotations
@@ -31,17 +29,7 @@ _OF_FEATURES: Final = frozenset({2, -1})
 
 
 def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, own_kernels: bool) -> bool:
-    """Whether a graph computes padding.
-
-    Args:
-        graph: The ONNX file as it runs.
-        sequences: The name of the input with the sequences.
-        lengths: The names of its inputs for lengths and mask.
-        own_kernels: Whether its LSTM and GRU run in the kernels of this project.
-
-    Raises:
-        ValueError: The bytes are not a protocol-buffers message.
-    """
+    """Whether a graph computes padding; with `own_kernels`, its LSTM and GRU run in the kernels of this project."""
     model = onnx_graph.read(graph)
     stepped = {sequences}
     of_lengths = set(lengths)

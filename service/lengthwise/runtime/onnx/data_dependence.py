@@ -1,14 +1,10 @@
 """Finds what in a graph's run depends on the values in a batch, and not only on its shape. It only reads the graph.
 
-Two such dependences are problems:
-
-- The time of a run. The event loop runs batches that are predicted to be short, and a loop that depends on values may
-  take any time.
-- The number of rows of a recurrent layer. onnxruntime's own LSTM and GRU crash the process if they get no row (seen in
+- The time of a run: the event loop runs batches that are predicted to be short, and a loop over values may take long.
+- The number of rows of a recurrent layer: onnxruntime's own LSTM and GRU crash the process if they get none (seen in
   1.31). So one request could crash a graph that drops rows by their values, as a boolean index does.
 
-For each value of the graph, this module follows whether its content and its shape depend on what a client sends. If
-unknown, it is assumed that they do.
+For each value it follows whether content and shape depend on what a client sends; if unknown, they do.
 """
 
 from __future__ import annotations
@@ -66,14 +62,10 @@ def has_steady_time(graph: Graph) -> bool:
 
 
 def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], ending: frozenset[str]) -> str | None:
-    """A recurrent operator that may get no rows, depending on what a client sends; None if there is none.
+    """A recurrent operator of `ending` that may get no rows, depending on what a client sends; None if there is none.
 
-    Args:
-        graph: The model's graph.
-        sequences: The name of the input with the sequences.
-        others: The names of the inputs for lengths and mask. A shape may depend on these, as a width depends on the
-            largest length; but rows that they select may be none.
-        ending: The operators to look for.
+    A shape may depend on lengths and mask (`others`), as a width does on the largest length; rows that they select may
+    be none.
     """
     if not any(node.operator in ending for node in graph.walk()):
         return None
@@ -103,17 +95,11 @@ def why_refused(operator: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Depends:
-    """How a value depends on what a client sends.
+    """How a value depends on what a client sends."""
 
-    Attributes:
-        content: Its numbers depend on the sequences' numbers.
-        selects: Its numbers depend on the sequences' numbers, the lengths or the mask.
-        shape: Its shape depends on the sequences' numbers, or on rows that were selected.
-    """
-
-    content: bool = False
-    selects: bool = False
-    shape: bool = False
+    content: bool = False  # Its numbers depend on the sequences' numbers
+    selects: bool = False  # Its numbers depend on the sequences' numbers, the lengths or the mask
+    shape: bool = False  # Its shape depends on the sequences' numbers, or on rows that were selected
 
 
 _NOTHING: Final = _Depends()

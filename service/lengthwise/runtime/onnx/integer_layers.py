@@ -3,10 +3,9 @@
     weights (bytes) ─> DequantizeLinear ─> Reshape ─> LSTM   becomes   weights (bytes), scales ─> integer LSTM
     weights (bytes) ─> DequantizeLinear ─> MatMul            becomes   weights (bytes), scales ─> integer MatMul
 
-`lengthwise_export` writes the left side: plain ONNX, in which weights are int8 of at most 63 in size, with a scale for
-each output. Those of an LSTM or GRU are `[directions * gates * hidden, inputs]`, those of a product `[inputs,
-outputs]`. `fused` rewrites the graph's bytes before onnxruntime opens them; the file stays as it is. Only names and
-attributes are read here. The kernels check the weights.
+`lengthwise_export` writes the left side: weights are int8 of at most 63 in size, `[directions * gates * hidden,
+inputs]` or of a product `[inputs, outputs]`, with a scale for each output. Only names and attributes are read here; the
+kernels check the weights. The file stays as it is.
 """
 
 from __future__ import annotations
@@ -40,11 +39,7 @@ class _Bytes:
 
 
 def fused(model: bytes) -> bytes | None:
-    """The same graph with the integer kernels' operators; None if it has no layer for them.
-
-    Raises:
-        ValueError: The bytes are not a protocol-buffers message.
-    """
+    """The same graph with the integer kernels' operators; None if it has no layer for them."""
     if b"DequantizeLinear" not in model:
         return None
     graph = onnx_graph.read(model)
@@ -67,9 +62,6 @@ def with_pooling(model: bytes) -> fusion.FusedGraph | None:
 
     The operator for attention pooling computes valid steps only, in float32. Where it fits, it gets dequantised
     weights: padding costs more than the product in float32.
-
-    Raises:
-        ValueError: The bytes are not a protocol-buffers message.
     """
     if b"DequantizeLinear" not in model:
         return fusion.fused(model)

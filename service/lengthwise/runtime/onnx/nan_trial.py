@@ -1,10 +1,8 @@
-"""Whether NaN in the values of a graph reaches its recurrent layers: a trial at load, for graphs that handle NaN.
+"""Whether NaN in the values of a graph reaches its recurrent layers: a trial at load, for graphs with an IsNaN node.
 
-onnxruntime's LSTM and GRU turn some NaN into numbers, and Lengthwise's kernels keep them. A graph that replaces NaN
-before its recurrent layers (IsNaN and Where) gives the same answers in both; a graph that relies on onnxruntime's does
-not. So a graph with an IsNaN is run in both, with NaN in many places. Lengthwise's kernels may serve it if all answers
-are finite and equal within rounding. Should NaN reach a layer all the same, with values that were not tried, the answer
-is NaN, and the request is refused: never a wrong number.
+onnxruntime's LSTM and GRU turn some NaN into numbers, and Lengthwise's kernels keep them. Only a graph that replaces
+NaN before them gives the same in both. So it is run in both, with NaN in many places; our kernels may serve it if all
+answers are finite and equal within rounding. A NaN that reaches a layer all the same is refused: never a wrong number.
 """
 
 from __future__ import annotations
@@ -30,22 +28,12 @@ TrialRun = Callable[[PaddedBatch], NDArray[np.float32]]
 
 
 def replaces_nan(graph: bytes) -> bool:
-    """Whether a graph looks for NaN at all: it has an IsNaN node.
-
-    Raises:
-        ValueError: It is not a protocol-buffers message.
-    """
+    """Whether a graph looks for NaN at all: it has an IsNaN node."""
     return any(node.operator == "IsNaN" for node in onnx_graph.read(graph).walk())
 
 
 def passes(own: TrialRun, plain: TrialRun, manifest: Manifest) -> bool:
-    """Whether a graph gives the same finite answers to NaN in both kernels.
-
-    Args:
-        own: Runs it in Lengthwise's kernels.
-        plain: Runs it in onnxruntime's.
-        manifest: The model's; its steps are values.
-    """
+    """Whether a graph gives the same finite answers to NaN in Lengthwise's kernels (`own`) and in onnxruntime's."""
     sequences = _with_nan(manifest)
     rows = manifest.max_batch_rows or len(sequences)
     for first in range(0, len(sequences), rows):

@@ -40,15 +40,9 @@ _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
 
 @dataclass(slots=True)
 class Tensor:
-    """A `TensorProto`.
+    """A `TensorProto`."""
 
-    Attributes:
-        kind: The type of its numbers, such as `FLOAT`.
-        shape: Its shape.
-        content: The message.
-    """
-
-    kind: int
+    kind: int  # The type of its numbers, such as `FLOAT`
     shape: tuple[int, ...]
     content: memoryview
 
@@ -77,47 +71,30 @@ class Tensor:
 
 @dataclass(slots=True)
 class Node:
-    """One operator.
-
-    Attributes:
-        operator: Its type.
-        inputs: The names of its inputs; an empty name is an omitted input.
-        outputs: The names of its outputs.
-        attributes: Its attributes that are a number, a text, integers or a small tensor.
-        unread: The names of its other attributes; a new node does not have them.
-        graphs: The graphs inside it: branches, or the body of a loop.
-        content: The message as it was read; None if it is new.
-        domain: The domain of its type; empty for ONNX's own.
-        name: Its name, which nothing but messages and profiles show.
-    """
+    """One operator."""
 
     operator: str = ""
-    inputs: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)  # The names of its inputs; an empty name is an omitted input
     outputs: list[str] = field(default_factory=list)
+    # Its attributes that are a number, a text, integers or a small tensor
     attributes: dict[str, AttributeValue] = field(default_factory=dict)
-    unread: set[str] = field(default_factory=set)
-    graphs: list[Graph] = field(default_factory=list)
-    content: memoryview | None = None
-    domain: str = ""
-    name: str = ""
+    unread: set[str] = field(default_factory=set)  # The names of its other attributes; a new node does not have them
+    graphs: list[Graph] = field(default_factory=list)  # The graphs inside it: branches, or the body of a loop
+    content: memoryview | None = None  # The message as it was read; None if it is new
+    domain: str = ""  # The domain of its type; empty for ONNX's own
+    name: str = ""  # Its name, which nothing but messages and profiles show
 
 
 @dataclass
 class Graph:
-    """Nodes, in an order in which they can run.
-
-    Attributes:
-        nodes: The nodes.
-        tensors: The initializers, by name.
-        outputs: The names of its outputs.
-        functions: The model's functions, which nodes may call by name; in the outermost graph only.
-        locations: The files with weights, as the graph names them; in the outermost graph only.
-    """
+    """Nodes, in an order in which they can run."""
 
     nodes: list[Node] = field(default_factory=list)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # The initializers, by name
     outputs: list[str] = field(default_factory=list)
+    # The model's functions, which nodes may call by name; in the outermost graph only
     functions: list[Graph] = field(default_factory=list)
+    # The files with weights, as the graph names them; in the outermost graph only
     locations: set[str] = field(default_factory=set)
     _others: list[tuple[int, Content]] = field(default_factory=list)
     _of_model: list[tuple[int, Content]] = field(default_factory=list)
@@ -167,11 +144,7 @@ class Graph:
         self._others.append((_GRAPH_TENSOR, tensor))
 
     def write(self, opsets: Mapping[str, int]) -> bytes:
-        """The file with these nodes.
-
-        Args:
-            opsets: The versions of domains that the file does not name yet.
-        """
+        """The file with these nodes; `opsets` are the versions of domains that it does not name yet."""
         nodes = [(_GRAPH_NODE, _message(node) if node.content is None else node.content) for node in self.nodes]
         imports = [(_MODEL_OPSET, written([(1, name.encode()), (2, version)])) for name, version in opsets.items()]
         return written([*self._of_model, (_MODEL_GRAPH, written([*self._others, *nodes])), *imports])
@@ -197,11 +170,7 @@ class Graph:
 
 
 def read(model: bytes) -> Graph:
-    """Reads an ONNX file (`ModelProto`).
-
-    Raises:
-        ValueError: The bytes are not a protocol-buffers message, or are nested too deeply.
-    """
+    """Reads an ONNX file (`ModelProto`); `ValueError` if it is none, or nested too deeply."""
     graph = Graph()
     for number, value in fields(memoryview(model)):
         if number == _MODEL_GRAPH and isinstance(value, memoryview):

@@ -16,11 +16,7 @@ _SIZES: Final = {_FIXED32: 4, _FIXED64: 8}
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of a message, each as its number and its content.
-
-    Raises:
-        ValueError: The bytes are not a message of protocol buffers.
-    """
+    """The fields of a message, each as its number and its content; `ValueError` if it is none."""
     place, end = 0, len(message)
     while place < end:
         tag, place = varint(message, place)
