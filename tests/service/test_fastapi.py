@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -223,6 +225,34 @@ async def test_a_dependency_may_read_the_body(path: str) -> None:
         body = {"sequences": [steps]} if path == "/predict" else {"instances": [steps]}
         answered = await asyncio.wait_for(caller.post(path, json=body), 30)
         assert answered.status_code == 200
+
+
+async def test_a_dependency_may_read_the_body_of_an_operation_too() -> None:
+    app = served(dependencies=[Depends(signed)])
+    async with app.router.lifespan_context(app), client(app) as caller:
+        answered = await asyncio.wait_for(caller.post("/v2/repository/index", json={"ready": True}), 30)
+        assert [entry["state"] for entry in answered.json()] == ["READY"]
+        unload = caller.post("/v2/repository/models/sums/unload", json={"parameters": {}})
+        assert (await asyncio.wait_for(unload, 30)).status_code == 403
+
+
+async def test_the_document_has_the_parameters_of_its_users_routes() -> None:
+    app = served()
+    app.add_api_route("/mine/{place}", lambda place: place)
+    async with app.router.lifespan_context(app), client(app) as caller:
+        document = (await caller.get("/openapi.json")).json()
+    assert [one["name"] for one in document["paths"]["/mine/{place}"]["get"]["parameters"]] == ["place"]
+    assert document["paths"]["/v2/models/{model}"]["get"]["parameters"][0]["examples"].keys() == {"sums"}
+
+
+async def test_the_routes_of_a_service_that_has_ended_are_freed_when_the_next_takes_its_place() -> None:
+    app = served()
+    ended = weakref.ref(next(route for route in app.routes if getattr(route, "path", None) == "/predict"))
+    for _ in range(2):
+        async with app.router.lifespan_context(app), client(app) as caller:
+            assert (await caller.post("/predict", content=GOOD)).status_code == 200
+    gc.collect()
+    assert ended() is None
 
 
 async def test_errors_of_what_it_was_given_have_the_form_of_the_protocol() -> None:

@@ -101,8 +101,8 @@ def completed(document: dict[str, Any], manifests: Sequence[Manifest], keyless: 
         if found:
             content["examples"] = found
         for one in operation.get("parameters", []):
-            if one["in"] == "path" and of_paths[one["name"]]:
-                one["examples"] = {value: {"value": value} for value in sorted(of_paths[one["name"]])}
+            if one["in"] == "path" and (named := of_paths.get(one["name"])):  # a user's route may have others
+                one["examples"] = {value: {"value": value} for value in sorted(named)}
             elif one["name"] == "x-lengthwise-shape" and pattern:
                 one["schema"]["pattern"] = pattern
         if keyless is not None and path not in keyless:

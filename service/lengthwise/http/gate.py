@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lengthwise.errors import RequestError, Unauthorized
@@ -42,7 +42,10 @@ class Gate:
         self.app = app
         self._serving = serving
         self._console = console
-        self._inference = [route for route in routes if isinstance(getattr(route, "endpoint", None), Inference)]
+        # Not the routes: they keep a service alive, and the lifespan, entered again, has another one.
+        self._inference = [
+            route.path_regex for route in routes if isinstance(route, Route) and isinstance(route.endpoint, Inference)
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or refuses it. HEAD is answered as GET is, by a server that sends no body then."""
@@ -78,7 +81,7 @@ class Gate:
         return page.is_open(path) or (path == "/" and pages.wanted(scope))
 
     def _is_inference(self, scope: Scope) -> bool:
-        return scope["method"] == "POST" and any(route.matches(scope)[0] is Match.FULL for route in self._inference)
+        return scope["method"] == "POST" and any(path.match(path_of(scope)) for path in self._inference)
 
 
 def _closing(send: Send, serving: Serving) -> Send:

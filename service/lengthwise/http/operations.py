@@ -46,23 +46,26 @@ class _Answering(Response):
 
     Args:
         answer: The endpoint.
-        read: The body, where a dependency has read it.
+        receive: Gives the body.
     """
 
-    def __init__(self, answer: OverAsgi, read: bytes | None) -> None:
+    def __init__(self, answer: OverAsgi, receive: Receive) -> None:
         super().__init__()
         self._answer = answer
-        self._read = read
+        self._receive = receive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers."""
-        await self._answer(scope, receive if self._read is None else _again(self._read, receive), send)
+        await self._answer(scope, self._receive, send)
         if self.background is not None:  # of a dependency
             await self.background()
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body which was read before, and then what comes."""
+def _receiving(request: Request) -> Receive:
+    """The `receive` of a request; one that gives the body once more, and then what comes, if a dependency read it."""
+    body, receive = vars(request).get("_body"), request.receive
+    if body is None:
+        return receive
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:
@@ -83,7 +86,7 @@ class Inference:
 
     async def __call__(self, request: Request) -> Response:
         """What answers the request."""
-        return _Answering(self._answer, vars(request).get("_body"))
+        return _Answering(self._answer, _receiving(request))
 
 
 def add_predict(router: APIRouter, predict: Predict) -> None:
@@ -288,7 +291,7 @@ async def _document(serving: Serving, request: Request, fields: dict[str, type],
     headers = headers_of(request.scope["headers"])
     hold = Hold(serving.inflight)
     try:
-        body = await read_body(request.receive, headers, max_bytes, hold)
+        body = await read_body(_receiving(request), headers, max_bytes, hold)
         if is_packed(headers):
             inflating = Inflating(body, max_bytes, hold)
             body = inflating.at_once() or await inflating.inflated()
