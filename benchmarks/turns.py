@@ -5,12 +5,7 @@ its own `lengthwise bench`: where the load generators differ (`service/lengthwis
 Ratios are computed within a pair of turns; the page has their medians and their range. Wall time is measured, so the
 machine should be idle.
 
-The defaults compare latency and throughput of the skewed workload under several numbers of connections. One connection
-on an idle machine of two cores shows what it gains to run both directions of a layer at once:
-
-    python -m benchmarks.turns --before . --option lend_cores=false --connections 1
-
-(with `--out benchmarks/results/lent_cores.md`).
+The defaults compare latency and throughput of the skewed workload under several numbers of connections.
 """
 
 from __future__ import annotations

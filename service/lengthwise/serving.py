@@ -91,14 +91,13 @@ class Serving:
             recurrent_kernels=settings.recurrent_kernels,
         )
         self.runners = self.choice.runners(settings.runners)
-        lends = settings.lend_cores and not self.choice.provider.bound
         self.batcher = Batcher(
             runners=self.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,
             max_queue_seconds=settings.longest_wait_seconds,
             max_wait_seconds=settings.max_wait_ms / 1000,
             one_core=self.runners == available_cores() == 1 and not self.choice.provider.bound,
-            lend_cores=recurrent_kernels.lend_cores if lends else None,
+            lend_cores=None if self.choice.provider.bound else recurrent_kernels.lend_cores,
             cores=available_cores(),
             on_batch=None if tracer is None else tracer.batch,
             on_suspect=lambda queue: self.probing.ask(queue),
@@ -157,7 +156,13 @@ class Serving:
             self.monitoring.log_absent_shadow()
         self._started = True
         if not self.registry.served:
-            log.error("no model is ready: every request will be answered with 503")
+            period = self.settings.reload_seconds
+            again = f"every {period:g} s, " if period else ""
+            log.error(
+                "no model is ready: every request is answered with 503 until %s has one; it is read again %son SIGHUP",
+                self.settings.models,
+                again,
+            )
 
     async def stop(self) -> None:
         """Answers the accepted requests, then stops. A second call waits for the same end."""

@@ -193,11 +193,6 @@ class Settings(BaseSettings):
         description="Answer an ordinary POST /predict before the application, unless that was given middleware, "
         "dependencies or instrumentation.",
     )
-    lend_cores: bool = Field(
-        True,
-        description="Let a core whose runner is idle compute one direction of an LSTM or GRU layer for a batch that "
-        "another runs.",
-    )
     gpu_memory_bytes: int | None = Field(
         None, ge=1, description="Limit of each model's memory arena on a GPU. Off by default."
     )

@@ -133,7 +133,9 @@ async def test_no_good_model_is_told_with_its_reason() -> None:
         assert samples((await life.client.get("/metrics")).text)['lengthwise_ready{model="",version=""}'] == 0
 
 
-async def test_a_folder_without_any_version_is_told_wherever_readiness_is_asked_for() -> None:
+async def test_a_folder_without_any_version_is_told_wherever_readiness_is_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     nothing = Repository(reason="no NAME/VERSION folder")
     async with Lifespan(lambda: nothing) as life:
         async with asyncio.timeout(180):
@@ -146,6 +148,7 @@ async def test_a_folder_without_any_version_is_told_wherever_readiness_is_asked_
         ):
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
             assert answer.json()["detail"] == "no model is ready: no NAME/VERSION folder"
+        assert any(str(life.serving.settings.models) in line for line in caplog.messages)  # what it waits for
 
 
 async def test_the_root_names_pages_that_are_there() -> None:
