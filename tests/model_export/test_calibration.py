@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
-from lengthwise.commands.cli import main
+import lengthwise_export
 from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.exporting.candidate import from_spec
@@ -90,31 +88,15 @@ def test_every_task_is_calibrated(task: str, tmp_path: Path) -> None:
     assert calibrated.validation.loss < plain.validation.loss
 
 
-def test_the_option_turns_it_off(tmp_path: Path) -> None:
-    data, described = tmp_path / "train.jsonl", tmp_path / "small.toml"
-    described.write_text('[input]\nfeatures = 3\n[model]\nhidden = 4\n[output]\nlabels = ["a", "b"]\n')
-    lines = [json.dumps({"steps": each.steps.tolist(), "label": each.label}) for each in separable(20)]
-    data.write_text("\n".join(lines))
-    for words, is_number in (([], True), (["--no-calibration"], False)):
-        out = str(tmp_path / f"run{len(words)}")
-        ended = CliRunner().invoke(
-            main,
-            [
-                "train",
-                str(described),
-                str(data),
-                "--epochs",
-                "1",
-                "--validation",
-                "0.2",
-                "--out",
-                out,
-                "--json",
-                *words,
-            ],
-        )
-        assert ended.exit_code == 0, ended.output
-        assert isinstance(json.loads(ended.stdout)["temperature"], float) == is_number
+@pytest.mark.parametrize("calibration", [True, False])
+def test_the_option_turns_it_off(tmp_path: Path, calibration: bool) -> None:
+    described = {"input": {"features": 3}, "model": {"hidden": 4}, "output": {"labels": ["a", "b"]}}
+    records = separable(20)
+    given = [each.steps for each in records], [str(each.label) for each in records]
+    made = lengthwise_export.train(
+        described, *given, out=tmp_path / "run", epochs=1, validation=0.2, calibration=calibration, progress=None
+    )
+    assert isinstance(made.report["temperature"], float) == calibration
 
 
 def test_an_older_checkpoint_has_no_temperature(tmp_path: Path) -> None:

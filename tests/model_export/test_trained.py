@@ -214,7 +214,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
     result = run(
         "train", folder / "s.toml", folder / "train.jsonl", "--out", folder / "run", "--epochs", 3,
-        "--learning-rate", 0.02, "--batch-rows", 8,
+        "--learning-rate", 0.02,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     return folder

@@ -17,6 +17,7 @@ from lengthwise.commands.bench import bench
 from lengthwise.commands.cli import main
 from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError
+from lengthwise.monitoring import drift_page
 from lengthwise.runtime.data_profile import DataProfile
 from tests.support.numpy_models import manifest, model, serving
 from tests.support.small_server import SmallServer
@@ -135,11 +136,12 @@ class TestDriftCommand:
         (directory / "manifest.json").write_text(manifest(**({"training": profile} | fields)).to_json())
         return directory
 
-    async def test_it_shows_what_has_drifted(self, tmp_path: Path) -> None:
+    async def test_it_shows_what_has_drifted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(drift_page, "WINDOW_SEQUENCES", 100)
         await record(tmp_path / "records", calls=200)
         its = self.model(tmp_path)
         page = tmp_path / "drift.html"
-        result = command("drift", tmp_path / "records", "--model", its, "--json", "--html", page, "--window", "100")
+        result = command("drift", tmp_path / "records", "--model", its, "--json", "--html", page)
         document = json.loads(result.stdout)
         assert document["sequences"] == 300
         assert {entry["what"] for entry in document["drift"]} == {

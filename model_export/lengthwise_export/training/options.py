@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from lengthwise.commands.options import Options
+from lengthwise.commands.options import PYTHON_ONLY, Options
 from lengthwise.decoding.given import Layout
 from lengthwise_export.options import StrPath
 
@@ -35,7 +35,7 @@ def _share(value: object) -> object:
 
 
 class TrainOptions(Options):
-    """The options of `train`. What is None is chosen from the data."""
+    """The options of `train`. What is None is chosen from the data; what few change has no flag."""
 
     epochs: int | None = Field(
         default=None,
@@ -43,10 +43,10 @@ class TrainOptions(Options):
         description="Maximum number of epochs; the learning rate follows half a cosine over them. Chosen from the data "
         "if it is not given.",
     )
-    batch_rows: int = Field(default=16, ge=1, description="Sequences in a batch.")
+    batch_rows: Annotated[int, PYTHON_ONLY] = Field(default=16, ge=1, description="Sequences in a batch.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Highest learning rate of AdamW.")
-    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay of AdamW.")
-    patience: int | None = Field(
+    weight_decay: Annotated[float, PYTHON_ONLY] = Field(default=0.05, ge=0, description="Weight decay of AdamW.")
+    patience: Annotated[int | None, PYTHON_ONLY] = Field(
         default=None,
         ge=1,
         description="Stop after this many epochs without a better validation loss. Chosen from the data if it is not "
@@ -63,10 +63,9 @@ class TrainOptions(Options):
         description="Give rare labels the same influence as frequent ones. Chosen from the data if it is not given.",
     )
     seed: int = Field(default=0, ge=0, le=2**31, description="Seed of initial weights, split, order and dropout.")
-    calibration: bool = Field(
+    calibration: Annotated[bool, PYTHON_ONLY] = Field(
         default=True,
-        description="Divide all logits by a temperature that fits the probabilities to held-out answers, or with "
-        "--no-calibration leave them as they are.",
+        description="Divide all logits by a temperature that fits the probabilities to held-out answers.",
     )
     budget_minutes: float = Field(
         default=0.0,
@@ -79,7 +78,7 @@ class TrainOptions(Options):
     ensemble: bool = Field(
         default=False, description="One graph that averages the networks of all seeds (5 if not given)."
     )
-    threads: int = Field(default=1, ge=1, description="Threads that torch uses.")
+    threads: Annotated[int, PYTHON_ONLY] = Field(default=1, ge=1, description="Threads that torch uses.")
 
 
 class TrainCallOptions(TrainOptions):

@@ -12,7 +12,6 @@ from rich.table import Table
 from lengthwise.commands.command import Command
 from lengthwise.errors import ConfigurationError, how_to_install
 from lengthwise.files import replace
-from lengthwise.runtime.data_profile import WINDOW_SEQUENCES
 
 
 def _need_pyarrow() -> None:
@@ -37,14 +36,7 @@ _records = click.argument("records", metavar="DIR", type=click.Path(exists=True,
 )
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option(
-    "--window",
-    type=click.IntRange(50),
-    default=WINDOW_SEQUENCES,
-    show_default=True,
-    help="Sequences per window of the drift table.",
-)
-def drift(records: Path, model: Path, page: Path | None, as_json: bool, window: int) -> None:
+def drift(records: Path, model: Path, page: Path | None, as_json: bool) -> None:
     """Compares the records in DIR with the training data of a model.
 
     DIR is the folder of `lengthwise serve --record`. Lengths, missing values, each feature and the answers are compared
@@ -56,7 +48,7 @@ def drift(records: Path, model: Path, page: Path | None, as_json: bool, window: 
 
     _need_pyarrow()
     manifest = Manifest.read(model_directory(model))
-    found = drift_page.report(records, manifest, window=window)
+    found = drift_page.report(records, manifest)
     if page is not None:
         try:
             replace(page, found.as_html().encode())

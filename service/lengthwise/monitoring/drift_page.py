@@ -14,7 +14,7 @@ from lengthwise.monitoring.record_file import PATTERN, UNFINISHED
 from lengthwise.padding import Steps
 from lengthwise.reports.chart import Chart
 from lengthwise.reports.page import Html, element, page, table
-from lengthwise.runtime.data_profile import FEATURE, DataProfile, ProfileCounter, ProfileCounts
+from lengthwise.runtime.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.runtime.manifest import Manifest
 
 _STYLE: Final = """
@@ -36,7 +36,7 @@ class DriftReport:
         manifest: The model's manifest, with a profile.
         counts: All recorded sequences by the profile's bins.
         drift: The PSI by what is compared.
-        over_time: The PSI of each window, in order of arrival.
+        over_time: The PSI of each `WINDOW_SEQUENCES`, in order of arrival.
     """
 
     manifest: Manifest
@@ -124,13 +124,12 @@ class DriftReport:
         return list(bins.shares), _shares(counts.features[index, : len(bins.shares)]), _names(bins.edges)
 
 
-def report(directory: Path, manifest: Manifest, *, window: int) -> DriftReport:
+def report(directory: Path, manifest: Manifest) -> DriftReport:
     """Compares the records of a model with its training data.
 
     Args:
         directory: The folder of the records.
         manifest: The model's manifest.
-        window: Sequences of each window of `over_time`.
 
     Raises:
         ConfigurationError: The manifest has no profile, or there are no records of the model with steps and answers.
@@ -146,11 +145,11 @@ def report(directory: Path, manifest: Manifest, *, window: int) -> DriftReport:
     total: ProfileCounts | None = None
     part: ProfileCounts | None = None
     over_time = []
-    for steps, answers in _records(directory, manifest, min(window, _AT_ONCE)):
+    for steps, answers in _records(directory, manifest, min(WINDOW_SEQUENCES, _AT_ONCE)):
         block = counter.count(steps, [places[label] for labels in answers for label in labels if label in places])
         total = block if total is None else total + block
         part = block if part is None else part + block
-        if part.sequences >= window:
+        if part.sequences >= WINDOW_SEQUENCES:
             over_time.append(counter.drift(part))
             part = None
     if total is None:
