@@ -1,7 +1,7 @@
-"""Whether a request may wait, and when one that may not should come back.
+"""Whether a request may wait, and when one that may not should come back. The batcher locks.
 
-The queue has two limits: padded steps, and seconds. The seconds are predicted: the cost of everything that waits, over
-the rate at which the runners drain it (`DrainRate`).
+The queue is limited in padded steps, and in predicted seconds: the cost of what waits, over the rate at which the
+runners drain it (`DrainRate`).
 
 | the request | is |
 |---|---|
@@ -10,15 +10,10 @@ the rate at which the runners drain it (`DrainRate`).
 | it would begin after its own deadline | refused (504), at once and not when the deadline passes |
 | otherwise | queued |
 
-A queue that is full stays closed to new requests until it has drained to `REOPENING` of its limit. If it took a request
-for each one that leaves, whether a retry succeeds would be chance, and no time to come back would be true. So a full
-queue refuses for a while, then accepts for a while, and the time until it accepts again is known. The runners are
-busy all the time. A request with a priority is refused only while the queue is full.
-
-Where several models are served, a model may use its equal share of the limits although the queue is full, so one
-overloaded model does not make the server refuse the requests for the others.
-
-Nothing here locks; the batcher does.
+A full queue stays closed until it has drained to `REOPENING` of its limit: if it took one request for each that leaves,
+whether a retry succeeds would be chance, and no time to come back would be true. The runners are busy all the time. A
+request with a priority is refused only while the queue is full. Of several models, each may use its equal share of the
+limits although the queue is full.
 """
 
 from __future__ import annotations
@@ -28,34 +23,22 @@ from typing import Final
 from lengthwise.batching.queues import ModelQueue, ModelQueues
 from lengthwise.errors import DeadlineExceeded, QueueFull, TooLarge
 
-REOPENING: Final = 0.5
-"""A queue that was full accepts requests again when it has drained to this share of its limit."""
+REOPENING: Final = 0.5  # a queue that was full accepts requests again at this share of its limit
 _FULL: Final = 0.6
-"""The queue is full at this share of the longest wait. Batches are formed by width, so some sequences run later than
-others that arrived with them, a request waits for the last of its sequences, and the predictions are not exact."""
+"""The queue is full at this share of the longest wait: some sequences run later than others that arrived with them."""
 _NEARLY_FULL: Final = 0.9
-"""A queue that refuses a request is closed for others if it is this full. Below, the request alone is too large."""
-_WINDOW_SECONDS: Final = 0.2
-"""Shortest time over which the rate is measured once; times in which nothing waits do not count."""
+"""a queue that refuses a request closes for others if so full; below, the request alone is too large"""
+_WINDOW_SECONDS: Final = 0.2  # the rate is measured over at least these; times in which nothing waits do not count
 _RATE_WEIGHT: Final = 0.2
-"""Weight of one measurement in the moving average of the rate: it follows a change within about a second, and one
-stop of the whole process changes it little."""
-_LEAST_RATE: Final = 0.01
-"""Lower bound of the rate."""
+"""of one measurement: a change is followed within about a second, one stop of the process changes little"""
+_LEAST_RATE: Final = 0.01  # lower bound of the rate
 
 
 class DrainRate:
-    """The rate at which the queue drains: predicted seconds of work that are taken from it in one second.
+    """Predicted seconds of work that are taken from the queue in one second: `value`.
 
-    With runners that do nothing else on cores of their own it is their number. Reading requests and writing answers on
-    the same cores, or other programs, lower it. It is measured only while sequences wait: an idle runner drains
-    nothing.
-
-    Args:
-        runners: The rate until it was measured.
-
-    Attributes:
-        value: Seconds of work for each second.
+    Runners that do nothing else on cores of their own make it their number; other work on these cores lowers it. It is
+    measured only while sequences wait: an idle runner drains nothing.
     """
 
     def __init__(self, runners: int) -> None:
@@ -66,13 +49,7 @@ class DrainRate:
         self._work = 0.0
 
     def taken(self, work: float, now: float, *, more_waits: bool) -> None:
-        """Notes that a batch was taken from the queue.
-
-        Args:
-            work: Its predicted seconds.
-            now: The time in seconds.
-            more_waits: Whether sequences still wait.
-        """
+        """Notes that a batch of `work` predicted seconds was taken from the queue."""
         if self._taken is not None:
             then, work_before = self._taken
             self._seconds += now - then
@@ -85,20 +62,7 @@ class DrainRate:
 
 
 class Admission:
-    """Counts what waits in all queues, and decides what else may wait.
-
-    Args:
-        queues: All queues.
-        max_padded_steps: Most padded steps that may wait, in all queues together.
-        max_seconds: Longest predicted wait of a request, in seconds.
-        runners: Number of runner threads.
-
-    Attributes:
-        max_seconds: As given.
-        padded_steps: The padded steps that wait.
-        seconds: The predicted seconds of work that wait.
-        rate: How fast they are drained.
-    """
+    """Counts what waits in all queues, in padded steps and predicted seconds, and decides what else may wait."""
 
     def __init__(self, queues: ModelQueues, *, max_padded_steps: int, max_seconds: float, runners: int) -> None:
         self._queues = queues
@@ -120,11 +84,7 @@ class Admission:
         return self.seconds / self.rate.value
 
     def closed(self) -> ModelQueue | None:
-        """A queue, where every queue refuses requests without a priority; None if one accepts them.
-
-        A request can then be refused before its body is decoded: reading what is refused anyway would take time from
-        the requests that were accepted.
-        """
+        """A queue, where every queue refuses requests without a priority, which need not be decoded then; or None."""
         queue = self._queues.closed()
         full = queue is not None and self._fill(self.padded_steps, self.seconds) > REOPENING
         return queue if full else None
@@ -145,30 +105,17 @@ class Admission:
         queue.seconds = queue.seconds - seconds if queue.padded_steps else 0.0
 
     def check_size(self, padded_steps: int) -> None:
-        """Checks the padded steps of one request.
-
-        Raises:
-            TooLarge: Even an empty queue could not hold it.
-        """
+        """Raises TooLarge for a request that even an empty queue could not hold."""
         if padded_steps > self._most_steps:
             raise TooLarge(f"{padded_steps} padded steps; the queue holds {self._most_steps} in all")
 
     def check(
         self, queue: ModelQueue, padded_steps: int, seconds: float, *, patience: float, deadline: float, priority: int
     ) -> None:
-        """Checks whether a request may wait.
+        """Raises what keeps a request from waiting; `patience` is the seconds until its deadline.
 
-        Args:
-            queue: Its model's queue.
-            padded_steps: Of all its sequences.
-            seconds: The predicted seconds of all its sequences.
-            patience: The seconds until its deadline.
-            deadline: Its deadline, on the clock of the waiting sequences.
-            priority: 0 to 9.
-
-        Raises:
-            QueueFull: The queue cannot hold it now; has the seconds after which it can.
-            DeadlineExceeded: It would begin after its deadline.
+        QueueFull has the seconds after which the queue can hold it; DeadlineExceeded: it would begin after its
+        deadline.
         """
         rate = self.rate.value
         if (
@@ -190,12 +137,7 @@ class Admission:
             )
 
     def full(self, queue: ModelQueue, padded_steps: int = 0) -> QueueFull:
-        """The refusal of a request, with the seconds until the queue is open for it.
-
-        Args:
-            queue: Its model's queue.
-            padded_steps: Of all its sequences.
-        """
+        """The refusal of a request, with the seconds until the queue is open for it."""
         most, share = self._most_steps, self._share
         steps, own_steps = max(self.padded_steps, 1), max(queue.padded_steps, 1)
         left = min(REOPENING / max(self._fill(steps, self.seconds), REOPENING), (most - padded_steps) / steps)
@@ -227,17 +169,16 @@ class Admission:
         return too_full or (queue.closed_to_new and not priority)
 
     def _wait(self, queue: ModelQueue, deadline: float, priority: int) -> float:
-        """The predicted seconds until a new sequence begins.
+        """The predicted seconds until a new sequence begins; queues take turns.
 
-        Before it run those sequences of its queue that are more urgent and have an earlier deadline: the planner lets a
-        sequence pass if it would otherwise miss its deadline. Queues take turns.
+        Before it run those of its queue that are more urgent and have an earlier deadline: the planner lets a sequence
+        pass if it would otherwise miss its deadline.
         """
         own = queue.seconds * queue.pending.share_before(priority, deadline) * self._queues.busy()
         return min(own, self.seconds) / self.rate.value
 
     @property
     def _share(self) -> float:
-        """The equal share of a queue."""
         return 1 / max(1, len(self._queues))
 
     def _fill(self, padded_steps: int, seconds: float) -> float:

@@ -41,19 +41,10 @@ log = logging.getLogger("lengthwise.batcher")
 
 
 class Batcher:
-    """All queues, the requests that wait in them, and the runners.
+    """All queues, the requests that wait in them, and the runners; `clock` is that of all deadlines.
 
-    Args:
-        runners: Number of runner threads.
-        max_queue_cost_steps: Most padded steps that may wait, in all queues together.
-        max_queue_seconds: Longest predicted wait of a request, in seconds.
-        max_wait_seconds: Longest time that a sequence waits for more requests to batch with while a runner is idle.
-        one_core: Whether the event loop and the only runner share one core.
-        lend_cores: Is told how many cores are idle; see `Runners`.
-        cores: How many cores there are.
-        on_batch: Called with each batch that ran or failed, in the thread that ran it.
-        on_suspect: Called with the queue of a model whose batches failed several times in a row, in such a thread.
-        clock: Seconds; the clock of all deadlines.
+    `on_batch` is called with each batch that ran or failed, `on_suspect` with the queue of a model whose batches failed
+    several times in a row, both in the thread that ran it; `lend_cores`: see `Runners`.
     """
 
     def __init__(
@@ -114,11 +105,7 @@ class Batcher:
         self._runners.expect()
 
     def waiting_lengths(self, most: int) -> list[tuple[str, int, list[int]]]:
-        """For each queue that is not empty: its name, how many sequences wait, and the lengths of the first of them.
-
-        Args:
-            most: How many lengths of each queue, in the order of arrival.
-        """
+        """For each queue that is not empty: its name, how many sequences wait, and their first lengths."""
         with self._lock:
             return [
                 (queue.name, len(queue.pending), [_length(sequence) for sequence in islice(queue.pending, most)])
@@ -143,10 +130,7 @@ class Batcher:
             self._queues.add(queue)
 
     def close(self, queue: ModelQueue) -> None:
-        """Removes a queue when it is empty.
-
-        Its waiting sequences are still answered, and so is a later call that was decoded for its model before this.
-        """
+        """Removes a queue when it is empty: what waits, or was decoded for its model before, is still answered."""
         with self._lock:
             queue.closed = True
             self._queues.remove_if_done(queue)
@@ -165,8 +149,8 @@ class Batcher:
     ) -> PendingRequest:
         """Accepts the sequences of one call. The caller awaits the request's future: what `finish` returned.
 
-        The future's errors: `DeadlineExceeded` if the deadline passed, waiting or running; `InferenceFailed` if the
-        runtime failed on a batch with one of the sequences; any `RequestError` that `finish` raised.
+        The future fails with DeadlineExceeded, InferenceFailed (the runtime failed on a batch with one of the
+        sequences), or the RequestError that `finish` raised.
 
         Args:
             queue: The model's queue.
@@ -179,8 +163,7 @@ class Batcher:
             trace: The caller's trace, for `on_batch`.
 
         Raises:
-            NotReady: The batcher was not started, or the model does not work; then it has the seconds until it is
-                tried again.
+            NotReady: The batcher was not started, or the model does not work.
             Draining: The server shuts down.
             TooLarge: Even an empty queue could not hold it.
             QueueFull: The queue cannot hold it now; has the seconds after which it probably can.
@@ -256,11 +239,7 @@ class Batcher:
     async def drain(self, seconds: float) -> bool:
         """Rejects new requests, finishes the accepted ones, and stops the runners.
 
-        Args:
-            seconds: How long to wait for the accepted ones.
-
-        Returns:
-            Whether every accepted request was answered in that time; the others fail with `Draining`.
+        Returns whether every accepted request was answered within `seconds`; the others fail with `Draining`.
         """
         until = self._clock() + seconds
         with self._lock:
@@ -282,7 +261,7 @@ class Batcher:
         self._draining = True
 
     def next_queue(self) -> tuple[ModelQueue | None, float | None]:
-        """See `BatchSource`. Removes sequences whose deadline has passed, even if their timer has not fired yet."""
+        """See `ModelQueues.next`; the lock is held. Removes late sequences, even if their timer has not fired yet."""
         now = self._clock()
         for queue in self._queues:
             while isinstance(late := queue.pending.earliest_deadline(), QueuedSequence) and late.deadline <= now:
@@ -293,7 +272,7 @@ class Batcher:
         return self._queues.next(now, draining=self._draining)
 
     def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:
-        """See `BatchSource`. Wakes a runner, or the event loop, if other sequences still wait."""
+        """Plans a queue's next batch, with the lock held; wakes a runner, or the event loop, if others wait."""
         work_start = queue.cost.clock()
         sequences = self._plan(queue, seconds)
         queue.inflight += 1
@@ -318,7 +297,7 @@ class Batcher:
         return cast("list[QueuedSequence]", chosen)  # nothing else is added to a queue
 
     def settle_all(self, outcomes: Outcomes) -> None:
-        """See `BatchSource`. A request whose deadline has passed fails, even if its timer has not fired yet."""
+        """Gives requests their outcomes, on the event loop; one that is late fails, even before its timer fires."""
         now = self._clock()
         for request, outcome in outcomes:
             try:
@@ -335,8 +314,7 @@ class Batcher:
     def _settle(self, request: PendingRequest, outcome: Any) -> int:
         """Completes a request with its outcome, on the event loop; does nothing if it is settled already.
 
-        Returns:
-            How many of its sequences still waited, and will not run.
+        Returns how many of its sequences still waited, and will not run.
         """
         if request.settled:
             return 0
@@ -370,5 +348,4 @@ class Batcher:
 
 
 def _length(waiting: WaitingSequence) -> int:
-    """The steps of a waiting sequence."""
     return len(waiting.steps) if isinstance(waiting, QueuedSequence) else waiting.width

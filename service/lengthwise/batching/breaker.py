@@ -17,13 +17,14 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-SUSPECTED_AFTER: Final = 5
-"""How many batches of a model must fail in a row until its golden sequences are run."""
+SUSPECTED_AFTER: Final = 5  # batches in a row that must fail until the model's golden sequences are run
 _LONGEST_REASON: Final = 200
 
 
 class BreakerState(enum.Enum):
-    """The state of a breaker; see the module."""
+    """See the module."""
+
+    """See the module."""
 
     CLOSED = "closed"
     SUSPECTED = "suspected"
@@ -31,15 +32,7 @@ class BreakerState(enum.Enum):
 
 
 class Breaker:
-    """The breaker of one model.
-
-    Attributes:
-        state: Its state.
-        open: Whether requests are refused.
-        failures: How many batches failed in a row.
-        reason: The last failure, as a short sentence.
-        probe_time: When the golden sequences run next, on the batcher's clock, unless it is closed.
-    """
+    """The breaker of one model; `probe_time` is when the golden sequences run next, on the batcher's clock."""
 
     __slots__ = ("failures", "open", "probe_time", "reason", "state")
 
@@ -57,15 +50,7 @@ class Breaker:
             self.state = BreakerState.CLOSED
 
     def batch_failed(self, error: BaseException, now: float) -> bool:
-        """Notes that a batch failed.
-
-        Args:
-            error: Why.
-            now: The time, on the batcher's clock.
-
-        Returns:
-            Whether the golden sequences should now be run.
-        """
+        """Notes that a batch failed; returns whether the golden sequences should now be run."""
         self.failures += 1
         if self.state is not BreakerState.CLOSED or self.failures % SUSPECTED_AFTER:
             return False
@@ -73,16 +58,7 @@ class Breaker:
         return True
 
     def probed(self, error: BaseException | None, now: float, retry_seconds: float) -> bool:
-        """Notes the result of the golden sequences.
-
-        Args:
-            error: Why they failed; None if they were right.
-            now: The time, on the batcher's clock.
-            retry_seconds: After how many seconds they run again if they failed.
-
-        Returns:
-            Whether the breaker opened or closed.
-        """
+        """Notes how the golden sequences ended (None: right); returns whether the breaker opened or closed."""
         was_open, self.open = self.open, error is not None
         if error is None:
             self.state = BreakerState.CLOSED

@@ -1,11 +1,9 @@
 """The batch shapes that run on a device: few enough that each runs once before the model serves.
 
 On a device, memory grows with every new shape, and libraries choose their kernels by shape. So widths are rounded up to
-one of a few widths, and batches are filled up with short rows of zeros (*fillers*) to one of a few numbers of rows. The
-cost table decides which ones: as few as possible, while no rounding adds more than a small share of steps or of
-predicted seconds. The planner sees the rounding as cost (`BucketedCosts`), so it prefers batches that need no filler.
-
-The queue's limit counts the rounded width, and the batch metrics count the filler rows.
+one of a few, and batches are filled up with short rows of zeros (*fillers*) to one of a few numbers of rows. The cost
+table decides which: as few as possible, while no rounding adds more than a small share of steps or seconds. The planner
+sees the rounding as cost (`BucketedCosts`). Admission counts the rounded width, and metrics count the fillers.
 """
 
 from __future__ import annotations
@@ -23,27 +21,18 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import rounded_width
 
 MOST_ADDED: Final = 0.05
-"""Most that one rounding adds, as a share of the steps or of the predicted seconds. The mean is below half of it,
-because lengths are spread evenly between two widths, and most batches are full."""
+"""by one rounding, as a share of the steps or of the predicted seconds; the mean is below half of it"""
 
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """The widths and the numbers of rows of batches that run.
+    """The widths and the numbers of rows of batches that run."""
 
-    Attributes:
-        widths: Ascending, at least one; in steps.
-        rows: Ascending, from 1.
-        limits: The limits of one batch; a full batch gets no filler.
-        multiple: Widths are multiples of it.
-        min_length: The shortest sequence that the model accepts, which is the length of a filler.
-    """
-
-    widths: tuple[int, ...]
-    rows: tuple[int, ...]
-    limits: BatchLimits
+    widths: tuple[int, ...]  # ascending, at least one; in steps
+    rows: tuple[int, ...]  # ascending, from 1
+    limits: BatchLimits  # a full batch gets no filler
     multiple: int = 4
-    min_length: int = 1
+    min_length: int = 1  # of a filler: the shortest sequence that the model accepts
 
     def width_of(self, length: int) -> int:
         """The width, in steps, of a batch whose longest sequence has this length."""
@@ -75,16 +64,7 @@ def choose(
     multiple: int = 4,
     most_added: float = MOST_ADDED,
 ) -> Buckets:
-    """The fewest widths and rows for which no rounding adds more than `most_added`.
-
-    Args:
-        cost: Predicts a batch's seconds on the device.
-        limits: The limits of one batch.
-        max_length: The longest sequence.
-        min_length: The shortest sequence.
-        multiple: Widths are multiples of it.
-        most_added: Share of steps, and of predicted seconds, that one rounding may add.
-    """
+    """The fewest widths and rows for which no rounding adds more than `most_added` to the steps or the seconds."""
     narrowest, widest = rounded_width(min_length, multiple), rounded_width(max_length, multiple)
 
     def seconds_at(width: int) -> float:
@@ -109,12 +89,7 @@ def _fewest(points: Sequence[int], seconds: Callable[[int], float], most_added: 
 
 
 class BucketedCosts(CostTable):
-    """A cost table whose predictions include the filler rows.
-
-    Args:
-        table: The measured table, without fillers.
-        buckets: The shapes that run.
-    """
+    """A measured cost table whose predictions include the filler rows."""
 
     def __init__(self, table: CostTable, buckets: Buckets) -> None:
         super().__init__(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)

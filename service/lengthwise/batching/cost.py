@@ -1,22 +1,15 @@
 """Predicted seconds of a batch, by its rows and its width, on the machine that serves.
 
-The table is measured when a model is loaded, on a grid of shapes (`batching.cost_measurement`). It is made monotone
-(more rows or more steps never cost less) and is interpolated linearly between the points of the grid. That fits
-recurrent models: their time is linear in the width, and piecewise linear in the rows until the processor's vectors are
-full.
-
-The grid is of batches of one length. With kernels that compute valid steps only, a batch of several lengths costs less
-than its width says: about as much as fewer rows of that width, see `rows_that_count`.
-
-While serving, the table learns three numbers from the batches that run:
+The table is measured at load, on a grid of shapes (`batching.cost_measurement`), made monotone, and interpolated
+linearly. That fits recurrent models: linear in the width, piecewise linear in the rows until the vectors are full. The
+grid is of batches of one length; where valid steps only are computed, mixed lengths cost less (`rows_that_count`).
+While serving, three numbers are learned, each moved a few percent at most by a slow run:
 
 | number | meaning |
 |---|---|
 | drift | how many times as long every batch takes as it did at load: one factor for all shapes |
 | overhead | the seconds that each batch takes on top of what its shape took at load, whatever its shape |
 | padding | what a padded step costs, as a share of a valid one: 1 where the whole rectangle is computed |
-
-A single slow run moves each of them by a few percent at most.
 """
 
 from __future__ import annotations
@@ -32,57 +25,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_LOG_ERROR: Final = 0.7
-"""Bound on the log of one run's seconds over the predicted seconds (0.7 is a factor of 2), so that a run that other
-work on the machine delayed has little effect."""
-_DRIFT_WEIGHT: Final = 0.05
-"""Weight of one run in the moving average of the drift: it follows a change within about 20 batches."""
+"""bound on log(seconds / predicted) of one run: one that other work delayed has little effect"""
+_DRIFT_WEIGHT: Final = 0.05  # weight of one run in the drift: it follows a change within about 20 batches
 _OVERHEAD_WEIGHT: Final = 0.01
-"""Weight of one run in the moving averages of the overhead. Less than the drift's, because the overhead is estimated
-from the differences between batches, which are small."""
+"""of one run; less than the drift's, as it is estimated from small differences between batches"""
 _SIZE_VARIANCE_FLOOR: Final = 0.03
-"""Regularisation: the overhead estimate shrinks to 0 when the squared coefficient of variation of the batches' seconds
-is not well above this. Batches of nearly one size do not show what a batch of no size would take."""
-_FEW_BATCHES: Final = 10
-"""Regularisation: after N batches, `_FEW_BATCHES / N` is added to the floor above, so that a few batches move the
-overhead little."""
-_MAX_OVERHEAD: Final = 0.25
-"""Largest overhead, as a share of the mean batch's seconds."""
+"""regularisation: batches of nearly one size do not show what one of no size would take"""
+_FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is added to the floor
+_MAX_OVERHEAD: Final = 0.25  # as a share of the mean batch's seconds
 _OVERHEAD_SHRINKAGE: Final = 0.5
-"""Share of the estimated overhead that is used; the drift takes the rest. Batches that are too large cost waiting and
-padding, while batches that are a little too small cost almost nothing."""
-_NEARLY_BEST: Final = 1.05
-"""A row's seconds within this factor of the least possible count as the least."""
-_OVERHEAD_STEP: Final = 0.03
-"""Columns are computed again when the overhead has changed by more than this share of the mean batch's seconds."""
-SHORTEST_SECONDS: Final = 1e-7
-"""Lower bound of a measured run, in seconds: a coarse clock may read 0."""
-_PADDING_WEIGHT: Final = 0.02
-"""Weight of one run in the moving averages by which the cost of padding is learned."""
-_PADDING_STEP: Final = 0.003
-"""Share of one run's estimate by which the cost of padding is moved."""
-_PADDING_VARIANCE_FLOOR: Final = 0.1
-"""Regularisation: batches of nearly the same share of padding do not show what padding costs."""
-_MOST_PADDING: Final = 0.99
-"""Bound on what is learned."""
-_MAX_LOG_DRIFT: Final = 3.5
-"""Bound on the log of the drift: serving scales the measured times by 33 at most."""
-_MAX_COLUMNS: Final = 1024
-"""How many widths have their column cached; past it the cache is emptied."""
+"""Share of the overhead that is used: too large batches cost waiting and padding, too small ones little."""
+_NEARLY_BEST: Final = 1.05  # a row's seconds within this factor of the least count as the least
+_OVERHEAD_STEP: Final = 0.03  # columns are computed again after such a change, as a share of the mean batch
+SHORTEST_SECONDS: Final = 1e-7  # of a measured run: a coarse clock may read 0
+_PADDING_WEIGHT: Final = 0.02  # of one run, in the averages by which the cost of padding is learned
+_PADDING_STEP: Final = 0.003  # share of one run's estimate by which the cost of padding moves
+_PADDING_VARIANCE_FLOOR: Final = 0.1  # regularisation: batches of nearly one share of padding do not show what it costs
+_MOST_PADDING: Final = 0.99  # bound on what is learned
+_MAX_LOG_DRIFT: Final = 3.5  # serving scales the measured times by 33 at most
+_MAX_COLUMNS: Final = 1024  # widths whose column is cached; past it the cache is emptied
 
 
 class Column(NamedTuple):
-    """Predicted seconds of batches of one width, before the drift: multiply by `CostTable.drift`.
+    """Predicted seconds of batches of one width, before the drift: multiply by `CostTable.drift`."""
 
-    Attributes:
-        seconds: Seconds of a batch of 0, 1, 2, ... rows; the first is 0.
-        cheapest_rows: For at most 0, 1, 2, ... rows, the number of rows with the fewest seconds a row; the first is 0.
-        enough_rows: The smallest number of rows whose seconds a row are nearly the least (within 5 %).
-        least_row_seconds: The seconds a row at the best number of rows.
-    """
-
-    seconds: list[float]
-    cheapest_rows: list[int]
-    enough_rows: int
+    seconds: list[float]  # of a batch of 0, 1, 2, ... rows
+    cheapest_rows: list[int]  # of at most 0, 1, 2, ... rows: the number with the fewest seconds a row
+    enough_rows: int  # the fewest whose seconds a row are within 5 % of the least
     least_row_seconds: float
 
     @classmethod
@@ -97,39 +66,19 @@ class Column(NamedTuple):
 
 
 class _Snapshot(NamedTuple):
-    """What is computed from a table and its overhead, before the drift. Replaced when the overhead changes.
+    """What is computed from a table and its overhead, before the drift; replaced when the overhead changes."""
 
-    Attributes:
-        rows: Most rows in a column.
-        overhead: The overhead that is included, in seconds.
-        seconds: `[rows, widths]` of the grid, with the overhead.
-        columns: The cached columns, by width.
-    """
-
-    rows: int
-    overhead: float
-    seconds: NDArray[np.float64]
-    columns: dict[int, Column]
+    rows: int  # most in a column
+    overhead: float  # included, in seconds
+    seconds: NDArray[np.float64]  # `[rows, widths]` of the grid, with the overhead
+    columns: dict[int, Column]  # cached, by width
 
 
 class CostTable:
-    """Seconds of a batch by rows and width.
+    """Seconds of a batch by rows and width, from `seconds [rows, widths]` of an ascending grid, made monotone here.
 
-    Args:
-        rows: The grid's rows, ascending, at least one.
-        widths: The grid's widths, ascending, at least one.
-        seconds: `[rows, widths]`, finite and above 0; made monotone here.
-        padding: What a padded step costs, as a share of a valid one, 0 to 1.
-        clock: The clock of the seconds, for the table and for `observe`. By default the processor time of the running
-            thread, which other work on the machine does not change. A run on a device needs the wall clock.
-
-    Attributes:
-        drift: How many times as long a batch takes as it did at load.
-        overhead: The seconds of every batch that its shape does not explain.
-        padding: What a padded step costs, as a share of a valid one.
-
-    Raises:
-        ValueError: The rows, the widths or the seconds do not form such a grid.
+    `clock` is that of the seconds: by default the processor time of the running thread, which other work on the machine
+    does not change. A run on a device needs the wall clock. Raises ValueError for what is no such grid.
     """
 
     def __init__(
@@ -172,11 +121,6 @@ class CostTable:
         """What a padded step costs, as a share of a valid one."""
         return self._padding.share
 
-    @property
-    def cached_widths(self) -> int:
-        """How many widths have their column cached."""
-        return len(self._snapshot.columns)
-
     def column(self, width: int, rows: int) -> Column:
         """The column of a width, for `rows` rows at least, before the drift; cached until the overhead changes."""
         snapshot = self._snapshot
@@ -218,14 +162,9 @@ class CostTable:
         return Column.of(np.maximum.accumulate(weights @ at_width))
 
     def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
-        """Predicted seconds of one batch, with overhead and drift.
+        """Predicted seconds of one batch, with overhead and drift; `valid_steps` is None if all steps are valid.
 
         Past the end of the grid they grow with the last slope over the width, and in proportion to the rows.
-
-        Args:
-            rows: The rows.
-            width: Their padded number of steps.
-            valid_steps: How many steps of all rows are valid; None if all are.
         """
         return self._seconds(rows, width, valid_steps) * self.drift
 
@@ -236,20 +175,12 @@ class CostTable:
         return seconds_of(times, rows_that_count(rows, width, valid_steps, self.padding))
 
     def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
-        """Learns from a batch that ran: updates the drift and the overhead, both by a small bounded step.
+        """Learns from a batch that ran, each number by a small bounded step; ignores seconds that cannot be.
 
-        There is one drift for all shapes, because a busy machine or a lower clock slows all of them. One drift for each
-        number of rows was tried and was worse: numbers of rows that did not occur looked cheap or expensive beside
-        those that did, batches grew, and throughput fell.
-
-        The overhead is the work for each batch from its plan to its scores. It was not measured at load, or only with
-        warm processor caches, which the runs between two batches evict. Without it in the table, batches are too small.
-
-        Args:
-            rows: Rows that ran.
-            width: Their padded number of steps.
-            seconds: How long the batch took on `clock`. Ignored if it is zero, negative or not finite.
-            valid_steps: How many steps of all rows were valid; None if all were.
+        There is one drift for all shapes. One for each number of rows was tried and was worse: those that did not occur
+        looked cheap or expensive beside those that did, batches grew, and throughput fell. The overhead is the work for
+        each batch from its plan to its scores, which was not measured at load, or with warm processor caches only.
+        Without it, batches are too small.
         """
         if not 0 < seconds < math.inf:
             return
@@ -271,7 +202,8 @@ class CostTable:
                 self._snapshot = _Snapshot(snapshot.rows, overhead.seconds, self._measured + overhead.seconds, {})
 
     def to_json(self) -> dict[str, Any]:
-        """Grid and seconds, for reports and for the model directory."""
+        """What the model directory keeps."""
+        """What the model directory keeps."""
         return {
             "rows": self.rows.tolist(),
             "widths": self.widths.tolist(),
@@ -287,17 +219,10 @@ class CostTable:
 
 
 class PaddingCost:
-    """Learns what a padded step costs, as a share of a valid one.
+    """Learns what a padded step costs, as a share of a valid one: `share`, 0 to 1.
 
     If batches with more padding than usual take longer than predicted, and those with less do not, the share is too
-    small. So it follows the covariance of the two, by a small bounded step for each batch. A share of 1 stays 1: the
-    whole rectangle is computed.
-
-    Args:
-        share: As it was measured at load.
-
-    Attributes:
-        share: What a padded step costs, 0 to 1.
+    small. So it follows the covariance of the two, by a small bounded step for each batch. A share of 1 stays 1.
     """
 
     def __init__(self, share: float) -> None:
@@ -306,12 +231,7 @@ class PaddingCost:
         self._of_padding = self._error = self._variance = 0.0
 
     def observe(self, of_padding: float, error: float) -> None:
-        """Learns from one batch.
-
-        Args:
-            of_padding: How much longer it would be predicted to take if all of its steps were valid, as a share.
-            error: The log of the seconds it took over those that were predicted, bounded.
-        """
+        """Learns from one batch: how much longer it would be if all its steps were valid, and its log error."""
         self._count += 1
         weight = max(_PADDING_WEIGHT, 1 / self._count)
         apart = of_padding - self._of_padding
@@ -323,14 +243,10 @@ class PaddingCost:
 
 
 class Overhead:
-    """Estimates the fixed overhead of a batch: the intercept of a weighted least-squares fit.
+    """Estimates the fixed overhead of a batch: the intercept of a weighted least-squares fit, regularised.
 
-    The fit is `took = overhead + slope * measured` over the batches that ran, each with a weight of `1 / measured`:
-    the times of short batches vary less than those of long ones, but most of them in proportion to their length.
-
-    Attributes:
-        seconds: The overhead that is used, after regularisation; at least 0.
-        mean_batch_seconds: Moving average of a batch's seconds.
+    The fit is `took = overhead + slope * measured`, with weights of `1 / measured`: the times of short batches vary
+    less than those of long ones, but most of them in proportion to their length.
     """
 
     def __init__(self) -> None:
@@ -340,12 +256,7 @@ class Overhead:
         self._means = [0.0, 0.0, 0.0, 0.0]  # of measured, 1 / measured, took, took / measured
 
     def observe(self, measured: float, took: float) -> None:
-        """Adds one batch to the fit.
-
-        Args:
-            measured: The seconds of its shape at load; above 0.
-            took: The seconds that it took, divided by the drift; above 0.
-        """
+        """Adds a batch: the seconds of its shape at load, and those it took, divided by the drift; both above 0."""
         self._count += 1
         weight = max(_OVERHEAD_WEIGHT, 1 / self._count)
         seen = (measured, 1 / measured, took, took / measured)
@@ -359,16 +270,7 @@ class Overhead:
 
 
 def rows_that_count(rows: int, width: int, valid_steps: int, padding: float) -> float:
-    """How many rows of one length take as long as a batch of several lengths.
-
-    A kernel that computes valid steps only computes, on average over the steps, `valid_steps / width` rows.
-
-    Args:
-        rows: The rows of the batch.
-        width: Its width.
-        valid_steps: The valid steps of all rows.
-        padding: What a padded step costs, as a share of a valid one.
-    """
+    """How many rows of one length take as long as these: valid steps only are `valid_steps / width` rows."""
     full = valid_steps / width
     return max(1.0, full + padding * (rows - full))
 
@@ -382,10 +284,9 @@ def seconds_of(times: Sequence[float], rows: float) -> float:
 
 
 def interpolated(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
-    """`values [..., points]` at `x`, `[...]`: linear between the points.
+    """`values [..., points]` at `x`, `[...]`: linear between the points, and on the last slope past them.
 
-    Below the first point it is the first value. Past the last point the last slope continues; with one point only, the
-    value grows in proportion.
+    Below the first point it is the first value; with one point only, the value grows in proportion.
     """
     if len(points) == 1:
         return values[..., 0] * max(1.0, x / points[0])

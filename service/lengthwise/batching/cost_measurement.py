@@ -11,27 +11,17 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.cost import SHORTEST_SECONDS, CostTable, interpolated
 
-RunShape = Callable[[int, int], object]
-"""Runs one batch of `rows` by `width` steps, and returns when it has finished."""
+RunShape = Callable[[int, int], object]  # runs one batch of so many rows and steps
 
-RunLengths = Callable[[Sequence[int]], object]
-"""Runs one batch of sequences of these lengths, and returns when it has finished."""
+RunLengths = Callable[[Sequence[int]], object]  # runs one batch of sequences of these lengths
 
-_ROUNDS: Final = 5
-"""How many times each shape is measured at load; the fastest run counts."""
-_MIXED_ROWS: Final = 24
-"""Rows of the batches that show what padding costs."""
-_MIXED_WIDTH: Final = 64
-"""Their width, in steps."""
-_LEAST_MIXED: Final = 6
-"""Fewer rows or steps do not show it."""
-_ALL_COMPUTED: Final = 0.9
-"""A padded step that costs more than this share of a valid one counts as one: the whole rectangle is computed."""
-_LINE_TOLERANCE: Final = 0.1
-"""The measured times of one number of rows are replaced by the line fitted over the widths, if each of them is within
-this share of it."""
-_LINE_POINTS: Final = 4
-"""Least number of measured widths for which a line is fitted."""
+_ROUNDS: Final = 5  # each shape is measured so often at load; the fastest run counts
+_MIXED_ROWS: Final = 24  # of the batches that show what padding costs
+_MIXED_WIDTH: Final = 64  # of these batches, in steps
+_LEAST_MIXED: Final = 6  # fewer rows or steps do not show it
+_ALL_COMPUTED: Final = 0.9  # a padded step that costs more than this share of a valid one costs all of it
+_LINE_TOLERANCE: Final = 0.1  # a line over the widths replaces measured times that are all within this share of it
+_LINE_POINTS: Final = 4  # least measured widths for a line
 
 
 def grid(largest: int, *, smallest: int = 1) -> list[int]:
@@ -45,10 +35,7 @@ def grid(largest: int, *, smallest: int = 1) -> list[int]:
 
 
 def rows_grid(largest: int) -> list[int]:
-    """Powers of two and 1.5 times those, 1, 2, 3, 4, 6, 8, 12, ..., and `largest` itself.
-
-    On many processors a matrix product's kernel computes 6 or 12 rows at once: there the seconds a row are the least.
-    """
+    """Powers of two and 1.5 times those, and `largest`: matrix products are often cheapest at 6 or 12 rows."""
     points = grid(largest)
     return sorted({*points, *(3 * point // 2 for point in points[1:] if 3 * point // 2 <= largest)})
 
@@ -67,25 +54,15 @@ def measure(
 ) -> CostTable:
     """Measures a table: small shapes first, the fastest of several runs of each, until the budget is spent.
 
-    1. All shapes are run once, then all a second time, and so on, so that a period in which the machine is busy slows
-       all of them. If it slowed only the small shapes, the planner would make every batch too large.
+    1. All shapes are run in turns, so that a busy period slows all of them. If it slowed only the small ones, the
+       planner would make every batch too large.
     2. A shape that took longer than a larger one was disturbed: it gets the larger one's time.
-    3. If the times of one number of rows lie on a line over the widths, as those of a recurrent model do, the line
-       replaces them, which averages the noise.
-    4. A shape that was not run (too many padded steps, or no time left) is extrapolated: linearly in the width, and at
-       most in proportion to the rows, so that noise in the last shape measured does not become a slope.
+    3. Times of one number of rows that lie on a line over the widths, as a recurrent model's do, are replaced by the
+       line.
+    4. A shape that was not run is extrapolated: linearly in the width, and at most in proportion to the rows, so that
+       noise in the last shape measured does not become a slope.
 
-    Args:
-        run: Runs one batch of that many rows and steps.
-        max_rows: Most rows of a batch.
-        max_width: Widest batch, in steps.
-        max_padded_steps: Most rows x width of a batch that is run.
-        min_width: Narrowest batch, in steps; None for `multiple`.
-        multiple: Widths are multiples of it.
-        budget_seconds: Seconds to spend, on `clock`.
-        clock: Measures the runs; see `CostTable`.
-        run_lengths: Runs one batch of several lengths, to measure what padding costs; None where the whole rectangle is
-            computed.
+    `budget_seconds` are on `clock`; `run_lengths` is None where the whole rectangle is computed.
     """
     rows = rows_grid(max_rows)
     narrowest = min_width or multiple
@@ -137,13 +114,6 @@ def measure_padding(
 
     Three batches of one width take turns: of rows of one length, of rows of very different lengths, and of fewer rows
     of one length with as many valid steps. Where padding costs nothing, the second takes as long as the third.
-
-    Args:
-        run: Runs one batch.
-        rows: Rows of the first two batches.
-        width: Their width, in steps.
-        shortest: The shortest sequence that the model takes.
-        clock: Measures the runs.
     """
     if rows < _LEAST_MIXED or width < max(_LEAST_MIXED, 2 * shortest):
         return 1.0
@@ -187,9 +157,9 @@ def _fitted_to_lines(widths: NDArray[np.int64], seconds: NDArray[np.float64]) ->
 def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     """`[rows, widths]`: the grid with its gaps (NaN) extrapolated; `[0, 0]` is always measured.
 
-    Each number of rows continues its last slope over the width. Two bounds keep noise in narrow shapes from becoming a
-    slope that makes many rows look too cheap or too expensive: relative to the next smaller number of rows, the time
-    is at least what it was at the widest measured shape, and at most in proportion to the rows.
+    Each number of rows continues its last slope over the width. Noise must not make many rows look too cheap or too
+    expensive: relative to the next smaller number of rows, the time is at least what it was at the widest measured
+    shape, and at most in proportion to the rows.
     """
     filled = seconds.copy()
     for i in range(len(rows)):

@@ -1,7 +1,4 @@
-"""Runs one batch: pads it, computes it, gives the results to their requests, and counts it in the metrics.
-
-An error here affects only this batch: its requests get the error, and the next batch runs.
-"""
+"""Runs one batch: pads it, computes it, gives the results to their requests, and counts it in the metrics."""
 
 from __future__ import annotations
 
@@ -19,28 +16,18 @@ log = logging.getLogger("lengthwise.execution")
 
 OnBatch = Callable[[ModelQueue, Sequence[QueuedSequence], float, float], None]
 """Called with each batch that ran or failed: its queue, its sequences, and when it started and ended."""
-Outcomes = list[tuple[PendingRequest, Any]]
-"""Complete requests, each with its outcome: a finished answer, or an error."""
+Outcomes = list[tuple[PendingRequest, Any]]  # complete requests, each with its answer or error
 
 
 class PlannedBatch(NamedTuple):
-    """A batch that was removed from its queue and is about to run.
-
-    Attributes:
-        queue: Its model's queue.
-        sequences: Its sequences, at least one.
-        work_start: When its planning started, on the clock of the queue's cost table.
-        width: The width with which its cost is predicted.
-        valid_steps: The sum of the widths with which its cost is predicted.
-        seconds: Its predicted seconds, if all of its sequences were as long as the longest.
-    """
+    """A batch that was removed from its queue and is about to run."""
 
     queue: ModelQueue
     sequences: list[QueuedSequence]
-    work_start: float
-    width: int
-    valid_steps: int
-    seconds: float
+    work_start: float  # of its planning, on the clock of the queue's cost table
+    width: int  # with which its cost is predicted
+    valid_steps: int  # the sum of such widths
+    seconds: float  # predicted, as if all were as long as the longest
 
     @classmethod
     def of(cls, queue: ModelQueue, sequences: list[QueuedSequence], work_start: float) -> PlannedBatch:
@@ -51,45 +38,20 @@ class PlannedBatch(NamedTuple):
 
 
 class FinishedBatch(NamedTuple):
-    """A batch that ran or failed.
-
-    Attributes:
-        planned: What was run.
-        outcomes: The requests that are complete with it, each with its outcome.
-        batch: The padded sequences; None if it failed.
-        start: When it started, on the batcher's clock.
-        seconds: How long padding and inference took, on that clock.
-        work_seconds: The time from planning to results on the clock of the queue's cost table: the processor time of
-            this thread on a CPU, wall time on a device.
-        padding_seconds: The part of `seconds` that padding took.
-        writing_seconds: How long it took to write the answers of the complete requests.
-    """
+    """A batch that ran or failed."""
 
     planned: PlannedBatch
-    outcomes: Outcomes
-    batch: PaddedBatch | None
-    start: float
-    seconds: float
-    work_seconds: float
-    padding_seconds: float
-    writing_seconds: float
+    outcomes: Outcomes  # of the requests that are complete with it
+    batch: PaddedBatch | None  # None if it failed
+    start: float  # on the batcher's clock
+    seconds: float  # of padding and inference, on that clock
+    work_seconds: float  # from planning to results, on the cost table's clock
+    padding_seconds: float  # a part of `seconds`
+    writing_seconds: float  # to write the answers that are complete
 
 
 class Execution:
-    """Runs batches.
-
-    Args:
-        queues: All queues.
-        lock: Held while queues and requests are changed.
-        clock: Seconds.
-        on_batch: Called with each batch that ran or failed.
-        on_suspect: Called with the queue of a model whose batches failed several times in a row.
-
-    Attributes:
-        runs: The batches that run, by the id of their thread.
-        watch: Called with each batch that ran or failed and the waits of its sequences, in seconds, before the cost
-            table learns from it; None while nobody looks.
-    """
+    """Runs batches. Calls `on_batch` with each that ran or failed, `on_suspect` with a queue that keeps failing."""
 
     def __init__(
         self,
@@ -104,7 +66,8 @@ class Execution:
         self._clock = clock
         self.on_batch = on_batch
         self._on_suspect = on_suspect
-        self.runs: dict[int, Run] = {}
+        self.runs: dict[int, Run] = {}  # by thread id
+        # of the live view, with the waits in seconds
         self.watch: Callable[[FinishedBatch, Sequence[float]], None] | None = None
 
     def run(self, planned: PlannedBatch) -> FinishedBatch:
@@ -147,7 +110,6 @@ class Execution:
         )
 
     def _judge(self, queue: ModelQueue, failure: Exception | None, now: float) -> None:
-        """Tells the model's breaker how a batch ended."""
         if failure is None:
             queue.breaker.batch_ran()
         elif queue.breaker.batch_failed(failure, now) and self._on_suspect is not None:
@@ -177,7 +139,6 @@ class Execution:
             log.exception("a batch of %d could not be counted in %s", batch.rows, queue.name)
 
     def _show(self, watch: Callable[[FinishedBatch, Sequence[float]], None], finished: FinishedBatch) -> None:
-        """Calls `watch`; an error there is logged only."""
         try:
             watch(finished, [finished.start - sequence.arrival for sequence in finished.planned.sequences])
         except Exception:  # the answers are ready: an error in a view must not lose them
@@ -186,7 +147,6 @@ class Execution:
     def _notify(
         self, on_batch: OnBatch, queue: ModelQueue, sequences: Sequence[QueuedSequence], start: float, end: float
     ) -> None:
-        """Calls `on_batch`; an error there is logged only."""
         try:
             on_batch(queue, sequences, start, end)
         except Exception:  # the answers are ready: an error in an observer must not lose them
@@ -218,7 +178,6 @@ class Execution:
         return list(complete)
 
     def _outcome(self, request: PendingRequest, *, failed: bool) -> Any:
-        """What the caller gets: its finished answer, or an error."""
         if failed:
             return InferenceFailed("the model could not be run on this batch")
         if request.settled:

@@ -13,32 +13,17 @@ from __future__ import annotations
 
 from typing import Final
 
-FIRST_RUNS: Final = 4
-"""How many batches of a new model are run by runners before the event loop may run one."""
-SLOW_FACTOR: Final = 8
-"""An inline batch that takes longer than this times the inline limit starts a cooldown: its model stays off the event
-loop."""
+FIRST_RUNS: Final = 4  # how many batches of a new model are run by runners before the event loop may run one
+SLOW_FACTOR: Final = 8  # an inline batch slower than this times the inline limit starts a cooldown of its model
 COOLDOWN_FACTOR: Final = 100
-"""Shortest cooldown, as a multiple of the slow run: a model blocks the event loop for at most 1 % of the time."""
+"""shortest cooldown over the slow run: a model blocks the event loop for at most 1 % of the time"""
 MAX_COOLDOWN_SECONDS: Final = 3600.0
 _RESET_FACTOR: Final = 10
-"""After this many times the last cooldown without a slow run, the next slow run counts as the first again. Until then
-the cooldown doubles with each slow run."""
+"""A cooldown doubles with each slow run, until this many times the last one passed without any."""
 
 
 class InlineRule:
-    """The rule for one model.
-
-    Args:
-        steady: Whether the time of a run follows from the shape of its batch.
-
-    Attributes:
-        steady: As given.
-        first_runs: How many batches runners still have to run first.
-        possible: Whether the event loop may run its batches, unless a cooldown forbids it now.
-        cooldown_seconds: Length of the last cooldown; 0 if there was none.
-        cooldown_end: When it ends, on the batcher's clock.
-    """
+    """The rule for one model: `possible`, unless `cooldown_end` (on the batcher's clock) is still to come."""
 
     __slots__ = ("cooldown_end", "cooldown_seconds", "first_runs", "possible", "steady")
 
@@ -55,12 +40,7 @@ class InlineRule:
         self.possible = self.steady and not self.first_runs
 
     def start_cooldown(self, run_seconds: float, now: float) -> None:
-        """Keeps the model off the event loop because of a slow run, in a runner or on the loop.
-
-        Args:
-            run_seconds: How long that run took.
-            now: The time, on the batcher's clock.
-        """
+        """Keeps the model off the event loop because of a slow run, in a runner or on the loop."""
         since_end = now - self.cooldown_end
         shortest = 0.0 if since_end >= _RESET_FACTOR * self.cooldown_seconds else self.cooldown_seconds
         if since_end >= 0:  # a slow run within a cooldown, which is in a runner, does not double it

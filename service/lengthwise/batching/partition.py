@@ -1,13 +1,9 @@
 """The batch with a given width in it, of a cheapest partition of a window into batches.
 
 For a cost that does not fall with the width, some cheapest partition is contiguous in width order, so a dynamic program
-finds one:
-
-    best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)
-
-It is the length-ordered partition of TurboTransformers (Fang et al., PPoPP 2021), over blocks of equal width, with a
-lower bound that ends the inner loop early. Where a padded step costs less than a valid one (`CostTable.padding`), the
-seconds are those of as many rows as count; the partition is then the cheapest only among the contiguous ones.
+finds one: `best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)`. It is the length-ordered
+partition of TurboTransformers (Fang et al., PPoPP 2021), over blocks of equal width, with a lower bound that ends the
+inner loop early. Where padding is cheap (`CostTable.padding`), it is the cheapest contiguous partition only.
 """
 
 from __future__ import annotations
@@ -23,10 +19,8 @@ if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
 
 _BLOCK_DIVISOR: Final = 10
-"""Sequences of equal width are moved in blocks of `1 + n // 10` for a window of n sequences, which bounds the dynamic
-program: about 10 blocks, and one more for each width."""
-_BLOCKS_PER_BATCH: Final = 4
-"""A good batch of one width is divided into at least this many blocks, so that it can be shared with its neighbours."""
+"""Blocks of one width have `1 + n // 10` of the window's n rows: about 10 blocks, and one more a width."""
+_BLOCKS_PER_BATCH: Final = 4  # least blocks of a good batch of one width, so that it can be shared with its neighbours
 
 
 class Cost(Protocol):
@@ -52,14 +46,8 @@ def batch_with(
 ) -> dict[int, int]:
     """The batch of a cheapest partition with one width in it: how many of each width.
 
-    Args:
-        width: The width that has to be in the batch.
-        widths: The widths of the window, ascending.
-        counts: How many sequences of each width.
-        cost: Predicts a batch's seconds.
-        limits: The limits of one batch.
-        seconds: Longest predicted run, before the drift.
-        full: Blocks are cut every `full` rows, counted from the widest, so that full batches can be formed; 1 for none.
+    `counts` belong to `widths`, which ascend; `seconds` is the longest predicted run, before the drift. Blocks are cut
+    every `full` rows, counted from the widest, so that full batches can be formed; 1 for none.
     """
     ends: list[tuple[int, int]] = []  # of each width: itself, and the number of rows up to its last
     # Of every prefix of the blocks so far, the longest first: its rows, the seconds of its cheapest partition, and a
@@ -107,13 +95,7 @@ def batch_with(
 
 
 def _between(low: int, high: int, ends: list[tuple[int, int]]) -> dict[int, int]:
-    """How many rows of each width are between two positions in width order.
-
-    Args:
-        low: The number of rows before the first.
-        high: The number of rows up to the last.
-        ends: Ascending widths, each with the number of rows up to its last.
-    """
+    """How many rows of each width are after `low` rows and up to `high`; `ends` has the rows up to each width's end."""
     batch: dict[int, int] = {}
     before = 0
     for width, end in ends:
@@ -126,14 +108,10 @@ def _between(low: int, high: int, ends: list[tuple[int, int]]) -> dict[int, int]
 
 
 def _block_sizes(count: int, rows: int, block: int) -> tuple[int, ...]:
-    """The sizes of the blocks of one width; the rows of a block stay together.
+    """The sizes of the blocks of one width; a width with enough rows for full batches of its own leaves those out.
 
-    A width with enough rows for full batches of its own leaves those out: only the rest is divided.
-
-    Args:
-        count: How many sequences of this width wait.
-        rows: How many rows make a good batch.
-        block: Rows of a block; smaller where a good batch would have fewer than `_BLOCKS_PER_BATCH` blocks.
+    `rows` make a good batch; a block has `block` rows, fewer where a good batch would have fewer than
+    `_BLOCKS_PER_BATCH`.
     """
     if count >= 2 * rows:
         count = rows + count % rows
@@ -145,19 +123,12 @@ def _block_sizes(count: int, rows: int, block: int) -> tuple[int, ...]:
 
 
 def _divided(count: int, size: int) -> tuple[int, ...]:
-    """`count` as terms of `size`, and the remainder if there is one."""
     whole, left = divmod(count, size)
     return (size,) * whole + (left,) if left else (size,) * whole
 
 
 def _cut(sizes: Iterable[int], left: int, full: int) -> Iterator[int]:
-    """The same blocks, cut where a full batch ends.
-
-    Args:
-        sizes: Rows of each block.
-        left: Rows up to the first end of a batch.
-        full: Rows from one end to the next.
-    """
+    """The same blocks, cut where a full batch ends: after `left` rows, and then every `full` rows."""
     for size in sizes:
         while size > left:
             yield left

@@ -20,46 +20,29 @@ from operator import itemgetter
 from typing import Final, TypeAlias
 
 HORIZON: Final = 2048
-"""How many of the most urgent sequences a plan chooses from: enough for good batches of every width, and few enough
-that the time of a plan stays small."""
-MAX_PRIORITY: Final = 9
-"""Priorities are 0, the default, to this."""
-PRIORITY_HEAD_START: Final = 256
-"""How many earlier sequences one level of priority overtakes."""
-_MAX_STALE: Final = 64
-"""An order is cleaned when it holds more numbers than this, plus twice those of the waiting sequences."""
+"""most urgent sequences a plan chooses from: enough for good batches, few enough that plans stay fast"""
+MAX_PRIORITY: Final = 9  # from 0, the default
+PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority overtakes
+_MAX_STALE: Final = 64  # an order is cleaned at more numbers than this, plus twice the waiting sequences
 _URGENCY: Final = itemgetter(0)
-Number: TypeAlias = int
-"""A sequence's place in the order of arrival, from 1: its key here."""
+Number: TypeAlias = int  # a sequence's place in the order of arrival, from 1: its key here
 _NEVER: Final = float("inf")
 
 
 @dataclass(eq=False, slots=True)
 class WaitingSequence:
-    """The part of a waiting sequence that planning needs; what is queued derives from this class.
+    """The part of a waiting sequence that planning needs; what is queued derives from this class."""
 
-    Attributes:
-        width: The width, in steps, with which the cost of a batch is predicted if this sequence is its longest.
-        deadline: When its answer is no longer useful, in seconds of the caller's clock.
-        priority: 0 to 9, higher first.
-        urgency: Set by `PendingSequences`: the arrival number minus the head start of the priority. Lower runs sooner.
-        number: Set by `PendingSequences`: the arrival number.
-        waits: Set by `PendingSequences`: whether it still waits there.
-    """
-
-    width: int
-    deadline: float = float("inf")
+    width: int  # in steps, for predicting the cost
+    deadline: float = float("inf")  # on the caller's clock
     priority: int = 0
-    urgency: int = field(default=0, init=False)
-    number: Number = field(default=0, init=False)
-    waits: bool = field(default=False, init=False)
+    urgency: int = field(default=0, init=False)  # the number less the head start; lower runs sooner
+    number: Number = field(default=0, init=False)  # of arrival
+    waits: bool = field(default=False, init=False)  # in `PendingSequences`
 
 
 class _Order:
-    """One order of the waiting sequences: a sorted list of (sort key, arrival number).
-
-    Nearly all of them are added at the end and removed at the front, where a list is faster than a heap.
-    """
+    """The waiting sequences by a sort key: a sorted list, as most are added at its end and removed at its front."""
 
     __slots__ = ("_entries",)
 
@@ -105,18 +88,11 @@ class _Order:
 
 
 class PendingSequences:
-    """The waiting sequences of one model.
-
-    Args:
-        horizon: How many of the most urgent a plan chooses from.
-
-    Attributes:
-        left_out: How many plans in a row did not contain the most urgent sequence; counted by the planner.
-    """
+    """The waiting sequences of one model; a plan chooses from the `horizon` most urgent."""
 
     def __init__(self, horizon: int = HORIZON) -> None:
         self.horizon = horizon
-        self.left_out = 0
+        self.left_out = 0  # plans in a row without the most urgent sequence; counted by the planner
         self._arrivals = 0
         self._waiting: dict[Number, WaitingSequence] = {}
         self._near = 0
@@ -168,12 +144,7 @@ class PendingSequences:
         return True
 
     def take(self, batch: Mapping[int, int], anchor: WaitingSequence) -> list[WaitingSequence]:
-        """Removes and returns the sequences of a batch: of each width the most urgent ones.
-
-        Args:
-            batch: How many of each width: at least 1, and at most as many as are near.
-            anchor: A near sequence that is in the batch even if it is not among the most urgent of its width.
-        """
+        """Removes and returns a batch: of each width so many of the most urgent, and the anchor in any case."""
         removed: list[WaitingSequence] = []
         for width, count in batch.items():
             group = self.by_width[width]
@@ -210,12 +181,8 @@ class PendingSequences:
     def share_before(self, priority: int, deadline: float) -> float:
         """Roughly which share of the waiting sequences would run before a new one: 0 to 1.
 
-        These are more urgent than it, and their deadlines are earlier. The deadlines are counted among the near
-        sequences, some of which may have been removed already.
-
-        Args:
-            priority: Of the new one.
-            deadline: Of the new one.
+        These are more urgent than it, and their deadlines are earlier; those are counted among the near ones, also
+        removed ones.
         """
         count = len(self._waiting)
         if not count:
@@ -225,13 +192,10 @@ class PendingSequences:
         return min(urgent, hurried)
 
     def around(self, width: int, rows: float, full: int = 1) -> tuple[list[int], list[int]]:
-        """The window around a width: the near widths, ascending, and how many sequences of each.
+        """The window around a near width: the near widths, ascending, and how many sequences of each.
 
-        Args:
-            width: A near width.
-            rows: How many sequences the window has on either side of it, at least, if there are as many.
-            full: The window is extended so that its rows, and the rows wider than it, are multiples of `full`, if there
-                are enough of them; of the outermost widths it may then have only a part.
+        On either side it has `rows` sequences at least, if there are as many. It is extended so that its rows, and the
+        rows wider than it, are multiples of `full`; of the outermost widths it may then have only a part.
         """
         widths, groups = self.widths, self.by_width
         low = place = bisect_left(widths, width)

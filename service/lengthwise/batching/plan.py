@@ -31,41 +31,27 @@ from lengthwise.batching.partition import Cost, batch_with, rows_within
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 MAX_LEFT_OUT: Final = 4
-"""How many plans in a row may leave out the most urgent sequence for one that would miss its deadline."""
+"""plans in a row that may leave out the most urgent sequence for one that would miss its deadline"""
 _WINDOW_BATCHES: Final = 1.5
-"""Size of the window on either side of the anchor's width, in good batches (`Column.enough_rows`). A batch contains the
-anchor, so sequences further away can change its boundaries only through the batch next to it."""
-_WINDOW_ROWS: Final = 4
-"""Least number of rows that a good batch counts as in the size of the window."""
-_WINDOW_ROWS_OF_FULL: Final = 12
-"""Least number of sequences on either side of the window where batches are full."""
+"""Of the window on either side of the anchor, in good batches: further ones hardly change its boundaries."""
+_WINDOW_ROWS: Final = 4  # least rows that a good batch counts as in the size of the window
+_WINDOW_ROWS_OF_FULL: Final = 12  # least sequences on either side of the window where batches are full
 _HARDLY_MORE: Final = 1.06
-"""A batch in order of arrival may cost this many times the least that its sequences can cost. More rows would be
-cheaper still, and would have everybody wait longer."""
-_SHARE_OF_QUEUE: Final = 8
-"""A batch in order of arrival has at least one of this many waiting sequences."""
-_CHEAP_PADDING: Final = 0.5
-"""Where a padded step costs more than this share of a valid one, batches in order of arrival are not tried."""
+"""A batch by arrival may cost this many times the least; more rows are cheaper, but everybody waits longer."""
+_SHARE_OF_QUEUE: Final = 8  # a batch in order of arrival has at least one of this many waiting sequences
+_CHEAP_PADDING: Final = 0.5  # above this cost of a padded step, batches in order of arrival are not tried
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """The limits of one batch. A single sequence that exceeds them still runs, unbatched.
+    """The limits of one batch. A single sequence that exceeds them still runs, unbatched."""
 
-    Attributes:
-        rows: Most sequences.
-        padded_steps: Most rows x width.
-        seconds: Longest predicted run.
-        turn_seconds: Longest predicted run of a batch with more rows than `Column.enough_rows`: further rows make a row
-            hardly cheaper, and let other sequences wait.
-        multiple: Widths are rounded up to a multiple of it.
-    """
-
-    rows: int = 64
-    padded_steps: int = 16_384
-    seconds: float = float("inf")
+    rows: int = 64  # most sequences
+    padded_steps: int = 16_384  # most rows x width
+    seconds: float = float("inf")  # longest predicted run
+    # the same with more than `Column.enough_rows`, which gain little while others wait
     turn_seconds: float = float("inf")
-    multiple: int = 1
+    multiple: int = 1  # widths are rounded up to a multiple of it
 
     def most_rows(self, width: int) -> int:
         """Most rows of a batch of this width, in steps; at least 1."""
@@ -86,14 +72,7 @@ def bypass_bound(horizon: int = HORIZON) -> int:
 
 
 def plan(pending: PendingSequences, cost: Cost, limits: BatchLimits, now: float) -> list[WaitingSequence]:
-    """The sequences of the next batch, removed from the pending ones; empty if none waits.
-
-    Args:
-        pending: The waiting sequences.
-        cost: Predicts a batch's seconds.
-        limits: The limits of one batch.
-        now: The time, on the clock of the deadlines.
-    """
+    """The sequences of the next batch, removed from the pending ones; empty if none waits."""
     urgent = pending.most_urgent()
     if urgent is None:
         return []
@@ -130,8 +109,8 @@ def _anchor(
 def _allowed_seconds(anchor: WaitingSequence, column: Column, drift: float, limits: BatchLimits, now: float) -> float:
     """Longest predicted run of the batch, in seconds before the drift.
 
-    The batch must end before the anchor's deadline, if the anchor can meet it. With more rows than `Column.enough_rows`
-    it must also end within `turn_seconds`: those rows gain nothing, and sequences that arrive meanwhile wait for them.
+    It must end before the anchor's deadline, if the anchor can meet it, and within `turn_seconds` where it has more
+    rows than `Column.enough_rows`: those gain nothing, and sequences that arrive meanwhile wait for them.
     """
     worth = column.seconds[min(column.enough_rows, limits.most_rows(anchor.width))]
     most = min(limits.seconds / drift, max(limits.turn_seconds / drift, worth))
@@ -142,19 +121,10 @@ def _allowed_seconds(anchor: WaitingSequence, column: Column, drift: float, limi
 def _batch_by_arrival(
     pending: PendingSequences, anchor: WaitingSequence, cost: Cost, limits: BatchLimits, seconds: float
 ) -> dict[int, int] | None:
-    """The anchor and the fewest of the most urgent sequences that are cheap together: how many of each width.
+    """The anchor and the fewest most urgent sequences that are cheap together, by width; None if none are.
 
-    Where many wait, the batch has at least its share of them (`_SHARE_OF_QUEUE`): that costs the sequences in it little
-    beside their wait, and there are fewer batches.
-
-    None if no number of them is within `_HARDLY_MORE` of the least that they can cost in any batch.
-
-    Args:
-        pending: The waiting sequences.
-        anchor: The sequence that has to be in the batch.
-        cost: Predicts a batch's seconds.
-        limits: The limits of one batch.
-        seconds: Longest predicted run, before the drift.
+    Cheap is within `_HARDLY_MORE` of the least that they can cost in any batch. Where many wait, the batch has at least
+    its share of them (`_SHARE_OF_QUEUE`): that costs them little beside their wait, and there are fewer batches.
     """
     most, padding = limits.rows, cost.padding
     enough = len(pending) // _SHARE_OF_QUEUE
@@ -190,17 +160,9 @@ def _batch_around(
 ) -> dict[int, int]:
     """The batch with the anchor's width in it, from a cheapest partition of the window: how many of each width.
 
-    Where even the most rows that are allowed are hardly enough to be cheap, batches should be full. The batches beside
-    the anchor's are full only if the rows left on either side fill batches. So the window then starts and ends where a
-    full batch ends, counted from the widest sequence, because a batch that is not full costs most there.
-
-    Args:
-        pending: The waiting sequences.
-        width: The anchor's width, in steps.
-        column: The predicted seconds of this width.
-        cost: Predicts a batch's seconds.
-        limits: The limits of one batch.
-        seconds: Longest predicted run, before the drift.
+    Where even the most rows that are allowed are hardly enough to be cheap, batches should be full, also those beside
+    the anchor's. So the window then starts and ends where a full batch ends, counted from the widest sequence, because
+    a batch that is not full costs most there.
     """
     limit = limits.most_rows(width)
     most = rows_within(column.seconds, limit, seconds)

@@ -30,22 +30,17 @@ from lengthwise.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger("lengthwise.queues")
 
-TURN_SECONDS: Final = 0.02
-"""Longest predicted run of a batch with more rows than make a row cheaper, in seconds; see
-`BatchLimits.turn_seconds`."""
+TURN_SECONDS: Final = 0.02  # see `BatchLimits.turn_seconds`
 SHARED_TURN_SECONDS: Final = 0.002
-"""The same limit where several models are served: a running batch cannot be interrupted for another model, and a few
-rows gain nearly all that batching can."""
+"""the same for several models: a run is not interrupted for another, and few rows gain nearly all"""
 _WAKE_UP_SECONDS: Final = 0.005
-"""How late a busy machine may wake a runner: a wait for more requests ends this many seconds earlier than a deadline
-requires."""
+"""how late a busy machine may wake a runner: so much earlier than a deadline a wait for more ends"""
 
 _USED_SECONDS: Final = attrgetter("used_seconds")
 
 RunBatch = Callable[[PaddedBatch, bool], Sequence[Any]]
-"""Runs a padded batch, with attention (true) or without. Returns one result for each row, which is opaque here."""
-Finish = Callable[[list[Any], "Timing"], Any]
-"""Builds a call's answer from the results of its sequences, in their order."""
+"""Runs a padded batch, with attention (true) or without: one opaque result for each row."""
+Finish = Callable[[list[Any], "Timing"], Any]  # builds a call's answer from its sequences' results, in order
 
 
 class Timing(NamedTuple):
@@ -56,29 +51,7 @@ class Timing(NamedTuple):
 
 
 class ModelQueue:
-    """One model's queue.
-
-    Args:
-        name: For logs.
-        run: Runs a padded batch.
-        cost: Predicts a batch's seconds, and learns from the batches that run.
-        metrics: The model's metrics.
-        limits: The limits of one batch.
-        multiple: Widths are multiples of it.
-        buckets: The shapes of the batches that run; None if any shape may run.
-        steady: Whether the time of a run follows from the shape of its batch.
-
-    Attributes:
-        pending: The waiting sequences.
-        padded_steps: The padded steps of the waiting sequences.
-        seconds: Their predicted seconds.
-        closed_to_new: Whether new requests are refused until the queue has drained; see `Admission`.
-        inflight: How many batches run.
-        closed: Whether its model is no longer served.
-        used_seconds: The runners' time that it was charged for; the queue with the least is served next.
-        inline: Whether the event loop may run its batches.
-        breaker: Whether the model works.
-    """
+    """One model's queue. `buckets` are the shapes of its batches, None for any."""
 
     def __init__(
         self,
@@ -101,12 +74,12 @@ class ModelQueue:
         self.multiple = multiple
         self.buckets = buckets
         self.pending = PendingSequences()
-        self.padded_steps = 0
-        self.seconds = 0.0
-        self.closed_to_new = False
-        self.inflight = 0
-        self.closed = False
-        self.used_seconds = 0.0
+        self.padded_steps = 0  # of the waiting sequences
+        self.seconds = 0.0  # predicted, of the waiting sequences
+        self.closed_to_new = False  # until it has drained; see `Admission`
+        self.inflight = 0  # batches that run
+        self.closed = False  # its model is no longer served
+        self.used_seconds = 0.0  # charged so far; the queue with the least is served next
         self.inline = InlineRule(steady=steady)
         self.breaker = Breaker()
 
@@ -121,8 +94,8 @@ class ModelQueue:
     def width_of(self, length: int) -> int:
         """The width with which the cost of a batch is predicted if a sequence of this length is its longest.
 
-        With buckets, it is the bucket's width. Without, it is the length itself and not the padded width: the
-        recurrent kernels on a CPU end at the longest sequence, so the steps added by rounding cost almost nothing.
+        Without buckets it is the length itself: recurrent kernels on a CPU end at the longest sequence, so the steps
+        added by rounding cost almost nothing.
         """
         return length if self.buckets is None else self.buckets.width_of(length)
 
@@ -143,13 +116,7 @@ class ModelQueue:
             return False
 
     def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
-        """Predicted seconds of a batch; infinity where the cost table fails, which must not end a thread.
-
-        Args:
-            rows: Its rows.
-            width: The width with which its cost is predicted.
-            valid_steps: How many steps of all rows are valid; None if all are.
-        """
+        """Predicted seconds of a batch; infinity where the cost table fails, which must not end a thread."""
         try:
             return self.cost.predict(rows, width, valid_steps)
         except Exception:
@@ -191,65 +158,36 @@ class Waiter(Protocol):
 
 @dataclass(eq=False, slots=True)
 class PendingRequest:
-    """One call that waits for the answers to all of its sequences.
-
-    Attributes:
-        queue: Its model's queue.
-        future: What is completed: an `asyncio.Future` that the caller awaits, or the `Waiter` that the caller gave. A
-            caller that stops waiting calls `Batcher.withdraw`.
-        finish: Builds the answer from the results.
-        attention: Whether to return the attention weights.
-        results: The result of each sequence; None where there is none yet.
-        remaining: How many results are missing.
-        trace: The caller's trace, for `on_batch`; not used here.
-        sequences: Its sequences, until it is settled.
-        settled: Whether its outcome is decided.
-        timer: Ends it at its deadline.
-        queue_seconds: The longest wait of its sequences so far.
-        inference_seconds: The longest run of its sequences so far.
-    """
+    """One call that waits for the answers to all of its sequences."""
 
     queue: ModelQueue
-    future: Any
+    future: Any  # or the `Waiter` that the caller gave
     finish: Finish
     attention: bool
-    results: list[Any]
-    remaining: int
-    trace: Any = None
-    sequences: list[QueuedSequence] = field(default_factory=list, init=False)
+    results: list[Any]  # None where there is none yet
+    remaining: int  # results that are missing
+    trace: Any = None  # for `on_batch`
+    sequences: list[QueuedSequence] = field(default_factory=list, init=False)  # until it is settled
     settled: bool = False
-    timer: asyncio.TimerHandle | None = None
-    queue_seconds: float = 0.0
-    inference_seconds: float = 0.0
+    timer: asyncio.TimerHandle | None = None  # ends it at its deadline
+    queue_seconds: float = 0.0  # the longest wait of its sequences so far
+    inference_seconds: float = 0.0  # the longest run
 
 
 @dataclass(eq=False, slots=True)
 class QueuedSequence(WaitingSequence):
-    """One sequence of a request, waiting or running.
+    """One sequence of a request, waiting or running."""
 
-    Attributes:
-        steps: `[length, features]` or `[length]`.
-        padded_steps: Its length rounded up to the queue's widths: what the queue's limit counts.
-        seconds: Its predicted seconds in a good batch, when it was queued: what the other limit counts.
-        arrival: When it was queued, on the batcher's clock.
-        index: Its place in the request.
-        request: The request.
-    """
-
-    steps: Steps = field(kw_only=True)
-    padded_steps: int = field(kw_only=True)
-    seconds: float = field(kw_only=True)
-    arrival: float = field(kw_only=True)
-    index: int = field(kw_only=True)
+    steps: Steps = field(kw_only=True)  # `[length, features]` or `[length]`
+    padded_steps: int = field(kw_only=True)  # its rounded width: what the queue's limit counts
+    seconds: float = field(kw_only=True)  # in a good batch, when queued: what the other limit counts
+    arrival: float = field(kw_only=True)  # on the batcher's clock
+    index: int = field(kw_only=True)  # in the request
     request: PendingRequest = field(kw_only=True)
 
 
 class ModelQueues:
-    """The queues of all models, and whose turn it is.
-
-    Args:
-        max_wait_seconds: Longest time that a sequence waits for more requests to batch with while a runner is idle.
-    """
+    """The queues of all models, and whose turn it is; while a runner is idle, sequences wait `max_wait_seconds`."""
 
     def __init__(self, max_wait_seconds: float = 0.0) -> None:
         self._max_wait = max_wait_seconds
@@ -304,12 +242,7 @@ class ModelQueues:
     def next(self, now: float, *, draining: bool) -> tuple[ModelQueue | None, float | None]:
         """The queue to serve next: of those that are ready, the one with the least `used_seconds`.
 
-        Args:
-            now: The time.
-            draining: Whether no queue waits for more requests any longer.
-
-        Returns:
-            The queue and None; or None and the seconds until one is ready; or None twice if no sequence waits.
+        Or None and the seconds until one is ready; or None twice if no sequence waits.
         """
         waiting = [queue for queue in self._queues if len(queue.pending)]
         if not waiting:

@@ -1,8 +1,8 @@
 """Which thread runs the next batch: a runner, or the event loop itself ("inline").
 
 A run on the event loop saves two changes of thread, which for a short batch cost more than the run. A long run there
-would block every connection. So a batch may run inline only if it is *short*: its predicted seconds are within the
-inline limit, and its model's `InlineRule` allows it.
+would block every connection. So only a *short* batch may run inline: one predicted to end within the inline limit,
+whose model's `InlineRule` allows it.
 
 | event | state | who runs the next batch |
 |---|---|---|
@@ -18,16 +18,12 @@ inline limit, and its model's `InlineRule` allows it.
 | a runner becomes free | one core, the next batch is short | the event loop, in its next turn; the runner waits |
 | | otherwise | this runner, now |
 
-With `max_wait_ms` above 0 (`InlineMode.NEVER`) only runners run batches: they can wait for more requests, the event
-loop cannot. On one core (`InlineMode.ONE_CORE`) a run in another thread is no faster, so the event loop runs all short
-batches, under load too, and the runner runs the long ones.
+With `max_wait_ms` above 0 only runners run batches: they can wait for more requests, the event loop cannot. On one core
+a run in another thread is no faster, so the event loop runs all short batches, under load too.
 
 A core whose runner is idle may help with a batch: both directions of a recurrent layer then run at once. `lend_cores`
-is told how many such cores there are whenever that changes. When sequences are queued for an idle runner, its core is
-taken back before the runner is woken.
-
-The state is under the batcher's lock: how many runners are idle, whether a turn of the event loop is scheduled, and
-whether everything stops. The state of a model is in its queue (`ModelQueue.inline`).
+is told how many such cores there are whenever that changes; a core is taken back before its runner is woken. The state
+is under the batcher's lock; that of a model is in its queue (`ModelQueue.inline`).
 """
 
 from __future__ import annotations
@@ -38,26 +34,24 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from lengthwise.batching.execution import Execution, FinishedBatch, Outcomes, PlannedBatch
+from lengthwise.batching.execution import Execution, FinishedBatch, PlannedBatch
 from lengthwise.batching.inline import SLOW_FACTOR
 from lengthwise.batching.queues import ModelQueue, QueuedSequence
 
-INLINE_SECONDS: Final = 0.001
-"""The inline limit: longest predicted run of a batch on the event loop, in seconds, while every runner is idle."""
-ONE_CORE_INLINE_SECONDS: Final = 0.004
-"""The inline limit where event loop and runner share one core."""
+if TYPE_CHECKING:
+    from lengthwise.batching.batcher import Batcher
+
+INLINE_SECONDS: Final = 0.001  # longest predicted run of a batch on the event loop, while every runner is idle
+ONE_CORE_INLINE_SECONDS: Final = 0.004  # the same where event loop and runner share one core
 BUSY_POLL_SECONDS: Final = 0.0001
-"""How long the event loop polls for new requests after an inline run that emptied the queue, before it sleeps. About as
-long as the system takes to wake it, so a client that sends its next request at once is answered sooner. It yields the
-core at every poll, so it delays no other process."""
-_MOST_UNCOUNTED: Final = 8
-"""So many inline batches may wait to be counted, while requests arrive that run first."""
+"""How long the event loop polls for new requests after an inline run that emptied the queue: about as long as the
+system takes to wake it. It yields the core at every poll, so it delays no other process."""
+_MOST_UNCOUNTED: Final = 8  # inline batches that may wait to be counted while requests arrive that run first
 
 
-LendCores = Callable[[int, bool], None]
-"""Is told how many cores are idle, and whether a batch is about to run."""
+LendCores = Callable[[int, bool], None]  # is told how many cores are idle, and whether a batch is about to run
 
 
 class InlineMode(enum.Enum):
@@ -68,41 +62,12 @@ class InlineMode(enum.Enum):
     ONE_CORE = "one core"
 
 
-class BatchSource(Protocol):
-    """Where batches come from, and where their outcomes go: the batcher."""
-
-    def next_queue(self) -> tuple[ModelQueue | None, float | None]:
-        """The queue to serve next; see `ModelQueues.next`. The lock is held."""
-
-    def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:
-        """Plans a queue's next batch and removes it from the queue; the lock is held.
-
-        Args:
-            queue: The queue.
-            seconds: Longest predicted run.
-        """
-
-    def settle_all(self, outcomes: Outcomes) -> None:
-        """Gives requests their outcomes; on the event loop."""
-
-
 class Runners:
-    """The runner threads, and the turns of the event loop.
-
-    Args:
-        source: Gives batches.
-        execution: Runs a batch.
-        lock: Held while the source is called.
-        count: Number of runner threads.
-        clock: Seconds.
-        mode: When the event loop may run batches.
-        lend_cores: Is told how many cores are idle, for the batches that run; None for nobody.
-        cores: How many cores there are.
-    """
+    """The runner threads, and the turns of the event loop."""
 
     def __init__(
         self,
-        source: BatchSource,
+        source: Batcher,
         execution: Execution,
         lock: threading.Lock,
         count: int,
@@ -185,16 +150,11 @@ class Runners:
         self._work.notify_all()
 
     async def join(self, seconds: Callable[[], float]) -> None:
-        """Waits for the threads to end.
-
-        Args:
-            seconds: How long to wait for the next of them: a run that hangs must not block the exit.
-        """
+        """Waits for the threads to end, `seconds()` for the next of them: a run that hangs must not block the exit."""
         for thread in self._threads:
             await asyncio.to_thread(thread.join, max(0.0, seconds()))
 
     def _serve(self) -> None:
-        """The loop of a runner thread: takes a batch and runs it, until everything stops."""
         while True:
             planned = self._next_batch()
             if planned is None:
@@ -231,12 +191,7 @@ class Runners:
         self._work.notify(count)
 
     def _lend(self, coming: int = 0, *, soon: bool = False) -> None:
-        """Tells how many cores are idle; with the lock held.
-
-        Args:
-            coming: How many idle runners are about to be woken.
-            soon: Whether a batch is about to run.
-        """
+        """Tells how many cores are idle, less the runners about to be woken (`coming`); with the lock held."""
         if self._lend_cores is not None:
             idle = self._idle - coming
             self._lend_cores(max(0, min(idle, self._cores - self._inline - (self.count - idle))), soon)

@@ -26,44 +26,28 @@ from lengthwise.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger("lengthwise.watchdog")
 
-OVERDUE_FACTOR: Final = 50
-"""How many times its predicted seconds a run may take."""
+OVERDUE_FACTOR: Final = 50  # how many times its predicted seconds a run may take
 _OVERDUE_SECONDS: Final = 5.0
-"""A run that is shorter than this is never overdue: a busy machine delays short runs by far more than a factor."""
-LOOK_SECONDS: Final = 0.5
-"""Time between two looks."""
+"""shorter runs are never overdue: a busy machine delays short runs by far more than a factor"""
+LOOK_SECONDS: Final = 0.5  # time between two looks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """A batch that runs.
-
-    Attributes:
-        name: Its model.
-        rows: Its sequences.
-        width: Its width in steps.
-        seconds: Its predicted seconds.
-        metrics: Its model's metrics.
-    """
+    """A batch that runs."""
 
     name: str
     rows: int
     width: int
-    seconds: float
+    seconds: float  # predicted
     metrics: ModelMetrics
 
     def __str__(self) -> str:
-        """The run as part of a sentence."""
         return f"a batch of {self.name} ({self.rows} rows of {self.width} steps, predicted {self.seconds:.3g} s)"
 
 
 class Watchdog:
-    """Looks at the runs and the event loop, again and again.
-
-    Args:
-        runs: The batches that run, by the id of their thread.
-        hung_seconds: From when on an overdue run counts as hung.
-    """
+    """Looks at the runs (by thread id) and the event loop; a run overdue by more than `hung_seconds` is hung."""
 
     def __init__(self, runs: Mapping[int, Run], hung_seconds: float) -> None:
         self._runs = runs
@@ -122,11 +106,7 @@ class Watchdog:
         self._hung = hung
 
     def look_at_loop(self, call: Callable[[Callable[[], None]], object]) -> None:
-        """Looks at the event loop once: whether it ran the function that the last look gave it.
-
-        Args:
-            call: Has the event loop call a function soon.
-        """
+        """Looks at the event loop once: whether it ran the function that the last look gave it."""
         if self._answered.is_set():
             if self._loop_reported:
                 log.warning("the event loop runs again")
