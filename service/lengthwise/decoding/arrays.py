@@ -23,17 +23,10 @@ _FLOAT32: Final = np.dtype(np.float32)
 
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *, ask: bool = True) -> list[Item]:
-    """Converts and validates the sequences, in their order.
+    """Converts and validates sequences in any form that `given` reads, in their order.
 
-    Args:
-        sequences: In any form that `given` reads.
-        manifest: The manifest of the model.
-        layout: The order of their axes.
-        ask: Whether numbers that may be one sequence, or one of one step each, are refused.
-
-    Raises:
-        ConfigurationError: It is a table, and it is not clear what its columns are.
-        InvalidSequences: The model does not accept some of them; names each by its index.
+    Raises InvalidSequences, which names each that the model does not accept by its index, and ConfigurationError for a
+    table of which it is not clear what its columns are.
     """
     found = items_or_reasons(sequences, manifest, layout, ask=ask)
     problems = [Problem(f"/sequences/{place}", one) for place, one in enumerate(found) if isinstance(one, str)]
@@ -45,18 +38,7 @@ def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *,
 def items_or_reasons(
     sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *, ask: bool = True
 ) -> list[Item | str]:
-    """The item of each sequence, or why the model rejects it.
-
-    Args:
-        sequences: In any form that `given` reads.
-        manifest: The manifest of the model.
-        layout: The order of their axes.
-        ask: Whether numbers that may be one sequence, or one of one step each, are refused.
-
-    Raises:
-        ConfigurationError: It is a table, and it is not clear what its columns are.
-        InvalidSequences: It is no form of sequences.
-    """
+    """The item of each sequence, or why the model rejects it; `ask` and what is raised: see `given.read`."""
     found, _ = forms.read(sequences, layout, features=manifest.input.features or 0, ask=ask)
     return [one if isinstance(one, str) else item(one, manifest) for one in found]
 
@@ -78,11 +60,7 @@ def item(given: GivenSequence, manifest: Manifest) -> Item | str:
 
 
 def kept_steps(given: GivenSequence, steps: Steps) -> Steps:
-    """The steps of a sequence without those that its masks leave out, and NaN for the features that they do.
-
-    Raises:
-        ValueError: A mask has not as many entries.
-    """
+    """The steps that the masks leave, with NaN for the features that they leave out; ValueError for a wrong mask."""
     if given.step_mask is not None:
         if len(given.step_mask) != len(steps):
             raise ValueError(f"step_mask has {len(given.step_mask)} entries, and the sequence {len(steps)} steps")
@@ -108,15 +86,7 @@ def accepted(
     kept_places: NDArray[np.intp] | None = None,
     id: str | None = None,
 ) -> Item | str:
-    """The item of a sequence that has its final form, or why the model rejects it, as a sentence.
-
-    Args:
-        steps: The kept steps, `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
-        manifest: The manifest of the model.
-        sent_steps: Number of steps sent; default: all are kept.
-        kept_places: Places of the kept steps among those sent, or None for all.
-        id: The caller's name for the sequence, or None.
-    """
+    """The item of a sequence that has its final form, or why the model rejects it; see `make_item`."""
     why = why_rejected(steps, manifest)
     if why is not None:
         return why
@@ -126,13 +96,7 @@ def accepted(
 def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: int | None) -> Steps:
     """Converts the steps that `given` read: to `[length, features]` float32, or to `[length]` int64.
 
-    Args:
-        array: `[length, features]` or `[length]`.
-        kind: What a step is.
-        features: Number of values of a step; None if it is not known, then `[length]` has one.
-
-    Raises:
-        ValueError: The array does not have this form; the message says why.
+    `features` is None if it is not known, then `[length]` has one. Raises ValueError for another form.
     """
     if kind == "tokens":
         return _tokens(array)

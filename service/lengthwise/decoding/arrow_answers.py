@@ -1,8 +1,7 @@
 """The answers of a call as an Arrow stream: one record batch, with a row for each sequence in request order.
 
-The columns have the names and the meanings of the fields in JSON; null stands for a field that is absent, and for what
-a per-step answer has at steps that were left out. The metadata of the schema hold `model`, `version`, and `labels` as
-a JSON array.
+The columns are named as the fields in JSON; null stands for a field that is absent, and for steps that were left out.
+The metadata of the schema hold `model`, `version`, and `labels` as a JSON array.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from lengthwise.decoding.calls import Call, Item
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 
-_END: Final = b"\xff\xff\xff\xff\0\0\0\0"
-"""The end of a stream: a message of no bytes."""
+_END: Final = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream: a message of no bytes
 
 
 def encode(call: Call, answers: list[Answer]) -> bytes:
@@ -75,7 +73,6 @@ def _columns(pa: Any, call: Call, answers: list[Answer], manifest: Manifest) -> 
 
 
 def _step_columns(pa: Any, items: Sequence[Item], answers: list[Answer], manifest: Manifest) -> dict[str, Any]:
-    """What a per-step model answers, for each step that was sent."""
     offsets, places, left_out = _places(items)
     stacked = np.concatenate([answer.probabilities for answer in answers])
     probabilities = np.zeros((len(left_out), manifest.classes), dtype=np.float32)
@@ -106,9 +103,7 @@ def _attention(pa: Any, items: Sequence[Item], answers: list[Answer]) -> Any:
 def _places(items: Sequence[Item]) -> tuple[NDArray[np.int32], NDArray[np.intp], NDArray[np.bool_]]:
     """Where the steps of all sequences stand in a list column.
 
-    Returns:
-        The offsets of the rows, `[rows + 1]`; the places of the kept steps, `[steps kept]`; whether each step was left
-        out, `[steps sent]`.
+    Returns the offsets of the rows, the places of the kept steps, and whether each step sent was left out.
     """
     offsets = np.zeros(len(items) + 1, dtype=np.int32)
     np.cumsum([item.sent_steps for item in items], out=offsets[1:])

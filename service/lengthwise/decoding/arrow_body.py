@@ -1,11 +1,9 @@
 """`POST /predict` as an Arrow stream: record batches to a call, by the rules for a JSON body.
 
-A row is a sequence, and the columns are the fields of a sequence in JSON: `steps`, and optionally `id`, `step_mask` and
-`feature_mask`, where null stands for a field that is absent. A null or a NaN among the numbers is a missing value.
-
-A row that is valid is read with NumPy: if the column has float32 without null, its steps are a view of the body. Any
-other row is read as the JSON object that it stands for, by `validation`, which names each problem. So both forms have
-the same rules, and the same pointers (`/sequences/3/steps/2/0`).
+The columns are the fields of a sequence in JSON, where null stands for one that is absent. A null or a NaN among the
+numbers is a missing value. A valid row is read with NumPy: of float32 without null, its steps are a view of the body.
+Any other row is read as the JSON object that it stands for, by `validation`. So both forms have the same rules and
+pointers.
 """
 
 from __future__ import annotations
@@ -36,29 +34,16 @@ from lengthwise.errors import TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
-_QUICK_BATCHES: Final = 8
-"""Record batches of a body that is read quickly. Each takes some ten microseconds, however small it is."""
-_QUICK_ROWS: Final = 64
-"""Rows that are read one by one in a body that is read quickly; each takes about ten microseconds."""
+_QUICK_BATCHES: Final = 8  # of a body that is read quickly; each takes some ten microseconds
+_QUICK_ROWS: Final = 64  # read one by one in such a body; each takes about ten microseconds
 
 
 def read(
     body: bytes, asked: CallOptions, problems: Problems, find: Find, *, max_sequences: int, quick: bool = False
 ) -> Call | None:
-    """Reads a body.
+    """Reads an inflated body, and adds what is wrong to `problems`; raises as `validation.read`.
 
-    Args:
-        body: The Arrow stream, inflated.
-        asked: The options of the request.
-        problems: What is wrong with the options; what is wrong with the body is added.
-        find: Finds the model by its name and version.
-        max_sequences: Most sequences in one body.
-        quick: Whether to read nothing but valid rows; then None is returned where there is another.
-
-    Raises:
-        InvalidRequest: Something is wrong; has the first 20 problems, and their number.
-        TooLarge: There are more than `max_sequences`.
-        RequestError: The model is not known, or not ready.
+    `quick`: nothing but valid rows is read, and None is returned where there is another.
     """
     try:
         batches = arrow_stream.record_batches(body, check_columns, most=_QUICK_BATCHES if quick else max_sequences)
@@ -93,14 +78,7 @@ def read(
 
 
 class _RowReader:
-    """The rows of one record batch.
-
-    Args:
-        batch: A `pyarrow.RecordBatch` with at least one row.
-        manifest: The manifest of the model.
-        body: The bytes that the batch refers to.
-        keep_body: Whether steps may be views of the body. Otherwise they are views of a copy.
-    """
+    """The rows of one record batch, which refers to `body`; steps are views of it only with `keep_body`."""
 
     def __init__(self, batch: Any, manifest: Manifest, body: bytes, *, keep_body: bool) -> None:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
@@ -121,9 +99,7 @@ class _RowReader:
     def items(self, first: int, problems: Problems | None) -> tuple[list[Item], int] | None:
         """The items of all rows, and the bytes that they keep in memory besides their own steps.
 
-        Args:
-            first: Index of the first row in the body.
-            problems: What is wrong is added here. If None: returns None where a row is not valid.
+        Without `problems`: None where a row is not valid.
         """
         made = self._valid_items()
         if made is None:
@@ -192,11 +168,9 @@ class _RowReader:
         return make_item(steps, self._manifest, sent_steps=sent, kept_places=places, id=identifier)
 
     def _explained_item(self, row: int, pointer: str, problems: Problems) -> Item | None:
-        """The item of a row as `validation` reads it; None if something is wrong with it, which is in `problems`."""
         return validation.read_item(self._document(row), pointer, self._manifest, problems)
 
     def _document(self, row: int) -> dict[str, Any]:
-        """A row as the object that it would be in JSON, but for its steps and masks."""
         document: dict[str, Any] = {"steps": self._sent.row(row) if self._column[row].is_valid else None}
         if self._ids[row] is not None:
             document["id"] = self._ids[row]
@@ -207,11 +181,7 @@ class _RowReader:
 
 
 class _Masks:
-    """A column of masks.
-
-    Args:
-        column: A list array of booleans, with at least one row.
-    """
+    """A column of masks: a list array of booleans, with at least one row."""
 
     def __init__(self, column: Any) -> None:
         self._column = column
@@ -219,11 +189,10 @@ class _Masks:
 
     @classmethod
     def of(cls, column: Any) -> _Masks | None:
-        """The masks of a column; None where there is no column, or where it has only nulls."""
+        """None where there is no column, or where it has only nulls."""
         return None if column is None or column.null_count == len(column) else cls(column)
 
     def has(self, row: int) -> bool:
-        """Whether a row has a mask."""
         return bool(self._column[row].is_valid)
 
     def row(self, row: int, size: int) -> NDArray[np.bool_] | None:
@@ -244,11 +213,7 @@ class _Masks:
 
 
 def _steps(column: StepColumn, manifest: Manifest) -> Steps | None:
-    """The steps of a column as the model takes them; None where they have another form.
-
-    Returns:
-        `[steps, features]` float32 with NaN for a missing value, or `[steps]` int64.
-    """
+    """The steps of a column as the model takes them; None where they have another form."""
     numbers, features = column.numbers, manifest.input.features
     if features is None:
         if numbers.ndim != 1 or numbers.dtype.kind not in "iu":

@@ -21,27 +21,14 @@ _LISTS: Final = "a list, a large_list or a fixed_size_list"
 
 
 class StepColumn(NamedTuple):
-    """The steps of a column of sequences.
+    """The steps of a column of sequences."""
 
-    Attributes:
-        numbers: The steps of all sequences, `[steps, features]`, or `[steps]` of a column without an inner list; in the
-            type of the column, with NaN in the place of null.
-        offsets: `[rows + 1]`: the steps of row `i` are those from `offsets[i]` to `offsets[i + 1]`.
-    """
-
-    numbers: NDArray[Any]
-    offsets: NDArray[np.int64]
+    numbers: NDArray[Any]  # `[steps, features]`, or `[steps]` without an inner list; NaN for null
+    offsets: NDArray[np.int64]  # `[rows + 1]`
 
 
 def check_columns(schema: Any) -> None:
-    """Checks the names and the types of the columns.
-
-    Args:
-        schema: A `pyarrow.Schema`.
-
-    Raises:
-        InvalidRequest: A column is unknown, is there twice, has a type that is not accepted, or `steps` is missing.
-    """
+    """Checks the names and the types of a schema's columns; raises InvalidRequest."""
     problems: list[str] = []
     names: list[str] = schema.names
     for name in dict.fromkeys(names):
@@ -89,11 +76,7 @@ def is_nested(column: Any) -> bool:
 
 
 def offsets_of(column: Any) -> NDArray[np.int64]:
-    """`[rows + 1]` offsets of a list column into its values.
-
-    Args:
-        column: A list array, a large one, or one of fixed size, with at least one row.
-    """
+    """`[rows + 1]` offsets of a list column, with at least one row, into its values."""
     if is_fixed(column.type):
         size = column.type.list_size
         return np.arange(column.offset, column.offset + len(column) + 1, dtype=np.int64) * np.int64(size)
@@ -102,11 +85,9 @@ def offsets_of(column: Any) -> NDArray[np.int64]:
 
 
 def step_column(column: Any, body: bytes | None = None) -> StepColumn | None:
-    """The steps of a column; None where a step is null, or has not as many features as the others.
+    """The steps of a validated column; None where a step is null, or has not as many features as the others.
 
-    Args:
-        column: A list array of one of the types above, with at least one row, validated in full.
-        body: The bytes that its buffers may be a part of. An array that needs no conversion is then a view of them.
+    Where they need no conversion, and the buffers are a part of `body`, the array is a view of it.
     """
     offsets = offsets_of(column)
     inner = column.values
@@ -127,11 +108,7 @@ def step_column(column: Any, body: bytes | None = None) -> StepColumn | None:
 
 
 def rows_of(column: Any) -> Iterator[Any]:
-    """The rows of a column: a view of its numbers for each, or Python objects for a row that is no array of numbers.
-
-    Args:
-        column: An array of any type.
-    """
+    """The rows of a column: a view of its numbers for each, or Python objects for a row that is no array of numbers."""
     is_readable = len(column) > 0 and type_problem("steps", column.type) is None
     found = step_column(column) if is_readable and not column.null_count else None
     if found is not None and not (found.numbers.ndim == 1 and column.values.null_count):  # ids beside a null stay whole
@@ -152,12 +129,7 @@ def element_of(type_: Any) -> np.dtype[Any]:
 
 
 def numbers_of(leaf: Any, body: bytes | None = None) -> NDArray[Any]:
-    """An array of numbers, with NaN for null; a view of its buffer where it has no null.
-
-    Args:
-        leaf: A `pyarrow` array of floats or integers.
-        body: As in `step_column`.
-    """
+    """An array of numbers, with NaN for null; a view of its buffer (or of `body`) where it has no null."""
     if leaf.null_count:  # integers become float64, as the numbers of JSON are read
         return np.array(leaf.to_numpy(zero_copy_only=False))
     element = element_of(leaf.type)

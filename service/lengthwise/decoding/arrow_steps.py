@@ -1,8 +1,7 @@
 """The steps of a column of Arrow lists, row by row, and what is wrong with them, without a Python object a number.
 
-Which steps are wrong, and in how many ways, is computed for a whole sequence at once. Only the few that an answer
-describes become Python objects, for which `explanations` has the words. So a wrong column takes no longer than a right
-one of its size.
+What is wrong is computed for a whole sequence at once. Only the few steps that an answer describes become Python
+objects, for which `explanations` has the words. So a wrong column takes no longer than a right one of its size.
 """
 
 from __future__ import annotations
@@ -21,17 +20,11 @@ from lengthwise.decoding.sent_steps import SentSteps, tell
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
-_Places: TypeAlias = "slice | NDArray[np.int64]"
-"""Which steps of a column."""
+_Places: TypeAlias = "slice | NDArray[np.int64]"  # steps of a column
 
 
 class SentColumn:
-    """A column of sequences, of one of the types that `arrow_columns` knows.
-
-    Args:
-        column: A list array with at least one row, validated in full.
-        body: The bytes that its buffers may be a part of.
-    """
+    """A column of sequences, of one of the types that `arrow_columns` knows, validated, with at least one row."""
 
     def __init__(self, column: Any, body: bytes) -> None:
         self._body = body
@@ -77,13 +70,7 @@ class SentColumn:
 
 
 class ColumnSteps(SentSteps):
-    """The steps of one row.
-
-    Args:
-        column: The column.
-        start: Index of its first step in the column.
-        end: Index behind its last step.
-    """
+    """The steps of one row, from `start` to before `end` in the column."""
 
     def __init__(self, column: SentColumn, start: int, end: int) -> None:
         self._column = column
@@ -195,10 +182,7 @@ class ColumnSteps(SentSteps):
 def _faults(steps: Steps, takes_missing: bool, feature_mask: NDArray[np.bool_] | None) -> NDArray[np.int64]:
     """How many problems each step has: a missing value where none may be, and the first that is not finite.
 
-    Args:
-        steps: `[steps, features]` float32.
-        takes_missing: Whether a value may be missing.
-        feature_mask: True for each feature that is kept, the others may be missing; None for all.
+    `steps [steps, features]` float32; `feature_mask` is True for each feature that is kept, the others may be missing.
     """
     if np.count_nonzero(np.isfinite(steps)) == steps.size:
         return np.zeros(len(steps), dtype=np.int64)
@@ -216,7 +200,6 @@ def _faults(steps: Steps, takes_missing: bool, feature_mask: NDArray[np.bool_] |
 
 
 def _plain(value: Any) -> Any:
-    """A number as JSON has it."""
     if value is None or isinstance(value, int):
         return value
     number = float(value)

@@ -1,13 +1,12 @@
 """Reads an Arrow IPC stream from an unknown sender: from bytes to record batches that are safe to use.
 
 pyarrow reads the stream, in C++. What it is given is limited before, so that a few bytes cannot take much memory or
-time, and every record batch is validated in full before anything uses it:
+time, and every record batch is validated in full:
 
 - A message's metadata may have `MAX_METADATA_BYTES`, and a schema `MAX_FIELDS` fields, counted here: the same bytes may
   stand for many fields.
-- A record batch is read only after its columns have one of the types that a caller allows, so no decoder of another
-  type sees the bytes. Dictionaries and compressed buffers are rejected.
-- Bodies start at multiples of 8 bytes, as the format says.
+- A batch is read only after its columns have allowed types, so no decoder of another type sees the bytes.
+- Dictionaries and compressed buffers are rejected; bodies start at multiples of 8 bytes, as the format says.
 
 The format: https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format. This is the only module that reads
 bytes of an unknown sender with pyarrow.
@@ -25,10 +24,8 @@ from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 
 MEDIA_TYPE: Final = b"application/vnd.apache.arrow.stream"
 MAX_METADATA_BYTES: Final = 16_384
-"""Limit of the metadata of one message. A schema takes much more memory than its bytes; pandas' notes in a schema of
-four columns take about 2 KB."""
-MAX_FIELDS: Final = 16
-"""Limit of the fields of a schema, with those within lists. Four columns of nested lists have ten."""
+"""of one message: a schema takes much more memory than its bytes; pandas' notes take about 2 KB"""
+MAX_FIELDS: Final = 16  # of a schema, with those within lists; four columns of nested lists have ten
 
 _FILE_FORMAT: Final = b"ARROW1"
 # Slots of the tables in Arrow's Message.fbs and Schema.fbs.
@@ -64,20 +61,10 @@ def load() -> Any:
 
 
 def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: int) -> list[Any]:
-    """Reads the record batches of a stream; they refer to the bytes of the body.
+    """Reads at most `most` record batches of a stream, validated in full; they refer to the bytes of the body.
 
-    Args:
-        body: The stream.
-        check_columns: Is called with the `pyarrow.Schema` before a batch is read; raises where a column has a type that
-            it does not know.
-        most: Most record batches.
-
-    Returns:
-        `pyarrow.RecordBatch`es, validated in full.
-
-    Raises:
-        InvalidRequest: The body is no Arrow stream, or has something that this service does not read.
-        TooLarge: There are more than `most` record batches.
+    `check_columns` is called with the schema before a batch is read, and raises where it does not know a type. Raises
+    InvalidRequest for what is no such stream, TooLarge for more batches.
     """
     pa = load()
     if body.startswith(_FILE_FORMAT):
@@ -127,7 +114,6 @@ def _record_batch(pa: Any, message: Any, schema: Any) -> Any:
 
 
 def _messages(pa: Any, source: Any) -> Iterator[Any]:
-    """The messages of a stream, each within the limits of its metadata and aligned."""
     reader = pa.ipc.MessageReader.open_stream(source)
     for message in reader:
         if message.metadata.size > MAX_METADATA_BYTES:
@@ -144,11 +130,6 @@ def _messages(pa: Any, source: Any) -> Iterator[Any]:
 
 
 def _check_field_count(metadata: Any) -> None:
-    """Rejects a schema with too many fields.
-
-    Raises:
-        TooLarge: There are more than `MAX_FIELDS`.
-    """
     data = memoryview(metadata)
     header = _followed(data, _slot(data, _followed(data, 0), _HEADER_SLOT))
     if _count_fields(data, header, _FIELDS_SLOT, MAX_FIELDS) > MAX_FIELDS:
@@ -172,14 +153,12 @@ def _count_fields(data: memoryview, table: int, slot: int, most: int) -> int:
 
 
 def _is_compressed(metadata: Any) -> bool:
-    """Whether the metadata of a record batch say that its buffers are compressed."""
     data = memoryview(metadata)
     header = _followed(data, _slot(data, _followed(data, 0), _HEADER_SLOT))
     return _slot(data, header, _COMPRESSION_SLOT) != 0
 
 
 def _slot(data: memoryview, table: int, slot: int) -> int:
-    """Where the value of a slot of a table is; 0 where the slot is empty."""
     vtable = table - int(_int32(data, table)[0])
     entry = 4 + 2 * slot
     if entry >= _uint16(data, vtable)[0]:
@@ -189,7 +168,6 @@ def _slot(data: memoryview, table: int, slot: int) -> int:
 
 
 def _followed(data: memoryview, at: int) -> int:
-    """Where an offset at this place leads to."""
     return at + int(_uint32(data, at)[0])
 
 

@@ -1,7 +1,6 @@
 """A decoded request: the result of decoding a body under any protocol, and the rules that all protocols check.
 
-A `Call` has one `Item` for each sequence. Its steps are those that no mask removed, with NaN for a missing value. A
-`Call` is always valid: the protocols reject a wrong body before they make one.
+A `Call` has one `Item` for each sequence, and is always valid: protocols reject a wrong body before they make one.
 """
 
 from __future__ import annotations
@@ -22,51 +21,33 @@ from lengthwise.wrong_values import counted
 if TYPE_CHECKING:
     from lengthwise.repository.served import ServedModel
 
-MAX_TIMEOUT_MS = 86_400_000.0
-"""A day: longer deadlines are clipped to it."""
+MAX_TIMEOUT_MS = 86_400_000.0  # a day: longer deadlines are clipped to it
 MAX_ID_CHARACTERS = 256
-NUMBER_BYTES: Final = 16
-"""Memory of one number of an answer: as float32, and as text with a comma."""
-ENTRY_BYTES: Final = 128
-"""Memory of one prediction, or of one step of a per-step answer, without its numbers: names, labels, lengths."""
-MOST_PROBLEMS = 100_000
-"""Reading a body stops at this number of problems; to count them takes no longer than to parse the body."""
+NUMBER_BYTES: Final = 16  # memory of one number of an answer: as float32, and as text with a comma
+ENTRY_BYTES: Final = 128  # memory of one prediction, or per-step entry, without its numbers: names, labels, lengths
+MOST_PROBLEMS = 100_000  # reading a body stops at them; to count them takes no longer than to parse the body
 
 TRANSPOSED: Final = "; is it transposed? (in Python: layout='channels-first')"
-"""Ends the message about a wrong number of features, if there are as many steps as there should be features."""
+"""ends the message about features, if there are as many steps as features are needed"""
 
 Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"
-"""Finds the model of a name and a version, None for the default; raises `RequestError` where there is none."""
+"""The model of a name and a version, None for the default; raises `RequestError` where there is none."""
 
 
 class Item(NamedTuple):
-    """One sequence as sent.
+    """One sequence as sent."""
 
-    Attributes:
-        steps: The steps kept: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
-        sent_steps: Number of steps sent; more than the length where a step mask left steps out.
-        kept_places: Places of the kept steps among those sent, `[length]`, or None where all are kept.
-        id: The caller's name for the sequence, or None.
-    """
-
-    steps: Steps
-    sent_steps: int
-    kept_places: NDArray[np.intp] | None = None
-    id: str | None = None
+    steps: Steps  # those kept: `[length, features]` float32, NaN if missing, or `[length]` int64
+    sent_steps: int  # more than the length where a mask left some out
+    kept_places: NDArray[np.intp] | None = None  # `[length]` among those sent; None for all
+    id: str | None = None  # the caller's name for it
 
 
-StepFault: TypeAlias = Literal["no token", "not finite", "missing"]
-"""The reason why a model does not accept a step."""
+StepFault: TypeAlias = Literal["no token", "not finite", "missing"]  # why a model does not accept a step
 
 
 def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) -> tuple[int, StepFault] | None:
-    """The index of the first step that a model does not accept, and why; None if it accepts all.
-
-    Args:
-        steps: `[length, features]` float32 with NaN for a missing value, or `[length]` int64 token ids.
-        vocabulary: Token ids must be below it; not used for values.
-        takes_missing: Whether a value may be missing.
-    """
+    """The index of the first step that a model does not accept, and why; None if it accepts all."""
     wrong: NDArray[np.bool_]
     if steps.ndim == 1:
         wrong = (steps < 0) | (steps >= (vocabulary or 1))
@@ -82,14 +63,7 @@ def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) ->
 
 
 def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
-    """Why a model rejects a sequence, as a sentence; None if it accepts it.
-
-    `validation` names each wrong value of a JSON body instead.
-
-    Args:
-        steps: The kept steps, `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
-        manifest: The manifest of the model.
-    """
+    """Why a model rejects the kept steps, as a sentence; None if not. `validation` names each wrong value instead."""
     if not len(steps):
         return "a sequence has at least one step"
     if len(steps) > manifest.max_length and manifest.long == "reject":
@@ -150,16 +124,9 @@ def make_item(
 ) -> Item:
     """The item of a sequence, cut if it is longer than the model's max length.
 
-    The policy `head` keeps the first `max_length` steps and `tail` the last, as if a mask had removed the others.
-    `window` keeps all: the sequence is split when it is queued. `reject` has rejected such a sequence before. The steps
-    of a cut sequence are a copy, since a view would hold the whole sequence in memory while it waits.
-
-    Args:
-        steps: The kept steps, `[length, features]` or `[length]`.
-        manifest: The manifest of the model.
-        sent_steps: Number of steps sent.
-        kept_places: Places of the kept steps among those sent, or None for all.
-        id: The caller's name for the sequence, or None.
+    `head` keeps the first `max_length` steps and `tail` the last, as if a mask had removed the others. `window` keeps
+    all: the sequence is split when it is queued. The steps of a cut sequence are a copy, since a view would hold the
+    whole sequence in memory while it waits.
     """
     if len(steps) > manifest.max_length and manifest.long in ("head", "tail"):
         part = slice(manifest.max_length) if manifest.long == "head" else slice(-manifest.max_length, None)
@@ -171,12 +138,7 @@ def make_item(
 def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
     """Copies the steps of items that are views of a tensor, if they use less than half of its memory.
 
-    Args:
-        items: Views of the tensor; some may be copies already.
-        tensor: The array.
-
-    Returns:
-        The items, and how many bytes they hold in memory besides their own steps.
+    Returns the items, and how many bytes they hold in memory besides their own steps.
     """
     owner: Any = tensor
     while isinstance(owner, np.ndarray) and owner.base is not None:
@@ -191,27 +153,16 @@ def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
 
 
 class Call(NamedTuple):
-    """One decoded request.
-
-    Attributes:
-        model: The model that it is for.
-        items: At least one, in request order.
-        attention: Whether to return the attention weights.
-        timeout_ms: How long the caller waits, or None for the server's default.
-        priority: 0 to 9, higher first.
-        pointer: JSON pointer of an item in the body, with `{}` for its index.
-        width: Steps that a per-step answer has for each item; 0 for as many as the item was sent with.
-        beside_bytes: What the items hold in memory besides their own steps, if these are views of a larger array.
-    """
+    """One decoded request."""
 
     model: ServedModel
-    items: Sequence[Item]
+    items: Sequence[Item]  # at least one, in request order
     attention: bool = False
-    timeout_ms: float | None = None
-    priority: int = 0
-    pointer: str = "/sequences/{}"
-    width: int = 0
-    beside_bytes: int = 0
+    timeout_ms: float | None = None  # None for the server's default
+    priority: int = 0  # 0 to 9, higher first
+    pointer: str = "/sequences/{}"  # JSON pointer of an item in the body
+    width: int = 0  # steps of a per-step answer for each item; 0 for as many as were sent
+    beside_bytes: int = 0  # memory besides the steps, if these are views of a larger array
 
     @property
     def held_bytes(self) -> int:
@@ -228,13 +179,8 @@ class Call(NamedTuple):
 class Problems:
     """Collects what is wrong with a body: the first problems as text, then only their number.
 
-    To make a pointer and a sentence takes longer than to read a valid value. Code that may meet many problems therefore
-    calls `add` only while `listing`, and `count` afterwards.
-
-    Attributes:
-        most_listed: How many problems have a text.
-        first: These problems.
-        total: Number of all problems.
+    Making a text takes longer than reading a valid value. So code that may meet many problems calls `add` only while
+    `listing`, and `count` afterwards.
     """
 
     most_listed: int = 20
@@ -247,15 +193,7 @@ class Problems:
         return self.total < self.most_listed
 
     def add(self, pointer: str, detail: str) -> None:
-        """Adds a problem.
-
-        Args:
-            pointer: RFC 6901 pointer into the body.
-            detail: What is wrong there.
-
-        Raises:
-            InvalidRequest: There are `MOST_PROBLEMS` now.
-        """
+        """Adds a problem, at an RFC 6901 pointer; raises InvalidRequest at `MOST_PROBLEMS`."""
         if self.total < self.most_listed:
             self.first.append(Problem(pointer, detail))
         self.count()
@@ -272,14 +210,7 @@ class Problems:
 
 
 def unknown_fields(document: Mapping[str, Any], known: frozenset[str], at: str, problems: Problems) -> None:
-    """Adds a problem for each field of a JSON object that is not known.
-
-    Args:
-        document: The object.
-        known: Its known fields.
-        at: JSON pointer of it.
-        problems: Problems are added here. A long name is cut, so that no answer is as long as a body.
-    """
+    """Adds a problem for each field that is not known; long names are cut, so that answers stay short."""
     if document.keys() <= known:
         return
     detail = f"unknown field; known are {', '.join(sorted(known))}"

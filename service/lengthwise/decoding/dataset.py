@@ -7,10 +7,8 @@
 | `.parquet` | a row with the columns `steps` (list of lists, or list of ids) and, maybe, `id` and `label` |
 | `.csv`, `.csv.gz`, `.tsv`, `.parquet` without `steps` | the rows with one id, a step each (`long_table`) |
 
-A missing value is NaN in `Record.steps`. A label is one string, for a multi-label model a list of strings, and for a
-per-step model a list with one string for each step. An error names the file and the line of a bad record; `read`
-reports the first 20 of a file at once, `entries` continues after each. `aeon:JapaneseVowels_TRAIN` is a file in the
-aeon package.
+A label is one string, for a multi-label model several, for a per-step model one for each step. An error names the file
+and the line; `read` reports the first 20 bad records of a file at once, `entries` continues after each.
 """
 
 from __future__ import annotations
@@ -42,42 +40,27 @@ from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_install
 from lengthwise.wrong_values import counted
 
-MOST_TOLD: Final = 20
-"""Number of bad records that one error names."""
+MOST_TOLD: Final = 20  # bad records that one error names
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a file is read.
+    """How a file is read."""
 
-    Attributes:
-        columns: The columns of a file with a row for each step, where the user names them.
-        channels_first: Whether the steps of a record are `[features, length]`.
-        per_step: Whether each step has a label, also where all labels of a sequence are equal.
-        ids_are_needed: Whether a file with a row for each step needs a column of ids, or may be one sequence.
-        say: Called with what the columns were taken as, as a line.
-        how_to_name: Ends an error about columns, and says how the user can name them.
-        taken: Called with what the columns were taken as.
-    """
-
-    columns: ColumnNames = field(default_factory=ColumnNames)
-    channels_first: bool = False
-    per_step: bool = False
-    ids_are_needed: bool = True
-    say: Callable[[str], object] = lambda _line: None
-    how_to_name: str = ""
-    taken: Callable[[Roles], object] = lambda _roles: None
+    columns: ColumnNames = field(default_factory=ColumnNames)  # that the user names
+    channels_first: bool = False  # whether steps are `[features, length]`
+    per_step: bool = False  # each step has a label, also where all are equal
+    ids_are_needed: bool = True  # by a file with a row for each step
+    say: Callable[[str], object] = lambda _line: None  # called with what the columns were taken as, as a line
+    how_to_name: str = ""  # ends an error about columns
+    taken: Callable[[Roles], object] = lambda _roles: None  # called with what the columns were taken as
 
 
 _PLAIN: Final = Reading()
 
 
 def locate(name: str) -> Path:
-    """The path of a data file, given as a path or as `aeon:NAME_TRAIN`, a file in aeon's wheel.
-
-    Raises:
-        ConfigurationError: There is no such file, or aeon is not installed.
-    """
+    """The path of a data file, given as a path or as `aeon:NAME_TRAIN`, a file in aeon's wheel."""
     if not name.startswith("aeon:"):
         path = Path(name)
         if not path.is_file():
@@ -103,15 +86,8 @@ def read(
 ) -> Iterator[Record]:
     """The records of a file, one by one, in its order; all of them have as many features a step.
 
-    Args:
-        path: The file; its suffix is its format.
-        kind: What a step is; `.ts` holds values only.
-        check: Raises `ConfigurationError` for a record that cannot be used, and names its place.
-        reading: How it is read.
-
-    Raises:
-        ConfigurationError: The file cannot be read, or records in it cannot be used; at the end of the file, with the
-            lines of the first `MOST_TOLD`.
+    `check` raises ConfigurationError for a record that cannot be used. At the end of the file, one is raised with the
+    lines of the first `MOST_TOLD` bad records.
     """
     return _all_good(entries(path, kind, reading=reading), check)
 
@@ -122,11 +98,7 @@ def read_all(
     check: Callable[[Record], object] = lambda _record: None,
     reading: Reading = _PLAIN,
 ) -> list[Record]:
-    """The records of a file, at least one; `data` is as for `locate`, the others are as for `read`.
-
-    Raises:
-        ConfigurationError: As `locate` and `read` raise it; or the file has no record.
-    """
+    """The records of a file, at least one; `data` is as for `locate`, the others are as for `read`."""
     records = list(read(locate(data), kind, check, reading))
     if not records:
         raise ConfigurationError(f"{data}: there is no record in it")
@@ -134,12 +106,7 @@ def read_all(
 
 
 def with_those_behind(first: ConfigurationError, behind: Iterable[object]) -> ConfigurationError:
-    """One error for a bad record and all that follow it.
-
-    Args:
-        first: The error of the first bad record.
-        behind: The records after it; the errors of each `BadRecord` are added, good records are ignored.
-    """
+    """One error for a bad record and all `BadRecord`s that follow it."""
     causes = Causes()
     causes.add(str(first))
     with suppress(ConfigurationError):  # if the file cannot be read to its end, the errors so far are still reported
@@ -157,24 +124,14 @@ def entries(
 ) -> Iterator[Record | BadRecord]:
     """Reads the records of a file, with a `BadRecord` in the place of each bad one.
 
-    Two records may have different numbers of features here: the first record may be the one that is wrong, and the
-    caller knows what the model needs.
-
-    Args:
-        path: The file; its suffix is its format.
-        kind: Whether steps are values or token ids; `.ts` has values only.
-        advance: Receives the progress.
-        reading: How it is read.
-
-    Raises:
-        ConfigurationError: The file cannot be read, or does not have the format of its suffix.
+    Two records may have different numbers of features here: the first may be the wrong one, and the caller knows what
+    the model needs. Raises ConfigurationError for a file that cannot be read, or is not of its suffix's format.
     """
     found = _entries(path, kind, advance, reading)
     return map(_transposed, found) if reading.channels_first else found
 
 
 def _transposed(record: Record | BadRecord) -> Record | BadRecord:
-    """A record of `[features, length]` as one of `[length, features]`."""
     if isinstance(record, BadRecord) or record.steps.ndim == 1:
         return record
     steps: NDArray[np.float32] = np.ascontiguousarray(record.steps.T, dtype=np.float32)
@@ -224,11 +181,7 @@ def _checked(found: Iterator[Record | BadRecord], check: Callable[[Record], obje
 
 
 def _check_is_json_lines(path: Path) -> None:
-    """Makes sure that a file is text with an object in a line.
-
-    Raises:
-        ConfigurationError: It is something else as a whole, such as a JSON list.
-    """
+    """Refuses a file that is something else as a whole, such as a JSON list."""
     _, line = next(long_lines(path, lambda _share: None, LONG_LINE_BYTES), (0, b""))
     start = line if isinstance(line, bytes) else b""
     if start[:1] == b"[":
@@ -289,16 +242,7 @@ def _long(
     lines: Sequence[int] | None = None,
     wrong: Mapping[int, str] | None = None,
 ) -> Iterator[Record | BadRecord]:
-    """The records of a file with a row for each step.
-
-    Args:
-        path: The file.
-        kind: What a step is.
-        columns: The cells of each column.
-        reading: How it is read.
-        lines: The line of each row in a file of text; a typed file has none.
-        wrong: Rows that cannot be read, and why.
-    """
+    """The records of a file with a row for each step; `lines` of a text file, `wrong`: rows that cannot be read."""
     try:
         found, roles = long_table.sequences(
             columns, reading.columns, texts=lines is not None, ids_are_needed=reading.ids_are_needed
@@ -329,7 +273,6 @@ def _row(row: int, lines: Sequence[int] | None) -> str:
 
 
 def _whole(steps: NDArray[Any], place: str) -> NDArray[np.int64]:
-    """Token ids, of the numbers of a column."""
     if steps.ndim != 1 or not ((steps >= 0) & (steps < 2.0**63) & (steps == np.floor(steps))).all():
         raise RecordError(f"{place}: something in this sequence is not a token id: one whole number from 0 in a row")
     return steps.astype(np.int64)
@@ -357,7 +300,6 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
 
 
 def _same_features(record: Record, features: int | None) -> int | None:
-    """The number of features of a step; an error if the records before have another."""
     if record.steps.ndim == 1:
         return None
     count = int(record.steps.shape[1])

@@ -1,7 +1,4 @@
-"""Names everything that is wrong with the steps of a sequence in a JSON body, value by value.
-
-`validation` calls `explain` if NumPy cannot convert the steps, or if `why_rejected` rejects the array.
-"""
+"""Names everything that is wrong with the steps of a sequence in a JSON body, value by value."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.wrong_values import counted
 
 FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
-"""The least number that rounds to infinity: half a step past the largest."""
+"""the least number that rounds to infinity: half a step past the largest"""
 
 
 def explain(
@@ -29,17 +26,7 @@ def explain(
     problems: Problems,
     count: int,
 ) -> None:
-    """Adds a problem for everything that is wrong with the kept steps.
-
-    Args:
-        entries: The kept steps, or those of them that may be wrong.
-        kept: Index of each in the sequence as sent.
-        at: JSON pointer of the sequence's steps.
-        manifest: The manifest of the model.
-        feature_mask: True for each feature that is kept; None for all.
-        problems: The problems are added here.
-        count: How many steps are kept.
-    """
+    """Adds a problem for everything that is wrong with the kept steps, or those of them in `entries`."""
     if manifest.input.features is None:
         _explain_tokens(entries, kept, at, manifest, problems)
     else:
@@ -100,7 +87,6 @@ def _explain_tokens(entries: list[Any], kept: Sequence[int], at: str, manifest: 
 
 
 def _no_step(step: Any, features: int, steps: int) -> str:
-    """The message of a step that has the wrong form."""
     if not isinstance(step, list):
         return f"a step must be an array of {features} numbers, got {kind(step)}"
     said = f"the model takes {counted(features, 'feature')} a step, this one has {len(step)}"
@@ -108,7 +94,6 @@ def _no_step(step: Any, features: int, steps: int) -> str:
 
 
 def _no_number(value: Any, manifest: Manifest) -> str:
-    """The message of a value that the model does not accept."""
     if value is None:
         return missing_message(manifest)
     if type(value) is float or type(value) is int:

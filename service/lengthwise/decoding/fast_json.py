@@ -1,12 +1,8 @@
 """The reader of ordinary JSON bodies: it reads sequences in C, straight from the text into one array.
 
 An ordinary body has sequences of plain numbers or token ids, as arrays or as objects of `steps` and `id`, and no field
-that is unknown or wrong. Of any other body, one with a mask too, `read` returns None, and `validation` reads it. What
-`read` returns is what `validation` would make of the same body, bit for bit.
-
-`_fast_json.c` finds the array of sequences and reads it. The rest of the body, with null in the place of the array, is
-a small JSON document, which the same functions check here and in `validation`. An installation without a compiler has
-no such module; there `validation` reads every body.
+that is unknown or wrong. Of any other body, one with a mask too, `read` returns None, and `validation` reads it, as it
+does every body where the C module was not built. What `read` returns is what `validation` would, bit for bit.
 """
 
 from __future__ import annotations
@@ -31,11 +27,9 @@ try:
 except ImportError:  # mypy knows the module from its stub; at run time an installation may be without it
     _fast_json = None  # type: ignore[assignment]
 
-COMPILED: Final = _fast_json is not None
-"""Whether the C module was built."""
+COMPILED: Final = _fast_json is not None  # whether the C module was built
 _MOST_OTHER_BYTES: Final = 4096
-"""Most bytes of an ordinary body besides its sequences. A longer rest is left to `validation`, so that it is parsed
-only once."""
+"""beside the sequences: a longer rest is left to `validation`, so that it is parsed only once"""
 _NO_OPTIONS: Final = CallOptions()
 
 
@@ -50,14 +44,7 @@ def skip(body: bytes, start: int) -> int | None:
 
 
 def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call | None:
-    """The call of an ordinary body, or None of any other.
-
-    Args:
-        body: The JSON text, inflated.
-        find: Finds the model by its name and version.
-        max_sequences: Most sequences in one body.
-        layout: The body's fields.
-    """
+    """The call of an ordinary body, or None of any other."""
     place = locate(body, layout.key)
     if place is None:
         return None
@@ -107,7 +94,7 @@ def _made(sequences: Any, features: int | None, manifest: Manifest) -> tuple[Seq
 
 
 def _steps(numbers: bytes, features: int | None) -> Steps:
-    """All steps that were read: `[steps, features]` float32, or `[steps]` int64 where they are token ids."""
+    """`[steps, features]` float32, or `[steps]` int64 where they are token ids."""
     if features is None:
         return np.frombuffer(numbers, np.int64)
     return np.frombuffer(numbers, np.float32).reshape(-1, features)
@@ -131,11 +118,7 @@ def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptio
 def _items(
     array: Steps, ends: list[int], ids: list[str | bytes | None] | None, manifest: Manifest
 ) -> tuple[list[Item], int]:
-    """The sequences in an array of all steps, and the bytes that they keep in memory beside their own steps.
-
-    Raises:
-        RequestError: An id is wrong.
-    """
+    """The sequences in an array of all steps, and the bytes that they keep in memory beside their own steps."""
     starts = [0, *ends[:-1]]
     items = [
         Item(array[start:end], end - start, None, identifier)
@@ -150,11 +133,7 @@ def _items(
 
 
 def _identifier(text: str | bytes | None) -> str | None:
-    """An id, from its text, or from a JSON string with escapes.
-
-    Raises:
-        RequestError: It is not a valid id.
-    """
+    """An id, from its text, or from a JSON string with escapes."""
     if text is None:
         return None
     identifier = json_text.parse(text) if isinstance(text, bytes) else text

@@ -15,11 +15,10 @@ from lengthwise.decoding.json_lines import LongLine
 from lengthwise.decoding.record_fields import BadRecord, Record, as_float32
 from lengthwise.errors import ConfigurationError, RecordError
 
-_READ_BYTES: Final = 1 << 18
-"""Bytes read at once, and between two reports of progress."""
+_READ_BYTES: Final = 1 << 18  # at once, and between two reports of progress
 
 Advance = Callable[[float], object]
-"""Called repeatedly, and at the end, with the share of the file that was read, 0 to 1."""
+"""called repeatedly, and at the end, with the share of the file that was read, 0 to 1"""
 
 
 def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:

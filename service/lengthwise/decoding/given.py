@@ -36,21 +36,13 @@ _FIELDS: Final = ITEM_FIELDS | {"label"}
 
 @dataclass(frozen=True, slots=True)
 class GivenSequence:
-    """One sequence of a caller.
+    """One sequence of a caller."""
 
-    Attributes:
-        steps: `[length, features]` or `[length]` float32 with NaN for a missing value, or `[length]` whole numbers.
-        id: The caller's name for it, or None.
-        step_mask: False for each step to leave out, or None.
-        feature_mask: False for each feature that is missing in every step, or None.
-        label: Its label, or a list with one for each step, where the caller's form has it; or None.
-    """
-
-    steps: NDArray[Any]
+    steps: NDArray[Any]  # float32 with NaN for a missing value, or `[length]` whole numbers
     id: str | None = None
-    step_mask: list[bool] | None = None
-    feature_mask: list[bool] | None = None
-    label: Any = None
+    step_mask: list[bool] | None = None  # False for each step to leave out
+    feature_mask: list[bool] | None = None  # False for each feature that is missing in every step
+    label: Any = None  # or a list with one for each step
 
     @property
     def is_plain(self) -> bool:
@@ -59,12 +51,7 @@ class GivenSequence:
 
 
 class GivenSequences(list[GivenSequence]):
-    """Sequences that were read; every function that takes sequences takes them.
-
-    Attributes:
-        taken: Which columns of a table were taken as what; empty for other forms.
-        labels: The label of each sequence, None where there is none.
-    """
+    """Sequences that were read; `taken` says which columns of a table were taken as what."""
 
     def __init__(self, found: Iterable[GivenSequence] = (), taken: str = "") -> None:
         super().__init__(found)
@@ -129,12 +116,7 @@ def sequences(
 def sequences_of(
     given: Any, layout: Layout = "steps-first", columns: ColumnNames | None = None, *, ask: bool = True
 ) -> GivenSequences:
-    """The sequences of a caller, in order; see `read`.
-
-    Raises:
-        ConfigurationError: See `sequences`.
-        InvalidSequences: See `sequences`.
-    """
+    """The sequences of a caller, in order; raises as `sequences`."""
     found, taken = read(given, layout, columns, ask=ask)
     problems = [Problem(f"/sequences/{place}", one) for place, one in enumerate(found) if isinstance(one, str)]
     if problems:
@@ -152,16 +134,8 @@ def read(
 ) -> tuple[list[GivenSequence | str], str]:
     """The sequences of a caller, or why one cannot be read; and which columns were taken as what.
 
-    Args:
-        given: The sequences.
-        layout: The order of their axes.
-        columns: The columns that the caller names.
-        features: Number of values of a step, where it is known; 0 for token ids.
-        ask: Whether numbers that may be one sequence, or one of one step each, are refused.
-
-    Raises:
-        ConfigurationError: See `sequences`.
-        InvalidSequences: It is no form of sequences.
+    `features` of a step are 0 for token ids, None if not known; `ask`: whether numbers that may be one sequence, or
+    many of one step, are refused.
     """
     if layout not in get_args(Layout):
         raise ConfigurationError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
@@ -181,11 +155,7 @@ def read(
 
 
 def _refuse_doubt(given: Any, made: list[GivenSequence | str], features: int | None) -> None:
-    """Refuses numbers that may be one sequence, or many of one step.
-
-    Raises:
-        InvalidSequences: They may.
-    """
+    """Refuses numbers that may be one sequence, or many of one step."""
     if len(made) < 2 or features not in (None, 1) or isinstance(given, Mapping):
         return
     for one in made:
@@ -204,11 +174,7 @@ def _no_form(said: str) -> InvalidSequences:
 
 
 def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
-    """The entries of what a caller passed, one for each sequence.
-
-    Raises:
-        InvalidSequences: It has none.
-    """
+    """The entries of what a caller passed, one for each sequence."""
     if isinstance(given, Mapping):
         if "steps" in given and _FIELDS.issuperset(given):
             raise _no_form("must be a list, got one sequence: put it in a list")
@@ -244,7 +210,6 @@ def _groups(given: Iterable[tuple[Any, Any]], by: Iterable[Any], columns: Column
 
 
 def _keys_of_polars(given: Any) -> list[str]:
-    """The columns by which a Polars table is grouped."""
     parts = chain.from_iterable(part if isinstance(part, list | tuple) else [part] for part in given.by)
     return [part if isinstance(part, str) else part.meta.output_name() for part in parts]
 
@@ -277,11 +242,6 @@ def _present(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _list_column(given: Any) -> Iterator[Any]:
-    """The rows of a list array, or of a chunked one.
-
-    Raises:
-        InvalidSequences: It is none.
-    """
     import pyarrow as pa
 
     if not isinstance(given, pa.Array | pa.ChunkedArray):
@@ -290,11 +250,6 @@ def _list_column(given: Any) -> Iterator[Any]:
 
 
 def _arrow_rows(given: Any) -> Iterator[Any]:
-    """The rows of an Arrow table; numbers that are float32 without null stay in their buffers.
-
-    Raises:
-        InvalidSequences: A column has a type that it cannot have.
-    """
     import pyarrow as pa
 
     from lengthwise.decoding.arrow_columns import rows_of, type_problem
@@ -326,12 +281,6 @@ def _read_one(given: Any, layout: Layout, columns: ColumnNames, taken: list[str]
 
 
 def _sequence(given: Any, layout: Layout, columns: ColumnNames, taken: list[str]) -> GivenSequence:
-    """One entry as a sequence.
-
-    Raises:
-        ValueError: It has no numbers, another form, or a field that is not known.
-        ConfigurationError: It is a table, and it is not clear what its columns are.
-    """
     if isinstance(given, GivenSequence):
         return given
     fields = given if isinstance(given, Mapping) else {"steps": given}
@@ -354,11 +303,6 @@ def _sequence(given: Any, layout: Layout, columns: ColumnNames, taken: list[str]
 
 
 def _identifier(given: Any) -> str | None:
-    """An id as text.
-
-    Raises:
-        ValueError: It is none.
-    """
     if isinstance(given, int | np.integer) and not isinstance(given, bool):
         return str(given)
     if given is not None and not isinstance(given, str):

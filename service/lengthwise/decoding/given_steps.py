@@ -17,10 +17,7 @@ _INT64: Final = np.iinfo(np.int64)
 def steps_array(given: Any) -> NDArray[Any]:
     """The steps of one sequence as float32, or as int64 where they are a list of whole numbers.
 
-    Numbers are rounded to float32 here as the service rounds those of a JSON body, so the answer has the same bits.
-
-    Raises:
-        ValueError: They are not numbers, have another form, or one is not finite as float32.
+    Numbers are rounded as the service rounds those of a JSON body, so the answer has the same bits. Raises ValueError.
     """
     array = _array(given)
     if array.ndim not in (1, 2):
@@ -43,7 +40,6 @@ def steps_array(given: Any) -> NDArray[Any]:
 
 
 def _array(given: Any) -> NDArray[Any]:
-    """The steps as they were given, in an array."""
     if type(given) is np.ndarray and given.dtype == _FLOAT32:
         return given
     if given is None or (isinstance(given, float) and np.isnan(given)):  # what pandas has in the place of None

@@ -1,8 +1,8 @@
 """`POST /predict`: the JSON body to a call, and the answers to JSON.
 
-There are two readers. `fast_json`, in C, reads ordinary bodies. `validation`, in Python, reads all others, and names
-every problem of a wrong one; of most large ones `scanned_json`, in C, tells it which steps are wrong. For a body that
-both can read, they return the same call.
+`fast_json`, in C, reads ordinary bodies; `validation`, in Python, all others, and names every problem of a wrong one;
+of most large ones `scanned_json`, in C, tells it which steps are wrong. For a body that two can read, they return the
+same.
 """
 
 from __future__ import annotations
@@ -20,17 +20,7 @@ from lengthwise.runtime.manifest import Manifest
 
 
 def decode(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call:
-    """Reads a body.
-
-    Args:
-        body: The JSON text, inflated.
-        find: Finds the model by its name and version.
-        max_sequences: Most sequences in one body.
-        layout: The body's fields.
-
-    Raises:
-        RequestError: As `validation.read` does.
-    """
+    """Reads an inflated body; raises as `validation.read` does."""
     call = fast_json.read(body, find, max_sequences=max_sequences, layout=layout)
     if call is not None:
         return call

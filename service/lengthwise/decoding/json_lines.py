@@ -1,8 +1,8 @@
 """Records of a JSON Lines file, `{"id": ..., "steps": ..., "label": ...}` a line, as fields whose steps are arrays.
 
-Most of a line is its steps. `_fast_json.c` reads the steps of an ordinary line straight to float32; the rest of the
-line, with null in their place, is a small JSON object. A line of many megabytes is read in pieces, so that its text is
-never in memory as a whole. Any other line is parsed as a whole, and `dataset` checks its steps one by one.
+`_fast_json.c` reads the steps of an ordinary line straight to float32; the rest, with null in their place, is a small
+JSON object. A line of many megabytes is read in pieces, so that its text is never in memory as a whole. Any other line
+is parsed as a whole, and `dataset` checks its steps one by one.
 """
 
 from __future__ import annotations
@@ -23,30 +23,22 @@ try:
 except ImportError:  # mypy knows the module from its stub; at run time an installation may be without it
     _fast_json = None  # type: ignore[assignment]
 
-LONG_LINE_BYTES: Final = 1 << 20
-"""A longer line is read in pieces of this size."""
+LONG_LINE_BYTES: Final = 1 << 20  # a longer line is read in pieces of this size
 
-StepKind = Literal["values", "tokens"]
-"""Whether a step is an array of values or a token id."""
+StepKind = Literal["values", "tokens"]  # an array of values, or a token id
 
 _KEY: Final = b'"steps":'
 _OPENING: Final = re.compile(rb'"steps":\s*\[\s*(\[)?')
 _CLOSING_NESTED: Final = re.compile(rb"\]\s*\]")
 _CLOSING: Final = re.compile(rb"\]")
-_MOST: Final = (1 << 63) - 1
-"""The limit of steps and of token ids: none."""
+_MOST: Final = (1 << 63) - 1  # steps, and token ids: no limit
 
 CheckSteps = Callable[[list[Any], int, int | None], Steps]
-"""Makes an array of a list of steps, or raises an error. Its arguments: the list, the index of its first step in the
-sequence, and the number of features of a step if it is known."""
+"""Makes an array of a list of steps, or raises: the list, its first index, the number of features if known."""
 
 
 class RepeatedKey(ValueError):
-    """An object of a line has a key twice.
-
-    Attributes:
-        key: The key.
-    """
+    """An object of a line has a key twice."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key)
@@ -54,12 +46,7 @@ class RepeatedKey(ValueError):
 
 
 def loads(text: bytes) -> Any:
-    """The JSON value of a text.
-
-    Raises:
-        orjson.JSONDecodeError: It is not JSON.
-        RepeatedKey: An object has a key twice, so that it is unclear which value counts.
-    """
+    """The JSON value of a text; raises RepeatedKey where it is unclear which value of a key counts."""
     found = orjson.loads(text)
     if isinstance(found, dict):
         check_keys(text, found, text.count(b":") - len(found))
@@ -67,16 +54,7 @@ def loads(text: bytes) -> Any:
 
 
 def check_keys(text: bytes, found: dict[str, Any], more: int) -> None:
-    """Checks that no object in a text has a key twice.
-
-    Args:
-        text: The text of the object.
-        found: The value that was parsed from it.
-        more: How many more colons than keys it has.
-
-    Raises:
-        RepeatedKey: A key occurs twice.
-    """
+    """Raises RepeatedKey where an object in `text`, parsed to `found`, has a key twice; `more`: colons than keys."""
     # Each key is followed by a colon. Further colons are in strings, or belong to a repeated key that was overwritten
     name = found.get("id")
     if more and type(name) is str and b"\\" not in text:
@@ -103,13 +81,7 @@ class _File(Protocol):
 
 
 def plain_fields(line: bytes, kind: StepKind, features: int | None) -> dict[str, Any] | None:
-    """The fields of an ordinary line, its steps as an array; None of any other.
-
-    Args:
-        line: Without its newline.
-        kind: Whether steps are values or token ids.
-        features: Number of features of a step of values; None if not known.
-    """
+    """The fields of an ordinary line, its steps as an array; None of any other."""
     opening = _OPENING.search(line)
     if opening is None:
         return None
@@ -135,12 +107,7 @@ def plain_fields(line: bytes, kind: StepKind, features: int | None) -> dict[str,
 
 
 class LongLine:
-    """A line that is read in pieces.
-
-    Args:
-        first: The first piece of the line.
-        file: The file with the next pieces.
-    """
+    """A line that is read in pieces, from its first piece and the file with the next ones."""
 
     def __init__(self, first: bytes, file: _File) -> None:
         self._text = first
@@ -150,15 +117,7 @@ class LongLine:
     def fields(self, kind: StepKind, features: int | None, check: CheckSteps) -> Any:
         """The fields of the line, the steps as an array. Reads to the end of the line even if something is wrong.
 
-        Args:
-            kind: Whether steps are values or token ids.
-            features: Number of features of a step of values; None if not known.
-            check: Reads a piece that is not ordinary.
-
-        Raises:
-            RecordError: A step is wrong.
-            orjson.JSONDecodeError: It is not JSON.
-            RepeatedKey: It has a key twice.
+        `check` reads a piece that is not ordinary. Raises RecordError, orjson.JSONDecodeError or RepeatedKey.
         """
         try:
             return self._fields(kind, features, check)
@@ -200,8 +159,7 @@ class LongLine:
     ) -> Any:
         """Appends the steps to `parts`; returns the other fields of the line, with null for the steps.
 
-        Raises:
-            orjson.JSONDecodeError: A piece is not part of a list. The caller still has to read it.
+        After an orjson.JSONDecodeError, a piece is not part of a list, and the caller still has to read it.
         """
         closing = _CLOSING_NESTED if is_nested else _CLOSING
         while (end := closing.search(self._text)) is None and self._has_more:
@@ -239,15 +197,11 @@ class LongLine:
 
 
 def _features(parts: list[Steps]) -> int | None:
-    """The features of a step, if a part with values was read."""
     return parts[0].shape[1] if parts and parts[0].ndim == 2 else None
 
 
 def _piece(text: bytes, kind: StepKind, features: int | None, check: CheckSteps, before: list[Steps]) -> Steps:
-    """The steps of a part of a list, given without brackets.
-
-    `features` is a guess. The parts before, if there are any, say what a step must have.
-    """
+    """The steps of a part of a list, without brackets; `features` is a guess, and the parts before know better."""
     known = _features(before)
     steps = _array(b"[%s]" % text, kind, known or features)
     return check(orjson.loads(b"[%s]" % text), sum(map(len, before)), known) if steps is None else steps

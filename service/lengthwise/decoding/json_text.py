@@ -19,28 +19,20 @@ from typing import Any, Final
 from lengthwise.errors import InvalidRequest, Problem, TooLarge
 
 MAX_PARTS: Final = 1 << 20
-"""Limit of arrays, objects and strings in one body. Each takes up to twenty times its text in memory, and all threads
-wait while they are made and freed: 16 MB of empty arrays would take nearly 1 GB and a second."""
+"""Arrays, objects and strings in one body: 16 MB of empty arrays would take nearly 1 GB, and all threads a second."""
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
-"""A string, or as group 1 a literal that Python's parser accepts and JSON does not have."""
+"""a string, or (group 1) what only Python's parser accepts"""
 
 
-_CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")
-"""Where the parser stops in a text that was cut off: at its end, or where a literal or a part of a number begins."""
+_CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")  # what is left where a text was cut off
 _CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
 
 
 def parse(body: bytes | bytearray, what: str = "the body") -> Any:
     """Parses a body. NaN and Infinity literals, duplicate keys and very deep nesting are errors.
 
-    Args:
-        body: The text.
-        what: The name of the text in error messages.
-
-    Raises:
-        InvalidRequest: The text is not UTF-8, not JSON, or has a lone surrogate. Its one problem has an empty pointer.
-        TooLarge: There are more than `MAX_PARTS`.
+    Raises InvalidRequest with one problem, or TooLarge for more than `MAX_PARTS`; `what` is its name in messages.
     """
     parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
     if parts > MAX_PARTS:
@@ -71,7 +63,7 @@ def parse(body: bytes | bytearray, what: str = "the body") -> Any:
 
 
 def too_many(parts: int) -> TooLarge:
-    """The refusal of a body of too many parts."""
+    """The refusal."""
     return TooLarge(f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {parts}")
 
 
@@ -79,8 +71,8 @@ def too_many(parts: int) -> TooLarge:
 def collector_paused() -> Iterator[None]:
     """Pauses the garbage collector of the whole process while a parsed body exists.
 
-    A body has no reference cycles, but a hostile one has millions of arrays. The collector would visit them again and
-    again, and all threads wait each time (measured: three quarters of the time).
+    A hostile body has millions of arrays. The collector would visit them again and again, and all threads wait each
+    time (measured: three quarters of the time).
     """
     running = gc.isenabled()
     gc.disable()
@@ -132,7 +124,7 @@ def find_constant(text: str) -> tuple[str, int] | None:
 
 
 def constant_message(name: str, where: str) -> str:
-    """The message of a NaN or Infinity."""
+    """Of a NaN or Infinity."""
     return f"{name} is not JSON, {where}; a missing value is null"
 
 

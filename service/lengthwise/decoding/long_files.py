@@ -10,30 +10,19 @@ from typing import NamedTuple
 from lengthwise.decoding.long_table import MISSING
 from lengthwise.errors import ConfigurationError
 
-SUFFIXES = (".csv", ".csv.gz", ".tsv")
-"""Ends of the names of such files."""
+SUFFIXES = (".csv", ".csv.gz", ".tsv")  #
 
 
 class TextColumns(NamedTuple):
-    """The cells of a CSV file.
-
-    Attributes:
-        columns: The cells of each column; of a file without a header, `column 1` and so on.
-        lines: `[rows]`: the line of each row in the file, from 1.
-        wrong: The rows that have another number of cells, and why.
-    """
+    """The cells of a CSV file; without a header its columns are `column 1` and so on."""
 
     columns: dict[str, list[str]]
-    lines: list[int]
-    wrong: dict[int, str]
+    lines: list[int]  # of each row in the file, from 1
+    wrong: dict[int, str]  # rows with another number of cells, and why
 
 
 def read_csv(path: Path) -> TextColumns:
-    """The cells of a CSV file. The first line is a header, unless all of its cells are numbers.
-
-    Raises:
-        ConfigurationError: It cannot be read, or holds no row.
-    """
+    """The cells of a CSV file. The first line is a header, unless all of its cells are numbers."""
     try:
         with (
             gzip.open(path, "rt", encoding="utf-8-sig", newline="")

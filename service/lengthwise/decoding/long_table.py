@@ -7,8 +7,7 @@ a   1  0.3    calm                                                 b: [[0.2]], s
 b   0  0.2    storm
 ```
 
-A name is found without regard to case. Where two columns may be the same thing, or none is left for the values, the
-error asks, and lists the columns.
+Where two columns may be the same thing, or none is left for the values, the error asks, and lists the columns.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.wrong_values import nearest
 
 Cells: TypeAlias = "NDArray[Any] | list[Any]"
-"""The cells of a column: an array of numbers or of times, or a list of other objects with None where one is missing."""
+"""Of a column: an array of numbers or of times, or a list of other objects with None where one is missing."""
 ColumnRole: TypeAlias = Literal["id", "time", "label"]
 
 MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))
-"""Texts, in lower case, that stand for a missing value."""
+"""texts, in lower case, that stand for a missing value"""
 _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
     "id": frozenset(("id", "sequence", "series", "recording", "case", "trial", "session", "instance", "episode")),
     "time": frozenset(
@@ -41,26 +40,17 @@ _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
         )
     ),
     "label": frozenset(("label", "labels", "class", "class_label", "target", "category")),
-}
-"""Names that say what a column is. Every name that ends in `_id` is one of ids."""
+}  # that say what a column is; every name that ends in `_id` is one of ids
 _INDEX: Final = frozenset(("", "unnamed: 0", "__index_level_0__"))
-"""Names that pandas gives to an index when it writes a file: such a column is left out."""
-_OF_ROWS: Final = frozenset(("index", "level_0", "row", "row_nr"))
-"""Names of a column that is left out if it counts the rows."""
+"""what pandas calls an index in a file: such a column is left out"""
+_OF_ROWS: Final = frozenset(("index", "level_0", "row", "row_nr"))  # left out if it counts the rows
 _MOST_LISTED: Final = 20
 _MOST_SHOWN: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
-    """The columns that a caller names; what is None is found by its name.
-
-    Attributes:
-        id: The column that names the sequence of a row.
-        time: The column that orders the rows of a sequence.
-        label: The column of the label.
-        values: The columns of the features, in their order; default: all others.
-    """
+    """The columns that a caller names; what is None is found by its name, and `values` are all others."""
 
     id: str | None = None
     time: str | None = None
@@ -74,15 +64,7 @@ class ColumnNames:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What each column of a table is.
-
-    Attributes:
-        id: The column of ids, or None.
-        time: The column of times, or None.
-        label: The column of labels, or None.
-        values: The columns of the features.
-        left_out: Columns that are not used.
-    """
+    """What each column of a table is; `left_out` are not used."""
 
     id: str | None
     time: str | None
@@ -101,23 +83,14 @@ class Roles:
 
 @dataclass(frozen=True, slots=True)
 class LongSequence:
-    """One sequence of a table.
+    """One sequence of a table."""
 
-    Attributes:
-        id: Its id; `"0"` where the table has no ids.
-        rows: `[length]`: its rows, in the order of their times.
-        steps: `[length, features]`, or `[length]` of one feature: numbers, with NaN for a missing value.
-        label: Its label; a list with one for each step where the labels of some sequence differ; None without labels.
-        problem: Why it cannot be read, with the row; None if it can.
-        roles: What the columns of its table are.
-    """
-
-    id: str
-    rows: NDArray[np.intp]
-    steps: NDArray[Any]
-    label: Any = None
-    problem: tuple[int, str] | None = None
-    roles: Roles | None = None
+    id: str  # `"0"` where the table has no ids
+    rows: NDArray[np.intp]  # `[length]`, in the order of their times
+    steps: NDArray[Any]  # `[length, features]`, or `[length]` of one; NaN where missing
+    label: Any = None  # or one for each step, where those of some sequence differ
+    problem: tuple[int, str] | None = None  # the row and why it cannot be read
+    roles: Roles | None = None  # of its table
 
 
 def listed(names: Sequence[str]) -> str:
@@ -129,12 +102,7 @@ def listed(names: Sequence[str]) -> str:
 def roles(names: Sequence[str], given: ColumnNames) -> Roles:
     """What each column is, by the caller's word or by its name.
 
-    Args:
-        names: Of all columns.
-        given: What the caller says.
-
-    Raises:
-        ConfigurationError: A named column is not there, two columns may be the same thing, or no feature is left.
+    Raises ConfigurationError: a named column is not there, two columns may be the same thing, or no feature is left.
     """
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -160,11 +128,6 @@ def roles(names: Sequence[str], given: ColumnNames) -> Roles:
 
 
 def _found(role: ColumnRole, names: Sequence[str], given: ColumnNames) -> str | None:
-    """The column of a role; None if there is none.
-
-    Raises:
-        ConfigurationError: Several may be.
-    """
     own = given.named(role)
     if own is not None:
         return own
@@ -189,16 +152,7 @@ def _may_be(role: ColumnRole, name: str) -> bool:
 
 
 def one_sequence(columns: Mapping[str, Cells], given: ColumnNames, key: Sequence[str] = ()) -> LongSequence:
-    """A table of one sequence: all of its rows, in the order of its times. An id is left out.
-
-    Args:
-        columns: The cells of each column.
-        given: What the caller says.
-        key: Columns that name the sequence and are no features.
-
-    Raises:
-        ConfigurationError: See `roles`; or a column holds no numbers.
-    """
+    """A table of one sequence: all rows, in the order of its times. Columns in `key` are left out, as is an id."""
     used = {name: cells for name, cells in columns.items() if name not in key}
     chosen = ColumnNames(given.id if given.id in used else None, given.time, given.label, given.values)
     found = roles([*used], chosen)
@@ -214,14 +168,8 @@ def sequences(
 ) -> tuple[list[LongSequence], Roles]:
     """The sequences of a table, in the order in which their first rows stand in it.
 
-    Args:
-        columns: The cells of each column.
-        given: What the caller says.
-        texts: Whether every cell is a text, as in a CSV file, and numbers are read from them.
-        ids_are_needed: Whether a table without a column of ids and of times is refused, and not one sequence.
-
-    Raises:
-        ConfigurationError: See `roles`; or no column names the sequences, or a column cannot be what it is said to be.
+    `texts`: every cell is a text, as in a CSV file; `ids_are_needed`: a table without ids and times is refused, and not
+    one sequence. Raises ConfigurationError as `roles`, or where a column cannot be what it is said to be.
     """
     names = [*columns]
     if not names or not len(columns[names[0]]):
@@ -256,7 +204,6 @@ def _counts_rows(name: str, cells: Cells, given: ColumnNames) -> bool:
 
 
 def _sequences(columns: Mapping[str, Cells], found: Roles, *, texts: bool) -> list[LongSequence]:
-    """The sequences of a table whose columns are known."""
     count = len(columns[found.values[0]])
     ids = ["0"] * count if found.id is None else _ids(columns[found.id], found.id)
     places = {name: place for place, name in enumerate(dict.fromkeys(ids))}
@@ -311,11 +258,7 @@ def _order(of_row: NDArray[np.intp], times: Cells | None, name: str, *, texts: b
 
 
 def _sortable(cells: Cells, name: str, *, texts: bool) -> NDArray[Any]:
-    """The times as numbers.
-
-    Raises:
-        ConfigurationError: One is missing, or is neither a number nor a date as in ISO 8601.
-    """
+    """The times as numbers; each is a number or a date as in ISO 8601."""
     if isinstance(cells, np.ndarray):
         keys = cells.astype(np.int64) if cells.dtype.kind in "Mm" else cells
         missing = np.isnat(cells) if cells.dtype.kind in "Mm" else np.isnan(keys)
@@ -347,11 +290,7 @@ def _no_time(cell: Any, row: int, name: str) -> ConfigurationError:
 
 
 def _numbers(cells: Cells, name: str, *, texts: bool) -> tuple[NDArray[Any], dict[int, str]]:
-    """The numbers of a column, and for each row that has none why.
-
-    Raises:
-        ConfigurationError: A column of a typed table holds no numbers.
-    """
+    """The numbers of a column, and for each row that has none why."""
     if not texts:
         if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
             return cells, {}
@@ -392,5 +331,4 @@ def _labels(cells: Cells, name: str) -> list[Any]:
 
 
 def _is_missing(cell: Any) -> bool:
-    """Whether a cell is empty: None, NaN, or a text of blanks."""
     return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())

@@ -7,16 +7,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST_SHOWN: Final = 40
-"""Characters of a caller's value that a message shows."""
+_MOST_SHOWN: Final = 40  # characters of a value in a message
 
 
 def as_array(given: Any) -> NDArray[Any]:
-    """Converts any array-like to an array of numbers.
-
-    Raises:
-        ValueError: It cannot be converted.
-    """
+    """Converts any array-like to an array of numbers, or raises ValueError."""
     if isinstance(given, np.ma.MaskedArray) and np.any(given.mask):  # what is masked is missing
         given = np.ma.filled(given.astype(np.promote_types(given.dtype, np.float32)), np.nan)
     if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim == 1:

@@ -1,7 +1,4 @@
-"""The options of a request: its model and version, further outputs, timeout and priority.
-
-Each protocol has another place for them (fields of the body, the query, parameters), and all read them here.
-"""
+"""The options of a request: its model and version, further outputs, timeout and priority, in whatever protocol."""
 
 from __future__ import annotations
 
@@ -25,33 +22,18 @@ _ABSENT: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """The options of one request; a wrong one has its default value.
-
-    Attributes:
-        model: The model's name, or None for the default.
-        version: Its version's digits, or an alias; None for the default.
-        named: Whether model and version are both valid texts, so that the model can be looked up.
-        outputs: Names of further outputs; only `attention` exists.
-        timeout_ms: How long the caller waits, or None for the server's default.
-        priority: 0 to 9, higher first.
-    """
+    """The options of one request; a wrong one has its default value."""
 
     model: str | None = None
-    version: str | None = None
-    named: bool = True
-    outputs: tuple[str, ...] = ()
-    timeout_ms: float | None = None
-    priority: int = 0
+    version: str | None = None  # digits or an alias
+    named: bool = True  # whether both are valid texts, so that the model can be looked up
+    outputs: tuple[str, ...] = ()  # only `attention` exists
+    timeout_ms: float | None = None  # None for the server's default
+    priority: int = 0  # higher first
 
 
 def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallOptions:
-    """Reads the options among the fields of a JSON object, and adds what is wrong with them to `problems`.
-
-    Args:
-        document: The object; its other fields are ignored.
-        problems: Problems are added here.
-        at: JSON pointer of the object.
-    """
+    """Reads the options among the fields of a JSON object at `at`, and adds what is wrong with them to `problems`."""
     before = problems.total
     model, version = _string(document, "model", problems, at), _version(document, problems, at)
     return CallOptions(
@@ -65,18 +47,10 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
 
 
 def find_model(asked: CallOptions, find: Find, problems: Problems, *, in_query: bool = False) -> ServedModel:
-    """Finds the model that a request asks for.
+    """Finds the model that a request asks for; adds an unknown alias to `problems`.
 
-    Args:
-        asked: The options of the request.
-        find: Finds the model by its name and version.
-        problems: What is wrong with the request so far; an unknown alias is added.
-        in_query: Whether the options are parameters of the query, which have no JSON pointer.
-
-    Raises:
-        InvalidRequest: The model's name or version is wrong, or the model cannot be found and something else is wrong
-            too. Has all problems that are known by then.
-        RequestError: The model is not known, or not ready, and the request has no other problem.
+    `in_query`: options are parameters of the query, which have no JSON pointer. If the request has other problems too,
+    raises InvalidRequest with all that are known by then.
     """
     if not asked.named:  # without the model the sequences cannot be checked
         raise problems.error()

@@ -18,8 +18,7 @@ from lengthwise.wrong_values import counted, nearest
 
 Label = str | tuple[str, ...] | None
 
-FIELDS = frozenset({"id", "steps", "label"})
-"""The fields of a record."""
+FIELDS = frozenset({"id", "steps", "label"})  # of a record
 
 _CALLED_LABEL = frozenset({"class", "target", "category", "y"})
 
@@ -29,29 +28,17 @@ _NUMBERS: Final = frozenset((int, float, type(None)))
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One sequence of a file.
+    """One sequence of a file."""
 
-    Attributes:
-        id: Its id, or the number of its record in the file, from 0.
-        steps: `[length, features]` float32 with NaN where a value is missing, or `[length]` int64 token ids.
-        label: One label; several (multi-label, per-step); None where the file has none.
-        place: `file:line`, for messages.
-    """
-
-    id: str
-    steps: Steps
-    label: Label
-    place: str
+    id: str  # or the number of its record in the file, from 0
+    steps: Steps  # `[length, features]` float32, NaN if missing, or `[length]` ids
+    label: Label  # several if multi-label or per-step
+    place: str  # `file:line`, for messages
 
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that cannot be used.
-
-    Attributes:
-        id: Its id if it has a valid one, or the number of its record in the file, from 0.
-        error: What is wrong, with the file and the line.
-    """
+    """A record that cannot be used; its id as in `Record`."""
 
     id: str
     error: RecordError
@@ -67,11 +54,6 @@ def judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | BadR
 
 
 def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
-    """A record from the fields of a line or of a row.
-
-    Raises:
-        RecordError: The record is wrong.
-    """
     if not isinstance(fields, dict):
         raise RecordError(f'{place}: a record is an object with "steps", this is {json_text.kind(fields)}')
     unknown = sorted(set(fields) - FIELDS)
@@ -88,7 +70,7 @@ def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
 
 
 def _meant(name: str, fields: dict[str, Any]) -> str:
-    """A hint which field an unknown field may be: by a similar name, or by the form of its values."""
+    """A hint which field an unknown one may be: by a similar name, or by the form of its values."""
     alike = nearest(name, sorted(FIELDS - fields.keys()))
     if alike:
         return f" ({alike.removeprefix('; ')})"
@@ -115,7 +97,6 @@ def steps_of(kind: StepKind, place: str, steps: Any, first: int = 0, features: i
 
 
 def _tokens(steps: Any, place: str, first: int) -> NDArray[np.int64]:
-    """Converts a list of token ids to `[length]` int64."""
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{place}: steps must be a list of at least one token id")
     for step, token in enumerate(steps, first):

@@ -1,9 +1,9 @@
 """Says what is wrong with a large JSON body without a Python object for each number.
 
 `_fast_json.c` walks through the sequences: it checks that they are JSON, counts what is wrong with their steps, and
-notes where the first wrong ones of each sequence stand. The rest of the body, and these steps, are parsed, and
-`validation` reads them by its rules. So a wrong body takes about as long as a right one. Whatever is not ordinary in
-another way (masks, text that is not JSON, megabytes beside the steps) is left to `validation.read`.
+notes where the first wrong ones stand. These and the rest of the body are parsed, and `validation` reads them by its
+rules. So a wrong body takes about as long as a right one. Whatever is not ordinary in another way (masks, no JSON,
+megabytes beside the steps) is left to `validation.read`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,9 @@ from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
-_LEAST_BYTES: Final = 65_536
-"""A shorter body is read faster by `validation.read`."""
-_MOST_PARSED_BYTES: Final = 65_536
-"""Most bytes beside the steps."""
-_LONGEST_STEP: Final = 4096
-"""The text of a longer step is not parsed: what it is, and how many values it has, is known."""
+_LEAST_BYTES: Final = 65_536  # a shorter body is read faster by `validation.read`
+_MOST_PARSED_BYTES: Final = 65_536  # beside the steps
+_LONGEST_STEP: Final = 4096  # the text of a longer one is not parsed: what it is, and how many values it has, is known
 _MASK: Final = b"_mask"
 _EMPTY: Final[dict[int, Any]] = {ord('"'): "", ord("{"): {}}
 
@@ -47,12 +44,7 @@ class _Scanned(NamedTuple):
 
 
 class ScannedSteps(SentSteps):
-    """Steps of which it is known what is wrong.
-
-    Args:
-        body: The body.
-        found: What was found.
-    """
+    """Steps of a body of which it is known what is wrong."""
 
     def __init__(self, body: bytes, found: _Scanned) -> None:
         self._body = body
@@ -93,17 +85,7 @@ class ScannedSteps(SentSteps):
 
 
 def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> None:
-    """Raises what is wrong with a body, as `validation.read` does; returns if that has to be asked.
-
-    Args:
-        body: The JSON text, inflated.
-        find: Finds the model by its name and version.
-        max_sequences: Most sequences in one body.
-        layout: The body's fields.
-
-    Raises:
-        RequestError: As `validation.read`.
-    """
+    """Raises what is wrong with a body, as `validation.read` does; returns if that has to be asked."""
     place = fast_json.locate(body, layout.key) if len(body) > _LEAST_BYTES else None
     if place is None or len(body) - (place[1] - place[0]) > _MOST_PARSED_BYTES:
         return
@@ -146,11 +128,7 @@ def _scan(
 
 
 def _sequences(body: bytes, count: int, parts: int, found: list[_Scanned]) -> list[Any] | None:
-    """The items, their steps scanned and everything else parsed; None where it is too long or has masks.
-
-    Raises:
-        RequestError: An item is not JSON.
-    """
+    """The items, their steps scanned and everything else parsed; None where it is too long or has masks."""
     texts = [
         body[item.start : item.end]
         if item.steps_start < 0

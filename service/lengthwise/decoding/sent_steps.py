@@ -20,19 +20,12 @@ from lengthwise.decoding.json_text import kind
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
-_NUMBERS_AT_ONCE: Final = 16_384
-"""Numbers that one call of NumPy converts. Other threads can run between two calls."""
+_NUMBERS_AT_ONCE: Final = 16_384  # that one call of NumPy converts; other threads can run between two calls
 _NUMBERS: Final = frozenset({float, int, type(None)})
 
 
 class SentMask:
-    """A mask as it was sent.
-
-    Args:
-        entries: Its entries, `[entries]`; any value at those that are wrong.
-        wrong: Index of each entry that is no boolean.
-        sent: The entries of a JSON body; None of another encoding, which has null for what is no boolean.
-    """
+    """A mask as it was sent: its entries, the index of each that is no boolean, and those of a JSON body."""
 
     def __init__(self, entries: NDArray[np.bool_], wrong: Sequence[int], sent: list[Any] | None = None) -> None:
         self.entries = entries
@@ -75,24 +68,13 @@ class SentSteps(ABC):
     ) -> Steps | None:
         """The kept steps as an array: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
 
-        Args:
-            kept: Index of each kept step, in order; at least one.
-            at: JSON pointer of the steps.
-            manifest: The manifest of the model.
-            feature_mask: True for each feature that is kept; None for all.
-            problems: What is wrong with a kept step is added here.
-
-        Returns:
-            The array; None if a step is not made of numbers. It is used only if there is no problem.
+        `kept` are their indices, at least one. What is wrong with them, at the JSON pointer `at`, is added to
+        `problems`. None if a step is not made of numbers; an array is used only if there is no problem.
         """
 
 
 class JsonSteps(SentSteps):
-    """The steps of a JSON body.
-
-    Args:
-        entries: The array that holds them.
-    """
+    """The steps of a JSON body."""
 
     def __init__(self, entries: list[Any]) -> None:
         self._entries = entries
@@ -128,17 +110,9 @@ def tell(
     has_list: bool,
     feature_mask: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Adds the problems of steps of which only the first are told.
+    """Adds the problems of steps of which only the first are told, as index and step; `faults` are those of all.
 
-    Args:
-        told: Index of each of the first wrong steps in the sequence as sent, and the step as JSON has it.
-        faults: How many problems all steps have.
-        at: JSON pointer of the steps.
-        manifest: The manifest of the model.
-        problems: The problems are added here.
-        count: How many steps are kept.
-        has_list: Whether a step is an array.
-        feature_mask: True for each feature that is kept; None for all.
+    `count` steps are kept; `has_list`: a step is an array.
     """
     before = problems.total
     places, entries = [place for place, _ in told], [entry for _, entry in told]

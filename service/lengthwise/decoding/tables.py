@@ -21,12 +21,7 @@ def is_of(given: Any, package: str) -> bool:
 def columns_of(given: Any) -> dict[str, Cells] | None:
     """The columns of a table, in their order; None for anything else.
 
-    Args:
-        given: A pandas table (levels of its index that have a name are columns too), one of Polars, or an Arrow table
-            or record batch.
-
-    Raises:
-        ConfigurationError: Two columns have one name.
+    Levels of a pandas index that have a name are columns too. Two columns with one name are a ConfigurationError.
     """
     found: Iterable[tuple[str, Cells]]
     if is_of(given, "pandas") and hasattr(given, "reset_index") and hasattr(given, "columns"):
@@ -62,13 +57,11 @@ def of_series(series: Any) -> Cells:
 
 
 def _of_polars(series: Any) -> Cells:
-    """The cells of a Polars column."""
     array: NDArray[Any] | None = series.to_numpy() if series.dtype.is_numeric() or series.dtype.is_temporal() else None
     return array if array is not None and array.dtype.kind in "fiuMm" else series.to_list()
 
 
 def _of_arrow(column: Any) -> Cells:
-    """The cells of an Arrow column: an array, or a chunked one."""
     import pyarrow as pa
 
     kind = column.type

@@ -1,8 +1,8 @@
 """The reader of JSON bodies in Python: it has every rule of a body, and names every problem by its JSON pointer.
 
-It reads each body that `fast_json` does not read. Where both can read a body, this module defines the result. NumPy
-converts the steps of a sequence; only where that fails are they read one by one, to name each value that is wrong. It
-goes on after a problem, so one answer names all of them.
+It reads each body that `fast_json` does not read; where both can, this module defines the result. NumPy converts the
+steps of a sequence; only where that fails are they read one by one. It goes on after a problem, so one answer names
+all.
 """
 
 from __future__ import annotations
@@ -39,12 +39,7 @@ _ABSENT: Final = object()
 
 @dataclass(frozen=True)
 class BodyLayout:
-    """The fields of a protocol's body, which is a JSON object.
-
-    Attributes:
-        root: The field with the sequences.
-        fields: All fields that the body may have.
-    """
+    """The fields of a protocol's body: all of them, and the one with the sequences."""
 
     root: str
     fields: frozenset[str]
@@ -60,24 +55,14 @@ class BodyLayout:
         return self.root.encode()
 
 
-PREDICT: Final = BodyLayout("sequences", options.FIELDS | {"sequences"})
-"""The body of `POST /predict`."""
+PREDICT: Final = BodyLayout("sequences", options.FIELDS | {"sequences"})  # of `POST /predict`
 
 
 def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call:
-    """Reads a body; if anything is wrong with it, raises an error that names every problem.
+    """Reads an inflated body; if anything is wrong with it, raises an error that names every problem.
 
-    Args:
-        body: The JSON text, inflated.
-        find: Finds the model by its name and version.
-        max_sequences: Most sequences in one body.
-        layout: The body's fields.
-
-    Raises:
-        InvalidRequest: The body is wrong. Has the first 20 problems in body order, and their number; reading stops
-            at `MOST_PROBLEMS`.
-        TooLarge: There are more than `max_sequences`.
-        RequestError: The model is not known, or not ready.
+    InvalidRequest has the first 20 problems in body order, and their number; TooLarge: more than `max_sequences`;
+    another RequestError: the model is not known, or not ready.
     """
     with collector_paused():
         try:
@@ -125,17 +110,9 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
 
 
 def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
-    """Reads one entry of `sequences`.
+    """Reads one entry of `sequences`: a list of steps, or an object. None if something is wrong with it.
 
-    Args:
-        value: The entry as JSON has it: a list of steps, or an object, whose `steps` may be `SentSteps` and whose masks
-            `SentMask` of another encoding.
-        pointer: Its JSON pointer.
-        manifest: The manifest of the model.
-        problems: What is wrong with it is added here.
-
-    Returns:
-        The item; None if something is wrong with it.
+    Its `steps` may be `SentSteps`, and its masks `SentMask`, of another encoding.
     """
     before = problems.total
     step_mask = feature_mask = identifier = None
@@ -189,7 +166,6 @@ def _has_length(kept: int, sent: int, at: str, mask_at: str, manifest: Manifest,
 def _mask(
     value: dict[str, Any], name: str, count: int | None, pointer: str, of: str, problems: Problems
 ) -> NDArray[np.bool_] | None:
-    """A mask, `[count]`; None if it is absent or wrong."""
     mask = value.get(name, _ABSENT)
     if mask is _ABSENT:
         return None
