@@ -1,12 +1,7 @@
 """Aliases of a model's versions: `champion`, `candidate`, or any other word, in `MODELS/NAME/aliases.json`.
 
-```json
-{"champion": 3, "candidate": 4}
-```
-
-A request may name an alias in the place of a version. A request that names no version gets the champion, if there is
-one, and else the highest version. The file is replaced as a whole, so a switch is atomic: a scan reads the aliases
-before it or after it, and every request uses one state of the registry.
+The file, such as `{"champion": 3, "candidate": 4}`, is replaced as a whole, so a switch is atomic. A request that names
+no version gets the champion, if there is one, and else the highest version.
 """
 
 from __future__ import annotations
@@ -24,19 +19,14 @@ from lengthwise.versions import is_alias, is_version
 log = logging.getLogger("lengthwise.scan")
 
 FILE: Final = "aliases.json"
-CHAMPION: Final = "champion"
-"""The version for requests that name none."""
+CHAMPION: Final = "champion"  # the version for requests that name none
 _MOST_BYTES: Final = 2**16
 
 Aliases = Mapping[str, int]
 
 
 def read(folder: Path) -> Aliases:
-    """The aliases in the folder of a name; empty if it has none.
-
-    Raises:
-        ConfigurationError: The file cannot be read, or is malformed.
-    """
+    """The aliases in the folder of a name; empty if it has none."""
     path = folder / FILE
     try:
         found = json.loads(files.read(path, _MOST_BYTES))
@@ -58,19 +48,7 @@ def read(folder: Path) -> Aliases:
 
 
 def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
-    """Points an alias to a version, or removes it.
-
-    Args:
-        folder: The folder of the name, `MODELS/NAME`.
-        alias: The alias.
-        version: The version; None to remove the alias.
-
-    Returns:
-        All aliases after the change.
-
-    Raises:
-        ConfigurationError: There is no such version or alias, or the file cannot be read or written.
-    """
+    """Points an alias to a version, or removes it (None); returns all aliases of the folder `MODELS/NAME`."""
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} is not a folder: name a model as MODELS/NAME")
     with files.locked(folder):  # two changes at once must not lose one of them

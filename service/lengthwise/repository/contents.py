@@ -16,23 +16,16 @@ from lengthwise.repository.model import LoadedModel
 from lengthwise.versions import Key, is_alias
 
 DirectoryState = tuple[tuple[str, int, int, int], ...]
-"""The files of a model directory: name, size in bytes, mtime and ctime in nanoseconds of each. A directory whose state
-is unchanged is not verified again."""
+"""Name, size, mtime and ctime (ns) of each file; an unchanged directory is not verified again."""
 
-MOST_LISTED: Final = 10
-"""How many names or versions a message lists."""
+MOST_LISTED: Final = 10  # names or versions in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A version that is not served, and why.
+    """A version that is not served, and why; it may still be served as it was before its directory changed."""
 
-    Attributes:
-        path: `NAME/VERSION`. The same version may still be served, as it was before its directory changed.
-        reason: A sentence.
-    """
-
-    path: str
+    path: str  # `NAME/VERSION`
     reason: str
 
     @property
@@ -44,34 +37,20 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """The models of one folder, served or rejected.
+    """The models of one folder, served or rejected."""
 
-    Attributes:
-        models: The models to serve, by name and version.
-        refused: The versions that the policy selects and that are not served.
-        unloaded: Names that a client has unloaded.
-        states: The state of each version's directory in `models` and `refused` when it was verified. A version with
-            another state, or with none, is verified again.
-        reason: Why the folder has nothing to serve; None if it has a version.
-        passed: Names of folders that were ignored: they cannot be read, or the name is not valid for a model.
-        misplaced: Names of folders that hold the files of a version themselves; "" for the repository.
-        unnamed: The name that a request without a name means while a scan runs: models found later must not change it.
-        unjudged: The versions that the running scan has not verified yet; empty when it is over.
-        starting: Whether the first scan still runs: a model that is missing here may still come.
-        aliases: The aliases of versions, by name.
-    """
-
-    models: Mapping[str, Mapping[int, LoadedModel]] = field(default_factory=dict)
-    refused: Sequence[Refusal] = ()
-    unloaded: frozenset[str] = frozenset()
+    models: Mapping[str, Mapping[int, LoadedModel]] = field(default_factory=dict)  # to serve, by name and version
+    refused: Sequence[Refusal] = ()  # versions that the policy selects
+    unloaded: frozenset[str] = frozenset()  # names, by a client
+    # of each version's directory when it was verified
     states: Mapping[Key, DirectoryState] = field(default_factory=dict)
-    reason: str | None = None
-    passed: frozenset[str] = frozenset()
-    misplaced: frozenset[str] = frozenset()
-    unnamed: str | None = None
-    unjudged: Sequence[Key] = ()
-    starting: bool = False
-    aliases: Mapping[str, Aliases] = field(default_factory=dict)
+    reason: str | None = None  # why the folder has nothing to serve
+    passed: frozenset[str] = frozenset()  # names of folders that were ignored
+    misplaced: frozenset[str] = frozenset()  # names of folders that hold a version's files; "" for the repository
+    unnamed: str | None = None  # while a scan runs: models found later must not change it
+    unjudged: Sequence[Key] = ()  # by the running scan, so far
+    starting: bool = False  # a model that is missing here may still come
+    aliases: Mapping[str, Aliases] = field(default_factory=dict)  # by name
 
     @classmethod
     def of(
@@ -95,16 +74,9 @@ class Repository:
                 yield self.models[name][version]
 
     def find(self, name: str | None, version: str | None) -> LoadedModel:
-        """The model that a request means.
+        """The model that a request means; `version` is digits or an alias, None for the champion or the highest.
 
-        Args:
-            name: Its name; None if there is one name only.
-            version: The digits of its version, or an alias; None for the champion, or else for the highest.
-
-        Raises:
-            NotReady: There is no model at all, or this one may still come.
-            NoSuchAlias: The model has no such alias.
-            ModelNotFound: The name or the version is unknown, or there are several names and none was given.
+        Raises NotReady (no model at all, or this one may still come), NoSuchAlias or ModelNotFound.
         """
         if not self.models:
             raise self.none_ready()

@@ -14,11 +14,7 @@ from lengthwise.versions import Key, is_version
 
 
 def check_readable(folder: Path) -> None:
-    """Checks that a folder can be read, and that it is no model itself.
-
-    Raises:
-        ConfigurationError: It cannot be read; or it is a version or one model, and says how to serve that.
-    """
+    """Checks that a folder can be read, and that it is no version or model itself: then says how to serve it."""
     if read(folder).directories:
         return
     inside = folder.resolve()
@@ -37,35 +33,20 @@ def check_readable(folder: Path) -> None:
 
 
 def versions(folder: Path) -> dict[Key, Path]:
-    """Every `NAME/VERSION` directory whose VERSION is a positive integer.
-
-    Raises:
-        ConfigurationError: The folder cannot be read.
-    """
+    """Every `NAME/VERSION` directory whose VERSION is a positive integer."""
     return read(folder).directories
 
 
 class FolderContent(NamedTuple):
-    """What a model repository holds.
-
-    Attributes:
-        directories: Every version.
-        passed: Each name whose folder cannot be read or is not valid for a model, with the reason.
-        misplaced: By name, the warning for a folder that holds the files of a version themselves, one level too high;
-            "" for the repository.
-    """
+    """What a model repository holds."""
 
     directories: dict[Key, Path]
-    passed: dict[str, str]
-    misplaced: dict[str, str]
+    passed: dict[str, str]  # why a folder cannot be read, or be a model
+    misplaced: dict[str, str]  # warnings for files of a version one level too high; "" for the repository
 
 
 def read(folder: Path) -> FolderContent:
-    """Reads the folder of a model repository, without its versions.
-
-    Raises:
-        ConfigurationError: It cannot be read.
-    """
+    """Reads the folder of a model repository, without its versions."""
     try:
         names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:

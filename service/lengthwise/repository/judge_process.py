@@ -5,8 +5,8 @@
                                            │ it takes too long, or the service stops: it is killed
 
 A graph may crash the process that runs it, hang, or use all of its memory. Here that only rejects one version. The
-process gets the model's bytes, so it judges what will run. It gets only those environment variables that running a
-model needs, and no open file, and it never outlives the service.
+process gets the bytes that will run, only those environment variables that running a model needs, and no open file, and
+it never outlives the service.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lengthwise.settings import flag, passed_to_children
 log = logging.getLogger("lengthwise.judging")
 
 _FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-"""Exit codes that the graph did not cause: an operator killed the process, or the system ran out of memory."""
+"""exit codes of a kill by an operator, or by the system without memory"""
 _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
 
 
@@ -45,14 +45,7 @@ class _OutOfMemory(Exception):
 
 @dataclass(frozen=True, slots=True)
 class JudgeTask:
-    """The task of the process, sent to it pickled: the arguments of `judging.judge`.
-
-    Attributes:
-        files: The content of the model directory.
-        limits: The limits of one batch.
-        budget_seconds: Time to measure costs.
-        devices: The devices that the model runs on.
-    """
+    """What the process gets, pickled: the arguments of `judging.judge`."""
 
     files: ModelFiles
     limits: BatchLimits
@@ -61,13 +54,7 @@ class JudgeTask:
 
 
 class JudgeProcess:
-    """Judges each model in a separate process. It is a `Judge`.
-
-    Args:
-        timeout_seconds: Longest time for one model.
-        memory_bytes: Most memory for one model.
-        nicer: Added to the nice value of the process.
-    """
+    """Judges each model in a separate process of limited time and memory. It is a `Judge`."""
 
     def __init__(self, timeout_seconds: float, memory_bytes: int, *, nicer: int = NICER) -> None:
         self._timeout_seconds = timeout_seconds
@@ -86,10 +73,8 @@ class JudgeProcess:
     ) -> Judged:
         """Judges a model.
 
-        Raises:
-            ModelError: The model must not be served; the message says why.
-            NotJudged: The process could not be started, or was killed from outside.
-            Stopped: The work was stopped.
+        Raises ModelError with the reason, Stopped, or NotJudged: the process could not be started, or was killed from
+        outside.
         """
         key = files.manifest.key
         task = JudgeTask(files, limits, budget_seconds, tuple(devices))
@@ -102,9 +87,6 @@ class JudgeProcess:
 
         Where the container has too little for the full limit beside the processes that run, it waits for these to end:
         with less memory a good version could be rejected, which alone is served.
-
-        Raises:
-            Stopped: The work was stopped.
         """
         with stopping.ending(self._wake), self._changed:
             while (most := self._most_bytes()) < self._memory_bytes and self._allotted_bytes:
@@ -119,7 +101,6 @@ class JudgeProcess:
                 self._changed.notify_all()
 
     def _most_bytes(self) -> int:
-        """The limit of a process that starts now, beside those that run."""
         return share_of_memory(self._memory_bytes, self._allotted_bytes)
 
     def _wake(self) -> None:
@@ -127,7 +108,6 @@ class JudgeProcess:
             self._changed.notify_all()
 
     def _run(self, key: str, task: JudgeTask, most: int, stopping: Stopping) -> Judged:
-        """Runs the process with a memory limit of `most` bytes."""
         if most < min(LEAST_BYTES, self._memory_bytes):
             raise NotJudged(f"{key}: the container has no memory left to verify it; it is verified at the next scan")
         try:

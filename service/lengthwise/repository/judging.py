@@ -3,8 +3,7 @@
     graph and weights ──> session ──> rows, golden sequences, promise ──> odd values ──> costs
 
 Everything uses bytes that were read once and compared with their digests (`ModelFiles`), so what is verified is what
-will run. `judge` runs in the calling process. `judge_process` runs it in another process, which may hang, crash or run
-out of memory without harm to the service.
+will run. `judge` runs in the calling process, `judge_process` in another, which may hang, crash or run out of memory.
 """
 
 from __future__ import annotations
@@ -43,31 +42,18 @@ from lengthwise.verification import kept_promises, promises
 from lengthwise.verification.golden import Golden
 
 ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)
-"""Values of constant sequences, which neither random sequences nor recordings contain: a graph whose control flow
-depends on values may crash with them."""
+"""of constant sequences: a graph whose control flow depends on values may crash with them"""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """The content of a model directory, read once.
-
-    Attributes:
-        manifest: The manifest.
-        graph: The graph's bytes.
-        weights: The content of the files with the graph's weights, by the graph's names of them.
-        verification: The content of `verification.json`.
-        golden: The content of `golden.npz`.
-        examples: The content of `examples.jsonl`; None if it is missing.
-        costs: The content of `costs.json`; None if it is missing.
-        promises: The content of `promises.json`; None if it is missing.
-        kernels: The content of `kernels.json`; None if it is missing.
-    """
+    """The content of a model directory, read once; None for a file that is missing."""
 
     manifest: Manifest
     graph: bytes
-    weights: Mapping[str, bytes]
-    verification: bytes
-    golden: bytes
+    weights: Mapping[str, bytes]  # by the graph's names of the files
+    verification: bytes  # `verification.json`
+    golden: bytes  # `golden.npz`
     examples: bytes | None = None
     costs: bytes | None = None
     promises: bytes | None = None
@@ -75,15 +61,7 @@ class ModelFiles:
 
     @classmethod
     def read(cls, directory: Path, *, most_bytes: int = MOST_BYTES) -> ModelFiles:
-        """Reads a model directory.
-
-        Args:
-            directory: The model directory.
-            most_bytes: Most bytes of all files that have digests.
-
-        Raises:
-            ModelError: The model must not be served; the message says why.
-        """
+        """Reads a model directory; ModelError says why it must not be served."""
         manifest = Manifest.read(directory)
         if (manifest.name, str(manifest.version)) != (directory.parent.name, directory.name):
             raise ModelError(
@@ -119,26 +97,15 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The result for a model that may be served.
-
-    Attributes:
-        promise: The promise of batch invariance here.
-        cases: The cases of a new promise, as `Case.as_json`; empty if the promise was stored.
-        costs: The cost table, as `CostTable.to_json`.
-        measured: Under what the costs were measured, as `kept_costs.conditions`; None if they were stored.
-        steady: Whether the time of a run follows from the shape of its batch.
-        kernels: The kernels of its recurrent layers, as `Session.kernels`.
-        choice: What `kernel_choice.keep` stores; None if the kernels were not timed.
-        session: The session that was used; None if that was in another process.
-    """
+    """The result for a model that may be served."""
 
     promise: Promise
-    cases: Sequence[Mapping[str, Any]]
-    costs: Mapping[str, Any]
-    measured: Mapping[str, str | int] | None
-    steady: bool
-    kernels: str
-    choice: Mapping[str, Any] | None = None
+    cases: Sequence[Mapping[str, Any]]  # of a new promise, as `Case.as_json`
+    costs: Mapping[str, Any]  # as `CostTable.to_json`
+    measured: Mapping[str, str | int] | None  # `kept_costs.conditions`; None if the costs were stored
+    steady: bool  # whether the time of a run follows from the shape of its batch
+    kernels: str  # of its recurrent layers, as `Session.kernels`
+    choice: Mapping[str, Any] | None = None  # what `kernel_choice.keep` stores; None if the kernels were not timed
     session: Session | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -168,7 +135,7 @@ class Judged:
 
 
 Judge = Callable[[ModelFiles, BatchLimits, float, Sequence[Device], Stopping], Judged]
-"""The type of `judge` and of `JudgeProcess`. Arguments and errors are those of `judge`."""
+"""The type of `judge` and of `JudgeProcess`."""
 
 
 def judge(
@@ -178,18 +145,9 @@ def judge(
     devices: Sequence[Device],
     stopping: Stopping,
 ) -> Judged:
-    """Verifies a model in this process and measures its costs.
+    """Verifies a model in this process and measures the costs of batches within the limits.
 
-    Args:
-        files: The content of its directory.
-        limits: The limits of one batch; only such batches are measured.
-        budget_seconds: Time to measure costs.
-        devices: The devices that it runs on.
-        stopping: Ends the work early.
-
-    Raises:
-        ModelError: The model must not be served; the message says why.
-        Stopped: The work was stopped.
+    Raises ModelError with the reason why it must not be served, or Stopped.
     """
     manifest = files.manifest
     _check_verification(files.verification, manifest)
@@ -223,7 +181,6 @@ def judge(
 def _faster(
     own: Session, files: ModelFiles, graph: Graph, devices: Sequence[Device]
 ) -> tuple[Session, dict[str, Any] | None]:
-    """The session with the faster kernels; and the choice, if it is new."""
     manifest = files.manifest
     if own.integer:  # with onnxruntime's the weights are dequantised: other numbers, and another promise
         return own, None
@@ -247,11 +204,7 @@ def measure_cost(
     budget_seconds: float = 1.0,
     stopping: Stopping | None = None,
 ) -> CostTable:
-    """Measures the cost table of a session with sequences of zeros: the seconds of padding, run and scoring.
-
-    Raises:
-        Stopped: The work was stopped.
-    """
+    """Measures the cost table of a session with sequences of zeros: the seconds of padding, run and scoring."""
     multiple = manifest.width_multiple
 
     def run(rows: int, width: int) -> None:
@@ -277,11 +230,7 @@ def measure_cost(
 
 
 def _check_verification(verification: bytes, manifest: Manifest) -> None:
-    """Checks that every case in `verification.json` passed.
-
-    Raises:
-        VerificationError: A case failed, or the file cannot be read.
-    """
+    """Checks that every case in `verification.json` passed."""
     try:
         recorded: Any = json.loads(verification)
         failed = [str(case["name"]) for case in recorded["cases"] if case["holds"] is not True]
@@ -294,7 +243,6 @@ def _check_verification(verification: bytes, manifest: Manifest) -> None:
 
 
 def _read(files: ModelFiles) -> Graph:
-    """The nodes of a graph that onnxruntime has loaded."""
     try:
         return onnx_graph.read(files.graph)
     except ValueError as error:
@@ -302,16 +250,7 @@ def _read(files: ModelFiles) -> Graph:
 
 
 def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
-    """Checks that a client cannot cause one of onnxruntime's recurrent layers to get no rows, because it would crash.
-
-    Args:
-        graph: The graph.
-        kernels: The kernels of its recurrent layers, as `Session.kernels`.
-        manifest: Names the graph's inputs.
-
-    Raises:
-        ModelError: A client can.
-    """
+    """Checks that no client can cause onnxruntime's recurrent layers to get no rows, which would crash them."""
     ending = data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
     if kernels == recurrent_kernels.ONNXRUNTIME or not recurrent_kernels.INSTRUCTION_SETS:
         ending |= data_dependence.ENDS_WITHOUT_ROWS

@@ -1,8 +1,6 @@
-"""`costs.json`: a cost table stored in the model directory, so that the next start need not measure.
+"""`costs.json`: a cost table in the model directory, so that the next start under the same conditions need not measure.
 
-A table is valid under its conditions only. The exporter does not publish this file, so the manifest has no digest of
-it. A table that cannot be read, or was measured under other conditions, is ignored, and the service measures.
-A load that measures writes it.
+The exporter does not publish this file, so the manifest has no digest of it. One that cannot be read is ignored.
 """
 
 from __future__ import annotations
@@ -25,10 +23,8 @@ from lengthwise.runtime.session import CPU_LABEL, Session
 log = logging.getLogger("lengthwise.costs")
 
 FILE = "costs.json"
-MOST_BYTES: Final = 2**24
-"""Largest file that is read, in bytes."""
-_METHOD = 3
-"""Version of the method of measuring; a table of another version is not used."""
+MOST_BYTES: Final = 2**24  # of the file
+_METHOD = 3  # of measuring; a table of another version is not used
 
 
 def conditions(manifest: Manifest, session: Session, limits: BatchLimits) -> dict[str, str | int]:

@@ -1,15 +1,10 @@
 """Which kernels run a model's recurrent layers on a CPU: Lengthwise's, or onnxruntime's where those are faster.
 
-Both are timed at load, in turns: each runs the same few batches several times, and its fastest runs count, in processor
-time, so that a busy machine delays both alike. Lengthwise's serve unless onnxruntime's are faster by `MARGIN`: nearer,
-chance would decide, and Lengthwise's gain more where lengths differ more than in these batches.
-
-The two round differently. So that a version's answers have the same bits at every load on one machine, the choice is
-stored in the model directory (`kernels.json`) and used again under the same conditions. Where the directory cannot be
-written, each load measures; a choice that must not depend on time is made with `--recurrent-kernels` or
-`--no-recurrent-kernels`, which measure nothing.
-
-What serves is then verified: promise, golden sequences and costs are those of the chosen kernels.
+Both are timed at load, in turns, in processor time, so that a busy machine delays both alike. Lengthwise's serve unless
+onnxruntime's are faster by `MARGIN`: nearer, chance would decide, and Lengthwise's gain more where lengths differ more
+than in these batches. The two round differently, so the choice is stored in the model directory (`kernels.json`), for
+the same bits at every load under the same conditions. `--recurrent-kernels` and `--no-recurrent-kernels` measure
+nothing. What serves is then verified: promise, golden sequences and costs are those of the chosen kernels.
 """
 
 from __future__ import annotations
@@ -34,28 +29,17 @@ from lengthwise.runtime.session import Session
 log = logging.getLogger("lengthwise.kernels")
 
 FILE = "kernels.json"
-MOST_BYTES: Final = 2**16
-"""Largest file that is read, in bytes."""
-MARGIN: Final = 1.1
-"""How many times as long Lengthwise's kernels may take before onnxruntime's serve."""
-_METHOD: Final = 1
-"""Version of the method of measuring; a choice by another version is not used."""
-_TURNS: Final = 5
-"""How often each batch runs in either of them."""
-_SECONDS: Final = 0.3
-"""No further turn is started after this time; one is always run."""
-_WIDTH: Final = 32
-"""Longest sequence of the batches, in steps."""
+MOST_BYTES: Final = 2**16  # of the file
+MARGIN: Final = 1.1  # how many times as long Lengthwise's may take before onnxruntime's serve
+_METHOD: Final = 1  # a choice by another version of the measuring is not used
+_TURNS: Final = 5  # how often each batch runs in either
+_SECONDS: Final = 0.3  # no further turn is started after this time; one is always run
+_WIDTH: Final = 32  # longest sequence of the batches
 _ROWS: Final = 8
 
 
 def conditions(manifest: Manifest, session: Session) -> dict[str, str | int]:
-    """The conditions under which a choice is valid.
-
-    Args:
-        manifest: The model's.
-        session: The one with Lengthwise's kernels.
-    """
+    """The conditions under which a choice is valid, of the session with Lengthwise's kernels."""
     return {
         "processor": processor(),
         "recurrent_kernels": session.kernels,
@@ -68,16 +52,9 @@ def conditions(manifest: Manifest, session: Session) -> dict[str, str | int]:
 def chosen(
     own: Session, open_plain: Callable[[], Session], manifest: Manifest, stored: bytes | None
 ) -> tuple[Session, dict[str, Any] | None]:
-    """The session that serves.
+    """The session that serves, `own` or the one with onnxruntime's kernels; and what `keep` stores of a new choice.
 
-    Args:
-        own: With Lengthwise's kernels.
-        open_plain: Opens the one with onnxruntime's.
-        manifest: The model's.
-        stored: The content of the model's `kernels.json`; None if it has none.
-
-    Returns:
-        The session, and if its choice is new, what `keep` stores.
+    `stored` is the content of the model's `kernels.json`.
     """
     under = conditions(manifest, own)
     kept = of(stored, under)

@@ -1,8 +1,4 @@
-"""Loads a model directory: reads its files once, verifies what was read, and runs exactly that.
-
-The files are compared with their digests when they are read. `judging` verifies them, in a service in a process of its
-own (`judge_process`).
-"""
+"""Loads a model directory: reads its files once, verifies what was read (`judging`), and runs exactly that."""
 
 from __future__ import annotations
 
@@ -38,11 +34,9 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification import kept_promises, promises
 from lengthwise.verification.golden import Golden
 
-MOST_NESTED: Final = 32
-"""Most levels of folders in a model directory whose files are listed."""
+MOST_NESTED: Final = 32  # folders of a model directory whose files are listed
 WARM_UP: Final = 25
-"""Longest warm-up of a device, in times of `budget_seconds`: the first run of a shape there takes far longer than a
-later one."""
+"""longest of a device, in `budget_seconds`: the first run of a shape takes far longer than a later one"""
 
 log = logging.getLogger("lengthwise.repository")
 
@@ -69,21 +63,7 @@ def load(
     most_bytes: int = MOST_BYTES,
     stopping: Stopping | None = None,
 ) -> LoadedModel:
-    """Loads a model directory: verifies it and measures its costs.
-
-    Args:
-        directory: The model directory.
-        limits: The limits of one batch; only such batches are measured.
-        budget_seconds: Time to measure costs; on devices more, see `WARM_UP`.
-        devices: The devices that it runs on.
-        judge: Verifies it, in this process or in another.
-        most_bytes: Most bytes of its files.
-        stopping: Ends the work early.
-
-    Raises:
-        ModelError: The model must not be served; the message says why.
-        Stopped: The work was stopped.
-    """
+    """Loads a model directory: verifies it and measures its costs; raises ModelError with the reason, or Stopped."""
     files = ModelFiles.read(directory, most_bytes=most_bytes)
     manifest = files.manifest
     judged = judge(files, limits, budget_seconds, devices, stopping or Stopping())
@@ -163,5 +143,5 @@ def directory_state(directory: Path) -> DirectoryState:
 
 
 def graph_bytes(state: DirectoryState) -> int:
-    """Bytes of the graph's files in a model directory: all files except manifest, verification, costs and promises."""
+    """Bytes of the graph's files in a model directory."""
     return sum(size for name, size, *_ in state if name not in _ABOUT_THE_GRAPH)

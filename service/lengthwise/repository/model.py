@@ -1,8 +1,4 @@
-"""A loaded model: its manifest, its session, and the predicted costs of its batches on this machine.
-
-It combines the runtime (session, answers) with batching (costs, buckets), so it is in the lowest package that may
-import both.
-"""
+"""A loaded model: its manifest, its session, and the predicted costs of its batches on this machine."""
 
 from __future__ import annotations
 
@@ -21,29 +17,17 @@ from lengthwise.versions import Key
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A verified model.
-
-    Attributes:
-        manifest: Its inputs, outputs and labels.
-        session: Runs its graph.
-        cost: Predicts the seconds of its batches here.
-        graph_bytes: Size of the graph's files; counts against `--max-model-bytes`.
-        promise: The promise of batch invariance here; None if nothing was verified.
-        buckets: The shapes of its batches; None if any shape may run.
-        steady: Whether the time of a run follows from the shape of its batch.
-        golden: Its golden sequences; None if it has none.
-        examples: A few labelled recordings, as JSON Lines; None if it has none.
-    """
+    """A verified model."""
 
     manifest: Manifest
     session: Session
     cost: CostTable
-    graph_bytes: int = 0
-    promise: Promise | None = None
-    buckets: Buckets | None = None
-    steady: bool = True
+    graph_bytes: int = 0  # counts against `--max-model-bytes`
+    promise: Promise | None = None  # of batch invariance here; None if nothing was verified
+    buckets: Buckets | None = None  # the shapes of its batches; None for any
+    steady: bool = True  # whether the time of a run follows from the shape of its batch
     golden: Golden | None = None
-    examples: bytes | None = None
+    examples: bytes | None = None  # a few labelled recordings, as JSON Lines
 
     @property
     def key(self) -> Key:

@@ -10,16 +10,11 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise.versions import highest_version, is_version
 
-_MOST_LISTED: Final = 5
-"""Models that a message lists."""
+_MOST_LISTED: Final = 5  # models that a message lists
 
 
 def model_directory(path: Path) -> Path:
-    """The model directory for a path: the path itself, or the highest version in it.
-
-    Raises:
-        ConfigurationError: It is neither a version nor a model; lists the models that are in it.
-    """
+    """The model directory for a path: the path itself, or the highest version in it."""
     absolute = Path(os.path.abspath(path))  # by the names that the caller sees, as the service does
     if (path / MANIFEST_FILE).is_file():
         return absolute if is_version(absolute.name) else absolute.resolve()

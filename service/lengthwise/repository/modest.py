@@ -1,7 +1,6 @@
 """How a process that reads what others made behaves: nicely, within bounds, and no longer than its parent.
 
-Such processes judge models (`repository.judge_child`) and read uploaded files (`console.file_reader`). Where the
-machine or the container is short of processor time or memory, they give way to the service.
+Such processes judge models (`repository.judge_child`) and read uploaded files (`console.file_reader`).
 """
 
 from __future__ import annotations
@@ -16,24 +15,17 @@ from typing import Final
 
 from lengthwise.settings import memory_left_bytes
 
-NICER: Final = 5
-"""Added to the nice value of the process: it then gets about a third of the service's share of a busy core."""
-SHARE_OF_MEMORY: Final = 0.8
-"""Most memory of the process, as a share of what the container has left."""
-LEAST_BYTES: Final = 2**27
-"""Least memory with which the process can start."""
+NICER: Final = 5  # of the process: it then gets about a third of the service's share of a busy core
+SHARE_OF_MEMORY: Final = 0.8  # most of the process, of what the container has left
+LEAST_BYTES: Final = 2**27  # least memory with which the process can start
 _PR_SET_PDEATHSIG: Final = 1
 _LATER_SECONDS: Final = 5
 
 
 def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
-    """The memory that a process may take which starts now.
+    """The memory that a process may take which starts now, beside `allotted_bytes` that others may take.
 
     If a container runs out of memory, the system may kill everything in it.
-
-    Args:
-        most_bytes: Most that it may take in any case.
-        allotted_bytes: What other such processes, that run already, may still take.
     """
     left = memory_left_bytes()
     return most_bytes if left is None else min(most_bytes, int(SHARE_OF_MEMORY * max(0, left - allotted_bytes)))

@@ -28,14 +28,7 @@ log = logging.getLogger("lengthwise.probing")
 
 
 class Probing:
-    """Probes models until they work again.
-
-    Args:
-        served: Returns the models that are served.
-        retry_seconds: Time between two probes of a model.
-        changed: Called when a model stopped working, or works again.
-        clock: The batcher's clock, in seconds.
-    """
+    """Probes models every `retry_seconds` until they work again; `changed` is called when one stops or works again."""
 
     def __init__(
         self,
@@ -117,11 +110,7 @@ class Probing:
 
 
 def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
-    """Runs a model's golden sequences as its batches are run, and compares their logits with the stored ones.
-
-    Returns:
-        Why it does not work; None if it does.
-    """
+    """Runs a model's golden sequences as its batches are run, and compares their logits; returns why it is broken."""
     try:
         sequences = (_shortest(model.manifest),) if model.golden is None else model.golden.sequences
         for steps in sequences:

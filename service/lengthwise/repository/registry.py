@@ -8,11 +8,9 @@ timer ── SIGHUP ── load ── unload         one change at a time
    add new models, replace the snapshot, remove models that are gone
 ```
 
-A scan publishes its results step by step, so a version that takes minutes to verify delays no other.
-
-Everything that a request can find is in one immutable snapshot, which is replaced as a whole: a request sees the models
-before a change or after it, never a mixture. A request keeps the model that it found until it is answered; the queue of
-a removed model is closed when its last request is done.
+A scan publishes step by step, so a slow version delays no other. Everything that a request can find is in one immutable
+snapshot, replaced as a whole. A request keeps the model that it found; the queue of a removed model is closed when its
+last request is done.
 """
 
 from __future__ import annotations
@@ -43,13 +41,7 @@ Rescan = Callable[[Repository, str | None], Repository]
 
 @dataclass(frozen=True, slots=True)
 class _RegistrySnapshot:
-    """The models that are served.
-
-    Attributes:
-        repository: The result of the scan.
-        served: Each model as it is served.
-        unnamed: The one for requests that name neither model nor version, if there is one.
-    """
+    """The models that are served, and the one for requests that name neither model nor version."""
 
     repository: Repository = field(default_factory=lambda: Repository(starting=True))
     served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
@@ -57,17 +49,7 @@ class _RegistrySnapshot:
 
 
 class Registry:
-    """The models that are served.
-
-    Args:
-        rescan: Scans the folder; runs in a thread.
-        add: Creates the queue and the metrics of a new model.
-        remove: Called with a model that is gone, after the change.
-        period_seconds: How often to scan the folder; 0 for never.
-
-    Attributes:
-        listeners: Functions that are awaited after each scan, and after each call that changes the models.
-    """
+    """The models that are served; `add` makes the queue and metrics of a new one, `remove` gets one that is gone."""
 
     def __init__(
         self,
@@ -77,7 +59,7 @@ class Registry:
         *,
         period_seconds: float = 0.0,
     ) -> None:
-        self.listeners: list[Callable[[], Awaitable[None]]] = []
+        self.listeners: list[Callable[[], Awaitable[None]]] = []  # awaited after each scan and change
         self._rescan = rescan
         self._add = add
         self._remove = remove
@@ -115,11 +97,7 @@ class Registry:
         return snapshot.served[snapshot.repository.find(name, version)]
 
     async def open(self) -> None:
-        """Scans the folder for the first time, and from then on periodically.
-
-        Raises:
-            ConfigurationError: The folder cannot be read.
-        """
+        """Scans the folder for the first time, and then periodically; ConfigurationError if it cannot be read."""
         self._loop = asyncio.get_running_loop()
         try:
             await self.refresh()
@@ -146,23 +124,14 @@ class Registry:
             self._loop.call_soon_threadsafe(self._rescan_wanted.set)
 
     async def refresh(self) -> None:
-        """Scans the folder, and serves its verified models.
-
-        Raises:
-            ConfigurationError: The folder cannot be read; nothing changes.
-        """
+        """Scans the folder, and serves its verified models; nothing changes if it cannot be read."""
         async with self._changing:
             await self._look(self.repository)
 
     async def load(self, name: str) -> Refusal | None:
         """Scans the folder for one name: verifies its rejected versions again, and serves it if it was unloaded.
 
-        Returns:
-            Why its highest version is not served; None if it is. Versions that were served before stay served.
-
-        Raises:
-            ModelNotFound: The folder has no version of this name that the policy allows.
-            ConfigurationError: The folder cannot be read; nothing changes.
+        Returns why its highest version is not served. Versions that were served before stay served.
         """
         result = await self._to_its_end(lambda: self._look(self.repository.allowing(name), name))
         refused = {refusal.key.version: refusal for refusal in result.refused if refusal.key.name == name}
@@ -172,11 +141,7 @@ class Registry:
         return refused.get(max(versions))
 
     async def unload(self, name: str) -> None:
-        """Stops serving a name, whatever is in the folder, until it is loaded by name or the server restarts.
-
-        Raises:
-            ModelNotFound: It has neither a served nor a rejected version.
-        """
+        """Stops serving a name, whatever is in the folder, until it is loaded by name or the server restarts."""
         await self._to_its_end(lambda: self._unload(name))
 
     async def _unload(self, name: str) -> None:
@@ -200,7 +165,6 @@ class Registry:
         return await asyncio.shield(task)
 
     async def _watch(self) -> None:
-        """Scans the folder periodically, and when `ask` was called."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._period or None):
@@ -216,7 +180,6 @@ class Registry:
                 log.exception("an unexpected error ended the scan of the model repository; the served models stay")
 
     async def _look(self, before: Repository, again: str | None = None) -> Repository:
-        """Scans the folder, and serves what is good; returns the result."""
         running = True
         loop = asyncio.get_running_loop()
 
@@ -297,7 +260,6 @@ async def in_daemon_thread(function: Callable[[], R]) -> R:
 
 
 def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    """Completes a future, unless it was cancelled."""
     if done.cancelled():
         return
     if error is None:

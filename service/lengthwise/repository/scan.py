@@ -1,13 +1,10 @@
 """Scans a model repository: which of its versions are served from now on.
 
-A scan continues from the last one. A version whose directory has not changed is kept: a good one with its session, a
-rejected one without verifying it again. A new or changed version is loaded and verified while the old one serves. If it
-is good, it replaces the old one; if not, the old one stays. So a directory that is still being copied is rejected until
-it is complete, and a bad version never replaces a good one.
-
-Each good version is published at once, while the scan continues. Versions are verified one after another; if one takes
-long, versions of other names are verified at the same time. A lower version of the same name waits, because it may not
-be needed.
+A version whose directory has not changed since the last scan is kept: a good one with its session, a rejected one
+without verifying it again. A new or changed version is verified while the old one serves, and replaces it only if it is
+good: so a directory that is still being copied is rejected until it is complete. Each good version is published at
+once. Versions are verified one after another; if one takes long, versions of other names are verified at the same time.
+A lower version of the same name waits, because it may not be needed.
 """
 
 from __future__ import annotations
@@ -37,66 +34,40 @@ log = logging.getLogger("lengthwise.scan")
 
 R = TypeVar("R")
 
-MEASURING_SECONDS: Final = 1.0
-"""Time to measure the costs of a model, while no model is served."""
-MEASURING_BESIDE_SECONDS: Final = 0.3
-"""The same while models are served, because measuring takes their processor time; serving learns the rest."""
-SLOW_SECONDS: Final = 3.0
-"""How long the next versions wait for one that is being verified, before they are verified at the same time."""
-MOST_AT_ONCE: Final = 4
-"""Most versions that are verified at the same time."""
+MEASURING_SECONDS: Final = 1.0  # to measure the costs of a model, while no model is served
+MEASURING_BESIDE_SECONDS: Final = 0.3  # while models are served, whose processor time it takes; serving learns the rest
+SLOW_SECONDS: Final = 3.0  # how long the next versions wait for one that is being verified
+MOST_AT_ONCE: Final = 4  # versions that are verified at the same time
 NAMED_AND_ABSENT: Final = "--versions names it, and the repository does not have it"
 
 
 _Result: TypeAlias = tuple[LoadedModel | None, str | None, bool]
-"""A model, why it is not the one in its directory, and whether that is final until the directory changes."""
+"""a model, why it is not the directory's, and whether that is final until that changes"""
 
 
 @dataclass(slots=True)
 class Scan:
-    """One scan of a model repository. Any error in one directory rejects that version only.
+    """One scan of a model repository. Any error in one directory rejects that version only."""
 
-    Attributes:
-        folder: Has `NAME/VERSION/` directories.
-        limits: The limits of one batch; only such batches are measured.
-        policy: Selects the versions.
-        max_model_bytes: Most bytes of graphs served at once; None for no limit. Served versions stay served. While a
-            version is replaced, both are in memory.
-        before: The result of the last scan.
-        again: A name whose rejected versions are verified again even if they are unchanged.
-        devices: The devices that models run on.
-        judge: Verifies new versions.
-        most_bytes: Most bytes of the files of one version.
-        stopping: Ends the scan early; checked before each version and while one is verified.
-        publish: Called with what may be served already, while the scan continues. If nothing was served before, it is
-            called after each version, else after each new good one.
-        kept: Versions to serve beside the highest of their names, as those that have an alias.
-    """
-
-    folder: Path
+    folder: Path  # with `NAME/VERSION/` directories
     limits: BatchLimits
     _: KW_ONLY
     policy: Policy
-    max_model_bytes: int | None = None
-    before: Repository = field(default_factory=Repository)
-    again: str | None = None
+    max_model_bytes: int | None = None  # of graphs served at once, without those being replaced
+    before: Repository = field(default_factory=Repository)  # the result of the last scan
+    again: str | None = None  # a name whose rejected versions are verified even if unchanged
     devices: Sequence[Device] = (CPU_DEVICE,)
     judge: Judge = judging.judge
-    most_bytes: int = MOST_BYTES
+    most_bytes: int = MOST_BYTES  # of the files of one version
     stopping: Stopping = field(default_factory=Stopping)
-    publish: Callable[[Repository], None] = lambda _: None
-    kept: Collection[Key] = ()
+    publish: Callable[[Repository], None] = lambda _: None  # called with what may be served already
+    kept: Collection[Key] = ()  # served beside the highest of their names
     _directories: dict[Key, Path] = field(init=False)
     _state: ScanState = field(init=False)
     _running: dict[Key, tuple[DirectoryState, Future[_Result]]] = field(init=False, default_factory=dict)
 
     def run(self) -> Repository:
-        """Scans the folder.
-
-        Raises:
-            ConfigurationError: The folder cannot be read.
-            Stopped: The scan was stopped.
-        """
+        """Scans the folder; raises ConfigurationError if it cannot be read, or Stopped."""
         content = folder.read(self.folder)
         self._directories = content.directories
         # Of an empty folder `why_nothing` is the advice.
@@ -159,7 +130,6 @@ class Scan:
             state.settle(key, runs, reason, None)
 
     def _collect(self) -> None:
-        """Settles the versions whose verification is done."""
         for done in [done for done, (_, future) in self._running.items() if future.done()]:
             current, future = self._running.pop(done)
             model, reason, final = future.result()

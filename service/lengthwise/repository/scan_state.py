@@ -16,20 +16,9 @@ log = logging.getLogger("lengthwise.scan")
 
 
 class ScanState:
-    """The results of a running scan.
+    """The results of a running scan: versions to verify (`left`), those served already, and why others were rejected.
 
-    Args:
-        before: The result of the last scan.
-        policy: Selects the versions.
-        wanted: The versions to verify, in order.
-        kept: Versions that are served beside the highest one, under a policy of one version.
-        aliases: The aliases of the versions, by name.
-
-    Attributes:
-        first: Whether nothing was served before this scan.
-        left: The versions that are not settled yet, in order.
-        running: The wanted versions that are served already.
-        known: The reasons why the last scan rejected versions.
+    `kept` are served beside the highest one, under a policy of one version.
     """
 
     def __init__(
@@ -61,22 +50,16 @@ class ScanState:
         return len(self.left) if self.first else self._new
 
     def next(self, judged: Collection[str]) -> Key | None:
-        """The next version to verify, or None. All higher versions of its name are settled.
-
-        Args:
-            judged: Names with a version that is being verified.
-        """
+        """The next version to verify, or None: of a name that is not in `judged`, below settled versions only."""
         if self._policy.one:
             done = self._done()
             self.left = [key for key in self.left if key.name not in done or key in self._kept]
         return next((key for key in self.left if key.name not in judged), None)
 
     def bytes_beside(self, key: Key, judged: Collection[Key]) -> int:
-        """Bytes of the graphs that are served beside a version: those already settled, and those still to come.
+        """Bytes of the graphs that are served beside a version: settled, or still to come.
 
-        Args:
-            key: The version.
-            judged: Versions that are being verified; the caller counts their bytes.
+        The caller counts those in `judged`, which are being verified.
         """
         staying = [
             self.running[other]
@@ -89,13 +72,9 @@ class ScanState:
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
 
     def settle(self, key: Key, model: LoadedModel | None, reason: str | None, current: DirectoryState | None) -> None:
-        """Stores the result of a version.
+        """Stores the result of a version: what is served as it, and why not the model in its directory.
 
-        Args:
-            key: The version.
-            model: The model that is served as this version; None for none.
-            reason: Why the model in its directory is not served; None if it is.
-            current: The state of its directory; None if the next scan shall verify it again in any case.
+        Without `current`, the state of its directory, the next scan verifies it again in any case.
         """
         self.left.remove(key)
         if current is not None:
@@ -148,7 +127,6 @@ class ScanState:
         return replace(made, aliases=self._aliases)
 
     def _waits(self, name: str, pointed: Aliases) -> bool:
-        """Whether a version of a name that has an alias is still to be verified."""
         return any(Key(name, version) in self.left for version in pointed.values())
 
     def _done(self) -> set[str]:

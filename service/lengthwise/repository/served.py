@@ -9,13 +9,7 @@ from lengthwise.telemetry.metrics import ModelMetrics
 
 
 class ServedModel:
-    """A model with its queue and its metrics.
-
-    Args:
-        model: The model.
-        metrics: Its metrics.
-        limits: The limits of one batch.
-    """
+    """A model with its queue and its metrics."""
 
     __slots__ = ("manifest", "metrics", "model", "queue")
 

@@ -32,11 +32,7 @@ class Stopping:
         return self._stopped
 
     def check(self) -> None:
-        """Does nothing until the signal is set.
-
-        Raises:
-            Stopped: The signal is set.
-        """
+        """Raises Stopped if the signal is set."""
         if self._stopped:
             raise Stopped
 
@@ -44,8 +40,7 @@ class Stopping:
     def ending(self, end: Callable[[], None]) -> Iterator[None]:
         """Registers a callback for the duration of the block; called at once if the signal is set already.
 
-        Args:
-            end: Ends what the block waits for. It runs in the thread that stops, under a lock, so it must be short.
+        It runs in the thread that stops, under a lock, so it must be short.
         """
         with self._lock:
             self._ends.append(end)
