@@ -45,8 +45,7 @@ _KINDS: Final[tuple[type[RequestError], ...]] = (
     InflightFull,
     Draining,
     DeadlineExceeded,
-)
-"""The errors by their status; of those with one status the first is that of an unknown title."""
+)  # the errors by their status; of one status the first is that of an unknown title
 _BODY_IS_WRONG: Final = (400, 422)
 _LONGEST_SHOWN: Final = 500
 
@@ -54,10 +53,8 @@ _LONGEST_SHOWN: Final = 500
 class Predictions(notebook.PredictionList):
     """The predictions for the sequences of one call, in their order: a list that a notebook shows as a table.
 
-    Attributes:
-        model: The name of the model that answered.
-        version: The version that answered, of a call that was split the first one; each prediction has its own.
-        labels: Its classes, in the order of the probabilities.
+    It has the `model` and `version` that answered (of a split call the first; each prediction has its own), and the
+    `labels` in the order of the probabilities.
     """
 
     def __init__(self, predictions: Sequence[Prediction], model: str, version: str, labels: tuple[str, ...]) -> None:
@@ -68,11 +65,7 @@ class Predictions(notebook.PredictionList):
 
 
 def predictions_of(content: bytes, media_type: str) -> Predictions:
-    """The predictions in the body of a 200.
-
-    Raises:
-        ValueError: The body has another form.
-    """
+    """The predictions in the body of a 200; ValueError for another form."""
     if media_type == ARROW:
         try:
             return _of_arrow(content)
@@ -116,7 +109,6 @@ def _probabilities(given: list[Any]) -> NDArray[np.float32]:
 
 
 def _of_arrow(content: bytes) -> Predictions:
-    """The predictions in an Arrow stream."""
     import pyarrow as pa
 
     with pa.ipc.open_stream(content) as reader:
@@ -167,12 +159,8 @@ def error_of(
 ) -> RequestError:
     """The error of a refusal.
 
-    Args:
-        status: As in HTTP.
-        content: The body of the refusal.
-        retry_after: The header of this name.
-        body: What was refused; pointers to its sequences become those to the caller's.
-        via: The proxy that the refusal came through; said where it is none of a Lengthwise server.
+    Pointers to sequences of `body`, which was refused, become those to the caller's; `via` is said where the refusal is
+    none of a Lengthwise server.
     """
     document = _document(content)
     said = document.get("detail", document.get("error"))

@@ -22,28 +22,18 @@ Encoding = Literal["auto", "json", "arrow"]
 
 ARROW: Final = "application/vnd.apache.arrow.stream"
 JSON: Final = "application/json"
-_WORTH_ARROW_NUMBERS: Final = 4096
-"""Up to this many numbers, JSON takes about as long as an Arrow stream."""
-_OPTION_BYTES: Final = 4096
-"""Room in a JSON body for its options."""
-_SHARE_OF_QUEUE: Final = 4
-"""A request takes at most this part of the queue, so that other callers do not stop it."""
+_WORTH_ARROW_NUMBERS: Final = 4096  # up to so many, JSON takes about as long as an Arrow stream
+_OPTION_BYTES: Final = 4096  # room in a JSON body for its options
+_SHARE_OF_QUEUE: Final = 4  # a request takes at most this part, so that other callers do not stop it
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What one request may have.
-
-    Attributes:
-        max_body_bytes: Bytes of a body.
-        max_sequences: Sequences.
-        max_queue_cost_steps: Padded steps that the server queues for all requests together.
-        media_types: The media types of a body that the server reads.
-    """
+    """What one request may have."""
 
     max_body_bytes: int = 16_777_216
     max_sequences: int = 1024
-    max_queue_cost_steps: int = 1_000_000
+    max_queue_cost_steps: int = 1_000_000  # for all requests together
     media_types: tuple[str, ...] = (JSON,)
 
     @classmethod
@@ -62,17 +52,9 @@ class ServerLimits:
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
-    """The body of one request, without its options.
+    """The body of one request, without its options."""
 
-    Attributes:
-        first: Index of its first sequence among the caller's.
-        count: Number of its sequences.
-        content: The sequences, as JSON or as an Arrow stream.
-        media_type: Which of the two.
-        ids: The ids of the sequences.
-    """
-
-    first: int
+    first: int  # index of its first sequence among the caller's
     count: int
     content: bytes
     media_type: str
@@ -89,11 +71,7 @@ class RequestBody:
 
 @dataclass(frozen=True, slots=True)
 class PreparedSequences:
-    """Sequences whose bodies are encoded; `predict` takes them any number of times.
-
-    Attributes:
-        bodies: The bodies of the requests, in order.
-    """
+    """Sequences whose bodies are encoded; `predict` takes them any number of times."""
 
     bodies: tuple[RequestBody, ...]
 
@@ -105,9 +83,8 @@ class PreparedSequences:
 def prepare(sequences: Sequence[GivenSequence], limits: ServerLimits, encoding: Encoding) -> PreparedSequences:
     """Encodes sequences, in as many bodies as the limits require.
 
-    Raises:
-        ConfigurationError: `encoding` is `arrow`, and these sequences, the server or this installation cannot do that.
-        TooLarge: One sequence alone is larger than a body may be.
+    Raises ConfigurationError where `encoding` is `arrow` and that cannot be, TooLarge for a sequence larger than a
+    body.
     """
     bodies: list[RequestBody] = []
     as_arrow = _uses_arrow(sequences, limits, encoding)
@@ -132,11 +109,6 @@ def _parts(sequences: Sequence[GivenSequence], limits: ServerLimits) -> Iterator
 
 
 def _uses_arrow(sequences: Sequence[GivenSequence], limits: ServerLimits, encoding: Encoding) -> bool:
-    """Whether the bodies are Arrow streams.
-
-    Raises:
-        ConfigurationError: See `prepare`.
-    """
     if encoding == "json" or not sequences:
         return False
     why = None
@@ -154,7 +126,6 @@ def _uses_arrow(sequences: Sequence[GivenSequence], limits: ServerLimits, encodi
 
 
 def _json_bodies(sequences: Sequence[GivenSequence], first: int, limits: ServerLimits) -> Iterator[RequestBody]:
-    """The bodies of sequences as JSON, each as large as the limits allow."""
     most = limits.max_body_bytes - min(_OPTION_BYTES, limits.max_body_bytes // 2)
     texts: list[bytes] = []
     start = size = 0
@@ -228,10 +199,5 @@ def _arrow(sequences: Sequence[GivenSequence]) -> bytes:
 
 
 def _check_size(size: int, most: int, index: int) -> None:
-    """Checks that one sequence fits into a body.
-
-    Raises:
-        TooLarge: It does not.
-    """
     if size > most:
         raise TooLarge(f"sequence {index} takes {size} bytes; a body of this server may have {most}")

@@ -74,8 +74,7 @@ class Client(AnyClient["httpx.BaseTransport"]):
             One prediction for each sequence; a list with `model`, `version` and `labels`.
 
         Raises:
-            InvalidSequences: The model does not accept some sequences; `indices` are theirs, and the pointers of
-                `problems` have the index of a sequence in `sequences`. It is a ValueError.
+            InvalidSequences: The model does not accept some sequences; `indices` are theirs. It is a ValueError.
             QueueFull: The server is busy for longer than the timeout. Also `NotReady`, `InflightFull`, `Draining`.
             DeadlineExceeded: The timeout has passed.
             ServerUnreachable: The server gave no answer. It is a ConnectionError.
@@ -92,45 +91,16 @@ class Client(AnyClient["httpx.BaseTransport"]):
         return found
 
     def prepare(self, sequences: Any, *, layout: Layout = "steps-first") -> PreparedSequences:
-        """Encodes sequences once, to `predict` them several times: of other models, or again.
-
-        Args:
-            sequences: As `predict` takes them.
-            layout: The order of their axes, as for `predict`.
-
-        Raises:
-            LengthwiseError: As `predict` does, for what is wrong with the sequences themselves.
-        """
+        """Encodes sequences once, to `predict` them several times: of other models, or again."""
         found: PreparedSequences = self._run(self._prepared(sequences, layout, self._deadline(None)))
         return found
 
     def get(self, path: str) -> Any:
-        """`GET` of any path of the server.
-
-        Args:
-            path: Such as `/healthz`, or `/v2/models/japanese-vowels`.
-
-        Returns:
-            The JSON of the answer; its text where it is not JSON.
-
-        Raises:
-            LengthwiseError: As `predict` does.
-        """
+        """`GET` of any path of the server, such as `/healthz`: the JSON of the answer, or its text."""
         return self._run(self._called("GET", path, None))
 
     def post(self, path: str, document: Any = None) -> Any:
-        """`POST` of a JSON document to any path of the server, such as that of another protocol.
-
-        Args:
-            path: Such as `/v2/models/japanese-vowels/infer`.
-            document: What becomes the JSON body, with NumPy arrays in it; None for no body.
-
-        Returns:
-            The JSON of the answer; its text where it is not JSON.
-
-        Raises:
-            LengthwiseError: As `predict` does.
-        """
+        """`POST` of a JSON document, with NumPy arrays in it, to any path: the JSON of the answer, or its text."""
         return self._run(self._called("POST", path, document))
 
     def close(self) -> None:
@@ -138,17 +108,14 @@ class Client(AnyClient["httpx.BaseTransport"]):
         self._connections.close()
 
     def __enter__(self) -> Self:
-        """Returns the client; it is closed at the end of the block."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the connections."""
         self.close()
 
     def _run(self, steps: Exchange) -> Any:
-        """Does what an exchange says, and returns its result."""
         result: Answered | LengthwiseError | None = None
         while True:
             try:
@@ -197,7 +164,6 @@ class AsyncClient(AnyClient["httpx.AsyncBaseTransport"]):
             version: Its version.
             timeout: Seconds that the call may take.
             priority: 0 to 9; higher runs first.
-            layout: The order of the axes of an array.
             layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
 
         Returns:
@@ -233,17 +199,14 @@ class AsyncClient(AnyClient["httpx.AsyncBaseTransport"]):
         await self._connections.aclose()
 
     async def __aenter__(self) -> Self:
-        """Returns the client; it is closed at the end of the block."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the connections."""
         await self.aclose()
 
     async def _run(self, steps: Exchange) -> Any:
-        """Does what an exchange says, and returns its result."""
         result: Answered | LengthwiseError | None = None
         while True:
             try:

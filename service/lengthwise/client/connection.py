@@ -29,10 +29,9 @@ Transport = TypeVar("Transport")
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 _GRACE_SECONDS: Final = 1.0
-"""How much longer than its deadline an answer may take: the server says itself that the deadline has passed."""
+"""longer than its deadline an answer may take: the server says itself that the deadline passed"""
 
-_DIRECTLY: Final = {"http://": None, "https://": None, "all://": None}
-"""The argument `mounts` of httpx that switches the proxies of the environment off."""
+_DIRECTLY: Final = {"http://": None, "https://": None, "all://": None}  # switches the proxies of the environment off
 _CLIENT_CERTIFICATE: Final = (
     "; the server may want a client certificate: verify=CONTEXT, an ssl.SSLContext after its load_cert_chain(...)"
 )
@@ -44,15 +43,13 @@ _TLS_HINTS: Final = {
     "HANDSHAKE_FAILURE": _CLIENT_CERTIFICATE,
     "disconnected": _CLIENT_CERTIFICATE,
     "reset": _CLIENT_CERTIFICATE,
-}
-"""What to try, by a part of the error of a connection to an https server."""
+}  # what to try, by a part of the error of a connection to an https server
 
 
 class AnyClient(Generic[Transport]):
     """What both clients share: the arguments, the options of a call, and what an exchange gets back."""
 
-    _of_httpx: ClassVar[str]
-    """The class of httpx that has the connections."""
+    _of_httpx: ClassVar[str]  # the class that has the connections
 
     def __init__(
         self,
@@ -133,7 +130,6 @@ class AnyClient(Generic[Transport]):
         timeout: float | None,
         priority: int,
     ) -> Exchange:
-        """The predictions for some sequences."""
         deadline = self._deadline(timeout)
         model = self._model if model is None else model
         version = self._version if version is None else version
@@ -150,11 +146,7 @@ class AnyClient(Generic[Transport]):
         return (yield from exchange.predict(prepared, options=options, deadline=deadline, retries=self._retries))
 
     def _called(self, method: str, path: str, document: Any) -> Exchange:
-        """The answer of any path.
-
-        Raises:
-            ConfigurationError: It is no path. httpx follows a whole URL, and would send the key along.
-        """
+        """The answer of any path. httpx would follow a whole URL, and send the key along."""
         if not path.startswith("/") or path.startswith("//"):
             raise ConfigurationError(f"a path of the server must begin with one '/', got {path!r}")
         return exchange.call(method, path, document, deadline=self._deadline(None), retries=self._retries)
@@ -163,7 +155,6 @@ class AnyClient(Generic[Transport]):
         return Deadline.after(self._timeout if timeout is None else _seconds(timeout))
 
     def _request(self, step: Send) -> dict[str, Any]:
-        """The arguments of httpx for a request."""
         return {
             "method": step.method,
             "url": step.path,
@@ -173,11 +164,7 @@ class AnyClient(Generic[Transport]):
         }
 
     def _failure(self, error: Exception, step: Send) -> LengthwiseError:
-        """The error of a request that got no answer.
-
-        Raises:
-            ConfigurationError: Nothing was sent, since its path is none.
-        """
+        """The error of a request that got no answer; raises ConfigurationError where its path is none."""
         if isinstance(error, DeadlineExceeded):
             return error
         if isinstance(error, self._httpx.InvalidURL):
@@ -204,11 +191,7 @@ class ArrivingAnswer:
         self._parts: list[bytes] = []
 
     def add(self, part: bytes) -> None:
-        """Adds the next part.
-
-        Raises:
-            DeadlineExceeded: It came too late.
-        """
+        """Adds the next part; DeadlineExceeded if it came too late."""
         if time.monotonic() > self._late_at:
             raise DeadlineExceeded(f"the answer did not arrive within {self._seconds:.3g} s")
         self._parts.append(part)
@@ -220,11 +203,6 @@ class ArrivingAnswer:
 
 
 def _seconds(timeout: float) -> float:
-    """A timeout that is valid.
-
-    Raises:
-        ConfigurationError: It is not finite, or not above 0.
-    """
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
         raise ConfigurationError(f"timeout must be a number of seconds > 0, got {timeout!r}")
     return float(timeout)

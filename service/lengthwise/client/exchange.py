@@ -34,55 +34,34 @@ from lengthwise.errors import (
     ServerUnreachable,
 )
 
-MOST_RETRIES_OF_FAILURES: Final = 2
-"""How often a request is sent again after a failed batch or a lost connection."""
+MOST_RETRIES_OF_FAILURES: Final = 2  # of a failed batch or a lost connection
 _FIRST_WAIT_SECONDS: Final = 0.1
 _LONGEST_WAIT_SECONDS: Final = 2.0
-_JITTER: Final = 0.1
-"""The part of a wait that is added to it at random, so that clients do not come back all at once."""
+_JITTER: Final = 0.1  # added to a wait at random, so that clients do not come back all at once
 _BUSY: Final = (429, 503)
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A request to send.
-
-    Attributes:
-        method: As in HTTP.
-        path: With the query.
-        headers: Without those of every request, such as the key.
-        content: The body.
-        seconds: How long the answer may take.
-    """
+    """A request to send; its headers are without those of every request, such as the key."""
 
     method: str
-    path: str
+    path: str  # with the query
     headers: Mapping[str, str]
     content: bytes
-    seconds: float
+    seconds: float  # how long the answer may take
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A time to wait.
-
-    Attributes:
-        seconds: How long.
-    """
+    """A time to wait."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came back for a `Send`.
-
-    Attributes:
-        status: As in HTTP.
-        headers: By lower-case name.
-        content: The body.
-        via: The proxy that it came through, for an error that may be the proxy's; or empty.
-    """
+    """What came back for a `Send`; `via` is the proxy that it came through."""
 
     status: int
     headers: Mapping[str, str]
@@ -91,16 +70,12 @@ class Answered:
 
 
 Exchange: TypeAlias = Generator[Send | Wait, Answered | LengthwiseError | None, Any]
-"""Yields what to do. It is sent an `Answered` or the error of a `Send` that got no answer, and None after a `Wait`."""
+"""Yields what to do; is sent an `Answered` or the error of a `Send`, and None after a `Wait`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When a call must be over.
-
-    Attributes:
-        at: On the clock of `time.monotonic`.
-    """
+    """When a call must be over, on the clock of `time.monotonic`."""
 
     at: float
 
@@ -116,17 +91,7 @@ class Deadline:
 
 
 def predict(prepared: PreparedSequences, *, options: Mapping[str, Any], deadline: Deadline, retries: int) -> Exchange:
-    """The calls for some sequences, one after the other; returns `Predictions`.
-
-    Args:
-        prepared: The bodies.
-        options: The fields of a request besides its sequences and its timeout.
-        deadline: When the last answer must be there.
-        retries: How often a request is sent again at most.
-
-    Raises:
-        LengthwiseError: See `Client.predict`.
-    """
+    """The calls for some sequences, one after the other; returns `Predictions`."""
     found: Predictions | None = None
     for body in prepared.bodies:
         wanted = options if found is None else {**options, "version": found.version}
@@ -149,11 +114,7 @@ def predict(prepared: PreparedSequences, *, options: Mapping[str, Any], deadline
 
 
 def server_limits(deadline: Deadline, retries: int) -> Exchange:
-    """The limits of the server; the defaults where it does not say them.
-
-    Raises:
-        LengthwiseError: The server gives no answer, or wants a key.
-    """
+    """The limits of the server; the defaults where it does not say them."""
     try:
         document = yield from call("GET", "/", None, deadline=deadline, retries=retries)
     except RequestError as error:
@@ -164,11 +125,7 @@ def server_limits(deadline: Deadline, retries: int) -> Exchange:
 
 
 def call(method: str, path: str, document: Any, *, deadline: Deadline, retries: int) -> Exchange:
-    """One call of any path; returns the JSON of its answer, or its text.
-
-    Raises:
-        LengthwiseError: See `Client.get`.
-    """
+    """One call of any path; returns the JSON of its answer, or its text."""
     content = b"" if document is None else orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     headers = {"accept": "application/json, text/plain;q=0.5"}
     if content:
@@ -183,8 +140,6 @@ def call(method: str, path: str, document: Any, *, deadline: Deadline, retries: 
 
 
 def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadline, retries: int) -> Exchange:
-    """The predictions of one body."""
-
     def now() -> tuple[str, bytes]:
         return body.with_options({**options, "timeout_ms": round(max(deadline.seconds * 1000, 1.0), 3)})
 
@@ -210,16 +165,8 @@ def _sent(
 ) -> Exchange:
     """Sends a request, again if that makes sense, until it is answered with a 2xx; returns the `Answered`.
 
-    Args:
-        request: Its path and its content, as they are when it is sent.
-        method: As in HTTP.
-        headers: Its headers.
-        body: What it asks about, if it has sequences.
-        deadline: When the answer must be there.
-        retries: How often it is sent again at most.
-
-    Raises:
-        LengthwiseError: There is no answer, or a refusal.
+    `request` gives its path and its content, as they are when it is sent; `body` is what it asks about, if it has
+    sequences.
     """
     failures = 0
     for number in range(retries + 1):
@@ -248,13 +195,7 @@ def _check(deadline: Deadline) -> None:
 
 
 def _wait_seconds(error: LengthwiseError, number: int, failures: int) -> float | None:
-    """The seconds to wait before the next try; None where there is none.
-
-    Args:
-        error: Why there is no answer.
-        number: How many times the request was sent again.
-        failures: How many of these were after a failure.
-    """
+    """The seconds to wait before the next try; None where there is none. `number`, `failures`: tries so far."""
     backoff = min(_FIRST_WAIT_SECONDS * 2**number, _LONGEST_WAIT_SECONDS)
     if isinstance(error, RequestError) and error.status in _BUSY:
         wait = backoff if error.retry_after_seconds is None else max(error.retry_after_seconds, _FIRST_WAIT_SECONDS)

@@ -19,13 +19,7 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_of(url: str) -> str:
-    """Which variable names a proxy for a URL, and which one, as `http_proxy (proxy.example:3128)`; empty for none.
-
-    The user and the password of the proxy are left out.
-
-    Args:
-        url: Of a server.
-    """
+    """Which variable names a proxy for a URL, as `http_proxy (proxy.example:3128)`, without its user; or empty."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     named = getproxies()
