@@ -12,21 +12,14 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import Manifest
 
 ColumnKind = Literal["text", "texts", "number", "numbers", "numbers of steps", "count", "windows"]
-"""One string, several, float32, several, several for each step, int32, the windows of a sequence."""
+"""a string, several, float32, several, several a step, int32, the windows of a sequence"""
 
 
-Rows = Sequence[Mapping[str, Any]]
-"""One prediction a row, in the form of `POST /predict`, or its error under `error`."""
+Rows = Sequence[Mapping[str, Any]]  # One prediction a row, in the form of `POST /predict`, or its error under `error`
 
 
 class AnswerColumn(NamedTuple):
-    """A column of answers.
-
-    Attributes:
-        name: In the table.
-        field: The field of a prediction that it holds.
-        kind: What a cell is.
-    """
+    """A column of answers, and the field of a prediction that it holds."""
 
     name: str
     field: str
@@ -34,14 +27,7 @@ class AnswerColumn(NamedTuple):
 
 
 def answer_columns(manifest: Manifest, *, attention: bool, errors: bool, prefix: str = "") -> list[AnswerColumn]:
-    """The columns, in the order in which they follow the table's own.
-
-    Args:
-        manifest: The manifest of the model.
-        attention: Whether there are attention weights.
-        errors: Whether a row without an answer has its error in a column.
-        prefix: Begins every name.
-    """
+    """The columns, in the order in which they follow the table's own; `errors`: one for the error of a row."""
     fields: dict[str, ColumnKind]
     if manifest.task == "single-label":
         fields = {"label": "text", "score": "number", "probabilities": "numbers"}
@@ -60,11 +46,7 @@ def answer_columns(manifest: Manifest, *, attention: bool, errors: bool, prefix:
 
 
 def check_names(own: Sequence[str], columns: Sequence[AnswerColumn]) -> None:
-    """Checks that a table does not have a column of an answer's name already, such as the right `label`.
-
-    Raises:
-        ConfigurationError: It does.
-    """
+    """Checks that a table does not have a column of an answer's name already, such as the right `label`."""
     twice = [column.name for column in columns if column.name in own]
     if twice:
         raise ConfigurationError(

@@ -1,7 +1,4 @@
-"""Arrow tables with a list column of sequences: the steps are read from Arrow's memory, and become no Python objects.
-
-Only a row that is not an array of numbers is read as Python objects, by the rules for every array.
-"""
+"""Arrow tables with a list column of sequences: the steps are read from Arrow's memory, without Python objects."""
 
 from __future__ import annotations
 
@@ -26,8 +23,7 @@ TYPES: Final[dict[ColumnKind, Any]] = {
     "windows": pa.list_(
         pa.struct([("start", pa.int32()), ("length", pa.int32()), ("probabilities", pa.list_(pa.float32()))])
     ),
-}
-"""The type of each kind of column."""
+}  # of each kind of column
 
 
 def is_table(batch: Any) -> bool:

@@ -28,31 +28,20 @@ from lengthwise.runtime.answers import NOT_FINITE, Answer
 
 log = logging.getLogger("lengthwise.offline")
 
-C = TypeVar("C")
-"""A value of the caller, returned with a chunk's answers."""
+C = TypeVar("C")  # a value of the caller, returned with a chunk's answers
 
-AHEAD: Final = 1
-"""Number of chunks that are planned while one is answered."""
+AHEAD: Final = 1  # chunks that are planned while one is answered
 
 FAILED: Final = "the model could not be run on this sequence"
 
-ScoringResult = Answer | str
-"""The answer to a sequence, or the error."""
+ScoringResult = Answer | str  # the answer to a sequence, or the error
 
 
 class ScoredBatch(NamedTuple):
-    """The figures of a batch that has run.
+    """The figures of a batch that has run; `cpu_seconds` are of padding and running it."""
 
-    Attributes:
-        rows: Sequences, or windows of them.
-        cost_steps: Padded steps, rows x width.
-        valid_steps: The sum of the lengths.
-        computed_padding_steps: Padding that the model computed.
-        cpu_seconds: Processor time of the thread that padded and ran it.
-    """
-
-    rows: int
-    cost_steps: int
+    rows: int  # sequences, or windows of them
+    cost_steps: int  # rows x width
     valid_steps: int
     computed_padding_steps: int
     cpu_seconds: float
@@ -60,16 +49,10 @@ class ScoredBatch(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class _Row(WaitingSequence):
-    """One window of an item: all of it, unless it is too long for the model.
-
-    Attributes:
-        steps: `[length, features]` or `[length]`.
-        item: The item's place in its chunk.
-        start: The window's first step in the item.
-    """
+    """One window of an item, from its first step `start`: all of it, unless it is too long for the model."""
 
     steps: Steps = field(kw_only=True)
-    item: int = field(kw_only=True)
+    item: int = field(kw_only=True)  # its place in the chunk
     start: int = field(kw_only=True)
 
 
@@ -85,16 +68,10 @@ def answer_all(
 ) -> Iterator[tuple[C, list[ScoringResult]]]:
     """The answers to each chunk's items, chunk by chunk and in the items' order.
 
-    A batch that fails is run again row by row, so that an item for which the model cannot be run fails by itself.
-
-    Args:
-        model: Answers the items.
-        chunks: Items that the model accepts, with a value to return; read one chunk ahead.
-        limits: The limits of one batch.
-        threads: How many batches run at once; 0 runs them one by one in the caller's thread.
-        attention: Whether to return the attention weights.
-        ran: Called with each batch, in the caller's thread.
-        planned: Called with the processor time of planning a chunk.
+    `chunks` are items that the model accepts, with a value to return, read one chunk ahead. `threads` batches run at
+    once, 0: in the caller's thread, where `ran` is called with each. `planned` gets the processor time of planning a
+    chunk. A batch that fails is run again row by row, so that an item for which the model cannot be run fails by
+    itself.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="runner") if threads else _SameThread() as runners:
         begun: deque[tuple[C, Sequence[Item], list[_Running]]] = deque()
@@ -128,7 +105,6 @@ _Running = tuple[list[_Row], Future[_Ran]]
 def _begin(
     runners: Executor, model: LoadedModel, items: Sequence[Item], limits: BatchLimits, attention: bool
 ) -> list[_Running]:
-    """Plans all batches of a chunk and hands them to the threads."""
     manifest = model.manifest
     pending = PendingSequences()
     for place, item in enumerate(items):

@@ -1,8 +1,4 @@
-"""A model that is open for offline use, and how it is opened: for `lengthwise.load`, `lengthwise score` and `Scorer`.
-
-`ModelOptions` is a path and options: small, comparable, and the same in every process. `opened` opens such a model
-once in a process, however often it is asked for.
-"""
+"""A model that is open for offline use, and how it is opened: for `load`, `lengthwise score` and `Scorer`."""
 
 from __future__ import annotations
 
@@ -27,33 +23,22 @@ if TYPE_CHECKING:  # they bring onnxruntime along, which a program that only nam
 
 ProviderName = Literal["auto", "cuda", "cpu"]
 
-MOST_OPEN: Final = 4
-"""Models that a process keeps open; the one that was not used for the longest time is dropped."""
+MOST_OPEN: Final = 4  # models that a process keeps open; the least recently used is dropped
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)  # Beam shares it by weak references
 class OpenModel:
-    """A loaded model with the limits under which it answers.
-
-    Attributes:
-        loaded: Its manifest, session and costs.
-        limits: The limits of one batch, those of the manifest included.
-        threads: How many batches run at once.
-    """
+    """A loaded model with the limits under which it answers, those of the manifest included."""
 
     loaded: LoadedModel
     limits: BatchLimits
     threads: int
 
     def answers(self, items: Sequence[Item], *, attention: bool = False) -> list[ScoringResult]:
-        """The answer or the error of each item, in their order.
+        """The answer or the error of each item that the model accepts, in their order.
 
-        The items are sorted by length before they are planned, so a batch has little padding, however many items there
-        are. With one thread, the batches run in the caller's.
-
-        Args:
-            items: Sequences that the model accepts.
-            attention: Whether to return the attention weights.
+        They are sorted by length before they are planned, so a batch has little padding, however many there are. With
+        one thread, the batches run in the caller's.
         """
         from lengthwise.scoring import offline
 
@@ -71,18 +56,7 @@ class OpenModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Which model, and how it is opened. Raises ConfigurationError for an option that is out of bounds.
-
-    Attributes:
-        path: A version (`models/vowels/1`), or a model (`models/vowels`) for its highest version; None for the bundled
-            model.
-        provider: `cuda`, `cpu`, or `auto` for a GPU if one can be used, else the CPU.
-        threads: How many batches run at once; None for the number of cores that this process may use.
-        max_batch_rows: Most sequences in one batch.
-        max_batch_cost_steps: Most padded steps (rows x width) in one batch.
-        recurrent_kernels: Whether LSTM and GRU layers on the CPU run in Lengthwise's kernels or in onnxruntime's; None
-            for the faster ones.
-    """
+    """Which model, and how it is opened; see `lengthwise.load`. ConfigurationError for one out of bounds."""
 
     path: str | None = None
     provider: ProviderName = "auto"
@@ -92,7 +66,6 @@ class ModelOptions:
     recurrent_kernels: bool | None = None
 
     def __post_init__(self) -> None:
-        """Checks the options."""
         if self.provider not in get_args(ProviderName):
             raise ConfigurationError(
                 f"provider must be one of {', '.join(get_args(ProviderName))}, got {self.provider!r}"
@@ -107,23 +80,14 @@ class ModelOptions:
 
     @property
     def directory(self) -> Path:
-        """The model directory.
-
-        Raises:
-            ConfigurationError: There is none.
-        """
+        """The model directory."""
         from lengthwise.repository.model_directory import model_directory
         from lengthwise.settings import bundled_models
 
         return model_directory(bundled_models() / "japanese-vowels" if self.path is None else Path(self.path))
 
     def open(self) -> OpenModel:
-        """Loads the model, after the same verification as in the service.
-
-        Raises:
-            ConfigurationError: There is no such model directory, or onnxruntime or the provider is not installed.
-            ModelError: The model fails its verification on this machine.
-        """
+        """Loads the model, after the same verification as in the service; raises as `lengthwise.load`."""
         from lengthwise.repository import loading
         from lengthwise.runtime.provider import choose
         from lengthwise.settings import available_cores
@@ -137,20 +101,15 @@ class ModelOptions:
 
 
 _open_models: OrderedDict[tuple[int, ModelOptions, object], OpenModel] = OrderedDict()
-"""By process, options and state of the manifest. The models of a parent process stay in it: a session can be neither
-used nor closed in a fork."""
+"""By process, options and manifest state: a session can be neither used nor closed in a fork."""
 _lock = threading.Lock()
 
 
 def opened(options: ModelOptions) -> OpenModel:
-    """The model, opened at the first call in this process. Several threads may call it.
+    """The model, opened at the first call in this process, by any thread. A newly published version is opened anew.
 
-    An engine sends a scorer to its workers again with every task. To open a model takes about a second, so a process
-    keeps the last `MOST_OPEN` of them. A version that was published anew at the same path is opened anew.
-
-    Raises:
-        ConfigurationError: As `ModelOptions.open`.
-        ModelError: As `ModelOptions.open`.
+    An engine sends a scorer to its workers again with every task, and opening takes about a second, so a process keeps
+    the last `MOST_OPEN`.
     """
     key = (os.getpid(), options, _published(options.directory))
     with _lock:

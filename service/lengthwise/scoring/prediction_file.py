@@ -21,14 +21,8 @@ from lengthwise.errors import ConfigurationError
 class PredictionFile:
     """The file, open for writing; its folder is made where there is none.
 
-    Args:
-        path: The path of the file.
-        resume: Whether to continue an existing file. Otherwise only an empty file is overwritten.
-        overwrite: Whether to replace an existing file.
-        exact: Whether a line that is computed again has the same bytes.
-
-    Raises:
-        ConfigurationError: The file cannot be written, or is not empty and neither `resume` nor `overwrite` is set.
+    `resume` continues an existing file, `overwrite` replaces it; else only an empty one is written. `exact`: a line
+    that is computed again has the same bytes.
     """
 
     def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False, exact: bool = True) -> None:
@@ -52,13 +46,11 @@ class PredictionFile:
             )
 
     def __enter__(self) -> Self:
-        """The file itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the file; its lines stay."""
         with suppress(OSError):  # an error of the disk was raised by `write` before
             self._file.close()
 
@@ -73,11 +65,7 @@ class PredictionFile:
         return self._is_written
 
     def left(self) -> Iterator[dict[str, Any]]:
-        """The predictions of an earlier run without the last, which is computed again.
-
-        Raises:
-            ConfigurationError: A line is no prediction.
-        """
+        """The predictions of an earlier run without the last, which is computed again."""
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
@@ -88,11 +76,7 @@ class PredictionFile:
             self._last = line
 
     def write(self, lines: Sequence[bytes]) -> None:
-        """Appends lines, each with its newline.
-
-        Raises:
-            ConfigurationError: The first differs from the last line of an earlier run, or the disk is full.
-        """
+        """Appends lines, each with its newline; the first must be the last line of an earlier run."""
         if self._last and lines:
             if not self._agree(self._last, lines[0]):
                 raise self.other("differs from what this run computes for the record")
@@ -109,11 +93,7 @@ class PredictionFile:
         self._done += len(lines)
 
     def finish(self) -> None:
-        """Ends the file where the records end.
-
-        Raises:
-            ConfigurationError: An earlier run left more lines than there are records.
-        """
+        """Ends the file where the records end; an earlier run may not have left more."""
         if self._last:
             raise self.other("belongs to a record that the input does not have")
         self.write([])

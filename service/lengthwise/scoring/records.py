@@ -17,30 +17,20 @@ from lengthwise.runtime.manifest import Manifest, Task
 if TYPE_CHECKING:
     from lengthwise.scoring.offline import ScoringResult
 
-CHUNK_RECORDS: Final = HORIZON
-"""Maximum of records in a chunk: the number that the planner considers together."""
-CHUNK_BYTES: Final = 33_554_432
-"""Bytes of steps at which a chunk is full."""
+CHUNK_RECORDS: Final = HORIZON  # what the planner considers together
+CHUNK_BYTES: Final = 33_554_432  # of steps at which a chunk is full
 
-MOST_LISTED: Final = 10
-"""Labels that a message lists."""
+MOST_LISTED: Final = 10  # labels in a message
 
 
 @dataclass(frozen=True, slots=True)
 class ValidRecord:
-    """A record that the model accepts.
+    """A record that the model accepts."""
 
-    Attributes:
-        id: Its own, or its number in the file.
-        item: The sequence for the model.
-        label: The right answer, where the file has it.
-        place: `file:line`.
-    """
-
-    id: str
+    id: str  # its own, or its number in the file
     item: Item
-    label: Label
-    place: str
+    label: Label  # the right answer, where the file has it
+    place: str  # `file:line`
 
 
 InputRecord = ValidRecord | BadRecord
@@ -48,12 +38,7 @@ InputRecord = ValidRecord | BadRecord
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive records that are scored together.
-
-    Attributes:
-        entries: The records, good and bad, in the order of the file.
-        read: The share of the file that was read up to here.
-    """
+    """Consecutive records that are scored together, good and bad, and the share of the file read up to here."""
 
     entries: list[InputRecord]
     read: float
@@ -92,13 +77,7 @@ def label_mismatch(record: Record, task: Task) -> str | None:
 
 
 def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the model's labels") -> str | None:
-    """The message for a label of a record that the model does not have; None if it has all of them.
-
-    Args:
-        record: A record with one label, several or none.
-        labels: The labels of the model.
-        whose: The name of the model's labels in the message.
-    """
+    """The message for a label of a record that the model does not have; None if it has all of them."""
     several = record.label if isinstance(record.label, tuple) else (record.label,)
     unknown = next((label for label in several if label is not None and label not in labels), None)
     if unknown is None:
@@ -108,13 +87,7 @@ def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the mode
 
 
 def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop: bool) -> Iterator[Chunk]:
-    """Chunks of entries.
-
-    Args:
-        entries: In the order of the file.
-        read: The share of the file that was read so far.
-        stop: Whether the first bad record ends the chunks; it is then the last one of the last chunk.
-    """
+    """Chunks of entries in the order of the file; with `stop`, the first bad record is the last of the last chunk."""
     held: list[InputRecord] = []
     size = 0
     for entry in entries:
@@ -134,14 +107,7 @@ def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop: 
 def prediction_of(
     entry: InputRecord, result: ScoringResult | None, manifest: Manifest, *, attention: bool
 ) -> dict[str, Any] | RecordError:
-    """The prediction of a record, as `POST /predict` has it, or the error.
-
-    Args:
-        entry: The record.
-        result: The answer or the error, if the model accepts the record.
-        manifest: The manifest of the model.
-        attention: Whether to return the attention weights.
-    """
+    """The prediction of a record, as `POST /predict` has it, or the error."""
     if isinstance(entry, BadRecord):
         return entry.error
     if isinstance(result, Answer):

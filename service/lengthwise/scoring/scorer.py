@@ -26,13 +26,11 @@ if TYPE_CHECKING:
     from lengthwise.runtime.manifest import Manifest
     from lengthwise.scoring.answer_columns import AnswerColumn
 
-B = TypeVar("B")
-"""The type of a batch: a pandas DataFrame, an Arrow Table or RecordBatch, or a dict of arrays."""
+B = TypeVar("B")  # a pandas DataFrame, an Arrow Table or RecordBatch, or a dict of arrays
 
 OnError = Literal["raise", "column"]
 
-_MOST_SHOWN: Final = 40
-"""Characters of an id that a message shows."""
+_MOST_SHOWN: Final = 40  # characters of an id in a message
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,6 @@ class Scorer:
     recurrent_kernels: bool | None = None
 
     def __post_init__(self) -> None:
-        """Checks the options, and names the version."""
         if self.on_error not in get_args(OnError):
             raise ConfigurationError(f"on_error must be one of {', '.join(get_args(OnError))}, got {self.on_error!r}")
         if self.path is not None:
@@ -130,26 +127,15 @@ class Scorer:
         return answered
 
     def batches(self, batches: Iterable[B]) -> Iterator[B]:
-        """Answers batches one by one: a function for `mapInPandas` and `mapInArrow` of PySpark.
-
-        Raises:
-            LengthwiseError: As for one batch.
-        """
+        """Answers batches one by one: a function for `mapInPandas` and `mapInArrow` of PySpark."""
         for batch in batches:
             yield self(batch)
 
     def predictions(self, sequences: Iterable[ArrayLike]) -> list[dict[str, Any]]:
-        """Answers sequences that are in no table.
+        """Answers sequences that are in no table, in the forms of `Model.predict`.
 
-        Args:
-            sequences: As for `Model.predict`: arrays of different lengths.
-
-        Returns:
-            For each sequence its prediction, in the form of `POST /predict`; with `on_error="column"`, a sequence
-            without an answer has only the key `error`.
-
-        Raises:
-            LengthwiseError: As for a batch.
+        Each prediction has the form of `POST /predict`; with `on_error="column"`, one without an answer has only
+        `error`.
         """
         from lengthwise.decoding import arrays
 
@@ -157,12 +143,7 @@ class Scorer:
         return self._rows(model, arrays.items_or_reasons(sequences, model.loaded.manifest), lambda _: "")
 
     def columns(self) -> list[AnswerColumn]:
-        """The columns that a batch gets, from the manifest alone: a driver can call it, which opens no model.
-
-        Raises:
-            ConfigurationError: There is no such model, or it has no attention.
-            ManifestError: The manifest cannot be read.
-        """
+        """The columns that a batch gets, from the manifest alone: a driver can call it, which opens no model."""
         from lengthwise.runtime.manifest import Manifest
 
         return self._columns(Manifest.read(self._options().directory))
@@ -170,10 +151,8 @@ class Scorer:
     def open(self) -> OpenModel:
         """Opens the model, unless this process has it open already.
 
-        Raises:
-            ConfigurationError: There is no such model directory, or the provider is not installed; or attention is
-                wanted of a model that has none.
-            ModelError: The model fails its verification on this machine.
+        Raises ConfigurationError (no such directory, provider or attention) or ModelError (it fails its verification
+        here).
         """
         model = opened(self._options())
         self._check_attention(model.loaded.manifest)
@@ -220,11 +199,7 @@ class Scorer:
 
 
 def _with_version(path: str) -> str:
-    """The path of a version, absolute; of a model, that of its highest version.
-
-    Raises:
-        ConfigurationError: It is neither.
-    """
+    """The path of a version, absolute; of a model, that of its highest version."""
     from lengthwise.repository.model_directory import model_directory
     from lengthwise.versions import is_version
 
@@ -233,7 +208,6 @@ def _with_version(path: str) -> str:
 
 
 def _error(rows: Mapping[int, str], name: Callable[[int], str]) -> InferenceFailed | InvalidSequences:
-    """The error for rows without an answer."""
     from lengthwise.scoring.offline import FAILED
 
     for row, why in rows.items():

@@ -17,42 +17,25 @@ PARTS: Final = {
     "planning": "planning batches",
     "running": "running the model",
     "writing": "writing answers",
-}
-"""The parts of a run's processor time, with their descriptions."""
+}  # of a run's processor time
 
 
 @dataclass(slots=True)
 class Summary:
-    """The figures of a run, including the run that it resumes unless stated otherwise.
+    """The figures of a run, including the run that it resumes unless stated otherwise."""
 
-    Attributes:
-        model: `name/version`.
-        records: Lines in the file.
-        errors: Records without an answer.
-        resumed: Records that an earlier run scored.
-        seconds: Duration of this run, without loading the model.
-        cpu_seconds: Processor time of this run, by the names in `PARTS`.
-        rows: Sequences that this run computed, or windows of them.
-        cost_steps: Padded steps that this run computed.
-        valid_steps: Valid steps of this run.
-        computed_padding_steps: Padding that the model computed in this run: none where its kernels skip it.
-        answers: Answers for which the input has a label: one a record; of a multi-label model one for each of its
-            labels, of a per-step model one a step.
-        right: Answers that equal the label.
-    """
-
-    model: str
+    model: str  # `name/version`
     records: int = 0
-    errors: int = 0
-    resumed: int = 0
-    seconds: float = 0.0
+    errors: int = 0  # records without an answer
+    resumed: int = 0  # scored by an earlier run
+    seconds: float = 0.0  # of this run, without loading the model
     cpu_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    rows: int = 0
+    rows: int = 0  # sequences or windows that this run computed
     cost_steps: int = 0
     valid_steps: int = 0
-    computed_padding_steps: int = 0
-    answers: int = 0
-    right: int = 0
+    computed_padding_steps: int = 0  # none where kernels skip it
+    answers: int = 0  # with a label: one a record, a label (multi-label) or a step (per-step)
+    right: int = 0  # answers that equal the label
 
     @property
     def sequences_per_second(self) -> float:

@@ -19,16 +19,11 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.scoring.answer_columns import AnswerColumn, Rows
 from lengthwise.wrong_values import nearest
 
-_MOST_LISTED: Final = 20
-"""Columns that a message lists."""
+_MOST_LISTED: Final = 20  # columns in a message
 
 
 class TableBatch(Protocol):
-    """A batch with named columns.
-
-    Attributes:
-        names: Of its columns.
-    """
+    """A batch with named columns."""
 
     names: list[str]
 
@@ -39,21 +34,11 @@ class TableBatch(Protocol):
         """One value, for a message."""
 
     def answered(self, leave_out: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
-        """The batch with the answers, in its own type.
-
-        Args:
-            leave_out: A column that is not kept.
-            columns: The columns of the answers.
-            rows: One for each row.
-        """
+        """The batch with the answers, in its own type, without the column `leave_out`."""
 
 
 def table_batch(batch: Any) -> TableBatch:
-    """A batch as a table.
-
-    Raises:
-        ConfigurationError: It is of another type.
-    """
+    """A batch as a table."""
     package = type(batch).__module__.partition(".")[0]
     if package == "pyarrow":
         from lengthwise.scoring.arrow_batches import ArrowBatch, is_table
@@ -71,11 +56,7 @@ def table_batch(batch: Any) -> TableBatch:
 
 
 def check_column(names: Sequence[str], column: str) -> None:
-    """Checks that a table has its column of sequences, and once.
-
-    Raises:
-        ConfigurationError: It has not; lists its columns.
-    """
+    """Checks that a table has its column of sequences, and once."""
     if names.count(column) == 1:
         return
     if column in names:
