@@ -26,11 +26,7 @@ class ServerAddress:
 
     @classmethod
     def parse(cls, url: str) -> ServerAddress:
-        """Reads `http://HOST[:PORT]`.
-
-        Raises:
-            ConfigurationError: It is not such a URL.
-        """
+        """Reads `http://HOST[:PORT]`."""
         try:
             parts = urlsplit(url)
             port = parts.port

@@ -14,16 +14,11 @@ import orjson
 
 from lengthwise.errors import ConfigurationError
 
-Probabilities = list[Any]
-"""The probabilities of one sequence: a list of numbers, or of a per-step model a list of lists."""
+Probabilities = list[Any]  # of one sequence: numbers, or lists of them if per-step
 
 
 def scores(body: bytes) -> list[Probabilities]:
-    """The probabilities in the body of an answer, one entry a sequence.
-
-    Raises:
-        ConfigurationError: The body is no answer of `POST /predict`.
-    """
+    """The probabilities in the body of an answer, one entry a sequence."""
     try:
         return [prediction["probabilities"] for prediction in orjson.loads(body)["predictions"]]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
@@ -36,16 +31,7 @@ def whole(body: bytes) -> list[Any]:
 
 
 class Expected:
-    """The expected answer to each request.
-
-    Args:
-        unbatched: Bodies of the answers to each sequence in a request of its own, in order.
-        per_request: How many sequences each request under load holds, in the same order.
-        read: The part of a body that is compared: `scores`, or `whole`.
-
-    Raises:
-        ConfigurationError: A body is no answer of `POST /predict`.
-    """
+    """The expected answer to each request: `per_request` unbatched answers in order, of which `read` is compared."""
 
     def __init__(
         self, unbatched: Sequence[bytes], per_request: int = 1, *, read: Callable[[bytes], list[Any]] = scores

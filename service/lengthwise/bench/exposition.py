@@ -1,7 +1,4 @@
-"""A page of `/metrics` as numbers: the Prometheus text format, read back.
-
-Values are summed over all labels but the requested one, so a service may have one model or three.
-"""
+"""A page of `/metrics` as numbers: the Prometheus text format, read back."""
 
 from __future__ import annotations
 
@@ -17,22 +14,13 @@ _Labels = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The samples of one page, or the growth of all of them between two pages.
-
-    Attributes:
-        values: By sample name, each series' labels and value.
-    """
+    """The samples of one page by name, or the growth of all of them between two pages."""
 
     values: Mapping[str, tuple[tuple[_Labels, float], ...]]
 
     @classmethod
     def parse(cls, text: str) -> Samples:
-        """Reads a page.
-
-        Raises:
-            ValueError: It is not in the Prometheus text format.
-            ConfigurationError: prometheus-client is not installed.
-        """
+        """Reads a page; ValueError if it is not in the Prometheus text format."""
         try:
             from prometheus_client.parser import text_string_to_metric_families
         except ModuleNotFoundError as error:

@@ -43,46 +43,24 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one load.
+    """The figures of one load."""
 
-    Attributes:
-        load: The load in words.
-        offered_rate: Requests due per second; None for a closed loop, which has no fixed rate.
-        seconds: How long the load lasted.
-        requests_per_second: Answers of status 200 a second.
-        sequences_per_second: Sequences in these answers per second.
-        latency_ms: The latency of answers of status 200; None if there was none.
-        answers: Number of answers by status.
-        unsent: Requests of an open loop that were due but never sent, because the server was too far behind.
-        unanswered: Requests whose answer had not come when waiting was given up.
-        broken: Requests whose connection broke before the answer.
-        wrong: Answers that differ from the unbatched answer of the same sequence; None if not checked.
-        padding_share: Padding divided by padded steps, rows x width; None where the server has no such metric.
-        computed_padding_share: The part of the padding that was computed, divided by all steps that were computed: 0
-            where the kernels skip it. None where the server has no such metric.
-        rows_per_batch: Mean rows of a batch; None where the server has no such metric.
-        late_ms: 99th percentile of the time from when a request was due to when it was sent: the delay by the client
-            itself, or by the wait for a free connection.
-        client_core_share: Processor time of the client over the load's time.
-        client_us_per_request: Processor time of the client a request, microseconds.
-    """
-
-    load: str
-    offered_rate: float | None
+    load: str  # in words
+    offered_rate: float | None  # requests due per second; None for a closed loop
     seconds: float
-    requests_per_second: float
+    requests_per_second: float  # answered with 200
     sequences_per_second: float
-    latency_ms: Latency | None
-    answers: dict[int, int]
-    unsent: int
-    unanswered: int
-    broken: int
-    wrong: int | None
-    padding_share: float | None
-    computed_padding_share: float | None
+    latency_ms: Latency | None  # of answers of status 200
+    answers: dict[int, int]  # by status
+    unsent: int  # due but never sent: the server was too far behind
+    unanswered: int  # when waiting was given up
+    broken: int  # requests whose connection broke before the answer
+    wrong: int | None  # not as the unbatched answer; None if not checked
+    padding_share: float | None  # padding over rows x width; None without the metric
+    computed_padding_share: float | None  # computed padding over all computed steps
     rows_per_batch: float | None
-    late_ms: float
-    client_core_share: float
+    late_ms: float  # p99 of sent after due: by the client, or for a free connection
+    client_core_share: float  # processor time over the load's time
     client_us_per_request: float
 
     @property
@@ -105,17 +83,10 @@ def figures(
     sequences_per_request: float = 1,
     checked: bool = True,
 ) -> Figures:
-    """The figures of one load.
+    """The figures of one load, from what the client saw and how the server's metrics grew.
 
-    Args:
-        measurement: What the client saw.
-        growth: How the server's metrics grew meanwhile, where it has any.
-        load: The load in words.
-        seconds: For how long requests were due. A closed loop's answers after it are no throughput, as fewer and fewer
-            requests are on their way then; an open loop's count, over the time that they took.
-        offered_rate: Requests due a second, of an open loop.
-        sequences_per_request: How many sequences each request held.
-        checked: Whether answers were compared.
+    `seconds` is for how long requests were due. A closed loop's answers after it are no throughput, as fewer and fewer
+    requests are on their way then; an open loop's count, over the time that they took.
     """
     good = measurement.status == 200
     answered = measurement.answered[good]

@@ -1,7 +1,4 @@
-"""Starts a service as a process on a free port, waits until it is ready, and stops it afterwards.
-
-For code that measures a service from outside: `lengthwise bench MODEL`, its tuning, the benchmarks.
-"""
+"""Starts a service as a process on a free port, waits until it is ready, and stops it afterwards."""
 
 from __future__ import annotations
 
@@ -42,12 +39,7 @@ class ServiceUnderLoad:
 
 
 def located(where: str | None) -> tuple[Path | None, str | None, str | None]:
-    """The repository at a path, and name and version where the path is a model directory in one; None: the bundled one.
-
-    Raises:
-        ConfigurationError: There is no folder at the path.
-        ManifestError: The model directory's manifest cannot be read.
-    """
+    """The repository at a path, with name and version if the path is a model directory in it; None: the bundled one."""
     if where is None:
         return None, None, None
     path = Path(where).resolve()
@@ -61,11 +53,7 @@ def located(where: str | None) -> tuple[Path | None, str | None, str | None]:
 
 @contextmanager
 def served(where: str | None, options: Mapping[str, str], *, model: str | None = None) -> Iterator[ServiceUnderLoad]:
-    """The service at a URL, or one started for the model or model repository at a path (None: the bundled one).
-
-    Raises:
-        ConfigurationError: There is nothing at the path, or the service does not start, or options are given for a URL.
-    """
+    """The service at a URL, or one started for the model or model repository at a path (None: the bundled one)."""
     if where is not None and "://" in where:
         if options:
             raise ConfigurationError("--serve is for a service that bench starts; the one at a URL has its own options")
@@ -113,21 +101,10 @@ def running(
     environment: Mapping[str, str] | None = None,
     hopeless: Callable[[ServerAddress], str | None] = lambda _target: None,
 ) -> Iterator[Running]:
-    """Runs a server's command while the block runs.
+    """Runs a server's command while the block runs, and yields the server once `ready_path` answers 200.
 
-    Args:
-        command: What to start.
-        port: The port that it will listen on.
-        ready_path: Answers 200 once the server is ready.
-        cores: The processor cores it may use, and its children.
-        environment: Environment variables in addition to those of this process.
-        hopeless: Called while it is not ready; returns the reason why it never will be, or None.
-
-    Yields:
-        The server, once it is ready.
-
-    Raises:
-        ConfigurationError: It ended, or was not ready in time; has the end of its output.
+    `cores` it may use, and its children. `hopeless` is called while it is not ready; returns the reason why it never
+    will be. ConfigurationError (it ended, or was not ready in time) has the end of its output.
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(

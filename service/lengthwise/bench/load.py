@@ -1,13 +1,11 @@
 """The load generator's client: keep-alive connections, requests sent when they are due, every answer timed.
 
-One thread and one selector, which block only in the wait for the next event. Requests are bytes built beforehand, so
-that sending one is a single system call; of an answer only the status and the length are read. There are two kinds of
-load, which differ in their *schedule* only:
+One thread and one selector. Requests are bytes built beforehand; of an answer only the status and the length are read.
 
 - **closed**: each connection sends its next request as soon as it has its answer; a request is due when it is sent.
-- **open**: requests are due at moments fixed beforehand, whatever the server does. One that finds no free connection
-  is sent late, and its latency still counts from the moment it was due: a server that stalls does not slow down its
-  own measurement (coordinated omission; G. Tene, "How NOT to Measure Latency", 2013).
+- **open**: requests are due at moments fixed beforehand. One that finds no free connection is sent late, and its
+  latency still counts from the moment it was due: a server that stalls does not slow down its own measurement
+  (coordinated omission; G. Tene, "How NOT to Measure Latency", 2013).
 """
 
 from __future__ import annotations
@@ -30,43 +28,27 @@ from lengthwise.errors import ConfigurationError
 
 _TICK_SECONDS = 0.2
 
-Check = Callable[[int, bytes], bool]
-"""Called with the index of a request and the body of its answer; returns whether the answer is right."""
+Check = Callable[[int, bytes], bool]  # whether the answer to a request, by its index, is right
 
-Note = Callable[[int, bytes], None]
-"""Called with the index of a request and the header block of its answer, in lower case."""
+Note = Callable[[int, bytes], None]  # gets the index of a request and the header block of its answer, in lower case
 
-Tick = Callable[[int, float], None]
-"""Called repeatedly with the number of requests sent and the seconds passed."""
+Tick = Callable[[int, float], None]  # called repeatedly with the number of requests sent and the seconds passed
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The measurements of one load. All times are seconds since its start.
-
-    Attributes:
-        due: `[answers]`, when each answered request was due.
-        sent: `[answers]`, when its first byte went out.
-        answered: `[answers]`, when the last byte of its answer arrived.
-        status: `[answers]`, the answer's status.
-        unsent: Requests due that were not sent, because no connection was free until the time limit.
-        unanswered: Requests sent whose answer had not come when the load gave up waiting.
-        broken: Requests whose connection the server closed or reset before the answer.
-        wrong: Answers of status 200 that failed the check.
-        seconds: From the start to the last event.
-        cpu_seconds: Processor time of the client itself.
-    """
+    """The measurements of one load, `[answers]`, in seconds since its start; and what got no answer."""
 
     due: NDArray[np.float64]
     sent: NDArray[np.float64]
     answered: NDArray[np.float64]
     status: NDArray[np.int64]
-    unsent: int
-    unanswered: int
-    broken: int
-    wrong: int
+    unsent: int  # due, but no connection was free until the time limit
+    unanswered: int  # when the load gave up waiting
+    broken: int  # connections closed or reset before the answer
+    wrong: int  # answers of status 200 that failed the check
     seconds: float
-    cpu_seconds: float
+    cpu_seconds: float  # of the client itself
 
     @property
     def latency(self) -> NDArray[np.float64]:
@@ -88,29 +70,15 @@ def drive(
 ) -> Measurement:
     """Sends requests as the schedule says, over at most `connections` at once, and waits for their answers.
 
-    Args:
-        target: The server.
-        requests: Whole requests as bytes, sent in this order, again from the first after the last.
-        schedule: When each is due.
-        connections: Keep-alive connections, all opened before the first request is due.
-        check: Looks at each answer of status 200.
-        note: Looks at each answer's head.
-        tick: For a progress bar.
-        patience_seconds: How long to wait for anything to happen while answers are outstanding.
-        limit_seconds: After this time no request is sent, even if some are due.
-
-    Raises:
-        ConfigurationError: The server cannot be reached, goes away, or sends answers that this client cannot read.
+    They are sent in this order, again from the first after the last; after `limit_seconds` none is sent. It waits
+    `patience_seconds` for anything to happen while answers are outstanding. `check` looks at each answer of status 200.
+    ConfigurationError: the server cannot be reached, goes away, or sends what this client cannot read.
     """
     return _Driver(target, requests, schedule, check, note, tick, patience_seconds, limit_seconds).run(connections)
 
 
 def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | None = None) -> list[bytes]:
-    """Sends the requests one by one, and returns the bodies of the answers.
-
-    Raises:
-        ConfigurationError: The server cannot be reached, or an answer is not of status 200; says which and why.
-    """
+    """Sends the requests one by one, and returns the bodies of the answers, which must be of status 200."""
     bodies: list[bytes] = []
 
     def keep(_place: int, body: bytes) -> bool:
@@ -139,8 +107,6 @@ def wait_for_events(
 
 
 class _Driver:
-    """The state of one load while it runs."""
-
     def __init__(
         self,
         target: ServerAddress,

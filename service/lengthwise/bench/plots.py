@@ -16,11 +16,7 @@ _COLORS = {"p50": "#3b6ea5", "p95": "#e08a1e", "p99": "#b8322a", "p99_9": "#6b2a
 
 
 def draw(rows: Sequence[Figures], path: Path, *, title: str) -> None:
-    """Latency percentiles of each load against its rate: the offered one, or of closed loops the answered one.
-
-    Raises:
-        ConfigurationError: matplotlib is not installed.
-    """
+    """Latency percentiles of each load against its rate: the offered one, or of closed loops the answered one."""
     answered = [row for row in rows if row.latency_ms is not None]
     rates = [row.offered_rate or row.requests_per_second for row in answered]
 
@@ -35,11 +31,7 @@ def draw(rows: Sequence[Figures], path: Path, *, title: str) -> None:
 
 
 def save(fill: Callable[[Axes], None], path: Path, *, size: tuple[float, float] = (7.0, 4.2)) -> None:
-    """One picture of one pair of axes.
-
-    Raises:
-        ConfigurationError: matplotlib is not installed.
-    """
+    """One picture of one pair of axes."""
     figure = figure_type()(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -50,11 +42,7 @@ def save(fill: Callable[[Axes], None], path: Path, *, size: tuple[float, float] 
 
 
 def figure_type() -> Any:
-    """Matplotlib's class of figures, which needs no window and no display.
-
-    Raises:
-        ConfigurationError: matplotlib is not installed.
-    """
+    """Matplotlib's class of figures, which needs no window and no display."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

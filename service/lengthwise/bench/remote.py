@@ -30,11 +30,7 @@ class RemoteModel:
 def get(
     target: ServerAddress, path: str, headers: dict[str, str] | None = None, method: str = "GET"
 ) -> tuple[int, bytes]:
-    """Status and body of one GET, or of a POST without a body.
-
-    Raises:
-        ConfigurationError: The service cannot be reached.
-    """
+    """Status and body of one GET, or of a POST without a body."""
     connection = http.client.HTTPConnection(target.host, target.port, timeout=_SECONDS)
     try:
         connection.request(method, path, headers=headers or {})
@@ -68,11 +64,7 @@ def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Sam
 
 
 def model(target: ServerAddress, name: str | None = None, headers: dict[str, str] | None = None) -> RemoteModel:
-    """The model for requests: the named one, or the only one.
-
-    Raises:
-        ConfigurationError: There is none, or there are several and none is named, or the service does not report them.
-    """
+    """The model for requests: the named one, or the only one."""
     status, body = get(target, "/healthz", headers)
     if status == 401:
         raise ConfigurationError(f"{target.url} wants a key: --header 'authorization=Bearer KEY'")

@@ -18,28 +18,14 @@ _NEEDED: Final = ("request", "arrived", "length", "model", "steps")
 
 @dataclass(frozen=True, slots=True)
 class RecordedLoad:
-    """The requests of a recording.
-
-    Attributes:
-        requests: The sequences of each request, in order of arrival.
-        moments: When each arrived, in seconds after the first one.
-    """
+    """The requests of a recording, and when each arrived, in seconds after the first one."""
 
     requests: Sequence[Sequence[Steps]]
     moments: Sequence[float]
 
 
 def read(path: Path, step: Input, *, model: str | None = None) -> RecordedLoad:
-    """Reads record files.
-
-    Args:
-        path: A file, or a folder of `record-*.parquet`.
-        step: What one step of the model is.
-        model: The name whose requests are read; None where the records have one name only.
-
-    Raises:
-        ConfigurationError: There are no records, they cannot be read, or they are of another model.
-    """
+    """Reads record files, a file or a folder of `record-*.parquet`; `model` is None where they have one name only."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -72,7 +58,6 @@ def read(path: Path, step: Input, *, model: str | None = None) -> RecordedLoad:
 
 
 def _load(rows: Sequence[dict[str, Any]], step: Input, path: Path) -> RecordedLoad:
-    """The requests of rows, ordered by arrival."""
     grouped: dict[tuple[Any, str], list[dict[str, Any]]] = {}
     for row in rows:
         grouped.setdefault((row["arrived"], row["request"]), []).append(row)

@@ -22,12 +22,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A request is due whenever a connection is free, until either bound is reached.
-
-    Attributes:
-        seconds: After this time no request is sent.
-        count: Maximum number of requests.
-    """
+    """A request is due whenever a connection is free, until `seconds` or `count` of them."""
 
     seconds: float
     count: float = math.inf
@@ -43,11 +38,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Requests are due at moments fixed beforehand.
-
-    Attributes:
-        moments: Seconds since the start, ascending.
-    """
+    """Requests are due at moments fixed beforehand, in seconds since the start."""
 
     moments: Sequence[float]
 

@@ -70,25 +70,15 @@ def binary_requests(
 
 @dataclass(frozen=True)
 class LoadSpec:
-    """The size and the timing of one load.
+    """The size and the timing of one load."""
 
-    Attributes:
-        concurrency: Requests in flight, each on its own connection; with a rate, the maximum.
-        rate: Requests due per second, of an open loop; None for a closed loop.
-        seconds: How long requests are due.
-        warmup_seconds: A load of the same kind before, which is not measured.
-        count: Maximum of requests; None for no other limit than time.
-        seed: Seed of the arrivals.
-        moments: When the requests of a recorded load are due; None for another load.
-    """
-
-    concurrency: int = 64
-    rate: float | None = None
-    seconds: float = 10.0
-    warmup_seconds: float = 1.0
-    count: int | None = None
+    concurrency: int = 64  # requests in flight; with a rate, the most
+    rate: float | None = None  # due per second, of an open loop
+    seconds: float = 10.0  # how long requests are due
+    warmup_seconds: float = 1.0  # before, not measured
+    count: int | None = None  # most requests
     seed: int = 0
-    moments: Sequence[float] | None = None
+    moments: Sequence[float] | None = None  # of the requests of a recorded load
 
     @property
     def name(self) -> str:
@@ -112,21 +102,13 @@ class LoadSpec:
 
 @dataclass(frozen=True, slots=True)
 class LoadTest:
-    """One server and the requests for it.
-
-    Attributes:
-        target: The server.
-        requests: Sent in this order, and again from the start.
-        expected: The expected answers; None where answers are not checked.
-        sequences_per_request: How many sequences each holds, on average.
-        headers: Headers of requests for metrics, such as a key.
-    """
+    """One server and the requests for it."""
 
     target: ServerAddress
-    requests: Sequence[bytes]
-    expected: Expected | None = None
-    sequences_per_request: float = 1
-    headers: dict[str, str] = field(default_factory=dict)
+    requests: Sequence[bytes]  # sent in this order, and again from the start
+    expected: Expected | None = None  # None where answers are not checked
+    sequences_per_request: float = 1  # on average
+    headers: dict[str, str] = field(default_factory=dict)  # of requests for metrics, such as a key
 
     def run(self, load: LoadSpec, *, tick: Tick | None = None) -> Figures:
         """Runs one load: the warm-up, then the measurement."""
@@ -168,21 +150,7 @@ def prepare(
     check: bool = True,
     tick: Tick | None = None,
 ) -> LoadTest:
-    """Builds the requests, and sends each sequence by itself for its unbatched answer.
-
-    Args:
-        target: The server.
-        sequences: At least one; those past the last whole request are left out.
-        form: `json`, or `binary` of one sequence a request.
-        per_request: Sequences a request.
-        fields: Further fields of each body, such as `model`.
-        headers: Further headers of each request, such as a key.
-        check: Whether answers will be compared with unbatched ones.
-        tick: For a progress bar over the sequences sent first.
-
-    Raises:
-        ConfigurationError: The server cannot be reached, or does not answer a sequence.
-    """
+    """Builds the requests, and sends each sequence by itself for its unbatched answer."""
     fields, headers = dict(fields or {}), dict(headers or {})
     sequences = sequences[: max(len(sequences) // per_request, 1) * per_request]
     if form == "binary":
@@ -201,28 +169,16 @@ def prepare(
 
 @dataclass(frozen=True)
 class Workload:
-    """The sequences and requests of a load test.
+    """The sequences and requests of a load test."""
 
-    Attributes:
-        lengths: The distribution of lengths.
-        data: A file of sequences to send; None for random ones.
-        replay: A recorded load, whose requests are sent; None for another load.
-        distinct: Number of different random sequences.
-        per_request: Sequences a request.
-        form: The format of requests.
-        headers: Further headers of each request.
-        check: Whether answers are compared with unbatched ones.
-        seed: Seed of lengths, values and arrivals.
-    """
-
-    lengths: str = "lognormal:50,0.7"
-    data: str | None = None
-    replay: Path | None = None
-    distinct: int = 500
+    lengths: str = "lognormal:50,0.7"  # a distribution
+    data: str | None = None  # a file of sequences to send; None for random ones
+    replay: Path | None = None  # a recorded load
+    distinct: int = 500  # different random sequences
     per_request: int = 1
     form: RequestFormat = "json"
     headers: dict[str, str] = field(default_factory=dict)
-    check: bool = True
+    check: bool = True  # whether answers are compared with unbatched ones
     seed: int = 0
 
     def sequences(self, service: ServiceUnderLoad) -> list[Steps]:

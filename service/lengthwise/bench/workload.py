@@ -1,7 +1,4 @@
-"""A load's sequences: their lengths, their values, and when requests arrive.
-
-Everything here is a function of its arguments and a random generator: the same seed makes the same load, byte for byte.
-A distribution of lengths is written as on the command line:
+"""A load's sequences: their lengths, their values, and when requests arrive. The same seed makes the same load.
 
 | form | lengths |
 |---|---|
@@ -43,13 +40,7 @@ class Input:
 def draw_lengths(
     distribution: str, count: int, max_length: int, random: np.random.Generator, *, min_length: int = 1
 ) -> Lengths:
-    """`[count]` lengths from a distribution written as in the module's table.
-
-    A length above `max_length` becomes that, and one below `min_length` becomes that.
-
-    Raises:
-        ConfigurationError: The distribution cannot be read; says what is wrong with it.
-    """
+    """`[count]` lengths from a distribution written as in the module's table, clipped to the model's."""
     kind, _, arguments = distribution.partition(":")
     if kind not in _DISTRIBUTIONS:
         raise ConfigurationError(f"unknown distribution {kind!r} of lengths; there are: {', '.join(_DISTRIBUTIONS)}")
@@ -76,13 +67,7 @@ def json_body(sequences: Sequence[Steps], **fields: str | int | float) -> bytes:
 
 
 def arrival_moments(rate: float, seconds: float, random: np.random.Generator) -> NDArray[np.float64]:
-    """When requests are due, in seconds from 0 up to `seconds`, ascending: independent of each other, as of many users.
-
-    Args:
-        rate: Requests a second, on average.
-        seconds: How long requests arrive.
-        random: The generator.
-    """
+    """When requests are due, in seconds from 0 up to `seconds`, ascending: independent, as of many users."""
     # A Poisson process is a Poisson number of independent uniform moments.
     return np.sort(random.uniform(0.0, seconds, size=random.poisson(rate * seconds)))
 
