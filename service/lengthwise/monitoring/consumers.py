@@ -26,21 +26,14 @@ from lengthwise.telemetry.families import Family
 log = logging.getLogger("lengthwise.monitoring")
 
 MOST_CALLS: Final = 4096
-MOST_BYTES: Final = 32 * 2**20
-"""What one buffer holds at most."""
-PERIOD_SECONDS: Final = 0.2
-"""How long calls gather before they are consumed, so that a thread that answers is seldom disturbed."""
+MOST_BYTES: Final = 32 * 2**20  # what one buffer holds at most
+PERIOD_SECONDS: Final = 0.2  # how long calls gather, so that a thread that answers is seldom disturbed
 _REST_SECONDS: Final = 0.002
-"""When to look again whether the runners are at rest; each time after twice as long, up to `PERIOD_SECONDS`."""
+"""to the next look whether the runners are at rest; then twice as long, up to `PERIOD_SECONDS`"""
 
 
 class Consumer(Protocol):
-    """Consumes answered calls.
-
-    Attributes:
-        name: The value of the label `consumer` of its metrics.
-        share: The share of calls that it samples.
-    """
+    """Consumes a `share` of the answered calls; `name` is the label `consumer` of its metrics."""
 
     name: str
     share: float
@@ -59,22 +52,12 @@ class Consumer(Protocol):
 
 
 class CallBuffer:
-    """The calls that wait for one consumer.
-
-    Args:
-        consumer: The consumer.
-        most_calls: Most calls that wait.
-        most_bytes: Most bytes that their sequences hold.
-
-    Attributes:
-        dropped: How many calls were dropped because the consumer was too slow, or failed.
-        arrived: Set when a call waits; the thread of several buffers gives them one.
-    """
+    """The calls that wait for one consumer, within bounds."""
 
     def __init__(self, consumer: Consumer, most_calls: int = MOST_CALLS, most_bytes: int = MOST_BYTES) -> None:
         self.consumer = consumer
-        self.dropped = 0
-        self.arrived = threading.Event()
+        self.dropped = 0  # the consumer was too slow, or failed
+        self.arrived = threading.Event()  # shared by the buffers of a thread
         self._most_calls = most_calls
         self._most_bytes = most_bytes
         self._calls: deque[AnsweredCall] = deque()
@@ -121,20 +104,16 @@ class CallBuffer:
 
 
 class AtRest(Protocol):
-    """Says whether no sequence waits and no batch runs: then a model may run for the monitoring."""
+    """Whether no sequence waits and no batch runs: then a model may run for the monitoring."""
 
     def __call__(self) -> bool:
         """Whether it is so now."""
 
 
 class ConsumerThread:
-    """A daemon thread that passes buffered calls to consumers.
+    """A daemon thread that passes buffered calls to consumers, `most` in a turn.
 
-    Args:
-        name: The name of the thread.
-        buffers: The buffers.
-        most: How many calls one turn of a consumer takes.
-        at_rest: Calls are consumed only while this is true, and models run in the background; None for always.
+    With `at_rest`, calls are consumed only while it is true, and models run in the background.
     """
 
     def __init__(self, name: str, buffers: Sequence[CallBuffer], most: int, at_rest: AtRest | None = None) -> None:

@@ -1,8 +1,4 @@
-"""Drift: whether the sequences of the last minutes still look like those that the model was trained on.
-
-The manifest has a profile of the training data (`lengthwise.runtime.data_profile`). Each sequence is counted in its
-bins; the last `WINDOW_SEQUENCES` are compared with the profile. Nothing of a sequence is kept but these counts.
-"""
+"""Drift: whether the sequences of the last minutes still look like those that the model was trained on."""
 
 from __future__ import annotations
 
@@ -17,23 +13,14 @@ from lengthwise.runtime.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfi
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.telemetry.families import Family
 
-LEAST_SEQUENCES: Final = 200
-"""With fewer sequences in the window nothing is said: chance alone would exceed the limits."""
-MOST_GAUGES: Final = 64
-"""Features that have a gauge of their own; of a model with more, those that drifted most."""
-_BLOCK: Final = 50
-"""Sequences that enter and leave the window together."""
-_MOST_HELD_BYTES: Final = 2**20
-"""Sequences that hold so much memory are counted before there are so many."""
+LEAST_SEQUENCES: Final = 200  # with fewer in the window nothing is said: chance alone would exceed the limits
+MOST_GAUGES: Final = 64  # features with a gauge; of a model with more, those that drifted most
+_BLOCK: Final = 50  # sequences that enter and leave the window together
+_MOST_HELD_BYTES: Final = 2**20  # sequences that hold so much are counted earlier
 
 
 class DriftWindow:
-    """The last sequences of one model, compared with its training data.
-
-    Args:
-        profile: What the training data looked like.
-        manifest: The model's manifest.
-    """
+    """The last sequences of one model, compared with its training data."""
 
     def __init__(self, profile: DataProfile, manifest: Manifest) -> None:
         self.profile = profile
@@ -46,13 +33,7 @@ class DriftWindow:
         self._block: ProfileCounts | None = None
 
     def add(self, items: Sequence[Item], answers: Sequence[Answer], held_bytes: int = 0) -> None:
-        """Counts sequences with their answers, in blocks.
-
-        Args:
-            items: The sequences.
-            answers: The answer of each.
-            held_bytes: Memory that the sequences hold.
-        """
+        """Counts sequences with their answers, in blocks; `held_bytes` is the memory of the sequences."""
         self._items += zip(items, answers, strict=True)
         self._held_bytes += held_bytes
         while len(self._items) >= _BLOCK or (self._items and self._held_bytes >= _MOST_HELD_BYTES):
@@ -86,12 +67,7 @@ class DriftWindow:
 
 
 class Drift:
-    """The windows of all models that have a profile.
-
-    Args:
-        share: The share of calls that are counted.
-        is_served: Whether a name and version is served: of one that is gone, nothing is kept or shown.
-    """
+    """The windows of all models that have a profile; of a version that is not served, nothing is kept or shown."""
 
     name = "drift"
 

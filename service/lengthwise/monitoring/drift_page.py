@@ -30,19 +30,12 @@ _AT_ONCE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """Recorded sequences of one model, compared with its training data.
-
-    Attributes:
-        manifest: The model's manifest, with a profile.
-        counts: All recorded sequences by the profile's bins.
-        drift: The PSI by what is compared.
-        over_time: The PSI of each `WINDOW_SEQUENCES`, in order of arrival.
-    """
+    """Recorded sequences of one model, compared with its training data."""
 
     manifest: Manifest
-    counts: ProfileCounts
-    drift: dict[str, float]
-    over_time: Sequence[dict[str, float]]
+    counts: ProfileCounts  # by the profile's bins
+    drift: dict[str, float]  # the PSI by what is compared
+    over_time: Sequence[dict[str, float]]  # the same of each `WINDOW_SEQUENCES`, in order of arrival
 
     @property
     def profile(self) -> DataProfile:
@@ -97,7 +90,6 @@ class DriftReport:
         return element("b", name) if psi > limit else name, f"{psi:.3f}", f"{limit:.3f}"
 
     def _figure(self, what: str) -> Html:
-        """Both shares of each bin as bars. The full height is a share of one half."""
         before, now, names = self._bins(what)
         width = 1 / len(before)
         chart = Chart(_WIDTH, _HEIGHT, ("", [(width / 2, names[0]), (1 - width / 2, names[-1])]))
@@ -107,7 +99,6 @@ class DriftReport:
         return chart.figure(what, f"{self.name_of(what)}: {self.drift[what]:.3f}")
 
     def _bins(self, what: str) -> tuple[list[float], list[float], list[str]]:
-        """The shares of each bin before and now, and the names of the bins."""
         profile, counts = self.profile, self.counts
         if what == "length":
             return list(profile.lengths.shares), _shares(counts.lengths), _names(profile.lengths.edges)
@@ -125,15 +116,7 @@ class DriftReport:
 
 
 def report(directory: Path, manifest: Manifest) -> DriftReport:
-    """Compares the records of a model with its training data.
-
-    Args:
-        directory: The folder of the records.
-        manifest: The model's manifest.
-
-    Raises:
-        ConfigurationError: The manifest has no profile, or there are no records of the model with steps and answers.
-    """
+    """Compares the records of a model with its training data."""
     profile = manifest.training
     if profile is None:
         raise ConfigurationError(
@@ -160,7 +143,6 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
 
 
 def _records(directory: Path, manifest: Manifest, at_once: int) -> Iterator[tuple[list[Steps], list[list[str]]]]:
-    """The recorded steps and answers of a version, in blocks."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

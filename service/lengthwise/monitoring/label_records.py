@@ -13,11 +13,7 @@ from lengthwise.monitoring.record_file import PATTERN
 
 
 def read_labels(path: Path) -> dict[str, Any]:
-    """The labels by id, from JSON Lines with `id` and `label`.
-
-    Raises:
-        ConfigurationError: The file cannot be read, a line is malformed, or two lines give one id different labels.
-    """
+    """The labels by id, from JSON Lines with `id` and `label`."""
     found: dict[str, Any] = {}
     try:
         lines = path.read_bytes().splitlines()
@@ -39,20 +35,9 @@ def read_labels(path: Path) -> dict[str, Any]:
 
 
 def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, int]:
-    """Writes the recorded sequences that have a label into one Parquet file with `id`, `steps` and `label`.
+    """Writes the recorded sequences that have a label into one new Parquet file with `id`, `steps` and `label`.
 
-    Of several records with one id the last is written.
-
-    Args:
-        directory: The folder of the records.
-        labels: By id; texts, or lists of texts.
-        out: The file; it must not exist.
-
-    Returns:
-        How many sequences were written, and how many records there are.
-
-    Raises:
-        ConfigurationError: There are no records with ids and steps, no label belongs to one, or the file exists.
+    Of several records with one id the last is written. Returns how many were written, and how many records there are.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

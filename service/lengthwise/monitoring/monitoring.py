@@ -23,22 +23,12 @@ from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.monitoring")
 
-_COUNTED: int = 64
-"""Calls that are counted or written in one turn: little enough that no thread waits long for the interpreter."""
+_COUNTED: int = 64  # calls of one turn: little enough that no thread waits long for the interpreter
 _STOP_SECONDS = 10.0
 
 
 class Monitoring:
-    """Everything that samples answered calls.
-
-    Args:
-        settings: The options.
-        at_rest: Whether no caller waits for a model.
-        find: Finds a served model by name and version.
-
-    Raises:
-        ConfigurationError: The records cannot be written.
-    """
+    """Everything that samples answered calls; `at_rest`: no caller waits for a model."""
 
     def __init__(
         self, settings: Settings, at_rest: AtRest, find: Callable[[str | None, str | None], ServedModel]
@@ -93,15 +83,7 @@ class Monitoring:
     def answered(
         self, call: Call, answers: Sequence[Answer], timing: Timing, *, request_id: bytes, arrived: float
     ) -> None:
-        """Offers an answered call to all consumers. Called in the thread that answers it.
-
-        Args:
-            call: The call.
-            answers: The answer of each of its sequences.
-            timing: How long it waited and ran.
-            request_id: Its id.
-            arrived: When it arrived, on the clock of `time.monotonic`.
-        """
+        """Offers an answered call to all consumers; in the thread that answers it."""
         if not self._buffers:
             return
         found = AnsweredCall(

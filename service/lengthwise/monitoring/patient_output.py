@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 class PatientOutput(io.RawIOBase):
     """A file that is written to from its beginning, and never fails to take bytes: those that have no room wait.
 
-    Args:
-        descriptor: Of the file; closing it is for the caller.
+    Closing the descriptor is for the caller.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -47,10 +46,6 @@ class PatientOutput(io.RawIOBase):
             return view.nbytes
 
     def save(self) -> None:
-        """Writes what waits.
-
-        Raises:
-            OSError: Some of it has no room; it goes on waiting.
-        """
+        """Writes what waits; OSError if some has no room and goes on waiting."""
         while self._waiting:
             del self._waiting[: write(self._descriptor, self._waiting)]

@@ -38,20 +38,9 @@ _numbers: Final = itertools.count(1)
 
 
 class RecordFile:
-    """A file that is being written.
+    """A file of one model that is being written; `example` is a row, whose steps say if they are values or tokens.
 
-    Args:
-        directory: Where it will be.
-        model: Whose records it has.
-        example: One of its rows; its steps say whether they are values or tokens.
-        now: The time, on the clock of the caller.
-
-    Attributes:
-        rows: How many rows were written.
-        opened: When it was opened, on the clock of the caller.
-
-    Raises:
-        OSError: It cannot be written.
+    `opened` is on the caller's clock. Raises OSError if it cannot be written.
     """
 
     def __init__(self, directory: Path, model: str, example: dict[str, Any], now: float) -> None:
@@ -111,19 +100,11 @@ class RecordFile:
         return pa.table(columns, schema=self._schema)
 
     def save(self) -> None:
-        """Writes the bytes that wait.
-
-        Raises:
-            OSError: There is no room yet, and some go on waiting.
-        """
+        """Writes the bytes that wait; OSError if some go on waiting for room."""
         self._output.save()
 
     def complete(self) -> bool:
-        """Ends the file and gives it its name; returns false, to be called again, while bytes wait for room.
-
-        Raises:
-            OSError: It cannot get its name.
-        """
+        """Ends the file and gives it its name; returns false, to be called again, while bytes wait for room."""
         self._writer.close()
         with suppress(OSError):
             self.save()
@@ -146,10 +127,9 @@ class RecordFile:
 
     @staticmethod
     def remove_abandoned(directory: Path) -> None:
-        """Removes the incomplete files of processes that ended without completing them.
+        """Removes the incomplete files of processes that ended: one that is being written is locked.
 
-        A file that is being written is locked. Its process may be in another container, where ids of processes mean
-        other ones.
+        Ids of processes say nothing: the process may be in another container.
         """
         for part in directory.glob(UNFINISHED):
             with suppress(OSError):  # it is locked, or was completed meanwhile
@@ -161,8 +141,7 @@ class RecordFile:
 def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
     """The path of a new file, that of its part, and the descriptor whose lock says that the part is being written.
 
-    Processes in other containers may have the same id, and write into the same folder. It is made again if somebody has
-    removed it.
+    Processes in other containers may have the same id, and write into the same folder, which somebody may have removed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     while True:

@@ -1,8 +1,7 @@
 """The recorder: a sample of calls, written to Parquet files that `train`, `score` and `bench --replay` read.
 
-A row is one sequence, a file has rows of one model. Files are written under a hidden name and renamed when they are
-complete, so a reader never sees half a file. The oldest files are removed when all of them together exceed the limit of
-bytes.
+A row is one sequence, a file has rows of one model. Files are renamed when they are complete, so a reader never sees
+half a file. The oldest are removed when all of them together exceed the limit of bytes.
 """
 
 from __future__ import annotations
@@ -22,35 +21,19 @@ from lengthwise.telemetry.families import Family
 log = logging.getLogger("lengthwise.monitoring")
 
 FILE_ROWS: Final = 20_000
-FILE_SECONDS: Final = 300.0
-"""A file is complete after so many rows, or so long after its first row."""
-_FILE_SHARE: Final = 1 / 8
-"""A file is complete, too, when it has so large a share of the bytes that all of them may have."""
+FILE_SECONDS: Final = 300.0  # a file is complete after so many rows, or so long after its first row
+_FILE_SHARE: Final = 1 / 8  # or at so large a share of the bytes that all may have
 _GROUP_ROWS: Final = 500
-_GROUP_BYTES: Final = 8 * 2**20
-"""So many rows, or so many bytes of steps, are held in memory until they are written."""
-MOST_WAITING_BYTES: Final = 8 * 2**20
-"""So many bytes wait in memory for room on the disk. With more, all open files are lost."""
-_PAUSE_SECONDS: Final = 10.0
-"""After an error nothing is written for this time."""
+_GROUP_BYTES: Final = 8 * 2**20  # so many rows, or bytes of steps, are held until they are written
+MOST_WAITING_BYTES: Final = 8 * 2**20  # wait in memory for room on the disk; with more, all open files are lost
+_PAUSE_SECONDS: Final = 10.0  # nothing is written after an error
 
 
-_FileKey: TypeAlias = tuple[str, str]
-"""What the rows of one file have in common: the name of their model, and the kind of its steps."""
+_FileKey: TypeAlias = tuple[str, str]  # of one file: the name of the model, and the kind of its steps
 
 
 class Recorder:
-    """Writes sampled calls.
-
-    Args:
-        directory: Where the files go; created if it does not exist.
-        share: The share of calls that are recorded.
-        most_bytes: Most bytes of all files.
-        clock: Seconds, for the age of a file.
-
-    Raises:
-        ConfigurationError: pyarrow is not installed, the folder cannot be written.
-    """
+    """Writes a share of the calls to files in a directory, at most `most_bytes` of them."""
 
     name = "record"
 
@@ -92,7 +75,7 @@ class Recorder:
         return True
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
-        """Writes calls. Without room on the disk, `MOST_WAITING_BYTES` of them wait; further ones are lost and counted.
+        """Writes calls. Without room on the disk, `MOST_WAITING_BYTES` of them wait; further ones are lost.
 
         A file that cannot be written at all is removed; writing starts again with another one.
         """
@@ -143,11 +126,7 @@ class Recorder:
             file.save()  # says why there is no room: now they are lost
 
     def _save(self) -> None:
-        """Writes what waits for room on the disk.
-
-        Raises:
-            OSError: Too much of it waits.
-        """
+        """Writes what waits for room on the disk; OSError if too much waits."""
         for file in list(self._ending):
             self._end(file)
         for file in self._files.values():

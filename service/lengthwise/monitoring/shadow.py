@@ -26,25 +26,15 @@ log = logging.getLogger("lengthwise.monitoring")
 
 @dataclass(slots=True)
 class ShadowComparison:
-    """What the candidate's answers were like beside those of one version.
+    """What the candidate's answers were like beside those of one version."""
 
-    Attributes:
-        sequences: Sequences that both answered.
-        refused: Sequences that the candidate does not accept, or whose answer is not finite.
-        disagreements: Sequences with another answer.
-        largest_difference: The largest difference of a probability; of equal labels only.
-        seconds: The candidate's seconds, each sequence alone.
-        primary_seconds: The predicted seconds of the version that answered, each sequence alone.
-        confusion: How often which answer stood against which.
-    """
-
-    sequences: int = 0
-    refused: int = 0
+    sequences: int = 0  # answered by both
+    refused: int = 0  # or with an answer that is not finite
     disagreements: int = 0
-    largest_difference: float = 0.0
-    seconds: float = 0.0
-    primary_seconds: float = 0.0
-    confusion: dict[tuple[str, str], int] = field(default_factory=dict)
+    largest_difference: float = 0.0  # of a probability, of equal labels only
+    seconds: float = 0.0  # of the candidate, each sequence alone
+    primary_seconds: float = 0.0  # predicted, likewise
+    confusion: dict[tuple[str, str], int] = field(default_factory=dict)  # how often which answer stood against which
 
     def as_json(self) -> dict[str, Any]:
         """For the page of comparisons."""
@@ -62,13 +52,7 @@ class ShadowComparison:
 
 
 class Shadow:
-    """Runs a candidate on sampled calls of other versions of the same name.
-
-    Args:
-        candidate: Finds the candidate; raises `RequestError` while it is not served.
-        key: The candidate's name and version.
-        share: The share of calls.
-    """
+    """Runs a candidate on sampled calls of other versions of the same name."""
 
     name = "shadow"
 

@@ -19,16 +19,11 @@ from lengthwise.telemetry.families import Family
 
 log = logging.getLogger("lengthwise.monitoring")
 
-_LOGGED_SECONDS: Final = 60.0
-"""Longest time without a further log line about mismatches."""
+_LOGGED_SECONDS: Final = 60.0  # without a further log line about mismatches
 
 
 class AnswerCheck:
-    """Computes sampled answers again, each sequence alone.
-
-    Args:
-        share: The share of calls that are checked.
-    """
+    """Computes a share of the answers again, each sequence alone."""
 
     name = "verify"
 
