@@ -2,11 +2,10 @@
 
     python -m lengthwise.console.file_reader PATH KIND MOST_VALUES MEMORY_BYTES SECONDS PARENT
 
-A file of a few kilobytes can describe gigabytes of values. So the process has limits of memory and of processor time,
-gives way to the service for both (`modest`), and ends with it. It writes one JSON object to stdout: `sequences`, each
-with `id`, `label` and `steps`; `left_out`, how many were left out; `problems`, what is wrong with records; `taken`,
-which columns of a table were taken as what, for people, and `columns`, the same for the page. A table (CSV, or Parquet
-with a row for each step) without a column of ids is one sequence here.
+A file of a few kilobytes can describe gigabytes of values, so the process has limits of memory and of processor time.
+It writes one JSON object to stdout: `sequences`, each with `id`, `label` and `steps`; `left_out`, how many; `problems`;
+`taken`, which columns were taken as what, for people, and `columns`, the same for the page. A table without a column of
+ids is one sequence here.
 """
 
 from __future__ import annotations
@@ -24,28 +23,15 @@ from lengthwise.decoding.long_table import ColumnNames, Roles
 from lengthwise.errors import Causes, ConfigurationError
 from lengthwise.repository import modest
 
-COLUMNS_FILE: Final = "columns.json"
-"""Beside the file: the columns that the user chose, as `ColumnNames`."""
+COLUMNS_FILE: Final = "columns.json"  # beside the file: the columns that the user chose
 MOST_SEQUENCES: Final = 1000
 MOST_PROBLEMS: Final = 20
-MOST_CHARACTERS: Final = 200
-"""Of an id, a label or a problem: in a Parquet file, a thousand long ones may be one."""
-MOST_GROUP_VALUES: Final = 2**22
-"""Most values of one row group of a Parquet file, which says how many there are before they are read."""
+MOST_CHARACTERS: Final = 200  # of an id, a label or a problem: in a Parquet file, a thousand long ones may be one
+MOST_GROUP_VALUES: Final = 2**22  # of one row group of a Parquet file, which says so before they are read
 
 
 def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | None = None) -> dict[str, Any]:
-    """The sequences of a file, as many as the limits allow.
-
-    Args:
-        path: The file; its suffix is its format.
-        kind: What a step is.
-        most_values: Most values of all sequences together.
-        columns: The columns of a table that the user names.
-
-    Raises:
-        ConfigurationError: The file cannot be read.
-    """
+    """The sequences of a file, as many as the limits allow."""
     if path.suffix == ".parquet":
         _check_groups(path)
     taken: list[str] = []
@@ -76,11 +62,7 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
 
 
 def _check_groups(path: Path) -> None:
-    """Checks that no row group of a Parquet file describes too many values.
-
-    Raises:
-        ConfigurationError: One does.
-    """
+    """Checks that no row group of a Parquet file describes too many values."""
     import pyarrow.parquet
 
     try:

@@ -31,61 +31,36 @@ from lengthwise.batching.execution import FinishedBatch
 log = logging.getLogger("lengthwise.live")
 
 FRAMES_PER_SECOND: Final = 5
-QUIET_SECONDS: Final = 1.0
-"""Longest time between two frames while nothing happens: a viewer then knows that the service is still there."""
+QUIET_SECONDS: Final = 1.0  # longest time between two frames, so that a viewer knows the service is there
 MOST_VIEWERS: Final = 16
-MOST_BATCHES: Final = 24
-"""Batches that a frame shows one by one: the last ones. Its sums are of all batches."""
-MOST_LENGTHS: Final = 256
-"""Lengths that a frame shows of a batch, or of a queue."""
-_KEPT_BATCHES: Final = 1024
-"""Batches between two frames that are kept; of more, the first ones are not shown."""
+MOST_BATCHES: Final = 24  # that a frame shows one by one, the last ones; its sums are of all
+MOST_LENGTHS: Final = 256  # that a frame shows of a batch, or of a queue
+_KEPT_BATCHES: Final = 1024  # between two frames; of more, the first are not shown
 _KEPT_LATENCIES: Final = 4096
-_KEPT_FRAMES: Final = 2
-"""Frames that wait for one viewer."""
-_SAMPLE_SECONDS: Final = 0.04
-"""Time between two looks at the queue by runners; the fullest of a frame is shown."""
+_KEPT_FRAMES: Final = 2  # that wait for one viewer
+_SAMPLE_SECONDS: Final = 0.04  # between two looks at the queue by runners; the fullest of a frame is shown
 _OF_LOOP: Final = "event loop"
 
 
 class SeenBatch(NamedTuple):
-    """The figures of a batch that ran or failed.
-
-    Attributes:
-        model: Its model's key.
-        runner: The thread that ran it.
-        start: When it started, on the batcher's clock.
-        seconds: How long padding and inference took.
-        predicted_seconds: What the cost table predicted.
-        measured_seconds: What it took from planning to results, on the clock of the cost table.
-        rows: Its rows.
-        width: Its width.
-        valid_steps: The sum of its lengths.
-        computed_steps: Its valid steps, and its padding if the model computes that.
-        lengths: `[rows]`; None if it failed.
-        longest_wait_seconds: How long the first of its sequences had waited.
-    """
+    """The figures of a batch that ran or failed."""
 
     model: str
-    runner: str
-    start: float
-    seconds: float
+    runner: str  # the thread
+    start: float  # on the batcher's clock
+    seconds: float  # of padding and inference
     predicted_seconds: float
-    measured_seconds: float
+    measured_seconds: float  # from plan to results, on the cost table's clock
     rows: int
     width: int
     valid_steps: int
-    computed_steps: int
-    lengths: NDArray[np.int32] | None
+    computed_steps: int  # valid ones, and padding if that is computed
+    lengths: NDArray[np.int32] | None  # `[rows]`; None if it failed
     longest_wait_seconds: float
 
 
 class Viewer:
-    """One viewer: the frames that wait for it.
-
-    Attributes:
-        missed: Frames that were left out since the last one that it took.
-    """
+    """One viewer: the frames that wait for it, and how many were left out since it took the last one (`missed`)."""
 
     def __init__(self) -> None:
         self.missed = 0
@@ -115,12 +90,7 @@ class Viewer:
 
 
 class LiveView:
-    """Watches a batcher while somebody looks.
-
-    Args:
-        batcher: The batcher.
-        clock: Seconds; that of the batcher.
-    """
+    """Watches a batcher while somebody looks."""
 
     def __init__(self, batcher: Batcher, clock: Callable[[], float] = time.monotonic) -> None:
         self._batcher = batcher

@@ -1,8 +1,7 @@
 """The live view over HTTP: server-sent events, one for each frame, until the viewer leaves or the service drains.
 
-A view lasts `VIEW_SECONDS`; then its last event asks the page to open the next one. Whoever does not read does not
-ask: no other sign tells the server, because a quiet service writes so little that the viewer's system can keep it for
-hours.
+A view lasts `VIEW_SECONDS`; then the page opens the next one. Whoever does not read does not ask: no other sign tells
+the server, because a quiet service writes so little that the viewer's system can keep it for hours.
 """
 
 from __future__ import annotations
@@ -32,12 +31,7 @@ _HEAD: Final = {
 
 
 class LiveStream(Response):
-    """The response with the frames of a viewer.
-
-    Args:
-        live: The live view.
-        viewer: Its viewer, who leaves when the response ends.
-    """
+    """The response with the frames of a viewer, who leaves when it ends."""
 
     media_type = MEDIA_TYPE
 

@@ -17,8 +17,7 @@ from starlette.responses import Response
 
 from lengthwise.reports import look
 
-PREFIX: Final = "/console/"
-"""What the paths of the files begin with."""
+PREFIX: Final = "/console/"  # of the paths of the files
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -35,13 +34,7 @@ _LINKS: Final = "<!-- links -->"
 
 
 class PageFile(NamedTuple):
-    """A file as it is served.
-
-    Attributes:
-        content: Its bytes.
-        media_type: Its type.
-        etag: A digest of the bytes, in quotes.
-    """
+    """A file as it is served; its ETag is a digest."""
 
     content: bytes
     media_type: str
@@ -63,11 +56,7 @@ def names() -> frozenset[str]:
 
 @cache
 def page(links: tuple[tuple[str, str], ...]) -> PageFile:
-    """The page.
-
-    Args:
-        links: What its last line links to: relative addresses and their texts.
-    """
+    """The page; its last line links to these relative addresses, with their texts."""
     listed = "\n".join(f'    <a href="{escape(address)}">{escape(text)}</a>' for address, text in links)
     text = (_STATIC / _PAGE).read_text("utf-8").replace(_LINKS, listed.strip())
     return _page_file(text.encode(), ".html")

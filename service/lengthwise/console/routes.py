@@ -23,19 +23,12 @@ from lengthwise.serving import Serving
 if TYPE_CHECKING:
     from lengthwise.console.uploads import Uploads
 
-PREDICT: Final = "/console/predict"
-"""Where the console sends its calls on the admin port, which answers no others."""
+PREDICT: Final = "/console/predict"  # where the console sends its calls on the admin port, which answers no others
 _RETRY_SECONDS: Final = "5"
 
 
 def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, predict: str) -> list[Route]:
-    """The routes of the console.
-
-    Args:
-        serving: The service.
-        health: Describes what is served, as `/healthz` does.
-        predict: Where the page sends its calls, relative to the page.
-    """
+    """The routes of the console; `health` describes what is served, `predict` is where the page sends its calls."""
     live = LiveView(serving.batcher)
     serving.openings.viewers.append(lambda: live.viewers)
 
@@ -93,13 +86,7 @@ def _reading_of_files(serving: Serving) -> Callable[[Request], Awaitable[Respons
 
 
 def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[str, Any]:
-    """What the page needs to know: what is served, the limits of a call, and where to send it.
-
-    Args:
-        serving: The service.
-        health: The body of `/healthz`.
-        predict: Where the page sends its calls, relative to the page.
-    """
+    """What the page needs to know: what is served, the limits of a call, and where to send it."""
     settings = serving.settings
     return {
         **health,

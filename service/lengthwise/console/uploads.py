@@ -41,12 +41,9 @@ from lengthwise.settings import passed_to_children
 
 FORMATS: Final = (*long_files.SUFFIXES, ".jsonl", ".jsonl.gz", ".parquet", ".ts")
 READ_SECONDS: Final = 20.0
-MOST_VALUES: Final = 500_000
-"""Values of all sequences that the answer holds."""
-MEMORY_BYTES: Final = 2**30
-"""Most address space of the process that reads a file."""
-_MEMORY_FACTOR: Final = 12
-"""Bytes of an answer for each of its values, about."""
+MOST_VALUES: Final = 500_000  # of all sequences in the answer
+MEMORY_BYTES: Final = 2**30  # address space of the process that reads a file
+_MEMORY_FACTOR: Final = 12  # bytes of an answer for each of its values, about
 
 
 def parquet_is_installed() -> bool:
@@ -55,12 +52,7 @@ def parquet_is_installed() -> bool:
 
 
 class Uploads:
-    """Reads uploaded files.
-
-    Args:
-        inflight: Counts their bytes.
-        max_bytes: Largest file.
-    """
+    """Reads uploaded files, one at a time, and counts their bytes."""
 
     def __init__(self, inflight: Inflight, max_bytes: int) -> None:
         self._inflight = inflight
@@ -75,19 +67,7 @@ class Uploads:
         receive: Receive,
         columns: ColumnNames | None = None,
     ) -> bytes:
-        """The sequences of a file, as the JSON that `file_reader` writes.
-
-        Args:
-            name: The file's name; its end is its format.
-            kind: `values` or `tokens`: what a step is.
-            headers: The request's.
-            receive: Gives its body.
-            columns: The columns of a table that the user chose.
-
-        Raises:
-            ClientLeft: The client closed the connection.
-            RequestError: The format is unknown, the file is wrong or too large, or it took too long.
-        """
+        """The sequences of a file, as the JSON that `file_reader` writes; the end of its name is its format."""
         suffix = _suffix(name)
         if kind not in get_args(StepKind):
             raise InvalidRequest([Problem("", f"query parameter kind: must be {' or '.join(get_args(StepKind))}")])
@@ -105,11 +85,7 @@ class Uploads:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Waits until no other file is read.
-
-        Raises:
-            NotReady: Others were read for too long. A file that waits takes memory that callers may need.
-        """
+        """Waits until no other file is read; NotReady if that takes too long, as it holds memory of callers."""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 await self._one.acquire()
@@ -122,11 +98,7 @@ class Uploads:
 
 
 def _suffix(name: str) -> str:
-    """The format of a file by its name.
-
-    Raises:
-        UnsupportedMedia: There is none, or its package is not installed.
-    """
+    """The format of a file by its name, if it can be read here."""
     suffix = next((suffix for suffix in FORMATS if name.lower().endswith(suffix)), None)
     if suffix is None:
         raise UnsupportedMedia(f"the file's name must end with one of {', '.join(FORMATS)}")
@@ -137,11 +109,7 @@ def _suffix(name: str) -> str:
 
 @asynccontextmanager
 async def _file(body: bytes, suffix: str, columns: ColumnNames | None) -> AsyncIterator[Path]:
-    """The file in a folder of its own, which is removed afterwards.
-
-    Raises:
-        NotReady: It cannot be written, for example because the disk is full.
-    """
+    """The file in a folder of its own, which is removed afterwards."""
     try:
         folder = await asyncio.to_thread(_folder_with, body, suffix, columns)
     except OSError as error:
@@ -153,7 +121,6 @@ async def _file(body: bytes, suffix: str, columns: ColumnNames | None) -> AsyncI
 
 
 def _folder_with(body: bytes, suffix: str, columns: ColumnNames | None) -> tempfile.TemporaryDirectory[str]:
-    """A new folder with the file and the chosen columns."""
     folder = tempfile.TemporaryDirectory(prefix="lengthwise-", ignore_cleanup_errors=True)
     try:
         (Path(folder.name) / f"upload{suffix}").write_bytes(body)
@@ -166,11 +133,7 @@ def _folder_with(body: bytes, suffix: str, columns: ColumnNames | None) -> tempf
 
 
 async def read_in_process(path: Path, kind: str) -> bytes:
-    """The sequences of a file as JSON, read in a process of its own.
-
-    Raises:
-        RequestError: It cannot read the file.
-    """
+    """The sequences of a file as JSON, read in a process of its own."""
     memory_bytes = share_of_memory(MEMORY_BYTES)
     if memory_bytes < LEAST_BYTES:
         raise NotReady("the container has no memory left to read a file", retry_after_seconds=READ_SECONDS)
