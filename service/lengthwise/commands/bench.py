@@ -1,9 +1,8 @@
 """`lengthwise bench`: load on a service with realistic lengths, and its figures.
 
-The flow: a service (at a URL, or started for a model) -> sequences -> requests, each sequence sent once by itself ->
-one load, or one for each rate -> figures -> a table or JSON, and a plot. The words are those of perf_analyzer:
-*concurrency* is the number of requests in flight in a closed loop, *request rate* the number due per second in an open
-one.
+A service -> sequences -> requests, each sequence sent once by itself -> one load, or one for each rate -> figures. The
+words are those of perf_analyzer: *concurrency* is the number of requests in flight in a closed loop, *request rate* the
+number due per second in an open one.
 """
 
 from __future__ import annotations
@@ -30,11 +29,7 @@ from lengthwise.commands.progress import progress_bar, ticker
 
 
 def rates_of(text: str) -> tuple[float, ...]:
-    """The rates of `RATE`, or of `START:END:STEP` with both ends included, in requests a second.
-
-    Raises:
-        ValueError: It is not of that form.
-    """
+    """The rates of `RATE`, or of `START:END:STEP` with both ends included, in requests a second."""
     start, end, step = (float(part) for part in (text.split(":") if ":" in text else (text, text, "1")))
     if not (0 < start <= end <= 1e6 and 0 < step < math.inf):
         raise ValueError(f"must be 0 < START <= END <= 1e6 with STEP above 0, got {text}")
@@ -120,19 +115,12 @@ class BenchOptions(Options):
 
 @dataclass(frozen=True)
 class Presentation:
-    """How the figures are presented.
-
-    Attributes:
-        title: The name of the measurement.
-        as_json: Whether as JSON on stdout instead of a table.
-        plot: The file of a picture, or None.
-        console: For progress and messages: stderr.
-    """
+    """How the figures are presented: as JSON on stdout, or as a table."""
 
     title: str
     as_json: bool
-    plot: Path | None
-    console: Console = field(default_factory=lambda: Console(stderr=True))
+    plot: Path | None  # the file of a picture
+    console: Console = field(default_factory=lambda: Console(stderr=True))  # for progress and messages
 
     def print(self, figures: dict[str, Any], drawn: Callable[[], Table]) -> None:
         """Prints the figures as JSON or as a table."""

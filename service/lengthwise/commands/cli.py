@@ -38,8 +38,7 @@ GROUPS: Final[Mapping[str, Mapping[str, Row]]] = {
         "drift": Row("lengthwise.commands.monitoring", "Compares recorded sequences with the training data."),
         "label": Row("lengthwise.commands.monitoring", "Joins labels to recorded sequences."),
     },
-}
-"""The commands as the help lists them. Those of the exporter are imported only where it is installed."""
+}  # as the help lists them; those of the exporter are imported only where it is installed
 
 ROWS: Final = {name: row for rows in GROUPS.values() for name, row in rows.items()}
 

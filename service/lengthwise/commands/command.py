@@ -31,10 +31,7 @@ class Ended(SystemExit):
 
 
 class Command(click.Command):
-    """A command whose errors end in one line on stderr and an exit code.
-
-    A command imports its libraries when it runs; if one is missing, the error names the extra to install.
-    """
+    """A command whose errors end in one line on stderr and an exit code; a missing library names its extra."""
 
     def invoke(self, context: click.Context) -> Any:
         """Runs the command. While it runs, SIGTERM interrupts it as SIGINT does."""
@@ -69,11 +66,7 @@ class Command(click.Command):
 
 
 def check_platform() -> None:
-    """Checks that Lengthwise runs on this system.
-
-    Raises:
-        ConfigurationError: Lengthwise does not run on this system.
-    """
+    """Checks that Lengthwise runs on this system."""
     for module in ("fcntl", "resource"):  # missing on Windows
         try:
             importlib.import_module(module)

@@ -1,13 +1,9 @@
 """The options of a command, declared once: its flags, its Python keywords and their checks come from one model.
 
-```python
-class CheckOptions(Options):
     max_length: int = Field(default=1024, ge=1, description="Longest sequence tried.")
-```
 
-`@flags(CheckOptions)` gives a command the flag `--max-length`, and `@keywords(CheckOptions)` a function the keyword
-`max_length`, with its help. Both call the function with a `CheckOptions` as its argument `options`. What was given, and
-is not a default, is in `options.model_fields_set`; None means that an option is not given.
+`@flags(CheckOptions)` gives a command the flag `--max-length`, `@keywords(CheckOptions)` a function the keyword
+`max_length`. Both call the function with a `CheckOptions` as `options`; what was given is in its `model_fields_set`.
 """
 
 from __future__ import annotations
@@ -34,20 +30,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """How a field looks on the command line, in the metadata of its type, where it is not as its name and type say.
-
-    Attributes:
-        name: The flag, where it is not that of the field's name.
-        metavar: What the help shows for the value.
-        read: Makes the field's value of the text, or of all texts of a flag that may stand several times.
-        several: Whether the flag may stand several times.
-        in_python_only: Whether there is no flag.
-    """
+    """How a field looks on the command line, in the metadata of its type, where it is not as its name and type say."""
 
     name: str | None = None
     metavar: str | None = None
-    read: Callable[[Any], Any] | None = None
-    several: bool = False
+    read: Callable[[Any], Any] | None = None  # makes the value of the text, or of all texts
+    several: bool = False  # may stand several times
     in_python_only: bool = False
 
 
@@ -62,12 +50,7 @@ _OF_CLICK: Final[Mapping[Any, click.ParamType[Any]]] = {
 
 
 class WrongOptions(ConfigurationError):
-    """Options that are unknown, of the wrong type or out of bounds.
-
-    Args:
-        error: pydantic's error.
-        named: The form of an option's name in the message.
-    """
+    """Options that are unknown, of the wrong type or out of bounds; `named` is the form of a name in the message."""
 
     def __init__(self, error: ValidationError, named: Callable[[str], str] = str) -> None:
         super().__init__(_told(error, named))
@@ -75,11 +58,7 @@ class WrongOptions(ConfigurationError):
 
 
 class Options(BaseModel):
-    """A table of options. Its values are checked when it is made, in Python and from flags alike.
-
-    Raises:
-        WrongOptions: An option is unknown, has the wrong type or is out of bounds; the message names it.
-    """
+    """A table of options, checked when it is made, in Python and from flags alike; raises WrongOptions."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -146,10 +125,8 @@ def add_flags(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Adds an option of click for each field. One that is not given is None, so that the field has its default.
 
-    Args:
-        fields: The fields by their names.
-        as_texts: Whether values are passed on as texts, because they have other sources, too, such as variables; a
-            switch may then also be switched off.
+    `as_texts`: values are passed on as texts, because they have other sources, too, such as variables; a switch may
+    then also be switched off.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,11 +140,7 @@ def add_flags(
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
-    """The values of `NAME=VALUE` by their names.
-
-    Raises:
-        ValueError: A text is not of that form.
-    """
+    """The values of `NAME=VALUE` by their names."""
     for text in texts:
         if not text.partition("=")[0] or "=" not in text:
             raise ValueError(f"must be NAME=VALUE, got {text!r}")

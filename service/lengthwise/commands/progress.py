@@ -1,7 +1,6 @@
 """Shows the progress of long work: a bar on a terminal; otherwise, as in CI and under nohup, a line every ten seconds.
 
-The work itself advances the bar (a load test does so between two answers), because an extra thread would disturb the
-measurement.
+The work itself advances the bar, because an extra thread would disturb a measurement.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-LINE_SECONDS: Final = 10.0
-"""Seconds between two lines without a terminal; shorter work writes none."""
+LINE_SECONDS: Final = 10.0  # between two lines without a terminal; shorter work writes none
 
 
 class PlainProgress(Progress):
@@ -48,11 +46,7 @@ def progress_bar(console: Console) -> Iterator[Progress]:
 
 @contextmanager
 def status(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
-    """Shows the current step of the work beside a spinner; without a terminal, as a line every few seconds.
-
-    Yields:
-        A function that takes the next step's name.
-    """
+    """Shows the step of the work, beside a spinner or as lines; yields a function that takes the next step's name."""
     if console.is_terminal:
         with console.status(doing) as shown:
             yield shown.update

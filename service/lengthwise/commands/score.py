@@ -1,8 +1,7 @@
 """`lengthwise score`: a file of sequences in, a file of predictions out, offline.
 
 The flow: records -> validation -> chunks -> `offline` (plan, run, answer) -> lines, in the order of the records -> a
-summary. A line equals the answer of `POST /predict` for the sequence, byte for byte. An error in a record is reported
-with its file and line; it ends the run, or is written as the record's line.
+summary. A line equals the answer of `POST /predict`, byte for byte.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ T = TypeVar("T")
 
 _LINE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _REDRAWN_SECONDS: Final = 0.1
-_MOST_LISTED: Final = 5
-"""Models that a message lists."""
+_MOST_LISTED: Final = 5  # models in a message
 
 
 class ScoreOptions(DataOptions):
@@ -145,13 +143,7 @@ def _models_there_are() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ScoringRun:
-    """The model and the options of one run.
-
-    Attributes:
-        model: Answers the records.
-        attention: Whether the attention is written.
-        stop: Whether a record without an answer ends the run.
-    """
+    """The model and the options of one run; `stop`: a record without an answer ends it."""
 
     model: OpenModel
     attention: bool
@@ -166,19 +158,10 @@ class ScoringRun:
         resume: bool,
         reading: dataset.Reading | None = None,
     ) -> Summary:
-        """Scores a file.
+        """Scores a file; with `resume`, an earlier run's lines are kept.
 
-        Args:
-            source: The records.
-            scored: The file of predictions.
-            console: For the progress bar.
-            resume: Whether an earlier run's lines are kept.
-            reading: How the records are read.
-
-        Raises:
-            ConfigurationError: The input cannot be read, or the output cannot be written or resumed.
-            RecordError: A record without an answer ends the run; the lines of all records before it are written. For a
-                bad record, the error also lists the bad records after it.
+        A RecordError ends the run after the lines of all records before it; for a bad record it also lists those after
+        it.
         """
         from lengthwise.scoring import offline
 
