@@ -1,9 +1,4 @@
-"""Apache Beam: `LengthwiseModelHandler` for the transform `RunInference` (extra `beam`).
-
-```python
-answers = recordings | RunInference(LengthwiseModelHandler(lengthwise.Scorer("models/vowels/1")))
-```
-"""
+"""Apache Beam: `LengthwiseModelHandler` for the transform `RunInference` (extra `beam`)."""
 
 from __future__ import annotations
 
@@ -22,21 +17,16 @@ try:
 except ImportError as missing:
     raise ImportError("Apache Beam is not installed: pip install 'lengthwise[beam]'") from missing
 
-BLOCK_ROWS: Final = 2048
-"""Sequences that a worker answers together by default; inside them, sequences are sorted and packed."""
+BLOCK_ROWS: Final = 2048  # that a worker answers together by default, sorted and packed
 
 
 class LengthwiseModelHandler(ModelHandler[Any, PredictionResult, OpenModel]):  # type: ignore[misc]  # no types
-    """Answers sequences in `RunInference`.
+    """Answers sequences in `RunInference`, with a scorer whose model each worker reads from the same path.
 
     An element is a sequence, as for `Model.predict`, or a row: a dict with the sequence under `scorer.steps`. With
-    `KeyedModelHandler`, elements have keys. The inference of a `PredictionResult` is the prediction in the form of
-    `POST /predict`, or with `on_error="column"` a dict with the key `error` only.
-
-    Args:
-        scorer: The model and its options. Each worker reads the model from the same path.
-        block_rows: Most sequences that are answered together: the more, the less padding. Beam takes as many from a
-            bundle, and does not wait for more.
+    `KeyedModelHandler`, elements have keys. The inference is the prediction in the form of `POST /predict`, or with
+    `on_error="column"` a dict with the key `error` only. Beam takes at most `block_rows` sequences from a bundle to
+    answer together, and does not wait for more: the more, the less padding.
     """
 
     def __init__(self, scorer: Scorer, *, block_rows: int = BLOCK_ROWS) -> None:
@@ -74,11 +64,7 @@ class LengthwiseModelHandler(ModelHandler[Any, PredictionResult, OpenModel]):  #
             self._scorer = replace(self._scorer, path=model_path)
 
     def _steps(self, element: Any) -> Any:
-        """The sequence of an element.
-
-        Raises:
-            ConfigurationError: It is a row without one.
-        """
+        """The sequence of an element."""
         if not isinstance(element, Mapping):
             return element
         if self._scorer.steps not in element:

@@ -1,11 +1,4 @@
-"""Ray Data: `score` answers a dataset with actors, each of which has the model open (extra `ray`).
-
-```python
-from lengthwise.engines import ray as scoring
-
-answered = scoring.score(ray.data.read_parquet("recordings"), lengthwise.Scorer("models/vowels/1"), workers=2)
-```
-"""
+"""Ray Data: `score` answers a dataset with actors, each of which has the model open (extra `ray`)."""
 
 from __future__ import annotations
 
@@ -22,8 +15,7 @@ if TYPE_CHECKING:
     import pyarrow
     from ray.data import Dataset
 
-BLOCK_ROWS: Final = 2048
-"""Rows that an actor answers together by default; inside them, sequences are sorted and packed."""
+BLOCK_ROWS: Final = 2048  # that an actor answers together by default, sorted and packed
 
 
 class ScoringActor:
@@ -46,7 +38,7 @@ def score(
     block_rows: int = BLOCK_ROWS,
     **options: Any,
 ) -> Dataset:
-    """Answers the rows of a dataset with `Dataset.map_batches`.
+    """Answers the rows of a dataset with `Dataset.map_batches`, without the sequences and with `scorer.columns()`.
 
     If an actor dies, Ray starts another one and gives it the rows again that were not answered.
 
@@ -57,9 +49,6 @@ def score(
             cluster, so leave CPUs for the tasks that read.
         block_rows: Rows that are answered together: the more, the less padding.
         **options: Further options of `map_batches`, such as `num_gpus=1`.
-
-    Returns:
-        The dataset with the columns of the answers, `scorer.columns()`, and without the sequences.
     """
     fewest, most = (workers, workers) if isinstance(workers, int) else workers
     return dataset.map_batches(

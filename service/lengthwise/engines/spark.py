@@ -1,14 +1,4 @@
-"""PySpark: `score` answers the rows of a DataFrame in the Python workers of Spark (extra `spark`).
-
-```python
-from lengthwise.engines import spark as scoring
-
-answered = scoring.score(session.read.parquet("recordings"), lengthwise.Scorer("models/vowels/1"))
-```
-
-Rows reach a worker as Arrow record batches. `Scorer.batches` is the function that `mapInArrow` and `mapInPandas` take;
-`schema` is what they want beside it.
-"""
+"""PySpark: `score` answers the rows of a DataFrame in the Python workers of Spark (extra `spark`)."""
 
 from __future__ import annotations
 
@@ -54,15 +44,9 @@ _TYPES: Final[dict[ColumnKind, DataType]] = {
 
 
 def schema(frame: DataFrame, scorer: Scorer) -> StructType:
-    """The schema of the answered rows: the columns of the frame without the sequences, and those of the answers.
+    """The schema of the answered rows: the frame's columns without the sequences, and those of the answers.
 
-    Args:
-        frame: Its rows have the column `scorer.steps`.
-        scorer: Its path has to exist here, too: the columns follow from the manifest.
-
-    Raises:
-        ConfigurationError: The frame has no such column, or one of the same name as a column of the answers; or there
-            is no such model.
+    They follow from the manifest, so the scorer's path has to exist here, too. Raises ConfigurationError.
     """
     columns = scorer.columns()
     check_column(frame.columns, scorer.steps)
@@ -72,20 +56,10 @@ def schema(frame: DataFrame, scorer: Scorer) -> StructType:
 
 
 def score(frame: DataFrame, scorer: Scorer) -> DataFrame:
-    """Answers the rows of a DataFrame with `DataFrame.mapInArrow`.
+    """Answers the rows of a DataFrame with `DataFrame.mapInArrow`, without the sequences and with `scorer.columns()`.
 
     A worker sorts and packs the rows of one Arrow batch, of which `spark.sql.execution.arrow.maxRecordsPerBatch` is the
     size. It keeps the model open for its next tasks. If a worker dies, Spark runs its task again, as often as
     `spark.task.maxFailures` allows (on one machine: `local[2,4]`).
-
-    Args:
-        frame: Its rows have the column `scorer.steps`.
-        scorer: The model and its options. Each worker reads the model from the same path.
-
-    Returns:
-        The DataFrame with the columns of the answers, `scorer.columns()`, and without the sequences.
-
-    Raises:
-        ConfigurationError: As `schema`.
     """
     return frame.mapInArrow(scorer.batches, schema(frame, scorer))
