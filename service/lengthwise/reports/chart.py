@@ -7,22 +7,14 @@ from typing import Final
 
 from lengthwise.reports.page import Html, element
 
-Axis = tuple[str, Sequence[tuple[float, str]]]
-"""What an axis shows, and its marks: places from 0 to 1, and their texts."""
+Axis = tuple[str, Sequence[tuple[float, str]]]  # what it shows, and its marks: places from 0 to 1, and their texts
 
 _RIGHT: Final = 30
 _TOP: Final = 20
 
 
 class Chart:
-    """A chart to draw into.
-
-    Args:
-        width: Of the drawn area, in pixels.
-        height: Of the drawn area.
-        across: The axis below.
-        up: The axis at the left, with a line for each mark; None for a chart without.
-    """
+    """A chart to draw into, its sizes in pixels; `up` is the axis at the left, with a line for each mark."""
 
     def __init__(self, width: float, height: float, across: Axis, up: Axis | None = None) -> None:
         self.width, self.height = width, height

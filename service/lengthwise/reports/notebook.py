@@ -17,14 +17,11 @@ from lengthwise.reports.page import element, joined
 if TYPE_CHECKING:
     from lengthwise.api import Prediction
 
-FRAME_PIXELS: Final = 480
-"""Height of a page in a notebook; a longer page scrolls."""
-MOST_SHOWN: Final = 20
-"""Rows of a table; the others are counted."""
+FRAME_PIXELS: Final = 480  # of a page in a notebook; a longer one scrolls
+MOST_SHOWN: Final = 20  # rows of a table; the others are counted
 
 _BAR_PIXELS: Final = 160
-_SECONDS_BETWEEN: Final = 0.2
-"""Least time between two updates of a bar of progress: each one is a message to the browser."""
+_SECONDS_BETWEEN: Final = 0.2  # two updates of a bar: each is a message to the browser
 
 
 def in_frame(whole: str) -> str:
@@ -92,15 +89,7 @@ def in_notebook() -> bool:
 
 @contextmanager
 def notebook_bar(doing: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Shows a bar under the cell that runs; at the end it stays, with the last note.
-
-    Args:
-        doing: What is being done.
-        total: How many parts the work has.
-
-    Yields:
-        A function that takes the number of finished parts and a note.
-    """
+    """Shows a bar under the cell that runs, until the end; yields a function of the finished parts and a note."""
     from IPython.display import display
 
     state = _Progress(doing, total)

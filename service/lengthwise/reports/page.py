@@ -15,13 +15,7 @@ class Html(str):
 
 
 def element(name: str, *content: object, **attributes: object) -> Html:
-    """An element of HTML or SVG.
-
-    Args:
-        name: Its tag.
-        content: What it contains, one after the other; see `joined`.
-        attributes: `class_` is written `class`, `stroke_width` as `stroke-width`; None leaves one out.
-    """
+    """An element; `class_` is written `class`, `stroke_width` as `stroke-width`, and None leaves one out."""
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
         for key, value in attributes.items()
@@ -36,13 +30,7 @@ def joined(*content: object) -> Html:
 
 
 def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = (), *, cell: str | None = None) -> Html:
-    """A table.
-
-    Args:
-        rows: The rows, each with as many cells.
-        heads: The names of the columns; none for a table of names and values.
-        cell: The style of each cell, for a table outside a `page`.
-    """
+    """A table; `cell` is the style of each cell, for one outside a `page`."""
     head = element("tr", *(element("th", name, scope="col", style=cell) for name in heads)) if heads else ""
     body = (element("tr", *(element("td", value, style=cell) for value in row)) for row in rows)
     return element("table", head, *body)
@@ -60,14 +48,7 @@ def section(title: str, *content: object) -> Html:
 
 
 def page(title: str, *content: object, style: str = "", heading: object = None) -> str:
-    """A whole page.
-
-    Args:
-        title: The name of the page.
-        content: Its parts.
-        style: Rules beside those that all reports share.
-        heading: What stands in the place of the title on the page.
-    """
+    """A whole page; `heading` stands in the place of the title on it."""
     heading = title if heading is None else heading
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
