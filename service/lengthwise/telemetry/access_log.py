@@ -1,7 +1,4 @@
-"""A line in the log for each inference call, or for a share of them: ids, status and lengths, never a payload.
-
-The line is text. A JSON log has its parts as fields as well, which are in `fields` of the log record.
-"""
+"""A line in the log for each inference call, or for a share of them: ids, status and lengths, never a payload."""
 
 from __future__ import annotations
 
@@ -12,17 +9,11 @@ from typing import Any, Final
 
 log = logging.getLogger("lengthwise.access")
 
-MOST_LENGTHS: Final = 20
-"""How many lengths a line shows at most; the number of sequences is always shown."""
+MOST_LENGTHS: Final = 20  # that a line shows; the number of sequences is always shown
 
 
 class AccessLog:
-    """Writes the lines.
-
-    Args:
-        share: The share of the calls that get one, 0 to 1.
-        draw: Draws a number of at least 0 and below 1; tests pass their own.
-    """
+    """Writes the lines, of a share of the calls; `draw` draws a number from 0 up to 1."""
 
     def __init__(self, share: float, draw: Callable[[], float] = random.random) -> None:
         self._share = share
@@ -42,15 +33,7 @@ class AccessLog:
     ) -> None:
         """Writes a call's line, if the call is in the random share.
 
-        Args:
-            request_id: Safe to log.
-            call: What was called, such as `POST /predict`.
-            status: Its HTTP status.
-            seconds: How long it took.
-            model: Name and version of its model; both empty where that is not served.
-            lengths: The lengths of its sequences, in steps.
-            reason: Why it was rejected, if it was.
-            trace_id: The id of its trace, if it is traced.
+        `request_id` is safe to log; `model` is name and version, both empty where it is not served.
         """
         if self._draw() >= self._share:
             return

@@ -21,22 +21,16 @@ if TYPE_CHECKING:
 
 
 class CallRecord:
-    """The record of one call.
-
-    Attributes:
-        arrived: When the call came, on the clock of `time.monotonic`.
-        request_id: Safe to echo and to log.
-        trace: Its trace, or None where it is not traced.
-    """
+    """The record of one call."""
 
     __slots__ = ("_decode_seconds", "_lengths", "_metrics", "_name", "_recorder", "arrived", "request_id", "trace")
 
     def __init__(
         self, recorder: CallRecorder, name: str, request_id: bytes, trace: Trace | None, arrived: float
     ) -> None:
-        self.arrived = arrived
-        self.request_id = request_id
-        self.trace = trace
+        self.arrived = arrived  # on the clock of `time.monotonic`
+        self.request_id = request_id  # safe to echo and to log
+        self.trace = trace  # None where it is not traced
         self._recorder = recorder
         self._name = name
         self._metrics = recorder.unknown
@@ -44,15 +38,7 @@ class CallRecord:
         self._decode_seconds = 0.0
 
     def decoded(self, call: Call, started: float) -> float:
-        """Records that the body was decoded: the call now counts for its model.
-
-        Args:
-            call: The decoded call; its model has `metrics`.
-            started: When decoding began, on the clock of `time.monotonic`.
-
-        Returns:
-            The seconds that decoding took.
-        """
+        """Records that the body was decoded since `started`: the call now counts for its model. Returns the seconds."""
         ended = time.monotonic()
         self._metrics = call.model.metrics
         self._lengths = [len(item.steps) for item in call.items]
@@ -75,11 +61,8 @@ class CallRecord:
     ) -> None:
         """Ends the record: counts the call, writes its log line, and ends its span.
 
-        Args:
-            status: As HTTP.
-            error: Its refusal; None where it was answered, or its client left.
-            timing: The time that it waited and ran, if it was answered.
-            ended: When the answer was there, if not just now, on the clock of `time.monotonic`.
+        `error` is its refusal, None where it was answered or its client left; `ended`: when the answer was there, if
+        not now.
         """
         seconds = (time.monotonic() if ended is None else ended) - self.arrived
         reason = error.reason if isinstance(error, Refused) else None
@@ -100,13 +83,7 @@ class CallRecord:
 
 
 class CallRecorder:
-    """Opens the records.
-
-    Args:
-        unknown: Counts the calls whose model is not served, or not known yet.
-        access: Writes the log lines, or None.
-        tracer: Makes the spans, or None.
-    """
+    """Opens the records; `unknown` counts the calls whose model is not served, or not known yet."""
 
     def __init__(self, unknown: ModelMetrics, access: AccessLog | None = None, tracer: Tracer | None = None) -> None:
         self.unknown = unknown
@@ -114,13 +91,7 @@ class CallRecorder:
         self._tracer = tracer
 
     def open(self, name: str, request_id: bytes, headers: Mapping[bytes, bytes]) -> CallRecord:
-        """Starts the record of a call that has just arrived.
-
-        Args:
-            name: What is called, such as `POST /predict`.
-            request_id: Safe to echo and to log.
-            headers: The headers, by lower-case name; or gRPC's metadata.
-        """
+        """Starts the record of a call that has just arrived; gRPC has metadata as headers."""
         arrived = time.monotonic()
         trace = None if self._tracer is None else self._tracer.begin(name, headers, arrived)
         return CallRecord(self, name, request_id, trace, arrived)

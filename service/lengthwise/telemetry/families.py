@@ -17,15 +17,7 @@ Kind: TypeAlias = Literal["counter", "gauge"]
 
 @dataclass(slots=True)
 class Family:
-    """One metric with its samples.
-
-    Attributes:
-        kind: A counter's name gets the end `_total`.
-        name: Without the prefix `lengthwise_`.
-        help: A sentence.
-        labels: The names of its labels.
-        samples: The values of the labels, and the number.
-    """
+    """One metric with its samples: the values of its labels, and the number. Names get `lengthwise_` and `_total`."""
 
     kind: Kind
     name: str
@@ -35,7 +27,7 @@ class Family:
 
 
 LabelledNumbers: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
-"""The values of a family's own labels, and the number."""
+"""the values of a family's own labels, and the number"""
 
 
 def _codes(model: ModelMetrics) -> LabelledNumbers:

@@ -23,12 +23,10 @@ from lengthwise.telemetry.families import BOUNDS, GAUGES, HISTOGRAMS, OF_MODELS,
 
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)
-"""Statuses that are exposed as 0 from the start: a counter that appears with its first failure has no rate then."""
+"""exposed as 0 from the start: a counter that appears with its first failure has no rate then"""
 
 KEPT_GONE = 4
-"""How many versions that are no longer served stay on the page: the last removed ones. What they counted since the
-last scrape is not lost, and if one of them comes back, its counts continue. Each takes as long to scrape as a served
-version."""
+"""Removed versions that stay on the page: counts since the last scrape are kept, and go on if one comes back."""
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LABELS: Final = ("model", "version")
@@ -85,43 +83,27 @@ class Sums:
 
 @dataclass(slots=True)
 class OfRows:
-    """Sums over the batches with one number of rows, in seconds.
-
-    Attributes:
-        batches: How many ran.
-        padding_seconds: Padding their sequences to a rectangle.
-        running_seconds: In the runtime, and scoring its outputs.
-        writing_seconds: Encoding the answers that they completed.
-    """
+    """Sums over the batches with one number of rows, in seconds."""
 
     batches: int = 0
     padding_seconds: float = 0.0
-    running_seconds: float = 0.0
-    writing_seconds: float = 0.0
+    running_seconds: float = 0.0  # in the runtime, and scoring its outputs
+    writing_seconds: float = 0.0  # encoding the answers that they completed
 
 
 class ModelMetrics:
-    """The metrics of one model and version; of calls for no served model where both labels are empty.
-
-    Args:
-        name: The model's name, or empty.
-        version: Its version as text, or empty.
-        info: Labels of `model_info`; None for no such metric.
-
-    Attributes:
-        computes_padding: Whether its graph computes padding, as it runs now.
-    """
+    """The metrics of one model and version; of calls for no served model where both labels are empty."""
 
     def __init__(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> None:
         self.labels = [name, version]
-        self.info = info
+        self.info = info  # labels of `model_info`; None for no such metric
         self.lock = threading.Lock()
         self.codes: dict[int, int] = dict.fromkeys(CODES, 0)
         self.rejected: dict[str, int] = dict.fromkeys(REASONS, 0)
         self.sequences = 0
         self.valid_steps = 0
         self.padding_steps = 0
-        self.computes_padding = True
+        self.computes_padding = True  # as its graph runs now
         self.computed_padding_steps = 0
         self.batch_failures = 0
         self.overdue_batches = 0
@@ -146,16 +128,7 @@ class ModelMetrics:
         trace_id: str | None = None,
         decode_seconds: float = 0.0,
     ) -> None:
-        """Counts an inference call that has ended.
-
-        Args:
-            code: Its HTTP status.
-            seconds: How long it took.
-            reason: Why it was rejected, if it was.
-            stages: The seconds that it spent in the queue and in the runtime, if it was answered.
-            trace_id: The id of its trace, if it is traced.
-            decode_seconds: How long decoding its body took.
-        """
+        """Counts an inference call that has ended; `stages` are its seconds in the queue and the runtime."""
         with self.lock:
             self.codes[code] = self.codes.get(code, 0) + 1
             self.request_seconds.observe(seconds, trace_id)
@@ -188,17 +161,7 @@ class ModelMetrics:
         padding_seconds: float = 0.0,
         writing_seconds: float = 0.0,
     ) -> None:
-        """Counts a batch that ran.
-
-        Args:
-            rows: Its sequences.
-            width: Steps of each, padding included.
-            valid_steps: Steps of all of them, padding not included.
-            waits: The seconds each sequence waited for it.
-            seconds: How long it took.
-            padding_seconds: The part of `seconds` that padding took.
-            writing_seconds: How long encoding the answers took that it completed; not part of `seconds`.
-        """
+        """Counts a batch that ran; `padding_seconds` are a part of `seconds`, `writing_seconds` are not."""
         with self.lock:
             of_rows = self.by_rows.get(rows)
             if of_rows is None:
@@ -260,13 +223,7 @@ class Bounds:
 
 
 class Metrics(Collector):
-    """The metrics of all models, and the gauges.
-
-    Args:
-        gauges: Reads the gauges; called at each scrape.
-        bounds: Reads the metrics of the process and their limits; called at each scrape.
-        more: Each makes further families.
-    """
+    """The metrics of all models, the gauges and bounds, read at each scrape, and what others count (`more`)."""
 
     def __init__(
         self,

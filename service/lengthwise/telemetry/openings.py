@@ -8,18 +8,13 @@ from lengthwise.telemetry.families import Family
 
 
 class Openings:
-    """The gauges of what is open.
-
-    Attributes:
-        connections: Counts the open connections, and the most that there may be, by door: `http`, `admin`, `grpc`.
-        streams: Counts the calls and streams over gRPC, by kind.
-        viewers: Counts the live views; there may be several pages of the console.
-    """
+    """The gauges of what is open."""
 
     def __init__(self) -> None:
+        # those open, and the most, by door: `http`, `admin`, `grpc`
         self.connections: dict[str, tuple[Callable[[], int], int]] = {}
-        self.streams: Callable[[], Mapping[str, int]] = dict
-        self.viewers: list[Callable[[], int]] = []
+        self.streams: Callable[[], Mapping[str, int]] = dict  # calls and streams over gRPC, by kind
+        self.viewers: list[Callable[[], int]] = []  # live views; there may be several pages of the console
 
     def families(self) -> list[Family]:
         """The gauges as they are now."""

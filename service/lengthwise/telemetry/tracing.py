@@ -35,19 +35,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.tracing")
 
-FLUSH_SECONDS: Final = 1.0
-"""How long the end of the process waits for the last spans to be sent."""
-MOST_LENGTHS: Final = 20
-"""How many lengths a span shows."""
+FLUSH_SECONDS: Final = 1.0  # that the end of the process waits for the last spans to be sent
+MOST_LENGTHS: Final = 20  # that a span shows
 _CARRIED: Final = (b"traceparent", b"tracestate")
 
 
 class Tracer:
-    """Makes the spans.
-
-    Args:
-        processor: Gets the spans that have ended.
-    """
+    """Makes the spans; `processor` gets those that have ended."""
 
     def __init__(self, processor: SpanProcessor) -> None:
         resource = Resource.create()
@@ -63,13 +57,7 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, name: str, headers: Mapping[bytes, bytes], arrived: float) -> Trace | None:
-        """The trace of a call, below that of its caller; None where the sampler drops it.
-
-        Args:
-            name: What is called, such as `POST /predict`.
-            headers: The headers, by lower-case name; or gRPC's metadata.
-            arrived: When, on the clock of `time.monotonic`.
-        """
+        """The trace of a call, below that of its caller; None where the sampler drops it."""
         carrier = {key.decode(): headers[key].decode("latin-1") for key in _CARRIED if key in headers}
         above = self._propagator.extract(carrier, Context())
         span = self._calls.start_span(name, above, SpanKind.SERVER, start_time=_epoch(arrived))
@@ -82,14 +70,7 @@ class Tracer:
         return span
 
     def batch(self, queue: ModelQueue, entries: Sequence[QueuedSequence], started: float, ended: float) -> None:
-        """Writes the span of a batch that ran or failed, and the spans `queue` and `inference` of its traced calls.
-
-        Args:
-            queue: The model's queue.
-            entries: Its rows.
-            started: When, on the clock of `time.monotonic`.
-            ended: When it ended, on the same clock.
-        """
+        """Writes the span of a batch that ran or failed, and the spans `queue` and `inference` of its traced calls."""
         arrivals: dict[Trace, float] = {}
         for entry in entries:
             trace = entry.request.trace
@@ -120,10 +101,7 @@ class Tracer:
         span.end(_epoch(ended))
 
     def close(self) -> None:
-        """Sends what has not been sent yet, for `FLUSH_SECONDS` at most: a collector may be gone, or never answer.
-
-        The exporter's own bounds are those of a request and of its repetitions, many seconds long.
-        """
+        """Sends what is left, for `FLUSH_SECONDS` at most: a collector may be gone, and the exporter waits longer."""
         sending = threading.Thread(target=self._processor.shutdown, name="last-spans", daemon=True)
         sending.start()
         sending.join(FLUSH_SECONDS)
@@ -132,20 +110,15 @@ class Tracer:
 
 
 class Trace:
-    """The span of one call, and its trace.
-
-    Attributes:
-        id: The trace's, 32 hexadecimal digits.
-        context: The parent of the spans below it.
-    """
+    """The span of one call, and its trace."""
 
     __slots__ = ("_span", "_tracer", "context", "id")
 
     def __init__(self, tracer: Tracer, span: Span) -> None:
         self._tracer = tracer
         self._span = span
-        self.id = format_trace_id(span.get_span_context().trace_id)
-        self.context = set_span_in_context(span, Context())
+        self.id = format_trace_id(span.get_span_context().trace_id)  # of the trace, 32 hexadecimal digits
+        self.context = set_span_in_context(span, Context())  # the parent of the spans below it
 
     def decoded(self, started: float, ended: float) -> None:
         """Writes the span `decode`; both times on the clock of `time.monotonic`."""
