@@ -1,8 +1,7 @@
 """The connections of a port that another library accepts, as gRPC does: who they are, and what arrived on each.
 
-Such a library tells nobody of its connections. They are sockets of this process, so they are found among its open
-files. A file is duplicated while it is looked at, because the library may close it, and the system may give its number
-to another one, at any moment.
+Such a library tells nobody of its connections, so they are found among the open files of this process. A file is
+duplicated while it is looked at, because the library may close it, and its number may go to another, at any moment.
 """
 
 from __future__ import annotations
@@ -16,17 +15,12 @@ from contextlib import suppress
 from typing import Final
 
 _FILES: Final = "/dev/fd"
-_RECEIVED: Final = 128
-"""Where `tcpi_bytes_received`, of 64 bits, is in Linux's `struct tcp_info`."""
+_RECEIVED: Final = 128  # where `tcpi_bytes_received`, of 64 bits, is in Linux's `struct tcp_info`
 _INFO_BYTES: Final = _RECEIVED + 8
 
 
 class AcceptedConnections:
-    """The connections of one port. A client is named `ADDRESS:PORT`, an IPv6 address without brackets.
-
-    Args:
-        port: The port that the library listens on.
-    """
+    """The connections of one port. A client is named `ADDRESS:PORT`, an IPv6 address without brackets."""
 
     def __init__(self, port: int) -> None:
         self._port = port

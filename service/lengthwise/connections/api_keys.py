@@ -20,25 +20,13 @@ from lengthwise.errors import ConfigurationError, Unauthorized
 
 log = logging.getLogger("lengthwise.keys")
 
-SHORTEST: Final = 16
-"""Shortest valid key, in characters: shorter ones can be guessed."""
-_CHECK_SECONDS: Final = 1.0
-"""How often, at most, the file is checked for changes."""
-_READ_SECONDS: Final = 0.1
-"""How long a caller waits for that; while it takes longer, no other check begins."""
+SHORTEST: Final = 16  # characters of a valid key: shorter ones can be guessed
+_CHECK_SECONDS: Final = 1.0  # between two checks of the file, at least
+_READ_SECONDS: Final = 0.1  # that a caller waits for that; while it takes longer, no other check begins
 
 
 class Keys:
-    """The keys of a file.
-
-    Args:
-        path: The file.
-        clock: Seconds; for tests.
-        patience_seconds: How long a caller waits while the file is looked at; one caller, once.
-
-    Raises:
-        ConfigurationError: The file cannot be read, has no key, or has a key that is too short.
-    """
+    """The keys of a file; one caller waits `patience_seconds`, once, while the file is looked at."""
 
     def __init__(
         self, path: Path, clock: Callable[[], float] = time.monotonic, *, patience_seconds: float = _READ_SECONDS
@@ -51,14 +39,7 @@ class Keys:
         self._reading = threading.Thread()
 
     def check(self, authorization: bytes | None) -> None:
-        """Returns if the client sent one of the keys.
-
-        Args:
-            authorization: The value of the header `authorization`, `Bearer KEY`; None if it was not sent.
-
-        Raises:
-            Unauthorized: There is no key, or it is unknown.
-        """
+        """Returns if the client sent one of the keys as `Bearer KEY`; raises Unauthorized if not."""
         self._reload()
         scheme, _, key = (authorization or b"").strip().partition(b" ")
         if scheme.lower() != b"bearer" or not key:

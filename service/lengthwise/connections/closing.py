@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, cast
 
-LINGER_SECONDS: Final = 2.0
-"""How long a client may take to end its side, once everything written was sent."""
+LINGER_SECONDS: Final = 2.0  # that a client may take to end its side, once everything written was sent
 LINGER_BYTES: Final = 16 * 1024 * 1024
-"""How much of what it still sends is read and dropped: a body that was refused by its headers is mostly on its way."""
+"""of what it still sends are dropped: a body refused by its headers is mostly on its way"""
 
 
 def gently(transport: asyncio.Transport) -> asyncio.Transport:
@@ -28,9 +27,6 @@ class _Gentle(asyncio.Transport):
     """Wraps a transport so that it closes in two steps; everything else is forwarded.
 
     Methods that are called for each request are those of the wrapped transport, so that forwarding costs nothing.
-
-    Args:
-        transport: The wrapped transport.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -91,12 +87,7 @@ class _Gentle(asyncio.Transport):
 
 
 class _Lingering(asyncio.Protocol):
-    """The protocol of a connection between the two steps.
-
-    Args:
-        transport: The connection's; its writing side has ended.
-        protocol: The connection's own; gets every event but the bytes.
-    """
+    """The protocol of a connection between the two steps; its own gets every event but the bytes."""
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
         self._transport = transport

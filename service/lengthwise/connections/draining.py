@@ -22,16 +22,14 @@ NEW_SECONDS: Final = 5.0
 QUIET_SECONDS: Final = 2.0
 UNREAD_SECONDS: Final = 2.0
 PARTING_SECONDS: Final = 1.0
-_LOOK_SECONDS: Final = 0.02
-"""How often connections are checked: no event reports that a client reads, or that a request is arriving."""
+_LOOK_SECONDS: Final = 0.02  # no event reports that a client reads, or that a request is arriving
 
 
 class DrainedConnection(Protocol):
     """The interface of a connection that is drained."""
 
     transport: asyncio.Transport
-    newest: Any
-    """The last request and its answer; None before the first request."""
+    newest: Any  # the last request and its answer
 
     @property
     def owes(self) -> bool:
@@ -42,12 +40,9 @@ class DrainedConnection(Protocol):
 
 
 class ConnectionDrain:
-    """Waits for connections, and closes those that wait for no answer.
+    """Waits for a server's connections, and closes those that wait for no answer.
 
-    Args:
-        connections: A server's; the collection changes as they come and go.
-        pending: How many were accepted and are not among them yet.
-        clock: Seconds.
+    `pending`: how many were accepted and are not among them yet.
     """
 
     def __init__(
@@ -59,12 +54,7 @@ class ConnectionDrain:
         self._since: dict[DrainedConnection, tuple[tuple[bool, bool, int], float]] = {}
 
     async def wait(self, *, until: float, only: Collection[DrainedConnection] | None = None) -> None:
-        """Waits until the connections have ended.
-
-        Args:
-            until: When to stop waiting, on the clock.
-            only: Wait for these only.
-        """
+        """Waits until the connections, or only some, have ended; at most `until`, on the clock."""
         while self._clock() < until:
             left = self._close_idle()
             if not (left or self._pending() if only is None else left.intersection(only)):

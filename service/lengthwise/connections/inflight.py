@@ -7,12 +7,9 @@ body read ──> inflated ──> decoded: its sequences ──> queued: and ro
    as it comes   before each piece                     before it is queued                 bytes      nothing
 ```
 
-A call that would exceed the bound is rejected with 503 and may be sent again. Everything here runs on the event loop,
-so counting needs no lock.
-
-Some memory is not counted here, because it has bounds of its own: header blocks and what the kernel and the parser read
-ahead (tens of kilobytes a connection), the temporary memory of decoding a large body (few are decoded at once, see
-`turns.LARGE_BODIES_AT_ONCE`), and the padded batches that run.
+A call that would exceed the bound is rejected with 503. All of this runs on the event loop, so no lock is needed. Not
+counted, as it has bounds of its own: what the kernel and the parser read ahead, the temporary memory of decoding a
+large body (`turns.LARGE_BODIES_AT_ONCE`), and the padded batches that run.
 """
 
 from __future__ import annotations
@@ -21,15 +18,7 @@ from lengthwise.errors import InflightFull, TooLarge
 
 
 class Inflight:
-    """Counts the bytes of all calls, and limits them.
-
-    Args:
-        max_bytes: The bound.
-
-    Attributes:
-        bytes: Bytes held now.
-        max_bytes: The bound.
-    """
+    """Counts the bytes of all calls, and limits them."""
 
     __slots__ = ("bytes", "max_bytes")
 
@@ -49,14 +38,7 @@ class Inflight:
 
 
 class Hold:
-    """The bytes that one call holds.
-
-    Args:
-        inflight: The bytes of all calls.
-
-    Attributes:
-        size: Its bytes.
-    """
+    """The bytes that one call holds."""
 
     __slots__ = ("inflight", "size")
 
@@ -70,11 +52,9 @@ class Hold:
         return self.inflight.crowded
 
     def set(self, size: int) -> None:
-        """Changes the call's bytes to `size`.
+        """Changes the call's bytes to `size`; TooLarge if that alone is more than the bound.
 
-        Raises:
-            TooLarge: `size` alone is more than the bound.
-            InflightFull: With the other calls' bytes it is more than the bound; the call keeps its old size.
+        InflightFull: with the other calls' bytes it is more than the bound; the call keeps its old size.
         """
         inflight = self.inflight
         held = inflight.bytes + size - self.size

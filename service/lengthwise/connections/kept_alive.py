@@ -1,9 +1,8 @@
 """Connections that are kept open for their client's next request, and give their places to new ones when all are taken.
 
 A proxy keeps its connections open for about a minute, and loses a request that it sends while this side closes one. So
-the server waits longer (`keep_alive_seconds`). A place that nobody uses for so long would be missing in a crowd, so a
-new connection that finds all places taken gets that of the one that has been idle longest, unless that was used within
-`LEAST_IDLE_SECONDS`.
+the server waits longer (`keep_alive_seconds`). In a crowd, a new connection gets the place of the one that has been
+idle longest, unless that was used within `LEAST_IDLE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final, Protocol
 
-LEAST_IDLE_SECONDS: Final = 5.0
-"""How long a connection is kept open for its next request in any case."""
-_LOOKS: Final = 8
-"""How many connections are looked at: a request may just have arrived on the first ones."""
+LEAST_IDLE_SECONDS: Final = 5.0  # that a connection is kept open for its next request in any case
+_LOOKS: Final = 8  # connections that are looked at: a request may just have arrived on the first ones
 
 
 class KeptConnection(Protocol):

@@ -30,28 +30,16 @@ from lengthwise.errors import ConfigurationError
 
 log = logging.getLogger("lengthwise.listener")
 
-BACKLOG: Final = 2048
-"""Connections that the kernel keeps until they are accepted."""
-REJECTED: Final = 16
-"""Connections above the limit that are accepted only to be rejected."""
-_A_TURN: Final = 32
-"""Connections accepted in one turn of the event loop."""
-NO_FILES_SECONDS: Final = 0.5
-"""How long none is accepted when the process has no file descriptors left."""
-ARRIVING_SECONDS: Final = 0.1
-"""How long a connection may take to be established, from its first packet."""
+BACKLOG: Final = 2048  # connections that the kernel keeps until they are accepted
+REJECTED: Final = 16  # connections above the limit that are accepted only to be rejected
+_A_TURN: Final = 32  # connections accepted in one turn of the event loop
+NO_FILES_SECONDS: Final = 0.5  # none is accepted when the process has no file descriptors left
+ARRIVING_SECONDS: Final = 0.1  # that a connection may take to be established, from its first packet
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 
 
 class Listener:
-    """Accepts connections, and gives each a protocol.
-
-    Args:
-        listening: The socket.
-        most: Most connections at once; some more are accepted to be rejected.
-        tls: For HTTPS.
-        handshake_seconds: How long a TLS handshake may take.
-    """
+    """Accepts connections, `most` at once and some to be rejected, and gives each a protocol."""
 
     def __init__(
         self, listening: socket.socket, *, most: int, tls: ssl.SSLContext | None, handshake_seconds: float
@@ -81,12 +69,9 @@ class Listener:
         connections: Collection[object],
         kept_alive: KeptAlive | None = None,
     ) -> None:
-        """Accepts connections from now on, on the running event loop.
+        """Accepts connections from now on, on the running event loop; `make` makes their protocols.
 
-        Args:
-            make: Makes the protocol of a connection.
-            connections: Those that have one; the protocols keep this collection.
-            kept_alive: The idle ones of them, which the protocols keep too; without it none gives way.
+        The protocols keep `connections`, and `kept_alive`, the idle ones; without it none gives way.
         """
         self._make, self._connections = make, connections
         self._kept_alive = kept_alive or KeptAlive()
@@ -97,8 +82,8 @@ class Listener:
         """Accepts the connections that are being opened, and then no more.
 
         When the socket is closed, the kernel resets the connections that it has begun and that were not accepted. So
-        first the kernel is set to begin no new ones: a client that tries gets no reply, tries again a second later and
-        is refused then. Those that had begun are accepted.
+        first it is set to begin no new ones: a client that tries gets no reply, tries again a second later and is
+        refused then.
         """
         if self._loop is None:
             self._socket.close()
@@ -180,11 +165,7 @@ class Listener:
 
 
 class _Arrival(asyncio.Protocol):
-    """The first protocol of a connection: replaced by the real one once the handshake is over.
-
-    Args:
-        arrived: Called with the connection when the handshake is over.
-    """
+    """The first protocol of a connection: replaced by the real one once the handshake is over."""
 
     def __init__(self, arrived: Callable[[asyncio.Transport], None]) -> None:
         self._arrived = arrived
@@ -196,16 +177,7 @@ class _Arrival(asyncio.Protocol):
 
 @contextmanager
 def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
-    """A listening socket.
-
-    Args:
-        host: Address to listen on.
-        port: Port to listen on.
-        option: The option that sets the port, for the message.
-
-    Raises:
-        ConfigurationError: The server cannot listen on the address.
-    """
+    """A listening socket; `option` sets the port, for the message if it cannot listen."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -230,13 +202,10 @@ def _what_helps(error: OSError, option: str) -> str:
 
 
 def _ignore_new_connections(listener: socket.socket) -> None:
-    """Lets the kernel drop every packet that opens a new connection.
+    """Lets the kernel drop every packet that opens a new connection; OSError where it cannot.
 
     It is a packet filter (`man 7 socket`, SO_ATTACH_FILTER) of four instructions on the TCP header: packets with SYN
     set are dropped, all others pass. A client whose packet is dropped sends it again after a second.
-
-    Raises:
-        OSError: This system has no such filters.
     """
     if sys.platform != "linux":
         raise OSError(errno.ENOTSUP, "packet filters are Linux's")

@@ -17,26 +17,17 @@ from lengthwise.errors import ConfigurationError
 
 log = logging.getLogger("lengthwise.connections")
 
-ADMIN_CONNECTIONS: Final = 32
-"""Connections of the admin port."""
-LEAST_FILES: Final = 32
-"""Files that the server itself needs: listeners, the graph, the log, those of the event loop."""
+ADMIN_CONNECTIONS: Final = 32  # of the admin port
+LEAST_FILES: Final = 32  # that the server itself needs: listeners, the graph, the log, those of the event loop
 _OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REJECTED
-"""Files that are not connections of clients: the server's own, those of the admin port, and connections that are
-rejected because there are too many."""
+"""those of the server and the admin port, and connections that are rejected as too many"""
 _GRPC_FILES: Final = LEAST_FILES
-"""Files that gRPC itself needs, and the connections that it accepts and closes because there are too many."""
+"""of gRPC itself, and connections that it accepts and closes because there are too many"""
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """How many connections there may be.
-
-    Attributes:
-        http: Over HTTP, on the main port.
-        grpc: Over gRPC; 0 where that is off.
-        files: How many files this process may open; None without a limit.
-    """
+    """How many connections there may be, and files that this process may open (None without a limit)."""
 
     http: int
     grpc: int
@@ -49,15 +40,7 @@ class Places:
 
 
 def divided(max_connections: int, *, grpc: bool) -> Places:
-    """Raises the limit of open files as far as the system allows, and divides what there is.
-
-    Args:
-        max_connections: Most connections of both.
-        grpc: Whether gRPC is on.
-
-    Raises:
-        ConfigurationError: Too few files for the server itself.
-    """
+    """Raises the limit of open files as far as the system allows, and divides what there is."""
     files = _most_files()
     if files is not None and files < LEAST_FILES:
         raise ConfigurationError(

@@ -11,11 +11,7 @@ from lengthwise.settings import Settings, flag
 
 
 def context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS context of the options; None where plain HTTP is served.
-
-    Raises:
-        ConfigurationError: A file cannot be read, or does not hold what it should.
-    """
+    """The TLS context of the options; None where plain HTTP is served."""
     certificate, key, authorities = settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
     if certificate is None:
         return None

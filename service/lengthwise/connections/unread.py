@@ -19,10 +19,8 @@ except ImportError:  # no such call on this system: bytes in the kernel count as
     ioctl = None  # type: ignore[assignment]
 
 MIN_READ_BYTES_PER_SECOND: Final = 1024
-PATIENCE_SECONDS: Final = 20.0
-"""How long a client may read nothing at all."""
-_LOOKS: Final = 4
-"""How many times it is checked in that time."""
+PATIENCE_SECONDS: Final = 20.0  # that a client may read nothing at all
+_LOOKS: Final = 4  # checks in that time
 
 
 def unread_bytes(transport: asyncio.Transport) -> int:
@@ -53,13 +51,7 @@ def has_arrived(transport: asyncio.Transport) -> bool:
 
 
 class UnreadWatch:
-    """Watches one connection that has unread bytes, and calls back when its client reads too slowly.
-
-    Args:
-        loop: Runs the timer.
-        transport: The connection's.
-        too_slow: Called once.
-    """
+    """Watches one connection that has unread bytes, and calls back once when its client reads too slowly."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, too_slow: Callable[[], None]

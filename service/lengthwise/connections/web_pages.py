@@ -1,13 +1,11 @@
 """Which web pages may call: none of other sites, unless `--cors-origins` names their origin.
 
-A browser lets any page send a POST, and says only in headers which page it was. So a request that a browser sent for a
-page of another site is refused here, before it changes, uploads or computes anything. Other programs send no such
-headers and are not concerned.
+A browser lets any page send a POST, and says only in headers which page it was. So a request for a page of another site
+is refused here, before it changes, uploads or computes anything. Other programs send no such headers.
 
-A page can also give its own name the address 127.0.0.1 after it was loaded (DNS rebinding). For the browser the service
-is then a part of that page's site, whose answers it may read. Where the service listens on a loopback address only and
-asks for no key, it therefore answers only to names that no other site can have: `localhost`, IP addresses, and names
-without a dot.
+A page can also give its own name the address 127.0.0.1 after it was loaded (DNS rebinding), and then read answers. So
+on a loopback address without keys the service answers only to names that no other site can have: `localhost`, IP
+addresses, and names without a dot.
 """
 
 from __future__ import annotations
@@ -22,20 +20,13 @@ from lengthwise.errors import Forbidden, Misdirected
 HOST: Final = b"host"
 ORIGIN: Final = b"origin"
 SITE: Final = b"sec-fetch-site"
-_OWN_PAGE: Final = (b"same-origin", b"none")
-"""What a browser says of a page of the service itself, and of an address that its user typed."""
+_OWN_PAGE: Final = (b"same-origin", b"none")  # what a browser says of a page of the service, and of a typed address
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _MOST_KNOWN: Final = 64
 
 
 class WebPages:
-    """The rules for requests that web pages send.
-
-    Args:
-        allowed: Origins whose pages may call; `*` for all.
-        host: The address on which the service listens.
-        keys: Whether every caller needs a key, which no page of another site has.
-    """
+    """The rules for requests that web pages send; `host` is the address on which the service listens."""
 
     def __init__(self, allowed: Iterable[str], host: str, *, keys: bool) -> None:
         self._allowed = frozenset(origin.lower().encode() for origin in allowed)
@@ -45,11 +36,7 @@ class WebPages:
         self._known: set[bytes] = set()
 
     def check_host(self, headers: Mapping[bytes, bytes]) -> None:
-        """Checks under which name the service is called.
-
-        Raises:
-            Misdirected: Another site may have this name.
-        """
+        """Checks under which name the service is called; Misdirected if another site may have it."""
         host = headers.get(HOST)
         if not self._checks_host or host is None or host in self._known:
             return
@@ -63,12 +50,7 @@ class WebPages:
             self._known.add(host)
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Checks a request that changes, uploads or computes something.
-
-        Raises:
-            Misdirected: As `check_host`.
-            Forbidden: A page of another site sent it.
-        """
+        """Checks a request that changes, uploads or computes something; Forbidden from a page of another site."""
         self.check_host(headers)
         if ORIGIN in headers or SITE in headers:
             self._check_page(headers)
