@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
     from lengthwise.scoring.offline import ScoringResult
 
-_WORTH_THREADS_SECONDS: Final = 0.002
-"""Up to this predicted time a call runs in the caller's thread, because starting others would take longer."""
+_WORTH_THREADS_SECONDS: Final = 0.002  # up to this predicted time a call runs in the caller's thread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,11 +62,9 @@ class Prediction:
     windows: tuple[dict[str, Any], ...] | None = field(default=None, repr=False)
     id: str | None = None
     version: str | None = None
-    _labels: tuple[str, ...] = field(default=(), repr=False)
-    """The model's labels, for `_repr_html_`."""
+    _labels: tuple[str, ...] = field(default=(), repr=False)  # of the model, for `_repr_html_`
 
     def __repr__(self) -> str:
-        """What is set, without the answers of windows."""
         names = (one.name for one in fields(self) if one.repr and getattr(self, one.name) is not None)
         return f"Prediction({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
@@ -114,7 +111,6 @@ class Model:
         self.provider: str = loaded.session.provider
 
     def __repr__(self) -> str:
-        """`<lengthwise.Model vowels/1: 9 labels, 12 features a step, at most 1024 steps>`."""
         step = f"{self._step} a step" if self.vocabulary is None else self._step
         lengths = f"at most {self.max_length}" if self.min_length == 1 else f"{self.min_length} to {self.max_length}"
         return f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, {lengths} steps>"
@@ -139,7 +135,6 @@ class Model:
 
     @property
     def _step(self) -> str:
-        """`12 features`, or `5000 token ids`."""
         of_values = self.features is not None
         return counted(self.features or 0, "feature") if of_values else f"{self.vocabulary} token ids"
 
@@ -286,12 +281,7 @@ def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:
 
 
 def _all_answered(results: list[ScoringResult]) -> list[Answer]:
-    """Returns the results if all of them are answers.
-
-    Raises:
-        InferenceFailed: The model could not be run on a sequence.
-        InvalidSequences: The answer to a sequence is not finite.
-    """
+    """The results if all of them are answers; InferenceFailed or InvalidSequences otherwise."""
     from lengthwise.scoring.offline import FAILED
 
     failed = [(place, result) for place, result in enumerate(results) if isinstance(result, str)]

@@ -41,14 +41,13 @@ from functools import partial
 from typing import Any, ClassVar, Final
 
 _VARIES: Final = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-"""The parts of a message that differ between two of one cause."""
+"""what differs between two messages of one cause"""
 _LINE: Final = re.compile(r":((?:row )?\d+): ")
-_FEW_ALIKE: Final = 3
-"""Up to so many messages of one cause are all shown."""
+_FEW_ALIKE: Final = 3  # up to so many messages of one cause are all shown
 _MOST_PLACES: Final = 6
 _MOST_CAUSES: Final = 100
 _PLACE: Final = re.compile(r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)")
-"""A pointer to a sequence, and to one of its steps."""
+"""a pointer to a sequence, and to one of its steps"""
 
 
 EXTRAS_OF: Final = {
@@ -62,8 +61,7 @@ EXTRAS_OF: Final = {
     **dict.fromkeys(("onnx_ir", "onnxscript"), ("export",)),
     "matplotlib": ("bench",),
     **dict.fromkeys(("scipy", "sklearn"), ("train",)),
-}
-"""The extras that bring a package, by the name of its module."""
+}  # the extras that bring a module
 
 
 def how_to_install(extra: str) -> str:
@@ -72,13 +70,7 @@ def how_to_install(extra: str) -> str:
 
 
 def missing_extra(error: ModuleNotFoundError, name: str, who: str) -> str | None:
-    """What to install, where a module is missing that an extra brings; None where none does.
-
-    Args:
-        error: What importing the module raised.
-        name: The command or function that needs it; an extra of that name is preferred.
-        who: The same as the message shows it.
-    """
+    """What to install where an extra brings the module; one named as the command or function is preferred."""
     missing = (error.name or "").partition(".")[0]
     if missing not in EXTRAS_OF:
         return None
@@ -195,8 +187,7 @@ class InvalidSequences(InvalidRequest, ValueError):
     `problems` has all of them (a client: the first); the text names the first by their places in the list.
     """
 
-    _LISTED: ClassVar[int] = 10
-    """Causes that the text names."""
+    _LISTED: ClassVar[int] = 10  # causes that the text names
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -204,7 +195,6 @@ class InvalidSequences(InvalidRequest, ValueError):
         return tuple(sorted({problem.sequence for problem in self.problems if problem.sequence is not None}))
 
     def __str__(self) -> str:
-        """`sequence 3: step 0 ...; sequence 7, step 2: ...`; many sequences with one cause are counted."""
         causes = Causes()
         for problem in self.problems:
             causes.add(problem.detail, _place(problem))

@@ -1,8 +1,7 @@
 """Reads files that other programs may be writing, and writes files that other programs may be reading.
 
-Only regular files within a size limit are read, so that reading never blocks and never fills the memory: a pipe without
-a writer would block, a device may have no end, and a file may be larger than the memory. Each of these raises
-`OSError`, as a missing file does.
+Only regular files within a size limit are read, so that reading never blocks and never fills the memory: a pipe may
+have no writer, a device no end. Each of these raises `OSError`, as a missing file does.
 """
 
 from __future__ import annotations
@@ -29,11 +28,7 @@ log = logging.getLogger("lengthwise.files")
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Opens a regular file for reading.
-
-    Raises:
-        OSError: The file is missing, may not be read, or is a folder, a pipe, a socket or a device.
-    """
+    """Opens a regular file for reading; OSError for anything else."""
     _check_regular(os.stat(path), path)  # before it is opened, because opening a device may have an effect
     # Does not block even if the file was replaced since then.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
@@ -43,11 +38,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def read(path: Path, most_bytes: int) -> bytes:
-    """The content of a regular file.
-
-    Raises:
-        OSError: As `opened`; or the file is larger than `most_bytes`, or grows while it is read.
-    """
+    """The content of a regular file; OSError if it is larger than `most_bytes`, or grows while it is read."""
     with opened(path) as file:
         size = _check_size(file, path, most_bytes)
         content = file.read(size + 1)
@@ -69,11 +60,7 @@ def read_if_any(path: Path, most_bytes: int) -> bytes | None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Names a file in an error of writing it: that of a full disk does not say which file it is about.
-
-    Raises:
-        OSError: As the block, with a file name.
-    """
+    """Names a file in an error of writing it: that of a full disk does not say which file it is about."""
     try:
         yield
     except OSError as error:
@@ -83,21 +70,13 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Writes a file; text as UTF-8.
-
-    Raises:
-        OSError: It cannot be written; names it, also where the disk is full.
-    """
+    """Writes a file; text as UTF-8. An error names it, also where the disk is full."""
     with naming(path):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a file in one step: a reader sees the old content or the new one, and so does the disk after a crash.
-
-    Raises:
-        OSError: It cannot be written; the old file stays.
-    """
+    """Writes a file in one step: a reader sees the old content or the new one, and so does the disk after a crash."""
     # A name that nobody can foresee: a link there would lead elsewhere, and ids of processes repeat between containers.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -113,12 +92,7 @@ def replace(path: Path, content: bytes) -> None:
 def lock(descriptor: int, *, wait: bool) -> None:
     """Locks an open file or folder against other processes until it is closed; without effect on Windows.
 
-    Args:
-        descriptor: Of the file or folder.
-        wait: Whether to wait while another process has the lock.
-
-    Raises:
-        OSError: Another process has the lock, or the file system has no locks.
+    OSError: another process has the lock and `wait` is false, or the file system has no locks.
     """
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -144,11 +118,7 @@ def digest_of(content: bytes) -> str:
 
 
 def digest(path: Path, most_bytes: int | None = None) -> str:
-    """SHA-256 of a regular file, as `sha256:<hex>`.
-
-    Raises:
-        OSError: As `opened`; or the file is larger than `most_bytes`.
-    """
+    """SHA-256 of a regular file, as `sha256:<hex>`; OSError if it is larger than `most_bytes`."""
     with opened(path) as file:
         _check_size(file, path, most_bytes)
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -13,23 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Steps = NDArray[np.float32] | NDArray[np.int64]
-"""One sequence: `[length, features]` float32, or `[length]` int64 token ids."""
+Steps = NDArray[np.float32] | NDArray[np.int64]  # `[length, features]` float32, or `[length]` int64 token ids
 
 
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
-    """Sequences, padded to a rectangle.
+    """Sequences, padded to a rectangle."""
 
-    Attributes:
-        steps: `[rows, width, features]` float32, or `[rows, width]` int64 for tokens; zeros past each length.
-        lengths: `[rows]` int32, each 1 to width.
-        fillers: How many rows at the end are no sequence but a few steps of zeros, so that a device sees few shapes.
-    """
-
-    steps: Steps
-    lengths: NDArray[np.int32]
-    fillers: int = 0
+    steps: Steps  # `[rows, width, features]` float32, or `[rows, width]` int64; zeros past each length
+    lengths: NDArray[np.int32]  # `[rows]` int32, each 1 to width
+    fillers: int = 0  # rows at the end that are no sequence, so that a device sees few shapes
 
     @property
     def rows(self) -> int:
@@ -66,18 +59,9 @@ def pad(
     rows: int | None = None,
     filler_length: int = 1,
 ) -> PaddedBatch:
-    """Pads sequences to a batch, with zeros after each.
+    """Pads sequences of one type, in order, to `width` (by default the rounded longest) and `rows`, by fillers.
 
-    Args:
-        sequences: At least one; each `[length, features]` or `[length]`, length at least 1, all with one dtype and one
-            number of features.
-        multiple: The width is rounded up to a multiple of it.
-        width: The width to pad to instead, at least the longest length.
-        rows: The number of rows to fill up to, at least the number of sequences; None for no filler.
-        filler_length: Steps of a filler, at most the width.
-
-    Raises:
-        ValueError: No sequence, an empty one, one longer than `width`, or more than `rows`.
+    Raises ValueError: no sequence, an empty one, one longer than `width`, or more than `rows`.
     """
     if not sequences:
         raise ValueError("there is no sequence to pad")

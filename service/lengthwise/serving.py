@@ -53,26 +53,8 @@ log = logging.getLogger("lengthwise.serving")
 class Serving:
     """The models, queues, batcher and metrics of one service, from start to stop.
 
-    Args:
-        settings: The options.
-        rescan: Scans the repository, at the start and later; tests and benchmarks pass their own.
-        tracer: Creates the spans of calls and batches; None if nothing is traced.
-        judge: Judges models; default: a process of its own, but for the bundled ones.
-
-    Attributes:
-        call_records: Opens the record of each inference call.
-        keys: The API keys; None where no key is needed.
-        web_pages: Which web pages may call.
-        choice: The devices that models run on, and why.
-        monitoring: Observes the answered calls; None where nothing samples them.
-        openings: Counts connections, streams and live views.
-        inflight: The bytes of bodies and answers in memory.
-        runners: Threads that run batches.
-        watchdog: Watches the runs and the event loop.
-        probing: Tries models whose batches failed.
-
-    Raises:
-        ConfigurationError: The keys cannot be read, or the provider is not available.
+    Tests and benchmarks pass their own `rescan` and `judge`, which is otherwise a process of its own, but for bundled
+    models.
     """
 
     def __init__(
@@ -135,9 +117,6 @@ class Serving:
         """Starts the runners, then loads and verifies the models; the service is ready when this returns.
 
         Each good model is served at once, while the others are still being verified.
-
-        Raises:
-            ConfigurationError: The repository cannot be read.
         """
         log.info("models run on %s", self.choice)
         if not fast_json.COMPILED:
@@ -220,9 +199,6 @@ class Serving:
 
         The default version is the champion, or the highest one. If that does not work, it is the next lower one that
         works, which was in use before, or else the highest one that works.
-
-        Raises:
-            RequestError: There is no such model, or no model is ready.
         """
         served = self.registry.find(name, version)
         if version is None and served.queue.breaker.open:
@@ -251,10 +227,7 @@ class Serving:
         return self.settings.shadow == served.manifest.key
 
     def full(self) -> QueueFull | None:
-        """The refusal of every request without a priority while all queues are full; None while one is open.
-
-        A request that will be refused need not be decoded.
-        """
+        """The refusal of every request without a priority while all queues are full, which need not be decoded then."""
         admission = self.batcher.admission
         queue = admission.closed()
         return None if queue is None or self.batcher.draining else admission.full(queue)
@@ -269,19 +242,10 @@ class Serving:
         waiter: Waiter | None = None,
         trace: Trace | None = None,
     ) -> PendingRequest:
-        """Queues a call. Its future gets the answer that `finish` returns.
+        """Queues a call. Its future gets the answer that `finish` returns; see `Batcher.submit` for all errors.
 
-        Args:
-            call: The call, with its model, options and timeout.
-            sequences: The sequences to run for it.
-            finish: Builds the answer from one result for each sequence (None where it is not finite); runs in a runner
-                thread.
-            arrived: When it arrived, on the clock of `time.monotonic`; the deadline counts from then.
-            waiter: Completed in place of a future.
-            trace: The trace of the call.
-
-        Raises:
-            RequestError: It cannot be queued; see `Batcher.submit`, also for the future's errors.
+        `finish` gets one result for each sequence (None where it is not finite). The deadline counts from `arrived`, on
+        the clock of `time.monotonic`.
         """
         timeout_ms = self.settings.default_timeout_ms if call.timeout_ms is None else call.timeout_ms
         return self.batcher.submit(

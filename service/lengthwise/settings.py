@@ -58,10 +58,7 @@ def cgroup_quota(root: Path) -> float | None:
 
 
 def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory that this process's cgroup, v2 or v1, may still use; None if it has no limit.
-
-    The page cache of inactive files counts as free.
-    """
+    """Bytes of memory that this process's cgroup, v2 or v1, may still use; None if it has no limit."""
     for limit, used, statistics, cached in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
         (
@@ -380,11 +377,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **flags: Any) -> Settings:
-        """The settings, from flags (None means not given), variables, file and defaults.
-
-        Raises:
-            ConfigurationError: An option is unknown, has the wrong type or is out of bounds; the message names it.
-        """
+        """The settings, from flags (None means not given), variables, file and defaults."""
         from_flags = {name: value for name, value in flags.items() if value is not None}
         known = set(cls.model_fields)
         unknown = [
@@ -405,11 +398,7 @@ class Settings(BaseSettings):
 
 
 def traces_exporter() -> str | None:
-    """The exporter of traces, from OpenTelemetry's own variables: `otlp`, `console`, or None for no traces.
-
-    Raises:
-        ConfigurationError: The variables name an exporter or a protocol that is not supported.
-    """
+    """The exporter of traces, from OpenTelemetry's own variables: `otlp`, `console`, or None for no traces."""
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     named = os.environ.get("OTEL_TRACES_EXPORTER", "").strip()

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-MOST_DIGITS: Final = 9
-"""Most digits of a version: with nine it fits into every protocol's integers."""
+MOST_DIGITS: Final = 9  # of a version: with nine it fits into every protocol's integers
 
 _ALIAS: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _KEY: Final = re.compile(rf"([^/,\s]+)/([1-9][0-9]{{0,{MOST_DIGITS - 1}}})")
@@ -39,11 +38,7 @@ class Key:
 
     @classmethod
     def parse(cls, text: str) -> Key:
-        """Reads `NAME/VERSION`.
-
-        Raises:
-            ValueError: The text is not of this form.
-        """
+        """Reads `NAME/VERSION`, or raises ValueError."""
         match = _KEY.fullmatch(text.strip())
         if match is None:
             raise ValueError("must be NAME/VERSION, like vowels/3")
@@ -73,23 +68,14 @@ def highest_version(folder: Path) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy.
-
-    Attributes:
-        one: Whether one version of each name is enough.
-        named: The only versions that may be served; None for any.
-    """
+    """A policy: whether one version of each name is enough, and the only versions that may be served."""
 
     one: bool = True
     named: frozenset[Key] | None = None
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """Reads a policy.
-
-        Raises:
-            ValueError: The text is not a policy; says what one looks like.
-        """
+        """Reads a policy; ValueError says what one looks like."""
         if text in ("latest", "all"):
             return cls(one=text == "latest")
         matches = [_KEY.fullmatch(part.strip()) for part in text.split(",")]

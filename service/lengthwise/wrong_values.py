@@ -1,7 +1,6 @@
 """Plain error messages for wrong values in a spec, a manifest or a configuration.
 
-pydantic finds the error and names its type. This module words the message, so that it tells the user what to write, and
-not which Python object was expected.
+pydantic finds the error and names its type. This module words the message: what to write, not what Python expected.
 """
 
 from __future__ import annotations
@@ -46,8 +45,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "too_short": "must have at least {min_length}",
     "too_long": "must have at most {max_length}",
     "string_pattern_mismatch": "must match {pattern}",
-}
-"""The sentence for each of pydantic's error types; the braces are filled with pydantic's details."""
+}  # of pydantic's error types; the braces are filled with its details
 
 
 def counted(number: int, noun: str, several: str = "") -> str:
@@ -71,10 +69,7 @@ def all_wrong(
 ) -> str:
     """Every wrong key, with what is wrong and its value; at most ten of them.
 
-    Args:
-        errors: pydantic's errors.
-        known: Gives the valid keys of the table at a place.
-        whole: The name of the whole, for an error that belongs to no key.
+    `known` gives the valid keys of the table at a place; `whole` names the whole, for an error that belongs to no key.
     """
     places = [item["loc"] for item in errors]
     messages = []
@@ -101,13 +96,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean ...?` with the most similar known name; empty if none is similar.
-
-    Args:
-        name: The name that was given.
-        known: The valid names.
-        prefix: Put before the name in the message; not compared.
-    """
+    """`; did you mean ...?` with the most similar known name, after `prefix`; empty if none is similar."""
     names = {each.lower().replace("-", "_"): each for each in known}
     matches = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6)
     return f"; did you mean {prefix}{names[matches[0]]}?" if matches else ""
@@ -123,18 +112,7 @@ def shown(value: Any) -> str:
 
 
 def no_booleans_for_numbers(table: Any, annotations: Mapping[str, Any]) -> Any:
-    """Rejects `true` and `false` for a number: Python would read them as 1 and 0.
-
-    Args:
-        table: The content of a file.
-        annotations: The type of each key.
-
-    Returns:
-        The table, unchanged.
-
-    Raises:
-        ValueError: A number is a boolean; names the first such key.
-    """
+    """Rejects `true` and `false` for a number, which Python would read as 1 and 0; returns the table."""
     for name, value in table.items() if isinstance(table, dict) else ():
         if isinstance(value, bool) and name in annotations:
             kinds = set(_types(annotations[name]))
