@@ -120,6 +120,8 @@ def tell(
         places, entries = [*places, 0], [*entries, [0.0] * manifest.input.features]
     if entries:
         explain(entries, places, at, manifest, feature_mask, problems, count)
+    if not has_list and (manifest.input.features or 1) > 1:
+        faults = 1  # no step is an array, which is one problem
     problems.count(faults - (problems.total - before))
 
 
