@@ -175,7 +175,7 @@ def test_no_call_wants_a_newer_curl_than_people_have() -> None:
 
 def test_a_walk_that_finds_another_text_fails() -> None:
     documents.compare_text("a ... c\n...\nd", "a b c\nother\n d")
-    with pytest.raises(AssertionError, match="is not printed"):
+    with pytest.raises(AssertionError):
         documents.compare_text("a ... c\nd", "d\na b c")
     documents.compare_json({"a": [0.5, "x"]}, {"a": [0.6, "x"]}, 0.15)
     with pytest.raises(AssertionError):

@@ -84,7 +84,7 @@ def test_these_names_are_exported_and_no_others(package: Any) -> None:
     for name in package.__all__:
         assert name == "__version__" or inspect.getdoc(getattr(package, name))
         assert f"`{name}`" in package.__doc__
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+    with pytest.raises(AttributeError):
         package.nothing  # noqa: B018
 
 

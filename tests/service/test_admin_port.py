@@ -158,7 +158,7 @@ def test_a_port_that_is_taken_is_told_by_its_option(both: tuple[ServerProcess, h
 
 
 def test_two_ports_are_not_one() -> None:
-    with pytest.raises(ConfigurationError, match="must differ"):
+    with pytest.raises(ConfigurationError):
         Settings.load(port=9000, admin_port=9000)
 
 

@@ -108,7 +108,7 @@ def test_a_file_without_good_keys_is_refused_at_the_start_by_line(path: Path, co
 
 
 def test_a_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot be read"):
+    with pytest.raises(ConfigurationError):
         Keys(tmp_path / "none")
 
 

@@ -15,6 +15,7 @@ from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.numpy_models import manifest, model, repository, samples, serving
+from tests.support.waiting import until
 
 GETS = ["/", "/livez", "/readyz", "/healthz", "/metrics", "/docs", "/openapi.json"]
 
@@ -121,9 +122,7 @@ async def test_a_start_that_fails_is_logged_where_nobody_asked(caplog: pytest.Lo
 async def test_no_good_model_is_told_with_its_reason() -> None:
     refused = Repository(refused=[Refusal("sums/1", "its digest differs")])
     async with Lifespan(lambda: refused) as life:
-        async with asyncio.timeout(180):
-            while not life.serving.started:
-                await asyncio.sleep(0)
+        await until(lambda: life.serving.started)
         ready = await life.client.get("/readyz")
         assert (ready.status_code, ready.headers["retry-after"]) == (503, "5")
         assert ready.json()["detail"] == "no model is ready; /healthz says why"
@@ -138,9 +137,7 @@ async def test_a_folder_without_any_version_is_told_wherever_readiness_is_asked_
 ) -> None:
     nothing = Repository(reason="no NAME/VERSION folder")
     async with Lifespan(lambda: nothing) as life:
-        async with asyncio.timeout(180):
-            while not life.serving.started:
-                await asyncio.sleep(0)
+        await until(lambda: life.serving.started)
         assert (await life.client.get("/healthz")).json()["reason"] == "no NAME/VERSION folder"
         for answer in (
             await life.client.get("/readyz"),

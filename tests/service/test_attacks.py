@@ -155,6 +155,8 @@ TWO_ENDS = {
     "a bare line feed": [b"x-a: b\ntransfer-encoding: chunked", b"content-length: 5"],
     "a bare carriage return": [b"x-a: b\rtransfer-encoding: chunked", b"content-length: 5"],
     "a null in a header": [b"x-a: b\0", b"content-length: 5"],
+    "a length past all numbers": [b"content-length: 99999999999999999999999999"],
+    "a line without a colon": [b"bad header"],
 }
 
 

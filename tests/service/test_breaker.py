@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.verification import golden
 from tests.support.grpc_calls import listening, pb
 from tests.support.numpy_models import Service, manifest, model, serving
+from tests.support.waiting import until
 
 GOOD = {"sequences": [[[1, 3]]]}
 STEPS = np.array([[1, 3], [4, 4]], dtype=np.float32)
@@ -65,12 +65,6 @@ class Switch:
         self.runs += 1
         if self.on or (batch.steps[:, 0] == POISON).any():
             raise ERROR
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(180):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 async def fail(service: Service, count: int = SUSPECTED_AFTER, body: object = GOOD, **named: str) -> None:

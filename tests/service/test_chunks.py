@@ -13,6 +13,7 @@ from lengthwise.http.connection import Connection
 from lengthwise.http.request_reader import MOST_PARTS, PIECE_BYTES, RequestReader
 from tests.support.http_lines import CHUNKED, GOOD, V1, net
 from tests.support.numpy_models import idle, manifest, model, serving
+from tests.support.waiting import until
 
 BODY = orjson.dumps({"sequences": [[[1, 3]] * 9]}) + b" " * 60_000
 
@@ -87,9 +88,7 @@ async def test_a_body_that_is_cut_or_wrong_in_the_middle_ends_like_any_other(par
             line.writer.transport.abort()
         else:
             assert (await line.answer())[0] == 400
-        async with asyncio.timeout(180):
-            while made.state.connections:
-                await asyncio.sleep(0)
+        await until(lambda: not (made.state.connections))
         assert service.serving.inflight.bytes == 0
 
 

@@ -15,6 +15,7 @@ from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.states import BODY, BROKEN, ENDED, State
 from tests.support.http_lines import CHUNKED, GOOD, UPGRADE, Net, chunked, held, net, request, rest_of
 from tests.support.numpy_models import Service, manifest, model, serving
+from tests.support.waiting import until
 
 Transitions = set[tuple[State, State]]
 
@@ -77,9 +78,7 @@ async def test_no_connection_makes_a_transition_that_the_table_does_not_have(
         line.writer.write(sent)
         line.writer.write_eof()
         await rest_of(line)
-        async with asyncio.timeout(180):
-            while made.state.connections:
-                await asyncio.sleep(0.01)  # some are kept for HALF_CLOSED_SECONDS
+        await until(lambda: not (made.state.connections))
     assert transitions
     assert transitions <= table()
 
@@ -102,9 +101,7 @@ async def lost(made: Net, running: asyncio.Event, release: Any, *headers: str) -
     line.send(GOOD, *headers)
     await running.wait()
     line.writer.transport.abort()
-    async with asyncio.timeout(180):
-        while made.state.connections:
-            await asyncio.sleep(0)
+    await until(lambda: not (made.state.connections))
     release.set()
 
 

@@ -93,7 +93,7 @@ def test_bins_of_few_distinct_values_have_few_edges() -> None:
     assert Bins.of(np.array([])) == Bins(edges=(), shares=(0.0,))
     with pytest.raises(ValidationError, match="1 edges make 2 bins"):
         Bins(edges=(1.0,), shares=(1.0,))
-    with pytest.raises(ValidationError, match="must ascend"):
+    with pytest.raises(ValidationError):
         Bins(edges=(2.0, 1.0), shares=(0.3, 0.3, 0.4))
 
 

@@ -49,7 +49,7 @@ def test_a_request_of_several_sequences_is_held_against_each_alone():
 @pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"predictions": [3]}'])
 def test_what_is_no_answer_is_wrong_under_load_and_refused_before_it(answer: bytes):
     assert not Expected([body([0.1])]).is_right(0, answer)
-    with pytest.raises(ConfigurationError, match="no predictions"):
+    with pytest.raises(ConfigurationError):
         scores(answer)
 
 

@@ -33,6 +33,7 @@ from lengthwise.telemetry.call_record import CallRecord
 from tests.support.bad_bodies import BAD_BODIES
 from tests.support.http_lines import GOOD, UPGRADE, Net, held, net, rest_of
 from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
+from tests.support.waiting import until
 
 BAD = orjson.dumps({"sequences": [[[1]]]})
 
@@ -161,19 +162,6 @@ class Clock:
         return self._now[0]
 
 
-async def test_an_ordinary_request_never_meets_asgi_and_leaves_its_connection_open(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        for _ in range(3):
-            status, headers, body = await line.ask(GOOD, "x-request-id: mine", "content-type: application/json")
-            assert status == 200
-            assert headers["x-request-id"] == "mine"
-            assert "inference;dur=" in headers["server-timing"]
-            assert orjson.loads(body)["predictions"][0]["label"] == "c"
-        assert made.by_asgi == 0
-    assert (await service.figures())['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 3
-
-
 async def test_every_answer_has_the_date_of_its_second(service: Service) -> None:
     async with net(service) as made:
         line = await made.line()
@@ -187,7 +175,11 @@ async def test_every_answer_has_the_date_of_its_second(service: Service) -> None
     assert {server for _, server in dates} == {"mine"}
 
 
-BODIES = [GOOD, *(bad.body for bad in BAD_BODIES if len(bad.body) < LARGE_BODY_BYTES)]
+BODIES = [
+    GOOD,
+    orjson.dumps({"sequences": [[[1, 1]], [[NOT_FINITE, NOT_FINITE]]]}),
+    *(bad.body for bad in BAD_BODIES if len(bad.body) < LARGE_BODY_BYTES),
+]
 
 
 @pytest.mark.parametrize("body", BODIES, ids=[str(number) for number in range(len(BODIES))])
@@ -311,9 +303,12 @@ async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event
     assert (await first.answer())[0] == 200
 
 
-async def test_a_client_that_leaves_is_counted_as_499_and_its_waiting_sequences_are_not_run() -> None:
-    async with held() as (made, release, running):
-        await one_leaves(made, release, running)
+@pytest.mark.parametrize("headers", [(), ("origin: http://x",)], ids=["direct", "by ASGI"])
+async def test_a_client_that_leaves_is_counted_and_its_sequences_not_run_and_nothing_kept(
+    headers: tuple[str, ...],
+) -> None:
+    async with held() as (made, release, running), nothing_kept(made):
+        await one_leaves(made, release, running, *headers)
         figures = await made.service.figures()
         assert figures['lengthwise_requests_total{code="499",model="sums",version="1"}'] == 1
         assert figures['lengthwise_batch_rows_count{model="sums",version="1"}'] == 1
@@ -365,19 +360,9 @@ async def test_attention_requested_by_one_request_does_not_fail_the_others_of_it
         asking.send(orjson.dumps({"sequences": [[[1, 3]]], "outputs": ["attention"]}))
         other.send(orjson.dumps({"sequences": [[[BLIND, BLIND]]]}))
         queue = made.service.serving.served[0].queue
-        async with asyncio.timeout(180):
-            while len(queue.pending) < 2:
-                await asyncio.sleep(0.001)
+        await until(lambda: len(queue.pending) >= 2)
         release.set()
         assert [(await line.answer())[0] for line in (first, asking, other)] == [200, 200, 200]
-
-
-async def test_logits_that_are_not_finite_are_422_with_their_pointer(service: Service) -> None:
-    async with net(service) as made:
-        body = orjson.dumps({"sequences": [[[1, 1]], [[NOT_FINITE, NOT_FINITE]]]})
-        status, _, content = await (await made.line()).ask(body)
-        assert status == 422
-        assert [error["pointer"] for error in orjson.loads(content)["errors"]] == ["/sequences/1"]
 
 
 async def test_a_failure_of_the_service_itself_is_500_without_its_words(
@@ -435,54 +420,28 @@ async def test_while_draining_a_refusal_ends_the_connection(service: Service) ->
         assert await line.reader.read() == b""
 
 
-async def test_a_shutdown_waits_for_the_answer_and_then_ends_the_connection() -> None:
+@pytest.mark.parametrize("by", ["shutdown", "drain"])
+async def test_an_accepted_request_is_answered_at_the_end_and_its_connection_ended(by: str) -> None:
     async with held() as (made, release, running):
         line = await made.line()
         line.send(GOOD)
         await running.wait()
-        for connection in list(made.state.connections):
-            connection.shutdown()
+        if by == "drain":
+            made.service.serving.batcher.begin_draining()
+        else:
+            for connection in list(made.state.connections):
+                connection.shutdown()
         release.set()
         status, headers, _ = await line.answer()
         assert (status, headers["connection"]) == (200, "close")
         assert await line.reader.read() == b""
-        async with asyncio.timeout(180):
-            while made.state.connections:
-                await asyncio.sleep(0)
+        await until(lambda: not made.state.connections)
 
 
-async def test_many_connections_get_their_own_answers(service: Service) -> None:
-    async with net(service) as made:
-
-        async def client(number: int) -> None:
-            line = await made.line()
-            for step in range(10):
-                figure = (number * 10 + step) / 100
-                _, _, content = await line.ask(orjson.dumps({"sequences": [[[figure, figure]]]}))
-                powers = np.exp(np.arange(3) * figure)
-                assert orjson.loads(content)["predictions"][0]["probabilities"] == pytest.approx(
-                    powers / powers.sum(), abs=1e-6
-                )
-
-        await asyncio.gather(*(client(number) for number in range(20)))
-        assert made.by_asgi == 0
-        assert idle(await service.figures())
-
-
-def kept_for_requests() -> list[object]:
-    """What there is that a request, or a connection, was given."""
-    kinds = (
-        FastRequest,
-        InferenceCall,
-        Received,
-        Call,
-        PendingRequest,
-        QueuedSequence,
-        CallRecord,
-        AsgiRequest,
-        Connection,
-    )
-    return [each for each in gc.get_objects() if issubclass(type(each), kinds)]  # to ask some others warns
+KEPT = (
+    *(FastRequest, InferenceCall, Received, Call, PendingRequest),
+    *(QueuedSequence, CallRecord, AsgiRequest, Connection),
+)
 
 
 @asynccontextmanager
@@ -494,11 +453,8 @@ async def nothing_kept(made: Net) -> AsyncIterator[None]:
         yield
         for line in made.lines:
             line.writer.close()
-        async with asyncio.timeout(180):
-            while made.state.connections or made.state.tasks:
-                await asyncio.sleep(0.01)
-            while kept_for_requests():
-                await asyncio.sleep(0.01)
+        await until(lambda: not made.state.connections and not made.state.tasks)
+        await until(lambda: not any(issubclass(type(each), KEPT) for each in gc.get_objects()))
     finally:
         gc.enable()
 
@@ -525,12 +481,6 @@ async def test_a_request_is_freed_with_its_connection_without_the_garbage_collec
         nothing_kept(made),
     ):
         assert (await (await made.line()).ask(body))[0] == status
-
-
-@pytest.mark.parametrize("headers", [(), ("origin: http://x",)], ids=["direct", "by ASGI"])
-async def test_a_client_that_leaves_leaves_nothing_for_the_collector(headers: tuple[str, ...]) -> None:
-    async with held() as (made, release, running), nothing_kept(made):
-        await one_leaves(made, release, running, *headers)
 
 
 async def test_requests_that_waited_for_their_turn_on_a_lost_connection_leave_nothing_for_the_collector() -> None:
@@ -563,40 +513,25 @@ async def test_a_refused_head_does_not_run_the_request_before_it_again(service: 
     assert figures['lengthwise_sequences_total{model="sums",version="1"}'] == 1
 
 
-async def test_a_refused_head_lets_the_answer_before_it_out_first() -> None:
+@pytest.mark.parametrize(
+    ("refused", "status"),
+    [(b"POST /predict HTTP/1.1\r\nlong: " + b"a" * 40_000 + b"\r\n\r\n", 431), (b"nonsense\r\n\r\n", 400)],
+)
+async def test_a_refused_request_lets_the_answer_before_it_out_first(refused: bytes, status: int) -> None:
     async with held() as (made, release, running):
         line = await made.line()
         line.send(GOOD)
         await running.wait()
-        line.send(b"", "long: " + "a" * 40_000)
-        await line.writer.drain()
+        line.writer.write(refused)
+        (connection,) = made.state.connections
+        await until(lambda: connection.state in ENDED)  # it was read, before the answer
         release.set()
-        status, _, content = await line.answer()
-        assert status == 200
-        assert orjson.loads(content)["predictions"][0]["label"] == "c"
-        assert (await line.answer())[0] == 431
+        first, _, content = await line.answer()
+        assert (first, orjson.loads(content)["predictions"][0]["label"]) == (200, "c")
+        assert (await line.answer())[0] == status
         assert await line.reader.read() == b""
         figures = await made.service.figures()
         assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 1
-
-
-async def test_what_is_no_request_lets_the_answer_before_it_out_first() -> None:
-    async with held() as (made, release, running):
-        line = await made.line()
-        line.send(GOOD)
-        await running.wait()
-        line.writer.write(b"nonsense\r\n\r\n")
-        (connection,) = made.state.connections
-        async with asyncio.timeout(180):
-            while connection.state not in ENDED:  # it was read, before the answer
-                await asyncio.sleep(0)
-        release.set()
-        assert (await line.answer())[0] == 200
-        assert (await line.answer())[0] == 400
-        assert await line.reader.read() == b""
-
-
-"""What clients of HTTP/2 say first where there is no TLS: Java's by default, curl's with `--http2`."""
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -665,24 +600,10 @@ async def test_a_request_that_began_before_the_drain_and_is_answered_in_it_ends_
     async with net(service) as made:
         line = await made.line()
         line.writer.write(b"POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
-        async with asyncio.timeout(180):
-            while not made.by_asgi:
-                await asyncio.sleep(0)
+        await until(lambda: made.by_asgi)
         service.serving.batcher.begin_draining()
         line.writer.write(b"{}")
         assert b"connection: close" in (await rest_of(line)).lower()
-
-
-async def test_an_accepted_request_that_is_answered_while_draining_ends_its_connection() -> None:
-    async with held() as (made, release, running):
-        line = await made.line()
-        line.send(GOOD)
-        await running.wait()
-        made.service.serving.batcher.begin_draining()
-        release.set()
-        status, headers, _ = await line.answer()
-        assert (status, headers["connection"]) == (200, "close")
-        assert await line.reader.read() == b""
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/models/sums:predict"])
@@ -783,17 +704,13 @@ async def test_a_client_that_leaves_or_is_late_while_its_body_is_read_beside_the
         if how == "leaves":
             for line in lines:
                 line.writer.transport.abort()
-            async with asyncio.timeout(180):
-                while made.state.connections:
-                    await asyncio.sleep(0.001)
+            await until(lambda: not (made.state.connections))
             assert service.serving.inflight.bytes == 0
         else:
             assert (await lines[2].answer())[0] == 504  # the others have the places
         release.set()
         if how == "is late":
             assert [(await line.answer())[0] for line in lines[:2]] == [504, 504]
-        async with asyncio.timeout(180):
-            while service.app.predict.large_bodies.free < LARGE_BODIES_AT_ONCE:
-                await asyncio.sleep(0.001)
+        await until(lambda: service.app.predict.large_bodies.free >= LARGE_BODIES_AT_ONCE)
         assert idle(await service.figures())
         assert service.serving.batcher.unanswered == 0

@@ -66,7 +66,7 @@ async def test_a_shape_of_millions_of_axes_is_wrong_and_not_read_to_its_end() ->
         body = request.SerializeToString()
         tracemalloc.start()
         try:
-            with pytest.raises(InvalidRequest, match="must be"):
+            with pytest.raises(InvalidRequest):
                 grpc_codec.decode(body, service.serving)
             assert tracemalloc.get_traced_memory()[1] < MEBIBYTE
         finally:

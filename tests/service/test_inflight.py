@@ -34,9 +34,11 @@ from lengthwise.protocols.turns import Turns
 from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.settings import Settings
+from tests.support.grpc_calls import listening as calling
 from tests.support.grpc_calls import request as message
-from tests.support.http_lines import Line, Net, net
+from tests.support.http_lines import Line, held, net
 from tests.support.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
+from tests.support.waiting import until
 
 MEBIBYTE = 1 << 20
 GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
@@ -130,23 +132,6 @@ async def test_an_answer_takes_no_more_than_was_kept_for_it(rules: Manifest, att
 # Refused where there is no room, by every protocol
 
 
-async def _predict(service: Service) -> httpx.Response:
-    return await service.predict(GOOD)
-
-
-async def _octets(service: Service) -> httpx.Response:
-    headers = {"content-type": "application/octet-stream", "x-lengthwise-shape": "3,2"}
-    return await service.client.post("/predict", content=OCTETS, headers=headers)
-
-
-async def _v1(service: Service) -> httpx.Response:
-    return await service.client.post("/v1/models/sums:predict", content=V1)
-
-
-async def _v2(service: Service) -> httpx.Response:
-    return await service.client.post("/v2/models/sums/infer", json=V2)
-
-
 async def _v2_binary(service: Service) -> httpx.Response:
     data = np.ones((1, 2, 2), dtype="<f4").tobytes()
     tensor = {"name": "values", "datatype": "FP32", "shape": [1, 2, 2], "parameters": {"binary_data_size": len(data)}}
@@ -156,10 +141,12 @@ async def _v2_binary(service: Service) -> httpx.Response:
 
 
 PROTOCOLS: dict[str, Callable[[Service], Awaitable[httpx.Response]]] = {
-    "predict": _predict,
-    "octets": _octets,
-    "v1": _v1,
-    "v2": _v2,
+    "predict": lambda service: service.predict(GOOD),
+    "octets": lambda service: service.predict(
+        OCTETS, content_type="application/octet-stream", x_lengthwise_shape="3,2"
+    ),
+    "v1": lambda service: service.client.post("/v1/models/sums:predict", content=V1),
+    "v2": lambda service: service.client.post("/v2/models/sums/infer", json=V2),
     "v2 binary": _v2_binary,
 }
 
@@ -252,32 +239,7 @@ async def test_whoever_only_says_that_a_body_comes_takes_no_room_from_others(tmp
         assert service.serving.inflight.bytes == 0
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns once that is so."""
-    async with asyncio.timeout(180):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 # What waits, and what is not read
-
-
-@asynccontextmanager
-async def held(
-    rules: Manifest | None = None, **options: Any
-) -> AsyncIterator[tuple[Net, threading.Event, asyncio.Event]]:
-    """A service whose only runner waits in each batch for `release`; `running` says when it got there."""
-    release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
-
-    def wait(_: PaddedBatch) -> None:
-        loop.call_soon_threadsafe(running.set)
-        release.wait(30)
-
-    async with serving(model(rules or manifest(), wait), **options) as service, net(service) as made:
-        try:
-            yield made, release, running
-        finally:
-            release.set()
 
 
 async def all_taken(places: Turns) -> AsyncExitStack:
@@ -415,14 +377,8 @@ async def test_an_answer_larger_than_the_bound_is_refused_before_it_is_made() ->
 @asynccontextmanager
 async def listening(*models: LoadedModel, **options: Any) -> AsyncIterator[tuple[Service, Any]]:
     """A service, and what calls it over gRPC."""
-    async with serving(*models, **options) as service:
-        server = GrpcServer(service.serving, Turns())
-        port = await server.start("127.0.0.1", 0)
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield service, channel
-        finally:
-            await server.stop()
+    async with calling(*models, **options) as caller:
+        yield caller.service, caller.channel
 
 
 async def test_over_grpc_a_call_without_room_is_unavailable_and_counted() -> None:

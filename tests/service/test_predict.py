@@ -17,7 +17,8 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
 from tests.support.bad_bodies import BAD_BODIES, option, sequences
-from tests.support.numpy_models import NOT_FINITE, Service, idle, manifest, model, serving
+from tests.support.numpy_models import NOT_FINITE, Service, held_batch, idle, manifest, model, serving
+from tests.support.waiting import until
 
 GOOD = {"sequences": [[[1, 3]]]}
 
@@ -38,12 +39,7 @@ async def still_well(service: Service) -> None:
 @asynccontextmanager
 async def held(**options: Any) -> AsyncIterator[tuple[Service, threading.Event, asyncio.Event]]:
     """A service whose only runner waits in its first batch for `release`; `running` says when it got there."""
-    release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
-
-    def wait(_: PaddedBatch) -> None:
-        loop.call_soon_threadsafe(running.set)
-        release.wait(60)
-
+    release, running, wait = held_batch()
     async with serving(model(manifest(), wait), **options) as service:
         try:
             yield service, release, running
@@ -54,9 +50,7 @@ async def held(**options: Any) -> AsyncIterator[tuple[Service, threading.Event, 
 async def waiting(service: Service, count: int) -> None:
     """Returns once that many sequences wait."""
     queue = service.serving.served[0].queue
-    async with asyncio.timeout(180):
-        while len(queue.pending) != count:
-            await asyncio.sleep(0)
+    await until(lambda: len(queue.pending) == count)
 
 
 def by_code(figures: dict[str, float]) -> dict[str, float]:
@@ -183,20 +177,7 @@ async def test_json_or_no_content_type_is_read(media_type: str) -> None:
         assert (await service.predict(GOOD, content_type=media_type)).status_code == 200
 
 
-async def test_a_body_without_a_content_type_is_read() -> None:
-    async with serving(model(manifest())) as service:
-        call = Direct(service.app, orjson.dumps(GOOD))
-        await call.task
-    assert call.sent[0]["status"] == 200
-
-
-async def test_a_gzip_body_is_answered() -> None:
-    async with serving(model(manifest())) as service:
-        packed = gzip.compress(orjson.dumps(GOOD)[:9]) + gzip.compress(orjson.dumps(GOOD)[9:])
-        assert (await service.predict(packed, content_encoding="gzip")).status_code == 200
-
-
-async def test_a_body_in_many_parts_is_answered() -> None:
+async def test_a_body_in_many_parts_and_without_a_content_type_is_answered() -> None:
     async with serving(model(manifest())) as service:
         call = Direct(service.app, *[bytes([byte]) for byte in orjson.dumps(GOOD)])
         await call.task
@@ -265,12 +246,6 @@ async def test_probabilities_of_the_graph_are_not_normalised_again() -> None:
     async with serving(model(manifest(scores="probabilities"))) as service:
         (prediction,) = (await service.predict({"sequences": [[[0.25, 0.25]]]})).json()["predictions"]
     assert prediction["probabilities"] == [0, 0.25, 0.5]
-
-
-async def test_a_token_model_is_answered() -> None:
-    async with serving(model(manifest(vocabulary=10))) as service:
-        (prediction,) = (await service.predict({"sequences": [[1, 3]]})).json()["predictions"]
-    assert prediction["probabilities"] == pytest.approx(softmax(2.0), abs=1e-6)
 
 
 async def test_a_model_of_one_feature_is_answered_for_bare_numbers() -> None:
@@ -367,23 +342,6 @@ async def test_an_answer_that_cannot_be_written_is_500_for_its_caller_alone(monk
         await still_well(service)
 
 
-async def test_a_full_queue_is_429_with_the_seconds_to_wait_and_then_empties() -> None:
-    async with held(max_queue_cost_steps=16, max_batch_cost_steps=16) as (service, release, running):
-        first = asyncio.ensure_future(service.predict(GOOD))
-        await running.wait()
-        others = [asyncio.ensure_future(service.predict(GOOD)) for _ in range(4)]
-        await waiting(service, 4)
-        refused = await service.predict(GOOD)
-        assert refused.status_code == 429
-        assert int(refused.headers["retry-after"]) >= 1
-        release.set()
-        assert [answer.status_code for answer in await asyncio.gather(first, *others)] == [200] * 5
-        await still_well(service)
-        figures = await service.figures()
-    assert figures['lengthwise_rejected_total{model="sums",reason="queue_full",version="1"}'] == 1
-    assert figures['lengthwise_requests_total{code="429",model="sums",version="1"}'] == 1
-
-
 async def test_what_an_idle_server_could_not_queue_is_413() -> None:
     async with serving(model(manifest()), max_queue_cost_steps=16, max_batch_cost_steps=16) as service:
         answer = await service.predict({"sequences": [[[1, 2]] * 17]})
@@ -413,43 +371,9 @@ async def test_a_deadline_that_passes_is_504_and_its_work_is_not_run_if_it_had_n
     assert figures['lengthwise_rejected_total{model="sums",reason="deadline",version="1"}'] == 1
 
 
-async def test_a_deadline_too_short_to_begin_is_504() -> None:
-    async with serving(model(manifest())) as service:
-        assert (await service.predict(GOOD | {"timeout_ms": 1e-300})).status_code == 504
-        await still_well(service)
-
-
 async def test_a_request_without_a_deadline_has_the_servers() -> None:
     async with held(default_timeout_ms=20) as (service, _, _running):
         assert (await service.predict(GOOD)).status_code == 504
-
-
-async def test_a_client_that_leaves_while_it_waits_is_499_and_its_work_is_not_run() -> None:
-    async with held() as (service, release, running):
-        first = asyncio.ensure_future(service.predict(GOOD))
-        await running.wait()
-        leaving, staying = (Direct(service.app, orjson.dumps(GOOD)) for _ in range(2))
-        await waiting(service, 2)
-        leaving.leave()
-        await leaving.task
-        assert leaving.sent == []
-        await waiting(service, 1)
-        release.set()
-        await asyncio.gather(first, staying.task)
-        assert staying.sent[0]["status"] == 200
-        await still_well(service)
-        figures = await service.figures()
-    assert figures['lengthwise_requests_total{code="499",model="sums",version="1"}'] == 1
-
-
-async def test_a_client_that_leaves_a_running_batch_does_not_touch_its_batch_mates() -> None:
-    async with held() as (service, release, running):
-        leaving = Direct(service.app, orjson.dumps({"sequences": [[[1, 3]]] * 3}))
-        await running.wait()
-        leaving.leave()
-        await leaving.task
-        release.set()
-        await still_well(service)
 
 
 async def test_a_client_that_leaves_before_its_body_ends_is_499() -> None:
@@ -486,29 +410,6 @@ async def test_a_cancelled_request_is_counted_and_its_work_withdrawn() -> None:
         await still_well(service)
         figures = await service.figures()
     assert figures['lengthwise_requests_total{code="499",model="sums",version="1"}'] == 1
-
-
-async def test_one_bad_body_does_not_touch_those_that_share_its_batch() -> None:
-    async with serving(model(manifest())) as service:
-        bodies = [bad.body if i % 3 == 0 else orjson.dumps(GOOD) for i, bad in enumerate(BAD_BODIES)]
-        answers = await asyncio.gather(*[service.predict(body) for body in bodies])
-        assert [answer.status_code for answer in answers] == [
-            422 if i % 3 == 0 else 200 for i in range(len(BAD_BODIES))
-        ]
-        await still_well(service)
-
-
-async def test_the_first_request_does_not_decide_the_shape_of_the_next() -> None:
-    async with serving(model(manifest())) as service:
-        for length in (3, 1, 50, 2):
-            answer = await service.predict({"sequences": [[[2, 2]] * length]})
-            assert answer.json()["predictions"][0]["length"] == length
-
-
-async def test_priorities_and_deadlines_are_taken() -> None:
-    async with serving(model(manifest())) as service:
-        for text in ("9", "0"):
-            assert (await service.predict(option(f'"priority": {text}, "timeout_ms": 1e308'))).status_code == 200
 
 
 async def test_a_large_body_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -594,16 +495,6 @@ async def test_a_draining_service_refuses_and_ends_connections() -> None:
         assert (bad.status_code, bad.headers["connection"]) == (422, "close")
         figures = await service.figures()
     assert figures['lengthwise_rejected_total{model="sums",reason="draining",version="1"}'] == 1
-
-
-async def test_what_was_accepted_before_a_drain_is_answered_and_ends_its_connection() -> None:
-    async with held() as (service, release, running):
-        accepted = asyncio.ensure_future(service.predict(GOOD))
-        await running.wait()
-        service.serving.batcher.begin_draining()
-        release.set()
-        answer = await accepted
-    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
 
 
 async def test_a_service_without_a_good_model_refuses_with_503() -> None:

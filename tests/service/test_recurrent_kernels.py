@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -132,36 +132,31 @@ def states(kind: str, directions: int, rows: int, hidden: int) -> dict[str, Arra
     return {name: random.normal(0, 0.5, (directions, rows, hidden)).astype(np.float32) for name in names}
 
 
-@pytest.mark.sampled(5)
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-@pytest.mark.parametrize("hidden", [1, 7, 8, 16, 17, 48])
-@pytest.mark.parametrize("biases", [True, False])
-@pytest.mark.parametrize("initial", [True, False])
-@pytest.mark.usefixtures("instructions")
-def test_a_layer_answers_as_onnxruntimes_own(kind: str, direction: str, hidden: int, biases: bool, initial: bool):
-    layer = graph(kind, hidden=hidden, direction=direction, biases=biases, initial=initial)
-    feed = batch([5, 1, 9, 9, 3, 0, 7])
-    if initial:
-        feed |= states(kind, 2 if direction == "bidirectional" else 1, 7, hidden)
-    for ours, theirs in zip(opened(layer).run(None, feed), opened(layer, kernels=False).run(None, feed), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=CLOSE)
-
-
 @given(
     st.sampled_from(["LSTM", "GRU"]),
     st.sampled_from(["forward", "reverse", "bidirectional"]),
-    st.integers(1, 40),
+    st.sampled_from([1, 7, 8, 16, 17, 48]) | st.integers(1, 40),
     st.integers(1, 20),
-    st.lists(st.integers(1, 30), min_size=1, max_size=40),
+    st.lists(st.integers(0, 30), min_size=1, max_size=40).filter(any),
     st.sampled_from(recurrent_kernels.INSTRUCTION_SETS or ("none",)),
+    st.booleans(),
+    st.booleans(),
 )
 def test_any_layer_answers_as_onnxruntimes_own(
-    kind: str, direction: str, hidden: int, inputs: int, lengths: list[int], instruction_set: str
+    kind: str,
+    direction: str,
+    hidden: int,
+    inputs: int,
+    lengths: list[int],
+    instruction_set: str,
+    biases: bool,
+    initial: bool,
 ):
     recurrent_kernels.choose(instruction_set)
-    layer = graph(kind, hidden=hidden, inputs=inputs, direction=direction)
+    layer = graph(kind, hidden=hidden, inputs=inputs, direction=direction, biases=biases, initial=initial)
     feed = batch(lengths, inputs)
+    if initial:
+        feed |= states(kind, 2 if direction == "bidirectional" else 1, len(lengths), hidden)
     for ours, theirs in zip(opened(layer).run(None, feed), opened(layer, kernels=False).run(None, feed), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=CLOSE)
 
@@ -285,18 +280,11 @@ def test_an_output_that_cannot_be_made_is_an_error(wanted: str):
         session.run_with_iobinding(binding)
 
 
-@pytest.mark.parametrize("lengths", [[3, 5], [3, -1]])
+@pytest.mark.parametrize("lengths", [[3, 5], [3, -1], [3, 3, 3]])
 @pytest.mark.usefixtures("instructions")
 def test_a_length_that_cannot_be_is_an_error(lengths: list[int]):
     feed = batch([3, 3]) | {"lengths": np.array(lengths, np.int32)}
-    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="length"):
-        opened(graph()).run(None, feed)
-
-
-@pytest.mark.usefixtures("instructions")
-def test_lengths_of_other_rows_are_an_error():
-    feed = batch([3, 3]) | {"lengths": np.array([3, 3, 3], np.int32)}
-    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="shapes"):
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
         opened(graph()).run(None, feed)
 
 
@@ -505,16 +493,6 @@ def test_a_session_says_whose_kernels_it_has():
     assert Session(layer, wants, devices=(PLAIN_CPU,)).kernels == recurrent_kernels.ONNXRUNTIME
 
 
-def test_a_graph_that_they_do_not_know_is_run_by_onnxruntimes_and_that_is_said(caplog: pytest.LogCaptureFixture):
-    layer, wants = model("LSTM", clip=0.01)
-    with caplog.at_level(logging.INFO):
-        session = Session(layer, wants)
-    assert session.kernels == recurrent_kernels.ONNXRUNTIME
-    assert "onnxruntime's own kernels run its recurrent layers" in caplog.text
-    expected = Session(layer, wants, devices=(PLAIN_CPU,)).run(STEPS).logits
-    np.testing.assert_array_equal(session.run(STEPS).logits, expected)
-
-
 def in_a_scan() -> tuple[bytes, Manifest]:
     """The same with the layer in the body of a Scan, which wants its outputs' shapes inferred."""
     whole, wants = model("LSTM")
@@ -537,18 +515,22 @@ def in_a_scan() -> tuple[bytes, Manifest]:
     return outer.SerializeToString(), wants
 
 
-def test_a_graph_that_runs_in_onnxruntimes_kernels_only_is_run_there(caplog: pytest.LogCaptureFixture):
-    layer, wants = in_a_scan()
+@pytest.mark.parametrize("made", [lambda: model("LSTM", clip=0.01), in_a_scan], ids=["unknown", "in a scan"])
+def test_a_graph_for_onnxruntimes_kernels_only_is_run_there(
+    made: Callable[[], tuple[bytes, Manifest]], caplog: pytest.LogCaptureFixture
+):
+    layer, wants = made()
     with caplog.at_level(logging.INFO):
         session = Session(layer, wants)
     assert session.kernels == recurrent_kernels.ONNXRUNTIME
     assert "onnxruntime's own kernels run its recurrent layers" in caplog.text
-    assert session.run(STEPS).logits.shape == (2, 2)
+    expected = Session(layer, wants, devices=(PLAIN_CPU,)).run(STEPS).logits
+    np.testing.assert_array_equal(session.run(STEPS).logits, expected)
 
 
-@pytest.mark.parametrize(("wrong", "why"), [({"opset": 999}, "999"), ({"foo": 1}, "foo")], ids=["opset", "attribute"])
-def test_what_onnxruntime_refuses_stays_refused(wrong: dict[str, Any], why: str):
-    with pytest.raises(ModelError, match=why):
+@pytest.mark.parametrize("wrong", [{"opset": 999}, {"foo": 1}], ids=str)
+def test_what_onnxruntime_refuses_stays_refused(wrong: dict[str, Any]):
+    with pytest.raises(ModelError):
         Session(*model("LSTM", **wrong))
 
 
@@ -611,7 +593,7 @@ def test_with_nan_the_answers_are_those_of_onnxruntimes(features: int):
 
 
 def test_a_graph_that_nobody_can_load_is_an_error_of_the_graph(caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.INFO), pytest.raises(ModelError, match="onnxruntime cannot load the graph"):
+    with caplog.at_level(logging.INFO), pytest.raises(ModelError):
         Session(b"no graph", model("LSTM")[1])
     assert "kernels" not in caplog.text
 
@@ -619,7 +601,7 @@ def test_a_graph_that_nobody_can_load_is_an_error_of_the_graph(caplog: pytest.Lo
 def test_a_processor_without_them_runs_onnxruntimes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(recurrent_kernels, "INSTRUCTION_SETS", ())
     assert Session(*model("GRU", linear_before_reset=1)).kernels == recurrent_kernels.ONNXRUNTIME
-    with pytest.raises(ValueError, match="none"):
+    with pytest.raises(ValueError, match="avx2"):
         recurrent_kernels.choose("avx2")
 
 

@@ -287,7 +287,9 @@ async def test_the_folder_is_looked_at_once_in_a_period(folder: Path) -> None:
 
 async def test_the_folder_is_looked_at_when_somebody_asks_and_not_before() -> None:
     found = Next(model(manifest()))
-    async with started(Serving(Settings(runners=1), found)) as service:
+    serving = Serving(Settings(runners=1), found)
+    serving.registry.ask()  # before the start it does nothing
+    async with started(serving) as service:
         assert found.scans == 1
         found.models = (model(manifest(version=2)),)
         change = changed(service)
@@ -358,30 +360,7 @@ async def test_the_end_of_the_service_ends_a_look_and_waits_for_none() -> None:
         assert (answer.status_code, answer.json()) == (503, {"error": "the server is shutting down"})
 
 
-def test_asking_before_the_start_is_no_error() -> None:
-    Serving(Settings(runners=1), Next()).registry.ask()
-
-
 # What is under way
-
-
-async def test_requests_are_answered_while_a_model_is_loaded() -> None:
-    loading, go_on = threading.Event(), threading.Event()
-    found = Next(model(manifest()))
-    async with started(Serving(Settings(runners=1), found)) as service:
-
-        def load() -> None:
-            loading.set()
-            assert go_on.wait(PATIENCE_SECONDS)
-
-        found.before = load
-        found.models = (model(manifest(version=2)),)
-        reload = asyncio.create_task(service.serving.registry.refresh())
-        assert await asyncio.to_thread(loading.wait, PATIENCE_SECONDS)
-        assert await version(service, SUMS) == "1"
-        go_on.set()
-        await reload
-        assert await version(service, SUMS) == "2"
 
 
 async def test_one_change_is_made_at_a_time() -> None:

@@ -15,6 +15,7 @@ from lengthwise.batching.inline import FIRST_RUNS
 from lengthwise.batching.runners import Runners
 from lengthwise.padding import PaddedBatch
 from tests.support.batching import PATIENCE_SECONDS, Gate, answers, model_queue, names, outcome, running, sequence
+from tests.support.waiting import until
 
 
 async def at_rest(batcher: Batcher) -> None:
@@ -267,9 +268,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 async def looked_again(looks: list[float]) -> None:
     """Returns when the event loop has looked some times more."""
     wanted = len(looks) + 3
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while len(looks) < wanted:
-            await asyncio.sleep(0)
+    await until(lambda: len(looks) >= wanted)
 
 
 async def looked_in_a_while(looks: list[float]) -> int:

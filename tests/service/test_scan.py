@@ -155,15 +155,6 @@ def test_where_the_latest_is_bad_the_one_before_is_served(folder: Folder) -> Non
     assert "differs from its stored logits" in folder.refused["vowels/3"]
 
 
-def test_a_bad_version_costs_the_running_one_nothing(folder: Folder) -> None:
-    place(folder.path)
-    folder.scan()
-    model = folder.model()
-    tamper_with_golden(place(folder.path, version=2))
-    assert folder.scan() == ["vowels/1"]
-    assert folder.model() is model
-
-
 def test_a_refused_version_is_judged_again_when_it_changes(folder: Folder) -> None:
     tamper_with_golden(place(folder.path))
     assert folder.scan() == []
@@ -200,16 +191,6 @@ def test_a_directory_that_is_being_copied_becomes_good_when_it_is_whole(last: st
     shutil.copy2(whole / last, copy)
     assert folder.scan() == ["vowels/2"]
     assert folder.refused == {}
-
-
-def test_a_version_that_is_replaced_in_place_is_noticed(folder: Folder) -> None:
-    place(folder.path)
-    folder.scan()
-    before = folder.model()
-    place(folder.path, made={"note": "again"})
-    assert folder.scan() == ["vowels/1"]
-    assert folder.model() is not before
-    assert folder.model().manifest.made == {"note": "again"}
 
 
 def test_the_same_files_copied_again_leave_the_model_running(folder: Folder) -> None:

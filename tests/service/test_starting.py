@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tests.support.hostile_models import place_graph
 from tests.support.model_directories import measure_quickly, place
 from tests.support.numpy_models import Service
 from tests.support.server_process import ServerProcess
+from tests.support.waiting import until
 
 PATIENCE_SECONDS = 180.0
 SEQUENCES = [[[0.5] * 12] * 3]
@@ -74,13 +75,6 @@ async def starting(folder: Path, judge: SlowJudge, **options: Any) -> AsyncItera
         judge.go_on.set()
         await start
         await made.stop()
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Returns once that is so."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not true():
-            await asyncio.sleep(0)
 
 
 def keys(service: Service) -> list[str]:

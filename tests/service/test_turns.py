@@ -109,7 +109,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
         while turns.waiting < 3:
             await asyncio.sleep(0)
         assert turns.predicted_seconds() > 10_000
-        with pytest.raises(DeadlineExceeded, match="cannot be met"):
+        with pytest.raises(DeadlineExceeded):
             await _turn(turns, "honest", 10**10, time.monotonic() + 3600, certain=True)
         waiting.append(asyncio.ensure_future(_turn(turns, "short", 10, time.monotonic() + 3600, certain=True)))
         while turns.waiting < 4:

@@ -87,7 +87,7 @@ def test_a_file_without_lengths_is_refused(tmp_path: Path, content: str):
 def test_a_page_without_observations_is_refused(tmp_path: Path):
     page = tmp_path / "metrics.txt"
     page.write_text("# TYPE other counter\nother_total 3\n")
-    with pytest.raises(ConfigurationError, match="no observation"):
+    with pytest.raises(ConfigurationError):
         lengths(f"histogram:{page}")
 
 

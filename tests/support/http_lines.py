@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.http.server import protocol
-from lengthwise.padding import PaddedBatch
-from tests.support.numpy_models import Service, manifest, model, serving
+from lengthwise.runtime.manifest import Manifest
+from tests.support.numpy_models import Service, held_batch, manifest, model, serving
 
 GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
 UPGRADE = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
@@ -97,15 +97,12 @@ async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
 
 
 @asynccontextmanager
-async def held(**options: Any) -> AsyncIterator[tuple[Net, threading.Event, asyncio.Event]]:
+async def held(
+    rules: Manifest | None = None, **options: Any
+) -> AsyncIterator[tuple[Net, threading.Event, asyncio.Event]]:
     """A service whose only runner waits in each batch for `release`; `running` says when it got there."""
-    release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
-
-    def wait(_: PaddedBatch) -> None:
-        loop.call_soon_threadsafe(running.set)
-        release.wait(60)
-
-    async with serving(model(manifest(), wait), **options) as service, net(service) as made:
+    release, running, wait = held_batch()
+    async with serving(model(rules or manifest(), wait), **options) as service, net(service) as made:
         try:
             yield made, release, running
         finally:

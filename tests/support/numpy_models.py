@@ -7,6 +7,8 @@ raise, or wait for an event.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -114,6 +116,17 @@ def model(
     """A model whose batches are said to take long enough that none runs on the event loop."""
     table = CostTable([1, 64], [4, 1024], np.full((2, 2), seconds), clock=clock)
     return LoadedModel(manifest, Sums(manifest, before), table, promise=manifest.promise(CPU_LABEL))  # type: ignore[arg-type]
+
+
+def held_batch() -> tuple[threading.Event, asyncio.Event, Callable[[PaddedBatch], None]]:
+    """What makes a model's batches wait: `release` lets them go, `running` says that one waits."""
+    release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def wait(_: PaddedBatch) -> None:
+        loop.call_soon_threadsafe(running.set)
+        release.wait(60)
+
+    return release, running, wait
 
 
 def repository(*models: LoadedModel) -> Repository:
