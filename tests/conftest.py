@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from lengthwise.decoding import fast_json
 from lengthwise.runtime import recurrent_kernels
-from tests.support import prepared
+from tests.support import prepared, torch_operators
 
 prepared.stand_in()
 
@@ -92,6 +92,8 @@ def pytest_runtest_setup() -> None:
     random.seed(0)  # Keras takes its seeds from it
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+    if "torch.onnx._internal.exporter._registration" in sys.modules:
+        torch_operators.keep()
     if "absl.logging" in sys.modules:
         from lengthwise_export.keras_models.backend import leave_stderr_open
 
