@@ -1,8 +1,8 @@
 """The gallery's catalogue: models as their users wrote them, and the right verdict on each.
 
 Each torch model is a name in a file of `torch_leaking/`, `torch_sound/` or `torch_refused/`: a factory that takes
-nothing and seeds itself. Each ONNX model is a function of `onnx_leaking.py`, `onnx_sound.py` or `onnx_refused.py` that
-gives a `ModelProto`.
+nothing, seeds itself, and has what an `Exhibit` says beside it. Each ONNX model is a function of `onnx_leaking.py`,
+`onnx_sound.py` or `onnx_refused.py` that gives a `ModelProto`.
 
 What counts as the operator where a leak begins: the first one, in the order of execution, with an output that differs
 at a valid position, or as a whole where it has no time axis, and whose difference reaches an answer. The last clause
@@ -29,19 +29,26 @@ Verdict = Literal["leak", "sound", "warning", "uncheckable"]
 
 
 @functools.cache
-def torch_sources(room: str) -> dict[str, tuple[Path, range]]:
-    """Where each torch model of a room stands: its file, and its lines, from behind those of the model before."""
+def sources(room: str) -> dict[str, tuple[Path, range, dict[str, Any]]]:
+    """The models of a room: the file and lines of each, from behind those of the model before, and what is said.
+
+    A model is a decorated function, or a class that `seeded` gives a name.
+    """
     found = {}
-    for path in sorted((HERE / room).glob("*.py")):
+    for path in sorted((HERE / room).glob("*.py")) or [HERE / f"{room}.py"]:
         body = ast.parse(path.read_text()).body
         calls = [node for node in body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
-        made = {call.value.args[1].id: call.targets[0].id for call in calls}
+        made = {call.value.args[1].id: (call.targets[0].id, call.value) for call in calls}
         start = 0
         for node in body:
-            factory = isinstance(node, ast.FunctionDef) and not node.args.args
-            name = node.name if factory else made.get(getattr(node, "name", ""))
-            if name is not None:
-                found[name] = path, range(start, node.end_lineno)
+            decorated = isinstance(node, ast.FunctionDef) and node.decorator_list
+            name, call = (
+                (node.name, node.decorator_list[0]) if decorated else made.get(getattr(node, "name", ""), ("", None))
+            )
+            if call is not None:
+                said = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+                said |= {key: (said[key],) for key in ("operator", "cause", "reason") if isinstance(said.get(key), str)}
+                found[name] = path, range(start, node.end_lineno), said
                 start = node.end_lineno
     return found
 
@@ -114,14 +121,14 @@ class Exhibit:
     @property
     def file(self) -> Path:
         """The source that the model is written in."""
-        return torch_sources(self.room)[self.name][0] if self.is_torch else HERE / f"{self.room}.py"
+        return sources(self.room)[self.name][0]
 
     @property
     def line(self) -> int | None:
         """Where the leak begins: the line of a torch source that ends with the marker; None for all others."""
         if not self.is_torch:
             return None
-        file, own = torch_sources(self.room)[self.name]
+        file, own, _ = sources(self.room)[self.name]
         lines = file.read_text().splitlines()
         marked = [number + 1 for number in own if lines[number].endswith(MARKER)]
         if len(marked) != (1 if self.verdict == "leak" else 0):
@@ -162,267 +169,16 @@ class Exhibit:
         return f"{self.room}/{self.name}"
 
 
-def _torch_leak(name: str, *operator: str, **said: Any) -> Exhibit:
-    return Exhibit("torch_leaking", name, "leak", operator, **said)
+def room(name: str, verdict: Verdict, **usual: Any) -> tuple[Exhibit, ...]:
+    """The models of a room, with what is said of each beside the model, and what is usual in the room."""
+    exhibits = []
+    for model, (*_, said) in sorted(sources(name).items()):
+        usual["channels_first"] = said.get("channels_said", False)
+        exhibits.append(Exhibit(name, model, **{"verdict": verdict, **usual, **said}))
+    return tuple(exhibits)
 
 
-TORCH_LEAKING = (
-    _torch_leak("adaptive_pool", "pool", features=6, second="mask"),
-    _torch_leak("batch_axis_recurrence", "lstm", features=5, second="mask"),
-    _torch_leak("batch_first_forgotten", "mha", "multi_head_attention", features=6, second="mask"),
-    _torch_leak("batch_statistics", "batch_norm", "input_norm", features=6, shortest=2),
-    _torch_leak("batchnorm_shifts_zeros", "block2", features=4, second="mask"),
-    _torch_leak("bias_after_mask", "sum", features=10),
-    _torch_leak("bilstm_unpacked", "lstm", features=12),
-    _torch_leak("conv_reads_padding", "conv1", features=3),
-    _torch_leak("conv_without_remask", "convs.1", features=6),
-    _torch_leak(
-        "channels_first_global_mean", "mean", features=5, second="mask", channels_first=True, channels_said=True
-    ),
-    _torch_leak("chunk_means", "mean", features=4),
-    _torch_leak("chunks_into_features", "lstm", features=5),
-    _torch_leak("cross_batch_norm", "mean", features=10),
-    _torch_leak("final_hidden_unpacked", "gru", features=20),
-    _torch_leak("flip_for_reverse", "flip", features=5),
-    _torch_leak("float_key_padding_mask", "self_attention", "multi_head_attention", "scaled_dot", features=5),
-    _torch_leak("equal_lengths_unmasked", "mean", features=5),
-    _torch_leak("fourier_mixing", "fft", features=6, second="mask"),
-    _torch_leak("gated_sum", "einsum", "bmm", "sum", features=9),
-    _torch_leak("global_scale", "max", features=6, second="mask"),
-    _torch_leak("group_norm", "group_norm", "layers.1", features=9),
-    _torch_leak("hidden_viewed_wrong", "reshape", "view", "clone", features=6),
-    _torch_leak("instance_norm", "instance_norm", "norm", features=2, second="mask", shortest=2),
-    _torch_leak("inverted_mask", "softmax", "matmul", features=6, second="mask"),
-    _torch_leak("last_step", features=6),
-    _torch_leak("lone_row_unpacked", "lstm", features=6),
-    _torch_leak("layernorm_over_time", "layer_norm", features=3, second="mask"),
-    _torch_leak("lengths_from_zeros", "sum", features=12),
-    _torch_leak("masked_keys_plain_mean", "mean", features=8),
-    _torch_leak("max_over_width", "max", features=8),
-    _torch_leak("mean_over_longest", "max", "div", features=5),
-    _torch_leak("mean_over_width", "mean", features=5),
-    _torch_leak("median_baseline", "median", features=2, second="mask"),
-    _torch_leak("mha_without_mask", "blocks.0.attn", "multi_head_attention", "scaled_dot", features=6, second="mask"),
-    _torch_leak("one_step_too_far", "clamp", "getitem", "index", features=4),
-    _torch_leak("padded_in_front", "gru", features=5),
-    _torch_leak("padded_to_chunks", "lstm", features=6),
-    _torch_leak("padding_mask_ignored_by_pool", "max", features=6, second="padding-mask", named=True),
-    _torch_leak("padding_idx_with_positions", "sum", vocabulary=50, second="mask"),
-    _torch_leak("pooled_in_pairs", "max_pool", features=4),
-    _torch_leak("position_over_longest", "max", "div", features=2, named=True),
-    _torch_leak("relative_position", "linspace", features=3),
-    _torch_leak("remaining_sum", "sum", features=4, per_step=True),
-    _torch_leak("resampled", "interpolate", "upsample", features=3, second="mask"),
-    _torch_leak("rolled_difference", "roll", features=3),
-    _torch_leak("scores_multiplied_by_mask", "softmax", features=4, second="mask"),
-    _torch_leak("second_rnn_unpacked", "lstm2", features=8),
-    _torch_leak("similarity_profile", "mean", features=6, second="mask"),
-    _torch_leak("softmax_before_mask", "softmax", features=7, second="mask"),
-    _torch_leak("softmax_over_rows", "softmax", features=6, second="mask"),
-    _torch_leak("sorted_never_unsorted", "sort", features=8),
-    _torch_leak("spectrogram_cnn", "pool", "gap", features=8, second="mask"),
-    _torch_leak("squeeze_excite", "mean", features=5, second="mask"),
-    _torch_leak("src_mask_of_longest", "self_attn", "multi_head_attention", "scaled_dot", features=8, second="mask"),
-    _torch_leak("std_pool", "var", features=5),
-    _torch_leak("tcn_same_padding", "blocks.0.conv_out", features=8, second="mask", per_step=True),
-    _torch_leak("tiny_fill_value", "softmax", features=5),
-    _torch_leak("topk_pool", "topk", features=7),
-    _torch_leak("unit_norm_over_time", "norm", features=4),
-)
-
-
-def _torch_sound(name: str, verdict: Verdict = "sound", **said: Any) -> Exhibit:
-    return Exhibit("torch_sound", name, verdict, **said)
-
-
-TORCH_SOUND = (
-    _torch_sound("additive_attention", "warning", features=4, second="mask"),
-    _torch_sound("alibi_attention", "warning", features=6),
-    _torch_sound("boolean_indexing", features=5, second="mask"),
-    _torch_sound("causal_decoder", "warning", features=4),
-    _torch_sound("causal_tcn", features=4),
-    _torch_sound("cell_loop", features=4, second="mask"),
-    _torch_sound("channels_first_fcn", features=5, second="mask", channels_first=True, channels_said=True),
-    _torch_sound(
-        "channels_first_tagger", features=4, second="mask", channels_first=True, channels_said=True, per_step=True
-    ),
-    _torch_sound("cnn_lstm", features=9),
-    _torch_sound("deep_sets", features=10),
-    _torch_sound("dict_output", features=6, output="mortality"),
-    _torch_sound("hugging_face_encoder", second="mask", vocabulary=70, arguments=("input_ids", "attention_mask")),
-    _torch_sound("keyword_lengths", features=6, arguments=("x", "seq_lengths")),
-    _torch_sound("last_valid_step", features=6),
-    _torch_sound("learned_initial_state", features=5),
-    _torch_sound("lengths_and_mask", features=5, second="both"),
-    _torch_sound("logsumexp_pool", features=7),
-    _torch_sound("mask_before_steps", features=4, second="mask", arguments=("x", "mask")),
-    _torch_sound("masked_batchnorm", features=5),
-    _torch_sound("masked_layers", features=3, second="mask"),
-    _torch_sound("masked_max", features=8),
-    _torch_sound("masked_mean", "warning", features=3, second="mask"),
-    _torch_sound("packed_bilstm", features=12),
-    _torch_sound("packed_data_linear", features=5),
-    _torch_sound("padding_mask_encoder", "warning", features=6, second="padding-mask", named=True),
-    _torch_sound("projected_lstm", features=6),
-    _torch_sound("query_pooling", "warning", features=5, second="mask"),
-    _torch_sound("raw_samples", features=1, raw=True),
-    _torch_sound("relu_rnn", features=4),
-    _torch_sound("reversed_by_length", features=5),
-    _torch_sound("running_average", features=3),
-    _torch_sound("scalar_mix", features=6),
-    _torch_sound("sdpa_attention", "warning", features=6, second="mask"),
-    _torch_sound("sorted_and_unsorted", features=6),
-    _torch_sound("spectrogram_masked", features=8),
-    _torch_sound("squeeze_excite_masked", "warning", features=5, second="mask"),
-    _torch_sound("statistics_pooling", "warning", features=6, second="mask"),
-    _torch_sound("step_tagger", features=7, per_step=True),
-    _torch_sound("strided_conv", features=8),
-    _torch_sound("tcn_remasked", "warning", features=6, second="mask"),
-    _torch_sound("three_layer_bigru", features=7),
-    _torch_sound("time_first_attention", "warning", features=8, time_first=True),
-    _torch_sound("time_first_gru", features=10, time_first=True),
-    _torch_sound("token_cnn", vocabulary=60, second="mask"),
-    _torch_sound("token_gru", vocabulary=80),
-    _torch_sound("transformer_cls_token", "warning", features=6, second="mask"),
-    _torch_sound("transformer_mean", "warning", features=8),
-    _torch_sound("tuple_output", "warning", features=4, output=1),
-)
-
-
-def _torch_refused(name: str, *reason: str, **said: Any) -> Exhibit:
-    return Exhibit("torch_refused", name, "uncheckable", reason=reason, **said)
-
-
-TORCH_REFUSED = (
-    _torch_refused("channels_first_unsaid", "--channels-first", features=4, second="mask"),
-    _torch_refused("chunks_of_eight", "multiples of 8", features=3, second="mask"),
-    _torch_refused("double_weights", "float64", features=4, second="mask"),
-    _torch_refused("dropout_always_on", "twice", "same answer", features=6, second="mask"),
-    _torch_refused("float_mask_wanted", "mask = mask.to(x.dtype)", features=4, second="mask"),
-    _torch_refused("frozen_rows", "rows", "batch", features=5),
-    _torch_refused("frozen_width", "width", features=4, second="mask"),
-    _torch_refused("last_layer_of_zeros", "do not depend on the sequences", features=5),
-    _torch_refused("left_padding", "left", features=5),
-    _torch_refused("no_axis_of_rows", "must be [rows, classes]", features=5, second="mask"),
-    _torch_refused("no_lengths", "length", "mask", features=7, second=None),
-    _torch_refused("one_length_a_batch", "lengths differ", features=4),
-    _torch_refused("order_demanded", "order", "sorted", features=6),
-    _torch_refused("share_of_the_longest", "shares of the", features=4),
-    _torch_refused("which_way_round", "pad", "--second", features=6, second=None),
-    _torch_refused("wide_of_one", "past a width of 1", features=4),
-)
-
-
-def _onnx_leak(name: str, *operator: str, **said: Any) -> Exhibit:
-    return Exhibit("onnx_leaking", name, "leak", operator, **said)
-
-
-ONNX_LEAKING = (
-    _onnx_leak("backward_cumulative_sum", "future", features=3, per_step=True),
-    _onnx_leak(
-        "final_state_time_first", "gru_0", features=5, time_first=True, values="frames", second_name="frame_lengths"
-    ),
-    _onnx_leak(
-        "channels_first_mean",
-        "gap/mean",
-        features=5,
-        second="mask",
-        values="x",
-        second_name="mask",
-        channels_first=True,
-    ),
-    _onnx_leak("guessed_lengths", "count_used", features=4),
-    _onnx_leak("instance_norm", "inorm", features=4, second="mask", values="series", second_name="valid_mask"),
-    _onnx_leak("last_step", "Gather_4", features=4, values="input"),
-    _onnx_leak("mean_over_time", "average", features=4),
-    _onnx_leak("one_scale_for_the_batch", "quantize", features=6, second="mask", second_name="mask"),
-    _onnx_leak("plain_bilstm", "/lstm/LSTM", features=6, values="x"),
-    _onnx_leak("second_convolution", "conv1d_1", features=3, second="mask", values="input_1", second_name="input_mask"),
-    _onnx_leak(
-        "softmax_before_mask", "attention/Softmax", features=5, second="mask", values="inputs", second_name="mask"
-    ),
-    _onnx_leak("whole_width_reversed", "flip/Slice", features=3, values="x", second_name="seq_len"),
-    _onnx_leak(
-        "zeroed_max",
-        "pooler/ReduceMax",
-        vocabulary=30,
-        second="mask",
-        values="input_ids",
-        second_name="attention_mask",
-    ),
-)
-
-
-def _onnx_sound(name: str, verdict: Verdict = "sound", **said: Any) -> Exhibit:
-    return Exhibit("onnx_sound", name, verdict, **said)
-
-
-ONNX_SOUND = (
-    _onnx_sound("bool_mask_mean", features=4, second="mask", second_name="mask"),
-    _onnx_sound(
-        "channels_first_fcn",
-        "warning",
-        features=4,
-        second="mask",
-        values="signal",
-        second_name="signal_mask",
-        channels_first=True,
-    ),
-    _onnx_sound(
-        "channels_first_tagger", features=5, values="x", channels_first=True, channels_said=True, per_step=True
-    ),
-    _onnx_sound("float_mask_attention", "warning", features=5, second="mask", values="features", second_name="mask"),
-    _onnx_sound("gru_time_first", features=4, time_first=True, values="input", second_name="input_lengths"),
-    _onnx_sound("lengths_and_mask", features=4, second="both", third="mask"),
-    _onnx_sound("lstm_int64_lengths", features=6),
-    _onnx_sound(
-        "mask_time_first",
-        features=4,
-        second="mask",
-        time_first=True,
-        output="probabilities",
-        values="signal",
-        second_name="mask",
-    ),
-    _onnx_sound("masked_max", features=5, second="mask", second_name="mask"),
-    _onnx_sound("packed_bilstm_attention", features=7, values="x", second_name="lens"),
-    _onnx_sound(
-        "padding_mask_max",
-        features=6,
-        second="padding-mask",
-        values="src",
-        second_name="src_key_padding_mask",
-        named=True,
-    ),
-    _onnx_sound("raw_samples", features=1, raw=True, values="wave", second_name="wave_lengths"),
-    _onnx_sound("remasked_convolutions", features=3, values="input_1", second_name="input_2"),
-    _onnx_sound("reversed_by_length", features=3, values="x", second_name="seq_len"),
-    _onnx_sound("self_attention", "warning", features=6, values="src", second_name="src_lengths"),
-    _onnx_sound("step_tagger", features=4, per_step=True, values="x", second_name="x_lens"),
-    _onnx_sound(
-        "token_mean",
-        vocabulary=40,
-        second="mask",
-        values="input_ids",
-        second_name="attention_mask",
-    ),
-)
-
-
-def _onnx_refused(name: str, *reason: str, **said: Any) -> Exhibit:
-    return Exhibit("onnx_refused", name, "uncheckable", reason=reason, features=said.pop("features", 4), **said)
-
-
-ONNX_REFUSED = (
-    _onnx_refused("frozen_inside", "width", values="input_1", second_name="input_lengths"),
-    _onnx_refused("frozen_rows", "rows", "batch"),
-    _onnx_refused("frozen_width", "width"),
-    _onnx_refused("left_padding", "left"),
-    _onnx_refused("longest_first", "order", "sorted"),
-    _onnx_refused("never_twice_the_same", "twice", "same answer"),
-    _onnx_refused("no_second_input", "length", "mask", second=None),
-    _onnx_refused("shares_of_the_longest", "shares of the longest", second=None),
-    _onnx_refused("token_types", "token_type_ids", second=None),
-    _onnx_refused("which_way_round", "--second padding-mask", second=None),
-    _onnx_refused("two_sensors", "accelerometer", "gyroscope", features=3, values="accelerometer"),
-)
+TORCH_LEAKING, TORCH_SOUND = room("torch_leaking", "leak"), room("torch_sound", "sound")
+TORCH_REFUSED = room("torch_refused", "uncheckable")
+ONNX_LEAKING, ONNX_SOUND = room("onnx_leaking", "leak"), room("onnx_sound", "sound")
+ONNX_REFUSED = room("onnx_refused", "uncheckable", features=4)

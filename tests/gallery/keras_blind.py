@@ -3,9 +3,11 @@
 import keras
 from keras import layers
 
+from tests.gallery.keras_models import exhibit, sequential
 
+
+@exhibit(4, operator="attention", cause="padded steps", features=6)
 def attention_layer():
-    keras.utils.set_random_seed(4)
     inputs = keras.Input(shape=(None, 6))
     x = layers.GRU(12, return_sequences=True)(inputs)
     x = layers.Attention()([x, x])
@@ -13,23 +15,21 @@ def attention_layer():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(6, operator="global_max_pooling1d", cause="no mask", features=4, shortest=6)
 def conv_lstm_fcn():
-    keras.utils.set_random_seed(6)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 4)),
-            layers.Conv1D(12, 5, activation="relu"),
-            layers.MaxPooling1D(2),
-            layers.LSTM(10, return_sequences=True),
-            layers.GlobalMaxPooling1D(),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        4,
+        layers.Conv1D(12, 5, activation="relu"),
+        layers.MaxPooling1D(2),
+        layers.LSTM(10, return_sequences=True),
+        layers.GlobalMaxPooling1D(),
+        layers.Dense(3, activation="softmax"),
     )
 
 
+@exhibit(2, operator="conv1d", cause="no mask", features=1)
 def fcn():
     """Keras' example of time series classification."""
-    keras.utils.set_random_seed(2)
     inputs = keras.Input(shape=(None, 1))
     x = inputs
     for _ in range(3):
@@ -40,19 +40,13 @@ def fcn():
     return keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
 
 
+@exhibit(1, operator="bidirectional", cause="no mask", features=5)
 def plain_bilstm():
-    keras.utils.set_random_seed(1)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 5)),
-            layers.Bidirectional(layers.LSTM(8)),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
+    return sequential(5, layers.Bidirectional(layers.LSTM(8)), layers.Dense(3, activation="softmax"))
 
 
+@exhibit(3, operator="global_max_pooling1d", cause="no mask", vocabulary=70, shortest=7)
 def text_cnn():
-    keras.utils.set_random_seed(3)
     inputs = keras.Input(shape=(None,), dtype="int64")
     x = layers.Embedding(70, 12)(inputs)
     x = layers.Dropout(0.5)(x)
@@ -62,9 +56,9 @@ def text_cnn():
     return keras.Model(inputs, layers.Dense(1, activation="sigmoid", name="predictions")(x))
 
 
+@exhibit(5, operator="multi_head_attention", cause="padded steps", features=4)
 def transformer():
     """Keras' example of time series classification with a transformer."""
-    keras.utils.set_random_seed(5)
     inputs = keras.Input(shape=(None, 4))
     x = inputs
     for _ in range(2):

@@ -3,10 +3,12 @@
 import keras
 from keras import layers, ops
 
+from tests.gallery.keras_models import exhibit, sequential
 
+
+@exhibit(24, operator="global_average_pooling1d", cause="add", features=6)
 def added_to_unmasked():
     """A shortcut around a recurrent layer: Add keeps a mask only where both sides have one."""
-    keras.utils.set_random_seed(24)
     inputs = keras.Input(shape=(None, 6))
     shortcut = layers.Conv1D(12, 1, use_bias=False)(inputs)
     x = layers.Masking()(inputs)
@@ -16,9 +18,9 @@ def added_to_unmasked():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(8, operator="attention_weights", cause=("flatten", "softmax"), features=5)
 def attention_by_hand():
     """Attention over the outputs of an LSTM, as in many notebooks."""
-    keras.utils.set_random_seed(8)
     units = 16
     inputs = keras.Input(shape=(None, 5))
     activations = layers.LSTM(units, return_sequences=True)(layers.Masking(0.0)(inputs))
@@ -32,9 +34,9 @@ def attention_by_hand():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(summed))
 
 
+@exhibit(9, operator="attention", cause=("query_cnn", "conv1d", "mask"), vocabulary=60)
 def attention_layer_unmasked():
     """A convolution makes query and value of each token, then dot-product attention between them."""
-    keras.utils.set_random_seed(9)
     tokens = keras.Input(shape=(None,), dtype="int32")
     embedded = layers.Embedding(60, 16, mask_zero=True)(tokens)
     query = layers.Conv1D(16, 1, name="query_cnn")(embedded)
@@ -44,8 +46,8 @@ def attention_layer_unmasked():
     return keras.Model(tokens, layers.Dense(2, activation="softmax")(state))
 
 
+@exhibit(7, operator="backward_gru", cause=("mask", "gru"), features=3)
 def backwards_without_mask():
-    keras.utils.set_random_seed(7)
     inputs = keras.Input((None, 3))
     forward = layers.GRU(8, name="forward_gru")(layers.Masking()(inputs))
     x = layers.Dense(8, activation="tanh", bias_initializer=keras.initializers.RandomNormal(seed=7))(inputs)
@@ -63,23 +65,21 @@ class BatchScale(layers.Layer):
         return (x - ops.mean(x, axis=0)) / (ops.std(x, axis=0) + 1e-3)
 
 
+@exhibit(13, operator="batch_scale", cause="row", features=4, custom=True)
 def batch_statistics():
-    keras.utils.set_random_seed(13)
     inputs = keras.Input(shape=(None, 4))
     x = layers.LSTM(8)(layers.Masking()(inputs))
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(BatchScale()(x)))
 
 
+@exhibit(5, operator=("masking", "lstm"), cause=("batch_normalization", "batchnorm", "masking"), features=6)
 def batchnorm_before_masking():
-    keras.utils.set_random_seed(5)
-    model = keras.Sequential(
-        [
-            keras.Input(shape=(None, 6)),
-            layers.BatchNormalization(),
-            layers.Masking(mask_value=0.0),
-            layers.LSTM(16),
-            layers.Dense(2, activation="softmax"),
-        ]
+    model = sequential(
+        6,
+        layers.BatchNormalization(),
+        layers.Masking(mask_value=0.0),
+        layers.LSTM(16),
+        layers.Dense(2, activation="softmax"),
     )
     norm = model.layers[0]  # as after some epochs of training
     norm.moving_mean.assign([0.3, -0.2, 0.5, 1.0, 0.0, -0.4])
@@ -87,22 +87,20 @@ def batchnorm_before_masking():
     return model
 
 
+@exhibit(3, operator="global_max_pooling1d", cause="pooling", features=5)
 def bilstm_max_pool():
-    keras.utils.set_random_seed(3)
-    return keras.Sequential(
-        [
-            keras.Input((None, 5)),
-            layers.Masking(),
-            layers.Bidirectional(layers.LSTM(12, return_sequences=True)),
-            layers.GlobalMaxPooling1D(),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        5,
+        layers.Masking(),
+        layers.Bidirectional(layers.LSTM(12, return_sequences=True)),
+        layers.GlobalMaxPooling1D(),
+        layers.Dense(3, activation="softmax"),
     )
 
 
+@exhibit(23, operator=("wider", "gru"), cause=("around", "concatenate"), features=4)
 def concatenated_with_conv():
     """What a step is, and what its surroundings are. A mask beside none becomes one that is true everywhere."""
-    keras.utils.set_random_seed(23)
     inputs = keras.Input(shape=(None, 4))
     x = layers.Masking()(inputs)
     around = layers.Conv1D(8, 5, padding="same", activation="relu", bias_initializer="ones", name="around")(x)
@@ -112,21 +110,19 @@ def concatenated_with_conv():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(1, operator="global_average_pooling1d", cause="conv1d", features=4)
 def conv_forgets_mask():
-    keras.utils.set_random_seed(1)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 4)),
-            layers.Masking(mask_value=0.0),
-            layers.Conv1D(16, 3, padding="same", activation="relu"),
-            layers.GlobalAveragePooling1D(),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        4,
+        layers.Masking(mask_value=0.0),
+        layers.Conv1D(16, 3, padding="same", activation="relu"),
+        layers.GlobalAveragePooling1D(),
+        layers.Dense(3, activation="softmax"),
     )
 
 
+@exhibit(2, operator="conv_b", cause="conv", features=6)
 def conv_stack_max():
-    keras.utils.set_random_seed(2)
     model = keras.Sequential()
     model.add(keras.Input(shape=(None, 6)))
     model.add(layers.Masking(mask_value=0.0))
@@ -139,22 +135,16 @@ def conv_stack_max():
     return model
 
 
+@exhibit(22, operator=("cropping1d", "simple_rnn"), cause=("cropping1d", "mask"), features=3, shortest=2)
 def cropped_behind():
     """The last reading is unreliable: leave it out."""
-    keras.utils.set_random_seed(22)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 3)),
-            layers.Masking(),
-            layers.Cropping1D((0, 1)),
-            layers.SimpleRNN(12),
-            layers.Dense(2, activation="softmax"),
-        ]
+    return sequential(
+        3, layers.Masking(), layers.Cropping1D((0, 1)), layers.SimpleRNN(12), layers.Dense(2, activation="softmax")
     )
 
 
+@exhibit(20, operator="global_average_pooling1d", cause=("einsum_dense", "einsumdense"), vocabulary=30)
 def einsum_dense_loses_mask():
-    keras.utils.set_random_seed(20)
     return keras.Sequential(
         [
             keras.Input(shape=(None,), dtype="int32"),
@@ -166,8 +156,8 @@ def einsum_dense_loses_mask():
     )
 
 
+@exhibit(26, operator="max", cause="max", vocabulary=45)
 def global_max_of_relu():
-    keras.utils.set_random_seed(26)
     tokens = keras.Input(shape=(None,), dtype="int64", name="tokens")
     x = layers.Embedding(45, 12, mask_zero=True)(tokens)
     x = layers.Dense(16, activation="relu", bias_initializer=keras.initializers.RandomNormal(stddev=0.5, seed=1))(x)
@@ -175,23 +165,21 @@ def global_max_of_relu():
     return keras.Model(tokens, layers.Dense(2, activation="sigmoid")(x))
 
 
+@exhibit(16, operator="group_normalization", cause="over the steps", features=8)
 def group_norm():
-    keras.utils.set_random_seed(16)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 8)),
-            layers.Masking(),
-            layers.Dense(16),
-            layers.GroupNormalization(groups=4),
-            layers.Activation("relu"),
-            layers.LSTM(12),
-            layers.Dense(3),
-        ]
+    return sequential(
+        8,
+        layers.Masking(),
+        layers.Dense(16),
+        layers.GroupNormalization(groups=4),
+        layers.Activation("relu"),
+        layers.LSTM(12),
+        layers.Dense(3),
     )
 
 
+@exhibit(14, operator=("get_item", "getitem"), cause=("last", "index", "reverse", "slice", "step"), features=6)
 def last_step_of_bilstm():
-    keras.utils.set_random_seed(14)
     inputs = keras.Input(shape=(None, 6))
     x = layers.Masking(mask_value=0.0)(inputs)
     x = layers.Bidirectional(layers.LSTM(10, return_sequences=True))(x)
@@ -199,8 +187,8 @@ def last_step_of_bilstm():
     return keras.Model(inputs, layers.Dense(4, activation="softmax")(last))
 
 
+@exhibit(10, operator="multi_head_attention", cause=("conv1d", "mask"), features=6)
 def mha_after_conv():
-    keras.utils.set_random_seed(10)
     inputs = keras.Input(shape=(None, 6))
     x = layers.Masking()(inputs)
     mask = keras.ops.any(keras.ops.not_equal(inputs, 0.0), axis=-1)
@@ -211,9 +199,9 @@ def mha_after_conv():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(12, operator="bidirectional", cause=("permute", "mask"), features=5)
 def permute_loses_mask():
     """Dropout of whole features: turned around for it, and back."""
-    keras.utils.set_random_seed(12)
     inputs = keras.Input(shape=(None, 5))
     x = layers.Masking()(inputs)
     x = layers.Permute((2, 1))(x)
@@ -223,9 +211,9 @@ def permute_loses_mask():
     return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
 
 
+@exhibit(4, operator=("average_pooling1d", "lstm"), cause=("average_pooling1d", "pool"), features=4)
 def pooled_between_lstms():
     """Half the steps for the second layer, as it is slow otherwise."""
-    keras.utils.set_random_seed(4)
     inputs = keras.Input(shape=(None, 4), name="series")
     x = layers.Masking(0.0)(inputs)
     x = layers.LSTM(12, return_sequences=True)(x)
@@ -252,16 +240,14 @@ class Recency(layers.Layer):
         return {**super().get_config(), "scale": self.scale}
 
 
+@exhibit(13, operator="recency", cause=("flip", "width", "end"), features=4, custom=True)
 def positions_from_the_end():
-    keras.utils.set_random_seed(13)
-    return keras.Sequential(
-        [keras.Input((None, 4)), layers.Masking(), Recency(), layers.LSTM(12), layers.Dense(3, activation="softmax")]
-    )
+    return sequential(4, layers.Masking(), Recency(), layers.LSTM(12), layers.Dense(3, activation="softmax"))
 
 
+@exhibit(6, operator="fast", cause=("mask", "reverse"), features=7)
 def raw_branch_bidirectional():
     """Two views of the same series; the mask is in one of them."""
-    keras.utils.set_random_seed(6)
     inputs = keras.Input(shape=(None, 7))
     masked = layers.Masking()(inputs)
     slow = layers.LSTM(10)(masked)
@@ -270,8 +256,8 @@ def raw_branch_bidirectional():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(merged))
 
 
+@exhibit(11, operator="lstm", cause="reshape", vocabulary=50)
 def reshape_loses_mask():
-    keras.utils.set_random_seed(11)
     model = keras.Sequential(
         [
             keras.Input(shape=(None,), dtype="int32"),
@@ -284,8 +270,8 @@ def reshape_loses_mask():
     return model
 
 
+@exhibit(19, operator="second", cause="rms_normalization", features=5)
 def rms_norm_between():
-    keras.utils.set_random_seed(19)
     inputs = keras.Input(shape=(None, 5))
     x = layers.Masking()(inputs)
     x = layers.LSTM(12, return_sequences=True)(x)
@@ -302,9 +288,9 @@ def encoder(x, number, heads=2, size=16, dropout=0.1):
     return layers.LayerNormalization(epsilon=1e-6)(layers.Add()([x, hidden]))
 
 
+@exhibit(28, operator="mha_1", cause="mask", vocabulary=80)
 def second_encoder_block():
     """MultiHeadAttention takes the mask off its input, so the Add around it has one mask of two and passes on none."""
-    keras.utils.set_random_seed(28)
     tokens = keras.Input(shape=(None,), dtype="int32")
     x = layers.Embedding(80, 16, mask_zero=True)(tokens)
     for number in range(2):
@@ -313,8 +299,8 @@ def second_encoder_block():
     return keras.Model(tokens, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(25, operator="weights", cause=("softmax", "score"), features=5)
 def softmax_over_steps():
-    keras.utils.set_random_seed(25)
     inputs = keras.Input(shape=(None, 5))
     h = layers.Bidirectional(layers.LSTM(8, return_sequences=True))(layers.Masking()(inputs))
     scores = layers.Conv1D(1, 1, name="score")(h)
@@ -333,9 +319,9 @@ def squeeze_excite_block(x, ratio=4):
     return layers.multiply([x, se])
 
 
+@exhibit(15, operator=("conv1d", "global_average_pooling1d"), cause=("pooling", "mean", "conv"), features=5)
 def squeeze_excite():
     """MLSTM-FCN: one branch convolutions with squeeze and excite, the other a masked LSTM."""
-    keras.utils.set_random_seed(15)
     inputs = keras.Input(shape=(None, 5))
     x = layers.LSTM(8)(layers.Masking()(inputs))
     y = layers.Conv1D(16, 8, padding="same", kernel_initializer="he_uniform")(inputs)
@@ -366,8 +352,8 @@ class ReviewClassifier(keras.Model):
         return {"vocabulary": self.vocabulary, "units": self.units, "classes": self.classes}
 
 
+@exhibit(18, operator="rnn", cause=("mask", "multiply"), vocabulary=40, custom=True)
 def subclass_forgets_mask():
-    keras.utils.set_random_seed(18)
     model = ReviewClassifier()
     model(ops.zeros((1, 4), dtype="int32"))
     return model
@@ -394,9 +380,9 @@ class TokenAndPositionEmbedding(layers.Layer):
         return {**super().get_config(), **sizes}
 
 
+@exhibit(27, operator="self_attention", cause=("mask", "add"), vocabulary=70, longest=200, custom=True)
 def transformer_without_mask():
     """Text classification with a transformer; the sum of two embeddings has no mask any more."""
-    keras.utils.set_random_seed(27)
     inputs = keras.Input(shape=(None,), dtype="int32")
     x = TokenAndPositionEmbedding(200, 70, 16)(inputs)
     attended = layers.MultiHeadAttention(num_heads=2, key_dim=8, name="self_attention")(x, x)
@@ -408,23 +394,21 @@ def transformer_without_mask():
     return keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
 
 
+@exhibit(21, operator="unit_normalization", cause="norm", features=4)
 def unit_norm_over_time():
     """Each feature scaled to length one over the series."""
-    keras.utils.set_random_seed(21)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 4)),
-            layers.Masking(),
-            layers.Dense(8, activation="relu", bias_initializer="ones"),
-            layers.UnitNormalization(axis=1),
-            layers.LSTM(8),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        4,
+        layers.Masking(),
+        layers.Dense(8, activation="relu", bias_initializer="ones"),
+        layers.UnitNormalization(axis=1),
+        layers.LSTM(8),
+        layers.Dense(3, activation="softmax"),
     )
 
 
+@exhibit(17, operator=("up_sampling1d", "fine"), cause=("up_sampling1d", "upsampling1d", "mask"), features=4)
 def upsampled():
-    keras.utils.set_random_seed(17)
     model = keras.Sequential()
     model.add(keras.Input(shape=(None, 4)))
     model.add(layers.Masking())

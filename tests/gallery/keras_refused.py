@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tests.gallery.keras_models import exhibit, sequential
+
 
 class Swish(layers.Layer):
     """Never registered: a file of it cannot be read without this class."""
@@ -17,15 +19,13 @@ class Swish(layers.Layer):
         return x * ops.sigmoid(x)
 
 
+@exhibit(3, reason="swish", features=4, custom=True)
 def class_not_at_hand():
-    keras.utils.set_random_seed(3)
-    return keras.Sequential(
-        [keras.Input(shape=(None, 4)), layers.Masking(), layers.LSTM(8), Swish(), layers.Dense(3, activation="softmax")]
-    )
+    return sequential(4, layers.Masking(), layers.LSTM(8), Swish(), layers.Dense(3, activation="softmax"))
 
 
+@exhibit(8, reason=("radar", "convlstm", "axes", "dimension"), features=8)
 def conv_lstm():
-    keras.utils.set_random_seed(8)
     return keras.Sequential(
         [
             keras.Input(shape=(None, 8, 2)),
@@ -44,21 +44,13 @@ class MCDropout(layers.Dropout):
         return super().call(inputs, training=True)
 
 
+@exhibit(10, reason=("twice", "same answer", "random"), features=4, custom=True)
 def dropout_always_on():
-    keras.utils.set_random_seed(10)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 4)),
-            layers.Masking(),
-            layers.LSTM(8),
-            MCDropout(0.5),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
+    return sequential(4, layers.Masking(), layers.LSTM(8), MCDropout(0.5), layers.Dense(3, activation="softmax"))
 
 
+@exhibit(4, reason=("width", "length", "20"), features=4, longest=20)
 def flattened():
-    keras.utils.set_random_seed(4)
     return keras.Sequential(
         [
             keras.Input(shape=(20, 4)),
@@ -70,8 +62,8 @@ def flattened():
     )
 
 
+@exhibit(11, reason=("rows", "batch"), features=4)
 def frozen_rows():
-    keras.utils.set_random_seed(11)
     inputs = keras.Input(batch_shape=(16, None, 4))
     x = layers.GRU(8)(layers.Masking()(inputs))
     x = layers.Reshape((2, 4))(x)
@@ -79,9 +71,9 @@ def frozen_rows():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(12, reason=("conv2d", "axes", "dimension", "shape"), features=8)
 def images():
     """A video: each step is a picture."""
-    keras.utils.set_random_seed(12)
     return keras.Sequential(
         [
             keras.Input(shape=(None, 8, 8, 1)),
@@ -98,6 +90,7 @@ def layer(class_name: str, name: str, inbound: list[list[object]], **config: obj
     return {"class_name": class_name, "name": name, "config": {"name": name, **config}, "inbound_nodes": nodes}
 
 
+@exhibit(None, reason="keras 2", features=4, suffix=".h5")
 def save_keras_two(path: Path) -> None:
     """A file of Keras 2 with an operation of TensorFlow between its layers, which Keras 3 does not read."""
     layers = [
@@ -120,34 +113,30 @@ def save_keras_two(path: Path) -> None:
         weights.create_group("dense").attrs["weight_names"] = np.array([], dtype="S1")
 
 
+@exhibit(1, reason="lambda", features=4)
 def lambda_layer():
-    keras.utils.set_random_seed(1)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 4)),
-            layers.Masking(),
-            layers.LSTM(8, return_sequences=True),
-            layers.Lambda(lambda x: keras.ops.mean(x, axis=1), name="average"),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        4,
+        layers.Masking(),
+        layers.LSTM(8, return_sequences=True),
+        layers.Lambda(lambda x: keras.ops.mean(x, axis=1), name="average"),
+        layers.Dense(3, activation="softmax"),
     )
 
 
+@exhibit(6, reason="float16", features=4)
 def mixed_precision():
-    keras.utils.set_random_seed(6)
     half = keras.DTypePolicy("mixed_float16")
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 4)),
-            layers.Masking(dtype=half),
-            layers.LSTM(8, dtype=half),
-            layers.Dense(3, activation="softmax", dtype="float32"),
-        ]
+    return sequential(
+        4,
+        layers.Masking(dtype=half),
+        layers.LSTM(8, dtype=half),
+        layers.Dense(3, activation="softmax", dtype="float32"),
     )
 
 
+@exhibit(2, reason="stateful", features=4)
 def stateful():
-    keras.utils.set_random_seed(2)
     return keras.Sequential(
         [
             keras.Input(batch_shape=(1, None, 4)),
@@ -158,16 +147,16 @@ def stateful():
     )
 
 
+@exhibit(9, reason=("outputs", "--output"), features=4)
 def states_returned():
     """An encoder for a decoder elsewhere: three outputs, of which none is a score."""
-    keras.utils.set_random_seed(9)
     inputs = keras.Input(shape=(None, 4))
     output, hidden, cell = layers.LSTM(8, return_state=True)(layers.Masking()(inputs))
     return keras.Model(inputs, [output, hidden, cell])
 
 
+@exhibit(5, reason=("patient", "inputs"), features=4)
 def two_inputs():
-    keras.utils.set_random_seed(5)
     series = keras.Input(shape=(None, 4), name="series")
     patient = keras.Input(shape=(3,), name="patient")
     x = layers.LSTM(8)(layers.Masking()(series))
@@ -183,9 +172,9 @@ HASHING = {
 }
 
 
+@exhibit(7, reason="hashing", vocabulary=40)
 def save_words_looked_up(path: Path) -> None:
     """A model that hashes its words, as TensorFlow saves it: Keras has this layer for TensorFlow alone."""
-    keras.utils.set_random_seed(7)
     model = keras.Sequential(
         [
             keras.Input(shape=(None,), dtype="int64"),

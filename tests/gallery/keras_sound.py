@@ -3,9 +3,11 @@
 import keras
 from keras import layers, ops
 
+from tests.gallery.keras_models import exhibit, sequential
 
+
+@exhibit(13, features=5)
 def attention_layer():
-    keras.utils.set_random_seed(13)
     inputs = keras.Input(shape=(None, 5))
     x = layers.Masking()(inputs)
     h = layers.LSTM(12, return_sequences=True)(x)
@@ -15,29 +17,20 @@ def attention_layer():
     return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
 
 
+@exhibit(8, features=5)
 def backwards_with_mask():
-    keras.utils.set_random_seed(8)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 5)),
-            layers.Masking(),
-            layers.LSTM(12, go_backwards=True),
-            layers.Dense(4, activation="softmax"),
-        ]
-    )
+    return sequential(5, layers.Masking(), layers.LSTM(12, go_backwards=True), layers.Dense(4, activation="softmax"))
 
 
+@exhibit(4, features=5)
 def bidirectional_sum():
-    keras.utils.set_random_seed(4)
-    return keras.Sequential(
-        [
-            keras.Input((None, 5)),
-            layers.Masking(),
-            layers.Bidirectional(layers.GRU(8, return_sequences=True), merge_mode="sum"),
-            layers.Bidirectional(layers.GRU(8, return_sequences=True), merge_mode="mul"),
-            layers.Bidirectional(layers.LSTM(8), merge_mode="ave"),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        5,
+        layers.Masking(),
+        layers.Bidirectional(layers.GRU(8, return_sequences=True), merge_mode="sum"),
+        layers.Bidirectional(layers.GRU(8, return_sequences=True), merge_mode="mul"),
+        layers.Bidirectional(layers.LSTM(8), merge_mode="ave"),
+        layers.Dense(3, activation="softmax"),
     )
 
 
@@ -69,8 +62,8 @@ class AttentionPooling(layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
+@exhibit(3, features=6, custom=True)
 def bilstm_attention_masked():
-    keras.utils.set_random_seed(3)
     inputs = keras.Input(shape=(None, 6))
     x = layers.Masking()(inputs)
     x = layers.Bidirectional(layers.LSTM(10, return_sequences=True))(x)
@@ -78,8 +71,8 @@ def bilstm_attention_masked():
     return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
 
 
+@exhibit(26, features=6)
 def causal_attention_last():
-    keras.utils.set_random_seed(26)
     inputs = keras.Input(shape=(None, 6))
     x = layers.Masking()(inputs)
     x = layers.Dense(16)(x)
@@ -89,9 +82,9 @@ def causal_attention_last():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(20, features=3, per_step=True)
 def causal_tagger():
     """A small WaveNet: no step reads a later one."""
-    keras.utils.set_random_seed(20)
     inputs = keras.Input(shape=(None, 3))
     x = layers.Masking()(inputs)
     for rate in (1, 2, 4):
@@ -99,8 +92,8 @@ def causal_tagger():
     return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
 
 
+@exhibit(21, features=6)
 def conv_then_given_mask():
-    keras.utils.set_random_seed(21)
     inputs = keras.Input(shape=(None, 6))
     mask = ops.any(ops.not_equal(inputs, 0.0), axis=-1)
     x = layers.Masking()(inputs)
@@ -110,8 +103,8 @@ def conv_then_given_mask():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(2, vocabulary=60)
 def embedding_mask_zero_lstm():
-    keras.utils.set_random_seed(2)
     return keras.Sequential(
         [
             keras.Input(shape=(None,)),
@@ -123,9 +116,9 @@ def embedding_mask_zero_lstm():
     )
 
 
+@exhibit(29, verdict="warning", features=6)
 def encoder_of_given_masks():
     """Every layer that needs a mask is handed one."""
-    keras.utils.set_random_seed(29)
     inputs = keras.Input(shape=(None, 6), name="readings")
     mask = ops.any(ops.not_equal(inputs, 0.0), axis=-1)
     x = layers.Dense(16)(inputs)
@@ -139,22 +132,20 @@ def encoder_of_given_masks():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(5, features=4)
 def gru_reset_before():
-    keras.utils.set_random_seed(5)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 4)),
-            layers.Masking(),
-            layers.GRU(12, reset_after=False, return_sequences=True),
-            layers.GRU(12, reset_after=False, recurrent_activation="hard_sigmoid"),
-            layers.Dense(3),
-        ]
+    return sequential(
+        4,
+        layers.Masking(),
+        layers.GRU(12, reset_after=False, return_sequences=True),
+        layers.GRU(12, reset_after=False, recurrent_activation="hard_sigmoid"),
+        layers.Dense(3),
     )
 
 
+@exhibit(14, features=6)
 def last_state_asks():
     """Luong's attention: the last state asks all steps."""
-    keras.utils.set_random_seed(14)
     inputs = keras.Input(shape=(None, 6))
     states, last = layers.GRU(12, return_sequences=True, return_state=True)(layers.Masking()(inputs))
     query = layers.Reshape((1, 12))(last)
@@ -164,9 +155,9 @@ def last_state_asks():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(30, features=12)
 def length_in_the_shape():
     """The longest series of the training set stands in the shape, though no layer needs it."""
-    keras.utils.set_random_seed(30)
     model = keras.Sequential()
     model.add(keras.Input(shape=(29, 12)))
     model.add(layers.Masking(mask_value=0.0))
@@ -176,60 +167,54 @@ def length_in_the_shape():
     return model
 
 
+@exhibit(11, features=4)
 def lstm_last_step():
     """Masked steps repeat the last valid output, so the last step is right."""
-    keras.utils.set_random_seed(11)
     inputs = keras.Input(shape=(None, 4))
     x = layers.Masking()(inputs)
     x = layers.GRU(16, return_sequences=True)(x)
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x[:, -1]))
 
 
+@exhibit(10, features=5)
 def lstm_max_pool():
     """Masked steps repeat the last valid output, so the largest one is right."""
-    keras.utils.set_random_seed(10)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 5)),
-            layers.Masking(),
-            layers.LSTM(16, return_sequences=True),
-            layers.GlobalMaxPooling1D(),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        5,
+        layers.Masking(),
+        layers.LSTM(16, return_sequences=True),
+        layers.GlobalMaxPooling1D(),
+        layers.Dense(3, activation="softmax"),
     )
 
 
+@exhibit(7, features=4)
 def lstm_of_odd_gates():
-    keras.utils.set_random_seed(7)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 4)),
-            layers.Masking(),
-            layers.LSTM(
-                10, activation="softsign", recurrent_activation="hard_sigmoid", use_bias=False, return_sequences=True
-            ),
-            layers.LSTM(10, activation="relu", unit_forget_bias=False, bias_initializer="glorot_uniform"),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        4,
+        layers.Masking(),
+        layers.LSTM(
+            10, activation="softsign", recurrent_activation="hard_sigmoid", use_bias=False, return_sequences=True
+        ),
+        layers.LSTM(10, activation="relu", unit_forget_bias=False, bias_initializer="glorot_uniform"),
+        layers.Dense(3, activation="softmax"),
     )
 
 
+@exhibit(9, features=6)
 def masked_average():
-    keras.utils.set_random_seed(9)
-    model = keras.Sequential(
-        [
-            keras.Input(shape=(None, 6)),
-            layers.Masking(),
-            layers.Dense(16),
-            layers.BatchNormalization(),
-            layers.LeakyReLU(negative_slope=0.1),
-            layers.Dropout(0.4),
-            layers.Dense(16, activation="elu"),
-            layers.LayerNormalization(),
-            layers.GaussianNoise(0.1),
-            layers.GlobalAveragePooling1D(),
-            layers.Dense(5, activation="softmax"),
-        ]
+    model = sequential(
+        6,
+        layers.Masking(),
+        layers.Dense(16),
+        layers.BatchNormalization(),
+        layers.LeakyReLU(negative_slope=0.1),
+        layers.Dropout(0.4),
+        layers.Dense(16, activation="elu"),
+        layers.LayerNormalization(),
+        layers.GaussianNoise(0.1),
+        layers.GlobalAveragePooling1D(),
+        layers.Dense(5, activation="softmax"),
     )
     norm = model.layers[2]  # as after some epochs of training
     norm.moving_mean.assign(keras.random.normal((16,), stddev=0.5, seed=1))
@@ -237,8 +222,8 @@ def masked_average():
     return model
 
 
+@exhibit(1, features=12)
 def masking_lstm_lstm_dense():
-    keras.utils.set_random_seed(1)
     model = keras.Sequential()
     model.add(keras.Input(shape=(None, 12)))
     model.add(layers.Masking(mask_value=0.0))
@@ -248,8 +233,8 @@ def masking_lstm_lstm_dense():
     return model
 
 
+@exhibit(18, features=5)
 def mean_and_max():
-    keras.utils.set_random_seed(18)
     inputs = keras.Input(shape=(None, 5))
     h = layers.LSTM(10, return_sequences=True)(layers.Masking()(inputs))
     pooled = layers.concatenate([layers.GlobalAveragePooling1D()(h), layers.GlobalMaxPooling1D()(h)])
@@ -258,9 +243,9 @@ def mean_and_max():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(24, features=5)
 def nested_and_shared():
     """A tower that two readings share: as it is, and scaled."""
-    keras.utils.set_random_seed(24)
     tower = keras.Sequential([layers.Dense(10, activation="tanh"), layers.GRU(8)], name="tower")
     inputs = keras.Input(shape=(None, 5))
     x = layers.Masking()(inputs)
@@ -270,9 +255,9 @@ def nested_and_shared():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.concatenate(merged)))
 
 
+@exhibit(28, vocabulary=90)
 def pooled_words():
     """fastText: the mean of the words' vectors."""
-    keras.utils.set_random_seed(28)
     return keras.Sequential(
         [
             keras.Input(shape=(None,), dtype="int64"),
@@ -308,8 +293,8 @@ class PositionalEmbedding(layers.Layer):
         return {**super().get_config(), **sizes}
 
 
+@exhibit(31, vocabulary=70, longest=150, custom=True)
 def positions_with_mask():
-    keras.utils.set_random_seed(31)
     inputs = keras.Input(shape=(None,), dtype="int64")
     x = PositionalEmbedding(150, 70, 16)(inputs)
     x = layers.LayerNormalization()(layers.add([x, layers.MultiHeadAttention(2, 8)(x, x)]))
@@ -317,8 +302,8 @@ def positions_with_mask():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(23, features=4)
 def repeat_and_decode():
-    keras.utils.set_random_seed(23)
     model = keras.Sequential()
     model.add(keras.Input(shape=(None, 4)))
     model.add(layers.Masking())
@@ -330,8 +315,8 @@ def repeat_and_decode():
     return model
 
 
+@exhibit(17, features=8)
 def residual_lstms():
-    keras.utils.set_random_seed(17)
     inputs = keras.Input(shape=(None, 8))
     x = layers.Masking()(inputs)
     for _ in range(3):
@@ -341,21 +326,14 @@ def residual_lstms():
     return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
 
 
+@exhibit(19, features=4, mask_value=-99.0)
 def sentinel_mask():
-    keras.utils.set_random_seed(19)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 4)),
-            layers.Masking(mask_value=-99.0),
-            layers.LSTM(16),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
+    return sequential(4, layers.Masking(mask_value=-99.0), layers.LSTM(16), layers.Dense(3, activation="softmax"))
 
 
+@exhibit(22, features=6)
 def separable_conv_given_mask():
     """The mask is taken from the Masking layer and given to whatever comes behind the convolution."""
-    keras.utils.set_random_seed(22)
     inputs = keras.Input(shape=(None, 6))
     masking = layers.Masking()
     x = masking(inputs)
@@ -365,8 +343,8 @@ def separable_conv_given_mask():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(6, features=3)
 def simple_rnn_stack():
-    keras.utils.set_random_seed(6)
     return keras.Sequential(
         [
             keras.Input(shape=(None, 3), name="sensor"),
@@ -379,8 +357,8 @@ def simple_rnn_stack():
     )
 
 
+@exhibit(16, features=4)
 def stacked_cells():
-    keras.utils.set_random_seed(16)
     inputs = keras.Input(shape=(None, 4))
     x = layers.Masking()(inputs)
     x = layers.RNN([layers.LSTMCell(8), layers.GRUCell(10)], return_sequences=True)(x)
@@ -388,8 +366,8 @@ def stacked_cells():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@exhibit(15, vocabulary=50, per_step=True)
 def step_tagger():
-    keras.utils.set_random_seed(15)
     model = keras.Sequential()
     model.add(keras.Input(shape=(None,), dtype="int32"))
     model.add(layers.Embedding(50, 12, mask_zero=True))
@@ -417,32 +395,30 @@ class VisitModel(keras.Model):
         return {"units": self.units, "classes": self.classes}
 
 
+@exhibit(25, features=7, custom=True)
 def subclass_passes_mask():
-    keras.utils.set_random_seed(25)
     model = VisitModel()
     model(ops.ones((1, 3, 7)))
     return model
 
 
+@exhibit(27, features=16)
 def time_distributed_conv():
     """A small spectrum at each step, read by a convolution along the frequencies."""
-    keras.utils.set_random_seed(27)
-    return keras.Sequential(
-        [
-            keras.Input(shape=(None, 16)),
-            layers.Masking(),
-            layers.TimeDistributed(layers.Reshape((16, 1))),
-            layers.TimeDistributed(layers.Conv1D(4, 3, strides=2, activation="relu")),
-            layers.TimeDistributed(layers.MaxPooling1D(2)),
-            layers.TimeDistributed(layers.Flatten()),
-            layers.LSTM(12),
-            layers.Dense(3, activation="softmax"),
-        ]
+    return sequential(
+        16,
+        layers.Masking(),
+        layers.TimeDistributed(layers.Reshape((16, 1))),
+        layers.TimeDistributed(layers.Conv1D(4, 3, strides=2, activation="relu")),
+        layers.TimeDistributed(layers.MaxPooling1D(2)),
+        layers.TimeDistributed(layers.Flatten()),
+        layers.LSTM(12),
+        layers.Dense(3, activation="softmax"),
     )
 
 
+@exhibit(12, vocabulary=80)
 def transformer_encoder():
-    keras.utils.set_random_seed(12)
     tokens = keras.Input(shape=(None,), dtype="int32")
     x = layers.Embedding(80, 16, mask_zero=True)(tokens)
     attended = layers.MultiHeadAttention(num_heads=2, key_dim=8, dropout=0.1)(x, x)

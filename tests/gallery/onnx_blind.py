@@ -7,15 +7,15 @@ import math
 import numpy as np
 from onnx import ModelProto
 
-from tests.gallery.onnx_models import Array, Weights, integers, model, scalar
+from tests.gallery.onnx_models import Array, Weights, graph, integers, model, scalar
 from tests.support.keras_loops import KerasLoop
 
 LARGEST = np.iinfo(np.int64).max
 
 
-def bilstm_last() -> ModelProto:
+@graph(80, features=6, values="input")
+def bilstm_last(w: Weights) -> ModelProto:
     """`lstm(x)[0][:, -1]` as torch's old exporter writes it: states of zeros made from the shape of the steps."""
-    w = Weights(80)
     return model(
         "torch_jit (float[batch,seq,6] input) => (float[batch,3] output)",
         """
@@ -33,23 +33,16 @@ def bilstm_last() -> ModelProto:
         [Gemm_11] output = Gemm <alpha = 1.0, beta = 1.0, transB = 1> (last, "fc.weight", "fc.bias")
         """,
         w.recurrent(4, 6, 8, directions=2)
-        | {
-            "one": scalar(1, np.int64),
-            "two": integers(2),
-            "hidden": integers(8),
-            "flat": integers(0, 0, -1),
-            "minus_one": scalar(-1, np.int64),
-            "fc.weight": w.normal(3, 16),
-            "fc.bias": w.normal(3),
-        },
+        | w.named("fc.weight 3x16, fc.bias 3")
+        | {"hidden": integers(8), "minus_one": scalar(-1, np.int64)},
         producer="pytorch",
         opset=11,
     )
 
 
-def gru_final_state() -> ModelProto:
+@graph(81, features=5, values="input_1")
+def gru_final_state(w: Weights) -> ModelProto:
     """Keras' GRU through tf2onnx: time first inside, its last state taken."""
-    w = Weights(81)
     prefix = "StatefulPartitionedCall/model/"
     return model(
         "tf2onnx (float[unk__1,unk__2,5] input_1) => (float[unk__1,4] dense)",
@@ -72,9 +65,9 @@ def gru_final_state() -> ModelProto:
     )
 
 
-def conv1d_as_2d() -> ModelProto:
+@graph(82, features=4, values="input_1")
+def conv1d_as_2d(w: Weights) -> ModelProto:
     """Keras' Conv1D through tf2onnx: an axis of height 1 in front of time, and the padding left to the runtime."""
-    w = Weights(82)
     prefix = "model_1/"
     return model(
         "tf2onnx (float[unk__4,unk__5,4] input_1) => (float[unk__4,3] dense)",
@@ -93,23 +86,15 @@ def conv1d_as_2d() -> ModelProto:
         ["@dense/MatMul"] d = MatMul (m, V)
         ["@dense/BiasAdd"] dense = Add (d, C)
         """.replace("@", prefix),
-        {
-            "const_axis1": integers(1),
-            "kernel1": w.normal(8, 4, 1, 6),
-            "bias1": w.normal(8),
-            "kernel2": w.normal(8, 8, 1, 3),
-            "bias2": w.normal(8),
-            "V": w.normal(8, 3, scale=1),
-            "C": w.normal(3),
-        },
+        w.named("kernel1 8x4x1x6, bias1 8, kernel2 8x8x1x3, bias2 8, V 8x3*1, C 3") | {"const_axis1": integers(1)},
         producer="tf2onnx",
         opset=15,
     )
 
 
-def conv_bn_global_average() -> ModelProto:
+@graph(83, features=3, channels_said=True, values="x")
+def conv_bn_global_average(w: Weights) -> ModelProto:
     """An FCN as torch's old exporter writes it, `[rows, features, width]`."""
-    w = Weights(83)
 
     def norm(name: str, channels: int) -> dict[str, Array]:
         return {
@@ -136,13 +121,7 @@ def conv_bn_global_average() -> ModelProto:
         [Flatten_7] f = Flatten <axis = 1> (g)
         [Gemm_8] logits = Gemm <transB = 1> (f, "fc.weight", "fc.bias")
         """,
-        {
-            "conv1.weight": w.normal(8, 3, 7),
-            "conv1.bias": w.normal(8),
-            "conv2.weight": w.normal(8, 4, 3),
-            "fc.weight": w.normal(4, 8, scale=1),
-            "fc.bias": w.normal(4),
-        }
+        w.named("conv1.weight 8x3x7, conv1.bias 8, conv2.weight 8x4x3, fc.weight 4x8*1, fc.bias 4")
         | norm("bn1", 8)
         | norm("bn2", 8),
         producer="pytorch",
@@ -150,9 +129,9 @@ def conv_bn_global_average() -> ModelProto:
     )
 
 
-def max_pools() -> ModelProto:
+@graph(84, features=5, values="x")
+def max_pools(w: Weights) -> ModelProto:
     """A strided pool that rounds up, and the largest of all that is left."""
-    w = Weights(84)
     return model(
         "main_graph (float[batch,time,5] x) => (float[batch,3] y)",
         """
@@ -165,23 +144,15 @@ def max_pools() -> ModelProto:
         ["/Squeeze"] s = Squeeze (g, axis2)
         ["/fc/Gemm"] y = Gemm <transB = 1> (s, V, C)
         """,
-        {
-            "k1": w.normal(8, 5, 3),
-            "b1": w.normal(8),
-            "k2": w.normal(8, 8, 3),
-            "b2": w.normal(8),
-            "axis2": integers(2),
-            "V": w.normal(3, 8),
-            "C": w.normal(3),
-        },
+        w.named("k1 8x5x3, b1 8, k2 8x8x3, b2 8, V 3x8, C 3"),
         producer="pytorch",
         opset=13,
     )
 
 
-def average_pools() -> ModelProto:
+@graph(85, features=4, channels_said=True, values="x")
+def average_pools(w: Weights) -> ModelProto:
     """Averages over windows that count what lies outside, and over windows that do not."""
-    w = Weights(85)
     return model(
         "torch_jit (float[batch,4,time] x) => (float[batch,2] y)",
         """
@@ -192,15 +163,15 @@ def average_pools() -> ModelProto:
         [ReduceSum_4] s = ReduceSum <axes = [2], keepdims = 0> (p2)
         [MatMul_5] y = MatMul (s, V)
         """,
-        {"k1": w.normal(8, 4, 5), "b1": w.normal(8), "V": w.normal(8, 2)},
+        w.named("k1 8x4x5, b1 8, V 8x2"),
         producer="pytorch",
         opset=11,
     )
 
 
-def instance_norm() -> ModelProto:
+@graph(86, features=4, values="series")
+def instance_norm(w: Weights) -> ModelProto:
     """Statistics over each row's whole width, twice."""
-    w = Weights(86)
     return model(
         "main_graph (float[N,T,4] series) => (float[N,3] y)",
         """
@@ -224,9 +195,9 @@ def instance_norm() -> ModelProto:
     )
 
 
-def group_norm() -> ModelProto:
+@graph(87, features=5, values="x")
+def group_norm(w: Weights) -> ModelProto:
     """`nn.GroupNorm` in exported form: groups are folded into the time, normalised, and unfolded."""
-    w = Weights(87)
     return model(
         "main_graph (float[batch,time,5] x) => (float[batch,4] y)",
         """
@@ -257,9 +228,9 @@ def group_norm() -> ModelProto:
     )
 
 
-def encoder_block() -> ModelProto:
+@graph(88, features=6, values="x")
+def encoder_block(w: Weights) -> ModelProto:
     """A transformer's block as torch's new exporter writes it, its mean over the time."""
-    w = Weights(88)
     return model(
         "main_graph (float[s0,s1,6] x) => (float[s0,4] logits)",
         """
@@ -316,9 +287,9 @@ def encoder_block() -> ModelProto:
     )
 
 
-def last_step_sliced() -> ModelProto:
+@graph(89, features=4, values="input_1")
+def last_step_sliced(w: Weights) -> ModelProto:
     """The last step by a Slice from -1, after two RNNs."""
-    w = Weights(89)
     second = {f"{name}2": array for name, array in w.recurrent(1, 8, 8).items()}
     return model(
         "keras (float[N,T,4] input_1) => (float[N,3] dense)",
@@ -334,23 +305,15 @@ def last_step_sliced() -> ModelProto:
         [drop_time] z = Squeeze (l, axis1)
         [dense_matmul] dense = MatMul (z, V)
         """,
-        w.recurrent(1, 4, 8)
-        | second
-        | {
-            "axis1": integers(1),
-            "minus_one": integers(-1),
-            "largest": integers(LARGEST),
-            "one": integers(1),
-            "V": w.normal(8, 3),
-        },
+        w.recurrent(1, 4, 8) | second | w.named("V 8x3") | {"largest": integers(LARGEST), "one": integers(1)},
         producer="keras2onnx",
         opset=13,
     )
 
 
-def mean_max_attributes() -> ModelProto:
+@graph(90, features=4)
+def mean_max_attributes(w: Weights) -> ModelProto:
     """Mean and maximum with their axes as attributes, counted from the end."""
-    w = Weights(90)
     return model(
         "pool (float[N,T,4] values) => (float[N,2] logits)",
         """
@@ -364,15 +327,15 @@ def mean_max_attributes() -> ModelProto:
         [squeeze] s = Squeeze <axes = [1]> (j)
         [classify] logits = MatMul (s, V)
         """,
-        {"kernel": w.normal(4, 6), "bias": w.normal(6), "V": w.normal(18, 2)},
+        w.named("kernel 4x6, bias 6, V 18x2"),
         producer="skl2onnx",
         opset=11,
     )
 
 
-def mean_max_inputs() -> ModelProto:
+@graph(91, features=4)
+def mean_max_inputs(w: Weights) -> ModelProto:
     """The same with axes as inputs, as from opset 18 on."""
-    w = Weights(91)
     return model(
         "pool (float[N,T,4] values) => (float[N,2] logits)",
         """
@@ -386,15 +349,15 @@ def mean_max_inputs() -> ModelProto:
         [join] j = Concat <axis = 1> (m, x, n, q)
         [classify] logits = MatMul (j, V)
         """,
-        {"kernel": w.normal(4, 6), "bias": w.normal(6), "axis1": integers(1), "V": w.normal(24, 2)},
+        w.named("kernel 4x6, bias 6, V 24x2"),
         producer="onnxscript",
         opset=20,
     )
 
 
-def deviation() -> ModelProto:
+@graph(92, features=5, shortest=2, values="x")
+def deviation(w: Weights) -> ModelProto:
     """`x.std(1)` as torch's old exporter takes it apart: the number of steps is counted, one is taken off."""
-    w = Weights(92)
     return model(
         "torch_jit (float[batch,time,5] x) => (float[batch,3] y)",
         """
@@ -414,15 +377,15 @@ def deviation() -> ModelProto:
         [Sqrt_13] std = Sqrt (var)
         [Gemm_14] y = Gemm <transB = 1> (std, V, C)
         """,
-        {"kernel": w.normal(5, 8), "dims": integers(1), "one": scalar(1.0), "V": w.normal(3, 8), "C": w.normal(3)},
+        w.named("kernel 5x8, V 3x8, C 3") | {"dims": integers(1), "one": scalar(1.0)},
         producer="pytorch",
         opset=11,
     )
 
 
-def gru_max_time_first() -> ModelProto:
+@graph(93, features=5, time_first=True, values="frames")
+def gru_max_time_first(w: Weights) -> ModelProto:
     """Steps as [time, rows, features]; the largest state of each direction."""
-    w = Weights(93)
     return model(
         "gru (float[time,batch,5] frames) => (float[batch,4] scores)",
         """
@@ -432,15 +395,15 @@ def gru_max_time_first() -> ModelProto:
         [flatten_0] f = Flatten <axis = 1> (t)
         [gemm_0] scores = Gemm (f, V, C)
         """,
-        w.recurrent(3, 5, 6, directions=2) | {"V": w.normal(12, 4, scale=1), "C": w.normal(4)},
+        w.recurrent(3, 5, 6, directions=2) | w.named("V 12x4*1, C 4"),
         producer="espnet_onnx",
         opset=14,
     )
 
 
-def reversed_rnn() -> ModelProto:
+@graph(94, features=3, values="x")
+def reversed_rnn(w: Weights) -> ModelProto:
     """A backward RNN by hand: the steps are flipped by a Slice with a step of -1."""
-    w = Weights(94)
     return model(
         "backward (float[N,T,3] x) => (float[N,2] y)",
         """
@@ -450,21 +413,14 @@ def reversed_rnn() -> ModelProto:
         ["rnn/Squeeze"] s = Squeeze (h, axis0)
         ["out/MatMul"] y = MatMul (s, V)
         """,
-        w.recurrent(4, 3, 6)
-        | {
-            "minus_one": integers(-1),
-            "lowest": integers(np.iinfo(np.int64).min + 1),
-            "axis0": integers(0),
-            "axis1": integers(1),
-            "V": w.normal(6, 2),
-        },
+        w.recurrent(4, 3, 6) | w.named("V 6x2") | {"lowest": integers(np.iinfo(np.int64).min + 1)},
         producer="tf2onnx",
     )
 
 
-def small_bert() -> ModelProto:
+@graph(95, vocabulary=40, longest=128, values="input_ids")
+def small_bert(w: Weights) -> ModelProto:
     """Tokens, learned positions cut to the width, one head, the answer read off at the first token."""
-    w = Weights(95)
     return model(
         "bert (int64[batch,sequence] input_ids) => (float[batch,3] logits)",
         """
@@ -488,29 +444,16 @@ def small_bert() -> ModelProto:
         ["/pooler/Tanh"] pooled = Tanh (first)
         ["/classifier/Gemm"] logits = Gemm <transB = 1> (pooled, V, C)
         """,
-        {
-            "table": w.normal(40, 8, scale=1),
-            "positions": w.normal(128, 8),
-            "position_ids": np.arange(128, dtype=np.int64)[None],
-            "zero": scalar(0, np.int64),
-            "one": scalar(1, np.int64),
-            "axis0": integers(0),
-            "axis1": integers(1),
-            "wq": w.normal(8, 8),
-            "wk": w.normal(8, 8),
-            "wv": w.normal(8, 8),
-            "root": scalar(math.sqrt(8)),
-            "V": w.normal(3, 8, scale=1),
-            "C": w.normal(3),
-        },
+        w.named("table 40x8*1, positions 128x8, wq 8x8, wk 8x8, wv 8x8, V 3x8*1, C 3")
+        | {"position_ids": np.arange(128, dtype=np.int64)[None], "root": scalar(math.sqrt(8))},
         producer="optimum",
         opset=14,
     )
 
 
-def step_tagger() -> ModelProto:
+@graph(96, features=4, per_step=True, values="x")
+def step_tagger(w: Weights) -> ModelProto:
     """An answer for each step, each of which has heard the whole sequence."""
-    w = Weights(96)
     return model(
         "main_graph (float[s77,s27,4] x) => (float[s77,s27,3] linear)",
         """
@@ -521,15 +464,15 @@ def step_tagger() -> ModelProto:
         [node_matmul] val_6 = MatMul (val_5, V)
         [node_linear] linear = Add (val_6, C)
         """,
-        w.recurrent(4, 4, 6, directions=2) | {"flat": integers(0, 0, -1), "V": w.normal(12, 3), "C": w.normal(3)},
+        w.recurrent(4, 4, 6, directions=2) | w.named("V 12x3, C 3"),
         producer="pytorch",
         opset=20,
     )
 
 
-def attention_pool() -> ModelProto:
+@graph(97, features=5, values="inputs")
+def attention_pool(w: Weights) -> ModelProto:
     """A Keras attention layer: a softmax along the time, a weighted sum."""
-    w = Weights(97)
     return model(
         "tf2onnx (float[N,T,5] inputs) => (float[N,3] Identity)",
         """
@@ -541,15 +484,15 @@ def attention_pool() -> ModelProto:
         ["attention/Sum"] z = ReduceSum <keepdims = 0> (weighted, axis1)
         ["dense/MatMul"] Identity = MatMul (z, V)
         """,
-        {"kernel": w.normal(5, 8), "context": w.normal(8, 1), "axis1": integers(1), "V": w.normal(5, 3)},
+        w.named("kernel 5x8, context 8x1, V 5x3"),
         producer="tf2onnx",
         opset=15,
     )
 
 
-def squeeze_excite() -> ModelProto:
+@graph(98, features=4, channels_said=True, values="x")
+def squeeze_excite(w: Weights) -> ModelProto:
     """A gate of each channel from its mean over time, in the middle; reflected edges in front."""
-    w = Weights(98)
     return model(
         "main_graph (float[batch,4,time] x) => (float[batch,3] y)",
         """
@@ -567,27 +510,16 @@ def squeeze_excite() -> ModelProto:
         ["/Flatten"] f = Flatten (p)
         ["/fc/Gemm"] y = Gemm <transB = 1> (f, V, C)
         """,
-        {
-            "pads": integers(0, 0, 2, 0, 0, 2),
-            "k": w.normal(8, 4, 5),
-            "b": w.normal(8),
-            "down": w.normal(2, 8, 1, scale=1),
-            "down_bias": w.normal(2),
-            "up": w.normal(8, 2, 1, scale=1),
-            "up_bias": w.normal(8),
-            "k2": w.normal(8, 8, 3),
-            "b2": w.normal(8),
-            "V": w.normal(3, 8),
-            "C": w.normal(3),
-        },
+        w.named("k 8x4x5, b 8, down 2x8x1*1, down_bias 2, up 8x2x1*1, up_bias 8, k2 8x8x3, b2 8, V 3x8, C 3")
+        | {"pads": integers(0, 0, 2, 0, 0, 2)},
         producer="pytorch",
         opset=13,
     )
 
 
-def top_three() -> ModelProto:
+@graph(99, features=4, shortest=3, values="x")
+def top_three(w: Weights) -> ModelProto:
     """The three largest of each channel."""
-    w = Weights(99)
     return model(
         "torch_jit (float[batch,time,4] x) => (float[batch,3] y)",
         """
@@ -597,15 +529,15 @@ def top_three() -> ModelProto:
         [Flatten_3] f = Flatten <axis = 1> (top)
         [MatMul_4] y = MatMul (f, V)
         """,
-        {"kernel": w.normal(4, 6), "three": integers(3), "V": w.normal(18, 3, scale=1)},
+        w.named("kernel 4x6, V 18x3*1") | {"three": integers(3)},
         producer="pytorch",
         opset=11,
     )
 
 
-def scanned_rnn() -> ModelProto:
+@graph(100, features=4)
+def scanned_rnn(w: Weights) -> ModelProto:
     """A recurrent cell of its own, in a Scan over the time."""
-    w = Weights(100)
     return model(
         "scan (float[N,T,4] values) => (float[N,2] logits)",
         """
@@ -625,34 +557,31 @@ def scanned_rnn() -> ModelProto:
             }> (h0, x)
         [dense] logits = MatMul (h, V)
         """,
-        {
-            "zero1": integers(0),
-            "one1": integers(1),
-            "six": integers(6),
-            "inner": w.normal(4, 6),
-            "outer": w.normal(6, 6),
-            "V": w.normal(6, 2),
-        },
+        w.named("inner 4x6, outer 6x6, V 6x2") | {"zero1": integers(0), "one1": integers(1), "six": integers(6)},
         producer="tf2onnx",
         opset=15,
     )
 
 
+@graph(None, features=3, values="keras_tensor")
 def keras_loop_gru() -> ModelProto:
     """Keras 3's GRU through tf2onnx: a Loop, because its reset is not found to be a layer's."""
     return KerasLoop("gru").model(seed=101)
 
 
+@graph(None, features=3, values="keras_tensor")
 def keras_masked_lstm() -> ModelProto:
     """Keras' `Masking(-9.0)` and LSTM through tf2onnx: a Loop whose states a mask of the values holds."""
     return KerasLoop("lstm", masked=-9.0).model(seed=102)
 
 
+@graph(None, features=3, values="keras_tensor")
 def keras_masked_gru() -> ModelProto:
     """Keras' masked GRU with `reset_after=False`."""
     return KerasLoop("gru, reset before", masked=-9.0, limit=False).model(seed=103)
 
 
+@graph(None, features=3, values="keras_tensor")
 def keras_two_cells() -> ModelProto:
     """Keras' `RNN([LSTMCell, LSTMCell])` behind `Masking(0.0)`: two cells in one Loop."""
     return KerasLoop("lstm", masked=0.0, doubled=True).model(seed=104)

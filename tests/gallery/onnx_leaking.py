@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto
 
-from tests.gallery.onnx_models import Weights, integers, model, scalar
+from tests.gallery.onnx_models import Weights, graph, integers, model, scalar
 
 
-def plain_bilstm() -> ModelProto:
+@graph(0, operator="/lstm/LSTM", features=6, values="x")
+def plain_bilstm(w: Weights) -> ModelProto:
     """What torch's exporters make of an unpacked bidirectional LSTM: no sequence_lens."""
-    w = Weights(0)
     return model(
         "main_graph (float[batch,seq_len,6] x, int64[batch] lengths) => (float[batch,3] output)",
         """
@@ -31,24 +31,14 @@ def plain_bilstm() -> ModelProto:
         ["/Div"] "/Div_output_0" = Div ("/ReduceSum_output_0", "/Cast_output_0")
         ["/fc/Gemm"] output = Gemm <transB = 1> ("/Div_output_0", "fc.weight", "fc.bias")
         """,
-        w.recurrent(4, 6, 8, directions=2)
-        | {
-            "flat": integers(0, 0, -1),
-            "zero": scalar(0, np.int64),
-            "one": scalar(1, np.int64),
-            "axis1": integers(1),
-            "axis2": integers(2),
-            "nought": scalar(0),
-            "fc.weight": w.normal(3, 16),
-            "fc.bias": w.normal(3),
-        },
+        w.recurrent(4, 6, 8, directions=2) | w.named("fc.weight 3x16, fc.bias 3"),
         producer="pytorch",
     )
 
 
-def mean_over_time() -> ModelProto:
+@graph(1, operator="average", features=4)
+def mean_over_time(w: Weights) -> ModelProto:
     """The lengths stop at the LSTM."""
-    w = Weights(1)
     return model(
         "lstm_mean (float[N,T,4] values, int32[N] lengths) => (float[N,2] logits)",
         """
@@ -58,15 +48,15 @@ def mean_over_time() -> ModelProto:
         [average] pooled = ReduceMean <axes = [0], keepdims = 0> (h)
         [classify] logits = MatMul (pooled, V)
         """,
-        w.recurrent(4, 4, 8) | {"axis1": integers(1), "V": w.normal(8, 2)},
+        w.recurrent(4, 4, 8) | w.named("V 8x2"),
         producer="onnx.helper",
         opset=14,
     )
 
 
-def softmax_before_mask() -> ModelProto:
+@graph(2, operator="attention/Softmax", features=5, second="mask", values="inputs", second_name="mask")
+def softmax_before_mask(w: Weights) -> ModelProto:
     """A TensorFlow attention layer that masks its weights, not its scores."""
-    w = Weights(2)
     prefix = "StatefulPartitionedCall/model/attention/"
     return model(
         "tf2onnx (float[unk__10,unk__11,5] inputs, float[unk__10,unk__11] mask) => (float[unk__10,3] Identity)",
@@ -91,9 +81,9 @@ def softmax_before_mask() -> ModelProto:
     )
 
 
-def final_state_time_first() -> ModelProto:
+@graph(3, operator="gru_0", features=5, time_first=True, values="frames", second_name="frame_lengths")
+def final_state_time_first(w: Weights) -> ModelProto:
     """A GRU's final state after all padding; the lengths only scale it."""
-    w = Weights(3)
     return model(
         "gru_cls (float[time,batch,5] frames, int64[batch] frame_lengths) => (float[batch,4] scores)",
         """
@@ -105,15 +95,14 @@ def final_state_time_first() -> ModelProto:
         [concat_0] both = Concat <axis = 1> (h, column)
         [gemm_0] scores = Gemm (both, V, C)
         """,
-        w.recurrent(3, 5, 10)
-        | {"axis0": integers(0), "axis1": integers(1), "V": w.normal(11, 4, scale=1), "C": w.normal(4)},
+        w.recurrent(3, 5, 10) | w.named("V 11x4*1, C 4"),
         producer="espnet_onnx",
     )
 
 
-def second_convolution() -> ModelProto:
+@graph(4, operator="conv1d_1", features=3, second="mask", values="input_1", second_name="input_mask")
+def second_convolution(w: Weights) -> ModelProto:
     """The first convolution's bias stands in the padding when the second one comes by."""
-    w = Weights(4)
     return model(
         "model_1 (float[N,T,3] input_1, float[N,T] input_mask) => (float[N,2] dense)",
         """
@@ -145,9 +134,9 @@ def second_convolution() -> ModelProto:
     )
 
 
-def last_step() -> ModelProto:
+@graph(5, operator="Gather_4", features=4, values="input")
+def last_step(w: Weights) -> ModelProto:
     """`output[:, -1]` of a one-way LSTM."""
-    w = Weights(5)
     return model(
         "torch_jit (float[N,T,4] input, int32[N] lengths) => (float[N,3] output)",
         """
@@ -158,21 +147,15 @@ def last_step() -> ModelProto:
         [Gather_4] last = Gather <axis = 1> (out, minus_one)
         [Gemm_5] output = Gemm <transB = 1> (last, weight, bias)
         """,
-        w.recurrent(4, 4, 8)
-        | {
-            "axis1": integers(1),
-            "minus_one": scalar(-1, np.int64),
-            "weight": w.normal(3, 8),
-            "bias": w.normal(3),
-        },
+        w.recurrent(4, 4, 8) | w.named("weight 3x8, bias 3") | {"minus_one": scalar(-1, np.int64)},
         producer="pytorch",
         opset=13,
     )
 
 
-def zeroed_max() -> ModelProto:
+@graph(6, operator="pooler/ReduceMax", vocabulary=30, second="mask", values="input_ids", second_name="attention_mask")
+def zeroed_max(w: Weights) -> ModelProto:
     """Tokens; padding is multiplied to zero and then wins the maximum."""
-    w = Weights(6)
     return model(
         "text_max (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask) => (float[batch,4] logits)",
         """
@@ -185,14 +168,14 @@ def zeroed_max() -> ModelProto:
         ["pooler/ReduceMax"] p = ReduceMax <axes = [1], keepdims = 0> (z)
         ["classifier/MatMul"] logits = MatMul (p, classifier)
         """,
-        {"table": w.normal(30, 6), "kernel": w.normal(6, 8), "axis": integers(2), "classifier": w.normal(8, 4)},
+        w.named("table 30x6, kernel 6x8, classifier 8x4") | {"axis": integers(2)},
         producer="optimum",
     )
 
 
-def guessed_lengths() -> ModelProto:
+@graph(7, operator="count_used", features=4)
+def guessed_lengths(w: Weights) -> ModelProto:
     """Counts the steps that are not all zero, and believes that rather than the input."""
-    w = Weights(7)
     return model(
         "guess (float[N,T,4] values, int64[N] lengths) => (float[N,2] logits)",
         """
@@ -210,14 +193,14 @@ def guessed_lengths() -> ModelProto:
         [weigh] scaled = Div (f, column)
         [dense] logits = MatMul (scaled, V)
         """,
-        w.recurrent(4, 4, 6, directions=2) | {"axis1": integers(1), "V": w.normal(12, 2, scale=2)},
+        w.recurrent(4, 4, 6, directions=2) | w.named("V 12x2*2"),
         producer="onnxscript",
     )
 
 
-def instance_norm() -> ModelProto:
+@graph(8, operator="inorm", features=4, second="mask", values="series", second_name="valid_mask")
+def instance_norm(w: Weights) -> ModelProto:
     """Statistics over all of the width."""
-    w = Weights(8)
     return model(
         "norm (float[N,T,4] series, bool[N,T] valid_mask) => (float[N,3] y)",
         """
@@ -242,9 +225,9 @@ def instance_norm() -> ModelProto:
     )
 
 
-def whole_width_reversed() -> ModelProto:
+@graph(9, operator="flip/Slice", features=3, values="x", second_name="seq_len")
+def whole_width_reversed(w: Weights) -> ModelProto:
     """A backward RNN over the flipped sequence; the flip starts in the padding."""
-    w = Weights(9)
     return model(
         "backward (float[N,T,3] x, int64[N] seq_len) => (float[N,2] y)",
         """
@@ -260,19 +243,12 @@ def whole_width_reversed() -> ModelProto:
         ["scale/Div"] s = Div (f, column)
         ["out/MatMul"] y = MatMul (s, V)
         """,
-        w.recurrent(1, 3, 6)
-        | {
-            "minus_one": integers(-1),
-            "lowest": integers(np.iinfo(np.int64).min + 1),
-            "axis0": integers(0),
-            "axis1": integers(1),
-            "zero": scalar(0, np.int64),
-            "V": w.normal(6, 2),
-        },
+        w.recurrent(1, 3, 6) | w.named("V 6x2") | {"lowest": integers(np.iinfo(np.int64).min + 1)},
         producer="tf2onnx",
     )
 
 
+@graph(None, operator="quantize", features=6, second="mask", second_name="mask")
 def one_scale_for_the_batch() -> ModelProto:
     """Dynamic quantisation: the loudest row sets everybody's step size."""
     return model(
@@ -290,8 +266,6 @@ def one_scale_for_the_batch() -> ModelProto:
         [mean] logits = Div (t, n)
         """,
         {
-            "axis1": integers(1),
-            "axis2": integers(2),
             "kernel": np.random.default_rng(10).integers(-100, 100, size=(6, 3)).astype(np.int8),
             "kernel_zero": scalar(0, np.int8),
             "kernel_scale": scalar(0.01),
@@ -300,9 +274,9 @@ def one_scale_for_the_batch() -> ModelProto:
     )
 
 
-def backward_cumulative_sum() -> ModelProto:
+@graph(11, operator="future", features=3, per_step=True)
+def backward_cumulative_sum(w: Weights) -> ModelProto:
     """Each step's answer holds the sum of all that follows, padding included."""
-    w = Weights(11)
     return model(
         "to_go (float[N,T,3] values, int32[N] lengths) => (float[N,T,2] logits)",
         """
@@ -313,14 +287,14 @@ def backward_cumulative_sum() -> ModelProto:
         [scaled] s = Div (c, n3)
         [act] logits = Tanh (s)
         """,
-        {"kernel": w.normal(3, 2), "axis": scalar(1, np.int64), "axes12": integers(1, 2)},
+        w.named("kernel 3x2") | {"axis": scalar(1, np.int64), "axes12": integers(1, 2)},
         producer="skl2onnx",
     )
 
 
-def channels_first_mean() -> ModelProto:
+@graph(65, operator="gap/mean", features=5, second="mask", channels_first=True, values="x", second_name="mask")
+def channels_first_mean(w: Weights) -> ModelProto:
     """Steps as [rows, features, width], and a mean over the width."""
-    w = Weights(65)
     return model(
         "resnet (float[N,5,T] x, bool[N,T] mask) => (float[N,3] logits)",
         """
@@ -332,6 +306,6 @@ def channels_first_mean() -> ModelProto:
         ["gap/mean"] p = ReduceMean <axes = [2], keepdims = 0> (r)
         [dense] logits = MatMul (p, V)
         """,
-        {"axis1": integers(1), "k": w.normal(8, 5, 1), "V": w.normal(8, 3)},
+        w.named("k 8x5x1, V 8x3"),
         producer="pytorch",
     )

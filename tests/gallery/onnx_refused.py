@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from onnx import ModelProto
 
-from tests.gallery.onnx_models import Array, Weights, integers, model, scalar
+from tests.gallery.onnx_models import Array, Weights, graph, integers, model, scalar
 
 LSTM_CLASSIFIER = """
 [time_first] x = Transpose <perm = [1, 0, 2]> (values)
@@ -17,9 +16,10 @@ LSTM_CLASSIFIER = """
 
 def _lstm_weights(seed: int) -> dict[str, Array]:
     w = Weights(seed)
-    return w.recurrent(4, 4, 6) | {"axis0": integers(0), "V": w.normal(6, 2)}
+    return w.recurrent(4, 4, 6) | w.named("V 6x2")
 
 
+@graph(None, reason="width")
 def frozen_width() -> ModelProto:
     """Exported without dynamic axes for the time: always 30 steps."""
     return model(
@@ -30,6 +30,7 @@ def frozen_width() -> ModelProto:
     )
 
 
+@graph(None, reason=("rows", "batch"))
 def frozen_rows() -> ModelProto:
     """One sequence at a time, as traced."""
     return model(
@@ -40,9 +41,9 @@ def frozen_rows() -> ModelProto:
     )
 
 
-def frozen_inside() -> ModelProto:
+@graph(42, reason="width", values="input_1", second_name="input_lengths")
+def frozen_inside(w: Weights) -> ModelProto:
     """Says that its width is free, but a Reshape inside holds the one it was traced with: 12."""
-    w = Weights(42)
     return model(
         "keras (float[N,T,4] input_1, int32[N] input_lengths) => (float[N,2] dense)",
         """
@@ -53,25 +54,25 @@ def frozen_inside() -> ModelProto:
         [mean_of_valid] s = ReduceSum <keepdims = 0> (h, axis1)
         [dense_matmul] dense = MatMul (s, V)
         """,
-        w.recurrent(4, 4, 6) | {"traced": integers(12, -1, 6), "axis1": integers(1), "V": w.normal(6, 2)},
+        w.recurrent(4, 4, 6) | w.named("V 6x2") | {"traced": integers(12, -1, 6)},
         producer="keras",
     )
 
 
-def no_second_input() -> ModelProto:
+@graph(43, reason=("length", "mask"), second=None)
+def no_second_input(w: Weights) -> ModelProto:
     """Nothing says where a sequence ends."""
-    w = Weights(43)
     return model(
         "lstm (float[N,T,4] values) => (float[N,2] logits)",
         LSTM_CLASSIFIER.replace(", lengths", ""),
-        w.recurrent(4, 4, 6) | {"axis0": integers(0), "V": w.normal(6, 2)},
+        w.recurrent(4, 4, 6) | w.named("V 6x2"),
         producer="pytorch",
     )
 
 
-def left_padding() -> ModelProto:
+@graph(44, reason="left")
+def left_padding(w: Weights) -> ModelProto:
     """Expects each sequence at the end of its row, as Keras' `pad_sequences` puts it by default."""
-    w = Weights(44)
     return model(
         "left (float[N,T,4] values, int64[N] lengths) => (float[N,2] logits)",
         """
@@ -91,19 +92,12 @@ def left_padding() -> ModelProto:
         [mean] z = Div (s, c)
         [dense] logits = MatMul (z, V)
         """,
-        {
-            "zero": scalar(0, np.int64),
-            "one": scalar(1, np.int64),
-            "axis1": integers(1),
-            "axis2": integers(2),
-            "nought": scalar(0),
-            "kernel": w.normal(4, 6),
-            "V": w.normal(6, 2),
-        },
+        w.named("kernel 4x6, V 6x2"),
         producer="tf2onnx",
     )
 
 
+@graph(None, reason=("order", "sorted"))
 def longest_first() -> ModelProto:
     """Takes the first row's length for the longest, as `pack_padded_sequence` wanted it once."""
     return model(
@@ -118,11 +112,12 @@ def longest_first() -> ModelProto:
         [last] h = Squeeze (y_h, axis0)
         [dense] logits = MatMul (h, V)
         """,
-        _lstm_weights(45) | {"from": integers(0), "one": integers(1), "axis1": integers(1)},
+        _lstm_weights(45) | {"from": integers(0), "one": integers(1)},
         producer="pytorch",
     )
 
 
+@graph(None, reason=("twice", "same answer"))
 def never_twice_the_same() -> ModelProto:
     """Exported in training mode: noise is still in it."""
     return model(
@@ -140,23 +135,23 @@ def never_twice_the_same() -> ModelProto:
     )
 
 
-def two_sensors() -> ModelProto:
+@graph(47, reason=("accelerometer", "gyroscope"), features=3, values="accelerometer")
+def two_sensors(w: Weights) -> ModelProto:
     """Two inputs could be the steps, and the graph wants both."""
-    w = Weights(47)
     return model(
         "fusion (float[N,T,3] accelerometer, float[N,T,3] gyroscope, int32[N] lengths) => (float[N,2] logits)",
         """
         [join] values = Concat <axis = 2> (accelerometer, gyroscope)
         """
         + LSTM_CLASSIFIER,
-        w.recurrent(4, 6, 6) | {"axis0": integers(0), "V": w.normal(6, 2)},
+        w.recurrent(4, 6, 6) | w.named("V 6x2"),
         producer="onnxscript",
     )
 
 
-def which_way_round() -> ModelProto:
+@graph(66, reason="--second padding-mask", second=None)
+def which_way_round(w: Weights) -> ModelProto:
     """A mask whose name says neither that it is true at padding, nor at valid steps."""
-    w = Weights(66)
     return model(
         "encoder (float[N,T,4] values, bool[N,T] pad_mask) => (float[N,2] logits)",
         """
@@ -165,14 +160,14 @@ def which_way_round() -> ModelProto:
         [sum] s = ReduceSum <keepdims = 0> (f, axis1)
         [dense] logits = MatMul (s, V)
         """,
-        {"axis1": integers(1), "axis2": integers(2), "nothing": scalar(0.0), "V": w.normal(4, 2)},
+        w.named("V 4x2") | {"nothing": scalar(0.0)},
         producer="pytorch",
     )
 
 
-def token_types() -> ModelProto:
+@graph(67, reason="token_type_ids", second=None)
+def token_types(w: Weights) -> ModelProto:
     """Takes which of two texts each token is of."""
-    w = Weights(67)
     return model(
         "bert (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask, "
         "int64[batch,sequence] token_type_ids) => (float[batch,2] logits)",
@@ -186,20 +181,14 @@ def token_types() -> ModelProto:
         [sum] s = ReduceSum <keepdims = 0> (z, axis1)
         [dense] logits = MatMul (s, V)
         """,
-        {
-            "table": w.normal(20, 4),
-            "kinds": w.normal(2, 4),
-            "axis1": integers(1),
-            "axis2": integers(2),
-            "V": w.normal(4, 2),
-        },
+        w.named("table 20x4, kinds 2x4, V 4x2"),
         producer="optimum",
     )
 
 
-def shares_of_the_longest() -> ModelProto:
+@graph(68, reason="shares of the longest", second=None)
+def shares_of_the_longest(w: Weights) -> ModelProto:
     """Takes its lengths as shares of the longest, in float32."""
-    w = Weights(68)
     return model(
         "speech (float[N,T,4] values, float[N] wav_lens) => (float[N,2] logits)",
         """
@@ -208,6 +197,6 @@ def shares_of_the_longest() -> ModelProto:
         [mean] p = Div (s, c)
         [dense] logits = MatMul (p, V)
         """,
-        {"axis1": integers(1), "V": w.normal(4, 2)},
+        w.named("V 4x2"),
         producer="pytorch",
     )

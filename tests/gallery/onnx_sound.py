@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto
 
-from tests.gallery.onnx_models import Weights, integers, model, scalar
+from tests.gallery.onnx_models import Weights, graph, integers, model, scalar
 
 
-def lstm_int64_lengths() -> ModelProto:
+@graph(20, features=6)
+def lstm_int64_lengths(w: Weights) -> ModelProto:
     """The final states of both directions."""
-    w = Weights(20)
     return model(
         "lstm (float[N,T,6] values, int64[N] lengths) => (float[N,3] logits)",
         """
@@ -21,13 +21,13 @@ def lstm_int64_lengths() -> ModelProto:
         [concat] f = Flatten (h)
         [dense] logits = MatMul (f, V)
         """,
-        w.recurrent(4, 6, 8, directions=2) | {"V": w.normal(16, 3)},
+        w.recurrent(4, 6, 8, directions=2) | w.named("V 16x3"),
         producer="onnxscript",
     )
 
 
-def gru_time_first() -> ModelProto:
-    w = Weights(21)
+@graph(21, features=4, time_first=True, values="input", second_name="input_lengths")
+def gru_time_first(w: Weights) -> ModelProto:
     return model(
         "gru (float[T,N,4] input, int32[N] input_lengths) => (float[N,2] output)",
         """
@@ -35,15 +35,15 @@ def gru_time_first() -> ModelProto:
         [Squeeze_1] h = Squeeze (y_h, axis0)
         [Gemm_2] output = Gemm <transB = 1> (h, weight, bias)
         """,
-        w.recurrent(3, 4, 8) | {"axis0": integers(0), "weight": w.normal(2, 8), "bias": w.normal(2)},
+        w.recurrent(3, 4, 8) | w.named("weight 2x8, bias 2"),
         producer="pytorch",
         opset=14,
     )
 
 
-def float_mask_attention() -> ModelProto:
+@graph(22, verdict="warning", features=5, second="mask", values="features", second_name="mask")
+def float_mask_attention(w: Weights) -> ModelProto:
     """TensorFlow's additive mask: a billion below zero."""
-    w = Weights(22)
     prefix = "StatefulPartitionedCall/classifier/attention/"
     return model(
         "tf2onnx (float[unk__1,unk__2,5] features, float[unk__1,unk__2] mask) => (float[unk__1,4] Identity)",
@@ -75,6 +75,7 @@ def float_mask_attention() -> ModelProto:
     )
 
 
+@graph(None, features=4, second="mask", second_name="mask")
 def bool_mask_mean() -> ModelProto:
     """Small enough to read."""
     return model(
@@ -87,14 +88,14 @@ def bool_mask_mean() -> ModelProto:
         [count] n = ReduceSum <keepdims = 0> (f, axis1)
         [mean] logits = Div (t, n)
         """,
-        {"axis1": integers(1), "axis2": integers(2), "nought": scalar(0)},
+        {},
         producer="onnx.helper",
     )
 
 
-def packed_bilstm_attention() -> ModelProto:
+@graph(24, features=7, values="x", second_name="lens")
+def packed_bilstm_attention(w: Weights) -> ModelProto:
     """torch's names; scores behind each length are minus infinity."""
-    w = Weights(24)
     return model(
         "main_graph (float[batch,seq,7] x, int32[batch] lens) => (float[batch,3] logits)",
         """
@@ -119,23 +120,14 @@ def packed_bilstm_attention() -> ModelProto:
         ["/fc/Gemm"] logits = Gemm <transB = 1> ("/Squeeze_2_output_0", "fc.weight", "fc.bias")
         """,
         w.recurrent(4, 7, 6, directions=2)
-        | {
-            "flat": integers(0, 0, -1),
-            "onnx::MatMul_51": w.normal(12, 1),
-            "zero": scalar(0, np.int64),
-            "one": scalar(1, np.int64),
-            "axis1": integers(1),
-            "axis2": integers(2),
-            "lowest": scalar(-np.inf),
-            "fc.weight": w.normal(3, 12),
-            "fc.bias": w.normal(3),
-        },
+        | w.named("onnx::MatMul_51 12x1, fc.weight 3x12, fc.bias 3")
+        | {"lowest": scalar(-np.inf)},
         producer="pytorch",
     )
 
 
-def remasked_convolutions() -> ModelProto:
-    w = Weights(25)
+@graph(25, features=3, values="input_1", second_name="input_2")
+def remasked_convolutions(w: Weights) -> ModelProto:
     return model(
         "fcn (float[N,T,3] input_1, int64[N] input_2) => (float[N,2] dense)",
         """
@@ -158,26 +150,15 @@ def remasked_convolutions() -> ModelProto:
         [average] mean = Div (total, c)
         [dense_matmul] dense = MatMul (mean, dense_kernel)
         """,
-        {
-            "zero": scalar(0, np.int64),
-            "one": scalar(1, np.int64),
-            "axis1": integers(1),
-            "axis2": integers(2),
-            "nought": scalar(0),
-            "kernel1": w.normal(8, 3, 5),
-            "bias1": w.normal(8),
-            "kernel2": w.normal(8, 8, 3),
-            "bias2": w.normal(8),
-            "dense_kernel": w.normal(8, 2),
-        },
+        w.named("kernel1 8x3x5, bias1 8, kernel2 8x8x3, bias2 8, dense_kernel 8x2"),
         producer="keras2onnx",
         opset=15,
     )
 
 
-def token_mean() -> ModelProto:
+@graph(26, vocabulary=40, second="mask", values="input_ids", second_name="attention_mask")
+def token_mean(w: Weights) -> ModelProto:
     """Sentence embeddings, as served everywhere: two int64 inputs of one shape."""
-    w = Weights(26)
     return model(
         "sentence (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask) => (float[batch,5] logits)",
         """
@@ -192,20 +173,14 @@ def token_mean() -> ModelProto:
         ["pooling/Div"] p = Div (t, n)
         ["classifier/MatMul"] logits = MatMul (p, classifier)
         """,
-        {
-            "table": w.normal(40, 6),
-            "kernel": w.normal(6, 8),
-            "axis1": integers(1),
-            "axis2": integers(2),
-            "classifier": w.normal(8, 5),
-        },
+        w.named("table 40x6, kernel 6x8, classifier 8x5"),
         producer="optimum",
     )
 
 
-def step_tagger() -> ModelProto:
+@graph(27, features=4, per_step=True, values="x", second_name="x_lens")
+def step_tagger(w: Weights) -> ModelProto:
     """One answer a step."""
-    w = Weights(27)
     return model(
         "tagger (float[N,T,4] x, int32[N] x_lens) => (float[N,T,3] tags)",
         """
@@ -215,14 +190,14 @@ def step_tagger() -> ModelProto:
         [join_directions] h = Reshape (r, flat)
         [head] tags = MatMul (h, V)
         """,
-        w.recurrent(3, 4, 5, directions=2) | {"flat": integers(0, 0, -1), "V": w.normal(10, 3)},
+        w.recurrent(3, 4, 5, directions=2) | w.named("V 10x3"),
         producer="sherpa",
     )
 
 
-def reversed_by_length() -> ModelProto:
+@graph(28, features=3, values="x", second_name="seq_len")
+def reversed_by_length(w: Weights) -> ModelProto:
     """TensorFlow's way to run backwards: ReverseSequence, then a forward RNN with lengths."""
-    w = Weights(28)
     return model(
         "backward (float[N,T,3] x, int64[N] seq_len) => (float[N,2] y)",
         """
@@ -233,13 +208,13 @@ def reversed_by_length() -> ModelProto:
         ["rnn/Squeeze"] h = Squeeze (last, axis0)
         ["out/MatMul"] y = MatMul (h, V)
         """,
-        w.recurrent(1, 3, 6) | {"axis0": integers(0), "V": w.normal(6, 2)},
+        w.recurrent(1, 3, 6) | w.named("V 6x2"),
         producer="tf2onnx",
     )
 
 
-def masked_max() -> ModelProto:
-    w = Weights(29)
+@graph(29, features=5, second="mask", second_name="mask")
+def masked_max(w: Weights) -> ModelProto:
     return model(
         "segments (float[N,T,5] values, int32[N,T] mask) => (float[N,3] logits)",
         """
@@ -251,20 +226,15 @@ def masked_max() -> ModelProto:
         [max] p = ReduceMax <axes = [1], keepdims = 0> (z)
         [dense_1] logits = MatMul (p, classifier)
         """,
-        {
-            "kernel": w.normal(5, 8),
-            "axis2": integers(2),
-            "low": scalar(np.finfo(np.float32).min),
-            "classifier": w.normal(8, 3),
-        },
+        w.named("kernel 5x8, classifier 8x3") | {"low": scalar(np.finfo(np.float32).min)},
         producer="onnx.helper",
         opset=16,
     )
 
 
-def self_attention() -> ModelProto:
+@graph(30, verdict="warning", features=6, values="src", second_name="src_lengths")
+def self_attention(w: Weights) -> ModelProto:
     """One transformer layer, pooled at the last valid step; opset 20."""
-    w = Weights(30)
     return model(
         "encoder (float[N,T,6] src, int64[N] src_lengths) => (float[N,4] logits)",
         """
@@ -309,9 +279,9 @@ def self_attention() -> ModelProto:
     )
 
 
-def mask_time_first() -> ModelProto:
+@graph(31, features=4, second="mask", time_first=True, output="probabilities", values="signal", second_name="mask")
+def mask_time_first(w: Weights) -> ModelProto:
     """Steps and mask both time first; answers with the weights as well, and with probabilities."""
-    w = Weights(31)
     return model(
         "vad (float[T,N,4] signal, float[T,N] mask) => (float[T,N] alignment, float[N,3] probabilities)",
         """
@@ -332,21 +302,17 @@ def mask_time_first() -> ModelProto:
         [softmax] probabilities = Softmax <axis = 1> (d)
         """,
         w.recurrent(4, 4, 6, directions=2)
-        | {
-            "axis0": integers(0),
-            "axis2": integers(2),
-            "flat_shape": integers(0, 0, -1),
-            "scorer": w.normal(12, 1),
-            "low": scalar(-1e30),
-            "V": w.normal(12, 3),
-        },
+        | w.named("scorer 12x1, V 12x3")
+        | {"flat_shape": integers(0, 0, -1), "low": scalar(-1e30)},
         producer="cntk",
     )
 
 
-def channels_first_fcn() -> ModelProto:
+@graph(
+    60, verdict="warning", features=4, second="mask", channels_first=True, values="signal", second_name="signal_mask"
+)
+def channels_first_fcn(w: Weights) -> ModelProto:
     """Steps as [rows, features, width], as convolutional code has them."""
-    w = Weights(60)
     return model(
         "fcn (float[batch,4,time] signal, float[batch,time] signal_mask) => (float[batch,3] logits)",
         """
@@ -363,22 +329,14 @@ def channels_first_fcn() -> ModelProto:
         [mean] p = Div (t, n)
         [dense] logits = MatMul (p, V)
         """,
-        {
-            "axis1": integers(1),
-            "axis2": integers(2),
-            "k0": w.normal(8, 4, 7),
-            "b0": w.normal(8),
-            "k1": w.normal(6, 8, 3),
-            "b1": w.normal(6),
-            "V": w.normal(6, 3),
-        },
+        w.named("k0 8x4x7, b0 8, k1 6x8x3, b1 6, V 6x3"),
         producer="pytorch",
     )
 
 
-def channels_first_tagger() -> ModelProto:
+@graph(61, features=5, channels_said=True, per_step=True, values="x")
+def channels_first_tagger(w: Weights) -> ModelProto:
     """Answers each step, with the classes before the steps; the number of features stands nowhere."""
-    w = Weights(61)
     return model(
         "tagger (float[batch,channels,time] x, int64[batch] lengths) => (float[batch,3,time] logits)",
         """
@@ -386,14 +344,14 @@ def channels_first_tagger() -> ModelProto:
         [tanh] t = Tanh (c)
         [head] logits = Conv (t, v)
         """,
-        {"k": w.normal(6, 5, 1), "b": w.normal(6), "v": w.normal(3, 6, 1)},
+        w.named("k 6x5x1, b 6, v 3x6x1"),
         producer="pytorch",
     )
 
 
-def padding_mask_max() -> ModelProto:
+@graph(62, features=6, second="padding-mask", values="src", second_name="src_key_padding_mask", named=True)
+def padding_mask_max(w: Weights) -> ModelProto:
     """A mask that is true at padding."""
-    w = Weights(62)
     return model(
         "encoder (float[N,T,6] src, bool[N,T] src_key_padding_mask) => (float[N,2] logits)",
         """
@@ -403,19 +361,14 @@ def padding_mask_max() -> ModelProto:
         [max] p = ReduceMax <axes = [1], keepdims = 0> (f)
         [dense] logits = MatMul (p, V)
         """,
-        {
-            "W": w.normal(6, 8),
-            "axis2": integers(2),
-            "lowest": scalar(np.finfo(np.float32).min),
-            "V": w.normal(8, 2),
-        },
+        w.named("W 6x8, V 8x2") | {"lowest": scalar(np.finfo(np.float32).min)},
         producer="pytorch",
     )
 
 
-def raw_samples() -> ModelProto:
+@graph(63, features=1, raw=True, values="wave", second_name="wave_lengths")
+def raw_samples(w: Weights) -> ModelProto:
     """One number a step, without an axis for it."""
-    w = Weights(63)
     return model(
         "wave (float[N,T] wave, int32[N] wave_lengths) => (float[N,2] logits)",
         """
@@ -425,14 +378,14 @@ def raw_samples() -> ModelProto:
         [last] h = Squeeze (y_h, axis0)
         [dense] logits = MatMul (h, V)
         """,
-        w.recurrent(3, 1, 6) | {"axis0": integers(0), "axis2": integers(2), "V": w.normal(6, 2)},
+        w.recurrent(3, 1, 6) | w.named("V 6x2"),
         producer="pytorch",
     )
 
 
-def lengths_and_mask() -> ModelProto:
+@graph(64, features=4, second="both", third="mask")
+def lengths_and_mask(w: Weights) -> ModelProto:
     """A recurrent layer by the lengths, an attention by the mask."""
-    w = Weights(64)
     return model(
         "both (float[N,T,4] values, int64[N] lengths, bool[N,T] mask) => (float[N,3] logits)",
         """
@@ -449,13 +402,6 @@ def lengths_and_mask() -> ModelProto:
         [pool] p = ReduceSum <keepdims = 0> (g, axis1)
         [dense] logits = MatMul (p, V)
         """,
-        w.recurrent(4, 4, 6)
-        | {
-            "axis1": integers(1),
-            "axis2": integers(2),
-            "U": w.normal(6, 1),
-            "lowest": scalar(np.finfo(np.float32).min),
-            "V": w.normal(6, 3),
-        },
+        w.recurrent(4, 4, 6) | w.named("U 6x1, V 6x3") | {"lowest": scalar(np.finfo(np.float32).min)},
         producer="pytorch",
     )

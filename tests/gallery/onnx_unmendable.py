@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto
 
-from tests.gallery.onnx_models import Weights, integers, model, scalar
+from tests.gallery.onnx_models import Weights, graph, integers, model, scalar
 
 
-def batch_statistics() -> ModelProto:
+@graph(110, reason=("rows", "training"), features=4, channels_said=True, values="x")
+def batch_statistics(w: Weights) -> ModelProto:
     """Exported in training mode: BatchNormalization takes the mean of all rows in the batch."""
-    w = Weights(110)
     return model(
         "main_graph (float[N,4,T] x) => (float[N,3] y)",
         """
@@ -34,9 +34,9 @@ def batch_statistics() -> ModelProto:
     )
 
 
-def mean_over_rows() -> ModelProto:
+@graph(111, reason="rows", features=4)
+def mean_over_rows(w: Weights) -> ModelProto:
     """The other rows' mean is taken off."""
-    w = Weights(111)
     return model(
         "centred (float[N,T,4] values) => (float[N,2] logits)",
         """
@@ -46,15 +46,15 @@ def mean_over_rows() -> ModelProto:
         [centre] d = Sub (p, m)
         [classify] logits = MatMul (d, V)
         """,
-        {"kernel": w.normal(4, 6), "V": w.normal(6, 2)},
+        w.named("kernel 4x6, V 6x2"),
         producer="tf2onnx",
         opset=13,
     )
 
 
-def frozen_flatten() -> ModelProto:
+@graph(112, reason=("width", "fixed size"), features=4, longest=20, values="input_1")
+def frozen_flatten(w: Weights) -> ModelProto:
     """Says that its width is free; the last layer's weights are for 20 steps."""
-    w = Weights(112)
     return model(
         "keras (float[N,T,4] input_1) => (float[N,3] dense)",
         """
@@ -63,15 +63,15 @@ def frozen_flatten() -> ModelProto:
         [flatten] f = Flatten <axis = 1> (a)
         [dense_matmul] dense = MatMul (f, V)
         """,
-        {"kernel": w.normal(4, 5), "V": w.normal(100, 3)},
+        w.named("kernel 4x5, V 100x3"),
         producer="keras2onnx",
         opset=13,
     )
 
 
-def noise() -> ModelProto:
+@graph(113, reason=("random", "twice", "same answer"), features=4)
+def noise(w: Weights) -> ModelProto:
     """Exported with its noise."""
-    w = Weights(113)
     return model(
         "noisy (float[N,T,4] values) => (float[N,2] logits)",
         """
@@ -80,15 +80,15 @@ def noise() -> ModelProto:
         [pool] p = ReduceMax <axes = [1], keepdims = 0> (v)
         [dense] logits = MatMul (p, V)
         """,
-        {"V": w.normal(4, 2)},
+        w.named("V 4x2"),
         producer="pytorch",
         opset=13,
     )
 
 
-def spectrum() -> ModelProto:
+@graph(114, reason=("fft", "dft", "fourier"), features=1)
+def spectrum(w: Weights) -> ModelProto:
     """A Fourier transform over the whole width."""
-    w = Weights(114)
     return model(
         "spectrum (float[N,T,1] values) => (float[N,2] logits)",
         """
@@ -98,14 +98,14 @@ def spectrum() -> ModelProto:
         [pool] z = ReduceMax <axes = [1], keepdims = 0> (s)
         [dense] logits = MatMul (z, V)
         """,
-        {"V": w.normal(1, 2, scale=1)},
+        w.named("V 1x2*1"),
         producer="onnxscript",
     )
 
 
-def resampled() -> ModelProto:
+@graph(115, reason=("resize", "interpolate", "resampl"), features=4, channels_said=True, values="x")
+def resampled(w: Weights) -> ModelProto:
     """Drawn to 16 steps, whatever the width."""
-    w = Weights(115)
     return model(
         "resampled (float[N,4,T] x) => (float[N,3] y)",
         """
@@ -115,14 +115,14 @@ def resampled() -> ModelProto:
         [flatten] f = Flatten <axis = 1> (r)
         [dense] y = MatMul (f, V)
         """,
-        {"sixteen": integers(16), "V": w.normal(64, 3)},
+        w.named("V 64x3") | {"sixteen": integers(16)},
         producer="pytorch",
     )
 
 
-def compressed() -> ModelProto:
+@graph(116, reason=("values", "depends on", "nonzero"), features=4)
+def compressed(w: Weights) -> ModelProto:
     """Keeps the steps of all rows whose first number is above zero, in one list."""
-    w = Weights(116)
     return model(
         "compressed (float[N,T,4] values) => (float[N,2] logits)",
         """
@@ -139,12 +139,6 @@ def compressed() -> ModelProto:
         [column] c = Unsqueeze (r, axis1)
         [added] logits = ScatterND <reduction = "add"> (z, c, h)
         """,
-        {
-            "zero": scalar(0, np.int64),
-            "nought": scalar(0.0),
-            "two": integers(2),
-            "axis1": integers(1),
-            "V": w.normal(4, 2),
-        },
+        w.named("V 4x2") | {"nought": scalar(0.0)},
         producer="pytorch",
     )

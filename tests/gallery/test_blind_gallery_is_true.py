@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
-from tests.gallery import index, onnx_blind, onnx_unmendable
 from tests.gallery.blind_index import (
     BLIND,
     ONNX_BLIND,
@@ -145,22 +143,6 @@ def test_a_torch_module_takes_its_steps_alone(exhibit: Exhibit) -> None:
 @pytest.mark.parametrize("exhibit", ONNX_BLIND + ONNX_UNMENDABLE, ids=str)
 def test_a_graph_takes_its_steps_alone(exhibit: Exhibit) -> None:
     assert [node.name for node in exhibit.make().graph.input] == [exhibit.values]
-
-
-@pytest.mark.parametrize("exhibits", [TORCH_BLIND, TORCH_UNMENDABLE], ids=lambda room: room[0].room)
-def test_the_catalogue_lists_every_torch_model(exhibits: tuple[Exhibit, ...]) -> None:
-    assert {exhibit.name for exhibit in exhibits} == set(index.torch_sources(exhibits[0].room))
-
-
-@pytest.mark.parametrize(
-    ("exhibits", "module"),
-    [(ONNX_BLIND, onnx_blind), (ONNX_UNMENDABLE, onnx_unmendable)],
-    ids=["onnx_blind", "onnx_unmendable"],
-)
-def test_the_catalogue_lists_every_onnx_model(exhibits: tuple[Exhibit, ...], module: ModuleType) -> None:
-    public = {name for name in vars(module) if not name.startswith("_")}
-    made_here = {name for name in public if getattr(vars(module)[name], "__module__", "") == module.__name__}
-    assert {exhibit.name for exhibit in exhibits} == made_here
 
 
 def test_every_model_that_cannot_be_mended_is_shown_to_be_so() -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from types import ModuleType
 
 import numpy as np
 import pytest
 
-from tests.gallery import index, onnx_leaking, onnx_refused, onnx_sound
+from tests.gallery import index
 from tests.gallery.index import (
     ONNX_LEAKING,
-    ONNX_REFUSED,
     ONNX_SOUND,
     TORCH_LEAKING,
-    TORCH_REFUSED,
     TORCH_SOUND,
     Exhibit,
 )
@@ -58,19 +55,3 @@ def test_the_second_argument_is_named_for_what_it_is_or_has_to_be_said(exhibit: 
     read = {"lengths" if "len" in name else "mask" if "mask" in name and "pad" not in name else None for name in taken}
     means = {"lengths", "mask"} if exhibit.second == "both" else {exhibit.second}
     assert exhibit.named == (read != means)
-
-
-@pytest.mark.parametrize("exhibits", [TORCH_LEAKING, TORCH_SOUND, TORCH_REFUSED], ids=lambda room: room[0].room)
-def test_the_catalogue_lists_every_torch_model(exhibits: tuple[Exhibit, ...]) -> None:
-    assert {exhibit.name for exhibit in exhibits} == set(index.torch_sources(exhibits[0].room))
-
-
-@pytest.mark.parametrize(
-    ("exhibits", "module"),
-    [(ONNX_LEAKING, onnx_leaking), (ONNX_SOUND, onnx_sound), (ONNX_REFUSED, onnx_refused)],
-    ids=["onnx_leaking", "onnx_sound", "onnx_refused"],
-)
-def test_the_catalogue_lists_every_onnx_model(exhibits: tuple[Exhibit, ...], module: ModuleType) -> None:
-    public = {name for name in vars(module) if not name.startswith("_")}
-    made_here = {name for name in public if getattr(vars(module)[name], "__module__", "") == module.__name__}
-    assert {exhibit.name for exhibit in exhibits} == made_here

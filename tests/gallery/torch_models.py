@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 Net = TypeVar("Net", bound=nn.Module)
+Factory = Callable[[], nn.Module]
 
 
-def seeded(seed: int, make: Callable[[], Net], then: Callable[[Net], Net] | None = None) -> Callable[[], Net]:
-    """A factory of one and the same module, which `then` may change."""
+def seeded(seed: int, make: Callable[[], Net], then: Callable[[Net], Net] | None = None, **said: Any) -> Factory:
+    """A factory of one and the same module, which `then` may change; `index` reads what is `said` of it."""
 
     def factory() -> Net:
         torch.manual_seed(seed)
         return make() if then is None else then(make())
 
     return factory
+
+
+def network(
+    seed: int, layers: Callable[[], dict[str, Any]], then: Callable[[Net], Net] | None = None, **said: Any
+) -> Callable[[Callable[..., Any]], Factory]:
+    """The same, of a `forward` and the attributes of its module."""
+
+    def factory_of(forward: Callable[..., Any]) -> Factory:
+        kind = type(forward.__name__, (nn.Module,), {"forward": forward, "__module__": forward.__module__})
+
+        def make() -> nn.Module:
+            net = kind()
+            for name, layer in layers().items():
+                setattr(net, name, layer)
+            return net
+
+        return seeded(seed, make, then)
+
+    return factory_of
+
+
+def exhibit(**said: Any) -> Callable[[Factory], Factory]:
+    """Says of a factory what `index` reads."""
+    return lambda factory: factory
 
 
 def with_statistics(net: Net) -> Net:

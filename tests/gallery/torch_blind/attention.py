@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.gallery.torch_models import seeded
+from tests.gallery.torch_models import network, seeded
 
 
 class SelfAttention(nn.Module):
@@ -19,16 +19,14 @@ class SelfAttention(nn.Module):
         return torch.matmul(torch.softmax(scores, dim=-1), self.v(x))
 
 
-class AttentionByHand(nn.Module):
-    def __init__(self, n_in=5, d=12, n_out=3):
-        super().__init__()
-        self.lstm = nn.LSTM(n_in, d, batch_first=True)
-        self.attention = SelfAttention(d)
-        self.fc = nn.Linear(d, n_out)
-
-    def forward(self, x):
-        h, _ = self.lstm(x)
-        return self.fc(self.attention(h)[:, -1])
+@network(
+    390,
+    lambda: dict(lstm=nn.LSTM(5, 12, batch_first=True), attention=SelfAttention(12), fc=nn.Linear(12, 3)),
+    features=5,
+)
+def attention_by_hand(self, x):
+    h, _ = self.lstm(x)
+    return self.fc(self.attention(h)[:, -1])
 
 
 class GatedMIL(nn.Module):
@@ -51,10 +49,8 @@ class GatedMIL(nn.Module):
 class SelfAttentionMean(nn.Module):
     def __init__(self, n_in=6, d=16, heads=4, n_out=4):
         super().__init__()
-        self.embed = nn.Linear(n_in, d)
-        self.attn = nn.MultiheadAttention(d, heads, batch_first=True)
-        self.norm = nn.LayerNorm(d)
-        self.fc = nn.Linear(d, n_out)
+        self.embed, self.attn = nn.Linear(n_in, d), nn.MultiheadAttention(d, heads, batch_first=True)
+        self.norm, self.fc = nn.LayerNorm(d), nn.Linear(d, n_out)
 
     def forward(self, x):
         h = self.embed(x)
@@ -67,8 +63,7 @@ class GPTClassifier(nn.Module):
 
     def __init__(self, n_in=6, d=16, heads=2, n_out=4, block_size=300):
         super().__init__()
-        self.heads = heads
-        self.inp, self.wpe = nn.Linear(n_in, d), nn.Embedding(block_size, d)
+        self.heads, self.inp, self.wpe = heads, nn.Linear(n_in, d), nn.Embedding(block_size, d)
         self.ln, self.c_attn, self.c_proj = nn.LayerNorm(d), nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.head = nn.Linear(d, n_out)
 
@@ -87,8 +82,7 @@ class DecoderStyle(nn.Module):
         super().__init__()
         self.inp = nn.Linear(n_in, d)
         layer = nn.TransformerEncoderLayer(d, 4, 32, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 1)
-        self.fc = nn.Linear(d, n_out)
+        self.encoder, self.fc = nn.TransformerEncoder(layer, 1), nn.Linear(d, n_out)
 
     def forward(self, x):
         t = x.size(1)
@@ -99,8 +93,7 @@ class DecoderStyle(nn.Module):
 class ViT1d(nn.Module):
     def __init__(self, n_in=5, dim=16, heads=2, n_out=5, max_len=200):
         super().__init__()
-        self.to_embedding = nn.Linear(n_in, dim)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
+        self.to_embedding, self.cls_token = nn.Linear(n_in, dim), nn.Parameter(torch.randn(1, 1, dim))
         self.pos_embedding = nn.Parameter(torch.randn(1, max_len + 1, dim) * 0.3)
         layer = nn.TransformerEncoderLayer(dim, heads, 32, 0.1, "gelu", batch_first=True, norm_first=True)
         self.transformer = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
@@ -119,8 +112,7 @@ class DistancePenalty(nn.Module):
 
     def __init__(self, n_in=5, d=16, heads=4, n_out=3):
         super().__init__()
-        self.heads = heads
-        self.inp = nn.Linear(n_in, d)
+        self.heads, self.inp = heads, nn.Linear(n_in, d)
         self.q, self.k, self.v = (nn.Linear(d, d) for _ in range(3))
         self.register_buffer("slopes", 2.0 ** -torch.arange(1, heads + 1).float())
         self.fc = nn.Linear(d, n_out)
@@ -137,53 +129,41 @@ class DistancePenalty(nn.Module):
         return self.fc(mixed.max(1).values)
 
 
-class LinearAttention(nn.Module):
+@network(400, lambda: dict(q=nn.Linear(5, 8), k=nn.Linear(5, 8), v=nn.Linear(5, 8), fc=nn.Linear(8, 4)), features=5)
+def linear_attention(self, x):
     """Keys and values are summed over time once; every query reads the sums."""
-
-    def __init__(self, n_in=5, d=8, n_out=4):
-        super().__init__()
-        self.q, self.k, self.v = nn.Linear(n_in, d), nn.Linear(n_in, d), nn.Linear(n_in, d)
-        self.fc = nn.Linear(d, n_out)
-
-    def forward(self, x):
-        q, k, v = F.elu(self.q(x)) + 1, F.elu(self.k(x)) + 1, self.v(x)
-        kv = torch.einsum("btd,bte->bde", k, v)
-        z = 1.0 / torch.einsum("btd,bd->bt", q, k.sum(dim=1))
-        y = torch.einsum("btd,bde,bt->bte", q, kv, z)
-        return self.fc(y.mean(dim=1))
+    q, k, v = F.elu(self.q(x)) + 1, F.elu(self.k(x)) + 1, self.v(x)
+    kv = torch.einsum("btd,bte->bde", k, v)
+    z = 1.0 / torch.einsum("btd,bd->bt", q, k.sum(dim=1))
+    y = torch.einsum("btd,bde,bt->bte", q, kv, z)
+    return self.fc(y.mean(dim=1))
 
 
-class LocalAttention(nn.Module):
+@network(
+    422, lambda: dict(inp=nn.Linear(5, 12), q=nn.Linear(12, 12), k=nn.Linear(12, 12), fc=nn.Linear(12, 3)), features=5
+)
+def local_attention(self, x):
     """Each step looks at three neighbours on either side."""
-
-    def __init__(self, n_in=5, d=12, reach=3, n_out=3):
-        super().__init__()
-        self.reach = reach
-        self.inp, self.q, self.k = nn.Linear(n_in, d), nn.Linear(d, d), nn.Linear(d, d)
-        self.fc = nn.Linear(d, n_out)
-
-    def forward(self, x):
-        h = self.inp(x)
-        i = torch.arange(x.size(1))
-        far = (i[:, None] - i[None, :]).abs() > self.reach
-        scores = (self.q(h) @ self.k(h).mT / 12**0.5).masked_fill(far, float("-inf"))
-        return self.fc((scores.softmax(dim=-1) @ h).amax(dim=1))
+    h = self.inp(x)
+    i = torch.arange(x.size(1))
+    far = (i[:, None] - i[None, :]).abs() > 3
+    scores = (self.q(h) @ self.k(h).mT / 12**0.5).masked_fill(far, float("-inf"))
+    return self.fc((scores.softmax(dim=-1) @ h).amax(dim=1))
 
 
-class AttentionLSTM(nn.Module):
-    def __init__(self, n_in=6, hidden=12, n_out=4):
-        super().__init__()
-        self.lstm = nn.LSTM(n_in, hidden, batch_first=True)
-        self.w = nn.Linear(hidden, hidden)
-        self.u = nn.Linear(hidden, 1, bias=False)
-        self.fc = nn.Linear(hidden, n_out)
-
-    def forward(self, x):
-        h, _ = self.lstm(x)
-        score = self.u(torch.tanh(self.w(h)))
-        alpha = F.softmax(score, dim=1)
-        context = (alpha * h).sum(1)
-        return self.fc(context)
+@network(
+    338,
+    lambda: dict(
+        lstm=nn.LSTM(6, 12, batch_first=True), w=nn.Linear(12, 12), u=nn.Linear(12, 1, bias=False), fc=nn.Linear(12, 4)
+    ),
+    features=6,
+)
+def lstm_attention_pool(self, x):
+    h, _ = self.lstm(x)
+    score = self.u(torch.tanh(self.w(h)))
+    alpha = F.softmax(score, dim=1)
+    context = (alpha * h).sum(1)
+    return self.fc(context)
 
 
 class QueryPooling(nn.Module):
@@ -193,8 +173,7 @@ class QueryPooling(nn.Module):
         super().__init__()
         self.inp = nn.Sequential(nn.Linear(n_in, d), nn.ReLU())
         self.queries = nn.Parameter(torch.randn(1, n_queries, d))
-        self.cross = nn.MultiheadAttention(d, 2, batch_first=True)
-        self.fc = nn.Linear(n_queries * d, n_out)
+        self.cross, self.fc = nn.MultiheadAttention(d, 2, batch_first=True), nn.Linear(n_queries * d, n_out)
 
     def forward(self, x):
         h = self.inp(x)
@@ -207,8 +186,7 @@ class RelativeBiasAttention(nn.Module):
 
     def __init__(self, d=12, heads=3, reach=8):
         super().__init__()
-        self.heads, self.reach = heads, reach
-        self.to_qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.heads, self.reach, self.to_qkv, self.out = heads, reach, nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.bias = nn.Embedding(2 * reach + 1, heads)
 
     def forward(self, x):
@@ -220,14 +198,10 @@ class RelativeBiasAttention(nn.Module):
         return self.out((scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(b, t, d))
 
 
-class RelativePositionBias(nn.Module):
-    def __init__(self, n_in=6, d=12, n_out=4):
-        super().__init__()
-        self.inp, self.attn, self.fc = nn.Linear(n_in, d), RelativeBiasAttention(d), nn.Linear(d, n_out)
-
-    def forward(self, x):
-        h = self.inp(x)
-        return self.fc((h + self.attn(h)).mean(1))
+@network(391, lambda: dict(inp=nn.Linear(6, 12), attn=RelativeBiasAttention(12), fc=nn.Linear(12, 4)), features=6)
+def relative_position_bias(self, x):
+    h = self.inp(x)
+    return self.fc((h + self.attn(h)).mean(1))
 
 
 def rotate(x, cos, sin):
@@ -255,8 +229,7 @@ class RotaryAttention(nn.Module):
 class Block(nn.Module):
     def __init__(self, d, heads):
         super().__init__()
-        self.heads = heads
-        self.ln1, self.ln2 = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.heads, self.ln1, self.ln2 = heads, nn.LayerNorm(d), nn.LayerNorm(d)
         self.qkv, self.proj = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d)
         self.mlp = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
 
@@ -268,41 +241,29 @@ class Block(nn.Module):
         return x + self.mlp(self.ln2(x))
 
 
-class FlashNet(nn.Module):
-    def __init__(self, n_in=7, d=16, n_out=4):
-        super().__init__()
-        self.inp, self.blocks = nn.Linear(n_in, d), nn.Sequential(Block(d, 4), Block(d, 4))
-        self.out = nn.Linear(d, n_out)
+@network(
+    389,
+    lambda: dict(inp=nn.Linear(7, 16), blocks=nn.Sequential(Block(16, 4), Block(16, 4)), out=nn.Linear(16, 4)),
+    features=7,
+)
+def sdpa_blocks(self, x):
+    return self.out(self.blocks(self.inp(x)).amax(dim=1))
 
-    def forward(self, x):
-        return self.out(self.blocks(self.inp(x)).amax(dim=1))
 
-
-class ChannelwiseSoftmax(nn.Module):
+@network(352, lambda: dict(value=nn.Linear(6, 10), gate=nn.Linear(6, 10), fc=nn.Linear(10, 4)), features=6)
+def softmax_gates(self, x):
     """Every channel has its own weights over time."""
-
-    def __init__(self, n_in=6, d=10, n_out=4):
-        super().__init__()
-        self.value, self.gate = nn.Linear(n_in, d), nn.Linear(n_in, d)
-        self.fc = nn.Linear(d, n_out)
-
-    def forward(self, x):
-        weights = self.gate(x).softmax(dim=1)
-        pooled = torch.einsum("btd,btd->bd", weights, torch.relu(self.value(x)))
-        return self.fc(pooled)
+    weights = self.gate(x).softmax(dim=1)
+    pooled = torch.einsum("btd,btd->bd", weights, torch.relu(self.value(x)))
+    return self.fc(pooled)
 
 
-class SoftmaxOverAll(nn.Module):
+@network(425, lambda: dict(inp=nn.Linear(5, 8), fc=nn.Linear(8, 3)), features=5)
+def softmax_over_all(self, x):
     """One softmax over time and channels together."""
-
-    def __init__(self, n_in=5, d=8, n_out=3):
-        super().__init__()
-        self.inp, self.fc = nn.Linear(n_in, d), nn.Linear(d, n_out)
-
-    def forward(self, x):
-        h = self.inp(x)
-        w = h.flatten(1).softmax(dim=-1).view_as(h)
-        return self.fc((w * h).sum(1))
+    h = self.inp(x)
+    w = h.flatten(1).softmax(dim=-1).view_as(h)
+    return self.fc((w * h).sum(1))
 
 
 class PositionalEncoding(nn.Module):
@@ -323,12 +284,10 @@ class PositionalEncoding(nn.Module):
 class TransformerClassifier(nn.Module):
     def __init__(self, n_in=6, d_model=16, nhead=4, layers=2, n_out=4):
         super().__init__()
-        self.d_model = d_model
-        self.embed = nn.Linear(n_in, d_model)
+        self.d_model, self.embed = d_model, nn.Linear(n_in, d_model)
         self.pos_encoder = PositionalEncoding(d_model)
         layer = nn.TransformerEncoderLayer(d_model, nhead, 32, batch_first=True)
-        self.transformer_encoder = nn.TransformerEncoder(layer, layers)
-        self.decoder = nn.Linear(d_model, n_out)
+        self.transformer_encoder, self.decoder = nn.TransformerEncoder(layer, layers), nn.Linear(d_model, n_out)
 
     def forward(self, src):
         x = self.pos_encoder(self.embed(src) * math.sqrt(self.d_model))
@@ -338,29 +297,20 @@ class TransformerClassifier(nn.Module):
 class TimeFirstTransformer(nn.Module):
     def __init__(self, n_in=5, d=12, n_out=3):
         super().__init__()
-        self.inp = nn.Linear(n_in, d)
-        self.layer = nn.TransformerEncoderLayer(d, 3, 24, activation="gelu")
+        self.inp, self.layer = nn.Linear(n_in, d), nn.TransformerEncoderLayer(d, 3, 24, activation="gelu")
         self.out = nn.Linear(d, n_out)
 
     def forward(self, src):
         return self.out(self.layer(self.inp(src)).mean(0))
 
 
-attention_by_hand = seeded(390, AttentionByHand)
-attention_pool = seeded(351, GatedMIL)
-attention_unmasked = seeded(385, SelfAttentionMean)
-causal_attention_last = seeded(395, GPTClassifier)
-causal_mask_mean = seeded(396, DecoderStyle)
-cls_token = seeded(388, ViT1d)
-distance_penalty = seeded(392, DistancePenalty)
-linear_attention = seeded(400, LinearAttention)
-local_attention = seeded(422, LocalAttention)
-lstm_attention_pool = seeded(338, AttentionLSTM)
-query_pooling = seeded(399, QueryPooling)
-relative_position_bias = seeded(391, RelativePositionBias)
-rotary_attention = seeded(412, RotaryAttention)
-sdpa_blocks = seeded(389, FlashNet)
-softmax_gates = seeded(352, ChannelwiseSoftmax)
-softmax_over_all = seeded(425, SoftmaxOverAll)
-transformer_mean = seeded(386, TransformerClassifier)
-transformer_time_first = seeded(387, TimeFirstTransformer)
+attention_pool = seeded(351, GatedMIL, features=7)
+attention_unmasked = seeded(385, SelfAttentionMean, features=6)
+causal_attention_last = seeded(395, GPTClassifier, features=6, longest=300)
+causal_mask_mean = seeded(396, DecoderStyle, features=4)
+cls_token = seeded(388, ViT1d, features=5, longest=200)
+distance_penalty = seeded(392, DistancePenalty, features=5)
+query_pooling = seeded(399, QueryPooling, features=6)
+rotary_attention = seeded(412, RotaryAttention, features=5)
+transformer_mean = seeded(386, TransformerClassifier, features=6, longest=500)
+transformer_time_first = seeded(387, TimeFirstTransformer, features=5, time_first=True)

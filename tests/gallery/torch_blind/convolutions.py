@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.gallery.torch_models import seeded, with_statistics
+from tests.gallery.torch_models import exhibit, network, seeded, with_statistics
 
 
 class AveragePools(nn.Module):
@@ -29,8 +29,7 @@ class ChannelsFirst(nn.Module):
     def __init__(self, c_in=3, c=10, c_out=4):
         super().__init__()
         self.conv = nn.Conv1d(c_in, c, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv1d(c, c, kernel_size=3, padding=1)
-        self.fc = nn.Linear(c, c_out)
+        self.conv2, self.fc = nn.Conv1d(c, c, kernel_size=3, padding=1), nn.Linear(c, c_out)
 
     def forward(self, x):
         x = nn.functional.silu(self.conv(x))
@@ -58,8 +57,7 @@ class DownAndUp(nn.Module):
     def __init__(self, n_in=3, c=8, n_out=3):
         super().__init__()
         self.down = nn.Conv1d(n_in, c, 4, stride=2, padding=2)
-        self.up = nn.ConvTranspose1d(c, c, 4, stride=2, padding=1)
-        self.out = nn.Conv1d(c, n_out, 1)
+        self.up, self.out = nn.ConvTranspose1d(c, c, 4, stride=2, padding=1), nn.Conv1d(c, n_out, 1)
 
     def forward(self, x):
         z = torch.relu(self.down(x.transpose(1, 2)))
@@ -84,6 +82,7 @@ class GroupNormNet(nn.Module):
         return self.fc(self.layers(x.transpose(1, 2)).amax(2))
 
 
+@exhibit(features=5)
 def group_norm_convs():
     torch.manual_seed(370)
     net = GroupNormNet()
@@ -100,8 +99,7 @@ class InstanceNormNet(nn.Module):
         super().__init__()
         self.norm = nn.InstanceNorm1d(n_in, affine=True)
         self.conv1, self.norm1 = nn.Conv1d(n_in, c, 7, padding=3), nn.InstanceNorm1d(c)
-        self.conv2 = nn.Conv1d(c, c, 3, padding=1)
-        self.fc = nn.Linear(c, n_out)
+        self.conv2, self.fc = nn.Conv1d(c, c, 3, padding=1), nn.Linear(c, n_out)
 
     def forward(self, x):
         x = torch.relu(self.norm1(self.conv1(self.norm(x))))
@@ -112,8 +110,7 @@ class MaxPools(nn.Module):
     def __init__(self, n_in=5, c=8, n_out=3):
         super().__init__()
         self.conv1, self.conv2 = nn.Conv1d(n_in, c, 5, padding=2), nn.Conv1d(c, c, 3, padding=1)
-        self.pool1 = nn.MaxPool1d(3, stride=2, padding=1)
-        self.pool2 = nn.MaxPool1d(2, ceil_mode=True)
+        self.pool1, self.pool2 = nn.MaxPool1d(3, stride=2, padding=1), nn.MaxPool1d(2, ceil_mode=True)
         self.fc = nn.Linear(c, n_out)
 
     def forward(self, x):
@@ -147,66 +144,43 @@ class MobileNet1d(nn.Module):
         super().__init__()
         self.stem = nn.Conv1d(n_in, 8, 3, stride=1, padding=1)
         self.blocks = nn.Sequential(InvertedResidual(8, 8, 1), InvertedResidual(8, 12, 2), InvertedResidual(12, 12, 1))
-        self.act = nn.Hardswish()
-        self.fc = nn.Linear(12, n_out)
+        self.act, self.fc = nn.Hardswish(), nn.Linear(12, n_out)
 
     def forward(self, x):
         x = self.act(self.blocks(self.stem(x.mT)))
         return self.fc(x.mean([-1]))
 
 
-class NormalisedOverTime(nn.Module):
+@network(506, lambda: dict(conv=nn.Conv1d(4, 8, 3, padding=1), head=nn.Linear(8, 3)), features=4)
+def normalised_over_time(self, x):
     """Each channel is normalised over all steps, by layer_norm without weights."""
-
-    def __init__(self, n_in=4, hidden=8, n_out=3):
-        super().__init__()
-        self.conv = nn.Conv1d(n_in, hidden, 3, padding=1)
-        self.head = nn.Linear(hidden, n_out)
-
-    def forward(self, x):
-        h = self.conv(x.transpose(1, 2))
-        h = F.layer_norm(h, (h.shape[-1],), eps=1e-2)
-        return self.head(torch.relu(h).mean(dim=2))
+    h = self.conv(x.transpose(1, 2))
+    h = F.layer_norm(h, (h.shape[-1],), eps=1e-2)
+    return self.head(torch.relu(h).mean(dim=2))
 
 
-class PeakScaled(nn.Module):
+@network(360, lambda: dict(conv=nn.Conv1d(3, 8, 5, padding=2), fc=nn.Linear(8, 4)), features=3)
+def peak_scaled(self, x):
     """Divides each recording by its own peak."""
-
-    def __init__(self, n_in=3, c=8, n_out=4):
-        super().__init__()
-        self.conv = nn.Conv1d(n_in, c, 5, padding=2)
-        self.fc = nn.Linear(c, n_out)
-
-    def forward(self, x):
-        x = x + 0.1
-        x = x / x.abs().amax(dim=1, keepdim=True).clamp(min=1e-3)
-        h = torch.relu(self.conv(x.transpose(1, 2)))
-        return self.fc(h.mean(-1))
+    x = x + 0.1
+    x = x / x.abs().amax(dim=1, keepdim=True).clamp(min=1e-3)
+    h = torch.relu(self.conv(x.transpose(1, 2)))
+    return self.fc(h.mean(-1))
 
 
-class WholePool(nn.Module):
+@network(384, lambda: dict(conv=nn.Conv1d(4, 8, 3, padding=1), fc=nn.Linear(8, 5)), features=4)
+def pool_kernel_of_the_width(self, x):
     """The pool's kernel is as wide as the batch."""
-
-    def __init__(self, n_in=4, c=8, n_out=5):
-        super().__init__()
-        self.conv = nn.Conv1d(n_in, c, 3, padding=1)
-        self.fc = nn.Linear(c, n_out)
-
-    def forward(self, x):
-        z = F.relu(self.conv(x.transpose(1, 2)))
-        z = F.max_pool1d(z, kernel_size=z.size(2))
-        return self.fc(z.squeeze(-1))
+    z = F.relu(self.conv(x.transpose(1, 2)))
+    z = F.max_pool1d(z, kernel_size=z.size(2))
+    return self.fc(z.squeeze(-1))
 
 
-class EightBins(nn.Module):
-    def __init__(self, n_in=4, c=6, n_out=3):
-        super().__init__()
-        self.conv = nn.Conv1d(n_in, c, 5, padding=2)
-        self.pool = nn.AdaptiveAvgPool1d(8)
-        self.fc = nn.Linear(8 * c, n_out)
-
-    def forward(self, x):
-        return self.fc(self.pool(torch.relu(self.conv(x.transpose(1, 2)))).flatten(1))
+@network(
+    458, lambda: dict(conv=nn.Conv1d(4, 6, 5, padding=2), pool=nn.AdaptiveAvgPool1d(8), fc=nn.Linear(48, 3)), features=4
+)
+def pool_of_eight(self, x):
+    return self.fc(self.pool(torch.relu(self.conv(x.transpose(1, 2)))).flatten(1))
 
 
 class RawWave(nn.Module):
@@ -214,10 +188,8 @@ class RawWave(nn.Module):
 
     def __init__(self, c=8, n_out=4):
         super().__init__()
-        self.front = nn.Conv1d(1, c, kernel_size=8, stride=4, padding=4)
-        self.bn = nn.BatchNorm1d(c)
-        self.conv = nn.Conv1d(c, c, 3, padding=1)
-        self.fc = nn.Linear(c, n_out)
+        self.front, self.bn = nn.Conv1d(1, c, kernel_size=8, stride=4, padding=4), nn.BatchNorm1d(c)
+        self.conv, self.fc = nn.Conv1d(c, c, 3, padding=1), nn.Linear(c, n_out)
 
     def forward(self, wave):
         x = torch.relu(self.bn(self.front(wave.unsqueeze(1))))
@@ -225,39 +197,26 @@ class RawWave(nn.Module):
         return self.fc(x.mean(-1))
 
 
-class RecurrencePlot(nn.Module):
+@network(512, lambda: dict(embed=nn.Linear(4, 4), conv=nn.Conv2d(1, 6, 3, padding=1), head=nn.Linear(6, 3)), features=4)
+def recurrence_plot(self, x):
     """How near each two steps are, as a picture, and a convolution over that."""
-
-    def __init__(self, n_in=4, hidden=4, n_out=3):
-        super().__init__()
-        self.embed = nn.Linear(n_in, hidden)
-        self.conv = nn.Conv2d(1, 6, 3, padding=1)
-        self.head = nn.Linear(6, n_out)
-
-    def forward(self, x):
-        h = self.embed(x)
-        near = torch.exp(-(h[:, :, None] - h[:, None]).pow(2).mean(dim=-1))
-        picture = torch.relu(self.conv(near.unsqueeze(1)))
-        return self.head(picture.mean(dim=(2, 3)))
+    h = self.embed(x)
+    near = torch.exp(-(h[:, :, None] - h[:, None]).pow(2).mean(dim=-1))
+    picture = torch.relu(self.conv(near.unsqueeze(1)))
+    return self.head(picture.mean(dim=(2, 3)))
 
 
-class Mirrored(nn.Module):
-    def __init__(self, n_in=2, c=8, n_out=4):
-        super().__init__()
-        self.conv = nn.Conv1d(n_in, c, 7)
-        self.fc = nn.Linear(c, n_out)
-
-    def forward(self, x):
-        x = F.pad(x.transpose(1, 2), (3, 3), mode="reflect")
-        return self.fc(torch.tanh(self.conv(x)).max(dim=2).values)
+@network(377, lambda: dict(conv=nn.Conv1d(2, 8, 7), fc=nn.Linear(8, 4)), features=2, shortest=4)
+def reflect_padding(self, x):
+    x = F.pad(x.transpose(1, 2), (3, 3), mode="reflect")
+    return self.fc(torch.tanh(self.conv(x)).max(dim=2).values)
 
 
 class EdgeRepeated(nn.Module):
     def __init__(self, n_in=4, c=8, n_out=3):
         super().__init__()
         self.conv1 = nn.Conv1d(n_in, c, 5, padding=2, padding_mode="replicate")
-        self.conv2 = nn.Conv1d(c, c, 3, padding=1, padding_mode="replicate")
-        self.fc = nn.Linear(c, n_out)
+        self.conv2, self.fc = nn.Conv1d(c, c, 3, padding=1, padding_mode="replicate"), nn.Linear(c, n_out)
 
     def forward(self, x):
         x = torch.relu(self.conv1(x.transpose(1, 2)))
@@ -265,30 +224,19 @@ class EdgeRepeated(nn.Module):
         return self.fc(x.mean(dim=-1))
 
 
-class Resampled(nn.Module):
-    def __init__(self, n_in=3, n_out=4):
-        super().__init__()
-        self.conv = nn.Conv1d(n_in, 6, 5, padding=2)
-        self.fc = nn.Linear(6 * 32, n_out)
-
-    def forward(self, x):
-        x = F.interpolate(x.transpose(1, 2), size=32, mode="linear", align_corners=False)
-        return self.fc(torch.relu(self.conv(x)).flatten(1))
+@network(462, lambda: dict(conv=nn.Conv1d(3, 6, 5, padding=2), fc=nn.Linear(192, 4)), features=3)
+def resampled_to_32(self, x):
+    x = F.interpolate(x.transpose(1, 2), size=32, mode="linear", align_corners=False)
+    return self.fc(torch.relu(self.conv(x)).flatten(1))
 
 
-class RMS(nn.Module):
+@network(364, lambda: dict(filters=nn.Conv1d(6, 8, 9, padding="same"), fc=nn.Linear(9, 3)), features=6)
+def root_of_squares(self, x):
     """The root of the mean square of every channel, and of all channels together."""
-
-    def __init__(self, n_in=6, d=8, n_out=3):
-        super().__init__()
-        self.filters = nn.Conv1d(n_in, d, 9, padding="same")
-        self.fc = nn.Linear(d + 1, n_out)
-
-    def forward(self, x):
-        y = self.filters(x.transpose(1, 2))
-        each = y.pow(2).mean(dim=2).sqrt()
-        every = y.pow(2).mean(dim=(1, 2)).sqrt().unsqueeze(1)
-        return self.fc(torch.cat([each, every], dim=1))
+    y = self.filters(x.transpose(1, 2))
+    each = y.pow(2).mean(dim=2).sqrt()
+    every = y.pow(2).mean(dim=(1, 2)).sqrt().unsqueeze(1)
+    return self.fc(torch.cat([each, every], dim=1))
 
 
 class SpectrogramCNN(nn.Module):
@@ -302,8 +250,7 @@ class SpectrogramCNN(nn.Module):
             nn.Conv2d(6, 10, 3, stride=(2, 1), padding=1),
             nn.ReLU(),
         )
-        self.gap = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(10, n_out)
+        self.gap, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(10, n_out)
 
     def forward(self, spec):
         x = self.features(spec[:, None])
@@ -354,16 +301,11 @@ class Strided(nn.Module):
         return self.classifier(self.body(x.transpose(1, 2)))
 
 
-class ThereAndBack(nn.Module):
+@network(418, lambda: dict(conv=nn.Conv1d(3, 8, 5, padding=2), fc=nn.Linear(8, 3)), features=3)
+def there_and_back(self, x):
     """The sequence and then its mirror image, as one that is twice as long."""
-
-    def __init__(self, n_in=3, c=8, n_out=3):
-        super().__init__()
-        self.conv, self.fc = nn.Conv1d(n_in, c, 5, padding=2), nn.Linear(c, n_out)
-
-    def forward(self, x):
-        twice = torch.cat([x, x.flip(1)], dim=1)
-        return self.fc(torch.relu(self.conv(twice.transpose(1, 2))).mean(-1))
+    twice = torch.cat([x, x.flip(1)], dim=1)
+    return self.fc(torch.relu(self.conv(twice.transpose(1, 2))).mean(-1))
 
 
 class TokenCNN(nn.Module):
@@ -377,19 +319,18 @@ class TokenCNN(nn.Module):
         return self.fc(self.conv(self.emb(tokens).transpose(1, 2)).max(-1)[0])
 
 
-class TwoScales(nn.Module):
+@network(
+    423,
+    lambda: dict(
+        fine=nn.Conv1d(4, 8, 3, padding=1), coarse=nn.Conv1d(4, 8, 5, stride=3, padding=2), fc=nn.Linear(8, 3)
+    ),
+    features=4,
+)
+def two_scales(self, x):
     """A fine and a coarse view, one behind the other along time, and one mean of both."""
-
-    def __init__(self, n_in=4, c=8, n_out=3):
-        super().__init__()
-        self.fine = nn.Conv1d(n_in, c, 3, padding=1)
-        self.coarse = nn.Conv1d(n_in, c, 5, stride=3, padding=2)
-        self.fc = nn.Linear(c, n_out)
-
-    def forward(self, x):
-        x = x.transpose(1, 2)
-        both = torch.cat([self.fine(x), self.coarse(x)], dim=2)
-        return self.fc(torch.relu(both).mean(dim=2))
+    x = x.transpose(1, 2)
+    both = torch.cat([self.fine(x), self.coarse(x)], dim=2)
+    return self.fc(torch.relu(both).mean(dim=2))
 
 
 class UNet1d(nn.Module):
@@ -398,11 +339,9 @@ class UNet1d(nn.Module):
     def __init__(self, n_in=3, c=6, n_out=3):
         super().__init__()
         self.enc1, self.enc2 = nn.Conv1d(n_in, c, 3, padding=1), nn.Conv1d(c, 2 * c, 3, padding=1)
-        self.pool = nn.MaxPool1d(2, ceil_mode=True)
-        self.bottom = nn.Conv1d(2 * c, 2 * c, 3, padding=1)
+        self.pool, self.bottom = nn.MaxPool1d(2, ceil_mode=True), nn.Conv1d(2 * c, 2 * c, 3, padding=1)
         self.dec2, self.dec1 = nn.Conv1d(4 * c, c, 3, padding=1), nn.Conv1d(2 * c, c, 3, padding=1)
-        self.up = nn.Upsample(scale_factor=2, mode="nearest")
-        self.out = nn.Conv1d(c, n_out, 1)
+        self.up, self.out = nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv1d(c, n_out, 1)
 
     def joined(self, deep, skip):
         return torch.cat([self.up(deep)[:, :, : skip.size(2)], skip], dim=1)
@@ -421,10 +360,8 @@ class ValidConvs(nn.Module):
 
     def __init__(self, n_in=3, n_out=4):
         super().__init__()
-        self.conv1 = nn.Conv1d(n_in, 8, 5)
-        self.conv2 = nn.Conv1d(8, 8, 3, dilation=2)
-        self.conv3 = nn.Conv1d(8, 12, 3, stride=2)
-        self.fc = nn.Linear(12, n_out)
+        self.conv1, self.conv2 = nn.Conv1d(n_in, 8, 5), nn.Conv1d(8, 8, 3, dilation=2)
+        self.conv3, self.fc = nn.Conv1d(8, 12, 3, stride=2), nn.Linear(12, n_out)
 
     def forward(self, x):
         x = F.relu(self.conv1(x))
@@ -469,30 +406,20 @@ class VGG1d(nn.Module):
         return self.classifier(torch.flatten(x, 1))
 
 
-average_pools = seeded(378, AveragePools)
-channels_first_mean = seeded(381, ChannelsFirst)
-dilated_convs = seeded(375, Dilated)
-down_and_up = seeded(420, DownAndUp)
-instance_norm_first = seeded(371, InstanceNormNet)
-max_pools = seeded(379, MaxPools)
-mobile_net = seeded(383, MobileNet1d, with_statistics)
-normalised_over_time = seeded(506, NormalisedOverTime)
-peak_scaled = seeded(360, PeakScaled)
-pool_kernel_of_the_width = seeded(384, WholePool)
-pool_of_eight = seeded(458, EightBins)
-raw_wave = seeded(404, RawWave, with_statistics)
-recurrence_plot = seeded(512, RecurrencePlot)
-reflect_padding = seeded(377, Mirrored)
-replicate_padding = seeded(376, EdgeRepeated)
-resampled_to_32 = seeded(462, Resampled)
-root_of_squares = seeded(364, RMS)
-spectrogram_cnn = seeded(382, SpectrogramCNN, with_statistics)
-squeeze_excite = seeded(358, SENet1d)
-strided_convs = seeded(373, Strided, with_statistics)
-there_and_back = seeded(418, ThereAndBack)
-token_convs = seeded(398, TokenCNN)
-two_scales = seeded(423, TwoScales)
-u_net = seeded(402, UNet1d)
-valid_convs = seeded(374, ValidConvs)
-variance_pool = seeded(348, VariancePool)
-vgg_ladder = seeded(380, VGG1d, with_statistics)
+average_pools = seeded(378, AveragePools, features=5)
+channels_first_mean = seeded(381, ChannelsFirst, features=3, channels_said=True)
+dilated_convs = seeded(375, Dilated, features=6)
+down_and_up = seeded(420, DownAndUp, features=3, per_step=True)
+instance_norm_first = seeded(371, InstanceNormNet, features=3, channels_said=True, shortest=2)
+max_pools = seeded(379, MaxPools, features=5, channels_said=True)
+mobile_net = seeded(383, MobileNet1d, with_statistics, features=6)
+raw_wave = seeded(404, RawWave, with_statistics, features=1, raw=True)
+replicate_padding = seeded(376, EdgeRepeated, features=4)
+spectrogram_cnn = seeded(382, SpectrogramCNN, with_statistics, features=12, shortest=2)
+squeeze_excite = seeded(358, SENet1d, features=4)
+strided_convs = seeded(373, Strided, with_statistics, features=4)
+token_convs = seeded(398, TokenCNN, vocabulary=60)
+u_net = seeded(402, UNet1d, features=3, per_step=True)
+valid_convs = seeded(374, ValidConvs, features=3, channels_said=True, shortest=11)
+variance_pool = seeded(348, VariancePool, features=6, channels_said=True)
+vgg_ladder = seeded(380, VGG1d, with_statistics, features=2, channels_said=True, shortest=8)

@@ -7,16 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.gallery.torch_models import seeded, with_statistics
+from tests.gallery.torch_models import network, seeded, with_statistics
 
 
 class WordAttention(nn.Module):
     def __init__(self, vocab=60, d=8, h=6, classes=5):
         super().__init__()
-        self.lookup = nn.Embedding(vocab, d)
-        self.gru = nn.GRU(d, h, bidirectional=True, batch_first=True)
-        self.weight = nn.Linear(2 * h, 2 * h)
-        self.context = nn.Parameter(torch.randn(2 * h))
+        self.lookup, self.gru = nn.Embedding(vocab, d), nn.GRU(d, h, bidirectional=True, batch_first=True)
+        self.weight, self.context = nn.Linear(2 * h, 2 * h), nn.Parameter(torch.randn(2 * h))
         self.fc = nn.Linear(2 * h, classes)
 
     def forward(self, words):
@@ -31,8 +29,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.word_embeddings = nn.Embedding(vocab_size, hidden, padding_idx=0)
         self.position_embeddings = nn.Embedding(positions, hidden)
-        self.LayerNorm = nn.LayerNorm(hidden, eps=1e-12)
-        self.dropout = nn.Dropout(0.1)
+        self.LayerNorm, self.dropout = nn.LayerNorm(hidden, eps=1e-12), nn.Dropout(0.1)
         self.register_buffer("position_ids", torch.arange(positions).unsqueeze(0))
 
     def forward(self, input_ids):
@@ -67,8 +64,7 @@ class BertForClassification(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(vocab_size, hidden, positions)
         self.encoder = nn.ModuleList([Layer(hidden, heads) for _ in range(layers)])
-        self.pooler = nn.Linear(hidden, hidden)
-        self.classifier = nn.Linear(hidden, num_labels)
+        self.pooler, self.classifier = nn.Linear(hidden, hidden), nn.Linear(hidden, num_labels)
 
     def forward(self, input_ids):
         h = self.embeddings(input_ids)
@@ -82,12 +78,9 @@ class Block(nn.Module):
 
     def __init__(self, dim, kernel):
         super().__init__()
-        self.kernel = kernel
-        self.expand = nn.Linear(dim, dim)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim)
-        self.norm = nn.BatchNorm1d(dim)
-        self.eca = nn.Conv1d(1, 1, 5, padding=2, bias=False)
-        self.project = nn.Linear(dim, dim)
+        self.kernel, self.expand = kernel, nn.Linear(dim, dim)
+        self.depthwise, self.norm = nn.Conv1d(dim, dim, kernel, groups=dim), nn.BatchNorm1d(dim)
+        self.eca, self.project = nn.Conv1d(1, 1, 5, padding=2, bias=False), nn.Linear(dim, dim)
 
     def forward(self, x):
         h = F.silu(self.expand(x)).transpose(1, 2)
@@ -99,8 +92,7 @@ class Block(nn.Module):
 class CausalEca(nn.Module):
     def __init__(self, n_in=6, dim=16, n_out=4):
         super().__init__()
-        self.stem = nn.Linear(n_in, dim)
-        self.blocks = nn.Sequential(Block(dim, 9), Block(dim, 9))
+        self.stem, self.blocks = nn.Linear(n_in, dim), nn.Sequential(Block(dim, 9), Block(dim, 9))
         self.encoder = nn.TransformerEncoderLayer(dim, 4, 32, batch_first=True, norm_first=True)
         self.head = nn.Linear(dim, n_out)
 
@@ -117,11 +109,9 @@ class FeedForward(nn.Sequential):
 class ConvolutionModule(nn.Module):
     def __init__(self, d, kernel=7):
         super().__init__()
-        self.norm = nn.LayerNorm(d)
-        self.pointwise1 = nn.Conv1d(d, 2 * d, 1)
+        self.norm, self.pointwise1 = nn.LayerNorm(d), nn.Conv1d(d, 2 * d, 1)
         self.depthwise = nn.Conv1d(d, d, kernel, padding=(kernel - 1) // 2, groups=d)
-        self.bn = nn.BatchNorm1d(d)
-        self.pointwise2 = nn.Conv1d(d, d, 1)
+        self.bn, self.pointwise2 = nn.BatchNorm1d(d), nn.Conv1d(d, d, 1)
 
     def forward(self, x):
         x = F.glu(self.pointwise1(self.norm(x).transpose(1, 2)), dim=1)
@@ -134,8 +124,7 @@ class ConformerBlock(nn.Module):
         super().__init__()
         self.ff1, self.ff2 = FeedForward(d), FeedForward(d)
         self.attn_norm, self.attn = nn.LayerNorm(d), nn.MultiheadAttention(d, heads, batch_first=True)
-        self.conv = ConvolutionModule(d)
-        self.final = nn.LayerNorm(d)
+        self.conv, self.final = ConvolutionModule(d), nn.LayerNorm(d)
 
     def forward(self, x):
         x = x + 0.5 * self.ff1(x)
@@ -170,8 +159,7 @@ class RelativeAttention(nn.Module):
         super().__init__()
         self.heads, self.reach, self.scale = heads, reach, emb**-0.5
         self.key, self.value, self.query = (nn.Linear(emb, emb, bias=False) for _ in range(3))
-        self.relative = nn.Parameter(torch.randn(2 * reach - 1, heads) * 0.05)
-        self.to_out = nn.LayerNorm(emb)
+        self.relative, self.to_out = nn.Parameter(torch.randn(2 * reach - 1, heads) * 0.05), nn.LayerNorm(emb)
 
     def forward(self, x):
         b, t, e = x.shape
@@ -256,8 +244,7 @@ class SERes2Block(nn.Module):
 class AttentiveStatistics(nn.Module):
     def __init__(self, channels, hidden=8):
         super().__init__()
-        self.tdnn = ConvReluBN(channels * 3, hidden)
-        self.conv = nn.Conv1d(hidden, channels, 1)
+        self.tdnn, self.conv = ConvReluBN(channels * 3, hidden), nn.Conv1d(hidden, channels, 1)
 
     def forward(self, x):
         mean = x.mean(2, keepdim=True)
@@ -274,10 +261,8 @@ class EcapaTDNN(nn.Module):
         super().__init__()
         self.layer1 = ConvReluBN(n_mels, channels, 5)
         self.layers = nn.ModuleList([SERes2Block(channels, d) for d in (2, 3, 4)])
-        self.mfa = ConvReluBN(3 * channels, 2 * channels)
-        self.asp = AttentiveStatistics(2 * channels)
-        self.bn = nn.BatchNorm1d(4 * channels)
-        self.fc = nn.Linear(4 * channels, speakers)
+        self.mfa, self.asp = ConvReluBN(3 * channels, 2 * channels), AttentiveStatistics(2 * channels)
+        self.bn, self.fc = nn.BatchNorm1d(4 * channels), nn.Linear(4 * channels, speakers)
 
     def forward(self, x):
         x = self.layer1(x.transpose(1, 2))
@@ -293,8 +278,7 @@ class InducedAttention(nn.Module):
 
     def __init__(self, n_in=4, d=12, points=5, heads=3, n_out=4):
         super().__init__()
-        self.inp = nn.Linear(n_in, d)
-        self.induced = nn.Parameter(torch.randn(1, points, d))
+        self.inp, self.induced = nn.Linear(n_in, d), nn.Parameter(torch.randn(1, points, d))
         self.seed = nn.Parameter(torch.randn(1, 1, d))
         self.read, self.write, self.pool = (nn.MultiheadAttention(d, heads, batch_first=True) for _ in range(3))
         self.fc = nn.Linear(d, n_out)
@@ -312,8 +296,7 @@ class MACNNBlock(nn.Module):
     def __init__(self, n_in, n_out, reduction=4):
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv1d(n_in, n_out, k, padding="same") for k in (3, 6, 12)])
-        self.bn = nn.BatchNorm1d(3 * n_out)
-        self.fc1 = nn.Linear(3 * n_out, 3 * n_out // reduction, bias=False)
+        self.bn, self.fc1 = nn.BatchNorm1d(3 * n_out), nn.Linear(3 * n_out, 3 * n_out // reduction, bias=False)
         self.fc2 = nn.Linear(3 * n_out // reduction, 3 * n_out, bias=False)
 
     def forward(self, x):
@@ -325,12 +308,9 @@ class MACNNBlock(nn.Module):
 class MACNN(nn.Module):
     def __init__(self, in_channels=3, channels=4, classes=4):
         super().__init__()
-        self.layer1 = MACNNBlock(in_channels, channels)
-        self.layer2 = MACNNBlock(3 * channels, channels)
-        self.layer3 = MACNNBlock(3 * channels, channels)
-        self.pool1 = nn.MaxPool1d(3, stride=2, padding=1)
-        self.pool2 = nn.MaxPool1d(3, stride=2, padding=1)
-        self.gap = nn.AdaptiveAvgPool1d(1)
+        self.layer1, self.layer2 = MACNNBlock(in_channels, channels), MACNNBlock(3 * channels, channels)
+        self.layer3, self.pool1 = MACNNBlock(3 * channels, channels), nn.MaxPool1d(3, stride=2, padding=1)
+        self.pool2, self.gap = nn.MaxPool1d(3, stride=2, padding=1), nn.AdaptiveAvgPool1d(1)
         self.fc = nn.Linear(3 * channels, classes)
 
     def forward(self, x):
@@ -343,8 +323,7 @@ class DilatedResidualLayer(nn.Module):
     def __init__(self, dilation, channels):
         super().__init__()
         self.conv_dilated = nn.Conv1d(channels, channels, 3, padding=dilation, dilation=dilation)
-        self.conv_1x1 = nn.Conv1d(channels, channels, 1)
-        self.dropout = nn.Dropout()
+        self.conv_1x1, self.dropout = nn.Conv1d(channels, channels, 1), nn.Dropout()
 
     def forward(self, x):
         return x + self.dropout(self.conv_1x1(F.relu(self.conv_dilated(x))))
@@ -380,20 +359,19 @@ class MultiStageTCN(nn.Module):
         return out
 
 
-class NetVLAD(nn.Module):
+@network(
+    414,
+    lambda: dict(
+        enc=nn.Linear(5, 8), assign=nn.Linear(8, 4), centroids=nn.Parameter(torch.randn(4, 8)), fc=nn.Linear(32, 5)
+    ),
+    features=5,
+)
+def net_vlad(self, x):
     """How far the steps lie from each of a few learned centres, added up."""
-
-    def __init__(self, n_in=5, d=8, clusters=4, n_out=5):
-        super().__init__()
-        self.enc, self.assign = nn.Linear(n_in, d), nn.Linear(d, clusters)
-        self.centroids = nn.Parameter(torch.randn(clusters, d))
-        self.fc = nn.Linear(clusters * d, n_out)
-
-    def forward(self, x):
-        h = torch.tanh(self.enc(x))
-        soft = self.assign(h).softmax(dim=-1)
-        vlad = torch.einsum("btk,btd->bkd", soft, h) - soft.sum(dim=1).unsqueeze(-1) * self.centroids
-        return self.fc(F.normalize(F.normalize(vlad, dim=2).flatten(1), dim=1))
+    h = torch.tanh(self.enc(x))
+    soft = self.assign(h).softmax(dim=-1)
+    vlad = torch.einsum("btk,btd->bkd", soft, h) - soft.sum(dim=1).unsqueeze(-1) * self.centroids
+    return self.fc(F.normalize(F.normalize(vlad, dim=2).flatten(1), dim=1))
 
 
 class PatchTSTClassifier(nn.Module):
@@ -401,8 +379,7 @@ class PatchTSTClassifier(nn.Module):
 
     def __init__(self, n_vars=3, patch=8, stride=4, d_model=16, classes=4, max_patches=128):
         super().__init__()
-        self.n_vars = n_vars
-        self.embed = nn.Conv1d(1, d_model, patch, stride=stride)
+        self.n_vars, self.embed = n_vars, nn.Conv1d(1, d_model, patch, stride=stride)
         self.position = nn.Parameter(torch.randn(max_patches, d_model) * 0.1)
         layer = nn.TransformerEncoderLayer(d_model, 2, 32, batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
@@ -423,8 +400,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = nn.MultiheadAttention(d_model, n_heads, dropout=0.1, batch_first=True)
         self.ff1, self.ff2 = nn.Linear(d_model, d_ff), nn.Linear(d_ff, d_model)
-        self.norm1, self.norm2 = nn.BatchNorm1d(d_model), nn.BatchNorm1d(d_model)
-        self.drop = nn.Dropout(0.1)
+        self.norm1, self.norm2, self.drop = nn.BatchNorm1d(d_model), nn.BatchNorm1d(d_model), nn.Dropout(0.1)
 
     def normalise(self, norm, x):
         return norm(x.permute(0, 2, 1)).permute(0, 2, 1)
@@ -438,8 +414,7 @@ class EncoderLayer(nn.Module):
 class TSTClassifier(nn.Module):
     def __init__(self, feat_dim=6, d_model=16, n_heads=4, max_len=256, n_classes=4):
         super().__init__()
-        self.d_model = d_model
-        self.project_inp = nn.Linear(feat_dim, d_model)
+        self.d_model, self.project_inp = d_model, nn.Linear(feat_dim, d_model)
         self.pos = nn.Parameter(torch.empty(max_len, d_model).uniform_(-0.1, 0.1))
         self.layers = nn.ModuleList([EncoderLayer(d_model, n_heads, 32) for _ in range(2)])
         self.output = nn.Linear(d_model, n_classes)
@@ -457,12 +432,10 @@ class TwoRnnsPooled(nn.Module):
 
     def __init__(self, vocab=50, dim=12, hidden=8, n_out=3):
         super().__init__()
-        self.embedding = nn.Embedding(vocab, dim)
-        self.dropout = nn.Dropout2d(0.3)
+        self.embedding, self.dropout = nn.Embedding(vocab, dim), nn.Dropout2d(0.3)
         self.lstm = nn.LSTM(dim, hidden, bidirectional=True, batch_first=True)
         self.gru = nn.GRU(2 * hidden, hidden, bidirectional=True, batch_first=True)
-        self.weight = nn.Parameter(torch.randn(2 * hidden, 1) * 0.3)
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.weight, self.bias = nn.Parameter(torch.randn(2 * hidden, 1) * 0.3), nn.Parameter(torch.zeros(1))
         self.out = nn.Linear(8 * hidden, n_out)
 
     def forward(self, tokens):
@@ -484,12 +457,9 @@ class VariableSelection(nn.Module):
     def __init__(self, n_in=4, hidden=16, n_out=3):
         super().__init__()
         self.embeds = nn.ModuleList(nn.Linear(1, hidden) for _ in range(n_in))
-        self.select = nn.Linear(hidden * n_in, n_in)
-        self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
-        self.norm = nn.LayerNorm(hidden)
-        self.attention = nn.MultiheadAttention(hidden, 4, batch_first=True)
-        self.gate = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.GLU())
-        self.head = nn.Linear(hidden, n_out)
+        self.select, self.lstm = nn.Linear(hidden * n_in, n_in), nn.LSTM(hidden, hidden, batch_first=True)
+        self.norm, self.attention = nn.LayerNorm(hidden), nn.MultiheadAttention(hidden, 4, batch_first=True)
+        self.gate, self.head = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.GLU()), nn.Linear(hidden, n_out)
 
     def forward(self, x):
         each = torch.stack([embed(x[..., i : i + 1]) for i, embed in enumerate(self.embeds)], 2)
@@ -503,17 +473,16 @@ class VariableSelection(nn.Module):
         return self.head(self.gate(h + attended)[:, -1])
 
 
-attention_of_words = seeded(403, WordAttention)
-bert_small = seeded(397, BertForClassification)
-causal_eca = seeded(509, CausalEca)
-conformer = seeded(320, Conformer, with_statistics)
-conv_tran = seeded(312, ConvTran, with_statistics)
-ecapa_tdnn = seeded(315, EcapaTDNN, with_statistics)
-induced_attention = seeded(427, InducedAttention)
-macnn = seeded(323, MACNN, with_statistics)
-ms_tcn = seeded(317, MultiStageTCN)
-net_vlad = seeded(414, NetVLAD)
-patch_tst = seeded(324, PatchTSTClassifier)
-tst_pooled = seeded(310, TSTClassifier, with_statistics)
-two_rnns_pooled = seeded(507, TwoRnnsPooled)
-variable_selection = seeded(513, VariableSelection)
+attention_of_words = seeded(403, WordAttention, vocabulary=60)
+bert_small = seeded(397, BertForClassification, vocabulary=90, longest=128)
+causal_eca = seeded(509, CausalEca, features=6)
+conformer = seeded(320, Conformer, with_statistics, features=8)
+conv_tran = seeded(312, ConvTran, with_statistics, features=3, channels_said=True, longest=300)
+ecapa_tdnn = seeded(315, EcapaTDNN, with_statistics, features=6)
+induced_attention = seeded(427, InducedAttention, features=4)
+macnn = seeded(323, MACNN, with_statistics, features=3)
+ms_tcn = seeded(317, MultiStageTCN, features=6, channels_said=True, per_step=True)
+patch_tst = seeded(324, PatchTSTClassifier, features=3, shortest=8, longest=519)
+tst_pooled = seeded(310, TSTClassifier, with_statistics, features=6, longest=256)
+two_rnns_pooled = seeded(507, TwoRnnsPooled, vocabulary=50)
+variable_selection = seeded(513, VariableSelection, features=4)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.gallery.torch_models import seeded, with_statistics
+from tests.gallery.torch_models import network, seeded, with_statistics
 
 
 class CausalBlock(nn.Module):
@@ -33,8 +33,7 @@ class CausalCNNEncoder(nn.Module):
         super().__init__()
         blocks = [CausalBlock(in_channels if i == 0 else channels, channels, 3, 2**i) for i in range(depth)]
         self.network = nn.Sequential(*blocks, CausalBlock(channels, reduced, 3, 2**depth, final=True))
-        self.reduce_size = nn.AdaptiveMaxPool1d(1)
-        self.linear = nn.Linear(reduced, out_channels)
+        self.reduce_size, self.linear = nn.AdaptiveMaxPool1d(1), nn.Linear(reduced, out_channels)
 
     def forward(self, x):
         return self.linear(self.reduce_size(self.network(x)).squeeze(2))
@@ -47,8 +46,7 @@ class DisjointCnn(nn.Module):
         super().__init__()
         self.temporal = nn.Conv2d(1, filters, (1, 8), padding=(0, 4))
         self.spatial = nn.Conv2d(filters, filters, (channels, 1))
-        self.pool = nn.MaxPool2d((1, 3), (1, 2), padding=(0, 1))
-        self.fc = nn.Linear(filters, n_out)
+        self.pool, self.fc = nn.MaxPool2d((1, 3), (1, 2), padding=(0, 1)), nn.Linear(filters, n_out)
 
     def forward(self, x):
         h = F.elu(self.spatial(F.elu(self.temporal(x.transpose(1, 2).unsqueeze(1)))))
@@ -64,8 +62,7 @@ class FCN(nn.Module):
             self.convs.append(nn.Conv1d(sizes[i], sizes[i + 1], k, padding="same", bias=False))
             self.convs.append(nn.BatchNorm1d(sizes[i + 1]))
             self.convs.append(nn.ReLU())
-        self.pool = nn.AdaptiveAvgPool1d(1)
-        self.head = nn.Linear(layers[-1], c_out)
+        self.pool, self.head = nn.AdaptiveAvgPool1d(1), nn.Linear(layers[-1], c_out)
 
     def forward(self, x):
         return self.head(self.pool(self.convs(x.transpose(1, 2))).flatten(1))
@@ -97,8 +94,7 @@ class InceptionModule(nn.Module):
             nn.Conv1d(bottleneck if ni > 1 else 1, nf, k, padding=k // 2, bias=False) for k in ks
         )
         self.maxconvpool = nn.Sequential(nn.MaxPool1d(3, stride=1, padding=1), nn.Conv1d(ni, nf, 1, bias=False))
-        self.bn = nn.BatchNorm1d(nf * 4)
-        self.act = nn.ReLU()
+        self.bn, self.act = nn.BatchNorm1d(nf * 4), nn.ReLU()
 
     def forward(self, x):
         squeezed = self.bottleneck(x)
@@ -127,8 +123,7 @@ class InceptionBlock(nn.Module):
 class InceptionTime(nn.Module):
     def __init__(self, c_in=3, c_out=4, nf=4):
         super().__init__()
-        self.inceptionblock = InceptionBlock(c_in, nf)
-        self.gap = nn.AdaptiveAvgPool1d(1)
+        self.inceptionblock, self.gap = InceptionBlock(c_in, nf), nn.AdaptiveAvgPool1d(1)
         self.fc = nn.Linear(nf * 4, c_out)
 
     def forward(self, x):
@@ -157,8 +152,7 @@ class OmniScaleCNN(nn.Module):
         self.net = nn.Sequential(
             OmniScaleLayer(n_in, 3, kernels), OmniScaleLayer(wide, 3, kernels), OmniScaleLayer(wide, 5, (1, 2))
         )
-        self.gap = nn.AdaptiveAvgPool1d(1)
-        self.hidden = nn.Linear(10, n_classes)
+        self.gap, self.hidden = nn.AdaptiveAvgPool1d(1), nn.Linear(10, n_classes)
 
     def forward(self, x):
         return self.hidden(self.gap(self.net(x.mT)).squeeze(2))
@@ -172,8 +166,7 @@ class ResidualStart(nn.Module):
     def __init__(self, ni, nf):
         super().__init__()
         self.block1, self.block2 = block(ni, nf, 7, nn.ReLU()), block(nf, nf, 5, nn.ReLU())
-        self.block3 = block(nf, nf, 3, nn.Identity())
-        self.shortcut = block(ni, nf, 1, nn.Identity())
+        self.block3, self.shortcut = block(nf, nf, 3, nn.Identity()), block(ni, nf, 1, nn.Identity())
 
     def forward(self, x):
         return (self.block3(self.block2(self.block1(x))) + self.shortcut(x)).relu()
@@ -182,13 +175,9 @@ class ResidualStart(nn.Module):
 class ResCNN(nn.Module):
     def __init__(self, c_in=5, c_out=3, nf=8):
         super().__init__()
-        self.block = ResidualStart(c_in, nf)
-        self.block2 = block(nf, nf * 2, 3, nn.LeakyReLU(0.2))
-        self.block3 = block(nf * 2, nf * 2, 3, nn.PReLU())
-        self.block4 = block(nf * 2, nf, 3, nn.ELU(0.3))
-        self.gap = nn.AdaptiveAvgPool1d(1)
-        self.flatten = nn.Flatten()
-        self.lin = nn.Linear(nf, c_out)
+        self.block, self.block2 = ResidualStart(c_in, nf), block(nf, nf * 2, 3, nn.LeakyReLU(0.2))
+        self.block3, self.block4 = block(nf * 2, nf * 2, 3, nn.PReLU()), block(nf * 2, nf, 3, nn.ELU(0.3))
+        self.gap, self.flatten, self.lin = nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(nf, c_out)
 
     def forward(self, x):
         x = self.block4(self.block3(self.block2(self.block(x))))
@@ -211,19 +200,18 @@ class ResNetBlock(nn.Module):
         return F.relu(self.conv3(y) + self.shortcut(x))
 
 
-class ResNetTSC(nn.Module):
+@network(
+    302,
+    lambda: dict(
+        blocks=nn.Sequential(ResNetBlock(5, 8), ResNetBlock(8, 16), ResNetBlock(16, 16)), classifier=nn.Linear(16, 4)
+    ),
+    with_statistics,
+    features=5,
+)
+def resnet_wang(self, x):
     """`[batch, time, variables]` in; the convolutions want the time last."""
-
-    def __init__(self, n_vars=5, width=8, n_classes=4):
-        super().__init__()
-        self.blocks = nn.Sequential(
-            ResNetBlock(n_vars, width), ResNetBlock(width, 2 * width), ResNetBlock(2 * width, 2 * width)
-        )
-        self.classifier = nn.Linear(2 * width, n_classes)
-
-    def forward(self, x):
-        features = self.blocks(x.permute(0, 2, 1))
-        return self.classifier(features.mean(dim=2))
+    features = self.blocks(x.permute(0, 2, 1))
+    return self.classifier(features.mean(dim=2))
 
 
 class Residual(nn.Module):
@@ -231,10 +219,8 @@ class Residual(nn.Module):
 
     def __init__(self, n_in, n_out, stride):
         super().__init__()
-        self.first = nn.Conv1d(n_in, n_out, 7, stride, 3)
-        self.norm = nn.BatchNorm1d(n_out)
-        self.second = nn.Conv1d(n_out, n_out, 7, 1, 3)
-        self.pool = nn.MaxPool1d(stride, stride, ceil_mode=True)
+        self.first, self.norm = nn.Conv1d(n_in, n_out, 7, stride, 3), nn.BatchNorm1d(n_out)
+        self.second, self.pool = nn.Conv1d(n_out, n_out, 7, 1, 3), nn.MaxPool1d(stride, stride, ceil_mode=True)
         self.grows = n_out > n_in
 
     def forward(self, x):
@@ -303,8 +289,7 @@ class TextCNN(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         self.convs = nn.ModuleList([nn.Conv2d(1, num_filters, (k, embed_dim)) for k in sizes])
-        self.dropout = nn.Dropout(0.5)
-        self.fc = nn.Linear(len(sizes) * num_filters, num_classes)
+        self.dropout, self.fc = nn.Dropout(0.5), nn.Linear(len(sizes) * num_filters, num_classes)
 
     def forward(self, tokens):
         x = self.embedding(tokens).unsqueeze(1)
@@ -316,8 +301,7 @@ class TextCNN(nn.Module):
 class GatedResidual(nn.Module):
     def __init__(self, channels, skips, dilation):
         super().__init__()
-        self.reach = dilation
-        self.filter = nn.Conv1d(channels, channels, 2, dilation=dilation)
+        self.reach, self.filter = dilation, nn.Conv1d(channels, channels, 2, dilation=dilation)
         self.gate = nn.Conv1d(channels, channels, 2, dilation=dilation)
         self.residual, self.skip = nn.Conv1d(channels, channels, 1), nn.Conv1d(channels, skips, 1)
 
@@ -347,8 +331,7 @@ class WaveNetClassifier(nn.Module):
 class TDNN(nn.Module):
     def __init__(self, n_in, n_out, context, dilation=1):
         super().__init__()
-        self.kernel = nn.Conv1d(n_in, n_out, context, dilation=dilation)
-        self.bn = nn.BatchNorm1d(n_out)
+        self.kernel, self.bn = nn.Conv1d(n_in, n_out, context, dilation=dilation), nn.BatchNorm1d(n_out)
 
     def forward(self, x):
         return self.bn(torch.relu(self.kernel(x)))
@@ -359,12 +342,9 @@ class XVector(nn.Module):
 
     def __init__(self, n_mels=8, dim=12, speakers=6):
         super().__init__()
-        self.frame1 = TDNN(n_mels, dim, 5)
-        self.frame2 = TDNN(dim, dim, 3, dilation=2)
-        self.frame3 = TDNN(dim, dim, 3, dilation=3)
-        self.frame4 = TDNN(dim, dim, 1)
-        self.frame5 = TDNN(dim, 2 * dim, 1)
-        self.segment6 = nn.Linear(4 * dim, dim)
+        self.frame1, self.frame2 = TDNN(n_mels, dim, 5), TDNN(dim, dim, 3, dilation=2)
+        self.frame3, self.frame4 = TDNN(dim, dim, 3, dilation=3), TDNN(dim, dim, 1)
+        self.frame5, self.segment6 = TDNN(dim, 2 * dim, 1), nn.Linear(4 * dim, dim)
         self.output = nn.Linear(dim, speakers)
 
     def forward(self, mels):
@@ -402,8 +382,7 @@ class XceptionBlock(nn.Module):
         super().__init__()
         sizes = [ni, 4 * nf, 8 * nf, 16 * nf]
         self.xception = nn.ModuleList([XceptionModule(sizes[i], sizes[i + 1] // 4) for i in range(3)])
-        self.shortcut = nn.Sequential(nn.Conv1d(ni, sizes[3], 1), nn.BatchNorm1d(sizes[3]))
-        self.act = nn.ReLU()
+        self.shortcut, self.act = nn.Sequential(nn.Conv1d(ni, sizes[3], 1), nn.BatchNorm1d(sizes[3])), nn.ReLU()
 
     def forward(self, x):
         out = x
@@ -430,44 +409,41 @@ class XceptionTime(nn.Module):
         return self.head(self.block(x.transpose(2, 1))).squeeze(-1)
 
 
-class XCM(nn.Module):
+@network(
+    311,
+    lambda: dict(
+        conv2d=nn.Sequential(
+            nn.Conv2d(1, 6, (1, 9), padding="same"), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 1, 1), nn.ReLU()
+        ),
+        conv1d=nn.Sequential(
+            nn.Conv1d(5, 6, 9, padding="same"), nn.BatchNorm1d(6), nn.ReLU(), nn.Conv1d(6, 1, 1), nn.ReLU()
+        ),
+        mix=nn.Sequential(nn.Conv1d(6, 6, 9, padding="same"), nn.BatchNorm1d(6), nn.ReLU()),
+        gap=nn.AdaptiveAvgPool1d(1),
+        fc=nn.Linear(6, 4),
+    ),
+    with_statistics,
+    features=5,
+    channels_said=True,
+)
+def xcm(self, x):
     """Explainable: one branch keeps the variables apart (2d), the other mixes them (1d)."""
-
-    def __init__(self, n_vars=5, window=9, nf=6, n_classes=4):
-        super().__init__()
-        self.conv2d = nn.Sequential(
-            nn.Conv2d(1, nf, (1, window), padding="same"), nn.BatchNorm2d(nf), nn.ReLU(), nn.Conv2d(nf, 1, 1), nn.ReLU()
-        )
-        self.conv1d = nn.Sequential(
-            nn.Conv1d(n_vars, nf, window, padding="same"),
-            nn.BatchNorm1d(nf),
-            nn.ReLU(),
-            nn.Conv1d(nf, 1, 1),
-            nn.ReLU(),
-        )
-        self.mix = nn.Sequential(nn.Conv1d(n_vars + 1, nf, window, padding="same"), nn.BatchNorm1d(nf), nn.ReLU())
-        self.gap = nn.AdaptiveAvgPool1d(1)
-        self.fc = nn.Linear(nf, n_classes)
-
-    def forward(self, x):
-        apart = self.conv2d(x.unsqueeze(1)).squeeze(1)
-        mixed = self.conv1d(x)
-        out = self.mix(torch.cat((apart, mixed), dim=1))
-        return self.fc(self.gap(out).squeeze(-1))
+    apart = self.conv2d(x.unsqueeze(1)).squeeze(1)
+    mixed = self.conv1d(x)
+    out = self.mix(torch.cat((apart, mixed), dim=1))
+    return self.fc(self.gap(out).squeeze(-1))
 
 
-causal_encoder = seeded(319, CausalCNNEncoder)
-disjoint_cnn = seeded(510, DisjointCnn)
-fcn_wang = seeded(303, FCN, with_statistics)
-generalised_mean = seeded(415, GeneralisedMean)
-inception_time = seeded(301, InceptionTime, with_statistics)
-omni_scale_cnn = seeded(308, OmniScaleCNN, with_statistics)
-res_cnn = seeded(309, ResCNN, with_statistics)
-resnet_wang = seeded(302, ResNetTSC, with_statistics)
-subsampled_shortcuts = seeded(511, SubsampledShortcuts)
-tcn_locuslab = seeded(306, TCN)
-text_cnn = seeded(318, TextCNN)
-wave_net = seeded(316, WaveNetClassifier)
-x_vector = seeded(314, XVector, with_statistics)
-xception_time = seeded(307, XceptionTime, with_statistics)
-xcm = seeded(311, XCM, with_statistics)
+causal_encoder = seeded(319, CausalCNNEncoder, features=3, channels_said=True)
+disjoint_cnn = seeded(510, DisjointCnn, features=4)
+fcn_wang = seeded(303, FCN, with_statistics, features=4)
+generalised_mean = seeded(415, GeneralisedMean, features=3, channels_said=True)
+inception_time = seeded(301, InceptionTime, with_statistics, features=3, channels_said=True)
+omni_scale_cnn = seeded(308, OmniScaleCNN, with_statistics, features=3)
+res_cnn = seeded(309, ResCNN, with_statistics, features=5, channels_said=True)
+subsampled_shortcuts = seeded(511, SubsampledShortcuts, features=3, channels_said=True)
+tcn_locuslab = seeded(306, TCN, features=3, channels_said=True)
+text_cnn = seeded(318, TextCNN, vocabulary=60, shortest=5)
+wave_net = seeded(316, WaveNetClassifier, features=2, channels_said=True)
+x_vector = seeded(314, XVector, with_statistics, features=8, shortest=16)
+xception_time = seeded(307, XceptionTime, with_statistics, features=4)

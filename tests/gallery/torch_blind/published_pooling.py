@@ -4,34 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.gallery.torch_models import seeded
+from tests.gallery.torch_models import network
 
 
-class FastText(nn.Module):
-    def __init__(self, vocab=70, dim=12, classes=4):
-        super().__init__()
-        self.embedding = nn.Embedding(vocab, dim, padding_idx=0)
-        self.fc = nn.Linear(dim, classes)
-
-    def forward(self, text):
-        return self.fc(self.embedding(text).mean(dim=1))
+@network(363, lambda: dict(embedding=nn.Embedding(70, 12, padding_idx=0), fc=nn.Linear(12, 4)), vocabulary=70)
+def fast_text(self, text):
+    return self.fc(self.embedding(text).mean(dim=1))
 
 
-class TemporalShift(nn.Module):
+@network(413, lambda: dict(inp=nn.Linear(4, 9), mix=nn.Linear(9, 9), out=nn.Linear(9, 3)), features=4, per_step=True)
+def temporal_shift(self, x):
     """Some channels come from the next step, some from the one before; zeros beyond the ends."""
-
-    def __init__(self, n_in=4, d=9, n_out=3):
-        super().__init__()
-        self.k = d // 3
-        self.inp, self.mix, self.out = nn.Linear(n_in, d), nn.Linear(d, d), nn.Linear(d, n_out)
-
-    def forward(self, x):
-        h = torch.relu(self.inp(x))
-        ahead = F.pad(h, (0, 0, 0, 1))[:, 1:, : self.k]
-        behind = F.pad(h, (0, 0, 1, 0))[:, :-1, self.k : 2 * self.k]
-        h = torch.cat([ahead, behind, h[..., 2 * self.k :]], dim=-1)
-        return self.out(torch.relu(self.mix(h)))
-
-
-fast_text = seeded(363, FastText)
-temporal_shift = seeded(413, TemporalShift)
+    h = torch.relu(self.inp(x))
+    ahead = F.pad(h, (0, 0, 0, 1))[:, 1:, :3]
+    behind = F.pad(h, (0, 0, 1, 0))[:, :-1, 3 : 2 * 3]
+    h = torch.cat([ahead, behind, h[..., 2 * 3 :]], dim=-1)
+    return self.out(torch.relu(self.mix(h)))

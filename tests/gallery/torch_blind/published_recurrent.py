@@ -39,8 +39,7 @@ class DeepConvLSTM(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv2d(1 if i == 0 else filters, filters, (5, 1)) for i in range(4)])
         self.lstm = nn.LSTM(sensors * filters, hidden, num_layers=2, batch_first=True)
-        self.dropout = nn.Dropout(0.5)
-        self.classifier = nn.Linear(hidden, classes)
+        self.dropout, self.classifier = nn.Dropout(0.5), nn.Linear(hidden, classes)
 
     def forward(self, x):
         x = x.unsqueeze(1)
@@ -55,8 +54,7 @@ class DeepConvLSTM(nn.Module):
 class GRUFCN(nn.Module):
     def __init__(self, c_in=1, hidden=6, c_out=3):
         super().__init__()
-        self.gru = nn.GRU(c_in, hidden, batch_first=True)
-        self.fcn = nn.Sequential()
+        self.gru, self.fcn = nn.GRU(c_in, hidden, batch_first=True), nn.Sequential()
         for i, (n, k) in enumerate(zip((8, 12, 8), (8, 5, 3), strict=True)):
             self.fcn.add_module(f"conv{i}", nn.Conv1d((c_in, 8, 12)[i], n, k, padding="same"))
             self.fcn.add_module(f"bn{i}", nn.BatchNorm1d(n))
@@ -72,12 +70,10 @@ class GRUFCN(nn.Module):
 class LSTMFCN(nn.Module):
     def __init__(self, n_vars=4, cells=8, n_classes=3):
         super().__init__()
-        self.lstm = nn.LSTM(n_vars, cells, batch_first=True)
-        self.dropout = nn.Dropout(0.8)
+        self.lstm, self.dropout = nn.LSTM(n_vars, cells, batch_first=True), nn.Dropout(0.8)
         self.conv1, self.bn1 = nn.Conv1d(n_vars, 8, 8, padding="same"), nn.BatchNorm1d(8)
         self.conv2, self.bn2 = nn.Conv1d(8, 16, 5, padding="same"), nn.BatchNorm1d(16)
-        self.conv3, self.bn3 = nn.Conv1d(16, 8, 3, padding="same"), nn.BatchNorm1d(8)
-        self.relu = nn.ReLU()
+        self.conv3, self.bn3, self.relu = nn.Conv1d(16, 8, 3, padding="same"), nn.BatchNorm1d(8), nn.ReLU()
         self.fc = nn.Linear(cells + 8, n_classes)
 
     def forward(self, x):
@@ -118,8 +114,7 @@ class MLSTMFCN(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(n_vars, cells, num_layers=1, batch_first=True)
         self.fcn = nn.Sequential(ConvBlock(n_vars, 8, 7), ConvBlock(8, 16, 5), ConvBlock(16, 8, 3, se=False))
-        self.gap = nn.AdaptiveAvgPool1d(1)
-        self.fc = nn.Linear(cells + 8, n_classes)
+        self.gap, self.fc = nn.AdaptiveAvgPool1d(1), nn.Linear(cells + 8, n_classes)
 
     def forward(self, x):
         last = self.lstm(x)[0][:, -1]
@@ -158,9 +153,7 @@ class RecurrentConvText(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocab, dim)
         self.lstm = nn.LSTM(dim, hidden, bidirectional=True, batch_first=True)
-        self.mix = nn.Linear(dim + 2 * hidden, 10)
-        self.fc = nn.Linear(10, n_out)
-        self.hidden = hidden
+        self.mix, self.fc, self.hidden = nn.Linear(dim + 2 * hidden, 10), nn.Linear(10, n_out), hidden
 
     def forward(self, text):
         words = self.embedding(text)
@@ -170,10 +163,10 @@ class RecurrentConvText(nn.Module):
         return self.fc(F.max_pool1d(features, features.shape[2]).squeeze(2))
 
 
-crnn = seeded(321, CRNN, with_statistics)
-deep_conv_lstm = seeded(313, DeepConvLSTM)
-gru_fcn = seeded(322, GRUFCN, with_statistics)
-lstm_fcn = seeded(304, LSTMFCN, with_statistics)
-mlstm_fcn = seeded(305, MLSTMFCN, with_statistics)
-pyramidal_lstm = seeded(410, Listener)
-recurrent_conv_text = seeded(508, RecurrentConvText)
+crnn = seeded(321, CRNN, with_statistics, features=16, shortest=4)
+deep_conv_lstm = seeded(313, DeepConvLSTM, features=6, shortest=17)
+gru_fcn = seeded(322, GRUFCN, with_statistics, features=1, channels_said=True)
+lstm_fcn = seeded(304, LSTMFCN, with_statistics, features=4)
+mlstm_fcn = seeded(305, MLSTMFCN, with_statistics, features=6)
+pyramidal_lstm = seeded(410, Listener, features=6, shortest=4)
+recurrent_conv_text = seeded(508, RecurrentConvText, vocabulary=50)

@@ -7,14 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.gallery.torch_models import seeded
+from tests.gallery.torch_models import exhibit, network, seeded
 
 
 class AttentionHead(nn.Module):
     def __init__(self, feats=6, dim=16, heads=4, out=3):
         super().__init__()
-        self.embed = nn.Linear(feats, dim)
-        self.mha = nn.MultiheadAttention(dim, heads)
+        self.embed, self.mha = nn.Linear(feats, dim), nn.MultiheadAttention(dim, heads)
         self.out = nn.Linear(dim, out)
 
     def forward(self, x, mask):
@@ -34,8 +33,7 @@ class Reader(nn.Module):
         super().__init__()
         self.inp = nn.Linear(in_dim, dim)
         self.self_attention = nn.MultiheadAttention(dim, 2, dropout=0.1, batch_first=True)
-        self.norm = nn.LayerNorm(dim)
-        self.fc = nn.Linear(dim, n_classes)
+        self.norm, self.fc = nn.LayerNorm(dim), nn.Linear(dim, n_classes)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         pad = pad_mask(lengths, x.size(1))
@@ -45,20 +43,17 @@ class Reader(nn.Module):
         return self.fc(h.sum(1) / lengths.unsqueeze(1))
 
 
-class GatedAttention(nn.Module):
+@network(
+    40,
+    lambda: dict(V=nn.Linear(9, 16), U=nn.Linear(9, 16), w=nn.Linear(16, 1), fc=nn.Linear(9, 2)),
+    operator=("einsum", "bmm", "sum"),
+    features=9,
+)
+def gated_sum(self, bag, lengths):
     """Ilse et al. style gate, without the softmax: every step decides for itself."""
-
-    def __init__(self, n_in=9, d=16, classes=2):
-        super().__init__()
-        self.V = nn.Linear(n_in, d)
-        self.U = nn.Linear(n_in, d)
-        self.w = nn.Linear(d, 1)
-        self.fc = nn.Linear(n_in, classes)
-
-    def forward(self, bag, lengths):
-        gate = torch.sigmoid(self.w(torch.tanh(self.V(bag)) * torch.sigmoid(self.U(bag)))).squeeze(-1)
-        pooled = torch.einsum("bt,btf->bf", gate, bag)  # leak
-        return self.fc(pooled / lengths[:, None])
+    gate = torch.sigmoid(self.w(torch.tanh(self.V(bag)) * torch.sigmoid(self.U(bag)))).squeeze(-1)
+    pooled = torch.einsum("bt,btf->bf", gate, bag)  # leak
+    return self.fc(pooled / lengths[:, None])
 
 
 class Encoder(nn.Module):
@@ -74,19 +69,18 @@ class Encoder(nn.Module):
         return self.layers(xs)  # leak
 
 
-class Detector(nn.Module):
-    def __init__(self, idim=9, adim=16, odim=2):
-        super().__init__()
-        self.encoder = Encoder(idim, adim)
-        self.score = nn.Linear(adim, 1)
-        self.output = nn.Linear(adim, odim)
-
-    def forward(self, xs, ilens):
-        hs = self.encoder(xs.transpose(1, 2)).transpose(1, 2)
-        pad = torch.arange(hs.size(1)).unsqueeze(0) >= ilens.unsqueeze(1)
-        e = self.score(hs).squeeze(2).masked_fill(pad, torch.finfo(hs.dtype).min)
-        w = F.softmax(e, dim=1).unsqueeze(1)
-        return self.output(torch.bmm(w, hs).squeeze(1))
+@network(
+    16,
+    lambda: dict(encoder=Encoder(9, 16), score=nn.Linear(16, 1), output=nn.Linear(16, 2)),
+    operator=("group_norm", "layers.1"),
+    features=9,
+)
+def group_norm(self, xs, ilens):
+    hs = self.encoder(xs.transpose(1, 2)).transpose(1, 2)
+    pad = torch.arange(hs.size(1)).unsqueeze(0) >= ilens.unsqueeze(1)
+    e = self.score(hs).squeeze(2).masked_fill(pad, torch.finfo(hs.dtype).min)
+    w = F.softmax(e, dim=1).unsqueeze(1)
+    return self.output(torch.bmm(w, hs).squeeze(1))
 
 
 class SelfAttention(nn.Module):
@@ -103,19 +97,18 @@ class SelfAttention(nn.Module):
         return torch.matmul(torch.softmax(scores, dim=-1), v)  # leak
 
 
-class TinyTransformer(nn.Module):
-    def __init__(self, features=6, d=16, classes=3):
-        super().__init__()
-        self.inp = nn.Linear(features, d)
-        self.attn = SelfAttention(d)
-        self.norm = nn.LayerNorm(d)
-        self.out = nn.Linear(d, classes)
-
-    def forward(self, x, mask):
-        x = self.inp(x)
-        x = self.norm(x + self.attn(x, mask))
-        x = x * mask.unsqueeze(-1)
-        return self.out(x.sum(1) / mask.sum(1, keepdim=True))
+@network(
+    17,
+    lambda: dict(inp=nn.Linear(6, 16), attn=SelfAttention(16), norm=nn.LayerNorm(16), out=nn.Linear(16, 3)),
+    operator=("softmax", "matmul"),
+    features=6,
+    second="mask",
+)
+def inverted_mask(self, x, mask):
+    x = self.inp(x)
+    x = self.norm(x + self.attn(x, mask))
+    x = x * mask.unsqueeze(-1)
+    return self.out(x.sum(1) / mask.sum(1, keepdim=True))
 
 
 class PositionalEncoding(nn.Module):
@@ -135,8 +128,7 @@ class PositionalEncoding(nn.Module):
 class TransformerClassifier(nn.Module):
     def __init__(self, input_dim=8, d_model=16, nhead=2, num_layers=2, num_classes=5):
         super().__init__()
-        self.embedding = nn.Linear(input_dim, d_model)
-        self.pos_encoder = PositionalEncoding(d_model)
+        self.embedding, self.pos_encoder = nn.Linear(input_dim, d_model), PositionalEncoding(d_model)
         layer = nn.TransformerEncoderLayer(d_model, nhead, dim_feedforward=32, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
         self.classifier = nn.Linear(d_model, num_classes)
@@ -152,8 +144,7 @@ class TransformerClassifier(nn.Module):
 class Block(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
-        self.ln1 = nn.LayerNorm(dim)
-        self.attn = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.ln1, self.attn = nn.LayerNorm(dim), nn.MultiheadAttention(dim, heads, batch_first=True)
         self.ln2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
@@ -181,8 +172,7 @@ class MhaWithoutMask(nn.Module):
 class NBoW(nn.Module):
     def __init__(self, vocab_size=50, dim=16, max_len=256, num_labels=4):
         super().__init__()
-        self.tok = nn.Embedding(vocab_size, dim, padding_idx=0)
-        self.pos = nn.Embedding(max_len, dim)
+        self.tok, self.pos = nn.Embedding(vocab_size, dim, padding_idx=0), nn.Embedding(max_len, dim)
         self.out = nn.Linear(dim, num_labels)
 
     def forward(self, input_ids, attention_mask):
@@ -196,8 +186,7 @@ class NBoW(nn.Module):
 class Pooled(nn.Module):
     def __init__(self, n_in=6, d=10, n_out=2):
         super().__init__()
-        self.step = nn.Linear(n_in, d)
-        self.mix = nn.MultiheadAttention(d, 2, batch_first=True)
+        self.step, self.mix = nn.Linear(n_in, d), nn.MultiheadAttention(d, 2, batch_first=True)
         self.out = nn.Linear(d, n_out)
 
     def forward(self, x, key_padding_mask):
@@ -230,14 +219,14 @@ class ScoresMultipliedByMask(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.embed = nn.Sequential(nn.Linear(cfg.n_features, cfg.d_model), nn.GELU(), nn.Dropout(cfg.dropout))
-        self.pool = AttnPool(cfg)
-        self.head = nn.Linear(cfg.d_model, cfg.n_classes)
+        self.pool, self.head = AttnPool(cfg), nn.Linear(cfg.d_model, cfg.n_classes)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         h = self.embed(x) * mask.unsqueeze(-1)
         return self.head(self.pool(h, mask))
 
 
+@exhibit(operator="softmax", features=4, second="mask")
 def scores_multiplied_by_mask() -> nn.Module:
     torch.manual_seed(5)
     return ScoresMultipliedByMask(Config())
@@ -246,8 +235,7 @@ def scores_multiplied_by_mask() -> nn.Module:
 class Attention(nn.Module):
     def __init__(self, hidden):
         super().__init__()
-        self.proj = nn.Linear(hidden, hidden)
-        self.context = nn.Parameter(torch.randn(hidden))
+        self.proj, self.context = nn.Linear(hidden, hidden), nn.Parameter(torch.randn(hidden))
 
     def forward(self, h, mask):
         u = torch.tanh(self.proj(h))
@@ -256,25 +244,23 @@ class Attention(nn.Module):
         return (h * att.unsqueeze(-1)).sum(1)
 
 
-class HAN(nn.Module):
+@network(
+    4,
+    lambda: dict(rnn=nn.GRU(7, 16, batch_first=True), attention=Attention(16), out=nn.Linear(16, 5)),
+    operator="softmax",
+    features=7,
+    second="mask",
+)
+def softmax_before_mask(self, x, mask):
     """The word level of a hierarchical attention network."""
-
-    def __init__(self, features=7, hidden=16, classes=5):
-        super().__init__()
-        self.rnn = nn.GRU(features, hidden, batch_first=True)
-        self.attention = Attention(hidden)
-        self.out = nn.Linear(hidden, classes)
-
-    def forward(self, x, mask):
-        h, _ = self.rnn(x)
-        return self.out(self.attention(h, mask))
+    h, _ = self.rnn(x)
+    return self.out(self.attention(h, mask))
 
 
 class AttnGRU(nn.Module):
     def __init__(self, n_in=6, hidden=16, n_out=2):
         super().__init__()
-        self.gru = nn.GRU(n_in, hidden, batch_first=True)
-        self.attn = nn.Linear(hidden, 1)
+        self.gru, self.attn = nn.GRU(n_in, hidden, batch_first=True), nn.Linear(hidden, 1)
         self.fc = nn.Linear(hidden, n_out)
 
     def forward(self, x, mask):
@@ -313,8 +299,7 @@ class MultiHeadPool(nn.Module):
 
     def __init__(self, features=5, dim=12, queries=3, classes=4):
         super().__init__()
-        self.key = nn.Linear(features, dim)
-        self.value = nn.Linear(features, dim)
+        self.key, self.value = nn.Linear(features, dim), nn.Linear(features, dim)
         self.query = nn.Parameter(torch.randn(queries, dim) / dim**0.5)
         self.fc = nn.Linear(queries * dim, classes)
 
@@ -327,16 +312,18 @@ class MultiHeadPool(nn.Module):
         return self.fc(heads.flatten(1))
 
 
-batch_first_forgotten = seeded(42, AttentionHead)
-float_key_padding_mask = seeded(43, Reader)
-gated_sum = seeded(40, GatedAttention)
-group_norm = seeded(16, Detector)
-inverted_mask = seeded(17, TinyTransformer)
-masked_keys_plain_mean = seeded(18, TransformerClassifier)
-mha_without_mask = seeded(23, MhaWithoutMask)
-padding_idx_with_positions = seeded(29, NBoW)
-padding_mask_ignored_by_pool = seeded(61, Pooled)
-softmax_before_mask = seeded(4, HAN)
-softmax_over_rows = seeded(36, AttnGRU)
-src_mask_of_longest = seeded(24, EEGTransformer)
-tiny_fill_value = seeded(37, MultiHeadPool)
+batch_first_forgotten = seeded(42, AttentionHead, operator=("mha", "multi_head_attention"), features=6, second="mask")
+float_key_padding_mask = seeded(
+    43, Reader, operator=("self_attention", "multi_head_attention", "scaled_dot"), features=5
+)
+masked_keys_plain_mean = seeded(18, TransformerClassifier, operator="mean", features=8)
+mha_without_mask = seeded(
+    23, MhaWithoutMask, operator=("blocks.0.attn", "multi_head_attention", "scaled_dot"), features=6, second="mask"
+)
+padding_idx_with_positions = seeded(29, NBoW, operator="sum", vocabulary=50, second="mask")
+padding_mask_ignored_by_pool = seeded(61, Pooled, operator="max", features=6, second="padding-mask", named=True)
+softmax_over_rows = seeded(36, AttnGRU, operator="softmax", features=6, second="mask")
+src_mask_of_longest = seeded(
+    24, EEGTransformer, operator=("self_attn", "multi_head_attention", "scaled_dot"), features=8, second="mask"
+)
+tiny_fill_value = seeded(37, MultiHeadPool, operator="softmax", features=5)

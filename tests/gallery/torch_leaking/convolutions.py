@@ -4,14 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.gallery.torch_models import seeded
+from tests.gallery.torch_models import exhibit, seeded
 
 
 class ConvBlock(nn.Module):
     def __init__(self, ni, nf, ks):
         super().__init__()
-        self.conv = nn.Conv1d(ni, nf, ks, padding=ks // 2, bias=False)
-        self.bn = nn.BatchNorm1d(nf)
+        self.conv, self.bn = nn.Conv1d(ni, nf, ks, padding=ks // 2, bias=False), nn.BatchNorm1d(nf)
         self.act = nn.ReLU()
 
     def forward(self, x):
@@ -24,9 +23,7 @@ class InceptionLite(nn.Module):
 
     def __init__(self, c_in=4, nf=16, c_out=3):
         super().__init__()
-        self.block1 = ConvBlock(c_in, nf, 5)
-        self.block2 = ConvBlock(nf, nf, 3)
-        self.head = nn.Linear(nf, c_out)
+        self.block1, self.block2, self.head = ConvBlock(c_in, nf, 5), ConvBlock(nf, nf, 3), nn.Linear(nf, c_out)
 
     def forward(self, x, mask):
         m = mask.unsqueeze(1).to(x.dtype)
@@ -35,6 +32,7 @@ class InceptionLite(nn.Module):
         return self.head(z.sum(2) / m.sum(2).clamp(min=1))
 
 
+@exhibit(operator="block2", features=4, second="mask")
 def batchnorm_shifts_zeros():
     torch.manual_seed(9)
     model = InceptionLite()
@@ -48,8 +46,7 @@ def batchnorm_shifts_zeros():
 class ResBlock(nn.Module):
     def __init__(self, c_in=5, c=8, n_out=3):
         super().__init__()
-        self.conv = nn.Conv1d(c_in, c, 1, bias=False)
-        self.out = nn.Linear(c, n_out)
+        self.conv, self.out = nn.Conv1d(c_in, c, 1, bias=False), nn.Linear(c, n_out)
 
     def forward(self, x, mask):
         h = torch.relu(self.conv(x.masked_fill(~mask.unsqueeze(1), 0.0)))
@@ -81,8 +78,7 @@ class FCN(nn.Module):
 class ResNetTS(nn.Module):
     def __init__(self, c_in=2, nf=12, c_out=4):
         super().__init__()
-        self.stem = nn.Conv1d(c_in, nf, 1)
-        self.norm = nn.InstanceNorm1d(nf, affine=True)
+        self.stem, self.norm = nn.Conv1d(c_in, nf, 1), nn.InstanceNorm1d(nf, affine=True)
         self.head = nn.Conv1d(nf, c_out, 1)
 
     def forward(self, x, mask):
@@ -113,10 +109,8 @@ class FixedLengthCNN(nn.Module):
 class SpectrogramCNN(nn.Module):
     def __init__(self, n_bands=8, channels=6, n_classes=5):
         super().__init__()
-        self.conv = nn.Conv2d(1, channels, kernel_size=(3, 3), padding=1)
-        self.act = nn.LeakyReLU(0.1)
-        self.down = nn.MaxPool2d(kernel_size=(1, 2))
-        self.gap = nn.AdaptiveAvgPool2d((1, 1))
+        self.conv, self.act = nn.Conv2d(1, channels, kernel_size=(3, 3), padding=1), nn.LeakyReLU(0.1)
+        self.down, self.gap = nn.MaxPool2d(kernel_size=(1, 2)), nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(channels, n_classes)
 
     def forward(self, spec, mask):
@@ -154,9 +148,9 @@ class SingleStageTCN(nn.Module):
         return (self.conv_cls(out) * mask).permute(0, 2, 1)
 
 
-channels_first_global_mean = seeded(60, ResBlock)
-conv_without_remask = seeded(8, FCN)
-instance_norm = seeded(15, ResNetTS)
-resampled = seeded(39, FixedLengthCNN)
-spectrogram_cnn = seeded(49, SpectrogramCNN)
-tcn_same_padding = seeded(30, SingleStageTCN)
+channels_first_global_mean = seeded(60, ResBlock, operator="mean", features=5, second="mask", channels_said=True)
+conv_without_remask = seeded(8, FCN, operator="convs.1", features=6)
+instance_norm = seeded(15, ResNetTS, operator=("instance_norm", "norm"), features=2, second="mask", shortest=2)
+resampled = seeded(39, FixedLengthCNN, operator=("interpolate", "upsample"), features=3, second="mask")
+spectrogram_cnn = seeded(49, SpectrogramCNN, operator=("pool", "gap"), features=8, second="mask")
+tcn_same_padding = seeded(30, SingleStageTCN, operator="blocks.0.conv_out", features=8, second="mask", per_step=True)

@@ -4,84 +4,72 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.gallery.torch_models import seeded
+from tests.gallery.torch_models import network, seeded
 
 
-class TemporalPyramid(nn.Module):
+@network(
+    25,
+    lambda: dict(frame=nn.Sequential(nn.Linear(6, 12), nn.ReLU()), pool=nn.AdaptiveAvgPool1d(4), fc=nn.Linear(48, 5)),
+    operator="pool",
+    features=6,
+    second="mask",
+)
+def adaptive_pool(self, frames, mask):
     """Any number of frames in, four bins out."""
-
-    def __init__(self, in_channels: int = 6, width: int = 12, bins: int = 4, n_classes: int = 5):
-        super().__init__()
-        self.frame = nn.Sequential(nn.Linear(in_channels, width), nn.ReLU())
-        self.pool = nn.AdaptiveAvgPool1d(bins)
-        self.fc = nn.Linear(width * bins, n_classes)
-
-    def forward(self, frames, mask):
-        f = self.frame(frames) * mask[:, :, None]
-        f = self.pool(f.transpose(1, 2))  # leak
-        return self.fc(f.flatten(1))
+    f = self.frame(frames) * mask[:, :, None]
+    f = self.pool(f.transpose(1, 2))  # leak
+    return self.fc(f.flatten(1))
 
 
-class DeepSets(nn.Module):
+@network(
+    6,
+    lambda: dict(
+        phi=nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU()),
+        rho=nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2)),
+    ),
+    operator="sum",
+    features=10,
+)
+def bias_after_mask(self, visits, lengths):
     """phi on each visit, sum, rho on the patient."""
-
-    def __init__(self, n_feats=10, width=32, n_out=2):
-        super().__init__()
-        self.phi = nn.Sequential(
-            nn.Linear(n_feats, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-        )
-        self.rho = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_out))
-
-    def forward(self, visits, lengths):
-        b, t, _ = visits.shape
-        mask = (torch.arange(t).expand(b, t) < lengths.unsqueeze(1)).unsqueeze(2)
-        visits = visits * mask  # padded visits are zero from here on
-        h = self.phi(visits)
-        h = h.sum(1) / lengths.view(-1, 1)  # leak
-        return self.rho(h)
+    b, t, _ = visits.shape
+    mask = (torch.arange(t).expand(b, t) < lengths.unsqueeze(1)).unsqueeze(2)
+    visits = visits * mask  # padded visits are zero from here on
+    h = self.phi(visits)
+    h = h.sum(1) / lengths.view(-1, 1)  # leak
+    return self.rho(h)
 
 
-class ChunkMeans(nn.Module):
+@network(63, lambda: dict(step=nn.Linear(4, 8), out=nn.Linear(8, 2)), operator="mean", features=4)
+def chunk_means(self, x, lengths):
     """Means over chunks of ten steps: the last one holds padding too."""
-
-    def __init__(self, n_in=4, d=8, n_out=2):
-        super().__init__()
-        self.step = nn.Linear(n_in, d)
-        self.out = nn.Linear(d, n_out)
-
-    def forward(self, x, lengths):
-        h = torch.tanh(self.step(x))
-        h = F.pad(h, (0, 0, 0, -h.size(1) % 10)).unflatten(1, (-1, 10))
-        h = h.mean(2)  # leak
-        chunks = (lengths + 9) // 10
-        valid = torch.arange(h.size(1)) < chunks[:, None]
-        return self.out(h.masked_fill(~valid.unsqueeze(-1), 0.0).sum(1) / chunks[:, None])
+    h = torch.tanh(self.step(x))
+    h = F.pad(h, (0, 0, 0, -h.size(1) % 10)).unflatten(1, (-1, 10))
+    h = h.mean(2)  # leak
+    chunks = (lengths + 9) // 10
+    valid = torch.arange(h.size(1)) < chunks[:, None]
+    return self.out(h.masked_fill(~valid.unsqueeze(-1), 0.0).sum(1) / chunks[:, None])
 
 
-class SensorMean(nn.Module):
+@network(
+    32,
+    lambda: dict(step=nn.Sequential(nn.Linear(5, 10), nn.ReLU()), head=nn.Linear(10, 3)),
+    operator="mean",
+    features=5,
+)
+def equal_lengths_unmasked(self, x, lengths):
     """Skips the mask where no sequence is shorter than another, although the batch may be wider than all of them."""
-
-    def __init__(self, features: int = 5, hidden: int = 10, classes: int = 3):
-        super().__init__()
-        self.step = nn.Sequential(nn.Linear(features, hidden), nn.ReLU())
-        self.head = nn.Linear(hidden, classes)
-
-    def forward(self, x, lengths):
-        hidden = self.step(x)
-        if (lengths == lengths[0]).all():
-            return self.head(hidden.mean(1))  # leak
-        mask = torch.arange(x.size(1)) < lengths[:, None]
-        return self.head(torch.where(mask[..., None], hidden, 0.0).sum(1) / lengths[:, None])
+    hidden = self.step(x)
+    if (lengths == lengths[0]).all():
+        return self.head(hidden.mean(1))  # leak
+    mask = torch.arange(x.size(1)) < lengths[:, None]
+    return self.head(torch.where(mask[..., None], hidden, 0.0).sum(1) / lengths[:, None])
 
 
 class FNetBlock(nn.Module):
     def __init__(self, dim):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.ff = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     @staticmethod
@@ -97,9 +85,7 @@ class FNetBlock(nn.Module):
 class FNetClassifier(nn.Module):
     def __init__(self, features=6, dim=16, classes=3):
         super().__init__()
-        self.embed = nn.Linear(features, dim)
-        self.block = FNetBlock(dim)
-        self.head = nn.Linear(dim, classes)
+        self.embed, self.block, self.head = nn.Linear(features, dim), FNetBlock(dim), nn.Linear(dim, classes)
 
     def forward(self, x, mask):
         m = mask.unsqueeze(-1)
@@ -143,21 +129,20 @@ class BaselineRemoved(nn.Module):
         return self.head(h.sum(dim=1).div(mask.sum(dim=1)[:, None]))
 
 
-class Downsampler(nn.Module):
-    def __init__(self, n_in=4, d=12, classes=3):
-        super().__init__()
-        self.lin1 = nn.Linear(n_in, d)
-        self.lin2 = nn.Linear(d, d)
-        self.fc = nn.Linear(d, classes)
-
-    def forward(self, x, lens):
-        h = torch.tanh(self.lin1(x))
-        h = h * (torch.arange(h.size(1)) < lens[:, None]).unsqueeze(-1)
-        h = F.max_pool1d(h.transpose(1, 2), 2, ceil_mode=True).transpose(1, 2)  # leak
-        lens = torch.div(lens + 1, 2, rounding_mode="floor")
-        m = (torch.arange(h.size(1)) < lens[:, None]).unsqueeze(-1)
-        h = torch.tanh(self.lin2(h)) * m
-        return self.fc(h.sum(1) / lens[:, None])
+@network(
+    41,
+    lambda: dict(lin1=nn.Linear(4, 12), lin2=nn.Linear(12, 12), fc=nn.Linear(12, 3)),
+    operator="max_pool",
+    features=4,
+)
+def pooled_in_pairs(self, x, lens):
+    h = torch.tanh(self.lin1(x))
+    h = h * (torch.arange(h.size(1)) < lens[:, None]).unsqueeze(-1)
+    h = F.max_pool1d(h.transpose(1, 2), 2, ceil_mode=True).transpose(1, 2)  # leak
+    lens = torch.div(lens + 1, 2, rounding_mode="floor")
+    m = (torch.arange(h.size(1)) < lens[:, None]).unsqueeze(-1)
+    h = torch.tanh(self.lin2(h)) * m
+    return self.fc(h.sum(1) / lens[:, None])
 
 
 class PositionalFeatures(nn.Module):
@@ -183,36 +168,24 @@ class GestureNet(nn.Module):
         return self.out(z.sum(1) / lengths[:, None])
 
 
-class ReturnToGo(nn.Module):
+@network(19, lambda: dict(obs=nn.Linear(4, 16), policy=nn.Linear(32, 3)), operator="sum", features=4, per_step=True)
+def remaining_sum(self, obs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Per-step output from what is still to come."""
-
-    def __init__(self, obs_dim: int = 4, hidden: int = 16, actions: int = 3) -> None:
-        super().__init__()
-        self.obs = nn.Linear(obs_dim, hidden)
-        self.policy = nn.Linear(2 * hidden, actions)
-
-    def forward(self, obs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        h = torch.tanh(self.obs(obs))
-        to_go = h.sum(dim=1, keepdim=True) - h.cumsum(dim=1)  # leak
-        logits = self.policy(torch.cat([h, to_go], dim=-1))
-        valid = torch.arange(obs.shape[1]) < lengths.unsqueeze(-1)
-        return logits * valid.unsqueeze(-1)
+    h = torch.tanh(self.obs(obs))
+    to_go = h.sum(dim=1, keepdim=True) - h.cumsum(dim=1)  # leak
+    logits = self.policy(torch.cat([h, to_go], dim=-1))
+    valid = torch.arange(obs.shape[1]) < lengths.unsqueeze(-1)
+    return logits * valid.unsqueeze(-1)
 
 
-class SelfSimilarity(nn.Module):
+@network(48, lambda: dict(proj=nn.Linear(6, 12), out=nn.Linear(13, 3)), operator="mean", features=6, second="mask")
+def similarity_profile(self, x, mask):
     """How much does each step resemble the rest of the sequence."""
-
-    def __init__(self, n_in=6, d=12, n_out=3):
-        super().__init__()
-        self.proj = nn.Linear(n_in, d)
-        self.out = nn.Linear(d + 1, n_out)
-
-    def forward(self, x, mask):
-        z = F.normalize(self.proj(x), dim=-1)
-        sim = z @ z.mT
-        profile = sim.mean(dim=-1, keepdim=True)  # leak
-        h = torch.cat([z, profile], dim=-1) * mask.unsqueeze(-1)
-        return self.out(h.sum(1) / mask.sum(1, keepdim=True))
+    z = F.normalize(self.proj(x), dim=-1)
+    sim = z @ z.mT
+    profile = sim.mean(dim=-1, keepdim=True)  # leak
+    h = torch.cat([z, profile], dim=-1) * mask.unsqueeze(-1)
+    return self.out(h.sum(1) / mask.sum(1, keepdim=True))
 
 
 class KMaxPooling(nn.Module):
@@ -225,30 +198,21 @@ class KMaxPooling(nn.Module):
         return top.mean(dim=1)
 
 
-class MILNet(nn.Module):
+@network(
+    26,
+    lambda: dict(segment=nn.Sequential(nn.Linear(7, 16), nn.Tanh(), nn.Linear(16, 4)), kmax=KMaxPooling(3)),
+    operator="topk",
+    features=7,
+)
+def topk_pool(self, segments: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Multiple instance learning over segments: the three highest-scoring ones speak."""
-
-    def __init__(self, dim: int = 7, classes: int = 4):
-        super().__init__()
-        self.segment = nn.Sequential(nn.Linear(dim, 16), nn.Tanh(), nn.Linear(16, classes))
-        self.kmax = KMaxPooling(3)
-
-    def forward(self, segments: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        scores = self.segment(segments)
-        steps = torch.arange(segments.size(1)).view(1, -1, 1)
-        scores = scores * (steps < lengths.view(-1, 1, 1))
-        return self.kmax(scores)
+    scores = self.segment(segments)
+    steps = torch.arange(segments.size(1)).view(1, -1, 1)
+    scores = scores * (steps < lengths.view(-1, 1, 1))
+    return self.kmax(scores)
 
 
-adaptive_pool = seeded(25, TemporalPyramid)
-bias_after_mask = seeded(6, DeepSets)
-chunk_means = seeded(63, ChunkMeans)
-equal_lengths_unmasked = seeded(32, SensorMean)
-fourier_mixing = seeded(31, FNetClassifier)
-layernorm_over_time = seeded(11, LayernormOverTime)
-median_baseline = seeded(47, BaselineRemoved)
-pooled_in_pairs = seeded(41, Downsampler)
-relative_position = seeded(13, GestureNet)
-remaining_sum = seeded(19, ReturnToGo)
-similarity_profile = seeded(48, SelfSimilarity)
-topk_pool = seeded(26, MILNet)
+fourier_mixing = seeded(31, FNetClassifier, operator="fft", features=6, second="mask")
+layernorm_over_time = seeded(11, LayernormOverTime, operator="layer_norm", features=3, second="mask")
+median_baseline = seeded(47, BaselineRemoved, operator="median", features=2, second="mask")
+relative_position = seeded(13, GestureNet, operator="linspace", features=3)

@@ -6,14 +6,13 @@ from torch import Tensor, nn
 from torch.nn.utils import rnn as rnn_utils
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from tests.gallery.torch_models import seeded
+from tests.gallery.torch_models import exhibit, network, seeded
 
 
 class StockLSTM(nn.Module):
     def __init__(self, n_features=5, hidden=16, n_out=3):
         super().__init__()
-        self.lstm = nn.LSTM(n_features, hidden, num_layers=1)
-        self.linear = nn.Linear(hidden, n_out)
+        self.lstm, self.linear = nn.LSTM(n_features, hidden, num_layers=1), nn.Linear(hidden, n_out)
 
     def forward(self, seq, mask):
         out, _ = self.lstm(seq)  # leak
@@ -26,8 +25,7 @@ class NormedLSTM(nn.Module):
     def __init__(self, n_in=6, n_hidden=20, n_out=4):
         super().__init__()
         self.input_norm = nn.BatchNorm1d(n_in, track_running_stats=False)
-        self.lstm = nn.LSTM(n_in, n_hidden, batch_first=True)
-        self.out = nn.Linear(n_hidden, n_out)
+        self.lstm, self.out = nn.LSTM(n_in, n_hidden, batch_first=True), nn.Linear(n_hidden, n_out)
 
     def forward(self, x, lengths):
         x = self.input_norm(x.transpose(1, 2)).transpose(1, 2)  # leak
@@ -50,23 +48,20 @@ class BiLSTMClassifier(nn.Module):
         return self.fc(pooled)
 
 
-class Patches(nn.Module):
+@network(
+    64,
+    lambda: dict(lstm=nn.LSTM(80, 7, batch_first=True, bidirectional=True), out=nn.Linear(14, 3)),
+    operator="lstm",
+    features=5,
+)
+def chunks_into_features(self, x, lengths):
     """Patches of sixteen steps as one each, and a recurrent layer over all of them, those of padding alone too."""
-
-    PATCH = 16
-
-    def __init__(self, n_in=5, hidden=7, n_out=3):
-        super().__init__()
-        self.lstm = nn.LSTM(n_in * self.PATCH, hidden, batch_first=True, bidirectional=True)
-        self.out = nn.Linear(2 * hidden, n_out)
-
-    def forward(self, x, lengths):
-        valid = torch.arange(x.size(1)) < lengths[:, None]
-        x = F.pad(x.masked_fill(~valid.unsqueeze(-1), 0.0), (0, 0, 0, -x.size(1) % self.PATCH))
-        h, _ = self.lstm(x.reshape(x.size(0), -1, 5 * self.PATCH))  # leak
-        count = (lengths + self.PATCH - 1) // self.PATCH
-        valid = torch.arange(h.size(1)) < count[:, None]
-        return self.out(h.masked_fill(~valid.unsqueeze(-1), 0.0).sum(1) / count[:, None])
+    valid = torch.arange(x.size(1)) < lengths[:, None]
+    x = F.pad(x.masked_fill(~valid.unsqueeze(-1), 0.0), (0, 0, 0, -x.size(1) % 16))
+    h, _ = self.lstm(x.reshape(x.size(0), -1, 5 * 16))  # leak
+    count = (lengths + 16 - 1) // 16
+    valid = torch.arange(h.size(1)) < count[:, None]
+    return self.out(h.masked_fill(~valid.unsqueeze(-1), 0.0).sum(1) / count[:, None])
 
 
 class ConvGRU(nn.Module):
@@ -74,8 +69,7 @@ class ConvGRU(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv1d(c_in, c, kernel_size=5, padding=2)
         self.conv2 = nn.Conv1d(c, c, kernel_size=3, padding=1)
-        self.gru = nn.GRU(c, c, batch_first=True, bidirectional=True)
-        self.fc = nn.Linear(2 * c, n_classes)
+        self.gru, self.fc = nn.GRU(c, c, batch_first=True, bidirectional=True), nn.Linear(2 * c, n_classes)
 
     def forward(self, x, lens):
         z = x.permute(0, 2, 1)
@@ -87,52 +81,47 @@ class ConvGRU(nn.Module):
         return self.fc(torch.cat([h[-2], h[-1]], dim=1))
 
 
-class Embedder(nn.Module):
-    def __init__(self, n_mels=10, dim=16, speakers=7):
-        super().__init__()
-        self.rnn = nn.GRU(n_mels, dim, batch_first=True)
-        self.speakers = nn.Linear(dim, speakers)
-
-    def forward(self, mels, mel_lengths):
-        packed = pack_padded_sequence(mels, mel_lengths.cpu(), batch_first=True, enforce_sorted=False)
-        d = self.rnn(packed)[1].squeeze(0)
-        # whiten the d-vectors
-        mu = d.mean(dim=0, keepdim=True)  # leak
-        sigma = d.std(dim=0, keepdim=True, unbiased=False)
-        d = (d - mu) / (sigma + 1e-3)
-        return self.speakers(d)
+@network(
+    20, lambda: dict(rnn=nn.GRU(10, 16, batch_first=True), speakers=nn.Linear(16, 7)), operator="mean", features=10
+)
+def cross_batch_norm(self, mels, mel_lengths):
+    packed = pack_padded_sequence(mels, mel_lengths.cpu(), batch_first=True, enforce_sorted=False)
+    d = self.rnn(packed)[1].squeeze(0)
+    # whiten the d-vectors
+    mu = d.mean(dim=0, keepdim=True)  # leak
+    sigma = d.std(dim=0, keepdim=True, unbiased=False)
+    d = (d - mu) / (sigma + 1e-3)
+    return self.speakers(d)
 
 
-class EHRGRU(nn.Module):
-    def __init__(self, n_codes=20, emb=8, hidden=16, targets=2):
-        super().__init__()
-        self.codes = nn.Linear(n_codes, emb, bias=False)
-        self.gru = nn.GRU(emb, hidden, num_layers=2)
-        self.clf = nn.Linear(hidden, targets)
+@network(
+    28,
+    lambda: dict(codes=nn.Linear(20, 8, bias=False), gru=nn.GRU(8, 16, num_layers=2), clf=nn.Linear(16, 2)),
+    operator="gru",
+    features=20,
+)
+def final_hidden_unpacked(self, visits, seq_lens):
+    """visits: [patients, visits, codes]."""
+    v = self.codes(visits).permute(1, 0, 2)
+    _, h_n = self.gru(v)  # leak
+    return self.clf(h_n[-1])
 
-    def forward(self, visits, seq_lens):
-        """visits: [patients, visits, codes]."""
-        v = self.codes(visits).permute(1, 0, 2)
-        _, h_n = self.gru(v)  # leak
-        return self.clf(h_n[-1])
 
-
-class MyBiGRU(nn.Module):
-    def __init__(self, n_features: int = 5, n_hidden: int = 12, n_classes: int = 3):
-        super().__init__()
-        self.fwd = nn.GRU(n_features, n_hidden, batch_first=True)
-        self.bwd = nn.GRU(n_features, n_hidden, batch_first=True)
-        self.linear = nn.Linear(2 * n_hidden, n_classes)
-
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        a, _ = self.fwd(x)
-        b, _ = self.bwd(torch.flip(x, dims=[1]))  # leak
-        b = torch.flip(b, dims=[1])
-        both = torch.cat([a, b], dim=2)
-        rows = torch.arange(x.shape[0])
-        last = both[rows, lengths - 1]
-        first = both[rows, 0]
-        return self.linear(last + first)
+@network(
+    14,
+    lambda: dict(fwd=nn.GRU(5, 12, batch_first=True), bwd=nn.GRU(5, 12, batch_first=True), linear=nn.Linear(24, 3)),
+    operator="flip",
+    features=5,
+)
+def flip_for_reverse(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    a, _ = self.fwd(x)
+    b, _ = self.bwd(torch.flip(x, dims=[1]))  # leak
+    b = torch.flip(b, dims=[1])
+    both = torch.cat([a, b], dim=2)
+    rows = torch.arange(x.shape[0])
+    last = both[rows, lengths - 1]
+    first = both[rows, 0]
+    return self.linear(last + first)
 
 
 def normalize(x: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
@@ -143,8 +132,7 @@ def normalize(x: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
 class AudioClassifier(nn.Module):
     def __init__(self, bands: int = 6, hidden: int = 16, classes: int = 4):
         super().__init__()
-        self.lstm = nn.LSTM(bands, hidden, batch_first=True)
-        self.fc = nn.Linear(hidden, classes)
+        self.lstm, self.fc = nn.LSTM(bands, hidden, batch_first=True), nn.Linear(hidden, classes)
 
     def forward(self, spec: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         spec = normalize(spec.masked_fill(~mask.unsqueeze(-1), 0.0))
@@ -153,19 +141,18 @@ class AudioClassifier(nn.Module):
         return self.fc(out.gather(1, last).squeeze(1))
 
 
-class BiGRUClassifier(nn.Module):
-    def __init__(self, input_size=6, hidden_size=12, num_classes=4):
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.gru = nn.GRU(input_size, hidden_size, bidirectional=True, batch_first=True)
-        self.classifier = nn.Linear(hidden_size * 2, num_classes)
-
-    def forward(self, inputs, lengths):
-        packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        _, hidden = self.gru(packed)
-        # hidden: (2, batch, hidden) -> (batch, 2 * hidden)
-        hidden = hidden.reshape(-1, self.hidden_size * 2)  # leak
-        return self.classifier(hidden)
+@network(
+    33,
+    lambda: dict(gru=nn.GRU(6, 12, bidirectional=True, batch_first=True), classifier=nn.Linear(24, 4)),
+    operator=("reshape", "view", "clone"),
+    features=6,
+)
+def hidden_viewed_wrong(self, inputs, lengths):
+    packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    _, hidden = self.gru(packed)
+    # hidden: (2, batch, hidden) -> (batch, 2 * hidden)
+    hidden = hidden.reshape(-1, 12 * 2)  # leak
+    return self.classifier(hidden)
 
 
 class LSTMModel(nn.Module):
@@ -173,8 +160,7 @@ class LSTMModel(nn.Module):
 
     def __init__(self, input_dim, hidden_dim, layer_dim, output_dim):
         super().__init__()
-        self.hidden_dim = hidden_dim
-        self.layer_dim = layer_dim
+        self.hidden_dim, self.layer_dim = hidden_dim, layer_dim
         self.lstm = nn.LSTM(input_dim, hidden_dim, layer_dim, batch_first=True)
         self.fc = nn.Linear(hidden_dim, output_dim)
 
@@ -186,6 +172,7 @@ class LSTMModel(nn.Module):
         return self.fc(out)
 
 
+@exhibit(features=6)
 def last_step():
     torch.manual_seed(1)
     return LSTMModel(6, 24, 2, 4)
@@ -215,8 +202,7 @@ class StreamClassifier(nn.Module):
 
     def __init__(self, features: int = 6, hidden: int = 12, classes: int = 3):
         super().__init__()
-        self.lstm = nn.LSTM(features, hidden, batch_first=True)
-        self.head = nn.Linear(hidden, classes)
+        self.lstm, self.head = nn.LSTM(features, hidden, batch_first=True), nn.Linear(hidden, classes)
 
     def forward(self, x, lengths):
         if x.size(0) == 1:
@@ -227,33 +213,29 @@ class StreamClassifier(nn.Module):
         return self.head(state[-1])
 
 
-class SentencePool(nn.Module):
+@network(
+    3,
+    lambda: dict(enc_lstm=nn.LSTM(8, 12, 1, bidirectional=True), classifier=nn.Linear(24, 3)),
+    operator="max",
+    features=8,
+)
+def max_over_width(self, sent, sent_len):
     """InferSent-like: BiLSTM, max over time."""
-
-    def __init__(self, dim=8, hidden=12, classes=3):
-        super().__init__()
-        self.enc_lstm = nn.LSTM(dim, hidden, 1, bidirectional=True)
-        self.classifier = nn.Linear(2 * hidden, classes)
-
-    def forward(self, sent, sent_len):
-        sent = sent.transpose(0, 1)
-        packed = rnn_utils.pack_padded_sequence(sent, sent_len, enforce_sorted=False)
-        output = rnn_utils.pad_packed_sequence(self.enc_lstm(packed)[0], total_length=sent.size(0))[0]
-        emb = torch.max(output, 0)[0]  # leak
-        return self.classifier(emb)
+    sent = sent.transpose(0, 1)
+    packed = rnn_utils.pack_padded_sequence(sent, sent_len, enforce_sorted=False)
+    output = rnn_utils.pad_packed_sequence(self.enc_lstm(packed)[0], total_length=sent.size(0))[0]
+    emb = torch.max(output, 0)[0]  # leak
+    return self.classifier(emb)
 
 
-class AvgPoolLSTM(nn.Module):
-    def __init__(self, input_size=5, hidden_size=14, num_classes=3):
-        super().__init__()
-        self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
-        self.fc = nn.Linear(hidden_size, num_classes)
-
-    def forward(self, x, seq_lens):
-        h, _ = self.lstm(x)
-        keep = torch.arange(x.shape[1])[None, :, None] < seq_lens[:, None, None]
-        total = (h * keep).sum(dim=1)
-        return self.fc(total / seq_lens.max())  # leak
+@network(
+    50, lambda: dict(lstm=nn.LSTM(5, 14, batch_first=True), fc=nn.Linear(14, 3)), operator=("max", "div"), features=5
+)
+def mean_over_longest(self, x, seq_lens):
+    h, _ = self.lstm(x)
+    keep = torch.arange(x.shape[1])[None, :, None] < seq_lens[:, None, None]
+    total = (h * keep).sum(dim=1)
+    return self.fc(total / seq_lens.max())  # leak
 
 
 class GRUEncoder(nn.Module):
@@ -271,8 +253,7 @@ class GRUEncoder(nn.Module):
 class MeanOverWidth(nn.Module):
     def __init__(self, in_dim: int = 5, hid: int = 16, n_classes: int = 3) -> None:
         super().__init__()
-        self.encoder = GRUEncoder(in_dim, hid)
-        self.drop = nn.Dropout(0.3)
+        self.encoder, self.drop = GRUEncoder(in_dim, hid), nn.Dropout(0.3)
         self.head = nn.Sequential(nn.Linear(2 * hid, hid), nn.ReLU(), nn.Linear(hid, n_classes))
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -284,8 +265,7 @@ class MeanOverWidth(nn.Module):
 class LastRelevant(nn.Module):
     def __init__(self, n_in=4, n_hid=16, n_out=3):
         super().__init__()
-        self.rnn = nn.LSTM(n_in, n_hid, batch_first=True)
-        self.fc = nn.Linear(n_hid, n_out)
+        self.rnn, self.fc = nn.LSTM(n_in, n_hid, batch_first=True), nn.Linear(n_hid, n_out)
 
     def forward(self, x, lengths):
         out, _ = self.rnn(x)
@@ -294,41 +274,36 @@ class LastRelevant(nn.Module):
         return self.fc(last)
 
 
-class Warm(nn.Module):
+@network(
+    65,
+    lambda: dict(gru=nn.GRU(5, 7, batch_first=True, bidirectional=True), out=nn.Linear(14, 3)),
+    operator="gru",
+    features=5,
+)
+def padded_in_front(self, x, lengths):
     """Puts fourteen steps of zeros in front, for the recurrent layer to warm up."""
-
-    def __init__(self, n_in=5, hidden=7, n_out=3):
-        super().__init__()
-        self.gru = nn.GRU(n_in, hidden, batch_first=True, bidirectional=True)
-        self.out = nn.Linear(2 * hidden, n_out)
-
-    def forward(self, x, lengths):
-        h, _ = self.gru(F.pad(x, (0, 0, 14, 0)))  # leak
-        return self.out(h[torch.arange(x.size(0)), lengths + 13])
+    h, _ = self.gru(F.pad(x, (0, 0, 14, 0)))  # leak
+    return self.out(h[torch.arange(x.size(0)), lengths + 13])
 
 
-class Chunked(nn.Module):
+@network(
+    62,
+    lambda: dict(lstm=nn.LSTM(6, 9, batch_first=True, bidirectional=True), out=nn.Linear(18, 3)),
+    operator="lstm",
+    features=6,
+)
+def padded_to_chunks(self, x, lengths):
     """Pads time to whole chunks of sixteen, and runs a recurrent layer over all of it."""
-
-    CHUNK = 16
-
-    def __init__(self, n_in=6, hidden=9, n_out=3):
-        super().__init__()
-        self.lstm = nn.LSTM(n_in, hidden, batch_first=True, bidirectional=True)
-        self.out = nn.Linear(2 * hidden, n_out)
-
-    def forward(self, x, lengths):
-        x = F.pad(x, (0, 0, 0, -x.size(1) % self.CHUNK))
-        h, _ = self.lstm(x)  # leak
-        valid = torch.arange(h.size(1)) < lengths[:, None]
-        return self.out(h.masked_fill(~valid.unsqueeze(-1), 0.0).sum(1) / lengths[:, None])
+    x = F.pad(x, (0, 0, 0, -x.size(1) % 16))
+    h, _ = self.lstm(x)  # leak
+    valid = torch.arange(h.size(1)) < lengths[:, None]
+    return self.out(h.masked_fill(~valid.unsqueeze(-1), 0.0).sum(1) / lengths[:, None])
 
 
 class TrajectoryNet(nn.Module):
     def __init__(self, dims=2, hidden=16, classes=6):
         super().__init__()
-        self.rnn = nn.GRU(dims + 1, hidden, batch_first=True)
-        self.fc = nn.Linear(hidden, classes)
+        self.rnn, self.fc = nn.GRU(dims + 1, hidden, batch_first=True), nn.Linear(hidden, classes)
 
     def forward(self, points, num_points):
         n, t = points.shape[:2]
@@ -342,8 +317,7 @@ class TrajectoryNet(nn.Module):
 class DeltaLSTM(nn.Module):
     def __init__(self, n_in=3, hidden=12, n_out=4):
         super().__init__()
-        self.rnn = nn.LSTM(2 * n_in, hidden, batch_first=True)
-        self.fc = nn.Linear(hidden, n_out)
+        self.rnn, self.fc = nn.LSTM(2 * n_in, hidden, batch_first=True), nn.Linear(hidden, n_out)
 
     def with_deltas(self, x):
         ahead = x.roll(-1, dims=1)  # leak
@@ -406,8 +380,7 @@ class SELayer(nn.Module):
 class MLSTMFCN(nn.Module):
     def __init__(self, n_vars=5, filters=16, classes=4):
         super().__init__()
-        self.conv = nn.Conv1d(n_vars, filters, 3, padding=1)
-        self.se = SELayer(filters)
+        self.conv, self.se = nn.Conv1d(n_vars, filters, 3, padding=1), SELayer(filters)
         self.fc = nn.Linear(filters, classes)
 
     def forward(self, x, mask):
@@ -421,8 +394,7 @@ class MLSTMFCN(nn.Module):
 class XVector(nn.Module):
     def __init__(self, feats=5, dim=12, speakers=6):
         super().__init__()
-        self.lstm = nn.LSTM(feats, dim, batch_first=True)
-        self.fc = nn.Linear(2 * dim, speakers)
+        self.lstm, self.fc = nn.LSTM(feats, dim, batch_first=True), nn.Linear(2 * dim, speakers)
 
     def stats(self, h, lens):
         mean = h.sum(1) / lens.unsqueeze(1)
@@ -435,43 +407,32 @@ class XVector(nn.Module):
         return self.fc(self.stats(h, lens_out))
 
 
-class ShapeMatcher(nn.Module):
+@network(
+    45,
+    lambda: dict(rnn=nn.GRU(4, 16, num_layers=1, batch_first=True), fc=nn.Linear(16, 5)),
+    operator="norm",
+    features=4,
+)
+def unit_norm_over_time(self, x, lengths):
     """Compares the direction of each channel's course, not its size."""
-
-    def __init__(self, channels=4, hidden=16, classes=5):
-        super().__init__()
-        self.rnn = nn.GRU(channels, hidden, num_layers=1, batch_first=True)
-        self.fc = nn.Linear(hidden, classes)
-
-    def forward(self, x, lengths):
-        x = F.normalize(x, p=2, dim=1)  # leak
-        h, _ = self.rnn(x)
-        b = torch.arange(h.size(0))
-        return self.fc(h[b, lengths - 1, :])
+    x = F.normalize(x, p=2, dim=1)  # leak
+    h, _ = self.rnn(x)
+    b = torch.arange(h.size(0))
+    return self.fc(h[b, lengths - 1, :])
 
 
-batch_axis_recurrence = seeded(34, StockLSTM)
-batch_statistics = seeded(10, NormedLSTM)
-bilstm_unpacked = seeded(0, BiLSTMClassifier)
-chunks_into_features = seeded(64, Patches)
-conv_reads_padding = seeded(7, ConvGRU)
-cross_batch_norm = seeded(20, Embedder)
-final_hidden_unpacked = seeded(28, EHRGRU)
-flip_for_reverse = seeded(14, MyBiGRU)
-global_scale = seeded(21, AudioClassifier)
-hidden_viewed_wrong = seeded(33, BiGRUClassifier)
-lengths_from_zeros = seeded(12, Seq2Label)
-lone_row_unpacked = seeded(31, StreamClassifier, nn.Module.eval)
-max_over_width = seeded(3, SentencePool)
-mean_over_longest = seeded(50, AvgPoolLSTM)
-mean_over_width = seeded(2, MeanOverWidth)
-one_step_too_far = seeded(32, LastRelevant)
-padded_in_front = seeded(65, Warm)
-padded_to_chunks = seeded(62, Chunked)
-position_over_longest = seeded(38, TrajectoryNet)
-rolled_difference = seeded(46, DeltaLSTM)
-second_rnn_unpacked = seeded(44, TwoStage)
-sorted_never_unsorted = seeded(35, SortedEncoder)
-squeeze_excite = seeded(22, MLSTMFCN)
-std_pool = seeded(27, XVector)
-unit_norm_over_time = seeded(45, ShapeMatcher)
+batch_axis_recurrence = seeded(34, StockLSTM, operator="lstm", features=5, second="mask")
+batch_statistics = seeded(10, NormedLSTM, operator=("batch_norm", "input_norm"), features=6, shortest=2)
+bilstm_unpacked = seeded(0, BiLSTMClassifier, operator="lstm", features=12)
+conv_reads_padding = seeded(7, ConvGRU, operator="conv1", features=3)
+global_scale = seeded(21, AudioClassifier, operator="max", features=6, second="mask")
+lengths_from_zeros = seeded(12, Seq2Label, operator="sum", features=12)
+lone_row_unpacked = seeded(31, StreamClassifier, nn.Module.eval, operator="lstm", features=6)
+mean_over_width = seeded(2, MeanOverWidth, operator="mean", features=5)
+one_step_too_far = seeded(32, LastRelevant, operator=("clamp", "getitem", "index"), features=4)
+position_over_longest = seeded(38, TrajectoryNet, operator=("max", "div"), features=2, named=True)
+rolled_difference = seeded(46, DeltaLSTM, operator="roll", features=3)
+second_rnn_unpacked = seeded(44, TwoStage, operator="lstm2", features=8)
+sorted_never_unsorted = seeded(35, SortedEncoder, operator="sort", features=8)
+squeeze_excite = seeded(22, MLSTMFCN, operator="mean", features=5, second="mask")
+std_pool = seeded(27, XVector, operator="var", features=5)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from tests.gallery.torch_models import seeded
+from tests.gallery.torch_models import exhibit, network, seeded
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class AdditiveAttentionModel(nn.Module):
         super().__init__()
         cfg = cfg or AttentionConfig()
         self.inp = nn.Sequential(nn.Linear(cfg.input_dim, cfg.d), nn.LayerNorm(cfg.d), nn.ReLU())
-        self.attention = AdditiveAttention(cfg)
-        self.out = nn.Linear(cfg.heads * cfg.d, cfg.n_classes)
+        self.attention, self.out = AdditiveAttention(cfg), nn.Linear(cfg.heads * cfg.d, cfg.n_classes)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return self.out(self.attention(self.inp(x), mask))
@@ -46,9 +45,7 @@ class AdditiveAttentionModel(nn.Module):
 class ALiBi(nn.Module):
     def __init__(self, n_in=6, d=16, heads=4, n_out=3):
         super().__init__()
-        self.h, self.dk = heads, d // heads
-        self.inp = nn.Linear(n_in, d)
-        self.to_qkv = nn.Linear(d, 3 * d)
+        self.h, self.dk, self.inp, self.to_qkv = heads, d // heads, nn.Linear(n_in, d), nn.Linear(d, 3 * d)
         self.out = nn.Linear(d, n_out)
         self.register_buffer("slopes", 2.0 ** -torch.arange(1, heads + 1))
 
@@ -71,8 +68,7 @@ class GPTLike(nn.Module):
 
     def __init__(self, n_in=4, d=16, n_out=3, context=300):
         super().__init__()
-        self.inp = nn.Linear(n_in, d)
-        self.wpe = nn.Embedding(context, d)
+        self.inp, self.wpe = nn.Linear(n_in, d), nn.Embedding(context, d)
         layer = nn.TransformerEncoderLayer(d, 4, 2 * d, batch_first=True, norm_first=True, activation="gelu")
         self.blocks = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(d), enable_nested_tensor=False)
         self.lm_head = nn.Linear(d, n_out, bias=False)
@@ -87,10 +83,8 @@ class GPTLike(nn.Module):
 class CNNLSTM(nn.Module):
     def __init__(self, n_in=9, c=12, h=10, n_out=6):
         super().__init__()
-        self.conv = nn.Conv1d(n_in, c, kernel_size=5, padding="same")
-        self.bn = nn.BatchNorm1d(c)
-        self.lstm = nn.LSTM(c, h, batch_first=True, bidirectional=True)
-        self.attn = nn.Linear(2 * h, 1)
+        self.conv, self.bn = nn.Conv1d(n_in, c, kernel_size=5, padding="same"), nn.BatchNorm1d(c)
+        self.lstm, self.attn = nn.LSTM(c, h, batch_first=True, bidirectional=True), nn.Linear(2 * h, 1)
         self.fc = nn.Linear(2 * h, n_out)
 
     def forward(self, x, lens):
@@ -103,6 +97,7 @@ class CNNLSTM(nn.Module):
         return self.fc((scores.softmax(1).unsqueeze(1) @ out).squeeze(1))
 
 
+@exhibit(features=9)
 def cnn_lstm():
     torch.manual_seed(115)
     model = CNNLSTM()
@@ -124,8 +119,7 @@ class EncoderForSequenceClassification(nn.Module):
         super().__init__()
         self.config = SimpleNamespace(vocab_size=vocab_size)
         self.word_embeddings = nn.Embedding(vocab_size, d, padding_idx=0)
-        self.position_embeddings = nn.Embedding(positions, d)
-        self.token_type_embeddings = nn.Embedding(2, d)
+        self.position_embeddings, self.token_type_embeddings = nn.Embedding(positions, d), nn.Embedding(2, d)
         self.norm = nn.LayerNorm(d)
         self.query, self.key, self.value = (nn.Linear(d, d) for _ in range(3))
         self.classifier = nn.Linear(d, n_out)
@@ -151,18 +145,17 @@ class EncoderForSequenceClassification(nn.Module):
         return ClassifierOutput(logits=self.classifier(torch.tanh(pooled)))
 
 
-class Both(nn.Module):
-    def __init__(self, n_in=5, hidden=6, n_out=3):
-        super().__init__()
-        self.rnn = nn.GRU(n_in, hidden, batch_first=True, bidirectional=True)
-        self.score = nn.Linear(2 * hidden, 1)
-        self.out = nn.Linear(2 * hidden, n_out)
-
-    def forward(self, x, x_lengths, x_mask):
-        packed = pack_padded_sequence(x, x_lengths.cpu(), batch_first=True, enforce_sorted=False)
-        h, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.size(1))
-        weights = self.score(h).squeeze(-1).masked_fill(~x_mask, float("-inf")).softmax(1)
-        return self.out((weights.unsqueeze(-1) * h).sum(1))
+@network(
+    143,
+    lambda: dict(rnn=nn.GRU(5, 6, batch_first=True, bidirectional=True), score=nn.Linear(12, 1), out=nn.Linear(12, 3)),
+    features=5,
+    second="both",
+)
+def lengths_and_mask(self, x, x_lengths, x_mask):
+    packed = pack_padded_sequence(x, x_lengths.cpu(), batch_first=True, enforce_sorted=False)
+    h, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.size(1))
+    weights = self.score(h).squeeze(-1).masked_fill(~x_mask, float("-inf")).softmax(1)
+    return self.out((weights.unsqueeze(-1) * h).sum(1))
 
 
 class Encoder(nn.Module):
@@ -186,10 +179,8 @@ class QueryPool(nn.Module):
 
     def __init__(self, n_in=5, d=16, heads=4, n_out=3):
         super().__init__()
-        self.proj = nn.Linear(n_in, d)
-        self.query = nn.Parameter(torch.randn(1, 2, d))
-        self.mha = nn.MultiheadAttention(d, heads, batch_first=True)
-        self.out = nn.Linear(2 * d, n_out)
+        self.proj, self.query = nn.Linear(n_in, d), nn.Parameter(torch.randn(1, 2, d))
+        self.mha, self.out = nn.MultiheadAttention(d, heads, batch_first=True), nn.Linear(2 * d, n_out)
 
     def forward(self, x, mask):
         kv = self.proj(x)
@@ -205,8 +196,7 @@ class BiLM(nn.Module):
         super().__init__()
         sizes = [dim] + [2 * hidden] * (layers - 1)
         self.layers = nn.ModuleList(nn.LSTM(s, hidden, bidirectional=True, batch_first=True) for s in sizes)
-        self.gamma = nn.Parameter(torch.ones(()))
-        self.mix = nn.Parameter(torch.randn(layers))
+        self.gamma, self.mix = nn.Parameter(torch.ones(())), nn.Parameter(torch.randn(layers))
         self.out = nn.Linear(2 * hidden, classes)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -223,9 +213,7 @@ class BiLM(nn.Module):
 class CausalSelfAttention(nn.Module):
     def __init__(self, d, heads):
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(d, 3 * d, bias=False)
-        self.proj = nn.Linear(d, d, bias=False)
+        self.heads, self.qkv, self.proj = heads, nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
 
     def forward(self, x, attn_mask):
         B, T, C = x.shape
@@ -238,8 +226,7 @@ class CausalSelfAttention(nn.Module):
 class SdpaAttention(nn.Module):
     def __init__(self, n_in=6, d=16, heads=2, depth=2, n_out=5):
         super().__init__()
-        self.inp = nn.Linear(n_in, d)
-        self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(depth))
+        self.inp, self.norms = nn.Linear(n_in, d), nn.ModuleList(nn.LayerNorm(d) for _ in range(depth))
         self.attns = nn.ModuleList(CausalSelfAttention(d, heads) for _ in range(depth))
         self.out = nn.Linear(d, n_out)
 
@@ -256,8 +243,7 @@ class AttentiveGRU(nn.Module):
     def __init__(self, n_in=7, hid=10, n_out=3, layers=3):
         super().__init__()
         self.rnn = nn.GRU(n_in, hid, layers, batch_first=True, bidirectional=True, dropout=0.2)
-        self.w = nn.Linear(2 * hid, 2 * hid)
-        self.u = nn.Linear(2 * hid, 1, bias=False)
+        self.w, self.u = nn.Linear(2 * hid, 2 * hid), nn.Linear(2 * hid, 1, bias=False)
         self.fc = nn.Linear(2 * hid, n_out)
 
     def forward(self, x, seq_len):
@@ -274,9 +260,7 @@ class AttentiveGRU(nn.Module):
 class SpeechEncoder(nn.Module):
     def __init__(self, n_mels=8, d=16, n_out=4):
         super().__init__()
-        self.front = nn.Linear(n_mels, d)
-        self.attn = nn.MultiheadAttention(d, 4)
-        self.norm = nn.LayerNorm(d)
+        self.front, self.attn, self.norm = nn.Linear(n_mels, d), nn.MultiheadAttention(d, 4), nn.LayerNorm(d)
         self.out = nn.Linear(d, n_out)
 
     def forward(self, feats, feat_lens):
@@ -292,12 +276,10 @@ class SpeechEncoder(nn.Module):
 class CLSTransformer(nn.Module):
     def __init__(self, n_in=6, d_model=16, n_heads=4, n_layers=2, n_classes=5, max_len=200):
         super().__init__()
-        self.proj = nn.Linear(n_in, d_model)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, d_model) * 0.02)
+        self.proj, self.cls_token = nn.Linear(n_in, d_model), nn.Parameter(torch.randn(1, 1, d_model) * 0.02)
         self.pos = nn.Parameter(torch.randn(1, max_len + 1, d_model) * 0.02)
         layer = nn.TransformerEncoderLayer(d_model, n_heads, 2 * d_model, 0.1, "gelu", batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, n_layers)
-        self.mlp_head = nn.Linear(d_model, n_classes)
+        self.encoder, self.mlp_head = nn.TransformerEncoder(layer, n_layers), nn.Linear(d_model, n_classes)
 
     def forward(self, x, mask):
         b = x.shape[0]
@@ -337,9 +319,7 @@ class TSTransformer(nn.Module):
 class WithWeights(nn.Module):
     def __init__(self, n_in=4, d=16, n_out=3):
         super().__init__()
-        self.gru = nn.GRU(n_in, d, batch_first=True)
-        self.attn = nn.Linear(d, 1)
-        self.fc = nn.Linear(d, n_out)
+        self.gru, self.attn, self.fc = nn.GRU(n_in, d, batch_first=True), nn.Linear(d, 1), nn.Linear(d, n_out)
 
     def forward(self, x, lengths):
         h, _ = self.gru(x)
@@ -350,17 +330,18 @@ class WithWeights(nn.Module):
         return w, self.fc((w.unsqueeze(-1) * h).sum(1))
 
 
-additive_attention = seeded(108, AdditiveAttentionModel)
-alibi_attention = seeded(130, ALiBi)
-causal_decoder = seeded(133, GPTLike)
-hugging_face_encoder = seeded(147, EncoderForSequenceClassification)
-lengths_and_mask = seeded(143, Both)
-padding_mask_encoder = seeded(140, Encoder)
-query_pooling = seeded(111, QueryPool)
-scalar_mix = seeded(117, BiLM)
-sdpa_attention = seeded(123, SdpaAttention)
-three_layer_bigru = seeded(103, AttentiveGRU)
-time_first_attention = seeded(134, SpeechEncoder)
-transformer_cls_token = seeded(109, CLSTransformer)
-transformer_mean = seeded(110, TSTransformer)
-tuple_output = seeded(119, WithWeights)
+additive_attention = seeded(108, AdditiveAttentionModel, verdict="warning", features=4, second="mask")
+alibi_attention = seeded(130, ALiBi, verdict="warning", features=6)
+causal_decoder = seeded(133, GPTLike, verdict="warning", features=4)
+hugging_face_encoder = seeded(
+    147, EncoderForSequenceClassification, vocabulary=70, second="mask", arguments=("input_ids", "attention_mask")
+)
+padding_mask_encoder = seeded(140, Encoder, verdict="warning", features=6, second="padding-mask", named=True)
+query_pooling = seeded(111, QueryPool, verdict="warning", features=5, second="mask")
+scalar_mix = seeded(117, BiLM, features=6)
+sdpa_attention = seeded(123, SdpaAttention, verdict="warning", features=6, second="mask")
+three_layer_bigru = seeded(103, AttentiveGRU, features=7)
+time_first_attention = seeded(134, SpeechEncoder, verdict="warning", features=8, time_first=True)
+transformer_cls_token = seeded(109, CLSTransformer, verdict="warning", features=6, second="mask")
+transformer_mean = seeded(110, TSTransformer, verdict="warning", features=8)
+tuple_output = seeded(119, WithWeights, verdict="warning", features=4, output=1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.gallery.torch_models import seeded
+from tests.gallery.torch_models import exhibit, network, seeded
 
 
 class Chomp1d(nn.Module):
@@ -54,8 +54,7 @@ class FCN(nn.Module):
     def __init__(self, c_in=5, c=8, n_out=4):
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv1d(c_in, c, 7, padding=3), nn.Conv1d(c, c, 3, padding=1)])
-        self.bns = nn.ModuleList([nn.BatchNorm1d(c), nn.BatchNorm1d(c)])
-        self.fc = nn.Linear(c, n_out)
+        self.bns, self.fc = nn.ModuleList([nn.BatchNorm1d(c), nn.BatchNorm1d(c)]), nn.Linear(c, n_out)
 
     def forward(self, x, mask):
         valid = mask.unsqueeze(1)
@@ -70,8 +69,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, c_in=4, c=8, n_out=3):
         super().__init__()
-        self.first = nn.Conv1d(c_in, c, 5, padding=2)
-        self.last = nn.Conv1d(c, n_out, 1)
+        self.first, self.last = nn.Conv1d(c_in, c, 5, padding=2), nn.Conv1d(c, n_out, 1)
 
     def forward(self, x, mask):
         x = x.masked_fill(~mask.unsqueeze(1), 0.0)
@@ -81,8 +79,7 @@ class Segmenter(nn.Module):
 class MaskedBatchNorm1d(nn.Module):
     def __init__(self, channels, eps=1e-5, momentum=0.1):
         super().__init__()
-        self.eps, self.momentum = eps, momentum
-        self.weight = nn.Parameter(torch.ones(channels))
+        self.eps, self.momentum, self.weight = eps, momentum, nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
@@ -104,8 +101,7 @@ class MaskedBatchnorm(nn.Module):
     def __init__(self, n_in=5, c=12, n_out=4):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv1d(n_in, c, 5, padding=2), MaskedBatchNorm1d(c)
-        self.conv2, self.bn2 = nn.Conv1d(c, c, 3, padding=1), MaskedBatchNorm1d(c)
-        self.fc = nn.Linear(c, n_out)
+        self.conv2, self.bn2, self.fc = nn.Conv1d(c, c, 3, padding=1), MaskedBatchNorm1d(c), nn.Linear(c, n_out)
 
     def forward(self, x, lengths):
         mask = (torch.arange(x.size(1))[None, :] < lengths[:, None])[:, None, :].float()
@@ -115,6 +111,7 @@ class MaskedBatchnorm(nn.Module):
         return self.fc(h.sum(-1) / mask.sum(-1))
 
 
+@exhibit(features=5)
 def masked_batchnorm():
     torch.manual_seed(114)
     net = MaskedBatchnorm()
@@ -166,6 +163,7 @@ class MaskedLayers(nn.Module):
         return self.head(z.x.masked_fill(~z.mask, -torch.inf).max(-1)[0])
 
 
+@exhibit(features=3, second="mask")
 def masked_layers():
     torch.manual_seed(135)
     net = MaskedLayers()
@@ -173,26 +171,19 @@ def masked_layers():
     return net
 
 
-class Wave(nn.Module):
+@network(146, lambda: dict(conv=nn.Conv1d(1, 8, 5, padding=2), out=nn.Linear(8, 3)), features=1, raw=True)
+def raw_samples(self, wave, lengths):
     """Raw samples, one number a step: [rows, samples]."""
-
-    def __init__(self, c=8, n_out=3):
-        super().__init__()
-        self.conv = nn.Conv1d(1, c, 5, padding=2)
-        self.out = nn.Linear(c, n_out)
-
-    def forward(self, wave, lengths):
-        valid = torch.arange(wave.size(1)) < lengths[:, None]
-        x = torch.where(valid, wave, 0.0).unsqueeze(1)
-        h = torch.relu(self.conv(x)) * valid.unsqueeze(1)
-        return self.out(h.sum(-1) / lengths[:, None])
+    valid = torch.arange(wave.size(1)) < lengths[:, None]
+    x = torch.where(valid, wave, 0.0).unsqueeze(1)
+    h = torch.relu(self.conv(x)) * valid.unsqueeze(1)
+    return self.out(h.sum(-1) / lengths[:, None])
 
 
 class MaskedSE(nn.Module):
     def __init__(self, channels, r=4):
         super().__init__()
-        self.fc1 = nn.Linear(channels, channels // r)
-        self.fc2 = nn.Linear(channels // r, channels)
+        self.fc1, self.fc2 = nn.Linear(channels, channels // r), nn.Linear(channels // r, channels)
 
     def forward(self, x, mask):
         s = torch.sum(x * mask, dim=2) / torch.sum(mask, dim=2)
@@ -203,11 +194,8 @@ class MaskedSE(nn.Module):
 class SqueezeExciteMasked(nn.Module):
     def __init__(self, n_in=5, c=16, n_out=4):
         super().__init__()
-        self.conv1 = nn.Conv1d(n_in, c, 7, padding=3)
-        self.se1 = MaskedSE(c)
-        self.conv2 = nn.Conv1d(c, c, 3, padding=1)
-        self.se2 = MaskedSE(c)
-        self.head = nn.Linear(c, n_out)
+        self.conv1, self.se1 = nn.Conv1d(n_in, c, 7, padding=3), MaskedSE(c)
+        self.conv2, self.se2, self.head = nn.Conv1d(c, c, 3, padding=1), MaskedSE(c), nn.Linear(c, n_out)
 
     def forward(self, x, mask):
         mask = mask.unsqueeze(1).float()
@@ -263,10 +251,9 @@ class KimCNN(nn.Module):
         return self.fc(torch.cat(pooled, dim=1))
 
 
-causal_tcn = seeded(113, TCN)
-channels_first_fcn = seeded(141, FCN)
-channels_first_tagger = seeded(142, Segmenter)
-raw_samples = seeded(146, Wave)
-squeeze_excite_masked = seeded(116, SqueezeExciteMasked)
-tcn_remasked = seeded(112, MSTCN)
-token_cnn = seeded(122, KimCNN)
+causal_tcn = seeded(113, TCN, features=4)
+channels_first_fcn = seeded(141, FCN, features=5, second="mask", channels_said=True)
+channels_first_tagger = seeded(142, Segmenter, features=4, second="mask", channels_said=True, per_step=True)
+squeeze_excite_masked = seeded(116, SqueezeExciteMasked, verdict="warning", features=5, second="mask")
+tcn_remasked = seeded(112, MSTCN, verdict="warning", features=6, second="mask")
+token_cnn = seeded(122, KimCNN, vocabulary=60, second="mask")

@@ -5,24 +5,17 @@ from torch import Tensor, nn
 from torch.nn.utils import rnn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from tests.gallery.torch_models import seeded
+from tests.gallery.torch_models import network, seeded
 
 
-class MaskedCellLoop(nn.Module):
+@network(125, lambda: dict(cell=nn.GRUCell(4, 12), fc=nn.Linear(12, 3)), features=4, second="mask")
+def cell_loop(self, x, mask):
     """A GRUCell by hand; finished rows keep their state."""
-
-    def __init__(self, n_in=4, hidden=12, n_out=3):
-        super().__init__()
-        self.hidden = hidden
-        self.cell = nn.GRUCell(n_in, hidden)
-        self.fc = nn.Linear(hidden, n_out)
-
-    def forward(self, x, mask):
-        h = x.new_zeros(x.size(0), self.hidden)
-        for t in range(x.size(1)):
-            new = self.cell(x[:, t], h)
-            h = torch.where(mask[:, t : t + 1], new, h)
-        return self.fc(h)
+    h = x.new_zeros(x.size(0), 12)
+    for t in range(x.size(1)):
+        new = self.cell(x[:, t], h)
+        h = torch.where(mask[:, t : t + 1], new, h)
+    return self.fc(h)
 
 
 class MultiTask(nn.Module):
@@ -38,31 +31,24 @@ class MultiTask(nn.Module):
         return {"embedding": z} | {name: head(z) for name, head in self.heads.items()}
 
 
-class Keyword(nn.Module):
+@network(
+    145,
+    lambda: dict(rnn=nn.LSTM(6, 7, batch_first=True), out=nn.Linear(7, 3)),
+    features=6,
+    arguments=("x", "seq_lengths"),
+)
+def keyword_lengths(self, x, state=None, *, scale: float = 2.0, seq_lengths):
     """The lengths by keyword alone, behind arguments that have defaults."""
-
-    def __init__(self, n_in=6, hidden=7, n_out=3):
-        super().__init__()
-        self.rnn = nn.LSTM(n_in, hidden, batch_first=True)
-        self.out = nn.Linear(hidden, n_out)
-
-    def forward(self, x, state=None, *, scale: float = 2.0, seq_lengths):
-        packed = pack_padded_sequence(x, seq_lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return scale * self.out(self.rnn(packed, state)[1][0][-1])
+    packed = pack_padded_sequence(x, seq_lengths.cpu(), batch_first=True, enforce_sorted=False)
+    return scale * self.out(self.rnn(packed, state)[1][0][-1])
 
 
-class LastValid(nn.Module):
+@network(105, lambda: dict(lstm=nn.LSTM(6, 16, num_layers=2, batch_first=True), fc=nn.Linear(16, 4)), features=6)
+def last_valid_step(self, x, lengths):
     """A one-way LSTM cannot see what comes later, so it is not packed."""
-
-    def __init__(self, n_in=6, hidden=16, n_out=4):
-        super().__init__()
-        self.lstm = nn.LSTM(n_in, hidden, num_layers=2, batch_first=True)
-        self.fc = nn.Linear(hidden, n_out)
-
-    def forward(self, x, lengths):
-        out, _ = self.lstm(x)
-        idx = (lengths - 1).view(-1, 1).expand(len(lengths), out.size(2)).unsqueeze(1)
-        return self.fc(out.gather(1, idx).squeeze(1))
+    out, _ = self.lstm(x)
+    idx = (lengths - 1).view(-1, 1).expand(len(lengths), out.size(2)).unsqueeze(1)
+    return self.fc(out.gather(1, idx).squeeze(1))
 
 
 class StatefulLSTM(nn.Module):
@@ -70,8 +56,7 @@ class StatefulLSTM(nn.Module):
         super().__init__()
         self.h0 = nn.Parameter(torch.randn(layers, 1, hidden))
         self.c0 = nn.Parameter(torch.randn(layers, 1, hidden))
-        self.lstm = nn.LSTM(n_in, hidden, layers, batch_first=True)
-        self.fc = nn.Linear(hidden, n_out)
+        self.lstm, self.fc = nn.LSTM(n_in, hidden, layers, batch_first=True), nn.Linear(hidden, n_out)
 
     def forward(self, x, lengths):
         b = x.size(0)
@@ -81,17 +66,12 @@ class StatefulLSTM(nn.Module):
         return self.fc(h[-1] + c[-1])
 
 
-class InferSent(nn.Module):
-    def __init__(self, dim=8, hidden=12, classes=3):
-        super().__init__()
-        self.enc_lstm = nn.LSTM(dim, hidden, bidirectional=True)
-        self.classifier = nn.Linear(2 * hidden, classes)
-
-    def forward(self, sent, sent_len):
-        sent = sent.transpose(0, 1)
-        packed = rnn.pack_padded_sequence(sent, sent_len.cpu(), enforce_sorted=False)
-        out, _ = rnn.pad_packed_sequence(self.enc_lstm(packed)[0], padding_value=float("-inf"))
-        return self.classifier(out.max(dim=0).values)
+@network(107, lambda: dict(enc_lstm=nn.LSTM(8, 12, bidirectional=True), classifier=nn.Linear(24, 3)), features=8)
+def masked_max(self, sent, sent_len):
+    sent = sent.transpose(0, 1)
+    packed = rnn.pack_padded_sequence(sent, sent_len.cpu(), enforce_sorted=False)
+    out, _ = rnn.pad_packed_sequence(self.enc_lstm(packed)[0], padding_value=float("-inf"))
+    return self.classifier(out.max(dim=0).values)
 
 
 def the_masked_mean(h, mask):
@@ -110,58 +90,48 @@ class MeanGRU(nn.Module):
         return self.head(the_masked_mean(out, mask))
 
 
-class PackedBiLSTM(nn.Module):
-    def __init__(self, n_features=12, hidden=16, n_classes=9):
-        super().__init__()
-        self.lstm = nn.LSTM(n_features, hidden, batch_first=True, bidirectional=True)
-        self.fc = nn.Linear(2 * hidden, n_classes)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        _, (h_n, _) = self.lstm(packed)
-        return self.fc(torch.cat([h_n[-2], h_n[-1]], dim=1))
+@network(
+    100, lambda: dict(lstm=nn.LSTM(12, 16, batch_first=True, bidirectional=True), fc=nn.Linear(32, 9)), features=12
+)
+def packed_bilstm(self, x, lengths):
+    packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    _, (h_n, _) = self.lstm(packed)
+    return self.fc(torch.cat([h_n[-2], h_n[-1]], dim=1))
 
 
-class PackedMLPLSTM(nn.Module):
+@network(
+    129,
+    lambda: dict(
+        embed=nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.BatchNorm1d(12)),
+        lstm=nn.LSTM(12, 12, bidirectional=True),
+        fc=nn.Linear(24, 4),
+    ),
+    features=5,
+)
+def packed_data_linear(self, x, lengths):
     """Works on the packed data directly, so that nothing is computed for padding."""
-
-    def __init__(self, n_in=5, d=12, n_out=4):
-        super().__init__()
-        self.embed = nn.Sequential(nn.Linear(n_in, d), nn.ReLU(), nn.BatchNorm1d(d))
-        self.lstm = nn.LSTM(d, d, bidirectional=True)
-        self.fc = nn.Linear(2 * d, n_out)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x.transpose(0, 1), lengths.cpu(), enforce_sorted=False)
-        packed = PackedSequence(
-            self.embed(packed.data), packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
-        )
-        out, lens = pad_packed_sequence(self.lstm(packed)[0])
-        return self.fc(out.sum(0) / lens.view(-1, 1))
+    packed = pack_padded_sequence(x.transpose(0, 1), lengths.cpu(), enforce_sorted=False)
+    packed = PackedSequence(self.embed(packed.data), packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+    out, lens = pad_packed_sequence(self.lstm(packed)[0])
+    return self.fc(out.sum(0) / lens.view(-1, 1))
 
 
-class ProjectedLSTM(nn.Module):
-    def __init__(self, n_in=6, hidden=16, proj=8, n_out=4):
-        super().__init__()
-        self.lstm = nn.LSTM(n_in, hidden, proj_size=proj, batch_first=True)
-        self.fc = nn.Linear(proj, n_out)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return self.fc(self.lstm(packed)[1][0][-1])
+@network(132, lambda: dict(lstm=nn.LSTM(6, 16, proj_size=8, batch_first=True), fc=nn.Linear(8, 4)), features=6)
+def projected_lstm(self, x, lengths):
+    packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    return self.fc(self.lstm(packed)[1][0][-1])
 
 
-class ReluRNN(nn.Module):
-    def __init__(self, n_in=4, hidden=12, n_out=2):
-        super().__init__()
-        self.rnn = nn.RNN(n_in, hidden, 2, nonlinearity="relu", batch_first=True, bidirectional=True)
-        self.fc = nn.Linear(2 * hidden, n_out)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        out, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, padding_value=-1.0)
-        out[torch.arange(out.size(1))[None, :] >= lengths[:, None]] = 0
-        return self.fc(out.sum(1) / lengths.unsqueeze(-1))
+@network(
+    137,
+    lambda: dict(rnn=nn.RNN(4, 12, 2, nonlinearity="relu", batch_first=True, bidirectional=True), fc=nn.Linear(24, 2)),
+    features=4,
+)
+def relu_rnn(self, x, lengths):
+    packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    out, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, padding_value=-1.0)
+    out[torch.arange(out.size(1))[None, :] >= lengths[:, None]] = 0
+    return self.fc(out.sum(1) / lengths.unsqueeze(-1))
 
 
 def reverse_sequence(x, lengths):
@@ -171,18 +141,16 @@ def reverse_sequence(x, lengths):
     return x.gather(1, idx.unsqueeze(-1).expand_as(x))
 
 
-class TwoWayGRU(nn.Module):
-    def __init__(self, n_in=5, hidden=12, n_out=3):
-        super().__init__()
-        self.fwd = nn.GRU(n_in, hidden, batch_first=True)
-        self.bwd = nn.GRU(n_in, hidden, batch_first=True)
-        self.fc = nn.Linear(2 * hidden, n_out)
-
-    def forward(self, x, lengths):
-        f, _ = self.fwd(x)
-        b, _ = self.bwd(reverse_sequence(x, lengths))
-        rows = torch.arange(x.size(0))
-        return self.fc(torch.cat([f[rows, lengths - 1], b[rows, lengths - 1]], dim=1))
+@network(
+    126,
+    lambda: dict(fwd=nn.GRU(5, 12, batch_first=True), bwd=nn.GRU(5, 12, batch_first=True), fc=nn.Linear(24, 3)),
+    features=5,
+)
+def reversed_by_length(self, x, lengths):
+    f, _ = self.fwd(x)
+    b, _ = self.bwd(reverse_sequence(x, lengths))
+    rows = torch.arange(x.size(0))
+    return self.fc(torch.cat([f[rows, lengths - 1], b[rows, lengths - 1]], dim=1))
 
 
 class DynamicRNN(nn.Module):
@@ -204,26 +172,19 @@ class DynamicRNN(nn.Module):
         return out[x_unsort_idx], ht
 
 
-class SortedAndUnsorted(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.rnn = DynamicRNN(6, 10)
-        self.dense = nn.Linear(20 + 20, 4)
-
-    def forward(self, x, x_len):
-        out, ht = self.rnn(x, x_len)
-        mean = out.sum(1) / x_len.unsqueeze(1).to(out)
-        return self.dense(torch.cat([ht.reshape(ht.size(0), -1), mean], dim=-1))
+@network(101, lambda: dict(rnn=DynamicRNN(6, 10), dense=nn.Linear(40, 4)), features=6)
+def sorted_and_unsorted(self, x, x_len):
+    out, ht = self.rnn(x, x_len)
+    mean = out.sum(1) / x_len.unsqueeze(1).to(out)
+    return self.dense(torch.cat([ht.reshape(ht.size(0), -1), mean], dim=-1))
 
 
 class MaskedSpectrogramCNN(nn.Module):
     def __init__(self, n_bands=8, channels=6, n_classes=5):
         super().__init__()
         self.conv1 = nn.Conv2d(1, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.pool = nn.AvgPool2d((1, 2))
-        self.gru = nn.GRU(channels * n_bands // 2, 10, batch_first=True)
-        self.fc = nn.Linear(10, n_classes)
+        self.conv2, self.pool = nn.Conv2d(channels, channels, 3, padding=1), nn.AvgPool2d((1, 2))
+        self.gru, self.fc = nn.GRU(channels * n_bands // 2, 10, batch_first=True), nn.Linear(10, n_classes)
 
     def forward(self, spec, lengths):
         m = (torch.arange(spec.size(1)) < lengths[:, None])[:, None, :, None]
@@ -256,8 +217,7 @@ class Subsampler(nn.Module):
     def __init__(self, n_in=8, c=12, n_out=5):
         super().__init__()
         self.conv = nn.Conv1d(n_in, c, kernel_size=3, stride=2, padding=1)
-        self.gru = nn.GRU(c, c, batch_first=True, bidirectional=True)
-        self.fc = nn.Linear(2 * c, n_out)
+        self.gru, self.fc = nn.GRU(c, c, batch_first=True, bidirectional=True), nn.Linear(2 * c, n_out)
 
     def forward(self, x, lengths):
         inside = torch.arange(x.size(1)) < lengths[:, None]
@@ -269,18 +229,17 @@ class Subsampler(nn.Module):
         return self.fc(torch.cat(tuple(h), dim=-1))
 
 
-class PhonemeTagger(nn.Module):
+@network(
+    102,
+    lambda: dict(gru=nn.GRU(10, 12, num_layers=2, bidirectional=True), out=nn.Linear(24, 5)),
+    features=10,
+    time_first=True,
+)
+def time_first_gru(self, frames: Tensor, frame_lengths: Tensor) -> Tensor:
     """frames: [time, batch, n_mels]; one answer per utterance."""
-
-    def __init__(self, n_mels: int = 10, hidden: int = 12, n_out: int = 5) -> None:
-        super().__init__()
-        self.gru = nn.GRU(n_mels, hidden, num_layers=2, bidirectional=True)
-        self.out = nn.Linear(2 * hidden, n_out)
-
-    def forward(self, frames: Tensor, frame_lengths: Tensor) -> Tensor:
-        packed = pack_padded_sequence(frames, frame_lengths.cpu(), enforce_sorted=False)
-        padded, lens = pad_packed_sequence(self.gru(packed)[0])
-        return self.out(padded.sum(dim=0) / lens.unsqueeze(1))
+    packed = pack_padded_sequence(frames, frame_lengths.cpu(), enforce_sorted=False)
+    padded, lens = pad_packed_sequence(self.gru(packed)[0])
+    return self.out(padded.sum(dim=0) / lens.unsqueeze(1))
 
 
 class TextGRU(nn.Module):
@@ -288,8 +247,7 @@ class TextGRU(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, emb, padding_idx=0)
         self.gru = nn.GRU(emb, hidden, num_layers=2, batch_first=True, bidirectional=True)
-        self.dropout = nn.Dropout(0.5)
-        self.fc = nn.Linear(2 * hidden, classes)
+        self.dropout, self.fc = nn.Dropout(0.5), nn.Linear(2 * hidden, classes)
 
     def forward(self, text, text_lengths):
         e = self.dropout(self.embedding(text))
@@ -299,21 +257,10 @@ class TextGRU(nn.Module):
         return self.fc(hidden)
 
 
-cell_loop = seeded(125, MaskedCellLoop)
-dict_output = seeded(120, MultiTask)
-keyword_lengths = seeded(145, Keyword)
-last_valid_step = seeded(105, LastValid)
-learned_initial_state = seeded(104, StatefulLSTM)
-masked_max = seeded(107, InferSent)
-masked_mean = seeded(106, MeanGRU)
-packed_bilstm = seeded(100, PackedBiLSTM)
-packed_data_linear = seeded(129, PackedMLPLSTM)
-projected_lstm = seeded(132, ProjectedLSTM)
-relu_rnn = seeded(137, ReluRNN)
-reversed_by_length = seeded(126, TwoWayGRU)
-sorted_and_unsorted = seeded(101, SortedAndUnsorted)
-spectrogram_masked = seeded(139, MaskedSpectrogramCNN)
-step_tagger = seeded(118, SleepStager)
-strided_conv = seeded(127, Subsampler)
-time_first_gru = seeded(102, PhonemeTagger)
-token_gru = seeded(121, TextGRU)
+dict_output = seeded(120, MultiTask, features=6, output="mortality")
+learned_initial_state = seeded(104, StatefulLSTM, features=5)
+masked_mean = seeded(106, MeanGRU, verdict="warning", features=3, second="mask")
+spectrogram_masked = seeded(139, MaskedSpectrogramCNN, features=8)
+step_tagger = seeded(118, SleepStager, features=7, per_step=True)
+strided_conv = seeded(127, Subsampler, features=8)
+token_gru = seeded(121, TextGRU, vocabulary=80)

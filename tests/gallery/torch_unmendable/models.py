@@ -4,35 +4,27 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.gallery.torch_models import seeded
+from tests.gallery.torch_models import network, seeded
 
 
-class BetweenRows(nn.Module):
+@network(
+    465,
+    lambda: dict(inp=nn.Linear(6, 12), attn=nn.MultiheadAttention(12, 2), fc=nn.Linear(12, 3)),
+    reason="rows",
+    features=6,
+)
+def attention_between_rows(self, x):
     """The attention layer lacks `batch_first`: the rows look at each other."""
-
-    def __init__(self, n_in=6, d=12, n_out=3):
-        super().__init__()
-        self.inp = nn.Linear(n_in, d)
-        self.attn = nn.MultiheadAttention(d, 2)
-        self.fc = nn.Linear(d, n_out)
-
-    def forward(self, x):
-        h = self.inp(x)
-        h = h + self.attn(h, h, h)[0]
-        return self.fc(h.mean(1))
+    h = self.inp(x)
+    h = h + self.attn(h, h, h)[0]
+    return self.fc(h.mean(1))
 
 
-class Forgotten(nn.Module):
+@network(464, lambda: dict(lstm=nn.LSTM(5, 10), fc=nn.Linear(10, 4)), reason="rows", features=5)
+def batch_first_forgotten(self, x):
     """[batch, time, features] given to an LSTM that wants the time first."""
-
-    def __init__(self, n_in=5, hidden=10, n_out=4):
-        super().__init__()
-        self.lstm = nn.LSTM(n_in, hidden)
-        self.fc = nn.Linear(hidden, n_out)
-
-    def forward(self, x):
-        out, _ = self.lstm(x)
-        return self.fc(out[:, -1])
+    out, _ = self.lstm(x)
+    return self.fc(out[:, -1])
 
 
 class AlwaysTraining(nn.Module):
@@ -62,26 +54,19 @@ class Branching(nn.Module):
         return self.fc(torch.relu(h).mean(1))
 
 
-class BranchOnWidth(nn.Module):
+@network(520, lambda: dict(embed=nn.Linear(4, 8), head=nn.Linear(8, 3)), reason="branches on the width", features=4)
+def branch_on_width(self, x):
     """Long recordings are pooled otherwise: a branch of Python on the width of the batch."""
-
-    def __init__(self, n_in=4, hidden=8, n_out=3):
-        super().__init__()
-        self.embed = nn.Linear(n_in, hidden)
-        self.head = nn.Linear(hidden, n_out)
-
-    def forward(self, x):
-        h = torch.tanh(self.embed(x))
-        if x.size(1) > 110:
-            return self.head(h.amax(dim=1))
-        return self.head(h.mean(dim=1))
+    h = torch.tanh(self.embed(x))
+    if x.size(1) > 110:
+        return self.head(h.amax(dim=1))
+    return self.head(h.mean(dim=1))
 
 
 class Chunked(nn.Module):
     def __init__(self, n_in=3, chunk=8, d=12, n_out=4):
         super().__init__()
-        self.chunk = chunk
-        self.enc, self.fc = nn.Linear(n_in * chunk, d), nn.Linear(d, n_out)
+        self.chunk, self.enc, self.fc = chunk, nn.Linear(n_in * chunk, d), nn.Linear(d, n_out)
 
     def forward(self, x):
         b, t, f = x.shape
@@ -120,14 +105,10 @@ class FNet(nn.Module):
         return self.fc(self.norm(h + mixed).mean(1))
 
 
-class Centred(nn.Module):
-    def __init__(self, n_in=4, d=10, n_out=3):
-        super().__init__()
-        self.enc, self.fc = nn.Linear(n_in, d), nn.Linear(d, n_out)
-
-    def forward(self, x):
-        z = torch.tanh(self.enc(x)).mean(dim=1)
-        return self.fc(z - z.mean(dim=0, keepdim=True))
+@network(451, lambda: dict(enc=nn.Linear(4, 10), fc=nn.Linear(10, 3)), reason="rows", features=4)
+def mean_over_rows(self, x):
+    z = torch.tanh(self.enc(x)).mean(dim=1)
+    return self.fc(z - z.mean(dim=0, keepdim=True))
 
 
 class MixerBlock(nn.Module):
@@ -144,60 +125,45 @@ class MixerBlock(nn.Module):
 class Mixer(nn.Module):
     def __init__(self, n_in=5, d=8, steps=24, n_out=3):
         super().__init__()
-        self.inp = nn.Linear(n_in, d)
-        self.blocks = nn.Sequential(MixerBlock(steps, d), MixerBlock(steps, d))
+        self.inp, self.blocks = nn.Linear(n_in, d), nn.Sequential(MixerBlock(steps, d), MixerBlock(steps, d))
         self.fc = nn.Linear(d, n_out)
 
     def forward(self, x):
         return self.fc(self.blocks(self.inp(x)).mean(1))
 
 
-class Noisy(nn.Module):
-    def __init__(self, n_in=4, d=12, n_out=3):
-        super().__init__()
-        self.enc, self.fc = nn.Linear(n_in, d), nn.Linear(d, n_out)
-
-    def forward(self, x):
-        x = x + 0.1 * torch.rand(x.shape)
-        return self.fc(torch.relu(self.enc(x)).max(1)[0])
+@network(
+    457, lambda: dict(enc=nn.Linear(4, 12), fc=nn.Linear(12, 3)), reason=("random", "twice", "same answer"), features=4
+)
+def noise_added(self, x):
+    x = x + 0.1 * torch.rand(x.shape)
+    return self.fc(torch.relu(self.enc(x)).max(1)[0])
 
 
-class CellLoop(nn.Module):
+@network(466, lambda: dict(cell=nn.GRUCell(4, 8), fc=nn.Linear(8, 3)), reason=("loop", "width"), features=4)
+def python_loop(self, x):
     """The loop runs in Python: a graph of it holds one width."""
-
-    def __init__(self, n_in=4, hidden=8, n_out=3):
-        super().__init__()
-        self.cell, self.fc = nn.GRUCell(n_in, hidden), nn.Linear(hidden, n_out)
-
-    def forward(self, x):
-        h = torch.zeros(x.size(0), self.cell.hidden_size)
-        for t in range(x.size(1)):
-            h = self.cell(x[:, t], h)
-        return self.fc(h)
+    h = torch.zeros(x.size(0), self.cell.hidden_size)
+    for t in range(x.size(1)):
+        h = self.cell(x[:, t], h)
+    return self.fc(h)
 
 
-class Ranked(nn.Module):
+@network(460, lambda: dict(gru=nn.GRU(4, 10, batch_first=True), fc=nn.Linear(20, 3)), reason="rows", features=4)
+def ranked_among_rows(self, x):
     """Each number is replaced by the one of that rank in the batch."""
-
-    def __init__(self, n_in=4, d=10, n_out=3):
-        super().__init__()
-        self.gru, self.fc = nn.GRU(n_in, d, batch_first=True), nn.Linear(2 * d, n_out)
-
-    def forward(self, x):
-        h = self.gru(x)[1][-1]
-        ranked, _ = h.sort(dim=0)
-        return self.fc(torch.cat([h, ranked], dim=1))
+    h = self.gru(x)[1][-1]
+    ranked, _ = h.sort(dim=0)
+    return self.fc(torch.cat([h, ranked], dim=1))
 
 
-class WrongAxis(nn.Module):
-    def __init__(self, n_in=5, d=10, n_out=3):
-        super().__init__()
-        self.enc, self.score, self.fc = nn.Linear(n_in, d), nn.Linear(d, 1), nn.Linear(d, n_out)
-
-    def forward(self, x):
-        h = torch.tanh(self.enc(x))
-        weights = torch.softmax(self.score(h), dim=0)
-        return self.fc((weights * h).sum(1))
+@network(
+    463, lambda: dict(enc=nn.Linear(5, 10), score=nn.Linear(10, 1), fc=nn.Linear(10, 3)), reason="rows", features=5
+)
+def softmax_over_rows(self, x):
+    h = torch.tanh(self.enc(x))
+    weights = torch.softmax(self.score(h), dim=0)
+    return self.fc((weights * h).sum(1))
 
 
 class Salient(nn.Module):
@@ -215,19 +181,11 @@ class Salient(nn.Module):
         return self.fc(total)
 
 
-attention_between_rows = seeded(465, BetweenRows)
-batch_first_forgotten = seeded(464, Forgotten)
-batch_statistics = seeded(450, AlwaysTraining)
-branch_on_values = seeded(467, Branching)
-branch_on_width = seeded(520, BranchOnWidth)
-chunks_of_eight = seeded(461, Chunked)
-dropout_always_on = seeded(456, MonteCarlo)
-fixed_width_head = seeded(452, FixedWidth)
-fourier_mixing = seeded(455, FNet)
-mean_over_rows = seeded(451, Centred)
-mixer_of_fixed_width = seeded(453, Mixer)
-noise_added = seeded(457, Noisy)
-python_loop = seeded(466, CellLoop)
-ranked_among_rows = seeded(460, Ranked)
-softmax_over_rows = seeded(463, WrongAxis)
-steps_chosen_by_value = seeded(459, Salient)
+batch_statistics = seeded(450, AlwaysTraining, reason=("rows", "training"), features=5)
+branch_on_values = seeded(467, Branching, reason=("branch", "depends on", "control flow"), features=4)
+chunks_of_eight = seeded(461, Chunked, reason=("chunk", "multiple", "divi", "reshape"), features=3)
+dropout_always_on = seeded(456, MonteCarlo, reason=("random", "dropout", "twice", "same answer"), features=6)
+fixed_width_head = seeded(452, FixedWidth, reason="width", features=3, longest=32)
+fourier_mixing = seeded(455, FNet, reason=("fft", "dft", "fourier"), features=6)
+mixer_of_fixed_width = seeded(453, Mixer, reason="width", features=5, longest=24)
+steps_chosen_by_value = seeded(459, Salient, reason=("values", "depends on", "nonzero", "boolean"), features=5)
