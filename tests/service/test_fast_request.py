@@ -162,6 +162,49 @@ class Clock:
         return self._now[0]
 
 
+def v2_body(**more: Any) -> bytes:
+    tensor = {"name": "values", "datatype": "FP32", "shape": [1, 2, 2], "data": [1, 3, 2, 5]}
+    return orjson.dumps({"inputs": [tensor | more]})
+
+
+HEAD = orjson.dumps({"inputs": [{"name": "values", "datatype": "FP32", "shape": [1, 2, 2],
+                                 "parameters": {"binary_data_size": 16}}]})  # fmt: skip
+BINARY = ("content-type: application/octet-stream", f"inference-header-content-length: {len(HEAD)}")
+V1, V2 = "/v1/models/{}:predict", "/v2/models/{}/infer"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "status"),
+    [
+        (V1.format("sums"), (), orjson.dumps({"instances": [[[1, 3]]]}), 200),
+        (V1.format("sums"), (), b"{}", 400),
+        (V1.format("other"), (), orjson.dumps({"instances": [[[1, 3]]]}), 404),
+        (V2.format("sums"), (), v2_body(), 200),
+        (V2.format("sums"), (), v2_body(data=[1, 3, 2]), 400),
+        (V2.format("sums"), ("content-type: text/plain",), v2_body(), 415),
+        (V2.format("sums"), BINARY, HEAD + np.arange(4, dtype="<f4").tobytes(), 200),
+        (V2.format("sums"), BINARY, HEAD, 400),
+        (V2.format("sums/versions/1"), (), v2_body(), 200),
+        (V2.format("sums/versions/7"), (), v2_body(), 404),
+        (V2.format("sums/versions/x.y"), (), v2_body(), 400),
+    ],
+)
+async def test_v1_and_v2_answer_the_same_on_both_ways(
+    service: Service, path: str, headers: tuple[str, ...], body: bytes, status: int
+) -> None:
+    found = []
+    for direct in (True, False):
+        async with net(service, direct=direct) as made:
+            line = await made.line()
+            for _ in range(2):  # the second time its header block and its JSON are known
+                line.send(body, *headers, path=path)
+                found.append(await line.answer())
+            assert made.by_asgi == (0 if direct else 2)
+    assert [one[0] for one in found] == [status] * 4
+    assert len({one[2] for one in found}) == 1
+    assert len({frozenset(set(one[1]) - {"date"}) for one in found}) == 1
+
+
 async def test_every_answer_has_the_date_of_its_second(service: Service) -> None:
     async with net(service) as made:
         line = await made.line()
@@ -202,7 +245,7 @@ async def test_both_ways_give_the_same_answer_and_the_same_headers(service: Serv
         (("connection: close",), {}, GOOD),
         ((), {"version": "1.0"}, GOOD),
         ((), {"path": "/predict?x=1#there"}, GOOD),
-        ((), {"path": "/v1/models/sums:predict"}, orjson.dumps({"instances": [[[1, 3]]]})),
+        ((), {"path": "/v1/models/s%75ms:predict"}, orjson.dumps({"instances": [[[1, 3]]]})),
         ((), {}, GOOD[:-1] + b" " * LARGE_BODY_BYTES + b"}"),
     ],
     ids=["gzip", "expect", "close", "HTTP/1.0", "a fragment", "another path", "a large body"],

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import httptools
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lengthwise.http.fast_path import KnownHead
+from lengthwise.http.fast_request import FastRequest
 
 HEADERS = {b"host": b"x", b"content-type": b"application/json", b"content-length": b"4"}
 FIRST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\nbody"
 
 
+def kept(request: bytes, headers: dict[bytes, bytes]) -> KnownHead | None:
+    return KnownHead.of(request, cast("FastRequest", SimpleNamespace(headers=headers, endpoint=None, scope={})))
+
+
 def known(request: bytes = FIRST, **headers: bytes) -> KnownHead:
-    head = KnownHead.of(request, HEADERS | {name.replace("_", "-").encode(): value for name, value in headers.items()})
+    head = kept(request, HEADERS | {name.replace("_", "-").encode(): value for name, value in headers.items()})
     assert head is not None
     return head
 
@@ -76,7 +84,7 @@ def test_a_body_past_the_limit_is_for_the_parser():
     ids=["no length", "no space", "in the body", "twice", "folded", "incomplete"],
 )
 def test_a_head_whose_length_does_not_stand_in_it_plainly_is_not_kept(first: bytes, headers: dict[bytes, bytes]):
-    assert KnownHead.of(first, headers) is None
+    assert kept(first, headers) is None
 
 
 class Parsed:
@@ -119,7 +127,7 @@ def test_what_is_known_is_what_the_parser_reads(first: bytes, second: bytes):
         (headers, body), *others = Parsed(first).requests
     except (httptools.HttpParserError, ValueError):
         return
-    head = None if others else KnownHead.of(first, dict(headers))
+    head = None if others else kept(first, dict(headers))
     if head is None:
         return
     assert head.body(first, 100) == body

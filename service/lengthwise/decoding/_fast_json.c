@@ -396,8 +396,8 @@ failed:
     return NULL;
 }
 
-/* Reads the sequences of text[start:end] as the reader is set up; None where they are not ordinary. */
-static PyObject *read_with(Reader *reader, const char *start, const char *end)
+/* Gives a reader memory for the numbers of text[start:end], and has other threads run if that is long; NULL without. */
+static void *begin(Reader *reader, const char *start, const char *end)
 {
     Py_ssize_t most = (end - start) / 2 + 1; /* a number and what parts it from the next one are two bytes */
     size_t size = reader->features ? sizeof(float) : sizeof(int64_t);
@@ -407,13 +407,21 @@ static PyObject *read_with(Reader *reader, const char *start, const char *end)
     reader->tokens = numbers;
     reader->room = most;
     reader->count = 0;
+    reader->awaiting_count = 0;
+    reader->released = end - start > LONG_TEXT_BYTES ? PyEval_SaveThread() : NULL;
+    return numbers;
+}
+
+/* Reads the sequences of text[start:end] as the reader is set up; None where they are not ordinary. */
+static PyObject *read_with(Reader *reader, const char *start, const char *end)
+{
     reader->sequences = reader->small_sequences;
     reader->sequence_count = 0;
     reader->sequence_room = SMALL_SEQUENCES;
     reader->is_plain = 1;
     reader->is_out_of_memory = 0;
-    reader->awaiting_count = 0;
-    reader->released = end - start > LONG_TEXT_BYTES ? PyEval_SaveThread() : NULL;
+    void *numbers = begin(reader, start, end);
+    if (!numbers) return NULL;
     int is_ordinary = read_sequences(reader, start, end);
     if (reader->released) PyEval_RestoreThread(reader->released);
     PyObject *result = is_ordinary ? made(reader) : NULL;
@@ -505,6 +513,43 @@ static PyObject *read_tokens(PyObject *module, PyObject *const *args, Py_ssize_t
     reader.most_sequences = bounds[1];
     reader.most_steps = bounds[2];
     return read_with(&reader, start, end);
+}
+
+PyDoc_STRVAR(read_flat_doc,
+             "read_flat(body, start, end)\n--\n\n"
+             "The flat array of numbers that starts at `start`: (float32 as bytes, place behind it), null being NaN.\n\n"
+             "None where it is no such array, or does not end before `end`.");
+
+static PyObject *read_flat(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Reader reader;
+    const char *start, *end;
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "read_flat takes 3 arguments");
+        return NULL;
+    }
+    if (!take_text(args, &start, &end)) return NULL;
+    reader.features = 1;
+    reader.takes_missing = 1;
+    void *numbers = begin(&reader, start, end);
+    if (!numbers) return NULL;
+    const char *p = past(start, '[');
+    while (p && reader.count < reader.room) {
+        if (!(p = read_value(&reader, past_space(p), reader.values + reader.count++))) break;
+        const char *next = past(p, ',');
+        if (!next) break;
+        p = next;
+    }
+    p = past(p, ']');
+    if (!convert_awaiting(&reader) || p > end) p = NULL;
+    if (reader.released) PyEval_RestoreThread(reader.released);
+    PyObject *result = Py_None;
+    if (p) {
+        PyObject *bytes = PyBytes_FromStringAndSize((const char *)reader.values, reader.count * (Py_ssize_t)sizeof(float));
+        result = bytes ? Py_BuildValue("Nn", bytes, (Py_ssize_t)(p - PyBytes_AsString(args[0]))) : NULL;
+    }
+    if (numbers != reader.small) free(numbers);
+    return p ? result : Py_NewRef(result);
 }
 
 /* The place behind a JSON value, whose inside is not looked at beyond its strings and brackets; NULL at the end. */
@@ -920,6 +965,7 @@ static PyMethodDef METHODS[] = {
     {"scan", (PyCFunction)(void (*)(void))scan, METH_FASTCALL, scan_doc},
     {"locate", (PyCFunction)(void (*)(void))locate, METH_FASTCALL, locate_doc},
     {"read_values", (PyCFunction)(void (*)(void))read_values, METH_FASTCALL, read_values_doc},
+    {"read_flat", (PyCFunction)(void (*)(void))read_flat, METH_FASTCALL, read_flat_doc},
     {"read_tokens", (PyCFunction)(void (*)(void))read_tokens, METH_FASTCALL, read_tokens_doc},
     {NULL, NULL, 0, NULL},
 };

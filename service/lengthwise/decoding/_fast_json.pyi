@@ -13,6 +13,9 @@ def read_tokens(
 ) -> bytes | tuple[bytes, list[int], list[str | bytes | None] | None] | None:
     """The same of token ids: `[steps]` int64."""
 
+def read_flat(body: bytes, start: int, end: int, /) -> tuple[bytes, int] | None:
+    """The flat array of numbers at `start`, as float32, and the place behind it; None where it is no such array."""
+
 def scan(
     body: bytes,
     start: int,

@@ -41,6 +41,7 @@ from lengthwise.http import document, health, operations, pages, schemas
 from lengthwise.http.gate import OPEN, Gate
 from lengthwise.http.pages import path_of
 from lengthwise.protocols import kserve, predict, problems
+from lengthwise.protocols.endpoint import Endpoint
 from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v1 import PredictV1
@@ -173,11 +174,16 @@ class Application(FastAPI):
         settings = serving.settings
         self.serving = serving
         large_bodies = Turns()
-        self.predict = Predict(serving, large_bodies)
+        self.predict, v1, v2 = (
+            Predict(serving, large_bodies),
+            PredictV1(serving, large_bodies),
+            Infer(serving, large_bodies),
+        )
+        self.inference: tuple[Endpoint, ...] = self.predict, v1, v2
         self._rpc = None if settings.grpc_port is None else _grpc_server(serving, large_bodies, self._grpc_connections)
         operations.add_predict(self.router, self.predict)
-        operations.add_v1(self.router, PredictV1(serving, large_bodies))
-        operations.add_v2(self.router, Infer(serving, large_bodies))
+        operations.add_v1(self.router, v1)
+        operations.add_v2(self.router, v2)
         health.add_probes(self.router, serving)
         paths = {"predict": "/predict"}
         if self.openapi_url is not None:

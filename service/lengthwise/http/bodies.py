@@ -337,18 +337,21 @@ def examples(manifest: Manifest) -> Mapping[str, Any]:
     first, second = _example_steps(manifest)
     tokens = manifest.input.kind == "tokens"
     blank = 0 if tokens else [0.0] * (manifest.input.features or 1)
-    steps = {
-        "name": "tokens" if tokens else "values",
-        "datatype": "INT64" if tokens else "FP32",
-        "shape": [2, len(first), *([] if tokens else [manifest.input.features])],
-        "data": [first, second + [blank] * (len(first) - len(second))],
-    }
-    lengths = {"name": "lengths", "datatype": "INT32", "shape": [2], "data": [len(first), len(second)]}
+    data = [first, second + [blank] * (len(first) - len(second))], [len(first), len(second)]
+    tensors = [
+        {
+            "name": spec.name,
+            "datatype": spec.datatypes[0],
+            "shape": [2, len(first), *spec.shape[2:]][: len(spec.shapes[-1])],
+            "data": elements,
+        }
+        for spec, elements in zip(tensor_specs.inputs_of(manifest), data, strict=True)
+    ]
     sequences = [first, {"id": "a", "steps": second}]
     return {
         "PredictRequest": {"model": manifest.name, "version": str(manifest.version), "sequences": sequences},
         "V1Request": {"instances": [first, second]},
-        "InferRequest": {"inputs": [steps, lengths]},
+        "InferRequest": {"inputs": tensors},
     }
 
 

@@ -18,12 +18,11 @@ from typing import Any, Final
 
 from lengthwise.connections.inflight import Hold
 from lengthwise.http.connection import Connection
-from lengthwise.http.fast_request import FastPath, FastRequest
+from lengthwise.http.fast_request import MAX_DIGITS, FastPath, FastRequest
 from lengthwise.http.request_reader import Head
 from lengthwise.http.states import ENDED, IDLE
+from lengthwise.protocols.endpoint import Endpoint
 
-MAX_DIGITS: Final = 7
-"""Most digits of a content length; a request with more goes through the parser."""
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]{1,%d})(?=\r\n)" % MAX_DIGITS, re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
 
@@ -61,8 +60,8 @@ class FastConnection(Connection):
             return
         super().data_received(data)
         begun, self._begun = self._begun, None
-        if between and self.state is IDLE and begun is not None:
-            self._known = KnownHead.of(data, begun.headers, begun.query)
+        if between and self.state is IDLE and begun is not None and begun.admitted:
+            self._known = KnownHead.of(data, begun)
 
     def _is_known(self, known: KnownHead, data: bytes) -> bool:
         """Whether the data are a whole request with a known header block; if so, answers it without the parser."""
@@ -74,7 +73,7 @@ class FastConnection(Connection):
         self._kept_alive.remove(self)
         self._stop_timer()
         self.unparsed_bytes = 0
-        self.newest = self._answering = request = self._fast_path.begin_again(self, known.headers, known.query)
+        self.newest = self._answering = request = FastRequest(self, known.endpoint, known.headers, known.scope)
         request.body_complete(body, known=True)
         return True
 
@@ -180,24 +179,26 @@ class KnownHead:
     Attributes:
         before: Its bytes before the digits of the content length.
         after: Its bytes after them, with the empty line.
+        endpoint: Answers the request.
         headers: The headers, by lower-case name, without the content length.
-        query: The query of the URL.
+        scope: See `FastRequest`.
     """
 
     before: bytes
     after: bytes
+    endpoint: Endpoint
     headers: dict[bytes, bytes]
-    query: bytes
+    scope: dict[str, Any]
 
     @classmethod
-    def of(cls, request: bytes, headers: dict[bytes, bytes], query: bytes = b"") -> KnownHead | None:
+    def of(cls, request: bytes, begun: FastRequest) -> KnownHead | None:
         """The header block of a request; None where the content length is not in it exactly once and plainly.
 
         Args:
             request: Its header block and its body, and nothing else.
-            headers: As they were parsed, by lower-case name.
-            query: As it was parsed.
+            begun: The request as it was parsed.
         """
+        headers = begun.headers
         end = request.find(_END) + len(_END)
         lengths = list(_CONTENT_LENGTH.finditer(request, 0, end))
         if len(lengths) != 1:
@@ -207,7 +208,7 @@ class KnownHead:
         if digits != headers.get(b"content-length") or int(digits) != len(request) - end:
             return None
         others = {name: value for name, value in headers.items() if name != b"content-length"}
-        return cls(request[:start], request[stop:end], others, query)
+        return cls(request[:start], request[stop:end], begun.endpoint, others, begun.scope)
 
     def body(self, request: bytes, max_bytes: int) -> bytes | None:
         """The body of a whole request with this header block; None for any other request."""

@@ -1,9 +1,9 @@
-"""`POST /predict` without ASGI: the ordinary request, from the parser's callbacks to one write.
+"""An inference call without ASGI: the ordinary request, from the parser's callbacks to one write.
 
 A small JSON request on a connection that stays open does not need ASGI. A `FastRequest` gets its bytes from the
 connection, drives the same `InferenceCall` as every other request, and writes the answer, which
 the runner thread has encoded as a whole, header block included, without a task or a future. Every other request (a
-large or chunked body, a content encoding, HTTP/1.0, another path) goes through ASGI.
+large or chunked body, a content encoding, HTTP/1.0, a path that is no inference call's) goes through ASGI.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.batching.queues import Timing
 from lengthwise.errors import Unauthorized
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from lengthwise.http.fast_path import FastConnection
     from lengthwise.http.request_reader import Head
 
-_MOST_DIGITS: Final = 7
-"""Most digits of a content length."""
+MAX_DIGITS: Final = 7
+"""Most digits of a content length; a request with more goes through ASGI."""
 STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _PLAIN_QUERY: Final = re.compile(rb"[\w.,:=&%+/-]*")
 """A query that ends where the URL ends."""
@@ -46,11 +47,13 @@ class FastRequest:
         connection: The connection that the request came from.
         endpoint: Answers it.
         headers: The headers, by lower-case name.
-        query: The query of the URL.
+        scope: What the endpoint reads of ASGI's scope: the query, and what the path names.
 
     Attributes:
+        admitted: Whether its headers were found right.
+        endpoint: As given.
         headers: As given.
-        query: As given.
+        scope: As given.
         keep_alive: Whether the connection stays open after the answer.
         response_complete: Whether its answer or refusal was written, or never will be.
     """
@@ -59,22 +62,24 @@ class FastRequest:
         "_call",
         "_connection",
         "_decoding",
-        "_endpoint",
+        "admitted",
+        "endpoint",
         "headers",
         "keep_alive",
-        "query",
         "response_complete",
+        "scope",
     )
 
     def __init__(
-        self, connection: FastConnection, endpoint: Endpoint, headers: dict[bytes, bytes], query: bytes
+        self, connection: FastConnection, endpoint: Endpoint, headers: dict[bytes, bytes], scope: dict[str, Any]
     ) -> None:
         self._call = InferenceCall(endpoint, headers, connection.client)
         self._connection = connection
         self._decoding: asyncio.Task[None] | None = None
-        self._endpoint = endpoint
+        self.admitted = False
+        self.endpoint = endpoint
         self.headers = headers
-        self.query = query
+        self.scope = scope
         self.keep_alive = True
         self.response_complete = False
 
@@ -101,9 +106,10 @@ class FastRequest:
         call = self._call
         try:
             call.admit(known=known)
+            self.admitted = True
             call.hold.set(len(body))
             call.begin_decoding()
-            request = Received({"query_string": self.query} if self.query else {}, self.headers, body)
+            request = Received(self.scope, self.headers, body)
             decoded = call.decode_quickly(request)
             if decoded is None:
                 self._decoding = asyncio.ensure_future(self._decode_slowly(request))
@@ -158,7 +164,7 @@ class FastRequest:
         if refusal is None:
             self._end(CLIENT_LEFT, None)
         else:
-            status, body, headers = self._endpoint.refuse(refusal)
+            status, body, headers = self.endpoint.refuse(refusal)
             self._end(status, self._response(status, body, headers))
 
     def _response(self, status: int, body: bytes, headers: Headers) -> bytes:
@@ -181,7 +187,7 @@ class FastRequest:
         self.response_complete = True
         call = self._call
         call.release()
-        if written is not None and self.keep_alive and self._endpoint.serving.batcher.draining:
+        if written is not None and self.keep_alive and self.endpoint.serving.batcher.draining:
             self.keep_alive = False  # only now: it may have been written before the drain began
             written = ending(written)
         ended, left = time.monotonic(), False
@@ -192,41 +198,43 @@ class FastRequest:
 
 
 class FastPath:
-    """Chooses the requests of one path that need no ASGI.
+    """Chooses the requests that need no ASGI.
 
     Args:
-        endpoint: Answers requests for the path.
-        path: The path.
+        endpoints: Answer requests for their paths; at least one.
 
     Attributes:
         inflight: Counts the bytes of bodies and answers.
         max_bytes: The largest body of a fast request.
     """
 
-    def __init__(self, endpoint: Endpoint, path: bytes) -> None:
-        self.inflight = endpoint.serving.inflight
-        self.max_bytes = min(LARGE_BODY_BYTES, endpoint.serving.settings.max_body_bytes)
-        self._endpoint = endpoint
-        self._path = path
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        serving = endpoints[0].serving
+        self.inflight = serving.inflight
+        self.max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)
+        self._endpoints = endpoints
+        self._serving = serving
 
     def begin(self, connection: FastConnection, head: Head) -> FastRequest | None:
         """Begins a request, by its head; None where it goes through ASGI."""
         path, _, query = head.url.partition(b"?")
-        if path != self._path or head.method != b"POST" or not _PLAIN_QUERY.fullmatch(query):
+        if head.method != b"POST" or not _PLAIN_QUERY.fullmatch(query):
+            return None
+        found = next(((one, match) for one in self._endpoints if (match := one.path.fullmatch(path))), None)
+        if found is None:
             return None
         headers = headers_of(head.headers)
         # One without a key, or without memory for its body, is refused before its body is read, which ASGI does.
         if not ordinary(headers, min(self.max_bytes, self.inflight.free)) or not self._has_key(headers):
             return None
-        return FastRequest(connection, self._endpoint, headers, query)
-
-    def begin_again(self, connection: FastConnection, headers: dict[bytes, bytes], query: bytes) -> FastRequest:
-        """Begins a request whose headers, by lower-case name, and query are those of one that was begun before."""
-        return FastRequest(connection, self._endpoint, headers, query)
+        endpoint, match = found
+        scope: dict[str, Any] = {"query_string": query} if query else {}
+        named = {name: value.decode() for name, value in match.groupdict().items() if value is not None}
+        return FastRequest(connection, endpoint, headers, scope | {"path_params": named})
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         """Whether the headers have a key, where keys are set."""
-        keys = self._endpoint.serving.keys
+        keys = self._serving.keys
         if keys is not None:
             try:
                 keys.check(headers.get(b"authorization"))
@@ -245,7 +253,7 @@ def ordinary(headers: dict[bytes, bytes], max_bytes: int = LARGE_BODY_BYTES) -> 
     length = headers.get(b"content-length", b"")
     return (
         length.isdigit()
-        and len(length) <= _MOST_DIGITS
+        and len(length) <= MAX_DIGITS
         and int(length) <= max_bytes
         and not any(name in headers for name in _NEED_ASGI)
     )

@@ -343,7 +343,7 @@ def protocol(app: ASGIApp, settings: Settings, max_connections: int) -> Callable
     }
     if not isinstance(app, Application) or not settings.quick_path:
         return partial(Connection, **bounds)
-    fast_path = FastPath(app.predict, b"/predict")
+    fast_path = FastPath(app.inference)
 
     def connection(**options: Any) -> Connection:
         if app.extended():

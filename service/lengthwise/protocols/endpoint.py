@@ -5,6 +5,7 @@ Everything that the protocols share, from the arrival of a call to its end, is i
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
@@ -100,6 +101,9 @@ class InferenceProtocol(ABC):
 
 class Endpoint(InferenceProtocol):
     """An `InferenceProtocol` over HTTP, whose answers and refusals have headers and a body."""
+
+    path: ClassVar[re.Pattern[bytes]]
+    """Its path as an ordinary request writes it, with what it names as groups. A router reads all other ways."""
 
     def admit(self, headers: dict[bytes, bytes]) -> None:
         """Checks which web page calls, too; see `InferenceProtocol.admit` and `WebPages.check`."""

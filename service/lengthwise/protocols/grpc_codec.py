@@ -1,13 +1,15 @@
 """Decodes the Open Inference Protocol's gRPC requests to calls, and encodes the answers.
 
-gRPC hands over bytes, and this module parses them, so that the time and memory of parsing are part of the call.
+gRPC hands over bytes, and this module parses them, so that the time and memory of parsing are part of the call. A
+message that differs from one that was read before in its id and its raw elements only is not parsed again: `Split`
+takes these out of it, and what is left is looked up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
@@ -16,8 +18,9 @@ from lengthwise.decoding.calls import Call, Problems, id_problem
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.protocols import kserve, request_parameters, tensors
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
-from lengthwise.protocols.tensors import InputTensor, TensorCall
+from lengthwise.protocols.tensors import InputTensor, KnownHeads, KnownTensors, OutputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest
 from lengthwise.serving import Serving
 
 _CONTENTS: Final = {
@@ -32,6 +35,12 @@ _MOST_FIELDS: Final = 256
 """Limit of fields at the top level of a message: one for each tensor, output and parameter. A hostile message has
 millions of empty fields, and each would become an object of a hundred bytes."""
 _MOST_AXES: Final = 8
+_TAGS: Final = frozenset(number << 3 | 2 for number in range(1, 8))
+"""The first bytes of the fields of a request: each has a length."""
+_ID_TAG: Final = 3 << 3 | 2
+_RAW_REQUEST_TAG: Final = 7 << 3 | 2
+_RAW_ANSWER_TAG: Final = 6 << 3 | 2
+_MOST_ORDINARY_FIELDS: Final = 24
 _FIXED: Final = {1: 8, 5: 4}
 """Bytes of a field, by the wire types of a fixed size."""
 
@@ -40,16 +49,98 @@ EncodeMessage: TypeAlias = Callable[[list[Answer]], bytes]
 """Writes the bytes of an answer; runs in a runner thread."""
 
 
-def decode(body: bytes, serving: Serving) -> tuple[Call, EncodeMessage]:
+class Split(NamedTuple):
+    """The fields of a message.
+
+    Attributes:
+        rest: All but its id and its raw contents, as they were sent.
+        identifier: Its id.
+        raw: Its raw contents.
+    """
+
+    rest: bytes
+    identifier: str
+    raw: list[memoryview]
+
+    @classmethod
+    def of(cls, body: bytes) -> Split | None:
+        """Splits a message; None where it has many fields, an unusual id, or is no message.
+
+        See "Encoding" in the documentation of protocol buffers: each field of `ModelInferRequest` is a tag of one byte,
+        a length, and that many bytes.
+        """
+        view, rest, raw, identifier = memoryview(body), [], list[memoryview](), b""
+        at, end = 0, len(body)
+        try:
+            for _ in range(_MOST_ORDINARY_FIELDS):
+                if at == end:
+                    break
+                tag, start = body[at], at
+                length, at = _varint(body, at + 1)
+                value, at = view[at : at + length], at + length
+                if at > end or tag not in _TAGS:
+                    return None
+                if tag == _RAW_REQUEST_TAG:
+                    raw.append(value)
+                elif tag == _ID_TAG:
+                    identifier = bytes(value)
+                else:
+                    rest.append(view[start:at])
+            text = identifier.decode()
+        except (IndexError, UnicodeDecodeError):
+            return None
+        return None if at != end or id_problem(text) is not None else cls(b"".join(rest), text, raw)
+
+
+class _KnownMessage(NamedTuple):
+    """What is known of a message by its fields: as which model and version it asks for, its tensors, its answer."""
+
+    name: str | None
+    version: str | None
+    tensors: KnownTensors
+    answer: _AnswerHead
+
+
+class _AnswerHead:
+    """An answer with raw contents without these and its id: the same for every request that differs in no more."""
+
+    def __init__(self) -> None:
+        self._bytes: bytes | None = None
+
+    def of(self, asked: TensorCall, outputs: Sequence[OutputTensor]) -> bytes:
+        """Its bytes; runs in a runner thread."""
+        if self._bytes is None:
+            response = _answer_head(asked.call.model.manifest)
+            for tensor in outputs:
+                response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
+            self._bytes = response.SerializeToString()
+        return self._bytes
+
+
+def decode(body: bytes, serving: Serving, heads: KnownHeads | None = None) -> tuple[Call, EncodeMessage]:
     """The call of a request, and the function that encodes its answer.
+
+    Args:
+        body: The message.
+        serving: Finds its model.
+        heads: The messages that were read; None where every one is to be parsed.
 
     Raises:
         RequestError: The request is wrong, or its model is not served.
     """
+    split = None if heads is None else Split.of(body)
+    key = None if split is None else (split.rest, len(split.raw))
+    known: _KnownMessage | None = None if heads is None or split is None else heads.get(key)
+    if split is not None and known is not None:
+        served = kserve.find(serving, known.name, known.version)
+        asked = known.tensors.read(served, split.raw)
+        if asked is not None:
+            return asked.call, partial(_encode_raw, asked, split.identifier, known.answer)
     if crowded(body):
         raise InvalidRequest([Problem("", f"a message may have {_MOST_FIELDS} inputs, outputs and parameters")])
     request = parsed(pb.ModelInferRequest, body)
-    served = kserve.find(serving, request.model_name or None, request.model_version or None)
+    name, version = request.model_name or None, request.model_version or None
+    served = kserve.find(serving, name, version)
     problems = Problems()
     wrong = id_problem(request.id)
     if wrong is not None:
@@ -70,7 +161,13 @@ def decode(body: bytes, serving: Serving) -> tuple[Call, EncodeMessage]:
         max_sequences=serving.settings.max_sequences,
         classes={name: output.classes for name, output in outputs.items() if output.classes is not None},
     )
-    return asked.call, partial(_encode, asked, request.id, raw)
+    if not raw:
+        return asked.call, partial(_encode, asked, request.id)
+    answer = _AnswerHead()
+    tensors_known = KnownTensors.of(asked, sent)
+    if heads is not None and split is not None and split.raw and tensors_known is not None:
+        heads.add(key, len(split.rest), _KnownMessage(name, version, tensors_known, answer))
+    return asked.call, partial(_encode_raw, asked, request.id, answer)
 
 
 def _raw(
@@ -170,15 +267,36 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
     return {name: getattr(parameters[name], choice) for name, choice in choices.items() if choice is not None}
 
 
-def _encode(asked: TensorCall, identifier: str, raw: bool, answers: list[Answer]) -> bytes:
-    """Encodes the answer, with raw or with typed contents."""
-    manifest = asked.call.model.manifest
-    response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=identifier)
+def _answer_head(manifest: Manifest) -> pb.ModelInferResponse:
+    return pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version))
+
+
+def _field(tag: int, value: bytes) -> bytes:
+    """A field of bytes as protocol buffers write it."""
+    head, length = bytearray((tag,)), len(value)
+    while length > 127:
+        head.append(length & 127 | 128)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + value
+
+
+def _encode_raw(asked: TensorCall, identifier: str, head: _AnswerHead, answers: list[Answer]) -> bytes:
+    """Encodes the answer with raw contents. The fields of a message may stand in any order."""
+    outputs = tensors.answer(asked, answers)
+    written = [head.of(asked, outputs), *(_field(_RAW_ANSWER_TAG, tensor.raw()) for tensor in outputs)]
+    if identifier:
+        written.append(_field(_ID_TAG, identifier.encode()))
+    return b"".join(written)
+
+
+def _encode(asked: TensorCall, identifier: str, answers: list[Answer]) -> bytes:
+    """Encodes the answer with typed contents."""
+    response = _answer_head(asked.call.model.manifest)
+    response.id = identifier
     for tensor in tensors.answer(asked, answers):
         output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
-        if raw:
-            response.raw_output_contents.append(tensor.raw())
-        elif tensor.datatype == "BYTES":
+        if tensor.datatype == "BYTES":
             output.contents.bytes_contents.extend(tensor.values.flat)
         elif tensor.datatype == "BOOL":
             output.contents.bool_contents.extend(tensor.values.ravel().tolist())

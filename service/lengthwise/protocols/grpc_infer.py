@@ -20,6 +20,9 @@ from lengthwise.protocols.body import CLIENT_LEFT
 from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.endpoint import TENSORS_BYTES, Decoded, InferenceProtocol, Received
 from lengthwise.protocols.receiving import Receiving
+from lengthwise.protocols.tensors import KnownHeads
+from lengthwise.protocols.turns import Turns
+from lengthwise.serving import Serving
 
 SERVICE: Final = "inference.GRPCInferenceService"
 INFER: Final = f"{SERVICE}/ModelInfer"
@@ -47,12 +50,16 @@ class ModelInfer(InferenceProtocol):
     name = INFER
     memory_factor = 3  # as it came, as protocol buffers have it, and its elements
 
+    def __init__(self, serving: Serving, large_bodies: Turns) -> None:
+        super().__init__(serving, large_bodies)
+        self._known = KnownHeads()
+
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Accepts every call: the metadata decides nothing."""
 
     def decode(self, request: Received) -> Decoded:
         """Decodes a message; see `InferenceProtocol.decode`."""
-        return grpc_codec.decode(request.body, self.serving)
+        return grpc_codec.decode(request.body, self.serving, self._known)
 
     def decode_quickly(self, request: Received) -> Decoded | None:
         """Decodes a message on the event loop if that is quick; see `InferenceProtocol.decode_quickly`."""

@@ -6,6 +6,7 @@ Its body is JSON, an Arrow stream (`arrow`), or one sequence as a raw tensor (`r
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Final
 
@@ -39,6 +40,7 @@ class Predict(Endpoint):
     """The endpoint `POST /predict`."""
 
     name = "POST /predict"
+    path = re.compile(rb"/predict")
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Accepts JSON, an Arrow stream, a raw tensor, and a body without a content type.

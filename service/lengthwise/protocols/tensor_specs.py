@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.manifest import Manifest, Task
 
 LENGTHS: Final = "lengths"
 
@@ -40,15 +41,19 @@ def inputs_of(manifest: Manifest) -> tuple[TensorSpec, TensorSpec]:
 
 def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
     """The output tensors of a model, named as in the answer of `POST /predict`."""
-    classes = manifest.classes
+    return _outputs(manifest.task, manifest.classes, manifest.graph.attention is not None)
+
+
+@lru_cache
+def _outputs(task: Task, classes: int, attention: bool) -> tuple[TensorSpec, ...]:
     forms: tuple[TensorSpec, ...]
-    if manifest.task == "single-label":
+    if task == "single-label":
         forms = (
             TensorSpec("label", ("BYTES",), (-1,)),
             TensorSpec("score", ("FP32",), (-1,)),
             TensorSpec("probabilities", ("FP32",), (-1, classes)),
         )
-    elif manifest.task == "multi-label":
+    elif task == "multi-label":
         forms = (
             TensorSpec("assigned", ("BOOL",), (-1, classes)),
             TensorSpec("probabilities", ("FP32",), (-1, classes)),
@@ -59,4 +64,4 @@ def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
             TensorSpec("step_scores", ("FP32",), (-1, -1)),
             TensorSpec("probabilities", ("FP32",), (-1, -1, classes)),
         )
-    return (*forms, TensorSpec("attention", ("FP32",), (-1, -1))) if manifest.graph.attention else forms
+    return (*forms, TensorSpec("attention", ("FP32",), (-1, -1))) if attention else forms

@@ -1,7 +1,7 @@
 """The JSON of a request of tensors, whose numbers are not parsed before their shape is known to be right.
 
-The arrays of numbers are most of such a body, and to make Python objects of them is most of the work. So the rest is
-parsed without them.
+The arrays of numbers are most of such a body, and to make Python objects of them is most of the work. So they are read
+in C, and the rest is parsed without them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from typing import Any, Final, NamedTuple
 from lengthwise.decoding import fast_json, json_text
 from lengthwise.errors import RequestError
 
-_LEAST_BYTES: Final = 32_768
-"""A shorter body is parsed as a whole."""
 _MOST_TEXTS: Final = 256
 _DATA: Final = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
 """Within a text a quotation mark has a backslash before it, so this can only be a field."""
@@ -24,9 +22,11 @@ class TensorText(NamedTuple):
 
     Attributes:
         text: The JSON of a list.
+        floats: Its numbers as the bytes of float32, NaN for null; None where it has anything else than numbers.
     """
 
     text: bytes
+    floats: bytes | None = None
 
     def parsed(self) -> Any:
         """The list.
@@ -37,30 +37,45 @@ class TensorText(NamedTuple):
         return json_text.parse(self.text)
 
 
-def parse(head: bytes, what: str) -> Any:
-    """Parses the JSON of a request; the `data` of its inputs are `TensorText`s where it is long.
+class SplitText(NamedTuple):
+    """The JSON of a request, with the number of its text in the place of each array under `data`."""
+
+    rest: bytes
+    texts: tuple[TensorText, ...]
+
+
+def split(head: bytes) -> SplitText:
+    """Takes the arrays of numbers out of the JSON of a request; none where that cannot be told."""
+    texts: list[TensorText] = []
+    pieces: list[bytes] = []
+    at = 0
+    while (match := _DATA.search(head, at)) is not None:
+        start = match.end()
+        floats, end = fast_json.flat(head, start) or (None, fast_json.skip(head, start))
+        if end is None or len(texts) == _MOST_TEXTS:
+            return SplitText(head, ())
+        pieces += [head[at:start], b"[%d]" % len(texts)]
+        texts.append(TensorText(head[start:end], floats))
+        at = end
+    return SplitText(b"".join([*pieces, head[at:]]) if texts else head, tuple(texts))
+
+
+def parse(head: bytes, what: str, found: SplitText | None = None) -> Any:
+    """Parses the JSON of a request; the `data` of its inputs are `TensorText`s.
 
     Args:
         head: The JSON.
         what: Its name in error messages.
+        found: What `split` makes of it.
 
     Raises:
         RequestError: As `json_text.parse`.
     """
-    texts: list[TensorText] = []
-    pieces: list[bytes] = []
-    at = 0
-    while len(head) > _LEAST_BYTES and (match := _DATA.search(head, at)) is not None:
-        end = fast_json.skip(head, match.end())
-        if end is None or len(texts) == _MOST_TEXTS:
-            return json_text.parse(head, what)
-        pieces += [head[at : match.end()], b"[%d]" % len(texts)]
-        texts.append(TensorText(head[match.end() : end]))
-        at = end
+    rest, texts = found or split(head)
     if not texts:
         return json_text.parse(head, what)
     try:
-        document = json_text.parse(b"".join([*pieces, head[at:]]))
+        document = json_text.parse(rest)
     except RequestError:
         return json_text.parse(head, what)  # which knows the place in the whole
     inputs = document.get("inputs") if isinstance(document, dict) else None

@@ -9,8 +9,8 @@ each length.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
     "BOOL": np.dtype("?"),
 }
 """The NumPy type of each datatype of a fixed size; `BYTES` has none."""
+_FLOAT32: Final = ELEMENTS["FP32"]
 INT64_MAX: Final = 2**63 - 1
 """The largest axis and the longest `timeout`, as over gRPC. Python's integers have no end, its floats and texts do."""
 
@@ -143,7 +144,7 @@ def read(
     rectangle = None if steps is None else _array(steps, forms[0], problems)
     items: list[Item] = []
     if steps is not None and rectangle is not None and (lengths is None or ends is not None):
-        items = _items(rectangle, ends, manifest, steps.pointer, lengths.pointer if lengths else "/inputs", problems)
+        items = _items(rectangle, ends, manifest, steps, lengths, problems)
     if problems.total or steps is None or rectangle is None:
         raise problems.error()
     rows, width = rectangle.shape[:2]
@@ -152,8 +153,93 @@ def read(
     if written > most:
         raise TooLarge(f"a request may ask for {most} classifications, this one asks for {written}")
     names = tuple(wanted) or tuple(known)
-    place = f"{steps.pointer}: row {{}}"
+    return _called(model, names, classes, asked, (steps, rectangle, items))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTensors:
+    """A valid request without its elements: another one like it is read by its elements alone.
+
+    Attributes:
+        manifest: Of the model that it was for.
+        inputs: Its input tensors, without data.
+        outputs: Names of the requested outputs, in order.
+        classes: See `TensorCall`.
+        options: Its timeout and priority.
+    """
+
+    manifest: Manifest
+    inputs: tuple[InputTensor, ...]
+    outputs: tuple[str, ...]
+    classes: Mapping[str, int]
+    options: options.CallOptions
+
+    @classmethod
+    def of(cls, asked: TensorCall, sent: Sequence[InputTensor]) -> KnownTensors | None:
+        """What was read; None where it was valid only because of its elements."""
+        call, manifest = asked.call, asked.call.model.manifest
+        if manifest.long == "reject" and call.width > manifest.max_length:
+            return None
+        given = options.CallOptions(timeout_ms=call.timeout_ms, priority=call.priority)
+        return cls(manifest, tuple(replace(one, data=b"") for one in sent), asked.outputs, asked.classes, given)
+
+    def read(self, model: ServedModel, data: Sequence[TensorText | bytes | memoryview]) -> TensorCall | None:
+        """The call of a request that differs in its elements only; None where these are wrong, or the model is another.
+
+        Args:
+            model: The model that it is for.
+            data: Of each input tensor.
+        """
+        manifest, problems = model.manifest, Problems()
+        if manifest is not self.manifest or len(data) != len(self.inputs):
+            return None
+        arrays: dict[str, tuple[InputTensor, NDArray[Any]]] = {}
+        for tensor, elements in zip(self.inputs, data, strict=True):
+            array = _elements(tensor, elements, problems)
+            if array is None:
+                return None
+            arrays[tensor.name] = tensor, array
+        lengths, ends = arrays.pop(LENGTHS, (None, None))
+        ((steps, rectangle),) = arrays.values()
+        items = _items(rectangle, ends, manifest, steps, lengths, problems)
+        if problems.total:
+            return None
+        return _called(model, self.outputs, self.classes, self.options, (steps, rectangle, items))
+
+
+_MOST_KNOWN: Final = 256
+_LONGEST_KEY_BYTES: Final = 1024
+
+
+class KnownHeads:
+    """The requests that were read, by all of their bytes but the elements: programs send them again and again."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, KnownTensors] = {}
+
+    def get(self, key: Hashable) -> Any:
+        """What is known of a request; None if it is new."""
+        return self._known.get(key)
+
+    def add(self, key: Hashable, size: int, known: Any) -> None:
+        """Keeps what was read of a request whose key has so many bytes. Of too many, none is kept on."""
+        if size <= _LONGEST_KEY_BYTES and known is not None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()  # one step, because threads read and add, too
+            self._known[key] = known
+
+
+def _called(
+    model: ServedModel,
+    names: tuple[str, ...],
+    classes: Mapping[str, int],
+    asked: options.CallOptions,
+    found: tuple[InputTensor, NDArray[Any], list[Item]],
+) -> TensorCall:
+    """The call of the sequences in a tensor: the tensor as sent, its elements, and the sequences."""
+    steps, rectangle, items = found
     items, beside = compact(items, rectangle)
+    place, width = f"{steps.pointer}: row {{}}", rectangle.shape[1]
     call = Call(model, items, "attention" in names, asked.timeout_ms, asked.priority, place, width, beside)
     return TensorCall(call, names, classes)
 
@@ -162,7 +248,8 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
     """The output tensors of a call, in the requested order."""
     manifest = asked.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
-    labels = np.array([label.encode() for label in manifest.labels], dtype=object)
+    has_texts = "label" in asked.outputs or "step_labels" in asked.outputs
+    labels = np.array([label.encode() for label in manifest.labels] if has_texts else [], dtype=object)
     outputs = []
     for name in asked.outputs:
         rows = [_values(name, one, labels, manifest) for one in answers]
@@ -170,7 +257,10 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
         if classes is not None:
             rows = [request_parameters.classified(row, classes, manifest.labels) for row in rows]
             datatype = "BYTES"
-        values = _padded(rows, asked) if forms[name].shape[1:2] == (-1,) else np.stack(rows)
+        if forms[name].shape[1:2] == (-1,):
+            values = _padded(rows, asked)
+        else:
+            values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
         outputs.append(OutputTensor(name, datatype, values))
     return outputs
 
@@ -253,8 +343,21 @@ def _array(tensor: InputTensor, form: TensorSpec, problems: Problems) -> NDArray
         problems.add(f"{tensor.pointer}/shape", f"must be {shapes}, -1 being any size from 1")
     if problems.total > before:
         return None
+    return _elements(tensor, tensor.data, problems)
+
+
+def _elements(
+    tensor: InputTensor, data: list[Any] | TensorText | bytes | memoryview, problems: Problems
+) -> NDArray[Any] | None:
+    """The elements of a tensor whose datatype and shape are right; None if they are wrong."""
     element = ELEMENTS[tensor.datatype]
-    data = tensor.data.parsed() if isinstance(tensor.data, TensorText) else tensor.data
+    if isinstance(data, TensorText):
+        floats = None if data.floats is None else np.frombuffer(data.floats, _FLOAT32)
+        if floats is not None and floats.size != math.prod(tensor.shape):
+            return _wrong_count(tensor, problems)
+        if floats is not None and element.kind == "f":
+            return floats.reshape(tensor.shape)
+        data = data.parsed()
     if isinstance(data, list):
         return _from_numbers(tensor, data, element, problems)
     expected = math.prod(tensor.shape) * element.itemsize
@@ -273,7 +376,7 @@ def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 def _single(elements: NDArray[Any]) -> NDArray[Any]:
     """Floats rounded to float32. A number beyond it becomes infinite, and is rejected if it is not padding."""
-    if elements.dtype.kind != "f":
+    if elements.dtype.kind != "f" or elements.dtype == _FLOAT32:
         return elements
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return elements.astype("<f4", copy=False)
@@ -285,8 +388,7 @@ def _from_numbers(
     at = f"{tensor.pointer}/data"
     flat = _flat(data, tensor.shape)
     if flat is None:
-        problems.add(at, f"must be {math.prod(tensor.shape)} numbers, flat or nested as the shape says")
-        return None
+        return _wrong_count(tensor, problems)
     kinds = set(map(type, flat))
     if not kinds <= ({int, float, type(None)} if element.kind == "f" else {int}):
         accepted = "numbers, or null where one is missing" if element.kind == "f" else "whole numbers"
@@ -299,6 +401,11 @@ def _from_numbers(
     except OverflowError:
         problems.add(at, f"holds a number beyond {tensor.datatype}")
         return None
+
+
+def _wrong_count(tensor: InputTensor, problems: Problems) -> None:
+    count = math.prod(tensor.shape)
+    problems.add(f"{tensor.pointer}/data", f"must be {count} numbers, flat or nested as the shape says")
 
 
 def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
@@ -336,12 +443,13 @@ def _items(
     rectangle: NDArray[Any],
     lengths: NDArray[Any] | None,
     manifest: Manifest,
-    at: str,
-    lengths_at: str,
+    steps_sent: InputTensor,
+    lengths_sent: InputTensor | None,
     problems: Problems,
 ) -> list[Item]:
     """The sequences of a padded tensor; what is wrong with them is added to `problems`."""
     rows, width = rectangle.shape[:2]
+    at, lengths_at = steps_sent.pointer, "/inputs" if lengths_sent is None else lengths_sent.pointer
     if lengths is None and rows > 1:
         problems.add(lengths_at, f"{rows} rows need {LENGTHS!r}: how many steps of each are its own")
         return []

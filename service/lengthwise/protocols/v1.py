@@ -6,6 +6,7 @@ Its `instances` are the `sequences` of `POST /predict`, of any lengths. A body m
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Final
 
@@ -36,6 +37,7 @@ class PredictV1(Endpoint):
     """The endpoint `POST /v1/models/{model}:predict`."""
 
     name = "POST /v1/models/MODEL:predict"
+    path = re.compile(rb"/v1/models/(?P<model>[\w.-]+):predict")
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Accepts JSON, and a body without a content type.

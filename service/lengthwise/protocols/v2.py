@@ -7,8 +7,9 @@ to it. Outputs are sent in the same way where `binary_data`, or `binary_data_out
 
 from __future__ import annotations
 
+import re
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -25,10 +26,12 @@ from lengthwise.protocols.endpoint import (
     Received,
     media_type,
 )
-from lengthwise.protocols.tensor_text import TensorText
-from lengthwise.protocols.tensors import INT64_MAX, InputTensor, TensorCall
+from lengthwise.protocols.tensor_text import SplitText, TensorText
+from lengthwise.protocols.tensors import INT64_MAX, InputTensor, KnownHeads, KnownTensors, TensorCall
+from lengthwise.protocols.turns import Turns
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.serving import Serving
 
 HEADER_LENGTH: Final = b"inference-header-content-length"
 _MOST_TENSORS: Final = 256
@@ -41,6 +44,7 @@ class Infer(Endpoint):
     """The endpoint `POST /v2/models/{model}[/versions/{version}]/infer`."""
 
     name = "POST /v2/models/MODEL/infer"
+    path = re.compile(rb"/v2/models/(?P<model>[\w.-]+)(?:/versions/(?P<version>[\w.-]+))?/infer")
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Accepts JSON, a body without a content type, and binary data with the length of its JSON.
@@ -57,12 +61,24 @@ class Infer(Endpoint):
                 "Inference-Header-Content-Length"
             )
 
+    def __init__(self, serving: Serving, large_bodies: Turns) -> None:
+        super().__init__(serving, large_bodies)
+        self._known = KnownHeads()
+
     def decode(self, request: Received) -> tuple[Call, Encode]:
-        """Decodes a body; see `InferenceProtocol.decode`."""
+        """Decodes a body; see `InferenceProtocol.decode`. One whose head is known is decoded by its elements alone."""
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
-        document = tensor_text.parse(head, "the body" if len(head) == len(request.body) else "the body's JSON")
+        found = tensor_text.split(head)
+        key = (served.manifest.key, found.rest, len(found.texts), len(tail))
+        known: _KnownBody | None = self._known.get(key)
+        if known is not None:
+            asked = known.tensors.read(served, known.elements(found, tail))
+            if asked is not None:
+                return asked.call, partial(_encode, asked, known.binary, known.identifier)
+        what = "the body" if len(head) == len(request.body) else "the body's JSON"
+        document = tensor_text.parse(head, what, found)
         if not isinstance(document, dict):
             raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', got {kind(document)}")])
         problems = Problems()
@@ -84,6 +100,7 @@ class Infer(Endpoint):
         )
         flags = {name: wanted[name].binary if name in wanted else None for name in asked.outputs}
         binary = {name for name, flag in flags.items() if (everywhere if flag is None else flag)}
+        self._known.add(key, len(found.rest), _KnownBody.of(asked, sent, binary, identifier, found))
         return asked.call, partial(_encode, asked, binary, identifier)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
@@ -93,6 +110,40 @@ class Infer(Endpoint):
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """Status, body and headers of a refusal; see `Endpoint.refuse`."""
         return kserve.refusal(error)
+
+
+class _KnownBody(NamedTuple):
+    """What is known of a body by its head.
+
+    Attributes:
+        tensors: What it asks for.
+        sizes: Of each input, the bytes behind the JSON; None where its numbers are in the JSON.
+        binary: The outputs that are sent as raw bytes.
+        identifier: Its id.
+    """
+
+    tensors: KnownTensors
+    sizes: tuple[int | None, ...]
+    binary: set[str]
+    identifier: str | None
+
+    @classmethod
+    def of(
+        cls, asked: TensorCall, sent: list[InputTensor], binary: set[str], identifier: str | None, found: SplitText
+    ) -> _KnownBody | None:
+        tensors = KnownTensors.of(asked, sent)
+        sizes = tuple(len(one.data) if isinstance(one.data, memoryview) else None for one in sent)
+        if tensors is None or sizes.count(None) != len(found.texts):  # other fields may be called `data`, too
+            return None
+        return cls(tensors, sizes, binary, identifier)
+
+    def elements(self, found: SplitText, tail: memoryview) -> list[TensorText | memoryview]:
+        """The elements of each input."""
+        texts, elements, at = iter(found.texts), list[TensorText | memoryview](), 0
+        for size in self.sizes:
+            elements.append(next(texts) if size is None else tail[at : at + size])
+            at += size or 0
+        return elements
 
 
 def _parts(request: Received) -> tuple[bytes, memoryview]:
