@@ -354,10 +354,11 @@ def _elements(
     if isinstance(data, TensorText):
         floats = None if data.floats is None else np.frombuffer(data.floats, _FLOAT32)
         if floats is not None and floats.size != math.prod(tensor.shape):
-            return _wrong_count(tensor, problems)
+            _wrong_count(tensor, problems)
+            return None
         if floats is not None and element.kind == "f":
             return floats.reshape(tensor.shape)
-        data = data.parsed()
+        return _from_numbers(tensor, data.parsed(), element, problems)
     if isinstance(data, list):
         return _from_numbers(tensor, data, element, problems)
     expected = math.prod(tensor.shape) * element.itemsize
@@ -388,7 +389,8 @@ def _from_numbers(
     at = f"{tensor.pointer}/data"
     flat = _flat(data, tensor.shape)
     if flat is None:
-        return _wrong_count(tensor, problems)
+        _wrong_count(tensor, problems)
+        return None
     kinds = set(map(type, flat))
     if not kinds <= ({int, float, type(None)} if element.kind == "f" else {int}):
         accepted = "numbers, or null where one is missing" if element.kind == "f" else "whole numbers"
