@@ -53,10 +53,7 @@ def form_of(cell: Any) -> CellForm | str:
             return f"a recurrent layer of ONNX has no activation {name!r}: it has {', '.join(ACTIVATIONS)}"
     activations = {"LSTM": (gate, output, output), "GRU": (gate, output), "RNN": (output,)}[kind]
     return CellForm(
-        kind,
-        tuple(str(name) for name in activations),
-        bool(getattr(cell, "reset_after", False)),
-        int(cell.units),
+        kind, tuple(str(name) for name in activations), bool(getattr(cell, "reset_after", False)), int(cell.units)
     )
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from lengthwise_export.mending.affine import Affine, ConstantArray, Leaf, NotACell
+from lengthwise_export.onnx_graphs.protos import attributes_of
 
 
 class Body:
@@ -73,7 +74,7 @@ _Said = Mapping[str, Any]
 def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArray]:
     """The outputs of a node; `NotACell` if cells have no such operator."""
     kind = node.op_type
-    said = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    said = attributes_of(node)
     if kind == "Constant" and "value" in said:
         return [numpy_helper.to_array(said["value"])]
     if not any(isinstance(each, Affine) for each in inputs):

@@ -9,11 +9,14 @@ mask, the mask is *opened*: true everywhere, and only the length says where a se
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from lengthwise_export.onnx_graphs.protos import constants_of, refill
 
 SAME: Final = frozenset(
     {"Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "ReverseSequence", "Expand", "Flatten"}
@@ -33,10 +36,9 @@ def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
     """The masks of a graph that hide steps, by the name of each value that is one."""
     steps = next(each for each in model.graph.input if each.name == sequences)
     tokens = len(steps.type.tensor_type.shape.dim) == 2 and steps.type.tensor_type.elem_type != TensorProto.FLOAT
-    found = _Found(tokens, {sequences}, {each.name: numpy_helper.to_array(each) for each in model.graph.initializer})
+    constants = {name: numpy_helper.to_array(tensor) for name, tensor in constants_of(model.graph).items()}
+    found = _Found(tokens, {sequences}, constants)
     for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            found.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
         if node.input and node.output:
             found.follow(node)
     return found.masks
@@ -111,11 +113,8 @@ def _is_zero(array: np.ndarray | None) -> bool:
 
 def opened(model: ModelProto, names: Collection[str]) -> ModelProto:
     """A copy of the graph with some masks true at every step."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    nodes = [each for node in model.graph.node for each in _opened(node, names)]
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
+    copy = deepcopy(model)
+    refill(copy.graph.node, (each for node in model.graph.node for each in _opened(node, names)))
     return copy
 
 
@@ -125,8 +124,7 @@ def _opened(node: NodeProto, names: Collection[str]) -> Iterator[NodeProto]:
     if name not in names:
         yield node
         return
-    changed = NodeProto()
-    changed.CopyFrom(node)
+    changed = deepcopy(node)
     changed.output[0] = f"{name}_before"
     yield changed
     yield helper.make_node("Not", [changed.output[0]], [f"{name}_opposite"])

@@ -10,7 +10,8 @@ that mix steps. A graph is mended as a whole or refused: an operator without a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Final
 
 import numpy as np
@@ -23,9 +24,9 @@ from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.changes import Mended, MendedOperator
 from lengthwise_export.mending.hiding_masks import hiding_masks, opened
-from lengthwise_export.mending.mender import Mender, Rule
-from lengthwise_export.mending.restarts import LengthsRestricted, StepsHidden
-from lengthwise_export.mending.rules import (
+from lengthwise_export.mending.mender import RULES, Mender
+from lengthwise_export.mending.node_mender import LengthsRestricted, StepsHidden
+from lengthwise_export.mending.rules import (  # noqa: F401  # each registers its rules
     convolution,
     elementwise,
     indexing,
@@ -38,17 +39,18 @@ from lengthwise_export.mending.rules import (
     shapes,
 )
 from lengthwise_export.mending.sizes import Size, constant_of, evaluated
-from lengthwise_export.mending.values import Numbers, Ragged, Value
+from lengthwise_export.mending.values import Numbers, Ragged, Value, singles
 from lengthwise_export.mending.writer import Writer
-from lengthwise_export.onnx_graphs import keras_exports
+from lengthwise_export.onnx_graphs.protos import (
+    OF_ONNX,
+    attributes_of,
+    graphs_in,
+    keras_cure,
+    names_in,
+    opset_of,
+    refill,
+)
 from lengthwise_export.tracing.node_origins import location_of_node, operator_name
-
-RULES: Final[Mapping[str, Rule]] = {
-    name: rule
-    for module in (convolution, elementwise, indexing, joining, normalization, products, recurrent, reductions, shapes)
-    for name, rule in module.RULES.items()
-}
-"""The rule for each operator of ONNX that can be mended."""
 
 _LEAST_LENGTHS: Final = 64
 """As many lengths are followed at least, so that no two sizes agree by chance."""
@@ -87,16 +89,7 @@ _REASONS: Final[Mapping[str, str]] = {
 """Why an operator without a rule has none."""
 
 
-_TIME_LOOPS: Final = {"Loop": loops.loop_with, "Scan": loops.scan_with}
-"""Operators with a body, whose rules follow its nodes."""
-
-_OUTPUTS: Final = (
-    ["rows", "fixed"],
-    ["rows", "time"],
-    ["rows", "time", "fixed"],
-    ["rows", "fixed", "time"],
-    ["time", "rows", "fixed"],
-)
+_OUTPUTS: Final = ("rows fixed", "rows time", "rows time fixed", "rows fixed time", "time rows fixed")
 """The orders of axes that an output may have."""
 
 
@@ -116,7 +109,7 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
             hidden.update(found.masks)
         except UnmendableError as error:
             loops_and_branches = {shown_operator(node) for node in graph.graph.node if node.op_type in ("Loop", "If")}
-            cure = keras_exports.cure(graph) if error.operator in loops_and_branches else ""
+            cure = keras_cure(graph) if error.operator in loops_and_branches else ""
             raise UnmendableError(error.operator, error.reason + cure, error.location) from error
 
 
@@ -127,26 +120,23 @@ def _mended(
     prepared = _prepared(graph)
     masks = hiding_masks(prepared, names.sequences)
     counted = opened(prepared, hidden) if hidden else None
-    if counted is not None:
-        prepared.CopyFrom(counted)
+    prepared = prepared if counted is None else deepcopy(counted)
     _keep_needed(prepared, [name for name in (names.logits, names.attention) if name])
     sequences = next((value for value in prepared.graph.input if value.name == names.sequences), None)
     if sequences is None:
         raise UnmendableError(names.sequences, "the graph has no such input")
     lengths = names.lengths or "lengths"
     given = {value.name: value for value in prepared.graph.input}
-    time_axis = names.open_axes[1]
     taken = {name for node in prepared.graph.node for name in (*node.input, *node.output, node.name)}
     taken |= {*given, lengths, *(tensor.name for tensor in prepared.graph.initializer)}
     lengths_type = given[lengths].type.tensor_type.elem_type if lengths in given else TensorProto.INT32
-    writer = Writer(
-        lengths, (names.sequences, time_axis), taken, int32=lengths_type == TensorProto.INT32, range_=range_
-    )
-    mender = Mender(writer, range_, opset=_opset(prepared))
+    is_int32 = lengths_type == TensorProto.INT32
+    writer = Writer(lengths, (names.sequences, names.open_axes[1]), taken, int32=is_int32, range_=range_)
+    mender = Mender(writer, range_, opset=opset_of(prepared))
+    mender.follow = _followed
     mender.hides = masks
     mender.always_valid = {name for name, mask in masks.items() if mask.name in hidden}
-    mender.used = {name for node in prepared.graph.node for name in _names_in(node)}
-    mender.used |= {value.name for value in prepared.graph.output}
+    mender.used = {*names_in(prepared.graph.node), *(value.name for value in prepared.graph.output)}
     _set_inputs(mender, names, steps, given, lengths)
     for tensor in prepared.graph.initializer:
         mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
@@ -162,26 +152,20 @@ def _mended(
 
 def _prepared(graph: ModelProto) -> ModelProto:
     """A copy without local functions, of an opset that the rules know."""
-    copy = ModelProto()
-    copy.CopyFrom(graph)
+    copy = deepcopy(graph)
     if copy.functions:
         copy = inliner.inline_local_functions(copy)
-    if _opset(copy) < _LOWEST_OPSET:
+    if opset_of(copy) < _LOWEST_OPSET:
         try:
             copy = onnx.version_converter.convert_version(copy, _CONVERTED_OPSET)
         except Exception as error:  # the converter's own kinds
             raise UnmendableError(
-                f"opset {_opset(graph)}", f"cannot be converted to opset {_CONVERTED_OPSET} ({error}): export it there"
+                f"opset {opset_of(graph)}",
+                f"cannot be converted to opset {_CONVERTED_OPSET} ({error}): export it there",
             ) from error
     names = {tensor.name for tensor in copy.graph.initializer}
-    kept = [value for value in copy.graph.input if value.name not in names]
-    del copy.graph.input[:]
-    copy.graph.input.extend(kept)
+    refill(copy.graph.input, (value for value in copy.graph.input if value.name not in names))
     return copy
-
-
-def _opset(model: ModelProto) -> int:
-    return next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
 
 
 def _keep_needed(model: ModelProto, outputs: Sequence[str]) -> None:
@@ -190,25 +174,10 @@ def _keep_needed(model: ModelProto, outputs: Sequence[str]) -> None:
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(_names_in(node))
-    nodes = kept[::-1]
-    chosen = [value for value in model.graph.output if value.name in outputs]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    del model.graph.output[:]
-    model.graph.output.extend(chosen)
-    initializers = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(initializers)
-
-
-def _names_in(node: NodeProto) -> Iterator[str]:
-    """The inputs of a node, and the names that graphs inside of it use."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            for inner in graph.node:
-                yield from _names_in(inner)
+            needed.update(names_in([node]))
+    refill(model.graph.node, kept[::-1])
+    refill(model.graph.output, (value for value in model.graph.output if value.name in outputs))
+    refill(model.graph.initializer, (tensor for tensor in model.graph.initializer if tensor.name in needed))
 
 
 def _set_inputs(
@@ -216,26 +185,19 @@ def _set_inputs(
 ) -> None:
     time = Size(np.broadcast_to(mender.lengths, (2, mender.count)))
     features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed(steps.features or 1),)
-    rows_at, _ = names.open_axes
-    if names.channels_first and features:
-        axes = [mender.rows, *features, time]
-    else:
-        axes = [mender.rows if rows_at == 0 else time, time if rows_at == 0 else mender.rows, *features]
+    order = (mender.rows, time) if names.open_axes[0] == 0 else (time, mender.rows)
+    is_turned = names.channels_first and features
+    axes = {
+        names.mask: order,
+        names.sequences: (mender.rows, *features, time) if is_turned else (*order, *features),
+        lengths: (mender.rows,),
+    }
     for name, value in given.items():
-        dtype = value.type.tensor_type.elem_type
-        if name == names.sequences:
-            mender.values[name] = Ragged(name, dtype, tuple((size,) for size in axes))
-            mender.raw.add(name)
-            mender.from_steps.add(name)
-        elif name == lengths:
-            mender.values[name] = Ragged(name, dtype, ((mender.rows,),))
-            mender.from_lengths.add(name)
-        elif name == names.mask:
-            order = (mender.rows, time) if rows_at == 0 else (time, mender.rows)
-            mender.values[name] = Ragged(name, dtype, tuple((size,) for size in order))
-            mender.from_lengths.add(name)
-        else:
+        if name not in axes:
             raise UnmendableError(name, "is an input that is neither the steps, the lengths nor the mask")
+        mender.values[name] = Ragged(name, value.type.tensor_type.elem_type, singles(axes[name]))
+        (mender.from_steps if name == names.sequences else mender.from_lengths).add(name)
+    mender.raw |= mender.from_steps
 
 
 def _followed(mender: Mender, node: NodeProto) -> list[MendedOperator]:
@@ -269,22 +231,18 @@ def shown_operator(node: NodeProto) -> str:
 
 
 def _text(node: NodeProto) -> str:
-    plain = NodeProto()
-    plain.CopyFrom(node)
+    plain = deepcopy(node)
     del plain.metadata_props[:]
     plain.doc_string = plain.name = ""
     return str(onnx.printer.to_text(plain)).strip()
 
 
 def _ruled(mender: Mender, node: NodeProto) -> None:
-    rule = RULES.get(node.op_type)
-    if node.op_type in _TIME_LOOPS:
-        rule = _TIME_LOOPS[node.op_type](_followed)
-    rule = rule if node.domain in ("", "ai.onnx") else None
-    if rule is None:
-        reason = _REASONS.get(node.op_type, "is an operator that has no rule for mending")
-        mender.refuse(reason if node.domain in ("", "ai.onnx") else f"is an operator of {node.domain}, not of ONNX")
-    rule(mender)
+    if node.domain not in OF_ONNX:
+        mender.refuse(f"is an operator of {node.domain}, not of ONNX")
+    if node.op_type not in RULES:
+        mender.refuse(_REASONS.get(node.op_type, "is an operator that has no rule for mending"))
+    RULES[node.op_type](mender)
 
 
 def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
@@ -305,10 +263,7 @@ def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
             mender.copy([value.name if value is not None else "" for value in inputs])
             mender.set(mender.numbers(node.output[0], result))
             return True
-    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    if "to" in attributes:
-        attributes["to"] = helper.tensor_dtype_to_np_dtype(attributes["to"])
-    table = evaluated(node.op_type, tables, attributes) if inputs else None
+    table = evaluated(node.op_type, tables, attributes_of(node)) if inputs else None
     if table is None:
         return False
     mender.copy([value.name if value is not None else "" for value in inputs])
@@ -319,29 +274,26 @@ def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
 
 def _is_pure(node: NodeProto) -> bool:
     """Whether a node gives the same for the same inputs, and has no graph inside."""
-    inside = any(each.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for each in node.attribute)
+    inside = any(graph.output for graph in graphs_in(node))
     return not inside and not node.op_type.startswith("Random") and node.op_type not in ("Bernoulli", "Multinomial")
 
 
 def _constant_result(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
     """What a node makes of constants; None if the reference does not know it."""
-    plain = NodeProto()
-    plain.CopyFrom(node)
     feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
     try:
-        results: Any = ReferenceEvaluator(plain).run(None, feeds)
+        results: Any = ReferenceEvaluator(deepcopy(node)).run(None, feeds)
     except Exception:  # an operator or a case that the reference does not know
         return None
     return np.asarray(results[0])
 
 
 def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    result = mender.values[value.name]
-    if isinstance(result, Numbers) or result.rows_at is None:
+    ragged = mender.values[value.name]
+    if isinstance(ragged, Numbers) or ragged.rows_at is None:
         raise UnmendableError(value.name, "does not depend on the steps")
-    ragged = result
     kinds = ["rows" if size.is_rows else "time" if size.is_time else "fixed" for size in ragged.axes]
-    if ragged.row_added or ragged.is_merged or kinds not in _OUTPUTS:
+    if ragged.row_added or ragged.is_merged or " ".join(kinds) not in _OUTPUTS:
         raise UnmendableError(value.name, f"is {kinds}, and must be [rows, classes] or [rows, time, classes]")
     for size in ragged.axes:
         if size.is_time and not np.array_equal(size.alone, mender.lengths):
@@ -358,18 +310,10 @@ def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
 
 
 def _written(
-    original: ModelProto,
-    writer: Writer,
-    inputs: Iterable[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
+    original: ModelProto, writer: Writer, inputs: Iterable[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
 ) -> ModelProto:
-    graph = helper.make_graph(
-        writer.nodes,
-        original.graph.name or "mended",
-        list(inputs),
-        list(outputs),
-        [*original.graph.initializer, *writer.constants],
-    )
+    tensors = [*original.graph.initializer, *writer.constants]
+    graph = helper.make_graph(writer.nodes, original.graph.name or "mended", list(inputs), list(outputs), tensors)
     model = helper.make_model(graph, opset_imports=list(original.opset_import))
     model.ir_version = original.ir_version
     model.producer_name, model.producer_version = original.producer_name, original.producer_version

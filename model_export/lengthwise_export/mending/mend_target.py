@@ -6,6 +6,7 @@ target --build--> graph --mend--> mended graph --prove--> equal to the original 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -29,9 +30,9 @@ from lengthwise_export.mending.curve import draw_curve
 from lengthwise_export.mending.fix import FixProposal, operators_text
 from lengthwise_export.mending.mend import mend, shown_operator
 from lengthwise_export.mending.proof import prove
-from lengthwise_export.onnx_graphs import keras_exports
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.labels import NAME_IN_GRAPH
+from lengthwise_export.onnx_graphs.protos import keras_cure
 from lengthwise_export.options import OPSET
 from lengthwise_export.targets.target import Target
 from lengthwise_export.tracing.node_origins import location_of_node, operator_name
@@ -93,7 +94,7 @@ def mend_target(
         if not target.framework and _reads_the_first_step_only(target, shortest, longest, seed):
             raise UncheckableError(
                 "the answer depends on the first step alone, however long the sequence is: an export that was traced "
-                f"with one step does that{keras_exports.cure(graph)}",
+                f"with one step does that{keras_cure(graph)}"
             )
         say("mending the graph")
         mended = mend(graph, _named(target.names), target.steps, max_length=longest)
@@ -140,18 +141,12 @@ def _proved(
     )
     say("one answer against padding")
     fix = replace(
-        fix,
-        curve=draw_curve(target.subject, after.subject, max_length=longest, min_length=proof.min_length, seed=seed),
+        fix, curve=draw_curve(target.subject, after.subject, max_length=longest, min_length=proof.min_length, seed=seed)
     )
     if not proof.holds:
         return ProvedMend(fix, target)
     report = check(
-        after.subject,
-        max_length=longest,
-        min_length=proof.min_length,
-        tolerance=tolerance,
-        seed=seed,
-        progress=say,
+        after.subject, max_length=longest, min_length=proof.min_length, tolerance=tolerance, seed=seed, progress=say
     )
     fix = replace(fix, verdict=report.verdict)
     if report.verdict != "sound":
@@ -232,8 +227,7 @@ def _mended_target(target: Target, mended: Mended) -> Target:
     external = ExternalGraph(mended.graph, target.steps, names, len(target.labels), target.per_step)
 
     def build(name: str, opset: int) -> onnx.ModelProto:
-        graph = onnx.ModelProto()
-        graph.CopyFrom(mended.graph)
+        graph = deepcopy(mended.graph)
         for entry in graph.metadata_props:
             if entry.key == NAME_IN_GRAPH:
                 entry.value = name

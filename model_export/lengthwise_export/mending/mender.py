@@ -20,6 +20,8 @@ CROSSES_ROWS: Final = (
 class Mender(NodeMender):
     """Follows the values of a graph and writes the mended one."""
 
+    follow: Callable[[Mender, NodeProto], Sequence[object]]  # mends one node, and returns what changed
+
     # -- masks --------------------------------------------------------------------------------------------------------
 
     def masked(self, value: Ragged, places: Iterable[int], fill: float) -> Ragged:
@@ -61,22 +63,14 @@ class Mender(NodeMender):
     def lowest(self, dtype: int) -> float:
         """The lowest number of an element type."""
         kind = helper.tensor_dtype_to_np_dtype(dtype)
-        info = np.finfo(kind) if np.issubdtype(kind, np.floating) else np.iinfo(kind)
-        return float(info.min) if np.issubdtype(kind, np.floating) else int(info.min)
+        return float(np.finfo(kind).min) if np.issubdtype(kind, np.floating) else int(np.iinfo(kind).min)
 
-    def below_all(self, dtype: int) -> float:
-        """The padding value that sorts last in descending order, behind a step of -inf as well."""
-        return -np.inf if np.issubdtype(helper.tensor_dtype_to_np_dtype(dtype), np.floating) else self.lowest(dtype)
-
-    def above_all(self, dtype: int) -> float:
-        """The padding value that sorts last in ascending order."""
-        return np.inf if np.issubdtype(helper.tensor_dtype_to_np_dtype(dtype), np.floating) else self.highest(dtype)
-
-    def highest(self, dtype: int) -> float:
-        """The highest number of an element type."""
+    def last_choice(self, dtype: int, *, largest: bool) -> float:
+        """The padding value that sorts last, behind a step of an infinity as well."""
         kind = helper.tensor_dtype_to_np_dtype(dtype)
-        info = np.finfo(kind) if np.issubdtype(kind, np.floating) else np.iinfo(kind)
-        return float(info.max) if np.issubdtype(kind, np.floating) else int(info.max)
+        if np.issubdtype(kind, np.floating):
+            return -np.inf if largest else np.inf
+        return int(np.iinfo(kind).min if largest else np.iinfo(kind).max)
 
     # -- broadcasting -------------------------------------------------------------------------------------------------
 
@@ -113,6 +107,11 @@ class Mender(NodeMender):
         row_added = any(operand.row_added for operand in operands) and not has_rows
         fitted = [self._fitted(operand, targets, free, has_rows, row_added, keep) for operand in operands]
         return fitted, tuple(targets), row_added
+
+    def combined(self, kind: str, left: Value, right: Value) -> Ragged:
+        """Two tensors that broadcast, joined by an operator, with the element type of the first."""
+        (one, other), groups, row_added = self.align([left, right])
+        return Ragged(self.emit(kind, [one.name, other.name]), one.dtype, groups, row_added)
 
     def _is_one_or_none(self, group: Group) -> bool:
         """Whether an axis has size 1, but for the lengths at which it is empty; these are left out."""
@@ -173,12 +172,27 @@ class Mender(NodeMender):
             )
         return value.starts()[axis], group[0]
 
+    def within(self, value: Ragged, axis: int) -> tuple[int, Size]:
+        """As `single`, for an operator that mixes what is along the axis: it must not be the rows."""
+        place, size = self.single(value, axis)
+        if size.is_rows:
+            self.refuse(CROSSES_ROWS)
+        return place, size
+
+    def padded_with(self, value: Ragged, axis: int, fill: float, cause: str) -> Ragged:
+        """The tensor with a number beyond each row's own steps, if the axis is one of time; notes the cause."""
+        place, size = self.single(value, axis)
+        if not size.is_time:
+            return value
+        self.causes.append(cause)
+        return self.masked(value, [place], fill)
+
     def take(self, value: Ragged, axis: int, index: str, size: Size) -> Ragged:
         """Picks positions along an axis of the original by an index `[rows, size]` int64, other ones for each row."""
         place, _ = self.single(value, axis)
         rank = len(value.axes) + value.row_added
         rows_at = value.rows_at
-        groups = tuple((size,) if at == axis else group for at, group in enumerate(value.groups))
+        groups = value.resized(axis, size)
         if rows_at is None:
             order = [place, *(at for at in range(rank) if at != place)]
             picked = self.emit("Gather", [self.transposed(value.name, order), index], axis=0)
@@ -244,8 +258,19 @@ class Mender(NodeMender):
 Rule = Callable[[Mender], None]
 """Mends `Mender.node`: emits what stands for it, and sets its outputs."""
 
-Follow = Callable[[Mender, NodeProto], Sequence[object]]
-"""Mends one node, and returns what changed."""
+RULES: Final[dict[str, Rule]] = {}
+"""The rule for each operator of ONNX that can be mended."""
+
+
+def rule(*operators: str) -> Callable[[Rule], Rule]:
+    """Registers the rule for some operators."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operators, function))
+        return function
+
+    return register
+
 
 FLOAT: Final = TensorProto.FLOAT
 INT64: Final = TensorProto.INT64

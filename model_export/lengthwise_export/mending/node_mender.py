@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from copy import deepcopy
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,40 @@ from onnx import NodeProto, helper
 
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.hiding_masks import HidingMask
-from lengthwise_export.mending.restarts import LengthsRestricted, longest_run
 from lengthwise_export.mending.sizes import MANY_ROWS, Size
 from lengthwise_export.mending.values import Group, Numbers, Ragged, Value, singles
 from lengthwise_export.mending.writer import Writer
-from lengthwise_export.onnx_graphs.opsets import AXES_ARE_INPUTS
+from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, refill
+
+_SHORTEST_RUN: Final = 8
+"""Fewer lengths in a row at which two sizes agree are chance."""
+
+
+class LengthsRestricted(Exception):
+    """The original accepts only lengths from `shortest` to `longest`."""
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        super().__init__(f"{shortest} to {longest}")
+        self.shortest = shortest
+        self.longest = longest
+
+
+class StepsHidden(Exception):
+    """A loop is a layer if masks that the values of the steps decide are opened; each with the number that it hides."""
+
+    def __init__(self, masks: Mapping[str, float]) -> None:
+        super().__init__(f"{dict(masks)}")
+        self.masks = masks
+
+
+def longest_run(accepted: NDArray[np.bool_]) -> slice | None:
+    """The longest range of accepted lengths; None if it is too short to be meant, or in the middle."""
+    if accepted.all():
+        return slice(0, len(accepted))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], accepted.astype(np.int8), [0]])))
+    runs = [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    start, stop = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
+    return slice(start, stop) if stop - start >= _SHORTEST_RUN else None
 
 
 class NodeMender:
@@ -45,19 +75,21 @@ class NodeMender:
         name = self.node.input[place] if place < len(self.node.input) else ""
         return self.values[name] if name else None
 
-    def ragged(self, place: int) -> Ragged:
-        """An input of the node as a tensor of data."""
+    def given(self, place: int) -> Value:
+        """An input of the node that it must have."""
         value = self.value(place)
         if value is None:
             self.refuse(f"its input {place} is missing")
-        return self.as_ragged(value)
+        return value
+
+    def ragged(self, place: int) -> Ragged:
+        """An input of the node as a tensor of data."""
+        return self.as_ragged(self.given(place))
 
     def tensor(self, place: int) -> Ragged:
         """An input of the node for an operator that only moves elements: it may hold the numbers of the rows."""
         value = self.value(place)
-        if isinstance(value, Ragged) and value.counts_rows:
-            return value
-        return self.ragged(place)
+        return value if isinstance(value, Ragged) and value.counts_rows else self.ragged(place)
 
     def constant(self, place: int) -> NDArray[Any] | None:
         """An input that is a constant; None if it is not given."""
@@ -67,6 +99,13 @@ class NodeMender:
         if not isinstance(value, Numbers) or not value.is_constant:
             self.refuse(f"its input {self.node.input[place]} is not a constant")
         array: NDArray[Any] = value.table[0, 0]
+        return array
+
+    def array(self, place: int) -> NDArray[Any]:
+        """An input that must be a constant."""
+        array = self.constant(place)
+        if array is None:
+            self.refuse(f"its input {place} is missing")
         return array
 
     def attribute(self, name: str, default: Any = None) -> Any:
@@ -148,23 +187,20 @@ class NodeMender:
         """Adds a node with one output."""
         return self.writer.emit(kind, inputs, **attributes)
 
+    def rest(self) -> list[str]:
+        """The names of the node's inputs behind the first one, as they are."""
+        return list(self.node.input)[1:]
+
     def copy(
         self, inputs: Sequence[str], *, drop: Iterable[str] = (), beside: str = "", **attributes: Any
     ) -> list[str]:
         """Adds the node again with other inputs and attributes, and returns its outputs; a copy ends in `beside`."""
-        copied = NodeProto()
-        copied.CopyFrom(self.node)
-        del copied.input[:]
-        copied.input.extend(inputs)
-        replaced = {*attributes, *drop}
-        kept = [attribute for attribute in copied.attribute if attribute.name not in replaced]
-        del copied.attribute[:]
-        copied.attribute.extend(kept)
-        copied.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        copied = deepcopy(self.node)
+        copied.input[:] = inputs
+        kept = [attribute for attribute in copied.attribute if attribute.name not in {*attributes, *drop}]
+        refill(copied.attribute, [*kept, *(helper.make_attribute(name, value) for name, value in attributes.items())])
         if beside:
-            outputs = [self.writer.name(f"{name}_{beside}") for name in copied.output]
-            del copied.output[:]
-            copied.output.extend(outputs)
+            copied.output[:] = [self.writer.name(f"{name}_{beside}") for name in copied.output]
             copied.name = self.writer.name(f"{copied.name}_{beside}")
         self.writer.nodes.append(copied)
         return list(copied.output)

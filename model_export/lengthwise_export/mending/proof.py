@@ -361,9 +361,7 @@ def _with(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput
         if difference <= proof.tolerance + AMPLIFIED * by_ulps:
             difference = 0.0
             proof = replace(
-                proof,
-                amplified=max(proof.amplified, by_ulps),
-                ill_conditioned=proof.ill_conditioned + first_time,
+                proof, amplified=max(proof.amplified, by_ulps), ill_conditioned=proof.ill_conditioned + first_time
             )
     if proof.worst is None or not difference <= proof.worst.difference:
         of_raw = one.amplified or 0.0

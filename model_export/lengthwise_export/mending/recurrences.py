@@ -7,15 +7,17 @@ often it turns, and which of its states are only counted or handed on, is found 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from lengthwise_export.mending.mender import CROSSES_ROWS, Mender
 from lengthwise_export.mending.sizes import Size, Table, evaluated
 from lengthwise_export.mending.values import Numbers, Ragged, Value
+from lengthwise_export.onnx_graphs.protos import attributes_of, constants_of, graphs_in
 
 _WITHOUT_LIMIT: Final = 2**31 - 1
 """A Loop with this limit or a higher one ends by its condition."""
@@ -94,7 +96,7 @@ class _Loop:
         self._states = dict(zip(self._inputs[2:], self._outputs[1:], strict=False))
         self._starts = dict(zip(self._inputs[2:], self._node.input[2:], strict=True))
         self._producers = {name: node for node in body.node for name in node.output if name}
-        self._own = {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
+        self._own = {name: numpy_helper.to_array(tensor) for name, tensor in constants_of(body).items()}
         self._counters = {self._inputs[0]: 0}
         self._constant: dict[str, str] = {}
         for name, after in self._states.items():
@@ -170,10 +172,6 @@ class _Loop:
     def _number(self, name: str) -> np.ndarray | None:
         if name in self._own:
             return self._own[name]
-        node = self._producers.get(name)
-        if node is not None and node.op_type == "Constant":
-            tensors = [each.t for each in node.attribute if each.type == AttributeProto.TENSOR]
-            return numpy_helper.to_array(tensors[0]) if tensors else None
         value = self._mender.values.get(self._constant.get(name, name))
         return np.asarray(value.table[0, 0]) if isinstance(value, Numbers) and value.is_constant else None
 
@@ -197,7 +195,7 @@ class _Loop:
             if self._picks(node):
                 picked[name] = node
                 continue
-            if any(each.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for each in node.attribute):
+            if any(graph.output for graph in graphs_in(node)):
                 self._mender.refuse("has a graph inside of its own graph")
             kept.add(id(node))
             left += node.input
@@ -206,8 +204,7 @@ class _Loop:
 
     def _renamed(self, node: NodeProto) -> NodeProto:
         """A node that takes the values outside instead of states that stay what they are."""
-        copied = NodeProto()
-        copied.CopyFrom(node)
+        copied = deepcopy(node)
         for place, name in enumerate(node.input):
             copied.input[place] = self._constant.get(name, name)
         return copied
@@ -269,12 +266,8 @@ class _Loop:
             if array is not None:
                 tables[name] = np.broadcast_to(array, (2, self._mender.count, *array.shape))
             elif node is not None:
-                said = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-                if "to" in said:
-                    said["to"] = helper.tensor_dtype_to_np_dtype(said["to"])
-                table = evaluated(
-                    node.op_type, [self._table(each, tables) if each else None for each in node.input], said
-                )
+                inputs = [self._table(each, tables) if each else None for each in node.input]
+                table = evaluated(node.op_type, inputs, attributes_of(node))
                 if table is None:
                     self._mender.refuse("turns as often as a computation says that cannot be followed")
                 tables[name] = table

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper
 
 MANY_ROWS: Final = 1_000_003
 """A prime number of rows, larger than any size of a model: what is divisible by it counts the rows."""
@@ -164,7 +165,7 @@ def _pair(tables: Sequence[Table]) -> tuple[Table, Table]:
 def evaluated(kind: str, inputs: Sequence[Table | None], attributes: dict[str, Any]) -> Table | None:
     """The table of a node's output; None if the operator does not compute with sizes, or its output has no fixed shape.
 
-    Omitted inputs are None, and element types among the attributes are NumPy's.
+    Omitted inputs are None.
     """
     given = [table for table in inputs if table is not None]
     with np.errstate(all="ignore"):
@@ -185,7 +186,7 @@ def evaluated(kind: str, inputs: Sequence[Table | None], attributes: dict[str, A
             chosen: Table = np.where(condition, one, other)
             return chosen
         if kind == "Cast":
-            kept: Table = given[0].astype(attributes["to"])
+            kept: Table = given[0].astype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
             return kept
         if kind == "Clip":
             result = given[0]

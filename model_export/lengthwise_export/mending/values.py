@@ -11,7 +11,7 @@ differ:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import onnx
@@ -96,6 +96,10 @@ class Ragged:
             if size.is_time:
                 yield place, size
 
+    def resized(self, axis: int, size: Size) -> tuple[Group, ...]:
+        """The groups with another size of an axis of the original."""
+        return tuple((size,) if at == axis else group for at, group in enumerate(self.groups))
+
     def called(self, name: str, **changes: object) -> Ragged:
         """The same description of another tensor."""
         return replace(self, name=name, **changes)  # type: ignore[arg-type]  # fields of its own
@@ -107,7 +111,7 @@ Group = tuple[Size, ...]
 """The axes of a tensor that are one axis of the original."""
 
 
-def singles(sizes: Sequence[Size]) -> tuple[tuple[Size, ...], ...]:
+def singles(sizes: Iterable[Size]) -> tuple[tuple[Size, ...], ...]:
     """Groups of one axis each."""
     return tuple((size,) for size in sizes)
 

@@ -114,8 +114,7 @@ class Writer:
         if self._int32 and np.array_equal(size.alone, self._range):
             return self._lengths_input
         return self._once(
-            ("int32", size.alone.tobytes()),
-            lambda: self.emit("Cast", [self.per_row(size.alone)], to=TensorProto.INT32),
+            ("int32", size.alone.tobytes()), lambda: self.emit("Cast", [self.per_row(size.alone)], to=TensorProto.INT32)
         )
 
     def positions(self, size: Size) -> str:

@@ -20,7 +20,6 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.onnx_graphs import keras_exports
 from lengthwise_export.onnx_graphs.probing import (
     open_session,
     require_dynamic_inside,
@@ -29,6 +28,7 @@ from lengthwise_export.onnx_graphs.probing import (
     what_it_raises,
     with_int64_tokens,
 )
+from lengthwise_export.onnx_graphs.protos import keras_cure
 from lengthwise_export.options import ONE_VALUE_HINT, Second
 
 _ELEMENTS: Final[dict[int, str]] = {
@@ -128,7 +128,7 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False
         for candidate in names:
             session = open_session(with_int64_tokens(graph, candidate.sequences))
             probed = _probed(candidate, inputs, hints)
-            require_dynamic_inside(session, candidate, probed, cure=keras_exports.cure(graph))
+            require_dynamic_inside(session, candidate, probed, cure=keras_cure(graph))
         raise UncheckableError(_why_none_runs(graph, names, inputs, hints))
     if len(running) > 1:
         readings = "; ".join(_as_options(reading.names) for reading in running)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.verification.measurement import ROUNDING
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.onnx_graphs.protos import refill
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -89,10 +91,9 @@ def open_recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProt
     """A session that outputs the values of these nodes, with graph optimisations off so that every node is kept."""
     import onnxruntime
 
-    recording = onnx.ModelProto()
-    recording.CopyFrom(graph)
-    del recording.graph.output[:]
-    recording.graph.output.extend(onnx.ValueInfoProto(name=name) for node in nodes for name in node.output if name)
+    recording = deepcopy(graph)
+    names = (name for node in nodes for name in node.output if name)
+    refill(recording.graph.output, (onnx.ValueInfoProto(name=name) for name in names))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return open_session(recording, options)
@@ -154,16 +155,11 @@ def with_int64_tokens(graph: onnx.ModelProto, tokens: str) -> onnx.ModelProto:
     (value,) = (value for value in graph.graph.input if value.name == tokens)
     if value.type.tensor_type.elem_type != onnx.TensorProto.INT32:
         return graph
-    wider = onnx.ModelProto()
-    wider.CopyFrom(graph)
-    inside = f"{tokens}_as_int32"
+    wider, inside = deepcopy(graph), f"{tokens}_as_int32"
     for node in wider.graph.node:
-        for place, name in enumerate(node.input):
-            if name == tokens:
-                node.input[place] = inside
-    wider.graph.node.insert(
-        0, onnx.helper.make_node("Cast", [tokens], [inside], name=inside, to=onnx.TensorProto.INT32)
-    )
+        node.input[:] = [inside if name == tokens else name for name in node.input]
+    cast = onnx.helper.make_node("Cast", [tokens], [inside], name=inside, to=onnx.TensorProto.INT32)
+    wider.graph.node.insert(0, cast)
     for value in wider.graph.input:
         if value.name == tokens:
             value.type.tensor_type.elem_type = onnx.TensorProto.INT64

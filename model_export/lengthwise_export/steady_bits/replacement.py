@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from lengthwise_export.onnx_graphs.opsets import AXES_ARE_INPUTS
+from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS
 
 
 @dataclass(slots=True)

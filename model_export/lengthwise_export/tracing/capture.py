@@ -45,17 +45,13 @@ without padding may need many steps."""
 
 
 _SAID: Final = {
-    "its data is not allocated yet": "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers",
+    "its data is not allocated yet": "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers"
 }
 """What is said in the place of torch's words."""
 
 
 def capture(
-    model: nn.Module,
-    steps: StepInput,
-    *,
-    signature: CallSignature,
-    select_output: OutputSelector,
+    model: nn.Module, steps: StepInput, *, signature: CallSignature, select_output: OutputSelector
 ) -> tuple[ExportedProgram, list[str]]:
     """Traces a module with dynamic rows and width: a program of (sequences, lengths int32), and its outputs' names.
 

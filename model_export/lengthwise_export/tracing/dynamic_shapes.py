@@ -112,10 +112,7 @@ class OpenSizes(TorchFunctionMode):
             for known in (self._as_lengths, self._as_longest):
                 if first in known:
                     known.add(answer)
-        for known, inverted in (
-            (self._as_mask, self._as_padding_mask),
-            (self._as_padding_mask, self._as_mask),
-        ):
+        for known, inverted in ((self._as_mask, self._as_padding_mask), (self._as_padding_mask, self._as_mask)):
             if first in known and name in _COPIES | _AS_FLOATS:
                 known.add(answer)
             elif first in known and (name in _INVERTED or (name in _EQUAL and _is_zero(args[1:]))):

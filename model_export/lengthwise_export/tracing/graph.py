@@ -78,7 +78,7 @@ def build(
     promised: dict[str, tuple[str, Sequence[str | int | None]]] = {
         sequences: ("INT64", ["rows", "width"])
         if steps.kind == "tokens"
-        else ("FLOAT", ["rows", "width", steps.features]),
+        else ("FLOAT", ["rows", "width", steps.features])
     }
     if signature.second != "none":
         promised["lengths"] = ("INT32", ["rows"])

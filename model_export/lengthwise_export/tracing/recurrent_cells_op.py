@@ -79,12 +79,7 @@ def recurrent_cells(
     compute = [ACTIVATIONS[name].compute for name in activations.split(",")]
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for place, backwards in enumerate(_REVERSED[direction]):
-        step = _STEPS[kind](
-            states[place],
-            biases[place],
-            compute,
-            reset_after,
-        )
+        step = _STEPS[kind](states[place], biases[place], compute, reset_after)
         projected = functional.linear(values, inputs[place], biases[place, : GATES[kind] * hidden])
         state = values.new_zeros(rows, hidden) if initial_state is None else initial_state[place].clone()
         cell = values.new_zeros(rows, hidden) if initial_cell is None else initial_cell[place].clone()
@@ -200,6 +195,6 @@ def _to_onnx(
 
 
 TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
-    torch.ops.lengthwise.recurrent_cells.default: _to_onnx,
+    torch.ops.lengthwise.recurrent_cells.default: _to_onnx
 }
 """The translation to ONNX."""

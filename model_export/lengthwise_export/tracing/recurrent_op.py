@@ -173,7 +173,5 @@ def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[i
     return [op.Slice(initial, begin, end, axis) for begin, end in itertools.pairwise(edges)]
 
 
-TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
-    torch.ops.lengthwise.recurrent.default: _to_onnx,
-}
+TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {torch.ops.lengthwise.recurrent.default: _to_onnx}
 """The translations to ONNX of the operators that this package adds to torch."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, FLOAT, Mender, Rule
+from lengthwise_export.mending.mender import CROSSES_ROWS, FLOAT, Mender, rule
 from lengthwise_export.mending.sizes import Size, Table
 from lengthwise_export.mending.values import Numbers, Ragged
 
@@ -82,9 +82,8 @@ def surrounded(mender: Mender, value: Ragged, axis: int, front: Table, behind: T
     wider = mender.emit("Pad", [value.name, mender.writer.constant(amounts), number], mode="constant")
     around = Size(size.table + 2)
     out = Size(size.table + front + behind)
-    groups = tuple((around,) if at == axis else group for at, group in enumerate(value.groups))
     index = mender.clipped(mender.along(1 - front, 1, out), around)
-    return mender.take(value.called(wider, groups=groups), axis, index, out)
+    return mender.take(value.called(wider, groups=value.resized(axis, around)), axis, index, out)
 
 
 def convolved(
@@ -128,10 +127,8 @@ def convolved(
     ]
     for size in out:
         mender.needs(size)
-    first = value.groups[0]
-    name = run(value, moves)
-    name = mender.split_first(name, first, value.rank)
-    groups = (first, (channels or value.groups[1][0],), *((size,) for size in out))
+    name = mender.split_first(run(value, moves), value.groups[0], value.rank)
+    groups = (value.groups[0], (channels or value.groups[1][0],), *((size,) for size in out))
     mender.set(Ragged(name, value.dtype, groups))
 
 
@@ -139,30 +136,28 @@ def _fixed_pads(moves: Sequence[Window]) -> list[int]:
     return [move.before for move in moves] + [move.after for move in moves]
 
 
-def conv(mender: Mender) -> None:
-    """Conv."""
+def _as_it_is(mender: Mender, *rest: str) -> Callable[[Ragged, list[Window]], str]:
+    """Runs the node itself, with pads of fixed size."""
+    return lambda masked, moves: mender.copy(
+        [mender.merged(masked), *rest], drop=["auto_pad"], pads=_fixed_pads(moves)
+    )[0]
+
+
+_BEYOND: Final = "its window reads beyond the last step"
+
+
+@rule("Conv")
+def _conv(mender: Mender) -> None:
     value, weights = mender.ragged(0), mender.constant(1)
     if weights is None or weights.ndim < 3:
         mender.refuse("its weights have no axis of the kernel")
-    rest = [name for name in list(mender.node.input)[1:]]
-
-    def run(masked: Ragged, moves: list[Window]) -> str:
-        name = mender.merged(masked)
-        return mender.copy([name, *rest], drop=["auto_pad"], pads=_fixed_pads(moves))[0]
-
-    convolved(
-        mender,
-        value,
-        weights.shape[2:],
-        run,
-        channels=mender.fixed(weights.shape[0]),
-        fill=0,
-        cause="its kernel reads beyond the last step, where a lone sequence has zeros",
-    )
+    run, channels = _as_it_is(mender, *mender.rest()), mender.fixed(weights.shape[0])
+    cause = "its kernel reads beyond the last step, where a lone sequence has zeros"
+    convolved(mender, value, weights.shape[2:], run, channels=channels, fill=0, cause=cause)
 
 
-def conv_transpose(mender: Mender) -> None:
-    """ConvTranspose."""
+@rule("ConvTranspose")
+def _conv_transpose(mender: Mender) -> None:
     value, weights = mender.ragged(0), mender.constant(1)
     if weights is None or mender.attribute("output_shape") or mender.attribute("auto_pad", "NOTSET") != "NOTSET":
         mender.refuse("its output's size is set by hand: give it pads instead of output_shape or auto_pad")
@@ -184,35 +179,24 @@ def conv_transpose(mender: Mender) -> None:
         grown = (table - 1) * strides[place] + extra[place] + spread - pads[place] - pads[place + count]
         sizes.append(Size(np.maximum(grown, 0)))
     group = mender.attribute("group", 1)
-    (name,) = mender.copy([mender.merged(value), *list(mender.node.input)[1:]])
+    (name,) = mender.copy([mender.merged(value), *mender.rest()])
     name = mender.split_first(name, value.groups[0], value.rank)
     channels = mender.fixed(weights.shape[1] * group)
     mender.set(Ragged(name, value.dtype, (value.groups[0], (channels,), *((size,) for size in sizes))))
 
 
-def max_pool(mender: Mender) -> None:
-    """MaxPool."""
-    value = mender.ragged(0)
-    if len(mender.node.output) > 1 and mender.node.output[1]:
+@rule("MaxPool", "LpPool")
+def _pool(mender: Mender) -> None:
+    value, largest = mender.ragged(0), mender.node.op_type == "MaxPool"
+    if largest and len(mender.node.output) > 1 and mender.node.output[1]:
         mender.refuse("gives the places of the largest values, which count the padding")
-    fill = mender.lowest(value.dtype)
-
-    def run(masked: Ragged, moves: list[Window]) -> str:
-        return mender.copy([mender.merged(masked)], drop=["auto_pad"], pads=_fixed_pads(moves))[0]
-
-    convolved(
-        mender,
-        value,
-        mender.attribute("kernel_shape"),
-        run,
-        channels=None,
-        fill=fill,
-        cause="its window reads beyond the last step",
-    )
+    fill, kernel = mender.lowest(value.dtype) if largest else 0, mender.attribute("kernel_shape")
+    convolved(mender, value, kernel, _as_it_is(mender), channels=None, fill=fill, cause=_BEYOND)
 
 
-def average_pool(mender: Mender) -> None:
-    """AveragePool: the mean of the steps in its window, and with `count_include_pad` of the zeros around them."""
+@rule("AveragePool")
+def _average_pool(mender: Mender) -> None:
+    """The mean of the steps in its window, and with `count_include_pad` of the zeros around them."""
     value = mender.ragged(0)
     kernel = mender.attribute("kernel_shape")
     sizes = [mender.single(value, axis)[1] for axis in range(2, value.rank)]
@@ -222,9 +206,6 @@ def average_pool(mender: Mender) -> None:
     padded = any(move.before or move.after or move.rounds_up for move in moves)
     counts_zeros = bool(mender.attribute("count_include_pad", 0))
     reads = any(size.is_time and move.reads_beyond(size.alone) for size, move in zip(sizes, moves, strict=True))
-
-    def plain(masked: Ragged, moves: list[Window]) -> str:
-        return mender.copy([mender.merged(masked)], drop=["auto_pad"], pads=_fixed_pads(moves))[0]
 
     def counted(masked: Ragged, moves: list[Window]) -> str:
         options: dict[str, Any] = {"pads": _fixed_pads(moves), "count_include_pad": 1}
@@ -253,35 +234,19 @@ def average_pool(mender: Mender) -> None:
         bounds = [mender.writer.constant([0]), mender.writer.at_width(Size(move.places(size.table)))]
         return mender.emit("Slice", [mender.emit("Div", shares), *bounds, mender.writer.constant([2])])
 
-    run = plain
+    run = _as_it_is(mender)
     if reads and padded and not counts_zeros:
         run = counted
     elif reads and any(move.rounds_up for move in moves):
         if value.is_merged or value.rank != 3:
             mender.refuse("counts the zeros around the steps and rounds up, over more than one axis or merged ones")
         run = summed
-    convolved(mender, value, kernel, run, channels=None, fill=0, cause="its window reads beyond the last step")
+    convolved(mender, value, kernel, run, channels=None, fill=0, cause=_BEYOND)
 
 
-def lp_pool(mender: Mender) -> None:
-    """LpPool."""
-
-    def run(masked: Ragged, moves: list[Window]) -> str:
-        return mender.copy([mender.merged(masked)], drop=["auto_pad"], pads=_fixed_pads(moves))[0]
-
-    convolved(
-        mender,
-        mender.ragged(0),
-        mender.attribute("kernel_shape"),
-        run,
-        channels=None,
-        fill=0,
-        cause="its window reads beyond the last step",
-    )
-
-
-def resize(mender: Mender) -> None:
-    """Resize that repeats each step: nearest, by a whole number."""
+@rule("Resize")
+def _resize(mender: Mender) -> None:
+    """One that repeats each step: nearest, by a whole number."""
     value = mender.ragged(0)
     times = [axis for axis, group in enumerate(value.groups) if any(not size.fixed for size in group)]
     repeats = [1.0] * value.rank
@@ -315,13 +280,3 @@ def resize(mender: Mender) -> None:
         for axis, group in enumerate(value.groups)
     )
     mender.set(value.called(name, groups=groups))
-
-
-RULES: dict[str, Rule] = {
-    "AveragePool": average_pool,
-    "Conv": conv,
-    "ConvTranspose": conv_transpose,
-    "LpPool": lp_pool,
-    "MaxPool": max_pool,
-    "Resize": resize,
-}

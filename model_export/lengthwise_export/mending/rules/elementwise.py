@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-import numpy as np
 from onnx import helper
 
-from lengthwise_export.mending.mender import BOOL, Mender, Rule
+from lengthwise_export.mending.mender import BOOL, Mender, rule
 from lengthwise_export.mending.values import Numbers, Ragged
 
 _UNARY: Final = (
@@ -33,33 +32,33 @@ _KEEP_ZERO: Final = frozenset(
 """Operators that make 0 of 0."""
 
 
-def unary(mender: Mender) -> None:
-    """An operator of one tensor."""
+@rule(*_UNARY)
+def _unary(mender: Mender) -> None:
     kind = mender.node.op_type
     value = mender.tensor(0) if kind == "Identity" else mender.ragged(0)
     (name,) = mender.copy([value.name])
     mender.set(value.called(name, zeroed=value.zeroed and kind in _KEEP_ZERO))
 
 
-def test(mender: Mender) -> None:
-    """IsNaN and IsInf."""
+@rule("IsNaN", "IsInf")
+def _test(mender: Mender) -> None:
     value = mender.ragged(0)
     mender.set(value.called(mender.copy([value.name])[0], dtype=BOOL, zeroed=False))
 
 
-def cast(mender: Mender) -> None:
-    """Cast and CastLike."""
+@rule("Cast", "CastLike")
+def _cast(mender: Mender) -> None:
     value = mender.tensor(0)
     to = mender.attribute("to")
     if to is None:
         like = mender.value(1)
         to = like.dtype if like is not None else value.dtype
-    (name,) = mender.copy([value.name, *list(mender.node.input)[1:]])
+    (name,) = mender.copy([value.name, *mender.rest()])
     mender.set(value.called(name, dtype=to))
 
 
-def combined(mender: Mender) -> None:
-    """An operator of several tensors that broadcast."""
+@rule(*_COMBINED, *_TESTS)
+def _combined(mender: Mender) -> None:
     values = [mender.values[name] for name in mender.node.input if name]
     counts_rows = any(isinstance(value, Ragged) and value.counts_rows for value in values)
     if counts_rows and mender.node.op_type == "Max":  # of an index and the numbers of the rows, for their common shape
@@ -78,63 +77,50 @@ def combined(mender: Mender) -> None:
     mender.set(Ragged(name, dtype, groups, row_added, zeroed, counts_rows=counts_rows))
 
 
-def clip(mender: Mender) -> None:
-    """Clip: between bounds that may depend on the width."""
+@rule("Clip")
+def _clip(mender: Mender) -> None:
+    """Between bounds that may depend on the width."""
     value = mender.ragged(0)
     bounds = [mender.value(place) for place in (1, 2)]
     if any(bound is not None and not (isinstance(bound, Numbers) and bound.is_constant) for bound in bounds):
         for kind, bound in zip(("Max", "Min"), bounds, strict=True):
             if bound is not None:
-                (one, other), groups, row_added = mender.align([value, bound])
-                value = Ragged(mender.emit(kind, [one.name, other.name]), value.dtype, groups, row_added)
+                value = mender.combined(kind, value, bound)
         mender.set(value)
         return
-    (name,) = mender.copy([value.name, *list(mender.node.input)[1:]])
+    (name,) = mender.copy([value.name, *mender.rest()])
     mender.set(value.called(name, zeroed=False))
 
 
-def dropout(mender: Mender) -> None:
-    """Dropout: nothing in evaluation mode."""
+@rule("Dropout")
+def _dropout(mender: Mender) -> None:
+    """Nothing in evaluation mode."""
     training = mender.constant(2)
     if training is not None and bool(training.any()):
         mender.refuse("drops values at random: export the model in evaluation mode")
-    value = mender.value(0)
-    assert value is not None
-    mender.set(value)
+    mender.set(mender.given(0))
     if len(mender.node.output) > 1 and mender.node.output[1]:
         mender.refuse("the mask of a Dropout is used: export the model in evaluation mode")
 
 
-def one_hot(mender: Mender) -> None:
-    """OneHot: a new axis of fixed size behind the others."""
+@rule("OneHot")
+def _one_hot(mender: Mender) -> None:
+    """A new axis of fixed size behind the others."""
     value, depth = mender.ragged(0), mender.constant(1)
     if depth is None or mender.attribute("axis", -1) not in (-1, value.rank):
         mender.refuse("puts its new axis elsewhere than behind the others")
-    values = mender.constant(2)
-    assert values is not None
-    (name,) = mender.copy([value.name, *list(mender.node.input)[1:]], axis=-1)
+    dtype = int(helper.np_dtype_to_tensor_dtype(mender.array(2).dtype))
+    (name,) = mender.copy([value.name, *mender.rest()], axis=-1)
     groups = (*value.groups, (mender.fixed(int(depth.reshape(-1)[0])),))
-    dtype = int(helper.np_dtype_to_tensor_dtype(np.asarray(values).dtype))
     mender.set(Ragged(name, dtype, groups, value.row_added))
 
 
-def trilu(mender: Mender) -> None:
-    """Trilu: keeps a triangle of the last two axes, the same one at every width."""
+@rule("Trilu")
+def _trilu(mender: Mender) -> None:
+    """Keeps a triangle of the last two axes, the same one at every width."""
     value = mender.ragged(0)
     mender.constant(1)
     if value.is_merged:
         mender.refuse("takes a triangle of merged axes")
-    (name,) = mender.copy([value.name, *list(mender.node.input)[1:]])
+    (name,) = mender.copy([value.name, *mender.rest()])
     mender.set(value.called(name))
-
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(_UNARY, unary),
-    **dict.fromkeys((*_COMBINED, *_TESTS), combined),
-    **dict.fromkeys(("IsNaN", "IsInf"), test),
-    **dict.fromkeys(("Cast", "CastLike"), cast),
-    "Clip": clip,
-    "Dropout": dropout,
-    "OneHot": one_hot,
-    "Trilu": trilu,
-}

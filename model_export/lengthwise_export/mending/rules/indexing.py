@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, Rule
+from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, rule
 from lengthwise_export.mending.sizes import Size, Table
 from lengthwise_export.mending.values import Group, Numbers, Ragged, Value, is_one, shown
 
@@ -15,8 +15,8 @@ _FAR = np.iinfo(np.int64).max
 _ENDS_ELSEWHERE = "it counts from the end of the padded width, not of the row"
 
 
-def slice_(mender: Mender) -> None:
-    """Slice."""
+@rule("Slice")
+def _slice(mender: Mender) -> None:
     value = mender.ragged(0)
     starts, ends = _bounds(mender, "starts", 1), _bounds(mender, "ends", 2)
     given = mender.attribute("axes")
@@ -53,7 +53,6 @@ def sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, s
         mender.refuse(CROSSES_ROWS)
     if not out.alone.any():
         mender.refuse("is empty at every length")
-    groups = tuple((out,) if at == axis else group for at, group in enumerate(value.groups))
     begins = first[0]
     if step > 0 and (begins == begins[-1])[out.alone > 0].all():
         begin = int(begins[-1])
@@ -68,7 +67,8 @@ def sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, s
         numbers = [mender.writer.constant([each]) for each in (begin, place, step)]
         name = mender.emit("Slice", [value.name, numbers[0], stop, numbers[1], numbers[2]])
         # Behind an end that is cut off there are steps, not zeros.
-        return value.called(name, groups=groups, zeroed=value.zeroed and (to_the_end or not size.is_time))
+        zeroed = value.zeroed and (to_the_end or not size.is_time)
+        return value.called(name, groups=value.resized(axis, out), zeroed=zeroed)
     if size.is_time:
         mender.causes.append(_ENDS_ELSEWHERE)
     index = mender.clipped(mender.along(first[0], step, out), size)
@@ -84,12 +84,9 @@ def _resolved(size: Table, start: Table, end: Table, step: int) -> tuple[Table, 
     return begin, np.maximum(count, 0)
 
 
-def gather(mender: Mender) -> None:
-    """Gather."""
-    data, index = mender.value(0), mender.value(1)
-    assert data is not None
-    assert index is not None
-    value = mender.as_ragged(data)
+@rule("Gather")
+def _gather(mender: Mender) -> None:
+    value, index = mender.ragged(0), mender.given(1)
     axis = mender.attribute("axis", 0) % value.rank
     if isinstance(index, Numbers):
         mender.set(_gathered_by_numbers(mender, value, axis, index))
@@ -173,24 +170,22 @@ def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
     return Ragged(mender.emit("Where", [negative, moved, one.name]), index.dtype, groups, row_added)
 
 
-def gather_nd(mender: Mender) -> None:
-    """GatherND by one index, which is Gather along its first axis."""
-    data, index = mender.value(0), mender.value(1)
-    assert data is not None
-    assert index is not None
+@rule("GatherND")
+def _gather_nd(mender: Mender) -> None:
+    """By one index, which is Gather along its first axis."""
+    value, index = mender.ragged(0), mender.given(1)
     if isinstance(index, Ragged) and index.columns:
-        mender.set(_of_each_row(mender, mender.as_ragged(data), index.columns))
+        mender.set(_of_each_row(mender, value, index.columns))
         return
     count = index.shape[-1] if isinstance(index, Numbers) else index.groups[-1][0].fixed
     if mender.attribute("batch_dims", 0) == 1 and count == 1 and isinstance(index, Ragged):
-        mender.set(_of_own_row(mender, mender.as_ragged(data), index))
+        mender.set(_of_own_row(mender, value, index))
         return
     if mender.attribute("batch_dims", 0) or count != 1:
         mender.refuse(
             f"picks places by {count} indexes at once, as adaptive pools, interpolation and x[i, j] do: pool to one "
             "step, or pick along one axis"
         )
-    value = mender.as_ragged(data)
     if isinstance(index, Numbers):
         name = mender.squeezed(index.name, [len(index.shape) - 1])
         mender.set(_gathered_by_numbers(mender, value, 0, Numbers(name, index.table[..., 0])))
@@ -228,13 +223,11 @@ def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
     return value.called(name, groups=(*groups, *value.groups[2:]), zeroed=False)
 
 
-def gather_elements(mender: Mender) -> None:
-    """GatherElements."""
+@rule("GatherElements")
+def _gather_elements(mender: Mender) -> None:
     value, index = mender.ragged(0), mender.ragged(1)
     axis = mender.attribute("axis", 0) % value.rank
-    place, size = mender.single(value, axis)
-    if size.is_rows:
-        mender.refuse(CROSSES_ROWS)
+    place, size = mender.within(value, axis)
     if value.row_added != index.row_added or value.is_merged or index.is_merged:
         mender.refuse("picks from one row by the index of another")
     for at, (one, other) in enumerate(zip(value.groups, index.groups, strict=True)):
@@ -252,38 +245,33 @@ def gather_elements(mender: Mender) -> None:
     mender.set(value.called(name, groups=index.groups, zeroed=False))
 
 
-def range_(mender: Mender) -> None:
-    """Range: positions along an axis."""
-    numbers = [mender.value(place) for place in range(3)]
-    if not all(isinstance(each, Numbers) for each in numbers):
+@rule("Range")
+def _range(mender: Mender) -> None:
+    """Positions along an axis."""
+    numbers = [each for each in map(mender.given, range(3)) if isinstance(each, Numbers)]
+    if len(numbers) < 3:
         mender.refuse("its end is computed from the data")
-    start, limit, step = (each.table for each in numbers if isinstance(each, Numbers))
+    start, limit, step = (each.table for each in numbers)
     count = np.maximum(np.ceil((limit.astype(np.float64) - start) / np.where(step == 0, 1, step)), 0).astype(np.int64)
     size = Size(count.reshape(2, -1))
-    dtype = int(numbers[0].dtype) if numbers[0] is not None else INT64
-    if size.is_rows:
-        if not (start == 0).all() or not (step == 1).all():
-            mender.refuse("counts the rows of the batch, but not from 0 by 1")
-        (name,) = mender.copy([each.name for each in numbers if each is not None])
-        mender.set(Ragged(name, dtype, ((mender.rows,),), counts_rows=True))
-        return
-    if size.fixed is not None and (start == start.flat[0]).all() and (step == step.flat[0]).all():
-        (name,) = mender.copy([each.name for each in numbers if each is not None])
-        mender.set(Ragged(name, dtype, ((size,),)))
+    dtype = numbers[0].dtype
+    if size.is_rows and not ((start == 0).all() and (step == 1).all()):
+        mender.refuse("counts the rows of the batch, but not from 0 by 1")
+    if size.is_rows or (size.fixed is not None and (start == start.flat[0]).all() and (step == step.flat[0]).all()):
+        (name,) = mender.copy([each.name for each in numbers])
+        mender.set(Ragged(name, dtype, ((mender.rows if size.is_rows else size,),), counts_rows=size.is_rows))
         return
     name = mender.writer.positions(size)
-    name = name if dtype == INT64 else mender.cast(name, dtype)
-    value = Ragged(name, dtype, ((size,),))
+    value = Ragged(name if dtype == INT64 else mender.cast(name, dtype), dtype, ((size,),))
     for kind, number, neutral in (("Mul", numbers[2], 1), ("Add", numbers[0], 0)):
-        assert isinstance(number, Numbers)
         if not (number.table == neutral).all():
-            (one, other), groups, row_added = mender.align([value, number])
-            value = Ragged(mender.emit(kind, [one.name, other.name]), dtype, groups, row_added)
+            value = mender.combined(kind, value, number)
     mender.set(value)
 
 
-def reverse_sequence(mender: Mender) -> None:
-    """ReverseSequence: over the whole width it reverses each row's own steps."""
+@rule("ReverseSequence")
+def _reverse_sequence(mender: Mender) -> None:
+    """Over the whole width it reverses each row's own steps."""
     value = mender.ragged(0)
     rows, time = mender.attribute("batch_axis", 1), mender.attribute("time_axis", 0)
     if value.is_merged or value.row_added or not value.groups[rows][0].is_rows or not value.groups[time][0].is_time:
@@ -295,13 +283,3 @@ def reverse_sequence(mender: Mender) -> None:
         mender.causes.append("it reverses the padding together with the steps")
         ends = mender.writer.per_row(value.groups[time][0].alone)
     mender.set(value.called(mender.copy([value.name, ends])[0]))
-
-
-RULES: dict[str, Rule] = {
-    "Gather": gather,
-    "GatherElements": gather_elements,
-    "GatherND": gather_nd,
-    "Range": range_,
-    "ReverseSequence": reverse_sequence,
-    "Slice": slice_,
-}

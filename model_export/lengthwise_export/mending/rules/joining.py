@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, Rule
+from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, rule
 from lengthwise_export.mending.rules.convolution import surrounded
 from lengthwise_export.mending.sizes import Size, Table, constant_of
 from lengthwise_export.mending.values import Group, Numbers, Ragged
 
 
-def concat(mender: Mender) -> None:
-    """Concat: what follows the steps of a row begins where that row ends."""
+@rule("Concat")
+def _concat(mender: Mender) -> None:
+    """What follows the steps of a row begins where that row ends."""
     values = [mender.values[name] for name in mender.node.input if name]
     if any(isinstance(value, Ragged) and value.counts_rows for value in values):
         mender.set(Ragged("", INT64, (), columns=tuple(values)))  # the index of several axes: for GatherND
@@ -69,12 +70,12 @@ def _repeated(mender: Mender, value: Ragged, groups: Sequence[Group], row_added:
     return value.called(mender.emit("Expand", [value.name, mender.emit("Concat", parts, axis=0)]))
 
 
-def split(mender: Mender) -> None:
-    """Split."""
+@rule("Split")
+def _split(mender: Mender) -> None:
     value = mender.ragged(0)
     axis = mender.attribute("axis", 0) % value.rank
     place, size = mender.single(value, axis)
-    names = [name for name in mender.node.output]
+    count = len(mender.node.output)
     given = mender.attribute("split")
     if given is None:
         array = mender.constant(1)
@@ -82,17 +83,17 @@ def split(mender: Mender) -> None:
     if size.fixed is None:
         mender.refuse(CROSSES_ROWS if size.is_rows else "cuts the steps into pieces whose sizes depend on the width")
     if given is None:
-        each = -(-size.fixed // len(names))
-        given = [min(each, size.fixed - each * at) for at in range(len(names))]
-    copied = mender.copy([value.name, *list(mender.node.input)[1:]], axis=place)
+        each = -(-size.fixed // count)
+        given = [min(each, size.fixed - each * at) for at in range(count)]
+    copied = mender.copy([value.name, *mender.rest()], axis=place)
     for at, (name, part) in enumerate(zip(copied, given, strict=True)):
         if name:
-            groups = tuple((mender.fixed(part),) if each == axis else group for each, group in enumerate(value.groups))
-            mender.set(value.called(name, groups=groups), at)
+            mender.set(value.called(name, groups=value.resized(axis, mender.fixed(part))), at)
 
 
-def pad(mender: Mender) -> None:
-    """Pad: what comes behind the steps comes behind each row's own last step."""
+@rule("Pad")
+def _pad(mender: Mender) -> None:
+    """What comes behind the steps comes behind each row's own last step."""
     value = mender.ragged(0)
     mode = mender.attribute("mode", "constant")
     amounts, axes = mender.value(1), mender.constant(3)
@@ -100,12 +101,8 @@ def pad(mender: Mender) -> None:
         mender.refuse("its amounts are an attribute: convert the graph to opset 11 or later")
     if not isinstance(amounts, Numbers):
         mender.refuse("its amounts are computed from the data")
-    fill_value = mender.value(2)
-    fill = 0.0
-    if fill_value is not None:
-        constant = mender.constant(2)
-        assert constant is not None
-        fill = constant.reshape(-1)[0].item() if constant.size else 0.0
+    number = mender.constant(2)
+    fill = number.reshape(-1)[0].item() if number is not None and number.size else 0.0
     chosen = [*range(value.rank)] if axes is None else [int(axis) % value.rank for axis in axes]
     count = len(chosen)
     for at, axis in enumerate(chosen):
@@ -135,12 +132,9 @@ def _padded_by_length(
 
 
 def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, mode: str, fill: float) -> Ragged:
-    place, size = mender.single(value, axis)
-    if size.is_rows:
-        mender.refuse(CROSSES_ROWS)
+    place, size = mender.within(value, axis)
     mender.needs(size, -before - after)  # no original takes away more steps than there are
     out = Size(np.maximum(size.table + before + after, 0))
-    groups = tuple((out,) if at == axis else group for at, group in enumerate(value.groups))
     if mode == "constant" or size.fixed is not None:
         if size.is_time and after > 0:
             mender.causes.append("what it adds comes behind the padding")
@@ -153,7 +147,7 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
         inputs += [mender.writer.scalar_of(fill, value.dtype)] if mode == "constant" else []
         name = mender.emit("Pad", inputs, mode=mode)
         zeroed = value.zeroed and mode == "constant" and fill == 0 and after >= 0
-        return value.called(name, groups=groups, zeroed=zeroed)
+        return value.called(name, groups=value.resized(axis, out), zeroed=zeroed)
     if min(before, after) < 0:
         mender.refuse(f"takes steps away in the mode {mode}")
     mender.causes.append(f"in the mode {mode} it repeats the end of the padded width, not of the row")
@@ -174,6 +168,3 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
     else:
         mender.refuse(f"pads in the mode {mode}")
     return mender.take(value, axis, mender.clipped(index, size), out)
-
-
-RULES: dict[str, Rule] = {"Concat": concat, "Pad": pad, "Split": split}

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from lengthwise_export.mending.affine import NotACell
 from lengthwise_export.mending.cells import Cell, recognise
-from lengthwise_export.mending.mender import BOOL, CROSSES_ROWS, FLOAT, Follow, Mender, Rule
+from lengthwise_export.mending.mender import BOOL, CROSSES_ROWS, FLOAT, Mender, rule
+from lengthwise_export.mending.node_mender import StepsHidden
 from lengthwise_export.mending.recurrences import Recurrence, of_loop, of_scan
-from lengthwise_export.mending.restarts import StepsHidden
 from lengthwise_export.mending.rules.recurrent import recurrent
 from lengthwise_export.mending.values import Group, Numbers, Ragged, Value
+from lengthwise_export.onnx_graphs.protos import graphs_in, refill
 
 
-def loop_with(follow: Follow) -> Rule:
-    """The rule for Loop; `follow` mends one node of its body."""
-
-    def loop(mender: Mender) -> None:
-        mender.node = _without_what_stays(mender, follow)
-        recurrence = of_loop(mender)
-        for name, value in recurrence.handed_on.items():
-            mender.values[name] = value
-        if not _as_layer(mender, recurrence):
-            _as_scan(mender, recurrence, scan_with(follow))
-
-    return loop
+@rule("Loop")
+def _loop(mender: Mender) -> None:
+    mender.node = _without_what_stays(mender)
+    recurrence = of_loop(mender)
+    mender.values.update(recurrence.handed_on)
+    if not _as_layer(mender, recurrence):
+        _as_scan(mender, recurrence)
 
 
-def _without_what_stays(mender: Mender, follow: Follow) -> NodeProto:
+def _without_what_stays(mender: Mender) -> NodeProto:
     """The Loop without the nodes that compute the same at each of its turns: they are moved in front of it."""
-    loop, causes = NodeProto(), mender.causes
-    loop.CopyFrom(mender.node)
+    loop, causes = deepcopy(mender.node), mender.causes
     body: GraphProto = next(each.g for each in loop.attribute if each.name == "body")
     moved: dict[str, str] = {}
     for tensor in body.initializer:
@@ -43,67 +40,64 @@ def _without_what_stays(mender: Mender, follow: Follow) -> NodeProto:
     for node in body.node:
         for place, name in enumerate(node.input):
             node.input[place] = moved.get(name, name)
-        has_graph = any(each.HasField("g") or each.graphs for each in node.attribute)
-        if has_graph or node.op_type.startswith("Random") or inside.intersection(node.input):
+        if (
+            any(graph.output for graph in graphs_in(node))
+            or node.op_type.startswith("Random")
+            or inside.intersection(node.input)
+        ):
             inside.update(node.output)
             kept.append(node)
             continue
         for place, name in enumerate(node.output):
             moved[name] = mender.writer.name(f"{name}_outside") if name else ""
             node.output[place] = moved[name]
-        follow(mender, node)
+        mender.follow(mender, node)
     for value in body.output:
         if value.name in moved:  # a body has to make its outputs itself
             kept.append(helper.make_node("Identity", [moved[value.name]], [value.name]))
     del body.initializer[:]
-    others = GraphProto(node=kept).node  # copies, as the list is emptied
-    del body.node[:]
-    body.node.extend(others)
+    refill(body.node, kept)
     mender.causes = causes
     return loop
 
 
-def scan_with(follow: Follow) -> Rule:
-    """The rule for Scan; `follow` mends one node of its body."""
-
-    def scan(mender: Mender) -> None:
-        node = mender.node
-        body: GraphProto = mender.attribute("body")
-        scanned = mender.attribute("num_scan_inputs")
-        states = len(node.input) - scanned
-        values = _scanned(mender, states)
-        time = values[states].groups[0][0]
-        directions = mender.attribute("scan_input_directions") or [0] * scanned
-        forwards = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
-        if forwards and _as_layer(mender, of_scan(mender)):
-            return
-        inside: list[Value] = [*values[:states]]
-        inside += [value.called(value.name, groups=value.groups[1:], zeroed=False) for value in values[states:]]
-        results = _followed_inside(mender, body, inside, follow)
-        for start, end in zip(values[:states], results[:states], strict=True):
-            if not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)):
-                mender.refuse("has a state whose first axis is not the rows")
-        mender.node = node
-        mender.causes.append("it runs on through the padding, or begins in it")
-        masked = _held(mender, body, states, len(values[0].groups))
-        # [steps, rows]: true at each row's own steps.
-        mask = mender.transposed(mender.writer.mask(time), (1, 0))
-        backwards = {direction for direction in directions if direction}
-        if backwards and not all(directions):
-            mender.refuse("scans in both directions at once")
-        names = mender.copy(
-            [*(value.name for value in values), mask],
-            body=masked,
-            num_scan_inputs=scanned + 1,
-            scan_input_directions=[*directions, int(bool(backwards))],
-            drop=["scan_input_axes"],
-        )
-        for place, (name, result) in enumerate(zip(names, results, strict=True)):
-            if name:
-                groups: tuple[Group, ...] = result.groups if place < states else ((time,), *result.groups)
-                mender.set(Ragged(name, result.dtype, groups), place)
-
-    return scan
+@rule("Scan")
+def _scan(mender: Mender) -> None:
+    node = mender.node
+    body: GraphProto = mender.attribute("body")
+    scanned = mender.attribute("num_scan_inputs")
+    states = len(node.input) - scanned
+    values = _scanned(mender, states)
+    time = values[states].groups[0][0]
+    directions = mender.attribute("scan_input_directions") or [0] * scanned
+    forwards = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
+    if forwards and _as_layer(mender, of_scan(mender)):
+        return
+    inside: list[Value] = [*values[:states]]
+    inside += [value.called(value.name, groups=value.groups[1:], zeroed=False) for value in values[states:]]
+    results = _followed_inside(mender, body, inside)
+    for start, end in zip(values[:states], results[:states], strict=True):
+        if not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)):
+            mender.refuse("has a state whose first axis is not the rows")
+    mender.node = node
+    mender.causes.append("it runs on through the padding, or begins in it")
+    masked = _held(mender, body, states, len(values[0].groups))
+    # [steps, rows]: true at each row's own steps.
+    mask = mender.transposed(mender.writer.mask(time), (1, 0))
+    backwards = {direction for direction in directions if direction}
+    if backwards and not all(directions):
+        mender.refuse("scans in both directions at once")
+    names = mender.copy(
+        [*(value.name for value in values), mask],
+        body=masked,
+        num_scan_inputs=scanned + 1,
+        scan_input_directions=[*directions, int(bool(backwards))],
+        drop=["scan_input_axes"],
+    )
+    for place, (name, result) in enumerate(zip(names, results, strict=True)):
+        if name:
+            groups: tuple[Group, ...] = result.groups if place < states else ((time,), *result.groups)
+            mender.set(Ragged(name, result.dtype, groups), place)
 
 
 def _scanned(mender: Mender, states: int) -> list[Ragged]:
@@ -163,7 +157,8 @@ def _width(value: Ragged, rank: int) -> int:
 def _layer(mender: Mender, recurrence: Recurrence, cell: Cell, steps: Ragged) -> None:
     """Emits the layer, and sets the outputs of the loop."""
     loop = mender.node
-    mender.causes.append(f"it is {_named(cell.kind)} written out as a loop, which runs through the padding")
+    article = "a" if cell.kind == "GRU" else "an"
+    mender.causes.append(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
     starts = {state.name: state.start for state in recurrence.states}
     inputs = [_given(mender, steps)]
     for array in (cell.weights, cell.recurrence, cell.bias):
@@ -191,10 +186,6 @@ def _layer(mender: Mender, recurrence: Recurrence, cell: Cell, steps: Ragged) ->
         mender.values[name] = _without_axis(mender, every, 1)
 
 
-def _named(kind: str) -> str:
-    return f"a{'n' if kind != 'GRU' else ''} {kind}"
-
-
 def _given(mender: Mender, value: Ragged) -> str:
     """A name under which the rules find a value."""
     name = mender.writer.name("loop_input")
@@ -218,7 +209,7 @@ def _is_zero(mender: Mender, name: str) -> bool:
     return isinstance(value, Numbers) and value.is_constant and not value.table[0, 0].any()
 
 
-def _as_scan(mender: Mender, recurrence: Recurrence, scan: Rule) -> None:
+def _as_scan(mender: Mender, recurrence: Recurrence) -> None:
     """Replaces a Loop by a Scan over the same steps, and mends that."""
     loop, states = mender.node, recurrence.states
     nodes, ends, inputs = [*recurrence.nodes], [], []
@@ -228,18 +219,14 @@ def _as_scan(mender: Mender, recurrence: Recurrence, scan: Rule) -> None:
     for name, value in [*((state.name, state.start) for state in states), *recurrence.steps.items()]:
         inputs.append(helper.make_tensor_value_info(name, value.dtype, None))
     body = helper.make_graph(
-        nodes,
-        "steps",
-        inputs,
-        [ValueInfoProto(name=name) for name in ends],
-        [*recurrence.initializers],
+        nodes, "steps", inputs, [ValueInfoProto(name=name) for name in ends], [*recurrence.initializers]
     )
     given = [_given(mender, value) for value in [*(state.start for state in states), *recurrence.steps.values()]]
     outputs = [mender.writer.name("loop_end") for _ in ends]
     mender.node = helper.make_node(
         "Scan", given, outputs, name=loop.name, body=body, num_scan_inputs=len(recurrence.steps)
     )
-    scan(mender)
+    _scan(mender)
     mender.node = loop
     after = [state.after for state in states]
     for name, inside in recurrence.finals.items():
@@ -248,7 +235,7 @@ def _as_scan(mender: Mender, recurrence: Recurrence, scan: Rule) -> None:
         mender.values[name] = mender.values[end]
 
 
-def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value], follow: Follow) -> list[Ragged]:
+def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value]) -> list[Ragged]:
     """The outputs of the body, described; its nodes must need no change."""
     writer, causes = mender.writer, mender.causes
     before = dict(mender.values)
@@ -264,7 +251,7 @@ def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value], foll
             mender.refuse(f"uses {name} in its body, which differs between rows only by their lengths, or is merged")
         if isinstance(outside, Numbers) and not outside.is_constant:
             mender.refuse(f"uses {name} in its body, which depends on the width")
-    changed = [change for node in body.node for change in follow(mender, node)]
+    changed = [change for node in body.node for change in mender.follow(mender, node)]
     results = [mender.as_ragged(mender.values[value.name]) for value in body.output]
     mender.writer, mender.causes, mender.values = writer, causes, before
     if changed or any(result.row_added or result.is_merged for result in results):
@@ -281,8 +268,7 @@ def _outside(body: GraphProto) -> list[str]:
 
 def _held(mender: Mender, body: GraphProto, states: int, rank: int) -> GraphProto:
     """The body with one more input, whether a row has this step, and states that stay where it has not."""
-    copied = GraphProto()
-    copied.CopyFrom(body)
+    copied = deepcopy(body)
     outside = {name: mender.values[name].name for name in _outside(body)}
     for node in copied.node:
         for place, name in enumerate(node.input):

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import string
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, Rule
+from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, rule
 from lengthwise_export.mending.values import Group, Numbers, Ragged, shown
 
 
-def matmul(mender: Mender) -> None:
-    """MatMul."""
-    left, right = mender.ragged(0), mender.ragged(1)
-    mender.set(product(mender, left, right))
+@rule("MatMul")
+def _matmul(mender: Mender) -> None:
+    mender.set(_product(mender, mender.ragged(0), mender.ragged(1)))
 
 
-def product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
+def _product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
     """The matrix product of two tensors, with the axes of NumPy's `matmul`."""
     if left.rank == 1:
         name = mender.unsqueezed(left.name, [int(left.row_added)])
-        whole = product(mender, left.called(name, groups=((mender.one,), *left.groups)), right)
+        whole = _product(mender, left.called(name, groups=((mender.one,), *left.groups)), right)
         place = whole.starts()[-2]
         return whole.called(mender.squeezed(whole.name, [place]), groups=(*whole.groups[:-2], whole.groups[-1]))
     if right.rank == 1:
         name = mender.unsqueezed(right.name, [1 + int(right.row_added)])
-        whole = product(mender, left, right.called(name, groups=(*right.groups, (mender.one,))))
+        whole = _product(mender, left, right.called(name, groups=(*right.groups, (mender.one,))))
         place = whole.starts()[-1]
         return whole.called(mender.squeezed(whole.name, [place]), groups=whole.groups[:-1])
     left, right = _summable(mender, left, right)
@@ -60,14 +59,12 @@ def _summable(mender: Mender, left: Ragged, right: Ragged) -> tuple[Ragged, Ragg
     if not inner[0].is_time:
         return left, right
     mender.causes.append("it sums over the steps, those of the padding too")
-    return (
-        mender.masked(left, left.indexes(left.rank - 1), 0),
-        mender.masked(right, right.indexes(right.rank - 2), 0),
-    )
+    return (mender.masked(left, left.indexes(left.rank - 1), 0), mender.masked(right, right.indexes(right.rank - 2), 0))
 
 
-def gemm(mender: Mender) -> None:
-    """Gemm: a product with scales and a bias."""
+@rule("Gemm")
+def _gemm(mender: Mender) -> None:
+    """A product with scales and a bias."""
     left, right, bias = mender.ragged(0), mender.ragged(1), mender.value(2)
     swaps = mender.attribute("transA", 0), mender.attribute("transB", 0)
     plain = not (left.is_merged or left.row_added or right.is_merged or right.row_added or swaps[0])
@@ -83,18 +80,17 @@ def gemm(mender: Mender) -> None:
         mender.set(Ragged(name, left.dtype, (left.groups[0], right.groups[0 if swaps[1] else -1])))
         return
     operands = [_turned(mender, value) if swap else value for value, swap in zip((left, right), swaps, strict=True)]
-    result = product(mender, *operands)
-    alpha, beta = mender.attribute("alpha", 1.0), mender.attribute("beta", 1.0)
-    if alpha != 1:
-        scaled = mender.emit("Mul", [result.name, mender.writer.scalar_of(alpha, result.dtype)])
-        result = result.called(scaled)
+    result = _scaled(mender, _product(mender, *operands), mender.attribute("alpha", 1.0))
     if bias is not None:
-        added = mender.as_ragged(bias)
-        if beta != 1:
-            added = added.called(mender.emit("Mul", [added.name, mender.writer.scalar_of(beta, added.dtype)]))
-        (first, second), groups, row_added = mender.align([result, added])
-        result = Ragged(mender.emit("Add", [first.name, second.name]), result.dtype, groups, row_added)
+        added = _scaled(mender, mender.as_ragged(bias), mender.attribute("beta", 1.0))
+        result = mender.combined("Add", result, added)
     mender.set(result)
+
+
+def _scaled(mender: Mender, value: Ragged, number: float) -> Ragged:
+    if number == 1:
+        return value
+    return value.called(mender.emit("Mul", [value.name, mender.writer.scalar_of(number, value.dtype)]))
 
 
 def _turned(mender: Mender, value: Ragged) -> Ragged:
@@ -102,8 +98,9 @@ def _turned(mender: Mender, value: Ragged) -> Ragged:
     return value.called(mender.transposed(value.name, places), groups=value.groups[::-1])
 
 
-def einsum(mender: Mender) -> None:
-    """Einsum: letters that the result lacks are summed over. A merged axis gets a letter for each of its axes."""
+@rule("Einsum")
+def _einsum(mender: Mender) -> None:
+    """Letters that the result lacks are summed over. A merged axis gets a letter for each of its axes."""
     operands = [mender.ragged(place) for place in range(len(mender.node.input))]
     terms, result = _terms(mender, [operand.rank for operand in operands])
     groups: dict[str, Group] = {}
@@ -148,6 +145,3 @@ def _terms(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
     if any(len({*term}) != len(term) for term in spelled):
         mender.refuse("takes a diagonal")
     return spelled, result.replace("...", "".join(reversed(unnamed[: max(open_axes)])))
-
-
-RULES: dict[str, Rule] = {"Einsum": einsum, "Gemm": gemm, "MatMul": matmul}

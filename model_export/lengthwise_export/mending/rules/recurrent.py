@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, Rule
+from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, rule
 from lengthwise_export.mending.sizes import Size
 from lengthwise_export.mending.values import Group, Numbers, Ragged, is_one, shown
 
 
+@rule("LSTM", "GRU", "RNN")
 def recurrent(mender: Mender) -> None:
-    """LSTM, GRU and RNN: `[time, rows, features]`."""
+    """Layers over `[time, rows, features]`."""
     value = mender.ragged(0)
     _refuse_other_forms(mender, value)
     time, group = value.groups[0][0], value.groups[1]
@@ -95,6 +96,3 @@ def _state(mender: Mender, place: int, group: Group) -> str:
     if not mender.matches(state.groups[1], group):
         mender.refuse("its initial state has other rows than its input")
     return mender.merged(state)
-
-
-RULES: dict[str, Rule] = dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent)

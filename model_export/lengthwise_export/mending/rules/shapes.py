@@ -8,9 +8,9 @@ from typing import NoReturn
 import numpy as np
 from onnx import numpy_helper
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, Rule
+from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, rule
 from lengthwise_export.mending.sizes import MANY_ROWS, Size, Table
-from lengthwise_export.mending.values import Group, Numbers, Ragged, Value, is_one, same_groups, shown
+from lengthwise_export.mending.values import Group, Numbers, Ragged, is_one, same_groups, shown, singles
 
 _ENOUGH = 8
 """As many lengths in a row at which a size can be divided are no chance."""
@@ -19,50 +19,43 @@ _SMALL = 4096
 """The most elements of a constant that is kept as numbers."""
 
 
-def shape(mender: Mender) -> None:
-    """Shape: sizes at the width of the batch, and a table of them for each length."""
-    value = mender.value(0)
-    assert value is not None
-    if isinstance(value, Numbers):
-        groups: tuple[Group, ...] = tuple((mender.fixed(size),) for size in value.shape)
-        name = mender.copy([value.name])[0]
+@rule("Shape")
+def _shape(mender: Mender) -> None:
+    """Sizes at the width of the batch, and a table of them for each length."""
+    value = mender.given(0)
+    groups = singles(map(mender.fixed, value.shape)) if isinstance(value, Numbers) else value.groups
+    start, end = mender.attribute("start", 0), mender.attribute("end")
+    if isinstance(value, Ragged) and (value.is_merged or value.row_added):
+        name = mender.size_vector(value)
+        if start or end is not None:
+            bounds = [mender.writer.constant([at]) for at in (start, end if end is not None else len(groups))]
+            name = mender.emit("Slice", [name, *bounds])
     else:
-        groups = value.groups
-        start, end = mender.attribute("start", 0), mender.attribute("end")
-        if value.is_merged or value.row_added:
-            name = mender.size_vector(value)
-            if start or end is not None:
-                bounds = [mender.writer.constant([at]) for at in (start, end if end is not None else len(groups))]
-                name = mender.emit("Slice", [name, *bounds])
-        else:
-            name = mender.copy([value.name])[0]
-    chosen = groups[slice(mender.attribute("start", 0), mender.attribute("end"))]
-    tables = [mender.size_of(group).table for group in chosen]
+        name = mender.copy([value.name])[0]
+    tables = [mender.size_of(group).table for group in groups[start:end]]
     table = np.stack(tables, axis=-1) if tables else np.zeros((2, mender.count, 0), np.int64)
     mender.set(Numbers(name, table))
 
 
-def size(mender: Mender) -> None:
-    """Size: the number of elements."""
+@rule("Size")
+def _size(mender: Mender) -> None:
     value = mender.ragged(0)
-    total = mender.size_of(tuple(value.axes))
     name = mender.emit("ReduceProd", [mender.size_vector(value)], keepdims=0)
-    mender.set(Numbers(name, total.table))
+    mender.set(Numbers(name, mender.size_of(value.axes).table))
 
 
-def transpose(mender: Mender) -> None:
-    """Transpose."""
+@rule("Transpose")
+def _transpose(mender: Mender) -> None:
     value = mender.ragged(0)
     order = mender.attribute("perm") or [*range(value.rank)][::-1]
-    places = [0] if value.row_added else []
-    for axis in order:
-        places += [*value.indexes(axis)]
-    (name,) = mender.copy([value.name], perm=places)
+    places = [place for axis in order for place in value.indexes(axis)]
+    (name,) = mender.copy([value.name], perm=[0] * value.row_added + places)
     mender.set(value.called(name, groups=tuple(value.groups[axis] for axis in order)))
 
 
-def reshape(mender: Mender) -> None:
-    """Reshape: axes are merged, split or kept; time itself is never split."""
+@rule("Reshape")
+def _reshape(mender: Mender) -> None:
+    """Axes are merged, split or kept; time itself is never split."""
     value, wanted = mender.ragged(0), mender.value(1)
     if not isinstance(wanted, Numbers) or len(wanted.shape) != 1:
         mender.refuse("its shape is computed from the data")
@@ -72,7 +65,7 @@ def reshape(mender: Mender) -> None:
             mender.size_of(value.groups[place]) if each.fixed == 0 and place < value.rank else each
             for place, each in enumerate(sizes)
         ]
-    total = mender.size_of(tuple(value.axes))
+    total = mender.size_of(value.axes)
     if any(each.fixed == -1 for each in sizes):
         others = mender.size_of(tuple(each for each in sizes if each.fixed != -1) or (mender.one,))
         divisible = total.divisible(others)
@@ -81,7 +74,7 @@ def reshape(mender: Mender) -> None:
         mender.require(divisible)
         rest = Size(total.table // others.table)
         sizes = [rest if each.fixed == -1 else each for each in sizes]
-    regroup(mender, value, sizes)
+    _regroup(mender, value, sizes)
 
 
 def _described(value: Ragged) -> str:
@@ -92,7 +85,7 @@ def _sizes(sizes: Sequence[Size]) -> str:
     return "[" + ", ".join("?" if size.fixed == -1 else shown((size,)) for size in sizes) + "]"
 
 
-def regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
+def _regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
     """Sets the output to the tensor with axes of these sizes of the original."""
     regrouping = _Regrouping(mender, value, sizes)
     new = tuple(regrouping.group(size) for size in sizes)
@@ -205,17 +198,17 @@ def _reshaped(mender: Mender, value: Ragged, axes: Sequence[Size]) -> str:
     return mender.emit("Reshape", [value.name, mender.emit("Concat", parts, axis=0)])
 
 
-def flatten(mender: Mender) -> None:
-    """Flatten."""
+@rule("Flatten")
+def _flatten(mender: Mender) -> None:
     value = mender.ragged(0)
     axis = mender.attribute("axis", 1)
     axis += value.rank if axis < 0 else 0
     parts = [tuple(size for group in groups for size in group) for groups in (value.groups[:axis], value.groups[axis:])]
-    regroup(mender, value, [mender.size_of(part or (mender.one,)) for part in parts])
+    _regroup(mender, value, [mender.size_of(part or (mender.one,)) for part in parts])
 
 
-def squeeze(mender: Mender) -> None:
-    """Squeeze."""
+@rule("Squeeze")
+def _squeeze(mender: Mender) -> None:
     value = mender.tensor(0)
     axes = mender.axes(value.rank)
     if axes is None:
@@ -227,14 +220,11 @@ def squeeze(mender: Mender) -> None:
     mender.set(value.called(name, groups=groups))
 
 
-def unsqueeze(mender: Mender) -> None:
-    """Unsqueeze."""
+@rule("Unsqueeze")
+def _unsqueeze(mender: Mender) -> None:
     value = mender.tensor(0)
     given = mender.attribute("axes")
-    if given is None:
-        array = mender.constant(1)
-        assert array is not None
-        given = array.reshape(-1).tolist()
+    given = mender.array(1).reshape(-1).tolist() if given is None else given
     rank = value.rank + len(given)
     new = sorted(axis % rank for axis in given)
     left = iter(value.groups)
@@ -247,7 +237,7 @@ def unsqueeze(mender: Mender) -> None:
     mender.set(value.called(mender.unsqueezed(value.name, places), groups=groups))
 
 
-def atoms_of(mender: Mender, table: Table) -> Group:
+def _atoms_of(mender: Mender, table: Table) -> Group:
     """The axes that a computed size stands for: rows, time, a fixed size, or a product with the rows."""
     whole = Size(table)
     if whole.fixed is not None or whole.is_time:
@@ -261,8 +251,8 @@ def atoms_of(mender: Mender, table: Table) -> Group:
     mender.refuse(CROSSES_ROWS)
 
 
-def expand(mender: Mender) -> None:
-    """Expand, and the part of Tile that repeats axes of size 1."""
+@rule("Expand")
+def _expand(mender: Mender) -> None:
     value, wanted = mender.tensor(0), mender.value(1)
     if not isinstance(wanted, Numbers):
         mender.refuse("its shape is computed from the data")
@@ -279,7 +269,7 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
     split: list[int] = []
     at = int(value.row_added)
     for group, table in zip(own, tables, strict=True):
-        target = atoms_of(mender, table)
+        target = _atoms_of(mender, table)
         if not is_one(group) or is_one(target):
             if not (is_one(target) or mender.matches((mender.size_of(group),), (Size(table),))):
                 mender.refuse(f"expands an axis of size {shown(group)} to {shown(target)}")
@@ -308,8 +298,9 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
     mender.set(value.called(name, groups=tuple(groups), row_added=rows_stay, zeroed=value.zeroed and not more))
 
 
-def tile(mender: Mender) -> None:
-    """Tile: axes of size 1 are repeated; an axis of fixed size as often as a constant says."""
+@rule("Tile")
+def _tile(mender: Mender) -> None:
+    """Axes of size 1 are repeated; an axis of fixed size as often as a constant says."""
     value, repeats = mender.ragged(0), mender.value(1)
     if not isinstance(repeats, Numbers):
         mender.refuse("its repeats are computed from the data")
@@ -317,9 +308,7 @@ def tile(mender: Mender) -> None:
     if all(is_one(group) or (table == 1).all() for group, table in zip(value.groups, tables, strict=True)):
         _expanded(mender, value, tables)
         return
-    repeated = mender.constant(1)
-    assert repeated is not None
-    counts = repeated.copy()
+    counts = mender.array(1).copy()
     for axis, (group, count) in enumerate(zip(value.groups, counts.tolist(), strict=True)):
         if count != 1 and len(group) == 1 and group[0].is_time:
             mender.causes.append("it repeats the padding together with the steps")
@@ -343,8 +332,9 @@ def tile(mender: Mender) -> None:
     mender.set(value.called(name, groups=groups))
 
 
-def constant_of_shape(mender: Mender) -> None:
-    """ConstantOfShape: one number at every place."""
+@rule("ConstantOfShape")
+def _constant_of_shape(mender: Mender) -> None:
+    """One number at every place."""
     wanted = mender.value(0)
     if not isinstance(wanted, Numbers):
         mender.refuse("its shape is computed from the data")
@@ -354,22 +344,7 @@ def constant_of_shape(mender: Mender) -> None:
     if wanted.is_constant and wanted.table[0, 0].prod() <= _SMALL:
         whole = np.full(tuple(wanted.table[0, 0].tolist()), fill.reshape(-1)[0])
         name = mender.writer.constant(whole, dtype=whole.dtype)
-        mender.set(Numbers(name, np.broadcast_to(whole, (2, mender.count, *whole.shape))))
+        mender.set(mender.numbers(name, whole))
         return
     tables = [wanted.table[..., place] for place in range(wanted.shape[0])]
-    value: Value = Numbers(scalar, np.broadcast_to(fill.reshape(()), (2, mender.count)))
-    _expanded(mender, mender.as_ragged(value), tables)
-
-
-RULES: dict[str, Rule] = {
-    "ConstantOfShape": constant_of_shape,
-    "Expand": expand,
-    "Flatten": flatten,
-    "Reshape": reshape,
-    "Shape": shape,
-    "Size": size,
-    "Squeeze": squeeze,
-    "Tile": tile,
-    "Transpose": transpose,
-    "Unsqueeze": unsqueeze,
-}
+    _expanded(mender, mender.as_ragged(mender.numbers(scalar, fill.reshape(()))), tables)

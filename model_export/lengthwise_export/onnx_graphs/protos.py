@@ -1,0 +1,63 @@
+"""What several rooms need of ONNX's messages: reading attributes and constants, and refilling lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+AXES_ARE_INPUTS: Final = 18
+"""The opset from which every reduction takes its axes as an input, and not as an attribute."""
+
+OF_ONNX: Final = ("", "ai.onnx")
+"""The names of the domain of ONNX's own operators."""
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators; 0 if the model does not say it."""
+    return next((each.version for each in model.opset_import if each.domain in OF_ONNX), 0)
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """The attributes of a node, by name."""
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
+def constants_of(graph: GraphProto) -> dict[str, TensorProto]:
+    """All constants by name: initializers, and the outputs of Constant nodes."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    return constants
+
+
+def graphs_in(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs inside a node: branches, or the body of a loop."""
+    for attribute in node.attribute:
+        yield from (attribute.g, *attribute.graphs)
+
+
+def names_in(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """The names that nodes use, and those that the graphs inside them use."""
+    for node in nodes:
+        yield from node.input
+        for inner in graphs_in(node):
+            yield from names_in(inner.node)
+            yield from (value.name for value in inner.output)
+
+
+def refill(field: Any, items: Iterable[Any]) -> None:
+    """Replaces the messages of a repeated field."""
+    kept = list(items)
+    del field[:]
+    field.extend(kept)
+
+
+def keras_cure(graph: onnx.ModelProto) -> str:
+    """The end of an error about a graph that Keras or tf2onnx wrote; empty for the graphs of others."""
+    names = [value.name for value in graph.graph.input]
+    from_keras = graph.producer_name == "tf2onnx" or any(name.startswith("keras_tensor") for name in names)
+    return "; if it was exported from Keras, give the .keras file instead" if from_keras else ""
