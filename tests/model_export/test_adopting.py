@@ -16,8 +16,7 @@ import lengthwise_export
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.runtime.session import Session
-from lengthwise_export.adopting import estimators
-from lengthwise_export.adopting.adopt import AdoptedClassifier
+from lengthwise_export.adopting.adopt import AdoptedClassifier, read
 from lengthwise_export.adopting.transforms import FittedTransform, RocketTransform, TransformedSeries
 from lengthwise_export.architecture.rocket_kernels import HIGH_TAPS, KERNELS
 
@@ -148,7 +147,7 @@ def expected(series: NDArray[np.float32], known: tuple[NDArray[Any], ...], *, se
 @pytest.mark.parametrize("features", [1, 3])
 @pytest.mark.parametrize("kind", ["MiniRocket", "MultiRocket"])
 def test_the_features_are_those_of_the_method(kind: str, features: int) -> None:
-    module = RocketTransform(estimators.read(classifier(kind, features=features)).transform)
+    module = RocketTransform(read(classifier(kind, features=features)).transform)
     values = sequences(features)
     lengths = torch.full((len(values),), LENGTH)
     with torch.no_grad():
@@ -164,7 +163,7 @@ def test_the_features_are_those_of_the_method(kind: str, features: int) -> None:
 
 @pytest.mark.parametrize("kind", ["MiniRocket", "MultiRocket"])
 def test_padding_changes_no_feature(kind: str) -> None:
-    module = RocketTransform(estimators.read(classifier(kind, features=2)).transform)
+    module = RocketTransform(read(classifier(kind, features=2)).transform)
     given = [sequences(2, 1, length)[0] for length in (1, 2, 7, 9, 31, 33, 40)]
     together = pad(given, width=57)
     together.steps[np.arange(57) >= together.lengths[:, None]] = np.nan
@@ -178,7 +177,7 @@ def test_padding_changes_no_feature(kind: str) -> None:
 def decisions(estimator: Any, values: NDArray[np.float32]) -> NDArray[np.float64]:
     """`[rows, classes]` as scikit-learn computes them; two classes get a zero before theirs."""
     _, scaler, last = (part for _, part in estimator.pipeline_.steps)
-    module = RocketTransform(estimators.read(estimator).transform)
+    module = RocketTransform(read(estimator).transform)
     with torch.no_grad():
         found = module(torch.from_numpy(values), torch.full((len(values),), values.shape[1])).numpy()
     decided = (found - scaler.mean_ * scaler.with_mean) / scaler.scale_ @ last.coef_.T + last.intercept_
@@ -201,7 +200,7 @@ def answers(graph: onnx.ModelProto, values: NDArray[np.float32]) -> NDArray[np.f
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_ridge_classifier_answers_one_for_a_label_as_its_library_does(classes: int) -> None:
     estimator, values = classifier(classes=classes), sequences(1, 20)
-    found = of_module(AdoptedClassifier(estimators.read(estimator), as_labels=True), values)
+    found = of_module(AdoptedClassifier(read(estimator), as_labels=True), values)
     assert np.array_equal(found, np.eye(classes)[decisions(estimator, values).argmax(axis=1)])
 
 
@@ -209,7 +208,7 @@ def test_a_ridge_classifier_answers_one_for_a_label_as_its_library_does(classes:
 def test_a_logistic_regression_keeps_its_decisions(classes: int) -> None:
     estimator, values = classifier(classes=classes, last="LogisticRegression"), sequences(1, 20)
     estimator.pipeline_.steps[1][1].with_mean = True
-    found = of_module(AdoptedClassifier(estimators.read(estimator), as_labels=False), values)
+    found = of_module(AdoptedClassifier(read(estimator), as_labels=False), values)
     assert np.allclose(found, decisions(estimator, values), atol=1e-4)
 
 
@@ -254,10 +253,10 @@ def test_parts_that_change_the_features_are_refused() -> None:
     estimator = classifier()
     estimator.pipeline_.steps.insert(1, ("pca", stand_in("PCA", "sklearn.decomposition")))
     with pytest.raises(ConfigurationError, match=r"has sklearn\.PCA and sklearn\.StandardScaler between"):
-        estimators.read(estimator)
+        read(estimator)
     del estimator.pipeline_.steps[0]
     with pytest.raises(ConfigurationError, match=r"begins with sklearn\.PCA"):
-        estimators.read(estimator)
+        read(estimator)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +271,7 @@ def test_a_multirocket_with_other_options_is_refused(name: str, value: object, m
     estimator = classifier("MultiRocket")
     setattr(estimator.pipeline_.steps[0][1], name, value)
     with pytest.raises(ConfigurationError, match=message):
-        estimators.read(estimator)
+        read(estimator)
 
 
 def test_parameters_of_another_form_are_refused() -> None:
@@ -280,15 +279,15 @@ def test_parameters_of_another_form_are_refused() -> None:
     counts, indices, dilations, numbers, biases = parameters(1)
     estimator.pipeline_.steps[0][1].parameters = (counts, indices, dilations, numbers, biases[:-1])
     with pytest.raises(ConfigurationError, match="not those of this version"):
-        estimators.read(estimator)
+        read(estimator)
     estimator.pipeline_.steps[0][1].parameters = (counts, indices, dilations, numbers - [1, 0], biases[KERNELS:])
     with pytest.raises(ConfigurationError, match="reads 252 features, and its transform has 168"):
-        estimators.read(estimator)
+        read(estimator)
 
 
 def test_the_number_of_features_must_not_contradict_the_estimator() -> None:
     with pytest.raises(ConfigurationError, match=r"features=2 contradicts aeon\.MiniRocket, which has 1"):
-        estimators.read(classifier(), features=2)
+        read(classifier(), features=2)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +355,7 @@ def _same_probabilities(estimator: Any, values: NDArray[Any]) -> None:
     values = values.astype(np.float32)
     graph = lengthwise_export.adopt(estimator)
     found = answers(graph, np.ascontiguousarray(values.transpose(0, 2, 1)))
-    if estimators.read(estimator).gives_probabilities:
+    if read(estimator).gives_probabilities:
         found = np.exp(found - found.max(axis=1, keepdims=True))
         found /= found.sum(axis=1, keepdims=True)
     with warnings.catch_warnings():

@@ -11,16 +11,16 @@ import pytest
 from rich.console import Console
 
 from lengthwise_export.checking.page import as_page
-from lengthwise_export.mending import fix_page, fix_report
+from lengthwise_export.mending import fix_page
 from lengthwise_export.mending.curve import draw_curve
-from lengthwise_export.mending.fix import FixProposal, operators_text, unified
+from lengthwise_export.mending.fix import FixProposal, on_terminal, operators_text, unified
 from tests.support.check_reports import REPORT
 from tests.support.mends import CHANGES, CURVE, FIX, REFUSED, NumpySubject, over_the_steps, over_the_width
 
 
 def shown(fix: FixProposal) -> str:
     text = io.StringIO()
-    Console(file=text, width=120, color_system=None).print(fix_report.on_terminal(fix), crop=False)
+    Console(file=text, width=120, color_system=None).print(on_terminal(fix), crop=False)
     return text.getvalue()
 
 

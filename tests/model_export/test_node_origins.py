@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.tracing.node_origins import location_of_node, operator_name
+from lengthwise_export.tracing.source_lines import location_of_node, operator_name
 
 
 class Block(nn.Module):

@@ -16,8 +16,7 @@ from lengthwise_export.exporting.flow import publish
 from lengthwise_export.options import ExportOptions, TargetOptions
 from lengthwise_export.steady_bits import rewriting
 from lengthwise_export.steady_bits.losses import LossOfBits, first_loss, keeps_bits
-from lengthwise_export.steady_bits.operators import REWRITES
-from lengthwise_export.steady_bits.rewriting import RewrittenOperator, rewrite, with_steady_bits
+from lengthwise_export.steady_bits.rewriting import REWRITES, RewrittenOperator, rewrite, with_steady_bits
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.gallery.onnx_models import Weights, integers, model

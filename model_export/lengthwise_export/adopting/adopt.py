@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -15,11 +16,176 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.adopting import estimators
-from lengthwise_export.adopting.estimators import FittedEstimator
-from lengthwise_export.adopting.transforms import RocketTransform
+from lengthwise_export.adopting.transforms import FittedTransform, RocketTransform, TransformedSeries
 from lengthwise_export.architecture import temperature
+from lengthwise_export.architecture.rocket_kernels import KERNELS
 from lengthwise_export.tracing import graph
+
+TAKEN: Final = (
+    "aeon's MiniRocketClassifier and MultiRocketClassifier, sktime's RocketClassifier with minirocket or multirocket, "
+    "and pipelines of one of their transforms, a StandardScaler and a ridge or logistic regression"
+)
+"""What can be adopted, for messages."""
+
+_CLASSIFIERS: Final = {"aeon.MiniRocketClassifier": "pipeline_", "aeon.MultiRocketClassifier": "pipeline_"}
+_TRANSFORMS: Final = frozenset({"aeon.MiniRocket", "aeon.MultiRocket", "sktime.MiniRocket", "sktime.MultiRocket"})
+_TRANSFORMS_OF_SEVERAL_FEATURES: Final = frozenset({"sktime.MiniRocketMultivariate", "sktime.MultiRocketMultivariate"})
+_RIDGE: Final = frozenset({"sklearn.RidgeClassifier", "sklearn.RidgeClassifierCV"})
+_LOGISTIC: Final = frozenset({"sklearn.LogisticRegression", "sklearn.LogisticRegressionCV"})
+
+
+@dataclass(frozen=True, slots=True)
+class FittedEstimator:
+    """A fitted estimator of another library."""
+
+    transform: FittedTransform
+    weights: NDArray[np.float64]  # `[classes, features]` float64, for the features as the transform gives them
+    intercepts: NDArray[np.float64]  # `[classes]` float64
+    labels: tuple[str, ...]
+    # Whether the head has probabilities, which are the softmax of its decisions. A ridge classifier has none: the
+    # libraries answer 1 for the label with the largest decision, and 0 for the others
+    gives_probabilities: bool
+
+
+def read(estimator: object, *, features: int | None = None) -> FittedEstimator:
+    """Reads a fitted estimator; `features` of a step are needed only where it does not know them."""
+    try:
+        steps, classes, known = _steps(estimator)
+        transform, scaler, head = _parts(estimator, steps)
+        fitted = _transform(transform, _number(features, known, transform))
+        weights, intercepts = _head(head, scaler)
+        wanted = sum(biases.size for biases in fitted.values.biases)
+        if fitted.differences is not None:
+            wanted = 4 * (wanted + sum(biases.size for biases in fitted.differences.biases))
+        if weights.shape[1] != wanted:
+            raise ConfigurationError(
+                f"{_name(estimator)} reads {weights.shape[1]} features, and its transform has {wanted}"
+            )
+    except AttributeError as error:
+        raise ConfigurationError(
+            f"{_name(estimator)} has no {error.name!r}, so it cannot be read; if it is not fitted yet, call fit(X, y)"
+        ) from error
+    labels = tuple(map(str, np.asarray(classes).tolist()))
+    if len(labels) != len(weights):
+        raise ConfigurationError(f"{_name(estimator)} has {len(labels)} classes and {len(weights)} outputs")
+    return FittedEstimator(fitted, weights, intercepts, labels, _name(head) in _LOGISTIC)
+
+
+def _name(value: object) -> str:
+    """The package and class of an object, such as `aeon.MiniRocket`."""
+    kind = type(value)
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
+def _steps(estimator: Any) -> tuple[list[Any], Any, int | None]:
+    """The fitted parts of an estimator in order, its classes, and the number of features of a step if it knows it."""
+    name = _name(estimator)
+    if name in _CLASSIFIERS:
+        pipeline = getattr(estimator, _CLASSIFIERS[name])
+        return [part for _, part in pipeline.steps], estimator.classes_, None
+    if name == "sklearn.Pipeline":
+        return [part for _, part in estimator.steps], estimator.classes_, None
+    if name in ("sktime.RocketClassifier", "sktime.SklearnClassifierPipeline"):
+        pipeline = estimator.estimator_ if name == "sktime.RocketClassifier" else estimator
+        parts = [part for _, part in pipeline.transformers_.steps_]
+        kinds = estimator._X_metadata.get("feature_kind")
+        return [*parts, pipeline.classifier_], estimator.classes_, len(kinds) if kinds else None
+    raise ConfigurationError(f"{name} cannot be adopted; {TAKEN} can")
+
+
+def _parts(estimator: object, steps: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """The transform, the scaler (None if there is none) and the head."""
+    transform, *between, head = steps
+    if _name(transform) not in _TRANSFORMS | _TRANSFORMS_OF_SEVERAL_FEATURES:
+        raise ConfigurationError(
+            f"{_name(estimator)} begins with {_name(transform)}, which cannot be adopted; {TAKEN} can"
+        )
+    scalers = [each.transformer_ if _name(each) == "sktime.TabularToSeriesAdaptor" else each for each in between]
+    if len(scalers) > 1 or any(_name(each) != "sklearn.StandardScaler" for each in scalers):
+        raise ConfigurationError(
+            f"{_name(estimator)} has {' and '.join(map(_name, scalers))} between its transform and its head; only one "
+            "sklearn.StandardScaler can be there"
+        )
+    if _name(head) not in _RIDGE | _LOGISTIC:
+        raise ConfigurationError(
+            f"{_name(estimator)} ends with {_name(head)}; of heads, "
+            f"{', '.join(sorted(_RIDGE | _LOGISTIC))} can be adopted"
+        )
+    return transform, scalers[0] if scalers else None, head
+
+
+def _number(given: int | None, known: int | None, transform: Any) -> int:
+    """The number of features of a step."""
+    if _name(transform) in ("sktime.MiniRocket", "sktime.MultiRocket"):
+        known = 1  # these read the first feature only
+    if _name(transform).startswith("aeon."):
+        known = int(transform.metadata_["n_channels"])
+    if known is None and given is None:
+        raise ConfigurationError(f"{_name(transform)} does not say how many features a step has: pass features=N")
+    if known is not None and given is not None and known != given:
+        raise ConfigurationError(f"features={given} contradicts {_name(transform)}, which has {known}")
+    return known or given or 1
+
+
+def _transform(transform: Any, features: int) -> FittedTransform:
+    """The kernels of a transform."""
+    if "Multi" not in _name(transform).removesuffix("Multivariate"):
+        return FittedTransform(features, _series(transform.parameters, None, features))
+    if transform.normalise:
+        raise ConfigurationError(
+            f"{_name(transform)} with normalise=True cannot be adopted: fit it with normalise=False"
+        )
+    if transform.n_features_per_kernel != 4:
+        raise ConfigurationError(f"{_name(transform)}: n_features_per_kernel must be 4")
+    first, second = transform.parameter, transform.parameter1
+    if first is None or second is None:
+        raise ConfigurationError(f"{_name(transform)} is not fitted: call fit(X, y) first")
+    # Both libraries read the features of the kernels for the values, for the differences too.
+    return FittedTransform(
+        features,
+        _series(first, None, features),
+        _series(second, first, features),
+        in_double=_name(transform).startswith("sktime."),
+    )
+
+
+def _series(parameters: Sequence[Any], channels_from: Sequence[Any] | None, features: int) -> TransformedSeries:
+    """The kernels in a library's tuple, which ends with dilations, numbers of biases, and biases.
+
+    Before these it may have the number of features that each kernel reads, and their indices.
+    """
+    dilations, numbers, biases = (np.asarray(part) for part in parameters[-3:])
+    if biases.size != KERNELS * int(numbers.sum()) or len(dilations) != len(numbers):
+        raise ConfigurationError("the transform's parameters are not those of this version of aeon or sktime")
+    channels = [[[0]] * KERNELS] * len(dilations)
+    of_channels = channels_from or parameters
+    if features > 1 and len(of_channels) == 5:
+        ends = np.cumsum(of_channels[0])
+        several = [part.tolist() for part in np.split(np.asarray(of_channels[1]), ends[:-1])]
+        channels = [several[place * KERNELS : (place + 1) * KERNELS] for place in range(len(dilations))]
+    by_dilation = np.split(biases, np.cumsum(numbers * KERNELS)[:-1])
+    return TransformedSeries(
+        dilations=[int(dilation) for dilation in dilations],
+        biases=[part.reshape(KERNELS, -1).astype(np.float32) for part in by_dilation],
+        channels=channels,
+    )
+
+
+def _head(head: Any, scaler: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights and intercepts for features without a scaler; two rows for two classes."""
+    weights = np.atleast_2d(np.asarray(head.coef_, dtype=np.float64))
+    intercepts = np.zeros(len(weights)) + np.atleast_1d(np.asarray(head.intercept_, dtype=np.float64))
+    if _name(head) in _LOGISTIC and head.solver == "liblinear" and len(weights) > 1:
+        raise ConfigurationError(f"{_name(head)} with solver='liblinear' has one model for each class: use lbfgs")
+    if scaler is not None:
+        if scaler.scale_ is not None:
+            weights = weights / scaler.scale_
+        if scaler.with_mean:
+            intercepts = intercepts - weights @ scaler.mean_
+    if len(weights) == 1:  # the decision is for the second class
+        weights, intercepts = (np.concatenate([np.zeros_like(part), part]) for part in (weights, intercepts))
+    return weights, intercepts
+
 
 _ROWS = 16
 
@@ -77,7 +243,7 @@ def adopt(
         >>> graph = lengthwise_export.adopt(MiniRocketClassifier().fit(X, y))
         >>> lengthwise_export.export(graph, "models/gestures")
     """
-    fitted = estimators.read(estimator, features=features)
+    fitted = read(estimator, features=features)
     if calibrate is None:
         module = AdoptedClassifier(fitted, as_labels=not fitted.gives_probabilities)
     else:

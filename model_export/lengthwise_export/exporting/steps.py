@@ -54,7 +54,7 @@ def suggestion(read: Target | None, report: Report, options: CheckOptions) -> Fi
 
 def suggestion_text(fix: FixProposal) -> RenderableType:
     """A suggestion as the command prints it."""
-    from lengthwise_export.mending.fix_report import on_terminal
+    from lengthwise_export.mending.fix import on_terminal
 
     return on_terminal(fix)
 
@@ -90,7 +90,7 @@ def mended(read: Target, options: ExportOptions, longest: int) -> ProvedMend:
 
 def summary(fix: FixProposal) -> str:
     """What a mend changed, in a line."""
-    from lengthwise_export.mending.fix_report import summary
+    from lengthwise_export.mending.fix import summary
 
     return summary(fix)
 

@@ -30,7 +30,7 @@ from lengthwise_export.exporting.accuracy import DataAccuracy
 from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.onnx_graphs import labels, precision
 from lengthwise_export.options import ExportOptions
-from lengthwise_export.tracing import order_statistics
+from lengthwise_export.tracing import translations
 
 if TYPE_CHECKING:
     from lengthwise_export.mending.mended_accuracy import MendAccuracy
@@ -78,8 +78,8 @@ def verify(
         LengthwiseError: As `flow.publish` does.
     """
     graph = source.build(manifest)
-    ties = order_statistics.ties_in(graph)
-    order_statistics.forget_ties(graph)
+    ties = translations.ties_in(graph)
+    translations.forget_ties(graph)
     try:
         verified = verify_graph(graph, manifest, source.reference, tolerance=source.tolerance, seed=options.seed)
         verified = _with_same_bits(verified, source, manifest, options)

@@ -24,7 +24,7 @@ from lengthwise_export.exporting import flow, steps
 from lengthwise_export.interface.rich_text import as_text
 from lengthwise_export.options import CheckOptions, ExportOptions, StrPath
 from lengthwise_export.targets import targets
-from lengthwise_export.tracing.torch_state import torch_as_before
+from lengthwise_export.tracing.process_wide import torch_as_before
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel

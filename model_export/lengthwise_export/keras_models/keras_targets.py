@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,6 @@ from lengthwise_export.keras_models.config import REFUSED
 from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
 from lengthwise_export.keras_models.module import KerasModule
 from lengthwise_export.keras_models.parts import LayerParts
-from lengthwise_export.keras_models.widths import with_any_width
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.module_target import module_target
 from lengthwise_export.targets.target import Target, labels_of
@@ -146,3 +146,30 @@ def _shape(
         with contextlib.suppress(RunError):
             return subject.answer(batch).logits.shape
     return subject.answer(batch).logits.shape
+
+
+def with_any_width(text: str, model: Any, fixed: int) -> Any:
+    """The same model, with the same weights, for any number of steps."""
+    keras = import_keras()
+    (symbol,) = model.inputs
+    free = keras.Input(batch_shape=(None, None, *symbol.shape[2:]), dtype=symbol.dtype, name=symbol.name)
+    try:
+        with warnings.catch_warnings(), keras.device("cpu"):
+            warnings.simplefilter("ignore")
+            cloned = keras.models.clone_model(model, input_tensors=free, clone_function=_clone)
+            cloned.set_weights(model.get_weights())
+    except Exception as error:  # Keras raises many kinds
+        lines = str(error).strip().splitlines()
+        raise ConfigurationError(
+            f"{text} is built for exactly {fixed} steps, and cannot be built for any number: "
+            f"{lines[0] if lines else type(error).__name__}. Build it with Input((None, ...)), with a pooling or an "
+            "attention where Flatten is, and load its weights into that"
+        ) from error
+    return cloned
+
+
+def _clone(layer: Any) -> Any:
+    config = layer.get_config()
+    if config.get("unroll"):
+        config["unroll"] = False
+    return type(layer).from_config(config)

@@ -1,6 +1,6 @@
 """Loads a `.keras` or `.h5` file without running anything that is in it.
 
-file --archive, hdf5--> configuration and weights, examined --config--> known layers only --Keras--> model
+file --archive--> configuration and weights, examined --config--> known layers only --Keras--> model
 
 The file is copied first, so what is examined is what is loaded. Keras builds the model once without memory for its
 weights, to compare their number with that in the file: a small file cannot ask for a large model.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.keras_models import archive, hdf5
+from lengthwise_export.keras_models import archive
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.keras_models.config import FACTORY, examined
 
@@ -53,7 +53,7 @@ def _load_archive(text: str, path: Path, folder: Path) -> Any:
     weights = folder / archive.WEIGHTS
     config, metadata = archive.read_archive(text, path, weights)
     keras = import_keras()
-    stored = hdf5.require_plain(text, weights)
+    stored = archive.require_plain(text, weights)
     safe = examined(config, text, registered=keras.saving.get_registered_object)
     if not isinstance(safe, dict) or "class_name" not in safe or "config" not in safe:
         raise ConfigurationError(f"{text}: {archive.CONFIG} describes no model")
@@ -78,7 +78,7 @@ def _load_hdf5(text: str, path: Path, folder: Path) -> Any:
     copied = folder / "model.h5"
     shutil.copyfile(path, copied)
     keras = import_keras()
-    stored = hdf5.require_plain(text, copied)
+    stored = archive.require_plain(text, copied)
     import h5py
 
     with h5py.File(copied, "r+") as file:

@@ -15,8 +15,7 @@ from lengthwise_export.checking.causes import Cause
 from lengthwise_export.checking.trace_torch import WholePart
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.keras_models.causes import explain_layer
-from lengthwise_export.keras_models.module import KerasModule
-from lengthwise_export.keras_models.summary import SummaryLayer
+from lengthwise_export.keras_models.module import KerasModule, SummaryLayer
 
 
 class LayerParts:

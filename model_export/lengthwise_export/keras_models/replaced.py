@@ -20,7 +20,7 @@ from torch import Tensor
 from lengthwise_export.keras_models import recurrent
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.keras_models.functional import run_graph
-from lengthwise_export.keras_models.gathering import GatheredSteps
+from lengthwise_export.keras_models.recurrent import GatheredSteps
 from lengthwise_export.keras_models.run import KerasRun
 from lengthwise_export.tracing.patched_builtins import trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE

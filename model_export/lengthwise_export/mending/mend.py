@@ -50,7 +50,7 @@ from lengthwise_export.onnx_graphs.protos import (
     opset_of,
     refill,
 )
-from lengthwise_export.tracing.node_origins import location_of_node, operator_name
+from lengthwise_export.tracing.source_lines import location_of_node, operator_name
 
 _LEAST_LENGTHS: Final = 64
 """As many lengths are followed at least, so that no two sizes agree by chance."""

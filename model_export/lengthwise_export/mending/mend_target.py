@@ -35,9 +35,8 @@ from lengthwise_export.onnx_graphs.labels import NAME_IN_GRAPH
 from lengthwise_export.onnx_graphs.protos import keras_cure
 from lengthwise_export.options import OPSET
 from lengthwise_export.targets.target import Target
-from lengthwise_export.tracing.node_origins import location_of_node, operator_name
-from lengthwise_export.tracing.order_statistics import ties_in
-from lengthwise_export.tracing.source_lines import CodeLocation
+from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
+from lengthwise_export.tracing.translations import ties_in
 
 LENGTHS = "lengths"
 """The name of the input that a mend adds."""

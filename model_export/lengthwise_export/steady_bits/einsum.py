@@ -13,8 +13,7 @@ from typing import Final
 import onnx_ir as ir
 
 from lengthwise_export.steady_bits.graph_facts import GraphFacts, MeasuredAxis
-from lengthwise_export.steady_bits.kernel_sizes import LANES, PART
-from lengthwise_export.steady_bits.replacement import Replacement
+from lengthwise_export.steady_bits.replacement import LANES, PART, Replacement
 
 _MAX_OPERANDS: Final = 2
 

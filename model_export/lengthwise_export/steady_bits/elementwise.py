@@ -12,8 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lengthwise_export.steady_bits.graph_facts import GraphFacts
-from lengthwise_export.steady_bits.kernel_sizes import LANES, MOST_LANES
-from lengthwise_export.steady_bits.replacement import Replacement
+from lengthwise_export.steady_bits.replacement import LANES, MOST_LANES, Replacement
 
 
 def rewritten_function(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:

@@ -2,18 +2,18 @@
 
 onnxruntime adds a product in parts. How many numbers are in a part depends on the number of columns, unless the right
 side is constant; a product over at most 128 numbers is one part. A product of one row, or of one column, is computed by
-another kernel, which depends on the number of steps modulo four.
+another kernel, which depends on the number of steps modulo four. So is an RNN's product of one row.
 """
 
 from __future__ import annotations
 
 import itertools
+from typing import Final
 
 import onnx_ir as ir
 
 from lengthwise_export.steady_bits.graph_facts import GraphFacts
-from lengthwise_export.steady_bits.kernel_sizes import LANES, PART
-from lengthwise_export.steady_bits.replacement import Replacement
+from lengthwise_export.steady_bits.replacement import LANES, PART, Replacement
 
 
 def rewritten_product(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
@@ -71,3 +71,30 @@ def _of_one_more_row(new: Replacement, left: ir.Value, right: ir.Value) -> ir.Va
     zero = new.constant([0])
     more = new.add("Concat", left, new.add("Slice", left, zero, new.constant([1]), zero), axis=0)
     return new.add("Slice", new.add("MatMul", more, right), zero, new.constant([-1]), zero)
+
+
+_ROWS: Final = {0: 1, 4: 0, 5: 1}
+"""The inputs of an RNN that have an axis of rows (X, sequence_lens, initial_h), and which axis that is."""
+_ROWS_OF_OUTPUT: Final = (2, 1)
+"""The axis of rows of the outputs Y and Y_h."""
+
+
+def rewritten_rnn(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+    """An RNN over one more row, a copy of the first, so that it never runs with one row only."""
+    if node.attributes.get_int("layout", 0):
+        return None
+    new = Replacement(node)
+    zero, one, last = new.constant([0]), new.constant([1]), new.constant([-1])
+    inputs = list(node.inputs)
+    for place, axis in _ROWS.items():
+        value = inputs[place] if place < len(inputs) else None
+        if value is not None:
+            first = new.add("Slice", value, zero, one, new.constant([axis]))
+            inputs[place] = new.add("Concat", value, first, axis=axis)
+    outputs = new.add_outputs("RNN", inputs, len(node.outputs))
+    new.nodes[-1].attributes.update(node.attributes)
+    kept = [
+        new.add("Slice", output, zero, last, new.constant([axis]))
+        for output, axis in zip(outputs, _ROWS_OF_OUTPUT, strict=False)
+    ]
+    return new.gives(*kept)

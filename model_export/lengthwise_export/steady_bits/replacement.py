@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS
+
+PART: Final = 128
+"""A product over so many numbers is added in one part."""
+LANES: Final = 4
+"""The numbers that sums, functions and products of one row take at once."""
+MOST_LANES: Final = 16
+"""The most numbers that a processor computes at once, in float32."""
 
 
 @dataclass(slots=True)

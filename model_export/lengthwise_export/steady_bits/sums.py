@@ -15,8 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lengthwise_export.steady_bits.graph_facts import GraphFacts, MeasuredAxis
-from lengthwise_export.steady_bits.kernel_sizes import LANES
-from lengthwise_export.steady_bits.replacement import Replacement
+from lengthwise_export.steady_bits.replacement import LANES, Replacement
 
 _SHAPE_OF_ONE_AXIS: Final = 15
 """The first opset in which Shape can return a single axis."""

@@ -29,14 +29,21 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, without_fast_path
-from lengthwise_export.tracing.dynamic_shapes import Branches, OpenSizes, watched_branches
+from lengthwise_export.tracing.dynamic_shapes import (
+    WIDEST,
+    Branches,
+    OpenSizes,
+    branching_lines,
+    ends_at,
+    require_one_way,
+    watched_branches,
+)
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.outputs import OutputSelector
 from lengthwise_export.tracing.patched_builtins import open_numbers, trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.recurrent_op import recurrent, weights_of
 from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
-from lengthwise_export.tracing.width_branches import WIDEST, branching_lines, ends_at, require_one_way
 
 _WIDTHS: Final = (67, 7, 521)
 """Widths of the traced batch; the first at which the module runs is taken. A wide batch stays wider than 1 behind

@@ -25,11 +25,10 @@ from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.labels import IN_GRAPH, NAME_IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
-from lengthwise_export.tracing import order_statistics, recurrent_cells_op, recurrent_op, stable_forms
+from lengthwise_export.tracing import recurrent_cells_op, recurrent_op, translations
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.capture import capture, quiet
-from lengthwise_export.tracing.exact_sizes import with_exact_sizes
-from lengthwise_export.tracing.optimizing import optimized
+from lengthwise_export.tracing.optimizing import optimized, with_exact_sigmoids, with_exact_sizes
 from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 from lengthwise_export.tracing.source_lines import location_in
 
@@ -45,8 +44,7 @@ _INSTEAD: Final = {
 _TRANSLATIONS: Final = {
     **recurrent_op.TRANSLATIONS,
     **recurrent_cells_op.TRANSLATIONS,
-    **order_statistics.TRANSLATIONS,
-    **stable_forms.TRANSLATIONS,
+    **translations.TRANSLATIONS,
 }
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
@@ -92,7 +90,7 @@ def build(
     )
     ensure(graph, promised, most_nodes=most_nodes)
     proto = ir.to_proto(graph)
-    order_statistics.note_ties(proto)
+    translations.note_ties(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
@@ -112,7 +110,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
             if exported is None:
                 raise ExportError("translate", "the exporter gave no graph")
             exact = with_exact_sizes(exported.model, exported.exported_program or program)
-            return stable_forms.with_exact_sigmoids(optimized(exact))
+            return with_exact_sigmoids(optimized(exact))
         except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:
             raise _untranslated(program, error) from error
 

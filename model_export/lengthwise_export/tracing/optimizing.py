@@ -1,4 +1,4 @@
-"""Simplifies a translated graph, and keeps the small numbers in it.
+"""Changes a translated graph: it is simplified, and its sizes and sigmoids are computed as torch computes them.
 
 onnxscript's optimizer takes any number below 1e-8 for 0 and any within 1e-5 of 1 for 1: `log(x + 1e-12)` would become
 `log(x)`, not finite for a sequence of zeros. So such numbers are inputs of the graph while it runs.
@@ -7,11 +7,16 @@ onnxscript's optimizer takes any number below 1e-8 for 0 and any within 1e-5 of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Final
+import operator
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
+import numpy as np
 import onnx_ir as ir
+import torch
 from onnxscript import optimizer
+from torch import fx
+from torch.export import ExportedProgram
 
 _NEAR_ZERO: Final = 1e-6
 _NEAR_ONE: Final = 1e-3
@@ -61,3 +66,133 @@ def _hidden(model: ir.Model, value: ir.Value, count: int) -> ir.Value:
     ir.convenience.replace_all_uses_with(value, given)
     model.graph.inputs.append(given)
     return given
+
+
+_WHOLE: Final[Mapping[Any, str | None]] = {math.trunc: None, math.floor: "Floor", math.ceil: "Ceil"}
+"""What makes a float whole, and the operator for it; a cast to int64 cuts off what is behind the point."""
+
+_OPERATORS: Final[Mapping[Any, str]] = {
+    operator.add: "Add",
+    operator.sub: "Sub",
+    operator.mul: "Mul",
+    operator.truediv: "Div",
+    operator.pow: "Pow",
+    operator.neg: "Neg",
+    torch.sym_float: "Identity",
+    torch.sym_sqrt: "Sqrt",
+}
+"""The arithmetic of floats that are made of sizes."""
+
+
+def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
+    """The same model with sizes such as `int(0.29 * x.shape[1])` computed in float64 in the graph, as Python does.
+
+    The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999... So each size that is
+    a float made whole is computed again from what it is made of. The model is changed in place, before it is optimised:
+    its values still have the names of the program's nodes.
+    """
+    values = {value.name: value for value in _values(model)}
+    for node in program.graph.nodes:
+        value = values.get(node.name)
+        producer = None if value is None else value.producer()
+        if node.target not in _WHOLE or value is None or producer is None:
+            continue
+        cone = _Cone(values)
+        whole = cone.float64(node.args[0])
+        if whole is not None:
+            kind = _WHOLE[node.target]
+            exact = cone.int64(whole if kind is None else cone.add(kind, [whole]))
+            exact.shape = value.shape
+            model.graph.insert_before(producer, cone.nodes)
+            ir.convenience.replace_all_uses_with(value, exact)
+    return model
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.inputs
+    for node in model.graph:
+        yield from node.outputs
+
+
+class _Cone:
+    """The nodes that compute one size; `values` by the names of the program's nodes."""
+
+    def __init__(self, values: Mapping[str | None, ir.Value]) -> None:
+        self._values = values
+        self.nodes: list[ir.Node] = []
+
+    def float64(self, given: Any) -> ir.Value | None:
+        """A number of the program as float64; None if it is made in another way."""
+        if not isinstance(given, fx.Node):
+            return self._constant(given) if isinstance(given, int | float) else None
+        if isinstance(given.meta.get("val"), torch.SymInt):
+            value = self._values.get(given.name)
+            return None if value is None else self.add("Cast", [value], to=ir.DataType.DOUBLE)
+        kind = _OPERATORS.get(given.target)
+        inputs = [self.float64(each) for each in given.args]
+        known = [each for each in inputs if each is not None]
+        return None if kind is None or len(known) < len(inputs) else self.add(kind, known)
+
+    def int64(self, value: ir.Value) -> ir.Value:
+        return self.add("Cast", [value], to=ir.DataType.INT64)
+
+    def add(self, kind: str, inputs: list[ir.Value], *, to: ir.DataType = ir.DataType.DOUBLE) -> ir.Value:
+        """The value that one more node gives, of type `to`."""
+        attributes = [ir.AttrInt64("to", to)] if kind == "Cast" else []
+        node = ir.Node("", kind, inputs, attributes)
+        self.nodes.append(node)
+        (value,) = node.outputs
+        value.dtype = to
+        return value
+
+    def _constant(self, number: float) -> ir.Value:
+        node = ir.node("Constant", [], {"value": ir.tensor(np.float64(number))})
+        self.nodes.append(node)
+        (value,) = node.outputs
+        value.dtype, value.shape = ir.DataType.DOUBLE, ir.Shape([])
+        return value
+
+
+_SHARP: Final = frozenset({"Log", "Reciprocal", "Pow", "Sqrt", "Div"})
+_PASSING: Final = frozenset(
+    {"Add", "Sub", "Mul", "Neg", "Abs", "Clip", "Max", "Min", "Where", "Identity", "Cast", "Reshape", "Transpose"}
+    | {"Squeeze", "Unsqueeze", "Expand", "Slice", "Gather", "Concat", "Split", "Pad"}
+)
+
+
+def with_exact_sigmoids(model: ir.Model) -> ir.Model:
+    """The same model with `1 / (1 + exp(-x))` in the place of each Sigmoid from which a logarithm or quotient is taken.
+
+    onnxruntime's Sigmoid is a rational function with an absolute error of 1e-7, and 0 below -18, where torch has
+    `exp(x)`: a logarithm of that is far off.
+    """
+    for node in [node for node in model.graph if node.op_type == "Sigmoid" and _is_read_sharply(node)]:
+        (x,) = node.inputs
+        assert x is not None  # it has to have one
+        one = ir.node("Constant", [], {"value": ir.tensor(np.asarray(1, dtype=(x.dtype or ir.DataType.FLOAT).numpy()))})
+        minus = ir.node("Neg", [x])
+        power = ir.node("Exp", minus.outputs)
+        total = ir.node("Add", [*power.outputs, *one.outputs])
+        answer = ir.node("Reciprocal", total.outputs)
+        nodes = [one, minus, power, total, answer]
+        for place, each in enumerate(nodes):
+            each.outputs[0].name = f"{node.outputs[0].name}_exact_{place}"
+            each.outputs[0].type, each.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+            each.metadata_props.update(node.metadata_props)
+        one.outputs[0].shape = ir.Shape([])
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, node.outputs, answer.outputs)
+    return model
+
+
+def _is_read_sharply(sigmoid: ir.Node) -> bool:
+    """Whether its small values matter: a logarithm, root or quotient is computed from them element by element."""
+    seen: set[ir.Node] = set()
+    left = [sigmoid]
+    while left:
+        for reader, place in [use for output in left.pop().outputs for use in output.uses()]:
+            if reader.op_type in _SHARP and not (reader.op_type == "Div" and place == 0):
+                return True
+            if reader.op_type in _PASSING and reader not in seen:
+                seen.add(reader)
+                left.append(reader)
+    return False

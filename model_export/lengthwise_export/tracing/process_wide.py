@@ -6,8 +6,25 @@ after the other. Code outside this package that uses torch in another thread is 
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 PROCESS_WIDE: Final = threading.RLock()
 """Held while a process-wide change is in force. Reentrant, because these changes are nested."""
+
+
+@contextmanager
+def torch_as_before(target: object = None) -> Iterator[None]:
+    """Restores torch's random numbers, and a module that is the target; one call at a time is in this block."""
+    with PROCESS_WIDE, ExitStack() as stack:
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            if isinstance(target, torch.nn.Module):
+                from lengthwise_export.tracing.module_state import ModuleState  # brings torch along
+
+                stack.callback(ModuleState(target).restore)
+        yield

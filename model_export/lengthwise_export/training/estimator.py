@@ -27,7 +27,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import loading
 from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
-from lengthwise_export.tracing.torch_state import torch_as_before
+from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, training_api
 from lengthwise_export.training.batches import Example, lenient
 from lengthwise_export.training.options import TrainOptions

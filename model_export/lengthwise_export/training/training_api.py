@@ -26,7 +26,7 @@ from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.interface.rich_text import as_text
-from lengthwise_export.tracing.torch_state import torch_as_before
+from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, comparison, session
 from lengthwise_export.training.batches import lenient
 from lengthwise_export.training.options import TrainCallOptions

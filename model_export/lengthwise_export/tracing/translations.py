@@ -1,8 +1,8 @@
-"""Operators whose usual translation to ONNX is wrong for raw values: large ones, tiny ones, and zeros of both signs.
+"""Operators of torch that its exporter cannot translate to ONNX, or translates wrongly for raw values.
 
-The exporter of torch writes the logarithm of a sigmoid as `log(sigmoid(x))`, which is minus infinity below -20, and
-logcumsumexp with the maximum of the whole sequence, so that early values far below it are lost. The translations here
-compute the same as torch wherever torch's answer is finite.
+`median`, `kthvalue` and a stable `sort` have no translation. And the exporter writes the logarithm of a sigmoid as
+`log(sigmoid(x))`, which is minus infinity below -20, and logcumsumexp with the maximum of the whole sequence, so that
+early values far below it are lost. The translations here compute the same as torch wherever torch's answer is finite.
 """
 
 from __future__ import annotations
@@ -12,12 +12,85 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import opset18
 
+from lengthwise_export.tracing.source_lines import is_translation_of, location_of_node
+
 # As in `recurrent_op`: during an export its operators take and return `ir.Value`s.
 op: Final[Any] = opset18
+
+_TIES: Final = "lengthwise.ties"
+
+
+def _in_order(values: ir.Value, axis: int, count: ir.Value) -> tuple[Any, Any]:
+    """The smallest values along an axis, in order, and their places."""
+    return op.TopK(values, count, axis=axis, largest=0, sorted=1)  # type: ignore[no-any-return]
+
+
+def _one_of(
+    values: ir.Value, axis: int, count: ir.Value, place: ir.Value, *, keepdim: bool
+) -> tuple[ir.Value, ir.Value]:
+    ordered, places = _in_order(values, axis, count)
+    where = op.Constant(value_ints=[axis])
+    one, at = (op.Gather(each, place, axis=axis) for each in (ordered, places))
+    return (one, at) if keepdim else (op.Squeeze(one, where), op.Squeeze(at, where))
+
+
+def _median(values: ir.Value, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
+    """`aten.median.dim`: of an even number of values the lower one in the middle."""
+    rank = len(values.shape or ())
+    axis = dim % rank
+    size = op.Shape(values, start=axis, end=axis + 1)
+    one, two = (op.Constant(value_ints=[number]) for number in (1, 2))
+    return _one_of(values, axis, size, op.Div(op.Sub(size, one), two), keepdim=keepdim)
+
+
+def _kth_value(values: ir.Value, k: int, dim: int = -1, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
+    """`aten.kthvalue`: the k-th smallest."""
+    count, last = op.Constant(value_ints=[k]), op.Constant(value_ints=[k - 1])
+    return _one_of(values, dim % len(values.shape or ()), count, last, keepdim=keepdim)
+
+
+def _stable_sort(
+    values: ir.Value, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[ir.Value, ir.Value]:
+    """`aten.sort.stable`: of equal values TopK takes the first one first, whether the largest or the smallest lead."""
+    axis = dim % len(values.shape or ())
+    size = op.Shape(values, start=axis, end=axis + 1)
+    ordered, places = op.TopK(values, size, axis=axis, largest=int(descending), sorted=1)
+    return ordered, places
+
+
+def note_ties(model: onnx.ModelProto) -> None:
+    """Notes in a traced graph which lines use the places of sorted values without `stable=True`; see `ties_in`."""
+    graph = model.graph
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    sorts = [node for node in graph.node if node.op_type == "TopK" and len(node.output) > 1 and node.output[1] in read]
+    places = [location_of_node(node) for node in sorts if not is_translation_of(node, "sort.stable")]
+    lines = dict.fromkeys(f"{place}: `{place.source}`" for place in places if place is not None)
+    if lines:
+        model.metadata_props.add(key=_TIES, value="; ".join(lines))
+
+
+def ties_in(model: onnx.ModelProto) -> str | None:
+    """What is to be said about ties in a graph's sorts, as noted when it was traced; None if there is nothing."""
+    lines = next((entry.value for entry in model.metadata_props if entry.key == _TIES), None)
+    if lines is None:
+        return None
+    return (
+        f"{lines}: torch leaves the order of equal values open, and the graph has the first one first: sort with "
+        "stable=True, and for topk take the first of that"
+    )
+
+
+def forget_ties(model: onnx.ModelProto) -> None:
+    """Takes the note about ties out of a graph, because a published one has no lines of code."""
+    for entry in [entry for entry in model.metadata_props if entry.key == _TIES]:
+        model.metadata_props.remove(entry)
+
 
 _LN2: Final = math.log(2)
 
@@ -206,54 +279,12 @@ def _erfcx(x: ir.Value) -> Any:
     return op.Where(op.Less(x, zero), mirrored, tail)
 
 
-_SHARP: Final = frozenset({"Log", "Reciprocal", "Pow", "Sqrt", "Div"})
-_PASSING: Final = frozenset(
-    {"Add", "Sub", "Mul", "Neg", "Abs", "Clip", "Max", "Min", "Where", "Identity", "Cast", "Reshape", "Transpose"}
-    | {"Squeeze", "Unsqueeze", "Expand", "Slice", "Gather", "Concat", "Split", "Pad"}
-)
-
-
-def with_exact_sigmoids(model: ir.Model) -> ir.Model:
-    """The same model with `1 / (1 + exp(-x))` in the place of each Sigmoid from which a logarithm or quotient is taken.
-
-    onnxruntime's Sigmoid is a rational function with an absolute error of 1e-7, and 0 below -18, where torch has
-    `exp(x)`: a logarithm of that is far off.
-    """
-    for node in [node for node in model.graph if node.op_type == "Sigmoid" and _is_read_sharply(node)]:
-        (x,) = node.inputs
-        assert x is not None  # it has to have one
-        one = ir.node("Constant", [], {"value": ir.tensor(np.asarray(1, dtype=(x.dtype or ir.DataType.FLOAT).numpy()))})
-        minus = ir.node("Neg", [x])
-        power = ir.node("Exp", minus.outputs)
-        total = ir.node("Add", [*power.outputs, *one.outputs])
-        answer = ir.node("Reciprocal", total.outputs)
-        nodes = [one, minus, power, total, answer]
-        for place, each in enumerate(nodes):
-            each.outputs[0].name = f"{node.outputs[0].name}_exact_{place}"
-            each.outputs[0].type, each.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
-            each.metadata_props.update(node.metadata_props)
-        one.outputs[0].shape = ir.Shape([])
-        ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, node.outputs, answer.outputs)
-    return model
-
-
-def _is_read_sharply(sigmoid: ir.Node) -> bool:
-    """Whether its small values matter: a logarithm, root or quotient is computed from them element by element."""
-    seen: set[ir.Node] = set()
-    left = [sigmoid]
-    while left:
-        for reader, place in [use for output in left.pop().outputs for use in output.uses()]:
-            if reader.op_type in _SHARP and not (reader.op_type == "Div" and place == 0):
-                return True
-            if reader.op_type in _PASSING and reader not in seen:
-                seen.add(reader)
-                left.append(reader)
-    return False
-
-
 _aten: Final = torch.ops.aten
 
 TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
+    _aten.median.dim: _median,
+    _aten.kthvalue.default: _kth_value,
+    _aten.sort.stable: _stable_sort,
     _aten.log_sigmoid.default: _log_sigmoid,
     _aten.log_sigmoid_forward.default: _log_sigmoid_forward,
     _aten.logaddexp.default: _log_add_exp,
