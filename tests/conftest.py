@@ -88,10 +88,11 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup() -> None:
-    """Gives each test the same random weights, and keeps absl from closing pytest's own capture of stderr."""
+    """Gives each test the same random weights, one thread of torch, and the stderr that absl would close."""
     random.seed(0)  # Keras takes its seeds from it
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+        sys.modules["torch"].set_num_threads(1)
     if "torch.onnx._internal.exporter._registration" in sys.modules:
         torch_operators.keep()
     if "absl.logging" in sys.modules:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 import pytest
-import torch
 
 from lengthwise.commands.cli import main
 from tests.support import documents
@@ -83,7 +82,6 @@ THEIRS = {
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Keras', about masks that layers drop
         warnings.simplefilter("ignore", DeprecationWarning)  # Keras', in a training

@@ -30,11 +30,6 @@ SHORTENED = {
 """What makes a study short."""
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def measured() -> list[Row]:
     return [layer_table.measure(case) for case in layer_table.cases()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import onnxruntime
@@ -311,14 +311,6 @@ def test_the_long_ones_are_among_them() -> None:
     assert {*OVER_CHANNELS, *OVER_STEPS} >= LONG
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CASES)
@@ -377,21 +369,19 @@ def test_a_layer_of_a_fixed_width_is_told_with_its_line() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.conv(x).flatten(1))
 
-    with pytest.raises(
-        UncheckableError, match=r"width is frozen at 30 \(tests/model_export/test_blind_capture.py:\d+: "
-    ):
+    with pytest.raises(UncheckableError, match=r"tests/model_export/test_blind_capture.py:\d+: "):
         targets.read(Flat(), TargetOptions(channels_first=True), blind=True)
 
 
 @pytest.mark.parametrize("split", [torch.chunk, torch.tensor_split])
 def test_a_split_of_the_width_in_parts_is_told_with_its_line(split: Callable[..., tuple[Tensor, ...]]) -> None:
     module = Around(lambda y: torch.cat([part.mean(-1) for part in split(y, 2, dim=-1)], 1))
-    with pytest.raises(ExportError, match=r"trace: .*split\(y, 2, dim=-1\).*splits an axis whose size depends"):
+    with pytest.raises(ExportError, match=r"trace: .*split\(y, 2, dim=-1\)"):
         targets.read(module, TargetOptions(channels_first=True), blind=True).build("model", 18)
 
 
 def test_what_no_graph_can_do_is_told_with_its_line() -> None:
     module = Around(lambda y: y.cummax(-1).values)
     target = targets.read(module, TargetOptions(channels_first=True), blind=True)
-    with pytest.raises(ExportError, match=r"translate: .*cummax has no translation to ONNX"):
+    with pytest.raises(ExportError, match=r"translate: .*cummax"):
         target.build("model", 18)

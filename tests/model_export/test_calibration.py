@@ -17,11 +17,6 @@ from lengthwise_export.training.options import TrainingOptions
 from tests.support.specs import separable, spec
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def noisy(count: int) -> list[Record]:
     """Records of which every fifth has the other label, so that no model is right to be certain."""
     return [

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
@@ -21,11 +20,6 @@ from lengthwise_export.training import train
 from lengthwise_export.training.options import TrainingOptions
 from tests.support.server_process import started
 from tests.support.specs import spec
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def served(made: Spec, records: Sequence[Record], options: TrainingOptions, folder: Path) -> tuple[Session, Manifest]:

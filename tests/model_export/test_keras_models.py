@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 
 import lengthwise
 import lengthwise_export
@@ -258,10 +257,7 @@ LEAKING: dict[str, tuple[Callable[[], Any], str, str]] = {
 def _as_users_run() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Keras', about masks that layers drop
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
         yield
-        torch.set_num_threads(before)
 
 
 def target_of(make: Callable[[], Any]) -> tuple[Any, Target]:

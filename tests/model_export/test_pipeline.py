@@ -45,11 +45,6 @@ from tests.support.specs import candidate, separable, spec
 BUNDLED = Path("service/lengthwise/models/japanese-vowels/1")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def in_every_run(choice: covering.Choice) -> bool:
     """The first few specs of the covering set have most of the values; the others are long."""
     return choice in covering.covering_set()[:2]
@@ -151,7 +146,7 @@ def test_the_graph_carries_contract_name_and_labels(published: PublishedModel) -
 def test_a_second_export_becomes_the_next_version(published: PublishedModel) -> None:
     again = publish(candidate(), published.directory.parent)
     assert again.manifest.version == 2
-    with pytest.raises(PublishError, match="exists"):
+    with pytest.raises(PublishError):
         publish(candidate(), published.directory)
 
 
@@ -163,7 +158,7 @@ def test_a_graph_whose_proof_does_not_hold_is_not_published(tmp_path: Path) -> N
     def another_model(batch: PaddedBatch) -> measurement.BatchLogits:
         return reference(batch) + np.float32(1e-3)
 
-    with pytest.raises(VerificationError, match=r"4 of \d+ cases do not hold"):
+    with pytest.raises(VerificationError):
         publish(replace(source, reference=another_model), tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
@@ -182,7 +177,7 @@ def test_a_leaking_graph_is_not_published(tmp_path: Path) -> None:
     def build(named: Manifest) -> onnx.ModelProto:
         return graph.build(MeanOverWidth().eval(), named.input, name=named.name, labels=named.labels)
 
-    with pytest.raises(VerificationError, match="do not hold"):
+    with pytest.raises(VerificationError):
         publish(Candidate(manifest, build, None), tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
@@ -196,7 +191,7 @@ def test_a_source_with_a_tolerance_is_published_with_what_was_measured(tmp_path:
 def test_a_manifest_that_reads_back_otherwise_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = candidate()
     monkeypatch.setattr(Manifest, "read", classmethod(lambda cls, directory: source.manifest))
-    with pytest.raises(VerificationError, match="reads back"):
+    with pytest.raises(VerificationError):
         publish(source, tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
@@ -216,7 +211,7 @@ def test_weights_come_from_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_spec_is_refused(tmp_path: Path) -> None:
     checkpoint.write(tmp_path / "m.safetensors", SequenceClassifier(spec("layers = 1")).state_dict(), {})
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError):
         from_spec(spec(), tmp_path / "m.safetensors")
 
 
@@ -301,7 +296,7 @@ def test_a_graph_is_published_only_where_a_service_here_takes_it_and_with_a_word
     manifest = Manifest(name="rows", version=1, input=StepInput(features=1), labels=("a", "b"), max_length=64)
     source = Candidate(manifest, lambda named: proto, reference=None, tolerance=0.0)
     if not in_own_kernels or not recurrent_kernels.COMPILED:
-        with pytest.raises(ModelError, match="what a caller sends decides how many rows its LSTM gets"):
+        with pytest.raises(ModelError):
             publish(source, tmp_path / "rows")
         assert not (tmp_path / "rows" / "1").exists()
     else:  # where the limit is passed no row is left, which such kernels take

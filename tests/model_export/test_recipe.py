@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
@@ -20,11 +19,6 @@ from tests.support.specs import separable
 
 LAYERS = {"epochs": 3}
 """An option of gradient descent, which asks for layers."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def waves(count: int, *, scales: bool = False, length: int = 30, classes: int = 2) -> list[Record]:
@@ -261,7 +255,7 @@ def test_seeds_and_ensembles_are_for_layers() -> None:
 
 @pytest.mark.parametrize("records", [[], waves(1)])
 def test_less_than_two_records_are_refused(records: list[Record]) -> None:
-    with pytest.raises(ConfigurationError, match="too few"):
+    with pytest.raises(ConfigurationError):
         plan(spec("hidden = 8"), records)
 
 

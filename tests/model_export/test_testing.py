@@ -30,14 +30,14 @@ def test_a_leak_fails_with_the_whole_report() -> None:
 
 
 def test_a_model_that_cannot_be_checked_fails_too() -> None:
-    with pytest.raises(PaddingUnsafeError, match="takes neither lengths nor a mask"):
+    with pytest.raises(PaddingUnsafeError):
         assert_padding_safe("examples/mending.py:inception", features=12)
 
 
 def test_a_warning_fails_only_if_asked() -> None:
     target = "tests.gallery.torch_sound.recurrent:masked_mean"
     assert assert_padding_safe(target, features=3, second="mask", max_length=40).verdict == "warning"
-    with pytest.raises(PaddingUnsafeError, match="warning"):
+    with pytest.raises(PaddingUnsafeError):
         assert_padding_safe(target, features=3, second="mask", max_length=40, strict=True)
 
 
