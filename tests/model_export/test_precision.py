@@ -14,7 +14,9 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
+from torch.nn.utils.rnn import pack_padded_sequence
 
+import lengthwise_export
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.commands.cli import main
 from lengthwise.errors import VerificationError
@@ -24,7 +26,7 @@ from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, Precision
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import measurement, promises
 from lengthwise.verification.case import Case
-from lengthwise.verification.random_sequences import draw
+from lengthwise.verification.random_sequences import KINDS, draw
 from lengthwise_export.errors import ExportError
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.exporting.flow import PublishedModel, publish
@@ -159,6 +161,36 @@ def test_a_graph_that_lies_too_far_from_float32_is_not_published(
 
 
 # fp16
+
+
+class Amplifies(torch.nn.Module):
+    """Multiplies by 100 in front of a bounded function: a value of 1,000 is beyond float16 there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = torch.nn.Linear(3, 8), torch.nn.Linear(8, 8)
+        self.gru, self.last = torch.nn.GRU(8, 8, batch_first=True), torch.nn.Linear(8, 2)
+        self.first.weight.data *= 100
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """`[rows, 2]`."""
+        packed = pack_padded_sequence(self.second(self.first(x)), lengths.cpu(), True, enforce_sorted=False)
+        return self.last(self.gru(packed)[1][-1])
+
+
+@pytest.mark.parametrize("to", ROUNDED)
+def test_what_a_precision_answers_at_raw_values_is_said_by_its_kind_and_number(to: Precision, tmp_path: Path) -> None:
+    published = lengthwise_export.export(Amplifies().eval(), tmp_path / "amplifies", features=3, precision=to)
+    raw = {case.name.partition(",")[0]: case for case in published.cases if case.name.partition(",")[0] in KINDS}
+    assert set(raw) == set(KINDS)
+    assert published.manifest.from_fp32 is not None
+    assert published.manifest.from_fp32 < 0.5  # of ordinary values
+    for kind, case in raw.items():
+        if case.relative > promises.MAX_DIFFERENCE[to]:
+            assert any(kind in notice for notice in published.notices)
+    told = {kind for kind in KINDS if any(f"{kind} overflow" in notice for notice in published.notices)}
+    assert told == ({*list(KINDS)[:3], "one far outlier"} if to == "fp16" else set())
 
 
 def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(

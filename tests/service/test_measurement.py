@@ -7,13 +7,20 @@ import pytest
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, step_mask
-from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
+from lengthwise.runtime.manifest import GraphNames, Manifest, Precision, StepInput
 from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
 from lengthwise.verification import promises
 from lengthwise.verification.case import Case
 from lengthwise.verification.golden import GoldenDifference
-from lengthwise.verification.measurement import MANY_ROWS, MANY_SEQUENCES, BatchLogits, measure_cases
-from lengthwise.verification.random_sequences import draw
+from lengthwise.verification.measurement import (
+    MANY_ROWS,
+    MANY_SEQUENCES,
+    ROUNDING,
+    BatchLogits,
+    BatchVariations,
+    measure_cases,
+)
+from lengthwise.verification.random_sequences import KINDS, draw
 
 FEATURES = 3
 
@@ -290,3 +297,58 @@ def test_the_difference_to_the_source_and_that_of_batching_have_tolerances_of_th
     )
     assert {case.varied for case in promises.failures(cases)} == {"reference"}
     assert promises.failures(cases, most=0.5) == []
+
+
+@pytest.mark.parametrize(("own_rounding", "holds"), [(0.01, True), (0.0001, False)])
+def test_what_the_original_rounds_by_itself_explains_a_difference_at_raw_values(
+    own_rounding: float, holds: bool
+) -> None:
+    """Far from 0 the original answers 0.02 beside its graph, and `own_rounding` beside itself in float64."""
+
+    def reference(batch: PaddedBatch) -> BatchLogits:
+        logits = Model().run(batch).logits
+        return logits + np.float32(0.02) * np.abs(logits).max(axis=1, keepdims=True).clip(1) * _far(batch)
+
+    def exact(batch: PaddedBatch) -> BatchLogits:
+        logits = reference(batch)
+        return logits + np.float32(own_rounding) * np.abs(logits).max(axis=1, keepdims=True).clip(1) * _far(batch)
+
+    def _far(batch: PaddedBatch) -> np.ndarray:
+        return (np.abs(batch.steps).max(axis=(1, 2)) > 500)[:, None]
+
+    cases = measure_cases(lambda threads: Model(threads=threads), manifest(), reference, exact=exact)
+    (raw,) = [case for case in cases if case.varied == "reference" and case.difference > 1]
+    assert raw.amplified == pytest.approx(own_rounding, rel=0.1)
+    assert (raw.relative <= ROUNDING) is holds
+    assert bool(promises.failures(cases)) is not holds
+    (raw,) = [case for case in measure_cases(lambda _: Model(), manifest(), reference) if case.difference > 1]
+    assert raw.relative > ROUNDING  # it is not known what float64 answers
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_precision_is_verified_with_raw_values(precision: Precision) -> None:
+    described = manifest().model_copy(update={"precision": precision})
+    variations = BatchVariations(Model(), described, seed=0)
+    assert max(float(np.abs(steps).max()) for steps in variations.sequences) > 500
+    told = {kind: case for kind, _, case in variations.at_raw_values(_one_more, "float32", most=1e-6)}
+    assert set(told) == set(KINDS)
+    assert all(case.difference == pytest.approx(1, rel=0.1) for case in told.values())
+    assert all(case.relative > 1e-6 for case in told.values())
+
+
+def _one_more(batch: PaddedBatch) -> BatchLogits:
+    return Model().run(batch).logits + np.float32(1)
+
+
+def test_where_float32_itself_is_ill_conditioned_a_precision_is_not_blamed() -> None:
+    def original(batch: PaddedBatch) -> BatchLogits:
+        """The last digits of the values are all that counts."""
+        return (Model().run(batch).logits * np.float32(1e4)) % np.float32(1)
+
+    class Rounded(Model):
+        def run(self, batch: PaddedBatch, outputs: object = ("logits",)) -> Outputs:
+            return Outputs(original(batch) + np.float32(0.5), None)
+
+    described = manifest().model_copy(update={"precision": "fp16"})
+    cases = [case for *_, case in BatchVariations(Rounded(), described, 0).at_raw_values(original, "float32", 1e-2)]
+    assert any(case.amplified > 0.05 and case.relative <= 1e-2 and case.difference == 0.5 for case in cases)

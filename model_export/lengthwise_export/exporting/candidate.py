@@ -13,7 +13,7 @@ import torch
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import Manifest, digest
-from lengthwise.verification.measurement import BatchLogits, Reference
+from lengthwise.verification.measurement import BatchLogits, ExactReference, Reference
 from lengthwise_export.architecture import loading, trained
 from lengthwise_export.architecture.loading import BuiltInModel
 from lengthwise_export.architecture.normalization import Normalize
@@ -45,6 +45,7 @@ class Candidate:
         manifest: Its manifest without name, version, promises and digests, which `export` adds.
         build: Builds the graph from the manifest with name and version.
         reference: The model in its own framework; None for an ONNX file.
+        exact: The same in float64; None if that is not known.
         tolerance: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
             bits.
         notices: Messages to show to the user.
@@ -59,6 +60,7 @@ class Candidate:
     notices: tuple[str, ...] = ()
     mend: FixProposal | None = None
     original: Subject | None = None
+    exact: ExactReference | None = None
 
 
 def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) -> Candidate:

@@ -126,7 +126,14 @@ def from_target(
     notices += tuple(filter(None, [past_a_fill(report)]))
     if least > 1:
         notices = (f"sequences of fewer than {least} steps will be refused (min_length in the manifest)", *notices)
-    return Candidate(manifest, build, reference if target.framework else None, tolerance, notices)
+
+    def exact(batch: PaddedBatch) -> BatchLogits | None:
+        answer = target.subject.answer_in_float64(batch)
+        return None if answer is None else answer.logits
+
+    if not target.framework:
+        return Candidate(manifest, build, None, tolerance, notices)
+    return Candidate(manifest, build, reference, tolerance, notices, exact=exact)
 
 
 def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
@@ -156,6 +163,7 @@ def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
         source,
         manifest=source.manifest.model_copy(update={"made": made}),
         reference=proved.alone,
+        exact=proved.exact,
         tolerance=max(source.tolerance or 0.0, allowed),
         notices=(*source.notices, *([fix.notice] if fix.notice is not None else [])),
         mend=fix,

@@ -6,12 +6,14 @@ verified float32 graph and verified against it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 
 from lengthwise.decoding.dataset import Record
@@ -23,7 +25,7 @@ from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.session import Session
 from lengthwise.verification import measurement, promises
 from lengthwise.verification.case import Case
-from lengthwise.verification.measurement import BatchLogits, Reference
+from lengthwise.verification.measurement import BatchLogits, BatchVariations, ExactReference, Reference
 from lengthwise_export.architecture.training_profile import profile_of_served
 from lengthwise_export.exporting import accuracy, missing_values, steps
 from lengthwise_export.exporting.accuracy import DataAccuracy
@@ -81,7 +83,9 @@ def verify(
     ties = translations.ties_in(graph)
     translations.forget_ties(graph)
     try:
-        verified = verify_graph(graph, manifest, source.reference, tolerance=source.tolerance, seed=options.seed)
+        verified = verify_graph(
+            graph, manifest, source.reference, tolerance=source.tolerance, seed=options.seed, exact=source.exact
+        )
         verified = _with_same_bits(verified, source, manifest, options)
     except VerificationError as error:
         raise error if ties is None else VerificationError(f"{error}. {ties}") from error
@@ -122,8 +126,10 @@ def _with_same_bits(
     if rewritten is None:
         return verified
     steady, said = rewritten
-    again = verify_graph(steady, manifest, source.reference, tolerance=source.tolerance, seed=options.seed)
-    return replace(again, notices=(said,))
+    again = verify_graph(
+        steady, manifest, source.reference, tolerance=source.tolerance, seed=options.seed, exact=source.exact
+    )
+    return replace(again, notices=(*verified.notices, said))
 
 
 def verify_graph(
@@ -135,6 +141,7 @@ def verify_graph(
     seed: int,
     made_from: str = "the model itself",
     apart: float = measurement.ROUNDING,
+    exact: ExactReference | None = None,
 ) -> VerifiedGraph:
     """Verifies a graph.
 
@@ -147,6 +154,7 @@ def verify_graph(
         seed: Seed of the random sequences.
         made_from: A description of the reference, for case names.
         apart: Allowed difference from the reference, in units of max(1, |logit|).
+        exact: The reference in float64; None if that is not known.
 
     Ensures: every case holds.
 
@@ -158,7 +166,12 @@ def verify_graph(
     # Raw values may leave a recurrent layer without rows, and where that ends the process no case could say so.
     judging.check_rows(onnx_graph.read(data), Session(data, manifest).kernels, manifest)
     cases = measurement.measure_cases(
-        lambda threads: Session(data, manifest, threads=threads), manifest, reference, seed=seed, made_from=made_from
+        lambda threads: Session(data, manifest, threads=threads),
+        manifest,
+        reference,
+        seed=seed,
+        made_from=made_from,
+        exact=exact,
     )
     if manifest.missing == "handled":
         cases += _missing_value_cases(data, manifest, seed)
@@ -168,8 +181,19 @@ def verify_graph(
         raise VerificationError(
             f"{manifest.key}: {len(bad)} of {len(cases)} cases do not hold, so nothing was published; "
             f"the worst: {worst.name}, {worst.difference:.3g}"
+            + (f"; it is ill-conditioned there: rounding moves it by {worst.amplified:.2g}" if worst.amplified else "")
         )
-    return VerifiedGraph(graph, manifest, cases)
+    return VerifiedGraph(graph, manifest, cases, notices=tuple(_ill_conditioned(cases)))
+
+
+def _ill_conditioned(cases: Iterable[Case]) -> Iterator[str]:
+    """A notice where the model itself rounds so much that its graph may differ from it."""
+    for case in cases:
+        if case.varied == "reference" and case.amplified:
+            yield (
+                f"the model is ill-conditioned at some {case.name.partition(',')[0]}: rounding moves its own answer by "
+                f"up to {case.amplified:.2g} of the largest score, and its graph moves it by {case.difference:.2g}"
+            )
 
 
 def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
@@ -212,24 +236,82 @@ def at_precision(
     Requires: a verified float32 graph. Ensures: every case holds, and the manifest has the difference of the two.
     """
     exact = verified.session()
+
+    def reference(batch: PaddedBatch) -> BatchLogits:
+        return exact.run(batch).logits
+
     manifest = precision.manifest_at(verified.manifest, to)
     converted = verify_graph(
         precision.convert(verified.graph, to),
         manifest,
-        lambda batch: exact.run(batch).logits,
+        reference,
         tolerance=tolerance,
         seed=seed,
         made_from="the float32 graph",
         apart=promises.MAX_DIFFERENCE[to],
     )
     apart = max(case.difference for case in converted.cases if case.varied == "reference")
-    changes = None if data is None else labels.compare(exact, verified.manifest, converted.session(), manifest, data)
+    session = converted.session()
+    changes = None if data is None else labels.compare(exact, verified.manifest, session, manifest, data)
+    variations = BatchVariations(session, manifest, seed)
+    raw = list(variations.at_raw_values(reference, "the float32 graph", promises.MAX_DIFFERENCE[to]))
     return replace(
         converted,
         manifest=manifest.model_copy(update={"from_fp32": apart}),
+        cases=[*converted.cases, *(case for *_, case in raw)],
         labels=changes,
-        notices=precision.described(verified.graph, to),
+        notices=(
+            *precision.described(verified.graph, to),
+            *(notice for kind, _, case in raw for notice in _at_raw_values(kind, case, to)),
+            *(_overflows(verified, converted, {kind: batch for kind, batch, _ in raw}) if to == "fp16" else ()),
+        ),
     )
+
+
+def _at_raw_values(kind: str, case: Case, to: Precision) -> Iterator[str]:
+    """A notice if the answers to a kind of raw values are not those of float32."""
+    rounding = f"rounding alone moves its answer by {case.amplified:.2g} of the largest score"
+    if not math.isfinite(case.difference):
+        yield f"at {to}, an answer to {kind} is not finite, and that of float32 is"
+    elif case.relative > promises.MAX_DIFFERENCE[to]:
+        yield (
+            f"at {to}, answers to {kind} differ from those of float32 by {case.relative:.2g} of the largest score"
+            + (f"; float32 is ill-conditioned there: {rounding}" if case.amplified else "")
+        )
+    elif case.amplified:
+        yield f"float32 is ill-conditioned at {kind}: {rounding}, and {to} moves it by {case.difference:.2g}"
+
+
+def _overflows(exact: VerifiedGraph, half: VerifiedGraph, batches: Mapping[str, PaddedBatch]) -> Iterator[str]:
+    """A notice for each kind of raw values that leaves the range of float16 inside the graph.
+
+    A CPU computes most of such a graph in float32, so its answers do not show what a GPU will do.
+    """
+    from lengthwise_export.checking.trace_onnx import OnnxSubject
+    from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
+
+    manifest = exact.manifest
+    subjects = [
+        OnnxSubject(
+            ExternalGraph(each.graph, manifest.input, manifest.graph, len(manifest.labels), manifest.task == "per-step")
+        )
+        for each in (exact, half)
+    ]
+    for kind, batch in batches.items():
+        before, after = (subject.record(batch).operations for subject in subjects)
+        largest = {
+            one.operator: max((float(np.abs(value).max(initial=0)) for _, value in one.outputs), default=0.0)
+            for one in before
+            if all(value.dtype == np.float32 for _, value in one.outputs)
+        }
+        for one in after:
+            beyond = any(value.dtype == np.float16 and np.isinf(value).any() for _, value in one.outputs)
+            if beyond and precision.LARGEST_HALF < largest.get(one.operator, 0.0) < math.inf:
+                yield (
+                    f"at fp16, {kind} overflow at {one.operator}, on a device that computes in float16: up to "
+                    f"{largest[one.operator]:.2g} in float32, and float16 ends at {precision.LARGEST_HALF:g}"
+                )
+                break
 
 
 def _with_profile(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:

@@ -62,6 +62,11 @@ class ProvedMend:
         """The original with each sequence alone and unpadded, as a reference for the mended graph."""
         return alone(self.reference or self.original.subject, per_step=self.original.per_step)
 
+    def exact(self, batch: PaddedBatch) -> BatchLogits | None:
+        """The original's answer in float64 to a sequence alone; None if it does not run in float64."""
+        answer = self.original.subject.answer_in_float64(pad([batch.steps[0, : batch.lengths[0]]], multiple=1))
+        return None if answer is None else answer.logits
+
     @property
     def operators(self) -> str:
         """Such as `12 operators`: how many were changed."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, batches, rounded_width, step_mask
+from lengthwise.padding import PaddedBatch, Steps, batches, pad, rounded_width, step_mask
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Outputs, Session
 from lengthwise.verification.case import Case, Varied
@@ -37,6 +37,9 @@ BatchLogits = NDArray[np.float32]
 Reference = Callable[[PaddedBatch], BatchLogits]
 """Computes the logits of the model that a graph was made from."""
 
+ExactReference = Callable[[PaddedBatch], BatchLogits | None]
+"""The same in float64, which shows how much the model itself rounds; None where it does not run in float64."""
+
 MIXED_LENGTHS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 21, 29, 37)
 """Lengths of the sequences of most cases, given to `lengths_for`; most of them are not a multiple of four, so they have
 padding."""
@@ -48,8 +51,8 @@ ROUNDING = 1e-5
 MOST_AMPLIFIED = 1e-3
 """Largest difference, relative as above, that rounding may explain in an ordinary sequence: more would hide a leak."""
 
-RAW = "raw values"
-"""The name of the case that compares the answers to raw values with those of the reference."""
+_OF_EACH_KIND = 3
+"""Sequences of each kind of raw values with which a lower precision is compared with float32."""
 
 MANY_SEQUENCES = 160
 MANY_LONGEST = 100
@@ -65,6 +68,7 @@ def measure_cases(
     *,
     seed: int = 0,
     made_from: str = "the model itself",
+    exact: ExactReference | None = None,
 ) -> list[Case]:
     """Measures every case.
 
@@ -74,9 +78,10 @@ def measure_cases(
         reference: The model that the graph was made from; None leaves these cases out.
         seed: Seed of the random sequences.
         made_from: A name of the reference, for people.
+        exact: The reference in float64; None if that is not known.
     """
     variations = BatchVariations(open_session(1), manifest, seed)
-    cases = [] if reference is None else list(variations.against(reference, made_from))
+    cases = [] if reference is None else list(variations.against(reference, made_from, exact))
     return [*cases, *variations.invariance(), *variations.with_threads(open_session(2))]
 
 
@@ -103,11 +108,9 @@ class BatchVariations:
         self.unpadded = self.most_rows == 1 and manifest.width_multiple == 1
         self.batched = "batched" if self.most_rows != 1 else "after others, each unbatched"
         lengths = lengths_for(manifest, MIXED_LENGTHS)
-        # A lower precision rounds raw values as coarsely as it may; it is measured on ordinary ones.
-        self._raw = manifest.precision == "fp32"
         self._measured: dict[int, _Measured] = {}
         self.sequences, self.unbatched = self._answered(lengths, seed)
-        self.neighbours = draw(manifest, lengths[::-1], seed + 1, raw=self._raw)
+        self.neighbours = draw(manifest, lengths[::-1], seed + 1, raw=True)
 
     def invariance(self) -> Iterator[Case]:
         """Every case that needs neither a reference nor another session."""
@@ -121,7 +124,7 @@ class BatchVariations:
         yield from self.at_max_length()
         yield from self.attention()
 
-    def against(self, reference: Reference, made_from: str) -> Iterator[Case]:
+    def against(self, reference: Reference, made_from: str, exact: ExactReference | None = None) -> Iterator[Case]:
         """The graph against the model that it was made from, at lengths minimal, mixed and maximal."""
         least, longest = self.manifest.min_length, self.manifest.max_length
         mixed = lengths_for(self.manifest, MIXED_LENGTHS)
@@ -129,19 +132,61 @@ class BatchVariations:
             f"length {least}": draw(self.manifest, [least, least], self.seed + 2),
             "mixed lengths": draw(self.manifest, mixed, self.seed),
             f"lengths {longest} and {least}": draw(self.manifest, [longest, least], self.seed + 3),
-            RAW: self._answered((2 * len(KINDS) // len(mixed) + 1) * mixed, self.seed + 6)[0][1 : 2 * len(KINDS) : 2]
-            if self._raw
-            else [],
         }.items():
-            expected, actual = [], []
-            if not members:
-                continue
-            for batch in self._batches(members):
-                expected += self._by_row(reference(batch), batch)
-                actual += self._by_row(self.session.run(batch).logits, batch)
-            for steps, part in zip(members, expected, strict=True):
-                self._measured[id(part)] = _Measured(part, steps, 0, is_raw=name == RAW)
-            yield self._case(f"{name}, against {made_from}", "reference", expected, actual)
+            yield self._against(f"{name}, against {made_from}", members, reference, exact)
+        # A lower precision rounds raw values as coarsely as it may: `at_raw_values` measures that.
+        if self.manifest.precision == "fp32":
+            members = self._answered((2 * len(KINDS) // len(mixed) + 1) * mixed, self.seed + 6)[0]
+            name = f"raw values, against {made_from}"
+            yield self._against(name, members[1 : 2 * len(KINDS) : 2], reference, exact, is_raw=True)
+
+    def at_raw_values(
+        self, original: Reference, made_from: str, most: float
+    ) -> Iterator[tuple[str, PaddedBatch, Case]]:
+        """Compares a graph at another precision with its original on each kind of raw values.
+
+        Args:
+            original: The float32 graph.
+            made_from: A name of it, for people.
+            most: The allowed difference, in units of max(1, |logit|); more is explained if a few ulps of the values
+                move the original's own answer as much.
+
+        Returns:
+            For each kind: its name, the sequences in one batch, and the case. Without those sequences to which the
+            original has no finite answer.
+        """
+        lengths = np.resize(lengths_for(self.manifest, MIXED_LENGTHS), 2 * len(KINDS) * _OF_EACH_KIND).tolist()
+        drawn = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]
+        for place, kind in enumerate(KINDS if drawn and drawn[0].dtype == np.float32 else ()):
+            members = [steps for steps in drawn[place :: len(KINDS)] if self._is_answered(original, steps)]
+            if members:
+                case = self._against(f"{kind}, against {made_from}", members, original, raw_beyond=most)
+                yield kind, pad(members, multiple=self.manifest.width_multiple), case
+
+    def _is_answered(self, reference: Reference, steps: Steps) -> bool:
+        return all(np.isfinite(reference(batch)).all() for batch in self._batches([steps]))
+
+    def _against(
+        self,
+        name: str,
+        members: Sequence[Steps],
+        reference: Reference,
+        exact: ExactReference | None = None,
+        *,
+        is_raw: bool = False,
+        raw_beyond: float | None = None,
+    ) -> Case:
+        expected, actual = [], []
+        for batch in self._batches(members):
+            expected += self._by_row(reference(batch), batch)
+            actual += self._by_row(self.session.run(batch).logits, batch)
+        for steps, part in zip(members, expected, strict=True):
+            self._measured[id(part)] = (
+                _Measured(part, steps, 0, is_raw, exact=exact)
+                if raw_beyond is None
+                else _Measured(part, steps, 0, True, reference, most=raw_beyond)
+            )
+        return self._case(name, "reference", expected, actual)
 
     def at_every_position(self) -> Iterator[Case]:
         """Each row, unbatched against the same row in every position of the batch."""
@@ -278,11 +323,11 @@ class BatchVariations:
 
         The service refuses an answer that is not finite. If a raw sequence has one, an ordinary one takes its place.
         """
-        sequences = draw(self.manifest, lengths, seed, raw=self._raw)
+        sequences = draw(self.manifest, lengths, seed, raw=True)
         ordinary = draw(self.manifest, lengths, seed)
         answers = []
         for place, steps in enumerate(sequences):
-            is_raw = self._raw and kind_of(place) is not None
+            is_raw = kind_of(place) is not None
             answer = self._unbatched(steps, is_raw=is_raw)
             if is_raw and not all(np.isfinite(part).all() for part in answer):
                 sequences[place] = ordinary[place]
@@ -297,19 +342,32 @@ class BatchVariations:
         return answer
 
     def _amplified(self, expected: NDArray[np.float32], share: float) -> float:
-        """How much a few ulps move an answer, if that explains a relative difference beyond rounding; else 0."""
+        """How much rounding moves an answer that a relative difference is of; 0 where that must not explain it."""
         measured = self._measured.get(id(expected))
-        if measured is None or measured.steps.dtype != np.float32:
+        if measured is None or measured.steps.dtype != np.float32 or not measured.most < share < math.inf:
             return 0.0
         if not measured.is_raw and share > MOST_AMPLIFIED:
             return 0.0
         if measured.amplified is None:
-            (before,) = self._answers([measured.steps])
-            after = [self._answers([steps])[0][measured.part] for steps in rounded_otherwise(measured.steps)]
-            scale = max(1.0, float(np.abs(before[measured.part]).max(initial=0)))
-            measured.amplified = _largest([np.abs(one - before[measured.part]) for one in after]) / scale
-        explained = share <= ROUNDING + AMPLIFIED * measured.amplified
-        return measured.amplified if explained and math.isfinite(measured.amplified) else 0.0
+            before = self._asked(measured, measured.steps)
+            others = [self._asked(measured, steps) for steps in rounded_otherwise(measured.steps)]
+            scale = max(1.0, float(np.abs(before).max(initial=0)))
+            apart = [_largest([np.abs(other - before)]) for other in others]
+            if (own := measured.rounded_by_itself(self.manifest)) is not None:
+                apart.append(_largest([np.abs(own - expected)]))
+            measured.amplified = max((each / scale for each in apart if math.isfinite(each)), default=0.0)
+        return measured.amplified
+
+    def _allowed(self, expected: NDArray[np.float32]) -> float:
+        measured = self._measured.get(id(expected))
+        return ROUNDING if measured is None else measured.most
+
+    def _asked(self, measured: _Measured, steps: Steps) -> NDArray[np.float32]:
+        """The answer to other steps of what gave an expected answer: this graph, or the graph that it was made from."""
+        if measured.original is None:
+            return self._answers([steps])[0][measured.part]
+        (batch,) = self._batches([steps])
+        return self._by_row(measured.original(batch), batch)[0]
 
     def _run(self, session: Session, batch: PaddedBatch) -> Outputs:
         return session.run(batch, ("logits", "attention"))
@@ -340,9 +398,11 @@ class BatchVariations:
             with np.errstate(invalid="ignore"):
                 apart = _largest([np.abs(one - other)])
             share = apart / max(1.0, float(np.abs(one).max(initial=0)))
-            moved = self._amplified(one, share) if ROUNDING < share < math.inf else 0.0
-            largest, amplified = max(largest, apart), max(amplified, moved)
-            relative = max(relative, 0.0 if moved else share)
+            moved = self._amplified(one, share)
+            explained = moved > 0 and share <= self._allowed(one) + AMPLIFIED * moved
+            largest = max(largest, apart)
+            amplified = max(amplified, moved if explained or varied == "reference" else 0.0)
+            relative = max(relative, 0.0 if explained else share)
         return Case(
             name=name,
             varied=varied,
@@ -356,13 +416,32 @@ class BatchVariations:
 
 @dataclass(slots=True)
 class _Measured:
-    """An expected answer: which part of which sequence's answer it is, and what a few ulps move it, once known."""
+    """An expected answer: which part of which sequence's answer it is, and how much rounding moves it, once known.
+
+    Attributes:
+        original: What gave the answer, if that is not the graph that is measured.
+        exact: The same in float64.
+        most: A relative difference up to this needs no explanation.
+    """
 
     answer: NDArray[np.float32]
     steps: Steps
     part: int
     is_raw: bool
+    original: Reference | None = None
+    exact: ExactReference | None = None
+    most: float = ROUNDING
     amplified: float | None = None
+
+    def rounded_by_itself(self, manifest: Manifest) -> BatchLogits | None:
+        """The answer in float64; None if that is not known."""
+        if self.exact is None:
+            return None
+        logits = self.exact(pad([self.steps], multiple=manifest.width_multiple))
+        if logits is None:
+            return None
+        alone: BatchLogits = logits[0][: len(self.steps)] if manifest.task == "per-step" else logits[0]
+        return alone
 
 
 def _largest(differences: Sequence[NDArray[np.float32]]) -> float:
