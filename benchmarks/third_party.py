@@ -115,6 +115,8 @@ def compared(entry: ThirdParty, model: Any, shortest: int) -> tuple[float, tuple
         ]
         for sequence, answer in zip(sequences, model.predict(sequences), strict=True):
             expected = alone(entry, module, sequence)
+            if not np.isfinite(expected).all():  # the module itself has no answer
+                continue
             apart = float(np.abs(expected - np.asarray(answer.probabilities)).max())
             if not apart <= ALLOWED and np.isfinite(apart):
                 others = [alone(entry, module, other) for other in rounded_otherwise(sequence)]

@@ -226,3 +226,59 @@ def test_a_little_noise_is_told_as_random_with_its_line() -> None:
     assert report.verdict == "uncheckable"
     assert "something random runs" in report.reason
     assert "randn_like" in report.reason
+
+
+class WideKernel(nn.Module):
+    """A convolution whose kernel is wider than most batches, behind which two widths alone fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.head = nn.Conv1d(3, 4, 60), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[rows, 2]`, for widths of 61 and 62."""
+        return self.head(torch.max_pool1d(self.wide(x.transpose(1, 2)), 2).flatten(1))
+
+
+class Remembers(nn.Module):
+    """Compares its rows with those of the call before, as libraries do that keep a state for each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = 16, nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[rows, 2]`."""
+        if self.rows != x.shape[0]:
+            self.rows = x.shape[0]
+        return self.head(x).mean(1)
+
+
+class Expansion(nn.Module):
+    """Powers of all steps of all rows and heads side by side, over one axis for the three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[rows, 2]`."""
+        heads = torch.stack((x[..., :2], x[..., 1:]), 1).flatten(0, 2)  # [rows * 2 * steps, 2]
+        powers = torch.cat((heads.new_ones((heads.shape[0], 1)), heads), dim=-1)
+        return self.head(powers.reshape(x.shape[0], 2, x.shape[1], 3).mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (WideKernel, "too narrow for the kernel of `wide`"),
+        (Remembers, "if self.rows != x.shape[0]:"),
+        (Expansion, "merged axes"),
+    ],
+)
+def test_a_refusal_names_what_is_the_cause_and_not_what_comes_behind_it(
+    module: type[nn.Module], why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LengthwiseError) as refused:
+        lengthwise_export.export(module().eval(), tmp_path / "model", mend=True, features=3)
+    assert why in str(refused.value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,8 @@ _MAX_ROWS, _MAX_WIDTH = 64, 128
 """All row counts and widths up to these are tried to find a frozen axis."""
 _MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64
 """Larger widths are tried only if the sizes of the weights suggest them: up to this width, and this many."""
+_TOO_NARROW: Final = re.compile(r"[Kk]ernel size can't be greater|[Oo]utput size is too small")
+"""What torch raises for a convolution or a pooling over fewer steps than its kernel has."""
 _MAX_NAMED = 8
 """At most this many sizes are named in a message."""
 
@@ -59,6 +63,12 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
             "whole chunks in forward, so that it accepts every width"
         )
     ran = f"; it runs at widths of {_listed(good)}" if good else ""
+    if _TOO_NARROW.search(error.detail) and min(good, default=_MAX_WIDTH) > width:
+        part = "its kernel" if error.part is None else f"the kernel of {error.part}"
+        return UncheckableError(
+            f"a batch of {width} steps is too narrow for {part}{ran}: {error}. Pad to the size of the kernel in "
+            "forward, or use a smaller kernel or stride"
+        )
     return UncheckableError(
         f"the model raises for a batch of {len(sequences)} rows and a width of {width}{ran}: {error}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
@@ -95,10 +95,7 @@ class Mender(NodeMender):
                 if is_one(group) or self._is_one_or_none(group):
                     group = operand.groups[own]
                 elif not self.matches(group, operand.groups[own]):
-                    self.refuse(
-                        f"combines axes of different sizes, {shown(group)} and {shown(operand.groups[own])}: its "
-                        "width is fixed, or it combines values at different steps"
-                    )
+                    self._refuse_pair(group, operand.groups[own])
             targets.append(group)
         flat = [size for group in targets for size in group]
         if sum(size.is_rows for size in flat) > 1:
@@ -112,6 +109,18 @@ class Mender(NodeMender):
         """Two tensors that broadcast, joined by an operator, with the element type of the first."""
         (one, other), groups, row_added = self.align([left, right])
         return Ragged(self.emit(kind, [one.name, other.name]), one.dtype, groups, row_added)
+
+    def _refuse_pair(self, one: Group, other: Group) -> NoReturn:
+        """Refuses to combine two axes that do not match."""
+        if self.size_of(one).same(self.size_of(other)):
+            self.refuse(
+                f"combines merged axes that were made of different ones, {shown(one)} and {shown(other)}: which row "
+                "and step a number there belongs to cannot be followed; keep rows and steps as axes of their own"
+            )
+        self.refuse(
+            f"combines axes of different sizes, {shown(one)} and {shown(other)}: its width is fixed, or it combines "
+            "values at different steps"
+        )
 
     def _is_one_or_none(self, group: Group) -> bool:
         """Whether an axis has size 1, but for the lengths at which it is empty; these are left out."""

@@ -32,6 +32,7 @@ from lengthwise_export.tracing.call_signature import CallSignature, in_evaluatio
 from lengthwise_export.tracing.dynamic_shapes import (
     WIDEST,
     Branches,
+    Lines,
     OpenSizes,
     branching_lines,
     ends_at,
@@ -66,20 +67,25 @@ def capture(
     """
     width = _width_at_which_it_runs(model, steps, signature)
     with PROCESS_WIDE, branching_lines() as lines:
-        program, outputs = _exported(model, steps, signature, select_output, width)
+        program, outputs = _exported(model, steps, signature, select_output, width, lines)
         if (ends := ends_at(program)) < WIDEST and _runs_wider(model, steps, signature, ends):
             # A table may grow with the widest batch so far.
-            program, outputs = _exported(model, steps, signature, select_output, width)
+            program, outputs = _exported(model, steps, signature, select_output, width, lines)
     require_one_way(program, lines, lambda wide: _runs(model, steps, signature, wide))
     return program, outputs
 
 
 def _exported(
-    model: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector, width: int
+    model: nn.Module,
+    steps: StepInput,
+    signature: CallSignature,
+    select_output: OutputSelector,
+    width: int,
+    lines: Lines,
 ) -> tuple[ExportedProgram, list[str]]:
     sequences, ends = _batch(steps, [width] * 3)
     lengths = ends.int()
-    trace = _Trace()
+    trace = _Trace(lines)
     traced = in_evaluation(_Traced(model, signature, select_output, trace))
     trace.branches = _constant_branches(model, steps, signature, width)
     arguments: tuple[Tensor, ...] = (sequences,) if signature.second == "none" else (sequences, lengths)
@@ -174,7 +180,7 @@ class _Traced(nn.Module):
             ends = lengths.long()
         self._trace.begin(sequences, ends)
         given = self._signature.given(sequences, ends)
-        with OpenSizes(sequences, ends, given, self._trace.branches):
+        with OpenSizes(sequences, ends, given, self._trace.branches, self._trace.lines):
             answer = self._signature.call(self.model, given)
         outputs = self._select_output(answer)
         outputs["logits"] = self._signature.rows_first(outputs["logits"])
@@ -212,7 +218,8 @@ class _Trace:
     packed sequence from values computed on another's data.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
         self.weights: dict[nn.RNNBase, list[_Layer]] = {}
         self.outputs: list[str] = []
         self.branches: Branches = {}

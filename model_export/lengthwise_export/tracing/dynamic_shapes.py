@@ -53,12 +53,23 @@ _NUMBERS: Final = frozenset({"item", "__int__", "__index__", "__float__", "tolis
 
 
 class OpenSizes(TorchFunctionMode):
-    """The torch function mode of a trace of `[rows, width, ...]` and int64 lengths `[rows]`; see the module."""
+    """The torch function mode of a trace of `[rows, width, ...]` and int64 lengths `[rows]`; see the module.
+
+    Args:
+        lines: The lines that have branched on a size so far; the last one is what fixed a size.
+    """
 
     def __init__(
-        self, sequences: Tensor, lengths: Tensor | None, given: Mapping[Role, Tensor], branches: Branches
+        self,
+        sequences: Tensor,
+        lengths: Tensor | None,
+        given: Mapping[Role, Tensor],
+        branches: Branches,
+        lines: Mapping[str, CodeLocation],
     ) -> None:
         super().__init__()
+        self._lines = lines
+        self._seen_lines = len(lines)
         self._rows, self._width = sequences.shape[:2]
         self._lengths = lengths
         self._branches = branches
@@ -154,7 +165,11 @@ class OpenSizes(TorchFunctionMode):
     def _ensure_open(self) -> None:
         frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not is_open(size)]
         if frozen:
-            raise trace_error(current_location(), f"this fixes the {frozen[0]} at the size of one batch")
+            decided = list(self._lines.values())[self._seen_lines :]
+            raise trace_error(
+                decided[-1] if decided else current_location(), f"this fixes the {frozen[0]} at the size of one batch"
+            )
+        self._seen_lines = len(self._lines)
 
 
 class _Known:
