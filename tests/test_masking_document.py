@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from benchmarks import layer_table, masking
-from benchmarks.layer_table import Figures, Row
+from benchmarks.layer_table import Row
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "masking.md").read_text()
@@ -82,24 +81,3 @@ def test_what_to_write_instead_is_safe(measured: list[Row]) -> None:
 
 def test_what_is_not_safe_has_something_to_write_instead_and_only_that(measured: list[Row]) -> None:
     assert [row.case.name for row in measured if (row.written.verdict == "safe") != (row.case.instead is None)] == []
-
-
-@pytest.mark.parametrize(
-    ("figures", "verdict"),
-    [
-        (Figures(zeros=1e-6, junk=1e-6, not_finite=0.0, becomes=0.0), "safe"),
-        (Figures(zeros=0.0, junk=0.0, not_finite=0.0, becomes=0.1), "needs care"),
-        (Figures(zeros=0.0, junk=0.1, not_finite=0.1, becomes=0.0), "needs care"),
-        (Figures(zeros=0.0, junk=0.0, not_finite=float("inf"), becomes=None), "needs care"),
-        (Figures(zeros=0.1, junk=0.1, not_finite=0.0, becomes=0.0), "leaks"),
-    ],
-)
-def test_a_verdict_follows_from_the_figures(figures: Figures, verdict: str) -> None:
-    assert figures.verdict == verdict
-
-
-def test_a_trained_layer_has_nothing_at_0_that_starts_there() -> None:
-    (norm,) = layer_table.trained({"norm": "nn.BatchNorm1d(4)"}).values()
-    assert torch.stack([norm.bias, norm.running_mean]).all()
-    (table,) = layer_table.trained({"table": "nn.Embedding(5, 4, padding_idx=2)"}).values()
-    assert not table.weight[2].any()

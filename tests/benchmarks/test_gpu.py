@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import device
 from benchmarks.gpu.prepare import prepare
 from benchmarks.gpu.section import SECTIONS
 
@@ -53,23 +52,6 @@ def test_every_section_has_its_figures(models: Path, tmp_path: Path, capsys: pyt
     assert "no figure here is of a GPU" in text
     assert "are incomplete" not in text
     assert all(f"## {section.name}\n" in text for section in SECTIONS)
-
-
-def test_without_a_gpu_the_cpu_must_be_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(device, "smi", lambda *fields: None)
-    monkeypatch.setattr(device, "module", lambda package: None)
-    assert command.main([]) == 2
-    assert "--provider cpu" in capsys.readouterr().err
-
-
-def test_an_unknown_section_is_refused_by_name(capsys: pytest.CaptureFixture[str]):
-    assert command.main(["--provider", "cpu", "--only", "parity,nothing"]) == 2
-    assert "no such section: nothing" in capsys.readouterr().err
-
-
-def test_missing_graphs_are_named_with_the_command_that_makes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert command.main(["--provider", "cpu", "--models", str(tmp_path)]) == 2
-    assert "--prepare" in capsys.readouterr().err
 
 
 def test_a_machine_without_the_services_packages_can_measure():

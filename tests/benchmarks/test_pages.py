@@ -35,22 +35,6 @@ def test_results_are_pages_and_pictures_and_small() -> None:
     assert sum(path.stat().st_size for path in files if path.suffix == ".md") < 60_000
 
 
-def test_a_page_begins_with_its_stamp(facts: dict[str, Any]) -> None:
-    text = pages.page(facts | {"commit": "0123abc-dirty", "date": "2026-01-02"}, "A title", "how")
-    assert text.startswith("Measured at commit 0123abc with uncommitted changes on 2026-01-02, on ")
-    assert FIRST_LINE.fullmatch(text.splitlines()[0])
-    assert "# A title" in text.splitlines()
-
-
-def test_a_table_is_read_as_it_was_written(tmp_path: Path, facts: dict[str, Any]) -> None:
-    table = pages.table(("a", "b"), [("1", "2"), ("3", "4")])
-    pages.write(tmp_path / "deep" / "page.md", pages.page(facts, "A title", table, "after it"))
-    assert pages.first_table(tmp_path / "deep" / "page.md") == table
-    pages.write(tmp_path / "page.md", pages.page(facts, "A title", "no table"))
-    with pytest.raises(ValueError, match="has no table"):
-        pages.first_table(tmp_path / "page.md")
-
-
 def test_a_result_of_uncommitted_sources_is_refused_before_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     taken = click.Option(["--out"], type=output.PagePath())

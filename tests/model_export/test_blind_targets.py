@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +106,16 @@ def batch_of(steps: StepInput, rows: int, width: int) -> PaddedBatch:
     return pad([sampler.sequence(width) for _ in range(rows)], width=width)
 
 
-def built(target: Target) -> onnxruntime.InferenceSession:
-    graph = target.build("model", 18)
+@functools.cache
+def made(name: str) -> tuple[Target, onnx.ModelProto]:
+    """The target of a case, and its graph."""
+    module, options, _ = CASES[name]
+    target = targets.read(module, options, blind=True)
+    return target, target.build("model", 18)
+
+
+def built(target: Target, graph: onnx.ModelProto | None = None) -> onnxruntime.InferenceSession:
+    graph = graph or target.build("model", 18)
     return onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
@@ -133,27 +142,27 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_module_of_the_steps_alone_gives_a_graph_of_the_steps_alone(name: str) -> None:
-    module, options, steps = CASES[name]
-    target = targets.read(module, options, blind=True)
+    steps = CASES[name][2]
+    target, graph = made(name)
     assert (target.blind, target.steps, target.per_step) == (True, steps, "per step" in name)
     assert (target.names.lengths, target.names.lengths_type, target.names.sequences) == (
         "lengths",
         "int32",
         steps.kind,
     )
-    session = built(target)
+    session = built(target, graph)
     assert [value.name for value in session.get_inputs()] == [steps.kind]
     assert session.get_inputs()[0].shape == ["rows", "width", *([] if steps.features is None else [steps.features])]
     require_equal(target, session)
 
 
 def test_a_bag_of_tokens_needs_no_loop() -> None:
-    graph = targets.read(Bag(), TargetOptions(), blind=True).build("model", 18)
+    _, graph = made("a bag of tokens")
     assert {node.op_type for node in graph.graph.node} == {"Gather", "ReduceMax", "Gemm"}
 
 
 def test_a_recurrent_layer_gets_no_lengths_in_a_blind_graph() -> None:
-    graph = targets.read(BothWays(), TargetOptions(), blind=True).build("model", 18)
+    _, graph = made("recurrent")
     layers = [node for node in graph.graph.node if node.op_type == "LSTM"]
     assert [list(node.input[4:]) for node in layers] == [[], []]
 
@@ -210,10 +219,10 @@ def test_features_as_many_as_a_width_that_is_tried_do_not_hide_the_order_of_the_
 
 @pytest.mark.parametrize("name", ["recurrent", "per step", "tokens"])
 def test_an_onnx_file_of_the_steps_alone_is_read(tmp_path: Path, name: str) -> None:
-    module, options, steps = CASES[name]
-    original = targets.read(module, options, blind=True)
+    steps = CASES[name][2]
+    original, graph = made(name)
     file = tmp_path / "model.onnx"
-    onnx.save(original.build("model", 18), file)
+    onnx.save(graph, file)
     target = targets.read(str(file), TargetOptions(), blind=True)
     assert (target.blind, target.steps, target.per_step) == (True, steps, name == "per step")
     assert (target.names.sequences, target.names.lengths, target.names.time_first) == (steps.kind, "lengths", False)

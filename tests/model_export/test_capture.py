@@ -22,11 +22,8 @@ from tests.support.long import long_but
 
 STEPS = StepInput(features=4)
 IN_EVERY_RUN = {
-    "additive_attention",
     "cnn_lstm",
     "sorted_and_unsorted",
-    "relu_rnn",
-    "statistics_pooling",
     "token_cnn",
     "transformer_mean",
 }

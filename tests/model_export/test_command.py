@@ -6,13 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from lengthwise.commands.cli import main
-from lengthwise.runtime.manifest import digest
 from lengthwise_export.training.run import Epoch, TrainingRun
-from tests.support import users_models
 from tests.support.specs import separable
 
 SPEC = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
@@ -187,15 +184,6 @@ def test_a_multi_label_run_is_drawn_too(files: Path) -> None:
     assert trained(files).exit_code == 0
 
 
-def test_what_was_trained_can_be_exported(files: Path) -> None:
-    trained(files)
-    weights = files / "run" / "model.safetensors"
-    result = run("export", files / "tiny.toml", "--checkpoint", weights, "--out", files / "models" / "tiny")
-    assert result.exit_code == 0, result.output
-    assert "the same bits batched and unbatched" in result.stdout
-    assert (files / "models" / "tiny" / "1" / "manifest.json").is_file()
-
-
 def test_an_export_without_weights_is_warned_about_and_speaks_json(files: Path) -> None:
     result = run("export", files / "tiny.toml", "--out", files / "models" / "tiny", "--json")
     assert "no --checkpoint" in result.stderr
@@ -217,39 +205,6 @@ def test_an_export_without_weights_says_so_in_its_last_line_and_in_the_manifest(
     assert json.loads((files / "models" / "m" / "1" / "manifest.json").read_text())["made"]["weights"] == weights
 
 
-def test_an_export_with_weights_says_whose_and_no_more(files: Path) -> None:
-    torch.manual_seed(0)
-    weights = files / "mine.pt"
-    torch.save(users_models.mean().state_dict(), weights)
-    factory = "tests.support.users_models:mean"
-    result = run("export", factory, "--checkpoint", weights, "--out", files / "models" / "m", "--max-length", "64")
-    assert "the weights are" not in result.output
-    made = json.loads((files / "models" / "m" / "1" / "manifest.json").read_text())["made"]
-    assert "weights" not in made
-    assert made["checkpoint"] == digest(weights)
-
-
-def test_a_users_module_is_exported_by_its_factory(files: Path) -> None:
-    factory = "tests.support.users_models:mean"
-    result = run(
-        "export", factory, "--out", files / "models" / "mine", "--max-length", "64", "--labels", "no,yes", "--json"
-    )
-    assert result.exit_code == 0, result.output
-    assert json.loads((files / "models" / "mine" / "1" / "manifest.json").read_text())["labels"] == ["no", "yes"]
-
-
-def test_a_users_multi_label_module_is_exported_with_its_threshold(files: Path) -> None:
-    factory, out = "tests.support.users_models:sigmoid", files / "models" / "mine"
-    command = ("export", factory, "--out", out, "--max-length", "64", "--multi-label", "--threshold", "0.7")
-    unsure = run(*command)
-    assert unsure.exit_code == 2
-    assert "pass --scores probabilities, or --scores logits" in unsure.stderr
-    result = run(*command, "--scores", "probabilities")
-    assert result.exit_code == 0, result.output
-    manifest = json.loads((out / "1" / "manifest.json").read_text())
-    assert (manifest["task"], manifest["threshold"], manifest["scores"]) == ("multi-label", 0.7, "probabilities")
-
-
 def test_a_users_module_that_leaks_is_exit_1(files: Path) -> None:
     result = run("export", "tests.support.users_models:leaking", "--out", files / "models" / "mine")
     assert result.exit_code == 1
@@ -267,12 +222,6 @@ def test_a_wrong_option_is_exit_2(files: Path) -> None:
     assert run("train", files / "tiny.toml", files / "train.jsonl", "--out", files, "--epochs", "0").exit_code == 2
 
 
-def test_data_that_is_not_there_is_exit_2(files: Path) -> None:
-    result = run("train", files / "tiny.toml", files / "absent.jsonl", "--out", files / "run")
-    assert result.exit_code == 2
-    assert "absent.jsonl: there is no such file" in result.stderr
-
-
 def test_a_check_of_a_directory_tells_its_promise_and_as_json_every_trial() -> None:
     short = " ".join(run("check", "service/lengthwise/models/japanese-vowels/1").stdout.split())
     assert "the manifest promises the same bits" in short
@@ -286,13 +235,6 @@ def test_a_reason_that_is_cut_short_says_how_many_more_there_are() -> None:
     assert told["reason"].endswith(f"; and {moved - 5} more")
 
 
-def test_a_version_that_exists_is_exit_2(files: Path) -> None:
-    (files / "models" / "tiny" / "1").mkdir(parents=True)
-    result = run("export", files / "tiny.toml", "--out", files / "models" / "tiny" / "1")
-    assert result.exit_code == 2
-    assert "never changed" in result.stderr
-
-
 def test_help_shows_an_example() -> None:
     for name in ("train", "export"):
         assert "Example:" in run(name, "--help").stdout
@@ -302,11 +244,6 @@ def test_help_names_the_keys_page_and_who_normalises() -> None:
     told = " ".join(run("train", "--help").stdout.split())
     assert "docs/spec.md" in told
     assert "the graph normalises" in told
-
-
-def test_the_package_runs_as_a_module() -> None:
-    answer = subprocess.run([sys.executable, "-m", "lengthwise", "--help"], capture_output=True, text=True, check=True)
-    assert "train" in answer.stdout
 
 
 @pytest.mark.parametrize(

@@ -117,18 +117,6 @@ def test_a_graph_that_cannot_be_fed_is_refused_with_the_reason(signature: str, w
         read_graph(graph(signature), InputHints())
 
 
-def test_a_width_frozen_inside_is_found_by_running() -> None:
-    body = "[r] f = Reshape (x, flat)\n[head] logits = MatMul (f, V)"
-    frozen = graph(
-        "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)",
-        body,
-        flat=integers(-1, 24),
-        V=Weights(0).normal(24, 2),
-    )
-    with pytest.raises(UncheckableError):
-        read_graph(frozen, InputHints())
-
-
 def test_names_that_the_graph_does_not_have_are_a_wrong_call() -> None:
     signature = "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"
     for said in (
@@ -166,22 +154,6 @@ def test_tokens_that_look_nothing_up_need_their_vocabulary_said() -> None:
     assert read_graph(tokens, InputHints(vocabulary=9)).steps.vocabulary == 9
 
 
-def test_a_graph_that_onnxruntime_cannot_load_is_refused() -> None:
-    broken = graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)")
-    broken.graph.node[0].op_type = "NoSuchOperator"
-    with pytest.raises(UncheckableError):
-        read_graph(broken, InputHints())
-
-
-def test_an_output_that_is_no_answer_is_refused() -> None:
-    body = "[n] counts = Cast <to = 7> (x)"
-    with pytest.raises(UncheckableError):
-        read_graph(
-            graph("g (float[N,T,4] x, int32[N] n) => (int64[N,T,4] counts)", body.replace("logits", "counts")),
-            InputHints(),
-        )
-
-
 def test_int32_token_ids_are_taken_as_int64() -> None:
     body = (
         "[look] x = Gather (table, ids)\n[pool] s = ReduceSum <keepdims = 0> (x, axis)\n[head] logits = MatMul (s, V)"
@@ -196,13 +168,34 @@ def test_int32_token_ids_are_taken_as_int64() -> None:
     assert adopted.graph.graph.node[0].op_type == "Cast"
 
 
-@pytest.mark.parametrize("output", [None, "logits", "0"])
-def test_one_value_for_each_row_is_told_what_to_give_instead(output: str | None) -> None:
-    body = "[pool] s = ReduceSum <keepdims = 0> (x, axis)\n[head] h = MatMul (s, V)\n"
-    body += "[flat] logits = ReduceSum <keepdims = 0> (h, axis)"
-    blind = graph("g (float[n, t, 4] x, int64[n] lengths) => (float[n] logits)", body)
-    with pytest.raises(UncheckableError, match="--multi-label"):
-        read_graph(blind, InputHints(output=output))
-    other = graph("g (float[n, t, 4] x, int64[n] lengths) => (float[n] risk)", body.replace("logits", "risk"))
+UNREAD = {
+    "a width frozen inside": graph(
+        "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)",
+        "[r] f = Reshape (x, flat)\n[head] logits = MatMul (f, V)",
+        flat=integers(-1, 24),
+        V=Weights(0).normal(24, 2),
+    ),
+    "an output that is no answer": graph(
+        "g (float[N,T,4] x, int32[N] n) => (int64[N,T,4] counts)", "[n] counts = Cast <to = 7> (x)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_graph_without_answers_at_every_width_is_refused(name: str) -> None:
     with pytest.raises(UncheckableError):
-        read_graph(other, InputHints())
+        read_graph(UNREAD[name], InputHints())
+
+
+def test_a_graph_that_onnxruntime_cannot_load_is_refused() -> None:
+    broken = graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)")
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(UncheckableError):
+        read_graph(broken, InputHints())
+
+
+@pytest.mark.parametrize("output", [None, "risk", "0"])
+def test_one_value_for_each_row_is_told_what_to_give_instead(output: str | None) -> None:
+    body = SUM.replace("logits", "h") + "\n[flat] risk = ReduceSum <keepdims = 0> (h, axis)"
+    with pytest.raises(UncheckableError, match="--multi-label"):
+        read_graph(graph("g (float[N,T,4] x, int64[N] n) => (float[N] risk)", body), InputHints(output=output))

@@ -465,7 +465,7 @@ GALLERY = {
     "transformer_cls_token": ("fp16",),
 }
 """Which precisions a module of the gallery can have; at the others it is refused."""
-IN_EVERY_RUN = {"cnn_lstm", "relu_rnn", "token_cnn"}
+IN_EVERY_RUN = {"cnn_lstm", "token_cnn"}
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def test_an_export_keeps_bits_but_for_a_tolerance_and_a_graph_made_elsewhere(
 
 NO_GRAPH = {"cell_loop", "projected_lstm"}
 """Sound models that have no graph; `docs/masking.md` says why."""
-IN_EVERY_RUN = {"masked_mean", "logsumexp_pool", "relu_rnn", "channels_first_fcn", "tuple_output"}
+IN_EVERY_RUN = {"masked_mean", "logsumexp_pool", "channels_first_fcn"}
 
 
 @pytest.mark.parametrize(
