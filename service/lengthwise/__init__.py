@@ -80,5 +80,4 @@ else:  # a type checker is to find misspelt names
 
 
 def __dir__() -> list[str]:
-    """What is exported, and the modules that were imported."""
     return sorted({*globals(), *__all__})

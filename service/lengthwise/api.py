@@ -69,7 +69,6 @@ class Prediction:
         return f"Prediction({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def _repr_html_(self) -> str:
-        """In a notebook: a row for each label, the most probable first; or for each of the first steps."""
         return notebook.prediction(self, self._labels)
 
 
@@ -116,7 +115,6 @@ class Model:
         return f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, {lengths} steps>"
 
     def _repr_html_(self) -> str:
-        """In a notebook: what the model takes and answers, and what its verification promises."""
         promises = "; ".join(
             f"{'the same bits' if promise.bits else f'within {promise.tolerance:.2g}'} on {promise.provider}"
             for promise in self.loaded.manifest.promises

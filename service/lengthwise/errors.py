@@ -203,7 +203,6 @@ class InvalidSequences(InvalidRequest, ValueError):
 
 
 def _place(problem: Problem) -> str:
-    """Where a problem is, for people."""
     if problem.sequence is None:
         return problem.pointer.rpartition("/")[2] or "the request"
     return f"sequence {problem.sequence}" + ("" if problem.step is None else f", step {problem.step}")

@@ -131,7 +131,6 @@ def _check_regular(status: os.stat_result, path: Path) -> None:
 
 
 def _check_size(file: io.BufferedReader, path: Path, most_bytes: int | None) -> int:
-    """A file's size in bytes; `OSError` if that is more than `most_bytes`."""
     size = os.fstat(file.fileno()).st_size
     if most_bytes is not None and size > most_bytes:
         raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {most_bytes} are read", str(path))

@@ -79,7 +79,6 @@ def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def _listed(value: Any) -> Any:
-    """Splits the comma-separated text of a flag or a variable."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 

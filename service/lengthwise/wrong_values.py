@@ -122,7 +122,6 @@ def no_booleans_for_numbers(table: Any, annotations: Mapping[str, Any]) -> Any:
 
 
 def _types(annotation: Any) -> Iterator[Any]:
-    """The types inside an annotation."""
     inside = get_args(annotation)
     if not inside:
         yield annotation

@@ -27,10 +27,10 @@ REOPENING: Final = 0.5  # a queue that was full accepts requests again at this s
 _FULL: Final = 0.6
 """The queue is full at this share of the longest wait: some sequences run later than others that arrived with them."""
 _NEARLY_FULL: Final = 0.9
-"""a queue that refuses a request closes for others if so full; below, the request alone is too large"""
+"""A queue that refuses a request closes for others if so full; below, the request alone is too large."""
 _WINDOW_SECONDS: Final = 0.2  # the rate is measured over at least these; times in which nothing waits do not count
 _RATE_WEIGHT: Final = 0.2
-"""of one measurement: a change is followed within about a second, one stop of the process changes little"""
+"""Of one measurement: a change is followed within about a second, one stop of the process changes little."""
 _LEAST_RATE: Final = 0.01  # lower bound of the rate
 
 
@@ -182,5 +182,4 @@ class Admission:
         return 1 / max(1, len(self._queues))
 
     def _fill(self, padded_steps: int, seconds: float) -> float:
-        """How full the queue is: 1 is its limit."""
         return max(padded_steps / self._most_steps, seconds / (self._most_seconds * self.rate.value))

@@ -21,7 +21,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import rounded_width
 
 MOST_ADDED: Final = 0.05
-"""by one rounding, as a share of the steps or of the predicted seconds; the mean is below half of it"""
+"""By one rounding, as a share of the steps or of the predicted seconds; the mean is below half of it."""
 
 
 @dataclass(frozen=True, slots=True)

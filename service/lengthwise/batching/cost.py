@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_LOG_ERROR: Final = 0.7
-"""bound on log(seconds / predicted) of one run: one that other work delayed has little effect"""
+"""Bound on log(seconds / predicted) of one run: one that other work delayed has little effect."""
 _DRIFT_WEIGHT: Final = 0.05  # weight of one run in the drift: it follows a change within about 20 batches
 _OVERHEAD_WEIGHT: Final = 0.01
-"""of one run; less than the drift's, as it is estimated from small differences between batches"""
+"""Of one run; less than the drift's, as it is estimated from small differences between batches."""
 _SIZE_VARIANCE_FLOOR: Final = 0.03
-"""regularisation: batches of nearly one size do not show what one of no size would take"""
+"""Regularisation: batches of nearly one size do not show what one of no size would take."""
 _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is added to the floor
 _MAX_OVERHEAD: Final = 0.25  # as a share of the mean batch's seconds
 _OVERHEAD_SHRINKAGE: Final = 0.5

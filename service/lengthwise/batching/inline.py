@@ -16,7 +16,7 @@ from typing import Final
 FIRST_RUNS: Final = 4  # how many batches of a new model are run by runners before the event loop may run one
 SLOW_FACTOR: Final = 8  # an inline batch slower than this times the inline limit starts a cooldown of its model
 COOLDOWN_FACTOR: Final = 100
-"""shortest cooldown over the slow run: a model blocks the event loop for at most 1 % of the time"""
+"""Shortest cooldown over the slow run: a model blocks the event loop for at most 1 % of the time."""
 MAX_COOLDOWN_SECONDS: Final = 3600.0
 _RESET_FACTOR: Final = 10
 """A cooldown doubles with each slow run, until this many times the last one passed without any."""

@@ -20,7 +20,7 @@ from operator import itemgetter
 from typing import Final, TypeAlias
 
 HORIZON: Final = 2048
-"""most urgent sequences a plan chooses from: enough for good batches, few enough that plans stay fast"""
+"""Most urgent sequences a plan chooses from: enough for good batches, few enough that plans stay fast."""
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority overtakes
 _MAX_STALE: Final = 64  # an order is cleaned at more numbers than this, plus twice the waiting sequences
@@ -54,7 +54,6 @@ class _Order:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[tuple[float, Number]]:
-        """All of its entries, in their order, including those of removed sequences."""
         return iter(self._entries)
 
     def add(self, entry: tuple[float, Number]) -> None:
@@ -104,7 +103,6 @@ class PendingSequences:
         self._last_near = 0  # the greatest urgency (the least urgent) that was ever near
 
     def __len__(self) -> int:
-        """How many sequences wait."""
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[WaitingSequence]:
@@ -252,7 +250,6 @@ class PendingSequences:
             self.deadlines.add((waiting.deadline, waiting.number))
 
     def _forget_width(self, width: int) -> None:
-        """Removes a width that no near sequence has any more."""
         del self.by_width[width], self.widths[bisect_left(self.widths, width)]
 
     def _fill_near(self) -> None:

@@ -31,7 +31,7 @@ from lengthwise.batching.partition import Cost, batch_with, rows_within
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 MAX_LEFT_OUT: Final = 4
-"""plans in a row that may leave out the most urgent sequence for one that would miss its deadline"""
+"""Plans in a row that may leave out the most urgent sequence for one that would miss its deadline."""
 _WINDOW_BATCHES: Final = 1.5
 """Of the window on either side of the anchor, in good batches: further ones hardly change its boundaries."""
 _WINDOW_ROWS: Final = 4  # least rows that a good batch counts as in the size of the window

@@ -32,9 +32,9 @@ log = logging.getLogger("lengthwise.queues")
 
 TURN_SECONDS: Final = 0.02  # see `BatchLimits.turn_seconds`
 SHARED_TURN_SECONDS: Final = 0.002
-"""the same for several models: a run is not interrupted for another, and few rows gain nearly all"""
+"""The same for several models: a run is not interrupted for another, and few rows gain nearly all."""
 _WAKE_UP_SECONDS: Final = 0.005
-"""how late a busy machine may wake a runner: so much earlier than a deadline a wait for more ends"""
+"""How late a busy machine may wake a runner: so much earlier than a deadline a wait for more ends."""
 
 _USED_SECONDS: Final = attrgetter("used_seconds")
 
@@ -195,7 +195,6 @@ class ModelQueues:
         self._used_seconds = 0.0  # of the queue that was served last; a queue that was empty continues from there
 
     def __len__(self) -> int:
-        """How many queues there are."""
         return len(self._queues)
 
     def __iter__(self) -> Iterator[ModelQueue]:

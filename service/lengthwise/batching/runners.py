@@ -258,7 +258,6 @@ class Runners:
             planned.queue.inline.start_cooldown(finished.work_seconds, self._clock())
 
     def _is_short(self, queue: ModelQueue) -> bool:
-        """Whether the event loop may run a queue's next batch."""
         rule = queue.inline
         return rule.possible and rule.cooldown_end <= self._clock() and queue.fits(self._inline_seconds)
 

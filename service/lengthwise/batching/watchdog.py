@@ -28,7 +28,7 @@ log = logging.getLogger("lengthwise.watchdog")
 
 OVERDUE_FACTOR: Final = 50  # how many times its predicted seconds a run may take
 _OVERDUE_SECONDS: Final = 5.0
-"""shorter runs are never overdue: a busy machine delays short runs by far more than a factor"""
+"""Shorter runs are never overdue: a busy machine delays short runs by far more than a factor."""
 LOOK_SECONDS: Final = 0.5  # time between two looks
 
 

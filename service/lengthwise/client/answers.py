@@ -142,7 +142,6 @@ def _arrays(column: Any) -> list[NDArray[np.float32]]:
 
 
 def _floats(values: Any) -> NDArray[np.float32]:
-    """Numbers, `[entries]`, or lists of one size, `[entries, size]`, with NaN for null."""
     import pyarrow as pa
 
     if not pa.types.is_fixed_size_list(values.type):

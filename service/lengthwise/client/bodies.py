@@ -76,7 +76,6 @@ class PreparedSequences:
     bodies: tuple[RequestBody, ...]
 
     def __len__(self) -> int:
-        """Number of sequences."""
         return sum(body.count for body in self.bodies)
 
 
@@ -173,7 +172,6 @@ def _arrow_bodies(sequences: Sequence[GivenSequence], first: int, limits: Server
 
 
 def _arrow(sequences: Sequence[GivenSequence]) -> bytes:
-    """Sequences of one type as an Arrow stream."""
     import pyarrow as pa
 
     offsets = np.zeros(len(sequences) + 1, dtype=np.int32)

@@ -29,7 +29,7 @@ Transport = TypeVar("Transport")
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 _GRACE_SECONDS: Final = 1.0
-"""longer than its deadline an answer may take: the server says itself that the deadline passed"""
+"""Longer than its deadline an answer may take: the server says itself that the deadline passed."""
 
 _DIRECTLY: Final = {"http://": None, "https://": None, "all://": None}  # switches the proxies of the environment off
 _CLIENT_CERTIFICATE: Final = (

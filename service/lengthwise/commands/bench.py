@@ -37,7 +37,6 @@ def rates_of(text: str) -> tuple[float, ...]:
 
 
 def _settings(texts: Sequence[str]) -> dict[str, str]:
-    """Pairs whose names may be written as flags are."""
     return {name.replace("-", "_"): value for name, value in pairs(texts).items()}
 
 

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from lengthwise.commands.command import Command
 from lengthwise.errors import ConfigurationError, how_to_install
-from lengthwise.files import replace
 
 
 def _need_pyarrow() -> None:
@@ -34,26 +33,20 @@ _records = click.argument("records", metavar="DIR", type=click.Path(exists=True,
     metavar="MODEL",
     help="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its highest version.",
 )
-@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def drift(records: Path, model: Path, page: Path | None, as_json: bool) -> None:
+def drift(records: Path, model: Path, as_json: bool) -> None:
     """Compares the records in DIR with the training data of a model.
 
     DIR is the folder of `lengthwise serve --record`. Lengths, missing values, each feature and the answers are compared
     by the population stability index (PSI).
     """
-    from lengthwise.monitoring import drift_page  # help does without what these import
+    from lengthwise.monitoring import drift_report  # help does without what these import
     from lengthwise.repository.model_directory import model_directory
     from lengthwise.runtime.manifest import Manifest
 
     _need_pyarrow()
     manifest = Manifest.read(model_directory(model))
-    found = drift_page.report(records, manifest)
-    if page is not None:
-        try:
-            replace(page, found.as_html().encode())
-        except OSError as error:
-            raise ConfigurationError(f"{page} cannot be written: {error.strerror}") from error
+    found = drift_report.report(records, manifest)
     if as_json:
         click.echo(orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2))
     else:

@@ -169,7 +169,6 @@ def _option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Calla
 
 
 def _read(flag: Flag, _context: click.Context, option: click.Parameter, value: Any) -> Any:
-    """What a flag's text stands for."""
     if not value or flag.read is None:
         return value or None
     try:
@@ -179,7 +178,6 @@ def _read(flag: Flag, _context: click.Context, option: click.Parameter, value: A
 
 
 def _types(annotation: Any) -> Iterator[Any]:
-    """The types that a union is of, and the texts of `Literal`."""
     if get_origin(annotation) in (Union, types.UnionType, Literal):
         for part in get_args(annotation):
             yield from _types(part)
@@ -192,7 +190,6 @@ def _of(field: FieldInfo) -> Flag:
 
 
 def _flag(model: type[Options], name: str) -> str:
-    """The flag of a field."""
     own = _of(model.model_fields[name]).name if name in model.model_fields else None
     return own or "--" + name.replace("_", "-")
 

@@ -116,7 +116,6 @@ def score(source: str, out: Path, options: ScoreOptions) -> None:
 
 
 def _check_out(out: Path, source: Path) -> None:
-    """Rejects an output that cannot be resumed, and one that is the input."""
     if out.suffix == ".gz":
         raise ConfigurationError(
             f"{out}: predictions are not compressed, so that a run can be resumed; compress the file afterwards"

@@ -95,12 +95,10 @@ class ConnectionDrain:
 
 
 def _silence(connection: DrainedConnection) -> float:
-    """How long a connection may send nothing."""
     return NEW_SECONDS if connection.newest is None else QUIET_SECONDS
 
 
 def _arriving(transport: asyncio.Transport) -> bool:
-    """Whether there are bytes that the event loop has not read yet."""
     if transport.is_closing():
         return False
     poller = select.poll()

@@ -105,7 +105,6 @@ class Listener:
                 return  # where one replaced another, the file of that is closed only in a later turn
 
     def _accept(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Accepts a connection; returns whether there may be another."""
         try:
             accepted, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError):

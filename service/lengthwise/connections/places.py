@@ -20,9 +20,9 @@ log = logging.getLogger("lengthwise.connections")
 ADMIN_CONNECTIONS: Final = 32  # of the admin port
 LEAST_FILES: Final = 32  # that the server itself needs: listeners, the graph, the log, those of the event loop
 _OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REJECTED
-"""those of the server and the admin port, and connections that are rejected as too many"""
+"""Those of the server and the admin port, and connections that are rejected as too many."""
 _GRPC_FILES: Final = LEAST_FILES
-"""of gRPC itself, and connections that it accepts and closes because there are too many"""
+"""Of gRPC itself, and connections that it accepts and closes because there are too many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,5 +47,4 @@ def _refuse_encrypted(path: Path) -> NoReturn:
 
 
 def _reason(error: ssl.SSLError) -> str:
-    """OpenSSL's reason, in words."""
     return (error.reason or "unreadable").replace("_", " ").lower()

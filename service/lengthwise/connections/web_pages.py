@@ -66,7 +66,6 @@ class WebPages:
 
 
 def _host_of(origin: bytes) -> bytes:
-    """The host of an origin, as the header `host` has it."""
     scheme, _, host = origin.decode("latin-1").partition("://")
     return host.removesuffix(_DEFAULT_PORTS.get(scheme, "")).encode("latin-1")
 

@@ -62,7 +62,6 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
 
 
 def _check_groups(path: Path) -> None:
-    """Checks that no row group of a Parquet file describes too many values."""
     import pyarrow.parquet
 
     try:

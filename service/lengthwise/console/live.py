@@ -173,7 +173,6 @@ class LiveView:
             self._sample()
 
     def _sample(self) -> None:
-        """Looks at the queue, and keeps the fullest of a frame."""
         self._sampled = self._clock()
         waiting = self._batcher.waiting_lengths(MOST_LENGTHS)
         total = sum(count for _, count, _ in waiting)
@@ -182,7 +181,6 @@ class LiveView:
             self._queue, self._queue_length = queues, total
 
     async def _make_frames(self) -> None:
-        """Sends each viewer the frames, until the service drains."""
         before = self._clock()
         while not self._batcher.draining:
             await asyncio.sleep(1 / FRAMES_PER_SECOND)
@@ -205,7 +203,6 @@ class LiveView:
             return b"{}"
 
     def _frame(self, now: float, seconds: float) -> dict[str, Any]:
-        """What happened since the frame before it."""
         seen = [self._seen.popleft() for _ in range(len(self._seen))]
         latencies = [self._latencies.popleft() for _ in range(len(self._latencies))]
         queue, self._queue, self._queue_length = self._queue, [], 0
@@ -236,7 +233,6 @@ class LiveView:
         }
 
     def _running(self) -> list[dict[str, Any]]:
-        """The batches that run now."""
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         return [
             {

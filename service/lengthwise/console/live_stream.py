@@ -69,7 +69,6 @@ def _part(data: bytes) -> dict[str, object]:
 
 
 async def _end_with_client(receive: Receive, viewer: Viewer) -> None:
-    """Ends the view of a client that leaves."""
     while (await receive())["type"] != "http.disconnect":
         pass
     viewer.end()

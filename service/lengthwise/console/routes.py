@@ -65,7 +65,6 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
 
 
 def _reading_of_files(serving: Serving) -> Callable[[Request], Awaitable[Response]]:
-    """The call that reads an uploaded file."""
     uploads: Uploads | None = None
 
     async def sequences(request: Request) -> Response:
@@ -118,7 +117,6 @@ def _input(served: ServedModel) -> dict[str, Any]:
 
 
 def _columns(query: QueryParams) -> ColumnNames | None:
-    """The columns of a table that a query names: `id`, `time`, `label` and, as often as wanted, `values`."""
     given = {role: query.get(role) for role in ("id", "time", "label")}
     values = tuple(query.getlist("values"))
     return ColumnNames(**given, values=values or None) if values or any(given.values()) else None

@@ -98,7 +98,6 @@ class Uploads:
 
 
 def _suffix(name: str) -> str:
-    """The format of a file by its name, if it can be read here."""
     suffix = next((suffix for suffix in FORMATS if name.lower().endswith(suffix)), None)
     if suffix is None:
         raise UnsupportedMedia(f"the file's name must end with one of {', '.join(FORMATS)}")

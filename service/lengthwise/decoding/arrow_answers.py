@@ -45,7 +45,6 @@ def _schema(
 
 
 def _columns(pa: Any, call: Call, answers: list[Answer], manifest: Manifest) -> dict[str, Any]:
-    """The columns by their names; those that no row has are left out."""
     items, labels = call.items, manifest.labels
     columns: dict[str, Any] = {}
     if any(item.id is not None for item in items):
@@ -93,7 +92,6 @@ def _step_columns(pa: Any, items: Sequence[Item], answers: list[Answer], manifes
 
 
 def _attention(pa: Any, items: Sequence[Item], answers: list[Answer]) -> Any:
-    """The attention weight of each step that was sent, 0 at steps that were left out."""
     offsets, places, left_out = _places(items)
     weights = np.zeros(len(left_out), dtype=np.float32)
     weights[places] = np.concatenate([answer.attention for answer in answers if answer.attention is not None])

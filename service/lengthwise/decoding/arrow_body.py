@@ -181,8 +181,6 @@ class _RowReader:
 
 
 class _Masks:
-    """A column of masks: a list array of booleans, with at least one row."""
-
     def __init__(self, column: Any) -> None:
         self._column = column
         self._offsets = offsets_of(column)

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding.arrow_columns import element_of, is_fixed, is_nested, numbers_of, offsets_of
-from lengthwise.decoding.calls import Problems
-from lengthwise.decoding.explanations import explain
+from lengthwise.decoding.explanations import SentWhere, explain
 from lengthwise.decoding.sent_steps import SentSteps, tell
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -78,21 +77,14 @@ class ColumnSteps(SentSteps):
         self._end = end
 
     def __len__(self) -> int:
-        """How many were sent."""
         return self._end - self._start
 
-    def read(
-        self,
-        kept: Sequence[int],
-        at: str,
-        manifest: Manifest,
-        feature_mask: NDArray[np.bool_] | None,
-        problems: Problems,
-    ) -> Steps | None:
+    def read(self, kept: Sequence[int], where: SentWhere) -> Steps | None:
         """See `SentSteps.read`."""
+        manifest = where.manifest
         features = manifest.input.features
         if not self._column.nested and features is not None and features > 1:  # no step is an array: one problem
-            explain([self._entry(kept[0])], kept, at, manifest, feature_mask, problems, len(kept))
+            explain([self._entry(kept[0])], kept, where, len(kept))
             return None
         every = len(kept) == len(self)
         places = slice(self._start, self._end) if every else np.asarray(kept, dtype=np.int64) + self._start
@@ -101,21 +93,13 @@ class ColumnSteps(SentSteps):
         elif self._column.size not in (None, features):  # the type says so, of every step
             array, faults = None, np.broadcast_to(np.int64(1), len(kept))
         else:
-            array, faults = self._values(places, manifest, feature_mask)
+            array, faults = self._values(places, manifest, where.feature_mask)
         wrong = np.flatnonzero(faults)
         if not len(wrong):
             return array
-        first = wrong[: max(0, problems.most_listed - problems.total)].tolist()
-        tell(
-            [(kept[i], self._entry(kept[i])) for i in first],
-            int(faults[wrong].sum()),
-            at,
-            manifest,
-            problems,
-            count=len(kept),
-            has_list=self._has_list(places),
-            feature_mask=feature_mask,
-        )
+        first = wrong[: max(0, where.problems.most_listed - where.problems.total)].tolist()
+        told = [(kept[i], self._entry(kept[i])) for i in first]
+        tell(told, int(faults[wrong].sum()), where, count=len(kept), has_list=self._has_list(places))
         return None
 
     def _values(
@@ -163,12 +147,10 @@ class ColumnSteps(SentSteps):
         return tokens.astype(np.int64), wrong.astype(np.int64)
 
     def _has_list(self, places: _Places) -> bool:
-        """Whether a step is a list, and not null."""
         column = self._column
         return column.nested and (column.is_step is None or bool(column.is_step[places].any()))
 
     def _entry(self, place: int) -> Any:
-        """A step as it would be in JSON, with null for a missing value."""
         column, step = self._column, self._start + place
         if column.is_step is not None and not column.is_step[step]:
             return None

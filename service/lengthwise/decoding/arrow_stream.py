@@ -24,7 +24,7 @@ from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 
 MEDIA_TYPE: Final = b"application/vnd.apache.arrow.stream"
 MAX_METADATA_BYTES: Final = 16_384
-"""of one message: a schema takes much more memory than its bytes; pandas' notes take about 2 KB"""
+"""Of one message: a schema takes much more memory than its bytes; pandas' notes take about 2 KB."""
 MAX_FIELDS: Final = 16  # of a schema, with those within lists; four columns of nested lists have ten
 
 _FILE_FORMAT: Final = b"ARROW1"

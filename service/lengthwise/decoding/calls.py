@@ -28,7 +28,7 @@ ENTRY_BYTES: Final = 128  # memory of one prediction, or per-step entry, without
 MOST_PROBLEMS = 100_000  # reading a body stops at them; to count them takes no longer than to parse the body
 
 TRANSPOSED: Final = "; is it transposed? (in Python: layout='channels-first')"
-"""ends the message about features, if there are as many steps as features are needed"""
+"""Ends the message about features, if there are as many steps as features are needed."""
 
 Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"
 """The model of a name and a version, None for the default; raises `RequestError` where there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,35 +14,29 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.wrong_values import counted
 
 FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
-"""the least number that rounds to infinity: half a step past the largest"""
+"""The least number that rounds to infinity: half a step past the largest."""
 
 
-def explain(
-    entries: list[Any],
-    kept: Sequence[int],
-    at: str,
-    manifest: Manifest,
-    feature_mask: NDArray[np.bool_] | None,
-    problems: Problems,
-    count: int,
-) -> None:
-    """Adds a problem for everything that is wrong with the kept steps, or those of them in `entries`."""
-    if manifest.input.features is None:
-        _explain_tokens(entries, kept, at, manifest, problems)
+class SentWhere(NamedTuple):
+    """Where the steps of a sequence stand in a body, and what they are read by."""
+
+    at: str  # JSON pointer
+    manifest: Manifest
+    problems: Problems  # what is wrong is added here
+    feature_mask: NDArray[np.bool_] | None = None  # true for each feature that is kept
+
+
+def explain(entries: list[Any], kept: Sequence[int], where: SentWhere, count: int) -> None:
+    """Adds a problem for everything that is wrong with the `count` kept steps, or those of them in `entries`."""
+    features = where.manifest.input.features
+    if features is None:
+        _explain_tokens(entries, kept, where)
     else:
-        _explain_values(entries, kept, at, manifest, feature_mask, problems, count)
+        _explain_values(entries, kept, where, features, count)
 
 
-def _explain_values(
-    entries: list[Any],
-    kept: Sequence[int],
-    at: str,
-    manifest: Manifest,
-    feature_mask: NDArray[np.bool_] | None,
-    problems: Problems,
-    count: int,
-) -> None:
-    features = manifest.input.features or 1
+def _explain_values(entries: list[Any], kept: Sequence[int], where: SentWhere, features: int, count: int) -> None:
+    at, manifest, problems, feature_mask = where
     if features > 1 and not any(isinstance(entry, list) for entry in entries):
         problems.add(
             f"{at}/{kept[0]}",
@@ -73,7 +67,8 @@ def _explain_values(
                 break
 
 
-def _explain_tokens(entries: list[Any], kept: Sequence[int], at: str, manifest: Manifest, problems: Problems) -> None:
+def _explain_tokens(entries: list[Any], kept: Sequence[int], where: SentWhere) -> None:
+    at, manifest, problems, _ = where
     vocabulary = manifest.input.vocabulary or 1
     for place, token in zip(kept, entries, strict=True):
         if type(token) is int and 0 <= token < vocabulary:

@@ -29,7 +29,7 @@ except ImportError:  # mypy knows the module from its stub; at run time an insta
 
 COMPILED: Final = _fast_json is not None  # whether the C module was built
 _MOST_OTHER_BYTES: Final = 4096
-"""beside the sequences: a longer rest is left to `validation`, so that it is parsed only once"""
+"""Beside the sequences: a longer rest is left to `validation`, so that it is parsed only once."""
 _NO_OPTIONS: Final = CallOptions()
 
 
@@ -106,7 +106,6 @@ def _steps(numbers: bytes, features: int | None) -> Steps:
 
 
 def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptions | None:
-    """The options beside an array of sequences; None where anything is wrong with them."""
     if len(body) - (end - start) > _MOST_OTHER_BYTES:
         return None
     try:

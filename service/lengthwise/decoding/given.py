@@ -201,7 +201,6 @@ def _key(name: Any) -> str:
 
 
 def _groups(given: Iterable[tuple[Any, Any]], by: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]]:
-    """The groups of a table, without the columns that it is grouped by."""
     key = [*map(str, by)]
     for name, rows in given:
         table = columns_of(rows)

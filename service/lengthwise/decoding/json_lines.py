@@ -74,8 +74,6 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
 
 
 class _File(Protocol):
-    """The file that lines are read from, compressed or not."""
-
     def readline(self, size: int, /) -> bytes:
         """The next bytes, up to a newline or up to that size."""
 

@@ -22,7 +22,7 @@ MAX_PARTS: Final = 1 << 20
 """Arrays, objects and strings in one body: 16 MB of empty arrays would take nearly 1 GB, and all threads a second."""
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
-"""a string, or (group 1) what only Python's parser accepts"""
+"""A string, or (group 1) what only Python's parser accepts."""
 
 
 _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")  # what is left where a text was cut off
@@ -161,7 +161,6 @@ def _has_lone_surrogate(value: Any) -> bool:
 
 
 def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
-    """Whether the text ends before the value is complete."""
     if error.msg.startswith("Unterminated string"):
         return True
     if error.msg.startswith("Invalid \\"):

@@ -30,7 +30,7 @@ Cells: TypeAlias = "NDArray[Any] | list[Any]"
 ColumnRole: TypeAlias = Literal["id", "time", "label"]
 
 MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))
-"""texts, in lower case, that stand for a missing value"""
+"""Texts, in lower case, that stand for a missing value."""
 _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
     "id": frozenset(("id", "sequence", "series", "recording", "case", "trial", "session", "instance", "episode")),
     "time": frozenset(
@@ -42,7 +42,7 @@ _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
     "label": frozenset(("label", "labels", "class", "class_label", "target", "category")),
 }  # that say what a column is; every name that ends in `_id` is one of ids
 _INDEX: Final = frozenset(("", "unnamed: 0", "__index_level_0__"))
-"""what pandas calls an index in a file: such a column is left out"""
+"""What pandas calls an index in a file: such a column is left out."""
 _OF_ROWS: Final = frozenset(("index", "level_0", "row", "row_nr"))  # left out if it counts the rows
 _MOST_LISTED: Final = 20
 _MOST_SHOWN: Final = 40
@@ -290,7 +290,6 @@ def _no_time(cell: Any, row: int, name: str) -> ConfigurationError:
 
 
 def _numbers(cells: Cells, name: str, *, texts: bool) -> tuple[NDArray[Any], dict[int, str]]:
-    """The numbers of a column, and for each row that has none why."""
     if not texts:
         if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
             return cells, {}
@@ -317,7 +316,6 @@ def _numbers(cells: Cells, name: str, *, texts: bool) -> tuple[NDArray[Any], dic
 
 
 def _labels(cells: Cells, name: str) -> list[Any]:
-    """The label of each row, None where there is none."""
     if not isinstance(cells, np.ndarray):
         return [None if _is_missing(cell) else cell.strip() if isinstance(cell, str) else cell for cell in cells]
     if cells.dtype.kind == "f":  # whole numbers among which some are missing

@@ -11,17 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lengthwise.decoding import fast_json, json_text, options, validation
 from lengthwise.decoding.calls import Find, Problems
+from lengthwise.decoding.explanations import SentWhere
 from lengthwise.decoding.json_text import MAX_PARTS
 from lengthwise.decoding.sent_steps import SentSteps, tell
 from lengthwise.decoding.validation import BodyLayout
 from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import Steps
-from lengthwise.runtime.manifest import Manifest
 
 _LEAST_BYTES: Final = 65_536  # a shorter body is read faster by `validation.read`
 _MOST_PARSED_BYTES: Final = 65_536  # beside the steps
@@ -51,26 +48,18 @@ class ScannedSteps(SentSteps):
         self._found = found
 
     def __len__(self) -> int:
-        """How many were sent."""
         return self._found.steps
 
-    def read(
-        self,
-        kept: Sequence[int],
-        at: str,
-        manifest: Manifest,
-        feature_mask: NDArray[np.bool_] | None,
-        problems: Problems,
-    ) -> Steps | None:
+    def read(self, kept: Sequence[int], where: SentWhere) -> Steps | None:
         """Adds what is wrong; see `SentSteps.read`. There is no array: a body without problems is read again."""
-        found, features = self._found, manifest.input.features
+        found, features, problems = self._found, where.manifest.input.features, where.problems
         if not found.faults:
             return None
         no_list = features is not None and features > 1 and not found.has_list  # which is one problem
         most = 1 if no_list else max(0, problems.most_listed - problems.total)
         told = [(step[0], self._entry(step, features)) for step in found.told[:most]]
         faults = 1 if no_list else found.faults
-        tell(told, faults, at, manifest, problems, count=found.steps, has_list=bool(found.has_list))
+        tell(told, faults, where, count=found.steps, has_list=bool(found.has_list))
         return None
 
     def _entry(self, step: tuple[int, int, int, int], features: int | None) -> Any:

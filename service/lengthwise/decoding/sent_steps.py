@@ -14,11 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import Problems, why_rejected
-from lengthwise.decoding.explanations import explain
+from lengthwise.decoding.calls import why_rejected
+from lengthwise.decoding.explanations import SentWhere, explain
 from lengthwise.decoding.json_text import kind
 from lengthwise.padding import Steps
-from lengthwise.runtime.manifest import Manifest
 
 _NUMBERS_AT_ONCE: Final = 16_384  # that one call of NumPy converts; other threads can run between two calls
 _NUMBERS: Final = frozenset({float, int, type(None)})
@@ -42,7 +41,6 @@ class SentMask:
         )
 
     def __len__(self) -> int:
-        """How many entries were sent."""
         return len(self.entries)
 
     def kind_of(self, entry: int) -> str:
@@ -58,18 +56,11 @@ class SentSteps(ABC):
         """How many were sent."""
 
     @abstractmethod
-    def read(
-        self,
-        kept: Sequence[int],
-        at: str,
-        manifest: Manifest,
-        feature_mask: NDArray[np.bool_] | None,
-        problems: Problems,
-    ) -> Steps | None:
+    def read(self, kept: Sequence[int], where: SentWhere) -> Steps | None:
         """The kept steps as an array: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
 
-        `kept` are their indices, at least one. What is wrong with them, at the JSON pointer `at`, is added to
-        `problems`. None if a step is not made of numbers; an array is used only if there is no problem.
+        `kept` are their indices, at least one. What is wrong with them is added to the problems. None if a step is not
+        made of numbers; an array is used only if there is no problem.
         """
 
 
@@ -80,49 +71,31 @@ class JsonSteps(SentSteps):
         self._entries = entries
 
     def __len__(self) -> int:
-        """How many were sent."""
         return len(self._entries)
 
-    def read(
-        self,
-        kept: Sequence[int],
-        at: str,
-        manifest: Manifest,
-        feature_mask: NDArray[np.bool_] | None,
-        problems: Problems,
-    ) -> Steps | None:
+    def read(self, kept: Sequence[int], where: SentWhere) -> Steps | None:
         """See `SentSteps.read`."""
         entries = self._entries if len(kept) == len(self) else [self._entries[place] for place in kept]
-        array = _array(entries, manifest.input.features)
-        if array is None or why_rejected(array, manifest) is not None:
-            explain(entries, kept, at, manifest, feature_mask, problems, len(entries))
+        array = _array(entries, where.manifest.input.features)
+        if array is None or why_rejected(array, where.manifest) is not None:
+            explain(entries, kept, where, len(entries))
         return array
 
 
-def tell(
-    told: Sequence[tuple[int, Any]],
-    faults: int,
-    at: str,
-    manifest: Manifest,
-    problems: Problems,
-    *,
-    count: int,
-    has_list: bool,
-    feature_mask: NDArray[np.bool_] | None = None,
-) -> None:
+def tell(told: Sequence[tuple[int, Any]], faults: int, where: SentWhere, *, count: int, has_list: bool) -> None:
     """Adds the problems of steps of which only the first are told, as index and step; `faults` are those of all.
 
     `count` steps are kept; `has_list`: a step is an array.
     """
-    before = problems.total
+    before, features = where.problems.total, where.manifest.input.features
     places, entries = [place for place, _ in told], [entry for _, entry in told]
-    if has_list and manifest.input.features is not None:  # a right one, since not all may be no arrays
-        places, entries = [*places, 0], [*entries, [0.0] * manifest.input.features]
+    if has_list and features is not None:  # a right one, since not all may be no arrays
+        places, entries = [*places, 0], [*entries, [0.0] * features]
     if entries:
-        explain(entries, places, at, manifest, feature_mask, problems, count)
-    if not has_list and (manifest.input.features or 1) > 1:
+        explain(entries, places, where, count)
+    if not has_list and (features or 1) > 1:
         faults = 1  # no step is an array, which is one problem
-    problems.count(faults - (problems.total - before))
+    where.problems.count(faults - (where.problems.total - before))
 
 
 def _array(entries: list[Any], features: int | None) -> Steps | None:

@@ -28,6 +28,7 @@ from lengthwise.decoding.calls import (
     too_short_message,
     unknown_fields,
 )
+from lengthwise.decoding.explanations import SentWhere
 from lengthwise.decoding.json_text import collector_paused, kind
 from lengthwise.decoding.sent_steps import JsonSteps, SentMask, SentSteps
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
@@ -140,7 +141,7 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not feature_mask.all():
         problems.add(f"{pointer}/feature_mask", missing_message(manifest))
-    array = steps.read(kept, at, manifest, feature_mask, problems)
+    array = steps.read(kept, SentWhere(at, manifest, problems, feature_mask))
     if problems.total > before or array is None:
         return None
     if feature_mask is not None:

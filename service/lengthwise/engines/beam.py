@@ -64,7 +64,6 @@ class LengthwiseModelHandler(ModelHandler[Any, PredictionResult, OpenModel]):  #
             self._scorer = replace(self._scorer, path=model_path)
 
     def _steps(self, element: Any) -> Any:
-        """The sequence of an element."""
         if not isinstance(element, Mapping):
             return element
         if self._scorer.steps not in element:

@@ -29,7 +29,7 @@ MOST_CALLS: Final = 4096
 MOST_BYTES: Final = 32 * 2**20  # what one buffer holds at most
 PERIOD_SECONDS: Final = 0.2  # how long calls gather, so that a thread that answers is seldom disturbed
 _REST_SECONDS: Final = 0.002
-"""to the next look whether the runners are at rest; then twice as long, up to `PERIOD_SECONDS`"""
+"""To the next look whether the runners are at rest; then twice as long, up to `PERIOD_SECONDS`."""
 
 
 class Consumer(Protocol):
@@ -65,7 +65,6 @@ class CallBuffer:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """How many calls wait."""
         return len(self._calls)
 
     def offer(self, call: AnsweredCall) -> None:
@@ -169,7 +168,6 @@ class ConsumerThread:
 
 
 def _guarded(function: Callable[[], None], name: str) -> None:
-    """Calls a function; an error is logged only."""
     try:
         function()
     except Exception:

@@ -140,7 +140,6 @@ class Recorder:
         return [*self._files.values(), *self._ending]
 
     def _flush(self, key: _FileKey) -> None:
-        """Writes the waiting rows of a file as one row group."""
         rows = self._rows[key]
         if rows:
             self._files[key].write(rows)

@@ -75,7 +75,6 @@ class AnswerCheck:
 
 
 def _agree(sent: Answer, alone: Answer, tolerance: float) -> bool:
-    """Whether two answers are the same bits, or within the tolerance if there is one."""
     pairs = [(sent.probabilities, alone.probabilities)]
     if sent.attention is not None and alone.attention is not None:
         pairs.append((sent.attention, alone.attention))

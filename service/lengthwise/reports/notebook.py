@@ -51,7 +51,6 @@ class PredictionList(list["Prediction"]):
     """The predictions of one call, in the order of its sequences: a list that a notebook shows as a table."""
 
     def _repr_html_(self) -> str:
-        """A row for each of the first predictions."""
         rows = [(place, prediction.length, *_answer(prediction)) for place, prediction in enumerate(self[:MOST_SHOWN])]
         more = len(self) - len(rows)
         left_out = element("p", f"and {more} more") if more else ""
@@ -71,7 +70,6 @@ def prediction(answer: Prediction, labels: Sequence[str]) -> str:
 
 
 def _answer(prediction: Prediction) -> tuple[object, object]:
-    """The answer of a prediction and its probability, for a row of a table."""
     if prediction.label is not None and prediction.score is not None:
         return prediction.label, Bar(prediction.score)
     if prediction.assigned is not None:
@@ -110,8 +108,6 @@ def notebook_bar(doing: str, total: int) -> Iterator[Callable[[int, str], None]]
 
 
 class _Progress:
-    """How far a work is, as a notebook shows it."""
-
     def __init__(self, doing: str, total: int) -> None:
         self.doing, self.total, self.done, self.note = doing, total, 0, ""
 

@@ -39,8 +39,6 @@ def main() -> None:
 
 
 class _LogCollector(logging.Handler):
-    """Collects log records, for the service's log."""
-
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[tuple[int, str, str]] = []

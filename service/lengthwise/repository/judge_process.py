@@ -35,7 +35,7 @@ from lengthwise.settings import flag, passed_to_children
 log = logging.getLogger("lengthwise.judging")
 
 _FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-"""exit codes of a kill by an operator, or by the system without memory"""
+"""Exit codes of a kill by an operator, or by the system without memory."""
 _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
 
 
@@ -190,7 +190,6 @@ class JudgeProcess:
 
 
 def _read(output: bytes) -> dict[str, Any]:
-    """The answer of the process; empty if it gave none."""
     try:
         answer = json.loads(output)
     except (ValueError, RecursionError):

@@ -42,7 +42,7 @@ from lengthwise.verification import kept_promises, promises
 from lengthwise.verification.golden import Golden
 
 ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)
-"""of constant sequences: a graph whose control flow depends on values may crash with them"""
+"""Of constant sequences: a graph whose control flow depends on values may crash with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,6 @@ def measure_cost(
 
 
 def _check_verification(verification: bytes, manifest: Manifest) -> None:
-    """Checks that every case in `verification.json` passed."""
     try:
         recorded: Any = json.loads(verification)
         failed = [str(case["name"]) for case in recorded["cases"] if case["holds"] is not True]

@@ -123,7 +123,6 @@ def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
 
 
 def _shortest(manifest: Manifest) -> Steps:
-    """A sequence of zeros, for a model without golden sequences."""
     if manifest.input.features is None:
         return np.zeros(manifest.min_length, dtype=np.int64)
     return np.zeros((manifest.min_length, manifest.input.features), dtype=np.float32)

@@ -231,7 +231,6 @@ class Registry:
 
 
 def _log_aliases(before: Repository, now: Repository) -> None:
-    """Logs the aliases of each name that has others than before."""
     for name in sorted({*before.aliases, *now.aliases}):
         pointed = now.aliases.get(name, {})
         if pointed != before.aliases.get(name, {}):

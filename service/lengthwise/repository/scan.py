@@ -42,7 +42,7 @@ NAMED_AND_ABSENT: Final = "--versions names it, and the repository does not have
 
 
 _Result: TypeAlias = tuple[LoadedModel | None, str | None, bool]
-"""a model, why it is not the directory's, and whether that is final until that changes"""
+"""A model, why it is not the directory's, and whether that is final until that changes."""
 
 
 @dataclass(slots=True)
@@ -170,7 +170,6 @@ def _aliases(folder: Path, name: str, before: Repository) -> aliases.Aliases:
 
 
 def _no_room(needed: int, held: int, most: int | None) -> str | None:
-    """Why a graph does not fit beside the others; None if it does."""
     if most is None or held + needed <= most:
         return None
     return f"its graph has {needed} bytes, and {held} of the {most} that --max-model-bytes allows are taken"

@@ -12,7 +12,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import Manifest
 
 ColumnKind = Literal["text", "texts", "number", "numbers", "numbers of steps", "count", "windows"]
-"""a string, several, float32, several, several a step, int32, the windows of a sequence"""
+"""A string, several, float32, several, several a step, int32, the windows of a sequence."""
 
 
 Rows = Sequence[Mapping[str, Any]]  # One prediction a row, in the form of `POST /predict`, or its error under `error`

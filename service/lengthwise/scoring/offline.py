@@ -122,7 +122,6 @@ def _begin(
 
 
 def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _Ran:
-    """Runs one batch in a thread; one result for each row."""
     started = time.thread_time()
     batch = _padded(model, [row.steps for row in rows])
 
@@ -165,7 +164,6 @@ def _collected(
 
 
 def _whole(windows: list[tuple[int, ScoringResult]], item: Item, model: LoadedModel) -> ScoringResult:
-    """Joins the results of an item's windows, which come in the order in which they ran."""
     if len(windows) == 1:
         return windows[0][1]
     windows.sort(key=lambda window: window[0])

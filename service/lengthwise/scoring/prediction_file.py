@@ -115,7 +115,6 @@ class PredictionFile:
         return prediction
 
     def _agree(self, before: bytes, now: bytes) -> bool:
-        """Whether a line agrees with the one that an earlier run wrote."""
         if before == now:
             return True
         try:

@@ -27,7 +27,7 @@ class Family:
 
 
 LabelledNumbers: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
-"""the values of a family's own labels, and the number"""
+"""The values of a family's own labels, and the number."""
 
 
 def _codes(model: ModelMetrics) -> LabelledNumbers:

@@ -23,7 +23,7 @@ from lengthwise.telemetry.families import BOUNDS, GAUGES, HISTOGRAMS, OF_MODELS,
 
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)
-"""exposed as 0 from the start: a counter that appears with its first failure has no rate then"""
+"""Exposed as 0 from the start: a counter that appears with its first failure has no rate then."""
 
 KEPT_GONE = 4
 """Removed versions that stay on the page: counts since the last scrape are kept, and go on if one comes back."""

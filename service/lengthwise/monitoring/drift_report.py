@@ -1,4 +1,4 @@
-"""The page of `lengthwise drift`: recorded sequences beside the training data, with pictures."""
+"""What `lengthwise drift` reports: recorded sequences beside the training data."""
 
 from __future__ import annotations
 
@@ -12,19 +12,9 @@ import numpy as np
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring.record_file import PATTERN, UNFINISHED
 from lengthwise.padding import Steps
-from lengthwise.reports.chart import Chart
-from lengthwise.reports.page import Html, element, page, table
 from lengthwise.runtime.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.runtime.manifest import Manifest
 
-_STYLE: Final = """
-td + td, th + th { text-align: right; }
-b { color: var(--bad); }
-figure { display: inline-block; margin: 1em 1em 0 0; }
-svg text { font-size: 11px; }
-"""
-_WIDTH: Final = 280
-_HEIGHT: Final = 120
 _AT_ONCE: Final = 500
 
 
@@ -66,53 +56,6 @@ class DriftReport:
             ],
             "over_time": list(self.over_time),
         }
-
-    def as_html(self) -> str:
-        """A page of one file, which loads nothing else."""
-        ordered = sorted(self.drift, key=lambda what: -self.drift[what] / self.profile.limits.of(what))
-        verdict = f"{len(self.drifted)} of {len(self.drift)} have drifted" if self.drifted else "nothing has drifted"
-        return page(
-            f"Drift of {self.manifest.key}",
-            element(
-                "p",
-                f"{self.counts.sequences} recorded sequences beside {self.profile.sequences} of the training data: "
-                f"{verdict}. What has drifted has a population stability index (PSI) above its limit.",
-            ),
-            table(map(self._row, ordered), ("what", "PSI", "limit")),
-            element("p", "Grey: the share of the training data in each bin. Blue: the share of the records."),
-            *map(self._figure, ordered[:40]),
-            style=_STYLE,
-        )
-
-    def _row(self, what: str) -> tuple[object, ...]:
-        psi, limit = self.drift[what], self.profile.limits.of(what)
-        name = self.name_of(what)
-        return element("b", name) if psi > limit else name, f"{psi:.3f}", f"{limit:.3f}"
-
-    def _figure(self, what: str) -> Html:
-        before, now, names = self._bins(what)
-        width = 1 / len(before)
-        chart = Chart(_WIDTH, _HEIGHT, ("", [(width / 2, names[0]), (1 - width / 2, names[-1])]))
-        for place, shares in enumerate(zip(before, now, strict=True)):
-            for left, share, color in zip((0.08, 0.5), shares, ("var(--soft)", "var(--accent)"), strict=True):
-                chart.bar((place + left) * width, (place + left + 0.42) * width, min(1.0, 2 * share), fill=color)
-        return chart.figure(what, f"{self.name_of(what)}: {self.drift[what]:.3f}")
-
-    def _bins(self, what: str) -> tuple[list[float], list[float], list[str]]:
-        profile, counts = self.profile, self.counts
-        if what == "length":
-            return list(profile.lengths.shares), _shares(counts.lengths), _names(profile.lengths.edges)
-        if what == "missing":
-            now = _shares([counts.present, counts.missing])
-            return [1 - profile.missing, profile.missing], now, ["present", "missing"]
-        if what == "class":
-            return (
-                list(profile.classes or [0.0] * self.manifest.classes),
-                _shares(counts.classes),
-                [*self.manifest.labels],
-            )
-        bins = profile.features[index := int(what.removeprefix(FEATURE))]
-        return list(bins.shares), _shares(counts.features[index, : len(bins.shares)]), _names(bins.edges)
 
 
 def report(directory: Path, manifest: Manifest) -> DriftReport:
@@ -166,15 +109,3 @@ def _array(steps: list[Any], manifest: Manifest) -> Steps:
     if manifest.input.kind == "tokens":
         return np.array(steps, dtype=np.int64)
     return np.array(steps, dtype=np.float32).reshape(len(steps), manifest.input.features or 1)
-
-
-def _shares(counts: Any) -> list[float]:
-    counted = np.asarray(counts, dtype=np.float64)
-    shares: list[float] = (counted / max(1.0, counted.sum())).tolist()
-    return shares
-
-
-def _names(edges: Sequence[float]) -> list[str]:
-    if not edges:
-        return ["all"]
-    return [f"up to {edges[0]:g}", *(f"{edge:g}" for edge in edges[1:-1]), f"above {edges[-1]:g}"]
