@@ -128,11 +128,7 @@ def test_a_key_that_stands_once_stands_not_twice_whatever_the_strings_hold(tmp_p
 
 @pytest.mark.parametrize("twice", ["id", "label", "steps"])
 @pytest.mark.parametrize("nested", [True, False])
-def test_a_long_line_may_have_no_key_twice_either(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twice: str, nested: bool
-) -> None:
-    monkeypatch.setattr("lengthwise.decoding.dataset.LONG_LINE_BYTES", 64)
-    monkeypatch.setattr("lengthwise.decoding.json_lines.LONG_LINE_BYTES", 64)
+def test_a_long_line_may_have_no_key_twice_either(tmp_path: Path, twice: str, nested: bool) -> None:
     steps = json.dumps([[1, 2]] * 100 if nested else [1] * 100)
     good = f'{{"id": "a", "steps": {steps}, "label": "b"}}'
     again = {"id": '"c"', "label": '"d"', "steps": "[[1, 2]]"}[twice]

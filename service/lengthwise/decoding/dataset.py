@@ -17,7 +17,6 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,15 +26,15 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding import json_text, long_files, long_table
 from lengthwise.decoding.file_lines import Advance as Advance
-from lengthwise.decoding.file_lines import long_lines, time_series
-from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, RepeatedKey, loads, plain_fields
+from lengthwise.decoding.file_lines import lines, time_series
+from lengthwise.decoding.json_lines import RepeatedKey, loads, plain_fields
 from lengthwise.decoding.json_lines import StepKind as StepKind
 from lengthwise.decoding.long_table import Cells, ColumnNames, Roles
 from lengthwise.decoding.record_fields import FIELDS as FIELDS
 from lengthwise.decoding.record_fields import BadRecord as BadRecord
 from lengthwise.decoding.record_fields import Label as Label
 from lengthwise.decoding.record_fields import Record as Record
-from lengthwise.decoding.record_fields import as_float32, judged, label_of, steps_of
+from lengthwise.decoding.record_fields import as_float32, judged, label_of
 from lengthwise.decoding.tables import columns_of
 from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_install
 from lengthwise.wrong_values import counted
@@ -182,8 +181,7 @@ def _checked(found: Iterator[Record | BadRecord], check: Callable[[Record], obje
 
 def _check_is_json_lines(path: Path) -> None:
     """Refuses a file that is something else as a whole, such as a JSON list."""
-    _, line = next(long_lines(path, lambda _share: None, LONG_LINE_BYTES), (0, b""))
-    start = line if isinstance(line, bytes) else b""
+    _, start = next(lines(path, lambda _share: None), (0, b""))
     if start[:1] == b"[":
         with suppress(orjson.JSONDecodeError):
             found = orjson.loads(start)
@@ -205,25 +203,16 @@ def _is_utf_8(line: bytes) -> bool:
 
 
 def _json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | BadRecord]:
-    features: int | None = None
-    for index, (number, line) in enumerate(long_lines(path, advance, LONG_LINE_BYTES)):
+    for index, (number, line) in enumerate(lines(path, advance)):
         place = f"{path}:{number}"
         try:
-            if isinstance(line, LongLine):
-                fields = line.fields(kind, features, partial(steps_of, kind, place))
-            else:
-                fields = plain_fields(line, kind, features) or loads(line)
+            fields = plain_fields(line, kind) or loads(line)
         except orjson.JSONDecodeError as error:
             yield BadRecord(str(index), RecordError(f"{place}: {_not_json(error)}"))
         except RepeatedKey as error:
             yield BadRecord(str(index), RecordError(f"{place}: the key {error.key[:40]!r} stands twice in one object"))
-        except RecordError as error:
-            yield BadRecord(str(index), error)
         else:
-            record = judged(fields, index, place, kind)
-            yield record
-            if isinstance(record, Record) and record.steps.ndim == 2:
-                features = int(record.steps.shape[1])
+            yield judged(fields, index, place, kind)
 
 
 def _not_json(error: orjson.JSONDecodeError) -> str:

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import long_table
-from lengthwise.decoding.given_steps import steps_array
 from lengthwise.decoding.long_table import ColumnNames, LongSequence
+from lengthwise.decoding.numbers import steps_array
 from lengthwise.decoding.tables import columns_of, is_of
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem

@@ -65,7 +65,9 @@ def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
     name = fields.get("id")
     if name is not None and not isinstance(name, (str, int)):
         raise RecordError(f"{place}: id must be a string")
-    steps = fields["steps"] if isinstance(fields["steps"], np.ndarray) else steps_of(kind, place, fields["steps"])
+    steps = fields["steps"]
+    if not isinstance(steps, np.ndarray):
+        steps = _tokens(steps, place) if kind == "tokens" else _values(steps, place)
     return Record(str(index if name is None else name), steps, label_of(fields.get("label"), place), place)
 
 
@@ -91,28 +93,23 @@ def label_of(label: Any, place: str) -> Label:
     return texts if isinstance(label, list) else texts[0]
 
 
-def steps_of(kind: StepKind, place: str, steps: Any, first: int = 0, features: int | None = None) -> Steps:
-    """Converts a list of steps to an array. `first`: index of its first step; `features`: of a step, if known."""
-    return _tokens(steps, place, first) if kind == "tokens" else _values(steps, place, first, features)
-
-
-def _tokens(steps: Any, place: str, first: int) -> NDArray[np.int64]:
+def _tokens(steps: Any, place: str) -> NDArray[np.int64]:
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{place}: steps must be a list of at least one token id")
-    for step, token in enumerate(steps, first):
+    for step, token in enumerate(steps):
         if type(token) is not int or not 0 <= token <= _INT64.max:
             raise RecordError(f"{place}: step {step} is not a token id (an integer >= 0)")
     return np.array(steps, dtype=np.int64)
 
 
-def _values(steps: Any, place: str, first: int, features: int | None) -> NDArray[np.float32]:
+def _values(steps: Any, place: str) -> NDArray[np.float32]:
     """`[length, features]` float32, NaN for null; bare numbers are steps of one feature."""
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{place}: steps must be a list of at least one step")
     rows = [step if isinstance(step, list) else [step] for step in steps]
-    wanted = len(rows[0]) if features is None else features
+    wanted = len(rows[0])
     if set(map(len, rows)) != {wanted} or not wanted or not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
-        for step, row in enumerate(rows, first):
+        for step, row in enumerate(rows):
             if not row:
                 raise RecordError(f"{place}: step {step} has 0 features, and needs at least one")
             if len(row) != wanted:
@@ -120,7 +117,7 @@ def _values(steps: Any, place: str, first: int, features: int | None) -> NDArray
             if not _NUMBERS.issuperset(map(type, row)):
                 wrong = next(value for value in row if type(value) not in _NUMBERS)
                 raise RecordError(f"{place}: step {step} holds {_shown(wrong)}: a value must be a number or null")
-    return as_float32(rows, place, first)
+    return as_float32(rows, place)
 
 
 def _shown(value: Any) -> str:
@@ -129,14 +126,12 @@ def _shown(value: Any) -> str:
     return json_text.kind(value)
 
 
-def as_float32(
-    rows: Sequence[Sequence[float | None]] | NDArray[Any], place: str, first: int = 0
-) -> NDArray[np.float32]:
+def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], place: str) -> NDArray[np.float32]:
     """`[length, features]` float32. None and NaN are missing values; an infinite number is an error."""
     with np.errstate(over="ignore"):
         values = np.array(rows, dtype=np.float64).astype(np.float32)
     values = values if values.ndim == 2 else values[:, None]
     if np.isinf(values).any():
-        step = first + int(np.isinf(values).any(axis=1).argmax())
+        step = int(np.isinf(values).any(axis=1).argmax())
         raise RecordError(f"{place}: step {step} holds a number that is not finite as float32")
     return values

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.long_table import Cells
 from lengthwise.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lengthwise.decoding.long_table import Cells
 
 
 def is_of(given: Any, package: str) -> bool:
