@@ -8,16 +8,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequences, Problem
+from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
-from lengthwise.scoring.opened import ModelOptions, ProviderName
+from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName
 from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from lengthwise.repository.model import LoadedModel
     from lengthwise.runtime.answers import Answer
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
-    from lengthwise.scoring.offline import ScoringResult
 
 _WORTH_THREADS_SECONDS: Final = 0.002  # up to this predicted time a call runs in the caller's thread
 
@@ -94,8 +93,7 @@ class Model:
     def __init__(self, loaded: LoadedModel, limits: BatchLimits, threads: int) -> None:
         manifest = loaded.manifest
         self.loaded = loaded
-        self._limits = limits.at_most(manifest.max_batch_rows)
-        self._threads = threads
+        self._opened = OpenModel(loaded, limits.at_most(manifest.max_batch_rows), threads)
         self.name: str = manifest.name
         self.version: int = manifest.version
         self.labels: tuple[str, ...] = manifest.labels
@@ -174,28 +172,23 @@ class Model:
         if attention and not self.has_attention:
             raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")
         items = arrays.items(sequences, manifest, layout)
-        answered = offline.answer_all(
-            self.loaded,
-            _chunks(items),
-            limits=self._limits,
-            threads=self._threads_for(items),
-            attention=attention,
-        )
-        results = [result for _, chunk in answered for result in chunk]
+        results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))
+        answers = [result for result in results if not isinstance(result, str)]
+        if len(answers) < len(results):
+            raise offline.error_of({place: why for place, why in enumerate(results) if isinstance(why, str)})
         return notebook.PredictionList(
-            self._prediction(item, answer, attention)
-            for item, answer in zip(items, _all_answered(results), strict=True)
+            self._prediction(item, answer, attention) for item, answer in zip(items, answers, strict=True)
         )
 
     def _threads_for(self, items: Sequence[Item]) -> int:
         """How many threads a call starts; 0 if starting threads would take longer than its sequences."""
-        if self._threads == 1 or len(items) < 2:
+        if len(items) < 2:
             return 0
         seconds, cost, longest = 0.0, self.loaded.cost, self.max_length
         for item in items:
             seconds += cost.predict(1, min(len(item.steps), longest))
             if seconds > _WORTH_THREADS_SECONDS:
-                return self._threads
+                return self._opened.threads
         return 0
 
     def _prediction(self, item: Item, answer: Answer, attention: bool) -> Prediction:
@@ -268,27 +261,6 @@ def load(
         recurrent_kernels,
     ).open()
     return Model(opened.loaded, opened.limits, opened.threads)
-
-
-def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:
-    """The items in chunks of the number that the planner considers together."""
-    from lengthwise.batching.pending import HORIZON
-
-    for start in range(0, len(items), HORIZON):
-        yield None, items[start : start + HORIZON]
-
-
-def _all_answered(results: list[ScoringResult]) -> list[Answer]:
-    """The results if all of them are answers; InferenceFailed or InvalidSequences otherwise."""
-    from lengthwise.scoring.offline import FAILED
-
-    failed = [(place, result) for place, result in enumerate(results) if isinstance(result, str)]
-    for place, why in failed:
-        if why == FAILED:
-            raise InferenceFailed(f"sequence {place}: {why}")
-    if failed:
-        raise InvalidSequences([Problem(f"/sequences/{place}", why) for place, why in failed])
-    return [result for result in results if not isinstance(result, str)]
 
 
 def _at_steps_sent(item: Item, values: NDArray[np.float32], absent: float) -> NDArray[np.float32]:

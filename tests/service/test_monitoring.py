@@ -23,8 +23,7 @@ from lengthwise.decoding import dataset
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring import consumers, patient_output
-from lengthwise.monitoring.answered import AnsweredCall
-from lengthwise.monitoring.consumers import CallBuffer, ConsumerThread
+from lengthwise.monitoring.consumers import AnsweredCall, CallBuffer, ConsumerThread
 from lengthwise.monitoring.drift import Drift, DriftWindow
 from lengthwise.monitoring.record_file import PATTERN
 from lengthwise.monitoring.recorder import FILE_SECONDS, Recorder

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final, get_args
@@ -109,26 +109,16 @@ def _suffix(name: str) -> str:
 @asynccontextmanager
 async def _file(body: bytes, suffix: str, columns: ColumnNames | None) -> AsyncIterator[Path]:
     """The file in a folder of its own, which is removed afterwards."""
-    try:
-        folder = await asyncio.to_thread(_folder_with, body, suffix, columns)
-    except OSError as error:
-        raise NotReady(f"the server cannot store the file: {error.strerror}") from error
-    try:
-        yield Path(folder.name) / f"upload{suffix}"
-    finally:
-        folder.cleanup()
-
-
-def _folder_with(body: bytes, suffix: str, columns: ColumnNames | None) -> tempfile.TemporaryDirectory[str]:
-    folder = tempfile.TemporaryDirectory(prefix="lengthwise-", ignore_cleanup_errors=True)
-    try:
-        (Path(folder.name) / f"upload{suffix}").write_bytes(body)
-        if columns is not None:
-            (Path(folder.name) / COLUMNS_FILE).write_bytes(orjson.dumps(asdict(columns)))
-    except BaseException:
-        folder.cleanup()
-        raise
-    return folder
+    with ExitStack() as stack:
+        try:
+            made = tempfile.TemporaryDirectory(prefix="lengthwise-", ignore_cleanup_errors=True)
+            path = Path(stack.enter_context(made)) / f"upload{suffix}"
+            await asyncio.to_thread(path.write_bytes, body)
+            if columns is not None:
+                path.with_name(COLUMNS_FILE).write_bytes(orjson.dumps(asdict(columns)))
+        except OSError as error:
+            raise NotReady(f"the server cannot store the file: {error.strerror}") from error
+        yield path
 
 
 async def read_in_process(path: Path, kind: str) -> bytes:

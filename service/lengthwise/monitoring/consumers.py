@@ -17,10 +17,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.decoding.calls import Item
+from lengthwise.repository.served import ServedModel
 from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.answers import Answer
 from lengthwise.telemetry.families import Family
 
 log = logging.getLogger("lengthwise.monitoring")
@@ -30,6 +32,23 @@ MOST_BYTES: Final = 32 * 2**20  # what one buffer holds at most
 PERIOD_SECONDS: Final = 0.2  # how long calls gather, so that a thread that answers is seldom disturbed
 _REST_SECONDS: Final = 0.002
 """To the next look whether the runners are at rest; then twice as long, up to `PERIOD_SECONDS`."""
+
+
+class AnsweredCall(NamedTuple):
+    """One call with its answers."""
+
+    model: ServedModel
+    items: Sequence[Item]
+    answers: Sequence[Answer]
+    request_id: str
+    arrived: float  # in seconds since the epoch
+    queue_seconds: float
+    inference_seconds: float
+    held_bytes: int  # memory of its sequences
+
+
+AtRest = Callable[[], bool]
+"""Whether no sequence waits and no batch runs: then a model may run for the monitoring."""
 
 
 class Consumer(Protocol):
@@ -100,13 +119,6 @@ class CallBuffer:
             with self._lock:
                 self.dropped += len(calls)
         return True
-
-
-class AtRest(Protocol):
-    """Whether no sequence waits and no batch runs: then a model may run for the monitoring."""
-
-    def __call__(self) -> bool:
-        """Whether it is so now."""
 
 
 class ConsumerThread:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from lengthwise.decoding.calls import Item
-from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.monitoring.consumers import AnsweredCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.runtime.manifest import Manifest

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from lengthwise.batching.queues import Timing
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import RequestError
-from lengthwise.monitoring.answered import AnsweredCall
-from lengthwise.monitoring.consumers import AtRest, CallBuffer, Consumer, ConsumerThread
+from lengthwise.monitoring.consumers import AnsweredCall, AtRest, CallBuffer, Consumer, ConsumerThread
 from lengthwise.monitoring.drift import Drift
 from lengthwise.monitoring.recorder import Recorder
 from lengthwise.monitoring.shadow import Shadow

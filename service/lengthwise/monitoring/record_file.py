@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 
 from lengthwise import files
-from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.monitoring.consumers import AnsweredCall
 from lengthwise.monitoring.drift import answered_classes
 from lengthwise.monitoring.patient_output import PatientOutput
 from lengthwise.padding import Steps

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from lengthwise.errors import ConfigurationError, how_to_install
-from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.monitoring.consumers import AnsweredCall
 from lengthwise.monitoring.record_file import PATTERN, RecordFile, rows_of
 from lengthwise.telemetry.families import Family
 

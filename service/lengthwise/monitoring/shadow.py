@@ -15,7 +15,7 @@ import numpy as np
 
 from lengthwise.decoding.calls import why_rejected
 from lengthwise.errors import RequestError
-from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.monitoring.consumers import AnsweredCall
 from lengthwise.monitoring.drift import answered_classes
 from lengthwise.repository.served import ServedModel
 from lengthwise.telemetry.families import Family

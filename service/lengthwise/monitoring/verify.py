@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.monitoring.consumers import AnsweredCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.telemetry.families import Family
 

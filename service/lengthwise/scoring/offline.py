@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.decoding.calls import Item
+from lengthwise.errors import InferenceFailed, InvalidSequences, Problem, RequestError
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime import answers
@@ -173,3 +174,11 @@ def _whole(windows: list[tuple[int, ScoringResult]], item: Item, model: LoadedMo
             return result
         answered.append(result)
     return answers.merge(answered, [start for start, _ in windows], len(item.steps), model.manifest)
+
+
+def error_of(failed: Mapping[int, str], name: Callable[[int], str] = lambda _row: "") -> RequestError:
+    """The error for rows without an answer, of which `name` begins what is said."""
+    for row, why in failed.items():
+        if why == FAILED:
+            return InferenceFailed(f"sequence {row}: {name(row)}{why}")
+    return InvalidSequences([Problem(f"/sequences/{row}", name(row) + why) for row, why in failed.items()])

@@ -34,12 +34,15 @@ class OpenModel:
     limits: BatchLimits
     threads: int
 
-    def answers(self, items: Sequence[Item], *, attention: bool = False) -> list[ScoringResult]:
+    def answers(
+        self, items: Sequence[Item], *, attention: bool = False, threads: int | None = None
+    ) -> list[ScoringResult]:
         """The answer or the error of each item that the model accepts, in their order.
 
         They are sorted by length before they are planned, so a batch has little padding, however many there are. With
         one thread, the batches run in the caller's.
         """
+        threads = self.threads if threads is None else threads
         from lengthwise.scoring import offline
 
         order = sorted(range(len(items)), key=lambda place: len(items[place].steps))
@@ -47,7 +50,7 @@ class OpenModel:
             self.loaded,
             _chunks(items, order),
             limits=self.limits,
-            threads=0 if self.threads == 1 else self.threads,
+            threads=0 if threads == 1 else threads,
             attention=attention,
         )
         found = {place: result for places, results in answered for place, result in zip(places, results, strict=True)}

@@ -11,12 +11,12 @@ first batch, once in each process (`opened.opened`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
-from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequences, Problem
+from lengthwise.errors import ConfigurationError
 from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName, opened
 
 if TYPE_CHECKING:
@@ -177,15 +177,16 @@ class Scorer:
     def _rows(self, model: OpenModel, items: Sequence[Item | str], name: Callable[[int], str]) -> list[dict[str, Any]]:
         """The prediction or the error of each item; `name` begins the error of a row."""
         from lengthwise.decoding import json_body
+        from lengthwise.scoring import offline
 
         rejected = {row: item for row, item in enumerate(items) if isinstance(item, str)}
         if rejected and self.on_error == "raise":
-            raise _error(rejected, name)
+            raise offline.error_of(rejected, name)
         good = {row: item for row, item in enumerate(items) if not isinstance(item, str)}
         results = dict(zip(good, model.answers(list(good.values()), attention=self.attention), strict=True))
         failed = {row: result for row, result in results.items() if isinstance(result, str)}
         if failed and self.on_error == "raise":
-            raise _error(failed, name)
+            raise offline.error_of(failed, name)
         rows: list[dict[str, Any]] = []
         for row, item in enumerate(items):
             result = results.get(row)
@@ -205,12 +206,3 @@ def _with_version(path: str) -> str:
 
     absolute = os.path.abspath(path)  # a worker may have another working directory
     return absolute if is_version(os.path.basename(absolute)) else str(model_directory(Path(absolute)))
-
-
-def _error(rows: Mapping[int, str], name: Callable[[int], str]) -> InferenceFailed | InvalidSequences:
-    from lengthwise.scoring.offline import FAILED
-
-    for row, why in rows.items():
-        if why == FAILED:
-            return InferenceFailed(f"sequence {row}: {name(row)}{why}")
-    return InvalidSequences([Problem(f"/sequences/{row}", name(row) + why) for row, why in rows.items()])
