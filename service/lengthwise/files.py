@@ -90,10 +90,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def lock(descriptor: int, *, wait: bool) -> None:
-    """Locks an open file or folder against other processes until it is closed; without effect on Windows.
-
-    OSError: another process has the lock and `wait` is false, or the file system has no locks.
-    """
+    """Locks a file or folder against other processes until it is closed; OSError if it cannot. Nothing on Windows."""
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 

@@ -51,11 +51,7 @@ log = logging.getLogger("lengthwise.serving")
 
 
 class Serving:
-    """The models, queues, batcher and metrics of one service, from start to stop.
-
-    Tests and benchmarks pass their own `rescan` and `judge`, which is otherwise a process of its own, but for bundled
-    models.
-    """
+    """The models, queues, batcher and metrics of one service; `rescan` and `judge` are replaced in tests only."""
 
     def __init__(
         self,
@@ -114,10 +110,7 @@ class Serving:
         return Monitoring(settings, lambda: self.batcher.at_rest, self.find)
 
     async def start(self) -> None:
-        """Starts the runners, then loads and verifies the models; the service is ready when this returns.
-
-        Each good model is served at once, while the others are still being verified.
-        """
+        """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready."""
         log.info("models run on %s", self.choice)
         if not fast_json.COMPILED:
             log.info(

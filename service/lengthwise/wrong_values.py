@@ -67,10 +67,7 @@ def sentence(item: ErrorDetails) -> str:
 def all_wrong(
     errors: Sequence[ErrorDetails], known: Callable[[tuple[int | str, ...]], Iterable[str]], *, whole: str
 ) -> str:
-    """Every wrong key, with what is wrong and its value; at most ten of them.
-
-    `known` gives the valid keys of the table at a place; `whole` names the whole, for an error that belongs to no key.
-    """
+    """Every wrong key, at most ten, with what is wrong and its value; `whole` names what has no key."""
     places = [item["loc"] for item in errors]
     messages = []
     for item in errors:

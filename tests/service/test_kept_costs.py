@@ -6,11 +6,12 @@ import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from lengthwise import files
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.repository import judging, kept_costs, loading
@@ -24,6 +25,10 @@ UNDER: dict[str, str | int] = {"processor": "one", "max_batch_rows": 8}
 SPOILT = '{"conditions": {"processor": "one", "max_batch_rows": 8}, "table": %s}'
 
 
+def read(directory: Path, wanted: dict[str, str | int], **more: Any) -> CostTable | None:
+    return kept_costs.of(files.read_if_any(directory / kept_costs.FILE, kept_costs.MOST_BYTES), wanted, **more)
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A repository with the bundled model in it."""
@@ -33,7 +38,7 @@ def models(tmp_path: Path) -> Path:
 
 def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(tmp_path: Path) -> None:
     kept_costs.keep(tmp_path, UNDER, TABLE.to_json())
-    found = kept_costs.read(tmp_path, UNDER)
+    found = read(tmp_path, UNDER)
     assert found is not None
     assert found.to_json() == TABLE.to_json()
 
@@ -41,7 +46,7 @@ def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(tmp_path: P
 @pytest.mark.parametrize("other", [{"processor": "another"}, {"max_batch_rows": 16}])
 def test_under_other_conditions_it_is_passed_over(tmp_path: Path, other: dict[str, str | int]) -> None:
     kept_costs.keep(tmp_path, UNDER, TABLE.to_json())
-    assert kept_costs.read(tmp_path, {**UNDER, **other}) is None
+    assert read(tmp_path, {**UNDER, **other}) is None
 
 
 def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,13 +66,13 @@ def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.
 
 def test_a_table_learns_by_the_clock_that_it_is_read_with(tmp_path: Path) -> None:
     kept_costs.keep(tmp_path, UNDER, TABLE.to_json())
-    found = kept_costs.read(tmp_path, UNDER, clock=time.perf_counter)
+    found = read(tmp_path, UNDER, clock=time.perf_counter)
     assert found is not None
     assert found.clock is time.perf_counter
 
 
 def test_where_none_was_kept_there_is_none(tmp_path: Path) -> None:
-    assert kept_costs.read(tmp_path, UNDER) is None
+    assert read(tmp_path, UNDER) is None
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,7 @@ def test_a_spoilt_file_is_passed_over_with_a_word(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / kept_costs.FILE).write_bytes(content.encode("latin-1"))
-    assert kept_costs.read(tmp_path, UNDER) is None
+    assert read(tmp_path, UNDER) is None
     assert "is ignored" in caplog.text
 
 

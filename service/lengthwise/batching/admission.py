@@ -35,11 +35,7 @@ _LEAST_RATE: Final = 0.01  # lower bound of the rate
 
 
 class DrainRate:
-    """Predicted seconds of work that are taken from the queue in one second: `value`.
-
-    Runners that do nothing else on cores of their own make it their number; other work on these cores lowers it. It is
-    measured only while sequences wait: an idle runner drains nothing.
-    """
+    """Predicted seconds of work taken from the queue in a second: `value`, measured only while sequences wait."""
 
     def __init__(self, runners: int) -> None:
         self.value = float(runners)
@@ -112,11 +108,7 @@ class Admission:
     def check(
         self, queue: ModelQueue, padded_steps: int, seconds: float, *, patience: float, deadline: float, priority: int
     ) -> None:
-        """Raises what keeps a request from waiting; `patience` is the seconds until its deadline.
-
-        QueueFull has the seconds after which the queue can hold it; DeadlineExceeded: it would begin after its
-        deadline.
-        """
+        """Raises QueueFull (with the seconds to wait) or DeadlineExceeded; `patience`: seconds until the deadline."""
         rate = self.rate.value
         if (
             not queue.closed_to_new
@@ -169,11 +161,7 @@ class Admission:
         return too_full or (queue.closed_to_new and not priority)
 
     def _wait(self, queue: ModelQueue, deadline: float, priority: int) -> float:
-        """The predicted seconds until a new sequence begins; queues take turns.
-
-        Before it run those of its queue that are more urgent and have an earlier deadline: the planner lets a sequence
-        pass if it would otherwise miss its deadline.
-        """
+        """The predicted seconds until a new sequence begins, behind those that are more urgent and end earlier."""
         own = queue.seconds * queue.pending.share_before(priority, deadline) * self._queues.busy()
         return min(own, self.seconds) / self.rate.value
 

@@ -237,10 +237,7 @@ class Batcher:
             request.queue.metrics.cancelled(freed)
 
     async def drain(self, seconds: float) -> bool:
-        """Rejects new requests, finishes the accepted ones, and stops the runners.
-
-        Returns whether every accepted request was answered within `seconds`; the others fail with `Draining`.
-        """
+        """Refuses new requests, answers the accepted ones, stops the runners; whether all were answered in time."""
         until = self._clock() + seconds
         with self._lock:
             self._draining = True
@@ -312,10 +309,7 @@ class Batcher:
         self._settle(request, DeadlineExceeded("the deadline passed before the answer was there"))
 
     def _settle(self, request: PendingRequest, outcome: Any) -> int:
-        """Completes a request with its outcome, on the event loop; does nothing if it is settled already.
-
-        Returns how many of its sequences still waited, and will not run.
-        """
+        """Completes a request once, on the event loop; returns how many of its sequences waited and will not run."""
         if request.settled:
             return 0
         request.settled = True

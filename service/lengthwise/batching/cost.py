@@ -162,10 +162,7 @@ class CostTable:
         return Column.of(np.maximum.accumulate(weights @ at_width))
 
     def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
-        """Predicted seconds of one batch, with overhead and drift; `valid_steps` is None if all steps are valid.
-
-        Past the end of the grid they grow with the last slope over the width, and in proportion to the rows.
-        """
+        """Predicted seconds of one batch, with overhead and drift; past the grid they grow with its last slope."""
         return self._seconds(rows, width, valid_steps) * self.drift
 
     def _seconds(self, rows: int, width: int, valid_steps: int | None) -> float:
@@ -284,10 +281,7 @@ def seconds_of(times: Sequence[float], rows: float) -> float:
 
 
 def interpolated(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
-    """`values [..., points]` at `x`, `[...]`: linear between the points, and on the last slope past them.
-
-    Below the first point it is the first value; with one point only, the value grows in proportion.
-    """
+    """`values [..., points]` at `x`: linear; past the end the last slope, or in proportion with one point only."""
     if len(points) == 1:
         return values[..., 0] * max(1.0, x / points[0])
     right = max(1, min(bisect_left(points, x), len(points) - 1))

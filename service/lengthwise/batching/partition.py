@@ -108,11 +108,7 @@ def _between(low: int, high: int, ends: list[tuple[int, int]]) -> dict[int, int]
 
 
 def _block_sizes(count: int, rows: int, block: int) -> tuple[int, ...]:
-    """The sizes of the blocks of one width; a width with enough rows for full batches of its own leaves those out.
-
-    `rows` make a good batch; a block has `block` rows, fewer where a good batch would have fewer than
-    `_BLOCKS_PER_BATCH`.
-    """
+    """The sizes of the blocks of one width, without full batches of `rows`, of which it has enough for its own."""
     if count >= 2 * rows:
         count = rows + count % rows
     size = min(block, -(-rows // _BLOCKS_PER_BATCH))

@@ -177,11 +177,7 @@ class PendingSequences:
         return self.deadlines.first(self._waiting)
 
     def share_before(self, priority: int, deadline: float) -> float:
-        """Roughly which share of the waiting sequences would run before a new one: 0 to 1.
-
-        These are more urgent than it, and their deadlines are earlier; those are counted among the near ones, also
-        removed ones.
-        """
+        """Roughly which share of the waiting would run before a new one: more urgent, earlier deadline."""
         count = len(self._waiting)
         if not count:
             return 0.0

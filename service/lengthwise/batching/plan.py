@@ -107,10 +107,10 @@ def _anchor(
 
 
 def _allowed_seconds(anchor: WaitingSequence, column: Column, drift: float, limits: BatchLimits, now: float) -> float:
-    """Longest predicted run of the batch, in seconds before the drift.
+    """Longest predicted run of the batch, before the drift.
 
-    It must end before the anchor's deadline, if the anchor can meet it, and within `turn_seconds` where it has more
-    rows than `Column.enough_rows`: those gain nothing, and sequences that arrive meanwhile wait for them.
+    It ends before the anchor's deadline if it can, and within `turn_seconds` past `Column.enough_rows`, which gain
+    nothing.
     """
     worth = column.seconds[min(column.enough_rows, limits.most_rows(anchor.width))]
     most = min(limits.seconds / drift, max(limits.turn_seconds / drift, worth))

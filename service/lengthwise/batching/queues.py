@@ -100,10 +100,7 @@ class ModelQueue:
         return length if self.buckets is None else self.buckets.width_of(length)
 
     def fits(self, seconds: float) -> bool:
-        """Whether the next batch, with as many rows as make a row cheaper, is predicted to end within `seconds`.
-
-        Only the two sequences from which a plan can start are looked at. At least one sequence must wait.
-        """
+        """Whether the next batch, with as many rows as make one cheaper, is predicted to end within `seconds`."""
         urgent, hurried = self.pending.most_urgent(), self.pending.earliest_deadline()
         width = 0 if urgent is None else urgent.width
         if hurried is not None and hurried.width > width:
@@ -239,10 +236,7 @@ class ModelQueues:
         return any(queue.pending for queue in self._queues)
 
     def next(self, now: float, *, draining: bool) -> tuple[ModelQueue | None, float | None]:
-        """The queue to serve next: of those that are ready, the one with the least `used_seconds`.
-
-        Or None and the seconds until one is ready; or None twice if no sequence waits.
-        """
+        """The ready queue with the least `used_seconds`, and None; or None and the seconds until one is, if any."""
         waiting = [queue for queue in self._queues if len(queue.pending)]
         if not waiting:
             return None, None

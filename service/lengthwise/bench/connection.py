@@ -1,7 +1,4 @@
-"""One keep-alive connection of the load generator: sends whole requests as bytes, receives status and body.
-
-Of an answer it reads the status and the length only: the client's own time is part of every figure.
-"""
+"""One keep-alive connection of the load generator, which reads little: the client's time is part of every figure."""
 
 from __future__ import annotations
 

@@ -156,11 +156,7 @@ def _floats(values: Any) -> NDArray[np.float32]:
 def error_of(
     status: int, content: bytes, retry_after: str | None, body: RequestBody | None = None, via: str = ""
 ) -> RequestError:
-    """The error of a refusal.
-
-    Pointers to sequences of `body`, which was refused, become those to the caller's; `via` is said where the refusal is
-    none of a Lengthwise server.
-    """
+    """The error of a refusal, with pointers to the caller's sequences; `via`: the proxy, if it may be the proxy's."""
     document = _document(content)
     said = document.get("detail", document.get("error"))
     detail = said if isinstance(said, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace") + via

@@ -80,11 +80,7 @@ class PreparedSequences:
 
 
 def prepare(sequences: Sequence[GivenSequence], limits: ServerLimits, encoding: Encoding) -> PreparedSequences:
-    """Encodes sequences, in as many bodies as the limits require.
-
-    Raises ConfigurationError where `encoding` is `arrow` and that cannot be, TooLarge for a sequence larger than a
-    body.
-    """
+    """Encodes sequences, in as many bodies as the limits require; TooLarge for one larger than a body."""
     bodies: list[RequestBody] = []
     as_arrow = _uses_arrow(sequences, limits, encoding)
     for first, count in _parts(sequences, limits):

@@ -163,11 +163,7 @@ def _sent(
     deadline: Deadline,
     retries: int,
 ) -> Exchange:
-    """Sends a request, again if that makes sense, until it is answered with a 2xx; returns the `Answered`.
-
-    `request` gives its path and its content, as they are when it is sent; `body` is what it asks about, if it has
-    sequences.
-    """
+    """Sends what `request` gives at that moment, again if that makes sense, until it is answered with a 2xx."""
     failures = 0
     for number in range(retries + 1):
         _check(deadline)

@@ -8,16 +8,15 @@ number due per second in an open one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import click
 import orjson
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 
 from lengthwise.bench import plots
 from lengthwise.bench.figures import table
@@ -112,23 +111,6 @@ class BenchOptions(Options):
         )
 
 
-@dataclass(frozen=True)
-class Presentation:
-    """How the figures are presented: as JSON on stdout, or as a table."""
-
-    title: str
-    as_json: bool
-    plot: Path | None  # the file of a picture
-    console: Console = field(default_factory=lambda: Console(stderr=True))  # for progress and messages
-
-    def print(self, figures: dict[str, Any], drawn: Callable[[], Table]) -> None:
-        """Prints the figures as JSON or as a table."""
-        if self.as_json:
-            click.echo(orjson.dumps({"title": self.title, **figures}, option=orjson.OPT_INDENT_2))
-        else:
-            Console().print(drawn())
-
-
 @click.command(cls=Command)
 @click.argument("where", required=False, metavar="[URL or MODEL]")
 @flags(BenchOptions)
@@ -143,21 +125,9 @@ def bench(where: str | None, options: BenchOptions) -> None:
     if options.replay is not None and (options.request_rate is not None or options.data is not None):
         raise click.UsageError("--replay has its own requests and times: it excludes --request-rate and --data")
     loads, workload = options.loads(), options.workload()
-    sent = workload.replay or workload.data or workload.lengths
-    presentation = Presentation(f"{where or 'the bundled model'}, {sent}", options.as_json, options.plot)
-    show_loads(where, options.model, options.serve, loads, workload, presentation)
-
-
-def show_loads(
-    where: str | None,
-    model: str | None,
-    serve_options: dict[str, str],
-    loads: Sequence[LoadSpec],
-    workload: Workload,
-    presentation: Presentation,
-) -> None:
-    """Runs one load after the other on one service, or a recorded one."""
-    with progress_bar(presentation.console) as progress, served(where, serve_options, model=model) as service:
+    title = f"{where or 'the bundled model'}, {workload.replay or workload.data or workload.lengths}"
+    console = Console(stderr=True)
+    with progress_bar(console) as progress, served(where, options.serve, model=options.model) as service:
         if workload.replay is None:
             load_test = workload.load_test(service, tick=ticker(progress, "each by itself", requests=workload.distinct))
         else:
@@ -165,9 +135,12 @@ def show_loads(
             loads = [replace(loads[0], moments=recorded.moments, seconds=max(recorded.moments[-1], 0.1))]
             load_test = workload.replay_test(service, recorded)
         rows = [load_test.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
-    presentation.print({"loads": [row.to_json() for row in rows]}, lambda: table(rows, title=presentation.title))
-    if presentation.plot is not None:
-        plots.draw(rows, presentation.plot, title=presentation.title)
-        presentation.console.print(f"drawn: {presentation.plot}")
+    if options.as_json:
+        click.echo(orjson.dumps({"title": title, "loads": [row.to_json() for row in rows]}, option=orjson.OPT_INDENT_2))
+    else:
+        Console().print(table(rows, title=title))
+    if options.plot is not None:
+        plots.draw(rows, options.plot, title=title)
+        console.print(f"drawn: {options.plot}")
     if not all(row.is_sound for row in rows):
         raise click.exceptions.Exit(1)

@@ -88,10 +88,7 @@ def flags(model: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def keywords(model: type[Options]) -> Callable[[Function], Function]:
-    """Gives a function a keyword for each field of a model, and `options` for all of them in one object.
-
-    Its signature and the section `Args:` of its docstring show them.
-    """
+    """Gives a function a keyword for each field of a model, in its signature and `Args:`, and `options` for all."""
 
     def decorate(function: Function) -> Function:
         own = inspect.signature(function)
@@ -123,11 +120,7 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
 def add_flags(
     fields: Mapping[str, FieldInfo], *, as_texts: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds an option of click for each field. One that is not given is None, so that the field has its default.
-
-    `as_texts`: values are passed on as texts, because they have other sources, too, such as variables; a switch may
-    then also be switched off.
-    """
+    """Adds an option of click for each field, None if not given; `as_texts` if values have other sources, too."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for name in reversed([*fields]):

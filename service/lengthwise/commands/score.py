@@ -157,11 +157,7 @@ class ScoringRun:
         resume: bool,
         reading: dataset.Reading | None = None,
     ) -> Summary:
-        """Scores a file; with `resume`, an earlier run's lines are kept.
-
-        A RecordError ends the run after the lines of all records before it; for a bad record it also lists those after
-        it.
-        """
+        """Scores a file, or resumes it; a RecordError ends the run after the lines before it."""
         from lengthwise.scoring import offline
 
         manifest = self.model.loaded.manifest

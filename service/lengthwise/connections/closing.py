@@ -24,10 +24,7 @@ def gently(transport: asyncio.Transport) -> asyncio.Transport:
 
 
 class _Gentle(asyncio.Transport):
-    """Wraps a transport so that it closes in two steps; everything else is forwarded.
-
-    Methods that are called for each request are those of the wrapped transport, so that forwarding costs nothing.
-    """
+    """A transport that closes in two steps; what is called for each request is the wrapped one's own, at no cost."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()

@@ -40,10 +40,7 @@ class DrainedConnection(Protocol):
 
 
 class ConnectionDrain:
-    """Waits for a server's connections, and closes those that wait for no answer.
-
-    `pending`: how many were accepted and are not among them yet.
-    """
+    """Waits for a server's connections, and those `pending` to be one, and closes those that wait for nothing."""
 
     def __init__(
         self, connections: Collection[DrainedConnection], pending: Callable[[], int], clock: Callable[[], float]

@@ -52,10 +52,7 @@ class Hold:
         return self.inflight.crowded
 
     def set(self, size: int) -> None:
-        """Changes the call's bytes to `size`; TooLarge if that alone is more than the bound.
-
-        InflightFull: with the other calls' bytes it is more than the bound; the call keeps its old size.
-        """
+        """Changes the call's bytes; TooLarge if never possible, InflightFull if not now: it keeps its old size."""
         inflight = self.inflight
         held = inflight.bytes + size - self.size
         if held > inflight.max_bytes and size > self.size:

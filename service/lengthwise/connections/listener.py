@@ -69,10 +69,7 @@ class Listener:
         connections: Collection[object],
         kept_alive: KeptAlive | None = None,
     ) -> None:
-        """Accepts connections from now on, on the running event loop; `make` makes their protocols.
-
-        The protocols keep `connections`, and `kept_alive`, the idle ones; without it none gives way.
-        """
+        """Accepts connections from now on; the protocols that `make` makes keep `connections` and `kept_alive`."""
         self._make, self._connections = make, connections
         self._kept_alive = kept_alive or KeptAlive()
         self._loop = asyncio.get_running_loop()

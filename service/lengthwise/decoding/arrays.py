@@ -1,8 +1,4 @@
-"""Converts a Python caller's sequences to items, by the rules for a body. One error names everything that is wrong.
-
-A model of values takes `[length, features]` of any real type, with NaN for a missing value; with one feature,
-`[length]` is accepted too. A token model takes `[length]` whole numbers. What a caller may pass is read by `given`.
-"""
+"""Converts a Python caller's sequences, read by `given`, to items, by the rules for a body. One error names all."""
 
 from __future__ import annotations
 
@@ -23,11 +19,7 @@ _FLOAT32: Final = np.dtype(np.float32)
 
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *, ask: bool = True) -> list[Item]:
-    """Converts and validates sequences in any form that `given` reads, in their order.
-
-    Raises InvalidSequences, which names each that the model does not accept by its index, and ConfigurationError for a
-    table of which it is not clear what its columns are.
-    """
+    """Converts and validates sequences in any form that `given` reads; InvalidSequences names each that is wrong."""
     found = items_or_reasons(sequences, manifest, layout, ask=ask)
     problems = [Problem(f"/sequences/{place}", one) for place, one in enumerate(found) if isinstance(one, str)]
     if problems:
@@ -94,10 +86,7 @@ def accepted(
 
 
 def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: int | None) -> Steps:
-    """Converts the steps that `given` read: to `[length, features]` float32, or to `[length]` int64.
-
-    `features` is None if it is not known, then `[length]` has one. Raises ValueError for another form.
-    """
+    """Converts what `given` read to `[length, features]` float32, or `[length]` int64; ValueError for another form."""
     if kind == "tokens":
         return _tokens(array)
     if array.ndim == 1 and features in (1, None):

@@ -99,10 +99,7 @@ def _attention(pa: Any, items: Sequence[Item], answers: list[Answer]) -> Any:
 
 
 def _places(items: Sequence[Item]) -> tuple[NDArray[np.int32], NDArray[np.intp], NDArray[np.bool_]]:
-    """Where the steps of all sequences stand in a list column.
-
-    Returns the offsets of the rows, the places of the kept steps, and whether each step sent was left out.
-    """
+    """The offsets of the rows of a list column, the places of the kept steps, and whether each step was left out."""
     offsets = np.zeros(len(items) + 1, dtype=np.int32)
     np.cumsum([item.sent_steps for item in items], out=offsets[1:])
     starts: list[int] = offsets.tolist()

@@ -41,10 +41,7 @@ _QUICK_ROWS: Final = 64  # read one by one in such a body; each takes about ten 
 def read(
     body: bytes, asked: CallOptions, problems: Problems, find: Find, *, max_sequences: int, quick: bool = False
 ) -> Call | None:
-    """Reads an inflated body, and adds what is wrong to `problems`; raises as `validation.read`.
-
-    `quick`: nothing but valid rows is read, and None is returned where there is another.
-    """
+    """Reads an inflated body as `validation.read`; `quick`: valid rows only, and None where there is another."""
     try:
         batches = arrow_stream.record_batches(body, check_columns, most=_QUICK_BATCHES if quick else max_sequences)
     except TooLarge:
@@ -97,10 +94,7 @@ class _RowReader:
         self._offsets = offsets_of(self._column)
 
     def items(self, first: int, problems: Problems | None) -> tuple[list[Item], int] | None:
-        """The items of all rows, and the bytes that they keep in memory besides their own steps.
-
-        Without `problems`: None where a row is not valid.
-        """
+        """The items, and the bytes that they hold beside their own steps; without `problems`, None if one is wrong."""
         made = self._valid_items()
         if made is None:
             if problems is None and len(self._ids) > _QUICK_ROWS:

@@ -85,10 +85,7 @@ def offsets_of(column: Any) -> NDArray[np.int64]:
 
 
 def step_column(column: Any, body: bytes | None = None) -> StepColumn | None:
-    """The steps of a validated column; None where a step is null, or has not as many features as the others.
-
-    Where they need no conversion, and the buffers are a part of `body`, the array is a view of it.
-    """
+    """The steps of a validated column, if possible as a view of `body`; None where they are no rectangle."""
     offsets = offsets_of(column)
     inner = column.values
     if not is_nested(column):

@@ -162,10 +162,7 @@ class ColumnSteps(SentSteps):
 
 
 def _faults(steps: Steps, takes_missing: bool, feature_mask: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-    """How many problems each step has: a missing value where none may be, and the first that is not finite.
-
-    `steps [steps, features]` float32; `feature_mask` is True for each feature that is kept, the others may be missing.
-    """
+    """How many problems each of `[steps, features]` has: missing values where none may be, the first not finite."""
     if np.count_nonzero(np.isfinite(steps)) == steps.size:
         return np.zeros(len(steps), dtype=np.int64)
     infinite = np.isinf(steps)

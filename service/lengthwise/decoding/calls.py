@@ -1,7 +1,4 @@
-"""A decoded request: the result of decoding a body under any protocol, and the rules that all protocols check.
-
-A `Call` has one `Item` for each sequence, and is always valid: protocols reject a wrong body before they make one.
-"""
+"""A decoded request: the result of decoding a body under any protocol, always valid, and the rules that all check."""
 
 from __future__ import annotations
 
@@ -136,10 +133,7 @@ def make_item(
 
 
 def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
-    """Copies the steps of items that are views of a tensor, if they use less than half of its memory.
-
-    Returns the items, and how many bytes they hold in memory besides their own steps.
-    """
+    """Copies steps that are views of a tensor if they use less than half of it; also the bytes held beside them."""
     owner: Any = tensor
     while isinstance(owner, np.ndarray) and owner.base is not None:
         owner = owner.base
@@ -177,11 +171,7 @@ class Call(NamedTuple):
 
 @dataclass(slots=True)
 class Problems:
-    """Collects what is wrong with a body: the first problems as text, then only their number.
-
-    Making a text takes longer than reading a valid value. So code that may meet many problems calls `add` only while
-    `listing`, and `count` afterwards.
-    """
+    """What is wrong with a body: the first as text, then only a number, as a text takes longer than a valid value."""
 
     most_listed: int = 20
     first: list[Problem] = field(default_factory=list)

@@ -83,11 +83,7 @@ def read(
     check: Callable[[Record], object] = lambda _record: None,
     reading: Reading = _PLAIN,
 ) -> Iterator[Record]:
-    """The records of a file, one by one, in its order; all of them have as many features a step.
-
-    `check` raises ConfigurationError for a record that cannot be used. At the end of the file, one is raised with the
-    lines of the first `MOST_TOLD` bad records.
-    """
+    """The records of a file in its order; at its end, an error has the first `MOST_TOLD` bad ones, by `check` too."""
     return _all_good(entries(path, kind, reading=reading), check)
 
 
@@ -121,11 +117,7 @@ def entries(
     advance: Advance = lambda _share: None,
     reading: Reading = _PLAIN,
 ) -> Iterator[Record | BadRecord]:
-    """Reads the records of a file, with a `BadRecord` in the place of each bad one.
-
-    Two records may have different numbers of features here: the first may be the wrong one, and the caller knows what
-    the model needs. Raises ConfigurationError for a file that cannot be read, or is not of its suffix's format.
-    """
+    """The records of a file, with a `BadRecord` for each bad one; features may differ, as the first may be wrong."""
     found = _entries(path, kind, advance, reading)
     return map(_transposed, found) if reading.channels_first else found
 

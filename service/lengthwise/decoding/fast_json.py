@@ -82,10 +82,7 @@ def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> 
 
 
 def _made(sequences: Any, features: int | None, manifest: Manifest) -> tuple[Sequence[Item], int] | None:
-    """The items of what the C module read, and the bytes beside them; None where a rule wants Python's reader.
-
-    One sequence without anything beside it comes as the bytes of its numbers.
-    """
+    """The items of what the C module read, and the bytes beside them; None where a rule wants Python's reader."""
     if isinstance(sequences, bytes):
         steps = _steps(sequences, features)
         return None if len(steps) < manifest.min_length else ((make_item(steps, manifest, sent_steps=len(steps)),), 0)

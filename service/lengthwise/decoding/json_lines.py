@@ -84,7 +84,7 @@ def plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:
     except (orjson.JSONDecodeError, RepeatedKey):  # the whole line says what is wrong with it
         return None
     features = line.count(b",", opening.end(), line.find(b"]", opening.end())) + 1 if opening[1] else 1  # of the first
-    steps = _array(b"[%b]" % memoryview(line)[start:end], None if kind == "tokens" else features)
+    steps = _array(b"".join((b"[", memoryview(line)[start:end], b"]")), None if kind == "tokens" else features)
     if steps is None:
         return None
     fields["steps"] = steps
@@ -92,10 +92,7 @@ def plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:
 
 
 def _array(sequences: bytes, features: int | None) -> Steps | None:
-    """An ordinary list of steps, within another: `[length, features]` float32 or `[length]` int64; None of any other.
-
-    A copy, since NumPy cannot write to the bytes that were read.
-    """
+    """A list of steps within another as an array that can be written to; None if it is not ordinary."""
     if _fast_json is None:
         return None
     if features is None:

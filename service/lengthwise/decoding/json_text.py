@@ -30,10 +30,7 @@ _CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
 
 
 def parse(body: bytes | bytearray, what: str = "the body") -> Any:
-    """Parses a body. NaN and Infinity literals, duplicate keys and very deep nesting are errors.
-
-    Raises InvalidRequest with one problem, or TooLarge for more than `MAX_PARTS`; `what` is its name in messages.
-    """
+    """Parses a body; NaN, Infinity, duplicate keys and very deep nesting are errors. `what` is its name in messages."""
     parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
     if parts > MAX_PARTS:
         raise too_many(parts)
@@ -69,11 +66,7 @@ def too_many(parts: int) -> TooLarge:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Pauses the garbage collector of the whole process while a parsed body exists.
-
-    A hostile body has millions of arrays. The collector would visit them again and again, and all threads wait each
-    time (measured: three quarters of the time).
-    """
+    """Pauses the garbage collector, which would visit a hostile body's parts again and again (3/4 of the time)."""
     running = gc.isenabled()
     gc.disable()
     try:

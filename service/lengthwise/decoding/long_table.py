@@ -100,10 +100,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def roles(names: Sequence[str], given: ColumnNames) -> Roles:
-    """What each column is, by the caller's word or by its name.
-
-    Raises ConfigurationError: a named column is not there, two columns may be the same thing, or no feature is left.
-    """
+    """What each column is, by the caller's word or by its name; ConfigurationError where that is not clear."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigurationError(f"the column {twice[0]!r} is there twice; rename one")
@@ -166,11 +163,7 @@ def one_sequence(columns: Mapping[str, Cells], given: ColumnNames, key: Sequence
 def sequences(
     columns: Mapping[str, Cells], given: ColumnNames, *, texts: bool = False, ids_are_needed: bool = True
 ) -> tuple[list[LongSequence], Roles]:
-    """The sequences of a table, in the order in which their first rows stand in it.
-
-    `texts`: every cell is a text, as in a CSV file; `ids_are_needed`: a table without ids and times is refused, and not
-    one sequence. Raises ConfigurationError as `roles`, or where a column cannot be what it is said to be.
-    """
+    """The sequences of a table, by their first rows; `texts`: cells are texts; without ids it may be refused."""
     names = [*columns]
     if not names or not len(columns[names[0]]):
         raise ConfigurationError("the table has no row")

@@ -43,10 +43,7 @@ def as_array(given: Any) -> NDArray[Any]:
 
 
 def steps_array(given: Any) -> NDArray[Any]:
-    """The steps of one sequence as float32, or as int64 where they are a list of whole numbers.
-
-    Numbers are rounded as the service rounds those of a JSON body, so the answer has the same bits. Raises ValueError.
-    """
+    """The steps of one sequence as float32, rounded as those of a JSON body, or int64 for a list of whole numbers."""
     array = _array(given)
     if array.ndim not in (1, 2):
         hint = "" if array.ndim else "; put a single sequence in a list too"

@@ -47,11 +47,7 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
 
 
 def find_model(asked: CallOptions, find: Find, problems: Problems, *, in_query: bool = False) -> ServedModel:
-    """Finds the model that a request asks for; adds an unknown alias to `problems`.
-
-    `in_query`: options are parameters of the query, which have no JSON pointer. If the request has other problems too,
-    raises InvalidRequest with all that are known by then.
-    """
+    """Finds the model that a request asks for; an error has all problems known by then, without pointers in a query."""
     if not asked.named:  # without the model the sequences cannot be checked
         raise problems.error()
     try:

@@ -83,10 +83,7 @@ class JsonSteps(SentSteps):
 
 
 def tell(told: Sequence[tuple[int, Any]], faults: int, where: SentWhere, *, count: int, has_list: bool) -> None:
-    """Adds the problems of steps of which only the first are told, as index and step; `faults` are those of all.
-
-    `count` steps are kept; `has_list`: a step is an array.
-    """
+    """Adds the problems of `count` kept steps: `faults` in all, of which only the first are told, as index and step."""
     before, features = where.problems.total, where.manifest.input.features
     places, entries = [place for place, _ in told], [entry for _, entry in told]
     if has_list and features is not None:  # a right one, since not all may be no arrays
@@ -99,10 +96,7 @@ def tell(told: Sequence[tuple[int, Any]], faults: int, where: SentWhere, *, coun
 
 
 def _array(entries: list[Any], features: int | None) -> Steps | None:
-    """The steps as an array; None if a step is not made of numbers.
-
-    A number beyond float32 becomes infinite and a missing value NaN: `why_rejected` looks at both.
-    """
+    """The steps as an array, infinite beyond float32, NaN if missing; None if a step is not made of numbers."""
     at_once = max(1, _NUMBERS_AT_ONCE // (features or 1))
     if len(entries) > at_once:
         parts: list[Any] = []

@@ -21,10 +21,7 @@ def is_of(given: Any, package: str) -> bool:
 
 
 def columns_of(given: Any) -> dict[str, Cells] | None:
-    """The columns of a table, in their order; None for anything else.
-
-    Levels of a pandas index that have a name are columns too. Two columns with one name are a ConfigurationError.
-    """
+    """The columns of a table, with named levels of a pandas index; None for anything else."""
     found: Iterable[tuple[str, Cells]]
     if is_of(given, "pandas") and hasattr(given, "reset_index") and hasattr(given, "columns"):
         frame = given.reset_index() if given.index.nlevels > 1 or given.index.name is not None else given

@@ -111,10 +111,7 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
 
 
 def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
-    """Reads one entry of `sequences`: a list of steps, or an object. None if something is wrong with it.
-
-    Its `steps` may be `SentSteps`, and its masks `SentMask`, of another encoding.
-    """
+    """One entry of `sequences`, whose steps and masks may be of another encoding; None if it is wrong."""
     before = problems.total
     step_mask = feature_mask = identifier = None
     steps, at = value, pointer

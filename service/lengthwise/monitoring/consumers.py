@@ -122,10 +122,7 @@ class CallBuffer:
 
 
 class ConsumerThread:
-    """A daemon thread that passes buffered calls to consumers, `most` in a turn.
-
-    With `at_rest`, calls are consumed only while it is true, and models run in the background.
-    """
+    """A daemon thread for consumers, `most` calls in a turn; with `at_rest`, only while that is true."""
 
     def __init__(self, name: str, buffers: Sequence[CallBuffer], most: int, at_rest: AtRest | None = None) -> None:
         self._buffers = buffers

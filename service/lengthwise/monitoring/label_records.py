@@ -35,10 +35,7 @@ def read_labels(path: Path) -> dict[str, Any]:
 
 
 def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, int]:
-    """Writes the recorded sequences that have a label into one new Parquet file with `id`, `steps` and `label`.
-
-    Of several records with one id the last is written. Returns how many were written, and how many records there are.
-    """
+    """Writes recorded sequences with a label (of one id the last) into a new file; their number, and all records'."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -12,10 +12,7 @@ if TYPE_CHECKING:
 
 
 class PatientOutput(io.RawIOBase):
-    """A file that is written to from its beginning, and never fails to take bytes: those that have no room wait.
-
-    Closing the descriptor is for the caller.
-    """
+    """A file that never fails to take bytes: those without room wait. Closing the descriptor is for the caller."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()

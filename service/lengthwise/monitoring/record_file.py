@@ -38,10 +38,7 @@ _numbers: Final = itertools.count(1)
 
 
 class RecordFile:
-    """A file of one model that is being written; `example` is a row, whose steps say if they are values or tokens.
-
-    `opened` is on the caller's clock. Raises OSError if it cannot be written.
-    """
+    """A file of one model that is being written; the steps of `example` say if they are values or tokens."""
 
     def __init__(self, directory: Path, model: str, example: dict[str, Any], now: float) -> None:
         import pyarrow as pa
@@ -127,10 +124,7 @@ class RecordFile:
 
     @staticmethod
     def remove_abandoned(directory: Path) -> None:
-        """Removes the incomplete files of processes that ended: one that is being written is locked.
-
-        Ids of processes say nothing: the process may be in another container.
-        """
+        """Removes files of ended processes: those without a lock, as ids mean little among containers."""
         for part in directory.glob(UNFINISHED):
             with suppress(OSError):  # it is locked, or was completed meanwhile
                 with part.open("rb+") as file:
@@ -139,10 +133,7 @@ class RecordFile:
 
 
 def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
-    """The path of a new file, that of its part, and the descriptor whose lock says that the part is being written.
-
-    Processes in other containers may have the same id, and write into the same folder, which somebody may have removed.
-    """
+    """A new file, its part, and the descriptor whose lock marks it: other containers may have equal ids."""
     directory.mkdir(parents=True, exist_ok=True)
     while True:
         path = directory / f"{start}-{next(_numbers):06d}-{model}.parquet"

@@ -75,10 +75,7 @@ class Recorder:
         return True
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
-        """Writes calls. Without room on the disk, `MOST_WAITING_BYTES` of them wait; further ones are lost.
-
-        A file that cannot be written at all is removed; writing starts again with another one.
-        """
+        """Writes calls. Without room on the disk, `MOST_WAITING_BYTES` of them wait; further ones are lost."""
         for call in calls:
             rows = rows_of(call)
             if self._clock() < self._paused_until:
@@ -184,10 +181,7 @@ class Recorder:
         return found
 
     def _guarded(self, write: Callable[[], None]) -> None:
-        """Writes; after an error the open files and the waiting rows are lost, and nothing is written for a while.
-
-        Any error counts: rows that stayed here would fail again with all that come after them, and fill the memory.
-        """
+        """Writes; any error loses the open files and waiting rows, which else fail again and again, and pauses."""
         try:
             write()
         except Exception as error:

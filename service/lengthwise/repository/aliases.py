@@ -21,6 +21,7 @@ log = logging.getLogger("lengthwise.scan")
 FILE: Final = "aliases.json"
 CHAMPION: Final = "champion"  # the version for requests that name none
 _MOST_BYTES: Final = 2**16
+_NO_ALIAS: Final = "is not an alias: use up to 64 small letters, digits, '-' and '_', beginning with a letter"
 
 Aliases = Mapping[str, int]
 
@@ -38,10 +39,7 @@ def read(folder: Path) -> Aliases:
         raise ConfigurationError(f'{path}: the form is {{"champion": 3, "candidate": 4}}')
     for alias, version in found.items():
         if not is_alias(alias):
-            raise ConfigurationError(
-                f"{path}: {alias[:40]!r} is not an alias: use up to 64 small letters, digits, '-' and '_', beginning "
-                "with a letter"
-            )
+            raise ConfigurationError(f"{path}: {alias[:40]!r} {_NO_ALIAS}")
         if type(version) is not int or not is_version(str(version)):
             raise ConfigurationError(f"{path}: {alias}: a version is a whole number from 1, not {version!r}")
     return found
@@ -59,10 +57,7 @@ def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
             del found[alias]
         else:
             if not is_alias(alias):
-                raise ConfigurationError(
-                    f"{alias!r} is not an alias: use up to 64 small letters, digits, '-' and '_', beginning with a "
-                    "letter"
-                )
+                raise ConfigurationError(f"{alias!r} {_NO_ALIAS}")
             if not (folder / str(version)).is_dir():
                 there = sorted(int(path.name) for path in folder.iterdir() if is_version(path.name))
                 raise ConfigurationError(

@@ -74,10 +74,7 @@ class Repository:
                 yield self.models[name][version]
 
     def find(self, name: str | None, version: str | None) -> LoadedModel:
-        """The model that a request means; `version` is digits or an alias, None for the champion or the highest.
-
-        Raises NotReady (no model at all, or this one may still come), NoSuchAlias or ModelNotFound.
-        """
+        """The model that a request means (`version`: digits or an alias); NotReady, NoSuchAlias or ModelNotFound."""
         if not self.models:
             raise self.none_ready()
         name = self.unnamed if name is None else name

@@ -71,11 +71,7 @@ class JudgeProcess:
         devices: Sequence[Device],
         stopping: Stopping,
     ) -> Judged:
-        """Judges a model.
-
-        Raises ModelError with the reason, Stopped, or NotJudged: the process could not be started, or was killed from
-        outside.
-        """
+        """Judges a model; NotJudged if the process could not be started or was killed from outside."""
         key = files.manifest.key
         task = JudgeTask(files, limits, budget_seconds, tuple(devices))
         with self._memory(stopping) as most:

@@ -145,10 +145,7 @@ def judge(
     devices: Sequence[Device],
     stopping: Stopping,
 ) -> Judged:
-    """Verifies a model in this process and measures the costs of batches within the limits.
-
-    Raises ModelError with the reason why it must not be served, or Stopped.
-    """
+    """Verifies a model in this process and measures its costs; ModelError says why it must not be served."""
     manifest = files.manifest
     _check_verification(files.verification, manifest)
     session = files.open(devices)

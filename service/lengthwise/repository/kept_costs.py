@@ -43,21 +43,10 @@ def conditions(manifest: Manifest, session: Session, limits: BatchLimits) -> dic
     }
 
 
-def read(
-    directory: Path, wanted: dict[str, str | int], *, clock: Callable[[], float] = time.thread_time
-) -> CostTable | None:
-    """The table stored under these conditions, or None; `clock` is that of `CostTable`."""
-    return of(files.read_if_any(directory / FILE, MOST_BYTES), wanted, clock=clock, source=str(directory / FILE))
-
-
 def of(
-    content: bytes | None,
-    wanted: dict[str, str | int],
-    *,
-    clock: Callable[[], float] = time.thread_time,
-    source: str = FILE,
+    content: bytes | None, wanted: dict[str, str | int], *, clock: Callable[[], float] = time.thread_time
 ) -> CostTable | None:
-    """As `read`, from the file's content; None for a missing file."""
+    """The table of a file's content, if stored under these conditions; `clock` is that of `CostTable`."""
     if content is None:
         return None
     try:
@@ -66,7 +55,7 @@ def of(
             return None
         return CostTable.from_json(stored["table"], clock=clock)
     except Exception as error:  # no digest protects the file, so it may hold anything; the costs can be measured
-        log.warning("%s is ignored, the costs are measured: %.200r", source, error)
+        log.warning("%s is ignored, the costs are measured: %.200r", FILE, error)
         return None
 
 

@@ -52,10 +52,7 @@ def conditions(manifest: Manifest, session: Session) -> dict[str, str | int]:
 def chosen(
     own: Session, open_plain: Callable[[], Session], manifest: Manifest, stored: bytes | None
 ) -> tuple[Session, dict[str, Any] | None]:
-    """The session that serves, `own` or the one with onnxruntime's kernels; and what `keep` stores of a new choice.
-
-    `stored` is the content of the model's `kernels.json`.
-    """
+    """The session that serves, and what `keep` stores of a new choice; `stored` is the content of `kernels.json`."""
     under = conditions(manifest, own)
     kept = of(stored, under)
     if kept is not None:

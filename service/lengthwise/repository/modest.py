@@ -23,10 +23,7 @@ _LATER_SECONDS: Final = 5
 
 
 def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
-    """The memory that a process may take which starts now, beside `allotted_bytes` that others may take.
-
-    If a container runs out of memory, the system may kill everything in it.
-    """
+    """What a new process may take beside `allotted_bytes`: out of memory, a container may be killed as a whole."""
     left = memory_left_bytes()
     return most_bytes if left is None else min(most_bytes, int(SHARE_OF_MEMORY * max(0, left - allotted_bytes)))
 

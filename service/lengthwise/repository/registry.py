@@ -129,10 +129,7 @@ class Registry:
             await self._look(self.repository)
 
     async def load(self, name: str) -> Refusal | None:
-        """Scans the folder for one name: verifies its rejected versions again, and serves it if it was unloaded.
-
-        Returns why its highest version is not served. Versions that were served before stay served.
-        """
+        """Scans for one name, rejected versions too, and no longer unloaded; returns why its highest is not served."""
         result = await self._to_its_end(lambda: self._look(self.repository.allowing(name), name))
         refused = {refusal.key.version: refusal for refusal in result.refused if refusal.key.name == name}
         versions = [*refused, *result.models.get(name, ())]
@@ -154,10 +151,7 @@ class Registry:
         log.info("%s is unloaded", name)
 
     async def _to_its_end(self, change: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """Makes a client's change when no other is being made; if the client leaves, a change that has begun goes on.
-
-        Its scan runs in a thread that would go on anyway, and the next one must not run beside it.
-        """
+        """Makes a client's change alone and to its end, even if the client leaves: its scan would go on anyway."""
         await self._changing.acquire()
         task = asyncio.create_task(change())
         self._change_made = task  # the event loop itself keeps no task alive
@@ -239,10 +233,7 @@ def _log_aliases(before: Repository, now: Repository) -> None:
 
 
 async def in_daemon_thread(function: Callable[[], R]) -> R:
-    """Runs a function in a daemon thread: its result, or its error.
-
-    The process waits for the event loop's own threads at its end, and reading a folder may block for ever.
-    """
+    """Runs a function in a thread for which the process does not wait: reading a folder may block for ever."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[R] = loop.create_future()
 

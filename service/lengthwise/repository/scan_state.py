@@ -16,10 +16,7 @@ log = logging.getLogger("lengthwise.scan")
 
 
 class ScanState:
-    """The results of a running scan: versions to verify (`left`), those served already, and why others were rejected.
-
-    `kept` are served beside the highest one, under a policy of one version.
-    """
+    """The results of a running scan: what is left, served already, or was rejected; `kept` are served in any case."""
 
     def __init__(
         self,
@@ -57,10 +54,7 @@ class ScanState:
         return next((key for key in self.left if key.name not in judged), None)
 
     def bytes_beside(self, key: Key, judged: Collection[Key]) -> int:
-        """Bytes of the graphs that are served beside a version: settled, or still to come.
-
-        The caller counts those in `judged`, which are being verified.
-        """
+        """Bytes of the graphs served beside a version, settled or to come; without those in `judged`."""
         staying = [
             self.running[other]
             for other in self.left
@@ -72,10 +66,7 @@ class ScanState:
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
 
     def settle(self, key: Key, model: LoadedModel | None, reason: str | None, current: DirectoryState | None) -> None:
-        """Stores the result of a version: what is served as it, and why not the model in its directory.
-
-        Without `current`, the state of its directory, the next scan verifies it again in any case.
-        """
+        """Stores the result of a version; without `current`, its directory's state, it is verified again."""
         self.left.remove(key)
         if current is not None:
             self._states[key] = current

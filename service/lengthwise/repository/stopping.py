@@ -38,10 +38,7 @@ class Stopping:
 
     @contextmanager
     def ending(self, end: Callable[[], None]) -> Iterator[None]:
-        """Registers a callback for the duration of the block; called at once if the signal is set already.
-
-        It runs in the thread that stops, under a lock, so it must be short.
-        """
+        """Registers a short callback, run by the thread that stops, for a block; called at once if it is set."""
         with self._lock:
             self._ends.append(end)
             if self._stopped:

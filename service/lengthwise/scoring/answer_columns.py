@@ -1,7 +1,4 @@
-"""The columns that a table gets for the answers of a model: their names and kinds follow from its manifest.
-
-A column has the name and the value of a field of a prediction of `POST /predict`.
-"""
+"""The columns that a table gets for answers: names and values of fields of `POST /predict`, by the manifest."""
 
 from __future__ import annotations
 

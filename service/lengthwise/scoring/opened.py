@@ -37,11 +37,7 @@ class OpenModel:
     def answers(
         self, items: Sequence[Item], *, attention: bool = False, threads: int | None = None
     ) -> list[ScoringResult]:
-        """The answer or the error of each item that the model accepts, in their order.
-
-        They are sorted by length before they are planned, so a batch has little padding, however many there are. With
-        one thread, the batches run in the caller's.
-        """
+        """The answer or error of each valid item, in order; sorted by length before planning, for little padding."""
         threads = self.threads if threads is None else threads
         from lengthwise.scoring import offline
 
@@ -109,11 +105,7 @@ _lock = threading.Lock()
 
 
 def opened(options: ModelOptions) -> OpenModel:
-    """The model, opened at the first call in this process, by any thread. A newly published version is opened anew.
-
-    An engine sends a scorer to its workers again with every task, and opening takes about a second, so a process keeps
-    the last `MOST_OPEN`.
-    """
+    """The model, opened once in this process, by any thread, and anew when a version is published anew."""
     key = (os.getpid(), options, _published(options.directory))
     with _lock:
         model = _open_models.get(key)

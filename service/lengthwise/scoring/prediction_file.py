@@ -19,11 +19,7 @@ from lengthwise.errors import ConfigurationError
 
 
 class PredictionFile:
-    """The file, open for writing; its folder is made where there is none.
-
-    `resume` continues an existing file, `overwrite` replaces it; else only an empty one is written. `exact`: a line
-    that is computed again has the same bytes.
-    """
+    """The file, open for writing: a new one, or resumed or overwritten. `exact`: equal lines have equal bytes."""
 
     def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False, exact: bool = True) -> None:
         self._path = path

@@ -149,11 +149,7 @@ class Scorer:
         return self._columns(Manifest.read(self._options().directory))
 
     def open(self) -> OpenModel:
-        """Opens the model, unless this process has it open already.
-
-        Raises ConfigurationError (no such directory, provider or attention) or ModelError (it fails its verification
-        here).
-        """
+        """Opens the model, unless this process has it open; raises as `lengthwise.load`, or if it has no attention."""
         model = opened(self._options())
         self._check_attention(model.loaded.manifest)
         return model

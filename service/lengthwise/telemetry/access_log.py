@@ -31,10 +31,7 @@ class AccessLog:
         reason: str | None = None,
         trace_id: str | None = None,
     ) -> None:
-        """Writes a call's line, if the call is in the random share.
-
-        `request_id` is safe to log; `model` is name and version, both empty where it is not served.
-        """
+        """Writes a call's line, if it is in the random share; `model` is name and version, or two empty texts."""
         if self._draw() >= self._share:
             return
         name, version = model
