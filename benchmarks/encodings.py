@@ -29,8 +29,7 @@ from benchmarks import machine, output, pages
 from benchmarks.processes import cpu_seconds
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
-from lengthwise.bench.load import ask_each, drive
-from lengthwise.bench.schedule import Closed
+from lengthwise.bench.load import Closed, ask_each, drive
 from lengthwise.bench.workload import Input, json_body, make_sequences
 from lengthwise.client.bodies import ServerLimits, prepare
 from lengthwise.decoding.given import sequences_of

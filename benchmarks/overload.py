@@ -42,8 +42,7 @@ from benchmarks import machine, output, pages
 from benchmarks.workloads import WORKLOADS
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
-from lengthwise.bench.load import Measurement, drive
-from lengthwise.bench.schedule import Open
+from lengthwise.bench.load import Measurement, Open, drive
 from lengthwise.bench.trial import LoadSpec, json_requests, prepare
 from lengthwise.bench.workload import arrival_moments
 from lengthwise.padding import Steps

@@ -34,8 +34,7 @@ from benchmarks.processes import cpu_seconds
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Latency
-from lengthwise.bench.load import ask_each, drive
-from lengthwise.bench.schedule import Closed
+from lengthwise.bench.load import Closed, ask_each, drive
 from lengthwise.bench.workload import Input, json_body, make_sequences
 from lengthwise.padding import Steps
 from lengthwise.protocols.grpc_infer import INFER

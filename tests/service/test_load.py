@@ -12,8 +12,7 @@ import pytest
 
 from lengthwise.bench import load as load_module
 from lengthwise.bench.connection import ConnectionLostError, LoadConnection, ServerAddress
-from lengthwise.bench.load import Measurement, ask_each, drive
-from lengthwise.bench.schedule import Closed, Open
+from lengthwise.bench.load import Closed, Measurement, Open, ask_each, drive
 from lengthwise.errors import ConfigurationError
 from tests.support.small_server import Reply, SmallServer, serving
 

@@ -1,7 +1,6 @@
 """Whether a request may wait, and when one that may not should come back. The batcher locks.
 
-The queue is limited in padded steps, and in predicted seconds: the cost of what waits, over the rate at which the
-runners drain it (`DrainRate`).
+The queue is limited in padded steps, and in predicted seconds: the cost of what waits over the rate of draining it.
 
 | the request | is |
 |---|---|
@@ -10,10 +9,8 @@ runners drain it (`DrainRate`).
 | it would begin after its own deadline | refused (504), at once and not when the deadline passes |
 | otherwise | queued |
 
-A full queue stays closed until it has drained to `REOPENING` of its limit: if it took one request for each that leaves,
-whether a retry succeeds would be chance, and no time to come back would be true. The runners are busy all the time. A
-request with a priority is refused only while the queue is full. Of several models, each may use its equal share of the
-limits although the queue is full.
+A full queue stays closed until it has drained to `REOPENING` of its limit, else whether a retry succeeds would be
+chance, and no time to come back true; only a priority passes. Of several models, each may use its equal share.
 """
 
 from __future__ import annotations

@@ -8,13 +8,9 @@ submit: full? draining? too late? ── wake ──> take the next batch: which
    <────────── one call for all of them ──────┘ and take the next batch, without asking the event loop
 ```
 
-A runner takes its next batch itself (`batching.runners`), so no time is lost on the event loop between two batches.
-Sequences that arrive while a batch runs form the next one. A single request on an idle server runs at once, unless
-`max_wait_ms` says otherwise.
-
-A request (`PendingRequest`) is completed in one place, `_settle`, which does nothing the second time. So a deadline, a
-client that left, a failed batch and a good answer may come in any order. Everything that threads share is under one
-lock, which is held for decisions only, not for computing.
+Sequences that arrive while a batch runs form the next one. A request is completed in one place, `_settle`, which does
+nothing the second time: a deadline, a client that left, a failed batch and an answer may come in any order. Everything
+that threads share is under one lock, held for decisions only.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 """The waiting sequences of one model, in the two orders that a plan needs: by urgency and by width.
 
-Urgency is the order of arrival, with a head start for priority. Only the `HORIZON` most urgent sequences are ordered by
-width, so that the work of a plan does not grow with the queue, and so that no sequence is passed over forever. These
-sequences are *near*; the others are *far* and become near when near ones run or are withdrawn.
-
-Removing is cheap. The orders hold arrival numbers, not sequences. The number of a removed sequence stays in an order
-until it reaches the front, or until too many such numbers are there. The sequence itself is freed at once, because its
-steps may be megabytes.
+Urgency is the order of arrival, with a head start for priority. Only the `HORIZON` most urgent (*near*) are ordered by
+width, so that a plan's work does not grow with the queue, and nobody is passed over forever; *far* ones become near as
+others go. The orders hold numbers, not sequences: that of a removed one stays until it reaches the front, or too many
+are there, while the sequence, maybe of megabytes, is freed at once.
 """
 
 from __future__ import annotations

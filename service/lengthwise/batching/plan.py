@@ -1,22 +1,14 @@
-"""Which of the waiting sequences run together now: the plan of the next batch.
-
-A plan is pure: the time is an argument, and equal input gives an equal plan.
+"""Which of the waiting sequences run together now: the plan of the next batch, a pure function.
 
 1. The anchor is the most urgent sequence, or one that would otherwise miss its deadline.
-2. If the anchor and the next in order of arrival can run for hardly more than the least that they can cost in any
-   batch, they run: nobody waits longer because of somebody else's width. Kernels that compute valid steps only allow it
-   nearly always.
-3. Else the window, which is the waiting sequences with widths around the anchor's, is partitioned into batches with the
-   smallest total predicted seconds (`batching.partition`).
-4. The batch of that partition with the anchor in it runs.
+2. If the anchor and the next in order of arrival cost hardly more than the least that they can in any batch, they run:
+   nobody waits longer because of somebody else's width.
+3. Else the window, the waiting sequences with widths around the anchor's, is partitioned into batches with the smallest
+   total predicted seconds (`batching.partition`), and the batch with the anchor in it runs.
 
 Removing one batch from a cheapest partition leaves a cheapest partition of the rest, so nothing is lost by deciding one
-batch at a time. Where only full batches are cheap, as on a device, the window holds a whole number of full batches, so
-that the batches beside the anchor's can be full too.
-
-Fairness is a property of the structure. A plan chooses from the `HORIZON` most urgent sequences only. It contains the
-most urgent one, unless another sequence would miss its deadline, which may happen `MAX_LEFT_OUT` times in a row. So a
-sequence is passed over at most `bypass_bound()` times, whatever arrives.
+batch at a time. A plan chooses from the `HORIZON` most urgent sequences, and leaves out the most urgent one at most
+`MAX_LEFT_OUT` times in a row, so a sequence is passed over at most `bypass_bound()` times, whatever arrives.
 """
 
 from __future__ import annotations

@@ -1,13 +1,6 @@
-"""The queues of waiting sequences, one for each model, and which queue is served next.
+"""The queues of waiting sequences, one for each model, and which queue is served next. The batcher locks.
 
-| class | is |
-|---|---|
-| `ModelQueue` | one model's queue: its waiting sequences, and how a batch of them is predicted, padded and run |
-| `PendingRequest` | one call that waits for the answers to all of its sequences |
-| `QueuedSequence` | one of these sequences: the unit of planning |
-| `ModelQueues` | all queues, and whose turn it is: models share the runners' time equally, whatever their load |
-
-Nothing here locks; the batcher does.
+Models share the runners' time equally, whatever their load.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Whether answers under load are right: a sequence's probabilities must have the same bits batched and unbatched.
 
-Each sequence was sent once in a request of its own while nothing else ran. An answer under load is compared with that:
-first as bytes, which is fast, and number by number only when the bytes differ from those accepted before. JSON has
-enough digits to tell a float32 from the next one, so equal numbers are equal bits.
+An answer is compared with that of a request of its own, as bytes, and by numbers where it differs from those accepted
+before: JSON has enough digits to tell a float32 from the next one.
 """
 
 from __future__ import annotations

@@ -20,9 +20,8 @@ from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.expected import Expected, scores, whole
 from lengthwise.bench.figures import Figures, figures
 from lengthwise.bench.launch import ServiceUnderLoad
-from lengthwise.bench.load import Tick, ask_each, drive
+from lengthwise.bench.load import Closed, Open, Schedule, Tick, ask_each, drive
 from lengthwise.bench.replay import RecordedLoad
-from lengthwise.bench.schedule import Closed, Open, Schedule
 from lengthwise.bench.workload import arrival_moments, draw_lengths, json_body, make_sequences
 from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError

@@ -1,8 +1,5 @@
 """What happens between a client and a server in one call, without sending anything: what to send, and when to wait.
 
-An `Exchange` is a generator. It yields what is to be done, a `Send` or a `Wait`, and gets the result back; its return
-value is the result of the call. So the synchronous and the asynchronous client share everything but the sending.
-
 ```
 Send ──> 200                      the result
      ──> 429, 503                 Wait as long as Retry-After says, and Send again
@@ -10,7 +7,7 @@ Send ──> 200                      the result
      ──> any other refusal        the error
 ```
 
-What would begin after the caller's deadline is not begun: the last error is raised instead.
+So both clients share everything but the sending. What would begin after the deadline is not begun.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """How a connection ends without losing what was written.
 
-When a socket is closed while it has unread bytes, the kernel resets the connection, and the reset may overtake the
-answer that was written before it. So a connection is closed in two steps (RFC 9112, 9.6): the server ends its side,
-then it reads on, and drops what it reads, until the client has ended its side too or a limit is reached.
-
-TLS has its own messages for this; a connection over it is closed as usual, and its client has the same time to answer
-the one that ends it.
+When a socket with unread bytes is closed, the kernel resets the connection, which may overtake the answer written
+before. So the server first ends its side, then reads and drops until the client has ended its own, or a limit is
+reached (RFC 9112, 9.6). TLS has its own messages for this; a connection over it is closed as usual.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Limits the bytes of bodies and answers in memory at once: one bound for all calls of all protocols.
 
-A `Hold` is one call's share of them. It changes with what the call has in memory:
+A `Hold` is one call's share of them, which changes with what the call has in memory:
 
 ```
 body read ──> inflated ──> decoded: its sequences ──> queued: and room for the answer ──> answer ──> written
    as it comes   before each piece                     before it is queued                 bytes      nothing
 ```
 
-A call that would exceed the bound is rejected with 503. All of this runs on the event loop, so no lock is needed. Not
-counted, as it has bounds of its own: what the kernel and the parser read ahead, the temporary memory of decoding a
-large body (`turns.LARGE_BODIES_AT_ONCE`), and the padded batches that run.
+On the event loop, so without a lock. Not counted, as bounded elsewhere: what kernel and parser read ahead, what
+decoding a large body takes (`turns.LARGE_BODIES_AT_ONCE`), and the padded batches that run.
 """
 
 from __future__ import annotations

@@ -5,10 +5,7 @@ accept ──> pending: the TLS handshake, within handshake_seconds ──> conn
    └> too many: the oldest handshake ends, or the connection that has been idle longest, or the new one gets 503
 ```
 
-A client that connects and sends nothing occupies a place for the time of a handshake, and only until another client
-needs it: a normal handshake takes milliseconds, so the oldest ones are those of silent clients.
-
-Connections that are being opened when the server ends are not reset; see `Listener.close`.
+A normal handshake takes milliseconds, so the oldest ones are those of clients that connect and send nothing.
 """
 
 from __future__ import annotations

@@ -1,14 +1,9 @@
 """The live view of batching: each batch that ran, the lengths that wait, and what the runners do.
 
-```
-runner threads                                  event loop
-a batch has run ── figures ──> kept batches ──> one frame, FRAMES_PER_SECOND times a second ──> each viewer
-```
+    runner threads: a batch has run ── figures ──> kept batches ──> event loop: a frame now and then ──> each viewer
 
-Only figures are shown: rows, widths, lengths, seconds. No id, no value, no answer, and nothing of a caller.
-
-While nobody looks, the batcher has no watch and nothing here runs. A viewer that is too slow is sent fewer frames. All
-views end when the service drains, so that none of them delays its end.
+Only figures are shown: no id, value or answer, and nothing of a caller. While nobody looks, nothing here runs. A slow
+viewer is sent fewer frames. All views end when the service drains.
 """
 
 from __future__ import annotations

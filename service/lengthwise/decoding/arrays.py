@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lengthwise.decoding import given as forms
 from lengthwise.decoding.calls import Item, make_item, missing_message, why_rejected
 from lengthwise.decoding.given import GivenSequence, Layout
+from lengthwise.decoding.numbers import rounded
 from lengthwise.errors import InvalidSequences, Problem
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -39,16 +40,19 @@ def item(given: GivenSequence, manifest: Manifest) -> Item | str:
     """The item of one sequence, or why the model rejects it, as a sentence."""
     features = manifest.input.features
     try:
-        steps = as_steps(given.steps, manifest.input.kind, features)
-        if given.is_plain or (steps.ndim == 2 and steps.shape[1] != features):
-            return accepted(steps, manifest, id=given.id)
-        kept = kept_steps(given, steps)
+        steps = kept = as_steps(given.steps, manifest.input.kind, features)
+        has_mask = not given.is_plain and (steps.ndim == 1 or steps.shape[1] == features)
+        if has_mask:
+            kept = kept_steps(given, steps)
     except ValueError as error:
         return str(error)
-    if given.feature_mask is not None and not all(given.feature_mask) and manifest.missing == "refuse":
+    if has_mask and given.feature_mask is not None and not all(given.feature_mask) and manifest.missing == "refuse":
         return missing_message(manifest)
+    why = why_rejected(kept, manifest)
+    if why is not None:
+        return why
     places = None if given.step_mask is None else np.flatnonzero(given.step_mask)
-    return accepted(kept, manifest, sent_steps=len(steps), kept_places=places, id=given.id)
+    return make_item(kept, manifest, sent_steps=len(steps), kept_places=places, id=given.id)
 
 
 def kept_steps(given: GivenSequence, steps: Steps) -> Steps:
@@ -70,21 +74,6 @@ def kept_steps(given: GivenSequence, steps: Steps) -> Steps:
     return steps
 
 
-def accepted(
-    steps: Steps,
-    manifest: Manifest,
-    *,
-    sent_steps: int | None = None,
-    kept_places: NDArray[np.intp] | None = None,
-    id: str | None = None,
-) -> Item | str:
-    """The item of a sequence that has its final form, or why the model rejects it; see `make_item`."""
-    why = why_rejected(steps, manifest)
-    if why is not None:
-        return why
-    return make_item(steps, manifest, sent_steps=sent_steps or len(steps), kept_places=kept_places, id=id)
-
-
 def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: int | None) -> Steps:
     """Converts what `given` read to `[length, features]` float32, or `[length]` int64; ValueError for another form."""
     if kind == "tokens":
@@ -97,11 +86,7 @@ def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: i
         second = "features" if features is None else features
         hint = "; put a single sequence in a list too" if array.shape == (features,) else ""
         raise ValueError(f"the shape must be [length, {second}], got {[*array.shape]}{hint}")
-    if array.dtype == np.float32:
-        return array
-    with np.errstate(over="ignore"):  # the error for a number too large for float32 names its step
-        # Through double, as the numbers of a body: an integer that is rounded once may get other bits.
-        return array.astype(np.float64, copy=False).astype(np.float32)
+    return array if array.dtype == np.float32 else rounded(array)
 
 
 def _tokens(array: NDArray[Any]) -> Steps:

@@ -27,6 +27,7 @@ from lengthwise.decoding.calls import (
     make_item,
     why_rejected,
 )
+from lengthwise.decoding.numbers import rounded
 from lengthwise.decoding.options import CallOptions, find_model
 from lengthwise.decoding.sent_steps import SentMask
 from lengthwise.decoding.validation import PREDICT
@@ -217,8 +218,4 @@ def _steps(column: StepColumn, manifest: Manifest) -> Steps | None:
         numbers = numbers[:, None]
     if numbers.ndim != 2 or numbers.shape[1] != features:
         return None
-    if numbers.dtype == np.float32:
-        return numbers
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is found then
-        # Through double, as the numbers of JSON: an integer that is rounded once may get other bits.
-        return numbers.astype(np.float64, copy=False).astype(np.float32)
+    return numbers if numbers.dtype == np.float32 else rounded(numbers)

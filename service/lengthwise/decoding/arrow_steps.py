@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding.arrow_columns import element_of, is_fixed, is_nested, numbers_of, offsets_of
 from lengthwise.decoding.explanations import SentWhere, explain
+from lengthwise.decoding.numbers import rounded
 from lengthwise.decoding.sent_steps import SentSteps, tell
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -117,9 +118,7 @@ class ColumnSteps(SentSteps):
             numbers = column.numbers[begins[0] : begins[-1] + features].reshape(-1, features)
         else:
             numbers = column.numbers[begins[:, None] + np.arange(features)]
-        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is found then
-            # Through double, as the numbers of JSON: an integer that is rounded once may get other bits.
-            steps = numbers if numbers.dtype == np.float32 else numbers.astype(np.float64).astype(np.float32)
+        steps = numbers if numbers.dtype == np.float32 else rounded(numbers)
         takes_missing = manifest.missing != "refuse"
         faults = np.ones(len(is_formed), dtype=np.int64)
         faults[is_formed] = _faults(steps, takes_missing, feature_mask)

@@ -1,15 +1,9 @@
 """Reads an Arrow IPC stream from an unknown sender: from bytes to record batches that are safe to use.
 
-pyarrow reads the stream, in C++. What it is given is limited before, so that a few bytes cannot take much memory or
-time, and every record batch is validated in full:
-
-- A message's metadata may have `MAX_METADATA_BYTES`, and a schema `MAX_FIELDS` fields, counted here: the same bytes may
-  stand for many fields.
-- A batch is read only after its columns have allowed types, so no decoder of another type sees the bytes.
-- Dictionaries and compressed buffers are rejected; bodies start at multiples of 8 bytes, as the format says.
-
-The format: https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format. This is the only module that reads
-bytes of an unknown sender with pyarrow.
+pyarrow reads it, in C++, within limits, so that a few bytes cannot take much memory or time: bytes of metadata, fields
+of a schema (counted here: the same bytes may stand for many), and only column types that are allowed, so no decoder of
+another type sees the bytes. No dictionaries, compressed buffers or unaligned bodies. Every batch is validated in full.
+The format: https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@
 | a table of pandas, Polars or Arrow with a column `steps` | a row |
 | such a table with a row for each step | the rows with one id (`long_table`) |
 | a list column of Arrow or Polars | a row |
-
-pandas, Polars and pyarrow are never imported here: what is not an object of theirs does not need them.
 """
 
 from __future__ import annotations

@@ -42,6 +42,12 @@ def as_array(given: Any) -> NDArray[Any]:
     return numbers
 
 
+def rounded(numbers: NDArray[Any]) -> NDArray[np.float32]:
+    """Numbers as float32, infinite where too large: through double, as those of JSON, else integers get other bits."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float64, copy=False).astype(np.float32)
+
+
 def steps_array(given: Any) -> NDArray[Any]:
     """The steps of one sequence as float32, rounded as those of a JSON body, or int64 for a list of whole numbers."""
     array = _array(given)
@@ -56,8 +62,7 @@ def steps_array(given: Any) -> NDArray[Any]:
         is_beyond = array.dtype == np.uint64 and (array > _INT64.max).any()
         return array if is_beyond else array.astype(np.int64, copy=False)
     if array.dtype != _FLOAT32:
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float64, copy=False).astype(np.float32)
+        array = rounded(array)
     if np.isinf(array).any():
         step = int(np.argwhere(np.isinf(array))[0][0])
         raise ValueError(f"step {step} holds a number that is not finite as float32 (infinity, or too large)")

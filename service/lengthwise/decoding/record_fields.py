@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding import json_text
 from lengthwise.decoding.json_lines import StepKind
+from lengthwise.decoding.numbers import rounded
 from lengthwise.errors import RecordError
 from lengthwise.padding import Steps
 from lengthwise.wrong_values import counted, nearest
@@ -128,8 +129,7 @@ def _shown(value: Any) -> str:
 
 def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], place: str) -> NDArray[np.float32]:
     """`[length, features]` float32. None and NaN are missing values; an infinite number is an error."""
-    with np.errstate(over="ignore"):
-        values = np.array(rows, dtype=np.float64).astype(np.float32)
+    values = rounded(np.array(rows, dtype=np.float64))
     values = values if values.ndim == 2 else values[:, None]
     if np.isinf(values).any():
         step = int(np.isinf(values).any(axis=1).argmax())

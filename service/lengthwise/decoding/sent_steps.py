@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lengthwise.decoding.calls import why_rejected
 from lengthwise.decoding.explanations import SentWhere, explain
 from lengthwise.decoding.json_text import kind
+from lengthwise.decoding.numbers import rounded
 from lengthwise.padding import Steps
 
 _NUMBERS_AT_ONCE: Final = 16_384  # that one call of NumPy converts; other threads can run between two calls
@@ -117,7 +118,6 @@ def _array(entries: list[Any], features: int | None) -> Steps | None:
         numbers = list(chain.from_iterable(entries))
         if not _NUMBERS.issuperset(map(type, numbers)):
             return None
-        with np.errstate(over="ignore"):
-            return np.array(numbers, dtype=np.float64).astype(np.float32).reshape(-1, features)
+        return rounded(np.array(numbers, dtype=np.float64)).reshape(-1, features)
     except OverflowError:  # an integer beyond every type of NumPy
         return None

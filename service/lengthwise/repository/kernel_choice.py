@@ -1,10 +1,9 @@
 """Which kernels run a model's recurrent layers on a CPU: Lengthwise's, or onnxruntime's where those are faster.
 
 Both are timed at load, in turns, in processor time, so that a busy machine delays both alike. Lengthwise's serve unless
-onnxruntime's are faster by `MARGIN`: nearer, chance would decide, and Lengthwise's gain more where lengths differ more
-than in these batches. The two round differently, so the choice is stored in the model directory (`kernels.json`), for
-the same bits at every load under the same conditions. `--recurrent-kernels` and `--no-recurrent-kernels` measure
-nothing. What serves is then verified: promise, golden sequences and costs are those of the chosen kernels.
+onnxruntime's are faster by `MARGIN`: nearer, chance would decide, and Lengthwise's gain more where lengths differ more.
+The two round differently, so the choice is stored (`kernels.json`), for the same bits at every load under the same
+conditions, and made before the promise, the golden sequences and the costs.
 """
 
 from __future__ import annotations

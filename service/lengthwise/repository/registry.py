@@ -8,9 +8,7 @@ timer ── SIGHUP ── load ── unload         one change at a time
    add new models, replace the snapshot, remove models that are gone
 ```
 
-A scan publishes step by step, so a slow version delays no other. Everything that a request can find is in one immutable
-snapshot, replaced as a whole. A request keeps the model that it found; the queue of a removed model is closed when its
-last request is done.
+A request finds one immutable snapshot, and keeps its model, whose queue is closed after its last request.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Scans a model repository: which of its versions are served from now on.
 
-A version whose directory has not changed since the last scan is kept: a good one with its session, a rejected one
-without verifying it again. A new or changed version is verified while the old one serves, and replaces it only if it is
-good: so a directory that is still being copied is rejected until it is complete. Each good version is published at
-once. Versions are verified one after another; if one takes long, versions of other names are verified at the same time.
-A lower version of the same name waits, because it may not be needed.
+An unchanged version is kept, good or rejected. A new or changed one is verified while the old one serves, and replaces
+it only if it is good, so a directory that is still being copied is rejected until it is complete. Each good version is
+published at once. If one takes long, those of other names are verified at the same time; a lower one of its name waits.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Answers sequences that are all known beforehand: planned together, run on several threads, answered in their order.
 
-```
-a chunk of items -> windows -> pending sequences -> plan, plan ... -> batches -> threads: pad, run -> answers
-```
+    a chunk of items -> windows -> pending sequences -> plan, plan ... -> batches -> threads: pad, run -> answers
 
-The planner is the service's, with a whole chunk pending at once, so there is little padding. While one chunk runs, the
-next is read and planned; only these two are in memory.
+While one chunk runs, the next is read and planned; only these two are in memory.
 """
 
 from __future__ import annotations

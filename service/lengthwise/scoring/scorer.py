@@ -1,11 +1,6 @@
 """`Scorer`: the path of a model as a callable of a batch, for engines that run a function on parts of a data set.
 
-```
 batch -> table (`table_batches`) -> items -> sorted by length, planned, run (`opened`) -> predictions -> batch
-```
-
-A scorer is a path and options, and nothing else, so it is small to send to a worker. The model is opened there, at the
-first batch, once in each process (`opened.opened`).
 """
 
 from __future__ import annotations

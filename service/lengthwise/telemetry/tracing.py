@@ -6,10 +6,8 @@ POST /predict ──┬── decode
                 └── inference  <── link ──>  batch
 ```
 
-A batch belongs to several calls, so it is a trace of its own, linked with the inference of each; it is written where
-one of those calls is traced. Spans are written when they have ended, from times that are measured anyway, so no span is
-open while a call waits. This is the only module that knows OpenTelemetry; it needs the extra `tracing`, so it is
-imported only where the variables `OTEL_*` ask for it.
+A batch belongs to several calls, so it is a trace of its own. Spans are written when they have ended, so none is open
+while a call waits. The only module that knows OpenTelemetry, imported only where `OTEL_*` ask for it.
 """
 
 from __future__ import annotations
