@@ -124,6 +124,13 @@ def test_a_module_imports_from_its_own_package_and_from_those_below(package: str
 
 
 @pytest.mark.parametrize("package", TABLES)
+def test_a_page_says_what_each_annex_is_for(package: str) -> None:
+    purpose = {name.strip("`"): text for name, _, text, _ in rows(f"packages of {package}")}
+    pages = {name: re.findall(r"\]\((.+?)\)", purpose[name]) for name in ANNEXES[package]}
+    assert {name for name, found in pages.items() if not any((ROOT / page).is_file() for page in found)} == set()
+
+
+@pytest.mark.parametrize("package", TABLES)
 def test_core_reaches_an_annex_only_where_the_page_says_so(package: str) -> None:
     annexes = ANNEXES[package]
     assert not {name for name, row in TABLES[package].items() if row.side == "core" and row.below & annexes}

@@ -24,8 +24,6 @@ _LONGEST_REASON: Final = 200
 class BreakerState(enum.Enum):
     """See the module."""
 
-    """See the module."""
-
     CLOSED = "closed"
     SUSPECTED = "suspected"
     OPEN = "open"
