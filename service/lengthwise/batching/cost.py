@@ -200,7 +200,6 @@ class CostTable:
 
     def to_json(self) -> dict[str, Any]:
         """What the model directory keeps."""
-        """What the model directory keeps."""
         return {
             "rows": self.rows.tolist(),
             "widths": self.widths.tolist(),
