@@ -24,62 +24,25 @@ def normal(*shape: int) -> Array:
     return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32) * 0.5
 
 
+SHAPES = "W 4x3, W2 4x4, V 4, K3 6x4x3, K5 6x4x5, T3 4x6x3, table 60x4, LX 1x20x4, LR 1x20x5, LB 1x40, \
+LX2 2x20x4, LR2 2x20x5, GX 1x15x4, GR 1x15x5, bias4 4"
+NUMBERS = {"half": 0.5, "lo": -0.3, "hi": 0.4, "vlow": -1.5, "vhigh": 2.2, "nought": 0, "none": -np.inf, "all": np.inf}
+INTEGERS: dict[str, Any] = {"zero": 0, "one": 1, "two": 2, "minus1": -1, "depth": 6, "v0": [0], "v1": [1], "v2": [2]}
+INTEGERS |= {"v3": [3], "vm1": [-1], "vm3": [-3], "vm2": [-2], "v12": [1, 2], "five": [6], "r121": [1, 2, 1]}
+INTEGERS |= {"r221": [1, 1, 2], "p0000": [0] * 4, "triples": [0, -1, 3 * FEATURES], "flat": [-1, FEATURES]}
+INTEGERS |= {"pairs": [0, 0, 2, 2], "p011": [0, 1, 0, 0, 2, 0], "p03": [0, 0, 0, 0, 3, 0], "p3": [0, 2, 0, 0, 0, 0]}
+INTEGERS |= {"pm1": [0, -1, 0, 0, -1, 0], "pm1rows": [-1, 0, 0, -1, 0, 0]}
 CONSTANTS: dict[str, Array] = {
-    "W": normal(FEATURES, 3),
-    "W2": normal(FEATURES, FEATURES),
-    "V": normal(FEATURES),
-    "K3": normal(6, FEATURES, 3),
-    "K5": normal(6, FEATURES, 5),
-    "T3": normal(FEATURES, 6, 3),
-    "LX": normal(1, 20, FEATURES),
-    "LR": normal(1, 20, 5),
-    "LB": normal(1, 40),
-    "LX2": normal(2, 20, FEATURES),
-    "LR2": normal(2, 20, 5),
-    "GX": normal(1, 15, FEATURES),
-    "GR": normal(1, 15, 5),
+    **{name: normal(*map(int, shape.split("x"))) for name, shape in map(str.split, SHAPES.split(","))},
+    **{name: np.array(number, np.float32) for name, number in NUMBERS.items()},
+    **{name: np.array(number, np.int64) for name, number in INTEGERS.items()},
     "ones4": np.ones(FEATURES, np.float32),
     "scale4": normal(FEATURES) + 1,
-    "bias4": normal(FEATURES),
     "var4": np.abs(normal(FEATURES)) + 0.5,
-    "half": np.array(0.5, np.float32),
-    "zero": np.array(0, np.int64),
-    "one": np.array(1, np.int64),
-    "two": np.array(2, np.int64),
-    "minus1": np.array(-1, np.int64),
-    "v0": np.array([0]),
-    "v1": np.array([1]),
-    "v2": np.array([2]),
-    "v3": np.array([3]),
-    "vm1": np.array([-1]),
-    "vm3": np.array([-3]),
-    "vm2": np.array([-2]),
-    "v12": np.array([1, 2]),
+    "s112": np.array([1, 1, 2], np.float32),
+    "onoff": np.array([0, 1], np.float32),
     "far": np.array([np.iinfo(np.int64).max]),
     "near": np.array([np.iinfo(np.int64).min]),
-    "p011": np.array([0, 1, 0, 0, 2, 0]),
-    "p03": np.array([0, 0, 0, 0, 3, 0]),
-    "p3": np.array([0, 2, 0, 0, 0, 0]),
-    "pm1": np.array([0, -1, 0, 0, -1, 0]),
-    "pm1rows": np.array([-1, 0, 0, -1, 0, 0]),
-    "five": np.array([6]),
-    "r121": np.array([1, 2, 1]),
-    "r221": np.array([1, 1, 2]),
-    "s112": np.array([1, 1, 2], np.float32),
-    "p0000": np.zeros(4, np.int64),
-    "triples": np.array([0, -1, 3 * FEATURES]),
-    "flat": np.array([-1, FEATURES]),
-    "pairs": np.array([0, 0, 2, 2]),
-    "onoff": np.array([0, 1], np.float32),
-    "depth": np.array(6),
-    "table": normal(60, FEATURES),
-    "lo": np.array(-0.3, np.float32),
-    "hi": np.array(0.4, np.float32),
-    "vlow": np.array(-1.5, np.float32),
-    "vhigh": np.array(2.2, np.float32),
-    "nought": np.array(0, np.float32),
-    "none": np.array(-np.inf, np.float32),
-    "all": np.array(np.inf, np.float32),
 }
 
 MEAN = "pooled = ReduceMean <axes = [1], keepdims = 0> (y)\n logits = MatMul (pooled, W)"

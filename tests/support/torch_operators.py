@@ -1,4 +1,4 @@
-"""The table of operators of torch's ONNX exporter, made once a process: making it takes half of each small export."""
+"""What torch's exporter looks up anew at each export, once a process: it takes more than half of a small export."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ if TYPE_CHECKING:
 
 @functools.cache
 def keep() -> None:
-    """Lets each export have a copy of the first one's table, to which it may add its own operators."""
+    """Gives each export a copy of the first one's table of operators, to which it may add its own.
+
+    Operators are looked for in the dispatcher once: no test registers one in C++.
+    """
+    from torch._export import utils
     from torch.onnx._internal.exporter import _registration
+
+    utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)
 
     registry = _registration.ONNXRegistry
     made = functools.cache(registry.from_torchlib)
