@@ -6,7 +6,6 @@ them as `host_nodes`. A service on a device rejects a graph if any other node is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
 from typing import Final
 
@@ -34,7 +33,8 @@ def host_nodes(graph: onnx.ModelProto, lengths: str | None) -> tuple[str, ...]:
     for node in graph.graph.node:
         given = {name for name in node.input if name}
         if node.op_type == "Constant":
-            constant |= set(_small(node))
+            if any(each.name != "value" or prod(each.t.dims) <= _MAX_CONSTANT for each in node.attribute):
+                constant |= set(node.output)
         elif node.op_type in _OF_FEW_NUMBERS and given <= constant:
             constant |= set(node.output)  # onnxruntime folds it into a constant before it places nodes
         elif node.domain in ("", "ai.onnx") and (
@@ -44,10 +44,3 @@ def host_nodes(graph: onnx.ModelProto, lengths: str | None) -> tuple[str, ...]:
             if node.name:
                 names.append(node.name)
     return tuple(names)
-
-
-def _small(node: onnx.NodeProto) -> Iterator[str]:
-    """The output of a Constant node, if it is small."""
-    for attribute in node.attribute:
-        if attribute.name != "value" or prod(attribute.t.dims) <= _MAX_CONSTANT:
-            yield from node.output

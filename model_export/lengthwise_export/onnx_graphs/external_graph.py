@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import onnx
 
@@ -31,6 +31,9 @@ from lengthwise_export.onnx_graphs.probing import (
 from lengthwise_export.onnx_graphs.protos import keras_cure
 from lengthwise_export.options import ONE_VALUE_HINT, Second
 
+if TYPE_CHECKING:
+    import onnxruntime
+
 _ELEMENTS: Final[dict[int, str]] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
@@ -47,6 +50,9 @@ _NOT_FED: Final = {
     "position_ids": "which the model counts from 0 if they are not passed",
 }
 """Inputs of Hugging Face's exports that the service does not feed, each with the reason why it is not needed."""
+
+_HUGGING_FACE: Final = ("input_ids", "inputs_embeds", "input_values", "input_features")
+_ROWS: Final = re.compile(r"(n|b|bs|rows?|batch.*|.*batch(_size)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,32 +115,28 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False
     candidates = dict.fromkeys(_candidates(inputs, logits, hints, new_lengths))
     names = [names for names in candidates if _agrees(names, inputs, logits)]
     _require_dynamic_axes(names, inputs)
-    running = []
     _require_rows_in_recurrent_layers(graph, names)
-    for candidate in names:
-        with_int64 = with_int64_tokens(graph, candidate.sequences)
-        session, steps = open_session(with_int64), _probed(candidate, inputs, hints)
-        for read_as in (candidate, _with_classes_first(candidate)):
-            shape = shape_at_some_width(session, read_as, steps)
-            if shape is not None:
-                is_batch = len(inputs) > 1 or rows_are_independent(session, read_as, steps)
-                running.append(_InputReading(read_as, with_int64, shape, is_batch))
-                break
+    readings = (_reading_that_runs(graph, candidate, inputs, hints) for candidate in names)
+    running = [reading for reading in readings if reading is not None]
     running = _by_their_names([each for each in running if each.is_batch] or running, inputs)
     if len(inputs) == 1:
         running = running[:1]  # either order of axes gives the same answers
     if not running:
         _require_order_of_axes(graph, inputs, hints, new_lengths)
         for candidate in names:
-            session = open_session(with_int64_tokens(graph, candidate.sequences))
-            probed = _probed(candidate, inputs, hints)
-            require_dynamic_inside(session, candidate, probed, cure=keras_cure(graph))
+            session, steps = _opened(graph, candidate, inputs, hints)
+            require_dynamic_inside(session, candidate, steps, cure=keras_cure(graph))
         raise UncheckableError(_why_none_runs(graph, names, inputs, hints))
     if len(running) > 1:
-        readings = "; ".join(_as_options(reading.names) for reading in running)
-        raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; choose one: {readings}")
+        choices = "; ".join(_as_options(reading.names) for reading in running)
+        raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; choose one: {choices}")
     (reading,) = running
-    _require_mask_meaning(reading.names, hints)
+    mask = reading.names.mask
+    if mask is not None and "pad" in mask.lower() and hints.second in (None, "both"):
+        raise ConfigurationError(
+            f"{mask} may be true at padding or at valid steps; pass --second mask (true at valid steps) or "
+            "--second padding-mask (true at padding)"
+        )
     return ExternalGraph(
         reading.graph,
         _steps(graph, reading.names, inputs, hints),
@@ -158,6 +160,25 @@ class _InputReading:
     is_batch: bool
 
 
+def _opened(
+    graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], hints: InputHints
+) -> tuple[onnxruntime.InferenceSession, StepInput]:
+    """A session to try a reading with, and the kind of a step in it."""
+    return open_session(with_int64_tokens(graph, names.sequences)), _probed(names, inputs, hints)
+
+
+def _reading_that_runs(
+    graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], hints: InputHints
+) -> _InputReading | None:
+    session, steps = _opened(graph, names, inputs, hints)
+    for read_as in (names, names.model_copy(update={"classes_first": names.channels_first})):
+        shape = shape_at_some_width(session, read_as, steps)
+        if shape is not None:
+            is_batch = len(inputs) > 1 or rows_are_independent(session, read_as, steps)
+            return _InputReading(read_as, with_int64_tokens(graph, names.sequences), shape, is_batch)
+    return None
+
+
 def _require_rows_in_recurrent_layers(graph: onnx.ModelProto, candidates: Iterable[GraphNames]) -> None:
     """Makes sure that no recurrent layer can get a batch without rows: onnxruntime would end the process."""
     ending = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
@@ -169,40 +190,23 @@ def _require_rows_in_recurrent_layers(graph: onnx.ModelProto, candidates: Iterab
             raise UncheckableError(data_dependence.why_refused(operator))
 
 
-def _with_classes_first(names: GraphNames) -> GraphNames:
-    return names.model_copy(update={"classes_first": names.channels_first})
-
-
 def _by_their_names(running: list[_InputReading], inputs: list[_Value]) -> list[_InputReading]:
     """Keeps the readings that fit the names of inputs and axes best; all of them if the names do not help."""
-    for speaks_for in (_mask_is_named_so, _ids_are_named_so, _rows_are_named_so):
-        named = [reading for reading in running if speaks_for(reading.names, inputs)]
-        running = named or running
+    axes = {value.name: value.axes for value in inputs}
+
+    def mask_is_named_so(names: GraphNames) -> bool:
+        return names.mask is not None and "mask" in names.mask.lower() and "mask" not in names.sequences.lower()
+
+    def ids_are_named_so(names: GraphNames) -> bool:  # by Hugging Face, where rows always come first
+        return names.sequences in _HUGGING_FACE and not names.time_first
+
+    def rows_are_named_so(names: GraphNames) -> bool:
+        rows = axes[names.sequences][names.open_axes[0]]
+        return isinstance(rows, str) and _ROWS.fullmatch(rows.lower()) is not None
+
+    for speaks_for in (mask_is_named_so, ids_are_named_so, rows_are_named_so):
+        running = [reading for reading in running if speaks_for(reading.names)] or running
     return running
-
-
-def _mask_is_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
-    return names.mask is not None and "mask" in names.mask.lower() and "mask" not in names.sequences.lower()
-
-
-def _ids_are_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
-    """Whether the steps have a name from Hugging Face, where rows always come first."""
-    return names.sequences in ("input_ids", "inputs_embeds", "input_values", "input_features") and not names.time_first
-
-
-def _rows_are_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
-    steps = next(value for value in inputs if value.name == names.sequences)
-    rows = steps.axes[names.open_axes[0]]
-    return isinstance(rows, str) and re.fullmatch(r"(n|b|bs|rows?|batch.*|.*batch(_size)?)", rows.lower()) is not None
-
-
-def _require_mask_meaning(names: GraphNames, hints: InputHints) -> None:
-    """Requires `--second` for a mask with `pad` in its name."""
-    if names.mask is not None and "pad" in names.mask.lower() and hints.second in (None, "both"):
-        raise ConfigurationError(
-            f"{names.mask} may be true at padding or at valid steps; pass --second mask (true at valid steps) or "
-            "--second padding-mask (true at padding)"
-        )
 
 
 def _unused_name(graph: onnx.ModelProto) -> str:
@@ -223,8 +227,8 @@ def _require_order_of_axes(
     for candidate in _candidates(inputs, _value(graph.graph.output[0]), turned, new_lengths):
         steps = next(value for value in inputs if value.name == candidate.sequences)
         if steps.rank == 3 and (isinstance(steps.axes[1], int) or hints.features):
-            session = open_session(with_int64_tokens(graph, candidate.sequences))
-            if shape_at_some_width(session, candidate, _probed(candidate, inputs, turned)) is not None:
+            session, probed = _opened(graph, candidate, inputs, turned)
+            if shape_at_some_width(session, candidate, probed) is not None:
                 raise UncheckableError(
                     f"the inputs {_listed(inputs)} run with steps as [rows, features, width]: if that is right, pass "
                     "--channels-first"
@@ -239,16 +243,12 @@ def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list
             f"{shares[0]} are probably lengths as shares of the longest, not in steps: export the graph with int64 "
             f"lengths, and divide them by the width inside (it has {_listed(inputs)}; lengths are int32 or int64)"
         )
-    raised = next((why for one in names if (why := _raised(graph, one, inputs, hints))), None)
+    tried = ((one, *_opened(graph, one, inputs, hints)) for one in names)
+    raised = next((why for one, session, steps in tried if (why := what_it_raises(session, one, steps))), None)
     return (
         f"no reading of the inputs {_listed(inputs)} runs: name them with --values and --lengths or --mask, and pass "
         "--time-first or --channels-first if steps are not [rows, width, features]" + (f" ({raised})" if raised else "")
     )
-
-
-def _raised(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], hints: InputHints) -> str | None:
-    session = open_session(with_int64_tokens(graph, names.sequences))
-    return what_it_raises(session, names, _probed(names, inputs, hints))
 
 
 def _value(proto: onnx.ValueInfoProto) -> _Value:
@@ -265,9 +265,12 @@ def _logits(outputs: list[_Value], output: str | None) -> _Value:
         name = outputs[int(output)].name if output.isdigit() and int(output) < len(outputs) else output
         if name not in by_name:
             raise ConfigurationError(f"--output {output}: the graph's outputs are {_listed(outputs)}")
-        return _not_one_value(by_name[name])
-    if "logits" in by_name:
-        return _not_one_value(by_name["logits"])
+    else:
+        name = "logits"
+    if name in by_name:
+        if _is_one_value(by_name[name]):
+            raise UncheckableError(f"the output {by_name[name]} has no classes: {ONE_VALUE_HINT}")
+        return by_name[name]
     fitting = [value for value in outputs if value.element.startswith("float") and value.rank in (2, 3)]
     fitting = [value for value in fitting if value.element == "float32"] or fitting
     if not fitting:
@@ -280,12 +283,6 @@ def _logits(outputs: list[_Value], output: str | None) -> _Value:
 
 def _is_one_value(output: _Value) -> bool:
     return output.element == "float32" and output.rank == 1
-
-
-def _not_one_value(output: _Value) -> _Value:
-    if _is_one_value(output):
-        raise UncheckableError(f"the output {output} has no classes: {ONE_VALUE_HINT}")
-    return output
 
 
 def _require_readable(inputs: list[_Value], hints: InputHints, *, blind: bool) -> None:
@@ -324,13 +321,9 @@ def _candidates(
         lengths, mask = [value for value in rest if value.rank == 1], [value for value in rest if value.rank == 2]
         if len(lengths) > 1 or len(mask) > 1 or len(lengths) + len(mask) != len(rest):
             continue
-        if not all(value.element in ("int32", "int64") for value in lengths):
+        if not _fits(lengths, ("int32", "int64"), hints.lengths):
             continue
-        if not all(value.element in ("bool", "int32", "int64", "float32") for value in mask):
-            continue
-        if hints.lengths not in (None, *(value.name for value in lengths)):
-            continue
-        if hints.mask not in (None, *(value.name for value in mask)):
+        if not _fits(mask, ("bool", "int32", "int64", "float32"), hints.mask):
             continue
         if steps.rank == 2 and mask and _is_raw(steps) and _is_raw(mask[0]) and "mask" in steps.name.lower():
             continue
@@ -347,6 +340,10 @@ def _candidates(
                 features_axis=not _is_raw(steps),
                 logits=logits.name,
             )
+
+
+def _fits(values: list[_Value], elements: tuple[str, ...], wanted: str | None) -> bool:
+    return all(value.element in elements for value in values) and wanted in (None, *(value.name for value in values))
 
 
 def _orders(steps: _Value, hints: InputHints) -> tuple[tuple[bool, bool], ...]:
@@ -437,11 +434,10 @@ def _vocabulary(graph: onnx.ModelProto, tokens: str) -> int | None:
 
 
 def _as_options(names: GraphNames) -> str:
-    options = [f"--values {names.sequences}"]
-    options += [f"--lengths {names.lengths}"] if names.lengths is not None else []
-    options += [f"--mask {names.mask}"] if names.mask is not None else []
-    options += ["--time-first"] if names.time_first else []
-    return " ".join([*options, *(["--channels-first"] if names.channels_first else [])])
+    named = {"values": names.sequences, "lengths": names.lengths, "mask": names.mask}
+    options = [f"--{option} {name}" for option, name in named.items() if name is not None]
+    flags = [flag for flag in ("time_first", "channels_first") if getattr(names, flag)]
+    return " ".join([*options, *(f"--{flag.replace('_', '-')}" for flag in flags)])
 
 
 def _listed(values: list[_Value]) -> str:

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
+from lengthwise_export.onnx_graphs.protos import OF_ONNX, attributes_of, graphs_in, names_in, refill
+
 LARGEST_WEIGHT: Final = 63
 """The largest size of a weight; the kernels refuse larger ones."""
 FEW_INPUTS: Final = 32
@@ -58,7 +60,7 @@ def convert(graph: GraphProto, constants: Mapping[str, TensorProto], last: Abstr
     nodes: list[NodeProto] = []
     recurrent, products, left = 0, 0, [*_inner_layers(graph)]
     for node in graph.node:
-        if node.op_type in (*_GATES, "RNN") and node.domain in ("", "ai.onnx"):
+        if node.op_type in (*_GATES, "RNN") and node.domain in OF_ONNX:
             reason = _reason(node, constants, zeros)
             if reason is None:
                 nodes += _dequantised(graph, node, constants)
@@ -69,9 +71,10 @@ def convert(graph: GraphProto, constants: Mapping[str, TensorProto], last: Abstr
             nodes.append(_dequantised_product(graph, node, constants))
             products += 1
         nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    _remove_unused(graph)
+    # The float32 weights that no node uses any more go away.
+    used = {*(value.name for value in graph.output), *names_in(nodes)}
+    refill(graph.node, (node for node in nodes if node.op_type != "Constant" or used.intersection(node.output)))
+    refill(graph.initializer, (tensor for tensor in graph.initializer if tensor.name in used))
     return Int8Layers(recurrent, products, tuple(left))
 
 
@@ -87,7 +90,7 @@ def _reason(node: NodeProto, constants: Mapping[str, TensorProto], zeros: Abstra
     """Why the integer kernels cannot compute a layer; None if they can."""
     if node.op_type not in _GATES:
         return "there are integer kernels for LSTM and GRU only"
-    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    attributes = attributes_of(node)
     _, w, r, b, _, *others = [*node.input, *[""] * 5]
     *first_states, peepholes = others[:3]
     if peepholes:
@@ -168,30 +171,8 @@ def _zeros(graph: GraphProto, constants: Mapping[str, TensorProto]) -> set[str]:
 def _inner_layers(graph: GraphProto) -> Iterator[FloatLayer]:
     """The recurrent layers of the graphs inside nodes, which stay in float32."""
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                for each in inner.node:
-                    if each.op_type in (*_GATES, "RNN"):
-                        name = each.name or each.output[0]
-                        yield FloatLayer(name, each.op_type, f"it is inside a {node.op_type}")
-                yield from _inner_layers(inner)
-
-
-def _remove_unused(graph: GraphProto) -> None:
-    """Removes the float32 weights that no node uses any more."""
-    used = {value.name for value in graph.output} | set(_used(graph))
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    nodes = [node for node in graph.node if node.op_type != "Constant" or used.intersection(node.output)]
-    del graph.initializer[:], graph.node[:]
-    graph.initializer.extend(kept)
-    graph.node.extend(nodes)
-
-
-def _used(graph: GraphProto) -> Iterator[str]:
-    """The names that the nodes of a graph use, and those of the graphs inside them."""
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _used(inner)
-                yield from (value.name for value in inner.output)
+        for inner in graphs_in(node):
+            for each in inner.node:
+                if each.op_type in (*_GATES, "RNN"):
+                    yield FloatLayer(each.name or each.output[0], each.op_type, f"it is inside a {node.op_type}")
+            yield from _inner_layers(inner)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from itertools import chain
 from typing import Final
 
@@ -24,28 +25,15 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs import integer_layers
+from lengthwise_export.onnx_graphs.protos import OF_ONNX, constants_of, refill
 
 LARGEST_HALF: Final = float(np.finfo(np.float16).max)
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 _PRODUCTS: Final = frozenset({"MatMul", "Gemm", "Conv"})
 _MOVES: Final = frozenset(
-    {
-        "Concat",
-        "Expand",
-        "Flatten",
-        "Identity",
-        "Relu",
-        "Reshape",
-        "Sigmoid",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    }
+    {"Concat", "Expand", "Flatten", "Identity", "Relu", "Reshape", "Sigmoid", "Slice", "Split", "Squeeze", "Tanh"}
+    | {"Transpose", "Unsqueeze", "Where"}
 )
 """Operators whose outputs are not larger than their inputs, or are bounded."""
 
@@ -66,9 +54,7 @@ def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     """Converts a float32 graph; inputs and outputs stay the same."""
     if precision == "fp32":
         return graph
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph)
-    converted = _to_fp16(copy) if precision == "fp16" else _to_int8(copy)
+    converted = (_to_fp16 if precision == "fp16" else _to_int8)(deepcopy(graph))
     onnx.checker.check_model(converted, full_check=True)
     return converted
 
@@ -77,8 +63,7 @@ def described(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
     """Says what of a float32 graph runs in integers at int8, and what stays in float32; nothing at other precisions."""
     if precision != "int8":
         return ()
-    converted = onnx.ModelProto()
-    converted.CopyFrom(graph)
+    converted = deepcopy(graph)
     layers = _convert_layers(converted.graph)
     sizes = [(tensor.data_type == TensorProto.INT8, math.prod(tensor.dims)) for tensor in converted.graph.initializer]
     share = sum(size for is_int8, size in sizes if is_int8) / max(1, sum(size for _, size in sizes))
@@ -91,7 +76,7 @@ def described(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
 
 
 def _convert_layers(graph: onnx.GraphProto) -> integer_layers.Int8Layers:
-    constants = _constants(graph)
+    constants = constants_of(graph)
     return integer_layers.convert(graph, constants, _last_products(graph, constants))
 
 
@@ -118,7 +103,7 @@ class _HalfGraph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = shape_inference.infer_shapes(model, check_type=True).graph
-        self._constants = _constants(self._graph)
+        self._constants = constants_of(self._graph)
         values = chain(self._graph.input, self._graph.value_info, self._graph.output)
         self._types = {value.name: value.type.tensor_type.elem_type for value in values}
         self._types |= {name: tensor.data_type for name, tensor in self._constants.items()}
@@ -137,20 +122,18 @@ class _HalfGraph:
                 self._add_half(node)
             else:
                 self._nodes.append(node)
-        if not products:
-            return None
-        del self._graph.node[:]
-        self._graph.node.extend(self._nodes)
+        refill(self._graph.node, self._nodes)
         del self._graph.value_info[:]  # the types in it may be wrong now
-        return self._graph
+        return self._graph if products else None
 
     def _can_run_in_half(self, node: NodeProto) -> bool:
         names = self._float_inputs(node)
         weights = [name for name in names if name in self._constants]
         activations = [name for name in names if name not in self._constants]
-        if node.domain not in ("", "ai.onnx") or not activations:
+        if node.domain not in OF_ONNX or not activations:
             return False
-        if not all(_fits_half(self._constants[name]) for name in weights):
+        # Masking constants and infinities are not in the range of float16.
+        if not all((np.abs(numpy_helper.to_array(self._constants[name])) <= LARGEST_HALF).all() for name in weights):
             return False
         if node.op_type in _RECURRENT:
             return True
@@ -210,15 +193,6 @@ def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
-    """All constants by name: initializers, and the outputs of Constant nodes."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
-    return constants
-
-
 def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto]) -> frozenset[str]:
     """The outputs of the last weighted products before the graph's outputs: their rounding would be the answer's."""
     producers = {name: node for node in graph.node for name in node.output if name}
@@ -236,11 +210,6 @@ def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto])
         elif node.op_type not in _RECURRENT:
             waiting.extend(node.input)
     return frozenset(last)
-
-
-def _fits_half(tensor: TensorProto) -> bool:
-    """Whether all its numbers are in the range of float16; masking constants and infinities are not."""
-    return bool((np.abs(numpy_helper.to_array(tensor)) <= LARGEST_HALF).all())
 
 
 def _cast(name: str, into: str, element: int) -> NodeProto:
