@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.keras_models.backend import import_keras
+from lengthwise_export.keras_models.backend import first_line, import_keras, quiet
 from lengthwise_export.keras_models.inputs import ModelInput
 from lengthwise_export.keras_models.module import KerasModule
 
@@ -46,11 +46,11 @@ def require_agreement(text: str, module: KerasModule, given: ModelInput, seed: i
             expected = _answers(_alone(module.model, sequence))
             for ends in (torch.tensor([sequence.shape[1]]), None):
                 _compare(text, expected, _answers(module(sequence, ends)), f"a sequence of {sequence.shape[1]} steps")
-        for batch, lengths in padded[:1]:
-            try:
-                expected = _answers(_alone(module.model, batch))
-            except Exception:  # whatever a model raises at a width
-                continue
+        batch, lengths = padded[0]
+        expected = {}
+        with contextlib.suppress(Exception):  # whatever a model raises at a width
+            expected = _answers(_alone(module.model, batch))
+        if expected:
             _compare(text, expected, _answers(module(batch, lengths)), "a padded batch")
         answer = module(sequences[0], None)
         return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_answers(answer))
@@ -82,27 +82,18 @@ def _running(text: str, module: KerasModule, given: ModelInput, random: np.rando
                 running.append(sequence)
         if len(running) > 1:
             return running
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    raise ConfigurationError(f"{text} raises for sequences of {_LENGTHS[0]} to {_LONGER[-1]} steps: {first}") from error
+    said = first_line(error) if error is not None else ""
+    raise ConfigurationError(f"{text} raises for sequences of {_LENGTHS[0]} to {_LONGER[-1]} steps: {said}") from error
 
 
 def _alone(model: Any, steps: Tensor) -> Any:
+    """Keras' own answer; errors are as the layers raise them, without a report of their arguments."""
     keras = import_keras()
-    with keras.device("cpu"), _unfiltered(keras):
-        return model(steps, training=False)
-
-
-@contextlib.contextmanager
-def _unfiltered(keras: Any) -> Iterator[None]:
-    """Errors as the layers raise them, without a report of their arguments."""
-    import warnings
-
     was = keras.config.is_traceback_filtering_enabled()
     keras.config.disable_traceback_filtering()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about masks that layers drop: the check says that
-            yield
+        with keras.device("cpu"), quiet():
+            return model(steps, training=False)
     finally:
         if was:
             keras.config.enable_traceback_filtering()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Final
 
@@ -46,6 +49,20 @@ def import_keras() -> ModuleType:
     _take_symbolic_sizes()
     leave_stderr_open()
     return keras
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings about masks that a layer drops: the check says that, with its cause."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of Keras says, in one line; of any kind, as Keras raises many."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def leave_stderr_open() -> None:

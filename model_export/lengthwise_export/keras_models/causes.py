@@ -36,129 +36,112 @@ IN_OWN_LAYER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _LayerEntry:
-    kinds: str
-    mask: LayerMask | None
-    changes: frozenset[Change] | None
+    kinds: str  # a regular expression of classes
     why: str
     fix: str
-
-
-def _layer(kinds: str, mask: LayerMask | None, why: str, fix: str, changes: tuple[Change, ...] = ()) -> _LayerEntry:
-    return _LayerEntry(kinds, mask, frozenset(changes) or None, why, fix)
+    mask: LayerMask | None = None  # None for any
+    changes: tuple[Change, ...] = ()  # empty for any
 
 
 _RECURRENT: Final = "SimpleRNN|LSTM|GRU|RNN|Bidirectional"
 
 _TABLE: Final = (
-    _layer(
+    _LayerEntry(
         ".*",
-        None,
         "0 * NaN is NaN, and so are 0 * Inf and Inf - Inf: a mask that multiplies or adds does not remove them.",
         _ZEROED + "x = keras.ops.where(valid, x, 0.0)  # selects instead of computing",
-        ("poison",),
+        changes=("poison",),
     ),
-    _layer(
+    _LayerEntry(
         "Masking|Embedding",
-        None,
         "It computes its mask from values that a layer before it has changed, so padding is no longer what it looks "
         "for.",
         _MASK_FIRST,
     ),
-    _layer(
+    _LayerEntry(
         _RECURRENT,
-        "none",
         "It gets no mask$dropped: it runs through the padding, so its last state is that of a padded step, and "
         "backwards it begins in the padding.",
         _MASK_FIRST + _OR_MEND,
+        mask="none",
     ),
-    _layer(
+    _LayerEntry(
         _RECURRENT,
-        "other",
         "Its mask is not that of the sequence's end: Masking looks for padding in values that a layer before it has "
         "changed, or Concatenate has joined the mask with that of an input that has none.",
         _MASK_FIRST + _OR_MEND,
+        mask="other",
     ),
-    _layer(
+    _LayerEntry(
         _RECURRENT,
-        "lengths",
         "It gives its steps in reverse order, so padding stands in front and the next layer reads it as valid; or 0 in "
         "the place of its last state (zero_output_for_mask).",
         "x = keras.layers.Bidirectional(...)  # turns the steps back; without zero_output_for_mask" + _OR_MEND,
+        mask="lengths",
     ),
-    _layer(
+    _LayerEntry(
         "(Separable|Depthwise)?(Conv|Convolution)1D(Transpose)?",
-        None,
         "A convolution takes no mask: at the last valid steps it reads the padding behind them, and each one before "
         "it has carried its bias into the padding.",
         'padding="causal"  # where $layer is made: a step then reads no later one\n'
         "# or, before it:\n" + _ZEROED + "x = keras.ops.where(valid, x, 0.0)" + _OR_MEND,
     ),
-    _layer(
+    _LayerEntry(
         "GlobalMax(Pooling|Pool)1D",
-        None,
         "It takes no mask: padded steps compete with the valid ones for the largest value.",
         _ZEROED + "x = keras.ops.where(valid, x, -1e9)  # before $layer" + _OR_MEND,
     ),
-    _layer(
+    _LayerEntry(
         "GlobalAverage(Pooling|Pool)1D|GlobalAvgPool1D",
-        "none",
         "It gets no mask$dropped: its sum includes padding, and it divides by the width.",
         "x = $layer(x, mask=mask)  # the mask that Masking computed: [rows, width]" + _OR_MEND,
+        mask="none",
     ),
-    _layer(
+    _LayerEntry(
         "(Max|Average|Avg)(Pooling|Pool)1D|Adaptive(Max|Average)Pooling1D",
-        None,
         "A window over the last valid steps reaches into the padding: pooling takes no mask, and gives none on.",
         "# pool after the sequence is one vector, or put values there that cannot win:\n"
         + _ZEROED
         + "x = keras.ops.where(valid, x, -1e9)  # before a max pooling; 0 before an average"
         + _OR_MEND,
     ),
-    _layer(
+    _LayerEntry(
         "Flatten",
-        None,
         "It makes features of the steps, padding included: each place in the batch gets weights of its own.",
         "x = keras.layers.GlobalAveragePooling1D()(x)  # in the place of $layer; it takes the mask",
     ),
-    _layer(
+    _LayerEntry(
         "MultiHeadAttention|Group(ed)?QueryAttention",
-        None,
         "Its softmax runs over padded steps too$dropped: they get weights above 0.",
         "x = $layer(x, x, attention_mask=mask[:, None, :])  # mask: [rows, width], true at valid steps" + _OR_MEND,
     ),
-    _layer(
+    _LayerEntry(
         "Attention|AdditiveAttention",
-        None,
         "Its softmax runs over padded steps too$dropped: they get weights above 0.",
         "x = $layer([x, x], mask=[mask, mask])  # mask: [rows, width], true at valid steps" + _OR_MEND,
     ),
-    _layer(
+    _LayerEntry(
         "Softmax|Activation",
-        None,
         "A softmax over the steps gives the padded ones a share, unless their scores are masked.",
         "weights = keras.layers.Softmax(axis=1)(scores, mask=valid)  # valid has the shape of scores" + _OR_MEND,
     ),
-    _layer(
+    _LayerEntry(
         "LayerNormalization|GroupNormalization|UnitNormalization|RMSNormalization|SpectralNormalization",
-        None,
         "Its mean and variance are over the steps too, padding included.",
         "keras.layers.LayerNormalization(axis=-1)  # over the features of each step" + _OR_MEND,
     ),
-    _layer(
+    _LayerEntry(
         "Reshape|Permute|RepeatVector|Dot|EinsumDense|Dense",
-        None,
         "It mixes the axis of the steps with another, or sums over it, padding included.",
         _ZEROED + "x = keras.ops.where(valid, x, 0.0)  # before $layer" + _OR_MEND,
     ),
-    _layer(
+    _LayerEntry(
         "Cropping1D|ZeroPadding1D|UpSampling1D",
-        None,
         "It counts steps from the end of the width, where there is padding for every sequence but the longest.",
         "# leave it out, or work from the front: the end of a sequence is at its length",
     ),
-    _layer(
+    _LayerEntry(
         ".*",
-        None,
         "It carries padding into valid steps$dropped.",
         _ZEROED + "x = keras.ops.where(valid, x, 0.0)  # before $layer" + _OR_MEND,
     ),
@@ -172,7 +155,7 @@ def explain_layer(kind: str, change: Change, *, layer: str, mask: LayerMask, dro
         for entry in _TABLE
         if re.fullmatch(entry.kinds, kind)
         and entry.mask in (None, mask)
-        and (entry.changes is None or change in entry.changes)
+        and (not entry.changes or change in entry.changes)
     )
     dropped = "" if dropped_by is None or mask != "none" else f" (it ends at {dropped_by})"
     name = re.sub(r"\W", "_", layer.rpartition("/")[2])

@@ -16,38 +16,24 @@ from lengthwise.errors import ConfigurationError
 FACTORY: Final = "write a function that returns the model, and name it, as in file.py:factory"
 _BEFORE: Final = "do this before a sequence is sent, and give a keras.Model of the layers behind it"
 
-_MODELS: Final = frozenset({"Sequential", "Functional", "Model"})
 
-_RECURRENT: Final = frozenset({"SimpleRNN", "LSTM", "GRU", "RNN", "Bidirectional", "TimeDistributed"}) | frozenset(
-    {"SimpleRNNCell", "LSTMCell", "GRUCell", "StackedRNNCells"}
-)
-_ATTENTION: Final = frozenset(
-    {"Attention", "AdditiveAttention", "MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention"}
-)
-_CONVOLUTIONS: Final = frozenset({"Conv1D", "Convolution1D", "SeparableConv1D", "SeparableConvolution1D"}) | frozenset(
-    {"DepthwiseConv1D", "Conv1DTranspose", "Convolution1DTranspose"}
-)
-_POOLING: Final = frozenset(
-    f"{kind}{name}"
-    for kind in ("", "Global")
-    for name in ("MaxPooling1D", "AveragePooling1D", "MaxPool1D", "AvgPool1D")
-) | frozenset({"AdaptiveAveragePooling1D", "AdaptiveMaxPooling1D"})
-_NORMALIZATION: Final = frozenset(
-    {"BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization", "RMSNormalization"}
-) | frozenset({"SpectralNormalization", "Normalization", "Rescaling"})
-_ACTIVATIONS: Final = frozenset({"Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"})
-_REGULARIZATION: Final = frozenset(
-    {"Dropout", "SpatialDropout1D", "GaussianDropout", "GaussianNoise", "AlphaDropout", "ActivityRegularization"}
-)
-_MERGING: Final = frozenset({"Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot"})
-_SHAPES: Final = frozenset(
-    {"Reshape", "Permute", "RepeatVector", "Flatten", "UpSampling1D", "ZeroPadding1D"}
-) | frozenset({"Cropping1D"})
-_CORE: Final = frozenset({"InputLayer", "Masking", "Embedding", "Dense", "EinsumDense", "Identity"})
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
-LAYERS: Final = (
-    _MODELS | _RECURRENT | _ATTENTION | _CONVOLUTIONS | _POOLING | _NORMALIZATION | _ACTIVATIONS | _REGULARIZATION
-) | (_MERGING | _SHAPES | _CORE)
+
+LAYERS: Final = _words(
+    "Sequential Functional Model InputLayer Masking Embedding Dense EinsumDense Identity "
+    "SimpleRNN LSTM GRU RNN Bidirectional TimeDistributed SimpleRNNCell LSTMCell GRUCell StackedRNNCells "
+    "Attention AdditiveAttention MultiHeadAttention GroupQueryAttention GroupedQueryAttention Conv1D Convolution1D "
+    "SeparableConv1D SeparableConvolution1D DepthwiseConv1D Conv1DTranspose Convolution1DTranspose "
+    "MaxPooling1D AveragePooling1D MaxPool1D AvgPool1D AdaptiveAveragePooling1D AdaptiveMaxPooling1D "
+    "GlobalMaxPooling1D GlobalAveragePooling1D GlobalMaxPool1D GlobalAvgPool1D "
+    "BatchNormalization LayerNormalization GroupNormalization UnitNormalization RMSNormalization "
+    "SpectralNormalization Normalization Rescaling Activation ReLU LeakyReLU PReLU ELU Softmax "
+    "Dropout SpatialDropout1D GaussianDropout GaussianNoise AlphaDropout ActivityRegularization "
+    "Add Subtract Multiply Average Maximum Minimum Concatenate Dot "
+    "Reshape Permute RepeatVector Flatten UpSampling1D ZeroPadding1D Cropping1D"
+)
 """The layers of Keras that a file may hold."""
 
 REFUSED: Final[Mapping[str, str]] = MappingProxyType(
@@ -59,8 +45,10 @@ REFUSED: Final[Mapping[str, str]] = MappingProxyType(
         "FlaxLayer": "it runs JAX: build the model of Keras' own layers",
         "TorchModuleWrapper": f"it holds a pickled module: {FACTORY}",
         **dict.fromkeys(
-            frozenset({"TextVectorization", "StringLookup", "IntegerLookup", "Hashing", "HashedCrossing"})
-            | frozenset({"Discretization", "CategoryEncoding", "MelSpectrogram", "STFTSpectrogram"}),
+            _words(
+                "TextVectorization StringLookup IntegerLookup Hashing HashedCrossing Discretization CategoryEncoding "
+                "MelSpectrogram STFTSpectrogram"
+            ),
             f"it prepares data: {_BEFORE}",
         ),
         **dict.fromkeys(
@@ -78,7 +66,6 @@ REFUSED: Final[Mapping[str, str]] = MappingProxyType(
 """Layers that are known and not read, with what to do instead."""
 
 _FORGOTTEN: Final = ("_regularizer", "_constraint")
-_INITIALIZER: Final = "_initializer"
 _NOT_RUN: Final = ("compile_config", "optimizer", "optimizer_config", "loss", "metrics")
 _OPERATIONS: Final = ("keras.src.ops.numpy", "keras.src.ops.nn", "keras.src.ops.core", "keras.src.ops.math")
 _CALL_FUNCTIONS: Final = frozenset(
@@ -114,13 +101,11 @@ class _Examined:
         for key, each in value.items():
             if not isinstance(key, str):
                 raise ConfigurationError(f"{self._text}: the configuration has a key that is no text")
-            if key in _NOT_RUN and "config" in value:
-                continue
             if key.endswith(_FORGOTTEN):
                 kept[key] = None
-            elif key.endswith(_INITIALIZER) and each is not None:
+            elif key.endswith("_initializer") and each is not None:
                 kept[key] = "zeros"
-            else:
+            elif key not in _NOT_RUN or "config" not in value:
                 kept[key] = self.walked(each)
         return kept
 
@@ -131,12 +116,8 @@ class _Examined:
         is_renamed = isinstance(registered, str) and registered not in (name, "")
         if name in LAYERS and (module is None or module in _LAYER_MODULES) and not is_renamed:
             return
-        of_keras = module is None or module.partition(".")[0] == "keras"
-        why = (
-            "it is not among the layers of sequence models"
-            if of_keras and not isinstance(registered, str)
-            else "its class is not in the file"
-        )
+        of_keras = (module or "keras").partition(".")[0] == "keras" and not isinstance(registered, str)
+        why = "it is not among the layers of sequence models" if of_keras else "its class is not in the file"
         raise ConfigurationError(f"{self._text}: {shown} is not read: {why}; {FACTORY}")
 
     def _require_known(self, node: dict[str, Any]) -> None:
@@ -158,30 +139,22 @@ class _Examined:
         if module in _OPERATIONS and name not in _CALL_FUNCTIONS:
             return
         if name in _POLICIES and module in (None, "keras", "keras.dtype_policies", "keras.mixed_precision"):
-            self._require_float32(node)
+            self._require_float32("a layer", inner.get("name") if isinstance(inner, dict) else None)
             return
         self._require_layer(name, module, registered, shown)
         if isinstance(inner, dict):
-            self._require_float32_text(inner, shown)
+            dtype = inner.get("dtype")
+            if isinstance(dtype, str) and (dtype.startswith("mixed_") or dtype in ("float16", "bfloat16", "float64")):
+                self._require_float32(shown, dtype)
             if inner.get("stateful"):
                 raise ConfigurationError(
                     f"{self._text}: {shown} is stateful: its answer depends on the calls before. Set stateful=False, "
                     "which has the same weights"
                 )
 
-    def _require_float32(self, node: dict[str, Any]) -> None:
-        inner = node.get("config")
-        name = inner.get("name") if isinstance(inner, dict) else None
-        if name != _FLOAT:
+    def _require_float32(self, what: str, dtype: object) -> None:
+        if dtype != _FLOAT:
             raise ConfigurationError(
-                f"{self._text}: a layer computes in {name}, and Lengthwise runs Keras models in float32: build the "
-                "model with keras.config.set_dtype_policy('float32'), load_weights, and save that"
-            )
-
-    def _require_float32_text(self, inner: dict[str, Any], shown: str) -> None:
-        dtype = inner.get("dtype")
-        if isinstance(dtype, str) and (dtype.startswith("mixed_") or dtype in ("float16", "bfloat16", "float64")):
-            raise ConfigurationError(
-                f"{self._text}: {shown} computes in {dtype}, and Lengthwise runs Keras models in float32: build the "
+                f"{self._text}: {what} computes in {dtype}, and Lengthwise runs Keras models in float32: build the "
                 "model with keras.config.set_dtype_policy('float32'), load_weights, and save that"
             )

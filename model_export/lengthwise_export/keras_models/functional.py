@@ -52,7 +52,7 @@ def masks_in(function: Any) -> GraphMasks:
         if kind == "NotEqual" and len(node.input_tensors) == 1 and len(first.shape) in (2, 3):
             if len(first.shape) == 3:
                 compared[id(node.outputs[0])] = id(first)
-            elif _is_zero(node.arguments.args[1:]):
+            elif len(other := node.arguments.args[1:]) == 1 and isinstance(other[0], int | float) and other[0] == 0:
                 over[id(node.outputs[0])] = id(first)
         elif kind == "Any" and id(first) in compared and node.operation.axis in (-1, 2, (-1,), (2,), [-1], [2]):
             over[id(node.outputs[0])] = compared[id(first)]
@@ -122,10 +122,6 @@ def _only_masks(function: Any, nodes: list[Any], over: dict[int, int]) -> frozen
                 others.add(id(symbol))
         found.update(id(symbol) for symbol in node.outputs if id(symbol) in from_masks and id(symbol) not in others)
     return frozenset(found - others)
-
-
-def _is_zero(arguments: tuple[Any, ...]) -> bool:
-    return len(arguments) == 1 and isinstance(arguments[0], int | float) and arguments[0] == 0
 
 
 def _flat(value: Any) -> list[Any]:

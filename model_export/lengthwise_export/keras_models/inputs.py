@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import StepInput
 
-_ACTIVATIONS: Final = {"softmax": "probabilities", "sigmoid": "probabilities", "hard_sigmoid": "probabilities"}
+_ACTIVATIONS: Final = ("softmax", "sigmoid", "hard_sigmoid")
+"""Those that give probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
     if not inputs:
         built = model.get_build_config() if getattr(model, "built", False) else None
         shape = (built or {}).get("input_shape")
-        return tuple(shape) if isinstance(shape, list | tuple) and all(_is_size(size) for size in shape) else None
+        is_shape = isinstance(shape, list | tuple) and all(isinstance(size, int | None) for size in shape)
+        return tuple(shape) if is_shape else None
     if len(inputs) > 1:
         names = ", ".join(str(each.name) for each in inputs)
         raise ConfigurationError(
@@ -87,10 +89,6 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
             "before they are sent, and split them in the model"
         )
     return tuple(inputs[0].shape)
-
-
-def _is_size(size: object) -> bool:
-    return size is None or isinstance(size, int)
 
 
 def _vocabulary(model: Any, tables: list[Any]) -> int | None:

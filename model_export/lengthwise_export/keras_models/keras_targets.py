@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 from lengthwise_export.keras_models import loading
 from lengthwise_export.keras_models.agreement import require_agreement
-from lengthwise_export.keras_models.backend import import_keras
+from lengthwise_export.keras_models.backend import first_line, import_keras, quiet
 from lengthwise_export.keras_models.causes import IN_OWN_LAYER
 from lengthwise_export.keras_models.config import REFUSED
 from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
@@ -127,9 +126,9 @@ def _require_servable(text: str, model: Any) -> None:
 
 
 def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:
-    if len(names) > 1 and options.output_name is None:
-        raise ConfigurationError(f"{text} has {len(names)} outputs ({', '.join(names)}): name one with --output")
     chosen = options.output_name
+    if len(names) > 1 and chosen is None:
+        raise ConfigurationError(f"{text} has {len(names)} outputs ({', '.join(names)}): name one with --output")
     if chosen is not None and chosen.isdigit() and int(chosen) < len(names) and chosen not in names:
         chosen = names[int(chosen)]
     return output_selector(chosen)
@@ -154,15 +153,13 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
     (symbol,) = model.inputs
     free = keras.Input(batch_shape=(None, None, *symbol.shape[2:]), dtype=symbol.dtype, name=symbol.name)
     try:
-        with warnings.catch_warnings(), keras.device("cpu"):
-            warnings.simplefilter("ignore")
+        with quiet(), keras.device("cpu"):
             cloned = keras.models.clone_model(model, input_tensors=free, clone_function=_clone)
             cloned.set_weights(model.get_weights())
     except Exception as error:  # Keras raises many kinds
-        lines = str(error).strip().splitlines()
         raise ConfigurationError(
             f"{text} is built for exactly {fixed} steps, and cannot be built for any number: "
-            f"{lines[0] if lines else type(error).__name__}. Build it with Input((None, ...)), with a pooling or an "
+            f"{first_line(error)}. Build it with Input((None, ...)), with a pooling or an "
             "attention where Flatten is, and load its weights into that"
         ) from error
     return cloned
@@ -170,6 +167,4 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
 
 def _clone(layer: Any) -> Any:
     config = layer.get_config()
-    if config.get("unroll"):
-        config["unroll"] = False
-    return type(layer).from_config(config)
+    return type(layer).from_config({**config, "unroll": False} if config.get("unroll") else config)

@@ -8,19 +8,17 @@ weights, to compare their number with that in the file: a small file cannot ask 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
+import math
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.keras_models import archive
-from lengthwise_export.keras_models.backend import import_keras
+from lengthwise_export.keras_models.backend import first_line, import_keras, quiet
 from lengthwise_export.keras_models.config import FACTORY, examined
 
 _ZIP: Final = b"PK\x03\x04"
@@ -59,16 +57,16 @@ def _load_archive(text: str, path: Path, folder: Path) -> Any:
         raise ConfigurationError(f"{text}: {archive.CONFIG} describes no model")
     by = metadata.get("keras_version")
     said = f" (it was written by Keras {by}, this is {keras.__version__})" if isinstance(by, str) else ""
-    with _quiet(), keras.device("meta"):
+    with quiet(), keras.device("meta"):
         wanted = _weights_of(text, _built(keras, safe, text, said), keras)
     if wanted > stored:
         raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
-    with _quiet(), keras.device("cpu"):
+    with quiet(), keras.device("cpu"):
         model = _built(keras, safe, text, said)
         try:
             model.load_weights(weights)
         except Exception as error:  # Keras raises many kinds
-            raise ConfigurationError(f"{text}: the weights do not fit the model{said}: {_first_line(error)}") from error
+            raise ConfigurationError(f"{text}: the weights do not fit the model{said}: {first_line(error)}") from error
     return model
 
 
@@ -91,11 +89,11 @@ def _load_hdf5(text: str, path: Path, folder: Path) -> Any:
             raise ConfigurationError(f"{text}: its configuration is no text, or too long")
         safe = examined(archive.parsed(f"{text}: model_config", config), text)
         file.attrs["model_config"] = json.dumps(safe)
-    with _quiet(), keras.device("meta"):
+    with quiet(), keras.device("meta"):
         wanted = _weights_of(text, _loaded_hdf5(keras, copied, text), keras)
     if wanted > stored:
         raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
-    with _quiet(), keras.device("cpu"):
+    with quiet(), keras.device("cpu"):
         return _loaded_hdf5(keras, copied, text)
 
 
@@ -104,7 +102,7 @@ def _loaded_hdf5(keras: Any, path: Path, text: str) -> Any:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds
         raise ConfigurationError(
-            f"{text} cannot be read by Keras {keras.__version__}: {_first_line(error)}. If it is of Keras 2, "
+            f"{text} cannot be read by Keras {keras.__version__}: {first_line(error)}. If it is of Keras 2, "
             f"{_SAVE_AGAIN}"
         ) from error
 
@@ -113,7 +111,7 @@ def _weights_of(text: str, model: Any, keras: Any) -> int:
     """The number of weights of what was read."""
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"{text} holds a {type(model).__name__}, which is no model")
-    return sum(_size(variable.shape) for variable in model.weights)
+    return sum(math.prod(map(int, variable.shape)) for variable in model.weights)
 
 
 def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:
@@ -121,25 +119,6 @@ def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:
         return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # Keras empties it
     except Exception as error:  # Keras raises many kinds
         raise ConfigurationError(
-            f"{text} cannot be read by Keras {keras.__version__}{said}: {_first_line(error)}. If an older Keras wrote "
+            f"{text} cannot be read by Keras {keras.__version__}{said}: {first_line(error)}. If an older Keras wrote "
             f"it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
         ) from error
-
-
-def _size(shape: Any) -> int:
-    size = 1
-    for axis in shape:
-        size *= int(axis)
-    return size
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about masks that a layer drops: the check says that
-        yield

@@ -47,21 +47,16 @@ def form_of(cell: Any) -> CellForm | str:
     if kind is None:
         return f"the cell {type(cell).__name__} is a loop over the steps in Python: use LSTM, GRU or SimpleRNN"
     output = _named(cell.activation)
-    gate = _named(cell.recurrent_activation) if kind != "RNN" else None
+    gate = output if kind == "RNN" else _named(cell.recurrent_activation)
     for name in (output, gate):
-        if name is not None and name not in ACTIVATIONS:
+        if name not in ACTIVATIONS:
             return f"a recurrent layer of ONNX has no activation {name!r}: it has {', '.join(ACTIVATIONS)}"
     activations = {"LSTM": (gate, output, output), "GRU": (gate, output), "RNN": (output,)}[kind]
-    return CellForm(
-        kind, tuple(str(name) for name in activations), bool(getattr(cell, "reset_after", False)), int(cell.units)
-    )
+    return CellForm(kind, activations, bool(getattr(cell, "reset_after", False)), int(cell.units))
 
 
 def _named(activation: Any) -> str:
-    name = getattr(activation, "__name__", None)
-    if name is None or not getattr(activation, "__module__", "").startswith("keras."):
-        return str(name or type(activation).__name__)
-    return str(name)
+    return str(getattr(activation, "__name__", None) or type(activation).__name__)
 
 
 class CellWeights(nn.Module):
@@ -73,10 +68,9 @@ class CellWeights(nn.Module):
 
     def __init__(self, cells: Sequence[Any], form: CellForm) -> None:
         super().__init__()
-        self.register_buffer("inputs", torch.stack([_stacked(_tensor(cell.kernel).T, form) for cell in cells]))
-        self.register_buffer(
-            "states", torch.stack([_stacked(_tensor(cell.recurrent_kernel).T, form) for cell in cells])
-        )
+        for name, kernel in (("inputs", "kernel"), ("states", "recurrent_kernel")):
+            weights = [_stacked(_tensor(getattr(cell, kernel)).T, form) for cell in cells]
+            self.register_buffer(name, torch.stack(weights))
         self.register_buffer("biases", torch.stack([_biases(cell, form) for cell in cells]))
 
 
@@ -120,19 +114,9 @@ def run(
             values, lengths, [weights.inputs], [weights.states], [weights.biases], state, cell, form.mode
         )
     else:
-        outputs, states, cells = recurrent_cells(
-            values,
-            lengths,
-            weights.inputs,
-            weights.states,
-            weights.biases,
-            state,
-            cell,
-            form.kind,
-            ",".join(form.activations),
-            direction,
-            form.reset_after,
-        )
+        of_layer = (weights.inputs, weights.states, weights.biases)
+        how = (form.kind, ",".join(form.activations), direction, form.reset_after)
+        outputs, states, cells = recurrent_cells(values, lengths, *of_layer, state, cell, *how)
     return outputs, [states, cells] if form.kind == "LSTM" else [states]
 
 

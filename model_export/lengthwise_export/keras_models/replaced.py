@@ -10,7 +10,6 @@ the graph of a functional model the mask of the lengths, where the graph compute
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lengthwise_export.keras_models import recurrent
-from lengthwise_export.keras_models.backend import import_keras
+from lengthwise_export.keras_models.backend import import_keras, quiet
 from lengthwise_export.keras_models.functional import run_graph
 from lengthwise_export.keras_models.recurrent import GatheredSteps
 from lengthwise_export.keras_models.run import KerasRun
@@ -36,6 +35,8 @@ _ORIGINAL: Final[dict[Callable[..., Any], Callable[..., Any]]] = {}
 def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
     """Replaces parts of Keras by functions that use the run of a model, during the block."""
     keras = import_keras()
+    from keras.src.ops.function import Function  # what runs the graph of a functional model; it has no public name
+
     layers = keras.layers
     replaced: list[tuple[type[Any], str, Callable[..., Any]]] = [
         (layers.Masking, "call", _masking_call),
@@ -44,7 +45,7 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
         (layers.RNN, "call", _rnn_call),
         (layers.Bidirectional, "call", _bidirectional_call),
         (layers.TimeDistributed, "call", _time_distributed_call),
-        (_function_class(), "_run_through_graph", _run_through_graph),
+        (Function, "_run_through_graph", _run_through_graph),
     ]
     with PROCESS_WIDE, contextlib.ExitStack() as undo:
         _running.append(run)
@@ -63,8 +64,7 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
                 undo.callback(setattr, layer, "activity_regularizer", regularizer)
                 layer.activity_regularizer = None
         undo.enter_context(keras.device("cpu"))
-        undo.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # that a layer drops the mask: the check says so with its cause
+        undo.enter_context(quiet())
         yield
 
 
@@ -74,8 +74,10 @@ def _masking_call(layer: Any, inputs: Tensor) -> Any:
         return _ORIGINAL[_masking_call](layer, inputs)
     if run.mask is None:
         return inputs
+    from keras.src import backend  # Keras has no public name for it
+
     kept = run.fill(inputs, 0.0)
-    _set_mask(kept, run.mask)
+    backend.set_keras_mask(kept, run.mask)
     return kept
 
 
@@ -100,19 +102,6 @@ def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op
 
     known = run_graph(function, run.known.masks_in(function), run, tree.flatten(inputs), operation_fn)
     return tree.pack_sequence_as(function._outputs_struct, [known[id(symbol)] for symbol in function.outputs])
-
-
-def _function_class() -> type[Any]:
-    from keras.src.ops.function import Function  # what runs the graph of a functional model; it has no public name
-
-    kind: type[Any] = Function
-    return kind
-
-
-def _set_mask(tensor: Tensor, mask: Tensor) -> None:
-    from keras.src import backend  # Keras has no public name for it
-
-    backend.set_keras_mask(tensor, mask)
 
 
 def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:
@@ -160,16 +149,11 @@ def _kept(ends: Sequence[Tensor], start: Sequence[Tensor], gathered: GatheredSte
 
 
 def _output(layer: Any, run: Any, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None) -> Tensor:
-    if layer.return_sequences:
-        return _all_steps(layer, run, values, last, mask, gathered)
-    if mask is None or not layer.zero_output_for_mask:
-        return last
-    processed_last = mask[:, :1] if layer.go_backwards else mask[:, -1:]
-    return torch.where(processed_last.bool(), last, 0.0)
-
-
-def _all_steps(layer: Any, run: Any, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None) -> Tensor:
-    """What a layer with `return_sequences` returns."""
+    if not layer.return_sequences:
+        if mask is None or not layer.zero_output_for_mask:
+            return last
+        processed_last = mask[:, :1] if layer.go_backwards else mask[:, -1:]
+        return torch.where(processed_last.bool(), last, 0.0)
     if gathered is not None:
         return gathered.back(values, backwards=layer.go_backwards, repeated=not layer.zero_output_for_mask)
     if layer.go_backwards:
@@ -190,6 +174,14 @@ def _initial_states(given: Any, cells: int) -> list[list[Tensor]]:
         [state.unsqueeze(0) for state in (states if isinstance(states, list | tuple) else [states])]
         for states in of_cells
     ]
+
+
+_MERGED: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "concat": lambda first, second: torch.cat([first, second], dim=-1),
+    "sum": torch.add,
+    "ave": lambda first, second: (first + second) / 2,
+    "mul": torch.mul,
+}
 
 
 def _bidirectional_call(
@@ -222,17 +214,11 @@ def _bidirectional_call(
         first, second = outputs[..., :hidden], outputs[..., hidden:]
     else:
         first, second = ends[0][0], ends[0][1]
-    merged: Any
-    if layer.merge_mode == "concat":
-        merged = outputs if layer.return_sequences else torch.cat([first, second], dim=-1)
-    elif layer.merge_mode == "sum":
-        merged = first + second
-    elif layer.merge_mode == "ave":
-        merged = (first + second) / 2
-    elif layer.merge_mode == "mul":
-        merged = first * second
-    else:
-        merged = (first, second)
+    merged: Any = (first, second)
+    if layer.merge_mode == "concat" and layer.return_sequences:
+        merged = outputs
+    elif layer.merge_mode is not None:
+        merged = _MERGED[layer.merge_mode](first, second)
     if not layer.return_state:
         return merged
     states = (*(end[0] for end in ends), *(end[1] for end in ends))

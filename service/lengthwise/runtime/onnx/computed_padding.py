@@ -30,9 +30,7 @@ _OF_FEATURES: Final = frozenset({2, -1})
 
 def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, own_kernels: bool) -> bool:
     """Whether a graph computes padding; with `own_kernels`, its LSTM and GRU run in the kernels of this project."""
-    model = onnx_graph.read(graph)
-    stepped = {sequences}
-    of_lengths = set(lengths)
+    model, stepped, of_lengths = onnx_graph.read(graph), {sequences}, set(lengths)
     for node in model.nodes:
         from_lengths = not of_lengths.isdisjoint(node.inputs)
         if not stepped.isdisjoint(node.inputs):

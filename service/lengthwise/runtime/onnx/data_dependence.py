@@ -23,37 +23,18 @@ ENDS_WITHOUT_ROWS_AT_INT8: Final = frozenset({"DynamicQuantizeLSTM"})
 _CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _COUNTING: Final = frozenset({"Compress", "NonZero", "NonMaxSuppression", "StringSplit", "Unique"})
 """Operators whose outputs' shapes depend on the content of their inputs."""
+_REDUCTIONS: Final = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_SHAPED_BY_SECOND: Final = (
+    *("CenterCropPad", "Expand", "OneHot", "Reshape", "SequenceAt", "Split", "SplitToSequence", "Squeeze", "Tile"),
+    *("TopK", "Unsqueeze", *(f"Reduce{name}" for name in _REDUCTIONS)),
+)
 _SHAPED_BY: Final[dict[str, tuple[int, ...]]] = {
-    "CenterCropPad": (1,),
-    "ConstantOfShape": (0,),
-    "Expand": (1,),
-    "OneHot": (1,),
-    "Pad": (1, 3),
-    "Range": (0, 1, 2),
-    "ReduceL1": (1,),
-    "ReduceL2": (1,),
-    "ReduceLogSum": (1,),
-    "ReduceLogSumExp": (1,),
-    "ReduceMax": (1,),
-    "ReduceMean": (1,),
-    "ReduceMin": (1,),
-    "ReduceProd": (1,),
-    "ReduceSum": (1,),
-    "ReduceSumSquare": (1,),
-    "Reshape": (1,),
-    "Resize": (1, 2, 3),
-    "SequenceAt": (1,),
-    "Slice": (1, 2, 3, 4),
-    "Split": (1,),
-    "SplitToSequence": (1,),
-    "Squeeze": (1,),
-    "Tile": (1,),
-    "TopK": (1,),
-    "Unsqueeze": (1,),
+    **dict.fromkeys(_SHAPED_BY_SECOND, (1,)),
+    **{"ConstantOfShape": (0,), "Pad": (1, 3), "Range": (0, 1, 2), "Resize": (1, 2, 3), "Slice": (1, 2, 3, 4)},
 }
 """Operators with inputs that determine the output's shape: the indexes of these inputs."""
 _SHAPED_AS_FIRST: Final = frozenset({"ScatterElements", "ScatterND", "Scatter", "GatherElements"})
-"""Operators whose output has the shape of one input; see `_same_shape`."""
+"""Operators whose output has the shape of one input: the second of GatherElements, the first of the others."""
 
 
 def has_steady_time(graph: Graph) -> bool:
@@ -67,13 +48,11 @@ def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], 
     A shape may depend on lengths and mask (`others`), as a width does on the largest length; rows that they select may
     be none.
     """
-    if not any(node.operator in ending for node in graph.walk()):
-        return None
     inside = [node for node in graph.walk() if node.operator in ending]
     outside = [node for node in graph.nodes if node.operator in ending]
-    if (
-        len(inside) > len(outside) or graph.functions
-    ):  # in a loop, a branch or a function, into which values are not followed
+    if not inside:
+        return None
+    if len(inside) > len(outside) or graph.functions:  # values are not followed into loops, branches and functions
         return inside[0].operator if any(node.operator in _COUNTING for node in graph.walk()) else None
     known = {name: _Depends(content=name == sequences, selects=True) for name in (sequences, *others)}
     for node in graph.nodes:
@@ -116,7 +95,8 @@ def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends]) ->
     if node.operator in _COUNTING:
         return _Depends(content, selects, shape or selects)
     if node.operator in _SHAPED_AS_FIRST:
-        return _Depends(content or shape, selects or shape, _same_shape(node, inputs))
+        index = 1 if node.operator == "GatherElements" else 0
+        return _Depends(content or shape, selects or shape, index < len(inputs) and inputs[index].shape)
     if node.graphs:
         # The outputs may have any shape if values decide how often a loop runs, or which branch runs.
         decides = {"Scan": False, "If": bool(inputs) and inputs[0].content}.get(node.operator, content)
@@ -124,12 +104,6 @@ def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends]) ->
         return _Depends(content, selects, shape or decides or (counts and selects))
     shapes = [inputs[index] for index in _SHAPED_BY.get(node.operator, ()) if index < len(inputs)]
     return _Depends(content, selects, shape or any(one.content for one in shapes))
-
-
-def _same_shape(node: Node, inputs: list[_Depends]) -> bool:
-    """For an operator of `_SHAPED_AS_FIRST`: whether the input with the output's shape has a dependent shape."""
-    index = 1 if node.operator == "GatherElements" else 0
-    return index < len(inputs) and inputs[index].shape
 
 
 def _captured(node: Node) -> Iterator[str]:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -26,12 +25,9 @@ _LAYERS: Final = (*_ONNX, fusion.DOMAIN)
 """The domains of LSTM and GRU: `fusion` may have given a layer the order of its output."""
 _OF_FUSION: Final = {"order", "zeros"}
 """The attributes that `fusion` may have given a layer."""
-_INPUTS: Final = ("x", "w", "r", "b", "lengths")
-"""The inputs of ONNX's LSTM and GRU that the kernels know; further ones must be omitted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Bytes:
+class _Bytes(NamedTuple):
     """Dequantised weights: the names of the bytes and of their scales."""
 
     weights: str
@@ -78,10 +74,8 @@ def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
     graph = onnx_graph.read(model)
     kept = []
     for node in graph.nodes:
-        weights = _bytes(node, 1, graph.tensors)
-        wanted = weights is not None and (names is None or node.outputs[0] in names)
-        whole = graph.tensors[weights.weights].numbers() if weights is not None and wanted else None
-        scales = graph.tensors[weights.scales].numbers() if weights is not None and whole is not None else None
+        weights = _bytes(node, 1, graph.tensors) if names is None or names >= set(node.outputs) else None
+        whole, scales = (None, None) if weights is None else (graph.tensors[name].numbers() for name in weights)
         if whole is None or scales is None:
             kept.append(node)
         else:
@@ -94,15 +88,12 @@ def _integer_layer(node: Node, makers: Mapping[str, Node], tensors: Mapping[str,
     """The operator in the place of a layer; None if the node is not one, or not in the form that the kernels know."""
     if node.operator not in ("LSTM", "GRU") or node.domain not in _LAYERS or not _is_plain(node):
         return None
-    x, w, r, b, lengths = [*node.inputs, *[""] * len(_INPUTS)][: len(_INPUTS)]
+    x, w, r, b, lengths, *others = [*node.inputs, *[""] * 5]
     states, inputs = _dequantised(r, makers, tensors), _dequantised(w, makers, tensors)
-    if states is None or any(node.inputs[len(_INPUTS) :]):
-        return None
-    if inputs is None and not _is_tensor(tensors.get(w), FLOAT, 3):
+    if states is None or any(others) or (inputs is None and not _is_tensor(tensors.get(w), FLOAT, 3)):
         return None
     of_inputs = [w, ""] if inputs is None else [inputs.weights, inputs.scales]
-    names = [x, *of_inputs, states.weights, states.scales, b, lengths]
-    return _replaced(node, names)
+    return _replaced(node, [x, *of_inputs, states.weights, states.scales, b, lengths])
 
 
 def _integer_product(node: Node, makers: Mapping[str, Node], tensors: Mapping[str, Tensor]) -> Node | None:
@@ -121,14 +112,9 @@ def _replaced(node: Node, names: list[str]) -> Node:
 def _is_plain(node: Node) -> bool:
     """Whether a layer has the activations, the layout and the order of gates that the kernels compute."""
     known = {"direction", "hidden_size", "layout", "input_forget", "linear_before_reset"} | _OF_FUSION
-    attributes = node.attributes
-    return (
-        not node.unread
-        and attributes.keys() <= known
-        and not attributes.get("layout")
-        and not attributes.get("input_forget")
-        and (node.operator == "LSTM" or attributes.get("linear_before_reset") == 1)
-    )
+    said = node.attributes
+    is_known = not node.unread and said.keys() <= known and not said.get("layout") and not said.get("input_forget")
+    return is_known and (node.operator == "LSTM" or said.get("linear_before_reset") == 1)
 
 
 def _dequantised(name: str, makers: Mapping[str, Node], tensors: Mapping[str, Tensor]) -> _Bytes | None:
@@ -143,14 +129,11 @@ def _bytes(dequantize: Node | None, axis: int, tensors: Mapping[str, Tensor]) ->
     """The bytes that a node dequantises, with a scale along an axis of two; None if it does not do that."""
     if dequantize is None or dequantize.operator != "DequantizeLinear" or dequantize.domain not in _ONNX:
         return None
-    if dequantize.attributes.get("axis", 1) != axis or dequantize.attributes.keys() - {"axis"} or dequantize.unread:
-        return None
-    if len(dequantize.inputs) != 2:
+    if {"axis": 1, **dequantize.attributes} != {"axis": axis} or dequantize.unread or len(dequantize.inputs) != 2:
         return None
     weights, scales = dequantize.inputs
-    if not (_is_tensor(tensors.get(weights), INT8, 2) and _is_tensor(tensors.get(scales), FLOAT, 1)):
-        return None
-    return _Bytes(weights, scales)
+    is_dequantized = _is_tensor(tensors.get(weights), INT8, 2) and _is_tensor(tensors.get(scales), FLOAT, 1)
+    return _Bytes(weights, scales) if is_dequantized else None
 
 
 def _is_tensor(tensor: Tensor | None, kind: int, axes: int) -> bool:

@@ -28,12 +28,7 @@ _MOST_NESTED: Final = 64
 """Most graphs inside each other. onnxruntime's own reader allows 100 nested messages."""
 _SMALL: Final = 8
 """Most numbers of a tensor that is a constant, and of one whose numbers are not in one piece."""
-_TYPES: Final[dict[int, np.dtype[Any]]] = {
-    FLOAT: np.dtype("<f4"),
-    INT8: np.dtype("i1"),
-    INT32: np.dtype("<i4"),
-    INT64: np.dtype("<i8"),
-}
+_TYPES: Final = {kind: np.dtype(name) for kind, name in ((FLOAT, "<f4"), (INT8, "i1"), (INT32, "<i4"), (INT64, "<i8"))}
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 20, 25
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
 
@@ -200,17 +195,12 @@ def _function(message: memoryview, locations: set[str]) -> Graph:
 def _node(message: memoryview, locations: set[str], depth: int) -> Node:
     """A `NodeProto`."""
     node = Node(content=message)
+    lists, texts = {1: node.inputs, 2: node.outputs}, {3: "name", 4: "operator", 7: "domain"}
     for number, value in messages(message):
-        if number == 1:
-            node.inputs.append(text(value))
-        elif number == 2:
-            node.outputs.append(text(value))
-        elif number == 3:
-            node.name = text(value)
-        elif number == 4:
-            node.operator = text(value)
-        elif number == 7:
-            node.domain = text(value)
+        if number in lists:
+            lists[number].append(text(value))
+        elif number in texts:
+            setattr(node, texts[number], text(value))
         elif number == 5:
             _add_attribute(value, node, locations, depth)
     return node
