@@ -39,17 +39,18 @@ class Body:
             raise NotACell
         return self._values[name]
 
+    def function(self, name: str) -> Affine | None:
+        """A value by its name; None if it is a constant, or no cell has its operator."""
+        try:
+            value = self.value(name)
+        except NotACell:
+            return None
+        return value if isinstance(value, Affine) else None
+
     def names_of(self, wanted: Affine) -> list[str]:
         """The names of all values that are this function."""
-        found = []
-        for name in [*self._values, *self._producers]:
-            try:
-                value = self.value(name)
-            except NotACell:
-                continue
-            if isinstance(value, Affine) and value.same(wanted):
-                found.append(name)
-        return found
+        functions = ((name, self.function(name)) for name in [*self._values, *self._producers])
+        return [name for name, value in functions if value is not None and value.same(wanted)]
 
 
 ACTIVATIONS: Final[Mapping[str, tuple[tuple[str, float], ...]]] = {
@@ -132,14 +133,9 @@ def _matrix(value: Affine | ConstantArray | None) -> ConstantArray:
     return array.astype(np.float64)
 
 
-def _added(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+def _sum(inputs: _Inputs, sign: float) -> list[Affine]:
     one, other = _pair(inputs)
-    return [one.plus(other)]
-
-
-def _subtracted(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
-    one, other = _pair(inputs)
-    return [one.plus(other.scaled(-1.0))]
+    return [one.plus(other.scaled(sign))]
 
 
 def _multiplied(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
@@ -283,7 +279,7 @@ def _unchanged(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
 
 
 _RULES: Final[Mapping[str, Callable[[_Said, _Inputs, int], Sequence[Affine]]]] = {
-    "Add": _added,
+    "Add": lambda said, inputs, count: _sum(inputs, 1.0),
     "Cast": _unchanged,
     "Clip": _clipped,
     "Concat": _joined,
@@ -297,6 +293,6 @@ _RULES: Final[Mapping[str, Callable[[_Said, _Inputs, int], Sequence[Affine]]]] =
     "Neg": lambda said, inputs, count: [_affine(inputs[0]).scaled(-1.0)],
     "Slice": _slice,
     "Split": _split,
-    "Sub": _subtracted,
+    "Sub": lambda said, inputs, count: _sum(inputs, -1.0),
     "Where": _chosen,
 }

@@ -67,7 +67,7 @@ def recognise(
         body.input(name, width)
     given = body.input(*step)
     leaves = {name: body.input(name, width) for name, (_, width) in states.items()}
-    nexts = {name: _next(body, after) for name, (after, _) in states.items()}
+    nexts = {name: body.function(after) for name, (after, _) in states.items()}
     for state, own in leaves.items():
         after = nexts[state]
         if after is None:
@@ -81,27 +81,19 @@ def recognise(
             if found is not None:
                 names = frozenset(body.names_of(after)), frozenset(body.names_of(cell))
                 return replace(found, memory=memory, states=names[0], memories=names[1])
-        for kind, gates in (("GRU", _gru(after, own)), ("RNN", _rnn(after))):
+        alone = _gate(after)
+        for kind, gates in (("GRU", _gru(after, own)), ("RNN", None if alone is None else [alone])):
             found = None if gates is None else _layer(kind, gates, given, own, state)
             if found is not None:
                 return replace(found, states=frozenset(body.names_of(after)))
     raise NotACell
 
 
-def _next(body: Body, name: str) -> Affine | None:
-    try:
-        value = body.value(name)
-    except NotACell:
-        return None
-    return value if isinstance(value, Affine) else None
-
-
 def _gate(value: Affine) -> _Gate | None:
     """An activation of one value."""
     leaf = value.only
-    if leaf is None or leaf.kind not in ACTIVATIONS:
-        return None
-    return _Gate(leaf.kind, leaf.numbers, leaf.operands[0])
+    is_activation = leaf is not None and leaf.kind in ACTIVATIONS
+    return _Gate(leaf.kind, leaf.numbers, leaf.operands[0]) if leaf is not None and is_activation else None
 
 
 def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
@@ -154,7 +146,7 @@ def _mixed(state: Affine, old: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
         for share, kept in _factors(first):
             for rest, other in _factors(second):
                 new = _gate(other)
-                if kept.only is not old or new is None or not rest.plus(share).same(_ones(share.width)):
+                if kept.only is not old or new is None or not rest.plus(share).same(Affine({}, np.ones(share.width))):
                     continue
                 yield from ((gate, new) for gate in _turned_back(share, rest))
         for share, apart in _factors(second):
@@ -168,10 +160,6 @@ def _mixed(state: Affine, old: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
                 turned = _turned(gate)
                 if turned is not None and apart.same(_difference(found, old)):
                     yield turned, new
-
-
-def _ones(width: int) -> Affine:
-    return Affine({}, np.ones(width))
 
 
 def _difference(one: Leaf, other: Leaf) -> Affine:
@@ -207,11 +195,6 @@ def _reset(inner: Affine, old: Leaf) -> Iterator[tuple[Affine, _Gate, Affine | N
                 yield rest.plus(Affine({old: matrix}, np.zeros(rest.width))), reset, None
             elif Affine({leaf: matrix}, np.zeros(rest.width)).only is leaf and [*other.terms] == [old]:
                 yield rest, reset, other  # r * (h @ U + b)
-
-
-def _rnn(state: Affine) -> list[_Gate] | None:
-    gate = _gate(state)
-    return None if gate is None else [gate]
 
 
 def _layer(kind: str, gates: Sequence[_Gate], given: Leaf, state: Leaf, name: str) -> Cell | None:

@@ -70,24 +70,19 @@ class _Found:
             self.counted[out] = self.differs[first]
         elif first in self.counted and self._is_any(node):
             self.masks[out] = HidingMask(out, self.counted[first])
-        else:
-            self._pass_on(kind, first, out)
+        elif kind in ("Identity", "Cast") and first in self.raw:
+            self.raw.add(out)
+        elif kind in ("Identity", "Cast") and first in self.differs:
+            self.differs[out] = self.differs[first]
+        if kind in SAME and first in self.masks:
+            self.masks[out] = self.masks[first]
 
     def _is_any(self, node: NodeProto) -> bool:
         """Whether a node says that a count is not zero."""
         if node.op_type == "Greater":
-            return _is_zero(self.constants.get(node.input[1]))
+            bound = self.constants.get(node.input[1])
+            return bound is not None and bound.size == 1 and bool(bound.item() == 0)
         return node.op_type == "Cast" and bool(node.attribute[0].i == TensorProto.BOOL)
-
-    def _pass_on(self, kind: str, first: str, out: str) -> None:
-        """Notes a value that is another one in another form."""
-        if kind in ("Identity", "Cast"):
-            if first in self.raw:
-                self.raw.add(out)
-            elif first in self.differs:
-                self.differs[out] = self.differs[first]
-        if kind in SAME and first in self.masks:
-            self.masks[out] = self.masks[first]
 
 
 def _compared(node: NodeProto, raw: Collection[str], constants: dict[str, np.ndarray]) -> float | None:
@@ -105,10 +100,6 @@ def _over_features(node: NodeProto, constants: dict[str, np.ndarray]) -> bool:
     if axes is None and len(node.input) > 1 and node.input[1] in constants:
         axes = constants[node.input[1]].reshape(-1).tolist()
     return axes in ([-1], [2])
-
-
-def _is_zero(array: np.ndarray | None) -> bool:
-    return array is not None and array.size == 1 and array.item() == 0
 
 
 def opened(model: ModelProto, names: Collection[str]) -> ModelProto:

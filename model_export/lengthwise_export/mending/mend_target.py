@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -25,7 +25,7 @@ from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.errors import UncheckableError, UnmendableError
-from lengthwise_export.mending.changes import Mended, MendedOperator
+from lengthwise_export.mending.changes import Mended
 from lengthwise_export.mending.curve import draw_curve
 from lengthwise_export.mending.fix import FixProposal, operators_text
 from lengthwise_export.mending.mend import mend, shown_operator
@@ -109,7 +109,9 @@ def mend_target(
         # Where the original runs at one width only, for example, tracing fails too, and says less.
         report = check(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
         return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
-    mended = replace(mended, changes=tuple(_from_origin(change, origins) for change in mended.changes))
+    origin_of = ((change, *_origin(change.operator, change.location, origins)) for change in mended.changes)
+    changes = tuple(replace(change, operator=operator, location=at) for change, operator, at in origin_of)
+    mended = replace(mended, changes=changes)
     lengths = (max(shortest, mended.min_length), min(longest, mended.max_length))
     proved = _proved(target, mended, lengths, tolerance=tolerance, seed=seed, say=say)
     try:
@@ -124,16 +126,8 @@ def _proved(
 ) -> ProvedMend:
     shortest, longest = lengths
     after = _mended_target(target, mended)
-    proof = prove(
-        target.subject,
-        after.subject,
-        max_length=longest,
-        min_length=shortest,
-        tolerance=tolerance,
-        hiding=mended.hiding,
-        seed=seed,
-        progress=say,
-    )
+    how: dict[str, Any] = {"max_length": longest, "tolerance": tolerance, "seed": seed, "progress": say}
+    proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **how)
     ties = ties_in(mended.graph)
     fix = FixProposal(
         False,
@@ -149,9 +143,7 @@ def _proved(
     )
     if not proof.holds:
         return ProvedMend(fix, target)
-    report = check(
-        after.subject, max_length=longest, min_length=proof.min_length, tolerance=tolerance, seed=seed, progress=say
-    )
+    report = check(after.subject, min_length=proof.min_length, **how)
     fix = replace(fix, verdict=report.verdict)
     if report.verdict != "sound":
         begin = f", beginning at {report.leaks[0].operator}" if report.leaks else ""
@@ -160,17 +152,12 @@ def _proved(
     reason = f"{operators_text(len(fix.changes))} changed, and the proof holds"
     if not fix.changes:
         reason = "no operator has to be changed: the graph that is built from the code holds, as its proof says"
-    return ProvedMend(replace(fix, mendable=True, reason=reason), target, after, report, _counted(target, mended))
+    counted = None if mended.counted is None else _run_as(target, mended.counted, target.names, blind=target.blind)
+    return ProvedMend(replace(fix, mendable=True, reason=reason), target, after, report, counted)
 
 
-def _counted(target: Target, mended: Mended) -> Subject | None:
-    """The original with the steps that it leaves out taken for data; None if it leaves out none."""
-    if mended.counted is None:
-        return None
-    counted = ExternalGraph(
-        mended.counted, target.steps, target.names, len(target.labels), target.per_step, blind=target.blind
-    )
-    return OnnxSubject(counted)
+def _run_as(target: Target, graph: onnx.ModelProto, names: GraphNames, *, blind: bool = False) -> Subject:
+    return OnnxSubject(ExternalGraph(graph, target.steps, names, len(target.labels), target.per_step, blind=blind))
 
 
 def alone(subject: Subject, *, per_step: bool) -> Reference:
@@ -189,11 +176,6 @@ def alone(subject: Subject, *, per_step: bool) -> Reference:
         return wide
 
     return answer
-
-
-def _from_origin(change: MendedOperator, origins: Mapping[str, onnx.NodeProto]) -> MendedOperator:
-    operator, location = _origin(change.operator, change.location, origins)
-    return replace(change, operator=operator, location=location)
 
 
 def _origin(operator: str, location: object, origins: Mapping[str, onnx.NodeProto]) -> tuple[str, CodeLocation | None]:
@@ -228,7 +210,6 @@ def _named(names: GraphNames) -> GraphNames:
 
 def _mended_target(target: Target, mended: Mended) -> Target:
     names = _named(target.names)
-    external = ExternalGraph(mended.graph, target.steps, names, len(target.labels), target.per_step)
 
     def build(name: str, opset: int) -> onnx.ModelProto:
         graph = deepcopy(mended.graph)
@@ -237,4 +218,5 @@ def _mended_target(target: Target, mended: Mended) -> Target:
                 entry.value = name
         return graph
 
-    return replace(target, names=names, subject=OnnxSubject(external), build=build, framework=False, blind=False)
+    subject = _run_as(target, mended.graph, names)
+    return replace(target, names=names, subject=subject, build=build, framework=False, blind=False)

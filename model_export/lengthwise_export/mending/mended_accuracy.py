@@ -65,17 +65,14 @@ class MendAccuracy:
 
     def __str__(self) -> str:
         """Such as `accuracy 0.97 padded to the longest of 32 (3 of 370 labels move), ..., 0.981 mended`."""
-        ways = {
-            f"padded to the longest of {BATCH_ROWS}": self.batches,
-            "padded to a fixed length": self.fixed,
-            "alone": self.alone,
-        }
         said = [f"{self.mended:.4f} mended"]
-        for name, way in ways.items():
-            if way.accuracy is None:
-                said.append(f"the original raises {name}")
-            else:
-                said.append(f"{way.accuracy:.4f} {name} (from there {way.moved} of {self.answers} labels move)")
+        for name, way in (
+            (f"padded to the longest of {BATCH_ROWS}", self.batches),
+            ("padded to a fixed length", self.fixed),
+            ("alone", self.alone),
+        ):
+            moved = f"{name} (from there {way.moved} of {self.answers} labels move)"
+            said.append(f"the original raises {name}" if way.accuracy is None else f"{way.accuracy:.4f} {moved}")
         return f"accuracy {', '.join(said)}"
 
 
@@ -91,7 +88,7 @@ def measure(original: Subject, session: Session, manifest: Manifest, records: Se
         raise VerificationError("the mended graph's answer to a sequence of the data is not finite")
 
     def way(batches: Iterator[PaddedBatch]) -> Way:
-        before = _labels(lambda batch: _outputs(original, batch), batches, manifest)
+        before = _labels(lambda batch: Outputs(original.answer(batch).logits), batches, manifest)
         if before is None:
             return Way(None, None)
         moved = sum(int((one != other).any(axis=1).sum()) for one, other in zip(before, after, strict=True))
@@ -113,10 +110,6 @@ def _in_order(
 ) -> Iterator[PaddedBatch]:
     for first in range(0, len(sequences), rows):
         yield pad(sequences[first : first + rows], width=width, multiple=multiple)
-
-
-def _outputs(original: Subject, batch: PaddedBatch) -> Outputs:
-    return Outputs(original.answer(batch).logits)
 
 
 def _labels(run: _Run, batches: Iterator[PaddedBatch], manifest: Manifest) -> list[NDArray[np.bool_]] | None:

@@ -9,11 +9,12 @@ model's own answers alone and in batches.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ from lengthwise_export.checking.trials import JUNK, Sampler, with_padding_filled
 from lengthwise_export.checking.uncheckable import runs
 from lengthwise_export.checking.verdict import as_ranges
 from lengthwise_export.errors import RunError
+
+_T = TypeVar("_T")
 
 SEQUENCES: Final = 200
 """Number of sequences of a proof."""
@@ -55,6 +58,11 @@ class ComparedSequence:
     difference: float  # The difference of the mended answer from the original alone, in units of max(1, largest value)
     # Of a sequence of raw values: how much a few ulps of them, or rounding, move the original itself
     amplified: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The sequence as JSON values."""
+        values = {name: getattr(self, name) for name in ("length", "rows", "width", "padding")}
+        return {"sequence": self.index, **values, "difference": finite(self.difference)}
 
     def __str__(self) -> str:
         """Such as `sequence 17 (37 steps), padded with junk to 64 in a batch of 8 rows`."""
@@ -97,44 +105,27 @@ class MendProof:
             return self.wrong
         kept = "the same bits in every batch" if self.bits else f"within {self.in_company:.2g} in every batch"
         least, most = min(self.lengths, default=0), max(self.lengths, default=0)
+        ill = (
+            f"; {self.ill_conditioned} are ill-conditioned in the original: a few ulps of their values move its "
+            f"answer by up to {self.amplified:.2g}"
+        )
         return (
             f"{self.sequences} sequences of {least} to {most} steps get the answer of the original alone, within "
-            f"{self.difference:.2g}, and {kept}"
-            + (
-                f"; {self.ill_conditioned} are ill-conditioned in the original: a few ulps of their values move its "
-                f"answer by up to {self.amplified:.2g}"
-                if self.ill_conditioned
-                else ""
-            )
+            f"{self.difference:.2g}, and {kept}{ill if self.ill_conditioned else ''}"
         )
 
     def as_json(self) -> dict[str, Any]:
         """The proof as JSON values; a difference that is not finite becomes null."""
-        worst = self.worst
-        return {
-            "holds": self.holds,
-            "wrong": self.wrong,
-            "sequences": self.sequences,
+        values = {
+            **{name: getattr(self, name) for name in ("holds", "wrong", "sequences")},
             "shortest": min(self.lengths, default=None),
             "longest": max(self.lengths, default=None),
             "raised": list(self.raised),
-            "difference": finite(self.difference),
-            "tolerance": self.tolerance,
-            "bits": self.bits,
-            "in_company": finite(self.in_company),
-            "amplified": finite(self.amplified),
+            **{name: getattr(self, name) for name in ("difference", "tolerance", "bits", "in_company", "amplified")},
             "ill_conditioned": self.ill_conditioned,
-            "worst": None
-            if worst is None
-            else {
-                "sequence": worst.index,
-                "length": worst.length,
-                "rows": worst.rows,
-                "width": worst.width,
-                "padding": worst.padding,
-                "difference": finite(worst.difference),
-            },
+            "worst": None if self.worst is None else self.worst.as_json(),
         }
+        return {name: finite(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def prove(
@@ -156,10 +147,9 @@ def prove(
     say = progress or (lambda _: None)
     sampler = Sampler(original.steps, seed)
     raw = sequences // _RAW_AMONG if sampler.kinds else 0
-    ordinary = [
-        _ended(sampler.sequence(length), index)
-        for index, length in enumerate(proof_lengths(min_length, max_length, sequences - raw, seed))
-    ]
+    ordinary = [sampler.sequence(length) for length in proof_lengths(min_length, max_length, sequences - raw, seed)]
+    for steps in ordinary[1::2]:
+        steps[1:][-1:] = 0  # of more than one step the last: zeros are data
     lengths = np.random.default_rng(seed + 1).choice([len(steps) for steps in ordinary], raw)
     kinds = itertools.cycle(sampler.kinds)
     drawn = [*ordinary, *(sampler.sequence(int(length), next(kinds)) for length in lengths)]
@@ -167,8 +157,8 @@ def prove(
     alone, raised = _answers_alone(original, drawn, len(ordinary), say)
     allowed = ROUNDING + tolerance
     usual = [one for one in alone if not one.is_raw]
-    for place in np.linspace(0, len(usual) - 1, min(_PROBES, len(usual))).round().astype(int) if usual else ():
-        allowed = usual[place].expected.allowed_rounding(original, allowed)
+    for one in _some(usual, _PROBES):
+        allowed = one.expected.allowed_rounding(original, allowed)
     proof = MendProof(
         sequences=len(alone),
         lengths=tuple(sorted({one.length for one in alone})),
@@ -179,13 +169,14 @@ def prove(
         bits=True,
         in_company=0.0,
     )
-    unprovable = _why_unprovable(proof)
-    if unprovable is not None:
-        return replace(proof, wrong=unprovable)
-    try:
-        return _judged(_compared(mended, alone, sampler, max_length, proof, say))
-    except RunError as error:
-        return replace(proof, wrong=f"the mended model raises where the original alone does not: {error}")
+    wrong = _why_unprovable(proof)
+    if wrong is None:
+        try:
+            proof = _compared(mended, alone, sampler, max_length, proof, say)
+            wrong = _why_apart(proof)
+        except RunError as error:
+            wrong = f"the mended model raises where the original alone does not: {error}"
+    return replace(proof, wrong=wrong)
 
 
 @dataclass(slots=True)
@@ -237,22 +228,14 @@ def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> lis
     return [int(length) for length in random.permutation(lengths)]
 
 
-def _some(lengths: Sequence[int], count: int) -> list[int]:
-    """Some of the lengths, evenly spread."""
-    if not lengths:
-        return []
-    return [lengths[place] for place in np.linspace(0, len(lengths) - 1, min(count, len(lengths))).round().astype(int)]
+def _some(things: Sequence[_T], count: int) -> list[_T]:
+    """Some of them, evenly spread."""
+    places = np.linspace(0, len(things) - 1, min(count, len(things))) if things else np.zeros(0)
+    return [things[place] for place in places.round().astype(int)]
 
 
 def _is_prime(number: int) -> bool:
     return number > 1 and all(number % factor for factor in range(2, math.isqrt(number) + 1))
-
-
-def _ended(steps: Steps, index: int) -> Steps:
-    """The sequence; every other one ends in a step of zeros, because zeros are data."""
-    if index % 2 and len(steps) > 1:
-        steps[-1] = 0
-    return steps
 
 
 def _shown(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> Steps:
@@ -276,24 +259,14 @@ def _answers_alone(
     for index, steps in enumerate(sequences):
         if index % 20 == 0:
             say(f"proof: the original alone, sequence {index} of {len(sequences)}")
-        answered = _answered(original, steps, index, is_raw=index >= ordinary)
-        if answered is not None:
-            alone.append(answered)
+        batch, answer = pad([steps], multiple=1), None
+        with contextlib.suppress(RunError):
+            answer = original.answer(batch)
+        if answer is not None and np.isfinite(answer.logits).all():
+            alone.append(_Alone(index, original, Baseline([steps], batch, answer), index >= ordinary))
         elif index < ordinary:
             raised.append(len(steps))
     return [alone[place] for place in np.random.default_rng(len(alone)).permutation(len(alone))], raised
-
-
-def _answered(original: Subject, steps: Steps, index: int, *, is_raw: bool) -> _Alone | None:
-    """The original's answer to a sequence alone; None if it raises, or the answer is not finite."""
-    batch = pad([steps], multiple=1)
-    try:
-        answer = original.answer(batch)
-    except RunError:
-        return None
-    if not np.isfinite(answer.logits).all():
-        return None
-    return _Alone(index, original, Baseline([steps], batch, answer), is_raw)
 
 
 def _why_unprovable(proof: MendProof) -> str | None:
@@ -382,17 +355,16 @@ def _bits(answer: ModelOutput, row: int, length: int) -> bytes:
     return b"".join(part.tobytes() for part in parts)
 
 
-def _judged(proof: MendProof) -> MendProof:
-    """The proof with the reason why it does not hold, if so."""
-    if proof.worst is None or proof.difference <= proof.tolerance:
-        return proof
-    ill = (
-        f"; the values are raw, and the original is ill-conditioned there: rounding moves it by {worst.amplified:.2g}"
-        if (worst := proof.worst).amplified > proof.tolerance
-        else ""
+def _why_apart(proof: MendProof) -> str | None:
+    """Why the comparison does not prove the mend; None if it does."""
+    worst = proof.worst
+    if worst is None or proof.difference <= proof.tolerance:
+        return None
+    wrong = (
+        f"the mended model differs from the original alone: {worst}, by {proof.difference:.3g}, where "
+        f"{proof.tolerance:.2g} is allowed"
     )
-    return replace(
-        proof,
-        wrong=f"the mended model differs from the original alone: {worst}, by {proof.difference:.3g}, where "
-        f"{proof.tolerance:.2g} is allowed{ill}",
-    )
+    if worst.amplified <= proof.tolerance:
+        return wrong
+    ill = f"the values are raw, and the original is ill-conditioned there: rounding moves it by {worst.amplified:.2g}"
+    return f"{wrong}; {ill}"

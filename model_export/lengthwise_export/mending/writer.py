@@ -6,7 +6,7 @@ integer division is computed from the lengths, any other becomes a table that is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -79,23 +79,23 @@ class Writer:
         """`[rows]` int64: the lengths."""
         if not self._int32:
             return self._lengths_input
-        return self._once("lengths", lambda: self.emit("Cast", [self._lengths_input], to=TensorProto.INT64))
+        return self.once("lengths", lambda: self.emit("Cast", [self._lengths_input], to=TensorProto.INT64))
 
     @property
     def width(self) -> str:
         """`[1]` int64: the width of the batch."""
         name, axis = self._width_input
-        return self._once("width", lambda: self.emit("Shape", [name], start=axis, end=axis + 1))
+        return self.once("width", lambda: self.emit("Shape", [name], start=axis, end=axis + 1))
 
     @property
     def rows(self) -> str:
         """`[1]` int64: the number of rows."""
-        return self._once("rows", lambda: self.emit("Shape", [self._lengths_input]))
+        return self.once("rows", lambda: self.emit("Shape", [self._lengths_input]))
 
     def per_row(self, table: Table) -> str:
         """`[rows, *shape]`: the values of a table `[lengths, *shape]` at each row's length."""
         key = ("row", str(table.dtype), table.shape, table.tobytes())
-        return self._once(key, lambda: self._function(table, self.lengths))
+        return self.once(key, lambda: self._function(table, self.lengths))
 
     def at_width(self, size: Size) -> str:
         """`[1]` int64: the room for a size in the batch, or for one that counts rows, the number of its rows.
@@ -107,13 +107,13 @@ class Writer:
         if size.is_rows:
             return self.rows
         room = np.maximum.accumulate(size.alone)
-        return self._once(("width", room.tobytes()), lambda: self._function(room, self.width))
+        return self.once(("width", room.tobytes()), lambda: self._function(room, self.width))
 
     def lengths32(self, size: Size) -> str:
         """`[rows]` int32: each row's own size, as recurrent nodes take it."""
         if self._int32 and np.array_equal(size.alone, self._range):
             return self._lengths_input
-        return self._once(
+        return self.once(
             ("int32", size.alone.tobytes()), lambda: self.emit("Cast", [self.per_row(size.alone)], to=TensorProto.INT32)
         )
 
@@ -124,7 +124,7 @@ class Writer:
             end = self.emit("Squeeze", [self.at_width(size), self.constant([0])])
             return self.emit("Range", [self.constant(np.int64(0)), end, self.constant(np.int64(1))])
 
-        return self._once(("positions", size.table[0].tobytes()), build)
+        return self.once(("positions", size.table[0].tobytes()), build)
 
     def mask(self, size: Size) -> str:
         """`[rows, size]` bool: true at each row's own positions along an axis of time."""
@@ -133,13 +133,10 @@ class Writer:
             ends = self.emit("Unsqueeze", [self.per_row(size.alone), self.constant([1])])
             return self.emit("Less", [self.positions(size), ends])
 
-        return self._once(("mask", size.table[0].tobytes()), build)
+        return self.once(("mask", size.table[0].tobytes()), build)
 
-    def once(self, key: object, build: Any) -> str:
+    def once(self, key: object, build: Callable[[], str]) -> str:
         """What `build` emits, emitted at the first call with this key."""
-        return self._once(key, build)
-
-    def _once(self, key: object, build: Any) -> str:
         if key not in self._shared:
             self._shared[key] = build()
         return self._shared[key]
