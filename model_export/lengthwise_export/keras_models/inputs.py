@@ -80,8 +80,9 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
     if not inputs:
         built = model.get_build_config() if getattr(model, "built", False) else None
         shape = (built or {}).get("input_shape")
-        is_shape = isinstance(shape, list | tuple) and all(isinstance(size, int | None) for size in shape)
-        return tuple(shape) if is_shape else None
+        if isinstance(shape, list | tuple) and all(isinstance(size, int | None) for size in shape):
+            return tuple(shape)
+        return None
     if len(inputs) > 1:
         names = ", ".join(str(each.name) for each in inputs)
         raise ConfigurationError(

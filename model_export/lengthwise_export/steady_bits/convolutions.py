@@ -12,12 +12,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from lengthwise_export.onnx_graphs.protos import OF_ONNX
 from lengthwise_export.steady_bits.graph_facts import GraphFacts
 from lengthwise_export.steady_bits.replacement import PART, Replacement
 
@@ -44,15 +45,18 @@ def rewritten_convolution(node: ir.Node, facts: GraphFacts, *, every: bool) -> R
     if all(axis.fixed for axis in axes[2:]):
         return None
     added, groups = math.prod(weights.shape[1:]), node.attributes.get_int("group", 1)
+    new = Replacement(node)
     if weights.ndim == 4:
-        return _filled_up(node, weights) if groups == 1 and _missing(weights) and (every or added > PART) else None
+        is_filled_up = groups == 1 and _missing(weights) and (every or added > PART)
+        return new.gives(_convolved(new, value, weights, 1)) if is_filled_up else None
     if not every and added <= PART and after[2].size > 1:
         return None
     is_apart = groups > 1 and added > PART  # few groups of channels have such kernels; depthwise ones add few numbers
     if is_apart and groups > _MAX_GROUPS:
         return None
-    new = Replacement(node)
-    if groups == 1 and added > PART and after[2].size > 1 and _is_slow_along_two_axes(weights):
+    channels, kernel = weights.shape[1:]
+    is_slow_along_two_axes = channels > _FEW_CHANNELS and channels % _FEW_CHANNELS and _LONG < kernel <= PART
+    if groups == 1 and added > PART and after[2].size > 1 and is_slow_along_two_axes:
         return new.gives(_in_parts(new, value, weights))
     value = value.meta.get(_TWO_AXES) or new.add("Unsqueeze", value, new.constant([2]))
     weights = weights[:, :, None, :]
@@ -62,12 +66,6 @@ def rewritten_convolution(node: ir.Node, facts: GraphFacts, *, every: bool) -> R
     dropped.meta[_TWO_AXES] = value
     new.olds, new.news = [last.outputs[0]], [dropped]
     return new
-
-
-def _is_slow_along_two_axes(weights: NDArray[Any]) -> bool:
-    """Whether the kernels for two axes were slower than those for one, for weights `[out, in, kernel]`."""
-    channels, kernel = weights.shape[1:]
-    return bool(channels > _FEW_CHANNELS and channels % _FEW_CHANNELS and _LONG < kernel <= PART)
 
 
 def _in_parts(new: Replacement, value: ir.Value, weights: NDArray[Any]) -> ir.Value:
@@ -82,12 +80,6 @@ def _in_parts(new: Replacement, value: ir.Value, weights: NDArray[Any]) -> ir.Va
         for place, (each, part) in enumerate(zip(values, parts, strict=True))
     ]
     return list(itertools.accumulate(convolved, lambda total, part: new.add("Add", total, part)))[-1]
-
-
-def _filled_up(node: ir.Node, weights: NDArray[Any]) -> Replacement:
-    """A convolution along two axes with more channels."""
-    new, value = Replacement(node), node.inputs[0]
-    return new.gives(_convolved(new, cast("ir.Value", value), weights, 1))
 
 
 def _missing(weights: NDArray[Any]) -> int:
@@ -137,18 +129,18 @@ def _group_by_group(new: Replacement, value: ir.Value, weights: NDArray[Any], gr
 def _with_what_follows(new: Replacement, value: ir.Value, node: ir.Node) -> tuple[ir.Value, ir.Node]:
     """Takes along what onnxruntime computes in one step with a convolution; the last node that is taken along too."""
     last = node
-    while True:
-        users = [use.node for use in last.outputs[0].uses()]
-        follows = users[0] if len(users) == 1 else None
-        if follows is None or last.outputs[0].is_graph_output() or follows.op_type not in _FOLLOWS:
-            return value, last
-        if (
-            follows.inputs[0] is not last.outputs[0]
-            or len(follows.outputs) > 1
-            or follows.domain not in ("", "ai.onnx")
-        ):
-            return value, last
+    while (follows := _follows(last.outputs[0])) is not None:
         value = new.add(follows.op_type, value, *follows.inputs[1:])
         new.nodes[-1].attributes.update(follows.attributes)
         new.also.append(follows)
         last = follows
+    return value, last
+
+
+def _follows(value: ir.Value) -> ir.Node | None:
+    """The only user of a value, if it is computed along with a convolution."""
+    users = [use.node for use in value.uses()]
+    if len(users) != 1 or value.is_graph_output() or users[0].op_type not in _FOLLOWS:
+        return None
+    is_one = users[0].inputs[0] is value and len(users[0].outputs) == 1 and users[0].domain in OF_ONNX
+    return users[0] if is_one else None

@@ -39,7 +39,9 @@ def expanded_einsum(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replace
     new = Replacement(node)
     is_summed = [bool(_alone(words, place, out)) for place in range(len(words))]
     for place, word in enumerate(words):
-        values[place], words[place] = _summed(new, values[place], word, _alone(words, place, out))
+        if over := _alone(words, place, out):
+            values[place] = new.add("ReduceSum", values[place], new.constant([*map(word.index, over)]), keepdims=0)
+            words[place] = "".join(letter for letter in word if letter not in over)
     if len(words) == 1:
         return new.gives(_in_order(new, values[0], words[0], out)) if every or is_summed[0] else None
     product = _EinsumProduct.of(words, out)
@@ -63,14 +65,6 @@ def _alone(words: Sequence[str], place: int, out: str) -> str:
     """The letters of one value that neither the other value nor the result has."""
     others = {letter for other, word in enumerate(words) if other != place for letter in word}
     return "".join(letter for letter in words[place] if letter not in others and letter not in out)
-
-
-def _summed(new: Replacement, value: ir.Value, word: str, over: str) -> tuple[ir.Value, str]:
-    if not over:
-        return value, word
-    places = [word.index(letter) for letter in over]
-    total = new.add("ReduceSum", value, new.constant(places), keepdims=0)
-    return total, "".join(letter for letter in word if letter not in over)
 
 
 def _in_order(new: Replacement, value: ir.Value, word: str, out: str) -> ir.Value:

@@ -63,15 +63,14 @@ class GraphFacts:
 
     def is_constant(self, value: ir.Value) -> bool:
         """Whether a value depends on no input of the graph: onnxruntime computes it when it loads the graph."""
-        known = self._constant.get(id(value))
-        if known is None:
+        if id(value) not in self._constant:
             node = value.producer()
-            if node is None:
-                known = ir.convenience.get_const_tensor(value) is not None
-            else:
-                known = all(self.is_constant(each) for each in node.inputs if each is not None)
-            self._constant[id(value)] = known
-        return known
+            self._constant[id(value)] = (
+                ir.convenience.get_const_tensor(value) is not None
+                if node is None
+                else all(self.is_constant(each) for each in node.inputs if each is not None)
+            )
+        return self._constant[id(value)]
 
 
 def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[MeasuredAxis, ...]]:

@@ -41,13 +41,9 @@ class Replacement:
     ) -> Sequence[ir.Value]:
         """Adds a node with several outputs."""
         name = f"{self.replaced.name or self.replaced.outputs[0].name}/{operator}_{len(self.nodes)}"
+        metadata = dict(self.replaced.metadata_props)
         node = ir.node(
-            operator,
-            list(inputs),
-            attributes or None,
-            num_outputs=outputs,
-            name=name,
-            metadata_props=dict(self.replaced.metadata_props),
+            operator, list(inputs), attributes or None, num_outputs=outputs, name=name, metadata_props=metadata
         )
         for number, value in enumerate(node.outputs):
             value.name = name if outputs == 1 else f"{name}:{number}"
@@ -95,10 +91,9 @@ class Replacement:
         nodes = {node.name for node in graph}
         values = {value.name for node in graph for value in node.outputs} | {*graph.initializers}
         values |= {value.name for value in graph.inputs}
-        renamed: list[tuple[set[str | None], ir.Node | ir.Value]] = [(nodes, node) for node in self.nodes]
-        renamed += [(values, value) for node in self.nodes for value in node.outputs]
-        renamed += [(values, value) for value in self.weights]
-        for taken, one in renamed:
-            while one.name in taken:
-                one.name = f"{one.name}_"
-            taken.add(one.name)
+        new_values = [*(value for node in self.nodes for value in node.outputs), *self.weights]
+        for taken, ones in ((nodes, self.nodes), (values, new_values)):
+            for one in ones:
+                while one.name in taken:
+                    one.name = f"{one.name}_"
+                taken.add(one.name)

@@ -50,14 +50,7 @@ REWRITES: Final[Mapping[str, Rewrite]] = {
     "MatMul": rewritten_product,
     "Conv": rewritten_convolution,
     "RNN": rewritten_rnn,
-    "Log": rewritten_function,
-    "Softplus": rewritten_function,
-    "Mish": rewritten_function,
-    "Sin": rewritten_function,
-    "Cos": rewritten_function,
-    "Asin": rewritten_function,
-    "Acos": rewritten_function,
-    "Atan": rewritten_function,
+    **dict.fromkeys(("Log", "Softplus", "Mish", "Sin", "Cos", "Asin", "Acos", "Atan"), rewritten_function),
 }
 """The rewrite of each operator type.
 
@@ -145,10 +138,8 @@ def _replaced(
             into = (new.op_type for new in replacement.nodes if new.op_type != "Constant")
             rewritten.append(RewrittenOperator(name, node.op_type, tuple(into)))
             replacement.put_into(facts.model.graph)
-    if not rewritten:
-        return graph, []
     RemoveUnusedNodesPass()(facts.model)
-    return ir.to_proto(facts.model), rewritten
+    return (ir.to_proto(facts.model) if rewritten else graph), rewritten
 
 
 def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest: Manifest) -> float:

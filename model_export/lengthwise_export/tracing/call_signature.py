@@ -96,8 +96,7 @@ class CallSignature:
         return logits.transpose(0, 1) if self.time_first else logits.mT if self.classes_first else logits
 
     def _arranged(self, steps: Tensor) -> Tensor:
-        if not self.features_axis:
-            steps = steps.squeeze(-1)
+        steps = steps if self.features_axis else steps.squeeze(-1)
         return steps.transpose(0, 1) if self.time_first else steps.mT if self.channels_first else steps
 
 
@@ -158,17 +157,13 @@ def read_signature(
             f"--second none: {shown} then cannot know where a sequence ends: also pass --mend (check: --suggest)"
         )
     takes_places = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    if blind and (second == "none" or (second is None and _tells_nothing(others))) and (steps or takes_places):
+    says_nothing = all(each.default is not each.empty and _meaning(each.name) is None for each in others)
+    if blind and (second == "none" or (second is None and says_nothing)) and (steps or takes_places):
         _require_no_more(others, shown)
         arguments = tuple(_arguments(named, {steps.name: "steps"} if steps else {})) or _usual("none")
-        return CallSignature(
-            second="none",
-            arguments=() if arguments == _usual("none") else arguments,
-            time_first=time_first,
-            channels_first=channels_first,
-        )
+        return _signature("none", arguments, time_first, channels_first)
     if second is not None and not others and takes_places:
-        return CallSignature(second=second, time_first=time_first, channels_first=channels_first)
+        return _signature(second, (), time_first, channels_first)
     if steps is None or not others:
         raise UncheckableError(
             f"{shown} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
@@ -185,24 +180,20 @@ def read_signature(
     roles: dict[str, Role] = {each.name: role for role, each in chosen.items()}
     roles[steps.name] = "steps"
     second_role = next(kind for kind, given in _ROLES.items() if set(given) == set(chosen))
-    arguments = tuple(_arguments(named, roles))
-    return CallSignature(
-        second=second_role,
-        arguments=() if arguments == _usual(second_role) else arguments,
-        time_first=time_first,
-        channels_first=channels_first,
-    )
+    return _signature(second_role, tuple(_arguments(named, roles)), time_first, channels_first)
+
+
+def _signature(
+    second: Second, arguments: tuple[tuple[Role, str | None], ...], time_first: bool, channels_first: bool
+) -> CallSignature:
+    own = () if arguments == _usual(second) else arguments
+    return CallSignature(second=second, arguments=own, time_first=time_first, channels_first=channels_first)
 
 
 def part_instead(module: nn.Module) -> str:
     """The end of an error about a module that only holds the one that answers, as training libraries build them."""
     parts = [f"model.{name} (a {type(part).__name__})" for name, part in module.named_children()]
     return f": return the part that answers from the factory, such as {' or '.join(parts[:3])}" if parts else ""
-
-
-def _tells_nothing(others: Sequence[Parameter]) -> bool:
-    """Whether all arguments are optional, and none is lengths or a mask by its name."""
-    return all(each.default is not each.empty and _meaning(each.name) is None for each in others)
 
 
 def _require_no_more(others: Sequence[Parameter], shown: str, hint: str = "") -> None:
@@ -230,16 +221,13 @@ def _by_option(others: Sequence[Parameter], second: Second, shown: str) -> dict[
     if second == "none":
         return {}
     if second == "both":
-        chosen: dict[Role, Parameter] = {}
-        for role in ("lengths", "mask"):
-            fitting = [each for each in others if _meaning(each.name) == role]
-            if not fitting:
-                raise ConfigurationError(
-                    f"{shown}: --second both needs an argument with `len` in its name and one with `mask` but without "
-                    "`pad`: rename them, or wrap the module in another that passes them on"
-                )
-            chosen["lengths" if role == "lengths" else "mask"] = _wanted_first(fitting)
-        return chosen
+        meant = {role: [each for each in others if _meaning(each.name) == role] for role in _ROLES["both"]}
+        if not all(meant.values()):
+            raise ConfigurationError(
+                f"{shown}: --second both needs an argument with `len` in its name and one with `mask` but without "
+                "`pad`: rename them, or wrap the module in another that passes them on"
+            )
+        return {role: _wanted_first(fitting) for role, fitting in meant.items()}
     likeliest: Mapping[Second, tuple[str, ...]] = {
         "lengths": ("lengths",),
         "mask": ("mask", "which way round"),

@@ -33,17 +33,17 @@ from lengthwise_export.tracing.dynamic_shapes import (
     WIDEST,
     Branches,
     Lines,
+    BranchRecorder,
     OpenSizes,
     branching_lines,
     ends_at,
     require_one_way,
-    watched_branches,
 )
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.outputs import OutputSelector
 from lengthwise_export.tracing.patched_builtins import open_numbers, trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
-from lengthwise_export.tracing.recurrent_op import recurrent, weights_of
+from lengthwise_export.tracing.recurrent_op import LayerWeights, recurrent, weights_of
 from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
 
 _WIDTHS: Final = (67, 7, 521)
@@ -52,9 +52,8 @@ strides, where torch.export would treat the width as a constant; a table of posi
 without padding may need many steps."""
 
 
-_SAID: Final = {
-    "its data is not allocated yet": "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers"
-}
+_UNALLOCATED: Final = "its data is not allocated yet"
+_EXTENSION: Final = "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers"
 """What is said in the place of torch's words."""
 
 
@@ -65,7 +64,8 @@ def capture(
 
     The program of a module that is called with the steps alone has no lengths.
     """
-    width = _width_at_which_it_runs(model, steps, signature)
+    # If it accepts none of these widths, the trace reports the error.
+    width = next((width for width in _WIDTHS if _runs(model, steps, signature, width)), min(_WIDTHS))
     with PROCESS_WIDE, branching_lines() as lines:
         program, outputs = _exported(model, steps, signature, select_output, width, lines)
         if (ends := ends_at(program)) < WIDEST and _runs_wider(model, steps, signature, ends):
@@ -98,9 +98,7 @@ def _exported(
             raise
         except (Exception, SystemExit) as error:  # whatever the module's code raises, and a dozen of torch's own
             text = error_text(error)
-            raise trace_error(
-                location_of(error), next((ours for own, ours in _SAID.items() if own in text), text)
-            ) from error
+            raise trace_error(location_of(error), _EXTENSION if _UNALLOCATED in text else text) from error
     return program, trace.outputs
 
 
@@ -113,13 +111,9 @@ def _runs(model: nn.Module, steps: StepInput, signature: CallSignature, width: i
 
 def _runs_wider(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> bool:
     """Whether the module answers wider batches; runs the widest of them, up to `WIDEST`."""
-    widest, bad = width, WIDEST + 1
-    tried = WIDEST
+    widest, bad, tried = width, WIDEST + 1, WIDEST
     while bad - widest > 1:
-        if _runs(model, steps, signature, tried):
-            widest = tried
-        else:
-            bad = tried
+        widest, bad = (tried, bad) if _runs(model, steps, signature, tried) else (widest, tried)
         tried = (widest + bad) // 2
     return widest > width
 
@@ -136,11 +130,6 @@ def _batch(steps: StepInput, lengths: list[int], random: torch.Generator | None 
     return sequences, torch.tensor(lengths)
 
 
-def _width_at_which_it_runs(model: nn.Module, steps: StepInput, signature: CallSignature) -> int:
-    """The first width that the module accepts; if it accepts none, any, and the trace reports the error."""
-    return next((width for width in _WIDTHS if _runs(model, steps, signature, width)), min(_WIDTHS))
-
-
 def _constant_branches(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> Branches:
     """The result of each branch on a tensor value that goes the same way for all of several small batches."""
     known: dict[tuple[str, int], set[bool]] = {}
@@ -149,7 +138,7 @@ def _constant_branches(model: nn.Module, steps: StepInput, signature: CallSignat
         for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9], [width, 1, 2], [width + 2, width, width]):
             seen: dict[tuple[str, int], set[bool]] = {}
             # A batch at which the module raises shows nothing about its branches; the trace will report the error.
-            with contextlib.suppress(Exception, SystemExit), watched_branches(seen):
+            with contextlib.suppress(Exception, SystemExit), BranchRecorder(seen):
                 signature.call(model, signature.given(*_batch(steps, lengths, random)))
                 for place, ways in seen.items():
                     known.setdefault(place, set()).update(ways)
@@ -169,7 +158,7 @@ class _Traced(nn.Module):
         self._trace = trace
         for path, part in model.named_modules():
             if isinstance(part, nn.RNNBase) and part.proj_size == 0:
-                trace.weights[part] = [_Layer(*vars(weights).values()) for weights in weights_of(part)]
+                trace.weights[part] = [_Layer(weights) for weights in weights_of(part)]
                 self.add_module(f"recurrent_{path.replace('.', '_')}", nn.ModuleList(trace.weights[part]))
 
     def forward(self, sequences: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -195,11 +184,10 @@ class _Layer(nn.Module):
     states: Tensor
     biases: Tensor
 
-    def __init__(self, inputs: Tensor, states: Tensor, biases: Tensor) -> None:
+    def __init__(self, weights: LayerWeights) -> None:
         super().__init__()
-        self.register_buffer("inputs", inputs)
-        self.register_buffer("states", states)
-        self.register_buffer("biases", biases)
+        for name, values in vars(weights).items():
+            self.register_buffer(name, values)
 
 
 @dataclass(frozen=True)
@@ -250,17 +238,9 @@ class _Trace:
                 current_location(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"
             )
         layers = self.weights[module]
+        weights = ([getattr(layer, name) for layer in layers] for name in ("inputs", "states", "biases"))
         state, cell = initial if isinstance(initial, tuple) else (initial, None)
-        outputs, states, cells = recurrent(
-            steps,
-            lengths,
-            [layer.inputs for layer in layers],
-            [layer.states for layer in layers],
-            [layer.biases for layer in layers],
-            state,
-            cell,
-            module.mode,
-        )
+        outputs, states, cells = recurrent(steps, lengths, *weights, state, cell, module.mode)
         return outputs, (states, cells) if module.mode == "LSTM" else states
 
     def pack(self, batch: _PackedBatch, sizes: Tensor | None = None) -> PackedSequence:

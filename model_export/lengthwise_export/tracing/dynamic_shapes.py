@@ -186,14 +186,9 @@ class _Known:
         return tensor
 
 
-@contextlib.contextmanager
-def watched_branches(seen: dict[tuple[str, int], set[bool]]) -> Iterator[None]:
+class BranchRecorder(TorchFunctionMode):
     """Records into `seen` the results of all branches on tensor values inside the block, by file and line."""
-    with _BranchRecorder(seen):
-        yield
 
-
-class _BranchRecorder(TorchFunctionMode):
     def __init__(self, seen: dict[tuple[str, int], set[bool]]) -> None:
         super().__init__()
         self._seen = seen
@@ -201,6 +196,7 @@ class _BranchRecorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        """Calls the function."""
         answer = func(*args, **(kwargs or {}))
         if func.__name__ == "__bool__" and (location := current_location()) is not None:
             self._seen.setdefault((location.file, location.line), set()).add(bool(answer))
@@ -214,7 +210,7 @@ def _at_least_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 
 
 def _is_zero(args: Sequence[Any]) -> bool:
-    return len(args) == 1 and isinstance(args[0], bool | int | float) and args[0] == 0
+    return len(args) == 1 and isinstance(args[0], int | float) and args[0] == 0
 
 
 def _over_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

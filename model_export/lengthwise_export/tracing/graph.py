@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import onnx
@@ -73,21 +73,16 @@ def build(
     program, outputs = capture(model, steps, signature=signature, select_output=select_output or output_selector(None))
     graph = _translated(program, opset)
     sequences = "tokens" if steps.kind == "tokens" else "values"
+    axes: list[str | int | None] = ["rows", "width"]
     promised: dict[str, tuple[str, Sequence[str | int | None]]] = {
-        sequences: ("INT64", ["rows", "width"])
-        if steps.kind == "tokens"
-        else ("FLOAT", ["rows", "width", steps.features])
+        sequences: ("INT64", axes) if steps.kind == "tokens" else ("FLOAT", [*axes, steps.features])
     }
     if signature.second != "none":
         promised["lengths"] = ("INT32", ["rows"])
     _name(graph, list(promised), outputs)
-    graph.metadata_props.update(
-        {
-            "lengthwise.contract": str(CONTRACT),
-            NAME_IN_GRAPH: name,
-            IN_GRAPH: json.dumps(list(labels), ensure_ascii=False),
-        }
-    )
+    graph.metadata_props["lengthwise.contract"] = str(CONTRACT)
+    graph.metadata_props[NAME_IN_GRAPH] = name
+    graph.metadata_props[IN_GRAPH] = json.dumps(list(labels), ensure_ascii=False)
     ensure(graph, promised, most_nodes=most_nodes)
     proto = ir.to_proto(graph)
     translations.note_ties(proto)
@@ -130,10 +125,7 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
         raise ExportError("name", f"{' and '.join(frozen)} is frozen at {sizes}: the module's code fixes it")
     _rename_axes(graph, {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)})
     for node in graph.graph:
-        if node.op_type in _RECURRENT:
-            ends = _lengths_of(node)
-            if ends is None:
-                continue
+        if node.op_type in _RECURRENT and (ends := _lengths_of(node)) is not None:
             node.replace_input_with(_LENGTHS_PLACE, _before_casts(ends))
     ir.passes.common.RemoveUnusedNodesPass()(graph)
 
@@ -164,7 +156,7 @@ def ensure(
     graph: ir.Model, promised: Mapping[str, tuple[str, Sequence[str | int | None]]], *, most_nodes: int | None = None
 ) -> None:
     """Makes sure that a graph can be published: it has these inputs, and all recurrent nodes have lengths."""
-    inputs = {value.name: (_element(value), _axes(value)) for value in graph.graph.inputs}
+    inputs = {value.name: (value.dtype.name if value.dtype else "", _axes(value)) for value in graph.graph.inputs}
     expected = {name: (element, list(axes)) for name, (element, axes) in promised.items()}
     if inputs != expected:
         raise ExportError("ensure", f"the graph's inputs are {inputs}, expected were {expected}")
@@ -191,17 +183,15 @@ def _lengths_of(node: ir.Node) -> ir.Value | None:
     return node.inputs[_LENGTHS_PLACE] if len(node.inputs) > _LENGTHS_PLACE else None
 
 
-def _element(value: ir.Value) -> str:
-    return "" if value.dtype is None else value.dtype.name
-
-
 def _axes(value: ir.Value) -> list[str | int | None]:
     return [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape or ()]
 
 
 def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
     """The error for an operator that cannot be translated, with its line in the user's code."""
-    chain = [error, *_causes(error)]
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
     why = str(chain[-1]).strip().split("\n")[0]
     name = next((match[1] for each in chain if (match := re.search(r"translating node %(\w+)", str(each)))), None)
     node = next((node for node in program.graph.nodes if node.name == name), None) or _first_unknown(program)
@@ -233,19 +223,9 @@ def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
     )
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    while error.__cause__ is not None:
-        error = error.__cause__
-        yield error
-
-
 def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Removes the exporter's metadata of each node: lines of code and paths of the machine that built the graph."""
-    for node in proto.graph.node:
-        del node.metadata_props[:]
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        del value.metadata_props[:]
-    for tensor in proto.graph.initializer:
-        del tensor.metadata_props[:]
-    del proto.graph.metadata_props[:]
+    graph = proto.graph
+    for each in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del each.metadata_props[:]
     return proto

@@ -141,8 +141,8 @@ def _held_by(thing: Any, name: str) -> Iterator[_Held]:
         yield from _held_by_object(thing, name, prefix)
     elif isinstance(thing, type):
         if _is_of_users(thing):
-            prefix = f"{thing.__name__}."
-            yield _Held(thing, name, dict(vars(thing)), lambda kind: dict(vars(kind)), _write_attribute, prefix)
+            prefix, read = f"{thing.__name__}.", lambda kind: dict(vars(kind))
+            yield _Held(thing, name, read(thing), read, _write_attribute, prefix)
     elif isinstance(thing, FunctionType | staticmethod | classmethod | property):
         function: Any = thing.fget if isinstance(thing, property) else thing
         yield from _held_by_function(inspect.unwrap(function), name)
@@ -159,8 +159,12 @@ def _held_by(thing: Any, name: str) -> Iterator[_Held]:
 
 def _held_by_object(thing: Any, name: str, prefix: str) -> Iterator[_Held]:
     """The attributes, and the class, which a call changes where layers are lazy."""
+
+    def write(thing: Any, classes: tuple[type, ...]) -> None:
+        thing.__class__ = classes[0]
+
     yield _entries(vars(thing), name, prefix)
-    yield _Held(thing, name, type(thing).__mro__, _classes_of, _write_class, scope="class")
+    yield _Held(thing, name, type(thing).__mro__, lambda thing: type(thing).__mro__, write, scope="class")
 
 
 def _held_by_function(function: Any, name: str) -> Iterator[_Held]:
@@ -197,14 +201,6 @@ def _read_entries(entries: dict[Any, Any]) -> dict[Any, Any]:
 
 def _one_entry(key: str, entries: MutableMapping[str, Any]) -> dict[str, Any]:
     return {key: entries[key]} if key in entries else {}
-
-
-def _classes_of(thing: Any) -> tuple[type, ...]:
-    return type(thing).__mro__
-
-
-def _write_class(thing: Any, classes: tuple[type, ...]) -> None:
-    thing.__class__ = classes[0]
 
 
 def _write_entry(entries: MutableMapping[Any, Any], key: object, value: object) -> None:
