@@ -20,13 +20,11 @@ from lengthwise_export.keras_models.backend import first_line, import_keras, qui
 from lengthwise_export.keras_models.inputs import ModelInput
 from lengthwise_export.keras_models.module import KerasModule
 
-SAME: Final = 1e-5
-"""The largest difference of equal answers, in units of max(1, |answer|)."""
+SAME: Final = 1e-5  # the largest difference of equal answers, in units of max(1, |answer|)
 _LENGTHS: Final = (1, 2, 3, 5, 7, 13)
 """Lengths of the sequences; where Keras raises at all of them, the longer ones are tried."""
 _LONGER: Final = (24, 33, 64, 130)
-_WIDER: Final = 4
-"""How much wider a padded batch is than its longest sequence."""
+_WIDER: Final = 4  # how much wider a padded batch is than its longest sequence
 
 
 def require_agreement(text: str, module: KerasModule, given: ModelInput, seed: int = 0) -> tuple[str, ...]:

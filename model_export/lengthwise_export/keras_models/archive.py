@@ -14,15 +14,11 @@ CONFIG: Final = "config.json"
 METADATA: Final = "metadata.json"
 WEIGHTS: Final = "model.weights.h5"
 SHARDS: Final = "model.weights.json"
-MOST_CONFIG: Final = 32 << 20
-"""The largest configuration, in bytes."""
-MOST_BYTES: Final = 8 << 30
-"""The largest file of weights, in bytes."""
+MOST_CONFIG: Final = 32 << 20  # the largest configuration, in bytes
+MOST_BYTES: Final = 8 << 30  # the largest file of weights, in bytes
 _MOST_MEMBERS: Final = 16
-_MOST_EXPANSION: Final = 100
-"""How many times larger than in the archive a member may be; Keras does not compress."""
-_FREE: Final = 1 << 20
-"""Members and arrays of fewer bytes may expand as they like."""
+_MOST_EXPANSION: Final = 100  # how many times larger than in the archive a member may be; Keras does not compress
+_FREE: Final = 1 << 20  # members and arrays of fewer bytes may expand as they like
 _CHUNK: Final = 1 << 20
 
 

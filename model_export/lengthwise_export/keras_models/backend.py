@@ -13,8 +13,7 @@ from typing import Final
 
 from lengthwise.errors import ConfigurationError
 
-VARIABLE: Final = "KERAS_BACKEND"
-"""The variable of the environment that Keras reads when it is imported."""
+VARIABLE: Final = "KERAS_BACKEND"  # the variable of the environment that Keras reads when it is imported
 BACKEND: Final = "torch"
 
 

@@ -13,8 +13,7 @@ from typing import Final, Literal
 from lengthwise_export.checking.causes import Cause
 from lengthwise_export.checking.trials import Change
 
-LayerMask = Literal["lengths", "other", "none"]
-"""The mask that a layer gets: that of the lengths, another, or none."""
+LayerMask = Literal["lengths", "other", "none"]  # the mask that a layer gets: that of the lengths, another, or none
 
 _ZEROED: Final = "valid = keras.ops.expand_dims(mask, -1)  # mask: [rows, width], as Masking computes it\n"
 _MASK_FIRST: Final = "x = keras.layers.Masking()(inputs)  # the first layer, before any that changes values"

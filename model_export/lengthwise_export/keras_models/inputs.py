@@ -9,8 +9,7 @@ from typing import Any, Final, Literal
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import StepInput
 
-_ACTIVATIONS: Final = ("softmax", "sigmoid", "hard_sigmoid")
-"""Those that give probabilities."""
+_ACTIVATIONS: Final = ("softmax", "sigmoid", "hard_sigmoid")  # those that give probabilities
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,7 @@ from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 _NOT_KERAS: Final = ("checkpoint", "time_first", "channels_first", "second")
 """Options that describe torch modules; a Keras model says these things itself."""
 _FLOAT: Final = "float32"
-_WIDTHS: Final = (8, 64, 131)
-"""Widths to try; convolutions without padding need many steps."""
+_WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
 
 
 def read_file(text: str, options: TargetOptions) -> Target:

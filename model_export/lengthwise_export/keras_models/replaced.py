@@ -27,8 +27,7 @@ from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 _running: list[KerasRun] = []
 """The runs, innermost last: what is replaced in Keras uses the last one. Guarded by `PROCESS_WIDE`."""
 
-_ORIGINAL: Final[dict[Callable[..., Any], Callable[..., Any]]] = {}
-"""What each function replaces."""
+_ORIGINAL: Final[dict[Callable[..., Any], Callable[..., Any]]] = {}  # what each function replaces
 
 
 @contextlib.contextmanager

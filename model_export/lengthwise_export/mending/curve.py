@@ -13,12 +13,10 @@ from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 
-_LENGTH: Final = 40
-"""Steps of the sequence, if the model accepts batches wide enough."""
+_LENGTH: Final = 40  # steps of the sequence, if the model accepts batches wide enough
 _MAX_SHARE: Final = 2.0
 _POINTS: Final = 41
-CANDIDATES: Final = 16
-"""The sequence is the one whose answer moves most among this many random ones."""
+CANDIDATES: Final = 16  # the sequence is the one whose answer moves most among this many random ones
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,11 +52,8 @@ from lengthwise_export.onnx_graphs.protos import (
 )
 from lengthwise_export.tracing.source_lines import location_of_node, operator_name
 
-_LEAST_LENGTHS: Final = 64
-"""As many lengths are followed at least, so that no two sizes agree by chance."""
-
-_LOWEST_OPSET: Final = 15
-"""The first opset in which Shape can return a single axis."""
+_LEAST_LENGTHS: Final = 64  # as many lengths are followed at least, so that no two sizes agree by chance
+_LOWEST_OPSET: Final = 15  # the first opset in which Shape can return a single axis
 
 _CONVERTED_OPSET: Final = 17
 

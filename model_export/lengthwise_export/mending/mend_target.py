@@ -38,12 +38,10 @@ from lengthwise_export.targets.target import Target
 from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
 from lengthwise_export.tracing.translations import ties_in
 
-LENGTHS = "lengths"
-"""The name of the input that a mend adds."""
+LENGTHS = "lengths"  # the name of the input that a mend adds
 
 _SOME_STEPS: Final = 16
-_OTHERS: Final = 4
-"""Sequences with the same first step, of which an answer has to differ."""
+_OTHERS: Final = 4  # sequences with the same first step, of which an answer has to differ
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,7 @@ from lengthwise_export.checking.recording import Subject
 from lengthwise_export.errors import RunError
 from lengthwise_export.exporting.accuracy import accepted_records, found_labels, hits_of, wanted_labels
 
-BATCH_ROWS: Final = 32
-"""Rows of a batch, in the order of the data."""
+BATCH_ROWS: Final = 32  # rows of a batch, in the order of the data
 
 _Run = Callable[[PaddedBatch], Outputs]
 

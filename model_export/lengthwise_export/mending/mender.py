@@ -264,11 +264,8 @@ class Mender(NodeMender):
         return self.emit("Cast", [name], to=dtype)
 
 
-Rule = Callable[[Mender], None]
-"""Mends `Mender.node`: emits what stands for it, and sets its outputs."""
-
-RULES: Final[dict[str, Rule]] = {}
-"""The rule for each operator of ONNX that can be mended."""
+Rule = Callable[[Mender], None]  # mends `Mender.node`: emits what stands for it, and sets its outputs
+RULES: Final[dict[str, Rule]] = {}  # the rule for each operator of ONNX that can be mended
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:

@@ -17,8 +17,7 @@ from lengthwise_export.mending.values import Group, Numbers, Ragged, Value, sing
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, refill
 
-_SHORTEST_RUN: Final = 8
-"""Fewer lengths in a row at which two sizes agree are chance."""
+_SHORTEST_RUN: Final = 8  # fewer lengths in a row at which two sizes agree are chance
 
 
 class LengthsRestricted(Exception):

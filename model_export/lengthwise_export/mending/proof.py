@@ -32,18 +32,13 @@ from lengthwise_export.errors import RunError
 
 _T = TypeVar("_T")
 
-SEQUENCES: Final = 200
-"""Number of sequences of a proof."""
-_RAW_AMONG: Final = 4
-"""One of so many sequences is of raw values, the kinds in turn."""
-BATCH_ROWS: Final = (1, 2, 3, 5, 8, 13, 24, 32)
-"""Numbers of rows of a proof's batches, in turn."""
+SEQUENCES: Final = 200  # number of sequences of a proof
+_RAW_AMONG: Final = 4  # one of so many sequences is of raw values, the kinds in turn
+BATCH_ROWS: Final = (1, 2, 3, 5, 8, 13, 24, 32)  # numbers of rows of a proof's batches, in turn
 _MAX_SQUARES: Final = 2**22
 """Most rows x width^2 of a batch of more than two rows: self-attention needs that much memory, times its heads."""
-_PROBES: Final = 12
-"""Number of sequences with which the amplification of rounding is measured."""
-_FIRST_LENGTHS: Final = 8
-"""All lengths are tried from the shortest one on, this many."""
+_PROBES: Final = 12  # number of sequences with which the amplification of rounding is measured
+_FIRST_LENGTHS: Final = 8  # all lengths are tried from the shortest one on, this many
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,8 +107,7 @@ class Ragged:
 
 Value = Numbers | Ragged
 
-Group = tuple[Size, ...]
-"""The axes of a tensor that are one axis of the original."""
+Group = tuple[Size, ...]  # the axes of a tensor that are one axis of the original
 
 
 def singles(sizes: Iterable[Size]) -> tuple[tuple[Size, ...], ...]:

@@ -21,8 +21,7 @@ _OF_FEW_NUMBERS: Final = frozenset(
     }
 )
 """Operators whose outputs are not larger than their inputs, so their results stay small."""
-_MAX_CONSTANT: Final = 64
-"""A constant with more numbers is a table of weights."""
+_MAX_CONSTANT: Final = 64  # A constant with more numbers is a table of weights
 
 
 def host_nodes(graph: onnx.ModelProto, lengths: str | None) -> tuple[str, ...]:

@@ -22,10 +22,8 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lengthwise_export.onnx_graphs.protos import OF_ONNX, attributes_of, graphs_in, names_in, refill
 
-LARGEST_WEIGHT: Final = 63
-"""The largest size of a weight; the kernels refuse larger ones."""
-FEW_INPUTS: Final = 32
-"""Weights of fewer inputs than this stay in float32."""
+LARGEST_WEIGHT: Final = 63  # the largest size of a weight; the kernels refuse larger ones
+FEW_INPUTS: Final = 32  # weights of fewer inputs than this stay in float32
 
 _GATES: Final = {"LSTM": 4, "GRU": 3}
 _KEEP_ZEROS: Final = frozenset({"Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})

@@ -17,10 +17,8 @@ from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 
-IN_GRAPH: Final = "lengthwise.labels"
-"""The key of the labels in a graph's metadata."""
-NAME_IN_GRAPH: Final = "lengthwise.name"
-"""The key of the model's name there."""
+IN_GRAPH: Final = "lengthwise.labels"  # the key of the labels in a graph's metadata
+NAME_IN_GRAPH: Final = "lengthwise.name"  # the key of the model's name there
 
 
 def labels_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:

@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 # Different sizes, so that rows and width cannot be confused.
 _ROWS, _WIDTH = 3, 5
 
-_WIDER: Final = (8, 64, 515, 516)
-"""Widths for graphs that need many steps, such as unpadded convolutions."""
-
-_MAX_TRIED: Final = 129
-"""Row counts and widths below this are tried to find a frozen axis."""
+_WIDER: Final = (8, 64, 515, 516)  # widths for graphs that need many steps, such as unpadded convolutions
+_MAX_TRIED: Final = 129  # row counts and widths below this are tried to find a frozen axis
 
 
 def open_session(

@@ -8,11 +8,8 @@ from typing import Any, Final
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-AXES_ARE_INPUTS: Final = 18
-"""The opset from which every reduction takes its axes as an input, and not as an attribute."""
-
-OF_ONNX: Final = ("", "ai.onnx")
-"""The names of the domain of ONNX's own operators."""
+AXES_ARE_INPUTS: Final = 18  # the opset from which every reduction takes its axes as an input, and not as an attribute
+OF_ONNX: Final = ("", "ai.onnx")  # the names of the domain of ONNX's own operators
 
 
 def opset_of(model: ModelProto) -> int:

@@ -24,10 +24,8 @@ from lengthwise_export.steady_bits.replacement import PART, Replacement
 
 _FEW_CHANNELS: Final = 16
 _CHANNELS: Final = 4
-_LONG: Final = 16
-"""Below such a kernel, the kernels for two axes were about as fast as those for one with any channels."""
-_MAX_GROUPS: Final = 32
-"""A convolution of more groups is not taken apart."""
+_LONG: Final = 16  # below such a kernel, the kernels for two axes were about as fast as those for one with any channels
+_MAX_GROUPS: Final = 32  # A convolution of more groups is not taken apart
 _LISTS: Final = {"kernel_shape": [1], "strides": [1], "dilations": [1], "pads": [0, 0]}
 """Attributes with an entry for each axis, and that of an axis of size one."""
 _TWO_AXES: Final = "two axes"

@@ -27,8 +27,7 @@ from lengthwise_export.onnx_graphs.probing import open_session
 
 _SEQUENCES: Final = 220
 _LONGEST: Final = 70
-_ROWS: Final = 11
-"""The sequences of `first_loss`, their largest length, and the rows of its batches."""
+_ROWS: Final = 11  # the sequences of `first_loss`, their largest length, and the rows of its batches
 
 _BLOCKED: Final = "com.microsoft.nchwc"
 """The domain of operators whose values have another layout in memory, so that they cannot be compared step by step."""

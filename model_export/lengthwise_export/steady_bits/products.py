@@ -75,8 +75,7 @@ def _of_one_more_row(new: Replacement, left: ir.Value, right: ir.Value) -> ir.Va
 
 _ROWS: Final = {0: 1, 4: 0, 5: 1}
 """The inputs of an RNN that have an axis of rows (X, sequence_lens, initial_h), and which axis that is."""
-_ROWS_OF_OUTPUT: Final = (2, 1)
-"""The axis of rows of the outputs Y and Y_h."""
+_ROWS_OF_OUTPUT: Final = (2, 1)  # the axis of rows of the outputs Y and Y_h
 
 
 def rewritten_rnn(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:

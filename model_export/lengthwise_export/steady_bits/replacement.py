@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 
 from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS
 
-PART: Final = 128
-"""A product over so many numbers is added in one part."""
-LANES: Final = 4
-"""The numbers that sums, functions and products of one row take at once."""
-MOST_LANES: Final = 16
-"""The most numbers that a processor computes at once, in float32."""
+PART: Final = 128  # A product over so many numbers is added in one part
+LANES: Final = 4  # the numbers that sums, functions and products of one row take at once
+MOST_LANES: Final = 16  # the most numbers that a processor computes at once, in float32
 
 
 @dataclass(slots=True)

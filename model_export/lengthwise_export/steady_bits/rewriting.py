@@ -61,13 +61,9 @@ of single numbers.
 """
 
 
-LOWEST_OPSET = 13
-"""The first opset in which Squeeze and Unsqueeze take their axes as an input."""
-
-_MAX_NAMED = 4
-"""At most this many operators of a type are named."""
-_LENGTHS = (1, 3, 8, 21, 55)
-"""Lengths of the sequences whose answers before and after are compared."""
+LOWEST_OPSET = 13  # the first opset in which Squeeze and Unsqueeze take their axes as an input
+_MAX_NAMED = 4  # at most this many operators of a type are named
+_LENGTHS = (1, 3, 8, 21, 55)  # lengths of the sequences whose answers before and after are compared
 
 
 @dataclass(frozen=True, slots=True)

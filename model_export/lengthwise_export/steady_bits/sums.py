@@ -17,10 +17,8 @@ import onnx_ir as ir
 from lengthwise_export.steady_bits.graph_facts import GraphFacts, MeasuredAxis
 from lengthwise_export.steady_bits.replacement import LANES, Replacement
 
-_SHAPE_OF_ONE_AXIS: Final = 15
-"""The first opset in which Shape can return a single axis."""
-_FEW: Final = 8
-"""A sum of fewer numbers over an axis before the last was in the same order in every batch."""
+_SHAPE_OF_ONE_AXIS: Final = 15  # the first opset in which Shape can return a single axis
+_FEW: Final = 8  # A sum of fewer numbers over an axis before the last was in the same order in every batch
 
 
 def rewritten_sum(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:

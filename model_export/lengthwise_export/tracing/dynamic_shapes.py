@@ -218,12 +218,10 @@ def _over_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return dim in (1, -1, (1,), (-1,), [1], [-1])
 
 
-WIDEST: Final = 2048
-"""Wider batches are not tried: attention would need much memory."""
+WIDEST: Final = 2048  # wider batches are not tried: attention would need much memory
 
 
-Lines = dict[str, CodeLocation]
-"""The lines of the code that branch on a size, by the condition as torch writes it."""
+Lines = dict[str, CodeLocation]  # the lines of the code that branch on a size, by the condition as torch writes it
 
 
 @contextlib.contextmanager

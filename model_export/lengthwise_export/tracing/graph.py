@@ -48,8 +48,7 @@ _TRANSLATIONS: Final = {
 }
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
-_LENGTHS_PLACE: Final = 4
-"""The index of `sequence_lens` among the inputs of a recurrent node."""
+_LENGTHS_PLACE: Final = 4  # the index of `sequence_lens` among the inputs of a recurrent node
 
 
 def build(

@@ -22,8 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from lengthwise_export.tracing.source_lines import CodeLocation, file_of, is_users, location_of_frame
 
-_MAX_ENTRIES: Final = 10_000
-"""Larger containers hold data; what their entries hold is not followed."""
+_MAX_ENTRIES: Final = 10_000  # larger containers hold data; what their entries hold is not followed
 _PLAIN: Final = (bool, int, float, complex, str, bytes)
 _OF_MODULE: Final = ("_parameters", "_buffers", "_modules")
 """Dictionaries of a module that are no part of the names of what they hold."""

@@ -19,8 +19,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 _NEAR_ZERO: Final = 1e-6
-_NEAR_ONE: Final = 1e-3
-"""Wider than what the optimizer takes for 0 and for 1."""
+_NEAR_ONE: Final = 1e-3  # wider than what the optimizer takes for 0 and for 1
 
 
 def optimized(model: ir.Model) -> ir.Model:

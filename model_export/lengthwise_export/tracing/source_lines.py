@@ -204,10 +204,8 @@ def location_in(stack: str) -> CodeLocation | None:
 _STACK: Final = "pkg.torch.onnx.stack_trace"
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"
 _NAMESPACE: Final = "namespace"
-_EXPORTER: Final = "torch/"
-"""How torch's exporter begins the path of its own code, for nodes that only compute sizes."""
-_WRAPPED: Final = "model"
-"""The attribute of the traced wrapper that holds the user's module; see `capture`."""
+_EXPORTER: Final = "torch/"  # how torch's exporter begins the path of its own code, for nodes that only compute sizes
+_WRAPPED: Final = "model"  # the attribute of the traced wrapper that holds the user's module; see `capture`
 
 
 def location_of_node(node: onnx.NodeProto) -> CodeLocation | None:

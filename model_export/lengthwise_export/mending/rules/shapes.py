@@ -12,11 +12,8 @@ from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, rule
 from lengthwise_export.mending.sizes import MANY_ROWS, Size, Table
 from lengthwise_export.mending.values import Group, Numbers, Ragged, is_one, same_groups, shown, singles
 
-_ENOUGH = 8
-"""As many lengths in a row at which a size can be divided are no chance."""
-
-_SMALL = 4096
-"""The most elements of a constant that is kept as numbers."""
+_ENOUGH = 8  # as many lengths in a row at which a size can be divided are no chance
+_SMALL = 4096  # the most elements of a constant that is kept as numbers
 
 
 @rule("Shape")

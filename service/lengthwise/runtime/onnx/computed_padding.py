@@ -24,8 +24,7 @@ _LAYERS: Final = re.compile(
 )
 """Operators that count, beside recurrent layers. What a loop or a branch holds is not looked at: it counts."""
 _TAKING: Final = frozenset({"Gather", "GatherElements", "GatherND"})
-_OF_FEATURES: Final = frozenset({2, -1})
-"""Axes whose reduction leaves the steps."""
+_OF_FEATURES: Final = frozenset({2, -1})  # axes whose reduction leaves the steps
 
 
 def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, own_kernels: bool) -> bool:

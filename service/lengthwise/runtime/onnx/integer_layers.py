@@ -23,8 +23,7 @@ from lengthwise.runtime.onnx.onnx_graph import FLOAT, INT8, Graph, Node, Tensor
 _ONNX: Final = ("", "ai.onnx")
 _LAYERS: Final = (*_ONNX, fusion.DOMAIN)
 """The domains of LSTM and GRU: `fusion` may have given a layer the order of its output."""
-_OF_FUSION: Final = {"order", "zeros"}
-"""The attributes that `fusion` may have given a layer."""
+_OF_FUSION: Final = {"order", "zeros"}  # the attributes that `fusion` may have given a layer
 
 
 class _Bytes(NamedTuple):

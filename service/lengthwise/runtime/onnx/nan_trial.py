@@ -18,13 +18,9 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.onnx import onnx_graph
 
 _STEPS: Final = 6
-_MOST_FEATURES: Final = 64
-"""A single NaN is tried in at most this many features."""
-_CLOSE: Final = 1e-4
-"""Allowed difference of an answer between the kernels, times max(1, |answer|)."""
-
-TrialRun = Callable[[PaddedBatch], NDArray[np.float32]]
-"""Runs a batch: logits, rows first."""
+_MOST_FEATURES: Final = 64  # A single NaN is tried in at most this many features
+_CLOSE: Final = 1e-4  # allowed difference of an answer between the kernels, times max(1, |answer|)
+TrialRun = Callable[[PaddedBatch], NDArray[np.float32]]  # runs a batch: logits, rows first
 
 
 def replaces_nan(graph: bytes) -> bool:

@@ -19,15 +19,12 @@ from numpy.typing import NDArray
 
 from lengthwise.runtime.onnx.protobuf import Content, fields, integers, messages, signed, text, written
 
-FLOAT, INT8, INT32, INT64 = 1, 3, 6, 7
-"""Types of tensors that are read, as `TensorProto.DataType` numbers them."""
+FLOAT, INT8, INT32, INT64 = 1, 3, 6, 7  # types of tensors that are read, as `TensorProto.DataType` numbers them
 AttributeValue: TypeAlias = int | float | str | tuple[float, ...]
 """A node's attribute, or the numbers of a small tensor."""
 
-_MOST_NESTED: Final = 64
-"""Most graphs inside each other. onnxruntime's own reader allows 100 nested messages."""
-_SMALL: Final = 8
-"""Most numbers of a tensor that is a constant, and of one whose numbers are not in one piece."""
+_MOST_NESTED: Final = 64  # most graphs inside each other. onnxruntime's own reader allows 100 nested messages
+_SMALL: Final = 8  # most numbers of a tensor that is a constant, and of one whose numbers are not in one piece
 _TYPES: Final = {kind: np.dtype(name) for kind, name in ((FLOAT, "<f4"), (INT8, "i1"), (INT32, "<i4"), (INT64, "<i8"))}
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 20, 25
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
