@@ -115,7 +115,6 @@ def _parts(estimator: object, steps: Sequence[Any]) -> tuple[Any, Any, Any]:
 
 
 def _number(given: int | None, known: int | None, transform: Any) -> int:
-    """The number of features of a step."""
     if _name(transform) in ("sktime.MiniRocket", "sktime.MultiRocket"):
         known = 1  # these read the first feature only
     if _name(transform).startswith("aeon."):
@@ -128,7 +127,6 @@ def _number(given: int | None, known: int | None, transform: Any) -> int:
 
 
 def _transform(transform: Any, features: int) -> FittedTransform:
-    """The kernels of a transform."""
     if "Multi" not in _name(transform).removesuffix("Multivariate"):
         return FittedTransform(features, _series(transform.parameters, None, features))
     if transform.normalise:
@@ -227,21 +225,6 @@ def adopt(
     classifier has none: these libraries answer 1 for one label and 0 for the others, and so does the graph. With
     `calibrate` it gets probabilities.) For sequences of other lengths the dilations and biases stay as they are, and
     steps are counted within each sequence.
-
-    Args:
-        estimator: aeon's MiniRocketClassifier or MultiRocketClassifier, sktime's RocketClassifier with minirocket or
-            multirocket, or a pipeline of one of their transforms, a StandardScaler and a ridge or logistic regression.
-        calibrate: Sequences that the estimator was not fitted to, each `[features, steps]` as for the estimator, and
-            their labels. A temperature is fitted to them.
-        features: Number of features of a step, where the estimator does not know it.
-        name: The name of the graph.
-
-    Raises:
-        ConfigurationError: The estimator cannot be adopted, or is not fitted.
-
-    Example:
-        >>> graph = lengthwise_export.adopt(MiniRocketClassifier().fit(X, y))
-        >>> lengthwise_export.export(graph, "models/gestures")
     """
     fitted = read(estimator, features=features)
     if calibrate is None:

@@ -66,7 +66,6 @@ def _one_thread() -> Iterator[None]:
 
 
 def _running(text: str, module: KerasModule, given: ModelInput, random: np.random.Generator) -> list[Tensor]:
-    """Sequences `[1, length, ...]` at which Keras runs."""
     error: Exception | None = None
     for lengths in (_LENGTHS, _LONGER):
         running = []

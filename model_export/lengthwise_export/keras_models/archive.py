@@ -68,7 +68,6 @@ def _no_member(name: str) -> str | None:
 
 
 def _unreadable(info: zipfile.ZipInfo) -> str | None:
-    """Why a member is not read; None if it is."""
     name, most = info.filename, MOST_BYTES if info.filename == WEIGHTS else MOST_CONFIG
     if stat.S_ISLNK(info.external_attr >> 16):
         return f"has {name} as a link"
@@ -134,7 +133,6 @@ class _Count:
         self._values = 0
 
     def of(self, group: Any, depth: int = 0) -> int:
-        """Counts the values below a group, after each object was examined."""
         if depth > _MOST_DEPTH:
             raise ConfigurationError(f"{self._text}: its weights are nested too deeply")
         for name in group:

@@ -110,7 +110,6 @@ class _Examined:
         return kept
 
     def _require_layer(self, name: str, module: str | None, registered: Any, shown: str) -> None:
-        """Requires one of Keras' layers that are read."""
         if name in REFUSED:
             raise ConfigurationError(f"{self._text}: {shown} is not read: {REFUSED[name]}")
         is_renamed = isinstance(registered, str) and registered not in (name, "")

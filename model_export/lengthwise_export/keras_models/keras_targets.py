@@ -105,7 +105,6 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
 
 
 def _require_servable(text: str, model: Any) -> None:
-    """Refuses a layer that is known to be one that cannot be served."""
     for layer in all_layers(model):
         kind = type(layer).__name__
         shown = f"{layer.name} ({kind})"

@@ -108,7 +108,6 @@ def _loaded_hdf5(keras: Any, path: Path, text: str) -> Any:
 
 
 def _weights_of(text: str, model: Any, keras: Any) -> int:
-    """The number of weights of what was read."""
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"{text} holds a {type(model).__name__}, which is no model")
     return sum(math.prod(map(int, variable.shape)) for variable in model.weights)

@@ -111,7 +111,6 @@ def _affine(value: Affine | ConstantArray | None, width: int = 0) -> Affine:
 
 
 def _pair(inputs: _Inputs) -> tuple[Affine, Affine]:
-    """Two operands, as functions of the same width."""
     widths = {each.width for each in inputs if isinstance(each, Affine)}
     widths |= {each.shape[-1] for each in inputs if isinstance(each, np.ndarray) and each.ndim}
     if len(widths - {1}) > 1:
@@ -233,7 +232,6 @@ def _clipped(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
 
 
 def _hard_sigmoid(value: Affine, high: float) -> Affine:
-    """A value between 0 and a number."""
     if not 0 < high < np.inf:
         raise NotACell
     return _activated("HardSigmoid", value.scaled(1.0 / high), (("alpha", 1.0), ("beta", 0.0))).scaled(high)

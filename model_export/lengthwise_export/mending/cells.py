@@ -90,14 +90,12 @@ def recognise(
 
 
 def _gate(value: Affine) -> _Gate | None:
-    """An activation of one value."""
     leaf = value.only
     is_activation = leaf is not None and leaf.kind in ACTIVATIONS
     return _Gate(leaf.kind, leaf.numbers, leaf.operands[0]) if leaf is not None and is_activation else None
 
 
 def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
-    """The two factors of a product, in both orders."""
     if leaf is not None and leaf.kind == "product":
         one, other = leaf.operands
         yield one, other

@@ -58,7 +58,6 @@ class _Found:
     masks: dict[str, HidingMask] = field(default_factory=dict)
 
     def follow(self, node: NodeProto) -> None:
-        """Notes what a node makes of a value that is known."""
         first, out, kind = node.input[0], node.output[0], node.op_type
         if kind == "Equal" and (number := _compared(node, self.raw, self.constants)) is not None:
             self.equal[out] = number

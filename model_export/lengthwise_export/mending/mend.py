@@ -166,7 +166,6 @@ def _prepared(graph: ModelProto) -> ModelProto:
 
 
 def _keep_needed(model: ModelProto, outputs: Sequence[str]) -> None:
-    """Removes outputs, and nodes that none of the others needs."""
     needed, kept = set(outputs), []
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
@@ -198,7 +197,6 @@ def _set_inputs(
 
 
 def _followed(mender: Mender, node: NodeProto) -> list[MendedOperator]:
-    """Mends one node; returns what changed."""
     mender.node, mender.causes = node, []
     before = len(mender.writer.nodes)
     try:

@@ -63,7 +63,6 @@ class MendAccuracy:
         }
 
     def __str__(self) -> str:
-        """Such as `accuracy 0.97 padded to the longest of 32 (3 of 370 labels move), ..., 0.981 mended`."""
         said = [f"{self.mended:.4f} mended"]
         for name, way in (
             (f"padded to the longest of {BATCH_ROWS}", self.batches),

@@ -224,7 +224,6 @@ def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> lis
 
 
 def _some(things: Sequence[_T], count: int) -> list[_T]:
-    """Some of them, evenly spread."""
     places = np.linspace(0, len(things) - 1, min(count, len(things))) if things else np.zeros(0)
     return [things[place] for place in places.round().astype(int)]
 
@@ -280,7 +279,6 @@ def _why_unprovable(proof: MendProof) -> str | None:
 def _compared(
     mended: Subject, alone: Sequence[_Alone], sampler: Sampler, max_length: int, proof: MendProof, say: ProgressCallback
 ) -> MendProof:
-    """The proof with the differences of all sequences, alone and in batches."""
     longest = [sampler.sequence(max_length)] * 2
     multiple = 4 if runs(mended, pad(longest)) else 1
     widest = rounded_width(max_length, multiple)
@@ -351,7 +349,6 @@ def _bits(answer: ModelOutput, row: int, length: int) -> bytes:
 
 
 def _why_apart(proof: MendProof) -> str | None:
-    """Why the comparison does not prove the mend; None if it does."""
     worst = proof.worst
     if worst is None or proof.difference <= proof.tolerance:
         return None

@@ -85,8 +85,6 @@ def _known(mender: Mender, body: GraphProto, nodes: Sequence[NodeProto]) -> dict
 
 
 class _Loop:
-    """Finds out what a Loop does."""
-
     def __init__(self, mender: Mender) -> None:
         self._mender, self._node = mender, mender.node
         body: GraphProto = mender.attribute("body")
@@ -218,7 +216,6 @@ class _Loop:
         return self._counters.get(index) == 0
 
     def _picked(self, node: NodeProto) -> Ragged:
-        """What the steps are picked from, the steps first."""
         mender = self._mender
         name = self._constant.get(node.input[0], node.input[0])
         value = mender.values.get(name)

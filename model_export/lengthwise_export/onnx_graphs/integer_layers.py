@@ -85,7 +85,6 @@ def rounded(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.
 
 
 def _reason(node: NodeProto, constants: Mapping[str, TensorProto], zeros: AbstractSet[str]) -> str | None:
-    """Why the integer kernels cannot compute a layer; None if they can."""
     if node.op_type not in _GATES:
         return "there are integer kernels for LSTM and GRU only"
     attributes = attributes_of(node)

@@ -114,7 +114,6 @@ class _HalfGraph:
         self._nodes: list[NodeProto] = []
 
     def convert(self) -> onnx.GraphProto | None:
-        """The converted graph; None if no recurrent layer or product could be converted."""
         products = 0
         for node in self._graph.node:
             if self._can_run_in_half(node):
@@ -144,7 +143,6 @@ class _HalfGraph:
         return bool(follows) and all(name in self._halves for name in activations)
 
     def _add_half(self, node: NodeProto) -> None:
-        """Adds a node in float16, with casts of its inputs and outputs where they are needed."""
         for name in dict.fromkeys(self._float_inputs(node)):
             if name not in self._halves:
                 self._add_half_input(name)
@@ -171,7 +169,6 @@ class _HalfGraph:
         return [name for name in node.input if self._is_float(name)]
 
     def _half_name(self, name: str) -> str:
-        """A new name for the float16 form of a value."""
         half = f"{name}_half"
         while half in self._names:
             half += "_"
@@ -180,7 +177,6 @@ class _HalfGraph:
 
 
 def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Stores the weights of recurrent layers and products in 8 bits."""
     layers = _convert_layers(model.graph)
     if not layers.recurrent + layers.products:
         why = "; ".join(f"{layer}: {layer.reason}" for layer in layers.left)

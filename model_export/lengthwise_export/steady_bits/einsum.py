@@ -120,7 +120,6 @@ class _EinsumProduct:
         return not self.batch and math.prod(sizes[letter].size for letter in self.left) == 1
 
     def computed(self, new: Replacement, values: Sequence[ir.Value]) -> ir.Value:
-        """The nodes of the product."""
         first = _in_order(new, values[0], self.words[0], self.batch + self.left + self.inner)
         second = _in_order(new, values[1], self.words[1], self.batch + self.inner + self.right)
         first = _with_axes(new, first, {-2: self.left, -1: self.inner})

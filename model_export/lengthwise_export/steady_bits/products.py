@@ -38,7 +38,6 @@ def rewritten_product(node: ir.Node, facts: GraphFacts, *, every: bool) -> Repla
 
 
 def _in_parts(new: Replacement, left: ir.Value, right: ir.Value, ranks: tuple[int, int], inner: int) -> ir.Value:
-    """The sum of products over `PART` numbers each."""
     sizes = [PART] * (inner // PART) + ([inner % PART] if inner % PART else [])
     split = new.constant(sizes)
     lefts = new.add_outputs("Split", (left, split), len(sizes), axis=ranks[0] - 1)
@@ -67,7 +66,6 @@ def _of_two(new: Replacement, left: ir.Value, right: ir.Value, single: tuple[boo
 
 
 def _of_one_more_row(new: Replacement, left: ir.Value, right: ir.Value) -> ir.Value:
-    """The product over one more row, a copy of the first."""
     zero = new.constant([0])
     more = new.add("Concat", left, new.add("Slice", left, zero, new.constant([1]), zero), axis=0)
     return new.add("Slice", new.add("MatMul", more, right), zero, new.constant([-1]), zero)

@@ -118,7 +118,6 @@ def rewrite(
 def _replaced(
     graph: onnx.ModelProto, manifest: Manifest, kinds: Set[str], *, every: bool
 ) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
-    """Replaces the operators of some types."""
     if not any(node.op_type in kinds for node in graph.graph.node):
         return graph, []
     facts = GraphFacts(graph, manifest)

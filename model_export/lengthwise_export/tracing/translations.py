@@ -132,7 +132,6 @@ def _log_add_exp(x: ir.Value, y: ir.Value, base: float = 1.0) -> Any:
 
 
 def _log_add_exp2(x: ir.Value, y: ir.Value) -> Any:
-    """The same to the base of 2."""
     return _log_add_exp(x, y, _LN2)
 
 

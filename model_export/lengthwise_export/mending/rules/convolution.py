@@ -246,7 +246,6 @@ def _average_pool(mender: Mender) -> None:
 
 @rule("Resize")
 def _resize(mender: Mender) -> None:
-    """One that repeats each step: nearest, by a whole number."""
     value = mender.ragged(0)
     times = [axis for axis, group in enumerate(value.groups) if any(not size.fixed for size in group)]
     repeats = [1.0] * value.rank

@@ -79,7 +79,6 @@ def _combined(mender: Mender) -> None:
 
 @rule("Clip")
 def _clip(mender: Mender) -> None:
-    """Between bounds that may depend on the width."""
     value = mender.ragged(0)
     bounds = [mender.value(place) for place in (1, 2)]
     if any(bound is not None and not (isinstance(bound, Numbers) and bound.is_constant) for bound in bounds):
@@ -94,7 +93,6 @@ def _clip(mender: Mender) -> None:
 
 @rule("Dropout")
 def _dropout(mender: Mender) -> None:
-    """Nothing in evaluation mode."""
     training = mender.constant(2)
     if training is not None and bool(training.any()):
         mender.refuse("drops values at random: export the model in evaluation mode")

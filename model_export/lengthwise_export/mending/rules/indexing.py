@@ -247,7 +247,6 @@ def _gather_elements(mender: Mender) -> None:
 
 @rule("Range")
 def _range(mender: Mender) -> None:
-    """Positions along an axis."""
     numbers = [each for each in map(mender.given, range(3)) if isinstance(each, Numbers)]
     if len(numbers) < 3:
         mender.refuse("its end is computed from the data")

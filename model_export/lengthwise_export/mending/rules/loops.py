@@ -155,7 +155,6 @@ def _width(value: Ragged, rank: int) -> int:
 
 
 def _layer(mender: Mender, recurrence: Recurrence, cell: Cell, steps: Ragged) -> None:
-    """Emits the layer, and sets the outputs of the loop."""
     loop = mender.node
     article = "a" if cell.kind == "GRU" else "an"
     mender.causes.append(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
@@ -194,14 +193,12 @@ def _given(mender: Mender, value: Ragged) -> str:
 
 
 def _without_axis(mender: Mender, value: Value, axis: int) -> Ragged:
-    """A value without an axis of size 1."""
     ragged = mender.as_ragged(value)
     groups = tuple(group for at, group in enumerate(ragged.groups) if at != axis)
     return ragged.called(mender.squeezed(ragged.name, [axis]), groups=groups)
 
 
 def _is_zero(mender: Mender, name: str) -> bool:
-    """Whether a value is 0 everywhere."""
     node = next((each for each in mender.writer.nodes if name in each.output), None)
     if node is not None:
         return node.op_type in ("Expand", "Identity", "Unsqueeze", "Cast") and _is_zero(mender, node.input[0])

@@ -57,7 +57,6 @@ def over(mender: Mender, value: Ragged, axes: Sequence[int], epsilon: float) -> 
 
 @rule("InstanceNormalization")
 def _instance_normalization(mender: Mender) -> None:
-    """Each channel over all axes behind it."""
     value = mender.ragged(0)
     if any(size.is_rows for group in value.groups[1:] for size in group):
         mender.refuse(CROSSES_ROWS)
@@ -96,7 +95,6 @@ def _group_normalization(mender: Mender) -> None:
 
 @rule("LayerNormalization")
 def _layer_normalization(mender: Mender) -> None:
-    """Over the axes from `axis` on."""
     value = mender.ragged(0)
     axis = mender.attribute("axis", -1) % value.rank
     axes = range(axis, value.rank)
@@ -128,7 +126,6 @@ def _with_weights(mender: Mender, value: Ragged) -> Ragged:
 
 @rule("LpNormalization")
 def _lp_normalization(mender: Mender) -> None:
-    """Divides by the norm along an axis."""
     value = mender.ragged(0)
     axis = mender.attribute("axis", -1) % value.rank
     kind = "ReduceL2" if mender.attribute("p", 2) == 2 else "ReduceL1"

@@ -64,7 +64,6 @@ def _summable(mender: Mender, left: Ragged, right: Ragged) -> tuple[Ragged, Ragg
 
 @rule("Gemm")
 def _gemm(mender: Mender) -> None:
-    """A product with scales and a bias."""
     left, right, bias = mender.ragged(0), mender.ragged(1), mender.value(2)
     swaps = mender.attribute("transA", 0), mender.attribute("transB", 0)
     plain = not (left.is_merged or left.row_added or right.is_merged or right.row_added or swaps[0])

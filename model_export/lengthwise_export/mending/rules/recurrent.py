@@ -60,7 +60,6 @@ def _ends(mender: Mender, time: Size, group: Group) -> str:
 
 
 def _inputs(mender: Mender, value: Ragged, ends: str) -> list[str]:
-    """The inputs of the layer in the mended graph."""
     inputs = list(mender.node.input) + [""] * (8 - len(mender.node.input))
     for place in (1, 2, 3, 7):
         if inputs[place]:

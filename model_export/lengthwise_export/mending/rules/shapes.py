@@ -117,7 +117,6 @@ class _Regrouping:
         return _joined(self._mender, group)
 
     def refuse_what_is_left(self) -> None:
-        """Refuses a shape that has not taken all axes."""
         if any(atom[0].fixed != 1 for atom in self._atoms[self._at :]):
             self._refuse(", whose sizes do not follow from it")
 
@@ -331,7 +330,6 @@ def _tile(mender: Mender) -> None:
 
 @rule("ConstantOfShape")
 def _constant_of_shape(mender: Mender) -> None:
-    """One number at every place."""
     wanted = mender.value(0)
     if not isinstance(wanted, Numbers):
         mender.refuse("its shape is computed from the data")

@@ -85,7 +85,6 @@ _NOTHING: Final = _Depends()
 
 
 def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends]) -> _Depends:
-    """How a node's outputs depend on what a client sends."""
     every = [*inputs, *captured]
     content = any(one.content for one in every)
     selects = any(one.selects for one in every)

@@ -104,7 +104,6 @@ def _integer_product(node: Node, makers: Mapping[str, Node], tensors: Mapping[st
 
 
 def _replaced(node: Node, names: list[str]) -> Node:
-    """The operator of the integer kernels with a node's name and attributes, and with these inputs."""
     return Node(node.operator, names, node.outputs, node.attributes, domain=DOMAIN, name=node.name)
 
 

@@ -179,7 +179,6 @@ def read(model: bytes) -> Graph:
 
 
 def _function(message: memoryview, locations: set[str]) -> Graph:
-    """A `FunctionProto`."""
     function = Graph()
     for number, value in messages(message):
         if number == 7:
@@ -190,7 +189,6 @@ def _function(message: memoryview, locations: set[str]) -> Graph:
 
 
 def _node(message: memoryview, locations: set[str], depth: int) -> Node:
-    """A `NodeProto`."""
     node = Node(content=message)
     lists, texts = {1: node.inputs, 2: node.outputs}, {3: "name", 4: "operator", 7: "domain"}
     for number, value in messages(message):
@@ -232,7 +230,6 @@ def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: 
 
 
 def _add_graphs(attribute: memoryview, node: Node, locations: set[str], depth: int) -> None:
-    """Adds the graphs of an `AttributeProto` to its node."""
     parts = [(number, content) for number, content in messages(attribute) if number in (6, 11)]
     one = [content for number, content in parts if number == 6]  # a message that occurs twice counts as one
     for graph in ([one] if one else []) + [[content] for number, content in parts if number == 11]:
@@ -242,7 +239,6 @@ def _add_graphs(attribute: memoryview, node: Node, locations: set[str], depth: i
 
 
 def _add_files_of_sparse(message: memoryview, locations: set[str]) -> None:
-    """Adds the files of a `SparseTensorProto`."""
     for number, value in messages(message):
         if number in (1, 2):
             _tensor(value, locations)
@@ -269,7 +265,6 @@ def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
 
 
 def _message(node: Node) -> bytes:
-    """A new node as a message."""
     parts: list[tuple[int, Content]] = [(1, name.encode()) for name in node.inputs]
     parts += [(2, name.encode()) for name in node.outputs]
     parts += [(3, node.name.encode()), (4, node.operator.encode()), (7, node.domain.encode())]
@@ -278,7 +273,6 @@ def _message(node: Node) -> bytes:
 
 
 def _attribute(name: str, value: AttributeValue) -> bytes:
-    """An `AttributeProto`."""
     named: tuple[int, Content] = (1, name.encode())
     if isinstance(value, str):
         return written([named, (4, value.encode()), (20, 3)])
