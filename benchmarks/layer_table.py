@@ -43,8 +43,7 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler, base_sequences, lone_trials, sizes_apart_from, trials
 from lengthwise_export.errors import RunError
 from lengthwise_export.masks import step_mask
-from lengthwise_export.tracing.call_signature import CallSignature
-from lengthwise_export.tracing.outputs import output_selector
+from lengthwise_export.tracing.call_signature import CallSignature, output_selector
 
 LAYERS = Path(__file__).with_name("layers.toml")
 LONGEST = 40

@@ -27,7 +27,7 @@ from lengthwise.padding import Steps, batches, pad
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Precision
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
-from lengthwise_export.onnx_graphs import labels, precision
+from lengthwise_export.onnx_graphs import precision
 
 PAGE = pages.RESULTS / "precision.md"
 DIRECTORY = bundled_models() / "japanese-vowels" / "1"
@@ -111,7 +111,7 @@ def measured(records: Sequence[dataset.Record], rounds: int) -> list[Asked]:
                 together[each.precision].append(each.seconds(members, ROWS))
     results = []
     for each in asked:
-        changes = labels.compare(exact.session, exact.manifest, each.session, each.manifest, members)
+        changes = precision.compare(exact.session, exact.manifest, each.session, each.manifest, members)
         beside = together.get(each.precision)
         results.append(
             Asked(

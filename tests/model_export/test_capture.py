@@ -15,8 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.tracing import graph
-from lengthwise_export.tracing.call_signature import CallSignature, read_signature, without_fast_path
-from lengthwise_export.tracing.outputs import output_selector
+from lengthwise_export.tracing.call_signature import CallSignature, output_selector, read_signature, without_fast_path
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.support.long import long_but
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.settings import bundled_models
-from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
+from lengthwise_export.onnx_graphs.protos import host_nodes
 
 
 def graph(*nodes: tuple[str, list[str], list[str]], constants: dict[str, Any] | None = None) -> onnx.ModelProto:

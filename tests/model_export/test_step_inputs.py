@@ -10,8 +10,7 @@ from torch import nn
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import InferredSteps, read_steps
-from lengthwise_export.tracing.call_signature import CallSignature, read_signature
-from lengthwise_export.tracing.outputs import output_selector
+from lengthwise_export.tracing.call_signature import CallSignature, output_selector, read_signature
 
 
 class Mean(nn.Module):

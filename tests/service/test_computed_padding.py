@@ -8,7 +8,7 @@ from onnx import NodeProto, helper
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.onnx import fusion
-from lengthwise.runtime.onnx.computed_padding import computes_padding
+from lengthwise.runtime.onnx.data_dependence import computes_padding
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, Device
 from lengthwise.runtime.session import Session
 from tests.support.model_directories import BUNDLED

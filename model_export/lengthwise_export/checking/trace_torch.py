@@ -34,9 +34,14 @@ from lengthwise_export.checking.recording import AlternativeReading, ModelOutput
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError
 from lengthwise_export.masks import step_mask
-from lengthwise_export.tracing.call_signature import CallSignature, Role, in_evaluation, without_fast_path
+from lengthwise_export.tracing.call_signature import (
+    CallSignature,
+    OutputSelector,
+    Role,
+    in_evaluation,
+    without_fast_path,
+)
 from lengthwise_export.tracing.module_state import ModuleState
-from lengthwise_export.tracing.outputs import OutputSelector
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # what is imported here and below when it is needed brings to
     from lengthwise_export.exporting.candidate import Candidate, Tell
     from lengthwise_export.mending.fix import FixProposal
     from lengthwise_export.mending.mended_accuracy import MendAccuracy
-    from lengthwise_export.onnx_graphs.labels import LabelChanges
+    from lengthwise_export.onnx_graphs.precision import LabelChanges
 
 
 @dataclass(frozen=True, slots=True)

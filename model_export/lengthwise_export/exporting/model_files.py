@@ -49,7 +49,7 @@ from lengthwise.versions import MOST_DIGITS, is_version
 from lengthwise_export.errors import PublishError
 from lengthwise_export.exporting import example_recordings
 from lengthwise_export.exporting.verify import VerifiedGraph
-from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
+from lengthwise_export.onnx_graphs.protos import host_nodes
 
 if TYPE_CHECKING:
     from lengthwise_export.mending.fix import FixProposal

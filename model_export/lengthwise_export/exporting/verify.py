@@ -30,7 +30,7 @@ from lengthwise_export.architecture.training_profile import profile_of_served
 from lengthwise_export.exporting import accuracy, missing_values, steps
 from lengthwise_export.exporting.accuracy import DataAccuracy
 from lengthwise_export.exporting.candidate import Candidate
-from lengthwise_export.onnx_graphs import labels, precision
+from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.options import ExportOptions
 from lengthwise_export.tracing import translations
 
@@ -55,7 +55,7 @@ class VerifiedGraph:
     graph: onnx.ModelProto
     manifest: Manifest
     cases: Sequence[Case]
-    labels: labels.LabelChanges | None = None
+    labels: precision.LabelChanges | None = None
     sample: DataAccuracy | None = None
     notices: tuple[str, ...] = ()
     mend_accuracy: MendAccuracy | None = None
@@ -252,7 +252,7 @@ def at_precision(
     )
     apart = max(case.difference for case in converted.cases if case.varied == "reference")
     session = converted.session()
-    changes = None if data is None else labels.compare(exact, verified.manifest, session, manifest, data)
+    changes = None if data is None else precision.compare(exact, verified.manifest, session, manifest, data)
     variations = BatchVariations(session, manifest, seed)
     raw = list(variations.at_raw_values(reference, "the float32 graph", promises.MAX_DIFFERENCE[to]))
     return replace(

@@ -1,4 +1,6 @@
-"""The table of causes and fixes for layers of Keras: why a layer leaks, and Keras code that fixes it.
+"""Why a layer of Keras leaks, and Keras code that fixes it: a table, and what a check is told of each layer.
+
+The layers of Keras are recorded whole, by their names in the summary; a user's own layer operator by operator.
 
 The key is the class of the layer, and the mask that it gets. The first entry that matches is used.
 """
@@ -6,12 +8,17 @@ The key is the class of the layer, and the mask that it gets. The first entry th
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+from torch import nn
 
 from lengthwise_export.checking.causes import Cause
+from lengthwise_export.checking.trace_torch import WholePart
 from lengthwise_export.checking.trials import Change
+from lengthwise_export.keras_models.module import KerasModule, SummaryLayer
 
 LayerMask = Literal["lengths", "other", "none"]  # the mask that a layer gets: that of the lengths, another, or none
 
@@ -160,3 +167,56 @@ def explain_layer(kind: str, change: Change, *, layer: str, mask: LayerMask, dro
     name = re.sub(r"\W", "_", layer.rpartition("/")[2])
     fix = entry.fix.replace(_MASK_FIRST, _PASS_MASK) if dropped else entry.fix  # the model has a mask, but not here
     return Cause(Template(entry.why).substitute(dropped=dropped), Template(fix).substitute(layer=name))
+
+
+class LayerParts:
+    """Describes the layers of a module for a check."""
+
+    def __init__(self, module: KerasModule) -> None:
+        self._known = module.known
+        self._layers = {id(part): layer for part, layer in module.parts}
+        self._dropped_by: str | None = None
+
+    def __call__(self, part: nn.Module) -> WholePart | None:
+        """A layer of Keras itself; None for a model, and for a layer of the user's."""
+        if isinstance(part, KerasModule):
+            self._dropped_by = None
+            return None
+        layer = self._layers.get(id(part))
+        if layer is None or not layer.is_whole:
+            return None
+        return WholePart(f"{layer.path} ({layer.kind})", f"keras.{layer.kind}", str(layer), self._explained(layer))
+
+    def _explained(
+        self, layer: SummaryLayer
+    ) -> Callable[[Sequence[Any], Mapping[str, Any], Any], Callable[[Change], Cause]]:
+        def at_call(inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any) -> Callable[[Change], Cause]:
+            is_masked = _has_mask(inputs) or any(
+                name.endswith("mask") and value is not None for name, value in options.items()
+            )
+            before = self._dropped_by
+            if is_masked and not _has_mask(outputs):
+                self._dropped_by = f"{layer.path} ({layer.kind})"
+            elif _has_mask(outputs):
+                self._dropped_by = None
+
+            def explained(change: Change) -> Cause:
+                return explain_layer(
+                    layer.kind,
+                    change,
+                    layer=layer.path,
+                    mask="none" if not is_masked else "lengths" if self._known.gets_lengths(layer.layer) else "other",
+                    dropped_by=before,
+                )
+
+            return explained
+
+        return at_call
+
+
+def _has_mask(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_mask, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_mask, value))
+    return getattr(value, "_keras_mask", None) is not None

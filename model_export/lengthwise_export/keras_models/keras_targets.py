@@ -18,17 +18,15 @@ from lengthwise_export.errors import RunError
 from lengthwise_export.keras_models import loading
 from lengthwise_export.keras_models.agreement import require_agreement
 from lengthwise_export.keras_models.backend import first_line, import_keras, quiet
-from lengthwise_export.keras_models.causes import IN_OWN_LAYER
+from lengthwise_export.keras_models.causes import IN_OWN_LAYER, LayerParts
 from lengthwise_export.keras_models.config import REFUSED
 from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
 from lengthwise_export.keras_models.module import KerasModule
-from lengthwise_export.keras_models.parts import LayerParts
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.module_target import module_target
 from lengthwise_export.targets.target import Target, labels_of
-from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.module_state import ModuleState
-from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 
 _NOT_KERAS: Final = ("checkpoint", "time_first", "channels_first", "second")
 """Options that describe torch modules; a Keras model says these things itself."""

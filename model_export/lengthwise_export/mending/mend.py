@@ -32,7 +32,6 @@ from lengthwise_export.mending.rules import (  # noqa: F401  # each registers it
     indexing,
     joining,
     loops,
-    normalization,
     products,
     recurrent,
     reductions,

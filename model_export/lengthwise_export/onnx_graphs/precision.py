@@ -11,18 +11,24 @@ int8: see `integer_layers`. Nothing depends on other rows, so batches and widths
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper, shape_inference
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import Steps, pad
+from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest, Precision
+from lengthwise.runtime.session import Session
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs import integer_layers
 from lengthwise_export.onnx_graphs.protos import OF_ONNX, constants_of, refill
@@ -210,3 +216,50 @@ def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto])
 
 def _cast(name: str, into: str, element: int) -> NodeProto:
     return onnx.helper.make_node("Cast", [name], [into], name=f"{into}_cast", to=element)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChanges:
+    """The difference between the answers of two graphs."""
+
+    sequences: int  # The number of sequences that both answered
+    changed: int  # The number of sequences with another label or other labels; of a per-step model, at any step
+    difference: float  # The largest absolute difference of a logit
+
+    def __str__(self) -> str:
+        """`2 of 370 labels changed`."""
+        return f"{self.changed} of {self.sequences} labels changed"
+
+
+def compare(
+    before: Session, manifest_before: Manifest, after: Session, manifest_after: Manifest, sequences: Iterable[Steps]
+) -> LabelChanges:
+    """Runs each sequence that the model accepts unbatched through both graphs, and compares the answers."""
+    count, changed, largest = 0, 0, 0.0
+    least, most = manifest_before.min_length, manifest_before.max_length
+    for steps in sequences:
+        if not least <= len(steps) <= most:
+            continue
+        one, other = _logits(before, manifest_before, steps), _logits(after, manifest_after, steps)
+        count += 1
+        changed += not np.array_equal(_label(one, manifest_before), _label(other, manifest_after))
+        largest = max(largest, float(np.abs(one - other).max()))
+    if not count:
+        accepted = f"{most} steps or fewer" if least == 1 else f"{least} to {most} steps"
+        raise ConfigurationError(f"no sequence of the data has {accepted}")
+    return LabelChanges(count, changed, largest)
+
+
+def _logits(session: Session, manifest: Manifest, steps: Steps) -> NDArray[np.float32]:
+    """`[classes]`, or of a per-step model `[length, classes]`."""
+    row: NDArray[np.float32] = session.run(pad([steps], multiple=manifest.width_multiple)).logits[0]
+    return row[: len(steps)] if manifest.task == "per-step" else row
+
+
+def _label(logits: NDArray[np.float32], manifest: Manifest) -> NDArray[np.bool_] | NDArray[np.intp]:
+    """The class, the class of each step, or for a multi-label model which classes are assigned."""
+    if manifest.task == "multi-label":
+        assigned: NDArray[np.bool_] = answers.probabilities(logits, manifest) >= manifest.threshold
+        return assigned
+    classes: NDArray[np.intp] = logits.argmax(axis=-1, keepdims=True)
+    return classes

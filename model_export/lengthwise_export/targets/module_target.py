@@ -9,9 +9,8 @@ from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.trace_torch import DescribePart, TorchSubject
 from lengthwise_export.targets.target import Target, TargetKind
-from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector
 from lengthwise_export.tracing.module_state import ModuleState
-from lengthwise_export.tracing.outputs import OutputSelector
 
 
 def module_target(

@@ -19,8 +19,7 @@ from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
-from lengthwise_export.tracing.call_signature import CallSignature
-from lengthwise_export.tracing.outputs import OutputSelector
+from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector
 
 _ROWS: Final = 3
 _WIDTHS: Final = (11, 64, 515)

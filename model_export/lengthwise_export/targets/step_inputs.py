@@ -22,8 +22,7 @@ from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.uncheckable import runs, why_it_raises, widths_at_which_it_runs
 from lengthwise_export.errors import RunError
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.tracing.call_signature import CallSignature, part_instead
-from lengthwise_export.tracing.outputs import OutputSelector
+from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, part_instead
 
 _WIDTHS: Final = (7, 8, 64, 515)
 """Widths to try. Most models run at the first; some need an even number of steps, or many raw samples."""

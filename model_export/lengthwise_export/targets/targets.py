@@ -18,7 +18,7 @@ from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, InputHints, read_graph
-from lengthwise_export.onnx_graphs.labels import labels_in
+from lengthwise_export.onnx_graphs.protos import labels_in
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import keras
 from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of

@@ -20,9 +20,8 @@ from lengthwise_export.targets.module_target import module_target
 from lengthwise_export.targets.rows import require_order_of_axes
 from lengthwise_export.targets.step_inputs import read_steps
 from lengthwise_export.targets.target import Target, check_options_agree, labels_of
-from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, read_signature
+from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, output_selector, read_signature
 from lengthwise_export.tracing.module_state import ModuleState
-from lengthwise_export.tracing.outputs import output_selector
 
 
 def read_spec(text: str, options: TargetOptions) -> Target:

@@ -28,7 +28,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.masks import step_mask
-from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, without_fast_path
+from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, in_evaluation, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import (
     WIDEST,
     Branches,
@@ -40,7 +40,6 @@ from lengthwise_export.tracing.dynamic_shapes import (
     require_one_way,
 )
 from lengthwise_export.tracing.module_state import ModuleState
-from lengthwise_export.tracing.outputs import OutputSelector
 from lengthwise_export.tracing.patched_builtins import open_numbers, trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.recurrent_op import LayerWeights, recurrent, weights_of

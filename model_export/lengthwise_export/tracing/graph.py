@@ -23,13 +23,12 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
-from lengthwise_export.onnx_graphs.labels import IN_GRAPH, NAME_IN_GRAPH
+from lengthwise_export.onnx_graphs.protos import IN_GRAPH, NAME_IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
 from lengthwise_export.tracing import recurrent_cells_op, recurrent_op, translations
-from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.capture import capture, quiet
 from lengthwise_export.tracing.optimizing import optimized, with_exact_sigmoids, with_exact_sizes
-from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 from lengthwise_export.tracing.source_lines import location_in
 
 BUILT_IN_NODES: Final = 60

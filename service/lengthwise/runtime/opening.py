@@ -24,7 +24,7 @@ from lengthwise.runtime import integer_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GraphNames, Manifest
-from lengthwise.runtime.onnx import computed_padding, integer_layers, nan_trial
+from lengthwise.runtime.onnx import data_dependence, integer_layers, nan_trial
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
 try:
@@ -71,7 +71,7 @@ def _opened(session: Any, kernels: str, source: Source, names: GraphNames) -> Op
     """A session of a graph as it runs."""
     lengths = [name for name in (names.lengths, names.mask) if name is not None]
     own = kernels != recurrent_kernels.ONNXRUNTIME
-    padding = computed_padding.computes_padding(_content(source.graph), names.sequences, lengths, own_kernels=own)
+    padding = data_dependence.computes_padding(_content(source.graph), names.sequences, lengths, own_kernels=own)
     return Opened(session, kernels, padding)
 
 
