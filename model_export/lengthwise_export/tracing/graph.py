@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import onnx
 import onnx_ir as ir
@@ -223,7 +223,7 @@ def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
 
 def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Removes the exporter's metadata of each node: lines of code and paths of the machine that built the graph."""
-    graph = proto.graph
+    graph: Any = proto.graph
     for each in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del each.metadata_props[:]
     return proto

@@ -140,8 +140,8 @@ def _held_by(thing: Any, name: str) -> Iterator[_Held]:
         yield from _held_by_object(thing, name, prefix)
     elif isinstance(thing, type):
         if _is_of_users(thing):
-            prefix, read = f"{thing.__name__}.", lambda kind: dict(vars(kind))
-            yield _Held(thing, name, read(thing), read, _write_attribute, prefix)
+            prefix = f"{thing.__name__}."
+            yield _Held(thing, name, dict(vars(thing)), lambda kind: dict(vars(kind)), _write_attribute, prefix)
     elif isinstance(thing, FunctionType | staticmethod | classmethod | property):
         function: Any = thing.fget if isinstance(thing, property) else thing
         yield from _held_by_function(inspect.unwrap(function), name)

@@ -169,8 +169,12 @@ def _round(size: Any, digits: Any = None) -> Any:
     return math.floor(number + 0.5) + math.ceil(fourth) - math.floor(fourth) - 1
 
 
+def _method(function: Callable[..., float]) -> Callable[[Any], Any]:
+    return lambda size: _of_size(function, size)
+
+
 _METHODS: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
-    {**{each.__name__: lambda size, each=each: _of_size(each, size) for each in _OF_NUMBERS}, "rint": _round}
+    {**{each.__name__: _method(each) for each in _OF_NUMBERS}, "rint": _round}
 )
 """What NumPy calls for `np.log(size)` and the like."""
 
