@@ -32,8 +32,8 @@ from lengthwise_export.tracing.call_signature import CallSignature, OutputSelect
 from lengthwise_export.tracing.dynamic_shapes import (
     WIDEST,
     Branches,
-    Lines,
     BranchRecorder,
+    Lines,
     OpenSizes,
     branching_lines,
     ends_at,
