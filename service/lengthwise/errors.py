@@ -40,14 +40,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Final
 
-_VARIES: Final = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-"""what differs between two messages of one cause"""
+_VARIES: Final = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")  # between messages of one cause
 _LINE: Final = re.compile(r":((?:row )?\d+): ")
 _FEW_ALIKE: Final = 3  # up to so many messages of one cause are all shown
 _MOST_PLACES: Final = 6
 _MOST_CAUSES: Final = 100
-_PLACE: Final = re.compile(r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)")
-"""a pointer to a sequence, and to one of its steps"""
+_PLACE: Final = re.compile(r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)")  # a sequence, one of its steps
 
 
 EXTRAS_OF: Final = {

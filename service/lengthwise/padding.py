@@ -1,8 +1,8 @@
-"""Pads sequences of different lengths to the rectangle that a graph takes.
+"""Pads sequences of different lengths with zeros to the rectangle that a graph takes.
 
-Padding is zeros. The width is the longest length rounded up to a multiple of four: at such widths a matrix product over
-the steps sums in the same order for every width, which makes a sequence's answer the same bits batched and unbatched
-(measured on onnxruntime's CPU kernels; `verification.json` has the measurement of each model).
+The width is a multiple of four: then a matrix product over the steps sums in the same order for every width, and an
+answer has the same bits batched and unbatched (measured on onnxruntime's CPU kernels, for each model in
+`verification.json`).
 """
 
 from __future__ import annotations

@@ -1,13 +1,6 @@
-"""The policy of `--versions`: which versions of a repository's models are served.
+"""The policy of `--versions`: the highest good version of each name (`latest`), all, or the named ones only.
 
-| policy | serves |
-|---|---|
-| `latest` | the highest version of each name that passes verification |
-| `all` | every version that passes verification |
-| `NAME/VERSION,...` | these versions only |
-
-Under `latest`, versions that an alias or a shadow names are served as well (`kept`). A request that names no
-version gets the champion (`repository.aliases`), and without one the highest version that is served.
+Under `latest`, versions that an alias or a shadow names are served as well (`kept`).
 """
 
 from __future__ import annotations

@@ -21,13 +21,10 @@ from lengthwise.batching.queues import ModelQueue, ModelQueues
 from lengthwise.errors import DeadlineExceeded, QueueFull, TooLarge
 
 REOPENING: Final = 0.5  # a queue that was full accepts requests again at this share of its limit
-_FULL: Final = 0.6
-"""The queue is full at this share of the longest wait: some sequences run later than others that arrived with them."""
-_NEARLY_FULL: Final = 0.9
-"""A queue that refuses a request closes for others if so full; below, the request alone is too large."""
+_FULL: Final = 0.6  # of the longest wait: some sequences run later than others that arrived with them
+_NEARLY_FULL: Final = 0.9  # so full, a queue that refuses a request closes; below, that request is too large
 _WINDOW_SECONDS: Final = 0.2  # the rate is measured over at least these; times in which nothing waits do not count
-_RATE_WEIGHT: Final = 0.2
-"""Of one measurement: a change is followed within about a second, one stop of the process changes little."""
+_RATE_WEIGHT: Final = 0.2  # of one measurement: it follows a change within about a second
 _LEAST_RATE: Final = 0.01  # lower bound of the rate
 
 

@@ -20,8 +20,7 @@ from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import rounded_width
 
-MOST_ADDED: Final = 0.05
-"""By one rounding, as a share of the steps or of the predicted seconds; the mean is below half of it."""
+MOST_ADDED: Final = 0.05  # by one rounding, as a share of the steps or the predicted seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,17 +24,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_MAX_LOG_ERROR: Final = 0.7
-"""Bound on log(seconds / predicted) of one run: one that other work delayed has little effect."""
+_MAX_LOG_ERROR: Final = 0.7  # bound on log(seconds / predicted): a run that was delayed has little effect
 _DRIFT_WEIGHT: Final = 0.05  # weight of one run in the drift: it follows a change within about 20 batches
-_OVERHEAD_WEIGHT: Final = 0.01
-"""Of one run; less than the drift's, as it is estimated from small differences between batches."""
-_SIZE_VARIANCE_FLOOR: Final = 0.03
-"""Regularisation: batches of nearly one size do not show what one of no size would take."""
+_OVERHEAD_WEIGHT: Final = 0.01  # of one run; low, as it is estimated from small differences
+_SIZE_VARIANCE_FLOOR: Final = 0.03  # regularisation: batches of one size do not show what no size would take
 _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is added to the floor
 _MAX_OVERHEAD: Final = 0.25  # as a share of the mean batch's seconds
-_OVERHEAD_SHRINKAGE: Final = 0.5
-"""Share of the overhead that is used: too large batches cost waiting and padding, too small ones little."""
+_OVERHEAD_SHRINKAGE: Final = 0.5  # share that is used: too large batches cost most
 _NEARLY_BEST: Final = 1.05  # a row's seconds within this factor of the least count as the least
 _OVERHEAD_STEP: Final = 0.03  # columns are computed again after such a change, as a share of the mean batch
 SHORTEST_SECONDS: Final = 1e-7  # of a measured run: a coarse clock may read 0

@@ -14,8 +14,7 @@ from lengthwise.padding import PaddedBatch
 
 log = logging.getLogger("lengthwise.execution")
 
-OnBatch = Callable[[ModelQueue, Sequence[QueuedSequence], float, float], None]
-"""Called with each batch that ran or failed: its queue, its sequences, and when it started and ended."""
+OnBatch = Callable[[ModelQueue, Sequence[QueuedSequence], float, float], None]  # gets its start and end
 Outcomes = list[tuple[PendingRequest, Any]]  # complete requests, each with its answer or error
 
 

@@ -1,12 +1,8 @@
 """Whether the event loop may run a model's batches itself ("inline"), as far as that depends on the model.
 
-A batch that runs on the event loop blocks it, so only models whose runs are reliably short may run there:
-
-| the event loop runs none of a model's batches | because |
-|---|---|
-| if its time does not follow from the shape of its batch (`steady`) | then its run cannot be predicted |
-| until runners have run `FIRST_RUNS` of its batches | its costs were measured at load, with zeros as values |
-| during a cooldown, after a run much slower than predicted | each batch corrects its costs by a few percent only |
+Such a run blocks the loop, so it must be reliably short: its time follows from the shape of its batch (`steady`),
+runners have run `FIRST_RUNS` (costs are measured at load with zeros), and no cooldown lasts, after a run much slower
+than predicted.
 """
 
 from __future__ import annotations
@@ -15,11 +11,9 @@ from typing import Final
 
 FIRST_RUNS: Final = 4  # how many batches of a new model are run by runners before the event loop may run one
 SLOW_FACTOR: Final = 8  # an inline batch slower than this times the inline limit starts a cooldown of its model
-COOLDOWN_FACTOR: Final = 100
-"""Shortest cooldown over the slow run: a model blocks the event loop for at most 1 % of the time."""
+COOLDOWN_FACTOR: Final = 100  # over the slow run: a model blocks the event loop for at most 1 % of the time
 MAX_COOLDOWN_SECONDS: Final = 3600.0
-_RESET_FACTOR: Final = 10
-"""A cooldown doubles with each slow run, until this many times the last one passed without any."""
+_RESET_FACTOR: Final = 10  # cooldowns double, until so many times the last one passed without a slow run
 
 
 class InlineRule:

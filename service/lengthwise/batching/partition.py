@@ -18,8 +18,7 @@ from lengthwise.batching.cost import Column, rows_that_count
 if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
 
-_BLOCK_DIVISOR: Final = 10
-"""Blocks of one width have `1 + n // 10` of the window's n rows: about 10 blocks, and one more a width."""
+_BLOCK_DIVISOR: Final = 10  # blocks have `1 + n // 10` of the window's n rows: about 10, and one more a width
 _BLOCKS_PER_BATCH: Final = 4  # least blocks of a good batch of one width, so that it can be shared with its neighbours
 
 

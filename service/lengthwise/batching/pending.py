@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, TypeAlias
 
-HORIZON: Final = 2048
-"""Most urgent sequences a plan chooses from: enough for good batches, few enough that plans stay fast."""
+HORIZON: Final = 2048  # most urgent sequences a plan chooses from: enough for good batches, and fast
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority overtakes
 _MAX_STALE: Final = 64  # an order is cleaned at more numbers than this, plus twice the waiting sequences

@@ -22,14 +22,11 @@ from lengthwise.batching.cost import Column, rows_that_count, seconds_of
 from lengthwise.batching.partition import Cost, batch_with, rows_within
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
-MAX_LEFT_OUT: Final = 4
-"""Plans in a row that may leave out the most urgent sequence for one that would miss its deadline."""
-_WINDOW_BATCHES: Final = 1.5
-"""Of the window on either side of the anchor, in good batches: further ones hardly change its boundaries."""
+MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
+_WINDOW_BATCHES: Final = 1.5  # in good batches, on either side of the anchor: further ones change little
 _WINDOW_ROWS: Final = 4  # least rows that a good batch counts as in the size of the window
 _WINDOW_ROWS_OF_FULL: Final = 12  # least sequences on either side of the window where batches are full
-_HARDLY_MORE: Final = 1.06
-"""A batch by arrival may cost this many times the least; more rows are cheaper, but everybody waits longer."""
+_HARDLY_MORE: Final = 1.06  # than the least a batch by arrival may cost: more rows make everybody wait
 _SHARE_OF_QUEUE: Final = 8  # a batch in order of arrival has at least one of this many waiting sequences
 _CHEAP_PADDING: Final = 0.5  # above this cost of a padded step, batches in order of arrival are not tried
 

@@ -24,15 +24,12 @@ from lengthwise.telemetry.metrics import ModelMetrics
 log = logging.getLogger("lengthwise.queues")
 
 TURN_SECONDS: Final = 0.02  # see `BatchLimits.turn_seconds`
-SHARED_TURN_SECONDS: Final = 0.002
-"""The same for several models: a run is not interrupted for another, and few rows gain nearly all."""
-_WAKE_UP_SECONDS: Final = 0.005
-"""How late a busy machine may wake a runner: so much earlier than a deadline a wait for more ends."""
+SHARED_TURN_SECONDS: Final = 0.002  # with several models: no run is interrupted for another
+_WAKE_UP_SECONDS: Final = 0.005  # how late a busy machine may wake a runner: a wait for more ends earlier
 
 _USED_SECONDS: Final = attrgetter("used_seconds")
 
-RunBatch = Callable[[PaddedBatch, bool], Sequence[Any]]
-"""Runs a padded batch, with attention (true) or without: one opaque result for each row."""
+RunBatch = Callable[[PaddedBatch, bool], Sequence[Any]]  # with attention (true) or without: a result a row
 Finish = Callable[[list[Any], "Timing"], Any]  # builds a call's answer from its sequences' results, in order
 
 

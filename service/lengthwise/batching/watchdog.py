@@ -6,8 +6,7 @@
 | a run that takes that long, and longer than `hung_seconds` | hung: the process cannot heal itself, `/livez` fails |
 | an event loop that runs nothing for `hung_seconds` | logged with its stack; it cannot answer `/livez` |
 
-A thread inside the runtime cannot be ended, so only a new process helps against a hung run. Time is counted in looks of
-this thread and not by a clock: while the whole process is stopped, it does not look either, and nothing becomes late.
+Time is counted in looks, not by a clock: while the whole process is stopped, nothing becomes late.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from lengthwise.telemetry.metrics import ModelMetrics
 log = logging.getLogger("lengthwise.watchdog")
 
 OVERDUE_FACTOR: Final = 50  # how many times its predicted seconds a run may take
-_OVERDUE_SECONDS: Final = 5.0
-"""Shorter runs are never overdue: a busy machine delays short runs by far more than a factor."""
+_OVERDUE_SECONDS: Final = 5.0  # shorter runs are never overdue: a busy machine may delay them by far
 LOOK_SECONDS: Final = 0.5  # time between two looks
 
 

@@ -1,11 +1,8 @@
 """The load generator's client: keep-alive connections, requests sent when they are due, every answer timed.
 
-One thread and one selector. Requests are bytes built beforehand; of an answer only the status and the length are read.
-
-- **closed**: each connection sends its next request as soon as it has its answer; a request is due when it is sent.
-- **open**: requests are due at moments fixed beforehand. One that finds no free connection is sent late, and its
-  latency still counts from the moment it was due: a server that stalls does not slow down its own measurement
-  (coordinated omission; G. Tene, "How NOT to Measure Latency", 2013).
+In a closed load, each connection sends its next request as soon as it has its answer. In an open one, requests are due
+at fixed moments, and latency counts from then: a server that stalls does not slow down its own measurement (coordinated
+omission; G. Tene, "How NOT to Measure Latency", 2013).
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -147,50 +144,40 @@ def wait_for_events(
     return selector.select(seconds)
 
 
+@dataclass(slots=True)
 class _Driver:
-    def __init__(
-        self,
-        target: ServerAddress,
-        requests: Sequence[bytes],
-        schedule: Schedule,
-        check: Check | None,
-        note: Note | None,
-        tick: Tick | None,
-        patience_seconds: float,
-        limit_seconds: float,
-    ) -> None:
-        self._target = target
-        self._requests = requests
-        self._schedule = schedule
-        self._check = check
-        self._note = note
-        self._tick = tick
-        self._patience_seconds = patience_seconds
-        self._limit_seconds = limit_seconds
-        self._selector = selectors.DefaultSelector()
-        self._idle: deque[LoadConnection] = deque()
-        self._count = 0
-        self._in_flight = 0
-        self._wrong = 0
-        self._broken = 0
-        self._due = array("d")
-        self._sent = array("d")
-        self._answered = array("d")
-        self._status = array("q")
-        self._start = 0.0
+    target: ServerAddress
+    requests: Sequence[bytes]
+    schedule: Schedule
+    check: Check | None
+    note: Note | None
+    tick: Tick | None
+    patience_seconds: float
+    limit_seconds: float
+    selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
+    idle: deque[LoadConnection] = field(default_factory=deque)
+    count: int = 0
+    in_flight: int = 0
+    wrong: int = 0
+    broken: int = 0
+    due: array[float] = field(default_factory=lambda: array("d"))
+    sent: array[float] = field(default_factory=lambda: array("d"))
+    answered: array[float] = field(default_factory=lambda: array("d"))
+    status: array[int] = field(default_factory=lambda: array("q"))
+    start: float = 0.0
 
     def run(self, connections: int) -> Measurement:
         try:
             for _ in range(connections):
                 self._connect()
             cpu_start = time.process_time()
-            self._start = time.perf_counter()
+            self.start = time.perf_counter()
             self._loop()
             return self._measurement(self._now(), time.process_time() - cpu_start)
         finally:
-            for key in list(self._selector.get_map().values()):
+            for key in list(self.selector.get_map().values()):
                 key.data.socket.close()
-            self._selector.close()
+            self.selector.close()
 
     def _loop(self) -> None:
         next_tick = 0.0
@@ -198,38 +185,38 @@ class _Driver:
         while True:
             now = self._now()
             due = self._dispatch(now)
-            if self._in_flight == 0 and due == math.inf:
+            if self.in_flight == 0 and due == math.inf:
                 return
-            if self._tick is not None and now >= next_tick:
-                self._tick(self._count, now)
+            if self.tick is not None and now >= next_tick:
+                self.tick(self.count, now)
                 next_tick = now + _TICK_SECONDS
-            if self._in_flight == 0:
+            if self.in_flight == 0:
                 last_event = now
-            elif now - last_event > self._patience_seconds:
+            elif now - last_event > self.patience_seconds:
                 return
-            wake = min(due, now + _TICK_SECONDS) if self._idle else now + _TICK_SECONDS
-            for key, events in wait_for_events(self._selector, wake - now, exact=bool(self._idle)):
+            wake = min(due, now + _TICK_SECONDS) if self.idle else now + _TICK_SECONDS
+            for key, events in wait_for_events(self.selector, wake - now, exact=bool(self.idle)):
                 last_event = self._serve(key.data, events)
                 self._dispatch(self._now())
 
     def _dispatch(self, now: float) -> float:
         """Sends requests that are due while connections are free; returns when the next one is due."""
-        if now > self._limit_seconds:
+        if now > self.limit_seconds:
             return math.inf
-        while (due := self._schedule.due(self._count, now)) <= now and self._idle:
-            connection = self._idle.popleft()
-            connection.place = self._count % len(self._requests)
+        while (due := self.schedule.due(self.count, now)) <= now and self.idle:
+            connection = self.idle.popleft()
+            connection.place = self.count % len(self.requests)
             connection.due = due
             connection.sent = now
-            self._count += 1
-            self._in_flight += 1
+            self.count += 1
+            self.in_flight += 1
             try:
-                connection.send(self._requests[connection.place])
+                connection.send(self.requests[connection.place])
             except ConnectionLostError:
                 self._replace(connection)
                 continue
             if connection.unsent:
-                self._selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+                self.selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
         return due
 
     def _serve(self, connection: LoadConnection, events: int) -> float:
@@ -240,7 +227,7 @@ class _Driver:
             if events & selectors.EVENT_WRITE:
                 connection.send(connection.unsent)
                 if not connection.unsent:
-                    self._selector.modify(connection.socket, selectors.EVENT_READ, connection)
+                    self.selector.modify(connection.socket, selectors.EVENT_READ, connection)
             answer = connection.receive() if events & selectors.EVENT_READ else None
         except ConnectionLostError:
             self._replace(connection)
@@ -248,51 +235,51 @@ class _Driver:
         now = self._now()
         if answer is not None:
             status, head, body = answer
-            self._due.append(connection.due)
-            self._sent.append(connection.sent)
-            self._answered.append(now)
-            self._status.append(status)
-            if status == 200 and self._check is not None and not self._check(connection.place, body):
-                self._wrong += 1
-            if self._note is not None:
-                self._note(connection.place, head)
-            self._in_flight -= 1
+            self.due.append(connection.due)
+            self.sent.append(connection.sent)
+            self.answered.append(now)
+            self.status.append(status)
+            if status == 200 and self.check is not None and not self.check(connection.place, body):
+                self.wrong += 1
+            if self.note is not None:
+                self.note(connection.place, head)
+            self.in_flight -= 1
             connection.place = -1
             if b"\r\nconnection: close" in head:
                 self._replace(connection)
             else:
-                self._idle.append(connection)
+                self.idle.append(connection)
         return now
 
     def _connect(self) -> None:
-        connection = LoadConnection(self._target)
-        self._selector.register(connection.socket, selectors.EVENT_READ, connection)
-        self._idle.append(connection)
+        connection = LoadConnection(self.target)
+        self.selector.register(connection.socket, selectors.EVENT_READ, connection)
+        self.idle.append(connection)
 
     def _replace(self, connection: LoadConnection) -> None:
         """Opens a new connection for one that is gone; a request on its way is broken, and not sent again."""
         if connection.place >= 0:
-            self._broken += 1
-            self._in_flight -= 1
-        elif connection in self._idle:
-            self._idle.remove(connection)
-        self._selector.unregister(connection.socket)
+            self.broken += 1
+            self.in_flight -= 1
+        elif connection in self.idle:
+            self.idle.remove(connection)
+        self.selector.unregister(connection.socket)
         connection.socket.close()
         self._connect()
 
     def _now(self) -> float:
-        return time.perf_counter() - self._start
+        return time.perf_counter() - self.start
 
     def _measurement(self, seconds: float, cpu_seconds: float) -> Measurement:
         return Measurement(
-            due=np.array(self._due),
-            sent=np.array(self._sent),
-            answered=np.array(self._answered),
-            status=np.array(self._status),
-            unsent=self._schedule.left(self._count),
-            unanswered=self._in_flight,
-            broken=self._broken,
-            wrong=self._wrong,
+            due=np.array(self.due),
+            sent=np.array(self.sent),
+            answered=np.array(self.answered),
+            status=np.array(self.status),
+            unsent=self.schedule.left(self.count),
+            unanswered=self.in_flight,
+            broken=self.broken,
+            wrong=self.wrong,
             seconds=seconds,
             cpu_seconds=cpu_seconds,
         )

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 Transport = TypeVar("Transport")
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
-_GRACE_SECONDS: Final = 1.0
-"""Longer than its deadline an answer may take: the server says itself that the deadline passed."""
+_GRACE_SECONDS: Final = 1.0  # past its deadline an answer may come: the server says itself that it has passed
 
 _DIRECTLY: Final = {"http://": None, "https://": None, "all://": None}  # switches the proxies of the environment off
 _CLIENT_CERTIFICATE: Final = (

@@ -1,11 +1,6 @@
 """The base of every command: an error ends as one line on stderr and an exit code.
 
-| exit code | means |
-|---|---|
-| 0 | good |
-| 1 | what was checked is bad |
-| 2 | it could not be checked, or the command line is wrong, or Lengthwise has a bug |
-| 130 | interrupted |
+0 is good; 1: what was checked is bad; 2: it could not be checked, or the command line is wrong, or this is a bug.
 """
 
 from __future__ import annotations

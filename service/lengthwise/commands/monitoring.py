@@ -41,7 +41,7 @@ def drift(records: Path, model: Path, as_json: bool) -> None:
     by the population stability index (PSI).
     """
     from lengthwise.monitoring import drift_report  # help does without what these import
-    from lengthwise.repository.model_directory import model_directory
+    from lengthwise.repository.folder import model_directory
     from lengthwise.runtime.manifest import Manifest
 
     _need_pyarrow()

@@ -1,8 +1,7 @@
-"""API keys: which clients may call, from a file that is read again when it changes.
+"""API keys: which clients may call, from a file that is read again when it changes, in a thread.
 
-The file has one key per line; blank lines and lines that start with `#` are ignored. A thread looks at it, because a
-file on a network may not answer for minutes: until then the old keys hold. Only digests are kept in memory. A
-client's key is compared, by its digest, with every one of them in constant time. No key is ever logged.
+The file, one key a line, may be on a network and not answer for minutes: until then the old keys hold. Only digests are
+in memory, compared in constant time. No key is ever logged.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ import asyncio
 from typing import Any, Final, cast
 
 LINGER_SECONDS: Final = 2.0  # that a client may take to end its side, once everything written was sent
-LINGER_BYTES: Final = 16 * 1024 * 1024
-"""Of what it still sends are dropped: a body refused by its headers is mostly on its way."""
+LINGER_BYTES: Final = 16 * 1024 * 1024  # are dropped: a body refused by its headers is mostly on its way
 
 
 def gently(transport: asyncio.Transport) -> asyncio.Transport:

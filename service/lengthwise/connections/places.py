@@ -19,10 +19,8 @@ log = logging.getLogger("lengthwise.connections")
 
 ADMIN_CONNECTIONS: Final = 32  # of the admin port
 LEAST_FILES: Final = 32  # that the server itself needs: listeners, the graph, the log, those of the event loop
-_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REJECTED
-"""Those of the server and the admin port, and connections that are rejected as too many."""
-_GRPC_FILES: Final = LEAST_FILES
-"""Of gRPC itself, and connections that it accepts and closes because there are too many."""
+_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REJECTED  # of no client, or rejected as too many
+_GRPC_FILES: Final = LEAST_FILES  # of gRPC itself, and of connections that it closes as too many
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """How long answers may stay unread: a client that does not read its answers is disconnected.
 
-What was written stays in memory, and its connection open, until the client has read it. A client gets a limited time,
-and every kibibyte that it reads adds a second; so one that reads slowly keeps its connection, and one that does not
-read loses it. Bytes in the kernel's buffer count as unread, where the system reports them.
+They stay in memory, so a client gets a limited time, and a second more with every kibibyte that it reads. Bytes in the
+kernel's buffer count as unread, where the system reports them.
 """
 
 from __future__ import annotations

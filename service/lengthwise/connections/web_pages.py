@@ -1,11 +1,9 @@
 """Which web pages may call: none of other sites, unless `--cors-origins` names their origin.
 
-A browser lets any page send a POST, and says only in headers which page it was. So a request for a page of another site
-is refused here, before it changes, uploads or computes anything. Other programs send no such headers.
-
-A page can also give its own name the address 127.0.0.1 after it was loaded (DNS rebinding), and then read answers. So
-on a loopback address without keys the service answers only to names that no other site can have: `localhost`, IP
-addresses, and names without a dot.
+A browser lets any page send a POST, and says only in headers which page it was; other programs send no such headers. A
+page can also give its own name the address 127.0.0.1 later (DNS rebinding), and then read answers: so on a loopback
+address without keys only names are answered that no other site can have (`localhost`, IP addresses, names without a
+dot).
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
     python -m lengthwise.console.file_reader PATH KIND MOST_VALUES MEMORY_BYTES SECONDS PARENT
 
-A file of a few kilobytes can describe gigabytes of values, so the process has limits of memory and of processor time.
-It writes one JSON object to stdout: `sequences`, each with `id`, `label` and `steps`; `left_out`, how many; `problems`;
-`taken`, which columns were taken as what, for people, and `columns`, the same for the page. A table without a column of
-ids is one sequence here.
+A file of kilobytes can describe gigabytes, so the process has limits of memory and of processor time. It writes one
+JSON object to stdout; what the columns of a table were `taken` as is for people, `columns` for the page.
 """
 
 from __future__ import annotations

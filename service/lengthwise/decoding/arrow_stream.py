@@ -17,8 +17,7 @@ from typing import Any, Final
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 
 MEDIA_TYPE: Final = b"application/vnd.apache.arrow.stream"
-MAX_METADATA_BYTES: Final = 16_384
-"""Of one message: a schema takes much more memory than its bytes; pandas' notes take about 2 KB."""
+MAX_METADATA_BYTES: Final = 16_384  # a schema takes much more memory than its bytes; pandas' notes take 2 KB
 MAX_FIELDS: Final = 16  # of a schema, with those within lists; four columns of nested lists have ten
 
 _FILE_FORMAT: Final = b"ARROW1"

@@ -24,11 +24,9 @@ NUMBER_BYTES: Final = 16  # memory of one number of an answer: as float32, and a
 ENTRY_BYTES: Final = 128  # memory of one prediction, or per-step entry, without its numbers: names, labels, lengths
 MOST_PROBLEMS = 100_000  # reading a body stops at them; to count them takes no longer than to parse the body
 
-TRANSPOSED: Final = "; is it transposed? (in Python: layout='channels-first')"
-"""Ends the message about features, if there are as many steps as features are needed."""
+TRANSPOSED: Final = "; is it transposed? (in Python: layout='channels-first')"  # ends a message about features
 
-Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"
-"""The model of a name and a version, None for the default; raises `RequestError` where there is none."""
+Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"  # raises `RequestError` where there is none
 
 
 class Item(NamedTuple):

@@ -13,8 +13,7 @@ from lengthwise.decoding.json_text import kind
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.wrong_values import counted
 
-FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
-"""The least number that rounds to infinity: half a step past the largest."""
+FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)  # the least number that rounds to infinity
 
 
 class SentWhere(NamedTuple):

@@ -1,8 +1,7 @@
 """The reader of ordinary JSON bodies: it reads sequences in C, straight from the text into one array.
 
-An ordinary body has sequences of plain numbers or token ids, as arrays or as objects of `steps` and `id`, and no field
-that is unknown or wrong. Of any other body, one with a mask too, `read` returns None, and `validation` reads it, as it
-does every body where the C module was not built. What `read` returns is what `validation` would, bit for bit.
+Of a body with anything else than plain numbers, ids and right options, `read` returns None, and `validation` reads it,
+as it does where the C module was not built. What `read` returns is what `validation` would, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ except ImportError:  # mypy knows the module from its stub; at run time an insta
     _fast_json = None  # type: ignore[assignment]
 
 COMPILED: Final = _fast_json is not None  # whether the C module was built
-_MOST_OTHER_BYTES: Final = 4096
-"""Beside the sequences: a longer rest is left to `validation`, so that it is parsed only once."""
+_MOST_OTHER_BYTES: Final = 4096  # a longer rest is left to `validation`, so that it is parsed once
 _NO_OPTIONS: Final = CallOptions()
 
 

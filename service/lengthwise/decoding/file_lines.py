@@ -16,8 +16,7 @@ from lengthwise.errors import ConfigurationError, RecordError
 
 _READ_BYTES: Final = 1 << 18  # at once, and between two reports of progress
 
-Advance = Callable[[float], object]
-"""Called repeatedly, and at the end, with the share of the file that was read, 0 to 1."""
+Advance = Callable[[float], object]  # called repeatedly with the share of the file that was read, 0 to 1
 
 
 def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:

@@ -26,8 +26,7 @@ from lengthwise.decoding.tables import columns_of, is_of
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 
-Layout = Literal["steps-first", "channels-first"]
-"""The axes of a sequence: `[length, features]`, or `[features, length]` as in aeon and sktime."""
+Layout = Literal["steps-first", "channels-first"]  # `[length, features]`, or `[features, length]` as in aeon
 
 _FIELDS: Final = ITEM_FIELDS | {"label"}
 

@@ -1,9 +1,4 @@
-"""`POST /predict`: the JSON body to a call, and the answers to JSON.
-
-`fast_json`, in C, reads ordinary bodies; `validation`, in Python, all others, and names every problem of a wrong one;
-of most large ones `scanned_json`, in C, tells it which steps are wrong. For a body that two can read, they return the
-same.
-"""
+"""`POST /predict`: the JSON body to a call, by `fast_json` if ordinary, else `validation`; and answers to JSON."""
 
 from __future__ import annotations
 

@@ -18,11 +18,9 @@ from typing import Any, Final
 
 from lengthwise.errors import InvalidRequest, Problem, TooLarge
 
-MAX_PARTS: Final = 1 << 20
-"""Arrays, objects and strings in one body: 16 MB of empty arrays would take nearly 1 GB, and all threads a second."""
+MAX_PARTS: Final = 1 << 20  # arrays, objects, strings: 16 MB of empty arrays would stop all for a second
 _LARGE_BYTES: Final = 65_536
-_CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
-"""A string, or (group 1) what only Python's parser accepts."""
+_CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')  # a string, or (group 1) no JSON
 
 
 _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")  # what is left where a text was cut off

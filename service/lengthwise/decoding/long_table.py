@@ -25,12 +25,10 @@ from lengthwise.decoding.numbers import as_array
 from lengthwise.errors import ConfigurationError
 from lengthwise.wrong_values import nearest
 
-Cells: TypeAlias = "NDArray[Any] | list[Any]"
-"""Of a column: an array of numbers or of times, or a list of other objects with None where one is missing."""
+Cells: TypeAlias = "NDArray[Any] | list[Any]"  # numbers, times, or objects with None where one is missing
 ColumnRole: TypeAlias = Literal["id", "time", "label"]
 
-MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))
-"""Texts, in lower case, that stand for a missing value."""
+MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))  # in lower case
 _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
     "id": frozenset(("id", "sequence", "series", "recording", "case", "trial", "session", "instance", "episode")),
     "time": frozenset(
@@ -41,8 +39,7 @@ _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
     ),
     "label": frozenset(("label", "labels", "class", "class_label", "target", "category")),
 }  # that say what a column is; every name that ends in `_id` is one of ids
-_INDEX: Final = frozenset(("", "unnamed: 0", "__index_level_0__"))
-"""What pandas calls an index in a file: such a column is left out."""
+_INDEX: Final = frozenset(("", "unnamed: 0", "__index_level_0__"))  # what pandas calls an index in a file
 _OF_ROWS: Final = frozenset(("index", "level_0", "row", "row_nr"))  # left out if it counts the rows
 _MOST_LISTED: Final = 20
 _MOST_SHOWN: Final = 40

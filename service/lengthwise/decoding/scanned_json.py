@@ -1,9 +1,8 @@
 """Says what is wrong with a large JSON body without a Python object for each number.
 
-`_fast_json.c` walks through the sequences: it checks that they are JSON, counts what is wrong with their steps, and
-notes where the first wrong ones stand. These and the rest of the body are parsed, and `validation` reads them by its
-rules. So a wrong body takes about as long as a right one. Whatever is not ordinary in another way (masks, no JSON,
-megabytes beside the steps) is left to `validation.read`.
+`_fast_json.c` counts what is wrong with the steps, and notes where the first wrong ones stand. Only these and the rest
+of the body are parsed, for `validation`, so a wrong body takes about as long as a right one. What is not ordinary
+otherwise is left to `validation.read`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The reader of JSON bodies in Python: it has every rule of a body, and names every problem by its JSON pointer.
 
-It reads each body that `fast_json` does not read; where both can, this module defines the result. NumPy converts the
-steps of a sequence; only where that fails are they read one by one. It goes on after a problem, so one answer names
-all.
+Where `fast_json` can read a body too, this module defines the result. NumPy converts steps; only where that fails are
+they read one by one.
 """
 
 from __future__ import annotations

@@ -1,12 +1,7 @@
-"""What consumes answered calls, and the threads in which that happens.
+"""What consumes answered calls, in the thread `monitoring` (counting, writing) or `reruns` (models, at rest only).
 
-The thread that answered a call only puts it into the buffers of the consumers that sample it. A buffer is bounded; when
-its consumer is too slow, calls are dropped and counted, and no caller waits.
-
-| thread | runs | when |
-|---|---|---|
-| `monitoring` | consumers that count or write (`drift`, `record`) | a few times a second, while calls come |
-| `reruns` | consumers that run a model (`verify`, `shadow`) | while no caller waits, see `AtRest`; in the background |
+The thread that answers only puts a call into the bounded buffers of the consumers that sample it; when one is too slow,
+calls are dropped and counted, and no caller waits.
 """
 
 from __future__ import annotations
@@ -30,8 +25,7 @@ log = logging.getLogger("lengthwise.monitoring")
 MOST_CALLS: Final = 4096
 MOST_BYTES: Final = 32 * 2**20  # what one buffer holds at most
 PERIOD_SECONDS: Final = 0.2  # how long calls gather, so that a thread that answers is seldom disturbed
-_REST_SECONDS: Final = 0.002
-"""To the next look whether the runners are at rest; then twice as long, up to `PERIOD_SECONDS`."""
+_REST_SECONDS: Final = 0.002  # to the next look if runners are at rest; then twice, up to `PERIOD_SECONDS`
 
 
 class AnsweredCall(NamedTuple):
@@ -47,8 +41,7 @@ class AnsweredCall(NamedTuple):
     held_bytes: int  # memory of its sequences
 
 
-AtRest = Callable[[], bool]
-"""Whether no sequence waits and no batch runs: then a model may run for the monitoring."""
+AtRest = Callable[[], bool]  # no sequence waits and no batch runs: a model may run for the monitoring
 
 
 class Consumer(Protocol):
@@ -59,12 +52,14 @@ class Consumer(Protocol):
 
     def wants(self, call: AnsweredCall) -> bool:
         """Whether a call is of use for it. Called in the thread that answers: it must be quick."""
+        return True
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
         """Consumes calls."""
 
     def close(self) -> None:
         """Ends its work; nothing is consumed afterwards."""
+        return  # most have nothing open
 
     def families(self) -> Iterator[Family]:
         """Its metrics."""

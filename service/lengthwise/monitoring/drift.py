@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from lengthwise.decoding.calls import Item
-from lengthwise.monitoring.consumers import AnsweredCall
+from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.runtime.manifest import Manifest
@@ -66,7 +66,7 @@ class DriftWindow:
         return {} if window is None or window.sequences < LEAST_SEQUENCES else self._counter.drift(window)
 
 
-class Drift:
+class Drift(Consumer):
     """The windows of all models that have a profile; of a version that is not served, nothing is kept or shown."""
 
     name = "drift"
@@ -98,9 +98,6 @@ class Drift:
         for key in list(self._windows):
             if not self._is_served(*key):
                 self._windows.pop(key, None)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
     def families(self) -> Iterator[Family]:
         """The gauges of drift, and of the limits from which on something has drifted."""

@@ -1,17 +1,4 @@
-"""One file of records: its columns, how it is written, and how files are read for a replay.
-
-| column | holds |
-|---|---|
-| `id` | the caller's id of the sequence, else `REQUEST/INDEX` |
-| `steps` | the steps that the model got, NaN for a missing value; or token ids |
-| `length` | their number |
-| `model`, `version` | who answered |
-| `answer` | the predicted labels: one, several, or one for each step |
-| `probabilities` | of each class; of a per-step head one step after the other |
-| `request` | the id of the call; sequences of one call have the same |
-| `arrived` | when the call arrived, UTC |
-| `queue_seconds`, `inference_seconds` | how long its sequences waited and ran |
-"""
+"""One file of records, with the columns that docs/monitoring.md lists: how it is written, and its rows."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from lengthwise.errors import ConfigurationError, how_to_install
-from lengthwise.monitoring.consumers import AnsweredCall
+from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.record_file import PATTERN, RecordFile, rows_of
 from lengthwise.telemetry.families import Family
 
@@ -32,7 +32,7 @@ _PAUSE_SECONDS: Final = 10.0  # nothing is written after an error
 _FileKey: TypeAlias = tuple[str, str]  # of one file: the name of the model, and the kind of its steps
 
 
-class Recorder:
+class Recorder(Consumer):
     """Writes a share of the calls to files in a directory, at most `most_bytes` of them."""
 
     name = "record"
@@ -69,10 +69,6 @@ class Recorder:
             self._remove_oldest()
         except OSError as error:
             raise ConfigurationError(f"record: the folder {directory} cannot be written: {error.strerror}") from error
-
-    def wants(self, call: AnsweredCall) -> bool:
-        """Every call can be recorded."""
-        return True
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
         """Writes calls. Without room on the disk, `MOST_WAITING_BYTES` of them wait; further ones are lost."""

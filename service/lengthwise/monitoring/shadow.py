@@ -15,7 +15,7 @@ import numpy as np
 
 from lengthwise.decoding.calls import why_rejected
 from lengthwise.errors import RequestError
-from lengthwise.monitoring.consumers import AnsweredCall
+from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.drift import answered_classes
 from lengthwise.repository.served import ServedModel
 from lengthwise.telemetry.families import Family
@@ -51,7 +51,7 @@ class ShadowComparison:
         }
 
 
-class Shadow:
+class Shadow(Consumer):
     """Runs a candidate on sampled calls of other versions of the same name."""
 
     name = "shadow"
@@ -115,9 +115,6 @@ class Shadow:
             if primary.labels == candidate.labels and sent.probabilities.shape == alone.probabilities.shape:
                 difference = float(np.abs(sent.probabilities - alone.probabilities).max())
                 found.largest_difference = max(found.largest_difference, difference)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
     def as_json(self) -> dict[str, Any]:
         """For the page of comparisons."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from lengthwise.monitoring.consumers import AnsweredCall
+from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.runtime.answers import Answer
 from lengthwise.telemetry.families import Family
 
@@ -22,7 +22,7 @@ log = logging.getLogger("lengthwise.monitoring")
 _LOGGED_SECONDS: Final = 60.0  # without a further log line about mismatches
 
 
-class AnswerCheck:
+class AnswerCheck(Consumer):
     """Computes a share of the answers again, each sequence alone."""
 
     name = "verify"
@@ -60,9 +60,6 @@ class AnswerCheck:
                     call.request_id,
                     len(item.steps),
                 )
-
-    def close(self) -> None:
-        """Nothing is open."""
 
     def families(self) -> Iterator[Family]:
         """The counters of answers that were checked, and of those that differed."""

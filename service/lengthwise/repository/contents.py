@@ -15,8 +15,7 @@ from lengthwise.repository.aliases import CHAMPION, Aliases
 from lengthwise.repository.model import LoadedModel
 from lengthwise.versions import Key, is_alias
 
-DirectoryState = tuple[tuple[str, int, int, int], ...]
-"""Name, size, mtime and ctime (ns) of each file; an unchanged directory is not verified again."""
+DirectoryState = tuple[tuple[str, int, int, int], ...]  # name, size, mtime, ctime; unchanged: not judged again
 
 MOST_LISTED: Final = 10  # names or versions in a message
 

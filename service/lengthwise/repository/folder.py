@@ -1,4 +1,4 @@
-"""What the folder of a model repository holds: its versions, and what is no version."""
+"""What the folder of a model repository holds: its versions, and what is no version; and which of them a path names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, is_name
-from lengthwise.versions import Key, is_version
+from lengthwise.versions import Key, highest_version, is_version
+
+_MOST_LISTED: Final = 5  # models that a message lists
 
 
 def check_readable(folder: Path) -> None:
@@ -115,3 +117,21 @@ def paths_in(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def model_directory(path: Path) -> Path:
+    """The model directory for a path: the path itself, or the highest version in it."""
+    absolute = Path(os.path.abspath(path))  # by the names that the caller sees, as the service does
+    if (path / MANIFEST_FILE).is_file():
+        return absolute if is_version(absolute.name) else absolute.resolve()
+    try:
+        highest = highest_version(absolute)
+        models = sorted({str(file.parent.parent) for file in path.glob(f"*/*/{MANIFEST_FILE}")})
+    except OSError as error:
+        raise ConfigurationError(f"the model directory {path} cannot be read: {error.strerror}") from error
+    if highest is not None:
+        return highest
+    instead = f"; it holds models, so name one of {', '.join(models[:_MOST_LISTED])}" if models else ""
+    raise ConfigurationError(
+        f"{path} is not a model directory: it has neither {MANIFEST_FILE} nor versions (1, 2, ...){instead}"
+    )

@@ -1,13 +1,8 @@
 """The program of the separate process that judges a model; `repository.judge_process` starts it.
 
-It reads its task from stdin and writes its answer to the original stdout, as one JSON object:
-
-| field | holds |
-|---|---|
-| `judged` | `Judged.to_json`, if the model may be served |
-| `refused`, `kind` | why it may not, and the class of the error; with `trace` if the error was unexpected |
-| `memory` | true if the memory limit was reached |
-| `log` | the log records: level, logger, text |
+It reads its task from stdin and writes one JSON object to the original stdout: `judged` (`Judged.to_json`), or
+`refused` with why, `kind` and maybe `trace`; `memory`, whether the limit was reached; and `log`, as level, logger and
+text.
 """
 
 from __future__ import annotations

@@ -34,8 +34,7 @@ from lengthwise.settings import flag, passed_to_children
 
 log = logging.getLogger("lengthwise.judging")
 
-_FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-"""Exit codes of a kill by an operator, or by the system without memory."""
+_FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}  # killed, or no memory
 _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
 
 

@@ -41,8 +41,7 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification import kept_promises, promises
 from lengthwise.verification.golden import Golden
 
-ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)
-"""Of constant sequences: a graph whose control flow depends on values may crash with them."""
+ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)  # control flow that depends on values may crash with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +133,7 @@ class Judged:
         )
 
 
-Judge = Callable[[ModelFiles, BatchLimits, float, Sequence[Device], Stopping], Judged]
-"""The type of `judge` and of `JudgeProcess`."""
+Judge = Callable[[ModelFiles, BatchLimits, float, Sequence[Device], Stopping], Judged]  # `judge`, `JudgeProcess`
 
 
 def judge(

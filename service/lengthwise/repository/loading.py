@@ -35,8 +35,7 @@ from lengthwise.verification import kept_promises, promises
 from lengthwise.verification.golden import Golden
 
 MOST_NESTED: Final = 32  # folders of a model directory whose files are listed
-WARM_UP: Final = 25
-"""Longest of a device, in `budget_seconds`: the first run of a shape takes far longer than a later one."""
+WARM_UP: Final = 25  # longest of a device, in `budget_seconds`: the first run of a shape takes far longer
 
 log = logging.getLogger("lengthwise.repository")
 

@@ -13,15 +13,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-import numpy as np
-
 from lengthwise.batching.breaker import BreakerState
 from lengthwise.batching.queues import ModelQueue
-from lengthwise.padding import Steps
+from lengthwise.repository import judging
 from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.registry import in_daemon_thread
 from lengthwise.repository.served import ServedModel
-from lengthwise.runtime.manifest import Manifest
 from lengthwise.verification import golden
 
 log = logging.getLogger("lengthwise.probing")
@@ -112,7 +109,11 @@ class Probing:
 def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
     """Runs a model's golden sequences as its batches are run, and compares their logits; returns why it is broken."""
     try:
-        sequences = (_shortest(model.manifest),) if model.golden is None else model.golden.sequences
+        sequences = (
+            (judging.constant_sequence(model.manifest, 0.0, model.manifest.min_length),)
+            if model.golden is None
+            else model.golden.sequences
+        )
         for steps in sequences:
             queue.run(queue.padded([steps]), False)
         if model.golden is not None:
@@ -120,9 +121,3 @@ def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
     except Exception as error:  # onnxruntime's errors have no common base
         return error.with_traceback(None)
     return None
-
-
-def _shortest(manifest: Manifest) -> Steps:
-    if manifest.input.features is None:
-        return np.zeros(manifest.min_length, dtype=np.int64)
-    return np.zeros((manifest.min_length, manifest.input.features), dtype=np.float32)

@@ -33,8 +33,7 @@ log = logging.getLogger("lengthwise.registry")
 
 R = TypeVar("R")
 
-Rescan = Callable[[Repository, str | None], Repository]
-"""Scans the folder again, after the last result; may name a model whose rejected versions are verified again."""
+Rescan = Callable[[Repository, str | None], Repository]  # after the last result; rejected ones of a name again
 
 
 @dataclass(frozen=True, slots=True)

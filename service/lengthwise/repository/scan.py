@@ -39,8 +39,7 @@ MOST_AT_ONCE: Final = 4  # versions that are verified at the same time
 NAMED_AND_ABSENT: Final = "--versions names it, and the repository does not have it"
 
 
-_Result: TypeAlias = tuple[LoadedModel | None, str | None, bool]
-"""A model, why it is not the directory's, and whether that is final until that changes."""
+_Result: TypeAlias = tuple[LoadedModel | None, str | None, bool]  # a model, why not the directory's, if final
 
 
 @dataclass(slots=True)

@@ -80,7 +80,7 @@ class ModelOptions:
     @property
     def directory(self) -> Path:
         """The model directory."""
-        from lengthwise.repository.model_directory import model_directory
+        from lengthwise.repository.folder import model_directory
         from lengthwise.settings import bundled_models
 
         return model_directory(bundled_models() / "japanese-vowels" if self.path is None else Path(self.path))

@@ -192,7 +192,7 @@ class Scorer:
 
 def _with_version(path: str) -> str:
     """The path of a version, absolute; of a model, that of its highest version."""
-    from lengthwise.repository.model_directory import model_directory
+    from lengthwise.repository.folder import model_directory
     from lengthwise.versions import is_version
 
     absolute = os.path.abspath(path)  # a worker may have another working directory

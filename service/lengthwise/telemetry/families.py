@@ -26,8 +26,7 @@ class Family:
     samples: Sequence[tuple[tuple[str, ...], float]] = ()
 
 
-LabelledNumbers: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
-"""The values of a family's own labels, and the number."""
+LabelledNumbers: TypeAlias = Sequence[tuple[tuple[str, ...], float]]  # values of a family's own labels
 
 
 def _codes(model: ModelMetrics) -> LabelledNumbers:

@@ -22,11 +22,9 @@ from prometheus_client.samples import Exemplar
 from lengthwise.telemetry.families import BOUNDS, GAUGES, HISTOGRAMS, OF_MODELS, Family
 
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
-CODES = (200, 413, 422, 429, 499, 500, 503, 504)
-"""Exposed as 0 from the start: a counter that appears with its first failure has no rate then."""
+CODES = (200, 413, 422, 429, 499, 500, 503, 504)  # 0 from the start: a counter that appears later has no rate
 
-KEPT_GONE = 4
-"""Removed versions that stay on the page: counts since the last scrape are kept, and go on if one comes back."""
+KEPT_GONE = 4  # removed versions that stay on the page: their counts since the last scrape are not lost
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LABELS: Final = ("model", "version")
