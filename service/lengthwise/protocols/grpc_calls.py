@@ -17,7 +17,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -30,7 +30,8 @@ from lengthwise.protocols import grpc_codec
 from lengthwise.protocols.body import too_large
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.protocols.grpc_connections import GrpcConnections
-from lengthwise.protocols.grpc_infer import Context, client_of, refuse
+from lengthwise.protocols.grpc_infer import refuse
+from lengthwise.protocols.grpc_transport import Handler, RpcCall
 from lengthwise.protocols.receiving import Receiving, WaitingCalls
 from lengthwise.serving import Serving
 
@@ -43,7 +44,6 @@ _PLACES: Final = 2
 _PROBE_SECONDS: Final = 0.1
 """How long the message of a probe may take to arrive."""
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 M = TypeVar("M", bound=Message)
 
 
@@ -72,60 +72,58 @@ class SmallCalls:
     def unary(self, kind: type[M], answer: Callable[[M], Message | Awaitable[Message]]) -> Handler:
         """Answers calls of one message."""
 
-        async def handle(_: object, context: Context) -> bytes:
+        async def handle(rpc: RpcCall) -> None:
             try:
-                message = answer(await self._message(kind, context))
-                return (message if isinstance(message, Message) else await message).SerializeToString()
+                message = answer(await self._message(kind, rpc))
+                rpc.finish(message=(message if isinstance(message, Message) else await message).SerializeToString())
             except RequestError as error:
-                refuse(context, error.with_traceback(None))
-                return b""
+                refuse(rpc, error.with_traceback(None))
 
-        return grpc.stream_unary_rpc_method_handler(handle)
+        return handle
 
-    def probe(self, kind: type[M], answer: Callable[[M, Context], Message | None]) -> Handler:
+    def probe(self, kind: type[M], answer: Callable[[M, RpcCall], Message | None]) -> Handler:
         """Answers a probe, as one with an empty message where its own cannot be received at once."""
 
-        async def handle(_: object, context: Context) -> bytes:
+        async def handle(rpc: RpcCall) -> None:
             try:
-                message = answer(grpc_codec.parsed(kind, await self._probed(context)), context)
-                return b"" if message is None else message.SerializeToString()
+                message = answer(grpc_codec.parsed(kind, await self._probed(rpc)), rpc)
+                rpc.finish(message=b"" if message is None else message.SerializeToString())
             except RequestError as error:
-                refuse(context, error.with_traceback(None))
-                return b""
+                refuse(rpc, error.with_traceback(None))
 
-        return grpc.stream_unary_rpc_method_handler(handle)
+        return handle
 
-    def watch(self, kind: type[M], answer: Callable[[M, Context], Awaitable[None]]) -> Handler:
+    def watch(self, kind: type[M], answer: Callable[[M, RpcCall], Awaitable[None]]) -> Handler:
         """Answers calls of one message with a stream."""
 
-        async def handle(_: object, context: Context) -> None:
-            await answer(await self._message(kind, context), context)
+        async def handle(rpc: RpcCall) -> None:
+            await answer(await self._message(kind, rpc), rpc)
 
-        return grpc.stream_stream_rpc_method_handler(partial(self._watches.answer, handle))
+        return partial(self._watches.answer, handle)
 
     def reflection(self, names: tuple[str, ...]) -> Handler:
         """Answers reflection: which services there are, and their messages."""
         servicer = ReflectionServicer(service_names=names)
 
-        async def handle(_: object, context: Context) -> None:
-            responses: Any = servicer.ServerReflectionInfo(self._requests(context), context)
+        async def handle(rpc: RpcCall) -> None:
+            responses: Any = servicer.ServerReflectionInfo(self._requests(rpc), rpc)
             async for response in responses:
-                await context.write(response.SerializeToString())
+                await rpc.sent(response.SerializeToString())
 
-        return grpc.stream_stream_rpc_method_handler(partial(self._reflections.answer, handle))
+        return partial(self._reflections.answer, handle)
 
-    async def _requests(self, context: Context) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+    async def _requests(self, rpc: RpcCall) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         while True:
             try:
                 async with asyncio.timeout(self._seconds):
-                    body = await context.read()
+                    body = await rpc.read()
             except TimeoutError:
                 raise DeadlineExceeded("the next request did not come in time") from None
-            if body is grpc.aio.EOF:
+            if body is None:
                 return
             yield grpc_codec.parsed(reflection_pb2.ServerReflectionRequest, _small(body))
 
-    async def _message(self, kind: type[M], context: Context) -> M:
+    async def _message(self, kind: type[M], rpc: RpcCall) -> M:
         """Receives the one message of a call.
 
         Raises:
@@ -133,19 +131,19 @@ class SmallCalls:
         """
         hold = Hold(self._serving.inflight)
         try:
-            async with self._receiving.one(hold, time.monotonic() + self._seconds, client_of(context)):
-                body = await context.read()
+            async with self._receiving.one(hold, time.monotonic() + self._seconds, rpc.client):
+                body = await rpc.read()
         finally:
             hold.close()
         return grpc_codec.parsed(kind, _small(body))
 
-    async def _probed(self, context: Context) -> bytes:
+    async def _probed(self, rpc: RpcCall) -> bytes:
         """The message of a probe; empty if it is not received at once."""
         if not self._probes.try_take():
             return b""
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                return _small(await context.read())
+                return _small(await rpc.read())
         except TimeoutError:
             return b""
         finally:
@@ -168,36 +166,27 @@ class Streams:
         self._code = code
         self.open = 0
 
-    async def answer(self, handle: Callable[[object, Context], Awaitable[None]], _: object, context: Context) -> None:
+    async def answer(self, handle: Handler, rpc: RpcCall) -> None:
         """Answers a stream, or refuses it if too many are open."""
         if self.open >= self._most:
-            refuse(context, InflightFull("too many streams are open", retry_after_seconds=1), code=self._code)
+            refuse(rpc, InflightFull("too many streams are open", retry_after_seconds=1), code=self._code)
             return
         self.open += 1
         try:
-            await handle(_, context)
+            await handle(rpc)
         except RequestError as error:
-            refuse(context, error.with_traceback(None))
+            refuse(rpc, error.with_traceback(None))
         finally:
             self.open -= 1
 
 
-def refusing(error: RequestError) -> Handler:
-    """A handler that refuses calls of any kind without receiving their messages."""
-
-    async def handle(_: Any, context: Context) -> None:
-        refuse(context, error)
-
-    return grpc.stream_stream_rpc_method_handler(handle)
-
-
-def _small(body: Any) -> bytes:
+def _small(body: bytes | None) -> bytes:
     """The bytes of a small message.
 
     Raises:
         RequestError: It is large, or there is none.
     """
-    if not isinstance(body, bytes):
+    if body is None:
         raise InvalidRequest([Problem("", "the call has no message")])
     if len(body) > LARGE_BODY_BYTES:
         raise too_large(LARGE_BODY_BYTES)

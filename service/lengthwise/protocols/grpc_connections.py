@@ -15,7 +15,7 @@ from typing import Final
 
 from lengthwise.connections.accepted import AcceptedConnections
 from lengthwise.connections.kept_alive import LEAST_IDLE_SECONDS
-from lengthwise.protocols.grpc_infer import Context, client_of
+from lengthwise.protocols.grpc_transport import RpcCall
 
 _LOOKS: Final = 4
 """How many times the connections are looked at in `header_timeout_seconds`."""
@@ -68,18 +68,17 @@ class GrpcConnections:
         """How many calls are open."""
         return sum(connection.calls for connection in self._known.values())
 
-    def begun(self, context: Context) -> None:
+    def begun(self, rpc: RpcCall) -> None:
         """A call has begun."""
-        client = client_of(context)
-        connection = self._known.setdefault(client, _Connection(self._clock()))
+        connection = self._known.setdefault(rpc.client, _Connection(self._clock()))
         connection.called = True
         connection.calls += 1
 
-        def ended(_: object) -> None:  # does not refer to the call: gRPC keeps it for longer
+        def ended() -> None:
             connection.calls -= 1
             connection.since = self._clock()
 
-        context.add_done_callback(ended)  # type: ignore[arg-type]  # it is called with the context alone
+        rpc.on_end(ended)
 
     def received_bytes(self, client: str) -> int | None:
         """How many bytes have arrived from a client; None if that is not known."""

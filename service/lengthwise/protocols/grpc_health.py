@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from lengthwise.connections.unread import PATIENCE_SECONDS
-from lengthwise.protocols.grpc_infer import Context
+from lengthwise.protocols.grpc_transport import RpcCall
 from lengthwise.serving import Serving
 
 NAME = "grpc.health.v1.Health"
@@ -50,16 +50,16 @@ class Health:
         self._ended = True
         self.report()
 
-    def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Status | None:
+    def check(self, request: health_pb2.HealthCheckRequest, rpc: RpcCall) -> Status | None:
         """Answers who asks once."""
         self.report()
         status = self.status(request.service)
         if status == Status.SERVICE_UNKNOWN:
-            context.set_code(grpc.StatusCode.NOT_FOUND)
+            rpc.finish(grpc.StatusCode.NOT_FOUND)
             return None
         return _response(status)
 
-    async def watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+    async def watch(self, request: health_pb2.HealthCheckRequest, rpc: RpcCall) -> None:
         """Sends the status, and again whenever it has changed, until the client leaves or does not read."""
         last = None
         while True:
@@ -68,7 +68,7 @@ class Health:
                 last = status
                 try:
                     async with asyncio.timeout(PATIENCE_SECONDS):
-                        await context.write(_response(status).SerializeToString())
+                        await rpc.sent(_response(status).SerializeToString())
                 except TimeoutError:
                     raise asyncio.CancelledError from None  # gRPC resets the stream
             await changed.wait()

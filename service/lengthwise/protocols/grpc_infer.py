@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, Final
-from urllib.parse import unquote
+from typing import Final
 
 import grpc
 
@@ -19,6 +18,7 @@ from lengthwise.protocols import grpc_codec, kserve
 from lengthwise.protocols.body import CLIENT_LEFT
 from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.endpoint import TENSORS_BYTES, Decoded, InferenceProtocol, Received
+from lengthwise.protocols.grpc_transport import RpcCall
 from lengthwise.protocols.receiving import Receiving
 from lengthwise.protocols.tensors import KnownHeads
 from lengthwise.protocols.turns import Turns
@@ -40,8 +40,6 @@ CODES: Final = {
 """gRPC's code for the HTTP status of a refusal."""
 _LONGEST_DETAILS: Final = 2000
 """Details travel in a header, which has few kilobytes."""
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ModelInfer(InferenceProtocol):
@@ -78,30 +76,21 @@ class GrpcInference:
         self._protocol = protocol
         self._receiving = receiving
 
-    async def answer(self, _: object, context: Context) -> bytes:
+    async def answer(self, rpc: RpcCall) -> None:
         """Answers one call.
 
         Its bytes count as held until its answer has left, for which a client has `PATIENCE_SECONDS`.
         """
-        call = InferenceCall(self._protocol, headers_of(context.invocation_metadata()), context.peer())
-        hold = call.hold
-        timer: asyncio.TimerHandle | None = None
-
-        def ended(_: object) -> None:  # does not refer to the call: gRPC keeps it for longer
-            hold.close()
-            if timer is not None:
-                timer.cancel()
-
-        context.add_done_callback(ended)  # type: ignore[arg-type]  # it is called with the context alone
+        call = InferenceCall(self._protocol, headers_of(rpc.metadata), rpc.peer)
+        rpc.on_end(call.hold.close)
+        request_id = ("x-request-id", call.request_id.decode())
         try:
             call.admit()
-            decoded = await self._read(call, context)
-            context.set_trailing_metadata((("x-request-id", call.request_id.decode()),))
-            call.submit(decoded, lambda message, _: message)
+            call.submit(await self._read(call, rpc), lambda message, _: message)
             answer: bytes = await call.answer()
         except (Exception, asyncio.CancelledError) as error:
             cancelled = isinstance(error, asyncio.CancelledError)
-            late = cancelled and context.time_remaining() == 0  # the deadline passed there before it did here
+            late = cancelled and rpc.time_remaining() == 0  # the deadline passed there before it did here
             refusal = call.fail(DeadlineExceeded("the deadline passed") if late else error)
             if refusal is None:
                 call.close(CLIENT_LEFT, delivered=False)
@@ -109,56 +98,40 @@ class GrpcInference:
                 call.close(kserve.status_of(refusal))
             if cancelled or refusal is None:
                 raise
-            refuse(context, refusal, ("x-request-id", call.request_id.decode()))
-            return b""  # nobody gets it
-        hold.holds(len(answer))
+            refuse(rpc, refusal, request_id)
+            return
+        call.hold.holds(len(answer))
         call.close(200)
-        task = asyncio.current_task()
-        if task is not None:
-            timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, task.cancel)
-        return answer
+        rpc.finish(trailing=(request_id,), message=answer)
+        timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, rpc.cancel)
+        rpc.on_end(timer.cancel)
 
-    async def _read(self, call: InferenceCall, context: Context) -> Decoded:
+    async def _read(self, call: InferenceCall, rpc: RpcCall) -> Decoded:
         """Receives and decodes the message. None of its bytes is referred to when this returns.
 
         Raises:
             RequestError: The message is wrong or too late, or there is no memory for it.
         """
-        late_at, remaining = call.deadline, context.time_remaining()
+        late_at, remaining = call.deadline, rpc.time_remaining()
         if remaining is not None:
             call.limit(call.record.arrived + remaining)
-        async with self._receiving.one(call.hold, min(late_at, call.deadline), client_of(context)):
-            # Not by the iterator that is given beside the context: that and the message would refer to each other.
-            body = await context.read()
-        if not isinstance(body, bytes):
+        async with self._receiving.one(call.hold, min(late_at, call.deadline), rpc.client):
+            body = await rpc.read()
+        if body is None:
             raise InvalidRequest([Problem("", "the call has no message")])
         call.hold.holds(len(body))
         call.begin_decoding()
         return await call.decode(Received({}, call.headers, body))
 
 
-def refuse(
-    context: Context, error: RequestError, *trailing: tuple[str, str], code: grpc.StatusCode | None = None
-) -> None:
-    """Ends a call with an error's code, or `code`. One that says when to come back says so as gRPC's retries want it.
-
-    What the handler returns then reaches nobody. gRPC's own `abort` raises, and that exception and its frame, which has
-    the body, would refer to each other.
-    """
+def refuse(rpc: RpcCall, error: RequestError, *trailing: tuple[str, str], code: grpc.StatusCode | None = None) -> None:
+    """Ends a call with an error's code, or `code`; when to come back is said as gRPC's retries want it."""
     metadata = list(trailing)
     if error.retry_after_seconds is not None:
         metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))
-    details = kserve.sentence(error)[:_LONGEST_DETAILS]
-    context.set_code(code or CODES[kserve.status_of(error)])
-    context.set_details(details)
-    context.set_trailing_metadata(tuple(metadata))
+    rpc.finish(code or CODES[kserve.status_of(error)], kserve.sentence(error)[:_LONGEST_DETAILS], tuple(metadata))
 
 
 def headers_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[bytes, bytes]:
     """A call's metadata, in the form of HTTP's headers."""
     return {name.encode(): value.encode() if isinstance(value, str) else bytes(value) for name, value in metadata or ()}
-
-
-def client_of(context: Context) -> str:
-    """The client of a call, as `AcceptedConnections` names it: gRPC writes `ipv6:%5B::1%5D:50123`."""
-    return unquote(context.peer()).partition(":")[2].replace("[", "").replace("]", "")

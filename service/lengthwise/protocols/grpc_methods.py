@@ -7,7 +7,8 @@ from google.protobuf.message import Message
 
 from lengthwise.errors import Forbidden, RequestError
 from lengthwise.protocols import inventory, kserve, model_config, statistics
-from lengthwise.protocols.grpc_calls import Handler, SmallCalls
+from lengthwise.protocols.grpc_calls import SmallCalls
+from lengthwise.protocols.grpc_transport import Handler
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.serving import Serving
 

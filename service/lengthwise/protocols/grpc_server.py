@@ -1,9 +1,9 @@
 """The Open Inference Protocol over gRPC: the same calls as `v2`, the same batcher, with health service and reflection.
 
-A message is received when there is memory for it: each call is handled as a stream of one message, which gRPC receives
-only on request, and `protocols.receiving` decides when. The modules `protocols.grpc_*` are the only ones that know
-gRPC: inference is in `grpc_infer`, other calls in `grpc_calls`, connections in `grpc_connections`. They need the extra
-`grpc`, so they are imported only where a port for it is set.
+A message is received when there is memory for it: gRPC receives one only on request, and `protocols.receiving` decides
+when. The modules `protocols.grpc_*` are the only ones that know gRPC: calls and their events are in `grpc_transport`,
+inference in `grpc_infer`, other calls in `grpc_calls`, connections in `grpc_connections`. They need the extra `grpc`,
+so they are imported only where a port for it is set.
 
 | what | bound |
 |---|---|
@@ -22,23 +22,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from lengthwise.connections.api_keys import Keys
 from lengthwise.connections.unread import PATIENCE_SECONDS
 from lengthwise.errors import ConfigurationError, RequestError
 from lengthwise.protocols import grpc_health
-from lengthwise.protocols.grpc_calls import Handler, SmallCalls, refusing
+from lengthwise.protocols.grpc_calls import SmallCalls
 from lengthwise.protocols.grpc_connections import GrpcConnections
 from lengthwise.protocols.grpc_health import Health
-from lengthwise.protocols.grpc_infer import INFER, SERVICE, Context, GrpcInference, ModelInfer, headers_of
+from lengthwise.protocols.grpc_infer import INFER, SERVICE, GrpcInference, ModelInfer, headers_of, refuse
 from lengthwise.protocols.grpc_methods import Methods
+from lengthwise.protocols.grpc_transport import Handler, RpcCall, RpcServer
 from lengthwise.protocols.receiving import Receiving
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
@@ -81,8 +80,10 @@ class GrpcServer:
         self._inference = GrpcInference(ModelInfer(serving, large_bodies), receiving)
         self._health = Health(serving, (SERVICE,))
         self._calls = SmallCalls(serving, self._connections)
-        self._begun = _Begun(self._connections)
-        self._server: grpc.aio.Server | None = None
+        self._handlers = self._methods()
+        self._begun = 0
+        self._open = 0
+        self._server: RpcServer | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -99,26 +100,16 @@ class GrpcServer:
             ConfigurationError: The server cannot listen on the address, or the TLS files cannot be read.
         """
         settings = self._serving.settings
-        interceptors: list[grpc.aio.ServerInterceptor] = [self._begun]
-        if self._serving.keys is not None:
-            interceptors.append(_KeyCheck(self._serving.keys))
-        server = grpc.aio.server(
-            options=_options(settings, self._max_connections),
-            interceptors=interceptors,
-            maximum_concurrent_rpcs=MAX_CALLS,
-        )
-        for service, handlers in self._services().items():
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        server = RpcServer(_options(settings, self._max_connections), self._begin)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         credentials = _credentials(settings)
         try:
-            if credentials is None:
-                bound = server.add_insecure_port(address)
-            else:
-                bound = server.add_secure_port(address, credentials)
-        except RuntimeError as error:
-            raise ConfigurationError(f"cannot listen on {address} for gRPC; another --grpc-port may be free") from error
-        await server.start()
+            bound = server.listen(address, credentials)
+        except RuntimeError:
+            bound = 0
+        if bound == 0:
+            raise ConfigurationError(f"cannot listen on {address} for gRPC; another --grpc-port may be free")
+        server.start()
         self._server = server
         openings = self._serving.openings
         openings.connections["grpc"] = (lambda: self._connections.count, self._max_connections)
@@ -144,71 +135,52 @@ class GrpcServer:
         """Waits until no call has come for a moment."""
         end = time.monotonic() + _LATE_CALLS_SECONDS
         before = -1
-        while self._begun.count != before and time.monotonic() < end:
-            before = self._begun.count
+        while self._begun != before and time.monotonic() < end:
+            before = self._begun
             await asyncio.sleep(_QUIET_SECONDS)
 
-    def _services(self) -> dict[str, dict[str, Handler]]:
-        """The handlers, by service and method."""
+    def _begin(self, rpc: RpcCall) -> None:
+        """Has a call answered, or refuses it unread."""
+        self._begun += 1
+        handler = self._handlers.get(rpc.method)
+        if self._open >= MAX_CALLS:
+            rpc.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls are open")
+        elif (refusal := self._without_key(rpc)) is not None:
+            refuse(rpc, refusal)
+        elif handler is None:
+            rpc.finish(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
+        else:
+            self._connections.begun(rpc)
+            self._open += 1
+            rpc.on_end(self._ended)
+            rpc.run(handler)
+
+    def _ended(self) -> None:
+        self._open -= 1
+
+    def _without_key(self, rpc: RpcCall) -> RequestError | None:
+        """Why a call is refused for its key. Inference calls pass: `InferenceCall` refuses and counts them."""
+        keys = self._serving.keys
+        if keys is not None and rpc.method != f"/{INFER}":
+            try:
+                keys.check(headers_of(rpc.metadata).get(b"authorization"))
+            except RequestError as error:
+                return error.with_traceback(None)
+        return None
+
+    def _methods(self) -> dict[str, Handler]:
+        """The handlers, by method."""
         calls, health = self._calls, self._health
-        # Bytes in and bytes out: decoding and encoding them are steps of the call, counted and limited with it.
-        inference: Handler = grpc.stream_unary_rpc_method_handler(self._inference.answer)
         names = (SERVICE, grpc_health.NAME, reflection.SERVICE_NAME)
-        return {
-            SERVICE: Methods(self._serving).handlers(calls) | {"ModelInfer": inference},
+        services: dict[str, dict[str, Handler]] = {
+            SERVICE: Methods(self._serving).handlers(calls) | {"ModelInfer": self._inference.answer},
             grpc_health.NAME: {
                 "Check": calls.probe(health_pb2.HealthCheckRequest, health.check),
                 "Watch": calls.watch(health_pb2.HealthCheckRequest, health.watch),
             },
             reflection.SERVICE_NAME: {"ServerReflectionInfo": calls.reflection(names)},
         }
-
-
-class _KeyCheck(grpc.aio.ServerInterceptor):
-    """Refuses calls without a key. Inference calls pass: `InferenceCall` refuses and counts them."""
-
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
-
-    async def intercept_service(
-        self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
-    ) -> Handler:
-        if details.method != f"/{INFER}":
-            try:
-                self._keys.check(headers_of(details.invocation_metadata).get(b"authorization"))
-            except RequestError as error:
-                return refusing(error)
-        handler: Handler = await continuation(details)
-        return handler
-
-
-class _Begun(grpc.aio.ServerInterceptor):
-    """Counts the calls of each connection.
-
-    Attributes:
-        count: How many calls of any kind have begun.
-    """
-
-    def __init__(self, connections: GrpcConnections) -> None:
-        self._connections = connections
-        self.count = 0
-
-    async def intercept_service(
-        self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        self.count += 1
-        handler: Handler | None = await continuation(details)
-        if handler is None:
-            return None
-        answer: Any = handler.stream_stream or handler.stream_unary
-
-        async def begin(messages: object, context: Context) -> Any:
-            self._connections.begun(context)
-            return await answer(messages, context)
-
-        if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(begin)
-        return grpc.stream_unary_rpc_method_handler(begin)
+        return {f"/{service}/{name}": one for service, handlers in services.items() for name, one in handlers.items()}
 
 
 def _options(settings: Settings, max_connections: int) -> list[tuple[str, int]]:

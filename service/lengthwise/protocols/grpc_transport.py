@@ -1,0 +1,271 @@
+"""gRPC calls on the event loop, straight from the events of gRPC's core.
+
+`grpc.aio` takes two to three times as long for a call that does nothing as this does (`python -m benchmarks.protocols`
+measures both): it makes several coroutines and tasks for each. So this does what both of gRPC's servers for Python do,
+on the same functions of its core (`cygrpc`), and no more than the calls here need: bytes in, bytes out. One thread
+waits for events, and the event loop handles all that have come at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
+
+import grpc
+from grpc._cython import cygrpc
+
+log = logging.getLogger("lengthwise.grpc")
+
+_REQUESTED: Final = 16
+"""How many calls the core may hand over before it is asked for more."""
+_EVENTS_AT_ONCE: Final = 64
+"""How many events are handled in one turn of the event loop."""
+_NO_FLAGS: Final = 0
+
+Handler: TypeAlias = "Callable[[RpcCall], Awaitable[None]]"
+"""Answers a call. What it does not finish is finished without an answer when it returns."""
+Metadata: TypeAlias = Sequence[tuple[str, str]]
+
+
+class RpcCall:
+    """One call; used on the event loop only.
+
+    Attributes:
+        method: Such as `/package.Service/Method`.
+        metadata: As the client sent it: names, and texts or bytes.
+        peer: The other end of its connection, as gRPC writes it: `ipv6:%5B::1%5D:50123`.
+        cancelled: Whether the client cancelled it, left, or set a deadline that has passed.
+    """
+
+    __slots__ = (
+        "_call",
+        "_deadline",
+        "_due",
+        "_ended",
+        "_over",
+        "_sent_head",
+        "_status",
+        "_task",
+        "cancelled",
+        "metadata",
+        "method",
+        "peer",
+    )
+
+    def __init__(self, event: Any) -> None:
+        self._call: Any = event.call
+        self.method: str = event.call_details.method.decode("ascii", "replace")
+        self._deadline: float = event.call_details.deadline
+        self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
+        self.peer: str = self._call.peer().decode()
+        self.cancelled = False
+        self._task: asyncio.Task[None] | None = None
+        self._ended: list[Callable[[], None]] = []
+        self._due = 0
+        self._over = False
+        self._sent_head = False
+        self._status: tuple[grpc.StatusCode, str, Metadata] | None = None
+        self._begin((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
+
+    @property
+    def client(self) -> str:
+        """The client, as `AcceptedConnections` names it."""
+        return unquote(self.peer).partition(":")[2].replace("[", "").replace("]", "")
+
+    @property
+    def finished(self) -> bool:
+        """Whether its status was set; nothing that is sent afterwards arrives."""
+        return self._status is not None
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the client's deadline, 0 where it has passed; None without one."""
+        left = self._deadline - time.time()
+        return None if left == float("inf") else max(0.0, left)
+
+    def run(self, handler: Handler) -> None:
+        """Has a handler answer it. The handler's task is cancelled when the call is."""
+        self._task = asyncio.get_running_loop().create_task(self._run(handler))
+
+    async def _run(self, handler: Handler) -> None:
+        try:
+            await handler(self)
+            self.finish()
+        except asyncio.CancelledError:
+            self.cancel()
+        except Exception:
+            log.exception("the call of %s failed", self.method)
+            self.finish(grpc.StatusCode.UNKNOWN, "the call could not be answered")
+        finally:
+            self._task = None
+
+    def on_end(self, ended: Callable[[], None]) -> None:
+        """Has a function called when all of its answer has left, or never will."""
+        if self._over:
+            ended()
+        else:
+            self._ended.append(ended)
+
+    def reading(self) -> asyncio.Future[bytes | None]:
+        """The next message, when it is there; None where the client sends no more. One at a time."""
+        message: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+        def received(event: Any) -> None:
+            if not message.done():
+                message.set_result(event.batch_operations[0].message())
+
+        self._begin((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), received)
+        return message
+
+    async def read(self) -> bytes | None:
+        """The next message; see `reading`."""
+        return await self.reading()
+
+    def write(self, message: bytes, written: Callable[[], None]) -> None:
+        """Sends a message of a stream. The next one may be sent when `written` is called."""
+        self._begin((*self._head(), cygrpc.SendMessageOperation(message, _NO_FLAGS)), lambda _: written())
+
+    async def sent(self, message: bytes) -> None:
+        """Sends a message of a stream, and waits until the client may have it."""
+        gone = asyncio.get_running_loop().create_future()
+        self.write(message, lambda: None if gone.done() else gone.set_result(None))
+        await gone
+
+    def finish(
+        self,
+        code: grpc.StatusCode = grpc.StatusCode.OK,
+        details: str = "",
+        trailing: Metadata = (),
+        message: bytes | None = None,
+    ) -> None:
+        """Ends the call, with the one message of its answer where it has one; only the first time counts."""
+        if self._status is not None:
+            return
+        self._status = code, details, trailing
+        if self.cancelled:
+            return
+        status = cygrpc.SendStatusFromServerOperation(trailing, code.value[0], details.encode(), _NO_FLAGS)
+        sent = () if message is None else (cygrpc.SendMessageOperation(message, _NO_FLAGS),)
+        self._begin((*self._head(), *sent, status), lambda _: None)
+
+    def cancel(self) -> None:
+        """Resets the call: the client gets no more of it."""
+        if not self._over:
+            self._call.cancel()
+
+    def _head(self) -> tuple[Any, ...]:
+        if self._sent_head:
+            return ()
+        self._sent_head = True
+        return (cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),)
+
+    def _begin(self, operations: tuple[Any, ...], done: Callable[[Any], None]) -> None:
+        self._due += 1
+        self._call.start_server_batch(operations, partial(self._done, done))
+
+    def _done(self, done: Callable[[Any], None], event: Any) -> None:
+        self._due -= 1
+        done(event)
+        if self._due == 0 and not self._over:  # the first operation ends with the call
+            self._over = True
+            ended, self._ended = self._ended, []
+            for one in ended:
+                one()
+
+    def _closed(self, event: Any) -> None:
+        self.cancelled = bool(event.batch_operations[0].cancelled())
+        if self.cancelled and self._task is not None:
+            self._task.cancel()
+
+
+class RpcServer:
+    """Accepts calls.
+
+    Args:
+        options: gRPC's options.
+        begin: Called with each call, on the event loop.
+    """
+
+    def __init__(self, options: Sequence[tuple[str, int]], begin: Callable[[RpcCall], None]) -> None:
+        self._queue = cygrpc.CompletionQueue()
+        self._server = cygrpc.Server(tuple(options), False)
+        self._server.register_completion_queue(self._queue)
+        self._begin = begin
+        self._events: deque[Any] = deque()
+        self._woken = False
+        self._stopping = False
+        self._loop = asyncio.get_running_loop()
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        """Binds an address; returns its port, 0 where that cannot be had."""
+        given = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]
+        return int(self._server.add_http2_port(address.encode(), *given))
+
+    def start(self) -> None:
+        """Begins to accept calls."""
+        self._server.start()
+        for _ in range(_REQUESTED):
+            self._request()
+        threading.Thread(target=self._poll, name="grpc", daemon=True).start()
+
+    async def stop(self, seconds: float) -> None:
+        """Accepts no more calls, and cancels what is open after some seconds."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._server.shutdown(self._queue, lambda _: self._stopped.set_result(None))
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._stopped)
+        except TimeoutError:
+            self._server.cancel_all_calls()
+            await self._stopped
+        self._server.destroy()
+        self._queue.shutdown()
+
+    def _request(self) -> None:
+        self._server.request_call(self._queue, self._queue, self._requested)
+
+    def _requested(self, event: Any) -> None:
+        if not event.success:  # the server has stopped
+            return
+        if not self._stopping:
+            self._request()
+        self._begin(RpcCall(event))
+
+    def _poll(self) -> None:
+        """Waits for events, in a thread of its own, until the queue is shut down."""
+        while True:
+            event = self._queue.poll()
+            if event.completion_type == cygrpc.CompletionType.queue_shutdown:
+                return
+            self._events.append(event)
+            del event  # it may hold the last reference to a call
+            if not self._woken:
+                self._woken = True
+                try:
+                    self._loop.call_soon_threadsafe(self._handle)
+                except RuntimeError:  # the loop has ended without stopping the server
+                    return
+
+    def _handle(self) -> None:
+        """Handles the events that are there, some of them in the next turn of the loop where there are many."""
+        self._woken = False
+        for _ in range(_EVENTS_AT_ONCE):
+            try:
+                event = self._events.popleft()
+            except IndexError:
+                return
+            try:
+                event.tag(event)
+            except Exception:
+                log.exception("an event of gRPC could not be handled")
+        self._woken = True
+        self._loop.call_soon(self._handle)
