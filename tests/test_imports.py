@@ -52,7 +52,7 @@ HOOKS = {(module.strip("`"), annex.strip("`")) for module, annex, _ in rows("hoo
 ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.opening"},
     "fastapi": {"http.app", "http.health", "http.operations", "http.server"},
-    "grpc": {f"protocols.grpc_{name}" for name in ("calls", "health", "infer", "server")},
+    "grpc": {f"protocols.grpc_{name}" for name in ("calls", "health", "infer", "server", "stream", "transport")},
     "uvicorn": {"http.server", "http.connection", "http.timed_connection"},
     "prometheus_client": {"telemetry.metrics", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},

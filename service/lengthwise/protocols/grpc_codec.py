@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from lengthwise.decoding.calls import Call, Problems, id_problem
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.protocols import kserve, request_parameters, tensors
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
@@ -40,6 +40,7 @@ _TAGS: Final = frozenset(number << 3 | 2 for number in range(1, 8))
 _ID_TAG: Final = 3 << 3 | 2
 _RAW_REQUEST_TAG: Final = 7 << 3 | 2
 _RAW_ANSWER_TAG: Final = 6 << 3 | 2
+_STREAM_ANSWER_TAG: Final = 2 << 3 | 2
 _MOST_ORDINARY_FIELDS: Final = 24
 _FIXED: Final = {1: 8, 5: 4}
 """Bytes of a field, by the wire types of a fixed size."""
@@ -225,6 +226,26 @@ def crowded(body: bytes) -> bool:
     return at < len(body)
 
 
+def identifier_of(body: bytes) -> str:
+    """The id of a request; empty where it has none, or is no message."""
+    split = Split.of(body)
+    try:
+        return str(pb.ModelInferRequest.FromString(body).id)[:MAX_ID_CHARACTERS] if split is None else split.identifier
+    except DecodeError:
+        return ""
+
+
+def stream_answer(answer: bytes) -> bytes:
+    """The message of a stream for an answer."""
+    return field(_STREAM_ANSWER_TAG, answer)
+
+
+def stream_error(identifier: str, message: str) -> bytes:
+    """The message of a stream for a refusal."""
+    response = pb.ModelInferResponse(id=identifier)
+    return pb.ModelStreamInferResponse(error_message=message, infer_response=response).SerializeToString()
+
+
 def _varint(body: bytes, at: int) -> tuple[int, int]:
     """The variable-length integer at an index, and the index after it."""
     value = shift = 0
@@ -271,7 +292,7 @@ def _answer_head(manifest: Manifest) -> pb.ModelInferResponse:
     return pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version))
 
 
-def _field(tag: int, value: bytes) -> bytes:
+def field(tag: int, value: bytes) -> bytes:
     """A field of bytes as protocol buffers write it."""
     head, length = bytearray((tag,)), len(value)
     while length > 127:
@@ -284,9 +305,9 @@ def _field(tag: int, value: bytes) -> bytes:
 def _encode_raw(asked: TensorCall, identifier: str, head: _AnswerHead, answers: list[Answer]) -> bytes:
     """Encodes the answer with raw contents. The fields of a message may stand in any order."""
     outputs = tensors.answer(asked, answers)
-    written = [head.of(asked, outputs), *(_field(_RAW_ANSWER_TAG, tensor.raw()) for tensor in outputs)]
+    written = [head.of(asked, outputs), *(field(_RAW_ANSWER_TAG, tensor.raw()) for tensor in outputs)]
     if identifier:
-        written.append(_field(_ID_TAG, identifier.encode()))
+        written.append(field(_ID_TAG, identifier.encode()))
     return b"".join(written)
 
 

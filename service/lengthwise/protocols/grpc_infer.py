@@ -7,15 +7,16 @@ that cancels is one that left. A refusal has the code of its HTTP status (`CODES
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final, TypeAlias
 
 import grpc
 
 from lengthwise.connections.unread import PATIENCE_SECONDS
 from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, RequestError
 from lengthwise.protocols import grpc_codec, kserve
-from lengthwise.protocols.body import CLIENT_LEFT
+from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
 from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.endpoint import TENSORS_BYTES, Decoded, InferenceProtocol, Received
 from lengthwise.protocols.grpc_transport import RpcCall
@@ -26,6 +27,7 @@ from lengthwise.serving import Serving
 
 SERVICE: Final = "inference.GRPCInferenceService"
 INFER: Final = f"{SERVICE}/ModelInfer"
+STREAM: Final = f"{SERVICE}/ModelStreamInfer"
 CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -64,6 +66,99 @@ class ModelInfer(InferenceProtocol):
         return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
 
 
+class ModelStreamInfer(ModelInfer):
+    """Decodes the messages of `ModelStreamInfer`, which are the same."""
+
+    name = STREAM
+
+
+class RpcRequest:
+    """One request from its message to its answer, without a task: what the batcher completes (see `Waiter`).
+
+    Args:
+        protocol: Decodes its message.
+        rpc: The call or the stream that it came by.
+        headers: Of that.
+        ends: Called once: with the request, its refusal (None where its client has left), and its answer.
+    """
+
+    __slots__ = ("_decoding", "_ends", "_over", "call")
+
+    def __init__(self, protocol: ModelInfer, rpc: RpcCall, headers: dict[bytes, bytes], ends: Ends) -> None:
+        self.call = InferenceCall(protocol, headers, rpc.peer)
+        self._ends: Ends | None = ends
+        self._over = False
+        self._decoding: asyncio.Task[None] | None = None
+        remaining = rpc.time_remaining()
+        if remaining is not None:
+            self.call.limit(self.call.record.arrived + remaining)
+
+    def message(self, body: bytes | None) -> None:
+        """Decodes the message and submits its sequences."""
+        if self._over:
+            return
+        try:
+            if body is None:
+                raise InvalidRequest([Problem("", "the call has no message")])
+            self.call.hold.set(len(body))
+            self.call.begin_decoding()
+            received = Received({}, self.call.headers, body)
+            decoded = self.call.decode_quickly(received)
+            if decoded is None:
+                self._decoding = asyncio.ensure_future(self._decode_slowly(received))
+            else:
+                self.call.submit(decoded, _message, self)
+        except Exception as error:
+            self.set_exception(error)
+
+    async def _decode_slowly(self, received: Received) -> None:
+        try:
+            decoded = await self.call.decode_slowly(received)
+            if not self._over:
+                self.call.submit(decoded, _message, self)
+        except Exception as error:
+            self.set_exception(error)
+        finally:
+            self._decoding = None
+
+    def left(self, rpc: RpcCall) -> None:
+        """The client has left, or its deadline has passed at gRPC before it did here."""
+        late = rpc.time_remaining() == 0
+        self.set_exception(DeadlineExceeded("the deadline passed") if late else ClientLeft())
+
+    def done(self) -> bool:
+        """Whether it has its answer or its refusal."""
+        return self._over
+
+    def set_result(self, answer: bytes) -> None:
+        """Answers it."""
+        if not self._over:
+            self._end(None, answer)
+
+    def set_exception(self, error: BaseException) -> None:
+        """Refuses it, or counts that its client has left."""
+        if not self._over:
+            self._over = True
+            self._end(self.call.fail(error), None)
+
+    def _end(self, refusal: RequestError | None, answer: bytes | None) -> None:
+        self._over = True
+        call, ends, self._ends = self.call, self._ends, None
+        if answer is not None:
+            call.hold.holds(len(answer))
+        status = 200 if answer is not None else CLIENT_LEFT if refusal is None else kserve.status_of(refusal)
+        call.close(status, delivered=status != CLIENT_LEFT)
+        if ends is not None:
+            ends(self, refusal, answer)
+
+
+Ends: TypeAlias = Callable[[RpcRequest, RequestError | None, bytes | None], None]
+
+
+def _message(message: bytes, _: object) -> bytes:
+    return message
+
+
 class GrpcInference:
     """Answers the calls of `ModelInfer`.
 
@@ -76,52 +171,68 @@ class GrpcInference:
         self._protocol = protocol
         self._receiving = receiving
 
-    async def answer(self, rpc: RpcCall) -> None:
-        """Answers one call.
-
-        Its bytes count as held until its answer has left, for which a client has `PATIENCE_SECONDS`.
-        """
-        call = InferenceCall(self._protocol, headers_of(rpc.metadata), rpc.peer)
+    def answer(self, rpc: RpcCall) -> None:
+        """Answers one call. Its bytes count as held until its answer has left, for which it has `PATIENCE_SECONDS`."""
+        request = RpcRequest(self._protocol, rpc, headers_of(rpc.metadata), partial(_unary_end, rpc))
+        call, client = request.call, rpc.client
         rpc.on_end(call.hold.close)
-        request_id = ("x-request-id", call.request_id.decode())
+        rpc.on_cancel = partial(request.left, rpc)
+        late_at = min(call.record.arrived + self._protocol.serving.settings.default_timeout_ms / 1000, call.deadline)
+        end: Callable[[bool], None] | None = None
+
+        def late() -> None:
+            received(None, DeadlineExceeded("the message did not come in time"))
+
+        def received(body: bytes | None, error: RequestError | None = None) -> None:
+            nonlocal end
+            if end is not None:
+                end(body is not None)
+                end = None
+                if error is not None:
+                    request.set_exception(error)
+            if error is None:
+                request.message(body)
+
         try:
             call.admit()
-            call.submit(await self._read(call, rpc), lambda message, _: message)
-            answer: bytes = await call.answer()
-        except (Exception, asyncio.CancelledError) as error:
-            cancelled = isinstance(error, asyncio.CancelledError)
-            late = cancelled and rpc.time_remaining() == 0  # the deadline passed there before it did here
-            refusal = call.fail(DeadlineExceeded("the deadline passed") if late else error)
-            if refusal is None:
-                call.close(CLIENT_LEFT, delivered=False)
+            late_at = min(late_at, call.deadline)
+            end = self._receiving.start(call.hold, late_at, client, late)
+            if end is None:
+                asyncio.ensure_future(self._in_line(request, rpc, late_at))  # noqa: RUF006
             else:
-                call.close(kserve.status_of(refusal))
-            if cancelled or refusal is None:
-                raise
+                rpc.receive(received)
+        except Exception as error:
+            request.set_exception(error)
+
+    async def _in_line(self, request: RpcRequest, rpc: RpcCall, deadline: float) -> None:
+        """Receives the message when it is the call's turn."""
+        waiting = asyncio.current_task()
+
+        def left() -> None:
+            request.left(rpc)
+            if waiting is not None:
+                waiting.cancel()
+
+        rpc.on_cancel = left
+        try:
+            async with self._receiving.one(request.call.hold, deadline, rpc.client):
+                body = await rpc.read()
+            rpc.on_cancel = partial(request.left, rpc)
+            request.message(body)
+        except Exception as error:
+            request.set_exception(error)
+
+
+def _unary_end(rpc: RpcCall, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
+    """Sends the one answer of a call, or its refusal."""
+    request_id = ("x-request-id", request.call.request_id.decode())
+    if answer is None:
+        if refusal is not None:
             refuse(rpc, refusal, request_id)
-            return
-        call.hold.holds(len(answer))
-        call.close(200)
-        rpc.finish(trailing=(request_id,), message=answer)
-        timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, rpc.cancel)
-        rpc.on_end(timer.cancel)
-
-    async def _read(self, call: InferenceCall, rpc: RpcCall) -> Decoded:
-        """Receives and decodes the message. None of its bytes is referred to when this returns.
-
-        Raises:
-            RequestError: The message is wrong or too late, or there is no memory for it.
-        """
-        late_at, remaining = call.deadline, rpc.time_remaining()
-        if remaining is not None:
-            call.limit(call.record.arrived + remaining)
-        async with self._receiving.one(call.hold, min(late_at, call.deadline), rpc.client):
-            body = await rpc.read()
-        if body is None:
-            raise InvalidRequest([Problem("", "the call has no message")])
-        call.hold.holds(len(body))
-        call.begin_decoding()
-        return await call.decode(Received({}, call.headers, body))
+        return
+    rpc.finish(trailing=(request_id,), message=answer)
+    timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, rpc.cancel)
+    rpc.on_end(timer.cancel)
 
 
 def refuse(rpc: RpcCall, error: RequestError, *trailing: tuple[str, str], code: grpc.StatusCode | None = None) -> None:

@@ -35,8 +35,18 @@ from lengthwise.protocols import grpc_health
 from lengthwise.protocols.grpc_calls import SmallCalls
 from lengthwise.protocols.grpc_connections import GrpcConnections
 from lengthwise.protocols.grpc_health import Health
-from lengthwise.protocols.grpc_infer import INFER, SERVICE, GrpcInference, ModelInfer, headers_of, refuse
+from lengthwise.protocols.grpc_infer import (
+    INFER,
+    SERVICE,
+    STREAM,
+    GrpcInference,
+    ModelInfer,
+    ModelStreamInfer,
+    headers_of,
+    refuse,
+)
 from lengthwise.protocols.grpc_methods import Methods
+from lengthwise.protocols.grpc_stream import StreamInference
 from lengthwise.protocols.grpc_transport import Handler, RpcCall, RpcServer
 from lengthwise.protocols.receiving import Receiving
 from lengthwise.protocols.turns import Turns
@@ -78,6 +88,9 @@ class GrpcServer:
         self._connections = GrpcConnections(self._max_connections, settings.header_timeout_seconds)
         receiving = Receiving(serving.inflight, settings.max_body_bytes, self._connections.received_bytes)
         self._inference = GrpcInference(ModelInfer(serving, large_bodies), receiving)
+        self._streams = StreamInference(
+            ModelStreamInfer(serving, large_bodies), receiving, self._connections.received_bytes
+        )
         self._health = Health(serving, (SERVICE,))
         self._calls = SmallCalls(serving, self._connections)
         self._handlers = self._methods()
@@ -113,7 +126,11 @@ class GrpcServer:
         self._server = server
         openings = self._serving.openings
         openings.connections["grpc"] = (lambda: self._connections.count, self._max_connections)
-        openings.streams = lambda: {"call": self._connections.calls, **self._calls.streams()}
+        openings.streams = lambda: {
+            "call": self._connections.calls,
+            "infer": self._streams.open,
+            **self._calls.streams(),
+        }
         self._keeping = asyncio.create_task(self._connections.keep(bound))
         log.info("listening on grpc://%s", address if port else f"{host}:{bound}")
         return bound
@@ -125,6 +142,7 @@ class GrpcServer:
     async def stop(self) -> None:
         """Ends every connection, once the accepted calls are answered and those on their way are refused."""
         self._health.end()
+        self._streams.end()
         if self._server is not None:
             await self._refuse_late_calls()
             await self._server.stop(_LAST_ANSWERS_SECONDS)
@@ -161,7 +179,7 @@ class GrpcServer:
     def _without_key(self, rpc: RpcCall) -> RequestError | None:
         """Why a call is refused for its key. Inference calls pass: `InferenceCall` refuses and counts them."""
         keys = self._serving.keys
-        if keys is not None and rpc.method != f"/{INFER}":
+        if keys is not None and rpc.method not in (f"/{INFER}", f"/{STREAM}"):
             try:
                 keys.check(headers_of(rpc.metadata).get(b"authorization"))
             except RequestError as error:
@@ -173,7 +191,8 @@ class GrpcServer:
         calls, health = self._calls, self._health
         names = (SERVICE, grpc_health.NAME, reflection.SERVICE_NAME)
         services: dict[str, dict[str, Handler]] = {
-            SERVICE: Methods(self._serving).handlers(calls) | {"ModelInfer": self._inference.answer},
+            SERVICE: Methods(self._serving).handlers(calls)
+            | {"ModelInfer": self._inference.answer, "ModelStreamInfer": self._streams.answer},
             grpc_health.NAME: {
                 "Check": calls.probe(health_pb2.HealthCheckRequest, health.check),
                 "Watch": calls.watch(health_pb2.HealthCheckRequest, health.watch),

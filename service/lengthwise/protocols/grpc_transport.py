@@ -12,8 +12,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
@@ -23,14 +22,14 @@ from grpc._cython import cygrpc
 
 log = logging.getLogger("lengthwise.grpc")
 
-_REQUESTED: Final = 16
+_REQUESTED: Final = 3
 """How many calls the core may hand over before it is asked for more."""
 _EVENTS_AT_ONCE: Final = 64
 """How many events are handled in one turn of the event loop."""
 _NO_FLAGS: Final = 0
 
-Handler: TypeAlias = "Callable[[RpcCall], Awaitable[None]]"
-"""Answers a call. What it does not finish is finished without an answer when it returns."""
+Handler: TypeAlias = "Callable[[RpcCall], Coroutine[Any, Any, None] | None]"
+"""Answers a call, in a coroutine that is cancelled with the call, or by callbacks."""
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 
 
@@ -42,6 +41,7 @@ class RpcCall:
         metadata: As the client sent it: names, and texts or bytes.
         peer: The other end of its connection, as gRPC writes it: `ipv6:%5B::1%5D:50123`.
         cancelled: Whether the client cancelled it, left, or set a deadline that has passed.
+        on_cancel: Called when that is so.
     """
 
     __slots__ = (
@@ -52,10 +52,10 @@ class RpcCall:
         "_over",
         "_sent_head",
         "_status",
-        "_task",
         "cancelled",
         "metadata",
         "method",
+        "on_cancel",
         "peer",
     )
 
@@ -66,7 +66,7 @@ class RpcCall:
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
         self.peer: str = self._call.peer().decode()
         self.cancelled = False
-        self._task: asyncio.Task[None] | None = None
+        self.on_cancel: Callable[[], object] | None = None
         self._ended: list[Callable[[], None]] = []
         self._due = 0
         self._over = False
@@ -90,20 +90,21 @@ class RpcCall:
         return None if left == float("inf") else max(0.0, left)
 
     def run(self, handler: Handler) -> None:
-        """Has a handler answer it. The handler's task is cancelled when the call is."""
-        self._task = asyncio.get_running_loop().create_task(self._run(handler))
+        """Has a handler answer it. What a coroutine does not finish is finished when it returns."""
+        answering = handler(self)
+        if answering is not None:
+            task = asyncio.get_running_loop().create_task(self._run(answering))
+            self.on_cancel = task.cancel
 
-    async def _run(self, handler: Handler) -> None:
+    async def _run(self, answering: Coroutine[Any, Any, None]) -> None:
         try:
-            await handler(self)
+            await answering
             self.finish()
         except asyncio.CancelledError:
             self.cancel()
         except Exception:
             log.exception("the call of %s failed", self.method)
             self.finish(grpc.StatusCode.UNKNOWN, "the call could not be answered")
-        finally:
-            self._task = None
 
     def on_end(self, ended: Callable[[], None]) -> None:
         """Has a function called when all of its answer has left, or never will."""
@@ -112,20 +113,16 @@ class RpcCall:
         else:
             self._ended.append(ended)
 
-    def reading(self) -> asyncio.Future[bytes | None]:
-        """The next message, when it is there; None where the client sends no more. One at a time."""
-        message: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-
-        def received(event: Any) -> None:
-            if not message.done():
-                message.set_result(event.batch_operations[0].message())
-
-        self._begin((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), received)
-        return message
+    def receive(self, received: Callable[[bytes | None], None]) -> None:
+        """Has a function called with the next message; with None where the client sends no more. One at a time."""
+        operation = (cygrpc.ReceiveMessageOperation(_NO_FLAGS),)
+        self._begin(operation, lambda event: received(event.batch_operations[0].message()))
 
     async def read(self) -> bytes | None:
-        """The next message; see `reading`."""
-        return await self.reading()
+        """The next message; see `receive`."""
+        message: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self.receive(lambda body: None if message.done() else message.set_result(body))
+        return await message
 
     def write(self, message: bytes, written: Callable[[], None]) -> None:
         """Sends a message of a stream. The next one may be sent when `written` is called."""
@@ -173,15 +170,16 @@ class RpcCall:
         self._due -= 1
         done(event)
         if self._due == 0 and not self._over:  # the first operation ends with the call
-            self._over = True
+            self._over, self.on_cancel = True, None
             ended, self._ended = self._ended, []
             for one in ended:
                 one()
 
     def _closed(self, event: Any) -> None:
         self.cancelled = bool(event.batch_operations[0].cancelled())
-        if self.cancelled and self._task is not None:
-            self._task.cancel()
+        if self.cancelled and self.on_cancel is not None:
+            self.on_cancel()
+        self.on_cancel = None
 
 
 class RpcServer:
@@ -197,8 +195,9 @@ class RpcServer:
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
         self._begin = begin
-        self._events: deque[Any] = deque()
-        self._woken = False
+        self._first: Any = None  # the event that woke the loop
+        self._found = False
+        self._idle = threading.Lock()  # held while the loop looks for events itself
         self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
@@ -213,7 +212,7 @@ class RpcServer:
         self._server.start()
         for _ in range(_REQUESTED):
             self._request()
-        threading.Thread(target=self._poll, name="grpc", daemon=True).start()
+        threading.Thread(target=self._wait, name="grpc", daemon=True).start()
 
     async def stop(self, seconds: float) -> None:
         """Accepts no more calls, and cancels what is open after some seconds."""
@@ -240,32 +239,38 @@ class RpcServer:
             self._request()
         self._begin(RpcCall(event))
 
-    def _poll(self) -> None:
-        """Waits for events, in a thread of its own, until the queue is shut down."""
+    def _wait(self) -> None:
+        """Waits for the next event whenever the loop has found none, in a thread of its own."""
         while True:
+            self._idle.acquire()
             event = self._queue.poll()
             if event.completion_type == cygrpc.CompletionType.queue_shutdown:
                 return
-            self._events.append(event)
+            self._first = event
             del event  # it may hold the last reference to a call
-            if not self._woken:
-                self._woken = True
-                try:
-                    self._loop.call_soon_threadsafe(self._handle)
-                except RuntimeError:  # the loop has ended without stopping the server
-                    return
+            try:
+                self._loop.call_soon_threadsafe(self._handle)
+            except RuntimeError:  # the loop has ended without stopping the server
+                return
 
     def _handle(self) -> None:
-        """Handles the events that are there, some of them in the next turn of the loop where there are many."""
-        self._woken = False
+        """Handles the events that are there, some of them in the next turn of the loop where there are many.
+
+        While there are any, the thread stays out of it: to hand over each of them would take longer than to handle it.
+        """
+        event, self._first = self._first, None
         for _ in range(_EVENTS_AT_ONCE):
-            try:
-                event = self._events.popleft()
-            except IndexError:
-                return
+            if event is None:
+                event = self._queue.poll(0)
+            if event.completion_type != cygrpc.CompletionType.operation_complete:
+                break
             try:
                 event.tag(event)
             except Exception:
                 log.exception("an event of gRPC could not be handled")
-        self._woken = True
-        self._loop.call_soon(self._handle)
+            event, self._found = None, True
+        if self._found:
+            self._found = False
+            self._loop.call_soon(self._handle)  # the answers of this turn may bring the next ones
+        else:
+            self._idle.release()

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lengthwise.connections.inflight import Hold, Inflight
-from lengthwise.errors import DeadlineExceeded, InflightFull
+from lengthwise.errors import DeadlineExceeded, InflightFull, RequestError
 
 SHARE: Final = 2
 """The share of the memory for all calls that may be reserved for messages being received is 1 / `SHARE`."""
@@ -52,20 +52,40 @@ class _Rank(enum.IntEnum):
     SILENT = 2
 
 
+class _Alarm:
+    """Calls a function at a time, as an `asyncio.Timeout` cancels a task."""
+
+    __slots__ = ("_call", "_loop", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, when: float, call: Callable[[], None]) -> None:
+        self._loop, self._call = loop, call
+        self._timer = loop.call_at(when, call)
+
+    def expired(self) -> bool:
+        return self._timer.cancelled()
+
+    def reschedule(self, when: float) -> None:
+        self.cancel()
+        self._loop.call_at(when, self._call)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
 @dataclass(slots=True, eq=False)
 class _IncomingMessage:
     """A message that is being received.
 
     Attributes:
         client: Whose it is.
-        timeout: Ends it.
+        timeout: Ends it: an `asyncio.Timeout`, or what has its methods.
         began: When its place was given to it, on the clock of the event loop.
         received: The bytes of its connection at `measured`; None if that is not known.
         measured: When the bytes of its connection were looked at first, because others waited; None before.
     """
 
     client: str
-    timeout: asyncio.Timeout
+    timeout: asyncio.Timeout | _Alarm
     began: float
     received: int | None = None
     measured: float | None = None
@@ -227,6 +247,43 @@ class Receiving:
             raise DeadlineExceeded("the message did not come in time") from None
         finally:
             self._turns.give_back()
+
+    def start(
+        self, hold: Hold, deadline: float, client: str, late: Callable[[], None]
+    ) -> Callable[[bool], None] | None:
+        """Reserves memory for one message if a place is free, without waiting.
+
+        Args:
+            hold: As for `one`.
+            deadline: As for `one`.
+            client: As for `one`.
+            late: Called once where `one` raises `DeadlineExceeded`.
+
+        Returns:
+            What gives the place back, to be called once, with whether the message arrived; None without a place.
+
+        Raises:
+            InflightFull: As `one`.
+        """
+        if not self._turns.try_take():
+            return None
+        try:
+            hold.set(self._reserved_bytes)
+        except RequestError:
+            self._turns.give_back()
+            raise
+        loop = asyncio.get_running_loop()
+        alarm = _Alarm(loop, loop.time() + deadline - time.monotonic(), late)
+        arrival = _IncomingMessage(client, alarm, loop.time())
+        self._arrivals[arrival] = None
+
+        def end(arrived: bool) -> None:
+            alarm.cancel()
+            del self._arrivals[arrival]
+            self._turns.arrived(client, promptly=arrived)
+            self._turns.give_back()
+
+        return end
 
     async def _wait(self, until: float, client: str) -> None:
         """Waits for a place; while any call waits, silent and slow messages are refused."""

@@ -1,0 +1,228 @@
+"""Streams of inference requests over gRPC: many on one stream, answered as they are done, each with its id.
+
+```
+message ──> RpcRequest ──> answer or error ──> the line of answers ──> sent, one at a time
+   ^  next one read while fewer than IN_FLIGHT requests are not answered and sent
+```
+
+A stream is silent most of the time, so it has no place among those that receive (`receiving`), as a call has. One of a
+few hundred bytes of a message that has begun to arrive, a look at its connection tells: where more than a window came
+and there is no message yet, it takes a place with memory for the largest message, or the stream ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import grpc
+
+from lengthwise.connections.inflight import Hold
+from lengthwise.connections.unread import PATIENCE_SECONDS
+from lengthwise.errors import Draining, InflightFull, RequestError
+from lengthwise.protocols import grpc_codec, kserve
+from lengthwise.protocols.call import InferenceCall
+from lengthwise.protocols.grpc_infer import ModelStreamInfer, RpcRequest, headers_of, refuse
+from lengthwise.protocols.grpc_transport import RpcCall
+from lengthwise.protocols.receiving import Receiving
+
+MAX_STREAMS: Final = 256
+"""Streams at once; further ones are refused."""
+IN_FLIGHT: Final = 64
+"""Requests of a stream that are not answered, or whose answers the client has yet to take; then it is not read."""
+LOOK_SECONDS: Final = 0.1
+"""How often the bytes are looked at that have arrived on the connection of a stream that waits for a message."""
+_WINDOW_BYTES: Final = 131_072
+"""What HTTP/2 lets a client send ahead on a stream, and some frames of others."""
+
+
+class StreamInference:
+    """Answers the streams of `ModelStreamInfer`.
+
+    Args:
+        protocol: Decodes the messages.
+        receiving: Reserves memory for large messages.
+        received_bytes: How many bytes have arrived from a client; None if that is not known.
+    """
+
+    def __init__(
+        self, protocol: ModelStreamInfer, receiving: Receiving, received_bytes: Callable[[str], int | None]
+    ) -> None:
+        self.protocol = protocol
+        self.receiving = receiving
+        self.received_bytes = received_bytes
+        self._open: set[_Stream] = set()
+
+    @property
+    def open(self) -> int:
+        """How many streams are open."""
+        return len(self._open)
+
+    def answer(self, rpc: RpcCall) -> None:
+        """Answers one stream."""
+        call = InferenceCall(self.protocol, headers := headers_of(rpc.metadata), rpc.peer)
+        try:
+            call.admit()
+            if len(self._open) >= MAX_STREAMS:
+                raise InflightFull("too many streams are open", retry_after_seconds=1)
+        except RequestError as error:
+            refusal = call.fail(error) or error
+            call.close(kserve.status_of(refusal))
+            refuse(rpc, refusal)
+            return
+        stream = _Stream(self, rpc, headers)
+        self._open.add(stream)
+        rpc.on_end(lambda: self._open.discard(stream))
+        stream.read()
+
+    def end(self) -> None:
+        """The server stops: no stream is read any further, and each ends behind its last answer."""
+        for stream in list(self._open):
+            stream.end(Draining("the server is shutting down"))
+
+
+class _Stream:
+    """One stream."""
+
+    def __init__(self, inference: StreamInference, rpc: RpcCall, headers: dict[bytes, bytes]) -> None:
+        self._inference = inference
+        self._rpc = rpc
+        self._headers = headers
+        self._requests: dict[RpcRequest, str] = {}  # those whose answers have not left, with their ids
+        self._line: deque[tuple[RpcRequest, bytes]] = deque()  # answers
+        self._sending = False
+        self._reading = False
+        self._ended = False  # nothing more is read
+        self._refusal: RequestError | None = None
+        self._hold = Hold(inference.protocol.serving.inflight)
+        self._look: asyncio.TimerHandle | None = None
+        self._seen: int | None = None
+        self._give_back: Callable[[bool], None] | None = None
+        rpc.on_cancel = self._left
+
+    def read(self) -> None:
+        """Waits for the next message, unless enough are unanswered."""
+        if self._reading or self._ended or len(self._requests) >= IN_FLIGHT:
+            return
+        self._reading, self._seen = True, None
+        self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._watch)
+        self._rpc.receive(self._received)
+
+    def end(self, refusal: RequestError | None = None) -> None:
+        """Reads no more; the stream ends when the last answer has left."""
+        if not self._ended:
+            self._ended, self._refusal = True, refusal
+            self._finish_if_done()
+
+    def _received(self, body: bytes | None) -> None:
+        self._reading = False
+        self._stop_watching(arrived=body is not None)
+        if self._ended or self._rpc.finished:
+            return
+        if body is None:
+            self.end()
+            return
+        request = RpcRequest(self._inference.protocol, self._rpc, self._headers, self._answered)
+        self._requests[request] = grpc_codec.identifier_of(body)
+        try:
+            request.call.admit()
+        except RequestError as error:  # its key was withdrawn
+            request.set_exception(error)
+        else:
+            request.message(body)
+        self.read()
+
+    def _watch(self) -> None:
+        """Looks whether a large message has begun to arrive: that needs a place, with memory reserved for it."""
+        received = self._inference.received_bytes(self._rpc.client)
+        if self._seen is None or received is None:
+            self._seen = received
+        if received is None or self._seen is None or received - self._seen <= _WINDOW_BYTES:
+            self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._watch)
+            return
+        self._look = None
+        deadline = time.monotonic() + self._inference.protocol.serving.settings.default_timeout_ms / 1000
+        full: RequestError = InflightFull("there is no memory for a large message now", retry_after_seconds=1)
+        try:
+            self._give_back = self._inference.receiving.start(self._hold, deadline, self._rpc.client, self._late)
+        except RequestError as error:
+            full = error
+        if self._give_back is None:
+            self._break(full)
+
+    def _late(self) -> None:
+        self._break(InflightFull("the message came too slowly, and others wait", retry_after_seconds=1))
+
+    def _break(self, refusal: RequestError) -> None:
+        """Ends the stream at once, because a message may not be received."""
+        self._stop_watching(arrived=False)
+        self._ended = True
+        self._abandon()
+        refuse(self._rpc, refusal)
+
+    def _stop_watching(self, *, arrived: bool) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        if self._give_back is not None:
+            self._give_back(arrived)
+            self._give_back = None
+        self._hold.close()
+
+    def _answered(self, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
+        """Puts an answer or a refusal in the line."""
+        identifier = self._requests.get(request)
+        if identifier is None or self._rpc.finished or (answer is None and refusal is None):
+            self._requests.pop(request, None)
+            request.call.hold.close()
+            return
+        if answer is not None:
+            message = grpc_codec.stream_answer(answer)
+        else:
+            message = grpc_codec.stream_error(identifier, kserve.sentence(refusal) if refusal is not None else "")
+        self._line.append((request, message))
+        self._send()
+
+    def _send(self) -> None:
+        if self._sending or not self._line:
+            return
+        self._sending = True
+        request, message = self._line.popleft()
+        unread = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._rpc.cancel)
+
+        def sent() -> None:
+            unread.cancel()
+            self._sending = False
+            self._requests.pop(request, None)
+            request.call.hold.close()
+            self._send()
+            self.read()
+            self._finish_if_done()
+
+        self._rpc.write(message, sent)
+
+    def _finish_if_done(self) -> None:
+        if not self._ended or self._requests or self._rpc.finished:
+            return
+        self._stop_watching(arrived=False)
+        if self._refusal is not None:
+            refuse(self._rpc, self._refusal, code=grpc.StatusCode.UNAVAILABLE)
+        else:
+            self._rpc.finish()
+
+    def _left(self) -> None:
+        """The client has cancelled the stream, has left, or its deadline has passed."""
+        self._ended = True
+        self._stop_watching(arrived=False)
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Withdraws what is not answered; nothing of it will be sent."""
+        requests, self._requests = list(self._requests), {}
+        self._line.clear()
+        for request in requests:
+            request.left(self._rpc)
+            request.call.hold.close()
