@@ -3,7 +3,9 @@
 The same sequences of T steps, one per request, from the same number of connections (over gRPC: concurrent calls), for
 the same model served by one runner on one core; the load comes from another. Requests and answers are as short as the
 protocol allows: raw tensors are answered with raw tensors, and v2 asks for the probabilities only. All protocols must
-give the bits of `POST /predict`. A second server does not run the graph, and so shows the time of the protocol itself.
+give the bits of `POST /predict`. A second server does not run the graph, and so shows the time of the protocol itself,
+beside which stands its ratio to JSON at `/predict`. Of gRPC two more servers show what a call costs that does nothing,
+with the same messages: gRPC's own for asyncio (`grpc.aio`), and the service's way of accepting calls.
 
 Bytes are counted on the wire, with headers and frames, by a relay that some requests pass one by one over one
 connection. A gRPC client needs more processor time than the others; requests per core-second are requests over the
@@ -15,18 +17,21 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import grpc
 import grpc.aio
 import numpy as np
 import orjson
+import uvloop
 from rich.progress import track
 
 from benchmarks import machine, output, pages
@@ -37,7 +42,8 @@ from lengthwise.bench.figures import Latency
 from lengthwise.bench.load import Closed, ask_each, drive
 from lengthwise.bench.workload import Input, json_body, make_sequences
 from lengthwise.padding import Steps
-from lengthwise.protocols.grpc_infer import INFER
+from lengthwise.protocols.grpc_infer import INFER, STREAM
+from lengthwise.protocols.grpc_transport import RpcCall, RpcServer
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.settings import bundled_models
 
@@ -56,12 +62,14 @@ class ProtocolForm:
         write: Makes the bytes of a request, or for gRPC of a message.
         probabilities: Reads those of an answer's body.
         rpc: Whether it goes over gRPC.
+        in_flight: Requests on their way on one stream; 0 where each is a call.
     """
 
     name: str
     write: Callable[[ServerAddress, Steps], bytes]
     probabilities: Callable[[bytes], Sequence[float]]
     rpc: bool = False
+    in_flight: int = 0
 
 
 def _predict(target: ServerAddress, steps: Steps) -> bytes:
@@ -124,7 +132,15 @@ FORMS = (
         lambda body: _floats(pb.ModelInferResponse.FromString(body).raw_output_contents[0]),
         rpc=True,
     ),
+    ProtocolForm(
+        "gRPC stream, 16 in flight",
+        _message,
+        lambda body: _floats(pb.ModelStreamInferResponse.FromString(body).infer_response.raw_output_contents[0]),
+        rpc=True,
+        in_flight=16,
+    ),
 )
+EMPTY: Final = ("grpc.aio, empty call", "this service's transport, empty call")
 
 
 @dataclass
@@ -173,14 +189,19 @@ def relay(server: ServerAddress) -> Iterator[Relay]:
 
 
 async def _calls(
-    port: int, messages: Sequence[bytes], at_once: int, seconds: float, count: float
+    port: int, messages: Sequence[bytes], at_once: int, seconds: float, count: float, *, wait: bool = False
 ) -> tuple[list[bytes], list[float], float]:
-    """Calls by as many callers as say so: the answers of the first round, the latencies, and the time they took."""
+    """Calls by as many callers as say so: the answers of the first round, the latencies, and the time they took.
+
+    With `wait` the server may not listen yet.
+    """
     loop = asyncio.get_running_loop()
     first: dict[int, bytes] = {}
     latencies: list[float] = []
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         method = channel.unary_unary(f"/{INFER}")
+        if wait:
+            await method(messages[0], wait_for_ready=True)
         started, number = loop.time(), 0
 
         async def caller() -> None:
@@ -195,6 +216,92 @@ async def _calls(
         return [first[place] for place in sorted(first)], latencies, loop.time() - started
 
 
+async def _streamed(
+    port: int, messages: Sequence[bytes], at_once: int, seconds: float, count: float
+) -> tuple[list[bytes], list[float], float]:
+    """The same over one stream, on which so many requests are on their way at once."""
+    loop = asyncio.get_running_loop()
+    first: dict[int, bytes] = {}
+    latencies: list[float] = []
+    sent: dict[str, float] = {}
+    named = [pb.ModelInferRequest(id=str(place)).SerializeToString() + body for place, body in enumerate(messages)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.stream_stream(f"/{STREAM}")()
+        started, number = loop.time(), 0
+        while (number < count and (number < at_once or loop.time() - started < seconds)) or sent:
+            while len(sent) < at_once and number < count and loop.time() - started < seconds:
+                place, number = number % len(messages), number + 1
+                sent[str(place)] = loop.time()
+                await call.write(named[place])
+            if not sent:
+                break
+            body = await call.read()
+            identifier = pb.ModelStreamInferResponse.FromString(body).infer_response.id
+            latencies.append(loop.time() - sent.pop(identifier))
+            first.setdefault(int(identifier), body)
+        await call.done_writing()
+        return [first[place] for place in sorted(first)], latencies, loop.time() - started
+
+
+async def _ask(
+    form: ProtocolForm, port: int, messages: Sequence[bytes], at_once: int, seconds: float, count: float
+) -> tuple[list[bytes], list[float], float]:
+    if form.in_flight:
+        return await _streamed(port, messages, form.in_flight, seconds, count)
+    return await _calls(port, messages, at_once, seconds, count)
+
+
+def serve_empty(name: str, port: int) -> None:
+    """Answers every call over gRPC with a fixed message, as one of `EMPTY` says, until the process ends."""
+    answer = bytes(120)
+
+    async def serve() -> None:
+        if name == EMPTY[0]:
+
+            async def given(_: bytes, __: object) -> bytes:
+                return answer
+
+            server = grpc.aio.server()
+            service, _, method = INFER.rpartition("/")
+            handlers = {method: grpc.unary_unary_rpc_method_handler(given)}
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+            server.add_insecure_port(f"127.0.0.1:{port}")
+            await server.start()
+        else:
+
+            def begin(rpc: RpcCall) -> None:
+                rpc.receive(lambda _: rpc.finish(message=answer))
+
+            transport = RpcServer((), begin)
+            transport.listen(f"127.0.0.1:{port}", None)
+            transport.start()
+        await asyncio.Event().wait()
+
+    uvloop.run(serve())
+
+
+def empty_calls(load: ProtocolLoad, length: int, cores: Sequence[int]) -> dict[str, float]:
+    """Calls per core-second of each of `EMPTY`, in turns: the median round."""
+    steps = np.zeros((length, _FEATURES), "<f4")
+    messages = [_message(ServerAddress("", 0), steps)]
+    found: dict[str, list[float]] = {name: [] for name in EMPTY}
+    for _ in range(load.rounds):
+        for name in EMPTY:
+            port = launch.free_port()
+            code = f"from benchmarks.protocols import serve_empty; serve_empty({name!r}, {port})"
+            process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+            os.sched_setaffinity(process.pid, cores)
+            try:
+                asyncio.run(_calls(port, messages, load.at_once, load.warmup_seconds, float("inf"), wait=True))
+                before = cpu_seconds(process.pid)
+                _, seen, _ = asyncio.run(_calls(port, messages, load.at_once, load.seconds, float("inf")))
+                found[name].append(len(seen) / (cpu_seconds(process.pid) - before))
+            finally:
+                process.kill()
+                process.wait()
+    return {name: sorted(rates)[len(rates) // 2] for name, rates in found.items()}
+
+
 def measure(
     form: ProtocolForm, server: launch.Running, grpc_port: int, work: list[Steps], load: ProtocolLoad
 ) -> dict[str, Any]:
@@ -204,12 +311,12 @@ def measure(
     with relay(where) as counted:
         alone = _alone(form, ServerAddress(where.host, counted.port), requests[:_RELAYED])
     if form.rpc:
-        asyncio.run(_calls(grpc_port, requests, load.at_once, load.warmup_seconds, float("inf")))
+        asyncio.run(_ask(form, grpc_port, requests, load.at_once, load.warmup_seconds, float("inf")))
     else:
         drive(where, requests, Closed(load.warmup_seconds), connections=load.at_once)
     before = cpu_seconds(server.pid)
     if form.rpc:
-        _, seen, seconds = asyncio.run(_calls(grpc_port, requests, load.at_once, load.seconds, float("inf")))
+        _, seen, seconds = asyncio.run(_ask(form, grpc_port, requests, load.at_once, load.seconds, float("inf")))
         latencies, failed = np.array(seen), 0
     else:
         found = drive(where, requests, Closed(load.seconds), connections=load.at_once)
@@ -231,7 +338,7 @@ def measure(
 def _alone(form: ProtocolForm, target: ServerAddress, requests: Sequence[bytes]) -> list[bytes]:
     """The bodies of some answers, one after the other over one connection."""
     if form.rpc:
-        return asyncio.run(_calls(target.port, requests, 1, float("inf"), len(requests)))[0]
+        return asyncio.run(_ask(form, target.port, requests, 1, float("inf"), len(requests)))[0]
     return ask_each(target, requests)
 
 
@@ -304,7 +411,8 @@ def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
             name,
             f"{row['requests_per_second']:,.0f}",
             f"{row['requests_per_core_second']:,.0f}",
-            f"{result['without_the_graph'][length][name]['requests_per_core_second']:,.0f}",
+            f"{_rate(result, length, name):,.0f}",
+            f"{_rate(result, length, name) / _rate(result, length, FORMS[0].name):.2f}",
             f"{row['sent_bytes']:,.0f}",
             f"{row['received_bytes']:,.0f}",
             f"{row['latency_ms']['p50']:.2f}",
@@ -313,13 +421,38 @@ def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
         for length, rows in result["protocols"].items()
         for name, row in rows.items()
     ]
-    heads = ("steps", "protocol", "requests/s", "per core-second", "the same without the graph")
+    heads = (
+        "steps",
+        "protocol",
+        "requests/s",
+        "per core-second",
+        "the same without the graph",
+        "ratio to /predict JSON",
+    )
     heads += ("bytes sent", "bytes received", "p50 ms", "p99 ms")
     how = (
         f"`python -m benchmarks.protocols`: sequences of {_FEATURES} features, {load['at_once']} requests at once; the "
         f"median of {load['rounds']} rounds of {load['seconds']:g} s."
     )
-    return pages.page(facts, "Protocols side by side", how, pages.table(heads, lines))
+    empty = [
+        (length, name, f"{rate:,.0f}", f"{rate / _rate(result, length, FORMS[0].name):.2f}")
+        for length, rates in result["empty_calls"].items()
+        for name, rate in rates.items()
+    ]
+    return pages.page(
+        facts,
+        "Protocols side by side",
+        how,
+        "The ratio is that of requests per core-second without the graph.",
+        pages.table(heads, lines),
+        "Empty calls over gRPC, whose messages are as long:",
+        pages.table(("steps", "server", "calls per core-second", "ratio to /predict JSON"), empty),
+    )
+
+
+def _rate(result: dict[str, Any], length: str, name: str) -> float:
+    """Requests per core-second without the graph."""
+    return float(result["without_the_graph"][length][name]["requests_per_core_second"])
 
 
 @click.command()
@@ -337,6 +470,7 @@ def main(quick: bool, steps: tuple[int, ...], at_once: int, out: Path) -> None:
         "load": asdict(load),
         "protocols": compare(steps, load, [server]),
         "without_the_graph": compare(steps, load, [server], empty=True),
+        "empty_calls": {str(length): empty_calls(load, length, [server]) for length in steps},
     }
     text = page(facts, result)
     pages.write(out, text)

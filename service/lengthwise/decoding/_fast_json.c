@@ -942,22 +942,37 @@ static PyObject *scan(PyObject *module, PyObject *const *args, Py_ssize_t count)
 
 PyDoc_STRVAR(skip_doc,
              "skip(body, start, end)\n--\n\n"
-             "The place behind the JSON value at `start`; None where there is none, or its end is not before `end`.");
+             "What stands at `start`, an array: (place behind it, items, parts, has_text, has_nested), or None where it is\n"
+             "no JSON, or its end is not before `end`.\n\n"
+             "parts: the number of its arrays, objects and strings; has_text: whether an item is a string or a boolean;\n"
+             "has_nested: whether one is an array or an object.");
 
 static PyObject *skip(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     const char *start, *end;
-    Py_ssize_t parts = 0;
+    Py_ssize_t parts = 1, items = 0;
+    int has_text = 0, has_nested = 0;
     if (count != 3) {
         PyErr_SetString(PyExc_TypeError, "skip takes 3 arguments");
         return NULL;
     }
     if (!take_text(args, &start, &end)) return NULL;
     PyThreadState *released = PyEval_SaveThread();
-    const char *behind = past_json(start, &parts);
+    const char *p = past(start, '[');
+    const char *next = p && *past_space(p) != ']' ? p : NULL;
+    while (next) {
+        p = past_space(next);
+        has_nested |= *p == '[' || *p == '{';
+        has_text |= *p == '"' || *p == 't' || *p == 'f';
+        items++;
+        p = past_json(p, &parts);
+        next = past(p, ',');
+    }
+    p = past(p, ']');
     PyEval_RestoreThread(released);
-    if (!behind || behind > end) Py_RETURN_NONE;
-    return PyLong_FromSsize_t(behind - PyBytes_AsString(args[0]));
+    if (!p || p > end) Py_RETURN_NONE;
+    return Py_BuildValue("nnnNN", (Py_ssize_t)(p - PyBytes_AsString(args[0])), items, parts, PyBool_FromLong(has_text),
+                         PyBool_FromLong(has_nested));
 }
 
 static PyMethodDef METHODS[] = {

@@ -28,5 +28,5 @@ def scan(
 ) -> tuple[int, int, list[tuple[int, int, int, int, int, int, int, list[tuple[int, int, int, int]]]]] | None:
     """What is wrong with the steps in `body[start:end]`: see `decoding.scanned_json`; None where it cannot be told."""
 
-def skip(body: bytes, start: int, end: int, /) -> int | None:
-    """The place behind the JSON value at `start`; None where there is none, or its end is not before `end`."""
+def skip(body: bytes, start: int, end: int, /) -> tuple[int, int, int, bool, bool] | None:
+    """The array at `start`: place behind it, items, parts, whether one is a text or a boolean, an array or an object."""

@@ -41,8 +41,8 @@ def flat(body: bytes, start: int) -> tuple[bytes, int] | None:
     return _fast_json.read_flat(body, start, len(body)) if COMPILED else None
 
 
-def skip(body: bytes, start: int) -> int | None:
-    """The place behind the JSON value that starts there; None where there is none, or only Python can tell."""
+def skip(body: bytes, start: int) -> tuple[int, int, int, bool, bool] | None:
+    """The array that starts there: see `_fast_json.skip`; None where there is none, or only Python can tell."""
     return _fast_json.skip(body, start, len(body)) if COMPILED else None
 
 

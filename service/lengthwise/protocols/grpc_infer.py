@@ -40,6 +40,7 @@ CODES: Final = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 """gRPC's code for the HTTP status of a refusal."""
+_UNREAD_SECONDS: Final = 0.02
 _LONGEST_DETAILS: Final = 2000
 """Details travel in a header, which has few kilobytes."""
 
@@ -241,6 +242,14 @@ def refuse(rpc: RpcCall, error: RequestError, *trailing: tuple[str, str], code: 
     if error.retry_after_seconds is not None:
         metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))
     rpc.finish(code or CODES[kserve.status_of(error)], kserve.sentence(error)[:_LONGEST_DETAILS], tuple(metadata))
+
+
+def refuse_unread(rpc: RpcCall, error: RequestError) -> None:
+    """Refuses a call whose message is not received, a moment later.
+
+    The client may be sending it: gRPC's clients take it for a failure of their own that the call has ended meanwhile.
+    """
+    asyncio.get_running_loop().call_later(_UNREAD_SECONDS, refuse, rpc, error)
 
 
 def headers_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[bytes, bytes]:

@@ -43,7 +43,7 @@ from lengthwise.protocols.grpc_infer import (
     ModelInfer,
     ModelStreamInfer,
     headers_of,
-    refuse,
+    refuse_unread,
 )
 from lengthwise.protocols.grpc_methods import Methods
 from lengthwise.protocols.grpc_stream import StreamInference
@@ -164,7 +164,7 @@ class GrpcServer:
         if self._open >= MAX_CALLS:
             rpc.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls are open")
         elif (refusal := self._without_key(rpc)) is not None:
-            refuse(rpc, refusal)
+            refuse_unread(rpc, refusal)
         elif handler is None:
             rpc.finish(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
         else:

@@ -25,7 +25,7 @@ from lengthwise.connections.unread import PATIENCE_SECONDS
 from lengthwise.errors import Draining, InflightFull, RequestError
 from lengthwise.protocols import grpc_codec, kserve
 from lengthwise.protocols.call import InferenceCall
-from lengthwise.protocols.grpc_infer import ModelStreamInfer, RpcRequest, headers_of, refuse
+from lengthwise.protocols.grpc_infer import ModelStreamInfer, RpcRequest, headers_of, refuse, refuse_unread
 from lengthwise.protocols.grpc_transport import RpcCall
 from lengthwise.protocols.receiving import Receiving
 
@@ -71,7 +71,7 @@ class StreamInference:
         except RequestError as error:
             refusal = call.fail(error) or error
             call.close(kserve.status_of(refusal))
-            refuse(rpc, refusal)
+            refuse_unread(rpc, refusal)
             return
         stream = _Stream(self, rpc, headers)
         self._open.add(stream)

@@ -23,10 +23,12 @@ class TensorText(NamedTuple):
     Attributes:
         text: The JSON of a list.
         floats: Its numbers as the bytes of float32, NaN for null; None where it has anything else than numbers.
+        others: Where it is known that some of its entries are texts or booleans, and none is a list: the number of all.
     """
 
     text: bytes
     floats: bytes | None = None
+    others: int | None = None
 
     def parsed(self) -> Any:
         """The list.
@@ -51,12 +53,19 @@ def split(head: bytes) -> SplitText:
     at = 0
     while (match := _DATA.search(head, at)) is not None:
         start = match.end()
-        floats, end = fast_json.flat(head, start) or (None, fast_json.skip(head, start))
-        if end is None or len(texts) == _MOST_TEXTS:
+        flat = fast_json.flat(head, start)
+        skipped = None if flat is not None else fast_json.skip(head, start)
+        if (flat is None and skipped is None) or len(texts) == _MOST_TEXTS:
             return SplitText(head, ())
         pieces += [head[at:start], b"[%d]" % len(texts)]
-        texts.append(TensorText(head[start:end], floats))
-        at = end
+        if flat is not None:
+            floats, at = flat
+            texts.append(TensorText(head[start:at], floats))
+        elif skipped is not None:
+            at, items, parts, has_text, has_nested = skipped
+            text = head[start:at]
+            clear = has_text and not has_nested and parts <= json_text.MAX_PARTS and text.isascii()
+            texts.append(TensorText(text, others=items if clear else None))
     return SplitText(b"".join([*pieces, head[at:]]) if texts else head, tuple(texts))
 
 

@@ -353,8 +353,12 @@ def _elements(
     element = ELEMENTS[tensor.datatype]
     if isinstance(data, TensorText):
         floats = None if data.floats is None else np.frombuffer(data.floats, _FLOAT32)
-        if floats is not None and floats.size != math.prod(tensor.shape):
+        size = data.others if floats is None else floats.size
+        if size is not None and size != math.prod(tensor.shape):
             _wrong_count(tensor, problems)
+            return None
+        if floats is None and size is not None:
+            _not_numbers(tensor, element, problems)
             return None
         if floats is not None and element.kind == "f":
             return floats.reshape(tensor.shape)
@@ -386,28 +390,31 @@ def _single(elements: NDArray[Any]) -> NDArray[Any]:
 def _from_numbers(
     tensor: InputTensor, data: list[Any], element: np.dtype[Any], problems: Problems
 ) -> NDArray[Any] | None:
-    at = f"{tensor.pointer}/data"
     flat = _flat(data, tensor.shape)
     if flat is None:
         _wrong_count(tensor, problems)
         return None
     kinds = set(map(type, flat))
     if not kinds <= ({int, float, type(None)} if element.kind == "f" else {int}):
-        accepted = "numbers, or null where one is missing" if element.kind == "f" else "whole numbers"
-        problems.add(at, f"must hold {accepted}")
+        _not_numbers(tensor, element, problems)
         return None
     try:
         if element.kind == "f":
             return _single(np.array(flat, dtype=np.float64)).reshape(tensor.shape)
         return np.array(flat, dtype=element).reshape(tensor.shape)
     except OverflowError:
-        problems.add(at, f"holds a number beyond {tensor.datatype}")
+        problems.add(f"{tensor.pointer}/data", f"holds a number beyond {tensor.datatype}")
         return None
 
 
 def _wrong_count(tensor: InputTensor, problems: Problems) -> None:
     count = math.prod(tensor.shape)
     problems.add(f"{tensor.pointer}/data", f"must be {count} numbers, flat or nested as the shape says")
+
+
+def _not_numbers(tensor: InputTensor, element: np.dtype[Any], problems: Problems) -> None:
+    accepted = "numbers, or null where one is missing" if element.kind == "f" else "whole numbers"
+    problems.add(f"{tensor.pointer}/data", f"must hold {accepted}")
 
 
 def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:

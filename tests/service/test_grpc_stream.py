@@ -1,0 +1,257 @@
+"""`ModelStreamInfer`: many requests on one stream, answered as they are done, and bounded as everything else is."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from lengthwise.protocols import grpc_stream
+from lengthwise.protocols.grpc_infer import STREAM
+from lengthwise.protocols.grpc_server import GrpcServer
+from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.protocols.turns import Turns
+from tests.support.grpc_calls import Caller, listening, request
+from tests.support.numpy_models import held_batch, manifest, model, serving
+
+Code = grpc.StatusCode
+
+
+def stream(caller: Caller, requests: Any = None, **options: Any) -> Any:
+    method = caller.channel.stream_stream(
+        f"/{STREAM}",
+        request_serializer=lambda given: given if isinstance(given, bytes) else given.SerializeToString(),
+        response_deserializer=pb.ModelStreamInferResponse.FromString,
+    )
+    return method(requests, **options)
+
+
+async def answers(call: Any, count: int) -> list[pb.ModelStreamInferResponse]:
+    return [await asyncio.wait_for(call.read(), 30) for _ in range(count)]
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(30):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def test_many_requests_of_one_stream_are_answered_as_single_calls_are() -> None:
+    async with listening(model(manifest())) as caller:
+        many = [request(id=str(number), values=np.full((2, 2, 2), number, "<f4")) for number in range(150)]
+        found = {one.infer_response.id: one async for one in stream(caller, iter(many))}
+        assert len(found) == 150
+        for one in (many[0], many[149]):
+            alone = await caller.call("ModelInfer", one)
+            assert found[one.id].infer_response == alone
+            assert found[one.id].error_message == ""
+        figures = await caller.service.figures()
+        assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 152
+        await until(lambda: caller.service.serving.inflight.bytes == 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "identifier"),
+    [
+        (request(id="w", model_name="none"), "w"),
+        (request(id="w", ends=np.array([9, 9], "<i4")), "w"),
+        (request(id="w", raw=False, model_version="7"), "w"),
+        (b"\xff\xff\xff", ""),
+        (b"", ""),
+    ],
+)
+async def test_a_wrong_request_is_an_error_of_its_own_and_not_of_the_stream(wrong: Any, identifier: str) -> None:
+    async with listening(model(manifest()), model(manifest(name="other"))) as caller:
+        call = stream(caller)
+        await call.write(wrong)
+        await call.write(request(id="good"))
+        found = {one.infer_response.id: one.error_message for one in await answers(call, 2)}
+        assert found["good"] == ""
+        assert found[identifier] != ""
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is Code.OK
+
+
+async def test_an_answer_does_not_wait_for_an_earlier_request() -> None:
+    release, running, wait = held_batch()
+    async with listening(model(manifest(), wait)) as caller:
+        call = stream(caller)
+        await call.write(request(id="slow"))
+        await running.wait()
+        await call.write(request(id="wrong", model_name="none"))
+        (first,) = await answers(call, 1)
+        release.set()
+        (second,) = await answers(call, 1)
+        assert [one.infer_response.id for one in (first, second)] == ["wrong", "slow"]
+        assert first.error_message
+        assert not second.error_message
+
+
+async def test_a_stream_is_not_read_while_enough_of_it_is_unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_stream, "IN_FLIGHT", 3)
+    release, running, wait = held_batch()
+    async with listening(model(manifest(), wait)) as caller:
+        call = stream(caller, iter([request(id=str(number)) for number in range(10)]))
+        await running.wait()
+        name = 'lengthwise_sequence_length_steps_count{model="sums",version="1"}'
+        async with asyncio.timeout(30):
+            while (await caller.service.figures())[name] < 3 * 2:  # two rows a request
+                await asyncio.sleep(0.02)
+        await caller.service.figures()
+        assert (await caller.service.figures())[name] == 3 * 2
+        release.set()
+        assert len(await answers(call, 10)) == 10
+
+
+@pytest.mark.parametrize(("end", "code"), [("cancel", 499), ("deadline", 504)])
+async def test_a_stream_that_ends_early_lets_go_of_all_of_its_requests(end: str, code: int) -> None:
+    release, running, wait = held_batch()
+    async with listening(model(manifest(), wait)) as caller:
+        call = stream(caller, **({"timeout": 1.0} if end == "deadline" else {}))
+        for number in range(4):
+            await call.write(request(id=str(number)))
+        await running.wait()
+        name = f'lengthwise_requests_total{{code="{code}",model="sums",version="1"}}'
+        if end == "cancel":
+            call.cancel()
+        async with asyncio.timeout(30):
+            while (await caller.service.figures()).get(name, 0) < 4:
+                await asyncio.sleep(0.02)
+        release.set()
+        await until(lambda: caller.service.serving.inflight.bytes == 0)
+        assert (await caller.call("ModelInfer", request())).model_name == "sums"
+
+
+async def test_silent_streams_hold_neither_memory_nor_a_place() -> None:
+    async with listening(model(manifest())) as caller:
+        silent = [stream(caller) for _ in range(30)]
+        for one in silent:
+            await one.write(request(id="a"))
+            await answers(one, 1)
+        await until(lambda: caller.service.serving.inflight.bytes == 0)
+        assert (await caller.call("ModelInfer", request())).model_name == "sums"
+        await asyncio.sleep(3 * grpc_stream.LOOK_SECONDS)
+        assert caller.service.serving.inflight.bytes == 0
+        for one in silent:  # and are there when they are needed
+            await one.write(request(id="b"))
+            assert (await answers(one, 1))[0].infer_response.id == "b"
+            one.cancel()
+
+
+async def test_few_streams_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_stream, "MAX_STREAMS", 2)
+    async with listening(model(manifest())) as caller:
+        two = [stream(caller) for _ in range(2)]
+        for one in two:
+            await one.write(request())
+            await answers(one, 1)
+        third = stream(caller)
+        assert await third.code() is Code.UNAVAILABLE
+        two[0].cancel()
+        await until(lambda: caller.service.serving.openings.streams()["infer"] < 2)
+        fourth = stream(caller)
+        await fourth.write(request())
+        assert not (await answers(fourth, 1))[0].error_message
+
+
+def large(rows: int, **fields: Any) -> pb.ModelInferRequest:
+    return request(values=np.ones((rows, 500, 2), "<f4"), ends=np.full(rows, 500, "<i4"), **fields)
+
+
+async def test_a_large_message_is_received_as_a_small_one() -> None:
+    async with listening(model(manifest(max_length=500))) as caller:
+        call = stream(caller)
+        await call.write(large(1000, id="large"))
+        await call.write(request(id="small"))
+        found = {one.infer_response.id: one.error_message for one in await answers(call, 2)}
+        assert found == {"large": "", "small": ""}
+        await until(lambda: caller.service.serving.inflight.bytes == 0)
+
+
+async def test_without_memory_a_request_is_refused_and_the_stream_goes_on() -> None:
+    async with listening(model(manifest(max_length=500))) as caller:
+        inflight = caller.service.serving.inflight
+        call = stream(caller)
+        await call.write(request(id="before"))
+        await answers(call, 1)
+        await until(lambda: inflight.bytes == 0)
+        inflight.bytes += inflight.max_bytes
+        await call.write(request(id="full"))
+        (refused,) = await answers(call, 1)
+        assert (refused.infer_response.id, bool(refused.error_message)) == ("full", True)
+        inflight.bytes -= inflight.max_bytes
+        await call.write(request(id="after"))
+        assert (await answers(call, 1))[0].error_message == ""
+
+
+async def test_a_message_that_arrives_without_end_needs_memory_or_ends_its_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grpc_stream, "_WINDOW_BYTES", -1)  # as if more than a window had come
+    monkeypatch.setattr(grpc_stream, "LOOK_SECONDS", 0.01)
+    async with listening(model(manifest())) as caller:
+        call = stream(caller)
+        await call.write(request(id="a"))
+        await answers(call, 1)
+        inflight = caller.service.serving.inflight
+        await until(lambda: inflight.bytes > 0)  # it has a place, with memory reserved
+        await call.write(request(id="b"))
+        assert (await answers(call, 1))[0].infer_response.id == "b"
+        inflight.bytes += inflight.max_bytes
+        assert await call.code() is Code.UNAVAILABLE
+        inflight.bytes -= inflight.max_bytes
+        await until(lambda: inflight.bytes == 0)
+
+
+async def test_a_stream_without_a_key_is_refused_and_counted(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("good-key-of-sixteen\n")
+    async with listening(model(manifest()), api_keys_file=keys) as caller:
+        bad = stream(caller)
+        assert await bad.code() is Code.UNAUTHENTICATED
+        good = stream(caller, metadata=(("authorization", "Bearer good-key-of-sixteen"),))
+        await good.write(request(id="a"))
+        assert not (await answers(good, 1))[0].error_message
+        figures = (
+            await caller.service.client.get("/metrics", headers={"authorization": "Bearer good-key-of-sixteen"})
+        ).text
+        assert 'lengthwise_requests_total{code="401",model="",version=""} 1.0' in figures
+
+
+async def test_at_the_end_of_the_server_what_was_asked_is_answered_and_the_stream_is_told() -> None:
+    release, running, wait = held_batch()
+    async with serving(model(manifest(), wait)) as service:
+        server = GrpcServer(service.serving, Turns())
+        port = await server.start("127.0.0.1", 0)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call, idle = (stream(Caller(service, channel)) for _ in range(2))
+            await call.write(request(id="a"))
+            await idle.write(request(id="b", model_name="none"))
+            await answers(idle, 1)
+            await running.wait()
+            stopping = asyncio.ensure_future(server.stop())
+            assert await idle.code() is Code.UNAVAILABLE
+            release.set()
+            assert (await answers(call, 1))[0].infer_response.id == "a"
+            assert await call.code() is Code.UNAVAILABLE
+            await stopping
+
+
+async def test_answers_that_nobody_takes_end_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_stream, "PATIENCE_SECONDS", 0.2)
+    long = 1000
+    async with listening(model(manifest(max_length=long, task="per-step"))) as caller:
+        call = stream(caller)
+        values, ends = np.ones((32, long, 2), "<f4"), np.full(32, long, "<i4")
+        for number in range(40):  # their answers are larger than what is sent ahead
+            await call.write(request(id=str(number), values=values, ends=ends))
+        async with asyncio.timeout(60):
+            while caller.service.serving.openings.streams()["infer"]:
+                await asyncio.sleep(0.05)
+        await until(lambda: caller.service.serving.inflight.bytes == 0)
