@@ -77,3 +77,10 @@ def test_the_best_classes_are_those_of_the_probabilities(found: dict[str, Any]) 
 def test_what_is_not_done_is_refused_by_name(found: dict[str, Any]) -> None:
     assert "/parameters/sequence_id: nothing is kept" in found["a sequence of requests"]
     assert "/outputs/0/parameters/shared_memory_region: no memory is shared" in found["shared memory"]
+
+
+def test_it_streams_requests_and_gets_each_answer_with_its_id(found: dict[str, Any]) -> None:
+    if found["streamed"] is None:
+        pytest.skip("over HTTP there are no streams")
+    good = [str(number) for number in range(20) if number % 3]
+    assert found["streamed"] == {"answered": good, "refused": 20 - len(good), "same": True}

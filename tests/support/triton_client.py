@@ -5,6 +5,7 @@
 
 import importlib
 import json
+import queue
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,28 @@ def refused(call: Callable[[], object]) -> str:
     return "answered"
 
 
+def streamed() -> dict[str, Any]:
+    """Twenty requests on one stream, each third for a model that is not there: what came back, by id."""
+    inputs = [module.InferInput("values", values.shape, "FP64"), module.InferInput("lengths", lengths.shape, "INT32")]
+    for tensor, array in zip(inputs, (values, lengths), strict=True):
+        tensor.set_data_from_numpy(array)
+    results: queue.Queue[Any] = queue.Queue()
+    client.start_stream(callback=lambda result, error: results.put((result, error)))
+    for number in range(20):
+        client.async_stream_infer("none" if number % 3 == 0 else MODEL, inputs, request_id=str(number))
+    found = [results.get(timeout=60) for _ in range(20)]
+    client.stop_stream()
+    answered = {result.get_response().id: result for result, error in found if error is None}
+    return {
+        "answered": sorted(answered, key=int),
+        "refused": sum("none" in str(error.message()) for _, error in found if error is not None),
+        "same": all(
+            one.as_numpy("probabilities").tolist() == plain.as_numpy("probabilities").tolist()
+            for one in answered.values()
+        ),
+    }
+
+
 plain = infer(values.astype(np.float32), lengths.ravel(), "FP32")
 other = infer(values, lengths, "FP64")
 best = infer(values, lengths, "FP64", module.InferRequestedOutput("probabilities", class_count=3))
@@ -58,6 +81,7 @@ print(
             "best": [[text.decode() for text in row] for row in best.as_numpy("probabilities")],
             "clipped": list(clipped.as_numpy("probabilities").shape),
             "a sequence of requests": refused(lambda: infer(values, lengths, "FP64", sequence_id=7)),
+            "streamed": streamed() if kind == "grpc" else None,
             "shared memory": refused(lambda: infer(values, lengths, "FP64", in_memory)),
         }
     )

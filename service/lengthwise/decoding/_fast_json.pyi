@@ -29,4 +29,4 @@ def scan(
     """What is wrong with the steps in `body[start:end]`: see `decoding.scanned_json`; None where it cannot be told."""
 
 def skip(body: bytes, start: int, end: int, /) -> tuple[int, int, int, bool, bool] | None:
-    """The array at `start`: place behind it, items, parts, whether one is a text or a boolean, an array or an object."""
+    """The array at `start`: place behind it, items, parts, whether an item is a text or a boolean, whether a list."""

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
 import grpc
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
 
 log = logging.getLogger("lengthwise.grpc")
 
