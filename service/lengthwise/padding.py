@@ -59,10 +59,7 @@ def pad(
     rows: int | None = None,
     filler_length: int = 1,
 ) -> PaddedBatch:
-    """Pads sequences of one type, in order, to `width` (by default the rounded longest) and `rows`, by fillers.
-
-    Raises ValueError: no sequence, an empty one, one longer than `width`, or more than `rows`.
-    """
+    """Pads sequences of one type, in order, to `width` (or the rounded longest) and `rows`; or ValueError."""
     if not sequences:
         raise ValueError("there is no sequence to pad")
     counted = [len(steps) for steps in sequences]

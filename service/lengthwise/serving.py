@@ -1,7 +1,4 @@
-"""The service without its protocols: the models, a queue for each, the batcher and the metrics.
-
-Every protocol decodes into a `Call`, which `Serving.submit` queues, so sequences of different protocols share batches.
-"""
+"""The service without its protocols, whose calls share batches: models, a queue for each, the batcher, the metrics."""
 
 from __future__ import annotations
 

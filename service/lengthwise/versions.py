@@ -1,7 +1,4 @@
-"""The policy of `--versions`: the highest good version of each name (`latest`), all, or the named ones only.
-
-Under `latest`, versions that an alias or a shadow names are served as well (`kept`).
-"""
+"""The policy of `--versions`: the highest good version of each name (`latest`, and `kept` ones), all, or named ones."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Plain error messages for wrong values in a spec, a manifest or a configuration.
-
-pydantic finds the error and names its type. This module words the message: what to write, not what Python expected.
-"""
+"""Plain error messages for wrong values that pydantic found: what to write, and not what Python expected."""
 
 from __future__ import annotations
 

@@ -96,11 +96,7 @@ def _anchor(
 
 
 def _allowed_seconds(anchor: WaitingSequence, column: Column, drift: float, limits: BatchLimits, now: float) -> float:
-    """Longest predicted run of the batch, before the drift.
-
-    It ends before the anchor's deadline if it can, and within `turn_seconds` past `Column.enough_rows`, which gain
-    nothing.
-    """
+    """Longest predicted run before the drift: by the anchor's deadline, and by `turn_seconds` past enough rows."""
     worth = column.seconds[min(column.enough_rows, limits.most_rows(anchor.width))]
     most = min(limits.seconds / drift, max(limits.turn_seconds / drift, worth))
     slack = (anchor.deadline - now) / drift

@@ -1,7 +1,4 @@
-"""The queues of waiting sequences, one for each model, and which queue is served next. The batcher locks.
-
-Models share the runners' time equally, whatever their load.
-"""
+"""The queues of waiting sequences, one for each model, which share the runners' time equally. The batcher locks."""
 
 from __future__ import annotations
 

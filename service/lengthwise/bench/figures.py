@@ -1,8 +1,4 @@
-"""The figures of a load: from a measurement and the growth of the server's own counters to a table or JSON.
-
-A latency counts from the moment the request was due. A percentile is a latency that occurred, without interpolation.
-Throughput counts answers of status 200 only.
-"""
+"""The figures of a load: latencies from the moment due, percentiles that occurred, throughput of status 200 only."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Load tests of one server: the same requests in closed or open loops, with answers checked as they arrive.
-
-A `LoadTest` is prepared once: requests are built as bytes, and each sequence is sent once by itself for its unbatched
-answer. Each load is then warmed up, and measured between two readings of the server's metrics.
-"""
+"""Load tests of one server: the same requests in closed or open loops, with answers checked as they arrive."""
 
 from __future__ import annotations
 

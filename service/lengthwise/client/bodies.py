@@ -1,8 +1,4 @@
-"""Sequences to the bodies of requests, as JSON or as Arrow streams, split by the limits of the server.
-
-A body is encoded once. The options that may differ when it is sent again, such as the time that is left, are added
-to it when it is sent: those of JSON are its last fields, and those of an Arrow stream are in the query.
-"""
+"""Sequences to the bodies of requests, as JSON or Arrow, split by the server's limits, encoded once without options."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""`lengthwise bench`: load on a service with realistic lengths, and its figures.
-
-A service -> sequences -> requests, each sequence sent once by itself -> one load, or one for each rate -> figures. The
-words are those of perf_analyzer: *concurrency* is the number of requests in flight in a closed loop, *request rate* the
-number due per second in an open one.
-"""
+"""`lengthwise bench`: load on a service with realistic lengths, and its figures, in the words of perf_analyzer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Shows the progress of long work: a bar on a terminal; otherwise, as in CI and under nohup, a line every ten seconds.
-
-The work itself advances the bar, because an extra thread would disturb a measurement.
-"""
+"""Progress of long work, which advances the bar itself: on a terminal; otherwise a line every ten seconds."""
 
 from __future__ import annotations
 

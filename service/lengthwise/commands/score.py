@@ -1,8 +1,4 @@
-"""`lengthwise score`: a file of sequences in, a file of predictions out, offline.
-
-The flow: records -> validation -> chunks -> `offline` (plan, run, answer) -> lines, in the order of the records -> a
-summary. A line equals the answer of `POST /predict`, byte for byte.
-"""
+"""`lengthwise score`: a file of sequences in, a file of predictions out, each line as `POST /predict` answers."""
 
 from __future__ import annotations
 

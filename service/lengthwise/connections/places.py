@@ -1,8 +1,4 @@
-"""How many connections there may be over HTTP and over gRPC, given how many files this process may open.
-
-Both share `max_connections` and the open files in halves, so that neither can take what the other needs. The system's
-soft limit of open files is raised to the hard one first.
-"""
+"""How many connections HTTP and gRPC may have, half each, given how many files this process may open."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The page of the console and its files: read once, served with a digest as the ETag, under a strict policy.
-
-The page contains no script and no style of its own and loads nothing from another host, so its policy allows neither.
-It holds nothing of a model or of a caller: what it shows, it asks for with the key that its user gives.
-"""
+"""The page of the console and its files, without a script or style of its own or another host: so a strict policy."""
 
 from __future__ import annotations
 

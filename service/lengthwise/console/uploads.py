@@ -1,7 +1,4 @@
-"""Reads an uploaded file of sequences: CSV, JSON Lines, Parquet or `.ts`, in a process of its own (`file_reader`).
-
-Nothing is kept: the file is in a temporary folder while it is read. One file is read at a time.
-"""
+"""Reads an uploaded file of sequences in a process of its own (`file_reader`), one at a time, and keeps nothing."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The answers of a call as an Arrow stream: one record batch, with a row for each sequence in request order.
-
-The columns are named as the fields in JSON; null stands for a field that is absent, and for steps that were left out.
-The metadata of the schema hold `model`, `version`, and `labels` as a JSON array.
-"""
+"""The answers of a call as an Arrow stream: a record batch of the fields in JSON, with null for one that is absent."""
 
 from __future__ import annotations
 

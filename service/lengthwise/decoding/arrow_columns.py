@@ -1,8 +1,4 @@
-"""The columns of Arrow record batches as NumPy arrays, without a Python object for any number.
-
-`steps` is a list column: of numbers (one feature, or token ids), of lists of numbers, or of fixed-size lists of
-numbers. Floats of 16, 32 and 64 bits and integers of 8 to 64 bits are accepted, and large lists as well as lists.
-"""
+"""The columns of Arrow record batches as NumPy arrays, without a Python object for any number."""
 
 from __future__ import annotations
 

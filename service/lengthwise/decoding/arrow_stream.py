@@ -54,11 +54,7 @@ def load() -> Any:
 
 
 def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: int) -> list[Any]:
-    """Reads at most `most` record batches of a stream, validated in full; they refer to the bytes of the body.
-
-    `check_columns` is called with the schema before a batch is read, and raises where it does not know a type. Raises
-    InvalidRequest for what is no such stream, TooLarge for more batches.
-    """
+    """Reads the record batches of a stream, validated in full, views of the body; `check_columns` sees the schema."""
     pa = load()
     if body.startswith(_FILE_FORMAT):
         raise _rejected("the body is an Arrow file; send the stream format (in pyarrow: ipc.new_stream)")

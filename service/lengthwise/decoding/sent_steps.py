@@ -1,8 +1,4 @@
-"""The steps of one sequence as they were sent, in whatever encoding: as an array, or what is wrong with them.
-
-`validation` has the rules of a sequence and asks here for its steps, so that it is the same code for JSON, whose steps
-are lists (`JsonSteps`), and for Arrow, whose steps are columns (`arrow_steps`).
-"""
+"""The steps of one sequence as they were sent, as JSON or Arrow: as an array, or what is wrong with them."""
 
 from __future__ import annotations
 

@@ -59,11 +59,7 @@ PREDICT: Final = BodyLayout("sequences", options.FIELDS | {"sequences"})  # of `
 
 
 def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call:
-    """Reads an inflated body; if anything is wrong with it, raises an error that names every problem.
-
-    InvalidRequest has the first 20 problems in body order, and their number; TooLarge: more than `max_sequences`;
-    another RequestError: the model is not known, or not ready.
-    """
+    """Reads an inflated body; InvalidRequest has the first 20 problems in body order, and their number."""
     with collector_paused():
         try:
             return read_document(json_text.parse(body), find, max_sequences=max_sequences, layout=layout)

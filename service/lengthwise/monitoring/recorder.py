@@ -1,8 +1,4 @@
-"""The recorder: a sample of calls, written to Parquet files that `train`, `score` and `bench --replay` read.
-
-A row is one sequence, a file has rows of one model. Files are renamed when they are complete, so a reader never sees
-half a file. The oldest are removed when all of them together exceed the limit of bytes.
-"""
+"""The recorder: a sample of calls as Parquet files of one model each, renamed when complete, the oldest removed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A shadow: a candidate version answers a sample of what another version was asked, and both answers are compared.
-
-Callers get nothing of it. The candidate runs while no caller waits (`consumers.AtRest`), each sequence alone.
-"""
+"""A shadow: a candidate answers a sample too, alone and while no caller waits, and both answers are compared."""
 
 from __future__ import annotations
 

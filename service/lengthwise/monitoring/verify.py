@@ -1,8 +1,4 @@
-"""The shadow check of answers: a sample is computed again, alone, and compared with what was sent.
-
-It watches the promise of batch invariance in production. On the CPU in float32 the bits of both must be equal; where
-the model's promise is a tolerance, no probability may differ by more.
-"""
+"""The check of answers: a sample is computed again, alone, and must have the same bits, or be within the tolerance."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What notebooks show: a page in a frame, a table, bars of probabilities, and a bar of progress.
-
-Nothing here imports IPython: a notebook calls `_repr_html_` itself, and has imported IPython before a bar is shown.
-"""
+"""What notebooks show: a page in a frame, a table, bars of probabilities and of progress; without importing IPython."""
 
 from __future__ import annotations
 

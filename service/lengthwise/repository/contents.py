@@ -1,8 +1,4 @@
-"""The result of a scan of the model repository: the models to serve, those rejected, and which model a request means.
-
-A `Repository` is immutable; `scan` makes the next one. A request without a version means the highest one, and a request
-needs no name if the repository has one name only.
-"""
+"""The result of a scan of the model repository, immutable: what is served or rejected, and what a request means."""
 
 from __future__ import annotations
 

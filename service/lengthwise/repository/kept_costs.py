@@ -1,7 +1,4 @@
-"""`costs.json`: a cost table in the model directory, so that the next start under the same conditions need not measure.
-
-The exporter does not publish this file, so the manifest has no digest of it. One that cannot be read is ignored.
-"""
+"""`costs.json`: a cost table in the model directory, of no digest, so that the next start need not measure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How a process that reads what others made behaves: nicely, within bounds, and no longer than its parent.
-
-Such processes judge models (`repository.judge_child`) and read uploaded files (`console.file_reader`).
-"""
+"""How a process that reads what others made behaves: nicely, within bounds, and no longer than its parent."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Runs the golden sequences of models whose batches fail, so that no caller's request is needed to find out.
-
-A model whose batches failed several times in a row is suspected. It is probed at once, and if its golden sequences fail
-too, its breaker opens (`batching.breaker`). From then on it is probed on a schedule until they are right.
-"""
+"""Runs the golden sequences of models whose batches fail, at once and then on a schedule: no caller's request does."""
 
 from __future__ import annotations
 

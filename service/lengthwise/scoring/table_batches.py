@@ -1,8 +1,4 @@
-"""A batch of an engine as a table with a column of sequences: pandas, Arrow, or a dict of arrays.
-
-A table gives its sequences, and takes the answers as further columns; it keeps its type. Neither pandas nor pyarrow is
-imported here before a batch of theirs comes.
-"""
+"""A batch of an engine, which keeps its type: pandas, Arrow, or a dict of arrays, imported only if one comes."""
 
 from __future__ import annotations
 

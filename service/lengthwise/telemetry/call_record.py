@@ -1,8 +1,4 @@
-"""The record of an inference call, whatever its protocol: the call is counted, and logged and traced where that is on.
-
-`protocols.call` opens a `CallRecord` when a call arrives, reports what was decoded, and closes it once. Without an
-access log and without traces a record costs next to nothing: closing it counts the call, and that is all.
-"""
+"""The record of an inference call, whatever its protocol: it is counted, and logged and traced where that is on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Metric families as plain data, so that packages with figures of their own need not know Prometheus.
-
-Those that every service has are declared here: names, help, labels, and where their numbers are.
-"""
+"""Metric families as plain data: packages with figures of their own need not know Prometheus."""
 
 from __future__ import annotations
 
