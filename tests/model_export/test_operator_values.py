@@ -215,9 +215,14 @@ class Operators(nn.Module):
         return torch.stack([operator(*given).float() for operator in self.operators.values()], dim=-1)
 
 
+PARTS = 4
+"""Operators in as many graphs: a graph of all takes ten seconds, and every run tries one part."""
+
+
 @cache
-def _graph(arguments: int) -> tuple[Operators, ModelProto]:
-    module = Operators((OVER_STEPS, OF_ONE, OF_TWO)[arguments], arguments).eval()
+def _graph(arguments: int, part: int = 0, parts: int = 1) -> tuple[Operators, ModelProto]:
+    chosen = dict(itertools.islice((OVER_STEPS, OF_ONE, OF_TWO)[arguments].items(), part, None, parts))
+    module = Operators(chosen, arguments).eval()
     steps = StepInput(kind="values", features=arguments or 3)
     return module, build(module, steps, name="m", labels=["a"], signature=CallSignature(second="none"))
 
@@ -228,22 +233,28 @@ def _answers(graph: ModelProto, **given: NDArray[np.generic]) -> NDArray[np.floa
 
 
 @cache
-def _pointwise(arguments: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def _pointwise(arguments: int, part: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Arguments `[cases, arguments]`, torch's answers and the graph's `[cases, operators]`."""
     values = np.array(list(itertools.product(NUMBERS, repeat=arguments)), dtype=np.float32)
-    module, graph = _graph(arguments)
+    module, graph = _graph(arguments, part, PARTS)
     with torch.no_grad():
         expected = module(torch.from_numpy(values[None])).numpy()[0]
     return values, expected, _answers(graph, values=values[None])[0]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name"), [*((1, name) for name in OF_ONE), *((2, name) for name in OF_TWO)], ids=str
+    ("arguments", "name", "place"),
+    [
+        pytest.param(
+            arguments, name, place, marks=[pytest.mark.long] if place % PARTS else [], id=f"{arguments}-{name}"
+        )
+        for arguments, table in ((1, OF_ONE), (2, OF_TWO))
+        for place, name in enumerate(table)
+    ],
 )
-def test_an_operator_answers_as_torch_does(arguments: int, name: str) -> None:
-    values, expected, actual = _pointwise(arguments)
-    place = [*(OF_ONE if arguments == 1 else OF_TWO)].index(name)
-    mine, its = actual[:, place], expected[:, place]
+def test_an_operator_answers_as_torch_does(arguments: int, name: str, place: int) -> None:
+    values, expected, actual = _pointwise(arguments, place % PARTS)
+    mine, its = actual[:, place // PARTS], expected[:, place // PARTS]
     kept = np.isfinite(its) if name in _BEYOND else np.ones(len(its), dtype=bool)
     close = np.isclose(mine, its, rtol=RTOL, atol=ATOL, equal_nan=True) | ~kept
     assert close.all(), f"{values[~close][0]} gives {mine[~close][0]}, in torch {its[~close][0]}"
