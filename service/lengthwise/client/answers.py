@@ -48,6 +48,8 @@ _KINDS: Final[tuple[type[RequestError], ...]] = (
 )  # the errors by their status; of one status the first is that of an unknown title
 _BODY_IS_WRONG: Final = (400, 422)
 _LONGEST_SHOWN: Final = 500
+_PLAIN: Final = ("id", "label", "score", "assigned", "step_labels", "length", "windows")
+_OF_ARRAYS: Final = ("probabilities", "step_scores", "attention")
 
 
 class Predictions(notebook.PredictionList):
@@ -81,23 +83,22 @@ def predictions_of(content: bytes, media_type: str) -> Predictions:
         raise ValueError(f"the answer is not that of POST /predict: {error!r}") from error
 
 
+def _prediction(fields: dict[str, Any], labels: tuple[str, ...], version: str) -> Prediction:
+    for name in ("assigned", "step_labels", "windows"):
+        if fields.get(name) is not None:
+            fields[name] = tuple(fields[name])
+    return Prediction(**fields, version=version, _labels=labels)
+
+
 def _of_json(entry: Mapping[str, Any], labels: tuple[str, ...], version: str) -> Prediction:
-    assigned, step_labels, windows = entry.get("assigned"), entry.get("step_labels"), entry.get("windows")
-    score, attention, scores = entry.get("score"), entry.get("attention"), entry.get("step_scores")
-    return Prediction(
-        probabilities=_probabilities(entry["probabilities"]),
-        length=entry["length"],
-        label=entry.get("label"),
-        score=None if score is None else float(np.float32(score)),
-        assigned=None if assigned is None else tuple(assigned),
-        step_labels=None if step_labels is None else tuple(step_labels),
-        step_scores=None if scores is None else np.array(scores, dtype=np.float32),
-        attention=None if attention is None else np.array(attention, dtype=np.float32),
-        windows=None if windows is None else tuple(windows),
-        id=entry.get("id"),
-        version=version,
-        _labels=labels,
-    )
+    fields = {name: entry[name] for name in (*_PLAIN, *_OF_ARRAYS) if entry.get(name) is not None}
+    fields |= {
+        name: np.array(fields[name], dtype=np.float32) for name in ("step_scores", "attention") if name in fields
+    }
+    fields["probabilities"] = _probabilities(entry["probabilities"])
+    if "score" in fields:
+        fields["score"] = float(np.float32(fields["score"]))
+    return _prediction(fields, labels, version)
 
 
 def _probabilities(given: list[Any]) -> NDArray[np.float32]:
@@ -115,19 +116,13 @@ def _of_arrow(content: bytes) -> Predictions:
         table = reader.read_all()
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     metadata = table.schema.metadata
-    plain = ("id", "label", "score", "assigned", "step_labels", "length", "windows")
-    of_arrays = ("probabilities", "step_scores", "attention")
-    values: dict[str, list[Any]] = {name: columns[name].to_pylist() for name in plain if name in columns}
-    values |= {name: _arrays(columns[name]) for name in of_arrays if name in columns}
+    values: dict[str, list[Any]] = {name: columns[name].to_pylist() for name in _PLAIN if name in columns}
+    values |= {name: _arrays(columns[name]) for name in _OF_ARRAYS if name in columns}
     labels, version = tuple(orjson.loads(metadata[b"labels"])), metadata[b"version"].decode()
-    found = []
-    for row in range(table.num_rows):
-        fields = {name: column[row] for name, column in values.items()}
-        for name in ("assigned", "step_labels", "windows"):
-            if fields.get(name) is not None:
-                fields[name] = tuple(fields[name])
-        found.append(Prediction(**fields, version=version, _labels=labels))
-    return Predictions(found, metadata[b"model"].decode(), version, labels)
+    rows = ({name: column[row] for name, column in values.items()} for row in range(table.num_rows))
+    return Predictions(
+        [_prediction(fields, labels, version) for fields in rows], metadata[b"model"].decode(), version, labels
+    )
 
 
 def _arrays(column: Any) -> list[NDArray[np.float32]]:
