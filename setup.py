@@ -33,7 +33,7 @@ MODULES_IN_C = [
     ),
     Extension(
         "lengthwise.runtime.kernels._kernels",
-        [f"{KERNELS}/{name}.c" for name in ("_kernels", "_recurrent", "_integer", "_spare_cores")],
+        [f"{KERNELS}/{name}.c" for name in ("_kernels", "_recurrent", "_integer", "_shares", "_spare_cores")],
         depends=[*glob(f"{KERNELS}/*.h")],
         # No product and sum are fused but where the source says so: the bits are the same with every compiler.
         extra_compile_args=["-O3", "-ffp-contract=off", "-fvisibility=hidden"],

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 import lengthwise_export
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
+from lengthwise.runtime.fixed_kernels import HIGH_TAPS, KERNELS
 from lengthwise.runtime.session import Session
 from lengthwise_export.adopting.adopt import AdoptedClassifier, read
 from lengthwise_export.adopting.transforms import FittedTransform, RocketTransform, TransformedSeries
-from lengthwise_export.architecture.rocket_kernels import HIGH_TAPS, KERNELS
 
 LENGTH = 40
 

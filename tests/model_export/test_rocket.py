@@ -14,6 +14,7 @@ from lengthwise.commands.cli import main
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import batches, pad
+from lengthwise.runtime.fixed_kernels import KERNELS, DilatedKernels
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture import checkpoint, loading, rocket, rocket_kernels
 from lengthwise_export.architecture.rocket import RocketClassifier
@@ -46,11 +47,9 @@ def fitted(features: int, kernels: int = 420, *, seed: int = 0) -> RocketClassif
     return rocket.fitted_to(described, rocket.first_layer(described), sequences(features, seed=1), seed=seed).eval()
 
 
-def kernels_of(model: RocketClassifier) -> list[rocket_kernels.DilatedKernels]:
+def kernels_of(model: RocketClassifier) -> list[DilatedKernels]:
     return [
-        rocket_kernels.DilatedKernels(
-            each.dilation, each.reads.numpy(), each.biases[:, :, 0].numpy(), each.inside[:, 0].numpy()
-        )
+        DilatedKernels(each.dilation, each.reads.numpy(), each.biases[:, :, 0].numpy(), each.inside[:, 0].numpy())
         for each in model.kernels_at_dilations
     ]
 
@@ -75,7 +74,7 @@ def test_sums_of_a_kernel_are_exact_on_the_grid() -> None:
     for steps in sequences(12, seed=5):
         rounded = on_grid(model, steps)
         for kernels in kernels_of(model):
-            for kernel in range(0, rocket_kernels.KERNELS, 7):
+            for kernel in range(0, KERNELS, 7):
                 read = rounded[:, kernels.reads[kernel]]
                 exact = rocket_kernels.convolve(read.astype(np.float64), kernel, kernels.dilation)
                 backwards = rocket_kernels.convolve(read[:, ::-1], kernel, kernels.dilation)
@@ -100,7 +99,7 @@ def test_half_of_the_kernels_read_zeros_beyond_the_sequence() -> None:
 def test_a_kernel_that_does_not_fit_is_applied_as_if_zeros_surrounded_the_sequence() -> None:
     steps = sequences(1, lengths=[8])[0]
     kernels = kernels_of(fitted(1))[0]
-    outside = rocket_kernels.DilatedKernels(1, kernels.reads, kernels.biases, np.zeros_like(kernels.inside))
+    outside = DilatedKernels(1, kernels.reads, kernels.biases, np.zeros_like(kernels.inside))
     assert np.array_equal(rocket_kernels.features_of(steps, [kernels]), rocket_kernels.features_of(steps, [outside]))
     longer = sequences(1, lengths=[9])[0]
     assert not np.array_equal(

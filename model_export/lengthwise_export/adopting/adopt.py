@@ -15,10 +15,10 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.fixed_kernels import KERNELS
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.adopting.transforms import FittedTransform, RocketTransform, TransformedSeries
 from lengthwise_export.architecture import temperature
-from lengthwise_export.architecture.rocket_kernels import KERNELS
 from lengthwise_export.tracing import graph
 
 TAKEN: Final = (

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lengthwise_export.architecture.rocket_kernels import HALF_SPAN, HIGH_TAPS, KERNELS, TAPS
+from lengthwise.runtime.fixed_kernels import HIGH_TAPS, KERNELS, TAPS
+from lengthwise_export.architecture.rocket_kernels import HALF_SPAN
 from lengthwise_export.masks import step_mask
 
 _LOWEST: Final = float(np.finfo(np.float32).min)

@@ -8,6 +8,7 @@ one step. Or a sequence is only divided by its own scale, which keeps signs; the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from lengthwise_export.architecture.layers import Standardize, masked
 from lengthwise_export.masks import step_mask
 
+_BY_SCALE: Final = ("sequence-scale", "feature-scale")
+_TOGETHER: Final = 64
 LARGEST: Final = torch.finfo(torch.float32).max
 
 CONSTANT: Final = 1e-6
@@ -24,6 +27,26 @@ not enlarged to a deviation of 1."""
 
 SMALLEST: Final = 1e-30
 """A feature that varies by less counts as constant."""
+
+
+def of_each(layer: Callable[[Tensor, Tensor], Tensor], sequences: Sequence[Tensor]) -> list[Tensor]:
+    """`[length, ...]` for each sequence without padding, of a layer that takes padded values and a mask."""
+    found = [torch.empty(0)] * len(sequences)
+    for places, steps, lengths in _padded(sequences):
+        rows = layer(steps, step_mask(lengths, steps.shape[1]))
+        for place, row, length in zip(places, rows, lengths.tolist(), strict=True):
+            found[place] = row[:length]
+    return found
+
+
+def _padded(sequences: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Sequences of similar lengths together: their places, `[rows, width, ...]`, and their lengths."""
+    order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
+    for start in range(0, len(order), _TOGETHER):
+        places = order[start : start + _TOGETHER]
+        members = [sequences[place] for place in places]
+        lengths = torch.tensor([len(steps) for steps in members])
+        yield places, nn.utils.rnn.pad_sequence(members, batch_first=True), lengths
 
 
 class SequenceStatistics(NamedTuple):
@@ -117,11 +140,11 @@ class Normalize(Standardize):
 
     def each_rescaled(self, sequences: list[Tensor]) -> list[Tensor]:
         """Sequences without padding, `[length, features]` each, as `rescaled` gives them."""
-        return [self.rescaled(steps[None], torch.ones(1, len(steps), dtype=torch.bool))[0] for steps in sequences]
+        return sequences if self.normalize not in _BY_SCALE else of_each(self.rescaled, sequences)
 
     def rescaled(self, values: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, features]`: the values, divided by the sequence's own scale if the spec says so."""
-        if self.normalize in ("sequence-scale", "feature-scale"):
+        if self.normalize in _BY_SCALE:
             return by_scale(values, mask, together=self.normalize == "sequence-scale")
         return values
 
@@ -170,8 +193,11 @@ class SequenceFeatures(nn.Module):
             everything.fit(sequences, normalize=True)
             self.level_mean.copy_(everything.mean)
             self.level_std.copy_(everything.std)
-        rows = [self.compressed(steps[None], torch.tensor([len(steps)])) for steps in sequences]
-        table = torch.cat(rows).double()  # (sequences, out_features)
+        rows = [torch.empty(0)] * len(sequences)
+        for places, steps, lengths in _padded(sequences):
+            for place, row in zip(places, self.compressed(steps, lengths), strict=True):
+                rows[place] = row
+        table = torch.stack(rows).double()  # (sequences, out_features)
         std = table.std(dim=0, unbiased=False)
         self.mean.copy_(table.mean(dim=0))
         self.std.copy_(torch.where(std > CONSTANT, std, 1.0))

@@ -25,22 +25,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lengthwise.runtime import fixed_kernels
+from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels, kernel_weights
 from lengthwise_export.architecture import layers, rocket_kernels
 from lengthwise_export.architecture.model import ClassifierOutput
-from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
-from lengthwise_export.architecture.rocket_kernels import HALF_SPAN, KERNELS, DilatedKernels
+from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures, of_each
+from lengthwise_export.architecture.rocket_kernels import HALF_SPAN
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.masks import step_mask
 
 _MANTISSA_BITS: Final = 24
-_SMALLEST_POWER, _LARGEST_POWER = -60, 60
+_LARGEST: Final = float(fixed_kernels.POWERS[-1])
 _LONGEST: Final = 2**24
 _STEPS_IN_CACHE: Final = 1024
 _FEWEST_TOGETHER, _MOST_TOGETHER = 4, 32
 
-BYTES_PER_BIAS: Final = 5 * KERNELS
-"""Memory of the comparisons for each padded step and bias of a kernel: a bool and a float32 for each of 84."""
 _UNTRAINED_LENGTH, _UNTRAINED_SEQUENCES = 100, 8
 
 
@@ -48,7 +48,7 @@ class Grid(nn.Module):
     """Rounds each sequence to a grid of its own, on which sums of a kernel are exact.
 
     The distance of the grid is a power of two: `2**-bits` of the smallest power of two that is not below the largest
-    absolute value of the sequence. Values below 2**-80 become zero.
+    absolute value of the sequence. Values below 2**-80 become zero, and those beyond 2**120 become 2**120.
 
     Args:
         features: Number of features; the more a kernel may read, the coarser is the grid.
@@ -61,13 +61,13 @@ class Grid(nn.Module):
         # the absolute weights of a kernel have the sum 12
         most = (6 * 1 + 3 * 2) * min(features, rocket_kernels.MAX_CHANNELS)
         self.bits = _MANTISSA_BITS - math.ceil(math.log2(most))
-        exponents = torch.arange(_SMALLEST_POWER, _LARGEST_POWER + 1, dtype=torch.float32)
-        self.register_buffer("powers", torch.exp2(exponents), persistent=False)
+        self.register_buffer("powers", torch.from_numpy(fixed_kernels.POWERS.copy()), persistent=False)
 
     def forward(self, steps: Tensor) -> Tensor:
         """`[rows, width, features]`, zeros at padding, before and after."""
+        steps = steps.clamp(-_LARGEST, _LARGEST)
         largest = steps.abs().amax(dim=(1, 2), keepdim=True)  # (rows, 1, 1)
-        power = torch.where(self.powers >= largest, self.powers, 2.0**_LARGEST_POWER).amin(dim=2, keepdim=True)
+        power = torch.where(self.powers >= largest, self.powers, _LARGEST).amin(dim=2, keepdim=True)
         distance = power * 2.0**-self.bits
         return torch.round(steps / distance) * distance
 
@@ -92,7 +92,7 @@ class KernelsAtDilation(nn.Module):
         self.register_buffer("reads", torch.from_numpy(kernels.reads))
         self.register_buffer("biases", torch.from_numpy(kernels.biases)[:, :, None])
         self.register_buffer("inside", torch.from_numpy(kernels.inside)[:, None])
-        weights = kernels.reads[:, :, None] * rocket_kernels.kernel_weights()[:, None, :]
+        weights = kernels.reads[:, :, None] * kernel_weights()[:, None, :]
         self.register_buffer("weights", torch.from_numpy(weights), persistent=False)
 
     def forward(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
@@ -124,6 +124,7 @@ class RocketClassifier(nn.Module):
         self.first = first_layer(spec)
         self.grid = Grid(self.first.out_features)
         together = biases_together(kernels)
+        self.plan = fixed_kernels.plan(kernels, self.grid.bits)
         self.dilations = nn.ModuleList(KernelsAtDilation(each, together) for each in kernels)
         kinds = spec.model.sequence_features
         self.sequence_features = SequenceFeatures(kinds, spec.input.features or 0) if kinds else None
@@ -136,18 +137,26 @@ class RocketClassifier(nn.Module):
         """The kernels at each dilation."""
         return [cast("KernelsAtDilation", each) for each in self.dilations]
 
-    def prepared(self, values: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, width, channels]`: standardised values on the grid, zeros at padding."""
-        return cast("Tensor", self.grid(self.first(values, mask)))
-
     def features(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, features]`: the shares that the head reads, and last the features of the sequence. See `forward`."""
+        """`[rows, features]`: the shares that the head reads, and last the features of the sequence. See `forward`.
+
+        The shares are computed in C where that was built, with the same bits as by the operators that are exported.
+        """
         mask = step_mask(lengths, values.shape[1])  # (rows, width)
-        steps = self.prepared(values, mask).transpose(1, 2)  # (rows, channels, width)
-        found = [kernels(steps, lengths, mask) for kernels in self.kernels_at_dilations]
-        if self.sequence_features is not None:
-            found.append(self.sequence_features(self.first.rescaled(values, mask), lengths))
-        return torch.cat(found, dim=1)
+        steps = self.first(values, mask)  # (rows, width, channels)
+        if fixed_kernels.INSTRUCTION_SETS and values.is_cpu and not torch.compiler.is_exporting():
+            rows = [row[:length] for row, length in zip(steps.numpy(), lengths.tolist(), strict=True)]
+            found = torch.from_numpy(fixed_kernels.shares(self.plan, rows))
+        else:
+            found = self.by_operators(steps, lengths, mask)
+        if self.sequence_features is None:
+            return found
+        return torch.cat([found, self.sequence_features(self.first.rescaled(values, mask), lengths)], dim=1)
+
+    def by_operators(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, shares]` of `steps [rows, width, channels]`, zeros at padding: what is exported."""
+        turned = self.grid(steps).transpose(1, 2)  # (rows, channels, width)
+        return torch.cat([kernels(turned, lengths, mask) for kernels in self.kernels_at_dilations], dim=1)
 
     def forward(self, values: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch.
@@ -167,7 +176,7 @@ def biases_together(kernels: Sequence[DilatedKernels]) -> int:
     The comparisons of a batch should stay in the processor's cache: that was twice as fast for sequences of 300 steps.
     For short sequences fewer and larger operators were faster. The longest kernel shows how long sequences are.
     """
-    span = rocket_kernels.TAPS - 1
+    span = TAPS - 1
     length = span * max((each.dilation for each in kernels), default=1)
     return min(max(_STEPS_IN_CACHE // length, _FEWEST_TOGETHER), _MOST_TOGETHER)
 
@@ -202,7 +211,13 @@ def _checked(kernels: DilatedKernels, prefix: str) -> DilatedKernels:
     """The same kernels, if they have the form that a training writes."""
     rows = {kernels.reads.shape[0], kernels.biases.shape[0], kernels.inside.shape[0]}
     types = [str(array.dtype) for array in (kernels.reads, kernels.biases, kernels.inside)]
-    if rows != {KERNELS} or types != ["bool", "float32", "bool"] or not 0 < kernels.dilation < _LONGEST:
+    reads_some = kernels.reads.ndim == 2 and bool(kernels.reads.any(axis=1).all())
+    if (
+        rows != {KERNELS}
+        or not reads_some
+        or types != ["bool", "float32", "bool"]
+        or not 0 < kernels.dilation < _LONGEST
+    ):
         raise CheckpointError(f"the checkpoint's kernels are damaged at {prefix}")
     return kernels
 
@@ -226,7 +241,10 @@ def fitted_to(spec: Spec, first: Normalize, sequences: Sequence[NDArray[np.float
         seed: Seed of the random choices.
     """
     grid = Grid(first.out_features)
-    on_grid = [grid(torch.from_numpy(steps)[None])[0].numpy() for steps in sequences]
+    with torch.no_grad():
+        on_grid = [
+            steps.numpy() for steps in of_each(lambda rows, _mask: grid(rows), list(map(torch.from_numpy, sequences)))
+        ]
     kernels = rocket_kernels.fit(
         on_grid,
         spec.model.kernels // KERNELS,

@@ -4,7 +4,7 @@
 records -> examples -> kernels -> features of each example -> ridge -> temperature -> weights
 ```
 There are no epochs, and no validation split: the ridge regression says what it would answer to each sequence without
-having seen it (scikit-learn's `RidgeCV` has these leave-one-out answers in closed form), and the penalty, the
+having seen it (these leave-one-out answers have a closed form), and the penalty, the
 temperature and the accuracy to expect come from these answers. (The kernels and the scale of
 the features are those of all sequences; they know no labels.)
 """
@@ -20,19 +20,20 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from torch.nn import functional
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime import fixed_kernels
+from lengthwise.runtime.fixed_kernels import KERNELS
 from lengthwise_export.architecture import rocket, temperature
 from lengthwise_export.architecture.model import rescaled_sequences
+from lengthwise_export.architecture.normalization import of_each
 from lengthwise_export.architecture.rocket import RocketClassifier
-from lengthwise_export.architecture.rocket_kernels import KERNELS
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import scores
-from lengthwise_export.training.batches import Example, collate, examples
+from lengthwise_export.training.batches import Example, by_length, collate, examples
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.scores import EvaluationScores, ScoredAnswer
 from lengthwise_export.training.train import remove_results, write
@@ -40,7 +41,8 @@ from lengthwise_export.training.train import remove_results, write
 APPLICABLE: Final = frozenset({"seed", "class_weights", "calibration"})
 """The training options that a rocket model has; the others are for gradient descent."""
 
-_BATCH_BYTES: Final = 64 * 2**20
+_TOGETHER: Final = 64
+"""Examples of similar lengths whose features are computed at once."""
 _LARGEST_MATRIX_BYTES: Final = 4 * 2**30
 
 PENALTIES: Final = np.logspace(-3, 5, 17)
@@ -137,7 +139,7 @@ def fit(
     first = rocket.first_layer(spec)
     first.fit(sequences)
     with torch.no_grad():
-        behind = [first(steps[None], torch.ones(1, len(steps), dtype=torch.bool))[0].numpy() for steps in sequences]
+        behind = [steps.numpy() for steps in of_each(first, sequences)]
     model = rocket.fitted_to(spec, first, behind, seed=options.seed).eval()
     if model.sequence_features is not None:
         model.sequence_features.fit(rescaled_sequences(first, sequences))
@@ -180,17 +182,13 @@ def features_of(
 ) -> Features:
     """`[examples, features]`, what the head of a model reads, in batches of similar lengths."""
     features = np.empty((len(members), model.head.in_features), dtype=np.float32)
-    together = max(kernels.together for kernels in model.kernels_at_dilations)
-    order = sorted(range(len(members)), key=lambda index: len(members[index].steps))
     done = 0
-    while done < len(order):
-        rows = _BATCH_BYTES // (len(members[order[done]].steps) * rocket.BYTES_PER_BIAS * together)
-        chosen = order[done : done + max(min(rows, 64), 1)]
+    for chosen in by_length(members, _TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1):
         batch = collate([members[index] for index in chosen])
         with torch.no_grad():
             features[chosen] = model.features(batch.steps, batch.lengths).numpy()
         done += len(chosen)
-        on_examples(done, len(order))
+        on_examples(done, len(members))
     return features
 
 
@@ -265,6 +263,10 @@ def fit_ridge(
     they were passed. Among thousands of kernel features, a few sequence-level features would count for nothing, so they
     are multiplied by a factor that is chosen as the penalty is.
 
+    The answers left out come from one decomposition: with `G = K + penalty` over the products `K` of the examples, the
+    error of a fit without an example is `(G^-1 y) / diag(G^-1)` (Rifkin and Lippert, "Notes on Regularized Least
+    Squares", 2007). The intercept has no penalty: its direction, that of the weights' roots, is taken out of `G^-1`.
+
     Args:
         features: `[examples, features]`, at least two examples.
         targets: `[examples, targets]`.
@@ -272,20 +274,43 @@ def fit_ridge(
         apart: Number of sequence-level features, which are the last ones.
     """
     weight = np.ones(len(features)) if importance is None else importance / importance.mean()
-    mean = np.average(features.astype(np.float64), axis=0, weights=weight)
-    spread = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weight))
+    root = np.sqrt(weight)[:, None]
+    scaled = features.astype(np.float64)
+    mean = np.average(scaled, axis=0, weights=weight)
+    scaled -= mean
+    spread = np.sqrt((weight @ np.square(scaled)) / weight.sum())
     scale = np.where(spread > _SMALLEST_SPREAD, spread, 1.0)
-    scaled = (features - mean) / scale
-    fits = []
+    scaled *= root / scale
+    middle = np.average(targets, axis=0, weights=weight)
+    wanted = root * (targets - middle)
+    others = scaled.shape[1] - apart
+    is_wide = len(scaled) <= scaled.shape[1]
+    products = [part @ part.T for part in (scaled[:, :others], scaled[:, others:])] if is_wide else []
+    best: tuple[float, float, float, NDArray[np.float64], NDArray[np.float64]] | None = None
     for factor in _factors(len(scaled), scaled.shape[1], apart):
-        factors = np.ones(scaled.shape[1])
-        factors[len(factors) - apart :] = factor
-        fits.append((factors, _fitted(scaled * factors, targets, weight)))
-    factors, best = max(fits, key=lambda made: float(made[1].best_score_))
-    weights = np.atleast_2d(best.coef_).T * (factors / scale)[:, None]
-    left_out = best.cv_results_[..., int(np.flatnonzero(best.alpha_ == PENALTIES)[0])]
-    intercepts = np.atleast_1d(best.intercept_) - mean @ weights
-    return RidgeFit(weights, intercepts, float(best.alpha_), left_out.reshape(targets.shape))
+        if is_wide:
+            values, vectors = np.linalg.eigh(products[0] + factor**2 * products[1])
+        else:
+            vectors, values, _ = np.linalg.svd(scaled * _spread(factor, others, apart), full_matrices=False)
+            values = values**2
+        turned, squares = vectors.T @ wanted, vectors**2
+        for penalty in PENALTIES:
+            shrunk = 1 / (np.maximum(values, 0) + penalty) - 1 / penalty  # of what the vectors span; 1 / penalty beyond
+            dual = vectors @ (shrunk[:, None] * turned) + wanted / penalty
+            diagonal = squares @ shrunk + (1 - weight / weight.sum()) / penalty
+            left_out = (wanted - dual / diagonal[:, None]) / root + middle
+            error = float(weight @ np.mean((left_out - targets) ** 2, axis=1))
+            if best is None or error < best[0]:
+                best = (error, factor, float(penalty), dual, left_out)
+    assert best is not None  # there is at least one factor, and PENALTIES
+    _, factor, penalty, dual, left_out = best
+    weights = (scaled.T @ dual) * (_spread(factor**2, others, apart) / scale)[:, None]
+    return RidgeFit(weights, middle - mean @ weights, penalty, left_out)
+
+
+def _spread(factor: float, others: int, apart: int) -> NDArray[np.float64]:
+    """`[features]`: the factor for the last ones, 1 for the others."""
+    return np.repeat([1.0, factor], [others, apart])
 
 
 def _factors(examples: int, features: int, apart: int) -> list[float]:
@@ -295,10 +320,3 @@ def _factors(examples: int, features: int, apart: int) -> list[float]:
         return [1.0]
     shares = SHARES if examples <= _MANY_EXAMPLES else (USUAL_SHARE,)
     return [float(np.sqrt(share * others / apart)) for share in shares]
-
-
-def _fitted(features: NDArray[np.float64], targets: NDArray[np.float64], weight: NDArray[np.float64]) -> RidgeCV:
-    """A `RidgeCV` that keeps its leave-one-out predictions."""
-    mode = "svd" if features.shape[0] > features.shape[1] else "auto"
-    made = RidgeCV(PENALTIES, scoring="neg_mean_squared_error", gcv_mode=mode, store_cv_results=True)
-    return made.fit(features, targets, sample_weight=weight)

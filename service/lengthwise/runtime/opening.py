@@ -1,7 +1,7 @@
-"""Opens a graph in onnxruntime, with the kernels that run its recurrent layers.
+"""Opens a graph in onnxruntime, with the kernels that run its recurrent layers, or its fixed kernels.
 
-The kernels of this project are tried first, on the graph with the operators of `fusion` and `integer_layers`; where
-they do not run it, onnxruntime's own do. Importing this module switches onnxruntime's telemetry off, for the whole
+The kernels of this project are tried first, on the graph with the operators of `fusion`, `integer_layers` or
+`kernel_shares`; where they do not run it, onnxruntime's own do. Importing this module switches onnxruntime's telemetry off, for the whole
 process.
 """
 
@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.errors import ModelError
-from lengthwise.padding import PaddedBatch, rounded_width
-from lengthwise.runtime import integer_kernels, placement, recurrent_kernels
+from lengthwise.padding import PaddedBatch, pad, rounded_width
+from lengthwise.runtime import fixed_kernels, integer_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GraphNames, Manifest
-from lengthwise.runtime.onnx import data_dependence, integer_layers, nan_trial
+from lengthwise.runtime.onnx import data_dependence, integer_layers, kernel_shares, nan_trial
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
 try:
@@ -37,6 +37,8 @@ log = logging.getLogger("lengthwise.session")
 RUNTIME_VERSION: str = onnxruntime.__version__ if onnxruntime is not None else ""
 INTEGER: Final = "int8 "
 """What comes before the instruction set of the integer kernels."""
+FIXED: Final = "fixed "
+"""What comes before the instruction set of `fixed_kernels`."""
 _NO_FOLDER: Final = f"{os.devnull}/none"
 """A folder that cannot exist."""
 
@@ -101,7 +103,33 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
         except Exception as error:  # whatever failed, the graph works without them
             why = str(error)
         log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, why)
+    if device.recurrent_kernels and fixed_kernels.INSTRUCTION_SETS and manifest.graph.lengths_type == "int32":
+        found = _with_fixed_kernels(source, manifest, threads, device, session)
+        if found is not None:
+            return found
     return _opened(session, recurrent_kernels.ONNXRUNTIME, source, manifest.graph)
+
+
+def _with_fixed_kernels(source: Source, manifest: Manifest, threads: int, device: Device, plain: Any) -> Opened | None:
+    """A session with the operator of `fixed_kernels`; None if the graph has no place for it, or other bits with it."""
+    counted = kernel_shares.fused(_content(source.graph), manifest.graph.lengths or "")
+    if counted is None:
+        return None
+    options = _options(threads, device.provider)
+    kernels = f"{FIXED}{fixed_kernels.register(options)}"
+    folder = source.graph.parent if isinstance(source.graph, Path) else source.folder
+    source = Source(counted.graph, source.weights, folder)
+    try:
+        session = _open_in(source, options, device)
+        for steps in kernel_shares.trial(counted, manifest.input.features or 1, manifest.max_length):
+            given = feed(manifest.graph, pad([steps, steps[: (len(steps) + 1) // 2]], multiple=manifest.width_multiple))
+            own, onnxruntimes = (each.run([manifest.graph.logits], given)[0] for each in (session, plain))
+            if own.tobytes() != onnxruntimes.tobytes():
+                raise ModelError("its fixed kernels are not those of MiniRocket")
+    except Exception as error:  # whatever failed, the graph works without them
+        log.info("%s: onnxruntime's own operators run its fixed kernels: %s", manifest.key, error)
+        return None
+    return _opened(session, kernels, source, manifest.graph)
 
 
 def _keeps_nan_from_layers(source: Source, manifest: Manifest, own: Any, plain: Any) -> bool:

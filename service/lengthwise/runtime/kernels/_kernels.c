@@ -7,14 +7,14 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "_library.h"
+#include "_shares.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
 const OrtApi *api;
-static const struct Kernels *const KERNELS[] = {&float_kernels, &integer_kernels, NULL};
+static const struct Kernels *const KERNELS[] = {&float_kernels, &integer_kernels, &shares_kernels, NULL};
 static _Thread_local const struct Kernels *offered = &float_kernels;
 
 /* Compilers' own functions for it are not all filled in: of the one that the image is built with, they find nothing. */
@@ -100,6 +100,46 @@ static PyObject *background(PyObject *module, PyObject *on)
     Py_RETURN_NONE;
 }
 
+/* What `shares` computes, of arrays that have been read from its arguments; 0 with an error set. */
+static int shares_of(const Py_buffer *plan, const Py_buffer *biases, const Py_buffer *values, const Py_buffer *lengths,
+                     const Py_buffer *to)
+{
+    const Py_ssize_t rows = lengths->len / sizeof(int32_t), count = biases->len / sizeof(float);
+    const int32_t *steps = lengths->buf;
+    struct Shares *shares = make_shares(plan->buf, plan->len / sizeof(int32_t), biases->buf, count);
+    const float **starts = malloc((rows + 1) * sizeof *starts);
+    int good = shares && starts;
+    Py_ssize_t left = good ? values->len / sizeof(float) / channels_of(shares) : 0; /* steps */
+    const float *next = values->buf;
+    for (Py_ssize_t row = 0; good && row < rows; row++) {
+        good = steps[row] >= 0 && steps[row] <= left;
+        starts[row] = next;
+        next += good ? steps[row] * channels_of(shares) : 0;
+        left -= steps[row];
+    }
+    good = good && left == 0 && to->len == (Py_ssize_t)sizeof(float) * rows * count;
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        good = transform_rows(shares, starts, steps, rows, to->buf);
+        Py_END_ALLOW_THREADS
+    }
+    free(starts);
+    forget_shares(shares);
+    if (!good) PyErr_SetString(PyExc_ValueError, "a damaged plan, arrays that do not fit each other, or no memory");
+    return good;
+}
+
+static PyObject *shares(PyObject *module, PyObject *arguments)
+{
+    Py_buffer plan, biases, values, lengths, to;
+    if (!PyArg_ParseTuple(arguments, "y*y*y*y*w*", &plan, &biases, &values, &lengths, &to)) return NULL;
+    const int good = shares_of(&plan, &biases, &values, &lengths, &to);
+    for (Py_buffer *const *each = (Py_buffer *[]){&plan, &biases, &values, &lengths, &to, NULL}; *each; each++)
+        PyBuffer_Release(*each);
+    if (good) Py_RETURN_NONE;
+    return NULL;
+}
+
 static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
 
 static PyMethodDef METHODS[] = {
@@ -108,6 +148,7 @@ static PyMethodDef METHODS[] = {
     {"chosen", chosen, METH_VARARGS, "The instruction set that sessions opened from now on use; empty where there is none."},
     {"lend", lend, METH_VARARGS, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
     {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
+    {"shares", shares, METH_VARARGS, "Computes shares of steps above biases: plan, biases, values, lengths, and where to."},
     {"background", background, METH_O, "Whether layers that run in this thread let others run first, at each step."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,11 +1,14 @@
 """LSTM and GRU for onnxruntime that compute valid steps only (`_kernels.c`).
 
-`numbers` is what the kernels multiply: "float32" or "int8".
+`numbers` is what the kernels multiply, "float32" or "int8", or "shares" for those of `fixed_kernels`.
 """
 
 from typing import Literal
 
-Numbers = Literal["float32", "int8"]
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = Literal["float32", "int8", "shares"]
 
 INSTRUCTION_SETS: dict[Numbers, tuple[str, ...]]
 """Those that this processor has, best first."""
@@ -26,6 +29,19 @@ def lend(count: int, soon: bool, /) -> None:
     """Says how many cores are idle: as many directions of layers may run beside their own thread.
 
     `soon` says that a batch is about to run, so that a thread wakes up beforehand.
+    """
+
+def shares(
+    plan: NDArray[np.int32],
+    biases: NDArray[np.float32],
+    values: NDArray[np.float32],
+    lengths: NDArray[np.int32],
+    to: NDArray[np.float32],
+    /,
+) -> None:
+    """Computes shares of steps above biases; see `lengthwise.runtime.fixed_kernels`.
+
+    ValueError of a damaged plan, or of arrays that do not fit each other.
     """
 
 def helped() -> float:

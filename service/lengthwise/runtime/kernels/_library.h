@@ -1,7 +1,7 @@
 /* What the parts of the library share: calls of onnxruntime, idle cores, and what all operators answer alike.
  *
- * The parts are `_kernels.c` (Python's module, and the registration), `_recurrent.c` (products of float32) and
- * `_integer.c` (products of bytes).
+ * The parts are `_kernels.c` (Python's module, and the registration), `_recurrent.c` (products of float32),
+ * `_integer.c` (products of bytes) and `_shares.c` (fixed kernels).
  */
 #ifndef LENGTHWISE_LIBRARY_H
 #define LENGTHWISE_LIBRARY_H
@@ -34,7 +34,7 @@ struct Kernels {
     const char *(*chosen)(void);       /* NULL where there is none */
     OrtStatus *(*add)(OrtSessionOptions *options); /* lets a session use the operators */
 };
-extern const struct Kernels float_kernels, integer_kernels;
+extern const struct Kernels float_kernels, integer_kernels, shares_kernels;
 
 /* Whether the processor has an instruction set, and the system keeps the registers. */
 int processor_has(const char *set);

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from lengthwise.runtime import integer_kernels
+from lengthwise.runtime import fixed_kernels, integer_kernels
 from lengthwise.runtime.onnx import fusion, onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 
@@ -116,7 +116,9 @@ def _captured(node: Node) -> Iterator[str]:
 
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU"})
-_DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_kernels.DOMAIN})
+_DOMAINS: Final = frozenset(
+    {"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_kernels.DOMAIN, fixed_kernels.DOMAIN}
+)
 """Where operators are known from. Any other may be a function of the file, with layers in it."""
 _POOLING: Final = "AttentionPooling"
 _LAYERS: Final = re.compile(
@@ -160,7 +162,7 @@ def _stepped_outputs(node: Node, model: Graph, stepped: set[str], masks: set[str
         return node.outputs[:1]  # behind it: the last state of each row
     if node.operator == _POOLING:
         return node.outputs[1:]  # the attention
-    if node.operator in ("Shape", "Size", "MatMul"):
+    if node.operator in ("Shape", "Size", "MatMul", "SharesAboveBiases"):
         return []
     second = node.inputs[1] if len(node.inputs) > 1 else ""
     if node.operator in _TAKING and second not in stepped:  # one step of each row, or one feature of each step

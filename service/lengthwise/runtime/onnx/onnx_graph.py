@@ -110,13 +110,20 @@ def _varint(number: int) -> bytes:
     return bytes(found)
 
 
-FLOAT, INT8, INT32, INT64 = 1, 3, 6, 7  # types of tensors that are read, as `TensorProto.DataType` numbers them
+FLOAT, INT8, INT32, INT64, BOOL = (
+    1,
+    3,
+    6,
+    7,
+    9,
+)  # types of tensors that are read, as `TensorProto.DataType` numbers them
 AttributeValue: TypeAlias = int | float | str | tuple[float, ...]
 """A node's attribute, or the numbers of a small tensor."""
 
 _MOST_NESTED: Final = 64  # most graphs inside each other. onnxruntime's own reader allows 100 nested messages
 _SMALL: Final = 8  # most numbers of a tensor that is a constant, and of one whose numbers are not in one piece
-_TYPES: Final = {kind: np.dtype(name) for kind, name in ((FLOAT, "<f4"), (INT8, "i1"), (INT32, "<i4"), (INT64, "<i8"))}
+_NAMES: Final = ((FLOAT, "<f4"), (INT8, "i1"), (INT32, "<i4"), (INT64, "<i8"), (BOOL, "?"))
+_TYPES: Final = {kind: np.dtype(name) for kind, name in _NAMES}
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 20, 25
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
 
@@ -220,11 +227,22 @@ class Graph:
         """The node that makes each value."""
         return {name: node for node in self.nodes for name in node.outputs if name}
 
-    def add_tensor(self, name: str, numbers: NDArray[np.float32]) -> None:
-        """Adds a float32 initializer."""
+    def add_tensor(self, name: str, numbers: NDArray[np.float32] | NDArray[np.int32]) -> None:
+        """Adds an initializer of float32 or int32."""
         sizes: list[tuple[int, Content]] = [(1, size) for size in numbers.shape]
-        tensor = written([*sizes, (2, FLOAT), (8, name.encode()), (9, numbers.astype("<f4").tobytes())])
+        kind = INT32 if numbers.dtype.kind == "i" else FLOAT
+        tensor = written([*sizes, (2, kind), (8, name.encode()), (9, numbers.astype(_TYPES[kind]).tobytes())])
         self._others.append((_GRAPH_TENSOR, tensor))
+
+    def remove_unused(self) -> None:
+        """Removes the nodes whose outputs nothing uses."""
+        used = set(self.used_elsewhere)
+        kept = []
+        for node in reversed(self.nodes):  # what uses a value stands behind what makes it
+            if not used.isdisjoint(node.outputs):
+                kept.append(node)
+                used.update(node.inputs)
+        self.nodes = kept[::-1]
 
     def write(self, opsets: Mapping[str, int]) -> bytes:
         """The file with these nodes; `opsets` are the versions of domains that it does not name yet."""

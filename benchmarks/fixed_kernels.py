@@ -1,0 +1,149 @@
+"""Fixed kernels (`kind = "rocket"`): the transform beside aeon's, and models served. `python -m benchmarks.fixed_kernels`.
+
+The transform of one sequence is timed in processor time of one thread, in turns with aeon's MiniRocket (numba, compiled
+before, one thread) with as many kernels; the fastest of the runs counts. Then three servers take turns, each on one
+core, with JapaneseVowels: a rocket model, the same one without its kernels in C, and `preset = "rnn"`; the load comes
+from another core. The two models are trained once and kept.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+import lengthwise_export
+from benchmarks import accuracy, machine, pages
+from benchmarks.bench import measure_load
+from benchmarks.contenders import SAME_KERNELS, SERVICE
+from benchmarks.workloads import CACHE, Work
+from lengthwise.bench.trial import LoadSpec, prepare
+from lengthwise.runtime import fixed_kernels
+from lengthwise_export.architecture import rocket_kernels
+
+PAGE = pages.RESULTS / "fixed_kernels.md"
+DATA: Final = "JapaneseVowels"
+_KERNELS: Final = 9996
+_STEPS: Final = (30, 300, 1300)
+_FEATURES: Final = (1, 12)
+_ROCKET, _WITHOUT, _RNN = 'kind = "rocket"', 'kind = "rocket", onnxruntime\'s operators', 'preset = "rnn"'
+
+
+def transforms(seconds: float) -> list[tuple[str, ...]]:
+    """A line for each number of features and steps: microseconds of aeon's transform and of this one, and the ratio."""
+    import numba
+    from aeon.transformations.collection.convolution_based import MiniRocket
+
+    numba.set_num_threads(1)
+    lines = []
+    for features in _FEATURES:
+        for steps in _STEPS:
+            values = np.random.default_rng(0).normal(size=(10, features, steps)).astype(np.float32)
+            aeons = MiniRocket(n_kernels=_KERNELS, n_jobs=1, random_state=0).fit(values)
+            sequences = [np.ascontiguousarray(each.T) for each in values]
+            biases = _KERNELS // fixed_kernels.KERNELS
+            plan = fixed_kernels.plan(rocket_kernels.fit(sequences, biases, reference_length=steps, seed=0), bits=17)
+
+            def own(plan: fixed_kernels.Plan = plan, sequences: list[Any] = sequences) -> object:
+                return fixed_kernels.shares(plan, sequences[:1])
+
+            def others(aeons: Any = aeons, values: Any = values) -> object:
+                return aeons.transform(values[:1])
+
+            one, other = _fastest([others, own], seconds)
+            lines.append((str(features), str(steps), f"{one:.0f}", f"{other:.0f}", f"{other / one:.2f}"))
+    return lines
+
+
+def _fastest(calls: list[Callable[[], object]], seconds: float) -> list[float]:
+    """Microseconds of processor time of each call's fastest run, in turns; the first turn does not count."""
+    fastest = [np.inf] * len(calls)
+    for call in calls:
+        call()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for index, call in enumerate(calls):
+            before = time.thread_time()
+            call()
+            fastest[index] = min(fastest[index], 1e6 * (time.thread_time() - before))
+    return fastest
+
+
+def trained(preset: str) -> Path:
+    """The model directory of a preset; trained once and kept."""
+    published = CACHE.parent / f"bench-fixed-{preset}" / DATA.lower() / "1"
+    if not published.is_dir():
+        records = accuracy.read(DATA).training
+        run = lengthwise_export.train(preset, [each.steps for each in records], [str(each.label) for each in records])
+        run.export(published)
+    return published
+
+
+def served(seconds: float, rounds: int) -> list[tuple[str, ...]]:
+    """A line for each server: requests/s of 64 connections, and p50 of one in milliseconds."""
+    directories = {_ROCKET: trained("rocket"), _WITHOUT: trained("rocket"), _RNN: trained("rnn")}
+    sequences = [record.steps for record in accuracy.read(DATA).test]
+    server, *others = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, others or [server])
+    many = LoadSpec(concurrency=64, seconds=seconds, warmup_seconds=0.3)
+    one = LoadSpec(concurrency=1, seconds=seconds, warmup_seconds=0.3)
+    rates: dict[str, list[float]] = {kind: [] for kind in directories}
+    medians: dict[str, list[float]] = {kind: [] for kind in directories}
+    with ExitStack() as stack:
+        trials = {}
+        for place, (kind, directory) in enumerate(directories.items()):
+            contender = SAME_KERNELS if kind == _WITHOUT else SERVICE
+            running = stack.enter_context(
+                contender.running(Work(f"fixed-{place}", kind, directory, sequences), [server])
+            )
+            trials[kind] = prepare(running.target, sequences, check=True), running.pid
+        for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
+            for kind, trial in trials.items():
+                rates[kind].append(measure_load(*trial, many)["requests_per_second"])
+                medians[kind].append(measure_load(*trial, one)["latency_ms"]["p50"])
+    os.sched_setaffinity(0, [server, *others])
+    of_rnn, without = median(rates[_RNN]), median(medians[_WITHOUT])
+    return [
+        (
+            f"`{kind}`",
+            f"{median(rates[kind]):,.0f} ({min(rates[kind]):,.0f}-{max(rates[kind]):,.0f})",
+            f"{median(rates[kind]) / of_rnn:.2f}",
+            f"{median(medians[kind]):.2f}",
+            f"{median(medians[kind]) / without:.2f}",
+        )
+        for kind in directories
+    ]
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Of each measurement.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of every server.")
+def main(seconds: float, rounds: int) -> None:
+    """Measures fixed kernels beside aeon's and beside other models, and writes benchmarks/results/fixed_kernels.md."""
+    pages.require_clean(PAGE)
+    facts = machine.facts()
+    own = ("requests/s", f"over {_RNN}", "p50 of one connection, ms", "over onnxruntime's operators")
+    heads = ("features", "steps", "aeon, us", "Lengthwise, us", "ratio")
+    how = f"`python -m benchmarks.fixed_kernels`: {_KERNELS:,} kernels, the transform of one sequence, in one thread."
+    under_load = f"{DATA}, one test recording a request, on one core; medians of {rounds} turns of {seconds:g} s."
+    tables = (
+        pages.table(heads, transforms(seconds)),
+        under_load,
+        pages.table(("model", *own), served(seconds, rounds)),
+    )
+    text = pages.page(facts, "Fixed kernels", how, *tables)
+    pages.write(PAGE, text)
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""MiniRocket's fixed kernels in C: the shares of steps at which they are above biases, of valid steps only.
+
+The graph of such a model is plain ONNX. `lengthwise.runtime.onnx.kernel_shares` finds the part of it that counts when a
+graph is opened, and puts the operator of `kernels/_shares.c` in its place. Training calls the same code (`shares`).
+On the grid of a sequence every sum is exact, so the bits are those of the graph's own operators, on every processor.
+A C compiler is needed at installation; without it onnxruntime runs the graph as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.runtime import recurrent_kernels
+
+try:
+    from lengthwise.runtime.kernels import _kernels
+except ImportError:  # mypy reads the module's stub; an installation may lack the module
+    _kernels = None  # type: ignore[assignment]
+
+DOMAIN: Final = "lengthwise.rocket"
+"""The domain of the operator SharesAboveBiases. It occurs in no file."""
+INSTRUCTION_SETS: Final[tuple[str, ...]] = () if _kernels is None else _kernels.INSTRUCTION_SETS["shares"]
+"""The instruction sets that this processor and the kernels support, best first; empty if the kernels were not built."""
+TAPS: Final = 9
+"""Weights of a kernel."""
+HIGH_TAPS: Final = np.array(list(combinations(range(TAPS), 3)))
+"""`[84, 3]`: the places of the three weights of 2; the other weights are -1."""
+KERNELS: Final = len(HIGH_TAPS)
+POWERS: Final = np.exp2(np.arange(-60, 121, dtype=np.float32))
+"""The powers of two that set the distance of a sequence's grid: the smallest that is not below its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class DilatedKernels:
+    """The 84 kernels at one dilation.
+
+    Attributes:
+        dilation: The distance between the steps of neighbouring weights.
+        reads: `[84, features]`, whether a kernel reads a feature.
+        biases: `[84, biases]` float32.
+        inside: `[84]`, whether a kernel is applied only where all its weights have a step.
+    """
+
+    dilation: int
+    reads: NDArray[np.bool_]
+    biases: NDArray[np.float32]
+    inside: NDArray[np.bool_]
+
+
+class Plan(NamedTuple):
+    """Kernels as the C code reads them: whole numbers as `_shares.c` says, and all biases."""
+
+    numbers: NDArray[np.int32]
+    biases: NDArray[np.float32]
+
+
+def kernel_weights() -> NDArray[np.float32]:
+    """`[84, 9]`, the weights of the kernels."""
+    weights = np.full((KERNELS, TAPS), -1, dtype=np.float32)
+    np.put_along_axis(weights, HIGH_TAPS, 2, axis=1)
+    return weights
+
+
+def plan(kernels: Sequence[DilatedKernels], bits: int) -> Plan:
+    """The plan of kernels at each dilation; at least one.
+
+    Args:
+        kernels: The kernels.
+        bits: The distance of a sequence's grid is `2**-bits` of a power of two above its values.
+    """
+    numbers = [kernels[0].reads.shape[1], bits]
+    for each in kernels:
+        numbers += [each.dilation, each.biases.shape[1]]
+        for inside, reads in zip(each.inside, each.reads, strict=True):
+            channels = np.flatnonzero(reads).tolist()
+            numbers += [int(inside), len(channels), *channels]
+    return Plan(
+        np.array(numbers, np.int32), np.concatenate([each.biases.ravel() for each in kernels], dtype=np.float32)
+    )
+
+
+def shares(plan: Plan, sequences: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """`[sequences, biases]`: the share of each sequence's steps at which a kernel is above a bias.
+
+    Args:
+        plan: The kernels.
+        sequences: Each `[length, features]`. A sequence with NaN, or of no steps, gets NaN.
+
+    Raises:
+        ValueError: The plan is damaged, or is for another number of features.
+    """
+    found = np.empty((len(sequences), plan.biases.size), np.float32)
+    values = np.concatenate([np.empty((0, int(plan.numbers[0])), np.float32), *sequences])
+    lengths = np.array([len(steps) for steps in sequences], np.int32)
+    _kernels.shares(plan.numbers, plan.biases, np.ascontiguousarray(values, np.float32), lengths, found)
+    return found
+
+
+def register(options: Any) -> str:
+    """Lets sessions with these options run the operator, and gives its instruction set; see `INSTRUCTION_SETS`.
+
+    Args:
+        options: onnxruntime's `SessionOptions`.
+    """
+    return recurrent_kernels.offered(options, "shares")
+
+
+def choose(instruction_set: str) -> None:
+    """Sets the instruction set from now on, in the whole process; for tests and benchmarks.
+
+    Raises:
+        ValueError: This processor does not support it.
+    """
+    recurrent_kernels.choose_of("shares", instruction_set, INSTRUCTION_SETS)

@@ -1,0 +1,196 @@
+"""The fixed kernels in C beside the operators of the graph, which onnxruntime or torch compute: the same bits."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from lengthwise.padding import pad
+from lengthwise.runtime import fixed_kernels
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
+from lengthwise.runtime.session import Session
+from lengthwise_export.architecture import rocket
+from lengthwise_export.architecture.rocket import RocketClassifier
+from lengthwise_export.masks import step_mask
+from tests.support.specs import candidate, spec
+
+pytestmark = pytest.mark.skipif(
+    not fixed_kernels.INSTRUCTION_SETS, reason="the kernels were not built: no compiler at installation"
+)
+LENGTHS = (*range(1, 10), 16, 17, 33, 70)
+EVERY_SET = ("avx512", "avx2", "portable")
+ROCKET = 'kind = "rocket"\nkernels = {}'
+
+
+@pytest.fixture(params=EVERY_SET)
+def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param not in fixed_kernels.INSTRUCTION_SETS:
+        pytest.skip(f"this processor has no {request.param}")
+    fixed_kernels.choose(request.param)
+    yield request.param
+    fixed_kernels.choose(fixed_kernels.INSTRUCTION_SETS[0])
+
+
+def sequences(features: int, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[NDArray[np.float32]]:
+    """Random sequences whose sizes differ by orders of magnitude; some values are equal to others."""
+    random = np.random.default_rng(seed)
+    found = []
+    for length in lengths:
+        steps = random.standard_normal((length, features)) * 10.0 ** random.uniform(-30, 36)
+        steps[random.random(steps.shape) < 0.2] = 0
+        found.append(np.clip(steps, -3e38, 3e38).astype(np.float32))
+    return found
+
+
+def fitted(features: int, kernels: int, longest: int) -> RocketClassifier:
+    described = spec(ROCKET.format(kernels), step=f"features = {features}")
+    given = sequences(features, [longest, 40], seed=1)
+    return rocket.fitted_to(described, rocket.first_layer(described), given, seed=3).eval()
+
+
+def by_operators(model: RocketClassifier, given: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    batch = pad(given)
+    steps, lengths = torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths)
+    with torch.no_grad():
+        return model.by_operators(steps, lengths, step_mask(lengths, steps.shape[1])).numpy()
+
+
+@pytest.mark.parametrize(
+    ("features", "kernels", "longest"), [(1, 9996, 1300), (1, 84, 9), (2, 2520, 300), (12, 9996, 40), (500, 420, 120)]
+)
+def test_shares_have_the_bits_of_the_operators(features: int, kernels: int, longest: int, instructions: str) -> None:
+    model, given = fitted(features, kernels, longest), sequences(features)
+    found = fixed_kernels.shares(model.plan, given)
+    assert np.array_equal(found, by_operators(model, given))
+    alone = [fixed_kernels.shares(model.plan, [steps])[0] for steps in given]
+    assert np.array_equal(found, alone)
+
+
+def test_a_sequence_with_nan_or_of_no_steps_gets_nan_and_others_do_not(instructions: str) -> None:
+    model, given = fitted(3, 420, 40), sequences(3)
+    plain = fixed_kernels.shares(model.plan, given)
+    given[4][2, 1] = np.nan
+    given[6] = given[6][:0]
+    found = fixed_kernels.shares(model.plan, given)
+    for row, (now, before) in enumerate(zip(found, plain, strict=True)):
+        assert np.isnan(now).all() if row in (4, 6) else np.array_equal(now, before)
+    assert fixed_kernels.shares(model.plan, []).shape == (0, model.plan.biases.size)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-45, 1e-38, 2.0**-60, 1.0, 2.0**119, 2.0**120, 3e38, np.inf])
+def test_the_grid_is_that_of_the_operators_at_every_size(size: float, instructions: str) -> None:
+    model = fitted(3, 84, 9)
+    given = [(np.random.default_rng(0).uniform(-1, 1, (20, 3)) * np.float32(size)).astype(np.float32)]
+    given[0][0, 0] = size
+    assert np.array_equal(fixed_kernels.shares(model.plan, given), by_operators(model, given))
+
+
+def test_a_damaged_plan_is_refused_and_reads_no_foreign_memory() -> None:
+    plan, given = fitted(3, 168, 40).plan, sequences(3)
+    random = np.random.default_rng(0)
+    for place in [*range(8), *random.integers(0, plan.numbers.size, 300)]:
+        for value in (-1, 0, 1, 3, 2**24 + 1, 2**31 - 1, -(2**31)):
+            numbers = plan.numbers.copy()
+            numbers[place] = value
+            try:
+                fixed_kernels.shares(plan._replace(numbers=numbers), given)
+            except ValueError:
+                continue
+            assert -1 <= value <= 3
+    for numbers, biases in (
+        (plan.numbers[:-1], plan.biases),
+        (plan.numbers, plan.biases[1:]),
+        (plan.numbers[:2], plan.biases),
+    ):
+        with pytest.raises(ValueError, match="damaged plan"):
+            fixed_kernels.shares(fixed_kernels.Plan(numbers, biases), given)
+
+
+def exported(step: str, kernels: int = 420) -> tuple[bytes, Manifest]:
+    made = candidate(ROCKET.format(kernels), step=step)
+    return made.build(made.manifest).SerializeToString(), made.manifest
+
+
+@pytest.mark.parametrize("step", ["features = 1", "features = 12\nmissing = 'indicator'\nnormalize = 'both'"])
+def test_the_graph_has_the_same_bits_with_and_without_the_operator(step: str, instructions: str) -> None:
+    graph, manifest = exported(step, 9996 if step == "features = 1" else 420)
+    own, plain = Session(graph, manifest), Session(graph, manifest, devices=(PLAIN_CPU,))
+    assert (own.kernels, plain.kernels) == (f"fixed {instructions}", ONNXRUNTIME)
+    assert not own.computes_padding
+    assert plain.computes_padding
+    given = sequences(manifest.input.features or 1, (*LENGTHS, 97, 120))
+    if manifest.missing == "handled":
+        for steps in given[::2]:
+            steps[np.random.default_rng(0).random(steps.shape) < 0.3] = np.nan
+    batch = pad(given, width=128)
+    batch.steps[np.arange(128) >= batch.lengths[:, None]] = np.nan  # what padding holds does not matter
+    together = own.run(batch).logits
+    assert np.isfinite(together).all()
+    assert np.array_equal(together, plain.run(batch).logits)
+    alone = [own.run(pad([steps], multiple=manifest.width_multiple)).logits[0] for steps in given]
+    assert np.array_equal(together, alone)
+
+
+def test_many_requests_get_the_bits_of_plain_onnxruntime() -> None:
+    graph, manifest = exported("features = 3")
+    own, plain = Session(graph, manifest), Session(graph, manifest, devices=(PLAIN_CPU,))
+    random = np.random.default_rng(0)
+    for seed in range(100):
+        batch = pad(sequences(3, random.integers(1, 60, 16).tolist(), seed=seed))
+        assert np.array_equal(own.run(batch).logits, plain.run(batch).logits)
+
+
+def test_no_rows_give_no_answers() -> None:
+    graph, manifest = exported("features = 3")
+    batch = pad(sequences(3, [4]))
+    nothing = type(batch)(batch.steps[:0], batch.lengths[:0])
+    assert Session(graph, manifest).run(nothing).logits.shape == (0, 2)
+
+
+def altered(graph: bytes, name: str, change: Any) -> bytes:
+    """The graph with a change of the numbers of an initializer, the first whose name contains this."""
+    model = onnx.load_from_string(graph)
+    place = next(each for each in model.graph.initializer if name in each.name)
+    place.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(place).copy()), place.name))
+    return model.SerializeToString()
+
+
+def other_weight(weights: NDArray[Any]) -> NDArray[Any]:
+    weights[7, 0, 3] += 1
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("0.weights", other_weight), ("0.weights", np.zeros_like), ("powers", lambda powers: powers * 4)],
+    ids=["another kernel", "no channels", "another grid"],
+)
+def test_a_graph_that_computes_something_else_keeps_its_operators(name: str, change: Any) -> None:
+    graph, manifest = exported("features = 3")
+    session = Session(altered(graph, name, change), manifest)
+    assert session.kernels == ONNXRUNTIME
+
+
+def test_steps_that_count_are_those_of_the_graph() -> None:
+    graph, manifest = exported("features = 3")
+    model = onnx.load_from_string(graph)
+    for node in model.graph.node:
+        if node.op_type == "LessOrEqual":  # which sequences are too short
+            node.op_type = "Less"
+    changed = model.SerializeToString()
+    assert Session(changed, manifest).kernels == ONNXRUNTIME
+
+
+def test_lengths_beyond_the_width_are_refused() -> None:
+    graph, manifest = exported("features = 3")
+    session, batch = Session(graph, manifest), pad(sequences(3, [4, 4]))
+    batch.lengths[0] = 9
+    with pytest.raises(Exception, match="a length is not between 0 and the number of steps"):
+        session.run(batch)
