@@ -1,4 +1,4 @@
-"""Fixed kernels (`kind = "rocket"`): the transform beside aeon's, and models served. `python -m benchmarks.fixed_kernels`.
+"""Fixed kernels (`kind = "rocket"`): their transform beside aeon's, and served: `python -m benchmarks.fixed_kernels`.
 
 The transform of one sequence is timed in processor time of one thread, in turns with aeon's MiniRocket (numba, compiled
 before, one thread) with as many kernels; the fastest of the runs counts. Then three servers take turns, each on one

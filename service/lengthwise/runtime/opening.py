@@ -1,8 +1,8 @@
 """Opens a graph in onnxruntime, with the kernels that run its recurrent layers, or its fixed kernels.
 
 The kernels of this project are tried first, on the graph with the operators of `fusion`, `integer_layers` or
-`kernel_shares`; where they do not run it, onnxruntime's own do. Importing this module switches onnxruntime's telemetry off, for the whole
-process.
+`kernel_shares`; where they do not run it, onnxruntime's own do. Importing this module switches onnxruntime's telemetry
+off, for the whole process.
 """
 
 from __future__ import annotations
