@@ -40,11 +40,11 @@ _ROCKET, _WITHOUT, _RNN = 'kind = "rocket"', 'kind = "rocket", onnxruntime\'s op
 
 def transforms(seconds: float) -> list[tuple[str, ...]]:
     """A line for each number of features and steps: microseconds of aeon's transform and of this one, and the ratio."""
-    import numba
+    import numba  # type: ignore[import-untyped]
     from aeon.transformations.collection.convolution_based import MiniRocket
 
     numba.set_num_threads(1)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for features in _FEATURES:
         for steps in _STEPS:
             values = np.random.default_rng(0).normal(size=(10, features, steps)).astype(np.float32)
