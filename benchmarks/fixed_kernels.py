@@ -40,7 +40,7 @@ _ROCKET, _WITHOUT, _RNN = 'kind = "rocket"', 'kind = "rocket", onnxruntime\'s op
 
 def transforms(seconds: float) -> list[tuple[str, ...]]:
     """A line for each number of features and steps: microseconds of aeon's transform and of this one, and the ratio."""
-    import numba  # type: ignore[import-untyped]
+    import numba
     from aeon.transformations.collection.convolution_based import MiniRocket
 
     numba.set_num_threads(1)
