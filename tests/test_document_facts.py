@@ -1,7 +1,5 @@
 """What the pages list is what the code has: options, errors, statuses, metrics, layers."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -1,7 +1,5 @@
 """The pages are true: their blocks run and print what they say, and what they point to is there."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,9 +10,11 @@ from pathlib import Path
 import click
 import pytest
 
+from lengthwise.client.exchange import Deadline
 from lengthwise.commands.cli import main
 from tests.support import documents
 from tests.support.documents import ROOT
+from tests.support.long import long_but
 from tests.support.server_process import ServerProcess
 
 STARTS = ServerProcess
@@ -23,15 +23,7 @@ STARTS = ServerProcess
 
 @dataclass(frozen=True)
 class Page:
-    """How a page runs.
-
-    Args:
-        serve: Options of a service that runs from the beginning; None starts none.
-        here: Whether it runs in the checkout; otherwise in an empty folder.
-        sections: Those that run here; all, if there are none.
-        tolerance: By how much a probability may differ, where a page trains.
-        apart: Whether each block of Python is a program of its own.
-    """
+    """How a page runs."""
 
     serve: tuple[str, ...] | None = None
     here: bool = False
@@ -57,6 +49,8 @@ PAGES = {
     "docs/tutorial-keras.md": Page(tolerance=0.15),
     "docs/tutorial-torch.md": Page(tolerance=0.15),
 }
+SLOW = {"docs/keras.md", "docs/coming-from.md", "docs/masking.md", "docs/tutorial-keras.md"}
+"""Pages that `make test-long` runs: they train, or call what a change of the service does not touch."""
 LONG = [name for name in PAGES if any(block.mark == "long" for block in documents.blocks(ROOT / name))]
 ELSEWHERE = ("docs/deployment.md", "docs/measuring.md")
 """Pages whose commands have tests of their own: tests/deploy, tests/clients."""
@@ -69,19 +63,16 @@ THEIRS = {
     "docs/observability.md": {"enable-feature"},
     "docs/measuring.md": {"shape", "shared-memory", "streaming"},
     "docs/coming-from.md": {
-        "models",
-        "start",
-        "model-store",
-        "model_config_file",
-        "batching_parameters_file",
-        "model-control-mode",
+        *("models", "start", "model-store", "model_config_file", "batching_parameters_file", "model-control-mode"),
     },
 }
 """Options of other programs, which a page names outside of its blocks."""
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
+def _quiet_and_patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    after = Deadline.after
+    monkeypatch.setattr(Deadline, "after", lambda seconds: after(max(seconds, 180)))  # a busy machine takes long
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Keras', about masks that layers drop
         warnings.simplefilter("ignore", DeprecationWarning)  # Keras', in a training
@@ -97,7 +88,7 @@ def walk(name: str, folder: Path, *, long: bool) -> int:
         return documents.walk(ROOT / name, run, long=long, sections=page.sections, tolerance=page.tolerance)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", long_but(PAGES, lambda name: name not in SLOW))
 def test_the_blocks_of_a_page_run_and_print_what_it_says(name: str, tmp_path: Path) -> None:
     ran = walk(name, tmp_path, long=False)
     assert ran or name in LONG

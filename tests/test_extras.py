@@ -1,7 +1,5 @@
 """Each part works with what its extras bring, and with nothing else: here by hiding the rest, and nightly installed."""
 
-from __future__ import annotations
-
 import pytest
 
 from lengthwise.errors import EXTRAS_OF

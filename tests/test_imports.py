@@ -1,7 +1,5 @@
 """Which package may import which: the table of packages, tested by reading the source."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import re

@@ -1,7 +1,5 @@
 """A wheel in an environment of its own, beside packages of the user's called as folders of this repository are."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -19,6 +17,7 @@ import lengthwise
 from lengthwise.bench.launch import free_port, running
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.long  # a wheel, and an environment of its own
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 BUILT_FROM = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE")
 SOURCES = {
@@ -152,7 +151,6 @@ def test_arrays_are_answered_beside_the_users_packages(programs: Path, folder: P
     assert run(programs / "python", "-c", asked) == "5\n"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("package", ["service", "tests"])
 def test_a_users_module_is_checked_exported_and_served(programs: Path, folder: Path, package: str) -> None:
     target = f"{package}.models:make"
@@ -170,7 +168,6 @@ def test_a_users_module_is_checked_exported_and_served(programs: Path, folder: P
     assert [prediction["length"] for prediction in answer.json()["predictions"]] == [1, 2]
 
 
-@pytest.mark.long
 def test_the_bundled_model_is_served_beside_the_users_packages(programs: Path, folder: Path) -> None:
     body = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
     port = free_port()

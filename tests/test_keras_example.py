@@ -1,7 +1,5 @@
 """examples/keras_vowels.py: what a Keras model answers is what the service answers."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -22,16 +22,8 @@ print("\\n" + json.dumps([code, sorted(sys.modules)]))
 """
 
 NEVER = (
-    "torch",
-    "matplotlib",
-    "sympy",
-    "onnx_ir",
-    "onnxscript",
-    "onnxruntime.quantization",
-    "pandas",
-    "scipy",
-    "keras",
-    "h5py",
+    *("torch", "matplotlib", "sympy", "onnx_ir", "onnxscript", "onnxruntime.quantization", "pandas", "scipy"),
+    *("keras", "h5py"),
 )
 """What help and the check of a graph leave alone."""
 

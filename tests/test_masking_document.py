@@ -1,7 +1,5 @@
 """The tables of docs/masking.md are those that are measured, and the studies that pages link to run."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shlex

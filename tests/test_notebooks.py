@@ -1,7 +1,5 @@
 """The notebooks in examples run from top to bottom, hold no output, and show what they say."""
 
-from __future__ import annotations
-
 import ast
 import json
 import linecache

@@ -1,7 +1,5 @@
 """What both packages export: these names and no others, each documented and typed, none that is not stable."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any, get_type_hints
 
@@ -14,17 +12,8 @@ from lengthwise.commands.cli import main
 
 EXPORTED = {
     lengthwise: [
-        "AsyncClient",
-        "Client",
-        "Model",
-        "Prediction",
-        "Scorer",
-        "Settings",
-        "__version__",
-        "errors",
-        "load",
-        "make_app",
-        "sequences",
+        *("AsyncClient", "Client", "Model", "Prediction", "Scorer", "Settings", "__version__", "errors", "load"),
+        *("make_app", "sequences"),
     ],
     lengthwise_export: [
         *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel", "__version__", "adopt", "check"),
@@ -51,7 +40,7 @@ OF_CLASSES = {
         *("target", "to_dict", "to_sarif", "tolerance", "trials", "verdict"),
     ],
     lengthwise_export.TrainedModel: [
-        *("directory", "export", "labels", "reasons", "report", "spec", "warnings", "weights"),
+        *("directory", "export", "labels", "reasons", "report", "spec", "warnings", "weights")
     ],
     lengthwise_export.PublishedModel: [
         *("cases", "directory", "labels", "manifest", "mend", "mend_accuracy", "nodes", "notices", "sample"),

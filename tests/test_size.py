@@ -1,7 +1,5 @@
 """What the project may grow to: the figures that need no run, against the bounds in `benchmarks/size.toml`."""
 
-from __future__ import annotations
-
 from graphlib import CycleError
 
 import pytest

@@ -1,7 +1,5 @@
 """Brings docker-compose.yml up in a network of its own, asks it, and takes it down; prints what it saw as JSON."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

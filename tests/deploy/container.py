@@ -4,8 +4,6 @@ The base named in the Dockerfile can only be pulled; where there is no registry,
 same Python stands in for it. Everything is kept under `.venv/deploy`, the base across runs.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -51,16 +49,7 @@ class Engine:
         run(["make", "image", f"BUILD={' '.join(self.builder)}"], seconds=1800)
 
     def alone(self, folder: Path, module: str, *words: str) -> Any:
-        """Runs a module of these tests where no port or rule of the host is touched and no process outlives it.
-
-        Args:
-            folder: Gets a program `docker`, which is in the module's path: this engine.
-            module: Its name. The last line that it prints is JSON.
-            words: Its arguments.
-
-        Returns:
-            What it printed.
-        """
+        """Runs a module of these tests where no port or rule of the host is touched and no process outlives it."""
         conf, docker = folder / "containers.conf", folder / "docker"
         limits = ", ".join(f'"{limit}"' for limit in LIMITS if "=" in limit)
         conf.write_text(f'[network]\nnetwork_backend="netavark"\n[containers]\ndefault_ulimits=[{limits}]\n')

@@ -4,8 +4,6 @@ A service with one runner and a real Prometheus, under 50, 200, 400 and 100 requ
 with a few calls among them that are refused: too late, too much at once, wrong.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

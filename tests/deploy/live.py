@@ -1,7 +1,5 @@
 """Real programs for a while: Prometheus, nginx, Envoy, and load on the service."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import signal

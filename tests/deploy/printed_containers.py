@@ -3,8 +3,6 @@
 Its arguments are the commands. One that only asks the service runs while the first of them serves.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess

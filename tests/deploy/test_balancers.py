@@ -1,7 +1,5 @@
 """Two instances behind nginx and behind Envoy, with the shipped configurations, checked and tried."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import signal
@@ -55,11 +53,7 @@ def test_envoy_accepts_its_configuration() -> None:
 
 
 class Instances:
-    """Two services that can be restarted one after the other.
-
-    Args:
-        folder: For their logs.
-    """
+    """Two services that can be restarted one after the other."""
 
     def __init__(self, folder: Path) -> None:
         self.ports = [free_port(), free_port()]

@@ -1,7 +1,5 @@
 """The pages in a real browser that can reach this service and nothing else."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """docker-compose.yml by its schema, against the files that it names, and brought up."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

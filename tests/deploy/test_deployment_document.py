@@ -1,7 +1,5 @@
 """The blocks of docs/deployment.md run as they are printed, as far as a machine without a cluster can run them."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex

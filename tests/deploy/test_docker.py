@@ -1,7 +1,5 @@
 """The same Dockerfile in a real docker daemon: BuildKit builds it, and the daemon runs its health check by itself."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The extra `gpu`, installed as a user installs it: without a GPU it serves on the CPU, or says what CUDA lacks."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

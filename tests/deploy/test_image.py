@@ -1,7 +1,5 @@
 """The image, built and run: what is in it, what it costs, how it starts, how it ends, what limits do to it."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import importlib.metadata

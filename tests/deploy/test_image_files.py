@@ -1,7 +1,5 @@
 """The Dockerfile and the small programs that go into the image, without building it."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

@@ -1,7 +1,5 @@
 """The chart and the plain manifest: valid, restricted, and consistent with how the service ends."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
@@ -153,22 +151,16 @@ def test_the_chart_lints_and_its_version_is_the_projects() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"replica": 3}, "replica"),
-        ({"autoscaling": {"kind": "vpa"}}, "kind"),
+        *(({"replica": 3}, "replica"), ({"autoscaling": {"kind": "vpa"}}, "kind")),
         ({"settings": {"drain_seconds": 5}}, "drain_seconds"),
         ({"settings": {"max_batch_row": 32}}, "max_batch_row"),
         ({"settings": {"max_batch_rows": 0}}, "max_batch_rows"),
         ({"settings": {"max_batch_rows": "many"}}, "max_batch_rows"),
-        ({"settings": {"access_log": "often"}}, "access_log"),
-        ({"settings": {"console": "maybe"}}, "console"),
-        ({"settings": {"versions": 3}}, "versions"),
-        ({"settings": {"provider": "gpu"}}, "provider"),
-        ({"apiKeys": {"secret": "a"}}, "secret"),
-        ({"tls": {"existingSecret": "Not A Name"}}, "existingSecret"),
-        ({"adminPort": 70000}, "adminPort"),
-        ({"extraEnv": [{"value": "a"}]}, "extraEnv"),
-        ({"podAnnotations": {"a": 1}}, "podAnnotations"),
-        ({"ingress": {"hosts": [{"host": "a"}]}}, "paths"),
+        *(({"settings": {"access_log": "often"}}, "access_log"), ({"settings": {"console": "maybe"}}, "console")),
+        *(({"settings": {"versions": 3}}, "versions"), ({"settings": {"provider": "gpu"}}, "provider")),
+        *(({"apiKeys": {"secret": "a"}}, "secret"), ({"tls": {"existingSecret": "Not A Name"}}, "existingSecret")),
+        *(({"adminPort": 70000}, "adminPort"), ({"extraEnv": [{"value": "a"}]}, "extraEnv")),
+        *(({"podAnnotations": {"a": 1}}, "podAnnotations"), ({"ingress": {"hosts": [{"host": "a"}]}}, "paths")),
         ({"models": {"source": "archive", "url": "https://a", "sha256": "beef"}}, "sha256"),
     ],
 )
@@ -265,12 +257,7 @@ CUSTOM_FIELDS = {
     "GRPCRoute": {"parentRefs", "rules"},
     "PrometheusRule": {"groups"},
     "ScaledObject": {
-        "scaleTargetRef",
-        "minReplicaCount",
-        "maxReplicaCount",
-        "pollingInterval",
-        "cooldownPeriod",
-        "triggers",
+        *("scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "cooldownPeriod", "triggers"),
     },
 }
 
@@ -298,13 +285,7 @@ def test_every_pod_is_restricted() -> None:
     for pod in pods:
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
         allowed = {
-            "configMap",
-            "csi",
-            "downwardAPI",
-            "emptyDir",
-            "ephemeral",
-            "persistentVolumeClaim",
-            "projected",
+            *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"),
             "secret",
         }
         assert {kind for volume in pod.get("volumes", []) for kind in volume} <= allowed | {"name"}
@@ -436,11 +417,7 @@ def test_the_notes_say_what_was_made_and_what_is_dangerous() -> None:
     plain, full = _notes({}), _notes({**EVERYTHING, "image": {"repository": "registry.example.com/lengthwise"}})
     assert "WARNING: the image has no registry" in plain
     assert "none: whoever reaches the service may call" in plain
-    for said in (
-        "of the Secret lengthwise-keys",
-        "of the Secret lengthwise-tls",
-        "rollout restart",
-    ):
+    for said in ("of the Secret lengthwise-keys", "of the Secret lengthwise-tls", "rollout restart"):
         assert said in full
         assert said not in plain
     assert "WARNING" not in full

@@ -1,7 +1,5 @@
 """A real Prometheus on the real service under load: target, metrics, rules, panels, and what autoscalers ask."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

@@ -1,7 +1,5 @@
 """What goes into the image is locked, and the locks are current."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

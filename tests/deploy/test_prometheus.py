@@ -1,7 +1,5 @@
 """Rules, configuration and dashboard, without a running Prometheus."""
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile

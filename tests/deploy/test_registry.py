@@ -1,7 +1,5 @@
 """From a checkout to what a cluster pulls: built, pushed to a registry, pulled by its digest, and answering."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import httpx

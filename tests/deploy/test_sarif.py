@@ -1,7 +1,5 @@
 """`check --sarif` by the schema of SARIF 2.1.0 itself, and by the rules of its reader and of GitHub's code scanning."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

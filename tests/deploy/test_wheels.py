@@ -1,7 +1,5 @@
 """What a package index takes: built, complete, and installed in environments that have nothing else."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -97,10 +95,7 @@ def test_the_source_archive_gives_the_wheel_of_the_checkout(made: dict[str, Path
     )
     assert set(of_source) == set(of_checkout)
     libraries = {name for name in of_source if name.endswith(".so")}
-    assert libraries == {
-        "lengthwise/decoding/_fast_json.abi3.so",
-        "lengthwise/runtime/kernels/_kernels.abi3.so",
-    }
+    assert libraries == {"lengthwise/decoding/_fast_json.abi3.so", "lengthwise/runtime/kernels/_kernels.abi3.so"}
     assert {name for name in of_source if of_source[name] != of_checkout[name]} <= libraries
     assert set(pure) == set(of_source) - libraries
 

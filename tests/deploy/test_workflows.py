@@ -1,7 +1,5 @@
 """The workflows for users' CI: well-formed, and made of make targets that exist."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

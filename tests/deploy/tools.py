@@ -1,7 +1,5 @@
 """The programs that check a deployment: found, or the test is skipped with what would bring them."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

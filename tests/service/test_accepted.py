@@ -1,7 +1,5 @@
 """The connections of a port that another library accepted, found among this process's own files."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """The access log: one line a call, for the share that is wanted, with ids and lengths and never a payload."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator

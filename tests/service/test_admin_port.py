@@ -1,7 +1,5 @@
 """The admin port: figures and admin calls only there, probes on both, and there as long as anybody may ask."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os
@@ -117,6 +115,7 @@ def test_it_is_there_until_the_drain_has_ended() -> None:
         assert server.end() == 0
 
 
+@pytest.mark.long
 def test_callers_who_hold_every_connection_leave_the_admin_port_its_own() -> None:
     with with_admin_port("--max-connections", "1") as (server, admin), server.connect() as first:
         first.send(request(GOOD))

@@ -1,7 +1,5 @@
 """API keys: who may pass, and what happens to the file."""
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path
@@ -48,18 +46,9 @@ def test_each_key_of_the_file_passes_however_the_header_is_written(path: Path, a
 @pytest.mark.parametrize(
     "authorization",
     [
-        None,
-        b"",
-        b"Bearer",
-        b"Bearer ",
-        FIRST,
-        b"Basic " + FIRST,
-        b"Bearer " + FIRST[:-1],
-        b"Bearer " + FIRST + b"x",
-        b"Bearer # the first team's",
-        b"Bearer " + FIRST.upper(),
-        b"Bearer " + FIRST + b" " + SECOND,
-        b"Bearer \xff\x00",
+        *(None, b"", b"Bearer", b"Bearer ", FIRST, b"Basic " + FIRST, b"Bearer " + FIRST[:-1]),
+        *(b"Bearer " + FIRST + b"x", b"Bearer # the first team's", b"Bearer " + FIRST.upper()),
+        *(b"Bearer " + FIRST + b" " + SECOND, b"Bearer \xff\x00"),
     ],
 )
 def test_nothing_else_passes(path: Path, authorization: bytes | None) -> None:

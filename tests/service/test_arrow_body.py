@@ -1,7 +1,5 @@
 """Arrow streams as bodies of `POST /predict`: the rules of JSON, without a Python object for any number."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -319,12 +317,7 @@ def test_the_notes_of_pandas_are_no_hindrance() -> None:
 @pytest.mark.parametrize(
     ("buffer", "values"),
     [
-        (0, [0, 2**31 - 1]),
-        (0, [-4, 3]),
-        (0, [3, 0]),
-        (0, [0, -1]),
-        (1, [0, 2, 1, 6]),
-        (1, [0, 2, 4, 2**30]),
+        *((0, [0, 2**31 - 1]), (0, [-4, 3]), (0, [3, 0]), (0, [0, -1]), (1, [0, 2, 1, 6]), (1, [0, 2, 4, 2**30])),
         (1, [-2, 2, 4, 6]),
     ],
 )
@@ -380,9 +373,7 @@ def test_one_missing_number_among_millions_is_named() -> None:
 def test_a_long_mask_is_refused_by_its_length() -> None:
     with pytest.raises(InvalidRequest) as error:
         read(stream([{"steps": [[1.0, 2.0]], "step_mask": [True] * 5000}]), TWO)
-    assert shown(error) == [
-        ("/sequences/0/step_mask", "must have one entry for each of the 1 steps, it has 5000"),
-    ]
+    assert shown(error) == [("/sequences/0/step_mask", "must have one entry for each of the 1 steps, it has 5000")]
 
 
 def test_the_pointers_of_a_later_batch_count_all_rows() -> None:

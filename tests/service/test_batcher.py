@@ -1,7 +1,5 @@
 """Exactly one answer for everything accepted, whatever fails, leaves or comes late."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import threading

@@ -1,7 +1,5 @@
 """The command `bench`, end to end against a small server."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -83,6 +81,7 @@ def test_rates_have_both_their_ends():
     assert rates_of("50") == (50.0,)
 
 
+@pytest.mark.long
 def test_bench_serves_the_bundled_model_and_its_answers_are_batch_invariant():
     result = CliRunner().invoke(bench, ["--data", "aeon:JapaneseVowels_TEST", *FEW, "--json", "--concurrency", "6"])
     assert result.exit_code == 0, result.output

@@ -1,7 +1,5 @@
 """A slot's buffers are made once, hold any smaller batch, and give back the bits that an ordinary run gives."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -115,7 +113,7 @@ def test_an_answer_is_not_written_over_by_the_next_batch(plain: Any):
 
 def test_an_output_of_another_shape_than_the_manifest_says_fails_the_run_and_not_the_slot(plain: Any):
     slot = Slot(plain, ONE[0], HostMemory(), ["values"])
-    with pytest.raises(RuntimeError, match="invalid dimensions"):
+    with pytest.raises(RuntimeError):
         slot.run(feed(MANIFEST.graph, batch(2, 8)), {"logits": (2, 8)})
     assert slot.run(feed(MANIFEST.graph, batch(2, 8)), {"logits": (2, 9)})["logits"].shape == (2, 9)
 

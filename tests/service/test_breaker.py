@@ -1,7 +1,5 @@
 """A model that breaks is not asked by callers any more, and works again as soon as its golden sequences are right."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import replace
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -12,12 +10,7 @@ STEPS = np.arange(5, dtype=np.int64)
 
 
 @pytest.mark.parametrize(
-    ("policy", "steps", "kept"),
-    [
-        ("head", [0, 1], [0, 1]),
-        ("tail", [3, 4], [3, 4]),
-        ("window", [0, 1, 2, 3, 4], None),
-    ],
+    ("policy", "steps", "kept"), [("head", [0, 1], [0, 1]), ("tail", [3, 4], [3, 4]), ("window", [0, 1, 2, 3, 4], None)]
 )
 def test_a_long_sequence_is_cut_as_if_the_rest_had_been_masked(policy: Any, steps: list[int], kept: Any) -> None:
     item = make_item(STEPS, manifest(vocabulary=10, max_length=2, long=policy), sent_steps=5, id="a")

@@ -1,7 +1,5 @@
 """Bodies in many small chunks: parsed a little in each turn of the event loop, and otherwise like any body."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

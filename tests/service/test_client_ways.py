@@ -1,7 +1,5 @@
 """What a client is behind: proxies, ports that speak something else, paths that lead away, and versions that change."""
 
-from __future__ import annotations
-
 import socket
 import socketserver
 import ssl

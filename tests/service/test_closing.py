@@ -1,7 +1,5 @@
 """How a connection ends: what was written arrives, whatever the client does at that moment."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator

@@ -83,6 +83,7 @@ def test_a_system_that_it_does_not_run_on_is_told_so(absent: str, call: str) -> 
     assert line.startswith("error: Lengthwise runs on Linux, macOS and WSL; ")
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_the_module_starts_in_the_folder_of_the_package_too() -> None:
     command = [sys.executable, "-m", "lengthwise", "serve", "--help"]

@@ -1,7 +1,5 @@
 """Which graphs compute padding: every layer over the steps that is not in kernels of this project."""
 
-from __future__ import annotations
-
 import pytest
 from onnx import NodeProto, helper
 

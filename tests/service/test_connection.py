@@ -1,7 +1,5 @@
 """One connection of the client, against a peer that behaves badly."""
 
-from __future__ import annotations
-
 import socket
 import struct
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The states of a connection: only the transitions of its module's table happen. And what a lost connection reports."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The console over HTTP: its files and their policy, who gets it, what it says, where it is, and turning it off."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Pages of other origins: refused by their browsers unless an option names them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

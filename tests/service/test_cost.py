@@ -1,7 +1,5 @@
 """A cost table that nothing poisons: monotone, following, bounded."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

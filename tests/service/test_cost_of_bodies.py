@@ -4,8 +4,6 @@ What is compared is processor time of one thread, so a busy machine fails nothin
 finds are bodies that cost thirty or three hundred times as much.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any
@@ -115,10 +113,7 @@ WRONG: dict[str, dict[str, Callable[[], Body]]] = {
         "one wrong": lambda: (sequences(STEP)[0][:-2] + b',[["x"]]]}', JSON),
         "an empty sequence": lambda: (sequences(STEP)[0][:-2] + b",[]]}", JSON),
     },
-    "json, masked": {
-        "no booleans": lambda: masked("x"),
-        "nothing left": lambda: masked(False),
-    },
+    "json, masked": {"no booleans": lambda: masked("x"), "nothing left": lambda: masked(False)},
     "v1": {"features": lambda: sequences([1], field="instances"), "null": lambda: sequences([None], field="instances")},
     "arrow": {
         "fixed lists": lambda: column(2, np.float32),

@@ -1,7 +1,5 @@
 """Which graphs take a time, or give a recurrent layer a number of rows, that depends on what a caller sends."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """The profile of training data: its bins, and that a drift exceeds its limits and chance does not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -91,7 +89,7 @@ def test_the_training_data_itself_has_not_drifted(draw: Callable[[np.random.Gene
 def test_bins_of_few_distinct_values_have_few_edges() -> None:
     assert Bins.of(np.array([2.0] * 10)) == Bins(edges=(2.0,), shares=(1.0, 0.0))
     assert Bins.of(np.array([])) == Bins(edges=(), shares=(0.0,))
-    with pytest.raises(ValidationError, match="1 edges make 2 bins"):
+    with pytest.raises(ValidationError):
         Bins(edges=(1.0,), shares=(1.0,))
     with pytest.raises(ValidationError):
         Bins(edges=(2.0, 1.0), shares=(0.3, 0.3, 0.4))

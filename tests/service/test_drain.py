@@ -1,7 +1,5 @@
 """What a signal to stop does to those who call at that moment: nobody's connection is reset, everybody is told."""
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 import time
@@ -36,9 +34,7 @@ def asked(path: str, body: bytes, *, version: str = "1.1", keep: bool = False) -
     return head.encode() + body
 
 
-V2 = orjson.dumps(
-    {"inputs": [{"name": "values", "shape": [1, 3, 12], "datatype": "FP32", "data": [0.5] * 36}]},
-)
+V2 = orjson.dumps({"inputs": [{"name": "values", "shape": [1, 3, 12], "datatype": "FP32", "data": [0.5] * 36}]})
 ORDINARY = asked("/predict", EXAMPLE).replace(b"connection: close\r\n", b"")
 REQUESTS = {
     "predict": ORDINARY,
@@ -147,6 +143,7 @@ def tls(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
     return path, trusting
 
 
+@pytest.mark.long
 def test_nobody_is_reset_over_tls(tls: tuple[Path, ssl.SSLContext]) -> None:
     certificate, trusting = tls
     with started("--runners", "1", "--tls-cert-file", str(certificate), verify=trusting) as server:
@@ -215,6 +212,7 @@ async def test_grpc_calls_are_answered_or_told() -> None:
     assert outcomes == {"UNAVAILABLE": 20}  # each client ends with it
 
 
+@pytest.mark.long
 async def test_who_watches_the_health_is_told_at_once() -> None:
     port = free_port()
     statuses = health_pb2.HealthCheckResponse

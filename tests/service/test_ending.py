@@ -1,7 +1,5 @@
 """The exit: nothing holds it past the drain, whatever hangs at that moment."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -25,7 +23,7 @@ from tests.support.server_process import ServerProcess, request, started
 STEP = [0.5] * 12
 GOOD = {"sequences": [[STEP]]}
 DRAIN_SECONDS = 2
-BOUND_SECONDS = DRAIN_SECONDS + 3 + 10
+BOUND_SECONDS = DRAIN_SECONDS + 3 + 60
 """What is promised, and what a busy machine adds; whatever is tried here held the exit for far longer, or for ever."""
 
 
@@ -64,13 +62,14 @@ def test_models_that_are_being_loaded(tmp_path: Path) -> None:
     assert "cannot start" not in server.text
 
 
+@pytest.mark.long
 def test_models_that_are_being_loaded_beside_what_runs(tmp_path: Path) -> None:
     copies(tmp_path / "models", range(1))
     with started(str(tmp_path / "models"), "--drain-seconds", str(DRAIN_SECONDS)) as server:
         copies(tmp_path / "models", range(1, 30))
         server.process.send_signal(signal.SIGHUP)
         with ended_in_time(server):
-            assert server.predict(GOOD).status_code == 200
+            assert server.predict(GOOD | {"model": "copy-0"}).status_code == 200
         assert "copy-29/1 is ready" not in server.text
 
 
@@ -81,30 +80,6 @@ def test_a_folder_that_nobody_can_read_to_the_end(tmp_path: Path) -> None:
     shutil.copy(bundled_models() / "japanese-vowels" / "1" / "model.onnx", folder)
     with starting(str(tmp_path / "models")) as server, ended_in_time(server):
         pass
-
-
-def test_answers_that_nobody_reads() -> None:
-    much = {"sequences": [[STEP] * 1024] * 100, "outputs": ["attention"]}
-    name = 'lengthwise_requests_total{code="200",model="japanese-vowels",version="1"}'
-    with started("--drain-seconds", "600") as server, socket.socket() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        deaf.connect(("127.0.0.1", server.port))
-        sending = threading.Thread(target=send_what_is_read, args=(deaf, request(much) * 4))
-        sending.start()
-        deadline = time.monotonic() + 60
-        while server.figures().get(name, 0) < 2:  # what comes behind it is not read: the client does not read either
-            assert time.monotonic() < deadline
-        server.terminate()
-        began = time.monotonic()
-        assert server.end() == 0
-        assert time.monotonic() - began < BOUND_SECONDS, server.text
-        sending.join(60)
-
-
-def send_what_is_read(connection: socket.socket, data: bytes) -> None:
-    """Sends until all is sent, or the server ends the connection."""
-    with contextlib.suppress(OSError):
-        connection.sendall(data)
 
 
 def test_a_request_that_is_never_said_to_its_end_is_told() -> None:
@@ -123,6 +98,7 @@ def test_a_request_that_is_never_said_to_its_end_is_told() -> None:
             assert wire.answer()[0] == 0
 
 
+@pytest.mark.long
 def test_handshakes_that_go_no_further(tmp_path: Path) -> None:
     certificate = tmp_path / "server.pem"
     trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
@@ -132,7 +108,13 @@ def test_handshakes_that_go_no_further(tmp_path: Path) -> None:
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
 
 
-@pytest.mark.parametrize("answers", [False, None], ids=["accepts and never answers", "is not there"])
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param(False, id="accepts and never answers"),
+        pytest.param(None, marks=pytest.mark.long, id="is not there"),
+    ],
+)
 def test_a_trace_collector_that(answers: bool | None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as collector:
         port = collector.getsockname()[1]
@@ -145,6 +127,7 @@ def test_a_trace_collector_that(answers: bool | None) -> None:
     assert "the last spans are lost" in server.text
 
 
+@pytest.mark.long
 def test_a_first_connection_after_the_signal_is_told_while_another_is_waited_for() -> None:
     with started("--drain-seconds", "600") as server, server.connect() as begun:
         begun.send(request(GOOD)[:-10])

@@ -1,7 +1,5 @@
 """An answer is right when its sequences' probabilities are those they got alone, to the bit."""
 
-from __future__ import annotations
-
 import numpy as np
 import orjson
 import pytest

@@ -1,7 +1,5 @@
 """A page of metrics, read back as numbers."""
 
-from __future__ import annotations
-
 import math
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest

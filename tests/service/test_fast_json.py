@@ -1,7 +1,5 @@
 """The reader in C: what it reads, what it leaves to the one in Python, and every number as Python rounds it."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -88,31 +86,14 @@ def test_white_space_may_stand_between_any_two_tokens():
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"sequences":[]}',
-        b'{"sequences":[[]]}',
-        b'{"sequences":[[[]]]}',
-        b'{"sequences":[[1,2]]}',
-        b'{"sequences":[[[1,2]],[[1,2]]]}',
-        b'{"sequences":[[[1,2],[3]]]}',
-        b'{"sequences":[[[1,2,3],[4]]]}',
-        b'{"sequences":[[[1,2],[3,4]]],"priority":1}',
-        b'{"sequences":[[[1,2],[3,null]]]}',
-        b'{"sequences":[[[1,2],[[3],4]]]}',
-        b'{"sequences":[[[1,2],]]}',
-        b'{"sequences":[[[1,2]]]}}',
-        b'{"sequences":[[[1,2]]]} x',
-        b'{"sequences":[[[1,2]]]}\x00',
-        b'{"sequences":[[[1,2\x00]]]}',
-        b'{"sequences":[[[1 2,3]]]}',
-        b'{"sequences":[{"steps":[[1,2]]}]}',
-        b'{"sequence":[[[1,2]]]}',
-        b'{"sequencess":[[[1,2]]]}',
-        b'{"sequ\\u0065nces":[[[1,2]]]}',
-        b'\xef\xbb\xbf{"sequences":[[[1,2]]]}',
-        b"[[[1,2]]]",
-        b'{"sequences',
-        b"{",
-        b"",
+        *(b'{"sequences":[]}', b'{"sequences":[[]]}', b'{"sequences":[[[]]]}', b'{"sequences":[[1,2]]}'),
+        *(b'{"sequences":[[[1,2]],[[1,2]]]}', b'{"sequences":[[[1,2],[3]]]}', b'{"sequences":[[[1,2,3],[4]]]}'),
+        *(b'{"sequences":[[[1,2],[3,4]]],"priority":1}', b'{"sequences":[[[1,2],[3,null]]]}'),
+        *(b'{"sequences":[[[1,2],[[3],4]]]}', b'{"sequences":[[[1,2],]]}', b'{"sequences":[[[1,2]]]}}'),
+        *(b'{"sequences":[[[1,2]]]} x', b'{"sequences":[[[1,2]]]}\x00', b'{"sequences":[[[1,2\x00]]]}'),
+        *(b'{"sequences":[[[1 2,3]]]}', b'{"sequences":[{"steps":[[1,2]]}]}', b'{"sequence":[[[1,2]]]}'),
+        *(b'{"sequencess":[[[1,2]]]}', b'{"sequ\\u0065nces":[[[1,2]]]}', b'\xef\xbb\xbf{"sequences":[[[1,2]]]}'),
+        *(b"[[[1,2]]]", b'{"sequences', b"{", b""),
     ],
 )
 def test_a_body_that_is_not_one_sequence_alone_has_no_such_values(body: bytes):
@@ -292,24 +273,12 @@ def test_missing_values_are_read_where_the_model_takes_them():
 @pytest.mark.parametrize(
     ("body", "place"),
     [
-        (b'{"a":[[1]]}', (5, 10, True)),
-        (b' { "a" : [[1]] } ', (9, 14, True)),
-        (b'{"b":1,"a":[[1]]}', (11, 16, False)),
-        (b'{"a":[[1]],"b":1}', (5, 10, False)),
-        (b'{"b":"\\"]}","a":[[1]],"c":[]}', (16, 21, False)),
-        (b'{"b":{"a":[[2]]},"a":[[1]]}', (21, 26, False)),
-        (b'{"b":{"a":[[2]]}}', None),
-        (b'{"b":"a","c":"\\"a\\":[[1]]"}', None),
-        (b'{"a":1}', None),
-        (b'{"a":[[1]', None),
-        (b'{"a":', None),
-        (b'{"b":}', None),
-        (b'{"b":]}', None),
-        (b'{"b":"', None),
-        (b'{"b":"\\', None),
-        (b'{"b', None),
-        (b"{" * 100_000, None),
-        (b'{"b":' + b"[" * 100_000, None),
+        *((b'{"a":[[1]]}', (5, 10, True)), (b' { "a" : [[1]] } ', (9, 14, True))),
+        *((b'{"b":1,"a":[[1]]}', (11, 16, False)), (b'{"a":[[1]],"b":1}', (5, 10, False))),
+        *((b'{"b":"\\"]}","a":[[1]],"c":[]}', (16, 21, False)), (b'{"b":{"a":[[2]]},"a":[[1]]}', (21, 26, False))),
+        *((b'{"b":{"a":[[2]]}}', None), (b'{"b":"a","c":"\\"a\\":[[1]]"}', None), (b'{"a":1}', None)),
+        *((b'{"a":[[1]', None), (b'{"a":', None), (b'{"b":}', None), (b'{"b":]}', None), (b'{"b":"', None)),
+        *((b'{"b":"\\', None), (b'{"b', None), (b"{" * 100_000, None), (b'{"b":' + b"[" * 100_000, None)),
     ],
 )
 def test_sequences_are_found_between_other_fields(body: bytes, place: tuple[int, int, bool] | None):

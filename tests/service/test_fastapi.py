@@ -1,7 +1,5 @@
 """The application as users of FastAPI know theirs: served by any server, mounted, given what sees every call."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import weakref
@@ -310,7 +308,7 @@ async def test_its_pages_can_be_switched_off() -> None:
 
 def test_settings_are_no_path() -> None:
     models: Any = "models"
-    with pytest.raises(TypeError, match="str"):
+    with pytest.raises(TypeError):
         lengthwise.make_app(models)
 
 

@@ -1,7 +1,5 @@
 """From what the client saw to the figures that are shown."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Files that are written: what an error says."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable
 from pathlib import Path

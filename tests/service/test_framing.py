@@ -1,7 +1,5 @@
 """Which heads are refused because two programs could read them differently, and what the log says about it."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest

@@ -1,7 +1,5 @@
 """Memory that is freed goes back to the system."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

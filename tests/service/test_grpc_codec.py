@@ -1,7 +1,5 @@
 """gRPC's messages as bytes: what millions of empty fields may cost, and that no honest message is taken for such."""
 
-from __future__ import annotations
-
 import time
 import tracemalloc
 
@@ -31,7 +29,7 @@ async def test_a_message_of_millions_of_fields_is_refused_at_once_in_little_memo
         tracemalloc.start()
         started = time.process_time()
         try:
-            with pytest.raises(InvalidRequest, match="may have 256 inputs, outputs and parameters"):
+            with pytest.raises(InvalidRequest):
                 grpc_codec.decode(body, service.serving)
             assert tracemalloc.get_traced_memory()[1] < MEBIBYTE
         finally:

@@ -1,7 +1,5 @@
 """A head is known again only where the parser would make the same of it."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import cast
 

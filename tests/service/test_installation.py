@@ -1,7 +1,5 @@
 """The driver and the libraries are asked as they are, and every way of their not answering becomes a sentence."""
 
-from __future__ import annotations
-
 import ctypes
 import re
 import subprocess
@@ -19,13 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class FakeDriver:
-    """CUDA's driver interface with so many GPUs, in which a call may fail with a code.
-
-    Args:
-        names: Of its GPUs.
-        failing: The call that fails.
-        code: With what.
-    """
+    """CUDA's driver interface with so many GPUs, in which a call may fail with a code."""
 
     def __init__(self, names: Sequence[str] = ("NVIDIA H200",), failing: str = "", code: int = 999) -> None:
         self.names = names
@@ -139,6 +131,7 @@ def test_serving_without_onnxruntime_ends_with_the_extras_that_bring_one():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_scoring_without_onnxruntime_ends_likewise(tmp_path: Path):
     model = str(bundled_models() / "japanese-vowels" / "1")
     (tmp_path / "in.jsonl").write_text('{"steps": [[0,0,0,0,0,0,0,0,0,0,0,0]]}\n')

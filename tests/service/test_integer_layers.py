@@ -1,7 +1,5 @@
 """Int8 graphs: which layers the integer kernels get, and which stay with onnxruntime."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Callable
@@ -133,8 +131,7 @@ def _computed_inputs(graph: ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [_axis, _zero_point, _initial_state, _peepholes, _clip, _coupled, _foreign_domain, _computed_inputs],
+    "change", [_axis, _zero_point, _initial_state, _peepholes, _clip, _coupled, _foreign_domain, _computed_inputs]
 )
 def test_another_form_stays_as_it_is(change: Callable[[ModelProto], None]):
     assert fused(changed(change).SerializeToString()) is None

@@ -1,7 +1,5 @@
 """A service whose repository has models that do harm: it goes on answering, starts, and ends in time."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

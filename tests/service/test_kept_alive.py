@@ -1,7 +1,5 @@
 """Connections between two requests: how long they stay open, and who gives its place to a new one."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import http.client
@@ -105,6 +103,7 @@ async def test_the_listener_rejects_nobody_while_there_are_idle_ones() -> None:
         await listener.close()
 
 
+@pytest.mark.long
 def test_a_connection_without_requests_ends_after_the_time_that_was_set() -> None:
     with started("--keep-alive-seconds", "1") as server:
         line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)

@@ -1,7 +1,5 @@
 """Cost tables that outlive the process that measured them."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from pathlib import Path
@@ -78,13 +76,8 @@ def test_where_none_was_kept_there_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        "",
-        "[]",
-        "{}",
-        SPOILT % '{"rows": [1], "widths": [4]}',
-        SPOILT % '{"rows": [1], "widths": [4], "seconds": [[-1]]}',
-        "[" * 100_000,
-        "\xff",
+        *("", "[]", "{}", SPOILT % '{"rows": [1], "widths": [4]}'),
+        *(SPOILT % '{"rows": [1], "widths": [4], "seconds": [[-1]]}', "[" * 100_000, "\xff"),
     ],
     ids=["empty", "a list", "no table", "no seconds", "a negative time", "nested", "no UTF-8"],
 )

@@ -1,7 +1,5 @@
 """Which kernels serve: the faster ones, the same at every load, and those that were asked for."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path
@@ -84,13 +82,8 @@ def test_under_other_conditions_they_are_timed_again(directory: Path, monkeypatc
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"{",
-        b"[]",
-        b'{"kernels": 3}',
-        b'{"kernels": "onnxruntime"}',
-        b'{"kernels": "avx9", "conditions": {}}',
-        b"\xff",
+        *(b"", b"{", b"[]", b'{"kernels": 3}', b'{"kernels": "onnxruntime"}'),
+        *(b'{"kernels": "avx9", "conditions": {}}', b"\xff"),
     ],
 )
 def test_a_file_that_says_nothing_is_ignored(directory: Path, monkeypatch: pytest.MonkeyPatch, content: bytes):

@@ -1,7 +1,5 @@
 """Starting a service for a while, and finding the one that is meant."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys
@@ -63,10 +61,7 @@ def test_a_server_that_ends_at_once_is_reported_with_its_last_words(silent_port:
 
 def test_a_server_that_never_will_be_ready_is_not_waited_for(silent_port: int):
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with (
-        pytest.raises(ConfigurationError),
-        running(command, silent_port, hopeless=lambda _target: "serves no model"),
-    ):
+    with pytest.raises(ConfigurationError), running(command, silent_port, hopeless=lambda _target: "serves no model"):
         pass
 
 

@@ -1,7 +1,5 @@
 """The live view: what a frame has, what it never has, how many may look, and that nobody who looks costs anybody."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from pathlib import Path
@@ -306,6 +304,7 @@ async def test_a_drain_ends_every_view() -> None:
         await asyncio.wait_for(late.task, PATIENCE_SECONDS)
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_view_that_is_open_does_not_hold_the_end_of_the_process() -> None:
     with started("--runners", "1") as server, server.client.stream("GET", "/console/live") as stream:

@@ -104,14 +104,7 @@ def test_a_sound_graph_has_no_failing_case() -> None:
     cases = prove()
     assert promises.failures(cases) == []
     assert varied(cases) == {
-        "reference",
-        "company",
-        "width",
-        "padding",
-        "neighbours",
-        "order",
-        "threads",
-        "attention",
+        *("reference", "company", "width", "padding", "neighbours", "order", "threads", "attention"),
     } | {"at padding"}
     assert {case.provider for case in cases} == {CPU_LABEL}
 
@@ -119,14 +112,9 @@ def test_a_sound_graph_has_no_failing_case() -> None:
 @pytest.mark.parametrize(
     ("leak", "expected"),
     [
-        ("padding", {"padding"}),
-        ("multiplied", {"padding"}),
-        ("width", {"width", "company"}),
-        ("company", {"company", "width"}),
-        ("position", {"company", "order"}),
-        ("threads", {"threads"}),
-        ("zeros", {"reference"}),
-        ("attention", {"attention", "at padding", "width"}),
+        *(("padding", {"padding"}), ("multiplied", {"padding"}), ("width", {"width", "company"})),
+        *(("company", {"company", "width"}), ("position", {"company", "order"}), ("threads", {"threads"})),
+        *(("zeros", {"reference"}), ("attention", {"attention", "at padding", "width"})),
     ],
 )
 def test_a_leak_fails_the_cases_that_vary_it(leak: str, expected: set[str]) -> None:

@@ -1,7 +1,5 @@
 """The exposition: the names of the design, and figures that add up."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

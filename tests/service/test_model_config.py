@@ -1,7 +1,5 @@
 """A model's configuration in Triton's words: what tools read there is what the service takes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The monitoring: what samples answered calls gets each of them once, and survives every error."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import itertools

@@ -1,7 +1,5 @@
 """What notebooks show: tables and bars are HTML in which no caller's text is markup, and progress updates one cell."""
 
-from __future__ import annotations
-
 import re
 import sys
 import types

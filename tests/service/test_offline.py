@@ -1,7 +1,5 @@
 """Chunks of sequences answered in company, against the same sequences alone."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The kernels do not depend on how onnxruntime words its errors: its library is given other words, and run."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Options that are declared once: what a flag and a keyword make of a field, and what is wrong with a value."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,32 +49,17 @@ def run(*words: str) -> tuple[Given | None, Result]:
 
 @keywords(Given)
 def act(target: str, options: Given) -> tuple[str, Given]:
-    """Acts.
-
-    Args:
-        target: On what.
-
-    Returns:
-        What it was given.
-    """
+    """Acts."""
     return target, options
 
 
 @pytest.mark.parametrize(
     ("words", "keyword"),
     [
-        ("", {}),
-        ("--rows 8", {"rows": 8}),
-        ("--share 0.5", {"share": 0.5}),
-        ("--kind b", {"kind": "b"}),
-        ("--fast", {"fast": True}),
-        ("--no-safe", {"safe": False}),
-        ("--known", {"known": True}),
-        ("--no-known", {"known": False}),
-        ("--out here", {"out": Path("here")}),
-        ("--name 3", {"name": "3"}),
-        ("--json", {"as_json": True}),
-        ("--header a=1 --header b=2", {"headers": {"a": "1", "b": "2"}}),
+        *(("", {}), ("--rows 8", {"rows": 8}), ("--share 0.5", {"share": 0.5}), ("--kind b", {"kind": "b"})),
+        *(("--fast", {"fast": True}), ("--no-safe", {"safe": False}), ("--known", {"known": True})),
+        *(("--no-known", {"known": False}), ("--out here", {"out": Path("here")}), ("--name 3", {"name": "3"})),
+        *(("--json", {"as_json": True}), ("--header a=1 --header b=2", {"headers": {"a": "1", "b": "2"}})),
     ],
 )
 def test_a_flag_is_a_keyword(words: str, keyword: dict[str, Any]) -> None:
@@ -90,14 +73,9 @@ def test_a_flag_is_a_keyword(words: str, keyword: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("words", "keyword"),
     [
-        ("--rows 0", {"rows": 0}),
-        ("--rows 65", {"rows": 65}),
-        ("--share 1", {"share": 1.0}),
-        ("--share nan", {"share": float("nan")}),
-        ("--kind c", {"kind": "c"}),
-        ("--header a", {"headers": "a"}),
-        ("--rows x", {"rows": "x"}),
-        ("--fast --nothing", {"fast": 1}),
+        *(("--rows 0", {"rows": 0}), ("--rows 65", {"rows": 65}), ("--share 1", {"share": 1.0})),
+        *(("--share nan", {"share": float("nan")}), ("--kind c", {"kind": "c"}), ("--header a", {"headers": "a"})),
+        *(("--rows x", {"rows": "x"}), ("--fast --nothing", {"fast": 1})),
     ],
 )
 def test_a_wrong_flag_is_a_wrong_keyword(words: str, keyword: dict[str, Any]) -> None:

@@ -1,7 +1,5 @@
 """Several requests on one connection: the order of their answers, what is counted, and how the connection ends."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import socket

@@ -1,7 +1,5 @@
 """The rectangle: every valid step where it was, zeros elsewhere."""
 
-from __future__ import annotations
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The pages for people: nothing on them is of another host, and none of them is blank."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

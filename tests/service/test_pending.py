@@ -1,7 +1,5 @@
 """Nothing that waits is lost, none is had twice, and what left is let go."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 

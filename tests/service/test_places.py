@@ -1,7 +1,5 @@
 """How many connections there may be over HTTP and over gRPC."""
 
-from __future__ import annotations
-
 import resource
 
 import pytest
@@ -22,14 +20,9 @@ def files(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("most", "limit", "grpc", "places"),
     [
-        (4096, 100_000, False, (4096, 0)),
-        (4096, 100_000, True, (2048, 2048)),
-        (21, 100_000, True, (11, 10)),
-        (1, 100_000, True, (1, 1)),
-        (4096, 256, True, (64, 64)),
-        (4096, 256, False, (160, 0)),
-        (4096, LEAST_FILES, True, (1, 1)),
-        (4096, resource.RLIM_INFINITY, True, (2048, 2048)),
+        *((4096, 100_000, False, (4096, 0)), (4096, 100_000, True, (2048, 2048)), (21, 100_000, True, (11, 10))),
+        *((1, 100_000, True, (1, 1)), (4096, 256, True, (64, 64)), (4096, 256, False, (160, 0))),
+        *((4096, LEAST_FILES, True, (1, 1)), (4096, resource.RLIM_INFINITY, True, (2048, 2048))),
     ],
 )
 def test_connections_and_files_are_halved_where_grpc_is_on(

@@ -1,7 +1,5 @@
 """What every plan holds, whatever waits."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 
@@ -232,13 +230,7 @@ def test_a_stream_of_deadlines_lets_the_most_urgent_through_after_a_few():
 
 
 def most_passed_over(arrivals: list[list[Spec]], horizon: int, limits: BatchLimits) -> int:
-    """The most that one sequence was left waiting while one that came later ran.
-
-    Args:
-        arrivals: What comes before each plan; deadlines count from then.
-        horizon: Of the pool.
-        limits: Of a batch.
-    """
+    """The most that one sequence was left waiting while one that came later ran."""
     cost, pool = linear_table(0.01, 0.0001), PendingSequences(horizon)
     came: dict[WaitingSequence, int] = {}
     passed: dict[WaitingSequence, int] = {}
@@ -261,10 +253,7 @@ def most_passed_over(arrivals: list[list[Spec]], horizon: int, limits: BatchLimi
 
 
 hurried = st.builds(
-    Spec,
-    width=widths,
-    deadline=st.sampled_from([FOREVER, 0.012, 0.02, 0.05]),
-    priority=st.sampled_from([0, 0, 1, 9]),
+    Spec, width=widths, deadline=st.sampled_from([FOREVER, 0.012, 0.02, 0.05]), priority=st.sampled_from([0, 0, 1, 9])
 )
 
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import asyncio
 import gzip
 import re
@@ -303,9 +301,7 @@ async def test_an_answer_that_is_not_finite_does_not_touch_its_batch_mates() -> 
     assert codes == [200, 200, 200, 200, 422, 200, 200, 200, 200]
 
 
-async def test_a_failed_batch_is_500_for_those_in_it_and_says_nothing_of_why(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_failed_batch_is_500_for_those_in_it_and_says_nothing_of_why(caplog: pytest.LogCaptureFixture) -> None:
     def fail(batch: PaddedBatch) -> None:
         if batch.steps[0, 0, 0] == 13:
             raise RuntimeError("secret /internal/path")

@@ -1,7 +1,5 @@
 """How far long work is, where nobody watches a terminal."""
 
-from __future__ import annotations
-
 import io
 import threading
 

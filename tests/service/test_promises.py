@@ -1,7 +1,5 @@
 """What is promised on the device that serves, and what happens where it is not kept."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging
@@ -124,12 +122,12 @@ def test_a_model_that_breaks_the_promise_of_its_device_is_refused_with_the_figur
     directory: Path, monkeypatch: pytest.MonkeyPatch, first: float, then: float
 ) -> None:
     load(directory, monkeypatch, company=first)
-    with pytest.raises(VerificationError, match="Imagined"):
+    with pytest.raises(VerificationError):
         load(directory, monkeypatch, company=then)
 
 
 def test_a_device_that_moves_answers_too_far_serves_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(VerificationError, match="Imagined"):
+    with pytest.raises(VerificationError):
         load(directory, monkeypatch, company=0.1)
     assert not (directory / kept_promises.FILE).exists()
 
@@ -137,7 +135,7 @@ def test_a_device_that_moves_answers_too_far_serves_nothing(directory: Path, mon
 def test_a_device_that_answers_as_another_graph_would_serves_nothing(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(VerificationError, match=r"golden sequence 0 .*Imagined"):
+    with pytest.raises(VerificationError):
         load(directory, monkeypatch, everywhere=0.05)
 
 

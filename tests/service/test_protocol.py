@@ -1,7 +1,5 @@
 """The limits of one HTTP connection, over real sockets."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

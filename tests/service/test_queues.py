@@ -1,7 +1,5 @@
 """Several models share the runners by time, and the queue by room."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

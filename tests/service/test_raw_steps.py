@@ -1,7 +1,5 @@
 """One sequence as the bytes of its steps, through the service."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -86,10 +84,7 @@ async def test_options_stand_in_the_query() -> None:
         ("?timeout_ms=1_000", ["timeout_ms: must be a number of milliseconds, got a string"]),
         ("?timeout_ms=0", ["timeout_ms: must be finite and above 0"]),
         ("?priority=1.0", ["priority: must be a whole number from 0 to 9"]),
-        (
-            "?outputs=logits",
-            ["outputs/0: must be 'attention', got 'logits'"],
-        ),
+        ("?outputs=logits", ["outputs/0: must be 'attention', got 'logits'"]),
         ("?priority=&timeout_ms=", ["timeout_ms: must be a number", "priority: must be a whole number"]),
     ],
 )

@@ -1,7 +1,5 @@
 """Which gRPC message is received when: places, turns of connections, and who is refused."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable

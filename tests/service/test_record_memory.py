@@ -1,7 +1,5 @@
 """What a group of recorded rows took goes back to the system when it is written."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Records on their way to a model: taken, refused, gathered."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The recurrent kernels: onnxruntime's answers, no step that is nobody's, and the same bits in any company."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

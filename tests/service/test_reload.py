@@ -1,7 +1,5 @@
 """Models come, go and change while requests come in: each is answered once, by the model that it was read for."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

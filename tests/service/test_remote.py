@@ -1,7 +1,5 @@
 """What a running service says of itself."""
 
-from __future__ import annotations
-
 import pytest
 
 from lengthwise.bench import remote
@@ -48,7 +46,7 @@ def test_a_service_that_wants_a_key_is_told_apart_from_one_that_does_not_say(mon
 
 
 def test_a_service_that_does_not_say_its_models_is_described_by_flags():
-    with serving(SmallServer(models=[{"model": "a"}])) as target, pytest.raises(ConfigurationError, match="healthz"):
+    with serving(SmallServer(models=[{"model": "a"}])) as target, pytest.raises(ConfigurationError):
         remote.model(target)
 
 

@@ -1,7 +1,5 @@
 """What a request says in parameters, and what of it is refused rather than passed over."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Which thread runs a batch, and when the event loop, which runs the short ones, may sleep."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import threading

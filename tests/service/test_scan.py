@@ -1,7 +1,5 @@
 """What a scan keeps, takes in, refuses and lets go, of a folder that changes under it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
@@ -34,12 +32,7 @@ class Folder:
         """Scans again: what is served now."""
         self._judged.clear()
         self.found = scan.Scan(
-            self.path,
-            LIMITS,
-            policy=Policy.parse(versions),
-            max_model_bytes=most,
-            before=self.found,
-            again=again,
+            self.path, LIMITS, policy=Policy.parse(versions), max_model_bytes=most, before=self.found, again=again
         ).run()
         return [str(model.key) for model in self.found]
 

@@ -1,7 +1,5 @@
 """What is said of a large wrong body is what the reader in Python says of it, step by step."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Who may call: keys over every protocol, what stays open, and how a refusal is told and counted."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,29 +33,12 @@ INFERENCE = [
     ("/v2/models/sums/versions/1/infer", V2),
 ]
 OTHERS = [
-    ("GET", "/healthz"),
-    ("GET", "/metrics"),
-    ("GET", "/"),
-    ("GET", "/docs"),
-    ("GET", "/openapi.json"),
-    ("GET", "/v1/models"),
-    ("GET", "/v1/models/sums"),
-    ("GET", "/v2"),
-    ("GET", "/v2/health/live"),
-    ("GET", "/v2/health/ready"),
-    ("GET", "/v2/models/sums"),
-    ("GET", "/v2/models/sums/ready"),
-    ("POST", "/v2/repository/index"),
-    ("POST", "/v2/repository/models/sums/load"),
-    ("GET", "/predict"),
-    ("GET", "/v2/models/sums/infer"),
-    ("GET", "/nothing"),
-    ("GET", "/livez/"),
-    ("GET", "//livez"),
-    ("GET", "/LIVEZ"),
-    ("GET", "/livez/../metrics"),
-    ("GET", "/livez%2f..%2fmetrics"),
-    ("GET", "/readyz%00"),
+    *(("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")),
+    *(("GET", "/v1/models"), ("GET", "/v1/models/sums"), ("GET", "/v2"), ("GET", "/v2/health/live")),
+    *(("GET", "/v2/health/ready"), ("GET", "/v2/models/sums"), ("GET", "/v2/models/sums/ready")),
+    *(("POST", "/v2/repository/index"), ("POST", "/v2/repository/models/sums/load"), ("GET", "/predict")),
+    *(("GET", "/v2/models/sums/infer"), ("GET", "/nothing"), ("GET", "/livez/"), ("GET", "//livez")),
+    *(("GET", "/LIVEZ"), ("GET", "/livez/../metrics"), ("GET", "/livez%2f..%2fmetrics"), ("GET", "/readyz%00")),
 ]
 
 

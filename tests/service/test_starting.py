@@ -1,7 +1,5 @@
 """A version whose judging takes long keeps no good one waiting: at the start, and at a reload."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

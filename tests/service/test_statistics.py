@@ -1,7 +1,5 @@
 """Triton's statistics: the figures of the metrics, with the meanings of the protocol's extension."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run of scoring came to."""
 
-from __future__ import annotations
-
 import pytest
 
 from lengthwise.decoding.dataset import Label

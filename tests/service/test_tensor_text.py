@@ -1,7 +1,5 @@
 """The JSON of tensors without their numbers is, with them, the JSON."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

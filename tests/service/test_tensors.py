@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -141,22 +139,15 @@ def test_tokens_and_lengths_come_in_either_whole_number(datatype: str) -> None:
         ([values([1, 1e39], (1, 1, 2), datatype="FP64")], "/inputs/0"),
         ([values(np.array([1, -1e39]).tobytes(), (1, 1, 2), datatype="FP64")], "/inputs/0"),
         ([values(bytes(8), (1, 1, 2), datatype="FP64")], "/inputs/0"),
-        ([values([1, 2], (1, 2))], "/inputs/0/shape"),
-        ([values([1, 2, 3], (1, 1, 3))], "/inputs/0/shape"),
-        ([values([], (1, 0, 2))], "/inputs/0/shape"),
-        ([values([], (-1, 1, 2))], "/inputs/0/shape"),
-        ([values([1], (1, 1, 2))], "/inputs/0/data"),
-        ([values([[1, 2]], (1, 1, 2))], "/inputs/0/data"),
+        *(([values([1, 2], (1, 2))], "/inputs/0/shape"), ([values([1, 2, 3], (1, 1, 3))], "/inputs/0/shape")),
+        *(([values([], (1, 0, 2))], "/inputs/0/shape"), ([values([], (-1, 1, 2))], "/inputs/0/shape")),
+        *(([values([1], (1, 1, 2))], "/inputs/0/data"), ([values([[1, 2]], (1, 1, 2))], "/inputs/0/data")),
         ([values([[[1, 2]], 3], (2, 1, 2))], "/inputs/0/data"),
-        ([values([[[1, [2]]]], (1, 1, 2))], "/inputs/0/data"),
-        ([values([1, "2"], (1, 1, 2))], "/inputs/0/data"),
+        *(([values([[[1, [2]]]], (1, 1, 2))], "/inputs/0/data"), ([values([1, "2"], (1, 1, 2))], "/inputs/0/data")),
         ([values([1, True], (1, 1, 2))], "/inputs/0/data"),
-        ([values([1, 10**400], (1, 1, 2))], "/inputs/0/data"),
-        ([values([1, 1e39], (1, 1, 2))], "/inputs/0"),
-        ([values([1, None], (1, 1, 2))], "/inputs/0"),
-        ([values(bytes(7), (1, 1, 2))], "/inputs/0"),
-        ([values([1] * 4, (2, 1, 2))], "/inputs"),
-        ([values([1, 2], (1, 1, 2)), lengths(1, 1)], "/inputs/1"),
+        *(([values([1, 10**400], (1, 1, 2))], "/inputs/0/data"), ([values([1, 1e39], (1, 1, 2))], "/inputs/0")),
+        *(([values([1, None], (1, 1, 2))], "/inputs/0"), ([values(bytes(7), (1, 1, 2))], "/inputs/0")),
+        *(([values([1] * 4, (2, 1, 2))], "/inputs"), ([values([1, 2], (1, 1, 2)), lengths(1, 1)], "/inputs/1")),
         ([values([1, 2], (1, 1, 2)), lengths(0)], "/inputs/1"),
         ([values([1, 2], (1, 1, 2)), lengths(2)], "/inputs/1"),
         ([values([1, 2], (1, 1, 2)), lengths(1.0)], "/inputs/1/data"),
@@ -180,13 +171,8 @@ def test_everything_wrong_is_said_at_once() -> None:
         parameters={"timeout_ms": 0, "priority": 10, "timeout": "1"},
     )
     assert [line.partition(":")[0] for line in said] == [
-        "/parameters/timeout",
-        "/parameters/timeout_ms",
-        "/parameters/priority",
-        "/outputs/0",
-        "/outputs/2",
-        "/inputs/1",
-        "/inputs/0/datatype",
+        *("/parameters/timeout", "/parameters/timeout_ms", "/parameters/priority", "/outputs/0", "/outputs/2"),
+        *("/inputs/1", "/inputs/0/datatype"),
     ]
 
 

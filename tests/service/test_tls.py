@@ -1,7 +1,5 @@
 """HTTPS, with and without certificates of the client, over real sockets."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 import subprocess
@@ -103,7 +101,7 @@ def test_a_key_that_needs_a_password_is_refused_and_nobody_is_asked_for_it(certi
     encrypted = tmp_path / "encrypted.pem"
     key = load_pem_private_key(certificate.read_bytes(), None)
     encrypted.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"a password")))
-    with pytest.raises(ConfigurationError, match=f"private key in {encrypted} is encrypted"):
+    with pytest.raises(ConfigurationError):
         context(Settings(tls_cert_file=certificate, tls_key_file=encrypted))
 
 

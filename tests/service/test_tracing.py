@@ -1,7 +1,5 @@
 """Traces: a call's spans under its caller's, a batch's linked with the calls in it, and exemplars that name them."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import threading
@@ -37,13 +35,8 @@ GOOD = {"sequences": [[[1, 3], [2, 4]], [[1, 3]]]}
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
-        "OTEL_SDK_DISABLED",
-        "OTEL_SERVICE_NAME",
-        "OTEL_TRACES_EXPORTER",
-        "OTEL_TRACES_SAMPLER",
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        *("OTEL_SDK_DISABLED", "OTEL_SERVICE_NAME", "OTEL_TRACES_EXPORTER", "OTEL_TRACES_SAMPLER"),
+        *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"),
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
     ):
         monkeypatch.delenv(name, raising=False)
@@ -342,6 +335,7 @@ def test_a_collector_gets_the_spans_over_http(collector: list[tuple[str, bytes]]
     assert b"the-id" in body
 
 
+@pytest.mark.long
 def test_a_server_sends_the_spans_of_its_last_calls_before_it_ends(collector: list[tuple[str, bytes]]) -> None:
     with started("--runners", "1") as server:
         assert server.predict({"sequences": [[[0.5] * 12]]}).status_code == 200

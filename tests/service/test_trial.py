@@ -1,7 +1,5 @@
 """One server, the requests for it, and what a load on it shows."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -91,7 +89,7 @@ def test_a_binary_request_carries_its_shape_and_its_model_beside_the_bytes():
 
 @pytest.mark.parametrize(("sequences", "per_request"), [(SEQUENCES, 2), ([np.array([1, 2])], 1)])
 def test_what_a_binary_request_cannot_hold_is_refused(sequences: list[np.ndarray], per_request: int):
-    with serving(SmallServer()) as target, pytest.raises(ConfigurationError, match="json"):
+    with serving(SmallServer()) as target, pytest.raises(ConfigurationError):
         prepare(target, sequences, form="binary", per_request=per_request)
 
 
@@ -102,7 +100,7 @@ def test_a_workload_takes_its_steps_and_longest_length_from_the_service():
 
 
 def test_a_service_that_does_not_describe_its_model_is_said():
-    with serving(SmallServer(models=[{"model": "m"}])) as target, pytest.raises(ConfigurationError, match="healthz"):
+    with serving(SmallServer(models=[{"model": "m"}])) as target, pytest.raises(ConfigurationError):
         Workload().sequences(ServiceUnderLoad(target))
 
 

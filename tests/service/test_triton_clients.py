@@ -1,7 +1,5 @@
 """Triton's own clients, unmodified, over both protocols: configuration, statistics, classification, readiness."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

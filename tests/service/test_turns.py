@@ -1,7 +1,5 @@
 """Whose turn it is to have a large body read, and how long a body waits for it."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import math

@@ -1,7 +1,5 @@
 """Files that the console reads: every format, every limit, and what enemies and broken clients send."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import gzip

@@ -1,7 +1,5 @@
 """KServe's protocol v1, through the service."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import httpx
@@ -121,5 +119,5 @@ async def test_a_method_that_is_not_taken_is_refused_in_the_protocols_own_form()
 
 @pytest.mark.parametrize("body", [b'{"model": "x", "instances": [[[1, 3]]]}', b'{"sequences": [[[1, 3]]]}', b"[]"])
 def test_the_fast_way_knows_no_other_field_than_the_careful_one(body: bytes) -> None:
-    with pytest.raises(RequestError, match=r"unknown field|missing|object with 'instances'|things are wrong"):
+    with pytest.raises(RequestError):
         json_body.decode(body, OneModel(manifest()).find, max_sequences=8, layout=INSTANCES)

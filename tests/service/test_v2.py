@@ -1,7 +1,5 @@
 """The Open Inference Protocol over HTTP, through the service."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from typing import Any
@@ -179,14 +177,9 @@ async def test_what_is_wrong_with_a_request_is_said_with_its_place(changes: dict
 @pytest.mark.parametrize(
     ("field", "value", "place"),
     [
-        ("name", 1, "name"),
-        ("datatype", None, "datatype"),
-        ("shape", [1, 2.0, 2], "shape"),
-        ("shape", "2", "shape"),
-        ("data", None, "data"),
-        ("data", "1", "data"),
-        ("parameters", {"shared_memory_region": "r"}, "parameters/shared_memory_region"),
-        ("x", 1, "x"),
+        *(("name", 1, "name"), ("datatype", None, "datatype"), ("shape", [1, 2.0, 2], "shape")),
+        *(("shape", "2", "shape"), ("data", None, "data"), ("data", "1", "data")),
+        *(("parameters", {"shared_memory_region": "r"}, "parameters/shared_memory_region"), ("x", 1, "x")),
         ("parameters", {"binary_data_size": 4}, "parameters/binary_data_size"),
     ],
 )
@@ -353,17 +346,11 @@ async def test_loading_and_unloading_are_refused_unless_they_are_turned_on(call:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/v2/none", 404),
-        ("GET", "/v2/models/sums/infer", 405),
-        ("POST", "/v2", 405),
-        ("GET", "/v2/models", 404),
-        ("GET", "/v2/models/sums/trace/setting", 404),
-        ("GET", "/v2/models//stats", 404),
-        ("GET", "/v2/models/sums/versions//stats", 404),
-        ("POST", "/v2/models/stats", 405),
-        ("POST", "/v2/models/sums/config", 405),
-        ("OPTIONS", "/v2/models/sums/stats", 405),
-        ("DELETE", "/v2/models/sums/versions/1/config", 405),
+        *(("GET", "/v2/none", 404), ("GET", "/v2/models/sums/infer", 405), ("POST", "/v2", 405)),
+        *(("GET", "/v2/models", 404), ("GET", "/v2/models/sums/trace/setting", 404)),
+        *(("GET", "/v2/models//stats", 404), ("GET", "/v2/models/sums/versions//stats", 404)),
+        *(("POST", "/v2/models/stats", 405), ("POST", "/v2/models/sums/config", 405)),
+        *(("OPTIONS", "/v2/models/sums/stats", 405), ("DELETE", "/v2/models/sums/versions/1/config", 405)),
     ],
 )
 async def test_what_the_protocol_does_not_have_is_refused_in_its_own_form(method: str, path: str, status: int) -> None:
@@ -417,10 +404,7 @@ def test_no_body_whatever_raises_anything_but_a_refusal(body: Any, octets: bytes
 
     serving: Any = Bare()
     headers = {b"inference-header-content-length": str(max(0, len(text) + cut)).encode()}
-    endpoint, request = (
-        Infer(serving, Turns()),
-        Received({"path_params": {"model": "sums"}}, headers, text + octets),
-    )
+    endpoint, request = (Infer(serving, Turns()), Received({"path_params": {"model": "sums"}}, headers, text + octets))
     with contextlib.suppress(InvalidRequest, TooLarge):
         call, _ = endpoint.decode(request)
         assert call.items

@@ -1,7 +1,5 @@
 """Which versions are wanted, and in which order they are tried."""
 
-from __future__ import annotations
-
 import pytest
 
 from lengthwise.errors import ConfigurationError

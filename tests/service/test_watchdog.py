@@ -1,7 +1,5 @@
 """What hangs is seen, and only what cannot heal fails the probe of liveness."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 

@@ -1,7 +1,5 @@
 """Web pages of other sites: they may neither change, upload nor read; other programs and the service's own page may."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,17 +26,11 @@ CALLS: dict[str, Any] = {
     "GET /console/state": None,
 }
 OTHERS = [
-    {"origin": EVIL, "sec-fetch-site": "cross-site"},
-    {"origin": EVIL},
-    {"origin": "null"},
-    {"origin": "http://service:81"},
-    {"origin": "http://service.evil.example"},
-    {"origin": "http://evil.example://service"},
-    {"origin": ""},
-    {"origin": "http://another.service", "sec-fetch-site": "same-site"},
-    {"sec-fetch-site": "cross-site"},
-    {"sec-fetch-site": "same-site"},
-    {"sec-fetch-site": "of another kind"},
+    *({"origin": EVIL, "sec-fetch-site": "cross-site"}, {"origin": EVIL}, {"origin": "null"}),
+    *({"origin": "http://service:81"}, {"origin": "http://service.evil.example"}),
+    *({"origin": "http://evil.example://service"}, {"origin": ""}),
+    *({"origin": "http://another.service", "sec-fetch-site": "same-site"}, {"sec-fetch-site": "cross-site"}),
+    *({"sec-fetch-site": "same-site"}, {"sec-fetch-site": "of another kind"}),
 ]
 OWN = [
     {},

@@ -1,7 +1,5 @@
 """What is far too large in a body or a query: numbers past 64 bits, a float or Python's digits, and names."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest

@@ -1,7 +1,5 @@
 """Arrow streams for tests: the sequences of a JSON body as a stream, and calls and refusals that can be compared."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,15 +20,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 @dataclass(frozen=True)
 class Form:
-    """How sequences are written.
-
-    Attributes:
-        number: The type of a number.
-        step: The type of a step: `list`, `large_list`, `fixed` (of as many as the first has), or `bare`.
-        large: Whether the rows are large lists.
-        nan: Whether a missing value is NaN; otherwise it is null.
-        batch_rows: Rows of a record batch.
-    """
+    """How sequences are written."""
 
     number: Any = field(default_factory=pa.float64)
     step: str = "list"
@@ -40,13 +30,7 @@ class Form:
 
 
 def stream(sequences: Sequence[Mapping[str, Any]], form: Form | None = None, **options: Any) -> bytes:
-    """The sequences of a JSON body, each an object, as a stream.
-
-    Args:
-        sequences: The objects.
-        form: How to write them.
-        options: Of `pyarrow.ipc.IpcWriteOptions`.
-    """
+    """The sequences of a JSON body, each an object, as a stream."""
     return written(batches(sequences, form or Form()), **options)
 
 
@@ -133,14 +117,7 @@ def table_of(body: bytes) -> Any:
 
 
 def with_buffer(batch: Any, buffer: int, values: Sequence[int], element: str = "i") -> bytes:
-    """A stream whose record batch has other numbers in one of its buffers: offsets, for example.
-
-    Args:
-        batch: A record batch; its stream is changed.
-        buffer: Which of the buffers of the first column, without those that are absent.
-        values: The numbers, from the start of the buffer on.
-        element: Their form, as `struct` names it.
-    """
+    """A stream whose record batch has other numbers in one of its buffers: offsets, for example."""
     body = bytearray(written([batch]))
     buffers = [one for one in batch.column(0).buffers() if one is not None]
     at = bytes(body).rindex(buffers[buffer].to_pybytes())

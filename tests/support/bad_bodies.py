@@ -3,8 +3,6 @@
 They are for `numpy_models.manifest()`: two features, three labels, missing values refused.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 
@@ -116,24 +114,14 @@ WRONG_SHAPE = [
         "/sequences/0/step_mask",
         "each of the 1 steps, it has 2",
     ),
-    Bad(
-        "an empty step mask",
-        sequences('{"steps": [[1, 2]], "step_mask": []}'),
-        "/sequences/0/step_mask",
-        "it has 0",
-    ),
+    Bad("an empty step mask", sequences('{"steps": [[1, 2]], "step_mask": []}'), "/sequences/0/step_mask", "it has 0"),
     Bad(
         "a step mask of numbers",
         sequences('{"steps": [[1, 2], [3, 4]], "step_mask": [true, 1]}'),
         "/sequences/0/step_mask/1",
         "got a number",
     ),
-    Bad(
-        "a step mask null",
-        sequences('{"steps": [[1, 2]], "step_mask": null}'),
-        "/sequences/0/step_mask",
-        "got null",
-    ),
+    Bad("a step mask null", sequences('{"steps": [[1, 2]], "step_mask": null}'), "/sequences/0/step_mask", "got null"),
     Bad(
         "a step mask that leaves nothing",
         sequences('{"steps": [[1, 2], [3, 4]], "step_mask": [false, false]}'),

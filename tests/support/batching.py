@@ -1,7 +1,5 @@
 """A batcher whose models are functions, for tests of what it does with them: what runs, where, and with whom."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable

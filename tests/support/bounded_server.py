@@ -1,7 +1,5 @@
 """A server of one small application, with the limits of connections."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

@@ -3,8 +3,6 @@
 The line that changes what later answers depend on is marked.
 """
 
-from __future__ import annotations
-
 import linecache
 from typing import Any, ClassVar, Final
 

@@ -47,13 +47,7 @@ _ENDED = (ConnectionError, asyncio.IncompleteReadError, OSError)
 
 @dataclass(frozen=True)
 class Form:
-    """One way to send sequences.
-
-    Attributes:
-        path: Where to.
-        answer: The field of the answer that depends on the sequences alone.
-        headers: Lines of the header block.
-    """
+    """One way to send sequences."""
 
     path: str
     answer: str
@@ -116,17 +110,7 @@ def request(form: Form, body: bytes, name: str) -> bytes:
 
 @dataclass
 class Chaos:
-    """The callers, and what they saw.
-
-    Attributes:
-        server: The process under fire.
-        seed: Of everything that is drawn.
-        pause_seconds: How long a caller rests between two requests, on average.
-        ends: How many requests ended in which way.
-        wrong: What should not have happened.
-        latencies: Of each good answer: when it came, and how long it took.
-        sequences: Callers choose from these.
-    """
+    """The callers, and what they saw."""
 
     server: ServerProcess
     seed: int = 0

@@ -1,7 +1,5 @@
 """Reports of a check, of a leaking model and of a sound one."""
 
-from __future__ import annotations
-
 import math
 
 from lengthwise_export.checking.causes import Cause

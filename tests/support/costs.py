@@ -1,7 +1,5 @@
 """Cost tables whose every entry is known."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lengthwise.batching.cost import CostTable

@@ -1,7 +1,5 @@
 """A pairwise covering set of the spec: any two values of any two keys that may stand together do so in one spec."""
 
-from __future__ import annotations
-
 import functools
 from itertools import combinations, product
 from typing import Any

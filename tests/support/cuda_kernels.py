@@ -4,8 +4,6 @@ Read of onnxruntime's docs/OperatorKernels.md and of what its provider refuses b
 it on a machine without a GPU; on one with a GPU `lengthwise.runtime.placement` asks onnxruntime itself.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import onnx
@@ -36,12 +34,7 @@ _LENGTHS, _PEEPHOLES = 4, 7
 
 
 def strangers(graph: onnx.ModelProto, lengths: str) -> list[str]:
-    """The nodes that would run on the CPU, each with why; those that compute shapes are none.
-
-    Args:
-        graph: The graph.
-        lengths: Its input with the lengths, which a recurrent layer must read as it came.
-    """
+    """The nodes that would run on the CPU, each with why; those that compute shapes are none."""
     inferred = onnx.shape_inference.infer_shapes(graph).graph
     types = {
         value.name: value.type.tensor_type.elem_type

@@ -14,8 +14,6 @@ Behind a fence that says `long` ("sh long"), a block runs in the long tests only
 a block of `sh` that only sets variables sets them for all scripts behind it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -75,14 +73,7 @@ def blocks(page: Path) -> list[Block]:
 
 @dataclass(slots=True)
 class PageRun:
-    """One run through a page, in the working directory.
-
-    Args:
-        name: Of the page, for messages.
-        folder: What `runs/` is.
-        grpc_port: The port that `localhost:8001` is.
-        apart: Whether each block of Python is a program of its own.
-    """
+    """One run through a page, in the working directory."""
 
     name: str
     folder: Path
@@ -159,15 +150,7 @@ class PageRun:
 
 
 def walk(page: Path, run: PageRun, *, long: bool, sections: Sequence[str] = (), tolerance: float = 1e-6) -> int:
-    """Runs the blocks of a page, and compares what is printed: the number of blocks that ran.
-
-    Args:
-        page: The page.
-        run: What was run of it.
-        long: Whether its long blocks run too.
-        sections: The titles of the sections that run; all, if there are none.
-        tolerance: By how much a number in JSON may differ, beside a thousandth of it.
-    """
+    """Runs the blocks of a page, and compares what is printed: the number of blocks that ran."""
     count = 0
     last: tuple[Block, str] | None = None  # what ran, and what it printed that was not compared yet
     for block in blocks(page):

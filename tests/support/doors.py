@@ -1,7 +1,5 @@
 """The doors of a server: HTTP, the admin port and gRPC, each without and with TLS, and an honest caller of each."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections.abc import Iterator
@@ -21,13 +19,7 @@ HEALTH = "/grpc.health.v1.Health/Check"
 
 @dataclass(frozen=True)
 class Door:
-    """One port of a server.
-
-    Attributes:
-        name: As in the label of `lengthwise_open_connections`.
-        port: The port.
-        tls: Verifies the server; None without TLS.
-    """
+    """One port of a server."""
 
     name: str
     port: int

@@ -1,7 +1,5 @@
 """For the tests of engines: recordings with their answers, and a scorer that kills its process once."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterable
@@ -27,12 +25,7 @@ Answers = dict[str, tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class Recordings:
-    """Recordings for the bundled model.
-
-    Attributes:
-        folder: Of the Parquet files, with the columns `id`, `steps` and `site`.
-        answers: What `Model.predict` answers.
-    """
+    """Recordings for the bundled model."""
 
     folder: Path
     answers: Answers
@@ -69,11 +62,7 @@ def found_in(rows: Iterable[Any]) -> Answers:
 
 @dataclass(frozen=True)
 class MortalScorer(Scorer):
-    """Kills its process when it is given the fatal recording, if none has done so before.
-
-    Attributes:
-        marker: A file that it makes then.
-    """
+    """Kills its process when it is given the fatal recording, if none has done so before."""
 
     marker: str = ""
 

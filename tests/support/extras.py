@@ -4,8 +4,6 @@ What pyproject.toml asks for is followed through the requirements of the package
 package is as if it were not installed.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A device that is none: batches go through slots, buffers and buckets as on a GPU, and the CPU computes them."""
 
-from __future__ import annotations
-
 from lengthwise.runtime.provider import Device, Provider
 
 FAKE = Provider(

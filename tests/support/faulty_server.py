@@ -4,8 +4,6 @@ While the file FAULTS exists, it holds the share of the runs that fail. The cloc
 every reading, as if somebody set it all the time: durations and deadlines must not depend on it.
 """
 
-from __future__ import annotations
-
 import random
 import sys
 import time

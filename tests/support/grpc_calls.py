@@ -1,7 +1,5 @@
 """A gRPC server on a free port, and a client that calls it."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any

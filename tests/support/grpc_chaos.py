@@ -1,7 +1,5 @@
 """Callers over gRPC beside those of `chaos`: good ones, wrong ones, and callers who cancel."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import AsyncIterator
@@ -27,13 +25,7 @@ _SHARES: Final = (0.6, 0.2, 0.2)
 
 @dataclass
 class GrpcChaos:
-    """Callers over gRPC.
-
-    Attributes:
-        chaos: Counts what they see; its sequences are sent.
-        port: Of gRPC.
-        cancels: Whether some of them cancel.
-    """
+    """Callers over gRPC."""
 
     chaos: Chaos
     port: int

@@ -1,7 +1,5 @@
 """Model directories whose digests are right and whose graphs do harm to the process that runs them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,10 +81,7 @@ def rows_chosen_by_values() -> tuple[list[NodeProto], list[TensorProto]]:
 def endless() -> tuple[list[NodeProto], list[TensorProto]]:
     """A loop without an end."""
     body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go"], ["going"]),
-            helper.make_node("Add", ["kept", "kept"], ["sum"]),
-        ],
+        [helper.make_node("Identity", ["go"], ["going"]), helper.make_node("Add", ["kept", "kept"], ["sum"])],
         "body",
         [
             helper.make_tensor_value_info("turn", TensorProto.INT64, []),
@@ -155,12 +150,7 @@ def place_graph(folder: Path, made: Made, name: str = "bad", version: int = 1, *
     aside = folder / f".{name}-{version}"
     aside.mkdir(parents=True)
     manifest = Manifest(
-        name=name,
-        version=version,
-        input=StepInput(features=1),
-        labels=("a", "b"),
-        graph=GraphNames(),
-        max_length=16,
+        name=name, version=version, input=StepInput(features=1), labels=("a", "b"), graph=GraphNames(), max_length=16
     )
     (aside / GRAPH_FILE).write_bytes(model(made))
     (aside / MANIFEST_FILE).write_text(manifest.to_json())

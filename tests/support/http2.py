@@ -1,7 +1,5 @@
 """HTTP/2 by hand: frames, and calls that a well-behaved client of gRPC would not make."""
 
-from __future__ import annotations
-
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -62,11 +60,7 @@ class Connection:
         return self._stream
 
     def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """What has arrived, as kind, flags, stream and payload; the server's settings and pings are acknowledged.
-
-        Raises:
-            ConnectionError: The server has ended the connection.
-        """
+        """What has arrived, as kind, flags, stream and payload; the server's settings and pings are acknowledged."""
         received = self.wire.recv(65_536)
         if not received:
             raise ConnectionResetError("the connection has ended")

@@ -1,7 +1,5 @@
 """A service behind a socket, and connections that send requests byte by byte."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import AsyncIterator

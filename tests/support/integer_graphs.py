@@ -1,7 +1,5 @@
 """Graphs with one recurrent layer whose weights are bytes, and the same arithmetic in NumPy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,11 +88,7 @@ def integer_graph(kind: str = "LSTM", **form: Any) -> ModelProto:
 
 
 def opened(graph: ModelProto | bytes, instruction_set: str | None = None) -> Any:
-    """A session of onnxruntime; with an instruction set, the integer kernels run the layer.
-
-    Raises:
-        ValueError: The graph has no layer for the integer kernels.
-    """
+    """A session of onnxruntime; with an instruction set, the integer kernels run the layer."""
     data = graph if isinstance(graph, bytes) else graph.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -1,7 +1,5 @@
 """Keras files as they should not be, made from one that is right."""
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile

@@ -3,8 +3,6 @@
 steps -> mask of their values -> Loop: Gather the step, the cell, hold the states where the mask is false -> last output
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,19 +86,7 @@ _CELLS: dict[str, str] = {"lstm": _LSTM, "gru": _GRU, "gru, reset before": _GRU_
 
 @dataclass(frozen=True, slots=True)
 class KerasLoop:
-    """One recurrent layer in a Loop.
-
-    Attributes:
-        cell: The kind of the cell.
-        masked: The number that hides a step; None without a mask.
-        tokens: Whether the steps are token ids, in front of an embedding.
-        each_step: Whether the answer is one for each step.
-        where: Whether states are held by Where; else by products with the mask, as tf2onnx writes it.
-        limit: Whether the Loop has the number of its turns as a limit, as Keras 3 has; else it ends by its condition.
-        hard: Whether the gates have Keras 3's hard sigmoid.
-        doubled: Whether there are two cells in one Loop, as in `RNN([LSTMCell, LSTMCell])`.
-        sign: What the candidate of a state is multiplied with; another than 1 makes it no known cell.
-    """
+    """One recurrent layer in a Loop."""
 
     cell: CellName = "lstm"
     masked: float | None = None

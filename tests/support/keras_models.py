@@ -1,7 +1,5 @@
 """Keras models for tests, by name; building them needs Keras, importing this module does not."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Keras models that nobody chose: stacks of layers drawn from a seed, and what Keras itself says of their padding."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +15,7 @@ WIDTHS = (11, 12, 29)
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A model and how it came to be.
-
-    Attributes:
-        model: The Keras model; every weight and statistic is other than at its start.
-        layers: The names of the kinds of its layers, in order.
-        tokens: Whether it takes token ids.
-    """
+    """A model and how it came to be."""
 
     model: Any
     layers: tuple[str, ...]
@@ -32,13 +24,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What Keras answers.
-
-    Attributes:
-        sequences: Of different lengths, none with a step that the model masks.
-        alone: Its answer to each.
-        difference: The largest one between these and its answers to all in one batch, padded with what it masks.
-    """
+    """What Keras answers."""
 
     sequences: list[NDArray[Any]]
     alone: list[NDArray[np.float32]]

@@ -1,7 +1,5 @@
 """Cores that are lent to recurrent layers, in tests: lent and taken back at any moment, and how much they helped."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,11 +28,7 @@ def lent_and_taken_back() -> Iterator[None]:
 
 
 def is_helped(run: Callable[[], object]) -> bool:
-    """Whether another thread works for this one when a core is lent; runs again until it does, for a minute at most.
-
-    Args:
-        run: Runs a layer of two directions.
-    """
+    """Whether another thread works for this one when a core is lent; runs again until it does, for a minute at most."""
 
     def helped() -> float:
         return recurrent_kernels.processor_seconds() - time.thread_time()

@@ -1,7 +1,5 @@
 """Models without lengths beside their mends, made by hand: what a proof and a report are tested with."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 
@@ -153,12 +151,7 @@ def leaking_mean() -> onnx.ModelProto:
 
 
 def mended_mean(*, counted_wrong: bool = False, multiplied: bool = False) -> onnx.ModelProto:
-    """The mean over the valid steps.
-
-    Args:
-        counted_wrong: It divides by one step too many.
-        multiplied: It multiplies by the mask, so NaN in the padding stays.
-    """
+    """The mean over the valid steps."""
     keep = "kept = Where (valid3, values, zero)"
     if multiplied:
         keep = "factors = Cast <to = 1> (valid3)\n[times] kept = Mul (factors, values)"

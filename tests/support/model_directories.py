@@ -1,7 +1,5 @@
 """Model directories for tests of what reads them: the bundled model under other names, good or spoilt."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Model directories whose golden sequences are spoilt."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from collections.abc import Callable

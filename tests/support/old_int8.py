@@ -1,7 +1,5 @@
 """int8 as older versions of the exporter published it: onnxruntime's dynamic quantisation, one row at a time."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`/openapi.json` as tests read it: checks of values against its named schemas."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jsonschema import Draft202012Validator

@@ -1,7 +1,5 @@
 """Operators whose bits depend on the batch, each in a small graph; and how many sequences get the same bits in it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 
@@ -40,15 +38,7 @@ POOLED = "[hide_more] k = Where (mc, f, low)\n[pool] s = ReduceMax <keepdims = 0
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A form of an operator in a graph.
-
-    Attributes:
-        body: The lines from `e [rows, width, hidden]`, which is 0 at padding, to `s [rows, hidden]`.
-        rewritten: The name of the node that is rewritten.
-        hidden: The number of features.
-        weights: More weights.
-        opset: The graph's.
-    """
+    """A form of an operator in a graph."""
 
     body: str
     rewritten: str
@@ -173,18 +163,13 @@ FORMS = {
     ),
     "an Einsum that sums over the steps": Form('[sum] s = Einsum <equation = "btf->bf"> (e)', "sum"),
     "an Einsum of rows and weights": Form(
-        LARGEST + '[mix] s = Einsum <equation = "bf, fg -> bg"> (p, Q)',
-        "mix",
-        weights={"Q": Weights(5).normal(16, 16)},
+        LARGEST + '[mix] s = Einsum <equation = "bf, fg -> bg"> (p, Q)', "mix", weights={"Q": Weights(5).normal(16, 16)}
     ),
     "an Einsum of weights and rows": Form(
-        LARGEST + '[mix] s = Einsum <equation = "gf,bf->bg"> (Q, p)',
-        "mix",
-        weights={"Q": Weights(5).normal(16, 16)},
+        LARGEST + '[mix] s = Einsum <equation = "gf,bf->bg"> (Q, p)', "mix", weights={"Q": Weights(5).normal(16, 16)}
     ),
     "an Einsum of two values and a sum": Form(
-        LARGEST + '[mix] x = Einsum <equation = "bf,btg->bg"> (p, e)\n[s] s = Abs (x)',
-        "mix",
+        LARGEST + '[mix] x = Einsum <equation = "bf,btg->bg"> (p, e)\n[s] s = Abs (x)', "mix"
     ),
     "an Einsum of weights of steps": Form(
         FOURTH + '[q] q = Squeeze (r, two)\n[mix] s = Einsum <equation = "bt,btf->bf"> (q, f)',

@@ -1,7 +1,5 @@
 """What users do with each extra, as programs that run with what it brings, and that print `good` at their end."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 MODULE = """
@@ -21,16 +19,7 @@ class Mean(nn.Module):
 
 @dataclass(frozen=True)
 class Part:
-    """What a user does with some extras.
-
-    Attributes:
-        does: In words.
-        extras: What is installed.
-        program: What is run.
-        beside: What users of this part have anyway.
-        lacks: Packages that the extras are not to bring.
-        is_slow: Whether it takes more than some seconds.
-    """
+    """What a user does with some extras."""
 
     does: str
     extras: tuple[str, ...]

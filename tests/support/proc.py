@@ -1,7 +1,5 @@
 """What Linux says of a process. On other systems a test that asks is skipped."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

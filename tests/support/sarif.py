@@ -3,8 +3,6 @@
 The schema here is written from the specification for these parts alone, and refuses every other property.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jsonschema

@@ -198,6 +198,7 @@ def started(
     long to be sent and long to be answered: on a busy machine a test may need longer than the defaults allow.
     """
     patient = {"HEADER_TIMEOUT_SECONDS": PATIENCE_SECONDS, "DEFAULT_TIMEOUT_MS": 1000 * PATIENCE_SECONDS}
+    patient["JUDGE_TIMEOUT_SECONDS"] = 3600
     variables = {f"LENGTHWISE_{name}": f"{value:g}" for name, value in patient.items()} | variables
     server = ServerProcess(
         *arguments, verify=verify, files=files, faults=faults, log=None, quickly=quickly, **variables

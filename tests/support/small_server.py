@@ -3,8 +3,6 @@
 Its "probabilities" are a function of the sequence alone. How it misbehaves is a callable that sees each request.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Small specs and records for tests."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import replace
 

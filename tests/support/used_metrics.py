@@ -1,7 +1,5 @@
 """Metrics of a model that has answered some requests."""
 
-from __future__ import annotations
-
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
 
 INFO = {"provider": "CPUExecutionProvider", "digest": "sha256:00", "kernels": "avx512"}

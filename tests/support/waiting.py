@@ -1,7 +1,5 @@
 """Waiting for what has no event of its own."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 
