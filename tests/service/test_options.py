@@ -49,7 +49,14 @@ def run(*words: str) -> tuple[Given | None, Result]:
 
 @keywords(Given)
 def act(target: str, options: Given) -> tuple[str, Given]:
-    """Acts."""
+    """Acts.
+
+    Args:
+        target: On what.
+
+    Returns:
+        What it was given.
+    """
     return target, options
 
 

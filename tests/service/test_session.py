@@ -215,14 +215,10 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(made: dict[str, A
         Session(graph(GraphNames(**made)), manifest(graph=GraphNames(**named)))
 
 
-def test_a_graph_of_frozen_rows_is_refused():
+@pytest.mark.parametrize("form", [{"rows": 4}, {"features": 3}])
+def test_a_graph_of_frozen_rows_or_other_features_is_refused(form: dict[str, int]):
     with pytest.raises(ManifestError):
-        Session(graph(GraphNames(), rows=4), manifest())
-
-
-def test_a_graph_of_other_features_is_refused():
-    with pytest.raises(ManifestError):
-        Session(graph(GraphNames(), features=3), manifest())
+        Session(graph(GraphNames(), **form), manifest())
 
 
 def test_what_is_no_graph_is_refused():

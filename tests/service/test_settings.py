@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,46 +61,37 @@ def test_a_variable_out_of_bounds_is_named_with_what_it_is(name: str, value: str
     assert f", got {value!r}" in str(wrong.value)
 
 
-def test_a_wrong_flag_is_named_as_the_flag_though_a_variable_is_there(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LENGTHWISE_MAX_WAIT_MS", "1")
-    with pytest.raises(ConfigurationError, match=r"^--max-wait-ms: .*, got -1$"):
-        Settings.load(max_wait_ms=-1)
-
-
-def test_a_wrong_line_of_the_file_is_named_as_such(config: Path):
-    config.write_text("max_sequences = -5\n")
-    with pytest.raises(ConfigurationError, match="max_sequences in the configuration file"):
-        Settings.load()
-
-
-def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LENGTHWISE_PORT", "0")
-    with pytest.raises(ConfigurationError):
-        Settings.load(runners=0)
-
-
 @pytest.mark.parametrize(
-    ("line", "meant"),
-    [("prot = 1", "port"), ("max_batch_row = 1", "max_batch_rows"), ("max-wait-ms = 1", "max_wait_ms")],
+    ("flags", "variables", "line", "named"),
+    [
+        ({"max_wait_ms": -1}, {"MAX_WAIT_MS": "1"}, "", r"^--max-wait-ms: .*, got -1$"),
+        ({}, {}, "max_sequences = -5", "max_sequences in the configuration file"),
+        ({"runners": 0}, {"PORT": "0"}, "", "LENGTHWISE_PORT.*; --runners"),
+        ({}, {}, "prot = 1", r"prot .* did you mean port\?"),
+        ({}, {}, "max_batch_row = 1", r"max_batch_row .* did you mean max_batch_rows\?"),
+        ({}, {}, "max-wait-ms = 1", r"max-wait-ms .* did you mean max_wait_ms\?"),
+        ({}, {"MAX_BATCH_ROW": "8"}, "", r"LENGTHWISE_MAX_BATCH_ROW; did you mean LENGTHWISE_MAX_BATCH_ROWS\?"),
+        ({}, {"COLOUR": "8000"}, "", "LENGTHWISE_COLOUR; `lengthwise serve --help`"),
+        ({"admin_port": 8000}, {}, "", r"port \(8000, the default\) and admin_port \(8000\)"),
+        ({"max_queue_cost_steps": 100}, {}, "", r"steps \(100\) .* max_batch_cost_steps \(16384, the default\)"),
+        ({"max_batch_cost_steps": 2_000_000}, {}, "", r"\(1000000, the default\) .* \(2000000\)"),
+        ({"tls_key_file": Path("key.pem")}, {}, "", "tls_key_file needs tls_cert_file"),
+        *(({"access_log": share}, {}, "", "--access-log") for share in ("on", "-0.1", "1.1", "nan")),
+    ],
 )
-def test_an_unknown_line_of_the_file_is_refused_with_the_nearest_that_there_is(line: str, meant: str, config: Path):
+def test_what_is_wrong_is_refused_by_its_name(
+    flags: dict[str, Any],
+    variables: dict[str, str],
+    line: str,
+    named: str,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
     config.write_text(f"{line}\n")
-    said = rf"no option belongs to the key {line[:-4]} in the configuration file {config}; did you mean {meant}\?; `len"
-    with pytest.raises(ConfigurationError, match=said):
-        Settings.load()
-
-
-def test_an_unknown_variable_is_refused_with_the_nearest_that_there_is(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LENGTHWISE_MAX_BATCH_ROW", "8000")
-    said = (
-        r"variable LENGTHWISE_MAX_BATCH_ROW; did you mean LENGTHWISE_MAX_BATCH_ROWS\?; `lengthwise serve --help` lists"
-    )
-    with pytest.raises(ConfigurationError, match=said):
-        Settings.load()
-    monkeypatch.delenv("LENGTHWISE_MAX_BATCH_ROW")
-    monkeypatch.setenv("LENGTHWISE_COLOUR", "8000")
-    with pytest.raises(ConfigurationError):
-        Settings.load()
+    for name, value in variables.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    with pytest.raises(ConfigurationError, match=named):
+        Settings.load(**flags)
 
 
 WRONG = ['"abc"', '""', "1.5", "-1", "[1]", "{a = 1}", "true", "nan", "inf", "99999999999999999999", "[]", "1979-05-27"]
@@ -137,11 +129,6 @@ def test_whatever_a_variable_or_a_flag_says_is_refused_in_plain_words(name: str,
             assert not STRANGE.search(said)
 
 
-def test_two_ports_that_are_one_are_named():
-    with pytest.raises(ConfigurationError, match=r"port \(8000, the default\) and admin_port \(8000\) must differ"):
-        Settings.load(admin_port=8000)
-
-
 def test_a_file_that_is_not_there_is_refused(config: Path):
     with pytest.raises(ConfigurationError):
         Settings.load()
@@ -152,19 +139,6 @@ def test_a_file_that_is_no_toml_is_refused(config: Path, content: bytes):
     config.write_bytes(content)
     with pytest.raises(ConfigurationError):
         Settings.load()
-
-
-def test_a_queue_that_holds_less_than_a_batch_is_refused():
-    said = r"max_queue_cost_steps \(100\) must be at least max_batch_cost_steps \(16384, the default\)"
-    with pytest.raises(ConfigurationError, match=said):
-        Settings.load(max_queue_cost_steps=100)
-    with pytest.raises(ConfigurationError, match=r"\(1000000, the default\) must be at least .* \(2000000\)"):
-        Settings.load(max_batch_cost_steps=2_000_000)
-
-
-def test_a_key_without_a_certificate_is_refused(tmp_path: Path):
-    with pytest.raises(ConfigurationError, match="tls_key_file needs tls_cert_file"):
-        Settings.load(tls_key_file=tmp_path / "key.pem")
 
 
 def test_the_flag_of_an_option():
@@ -215,12 +189,6 @@ def test_without_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch):
 def test_the_access_log_is_off_or_a_share(given: str, share: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LENGTHWISE_ACCESS_LOG", given)
     assert Settings.load().access_log == share
-
-
-@pytest.mark.parametrize("given", ["on", "-0.1", "1.1", "nan"])
-def test_a_share_is_from_0_to_1(given: str):
-    with pytest.raises(ConfigurationError, match="--access-log"):
-        Settings.load(access_log=given)
 
 
 def test_origins_stand_with_commas_between_them_in_a_variable(monkeypatch: pytest.MonkeyPatch):

@@ -29,28 +29,25 @@ def read(tmp_path: Path, name: str, content: str, kind: Any = "values", most: in
     return {**found, "sequences": [{**each, "steps": each["steps"].tolist()} for each in found["sequences"]]}
 
 
-def test_a_csv_file_of_numbers_is_one_sequence(tmp_path: Path) -> None:
-    (one,) = read(tmp_path, "a.csv", "1,2\n3,4.5\n")["sequences"]
-    assert one == {"id": "0", "label": None, "steps": [[1, 2], [3, 4.5]]}
-
-
-def test_columns_of_ids_and_labels_split_a_csv_file(tmp_path: Path) -> None:
-    text = "id;x;label;y\na;1;up;2\na;3;up;4\nb;5;down;6\n"
-    found = read(tmp_path, "a.csv", text)["sequences"]
-    assert found == [
-        {"id": "a", "label": "up", "steps": [[1, 2], [3, 4]]},
-        {"id": "b", "label": "down", "steps": [[5, 6]]},
-    ]
-
-
-def test_empty_cells_of_a_csv_file_are_missing_values(tmp_path: Path) -> None:
-    (one,) = read(tmp_path, "a.csv", "\ufeffx,y\n1,\n,4\n")["sequences"]
-    assert str(one["steps"]) == "[[1.0, nan], [nan, 4.0]]"
-
-
-def test_a_csv_file_of_tokens(tmp_path: Path) -> None:
-    (one,) = read(tmp_path, "a.csv", "4\n5\n", "tokens")["sequences"]
-    assert one["steps"] == [4, 5]
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        ("1,2\n3,4.5\n", "values", [("0", None, [[1, 2], [3, 4.5]])]),
+        (
+            "id;x;label;y\na;1;up;2\na;3;up;4\nb;5;down;6\n",
+            "values",
+            [("a", "up", [[1, 2], [3, 4]]), ("b", "down", [[5, 6]])],
+        ),
+        ("\ufeffx,y\n1,\n,4\n", "values", [("0", None, [[1.0, np.nan], [np.nan, 4.0]])]),
+        ("4\n5\n", "tokens", [("0", None, [4, 5])]),
+    ],
+    ids=["numbers", "ids and labels", "empty cells", "tokens"],
+)
+def test_a_csv_file_is_read(tmp_path: Path, text: str, kind: str, expected: list[Any]) -> None:
+    found = [(each["id"], each["label"], each["steps"]) for each in read(tmp_path, "a.csv", text, kind)["sequences"]]
+    assert [one[:2] for one in found] == [one[:2] for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one[2], other[2])
 
 
 @pytest.mark.parametrize(
