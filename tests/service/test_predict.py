@@ -363,7 +363,7 @@ async def test_a_deadline_that_passes_is_504_and_its_work_is_not_run_if_it_had_n
             assert (await first).status_code == 200
         await still_well(service)
         figures = await service.figures()
-    assert rows == [1, 1]
+    assert rows == [1, 1] or (where == "running" and rows == [1])  # on a busy machine it may pass before its run
     assert figures['lengthwise_rejected_total{model="sums",reason="deadline",version="1"}'] == 1
 
 
