@@ -75,6 +75,7 @@ def load(server: ServerProcess, name: str) -> tuple[int, str]:
     return answer.status_code, str(answer.json().get("error", ""))
 
 
+@pytest.mark.long
 def test_a_graph_that_ends_its_process_does_not_end_the_service_it_is_dropped_into(folder: Path) -> None:
     with started(*serve(folder)) as server:
         place_graph(folder, hostile_models.rows_chosen_by_lengths)

@@ -256,6 +256,7 @@ def test_tritons_grpc_client_is_understood_and_told_what_is_wrong(server: Server
     assert done.stdout.split() == [f"StatusCode.{code}" for code in codes]
 
 
+@pytest.mark.long
 def test_the_service_ends_in_order_with_grpc_open(server: Server) -> None:
     server.process.terminate()
     assert server.process.end() == 0

@@ -41,6 +41,7 @@ MOST_MIB = 10
 """By itself Arrow's allocator kept 19 MiB of this; a writer and its encoders need 1 to 2."""
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the program reads /proc")
 @pytest.mark.skipif(pa.default_memory_pool().backend_name != "mimalloc", reason="another allocator of Arrow's")

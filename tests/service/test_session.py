@@ -277,7 +277,7 @@ def test_a_neighbour_never_changes_an_answer(bundled: LoadedModel, recordings: l
         assert [row.tobytes() for row in logits] == [alone[one] for one in chosen]
 
 
-@pytest.mark.parametrize("runners", [1, 2])
+@pytest.mark.parametrize("runners", [pytest.param(1, marks=pytest.mark.long), 2])
 async def test_every_plan_and_number_of_runners_gives_the_bits_of_unbatched_runs(
     runners: int, bundled: LoadedModel, recordings: list[Steps]
 ):
