@@ -27,7 +27,7 @@ TAKEN: Final = (
 )
 """What can be adopted, for messages."""
 
-_CLASSIFIERS: Final = {"aeon.MiniRocketClassifier": "pipeline_", "aeon.MultiRocketClassifier": "pipeline_"}
+_CLASSIFIERS: Final = ("aeon.MiniRocketClassifier", "aeon.MultiRocketClassifier")
 _TRANSFORMS: Final = frozenset({"aeon.MiniRocket", "aeon.MultiRocket", "sktime.MiniRocket", "sktime.MultiRocket"})
 _TRANSFORMS_OF_SEVERAL_FEATURES: Final = frozenset({"sktime.MiniRocketMultivariate", "sktime.MultiRocketMultivariate"})
 _RIDGE: Final = frozenset({"sklearn.RidgeClassifier", "sklearn.RidgeClassifierCV"})
@@ -80,11 +80,9 @@ def _name(value: object) -> str:
 def _steps(estimator: Any) -> tuple[list[Any], Any, int | None]:
     """The fitted parts of an estimator in order, its classes, and the number of features of a step if it knows it."""
     name = _name(estimator)
-    if name in _CLASSIFIERS:
-        pipeline = getattr(estimator, _CLASSIFIERS[name])
+    if name in (*_CLASSIFIERS, "sklearn.Pipeline"):
+        pipeline = estimator.pipeline_ if name in _CLASSIFIERS else estimator
         return [part for _, part in pipeline.steps], estimator.classes_, None
-    if name == "sklearn.Pipeline":
-        return [part for _, part in estimator.steps], estimator.classes_, None
     if name in ("sktime.RocketClassifier", "sktime.SklearnClassifierPipeline"):
         pipeline = estimator.estimator_ if name == "sktime.RocketClassifier" else estimator
         parts = [part for _, part in pipeline.transformers_.steps_]

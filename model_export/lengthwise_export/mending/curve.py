@@ -34,9 +34,8 @@ def draw_curve(
 ) -> PaddingCurve | None:
     """Runs one sequence with more and more zeros behind it; None if a model raises, or an answer is not finite."""
     length = max(min(_LENGTH, int(max_length / (1 + _MAX_SHARE))), min_length)
-    shares = [float(share) for share in np.linspace(0, _MAX_SHARE, _POINTS)]
-    widths = {share: round(length * (1 + share)) for share in shares}
-    shares = [share for share in shares if widths[share] <= max_length]
+    widths = {share: round(length * (1 + share)) for share in np.linspace(0, _MAX_SHARE, _POINTS).tolist()}
+    shares = [share for share, width in widths.items() if width <= max_length]
     sampler = Sampler(original.steps, seed)
     sequences = [sampler.sequence(length) for _ in range(CANDIDATES)]
     try:

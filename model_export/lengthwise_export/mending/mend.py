@@ -56,32 +56,20 @@ _LOWEST_OPSET: Final = 15  # the first opset in which Shape can return a single 
 
 _CONVERTED_OPSET: Final = 17
 
-_REASONS: Final[Mapping[str, str]] = {
-    **dict.fromkeys(
-        ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"),
-        "draws random numbers, so the original does not give the same answer twice: export it in evaluation mode",
-    ),
-    **dict.fromkeys(
-        ("DFT", "STFT", "MelWeightMatrix"),
-        "transforms the whole width at once, and its frequencies depend on the width: transform outside of the model",
-    ),
-    **dict.fromkeys(
-        ("NonZero", "Compress", "Unique", "NonMaxSuppression"),
-        "gives as many places as the data say, so no axis of time can be followed behind it",
-    ),
-    **dict.fromkeys(
-        ("If", "SequenceMap"),
-        "has a graph of its own inside: write the loop as a layer (LSTM, GRU, Conv), or the branch as Where",
-    ),
-    **dict.fromkeys(
-        ("Resize", "Upsample", "GridSample", "AffineGrid"),
-        "resamples the steps to another number of steps, which depends on the width",
-    ),
-    **dict.fromkeys(
-        ("DynamicQuantizeLinear", "DynamicQuantizeLSTM"),
-        "takes one scale for the whole batch: mend the float32 graph, and quantise it with --precision",
-    ),
+_WITHOUT: Final = {
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli": "draws random numbers, so "
+    "the original does not give the same answer twice: export it in evaluation mode",
+    "DFT STFT MelWeightMatrix": "transforms the whole width at once, and its frequencies depend on the width: "
+    "transform outside of the model",
+    "NonZero Compress Unique NonMaxSuppression": "gives as many places as the data say, so no axis of time can be "
+    "followed behind it",
+    "If SequenceMap": "has a graph of its own inside: write the loop as a layer (LSTM, GRU, Conv), or the branch as "
+    "Where",
+    "Upsample GridSample AffineGrid": "resamples the steps to another number of steps, which depends on the width",
+    "DynamicQuantizeLinear DynamicQuantizeLSTM": "takes one scale for the whole batch: mend the float32 graph, and "
+    "quantise it with --precision",
 }
+_REASONS: Final = {name: why for names, why in _WITHOUT.items() for name in names.split()}
 """Why an operator without a rule has none."""
 
 

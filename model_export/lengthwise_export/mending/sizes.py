@@ -8,6 +8,7 @@ No formula is needed, and every operator on sizes is its NumPy counterpart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, Final
 
 import numpy as np
@@ -108,58 +109,31 @@ def _whole_division(left: Table, right: Table) -> Table:
     return result
 
 
-def _modulo(left: Table, right: Table, fmod: int) -> Table:
-    return np.fmod(left, right) if fmod else np.mod(left, np.where(right == 0, 1, right))
-
-
 _BINARY: Final[dict[str, Callable[..., Table]]] = {
     "Add": np.add,
     "Sub": np.subtract,
     "Mul": np.multiply,
     "Div": _whole_division,
     "Pow": lambda left, right: np.power(left.astype(np.float64), right).astype(left.dtype),
-    "Equal": np.equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-    "And": np.logical_and,
-    "Or": np.logical_or,
-    "Xor": np.logical_xor,
+    **{"Equal": np.equal, "Less": np.less, "LessOrEqual": np.less_equal, "Greater": np.greater},
+    **{"GreaterOrEqual": np.greater_equal, "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor},
 }
 
 _UNARY: Final[dict[str, Callable[[Table], Table]]] = {
-    "Neg": np.negative,
-    "Abs": np.abs,
-    "Floor": np.floor,
-    "Ceil": np.ceil,
-    "Round": np.round,
-    "Sqrt": np.sqrt,
-    "Exp": np.exp,
-    "Log": np.log,
-    "Reciprocal": np.reciprocal,
-    "Not": np.logical_not,
+    **{"Neg": np.negative, "Abs": np.abs, "Floor": np.floor, "Ceil": np.ceil, "Round": np.round, "Sqrt": np.sqrt},
+    **{"Exp": np.exp, "Log": np.log, "Reciprocal": np.reciprocal, "Not": np.logical_not, "Sign": np.sign},
     "Identity": lambda table: table,
-    "Sign": np.sign,
 }
 
-_REDUCED: Final[dict[str, Callable[..., Table]]] = {
-    "ReduceProd": np.prod,
-    "ReduceSum": np.sum,
-    "ReduceMax": np.max,
-    "ReduceMin": np.min,
-}
+_REDUCED: Final[dict[str, Callable[..., Table]]] = dict(
+    ReduceProd=np.prod, ReduceSum=np.sum, ReduceMax=np.max, ReduceMin=np.min
+)
 
 
 def aligned(tables: Sequence[Table]) -> list[Table]:
     """Tables of tensors of several ranks, with axes of size 1 in front as broadcasting puts them."""
     rank = max(table.ndim for table in tables)
     return [table.reshape(*table.shape[:2], *[1] * (rank - table.ndim), *table.shape[2:]) for table in tables]
-
-
-def _pair(tables: Sequence[Table]) -> tuple[Table, Table]:
-    left, right = aligned(tables)
-    return left, right
 
 
 def evaluated(kind: str, inputs: Sequence[Table | None], attributes: dict[str, Any]) -> Table | None:
@@ -174,13 +148,11 @@ def evaluated(kind: str, inputs: Sequence[Table | None], attributes: dict[str, A
         if kind in _UNARY:
             return _UNARY[kind](given[0])
         if kind == "Mod":
-            return _modulo(*_pair(given), attributes.get("fmod", 0))
+            left, right = aligned(given)
+            return np.fmod(left, right) if attributes.get("fmod", 0) else left % np.where(right == 0, 1, right)
         if kind in ("Min", "Max"):
-            parts = aligned(given)
-            result = parts[0]
-            for part in parts[1:]:
-                result = (np.minimum if kind == "Min" else np.maximum)(result, part)
-            return result
+            smaller: Table = reduce(np.minimum if kind == "Min" else np.maximum, aligned(given))
+            return smaller
         if kind == "Where":
             condition, one, other = aligned(given)
             chosen: Table = np.where(condition, one, other)

@@ -135,10 +135,8 @@ def require_dynamic_inside(
     session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput, *, cure: str = ""
 ) -> None:
     """Refuses a graph with dynamic axes that runs at one size only; `cure` ends the error."""
-    for axis, sizes in (
-        ("width", ((_ROWS, width) for width in range(1, _MAX_TRIED))),
-        ("rows", ((rows, _WIDTH) for rows in range(1, _MAX_TRIED))),
-    ):
+    tried = range(1, _MAX_TRIED)
+    for axis, sizes in (("width", [(_ROWS, width) for width in tried]), ("rows", [(rows, _WIDTH) for rows in tried])):
         good = [size for size in sizes if shape_of_answer(session, names, steps, *size) is not None]
         if len(good) == 1:
             raise UncheckableError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -39,7 +39,7 @@ def optimized(model: ir.Model) -> ir.Model:
 def _mistakable(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
     """The single numbers of a model that are nearly 0 or 1, and their values."""
     found = {}
-    for value in _read_values(model):
+    for value in (value for node in model.graph.all_nodes() for value in node.inputs if value is not None):
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is None or tensor.shape.rank() or not tensor.dtype.is_floating_point():
             continue
@@ -48,11 +48,6 @@ def _mistakable(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
         if near and number not in (0.0, 1.0):
             found[id(value)] = (value, tensor)
     return [*found.values()]
-
-
-def _read_values(model: ir.Model) -> Iterator[ir.Value]:
-    for node in model.graph.all_nodes():
-        yield from (value for value in node.inputs if value is not None)
 
 
 def _hidden(model: ir.Model, value: ir.Value, count: int) -> ir.Value:
@@ -90,7 +85,8 @@ def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
     a float made whole is computed again from what it is made of. The model is changed in place, before it is optimised:
     its values still have the names of the program's nodes.
     """
-    values = {value.name: value for value in _values(model)}
+    outputs = (value for node in model.graph for value in node.outputs)
+    values = {value.name: value for value in (*model.graph.inputs, *outputs)}
     for node in program.graph.nodes:
         value = values.get(node.name)
         producer = None if value is None else value.producer()
@@ -100,17 +96,11 @@ def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
         whole = cone.float64(node.args[0])
         if whole is not None:
             kind = _WHOLE[node.target]
-            exact = cone.int64(whole if kind is None else cone.add(kind, [whole]))
+            exact = cone.add("Cast", [whole if kind is None else cone.add(kind, [whole])], to=ir.DataType.INT64)
             exact.shape = value.shape
             model.graph.insert_before(producer, cone.nodes)
             ir.convenience.replace_all_uses_with(value, exact)
     return model
-
-
-def _values(model: ir.Model) -> Iterator[ir.Value]:
-    yield from model.graph.inputs
-    for node in model.graph:
-        yield from node.outputs
 
 
 class _Cone:
@@ -131,9 +121,6 @@ class _Cone:
         inputs = [self.float64(each) for each in given.args]
         known = [each for each in inputs if each is not None]
         return None if kind is None or len(known) < len(inputs) else self.add(kind, known)
-
-    def int64(self, value: ir.Value) -> ir.Value:
-        return self.add("Cast", [value], to=ir.DataType.INT64)
 
     def add(self, kind: str, inputs: list[ir.Value], *, to: ir.DataType = ir.DataType.DOUBLE) -> ir.Value:
         """The value that one more node gives, of type `to`."""

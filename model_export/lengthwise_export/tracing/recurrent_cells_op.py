@@ -168,26 +168,19 @@ def _to_onnx(
     directions, _, hidden = ir.Shape(states.shape or ()).numpy()
     ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT32)
     chosen = [ACTIVATIONS[name] for name in activations.split(",")] * directions
-    form: dict[str, Any] = {
-        "hidden_size": hidden,
-        "direction": direction,
-        "activations": [each.name for each in chosen],
-    }
-    # Each list has the parameters of those activations that have one, in their order.
-    alphas = [each.alpha for each in chosen if each.alpha is not None]
-    betas = [each.beta for each in chosen if each.beta is not None]
-    if alphas:
-        form["activation_alpha"] = alphas
-    if betas:
-        form["activation_beta"] = betas
+    names = [each.name for each in chosen]
+    form: dict[str, Any] = {"hidden_size": hidden, "direction": direction, "activations": names}
+    for number in ("alpha", "beta"):  # of those activations that have one, in their order
+        given = [value for each in chosen if (value := getattr(each, number)) is not None]
+        if given:
+            form[f"activation_{number}"] = given
     before = (op.Transpose(values, perm=[1, 0, 2]), inputs, states, biases, ends, initial_state)
     if kind == "LSTM":
         outputs, state, cell = op.LSTM(*before, initial_cell, **form)
-    elif kind == "GRU":
-        outputs, state = op.GRU(*before, **form, linear_before_reset=int(reset_after))
-        cell = state
     else:
-        outputs, state = op.RNN(*before, **form)
+        outputs, state = (
+            op.GRU(*before, **form, linear_before_reset=int(reset_after)) if kind == "GRU" else op.RNN(*before, **form)
+        )
         cell = state
     # [width, directions, rows, hidden] to rows first
     merged = op.Reshape(op.Transpose(outputs, perm=[2, 0, 1, 3]), op.Constant(value_ints=[0, 0, directions * hidden]))

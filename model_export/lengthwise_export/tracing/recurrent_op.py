@@ -36,12 +36,11 @@ class LayerWeights:
 
 def weights_of(module: nn.RNNBase) -> list[LayerWeights]:
     """The weights of each layer of a torch module without projections, in ONNX layout."""
-    suffixes = ("", "_reverse") if module.bidirectional else ("",)
 
     def stacked(name: str, layer: int) -> Tensor:
-        return torch.stack(
-            [_reordered(getattr(module, f"{name}_l{layer}{end}"), _ONNX_FROM_TORCH[module.mode]) for end in suffixes]
-        )
+        ends = ("", "_reverse") if module.bidirectional else ("",)
+        parts = [getattr(module, f"{name}_l{layer}{end}") for end in ends]
+        return torch.stack([_reordered(part, _ONNX_FROM_TORCH[module.mode]) for part in parts])
 
     layers = []
     for layer in range(module.num_layers):
@@ -107,16 +106,9 @@ def recurrent(
 
 @recurrent.register_fake
 def _shapes(
-    values: Tensor,
-    lengths: Tensor | None,
-    input_weights: list[Tensor],
-    state_weights: list[Tensor],
-    biases: list[Tensor],
-    initial_state: Tensor | None,
-    initial_cell: Tensor | None,
-    mode: str,
+    values: Tensor, lengths: Tensor | None, input_weights: list[Tensor], state_weights: list[Tensor], *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, width, _ = values.shape
+    rows, width = values.shape[:2]
     directions, _, hidden = state_weights[0].shape
     state = values.new_empty(len(input_weights) * directions, rows, hidden)
     return values.new_empty(rows, width, directions * hidden), state, torch.empty_like(state)

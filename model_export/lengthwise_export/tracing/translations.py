@@ -17,6 +17,7 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18
 
+from lengthwise_export.onnx_graphs.protos import refill
 from lengthwise_export.tracing.source_lines import is_translation_of, location_of_node
 
 # As in `recurrent_op`: during an export its operators take and return `ir.Value`s.
@@ -25,15 +26,10 @@ op: Final[Any] = opset18
 _TIES: Final = "lengthwise.ties"
 
 
-def _in_order(values: ir.Value, axis: int, count: ir.Value) -> tuple[Any, Any]:
-    """The smallest values along an axis, in order, and their places."""
-    return op.TopK(values, count, axis=axis, largest=0, sorted=1)  # type: ignore[no-any-return]
-
-
 def _one_of(
     values: ir.Value, axis: int, count: ir.Value, place: ir.Value, *, keepdim: bool
 ) -> tuple[ir.Value, ir.Value]:
-    ordered, places = _in_order(values, axis, count)
+    ordered, places = op.TopK(values, count, axis=axis, largest=0, sorted=1)
     where = op.Constant(value_ints=[axis])
     one, at = (op.Gather(each, place, axis=axis) for each in (ordered, places))
     return (one, at) if keepdim else (op.Squeeze(one, where), op.Squeeze(at, where))
@@ -88,11 +84,7 @@ def ties_in(model: onnx.ModelProto) -> str | None:
 
 def forget_ties(model: onnx.ModelProto) -> None:
     """Takes the note about ties out of a graph, because a published one has no lines of code."""
-    for entry in [entry for entry in model.metadata_props if entry.key == _TIES]:
-        model.metadata_props.remove(entry)
-
-
-_LN2: Final = math.log(2)
+    refill(model.metadata_props, (entry for entry in model.metadata_props if entry.key != _TIES))
 
 
 def _number(value: float, like: ir.Value) -> Any:
@@ -118,21 +110,12 @@ def _log_sigmoid(x: ir.Value) -> Any:
     return op.Neg(op.Softplus(op.Neg(x)))
 
 
-def _log_sigmoid_forward(x: ir.Value) -> Any:
-    answer = _log_sigmoid(x)
-    return answer, answer
-
-
 def _log_add_exp(x: ir.Value, y: ir.Value, base: float = 1.0) -> Any:
     """`log(exp(x) + exp(y))`: the larger one, and what the smaller one adds. Equal infinities have no difference."""
     scale = _number(base, x)
     apart = op.Where(op.Equal(x, y), _number(0.0, x), op.Abs(op.Sub(x, y)))
     more = op.Softplus(op.Neg(op.Mul(apart, scale)))
     return op.Add(op.Max(x, y), op.Div(more, scale))
-
-
-def _log_add_exp2(x: ir.Value, y: ir.Value) -> Any:
-    return _log_add_exp(x, y, _LN2)
 
 
 def _log_cum_sum_exp(x: ir.Value, dim: int) -> Any:
@@ -285,9 +268,9 @@ TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     _aten.kthvalue.default: _kth_value,
     _aten.sort.stable: _stable_sort,
     _aten.log_sigmoid.default: _log_sigmoid,
-    _aten.log_sigmoid_forward.default: _log_sigmoid_forward,
+    _aten.log_sigmoid_forward.default: lambda x: (_log_sigmoid(x),) * 2,
     _aten.logaddexp.default: _log_add_exp,
-    _aten.logaddexp2.default: _log_add_exp2,
+    _aten.logaddexp2.default: lambda x, y: _log_add_exp(x, y, math.log(2)),
     _aten.logcumsumexp.default: _log_cum_sum_exp,
     _aten.log1p.default: _log1p,
     _aten.special_log1p.default: _log1p,
