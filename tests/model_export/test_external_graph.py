@@ -9,7 +9,8 @@ from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.onnx_graphs.external_graph import InputHints, read_graph
+from lengthwise_export.onnx_graphs.external_graph import read_graph
+from lengthwise_export.onnx_graphs.graph_values import InputHints
 from tests.gallery.index import ONNX_SOUND
 from tests.gallery.onnx_models import Weights, integers, model
 

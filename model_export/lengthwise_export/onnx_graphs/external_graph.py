@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.onnx_graphs.graph_values import GraphValue, InputHints, agrees, candidates, listed, logits_of
 from lengthwise_export.onnx_graphs.probing import (
     open_session,
     require_dynamic_inside,
@@ -29,20 +30,9 @@ from lengthwise_export.onnx_graphs.probing import (
     with_int64_tokens,
 )
 from lengthwise_export.onnx_graphs.protos import keras_cure
-from lengthwise_export.options import ONE_VALUE_HINT, Second
 
 if TYPE_CHECKING:
     import onnxruntime
-
-_ELEMENTS: Final[dict[int, str]] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.DOUBLE: "float64",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.BOOL: "bool",
-}
-
 
 _NOT_FED: Final = {
     "token_type_ids": "which distinguishes the two texts of a pair, but a sequence is a single text (the model uses "
@@ -53,21 +43,6 @@ _NOT_FED: Final = {
 
 _HUGGING_FACE: Final = ("input_ids", "inputs_embeds", "input_values", "input_features")
 _ROWS: Final = re.compile(r"(n|b|bs|rows?|batch.*|.*batch(_size)?)")
-
-
-@dataclass(frozen=True, slots=True)
-class InputHints:
-    """The user's options about a graph's inputs; None for everything that should be inferred."""
-
-    values: str | None = None
-    lengths: str | None = None
-    mask: str | None = None
-    time_first: bool = False
-    channels_first: bool = False
-    second: Second | None = None
-    output: str | None = None
-    features: int | None = None
-    vocabulary: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,41 +58,25 @@ class ExternalGraph:
     blind: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """An input or output: its name, its element type and its axes (each a size, a name, or None if unknown)."""
-
-    name: str
-    element: str
-    axes: tuple[int | str | None, ...]
-
-    @property
-    def rank(self) -> int:
-        return len(self.axes)
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.element}{list(self.axes)})"
-
-
 def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False) -> ExternalGraph:
     """Finds the roles of a graph's inputs; a `blind` graph may take the steps alone.
 
     Errors: `UncheckableError` (neither lengths nor a mask, a frozen axis), `ConfigurationError` (several readings run).
     """
     weights = {initializer.name for initializer in graph.graph.initializer}
-    inputs = [_value(value) for value in graph.graph.input if value.name not in weights]
-    outputs = [_value(value) for value in graph.graph.output]
-    logits = _logits(outputs, hints.output)
+    inputs = [GraphValue.of(value) for value in graph.graph.input if value.name not in weights]
+    outputs = [GraphValue.of(value) for value in graph.graph.output]
+    logits = logits_of(outputs, hints.output)
     if logits.element in ("float16", "float64"):
         raise UncheckableError(f"{logits} is not float32, as answers are: export the graph in float32")
     _require_readable(inputs, hints, blind=blind)
     new_lengths = _unused_name(graph) if blind else None
-    candidates = dict.fromkeys(_candidates(inputs, logits, hints, new_lengths))
-    names = [names for names in candidates if _agrees(names, inputs, logits)]
+    readings = dict.fromkeys(candidates(inputs, logits, hints, new_lengths))
+    names = [names for names in readings if agrees(names, inputs, logits)]
     _require_dynamic_axes(names, inputs)
     _require_rows_in_recurrent_layers(graph, names)
-    readings = (_reading_that_runs(graph, candidate, inputs, hints) for candidate in names)
-    running = [reading for reading in readings if reading is not None]
+    tried = (_reading_that_runs(graph, candidate, inputs, hints) for candidate in names)
+    running = [reading for reading in tried if reading is not None]
     running = _by_their_names([each for each in running if each.is_batch] or running, inputs)
     if len(inputs) == 1:
         running = running[:1]  # either order of axes gives the same answers
@@ -129,7 +88,7 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False
         raise UncheckableError(_why_none_runs(graph, names, inputs, hints))
     if len(running) > 1:
         choices = "; ".join(_as_options(reading.names) for reading in running)
-        raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; choose one: {choices}")
+        raise ConfigurationError(f"the inputs {listed(inputs)} can be read in several ways; choose one: {choices}")
     (reading,) = running
     mask = reading.names.mask
     if mask is not None and "pad" in mask.lower() and hints.second in (None, "both"):
@@ -161,14 +120,14 @@ class _InputReading:
 
 
 def _opened(
-    graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], hints: InputHints
+    graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: InputHints
 ) -> tuple[onnxruntime.InferenceSession, StepInput]:
     """A session to try a reading with, and the kind of a step in it."""
     return open_session(with_int64_tokens(graph, names.sequences)), _probed(names, inputs, hints)
 
 
 def _reading_that_runs(
-    graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], hints: InputHints
+    graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: InputHints
 ) -> _InputReading | None:
     session, steps = _opened(graph, names, inputs, hints)
     for read_as in (names, names.model_copy(update={"classes_first": names.channels_first})):
@@ -179,18 +138,18 @@ def _reading_that_runs(
     return None
 
 
-def _require_rows_in_recurrent_layers(graph: onnx.ModelProto, candidates: Iterable[GraphNames]) -> None:
+def _require_rows_in_recurrent_layers(graph: onnx.ModelProto, readings: Iterable[GraphNames]) -> None:
     """Makes sure that no recurrent layer can get a batch without rows: onnxruntime would end the process."""
     ending = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
     nodes = onnx_graph.read(graph.SerializeToString())
-    for names in candidates:
+    for names in readings:
         others = [name for name in (names.lengths, names.mask) if name is not None]
         operator = data_dependence.recurrent_without_rows(nodes, names.sequences, others, ending)
         if operator is not None:
             raise UncheckableError(data_dependence.why_refused(operator))
 
 
-def _by_their_names(running: list[_InputReading], inputs: list[_Value]) -> list[_InputReading]:
+def _by_their_names(running: list[_InputReading], inputs: list[GraphValue]) -> list[_InputReading]:
     """Keeps the readings that fit the names of inputs and axes best; all of them if the names do not help."""
     axes = {value.name: value.axes for value in inputs}
 
@@ -218,79 +177,45 @@ def _unused_name(graph: onnx.ModelProto) -> str:
 
 
 def _require_order_of_axes(
-    graph: onnx.ModelProto, inputs: list[_Value], hints: InputHints, new_lengths: str | None
+    graph: onnx.ModelProto, inputs: list[GraphValue], hints: InputHints, new_lengths: str | None
 ) -> None:
     """Names the option for a graph that runs only with features before steps."""
     if hints.channels_first or hints.time_first:
         return
     turned = dataclasses.replace(hints, channels_first=True)
-    for candidate in _candidates(inputs, _value(graph.graph.output[0]), turned, new_lengths):
+    for candidate in candidates(inputs, GraphValue.of(graph.graph.output[0]), turned, new_lengths):
         steps = next(value for value in inputs if value.name == candidate.sequences)
         if steps.rank == 3 and (isinstance(steps.axes[1], int) or hints.features):
             session, probed = _opened(graph, candidate, inputs, turned)
             if shape_at_some_width(session, candidate, probed) is not None:
                 raise UncheckableError(
-                    f"the inputs {_listed(inputs)} run with steps as [rows, features, width]: if that is right, pass "
+                    f"the inputs {listed(inputs)} run with steps as [rows, features, width]: if that is right, pass "
                     "--channels-first"
                 )
 
 
-def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list[_Value], hints: InputHints) -> str:
+def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list[GraphValue], hints: InputHints) -> str:
     """The error for a graph of which no reading runs, with a hint or onnxruntime's error."""
     shares = [value for value in inputs if value.rank == 1 and value.element.startswith("float")]
     if shares:
         return (
             f"{shares[0]} are probably lengths as shares of the longest, not in steps: export the graph with int64 "
-            f"lengths, and divide them by the width inside (it has {_listed(inputs)}; lengths are int32 or int64)"
+            f"lengths, and divide them by the width inside (it has {listed(inputs)}; lengths are int32 or int64)"
         )
     tried = ((one, *_opened(graph, one, inputs, hints)) for one in names)
     raised = next((why for one, session, steps in tried if (why := what_it_raises(session, one, steps))), None)
     return (
-        f"no reading of the inputs {_listed(inputs)} runs: name them with --values and --lengths or --mask, and pass "
+        f"no reading of the inputs {listed(inputs)} runs: name them with --values and --lengths or --mask, and pass "
         "--time-first or --channels-first if steps are not [rows, width, features]" + (f" ({raised})" if raised else "")
     )
 
 
-def _value(proto: onnx.ValueInfoProto) -> _Value:
-    tensor = proto.type.tensor_type
-    axes = tuple(
-        axis.dim_value if axis.HasField("dim_value") else (axis.dim_param or None) for axis in tensor.shape.dim
-    )
-    return _Value(proto.name, _ELEMENTS.get(tensor.elem_type, f"type {tensor.elem_type}"), axes)
-
-
-def _logits(outputs: list[_Value], output: str | None) -> _Value:
-    by_name = {value.name: value for value in outputs}
-    if output is not None:
-        name = outputs[int(output)].name if output.isdigit() and int(output) < len(outputs) else output
-        if name not in by_name:
-            raise ConfigurationError(f"--output {output}: the graph's outputs are {_listed(outputs)}")
-    else:
-        name = "logits"
-    if name in by_name:
-        if _is_one_value(by_name[name]):
-            raise UncheckableError(f"the output {by_name[name]} has no classes: {ONE_VALUE_HINT}")
-        return by_name[name]
-    fitting = [value for value in outputs if value.element.startswith("float") and value.rank in (2, 3)]
-    fitting = [value for value in fitting if value.element == "float32"] or fitting
-    if not fitting:
-        hint = f"; {ONE_VALUE_HINT}" if any(_is_one_value(value) for value in outputs) else ""
-        raise UncheckableError(
-            f"none of the outputs {_listed(outputs)} is [rows, classes] or [rows, width, classes]{hint}"
-        )
-    return fitting[0]
-
-
-def _is_one_value(output: _Value) -> bool:
-    return output.element == "float32" and output.rank == 1
-
-
-def _require_readable(inputs: list[_Value], hints: InputHints, *, blind: bool) -> None:
+def _require_readable(inputs: list[GraphValue], hints: InputHints, *, blind: bool) -> None:
     for option, name in (("--values", hints.values), ("--lengths", hints.lengths), ("--mask", hints.mask)):
         if name is not None and name not in {value.name for value in inputs}:
-            raise ConfigurationError(f"{option} {name}: the graph's inputs are {_listed(inputs)}")
+            raise ConfigurationError(f"{option} {name}: the graph's inputs are {listed(inputs)}")
     if hints.second == "none" and len(inputs) > 1:
-        raise ConfigurationError(f"--second none: the graph takes {_listed(inputs)}, and each of them must be given")
+        raise ConfigurationError(f"--second none: the graph takes {listed(inputs)}, and each of them must be given")
     if len(inputs) == 1 and not blind:
         raise UncheckableError(
             f"the graph has one input, {inputs[0]}, and nothing marks where a sequence ends: export it with lengths "
@@ -298,89 +223,15 @@ def _require_readable(inputs: list[_Value], hints: InputHints, *, blind: bool) -
         )
     for name, why in _NOT_FED.items():
         if any(value.name == name for value in inputs) and name not in (hints.values, hints.lengths, hints.mask):
-            raise UncheckableError(f"the graph takes {name}, {why}: export it without that ({_listed(inputs)})")
-    if len([value for value in inputs if _can_be_steps(value) and value.rank == 3]) > 1 or len(inputs) > 3:
+            raise UncheckableError(f"the graph takes {name}, {why}: export it without that ({listed(inputs)})")
+    if len([value for value in inputs if value.can_be_steps and value.rank == 3]) > 1 or len(inputs) > 3:
         raise UncheckableError(
-            f"the graph takes {_listed(inputs)}: sequences must be one input [rows, width, features], with lengths or "
+            f"the graph takes {listed(inputs)}: sequences must be one input [rows, width, features], with lengths or "
             "a mask as another"
         )
 
 
-def _candidates(
-    inputs: list[_Value], logits: _Value, hints: InputHints, new_lengths: str | None
-) -> Iterator[GraphNames]:
-    """All readings that fit the ranks, the element types and the user's options.
-
-    If the steps are the only input, the lengths get the name `new_lengths`.
-    """
-    by_name = {value.name: value for value in inputs}
-    for order in itertools.permutations(by_name):
-        steps, *rest = (by_name[name] for name in order)
-        if (hints.values or steps.name) != steps.name or not _can_be_steps(steps):
-            continue
-        lengths, mask = [value for value in rest if value.rank == 1], [value for value in rest if value.rank == 2]
-        if len(lengths) > 1 or len(mask) > 1 or len(lengths) + len(mask) != len(rest):
-            continue
-        if not _fits(lengths, ("int32", "int64"), hints.lengths):
-            continue
-        if not _fits(mask, ("bool", "int32", "int64", "float32"), hints.mask):
-            continue
-        if steps.rank == 2 and mask and _is_raw(steps) and _is_raw(mask[0]) and "mask" in steps.name.lower():
-            continue
-        for time_first, channels_first in _orders(steps, hints):
-            yield GraphNames(
-                sequences=steps.name,
-                lengths=lengths[0].name if lengths else None if rest else new_lengths,
-                lengths_type="int64" if lengths and lengths[0].element == "int64" else "int32",
-                mask=mask[0].name if mask else None,
-                mask_type=mask[0].element if mask else "bool",
-                mask_marks="padding" if mask and hints.second == "padding-mask" else "valid",
-                time_first=time_first,
-                channels_first=channels_first,
-                features_axis=not _is_raw(steps),
-                logits=logits.name,
-            )
-
-
-def _fits(values: list[_Value], elements: tuple[str, ...], wanted: str | None) -> bool:
-    return all(value.element in elements for value in values) and wanted in (None, *(value.name for value in values))
-
-
-def _orders(steps: _Value, hints: InputHints) -> tuple[tuple[bool, bool], ...]:
-    """The orders of the steps' axes to try, as pairs (time_first, channels_first)."""
-    if hints.time_first:
-        return ((True, False),)
-    if hints.channels_first:
-        return ((False, steps.rank == 3),)
-    if steps.rank == 3 and isinstance(steps.axes[1], int) and not isinstance(steps.axes[2], int):
-        return ((False, True),)  # the axis of fixed size holds the features
-    return ((False, False), (True, False))
-
-
-def _can_be_steps(value: _Value) -> bool:
-    return (value.element, value.rank) in (("float32", 3), ("float32", 2), ("int64", 2), ("int32", 2))
-
-
-def _is_raw(value: _Value) -> bool:
-    """Whether it may be steps of one feature without an axis of features."""
-    return (value.element, value.rank) == ("float32", 2)
-
-
-def _agrees(names: GraphNames, inputs: list[_Value], logits: _Value) -> bool:
-    """Whether axes with the same name have the same meaning in this reading."""
-    by_name = {value.name: value for value in inputs}
-    steps = by_name[names.sequences]
-    rows, width = (steps.axes[axis] for axis in names.open_axes)
-    if isinstance(rows, str) and rows == width:
-        return True
-    known_rows = [by_name[names.lengths].axes[0]] if names.lengths in by_name else []
-    if logits.rank == 2:
-        known_rows.append(logits.axes[0])
-    # If the rows have the name of the steps' width axis, the reading is wrong. Another name says nothing.
-    return not any(isinstance(axis, str) and axis == width for axis in known_rows)
-
-
-def _require_dynamic_axes(readings: list[GraphNames], inputs: list[_Value]) -> None:
+def _require_dynamic_axes(readings: list[GraphNames], inputs: list[GraphValue]) -> None:
     by_name = {value.name: value for value in inputs}
     frozen: list[str] = []
     for names in readings:
@@ -393,18 +244,18 @@ def _require_dynamic_axes(readings: list[GraphNames], inputs: list[_Value]) -> N
         frozen = frozen or sizes
     if frozen:
         raise UncheckableError(
-            f"the graph is frozen: {' and '.join(frozen)} (it takes {_listed(inputs)}); export it again with dynamic "
+            f"the graph is frozen: {' and '.join(frozen)} (it takes {listed(inputs)}); export it again with dynamic "
             "axes for rows and width"
         )
 
 
-def _probed(names: GraphNames, inputs: list[_Value], hints: InputHints) -> StepInput:
+def _probed(names: GraphNames, inputs: list[GraphValue], hints: InputHints) -> StepInput:
     """The kind of a step, to try a reading with; for tokens, a vocabulary of 2 is enough."""
     steps = next(value for value in inputs if value.name == names.sequences)
     if steps.rank == 2:
-        if hints.features not in (None, 1) and _is_raw(steps):
+        if hints.features not in (None, 1) and steps.is_raw:
             raise ConfigurationError(f"--features {hints.features} contradicts the graph: {steps} has one value a step")
-        return StepInput(features=1) if _is_raw(steps) else StepInput(kind="tokens", vocabulary=2)
+        return StepInput(features=1) if steps.is_raw else StepInput(kind="tokens", vocabulary=2)
     axis = steps.axes[1 if names.channels_first else 2]
     features = axis if isinstance(axis, int) else hints.features
     if features is None:
@@ -414,7 +265,7 @@ def _probed(names: GraphNames, inputs: list[_Value], hints: InputHints) -> StepI
     return StepInput(features=features)
 
 
-def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], hints: InputHints) -> StepInput:
+def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: InputHints) -> StepInput:
     steps = _probed(names, inputs, hints)
     if steps.kind == "values":
         return steps
@@ -438,7 +289,3 @@ def _as_options(names: GraphNames) -> str:
     options = [f"--{option} {name}" for option, name in named.items() if name is not None]
     flags = [flag for flag in ("time_first", "channels_first") if getattr(names, flag)]
     return " ".join([*options, *(f"--{flag.replace('_', '-')}" for flag in flags)])
-
-
-def _listed(values: list[_Value]) -> str:
-    return ", ".join(map(str, values))

@@ -17,7 +17,8 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.checking.trace_onnx import OnnxSubject
-from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, InputHints, read_graph
+from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph
+from lengthwise_export.onnx_graphs.graph_values import InputHints
 from lengthwise_export.onnx_graphs.protos import labels_in
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import keras
