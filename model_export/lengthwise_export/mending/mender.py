@@ -88,9 +88,7 @@ class Mender(NodeMender):
             group: Group = (self.one,)
             for operand in operands:
                 own = place - rank + operand.rank - free
-                if own < 0 or place == keep or is_one(operand.groups[own]):
-                    continue
-                if self._is_one_or_none(operand.groups[own]):
+                if own < 0 or place == keep or is_one(operand.groups[own]) or self._is_one_or_none(operand.groups[own]):
                     continue
                 if is_one(group) or self._is_one_or_none(group):
                     group = operand.groups[own]
@@ -102,7 +100,7 @@ class Mender(NodeMender):
             self.refuse(CROSSES_ROWS)
         has_rows = any(size.is_rows for size in flat)
         row_added = any(operand.row_added for operand in operands) and not has_rows
-        fitted = [self._fitted(operand, targets, free, has_rows, row_added, keep) for operand in operands]
+        fitted = [self._fitted(operand, targets, free, has_rows, keep) for operand in operands]
         return fitted, tuple(targets), row_added
 
     def combined(self, kind: str, left: Value, right: Value) -> Ragged:
@@ -130,9 +128,7 @@ class Mender(NodeMender):
         self.require((table == 1).all(axis=0))
         return True
 
-    def _fitted(
-        self, value: Ragged, targets: Sequence[Group], free: int, has_rows: bool, row_added: bool, keep: int | None
-    ) -> Ragged:
+    def _fitted(self, value: Ragged, targets: Sequence[Group], free: int, has_rows: bool, keep: int | None) -> Ragged:
         """One operand with axes of size 1 where it has none, and its added rows where the others have theirs."""
         before = len(targets) - (value.rank - free)
         current: list[object] = ["rows"] if value.row_added else []
@@ -154,20 +150,14 @@ class Mender(NodeMender):
                     wanted.append((place, 0))
                 else:
                     wanted.append(None)
-        wanted += (
-            current[len(current) - sum(len(group) for group in value.groups[value.rank - free :]) :] if free else []
-        )
+        wanted += current[len(current) - sum(map(len, value.groups[value.rank - free :])) :] if free else []
         if not value.row_added:  # broadcasting adds axes in front
             while wanted and wanted[0] is None:
                 wanted.pop(0)
-        name = value.name
-        dropped = [at for at, label in enumerate(current) if label not in wanted]
         left = [label for label in current if label in wanted]
-        order = [label for label in wanted if label is not None]
-        name = self.squeezed(name, dropped)
-        name = self.transposed(name, [left.index(label) for label in order])
-        name = self.unsqueezed(name, [at for at, label in enumerate(wanted) if label is None])
-        return value.called(name)
+        name = self.squeezed(value.name, [at for at, label in enumerate(current) if label not in wanted])
+        name = self.transposed(name, [left.index(label) for label in wanted if label is not None])
+        return value.called(self.unsqueezed(name, [at for at, label in enumerate(wanted) if label is None]))
 
     # -- moves within a row -------------------------------------------------------------------------------------------
 

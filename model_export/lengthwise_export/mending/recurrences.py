@@ -108,11 +108,8 @@ class _Loop:
         names = dict(zip(self._node.output, self._outputs[1:], strict=False))
         wanted = [name for name in names if name in used]
         state_of = dict(zip(self._node.output, self._states, strict=False))
-        handed_on: dict[str, Value] = {}
-        for name in [name for name in wanted if name in state_of]:
-            state = state_of[name]
-            if state in self._constant:
-                handed_on[name] = mender.values[self._constant[state]]
+        outside = {name: self._constant[state] for name, state in state_of.items() if state in self._constant}
+        handed_on = {name: mender.values[outside[name]] for name in wanted if name in outside}
         wanted = [name for name in wanted if name not in handed_on]
         finals = {name: names[name] for name in wanted if name in list(self._node.output)[:count]}
         collected = {name: names[name] for name in wanted if name not in finals}
@@ -155,13 +152,8 @@ class _Loop:
             return None
         one, other = (self._origin(each) for each in node.input)
         step = self._number(other if one == name else one)
-        if (
-            name not in (one, other)
-            or step is None
-            or step.size != 1
-            or step.item() != 1
-            or start.table[0, 0].size != 1
-        ):
+        is_one = step is not None and step.size == 1 and step.item() == 1
+        if name not in (one, other) or not is_one or start.table[0, 0].size != 1:
             return None
         first: float = start.table[0, 0].item()
         return int(first) if first == int(first) else None

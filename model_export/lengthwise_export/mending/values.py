@@ -31,6 +31,10 @@ class Numbers:
         """The shape of the tensor."""
         return self.table.shape[2:]
 
+    def elements(self) -> list[Table]:
+        """The tables `[2, lengths]` of the elements of a tensor of one axis."""
+        return [self.table[..., place] for place in range(self.shape[0])]
+
     @property
     def is_constant(self) -> bool:
         """Whether it depends neither on the length nor on the rows."""

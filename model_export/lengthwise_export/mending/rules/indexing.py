@@ -38,7 +38,7 @@ def _bounds(mender: Mender, name: str, place: int) -> list[Table]:
     value = mender.value(place)
     if not isinstance(value, Numbers):
         mender.refuse(f"its {name} are computed from the data")
-    return [value.table[..., at] for at in range(value.shape[0])]
+    return value.elements()
 
 
 def sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, step: int) -> Ragged:
@@ -102,10 +102,9 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
     groups = (*value.groups[:axis], *shape, *value.groups[axis + 1 :])
     place, size = mender.single(value, axis)
     places = index.table[0]
-    behind = tuple(range(1, places.ndim))
     own = size.alone.reshape(-1, *[1] * (places.ndim - 1))
     counted = np.where(places < 0, places + own, places)
-    inside: NDArray[np.bool_] = np.asarray(((counted >= 0) & (counted < own)).all(axis=behind))
+    inside: NDArray[np.bool_] = ((counted >= 0) & (counted < own)).reshape(len(counted), -1).all(axis=1)
     if not inside.any():
         mender.refuse("picks places that no sequence has")
     mender.require(inside)
@@ -126,10 +125,10 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
 
 def _gathered_by_data(mender: Mender, value: Ragged, axis: int, index: Ragged) -> Ragged:
     place, size = mender.single(value, axis)
-    if size.is_rows or (value.rows_at is not None and any(each.is_rows for each in index.axes)):
-        mender.refuse(
-            f"{CROSSES_ROWS}" if size.is_rows else "picks places of all rows in each row: gather along the steps"
-        )
+    if size.is_rows:
+        mender.refuse(CROSSES_ROWS)
+    if value.rows_at is not None and any(each.is_rows for each in index.axes):
+        mender.refuse("picks places of all rows in each row: gather along the steps")
     if index.is_merged:
         mender.refuse("picks by an index with merged axes")
     groups = (*value.groups[:axis], *index.groups, *value.groups[axis + 1 :])
@@ -159,9 +158,7 @@ def _inside(mender: Mender, index: Ragged) -> Ragged:
 
 def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
     """An index whose negative places count from each row's own end."""
-    table = size.table
-    ends = Numbers(mender.writer.at_width(size), table)
-    (one, end), groups, row_added = mender.align([index, ends])
+    (one, end), groups, row_added = mender.align([index, Numbers(mender.writer.at_width(size), size.table)])
     zero = mender.writer.scalar_of(0, index.dtype)
     negative = mender.emit("Less", [one.name, zero])
     if index.dtype != INT64:

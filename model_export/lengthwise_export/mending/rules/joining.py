@@ -55,15 +55,13 @@ def _concat(mender: Mender) -> None:
 
 def _repeated(mender: Mender, value: Ragged, groups: Sequence[Group], row_added: bool, axis: int) -> Ragged:
     """An operand of a concatenation with all rows, if it stands for each of them."""
-    rank = int(row_added) + sum(1 if at == axis else len(group) for at, group in enumerate(groups))
-    wanted: list[Size | None] = [mender.rows] if row_added else []
+    wanted: list[Size | None] = [mender.rows] * row_added
     for at, group in enumerate(groups):
         wanted += [None] if at == axis else [*group]
     moved_rows = not row_added and value.row_added
     has = value.rows_at is not None
     needs_rows = any(size is not None and size.is_rows for size in wanted)
-    flat = [size for group in value.groups for size in group]
-    lacks_others = len(flat) + value.row_added - moved_rows < rank
+    lacks_others = len(value.axes) + value.row_added - moved_rows < len(wanted)
     if has == needs_rows and not lacks_others and not moved_rows:
         return value
     parts = [mender.writer.constant([1]) if size is None else mender.writer.at_width(size) for size in wanted]
@@ -141,8 +139,7 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
             value = mender.masked(value, [place], fill)
             place = value.starts()[axis]
         rank = len(value.axes) + value.row_added
-        amounts = [before if at == place else 0 for at in range(rank)]
-        amounts += [after if at == place else 0 for at in range(rank)]
+        amounts = [amount if at == place else 0 for amount in (before, after) for at in range(rank)]
         inputs = [value.name, mender.writer.constant(amounts)]
         inputs += [mender.writer.scalar_of(fill, value.dtype)] if mode == "constant" else []
         name = mender.emit("Pad", inputs, mode=mode)

@@ -13,7 +13,7 @@ from lengthwise_export.mending.mender import BOOL, CROSSES_ROWS, FLOAT, Mender, 
 from lengthwise_export.mending.node_mender import StepsHidden
 from lengthwise_export.mending.recurrences import Recurrence, of_loop, of_scan
 from lengthwise_export.mending.rules.recurrent import recurrent
-from lengthwise_export.mending.values import Group, Numbers, Ragged, Value
+from lengthwise_export.mending.values import Numbers, Ragged, Value
 from lengthwise_export.onnx_graphs.protos import graphs_in, refill
 
 
@@ -96,7 +96,7 @@ def _scan(mender: Mender) -> None:
     )
     for place, (name, result) in enumerate(zip(names, results, strict=True)):
         if name:
-            groups: tuple[Group, ...] = result.groups if place < states else ((time,), *result.groups)
+            groups = result.groups if place < states else ((time,), *result.groups)
             mender.set(Ragged(name, result.dtype, groups), place)
 
 

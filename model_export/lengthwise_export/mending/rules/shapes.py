@@ -56,15 +56,13 @@ def _reshape(mender: Mender) -> None:
     value, wanted = mender.ragged(0), mender.value(1)
     if not isinstance(wanted, Numbers) or len(wanted.shape) != 1:
         mender.refuse("its shape is computed from the data")
-    sizes = [Size(wanted.table[..., place]) for place in range(wanted.shape[0])]
+    sizes = [Size(table) for table in wanted.elements()]
     if not mender.attribute("allowzero", 0):
-        sizes = [
-            mender.size_of(value.groups[place]) if each.fixed == 0 and place < value.rank else each
-            for place, each in enumerate(sizes)
-        ]
+        for place, group in enumerate(value.groups[: len(sizes)]):
+            sizes[place] = mender.size_of(group) if sizes[place].fixed == 0 else sizes[place]
     total = mender.size_of(value.axes)
     if any(each.fixed == -1 for each in sizes):
-        others = mender.size_of(tuple(each for each in sizes if each.fixed != -1) or (mender.one,))
+        others = mender.size_of(tuple(each for each in sizes if each.fixed != -1))
         divisible = total.divisible(others)
         if not divisible.all() and not divisible[-_ENOUGH:].all():
             mender.refuse(f"cuts the steps into pieces of a fixed size: {_described(value)} into {_sizes(sizes)}")
@@ -87,10 +85,8 @@ def _regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
     regrouping = _Regrouping(mender, value, sizes)
     new = tuple(regrouping.group(size) for size in sizes)
     regrouping.refuse_what_is_left()
-    value, axes = regrouping.value, [each for group in new for each in group]
-    name = value.name
-    if not same_groups(tuple(axes), value.axes):
-        name = _reshaped(mender, value, axes)
+    value, axes = regrouping.value, tuple(each for group in new for each in group)
+    name = value.name if same_groups(axes, value.axes) else _reshaped(mender, value, axes)
     mender.set(value.called(name, groups=new))
 
 
@@ -199,8 +195,8 @@ def _flatten(mender: Mender) -> None:
     value = mender.ragged(0)
     axis = mender.attribute("axis", 1)
     axis += value.rank if axis < 0 else 0
-    parts = [tuple(size for group in groups for size in group) for groups in (value.groups[:axis], value.groups[axis:])]
-    _regroup(mender, value, [mender.size_of(part or (mender.one,)) for part in parts])
+    parts = (value.groups[:axis], value.groups[axis:])
+    _regroup(mender, value, [mender.size_of(tuple(size for group in part for size in group)) for part in parts])
 
 
 @rule("Squeeze")
@@ -252,7 +248,7 @@ def _expand(mender: Mender) -> None:
     value, wanted = mender.tensor(0), mender.value(1)
     if not isinstance(wanted, Numbers):
         mender.refuse("its shape is computed from the data")
-    _expanded(mender, value, [wanted.table[..., place] for place in range(wanted.shape[0])])
+    _expanded(mender, value, wanted.elements())
 
 
 def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
@@ -300,7 +296,7 @@ def _tile(mender: Mender) -> None:
     value, repeats = mender.ragged(0), mender.value(1)
     if not isinstance(repeats, Numbers):
         mender.refuse("its repeats are computed from the data")
-    tables = [repeats.table[..., place] for place in range(repeats.shape[0])]
+    tables = repeats.elements()
     if all(is_one(group) or (table == 1).all() for group, table in zip(value.groups, tables, strict=True)):
         _expanded(mender, value, tables)
         return
@@ -341,5 +337,5 @@ def _constant_of_shape(mender: Mender) -> None:
         name = mender.writer.constant(whole, dtype=whole.dtype)
         mender.set(mender.numbers(name, whole))
         return
-    tables = [wanted.table[..., place] for place in range(wanted.shape[0])]
+    tables = wanted.elements()
     _expanded(mender, mender.as_ragged(mender.numbers(scalar, fill.reshape(()))), tables)
