@@ -20,12 +20,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Final
-
-import onnx
+from typing import TYPE_CHECKING, Final
 
 import lengthwise
 import lengthwise_export
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True, slots=True)
