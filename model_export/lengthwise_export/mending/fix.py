@@ -55,12 +55,8 @@ class FixProposal:
             **location_as_json(self.location),
             "changes": [
                 {
-                    "operator": change.operator,
-                    "kind": change.kind,
-                    **location_as_json(change.location),
-                    "cause": change.cause,
-                    "before": list(change.before),
-                    "after": list(change.after),
+                    **{"operator": change.operator, "kind": change.kind, **location_as_json(change.location)},
+                    **{"cause": change.cause, "before": list(change.before), "after": list(change.after)},
                 }
                 for change in self.changes
             ],

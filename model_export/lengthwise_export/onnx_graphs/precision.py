@@ -50,10 +50,8 @@ def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
     At int8, `missing: "handled"` becomes `refuse`: the integer kernels answer NaN to a NaN. (The built-in layers
     replace NaN before that.)
     """
-    changed: dict[str, object] = {"precision": precision}
-    if precision == "int8" and manifest.missing == "handled":
-        changed["missing"] = "refuse"
-    return manifest.model_copy(update=changed)
+    refuses = precision == "int8" and manifest.missing == "handled"
+    return manifest.model_copy(update={"precision": precision, **({"missing": "refuse"} if refuses else {})})
 
 
 def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
@@ -89,11 +87,8 @@ def _convert_layers(graph: onnx.GraphProto) -> integer_layers.Int8Layers:
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     converted = _HalfGraph(model).convert()
     if not converted:
-        raise ExportError(
-            "precision",
-            "the graph has no recurrent layer, and no product with weights before its last, that could run in fp16: "
-            "export it in fp32",
-        )
+        none = "the graph has no recurrent layer, and no product with weights before its last, that could run in fp16"
+        raise ExportError("precision", f"{none}: export it in fp32")
     model.graph.CopyFrom(converted)
     tidy = ir.from_proto(model)
     RemoveUnusedNodesPass()(tidy)
@@ -186,11 +181,10 @@ def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     layers = _convert_layers(model.graph)
     if not layers.recurrent + layers.products:
         why = "; ".join(f"{layer}: {layer.reason}" for layer in layers.left)
-        raise ExportError(
-            "precision",
-            f"the graph has no LSTM or GRU, and no large MatMul before its last, that could run in int8"
-            f"{f' ({why})' if why else ''}: export it in fp32, or in fp16 for GPUs",
+        none = (
+            f"no LSTM or GRU, and no large MatMul before its last, that could run in int8{f' ({why})' if why else ''}"
         )
+        raise ExportError("precision", f"the graph has {none}: export it in fp32, or in fp16 for GPUs")
     del model.graph.value_info[:]
     return model
 

@@ -103,17 +103,11 @@ class _Optimized(OnnxSubject):
             optimized = onnx.load(path)
         per_step = manifest.task == "per-step"
         super().__init__(ExternalGraph(optimized, manifest.input, manifest.graph, manifest.classes, per_step))
-        self._blocked = {
-            node.name or f"{node.op_type} giving {node.output[0]}"
-            for node in optimized.graph.node
-            if node.domain == _BLOCKED
-        }
+        blocked = (node for node in optimized.graph.node if node.domain == _BLOCKED)
+        self._blocked = {node.name or f"{node.op_type} giving {node.output[0]}" for node in blocked}
 
     def record(self, batch: PaddedBatch) -> Recording:
         """As the base class, without the values of another layout."""
         recording = super().record(batch)
-        operations = [
-            replace(operation, outputs=()) if operation.operator in self._blocked else operation
-            for operation in recording.operations
-        ]
-        return Recording(operations, recording.answers)
+        parts = ((each, each.operator in self._blocked) for each in recording.operations)
+        return Recording([replace(each, outputs=()) if blocked else each for each, blocked in parts], recording.answers)
