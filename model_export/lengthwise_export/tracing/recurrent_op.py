@@ -109,7 +109,7 @@ def _shapes(
     values: Tensor, lengths: Tensor | None, input_weights: list[Tensor], state_weights: list[Tensor], *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, width = values.shape[:2]
-    directions, _, hidden = state_weights[0].shape
+    directions, hidden = state_weights[0].shape[::2]
     state = values.new_empty(len(input_weights) * directions, rows, hidden)
     return values.new_empty(rows, width, directions * hidden), state, torch.empty_like(state)
 

@@ -104,7 +104,7 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
     places = index.table[0]
     own = size.alone.reshape(-1, *[1] * (places.ndim - 1))
     counted = np.where(places < 0, places + own, places)
-    inside: NDArray[np.bool_] = ((counted >= 0) & (counted < own)).reshape(len(counted), -1).all(axis=1)
+    inside: NDArray[np.bool_] = np.asarray(((counted >= 0) & (counted < own)).reshape(len(counted), -1).all(axis=1))
     if not inside.any():
         mender.refuse("picks places that no sequence has")
     mender.require(inside)
