@@ -93,10 +93,10 @@ def mend_target(
         if target.framework:
             origins = {shown_operator(node): node for node in graph.graph.node}
         if not target.framework and _reads_the_first_step_only(target, shortest, longest, seed):
-            raise UncheckableError(
-                "the answer depends on the first step alone, however long the sequence is: an export that was traced "
-                f"with one step does that{keras_cure(graph)}"
+            first = (
+                "the answer depends on the first step alone, however long the sequence is: an export that was traced"
             )
+            raise UncheckableError(f"{first} with one step does that{keras_cure(graph)}")
         say("mending the graph")
         mended = mend(graph, _named(target.names), target.steps, max_length=longest)
     except UnmendableError as error:

@@ -25,14 +25,14 @@ def expanded_einsum(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replace
     """
     letters = _letters(node)
     values = [value for value in node.inputs if value is not None]
-    axes = [facts.axes(value) for value in values]
     if letters is None or len(values) != len(letters) - 1:
         return None
     sizes: dict[str, MeasuredAxis] = {}
-    for word, each in zip(letters, axes, strict=False):
-        if each is None or len(each) != len(word):
+    for word, value in zip(letters, values, strict=False):
+        axes = facts.axes(value)
+        if axes is None or len(axes) != len(word):
             return None
-        sizes |= dict(zip(word, each, strict=True))
+        sizes |= dict(zip(word, axes, strict=True))
     *words, out = letters
     if len(words) == _MAX_OPERANDS and facts.is_constant(values[0]):
         words, values = words[::-1], values[::-1]

@@ -157,7 +157,7 @@ class _Traced(nn.Module):
         self._trace = trace
         for path, part in model.named_modules():
             if isinstance(part, nn.RNNBase) and part.proj_size == 0:
-                trace.weights[part] = [_Layer(weights) for weights in weights_of(part)]
+                trace.weights[part] = [_as_buffers(weights) for weights in weights_of(part)]
                 self.add_module(f"recurrent_{path.replace('.', '_')}", nn.ModuleList(trace.weights[part]))
 
     def forward(self, sequences: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -176,17 +176,12 @@ class _Traced(nn.Module):
         return tuple(outputs.values())
 
 
-class _Layer(nn.Module):
+def _as_buffers(weights: LayerWeights) -> nn.Module:
     """The weights of one layer as buffers, which the exporter turns into initializers."""
-
-    inputs: Tensor
-    states: Tensor
-    biases: Tensor
-
-    def __init__(self, weights: LayerWeights) -> None:
-        super().__init__()
-        for name, values in vars(weights).items():
-            self.register_buffer(name, values)
+    module = nn.Module()
+    for name, values in vars(weights).items():
+        module.register_buffer(name, values)
+    return module
 
 
 @dataclass(frozen=True)
@@ -207,7 +202,7 @@ class _Trace:
 
     def __init__(self, lines: Lines) -> None:
         self.lines = lines
-        self.weights: dict[nn.RNNBase, list[_Layer]] = {}
+        self.weights: dict[nn.RNNBase, list[nn.Module]] = {}
         self.outputs: list[str] = []
         self.branches: Branches = {}
         # The tensors are kept alive, so that no other tensor gets their id.
@@ -233,9 +228,8 @@ class _Trace:
     def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor | None, initial: Any) -> tuple[Tensor, Any]:
         """Runs a module over `[rows, width, features]`; without lengths, every row runs over the full width."""
         if module.proj_size:
-            raise trace_error(
-                current_location(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"
-            )
+            projected = "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"
+            raise trace_error(current_location(), projected)
         layers = self.weights[module]
         weights = ([getattr(layer, name) for layer in layers] for name in ("inputs", "states", "biases"))
         state, cell = initial if isinstance(initial, tuple) else (initial, None)
@@ -254,9 +248,8 @@ class _Trace:
         if id(packed.data) in self._by_data:
             return self._by_data[id(packed.data)][1]
         if id(packed.batch_sizes) not in self._by_sizes:
-            raise trace_error(
-                current_location(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
-            )
+            by_hand = "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
+            raise trace_error(current_location(), by_hand)
         packed_as = self._by_sizes[id(packed.batch_sizes)][1]
         rows, width = packed_as.steps.shape[:2]
         return _PackedBatch(packed.data.reshape(rows, width, *packed.data.shape[1:]), packed_as.lengths, zeroed=False)
@@ -290,19 +283,16 @@ def _replaced(trace: _Trace) -> Iterator[None]:
     name. All of this is process-wide: the caller holds `PROCESS_WIDE`.
     """
     forwards = {kind: kind.forward for kind in (nn.LSTM, nn.GRU, nn.RNN)}
-    codes = {
-        packing.pack_padded_sequence: _pack_padded_sequence.__code__,
-        packing.pad_packed_sequence: _pad_packed_sequence.__code__,
-    }
+    codes = {packing.pack_padded_sequence: _pack_padded_sequence, packing.pad_packed_sequence: _pad_packed_sequence}
     with contextlib.ExitStack() as undo:
         _tracing.append(trace)
         undo.callback(_tracing.pop)
         for kind, forward in forwards.items():
             undo.callback(setattr, kind, "forward", forward)
             kind.forward = _recurrent_forward  # type: ignore[method-assign, assignment]  # undone above
-        for function, code in codes.items():
+        for function, ours in codes.items():
             undo.callback(setattr, function, "__code__", function.__code__)
-            function.__code__ = code
+            function.__code__ = ours.__code__
         undo.enter_context(without_fast_path())
         yield
 
@@ -344,9 +334,8 @@ def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[
         outputs, state = trace.run(module, batch.steps, batch.lengths, hx)
         return trace.pack(_PackedBatch(outputs, batch.lengths, zeroed=True), input.batch_sizes), state
     if input.dim() != 3:
-        raise trace_error(
-            current_location(), f"{type(module).__name__} runs over a single sequence: run it over the batch"
-        )
+        single = f"{type(module).__name__} runs over a single sequence: run it over the batch"
+        raise trace_error(current_location(), single)
     steps = input if module.batch_first else input.transpose(0, 1)
     outputs, state = trace.run(module, steps, trace.lengths_of(steps), hx)
     return (outputs if module.batch_first else outputs.transpose(0, 1)), state
