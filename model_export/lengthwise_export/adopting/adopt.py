@@ -58,13 +58,11 @@ def read(estimator: object, *, features: int | None = None) -> FittedEstimator:
         if fitted.differences is not None:
             wanted = 4 * (wanted + sum(biases.size for biases in fitted.differences.biases))
         if weights.shape[1] != wanted:
-            raise ConfigurationError(
-                f"{_name(estimator)} reads {weights.shape[1]} features, and its transform has {wanted}"
-            )
+            reads = f"{_name(estimator)} reads {weights.shape[1]} features"
+            raise ConfigurationError(f"{reads}, and its transform has {wanted}")
     except AttributeError as error:
-        raise ConfigurationError(
-            f"{_name(estimator)} has no {error.name!r}, so it cannot be read; if it is not fitted yet, call fit(X, y)"
-        ) from error
+        lacks = f"{_name(estimator)} has no {error.name!r}, so it cannot be read"
+        raise ConfigurationError(f"{lacks}; if it is not fitted yet, call fit(X, y)") from error
     labels = tuple(map(str, np.asarray(classes).tolist()))
     if len(labels) != len(weights):
         raise ConfigurationError(f"{_name(estimator)} has {len(labels)} classes and {len(weights)} outputs")
@@ -95,9 +93,8 @@ def _parts(estimator: object, steps: Sequence[Any]) -> tuple[Any, Any, Any]:
     """The transform, the scaler (None if there is none) and the head."""
     transform, *between, head = steps
     if _name(transform) not in _TRANSFORMS | _TRANSFORMS_OF_SEVERAL_FEATURES:
-        raise ConfigurationError(
-            f"{_name(estimator)} begins with {_name(transform)}, which cannot be adopted; {TAKEN} can"
-        )
+        begins = f"{_name(estimator)} begins with {_name(transform)}"
+        raise ConfigurationError(f"{begins}, which cannot be adopted; {TAKEN} can")
     scalers = [each.transformer_ if _name(each) == "sktime.TabularToSeriesAdaptor" else each for each in between]
     if len(scalers) > 1 or any(_name(each) != "sklearn.StandardScaler" for each in scalers):
         raise ConfigurationError(
@@ -105,10 +102,8 @@ def _parts(estimator: object, steps: Sequence[Any]) -> tuple[Any, Any, Any]:
             "sklearn.StandardScaler can be there"
         )
     if _name(head) not in _RIDGE | _LOGISTIC:
-        raise ConfigurationError(
-            f"{_name(estimator)} ends with {_name(head)}; of heads, "
-            f"{', '.join(sorted(_RIDGE | _LOGISTIC))} can be adopted"
-        )
+        heads = ", ".join(sorted(_RIDGE | _LOGISTIC))
+        raise ConfigurationError(f"{_name(estimator)} ends with {_name(head)}; of heads, {heads} can be adopted")
     return transform, scalers[0] if scalers else None, head
 
 
@@ -128,9 +123,8 @@ def _transform(transform: Any, features: int) -> FittedTransform:
     if "Multi" not in _name(transform).removesuffix("Multivariate"):
         return FittedTransform(features, _series(transform.parameters, None, features))
     if transform.normalise:
-        raise ConfigurationError(
-            f"{_name(transform)} with normalise=True cannot be adopted: fit it with normalise=False"
-        )
+        normalises = f"{_name(transform)} with normalise=True cannot be adopted"
+        raise ConfigurationError(f"{normalises}: fit it with normalise=False")
     if transform.n_features_per_kernel != 4:
         raise ConfigurationError(f"{_name(transform)}: n_features_per_kernel must be 4")
     first, second = transform.parameter, transform.parameter1

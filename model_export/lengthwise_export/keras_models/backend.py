@@ -15,6 +15,7 @@ from lengthwise.errors import ConfigurationError
 
 VARIABLE: Final = "KERAS_BACKEND"  # the variable of the environment that Keras reads when it is imported
 BACKEND: Final = "torch"
+_INSTALL: Final = "pip install 'lengthwise[keras]'"
 
 
 def import_keras() -> ModuleType:
@@ -25,9 +26,7 @@ def import_keras() -> ModuleType:
         try:
             importlib.import_module("keras")
         except ImportError as error:
-            raise ConfigurationError(
-                f"a Keras model needs Keras 3: pip install 'lengthwise[keras]' ({error})"
-            ) from error
+            raise ConfigurationError(f"a Keras model needs Keras 3: {_INSTALL} ({error})") from error
         finally:
             if before is None:
                 del os.environ[VARIABLE]
@@ -35,10 +34,8 @@ def import_keras() -> ModuleType:
                 os.environ[VARIABLE] = before
     keras = sys.modules["keras"]
     if not hasattr(keras, "config") or not hasattr(keras, "ops"):
-        raise ConfigurationError(
-            f"a Keras model needs Keras 3, and Keras {getattr(keras, '__version__', '2')} is installed: "
-            "pip install 'lengthwise[keras]'"
-        )
+        installed = f"Keras {getattr(keras, '__version__', '2')} is installed"
+        raise ConfigurationError(f"a Keras model needs Keras 3, and {installed}: {_INSTALL}")
     backend = keras.config.backend()
     if backend != BACKEND:
         raise ConfigurationError(

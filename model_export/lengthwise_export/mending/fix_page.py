@@ -30,13 +30,10 @@ def as_section(fix: FixProposal) -> Html:
 def _change(change: MendedOperator) -> Html:
     at = change.location
     place = () if at is None else (element("p", element("code", at)), element("pre", at.source))
-    lines = (joined(_line(line), "\n") for line in unified(change))
+    colored = ((line, _COLORS.get(line[:1])) for line in unified(change))
+    spans = (line if color is None else element("span", line, style=f"color: {color}") for line, color in colored)
+    lines = (joined(each, "\n") for each in spans)
     return joined(element("h3", title(change)), *place, element("p", change.cause), element("pre", *lines))
-
-
-def _line(line: str) -> object:
-    color = _COLORS.get(line[:1])
-    return line if color is None else element("span", line, style=f"color: {color}")
 
 
 def _picture(curve: PaddingCurve) -> Html:
@@ -50,9 +47,8 @@ def _picture(curve: PaddingCurve) -> Html:
         ("before", curve.before, "var(--bad)", None),
         ("after", curve.after, "var(--good)", "7 4"),
     ):
-        points = [
-            (share / last, (value - low) / (high - low)) for share, value in zip(curve.shares, values, strict=True)
-        ]
+        places = zip(curve.shares, values, strict=True)
+        points = [(share / last, (value - low) / (high - low)) for share, value in places]
         chart.line(points, color, class_=kind, stroke_dasharray=dashes)
     apart = max(abs(value - curve.before[0]) for value in curve.before)
     mended = max(abs(value - curve.after[0]) for value in curve.after)
