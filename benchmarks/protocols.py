@@ -199,7 +199,7 @@ async def _calls(
     first: dict[int, bytes] = {}
     latencies: list[float] = []
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        method = channel.unary_unary(f"/{INFER}")
+        method: Any = channel.unary_unary(f"/{INFER}")
         if wait:
             await method(messages[0], wait_for_ready=True)
         started, number = loop.time(), 0
@@ -226,7 +226,7 @@ async def _streamed(
     sent: dict[str, float] = {}
     named = [pb.ModelInferRequest(id=str(place)).SerializeToString() + body for place, body in enumerate(messages)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = channel.stream_stream(f"/{STREAM}")()
+        call: Any = channel.stream_stream(f"/{STREAM}")()
         started, number = loop.time(), 0
         while (number < count and (number < at_once or loop.time() - started < seconds)) or sent:
             while len(sent) < at_once and number < count and loop.time() - started < seconds:
@@ -235,7 +235,7 @@ async def _streamed(
                 await call.write(named[place])
             if not sent:
                 break
-            body = await call.read()
+            body: bytes = await call.read()
             identifier = pb.ModelStreamInferResponse.FromString(body).infer_response.id
             latencies.append(loop.time() - sent.pop(identifier))
             first.setdefault(int(identifier), body)
@@ -263,7 +263,7 @@ def serve_empty(name: str, port: int) -> None:
 
             server = grpc.aio.server()
             service, _, method = INFER.rpartition("/")
-            handlers = {method: grpc.unary_unary_rpc_method_handler(given)}
+            handlers: dict[str, Any] = {method: grpc.unary_unary_rpc_method_handler(given)}
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
             server.add_insecure_port(f"127.0.0.1:{port}")
             await server.start()
@@ -421,15 +421,15 @@ def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
         for length, rows in result["protocols"].items()
         for name, row in rows.items()
     ]
-    heads = (
+    heads = [
         "steps",
         "protocol",
         "requests/s",
         "per core-second",
         "the same without the graph",
         "ratio to /predict JSON",
-    )
-    heads += ("bytes sent", "bytes received", "p50 ms", "p99 ms")
+    ]
+    heads += ["bytes sent", "bytes received", "p50 ms", "p99 ms"]
     how = (
         f"`python -m benchmarks.protocols`: sequences of {_FEATURES} features, {load['at_once']} requests at once; the "
         f"median of {load['rounds']} rounds of {load['seconds']:g} s."

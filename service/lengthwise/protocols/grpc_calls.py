@@ -166,7 +166,7 @@ class Streams:
         self._code = code
         self.open = 0
 
-    async def answer(self, handle: Handler, rpc: RpcCall) -> None:
+    async def answer(self, handle: Callable[[RpcCall], Awaitable[None]], rpc: RpcCall) -> None:
         """Answers a stream, or refuses it if too many are open."""
         if self.open >= self._most:
             refuse(rpc, InflightFull("too many streams are open", retry_after_seconds=1), code=self._code)
