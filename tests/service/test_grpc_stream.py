@@ -193,7 +193,7 @@ async def test_without_memory_a_request_is_refused_and_the_stream_goes_on() -> N
 async def test_a_message_that_arrives_without_end_needs_memory_or_ends_its_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(grpc_stream, "_WINDOW_BYTES", -1)  # as if more than a window had come
+    monkeypatch.setattr(grpc_stream, "WINDOW_BYTES", -1)  # as if more than a window had come
     monkeypatch.setattr(grpc_stream, "LOOK_SECONDS", 0.01)
     async with listening(model(manifest())) as caller:
         call = stream(caller)

@@ -205,7 +205,7 @@ def mutants() -> Iterator[bytes]:
 def test_a_message_is_split_as_protocol_buffers_reads_it(mutants: Iterator[bytes]) -> None:
     splits = 0
     for mutant in mutants:
-        found = grpc_codec.Split.of(mutant)
+        found = grpc_codec.MessageParts.of(mutant)
         if found is None:
             continue
         splits += 1

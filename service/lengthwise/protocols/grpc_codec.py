@@ -1,8 +1,8 @@
 """Decodes the Open Inference Protocol's gRPC requests to calls, and encodes the answers.
 
 gRPC hands over bytes, and this module parses them, so that the time and memory of parsing are part of the call. A
-message that differs from one that was read before in its id and its raw elements only is not parsed again: `Split`
-takes these out of it, and what is left is looked up.
+message that differs from one that was read before in its id and its raw elements only is not parsed again:
+`MessageParts` takes these out of it, and what is left is looked up.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ EncodeMessage: TypeAlias = Callable[[list[Answer]], bytes]
 """Writes the bytes of an answer; runs in a runner thread."""
 
 
-class Split(NamedTuple):
+class MessageParts(NamedTuple):
     """The fields of a message.
 
     Attributes:
@@ -64,7 +64,7 @@ class Split(NamedTuple):
     raw: list[memoryview]
 
     @classmethod
-    def of(cls, body: bytes) -> Split | None:
+    def of(cls, body: bytes) -> MessageParts | None:
         """Splits a message; None where it has many fields, an unusual id, or is no message.
 
         See "Encoding" in the documentation of protocol buffers: each field of `ModelInferRequest` is a tag of one byte,
@@ -129,7 +129,7 @@ def decode(body: bytes, serving: Serving, heads: KnownHeads | None = None) -> tu
     Raises:
         RequestError: The request is wrong, or its model is not served.
     """
-    split = None if heads is None else Split.of(body)
+    split = None if heads is None else MessageParts.of(body)
     key = None if split is None else (split.rest, len(split.raw))
     known: _KnownMessage | None = None if heads is None or split is None else heads.get(key)
     if split is not None and known is not None:
@@ -228,7 +228,7 @@ def crowded(body: bytes) -> bool:
 
 def identifier_of(body: bytes) -> str:
     """The id of a request; empty where it has none, or is no message."""
-    split = Split.of(body)
+    split = MessageParts.of(body)
     try:
         return str(pb.ModelInferRequest.FromString(body).id)[:MAX_ID_CHARACTERS] if split is None else split.identifier
     except DecodeError:

@@ -5,9 +5,9 @@ message ──> RpcRequest ──> answer or error ──> the line of answers �
    ^  next one read while fewer than IN_FLIGHT requests are not answered and sent
 ```
 
-A stream is silent most of the time, so it has no place among those that receive (`receiving`), as a call has. One of a
-few hundred bytes of a message that has begun to arrive, a look at its connection tells: where more than a window came
-and there is no message yet, it takes a place with memory for the largest message, or the stream ends.
+A stream is silent most of the time, so it has no place among those that receive (`receiving`), as a call has. While it
+waits for a message, the bytes of its connection are looked at: where more than a window came and no message yet, a
+large one is arriving. Then it takes a place, with memory for the largest message, or it ends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ IN_FLIGHT: Final = 64
 """Requests of a stream that are not answered, or whose answers the client has yet to take; then it is not read."""
 LOOK_SECONDS: Final = 0.1
 """How often the bytes are looked at that have arrived on the connection of a stream that waits for a message."""
-_WINDOW_BYTES: Final = 131_072
+WINDOW_BYTES: Final = 131_072
 """What HTTP/2 lets a client send ahead on a stream, and some frames of others."""
 
 
@@ -140,7 +140,7 @@ class _Stream:
         received = self._inference.received_bytes(self._rpc.client)
         if self._seen is None or received is None:
             self._seen = received
-        if received is None or self._seen is None or received - self._seen <= _WINDOW_BYTES:
+        if received is None or self._seen is None or received - self._seen <= WINDOW_BYTES:
             self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._watch)
             return
         self._look = None
