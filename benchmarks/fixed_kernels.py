@@ -53,7 +53,7 @@ def transforms(seconds: float) -> list[tuple[str, ...]]:
             biases = _KERNELS // fixed_kernels.KERNELS
             plan = fixed_kernels.plan(rocket_kernels.fit(sequences, biases, reference_length=steps, seed=0), bits=17)
 
-            def own(plan: fixed_kernels.Plan = plan, sequences: list[Any] = sequences) -> object:
+            def own(plan: fixed_kernels.KernelPlan = plan, sequences: list[Any] = sequences) -> object:
                 return fixed_kernels.shares(plan, sequences[:1])
 
             def others(aeons: Any = aeons, values: Any = values) -> object:

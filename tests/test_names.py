@@ -15,7 +15,8 @@ def test_a_class_name_is_defined_once() -> None:
         for path in package.rglob("*.py"):
             if path.stem.endswith("_pb2") or path.name in OF_THE_WIRE:
                 continue
-            for name in re.findall(r"^(?:class )?(_?[A-Z]\w*[a-z]\w*)(?=[(:]| = )", path.read_text(), re.MULTILINE):
+            names = r"^(?:class (?=\w+[(:])|(?=\w+(?:: \w+)? = ))(_?[A-Z]\w*[a-z]\w*)"
+            for name in re.findall(names, path.read_text(), re.MULTILINE):
                 found[name].append(str(path.relative_to(ROOT)))
     assert len(found["Manifest"]) == len(found["SequenceClassifier"]) == len(found["Steps"]) == 1
     assert {name: places for name, places in found.items() if len(places) > 1} == {}

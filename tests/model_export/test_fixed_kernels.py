@@ -110,7 +110,7 @@ def test_a_damaged_plan_is_refused_and_reads_no_foreign_memory() -> None:
         (plan.numbers[:2], plan.biases),
     ):
         with pytest.raises(ValueError, match="damaged plan"):
-            fixed_kernels.shares(fixed_kernels.Plan(numbers, biases), given)
+            fixed_kernels.shares(fixed_kernels.KernelPlan(numbers, biases), given)
 
 
 def exported(step: str, kernels: int = 420) -> tuple[bytes, Manifest]:

@@ -53,7 +53,7 @@ class DilatedKernels:
     inside: NDArray[np.bool_]
 
 
-class Plan(NamedTuple):
+class KernelPlan(NamedTuple):
     """Kernels as the C code reads them: whole numbers as `_shares.c` says, and all biases."""
 
     numbers: NDArray[np.int32]
@@ -67,7 +67,7 @@ def kernel_weights() -> NDArray[np.float32]:
     return weights
 
 
-def plan(kernels: Sequence[DilatedKernels], bits: int) -> Plan:
+def plan(kernels: Sequence[DilatedKernels], bits: int) -> KernelPlan:
     """The plan of kernels at each dilation; at least one.
 
     Args:
@@ -80,12 +80,12 @@ def plan(kernels: Sequence[DilatedKernels], bits: int) -> Plan:
         for inside, reads in zip(each.inside, each.reads, strict=True):
             channels = np.flatnonzero(reads).tolist()
             numbers += [int(inside), len(channels), *channels]
-    return Plan(
+    return KernelPlan(
         np.array(numbers, np.int32), np.concatenate([each.biases.ravel() for each in kernels], dtype=np.float32)
     )
 
 
-def shares(plan: Plan, sequences: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+def shares(plan: KernelPlan, sequences: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """`[sequences, biases]`: the share of each sequence's steps at which a kernel is above a bias.
 
     Args:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.runtime import fixed_kernels
-from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels, Plan
+from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels, KernelPlan
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import BOOL, Graph, Node
 
@@ -41,7 +41,7 @@ class Counted(NamedTuple):
     """A graph with the operator, and the operator's kernels."""
 
     graph: bytes
-    plan: Plan
+    plan: KernelPlan
     kernels: list[DilatedKernels]
 
 
