@@ -9,6 +9,7 @@ A fifth of the calls is recorded. Meanwhile
 |---|---|
 | 5 s | a new version of the model is published and loaded |
 | 20 s | for 5 s, a tenth of all runs fails |
+| 20 s | with `--workers 2`, one of them is killed |
 | 30 s | the whole process is stopped for a second |
 | 43 s | for 3 s, the process gets no further descriptors |
 | 57 s | for 5 s, no file can grow, as on a full disk |
@@ -22,12 +23,15 @@ read; and memory grew by less than 5 %.
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import resource
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -81,8 +85,10 @@ class Watch:
     async def sample(self) -> None:
         """Samples the memory until it is cancelled."""
         while True:
-            self.seconds.append(time.monotonic() - self.started)
-            self.resident.append(proc.resident_bytes(self.server.process.pid) / 2**20)
+            with suppress(OSError):  # one of them has just ended
+                held = [proc.resident_bytes(pid) for pid in proc.serving(self.server.process.pid)]
+                self.resident.append(sum(held) / 2**20)
+                self.seconds.append(time.monotonic() - self.started)
             await asyncio.sleep(_SAMPLE_SECONDS)
 
     def after(self, seconds: float) -> tuple[Any, Any]:
@@ -124,29 +130,48 @@ async def _stop(watch: Watch) -> None:
         watch.stops += 1
 
 
+async def _kill(watch: Watch) -> None:
+    """Kills one of several workers; a process that serves alone is left."""
+    while True:
+        await asyncio.sleep(20)
+        workers = [pid for pid in proc.serving(watch.server.process.pid) if pid != watch.server.process.pid]
+        if workers:
+            with suppress(ProcessLookupError):
+                os.kill(random.choice(workers), signal.SIGKILL)
+
+
 async def _starve(watch: Watch) -> None:
-    pid = watch.server.process.pid
-    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     while True:
         await asyncio.sleep(40)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (proc.open_files(watch.server.process.pid), limits[1]))
-        try:
-            await asyncio.sleep(3)
-        finally:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        await _limited(watch, resource.RLIMIT_NOFILE, proc.open_files, 3)
 
 
 async def _fill(watch: Watch) -> None:
     """A full disk, for files that are written to; the log goes to one all the time."""
-    pid = watch.server.process.pid
-    limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     while True:
         await asyncio.sleep(52)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, limits[1]))
-        try:
-            await asyncio.sleep(5)
-        finally:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+        await _limited(watch, resource.RLIMIT_FSIZE, lambda _: 0, 5)
+
+
+async def _limited(watch: Watch, limit: int, most: Callable[[int], int], seconds: float) -> None:
+    """Has the processes that serve live with a limit for a while."""
+    before: dict[int, tuple[int, int]] = {}
+    try:
+        for pid in proc.serving(watch.server.process.pid):
+            with suppress(OSError):
+                before[pid] = resource.prlimit(pid, limit)
+                resource.prlimit(pid, limit, (most(pid), before[pid][1]))
+        await asyncio.sleep(seconds)
+    finally:
+        for pid, limits in before.items():
+            with suppress(OSError):
+                resource.prlimit(pid, limit, limits)
+
+
+def _held(server: ServerProcess) -> tuple[int, int]:
+    """Open files and threads of all processes of a service."""
+    pids = {server.process.pid, *proc.serving(server.process.pid)}
+    return sum(map(proc.open_files, pids)), sum(map(proc.threads, pids))
 
 
 def _recorded(folder: Path) -> int:
@@ -165,13 +190,14 @@ async def _meanwhile(*coroutines: Any) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def soak(seconds: float, pause_seconds: float, *, grpc_cancels: bool) -> dict[str, Any]:
+async def soak(seconds: float, pause_seconds: float, *, grpc_cancels: bool, workers: int) -> dict[str, Any]:
     """The figures of so many seconds."""
     with tempfile.TemporaryDirectory() as name:
         models, faults, records = Path(name) / "models", Path(name) / "faults", Path(name) / "records"
         place(models)
         port = free_port()
         options = ["--access-log", "0.5", "--grpc-port", str(port), "--record", str(records), "--record-share", "0.2"]
+        options += ["--workers", str(workers)]
         server = ServerProcess(str(models), *options, faults=faults, log=Path(_FULL_DISK))
         try:
             await until(lambda: _answers(server), "the service is ready")
@@ -204,8 +230,8 @@ async def _soaked(
         async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS):
             await asyncio.sleep(warm)
         await until(lambda: is_idle(server), "nothing runs")
-        files, tasks = proc.open_files(server.process.pid), proc.threads(server.process.pid)
-        troubles = _meanwhile(_fail(faults), _stop(watch), _starve(watch), _fill(watch))
+        files, tasks = _held(server)
+        troubles = _meanwhile(_fail(faults), _stop(watch), _starve(watch), _fill(watch), _kill(watch))
         async with chaos.callers(_CALLERS), over_grpc.callers(_GRPC_CALLERS), troubles:
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
@@ -216,7 +242,8 @@ async def _soaked(
     await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
     lost = server.figures()["lengthwise_record_lost_sequences_total"]
     await asyncio.sleep(1)
-    files_after, threads_after = proc.open_files(server.process.pid), proc.threads(server.process.pid)
+    restarts = server.figures()["lengthwise_worker_restarts_total"]
+    files_after, threads_after = _held(server)
     server.terminate()
     code = server.end()
     _, resident = watch.after(warm)
@@ -229,6 +256,7 @@ async def _soaked(
         "wrong": chaos.wrong,
         "versions": watch.versions,
         "stops": watch.stops,
+        "restarts": restarts,
         "files": [files, files_after],
         "threads": [tasks, threads_after],
         "early_mib": early,
@@ -275,6 +303,7 @@ def page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
         ("recorded sequences in files that can be read", f"{figures['recorded']:,}"),
         ("... lost with a full disk, as counted", f"{figures['lost_records']:,.0f}"),
         ("versions loaded, stops of a second", f"{figures['versions']}, {figures['stops']}"),
+        ("workers replaced", f"{figures['restarts']:g}"),
         ("descriptors before and after", "{}, {}".format(*figures["files"])),
         ("threads before and after", "{}, {}".format(*figures["threads"])),
         (
@@ -312,12 +341,13 @@ def _draw(axes: Any, figures: dict[str, Any]) -> None:
 @click.command()
 @click.option("--minutes", type=click.FloatRange(0.1), default=30.0, show_default=True)
 @click.option("--pause", type=float, default=0.02, show_default=True, help="Seconds between two requests of a caller.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of several, some are killed.")
 @click.option("--grpc-cancels", is_flag=True, help="Callers over gRPC cancel as well; then memory grows.")
 @click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True)
-def main(minutes: float, pause: float, grpc_cancels: bool, out: Path) -> None:
+def main(minutes: float, pause: float, workers: int, grpc_cancels: bool, out: Path) -> None:
     """Lets chaos loose on the service, and checks what every caller got."""
     facts = machine.facts()
-    figures = asyncio.run(soak(60 * minutes, pause, grpc_cancels=grpc_cancels))
+    figures = asyncio.run(soak(60 * minutes, pause, grpc_cancels=grpc_cancels, workers=workers))
     text = page(facts, figures)
     pages.write(out, text)
     save(partial(_draw, figures=figures), out.with_suffix(".png"))

@@ -21,6 +21,7 @@ LengthwiseError
     ├── UnsupportedMedia     415    a content type or encoding that is not supported
     ├── Misdirected          421    the server is called by a name that it does not have
     ├── InferenceFailed      500    the runtime failed; only this batch is affected
+    ├── WorkersDiffer        500    a change of the models was made at some workers only
     └── Refused                     the request itself is good, but is rejected; has one of a closed set of reasons
         ├── QueueFull        429    reason queue_full; comes with the seconds to wait
         ├── InflightFull     503    reason inflight_full: too many bytes of bodies and answers in memory
@@ -253,6 +254,13 @@ class InferenceFailed(RequestError):
 
     status = 500
     title = "Inference failed"
+
+
+class WorkersDiffer(RequestError):
+    """A change of the models was made at some of the processes that serve together."""
+
+    status = 500
+    title = "Workers differ"
 
 
 class Refused(RequestError):

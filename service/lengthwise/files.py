@@ -137,3 +137,35 @@ def _check_size(file: io.BufferedReader, path: Path, most_bytes: int | None) -> 
 def bundled_models() -> Path:
     """The model repository that ships with the package."""
     return Path(str(resources.files("lengthwise") / "models"))
+
+
+_sharing = 1
+
+
+def share_among(processes: int) -> None:
+    """Has `available_cores` give the share of one of so many processes, which serve together."""
+    global _sharing
+    _sharing = processes
+
+
+def available_cores() -> int:
+    """Cores that this process may use: by its affinity, and by its cgroup's CPU quota if that is less; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_quota(Path("/sys/fs/cgroup"))
+    return max(1, min(cores, int(quota) if quota else cores) // _sharing)
+
+
+def cgroup_quota(root: Path) -> float | None:
+    """The CPU quota in cores, of cgroup v2 or v1; None if there is none."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    try:
+        return float(quota) / float(period) if float(quota) > 0 and float(period) > 0 else None
+    except ValueError:  # cgroup v2 writes "max" for no quota
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ from lengthwise.connections.web_pages import WebPages
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import QueueFull, RequestError
+from lengthwise.files import available_cores
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
 from lengthwise.repository.contents import Repository
+from lengthwise.repository.every_worker import Change, EveryWorker
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import LoadedModel
@@ -28,19 +31,22 @@ from lengthwise.repository.probing import Probing
 from lengthwise.repository.registry import Registry, Rescan
 from lengthwise.repository.scan import Scan
 from lengthwise.repository.served import ServedModel
+from lengthwise.repository.shared_judge import SharedJudge
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
 from lengthwise.runtime.provider import choose
-from lengthwise.settings import Settings, available_cores, bundled_models
+from lengthwise.settings import Settings, bundled_models
 from lengthwise.telemetry.access_log import AccessLog
 from lengthwise.telemetry.call_record import CallRecorder
 from lengthwise.telemetry.families import Family
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics, ModelMetrics
 from lengthwise.telemetry.openings import Openings
+from lengthwise.telemetry.snapshots import Snapshot
 from lengthwise.versions import Key, Policy
 
 if TYPE_CHECKING:
+    from lengthwise.http.worker import Worker
     from lengthwise.monitoring.monitoring import Monitoring
     from lengthwise.telemetry.tracing import Trace, Tracer
 
@@ -56,8 +62,10 @@ class Serving:
         rescan: Rescan | None = None,
         tracer: Tracer | None = None,
         judge: Judge | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self.settings = settings
+        self.worker = worker  # where several processes serve together
         self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps)
         self.choice = choose(
             settings.provider,
@@ -80,7 +88,9 @@ class Serving:
         self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
         self.monitoring = self._monitoring()
         self.openings = Openings()
-        self.metrics = Metrics(self._gauges, self._bounds, self._families)
+        self.metrics = Metrics(
+            self._gauges, self._bounds, self._families, shared=None if worker is None else worker.counts
+        )
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
         self.call_records = CallRecorder(self.metrics.unknown, access, tracer)
@@ -88,13 +98,43 @@ class Serving:
         bundled = settings.models.resolve() == bundled_models().resolve()
         process = None if bundled else JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
         self.judge: Judge = judge or process or judging.judge
+        if worker is not None:
+            self.judge = SharedJudge(self.judge, worker.judgements)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
-        self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
+        unloaded = frozenset[str]() if worker is None else worker.unloaded
+        self.registry = Registry(
+            rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, unloaded=unloaded
+        )
+        if worker is not None:
+            self._share_with(worker)
         self._kept = [] if settings.shadow is None else [Key.parse(settings.shadow)]
         self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)
+        self.created = time.time()
         self._started = False
         self._stopping: asyncio.Future[None] | None = None
+
+    def _share_with(self, worker: Worker) -> None:
+        """Answers for this process what concerns all of them."""
+
+        async def metrics() -> Snapshot:
+            return self.metrics.snapshot()
+
+        registry = self.registry
+        changes: dict[str, Change] = {"load": registry.load_here, "unload": registry.unload_here}
+        served = lambda: [served.manifest.key for served in self.served]  # noqa: E731
+        registry.everywhere = EveryWorker(changes, served, worker.ask, worker.answers)
+        worker.answers["metrics"] = metrics
+        registry.listeners.append(self._note_readiness)
+
+    async def _note_readiness(self) -> None:
+        if self.worker is not None:
+            self.worker.is_ready(self.ready)
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The body of `GET /metrics` and its media type: of all processes that serve together."""
+        others = [] if self.worker is None else await self.worker.ask("metrics")
+        return self.metrics.exposition(accept, others)
 
     def _monitoring(self) -> Monitoring | None:
         """What observes answered calls, where an option asks for it; nothing of it is loaded where none does."""
@@ -124,6 +164,7 @@ class Serving:
         if self.monitoring is not None:
             self.monitoring.log_absent_shadow()
         self._started = True
+        await self._note_readiness()
         if not self.registry.served:
             period = self.settings.reload_seconds
             again = f"every {period:g} s, " if period else ""
@@ -152,6 +193,12 @@ class Serving:
     async def _tell_listeners(self) -> None:
         for listener in self.registry.listeners:
             await listener()
+
+    def begin_draining(self) -> None:
+        """Refuses new requests from now on. Safe in a signal handler."""
+        self.batcher.begin_draining()
+        if self.worker is not None:
+            self.worker.is_ready(False)
 
     @property
     def ready(self) -> bool:
@@ -303,6 +350,8 @@ class Serving:
     def _families(self) -> Iterator[Family]:
         """Which versions the aliases name, and which a call without a version gets; and what others count."""
         yield from self.openings.families()
+        restarts = 0 if self.worker is None else self.worker.restarts
+        yield Family("counter", "worker_restarts", "Workers that were replaced.", (), [((), restarts)])
         if self.monitoring is not None:
             yield from self.monitoring.families()
         served = [(served, _labels(served.metrics)) for served in self.served]

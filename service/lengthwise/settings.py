@@ -7,7 +7,9 @@ is the only module that reads the environment.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 import os
 import re
 from pathlib import Path
@@ -23,59 +25,13 @@ from pydantic_settings import (
 )
 
 from lengthwise.errors import ConfigurationError
+from lengthwise.files import available_cores, share_among
 from lengthwise.files import bundled_models as bundled_models
 from lengthwise.versions import Key, Policy
 from lengthwise.wrong_values import nearest, no_booleans_for_numbers, sentence
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-
-PREFIX = "LENGTHWISE_"
-CONFIG_VARIABLE = PREFIX + "CONFIG"
-
-
-def available_cores() -> int:
-    """Cores that this process may use: by its affinity, and by its cgroup's CPU quota if that is less; at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cgroup_quota(Path("/sys/fs/cgroup"))
-    return max(1, min(cores, int(quota) if quota else cores))
-
-
-def cgroup_quota(root: Path) -> float | None:
-    """The CPU quota in cores, of cgroup v2 or v1; None if there is none."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    try:
-        return float(quota) / float(period) if float(quota) > 0 and float(period) > 0 else None
-    except ValueError:  # cgroup v2 writes "max" for no quota
-        return None
-
-
-def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory that this process's cgroup, v2 or v1, may still use; None if it has no limit."""
-    for limit, used, statistics, cached in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
-    ):
-        try:
-            most, in_use = int((root / limit).read_text()), int((root / used).read_text())
-            lines = (line.split() for line in (root / statistics).read_text().splitlines())
-            reclaimable = next((int(number) for name, number in lines if name == cached), 0)
-        except (OSError, ValueError):  # cgroup v2 writes "max" for no limit
-            continue
-        return max(0, most - in_use + reclaimable)
-    return None
 
 
 def _listed(value: Any) -> Any:
@@ -93,21 +49,21 @@ def _share(value: Any) -> Any:
     return 0.0 if value == "off" else value
 
 
+def _workers(value: Any) -> Any:
+    return available_cores() if value == "auto" else value
+
+
 LEAST_BODIES: Final = 4
 """`max_inflight_bytes` must be at least this many times the largest body: `[0,0,0,...]` as 64-bit tokens takes four
 times the bytes of its text."""
 
+PREFIX: Final = "LENGTHWISE_"
+CONFIG_VARIABLE: Final = PREFIX + "CONFIG"
+_WORKER_VARIABLE: Final = PREFIX + "WORKER"
+
+Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-def _policy(value: str) -> str:
-    Policy.parse(value)
-    return value
-
-
-def _named_version(value: str) -> str:
-    Key.parse(value)
-    return value
 
 
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_origins)]
@@ -117,14 +73,16 @@ Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterVa
 class Settings(BaseSettings):
     """The options of `lengthwise serve`. A name ends with the unit of its value."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     models: Path = Field(
         default_factory=bundled_models, description="The model repository: a folder of NAME/VERSION folders."
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 listens on all interfaces.")
     port: Port = Field(8000, description="Port to listen on.")
-    versions: Annotated[str, AfterValidator(_policy)] = Field(
+    versions: Annotated[str, AfterValidator(lambda value: (Policy.parse(value), value)[1])] = Field(
         "latest",
         description="Which verified versions to serve: latest (the highest of each name), all, or a list "
         "NAME/VERSION,...",
@@ -139,15 +97,10 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=86_400,
-        allow_inf_nan=False,
         description="How often to look for new, changed and removed versions; 0: only on SIGHUP and on load calls.",
     )
-    judge_timeout_seconds: float = Field(
-        120,
-        gt=0,
-        le=86_400,
-        allow_inf_nan=False,
-        description="Longest time to verify one version; a version that takes longer is rejected.",
+    judge_timeout_seconds: Seconds = Field(
+        120, description="Longest time to verify one version; a version that takes longer is rejected."
     )
     judge_memory_bytes: int = Field(
         4 * 2**30,
@@ -163,16 +116,22 @@ class Settings(BaseSettings):
         "serve. Off by default.",
     )
     console: bool = Field(
-        True,
-        description="Serve the console, a page for people, at / in a browser: on the admin port if there is one.",
+        True, description="Serve the console, a page for people, at / in a browser: on the admin port if there is one."
     )
     admin_calls: bool = Field(False, description="Allow clients to load and unload models.")
+    workers: Annotated[int, BeforeValidator(_workers)] = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that serve together on the same ports; auto: one for each core. Bounds of bytes, steps "
+        "and connections are of all together.",
+    )
     runners: int = Field(
         default_factory=available_cores,
         ge=1,
         le=256,
-        description="Threads that run batches. Default: the cores that affinity and cgroup quota allow; two for "
-        "each GPU.",
+        description="Threads that run batches, of each worker. Default: the cores that affinity and cgroup quota "
+        "allow, over the workers; two for each GPU.",
     )
     provider: Literal["auto", "cuda", "cpu"] = Field(
         "auto",
@@ -198,7 +157,6 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=60_000,
-        allow_inf_nan=False,
         description="Longest time to wait for more requests to batch while a runner is idle; 0: do not wait.",
     )
     max_queue_cost_steps: int = Field(
@@ -208,7 +166,6 @@ class Settings(BaseSettings):
         None,
         gt=0,
         le=86_400,
-        allow_inf_nan=False,
         description="Longest predicted wait in the queue; beyond it, requests get 429. Default: the default timeout.",
     )
     max_body_bytes: int = Field(
@@ -220,33 +177,25 @@ class Settings(BaseSettings):
         description="Most bytes of request and response bodies in memory at once, over all calls; beyond it, 503.",
     )
     max_sequences: int = Field(1024, ge=1, description="Most sequences in one request; beyond it, 413.")
-    default_timeout_ms: float = Field(
-        30_000, gt=0, le=86_400_000, allow_inf_nan=False, description="Timeout of a request that gives none."
-    )
+    default_timeout_ms: float = Field(30_000, gt=0, le=86_400_000, description="Timeout of a request that gives none.")
     drain_seconds: float = Field(
-        30,
-        ge=0,
-        le=86_400,
-        allow_inf_nan=False,
-        description="Longest time that a shutdown waits for accepted requests.",
+        30, ge=0, le=86_400, description="Longest time that a shutdown waits for accepted requests."
     )
     breaker_retry_seconds: float = Field(
         10,
         gt=0,
         le=3600,
-        allow_inf_nan=False,
         description="How often to try a model again, with its golden sequences, after all of its batches failed.",
     )
     hung_seconds: float = Field(
         60,
         ge=1,
         le=86_400,
-        allow_inf_nan=False,
         description="A batch that runs for longer than this, and for many times longer than predicted, hangs: /livez "
         "then fails.",
     )
     header_timeout_seconds: float = Field(
-        10, gt=0, le=3600, allow_inf_nan=False, description="Longest time for a request's headers to arrive."
+        10, gt=0, le=3600, description="Longest time for a request's headers to arrive."
     )
     keep_alive_seconds: int = Field(
         75,
@@ -273,46 +222,30 @@ class Settings(BaseSettings):
     cors_origins: Origins = Field(
         (), description="Origins whose web pages may call this server, separated by commas; * for all. Default: none."
     )
-    access_log: Annotated[float, BeforeValidator(_share)] = Field(
-        0,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="Share of calls that get a line in the access log: off, or 0 to 1.",
-    )
-    drift_share: Annotated[float, BeforeValidator(_share)] = Field(
+    access_log: Share = Field(0, description="Share of calls that get a line in the access log: off, or 0 to 1.")
+    drift_share: Share = Field(
         0.5,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
         description="Share of calls that are compared with the training data (metric lengthwise_drift), for models "
         "whose manifest has its profile: off, or 0 to 1.",
     )
-    verify_share: Annotated[float, BeforeValidator(_share)] = Field(
+    verify_share: Share = Field(
         0,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
         description="Share of calls for which one sequence is run again unbatched, when no caller waits, and compared: "
         "off, or 0 to 1.",
     )
     record: Path | None = Field(
         None, description="Folder for Parquet files of sampled calls. Off by default. Needs the extra parquet."
     )
-    record_share: Annotated[float, BeforeValidator(_share)] = Field(
-        0.01, ge=0, le=1, allow_inf_nan=False, description="Share of calls that are recorded: off, or 0 to 1."
-    )
+    record_share: Share = Field(0.01, description="Share of calls that are recorded: off, or 0 to 1.")
     record_max_bytes: int = Field(
         2**30, ge=2**20, description="Most bytes of all record files; beyond it the oldest are removed."
     )
-    shadow: Annotated[str, AfterValidator(_named_version)] | None = Field(
+    shadow: Annotated[str, AfterValidator(lambda value: (Key.parse(value), value)[1])] | None = Field(
         None,
         description="A version NAME/VERSION that also runs a share of the calls to other versions of NAME, when no "
         "caller waits; its answers are compared with theirs. Off by default.",
     )
-    shadow_share: Annotated[float, BeforeValidator(_share)] = Field(
-        0.05, ge=0, le=1, allow_inf_nan=False, description="Share of calls that the shadow answers too: off, or 0 to 1."
-    )
+    shadow_share: Share = Field(0.05, description="Share of calls that the shadow answers too: off, or 0 to 1.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest severity to log.")
     log_format: Literal["text", "json"] = Field("text", description="Format of the log lines, on stderr.")
 
@@ -348,6 +281,18 @@ class Settings(BaseSettings):
         """`max_queue_seconds`, or its default."""
         return self.default_timeout_ms / 1000 if self.max_queue_seconds is None else self.max_queue_seconds
 
+    def of_worker(self) -> dict[str, Any]:
+        """The options of one of the workers, as JSON: what is set, and its share of each bound of all together."""
+        least = {"max_queue_cost_steps": self.max_batch_cost_steps} | {
+            "max_inflight_bytes": LEAST_BODIES * self.max_body_bytes
+        }
+        shares = {
+            name: max(least.get(name, 1), bound // self.workers)
+            for name in ("max_connections", "max_model_bytes", "gpu_memory_bytes", *least)
+            if (bound := getattr(self, name)) is not None
+        }
+        return self.model_dump(mode="json", include=self.model_fields_set) | {"workers": self.workers} | shares
+
     def _described(self, name: str) -> str:
         """A field's name with its value, and whether that is the default."""
         by_default = "" if name in self.model_fields_set else ", the default"
@@ -377,6 +322,8 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls, **flags: Any) -> Settings:
         """The settings, from flags (None means not given), variables, file and defaults."""
+        if (task := worker_task()) is not None:
+            return cls(**task["settings"])
         from_flags = {name: value for name, value in flags.items() if value is not None}
         known = set(cls.model_fields)
         unknown = [
@@ -396,25 +343,26 @@ class Settings(BaseSettings):
             raise ConfigurationError("; ".join(_sentence(item, from_flags) for item in error.errors())) from error
 
 
-def traces_exporter() -> str | None:
-    """The exporter of traces, from OpenTelemetry's own variables: `otlp`, `console`, or None for no traces."""
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+def passed_to_worker(task: dict[str, Any]) -> dict[str, str]:
+    """The environment of a worker: its options stand in its task, whatever variables and files say by then."""
+    passed = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
+    return passed | {_WORKER_VARIABLE: json.dumps(task)}
+
+
+@functools.cache
+def worker_task() -> dict[str, Any] | None:
+    """What `http.supervisor` started this process for; None if it is no worker."""
+    text = os.environ.pop(_WORKER_VARIABLE, None)
+    if text is None:
         return None
-    named = os.environ.get("OTEL_TRACES_EXPORTER", "").strip()
-    if named == "none":
-        return None
-    if named not in ("", "otlp", "console"):
-        raise ConfigurationError(f"OTEL_TRACES_EXPORTER: {named!r} is not supported; otlp, console and none are")
-    if named == "console":
-        return named
-    for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
-        protocol = os.environ.get(variable, "").strip()
-        if protocol not in ("", "http/protobuf"):
-            raise ConfigurationError(f"{variable}: {protocol!r} is not supported; http/protobuf is")
-        if protocol:
-            break
-    endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    return "otlp" if named or any(os.environ.get(variable) for variable in endpoints) else None
+    task: dict[str, Any] = json.loads(text)
+    share_among(task["workers"])
+    return task
+
+
+def open_telemetry_variables() -> dict[str, str]:
+    """The variables of OpenTelemetry, which has its own names for all its options."""
+    return {name: text for name, text in os.environ.items() if name.startswith("OTEL_")}
 
 
 def passed_to_children() -> dict[str, str]:

@@ -19,10 +19,10 @@ from lengthwise.errors import ModelError, NotJudged, VerificationError
 from lengthwise.repository import contents, judging, loading, modest
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import ModelFiles
+from lengthwise.repository.modest import memory_left_bytes
 from lengthwise.repository.scan import Scan
 from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.runtime.provider import CPU_DEVICE
-from lengthwise.settings import memory_left_bytes
 from lengthwise.versions import Policy
 from tests.support import hostile_models, proc
 from tests.support.hostile_models import place_graph

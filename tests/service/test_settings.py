@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from lengthwise import settings as settings_module
+from lengthwise import files
 from lengthwise.errors import ConfigurationError
-from lengthwise.settings import CONFIG_VARIABLE, PREFIX, Settings, available_cores, bundled_models, flag
+from lengthwise.files import available_cores
+from lengthwise.settings import CONFIG_VARIABLE, PREFIX, Settings, bundled_models, flag
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +150,7 @@ def test_the_flag_of_an_option():
 
 
 @pytest.mark.parametrize(
-    ("files", "quota"),
+    ("of_cgroup", "quota"),
     [
         ({}, None),
         ({"cpu.max": "max 100000\n"}, None),
@@ -161,12 +162,12 @@ def test_the_flag_of_an_option():
         ({"cpu/cpu.cfs_quota_us": "150000\n"}, None),
     ],
 )
-def test_the_quota_of_a_cgroup_of_either_version(files: dict[str, str], quota: float | None, tmp_path: Path):
-    for name, text in files.items():
+def test_the_quota_of_a_cgroup_of_either_version(of_cgroup: dict[str, str], quota: float | None, tmp_path: Path):
+    for name, text in of_cgroup.items():
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
-    assert settings_module.cgroup_quota(tmp_path) == quota
+    assert files.cgroup_quota(tmp_path) == quota
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(None, 4), (8.0, 4), (2.5, 2), (0.5, 1)])
@@ -174,14 +175,14 @@ def test_cores_are_those_of_the_affinity_or_fewer_by_quota(
     quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
-    monkeypatch.setattr(settings_module, "cgroup_quota", lambda root: quota)
+    monkeypatch.setattr(files, "cgroup_quota", lambda root: quota)
     assert available_cores() == cores
 
 
 def test_without_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    monkeypatch.setattr(settings_module, "cgroup_quota", lambda root: None)
+    monkeypatch.setattr(files, "cgroup_quota", lambda root: None)
     assert available_cores() == 3
 
 

@@ -18,10 +18,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.server import configured_tracer
+from lengthwise.http.traces import configured_tracer, traces_exporter
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.model import LoadedModel
-from lengthwise.settings import traces_exporter
+from lengthwise.settings import open_telemetry_variables
 from lengthwise.telemetry.tracing import Tracer, open_tracer
 from tests.support.grpc_calls import listening, request
 from tests.support.numpy_models import Service, manifest, model, serving
@@ -258,7 +258,7 @@ def test_opentelemetrys_own_variables_say_where_traces_go(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert traces_exporter() == exporter
+    assert traces_exporter(open_telemetry_variables()) == exporter
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_what_is_not_here_is_refused_by_its_variable(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=said):
-        traces_exporter()
+        traces_exporter(open_telemetry_variables())
 
 
 @pytest.mark.parametrize(("variable", "name"), [(None, "lengthwise"), ("mine", "mine")])

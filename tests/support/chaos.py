@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import os
 import random
 import shutil
 import signal
@@ -26,6 +27,7 @@ import orjson
 
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
 from lengthwise.padding import Steps
+from tests.support import proc
 from tests.support.bad_bodies import NOT_JSON
 from tests.support.model_directories import place
 from tests.support.numpy_models import idle
@@ -267,11 +269,12 @@ class Chaos:
 
 async def stop_for(server: ServerProcess, seconds: float) -> None:
     """Stops the whole process for a while."""
-    server.process.send_signal(signal.SIGSTOP)
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        server.process.send_signal(signal.SIGCONT)
+    stopped = proc.serving(server.process.pid)
+    for number, pause in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        await asyncio.sleep(pause)
 
 
 def publish(server: ServerProcess, folder: Path, version: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def open_files(pid: int) -> int:
     return len(list((of(pid) / "fd").iterdir()))
 
 
+def connections(pid: int, port: int) -> int:
+    """Established connections to a port that a process has."""
+    held = set()
+    for file in (of(pid) / "fd").iterdir():
+        with suppress(OSError):
+            held.add(os.readlink(file))
+    lines = [line.split() for line in (of(pid) / "net" / "tcp").read_text().splitlines()[1:]]
+    inodes = [line[9] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "01"]
+    return sum(f"socket:[{inode}]" in held for inode in inodes)
+
+
 def threads(pid: int) -> int:
     """How many threads a process has."""
     return len(list((of(pid) / "task").iterdir()))
@@ -49,6 +61,13 @@ def children(pid: int, command: str) -> list[int]:
     """The processes that a process has started and that have a word in their command."""
     pids = [int(child) for task in (of(pid) / "task").glob("*/children") for child in task.read_text().split()]
     return [child for child in pids if command.encode() in (of(child) / "cmdline").read_bytes()]
+
+
+def serving(pid: int) -> list[int]:
+    """The processes that serve: the workers of a parent, or a server itself."""
+    with suppress(OSError):  # one has just ended
+        return children(pid, "serve") or [pid]
+    return [pid]
 
 
 def resident_bytes(pid: int) -> int:

@@ -24,6 +24,8 @@ from tests.support import prepared, proc
 from tests.support.numpy_models import idle, samples
 
 PATIENCE_SECONDS = 180.0
+KEPT = ("LENGTHWISE_WORKERS",)
+"""Options from the environment of the tests: with 2 workers, these serve in every test that does not say otherwise."""
 
 
 class ServerProcess:
@@ -58,7 +60,7 @@ class ServerProcess:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE if log is None else log.open("a"),
             text=True,
-            env={name: value for name, value in os.environ.items() if not name.startswith("LENGTHWISE_")}
+            env={name: value for name, value in os.environ.items() if name in KEPT or name[:11] != "LENGTHWISE_"}
             | kept
             | variables,
         )

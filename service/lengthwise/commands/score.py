@@ -22,11 +22,12 @@ from lengthwise.commands.progress import progress_bar
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
+from lengthwise.files import available_cores
 from lengthwise.scoring.opened import ModelOptions, OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.records import Chunk, InputRecord, ValidRecord, chunked, prediction_of, validated
 from lengthwise.scoring.summary import Summary
-from lengthwise.settings import Settings, available_cores, bundled_models
+from lengthwise.settings import Settings, bundled_models
 
 if TYPE_CHECKING:  # they bring onnxruntime along, which help does without
     from lengthwise.scoring.offline import ScoredBatch, ScoringResult

@@ -31,4 +31,5 @@ def serve(**flags: Any) -> None:
     logs.configure(settings)
     from lengthwise.http.server import serve as run  # help needs no web server
 
-    run(settings)
+    if code := run(settings):
+        raise click.exceptions.Exit(code)

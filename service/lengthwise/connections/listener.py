@@ -36,11 +36,26 @@ _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-
 
 
 class Listener:
-    """Accepts connections, `most` at once and some to be rejected, and gives each a protocol."""
+    """Accepts connections, `most` at once and some to be rejected, and gives each a protocol.
+
+    Where other processes accept from the same socket, `turn` says how many seconds this one leaves a connection to
+    them, given how many it has, below 0 if in any case; and `is_last` whether none of them accepts any more. If they
+    do not take what is left to them, as they are busy or stopped, this one takes more each time.
+    """
 
     def __init__(
-        self, listening: socket.socket, *, most: int, tls: ssl.SSLContext | None, handshake_seconds: float
+        self,
+        listening: socket.socket,
+        *,
+        most: int,
+        tls: ssl.SSLContext | None,
+        handshake_seconds: float,
+        turn: Callable[[int], float] = lambda _: 0.0,
+        is_last: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._turn = turn
+        self._is_last = is_last
+        self._waits = 0  # in a row
         self._socket = listening
         self._most = most
         self._tls = tls
@@ -82,21 +97,29 @@ class Listener:
         if self._loop is None:
             self._socket.close()
             return
-        with suppress(
-            OSError
-        ):  # other systems cannot: there a connection may be reset in the time between the last accept and the close
-            _ignore_new_connections(self._socket)
-            await asyncio.sleep(ARRIVING_SECONDS)
+        is_last = self._is_last()
+        if is_last:
+            with suppress(OSError):  # other systems cannot: a connection may be reset between last accept and close
+                _ignore_new_connections(self._socket)
+                await asyncio.sleep(ARRIVING_SECONDS)
         self._loop.remove_reader(self._socket)
-        while self._accept(self._loop):
+        while is_last and self._accept(self._loop):
             pass
         self._socket.close()
         self._loop = None
 
     def _accept_some(self, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(_A_TURN):
+        mine = min(_A_TURN, 2 ** (self._waits - 1)) if self._waits else 0  # of those that were left to others
+        for number in range(_A_TURN):
+            seconds = self._turn(len(self._connections) + len(self._pending))
+            if seconds < 0 or (seconds and number >= mine):
+                self._waits = self._waits + 1 if seconds > 0 else 0
+                loop.remove_reader(self._socket)
+                loop.call_later(abs(seconds), self._go_on, loop)
+                return
             if not self._accept(loop) or self._full:
-                return  # where one replaced another, the file of that is closed only in a later turn
+                break  # where one replaced another, the file of that is closed only in a later turn
+        self._waits = 0
 
     def _accept(self, loop: asyncio.AbstractEventLoop) -> bool:
         try:

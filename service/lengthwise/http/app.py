@@ -15,30 +15,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import metadata
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
-import fastapi.routing
 import orjson
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute, Match
-from starlette.types import Scope
+from starlette.routing import BaseRoute
 
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.http import document, health, operations, pages, schemas
 from lengthwise.http.gate import OPEN, Gate
+from lengthwise.http.instrumented import is_instrumented, is_predict
 from lengthwise.http.pages import path_of
 from lengthwise.protocols import kserve, predict, problems
 from lengthwise.protocols.endpoint import Endpoint
@@ -76,14 +72,6 @@ RESPONSE_HEADERS: Final = (
 """Headers that it may read."""
 CONSOLE_PREDICT: Final = "/console/predict"
 """Where the console sends its calls on the admin port, which answers no others."""
-_CALLED: Final = (
-    (FastAPI, "__call__"),
-    (FastAPI, "build_middleware_stack"),
-    (Starlette, "__call__"),
-    (fastapi.routing, "get_request_handler"),
-    (fastapi.routing, "request_response"),
-)
-"""What instrumentation replaces in FastAPI and Starlette to see calls."""
 
 
 def make_app(settings: Settings | None = None, **options: Any) -> FastAPI:
@@ -244,11 +232,15 @@ class Application(FastAPI):
 
     async def _start(self) -> None:
         serving, rpc, settings = self.serving, self._rpc, self.serving.settings
+        late = serving.worker is not None and serving.worker.beside_ready  # gRPC has no way to leave calls to others
+        if late:
+            await serving.start()
         if rpc is not None and settings.grpc_port is not None:
             await rpc.start(settings.host, settings.grpc_port)
             serving.registry.listeners.append(rpc.report_health)
-        await serving.start()
-        if serving.ready:
+        if not late:
+            await serving.start()
+        if serving.ready and self._places():
             log.info("try it: %s", ", ".join(f"{address} ({what})" for what, address in self._places().items()))
         if rpc is not None:
             await rpc.report_health()
@@ -276,29 +268,9 @@ class Application(FastAPI):
             or bool(self.dependency_overrides or self.router.dependencies)
             or type(self) is not Application
             or "build_middleware_stack" in vars(self)
-            or any(_is_replaced(getattr(owner, name)) for owner, name in _CALLED)
-            or _is_traced()
-            or self._own_routes[0] is not next(filter(_is_predict, self.router.routes), None)
+            or is_instrumented()
+            or self._own_routes[0] is not next(filter(is_predict, self.router.routes), None)
         )
-
-
-def _is_predict(route: BaseRoute) -> bool:
-    """Whether a route answers `POST /predict`."""
-    call: Scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "path_params": {}}
-    return route.matches(call)[0] is Match.FULL
-
-
-def _is_replaced(function: object) -> bool:
-    """Whether a function of FastAPI or Starlette is another one now."""
-    if not isinstance(function, FunctionType) or type(function) is not FunctionType:
-        return True
-    return function.__globals__["__name__"].partition(".")[0] not in ("fastapi", "starlette")
-
-
-def _is_traced() -> bool:
-    """Whether the process has OpenTelemetry's tracing set up for all its libraries; FastAPI itself then makes spans."""
-    trace = sys.modules.get("opentelemetry.trace")
-    return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def make_admin_app(serving: Serving) -> FastAPI:

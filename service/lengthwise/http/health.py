@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from importlib import metadata
 from typing import Any
@@ -70,7 +71,7 @@ def add_state(router: APIRouter, serving: Serving) -> None:
         responses={200: {"content": {"application/openmetrics-text": document.TEXT}}},
     )
     async def metrics(request: Request) -> Response:
-        page, media_type = serving.metrics.exposition(request.headers.get("accept", ""))
+        page, media_type = await serving.exposition(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": media_type})
 
     @router.get(
@@ -105,8 +106,14 @@ def described(serving: Serving) -> dict[str, Any]:
         "models": [_described(served, serving) for served in serving.served],
         "shadow": serving.settings.shadow,
         "reason": _reason(serving.repository),
+        "workers": [_alone(serving)] if serving.worker is None else serving.worker.memory.described(),
         "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in serving.repository.refused],
     }
+
+
+def _alone(serving: Serving) -> dict[str, Any]:
+    """The process as the only worker."""
+    return {"pid": os.getpid(), "ready": serving.ready, "started": serving.created, "restarts": 0}
 
 
 def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:

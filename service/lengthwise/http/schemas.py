@@ -134,6 +134,15 @@ class ModelHealth(Schema):
     broken: dict[str, Any] | None
 
 
+class WorkerHealth(Schema):
+    """One of the processes that serve together; `started` in UNIX seconds, `restarts` of its place."""
+
+    pid: int
+    ready: bool
+    started: float
+    restarts: int
+
+
 class Health(Schema):
     """What is served, and what is not and why."""
 
@@ -146,6 +155,7 @@ class Health(Schema):
     models: list[ModelHealth]
     shadow: str | None
     reason: str | None
+    workers: list[WorkerHealth]
     refused: list[dict[str, str]]
 
 

@@ -12,12 +12,12 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from ipaddress import ip_address
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -30,19 +30,22 @@ from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.connections.listener import Listener, listening
 from lengthwise.connections.places import ADMIN_CONNECTIONS, divided
 from lengthwise.connections.tls import context
-from lengthwise.errors import ConfigurationError
+from lengthwise.http.addresses import announce, to_try
 from lengthwise.http.app import Application, make_admin_app
 from lengthwise.http.connection import Connection
 from lengthwise.http.ending import LastResort, leave_behind
 from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastPath
+from lengthwise.http.supervisor import supervise
+from lengthwise.http.traces import configured_tracer
+from lengthwise.http.worker import Worker
 from lengthwise.repository import folder
 from lengthwise.runtime.free_memory import map_large_blocks
 from lengthwise.serving import Serving
-from lengthwise.settings import Settings, flag, mapping_is_set, traces_exporter
+from lengthwise.settings import Settings, flag, mapping_is_set
 
 if TYPE_CHECKING:
-    from lengthwise.telemetry.tracing import Tracer
+    pass
 
 log = logging.getLogger("lengthwise.server")
 
@@ -135,15 +138,19 @@ class Server(_PortServer):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until a signal."""
-        if self._admin is None:
-            await super().serve(sockets)
-            return
-        admin = asyncio.create_task(self._admin.serve())
+        worker, serving = self._serving.worker, self._serving
+        if worker is not None:
+            worker.commands |= {"drain": self._drain, "reload": serving.registry.ask}
+            await worker.open()
+        admin = None if self._admin is None else asyncio.create_task(self._admin.serve())
         try:
             await super().serve(sockets)
         finally:
-            self._admin.should_exit = True
-            await admin
+            if self._admin is not None and admin is not None:
+                self._admin.should_exit = True
+                await admin
+            if worker is not None:
+                await worker.close(serving.metrics.snapshot())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains: requests that are here, and those that still arrive, are answered; then all connections end."""
@@ -174,10 +181,15 @@ class Server(_PortServer):
         """The first signal begins the drain; the second ends the process."""
         if self.should_exit:
             os._exit(128 + sig)  # at once: the threads of the runners are inside the runtime
-        self._serving.batcher.begin_draining()
+        self._serving.begin_draining()
         self.should_exit = True
         if self._last_resort is not None:
             self._last_resort.begin()
+
+    def _drain(self) -> None:
+        """As the first signal, which may have come already."""
+        if not self.should_exit:
+            self.handle_exit(signal.SIGTERM, None)
 
     def handle_reload(self, sig: int, frame: FrameType | None) -> None:
         """Reads the model repository again."""
@@ -201,17 +213,20 @@ class AdminServer(_PortServer):
         await self.end_connections(self.draining(), _LAST_REFUSALS_SECONDS)
 
 
-def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) -> None:
-    """Serves until a signal.
+def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) -> int:
+    """Serves until a signal: the exit code. `prepare` is given the application before, to add middleware or routes.
 
-    Args:
-        settings: The options.
-        prepare: Is given the application before it serves, to add middleware or routes.
+    With several workers each is this program again, up to here.
 
     Raises:
         ConfigurationError: The server cannot listen on an address; the repository, the keys or the certificates cannot
             be read; or a package that traces need is not installed.
     """
+    worker = Worker.of_this_process()
+    folder.check_readable(settings.models)
+    tls = context(settings)
+    if worker is None and settings.workers > 1:
+        return supervise(settings)
     failures: list[BaseException] = []
     addresses: dict[str, str] = {}
 
@@ -220,99 +235,64 @@ def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) 
         server.should_exit = True
 
     places = divided(settings.max_connections, grpc=settings.grpc_port is not None)
-    folder.check_readable(settings.models)
-    tls = context(settings)
     tracer = configured_tracer()
-    serving = Serving(settings, tracer=tracer)
+    serving = Serving(settings, tracer=tracer, worker=worker)
     app = Application(serving, on_failure=failed, places=lambda: addresses, grpc_connections=places.grpc)
     if prepare is not None:
         prepare(app)
     config = _config(app, settings, places.http)
-    listener = partial(Listener, tls=tls, handshake_seconds=settings.header_timeout_seconds)
-    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    if not mapping_is_set():
-        map_large_blocks()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    _tune()
     threads = threading.enumerate()
     with ExitStack() as stack:
         last_resort = stack.enter_context(LastResort(settings.drain_seconds + _END_SECONDS))
         if tracer is not None:
             stack.callback(tracer.close)
+        listener = partial(_listener, stack, settings, tls, worker)
         admin = None
         if settings.admin_port is not None:
             config_of_admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS)
-            admin_socket = stack.enter_context(listening(settings.host, settings.admin_port, flag("admin_port")))
-            admin = AdminServer(config_of_admin, listener(admin_socket, most=ADMIN_CONNECTIONS))
+            admin = AdminServer(config_of_admin, listener("admin_port", ADMIN_CONNECTIONS))
             serving.openings.connections["admin"] = (partial(_open_connections, admin), ADMIN_CONNECTIONS)
-        listener_socket = stack.enter_context(listening(settings.host, settings.port, flag("port")))
-        server = Server(config, listener(listener_socket, most=places.http), serving, admin, last_resort)
+        server = Server(config, listener("port", places.http), serving, admin, last_resort)
+        if worker is not None:
+            server.server_state.connections = worker.connections()
         serving.openings.connections["http"] = (partial(_open_connections, server), places.http)
         # Signals are handled from the moment that clients can connect.
         stack.enter_context(server.capture_signals())
-        scheme = "http" if settings.tls_cert_file is None else "https"
-        if settings.admin_port is not None:
-            log.info(
-                "listening on %s://%s:%d for /metrics, /healthz and admin calls",
-                scheme,
-                settings.host,
-                settings.admin_port,
-            )
-        port = listener_socket.getsockname()[1]
-        log.info("listening on %s://%s:%d", scheme, settings.host, port)
         places.log()
-        addresses |= _addresses(settings, scheme, port)
-        if not (is_loopback(settings.host) or settings.api_keys_file or settings.tls_client_ca_file):
-            log.warning(
-                "anybody who reaches %s:%d may call this service: set --api-keys-file, or --host 127.0.0.1",
-                settings.host,
-                port,
-            )
+        if worker is None:
+            announce(settings)
+        if worker is None or worker.first:
+            addresses |= to_try(settings)
         server.run()
     if failures:
         raise failures[0]
     leave_behind(threads)
+    return 0
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    with suppress(ValueError):
-        return ip_address(host).is_loopback
-    return host == "localhost"
+def _listener(
+    stack: ExitStack, settings: Settings, tls: ssl.SSLContext | None, worker: Worker | None, port: str, most: int
+) -> Listener:
+    """Listens on a port, named by its option; with the socket of all workers, where there are several."""
+    make = partial(Listener, most=most, tls=tls, handshake_seconds=settings.header_timeout_seconds)
+    if worker is None:
+        return make(stack.enter_context(listening(settings.host, getattr(settings, port), flag(port))))
+    turn: dict[str, Any] = {"turn": worker.turn} if port == "port" else {}
+    return make(stack.enter_context(worker.socket(port)), is_last=worker.ends, **turn)
 
 
-def _addresses(settings: Settings, scheme: str, port: int) -> dict[str, str]:
-    """What a person may open in a browser on this machine, by what is there."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    with suppress(ValueError):
-        host = "localhost" if ip_address(settings.host).is_unspecified else host
-    found = {"every call, with examples": f"{scheme}://{host}:{port}/docs"}
-    if settings.console:
-        found = {"the console": f"{scheme}://{host}:{settings.admin_port or port}/"} | found
-    return found
+def _tune() -> None:
+    """Sets up the interpreter for a server; see the constants."""
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    if not mapping_is_set():
+        map_large_blocks()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 def _open_connections(server: _PortServer) -> int:
     return len(server.server_state.connections) + server.listener.pending
-
-
-def configured_tracer() -> Tracer | None:
-    """The tracer that OpenTelemetry's environment variables ask for; None where they ask for none.
-
-    Raises:
-        ConfigurationError: They ask for an exporter that is not supported, or the extra is not installed.
-    """
-    exporter = traces_exporter()
-    if exporter is None:
-        return None
-    try:
-        from lengthwise.telemetry.tracing import open_tracer
-    except ImportError as error:
-        raise ConfigurationError(
-            f"the variables OTEL_* ask for traces, which need OpenTelemetry ({error.name} is not installed): "
-            "pip install 'lengthwise[tracing]', or set OTEL_SDK_DISABLED=true"
-        ) from error
-    return open_tracer(exporter)
 
 
 def _config(app: ASGIApp, settings: Settings, max_connections: int) -> uvicorn.Config:

@@ -8,9 +8,8 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
-
-from lengthwise.settings import memory_left_bytes
 
 NICER: Final = 5  # of the process: it then gets about a third of the service's share of a busy core
 SHARE_OF_MEMORY: Final = 0.8  # most of the process, of what the container has left
@@ -23,6 +22,27 @@ def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
     """What a new process may take beside `allotted_bytes`: out of memory, a container may be killed as a whole."""
     left = memory_left_bytes()
     return most_bytes if left is None else min(most_bytes, int(SHARE_OF_MEMORY * max(0, left - allotted_bytes)))
+
+
+def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes of memory that this process's cgroup, v2 or v1, may still use; None if it has no limit."""
+    for limit, used, statistics, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
+        try:
+            most, in_use = int((root / limit).read_text()), int((root / used).read_text())
+            lines = (line.split() for line in (root / statistics).read_text().splitlines())
+            reclaimable = next((int(number) for name, number in lines if name == cached), 0)
+        except (OSError, ValueError):  # cgroup v2 writes "max" for no limit
+            continue
+        return max(0, most - in_use + reclaimable)
+    return None
 
 
 def die_with(parent: int, timeout_seconds: float) -> None:

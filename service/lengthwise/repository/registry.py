@@ -55,13 +55,15 @@ class Registry:
         remove: Callable[[ServedModel], None],
         *,
         period_seconds: float = 0.0,
+        unloaded: frozenset[str] = frozenset(),
     ) -> None:
+        self.everywhere: Callable[[str, str], Awaitable[Refusal | None]] | None = None  # where others serve the same
         self.listeners: list[Callable[[], Awaitable[None]]] = []  # awaited after each scan and change
         self._rescan = rescan
         self._add = add
         self._remove = remove
         self._period = period_seconds
-        self._snapshot = _RegistrySnapshot()
+        self._snapshot = _RegistrySnapshot(Repository(starting=True, unloaded=unloaded))
         self._changing = asyncio.Lock()
         self._change_made: asyncio.Task[Any] | None = None
         self._rescan_wanted = asyncio.Event()
@@ -127,6 +129,10 @@ class Registry:
 
     async def load(self, name: str) -> Refusal | None:
         """Scans for one name, rejected versions too, and no longer unloaded; returns why its highest is not served."""
+        return await (self.load_here(name) if self.everywhere is None else self.everywhere("load", name))
+
+    async def load_here(self, name: str) -> Refusal | None:
+        """As `load`, in this process alone."""
         result = await self._to_its_end(lambda: self._look(self.repository.allowing(name), name))
         refused = {refusal.key.version: refusal for refusal in result.refused if refusal.key.name == name}
         versions = [*refused, *result.models.get(name, ())]
@@ -136,6 +142,10 @@ class Registry:
 
     async def unload(self, name: str) -> None:
         """Stops serving a name, whatever is in the folder, until it is loaded by name or the server restarts."""
+        await (self.unload_here(name) if self.everywhere is None else self.everywhere("unload", name))
+
+    async def unload_here(self, name: str) -> None:
+        """As `unload`, in this process alone."""
         await self._to_its_end(lambda: self._unload(name))
 
     async def _unload(self, name: str) -> None:

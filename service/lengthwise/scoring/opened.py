@@ -87,9 +87,9 @@ class ModelOptions:
 
     def open(self) -> OpenModel:
         """Loads the model, after the same verification as in the service; raises as `lengthwise.load`."""
+        from lengthwise.files import available_cores
         from lengthwise.repository import loading
         from lengthwise.runtime.provider import choose
-        from lengthwise.settings import available_cores
 
         directory = self.directory
         limits = BatchLimits(self.max_batch_rows, self.max_batch_cost_steps)

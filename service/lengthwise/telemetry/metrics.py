@@ -1,7 +1,9 @@
 """The metrics that Prometheus scrapes. Each is declared here, once, with its help.
 
 Counting is on the hot path, where a tenth of a microsecond can be measured. So a metric is an integer or a list of
-bucket counts under one lock, and becomes a Prometheus family only when it is scraped.
+bucket counts under one lock, and becomes a Prometheus family only when it is scraped. All numbers of a model are in one
+row of cells: a list, or where several processes serve, a piece of memory that they share and that outlives each of
+them (`telemetry.shared_counts`).
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,9 +22,14 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from lengthwise.telemetry.families import BOUNDS, GAUGES, HISTOGRAMS, OF_MODELS, Family
+from lengthwise.telemetry.snapshots import Snapshot, Sum, taken
+
+if TYPE_CHECKING:
+    from lengthwise.telemetry.shared_counts import SharedCounts
 
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)  # 0 from the start: a counter that appears later has no rate
+_STATUSES: Final = (200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 421, 422, 429, 431, 499, 500, 501, 503, 504)
 
 KEPT_GONE = 4  # removed versions that stay on the page: their counts since the last scrape are not lost
 
@@ -33,23 +40,40 @@ STEPS = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 20
 
 
 class Histogram:
-    """Counts of observations by bucket. The caller holds the lock of the `ModelMetrics` it is part of."""
+    """Counts of observations by bucket. The caller holds the lock of the `ModelMetrics` it is part of.
 
-    __slots__ = ("bounds", "counts", "exemplars", "total")
+    Args:
+        bounds: The upper bounds of the buckets but the last.
+        cells: The counts of the buckets are here, from `first` on, and behind them the sum of the values.
+        first: Where they begin.
+    """
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    __slots__ = ("_cells", "_first", "_total", "bounds", "exemplars")
+
+    def __init__(self, bounds: Sequence[float], cells: MutableSequence[float], first: int) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
         self.exemplars: dict[int, Exemplar] = {}
-        self.total = 0.0
+        self._cells = cells
+        self._first = first
+        self._total = first + len(bounds) + 1
 
     def observe(self, value: float, trace_id: str | None = None) -> None:
         """Counts one observation; that of a trace becomes its bucket's exemplar."""
         bucket = bisect_left(self.bounds, value)
-        self.counts[bucket] += 1
-        self.total += value
+        self._cells[self._first + bucket] += 1
+        self._cells[self._total] += value
         if trace_id is not None:
             self.exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, time.time())
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of observations of each bucket."""
+        return [int(count) for count in self._cells[self._first : self._total]]
+
+    @property
+    def total(self) -> float:
+        """Sum of the observed values."""
+        return self._cells[self._total]
 
     @property
     def count(self) -> int:
@@ -89,33 +113,67 @@ class OfRows:
     writing_seconds: float = 0.0  # encoding the answers that they completed
 
 
+class _Count:
+    """A number of `ModelMetrics` in its cells."""
+
+    def __init__(self, cell: int) -> None:
+        self.cell = cell
+
+    def __get__(self, metrics: ModelMetrics, _: object = None) -> int:
+        return int(metrics.cells[self.cell])
+
+
+_CODE: Final = {code: cell for cell, code in enumerate(_STATUSES)}
+_REASON: Final = {reason: cell for cell, reason in enumerate(REASONS, len(_CODE))}
+_NUMBERS: Final = len(_CODE) + len(_REASON)
+_SEQUENCES, _VALID, _PADDING, _COMPUTED, _FAILED, _OVERDUE, _CANCELLED, _HISTOGRAMS = range(_NUMBERS, _NUMBERS + 8)
+_BOUNDS: Final[tuple[Sequence[float], ...]] = (SECONDS, SECONDS, SECONDS, SECONDS, ROWS, STEPS, STEPS)
+CELLS: Final = _HISTOGRAMS + sum(len(bounds) + 2 for bounds in _BOUNDS)
+"""How many cells a model has."""
+
+
 class ModelMetrics:
     """The metrics of one model and version; of calls for no served model where both labels are empty."""
 
-    def __init__(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> None:
+    sequences = _Count(_SEQUENCES)
+    valid_steps = _Count(_VALID)
+    padding_steps = _Count(_PADDING)
+    computed_padding_steps = _Count(_COMPUTED)
+    batch_failures = _Count(_FAILED)
+    overdue_batches = _Count(_OVERDUE)
+    cancelled_sequences = _Count(_CANCELLED)
+
+    def __init__(
+        self,
+        name: str = "",
+        version: str = "",
+        info: dict[str, str] | None = None,
+        cells: MutableSequence[float] | None = None,
+    ) -> None:
         self.labels = [name, version]
         self.info = info  # labels of `model_info`; None for no such metric
         self.lock = threading.Lock()
-        self.codes: dict[int, int] = dict.fromkeys(CODES, 0)
-        self.rejected: dict[str, int] = dict.fromkeys(REASONS, 0)
-        self.sequences = 0
-        self.valid_steps = 0
-        self.padding_steps = 0
+        self.cells: MutableSequence[float] = [0] * CELLS if cells is None else cells
         self.computes_padding = True  # as its graph runs now
-        self.computed_padding_steps = 0
-        self.batch_failures = 0
-        self.overdue_batches = 0
-        self.cancelled_sequences = 0
         self.answered = Sums()
-        self.request_seconds = Histogram(SECONDS)
-        self.decode_seconds = Histogram(SECONDS)
-        self.queue_seconds = Histogram(SECONDS)
-        self.inference_seconds = Histogram(SECONDS)
-        self.batch_rows = Histogram(ROWS)
-        self.batch_width = Histogram(STEPS)
-        self.sequence_length = Histogram(STEPS)
+        first, histograms = _HISTOGRAMS, []
+        for bounds in _BOUNDS:
+            histograms.append(Histogram(bounds, self.cells, first))
+            first += len(bounds) + 2
+        self.request_seconds, self.decode_seconds, self.queue_seconds, self.inference_seconds = histograms[:4]
+        self.batch_rows, self.batch_width, self.sequence_length = histograms[4:]
         self.by_rows: dict[int, OfRows] = {}
         self.last_batch_time = 0.0  # seconds since the epoch, of when the last one was counted
+
+    @property
+    def codes(self) -> dict[int, int]:
+        """Inference calls by status: those of `CODES`, and those that were counted."""
+        return {code: int(self.cells[cell]) for code, cell in _CODE.items() if self.cells[cell] or code in CODES}
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Rejected calls by reason."""
+        return {reason: int(self.cells[cell]) for reason, cell in _REASON.items()}
 
     def request(
         self,
@@ -128,7 +186,7 @@ class ModelMetrics:
     ) -> None:
         """Counts an inference call that has ended; `stages` are its seconds in the queue and the runtime."""
         with self.lock:
-            self.codes[code] = self.codes.get(code, 0) + 1
+            self.cells[_CODE.get(code, _CODE[500])] += 1
             self.request_seconds.observe(seconds, trace_id)
             if stages is not None:
                 answered = self.answered
@@ -138,14 +196,14 @@ class ModelMetrics:
                 answered.queue_seconds += stages[0]
                 answered.inference_seconds += stages[1]
             if reason is not None:
-                self.rejected[reason] += 1
+                self.cells[_REASON[reason]] += 1
 
     def decoded(self, seconds: float, lengths: Iterable[int]) -> None:
         """Counts a decoded body: how long decoding took, and the lengths of its sequences."""
         with self.lock:
             self.decode_seconds.observe(seconds)
             for length in lengths:
-                self.sequences += 1
+                self.cells[_SEQUENCES] += 1
                 self.sequence_length.observe(length)
 
     def batch(
@@ -171,11 +229,12 @@ class ModelMetrics:
             self.last_batch_time = time.time()
             self.batch_rows.observe(rows)
             self.batch_width.observe(width)
-            self.valid_steps += valid_steps
+            cells = self.cells
+            cells[_VALID] += valid_steps
             padding = rows * width - valid_steps
-            self.padding_steps += padding
+            cells[_PADDING] += padding
             if self.computes_padding:
-                self.computed_padding_steps += padding
+                cells[_COMPUTED] += padding
             self.inference_seconds.observe(seconds)
             for wait in waits:
                 self.queue_seconds.observe(wait)
@@ -183,17 +242,17 @@ class ModelMetrics:
     def batch_failed(self) -> None:
         """Counts a batch that failed in the runtime."""
         with self.lock:
-            self.batch_failures += 1
+            self.cells[_FAILED] += 1
 
     def batch_overdue(self) -> None:
         """Counts a batch that runs for many times longer than predicted."""
         with self.lock:
-            self.overdue_batches += 1
+            self.cells[_OVERDUE] += 1
 
     def cancelled(self, sequences: int) -> None:
         """Counts sequences whose client left before their batch began."""
         with self.lock:
-            self.cancelled_sequences += sequences
+            self.cells[_CANCELLED] += sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +287,14 @@ class Metrics(Collector):
         gauges: Callable[[], dict[tuple[str, str], Gauges]],
         bounds: Callable[[], Bounds],
         *more: Callable[[], Iterable[Family]],
+        shared: SharedCounts | None = None,
+        models: Iterable[ModelMetrics] = (),
     ) -> None:
         self._gauges = gauges
         self._bounds = bounds
         self._more = more
-        self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._shared = shared  # the memory of the counts; None for this process's own
+        self._models = {(model.labels[0], model.labels[1]): model for model in models}
         self._gone: dict[tuple[str, str], None] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -243,7 +305,10 @@ class Metrics(Collector):
     def model(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> ModelMetrics:
         """The metrics of a model; created at the first call, and kept when the model is loaded again."""
         self._gone.pop((name, version), None)
-        metrics = self._models.setdefault((name, version), ModelMetrics(name, version, info))
+        metrics = self._models.get((name, version))
+        if metrics is None:
+            cells = None if self._shared is None else self._shared.claim(name, version)
+            metrics = self._models[name, version] = ModelMetrics(name, version, cells=cells)
         metrics.info = info
         return metrics
 
@@ -255,11 +320,21 @@ class Metrics(Collector):
         if len(self._gone) > KEPT_GONE:
             longest_gone = next(iter(self._gone))
             del self._gone[longest_gone], self._models[longest_gone]
+            if self._shared is not None:
+                self._shared.release(*longest_gone)
 
-    def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """The body of `GET /metrics` and its media type: OpenMetrics, with exemplars, if `accept` asks for it."""
+    def exposition(self, accept: str = "", others: Sequence[Snapshot] = ()) -> tuple[bytes, str]:
+        """The body of `GET /metrics` and its media type: OpenMetrics, with exemplars, if `accept` asks for it.
+
+        With snapshots of other processes it is the sum of all.
+        """
         encode, media_type = choose_encoder(accept)
-        return encode(self._registry), media_type
+        registry = Sum(self._registry.collect(), others) if others else self._registry
+        return encode(registry), media_type
+
+    def snapshot(self) -> Snapshot:
+        """What this process has counted, and its gauges."""
+        return taken(self._registry.collect())
 
     def text(self) -> bytes:
         """The exposition as Prometheus's own text format."""

@@ -1,0 +1,235 @@
+"""The counts of several processes: each in memory that outlives it, and the sum of all on one page."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lengthwise.errors import ModelError, NotJudged, VerificationError
+from lengthwise.http.worker import ENDING, GIVE_WAY_SECONDS, NOT_READY_SECONDS, READY, STARTING, Worker
+from lengthwise.repository.shared_judge import SharedJudge
+from lengthwise.repository.stopping import Stopping
+from lengthwise.runtime.manifest import Promise
+from lengthwise.telemetry import shared_counts
+from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
+from lengthwise.telemetry.shared_counts import SharedCounts
+from lengthwise.telemetry.snapshots import added, lasting
+from tests.support.numpy_models import manifest, samples
+
+
+def metrics(memory: memoryview, *, ready: bool = True) -> Metrics:
+    """The metrics of one process, which has queued three sequences."""
+    return Metrics(
+        lambda: {("m", "1"): Gauges(12, 3, 1, ready)},
+        lambda: Bounds(1, 1000, 0, 4, 100),
+        shared=SharedCounts(memory),
+    )
+
+
+def memory() -> memoryview:
+    return memoryview(bytearray(shared_counts.BYTES))
+
+
+def test_what_a_process_has_counted_is_read_when_it_is_gone() -> None:
+    shared = memory()
+    counted = metrics(shared).model("m", "1")
+    counted.request(200, 0.003)
+    counted.request(429, 0.001, "queue_full")
+    counted.decoded(0.001, [5, 70])
+    counted.batch(rows=2, width=72, valid_steps=75, waits=[0.1, 0.2], seconds=0.01)
+    counted.batch_failed()
+    (unknown, found) = SharedCounts(shared).models()
+    assert (unknown.labels, found.labels) == (["", ""], ["m", "1"])
+    assert list(found.cells) == list(counted.cells)
+    assert (found.codes[200], found.rejected["queue_full"], found.sequences, found.batch_failures) == (1, 1, 2, 1)
+    assert (found.valid_steps, found.padding_steps, found.sequence_length.total) == (75, 69, 75)
+    SharedCounts(shared).clear()
+    assert not any(shared)
+
+
+def test_a_place_is_used_again_with_nothing_in_it() -> None:
+    counts = SharedCounts(memory())
+    first = counts.claim("m", "1")
+    assert first is not None
+    first[0] = 7
+    counts.release("m", "1")
+    again = counts.claim("other", "2")
+    assert again is not None
+    assert not any(again)
+    assert counts.claim("x" * 400, "1") is None
+    full = [counts.claim(str(number), "1") for number in range(600)]
+    assert None in full
+
+
+def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> None:
+    processes = [metrics(memory(), ready=False), metrics(memory())]
+    for number, process in enumerate(processes, 1):
+        for _ in range(number):
+            process.model("m", "1").request(200, 0.003)
+    page, _ = processes[0].exposition("", [processes[1].snapshot()])
+    found = samples(page.decode())
+    assert found['lengthwise_requests_total{code="200",model="m",version="1"}'] == 3
+    assert found['lengthwise_request_duration_seconds_bucket{le="0.005",model="m",version="1"}'] == 3
+    assert found['lengthwise_request_duration_seconds_sum{model="m",version="1"}'] == pytest.approx(0.009)
+    assert found['lengthwise_queue_sequences{model="m",version="1"}'] == 6
+    assert found['lengthwise_ready{model="m",version="1"}'] == 1
+    assert found["lengthwise_max_queue_cost_steps"] == 2000
+    own = samples(processes[0].text().decode())
+    assert found.keys() == own.keys()
+    assert processes[0].exposition("application/openmetrics-text", [processes[1].snapshot()])[0].endswith(b"# EOF\n")
+
+
+def test_of_a_process_that_has_ended_only_counters_stay() -> None:
+    process = metrics(memory())
+    process.model("m", "1").request(200, 0.003)
+    left = lasting(process.snapshot())
+    assert "lengthwise_requests" in left
+    assert "lengthwise_ready" not in left
+    assert sum(added([left, left])["lengthwise_requests"][2].values()) == 2
+
+
+@pytest.fixture
+def pair() -> Iterator[list[Worker]]:
+    """Two workers without a parent."""
+    with tempfile.TemporaryFile() as file:
+        channels = [socket.socketpair() for _ in range(2)]
+        made = []
+        for place, (channel, _) in enumerate(channels):
+            task: dict[str, Any] = {"place": place, "workers": 2, "judgements": "", "unloaded": [], "sockets": {}}
+            made.append(Worker(task | {"memory": file.fileno(), "channel": os.dup(channel.fileno())}))
+        yield made
+        for worker in made:
+            worker.drop()
+        for one, other in channels:
+            one.close()
+            other.close()
+
+
+def test_a_connection_is_left_to_the_worker_that_has_fewer(pair: list[Worker]) -> None:
+    one, other = pair
+    assert one.turn(5) == 0  # nobody else is ready
+    other.is_ready(True)
+    assert one.turn(0) == -NOT_READY_SECONDS
+    one.is_ready(True)
+    assert one.turn(0) == 0
+    assert other.turn(1) == GIVE_WAY_SECONDS
+    assert one.turn(2) == GIVE_WAY_SECONDS
+    ends = other.connections()
+    ends |= {1, 2, 3}
+    ends.discard(1)
+    assert one.turn(2) == 0  # it was told that the other has two
+    one.is_ready(False)
+    assert other.turn(9) == 0
+
+
+def test_the_last_worker_that_ends_is_told(pair: list[Worker]) -> None:
+    one, other = pair
+    one.is_ready(True)
+    other.is_ready(True)
+    assert not one.ends()
+    one.is_ready(True)  # it stays at its end
+    assert other.ends()
+    assert {one.memory.get(place, "state") for place in (0, 1)} == {ENDING}
+    assert STARTING != READY
+
+
+class Counting:
+    """A judge that counts its calls, and says what it is told to say."""
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+        self.calls = 0
+
+    def __call__(self, *_: Any) -> Any:
+        self.calls += 1
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def judged(tmp_path: Path, judge: Counting, name: str = "sums") -> Any:
+    model: Any = type("ModelFiles", (), {"manifest": manifest(name=name)})
+    return SharedJudge(judge, tmp_path)(model, None, 1.0, (), Stopping())  # type: ignore[arg-type]
+
+
+def verdict() -> Any:
+    from lengthwise.repository.judging import Judged
+
+    return Judged(
+        Promise(provider="CPU", bits=True, tolerance=0.0), [{"name": "x"}], {"a": 1}, {"b": 2}, True, "avx2", {"c": 3}
+    )
+
+
+def test_a_model_is_judged_once_for_all(tmp_path: Path) -> None:
+    judge = Counting(verdict(), verdict())
+    first, second = judged(tmp_path, judge), judged(tmp_path, judge)
+    assert judge.calls == 1
+    assert (first.promise, first.costs, first.kernels) == (second.promise, second.costs, second.kernels)
+    assert (first.measured, second.measured, second.cases, second.choice) == ({"b": 2}, None, (), None)  # kept once
+    judged(tmp_path, judge, "other")
+    assert judge.calls == 2
+
+
+def test_those_that_come_while_it_is_judged_wait_for_it(tmp_path: Path) -> None:
+    judge, found = Counting(verdict()), []
+    threads = [threading.Thread(target=lambda: found.append(judged(tmp_path, judge))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (judge.calls, len(found)) == (1, 4)
+
+
+@pytest.mark.parametrize("kind", [ModelError, VerificationError])
+def test_a_refusal_counts_for_those_that_ask_soon(kind: type[ModelError], tmp_path: Path) -> None:
+    judge = Counting(kind("no good"), verdict())
+    for _ in range(2):
+        with pytest.raises(kind, match="no good"):
+            judged(tmp_path, judge)
+    assert judge.calls == 1
+    (kept,) = (path for path in tmp_path.iterdir() if path.suffix != ".lock")
+    os.utime(kept, (0, 0))
+    assert judged(tmp_path, judge).kernels == "avx2"
+
+
+def test_what_was_not_judged_is_tried_again(tmp_path: Path) -> None:
+    judge = Counting(NotJudged("no memory"), verdict())
+    with pytest.raises(NotJudged):
+        judged(tmp_path, judge)
+    assert judged(tmp_path, judge).kernels == "avx2"
+
+
+async def test_an_admin_call_that_fails_at_one_worker_names_it() -> None:
+    from lengthwise.errors import ModelNotFound, WorkersDiffer
+    from lengthwise.repository.every_worker import EveryWorker
+
+    answers: dict[str, Any] = {}
+    other: dict[str, Any] = {"pid": 7, "error": None, "serves": ["sums/1"]}
+
+    async def ask(call: str, *given: Any, all_of_them: bool) -> list[dict[str, Any]]:
+        return [await answers[call](*given), other]
+
+    async def here(name: str) -> None:
+        if name == "absent":
+            raise ModelNotFound("no such model")
+
+    every = EveryWorker({"load": here}, lambda: ["sums/2"], ask, answers)
+    assert await every("load", "sums") is None
+    other["error"] = "its digest differs"
+    with pytest.raises(WorkersDiffer, match=r"7 failed .its digest differs.*sums/1") as raised:
+        await every("load", "sums")
+    assert (raised.value.status, "sums/2" in str(raised.value)) == (500, True)
+    with pytest.raises(ModelNotFound):
+        await every("load", "absent")
+    other["error"] = None
+    with pytest.raises(WorkersDiffer):
+        await asyncio.gather(every("load", "absent"))

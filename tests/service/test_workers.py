@@ -1,0 +1,313 @@
+"""Several processes that serve together: each may end at any time, and the service is one all the while."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from lengthwise.bench.launch import free_port
+from lengthwise.errors import ConfigurationError
+from lengthwise.files import available_cores
+from lengthwise.http.supervisor import MOST_EARLY
+from lengthwise.settings import LEAST_BODIES, Settings, bundled_models
+from tests.support import proc
+from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
+
+GOOD = {"sequences": [[[0.5] * 12] * 3]}
+
+
+class Workers:
+    """A service of two workers, and what `/healthz` says of them."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self.server = server
+
+    def __call__(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.server.get("/healthz").json()["workers"]
+        return found
+
+    def when(self, good: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
+        """The workers, once they are as they should be."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not good(found := self()):
+            assert time.monotonic() < deadline, (found, self.server.text)
+        return found
+
+    def ready(self) -> list[dict[str, Any]]:
+        return self.when(lambda found: all(one["ready"] for one in found))
+
+    def replaced(self, pid: int) -> list[dict[str, Any]]:
+        """The workers, once another one has the place of this one and all are ready."""
+        return self.when(lambda found: all(one["ready"] and one["pid"] != pid for one in found))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with started("--workers", "2", "--admin-calls") as process:
+        yield process
+
+
+@pytest.fixture
+def workers(server: ServerProcess) -> Workers:
+    found = Workers(server)
+    found.ready()
+    return found
+
+
+def answered(server: ServerProcess) -> float:
+    """Calls that were answered, by the sum of the metrics."""
+    return sum(number for name, number in server.figures().items() if re.match(r'\w+_requests_total\{code="200"', name))
+
+
+def test_both_serve_with_a_share_of_the_bounds_and_their_metrics_are_one(workers: Workers) -> None:
+    server = workers.server
+    found = workers()
+    assert len({one["pid"] for one in found} | {server.process.pid}) == 3
+    assert [one["restarts"] for one in found] == [0, 0]
+    assert all(0 <= time.time() - one["started"] < 3600 for one in found)
+    before = answered(server)
+    assert {server.predict(GOOD).status_code for _ in range(20)} == {200}
+    figures = server.figures()
+    assert answered(server) == before + 20
+    assert figures["lengthwise_max_queue_cost_steps"] == 1_000_000
+    assert figures["lengthwise_max_inflight_bytes"] == Settings().max_inflight_bytes
+    assert figures["lengthwise_runners"] == 2 * max(1, available_cores() // 2)
+    assert figures['lengthwise_ready{model="japanese-vowels",version="1"}'] == 1
+    assert figures["lengthwise_worker_restarts_total"] == 0
+
+
+def test_a_few_connections_that_stay_are_spread(workers: Workers) -> None:
+    server = workers.server
+    wires = [server.connect() for _ in range(4)]
+    try:
+        for wire in wires:
+            wire.send(request(GOOD))
+            assert wire.answer()[0] == 200
+        files = [proc.connections(one["pid"], server.port) for one in workers()]
+    finally:
+        for wire in wires:
+            wire.__exit__()
+    assert min(files) >= 1, files
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_ends_under_load_takes_its_own_calls_only(workers: Workers, number: signal.Signals) -> None:
+    server = workers.server
+    expected = server.predict(GOOD).json()
+    before, reset, got = answered(server), [], []
+    gone = workers()[0]["pid"]
+    restarts = server.figures()["lengthwise_worker_restarts_total"]
+
+    def call(_: int) -> None:
+        try:
+            with httpx.Client(base_url=server.url, timeout=PATIENCE_SECONDS, trust_env=False) as client:
+                answer = client.post("/predict", json=GOOD)
+        except httpx.TransportError as error:
+            reset.append(error)
+            return
+        if answer.status_code == 200:
+            assert answer.json() == expected
+        got.append(answer.status_code)
+
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(call, index) for index in range(400)]
+        while len(got) < 100:
+            assert not all(one.done() for one in calls), (got, reset)
+        os.kill(gone, number)
+        for one in calls:
+            one.result()
+    after = workers.replaced(gone)
+    assert {*got} <= ({200} if number == signal.SIGKILL else {200, 503})
+    assert len(reset) <= (8 if number == signal.SIGKILL else 0), reset
+    assert 0 <= answered(server) - before - got.count(200) <= len(reset)
+    assert server.figures()["lengthwise_worker_restarts_total"] == restarts + 1
+    assert sum(one["restarts"] for one in after) == restarts + 1
+
+
+def test_an_admin_call_reaches_every_worker(workers: Workers) -> None:
+    server = workers.server
+    path = "/v2/repository/models/japanese-vowels/"
+    assert server.client.post(f"{path}unload").status_code == 200
+    assert {server.predict(GOOD).status_code for _ in range(12)} == {503}
+    pid = workers.server.get("/healthz").json()["workers"][0]["pid"]
+    os.kill(pid, signal.SIGKILL)  # the one that takes its place does not load it either
+    workers.when(lambda found: found[0]["pid"] not in (pid, 0) and found[0]["restarts"] > 0)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while server.text.count("no model is ready") < 1:
+        assert time.monotonic() < deadline, server.text
+    assert {server.predict(GOOD).status_code for _ in range(12)} == {503}
+    assert server.client.post(f"{path}load").status_code == 200
+    assert {server.predict(GOOD).status_code for _ in range(12)} == {200}
+    assert server.client.post("/v2/repository/models/nobody/load").status_code == 404
+
+
+def test_the_drain_answers_what_was_accepted_and_ends_with_0() -> None:
+    with started("--workers", "2", "--drain-seconds", "170") as server:
+        workers = Workers(server)
+        pids = [one["pid"] for one in workers.ready()]
+        wires = [server.connect() for _ in range(6)]
+        for wire in wires:
+            wire.send(request({"sequences": [[[0.5] * 12] * 200] * 64}))
+        time_of_arrival = time.monotonic() + PATIENCE_SECONDS
+        while sum(number for name, number in server.figures().items() if "_sequences_total{" in name) < 6 * 64:
+            assert time.monotonic() < time_of_arrival
+        server.terminate()
+        assert [wire.answer()[0] for wire in wires] == [200] * 6
+        for wire in wires:
+            wire.__exit__()
+        assert server.end() == 0
+    assert not any(map(proc.is_there, pids))
+
+
+def test_a_parent_that_is_killed_takes_its_workers_along() -> None:
+    with started("--workers", "2") as server:
+        pids = [one["pid"] for one in Workers(server).ready()]
+        server.process.kill()
+        server.end()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while any(map(proc.is_there, pids)):
+            assert time.monotonic() < deadline
+
+
+def test_the_repository_is_read_again_by_all(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(bundled_models(), models)
+    with started(str(models), "--workers", "2") as server:
+        workers = Workers(server)
+        workers.ready()
+        assert len(re.findall("is ready on", server.text)) == 2
+        assert not re.search(r"is refused|cannot", server.text)
+        shutil.rmtree(models / "japanese-vowels")
+        server.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while server.text.count("is no longer served") < 2:
+            assert time.monotonic() < deadline, server.text
+        assert {server.predict(GOOD).status_code for _ in range(8)} == {503}
+
+
+def test_five_early_deaths_of_one_place_end_the_service() -> None:
+    with started("--workers", "2") as server:
+        Workers(server).ready()
+        seen: set[int] = set()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while server.process.poll() is None and time.monotonic() < deadline:
+            with suppress(OSError):  # one has just ended
+                for pid in proc.children(server.process.pid, "serve"):
+                    if pid not in seen and _is_worker(pid, place=1):
+                        seen.add(pid)
+                        os.kill(pid, signal.SIGKILL)
+        assert server.end() == 1
+        assert len(seen) in (MOST_EARLY, MOST_EARLY + 1)  # the first one may have run for longer
+
+
+def _is_worker(pid: int, place: int) -> bool:
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    tasks = [text.partition(b"=")[2] for text in variables if text.startswith(b"LENGTHWISE_WORKER=")]
+    return bool(tasks) and orjson.loads(tasks[0])["place"] == place
+
+
+def test_a_worker_that_cannot_start_ends_it_with_its_reason(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("short")
+    code, said = exit_of("--workers", "2", "--api-keys-file", str(keys))
+    assert (code, str(keys) in said) == (2, True)
+
+
+def test_a_bad_model_is_verified_once_and_not_served(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(bundled_models(), models)
+    (graph,) = models.rglob("model.onnx")
+    graph.write_bytes(b"nothing")
+    with started(str(models), "--workers", "2") as server:
+        assert {server.predict(GOOD).status_code for _ in range(4)} == {503}
+        assert server.get("/healthz").json()["refused"]
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1000", "many", "1.5"])
+def test_a_number_of_workers_out_of_bounds_is_refused(given: str) -> None:
+    with pytest.raises(ConfigurationError, match="--workers"):
+        Settings.load(workers=given)
+
+
+def test_auto_is_a_number_for_the_cores_at_hand() -> None:
+    assert 1 <= Settings.load(workers="auto").workers <= available_cores()
+
+
+def test_a_share_of_a_bound_is_not_below_what_one_needs() -> None:
+    options = Settings(workers=100, max_connections=4096, runners=3).of_worker()
+    assert options["max_connections"] == 40
+    assert options["max_inflight_bytes"] == LEAST_BODIES * Settings().max_body_bytes
+    assert options["max_queue_cost_steps"] == Settings().max_batch_cost_steps
+    assert options["runners"] == 3
+    Settings(**options)
+
+
+@pytest.mark.long
+def test_twenty_replacements_leave_nothing_behind() -> None:
+    with started("--workers", "2") as server:
+        workers = Workers(server)
+        files, memory = [], []
+        for number in range(20):
+            found = workers.ready()
+            if number in (2, 19):
+                files.append(proc.open_files(server.process.pid))
+                memory.append(proc.resident_bytes(server.process.pid))
+            gone = found[number % 2]["pid"]
+            os.kill(gone, signal.SIGTERM if number % 3 else signal.SIGKILL)
+            workers.replaced(gone)
+        assert files[1] == files[0]
+        assert memory[1] < memory[0] + (8 << 20)
+        assert server.figures()["lengthwise_worker_restarts_total"] == 20
+
+
+def test_grpc_keys_and_the_admin_port_are_those_of_all_workers(tmp_path: Path) -> None:
+    grpc = pytest.importorskip("grpc")
+    from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-many-characters")
+    key = {"authorization": "Bearer a-key-of-many-characters"}
+    port, admin = free_port(), free_port()
+    options = ("--grpc-port", str(port), "--admin-port", str(admin), "--api-keys-file", str(keys))
+
+    def live() -> bool:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary(
+                "/inference.GRPCInferenceService/ServerLive",
+                request_serializer=pb.ServerLiveRequest.SerializeToString,
+                response_deserializer=pb.ServerLiveResponse.FromString,
+            )
+            found = call(pb.ServerLiveRequest(), metadata=[*key.items()], timeout=PATIENCE_SECONDS, wait_for_ready=True)
+            return bool(found.live)
+
+    with started("--workers", "2", *options) as server:
+        of_admin = httpx.Client(base_url=f"http://127.0.0.1:{admin}", headers=key, trust_env=False)
+        with of_admin:
+            assert server.predict(GOOD).status_code == 401
+            assert all(live() for _ in range(6))
+            found = of_admin.get("/healthz").json()["workers"]
+            assert len(found) == 2
+            for _ in range(6):
+                assert server.client.post("/predict", json=GOOD, headers=key).status_code == 200
+            text = of_admin.get("/metrics").text
+            assert 'lengthwise_requests_total{code="200",model="japanese-vowels",version="1"} 6.0' in text
+            os.kill(found[0]["pid"], signal.SIGKILL)
+            assert all(live() for _ in range(6))
+            assert server.get("/metrics").status_code == 401
+        server.terminate()
+        assert server.end() == 0
