@@ -12,6 +12,7 @@ import yaml
 
 from lengthwise.monitoring.monitoring import Monitoring
 from lengthwise.settings import Settings
+from lengthwise.telemetry.families import Family
 from lengthwise.telemetry.metrics import Bounds, Metrics
 from tests.deploy.tools import DEPLOY, ROOT, RULES, as_literal, loaded, node_packages, program, run, typescript
 
@@ -29,7 +30,8 @@ def _exported() -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         options = Settings(record=Path(folder), verify_share=1, shadow="m/2")
         monitoring = Monitoring(options, lambda: True, Mock())
-        metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1), lambda: monitoring.families())
+        restarts = Family("counter", "worker_restarts", "As `Serving` has it.", (), [((), 0)])
+        metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1), lambda: [*monitoring.families(), restarts])
         metrics.model("m", "1", {"provider": "p", "digest": "d"})
         return set(re.findall(r"^# TYPE (lengthwise_\S+) ", metrics.text().decode(), re.MULTILINE))
 
