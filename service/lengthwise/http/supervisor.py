@@ -96,6 +96,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._handle_exit, number)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tell("reload"))
+        announce(self._settings)
         keeping = [asyncio.ensure_future(self._keep(place)) for place in self._places]
         await self._ending.wait()
         self._tell("drain")
@@ -108,6 +109,7 @@ class Supervisor:
             log.error("%d workers have not ended within the time of the drain, and are killed", len(late))
             self._kill()
             await asyncio.wait(late)
+        self._file.close()
         for done in keeping:
             done.result()
         log.info("stopped, with all workers")
@@ -305,7 +307,6 @@ def supervise(settings: Settings) -> int:
         memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lengthwise-", dir=memory)))
         share = {name: value for name, value in settings.of_worker().items() if name.startswith("max_")}
-        announce(settings)
         log.info("%d workers, each with %s", settings.workers, ", ".join(f"{name} {share[name]}" for name in share))
         files = {name: one.fileno() for name, one in sockets.items()}
         return asyncio.run(_run(settings, files, folder))
