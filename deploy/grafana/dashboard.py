@@ -281,6 +281,7 @@ PANELS = (
             (f"count(max by (instance) (lengthwise_ready{{{OF_JOB}}}) == 1)", "ready"),
             (f"max(lengthwise_refused_models{{{OF_JOB}}})", "versions refused"),
             (f"sum(lengthwise_breaker_open{{{OF_JOB}}})", "models that do not work"),
+            (f"sum(increase(lengthwise_worker_restarts_total{{{OF_JOB}}}[$__rate_interval]))", "workers replaced"),
         ],
         "short",
         "Instances that serve, model versions that failed their verification, and models whose every batch fails.",

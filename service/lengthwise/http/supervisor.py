@@ -86,6 +86,7 @@ class Supervisor:
         self._unloaded: set[str] = set()
         self._changing = asyncio.Lock()
         self._calls = 0
+        self._announced = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._code: int | None = None
         self._ending = asyncio.Event()
@@ -96,7 +97,6 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._handle_exit, number)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tell("reload"))
-        announce(self._settings)
         keeping = [asyncio.ensure_future(self._keep(place)) for place in self._places]
         await self._ending.wait()
         self._tell("drain")
@@ -219,6 +219,9 @@ class Supervisor:
 
     def _heard(self, place: Place, message: dict[str, Any]) -> None:
         if "up" in message:
+            if not self._announced:  # until now connections wait
+                self._announced = True
+                announce(self._settings)
             place.up = True
             if self._ending.is_set():
                 place.say(do="drain")
