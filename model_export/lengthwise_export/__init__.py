@@ -10,7 +10,7 @@ run = lengthwise_export.train("auto", sequences, labels)
 published = run.export("models/trained")
 ```
 
-Exported: `check`, `export`, `adopt`, `train`, `compare`, `CheckReport`, `PublishedModel`, `TrainedModel`,
+All names: `check`, `export`, `adopt`, `train`, `compare`, `CheckReport`, `PublishedModel`, `TrainedModel`,
 `LengthwiseClassifier`, `errors`, `__version__`. Importing the package is cheap: torch, onnx and scikit-learn are
 imported when what needs them is first used. `lengthwise_export.testing` has `assert_padding_safe` for your tests.
 """

@@ -21,7 +21,7 @@ Or serves them as an application of FastAPI, under uvicorn or within another app
 app = lengthwise.make_app(lengthwise.Settings(models="models"))
 ```
 
-Exported: `load`, `Model`, `Prediction`, `Scorer` (for engines: Ray Data, Spark, Beam), `Client`, `AsyncClient`,
+All names: `load`, `Model`, `Prediction`, `Scorer` (for engines: Ray Data, Spark, Beam), `Client`, `AsyncClient`,
 `Settings`, `make_app`, `sequences` (to name the columns of a table), `errors`, `__version__`. Importing the package is
 cheap: NumPy is imported when one of them is first used, and onnxruntime when a model is loaded.
 """
