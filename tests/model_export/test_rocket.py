@@ -244,6 +244,37 @@ def test_features_of_the_sequence_are_in_the_graph_with_the_same_bits(normalize:
     assert np.allclose(alone, own, atol=1e-4)
 
 
+def test_what_is_missing_is_counted_exactly_and_exported_with_the_same_bits(tmp_path: Path) -> None:
+    described = spec(f"{SMALL}\nsequence_features = ['missing']", step="features = 3\nmissing = 'indicator'")
+    records = separable(24)
+    for index, record in enumerate(records):
+        record.steps[0, 1] = np.nan
+        record.steps[1, index % 3] = np.nan
+    result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
+    features = result.model.sequence_features
+    assert features is not None
+    steps = np.zeros((1, 8, 3), np.float32)
+    steps[0, [0, 1, 3], 0] = steps[0, 5:, 1] = np.nan  # two runs, and one that goes on in the padding
+    found = features.compressed(torch.from_numpy(steps), torch.tensor([6]))
+    assert torch.equal(found, torch.tensor([[3.0, 1, 0, 2, 1, 0]]) / 6)
+    published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
+    assert published.manifest.promises[0].bits
+
+
+def test_gaps_that_tell_the_label_are_used(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    records = []
+    for index in range(60):
+        steps = random.normal(size=(20, 2)).astype(np.float32)
+        steps[random.random(20) < (0.2 if index % 2 else 0.5), 1] = np.nan
+        records.append(Record(str(index), steps, "ab"[index % 2], f"made:{index}"))
+    scores = []
+    for kinds in ("['level']", "['level', 'missing']"):
+        described = spec(f"{SMALL}\nsequence_features = {kinds}", step="features = 2\nmissing = 'mean'")
+        scores.append(rocket_training.fit(described, records, TrainingOptions()).left_out.accuracy)
+    assert scores[1] > 0.9 > scores[0]
+
+
 def test_a_spec_without_weights_is_exported_too(tmp_path: Path) -> None:
     source = candidate.from_spec(spec('kind = "rocket"\nkernels = 84'), None)
     graph = source.build(source.manifest)

@@ -96,7 +96,7 @@ class ModelSpec(SpecTable):
         feed_forward: Units of a per-step network after each self-attention block; 0 for none.
         pooling: How the steps are reduced to one vector; has no meaning for per-step models.
         sequence_features: Numbers of the whole sequence that the head gets beside the pooled steps, or beside the
-            features of the kernels.
+            features of the kernels. `missing` is the share and the runs of missing values of each feature.
         dropout: Share of units dropped between blocks during training.
         input_dropout: Share of the normalised values, or of the numbers of a token's vector, dropped during training.
         members: Networks with weights of their own, whose logits are averaged.
@@ -114,7 +114,7 @@ class ModelSpec(SpecTable):
     self_attention_layers: int = Field(default=1, ge=1)
     feed_forward: int = Field(default=0, ge=0)
     pooling: Literal["attention", "mean", "max", "mean-max", "last"] = "attention"
-    sequence_features: tuple[Literal["length", "level", "scale"], ...] = ()
+    sequence_features: tuple[Literal["length", "level", "scale", "missing"], ...] = ()
     dropout: float = Field(default=0.2, ge=0, lt=1)
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
     members: int = Field(default=1, ge=1, le=32)

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lengthwise_export.architecture.layers import Standardize, masked
 from lengthwise_export.masks import step_mask
@@ -162,13 +163,13 @@ class Normalize(Standardize):
 
 
 class SequenceFeatures(nn.Module):
-    """Numbers of a whole sequence for the head: its length, and the level and scale of each feature.
+    """Numbers of a whole sequence for the head: its length, and each feature's level, scale and missing values.
 
     They are compressed, because lengths and scales differ by orders of magnitude, and then standardised over the
     training split. The compression uses roots and not logarithms: every kernel rounds a square root in the same way.
 
     Args:
-        kinds: `length`, `level`, `scale`; see `ModelSpec.sequence_features`.
+        kinds: `length`, `level`, `scale`, `missing`; see `ModelSpec.sequence_features`.
         features: Number of features of a step; 0 for tokens, which have a length only.
     """
 
@@ -180,7 +181,7 @@ class SequenceFeatures(nn.Module):
     def __init__(self, kinds: tuple[str, ...], features: int) -> None:
         super().__init__()
         self.kinds = kinds
-        self.out_features = sum(1 if kind == "length" else features for kind in kinds)
+        self.out_features = sum({"length": 1, "missing": 2 * features}.get(kind, features) for kind in kinds)
         self.register_buffer("mean", torch.zeros(self.out_features))
         self.register_buffer("std", torch.ones(self.out_features))
         self.register_buffer("level_mean", torch.zeros(features))
@@ -216,7 +217,18 @@ class SequenceFeatures(nn.Module):
             if "scale" in self.kinds:
                 relative = (statistics.scale / self.level_std).squeeze(1)
                 parts.append(relative.sqrt().sqrt().sqrt().sqrt())
+        if "missing" in self.kinds:
+            parts += self._missing(steps, lengths)
         return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def _missing(steps: Tensor, lengths: Tensor) -> list[Tensor]:
+        """The share of each feature's values that is missing, and the runs of them over the steps; counts are exact."""
+        mask = step_mask(lengths, steps.shape[1])
+        absent = mask.unsqueeze(2) & steps.isnan()
+        before = functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)
+        ones, ends = mask.float().unsqueeze(1), lengths.view(-1, 1).float()
+        return [((ones @ kind.float()).squeeze(1) / ends) for kind in (absent, absent & ~before)]
 
     def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
         """`[rows, out_features]` of padded `steps`."""

@@ -216,8 +216,10 @@ def _rocket(
     before: Choice, records: Sequence[Record], facts: DataFacts, asked: TrainOptions
 ) -> tuple[Choice, RocketResult]:
     """The best fixed kernels, and a model that was fitted with them."""
-    found = normalizing.chosen(before.spec, records, facts, sequence_features=ROCKET_FEATURES)
-    found = found._replace(spec=found.spec.with_keys(model={"preset": None} | ROCKET_MODEL))
+    features = (*ROCKET_FEATURES, *(["missing"] if facts.missing else []))
+    found = normalizing.chosen(before.spec, records, facts, sequence_features=features)
+    model = {"preset": None} | ROCKET_MODEL | {"sequence_features": list(features)}
+    found = found._replace(spec=found.spec.with_keys(model=model))
     if not 0 < asked.budget_minutes < choice.FEWEST_MINUTES:
         found = normalizing.with_all_kernels(found, records)
     made = replace(before.then(found), probe=found.accuracy)

@@ -49,6 +49,8 @@ PENALTIES: Final = np.logspace(-3, 5, 17)
 """Candidate penalties."""
 SHARES: Final = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Candidate weights of the sequence-level features against the kernel features, each group taken together."""
+SHARES_WITH_MISSING: Final = (*SHARES, 30.0, 1000.0)
+"""The same where what is missing is among them; with the last, they are a linear model of summary statistics alone."""
 USUAL_SHARE: Final = 1.0
 _MANY_EXAMPLES: Final = 1500
 """With more examples only the usual share is tried, because each share takes a decomposition of a matrix."""
@@ -146,7 +148,8 @@ def fit(
     found = features_of(model, members, on_examples)
     targets = _targets(members, len(spec.output.labels))
     importance = _importance(targets) if options.class_weights else None
-    fitted = fit_ridge(found, 2 * targets - 1, importance, apart=model.of_sequence)
+    shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
+    fitted = fit_ridge(found, 2 * targets - 1, importance, apart=model.of_sequence, shares=shares)
     wanted = targets if multi_label else targets.argmax(axis=1)
     scale = temperature.fit(fitted.left_out, wanted, multi_label=multi_label) if options.calibration else None
     with torch.no_grad():
@@ -256,6 +259,7 @@ def fit_ridge(
     importance: NDArray[np.float64] | None = None,
     *,
     apart: int = 0,
+    shares: Sequence[float] = SHARES,
 ) -> RidgeFit:
     """Fits a ridge regression whose penalty has the smallest squared leave-one-out error.
 
@@ -272,6 +276,7 @@ def fit_ridge(
         targets: `[examples, targets]`.
         importance: `[examples]`, the weight of each example; None for equal weights.
         apart: Number of sequence-level features, which are the last ones.
+        shares: Candidate weights of them.
     """
     weight = np.ones(len(features)) if importance is None else importance / importance.mean()
     root = np.sqrt(weight)[:, None]
@@ -287,7 +292,7 @@ def fit_ridge(
     is_wide = len(scaled) <= scaled.shape[1]
     products = [part @ part.T for part in (scaled[:, :others], scaled[:, others:])] if is_wide else []
     best: tuple[float, float, float, NDArray[np.float64], NDArray[np.float64]] | None = None
-    for factor in _factors(len(scaled), scaled.shape[1], apart):
+    for factor in _factors(len(scaled), scaled.shape[1], apart, shares):
         if is_wide:
             values, vectors = np.linalg.eigh(products[0] + factor**2 * products[1])
         else:
@@ -313,10 +318,10 @@ def _spread(factor: float, others: int, apart: int) -> NDArray[np.float64]:
     return np.repeat([1.0, factor], [others, apart])
 
 
-def _factors(examples: int, features: int, apart: int) -> list[float]:
+def _factors(examples: int, features: int, apart: int, shares: Sequence[float]) -> list[float]:
     """The factors of the sequence-level features that are tried."""
     others = features - apart
     if not apart or not others:
         return [1.0]
-    shares = SHARES if examples <= _MANY_EXAMPLES else (USUAL_SHARE,)
-    return [float(np.sqrt(share * others / apart)) for share in shares]
+    tried = shares if examples <= _MANY_EXAMPLES else (USUAL_SHARE,)
+    return [float(np.sqrt(share * others / apart)) for share in tried]
