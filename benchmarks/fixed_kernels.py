@@ -89,15 +89,14 @@ def trained(preset: str) -> Path:
 
 
 def served(seconds: float, rounds: int) -> list[tuple[str, ...]]:
-    """A line for each server: requests/s of 64 connections, and p50 of one in milliseconds."""
+    """A line for each server: the rates of 64 connections, and the latency of one."""
     directories = {_ROCKET: trained("rocket"), _WITHOUT: trained("rocket"), _RNN: trained("rnn")}
     sequences = [record.steps for record in accuracy.read(DATA).test]
     server, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [server])
     many = LoadSpec(concurrency=64, seconds=seconds, warmup_seconds=0.3)
     one = LoadSpec(concurrency=1, seconds=seconds, warmup_seconds=0.3)
-    rates: dict[str, list[float]] = {kind: [] for kind in directories}
-    medians: dict[str, list[float]] = {kind: [] for kind in directories}
+    figures: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in directories}
     with ExitStack() as stack:
         trials = {}
         for place, (kind, directory) in enumerate(directories.items()):
@@ -108,20 +107,26 @@ def served(seconds: float, rounds: int) -> list[tuple[str, ...]]:
             trials[kind] = prepare(running.target, sequences, check=True), running.pid
         for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
             for kind, trial in trials.items():
-                rates[kind].append(measure_load(*trial, many)["requests_per_second"])
-                medians[kind].append(measure_load(*trial, one)["latency_ms"]["p50"])
+                figures[kind].append((*_rates(measure_load(*trial, many)), *_latencies(measure_load(*trial, one))))
     os.sched_setaffinity(0, [server, *others])
-    of_rnn, without = median(rates[_RNN]), median(medians[_WITHOUT])
-    return [
-        (
-            f"`{kind}`",
-            f"{median(rates[kind]):,.0f} ({min(rates[kind]):,.0f}-{max(rates[kind]):,.0f})",
-            f"{median(rates[kind]) / of_rnn:.2f}",
-            f"{median(medians[kind]):.2f}",
-            f"{median(medians[kind]) / without:.2f}",
-        )
-        for kind in directories
-    ]
+    found = {kind: [median(column) for column in zip(*rows, strict=True)] for kind, rows in figures.items()}
+    rnn, without = found[_RNN], found[_WITHOUT]
+    lines = []
+    for kind, row in found.items():
+        over = [f"{figure:,.0f} ({figure / whole:.2f})" for figure, whole in zip(row[:2], rnn[:2], strict=True)]
+        times = [f"{figure:.2f} ({figure / whole:.2f})" for figure, whole in zip(row[2:], without[2:], strict=True)]
+        lines.append((f"`{kind}`", *over, *times))
+    return lines
+
+
+def _rates(load: dict[str, Any]) -> tuple[float, float]:
+    """Requests by the second, and by the second of the server's processor time, which a busy machine spoils less."""
+    return load["requests_per_second"], load["answers"]["200"] / load["server_cpu_seconds"]
+
+
+def _latencies(load: dict[str, Any]) -> tuple[float, float]:
+    """Milliseconds: p50, and the server's processor time for a request."""
+    return load["latency_ms"]["p50"], 1e3 * load["server_cpu_seconds"] / load["answers"]["200"]
 
 
 @click.command()
@@ -131,10 +136,13 @@ def main(seconds: float, rounds: int) -> None:
     """Measures fixed kernels beside aeon's and beside other models, and writes benchmarks/results/fixed_kernels.md."""
     pages.require_clean(PAGE)
     facts = machine.facts()
-    own = ("requests/s", f"over {_RNN}", "p50 of one connection, ms", "over onnxruntime's operators")
+    own = ("requests/s", "requests a processor second", "p50 of one connection, ms", "processor ms a request of it")
     heads = ("features", "steps", "aeon, us", "Lengthwise, us", "ratio")
     how = f"`python -m benchmarks.fixed_kernels`: {_KERNELS:,} kernels, the transform of one sequence, in one thread."
-    under_load = f"{DATA}, one test recording a request, on one core; medians of {rounds} turns of {seconds:g} s."
+    under_load = (
+        f"{DATA}, one test recording a request, on one core; medians of {rounds} turns of {seconds:g} s. In brackets: "
+        f"rates over those of `{_RNN}`, times over those of onnxruntime's operators."
+    )
     tables = (
         pages.table(heads, transforms(seconds)),
         under_load,

@@ -266,7 +266,7 @@ def test_gaps_that_tell_the_label_are_used(tmp_path: Path) -> None:
     records = []
     for index in range(60):
         steps = random.normal(size=(20, 2)).astype(np.float32)
-        steps[random.random(20) < (0.2 if index % 2 else 0.5), 1] = np.nan
+        steps[random.random(20) < (0.1 if index % 2 else 0.6), 1] = np.nan
         records.append(Record(str(index), steps, "ab"[index % 2], f"made:{index}"))
     scores = []
     for kinds in ("['level']", "['level', 'missing']"):
