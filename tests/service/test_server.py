@@ -164,7 +164,8 @@ def accepted(server: ServerProcess, sequences: int) -> None:
 
 def test_a_signal_under_load_finishes_what_was_accepted_refuses_the_rest_and_exits_0() -> None:
     # 16 of these sequences fill a batch: six are left, which wait for company until the signal.
-    with started("--runners", "1", LENGTHWISE_MAX_WAIT_MS="60000") as server, ThreadPoolExecutor(6) as callers:
+    options = ("--runners", "1", "--drain-seconds", "600", "--max-wait-ms", "60000")  # a busy machine drains it slowly
+    with started(*options) as server, ThreadPoolExecutor(6) as callers:
         with server.connect() as late, server.connect() as poller:
             body = request(GOOD)
             calls = [callers.submit(server.predict, {"sequences": [[STEP] * 1024] * 41}) for _ in range(6)]
