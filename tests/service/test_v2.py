@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lengthwise.decoding import fast_json
 from lengthwise.errors import InvalidRequest, TooLarge
-from lengthwise.protocols.endpoint import Received
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, TENSORS_BYTES, Received
 from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v2 import Infer
 from lengthwise.repository.contents import Refusal
@@ -408,3 +409,29 @@ def test_no_body_whatever_raises_anything_but_a_refusal(body: Any, octets: bytes
     with contextlib.suppress(InvalidRequest, TooLarge):
         call, _ = endpoint.decode(request)
         assert call.items
+
+
+@pytest.mark.skipif(not fast_json.COMPILED, reason="needs the module in C")
+async def test_a_large_body_whose_head_is_known_is_read_on_the_event_loop_and_a_slow_one_is_not() -> None:
+    steps = 4000
+    async with serving(model(manifest(max_length=steps))) as service:
+        infer = Infer(service.serving, Turns())
+
+        def received(first: object) -> Received:
+            tensor = {
+                "name": "values",
+                "datatype": "FP32",
+                "shape": [1, steps, 2],
+                "data": [first, *[0.5] * (2 * steps - 1)],
+            }
+            body = json.dumps({"inputs": [tensor]}).encode()
+            assert TENSORS_BYTES < len(body) <= LARGE_BODY_BYTES
+            return Received({"path_params": {"model": "sums"}}, {}, body)
+
+        assert infer.decode_quickly(received(1)) is None
+        infer.decode(received(1))
+        decoded = infer.decode_quickly(received(2))
+        assert decoded is not None
+        assert decoded[0].items[0].steps[0].tolist() == [2.0, 0.5]
+        assert infer.decode_quickly(received("text")) is None
+        assert infer.decode_quickly(received([1])) is None

@@ -18,7 +18,9 @@ from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
 from lengthwise.protocols import kserve, request_parameters, tensor_text, tensors
 from lengthwise.protocols.endpoint import (
+    CAREFUL_BYTES,
     JSON,
+    LARGE_BODY_BYTES,
     TENSORS_BYTES,
     Encode,
     Endpoint,
@@ -67,16 +69,25 @@ class Infer(Endpoint):
 
     def decode(self, request: Received) -> tuple[Call, Encode]:
         """Decodes a body; see `InferenceProtocol.decode`. One whose head is known is decoded by its elements alone."""
+        decoded = self._decode(request)
+        if decoded is None:
+            raise RuntimeError("a body was not decoded")
+        return decoded
+
+    def _decode(self, request: Received, *, known_only: bool = False) -> tuple[Call, Encode] | None:
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
         found = tensor_text.split(head)
         key = (served.manifest.key, found.rest, len(found.texts), len(tail))
         known: _KnownBody | None = self._known.get(key)
-        if known is not None:
+        slow = known_only and any(one.floats is None and len(one.text) > CAREFUL_BYTES for one in found.texts)
+        if known is not None and not slow:
             asked = known.tensors.read(served, known.elements(found, tail))
             if asked is not None:
                 return asked.call, partial(_encode, asked, known.binary, known.identifier)
+        if known_only:
+            return None
         what = "the body" if len(head) == len(request.body) else "the body's JSON"
         document = tensor_text.parse(head, what, found)
         if not isinstance(document, dict):
@@ -104,8 +115,9 @@ class Infer(Endpoint):
         return asked.call, partial(_encode, asked, binary, identifier)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
-        """Decodes a body on the event loop if that is quick; see `InferenceProtocol.decode_quickly`."""
-        return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
+        """Decodes a body on the event loop if that is quick: a short one, or one whose head is known."""
+        size = len(request.body)
+        return self._decode(request, known_only=size > TENSORS_BYTES) if size <= LARGE_BODY_BYTES else None
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """Status, body and headers of a refusal; see `Endpoint.refuse`."""
