@@ -108,12 +108,7 @@ def train(
 ) -> RocketResult:
     """Trains a model of the spec, and writes `model.safetensors`.
 
-    Args:
-        spec: The spec; `spec.model.kind` is `rocket`.
-        records: Labelled sequences that fit the spec.
-        options: The training options; those in `APPLICABLE` count.
-        directory: An existing folder for the weights.
-        on_examples: Called with the number of examples whose features are known, and the number of all.
+    `on_examples` is called with the number of examples whose features are known, and the number of all.
 
     Raises:
         ConfigurationError: There are too few records, or too many for the memory.
