@@ -151,7 +151,7 @@ proto: .venv/.development ## Generates the messages of the gRPC protocol from it
 	$(BIN)/python -m grpc_tools.protoc -I service --python_out=service --pyi_out=service service/lengthwise/protocols/open_inference/open_inference.proto
 
 clean: ## Removes what was built
-	rm -rf .venv build dist *.egg-info service/lengthwise/*/_*.so .coverage .mypy_cache .pytest_cache .ruff_cache runs
+	rm -rf .venv build dist *.egg-info service/lengthwise/*/_*.so service/lengthwise/*/*/_*.so .coverage .mypy_cache .pytest_cache .ruff_cache runs
 
 .venv/bin/python:
 	@echo "making .venv"
@@ -160,7 +160,7 @@ clean: ## Removes what was built
 
 # Without a compiler or Python's headers the modules in C are left out, and this says so. With both, one that does not
 # compile ends the installation.
-SOURCES_IN_C := $(wildcard service/lengthwise/*/_*.[ch])
+SOURCES_IN_C := $(wildcard service/lengthwise/*/_*.[ch] service/lengthwise/*/*/_*.[ch])
 HEADERS = $(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 INSTALL = @if ! command -v cc > /dev/null || ! $(HEADERS); then export LENGTHWISE_PURE=1; \
 	echo "without the modules in C, so serving is slower: there is no C compiler, or no Python.h"; fi; \
@@ -169,13 +169,13 @@ INSTALL = @if ! command -v cc > /dev/null || ! $(HEADERS); then export LENGTHWIS
 # A change of pyproject.toml, setup.py or of the modules in C installs again; nothing else does.
 .venv/.runtime: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the runtime"
-	@rm -f service/lengthwise/*/_*.so
+	@rm -f service/lengthwise/*/_*.so service/lengthwise/*/*/_*.so
 	$(INSTALL) '.[serve,cpu]'
 	@touch $@
 
 .venv/.development: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the development environment (torch among it: some minutes at first)"
-	@rm -f service/lengthwise/*/_*.so
+	@rm -f service/lengthwise/*/_*.so service/lengthwise/*/*/_*.so
 	$(INSTALL) '.[dev]'
 	@touch $@ .venv/.runtime
 
