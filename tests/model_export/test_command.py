@@ -293,3 +293,11 @@ def test_a_wrong_path_is_told_in_one_line(
     assert (refused.exit_code, said in refused.stderr) == (2, True), refused.stderr
     assert "Traceback" not in refused.stderr
     assert "defect" not in refused.stderr
+
+
+@pytest.mark.parametrize(("said", "meant"), [(["exprt"], "'export'"), (["export", "--lables", "a"], "--labels")])
+def test_a_mistyped_command_or_option_names_what_is_spelled_alike(said: list[str], meant: str) -> None:
+    result = CliRunner().invoke(main, said)
+    assert result.exit_code == 2
+    assert "Did you mean" in result.stderr
+    assert meant in result.stderr

@@ -1,7 +1,7 @@
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,7 @@ from lengthwise_export.exporting import model_files
 
 
 def published(out: Path, content: str = "x") -> model_files.Destination:
-    place = model_files.destination(out)
-    with model_files.staging_folder(place) as stage:
+    with model_files.staging_folder(out) as (place, stage):
         (stage / "model.onnx").write_text(content)
     return place
 
@@ -75,7 +74,7 @@ def test_a_version_that_appears_meanwhile_is_not_replaced(tmp_path: Path, filled
     place = model_files.destination(tmp_path / "vowels" / "1")
 
     def overtaken() -> None:
-        with model_files.staging_folder(place):
+        with model_files.staging_folder(place.directory):
             place.directory.mkdir()
             if filled:
                 (place.directory / "model.onnx").write_text("theirs")
@@ -101,7 +100,7 @@ def test_what_looks_like_a_version_and_is_none_names_no_model(tmp_path: Path, ve
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
     def broken_off() -> None:
-        with model_files.staging_folder(model_files.destination(tmp_path / "models" / "vowels" / "1")) as stage:
+        with model_files.staging_folder(tmp_path / "models" / "vowels" / "1") as (_, stage):
             (stage / "model.onnx").write_text("half")
             raise error
 
@@ -114,7 +113,7 @@ def test_an_export_that_fails_leaves_other_versions_alone(tmp_path: Path) -> Non
     published(tmp_path / "vowels" / "1")
     with (
         pytest.raises(ValueError, match="broken"),
-        model_files.staging_folder(model_files.destination(tmp_path / "vowels" / "2")),
+        model_files.staging_folder(tmp_path / "vowels" / "2"),
     ):
         raise ValueError("broken")
     assert [entry.name for entry in (tmp_path / "vowels").iterdir()] == ["1"]
@@ -140,54 +139,25 @@ def test_the_stage_of_a_running_export_is_left_alone(tmp_path: Path) -> None:
         os.close(handle)
 
 
-def swept_at_the_first_lock(monkeypatch: pytest.MonkeyPatch, sweep: Callable[[Path], None]) -> None:
-    """Another export looks for abandoned stages just before this one locks its own."""
-    lock = model_files.lock_stage
-    first = [sweep]
-
-    def locked(stage: Path) -> int:
-        if first:
-            first.pop()(stage)
-        return lock(stage)
-
-    monkeypatch.setattr(model_files, "lock_stage", locked)
+def test_two_exports_at_once_get_two_versions(tmp_path: Path) -> None:
+    published(tmp_path / "vowels" / "4")
+    with (
+        model_files.staging_folder(tmp_path / "vowels") as (first, _),
+        model_files.staging_folder(tmp_path / "vowels") as (second, _),
+    ):
+        assert (first.version, second.version) == (5, 6)
+    assert model_files.versions(tmp_path / "vowels") == [4, 5, 6]
 
 
-def test_a_stage_that_was_swept_before_it_was_locked_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    swept_at_the_first_lock(monkeypatch, lambda stage: model_files.remove_abandoned(stage.parent))
-    assert (published(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
-
-
-def test_a_stage_that_another_holds_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[int] = []
-
-    def hold(stage: Path) -> None:
-        held.append(os.open(stage, os.O_RDONLY))
-        fcntl.flock(held[0], fcntl.LOCK_EX)
-
-    swept_at_the_first_lock(monkeypatch, hold)
-    try:
-        assert (published(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
-    finally:
-        os.close(held[0])
-
-
-def test_a_stage_that_is_removed_between_opening_and_locking_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flock, first = fcntl.flock, [True]
-
-    def late(handle: int, operation: int) -> None:
-        if first:
-            first.pop()
-            for stage in (tmp_path / "vowels").glob(".stage-*"):
-                stage.rmdir()
-        flock(handle, operation)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    assert (published(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
+def test_a_version_is_chosen_when_no_other_export_chooses_one(tmp_path: Path) -> None:
+    (tmp_path / "vowels").mkdir()
+    chooses = os.open(tmp_path / "vowels", os.O_RDONLY)
+    fcntl.flock(chooses, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(published, tmp_path / "vowels")
+        (tmp_path / "vowels" / "1").mkdir()  # what the other one has chosen meanwhile
+        os.close(chooses)
+        assert waiting.result().version == 2
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EWOULDBLOCK])
@@ -208,7 +178,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "vowels").write_text("a file in the way")
     with (
         pytest.raises(PublishError),
-        model_files.staging_folder(model_files.destination(tmp_path / "vowels" / "1")),
+        model_files.staging_folder(tmp_path / "vowels" / "1"),
     ):
         pass
 

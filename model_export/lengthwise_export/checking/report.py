@@ -140,11 +140,15 @@ def _told(leak: Leak) -> Iterator[RenderableType]:
     )
     if leak.location is not None and leak.location.source:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
-    if leak.place:
-        yield Text.assemble(("  place ", "bold"), leak.place)
-    yield Text.assemble(("  why   ", "bold"), leak.cause.why)
-    if leak.cause_at is not None:
-        yield Text.assemble(("  since ", "bold"), f"padding stopped being 0 at {leak.cause_at}")
+    told = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word
+    for word, text in (
+        ("place", leak.place),
+        ("why", leak.cause.why),
+        ("since", "" if leak.cause_at is None else f"padding stopped being 0 at {leak.cause_at}"),
+    ):
+        if text:
+            told.add_row(Text(f"  {word:<5}", style="bold"), Text(text))
+    yield told
     yield Text("  fix", style="bold")
     for line in Syntax("", "python", background_color="default").highlight(leak.cause.fix).split():
         yield Text.assemble(" " * 8, line, no_wrap=True, overflow="ignore")

@@ -26,10 +26,6 @@ from lengthwise_export.tracing import graph
 if TYPE_CHECKING:
     from lengthwise_export.mending.fix import FixProposal
 
-MAX_LENGTH = 1024
-"""The longest accepted sequence if neither the user nor a spec says it."""
-
-
 PLAIN: Final = ExportOptions()
 """No option given."""
 

@@ -168,9 +168,8 @@ def publish(
     """
     from lengthwise_export.exporting import example_recordings, model_files, verify
 
-    place = model_files.destination(out)
-    manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
-    with model_files.staging_folder(place) as stage:
+    with model_files.staging_folder(out) as (place, stage):
+        manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
         verified = verify.verify(source, manifest, options, data)
         examples = example_recordings.chosen(data, verified.manifest) if data else []
         finished = model_files.write(stage, verified, source.mend, examples, seed=options.seed)

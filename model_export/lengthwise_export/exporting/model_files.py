@@ -7,14 +7,13 @@ leaves its staging folder, which no service reads, and which the next export of 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -150,7 +149,6 @@ def _ill_conditioned(manifest: Manifest) -> Iterator[str]:
 _NUMBER = re.compile(r"[1-9][0-9]*")
 _LIKE_A_VERSION = re.compile(r"[vV]?[0-9][0-9.]*")
 _STAGE_PREFIX = ".stage-"
-_STAGE_TRIALS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +160,12 @@ class Destination:
     directory: Path
 
 
-def destination(out: Path) -> Destination:
+def destination(out: Path, staged: Collection[int] = ()) -> Destination:
     """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
+
+    Args:
+        out: The place.
+        staged: Versions that other exports are making.
 
     Raises:
         PublishError: The version exists already, the name or the version is not valid, or the folder is a model
@@ -187,7 +189,7 @@ def destination(out: Path) -> Destination:
     existing = versions(parent)
     if not existing and (held := _a_model_in(parent)) is not None:
         raise PublishError(f"{out} holds models, such as {held}: name this one too, as in {parent / 'NAME'}")
-    version = int(out.name) if numbered else max(existing, default=0) + 1
+    version = int(out.name) if numbered else max([*existing, *staged], default=0) + 1
     if not is_version(str(version)):
         raise PublishError(f"{parent / str(version)}: a version may have at most {MOST_DIGITS} digits")
     directory = parent / str(version)
@@ -213,23 +215,32 @@ def _a_model_in(folder: Path) -> str | None:
 
 
 @contextmanager
-def staging_folder(target: Destination) -> Iterator[Path]:
-    """A staging folder, which becomes the model directory if the block ends without an error.
+def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
+    """The place of a new version and its staging folder, which becomes the place if the block ends without an error.
+
+    The version is chosen under a lock of the model's folder, and the name of the staging folder holds it: two exports
+    at once get two versions.
 
     Raises:
-        PublishError: The folder cannot be written, or the version was published meanwhile.
+        PublishError: As `destination`; or the folder cannot be written, or the version was published meanwhile.
     """
-    parent = target.directory.parent
+    parent = destination(out).directory.parent
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(parent)
-        stage, lock = _new_stage(parent)
+        with _locked(parent):
+            target = destination(out, remove_abandoned(parent))
+            stage = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{target.version}-", dir=parent))
+            try:
+                lock = lock_folder(stage)
+            except OSError:
+                stage.rmdir()
+                raise
     except OSError as error:
         _remove_empty(created)
         raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
     try:
-        yield stage
+        yield target, stage
         move_into_place(stage, target.directory)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
@@ -266,47 +277,40 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _new_stage(parent: Path) -> tuple[Path, int]:
-    """Creates an empty staging folder and locks it.
-
-    A folder that is not locked yet looks abandoned, and another export may remove it. In that case a new one is
-    created.
-    """
-    for _ in range(_STAGE_TRIALS):
-        stage = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=parent))
-        try:
-            lock = lock_stage(stage)
-        except (FileNotFoundError, BlockingIOError):
-            continue
-        except OSError:
-            stage.rmdir()
-            raise
-        if stage.is_dir():
-            return stage, lock
-        os.close(lock)
-    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-
-
-def lock_stage(stage: Path) -> int:
-    """Locks a staging folder. The operating system releases the lock when the process ends."""
-    handle = os.open(stage, os.O_RDONLY)
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits for the lock of a folder, and holds it during the block."""
+    lock = lock_folder(folder, wait=True)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)
+
+
+def lock_folder(folder: Path, *, wait: bool = False) -> int:
+    """Locks a folder. The operating system releases the lock when the process ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(handle)
         raise
     return handle
 
 
-def remove_abandoned(parent: Path) -> None:
-    """Removes the staging folders of killed exports: those that are not locked."""
+def remove_abandoned(parent: Path) -> list[int]:
+    """Removes the staging folders of killed exports: those that are not locked. Returns the versions of the others."""
+    staged = []
     for stage in parent.glob(f"{_STAGE_PREFIX}*"):
         try:
-            handle = lock_stage(stage)
+            handle = lock_folder(stage)
         except OSError:  # held by an export that is running, or gone
+            number = stage.name.removeprefix(_STAGE_PREFIX).partition("-")[0]
+            staged += [int(number)] if is_version(number) else []
             continue
         shutil.rmtree(stage, ignore_errors=True)
         os.close(handle)
+    return staged
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -122,10 +123,7 @@ def from_target(
     def reference(batch: PaddedBatch) -> BatchLogits:
         return target.subject.answer(batch).logits
 
-    notices: tuple[str, ...] = (_MAY_TAKE_NAN,) if options.missing is None and _may_take_nan(target, batch) else ()
-    notices += tuple(filter(None, [past_a_fill(report)]))
-    if least > 1:
-        notices = (f"sequences of fewer than {least} steps will be refused (min_length in the manifest)", *notices)
+    notices = tuple(_notices(target, options, report, batch))
 
     def exact(batch: PaddedBatch) -> BatchLogits | None:
         answer = target.subject.answer_in_float64(batch)
@@ -134,6 +132,17 @@ def from_target(
     if not target.framework:
         return Candidate(manifest, build, None, tolerance, notices)
     return Candidate(manifest, build, reference, tolerance, notices, exact=exact)
+
+
+def _notices(target: Target, options: ExportOptions, report: Report, batch: PaddedBatch) -> Iterator[str]:
+    if report.min_length > 1:
+        yield f"sequences of fewer than {report.min_length} steps will be refused (min_length in the manifest)"
+    if options.labels is None and target.labels == tuple(map(str, range(len(target.labels)))):
+        yield f"the labels are {', '.join(target.labels)}: --labels gives the classes names"
+    if options.missing is None and _may_take_nan(target, batch):
+        yield _MAY_TAKE_NAN
+    if (filled := past_a_fill(report)) is not None:
+        yield filled
 
 
 def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:

@@ -1,9 +1,9 @@
 """Checks and exports from Python: `check` and `export`, with the options of the commands of the same names.
 
 A target is a text, as on the command line, or an object: a `torch.nn.Module`, a `keras.Model` on the torch backend, or
-an `onnx.ModelProto`. A call leaves
-torch and the caller's module unchanged: training mode, parameters, buffers, threads and random numbers. Calls in
-several threads run one after the other, because torch's settings apply to the whole process.
+an `onnx.ModelProto`. A call leaves torch and the caller's module unchanged: training mode, parameters, buffers, threads
+and random numbers. Calls in several threads run one after the other, because torch's settings apply to the whole
+process.
 """
 
 from __future__ import annotations

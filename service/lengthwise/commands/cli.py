@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -65,6 +66,18 @@ class Lengthwise(click.Group):
             end(f"the image that serves has no `{name}`: pip install 'lengthwise[export]' elsewhere", NOT_CHECKED)
         command: click.Command = getattr(module, name)
         return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name; the error for an unknown one names those that are spelled alike."""
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as error:
+            alike = difflib.get_close_matches(args[0], ROWS)
+            if alike:
+                error.message += f" Did you mean {' or '.join(map(repr, alike))}?"
+            raise
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands in groups, without importing them."""

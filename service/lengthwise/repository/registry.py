@@ -224,6 +224,8 @@ class Registry:
         unnamed = None
         with suppress(RequestError):  # such a request will get this error from `find`
             unnamed = served[result.find(None, None)]
+        if self._snapshot.unnamed is not None and unnamed is None and len(result.models) > 1:
+            log.warning("there are several models now, %s: calls that name none get 404", ", ".join(result.models))
         self._snapshot = _RegistrySnapshot(result, served, unnamed)
         for model, gone in before.items():
             if model not in served:
