@@ -29,9 +29,7 @@ class AlternativeCall:
     """Another way to call a module.
 
     Attributes:
-        signature: The call.
         runs: The end of the sentence "the model runs ...", with the option to pass or the code to write.
-        is_option: Whether an option selects it; otherwise the module's code must change.
     """
 
     signature: CallSignature

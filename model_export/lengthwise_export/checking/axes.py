@@ -92,12 +92,8 @@ _EXACT: Final[tuple[_AxisPart, ...]] = (_Rows(), _Steps(), _Steps(cut=True))
 def difference(before: Array, after: Array, pairing: Pairing, larger: tuple[int, ...] | None = None) -> float | None:
     """The difference of a tensor between two runs, at valid steps of the rows that both batches share.
 
-    Args:
-        before: The tensor in the first run.
-        after: The same tensor in the second run.
-        pairing: The two batches.
-        larger: Its shape in the batch `pairing.larger`, if that ran: an axis of the same size there holds neither rows
-            nor steps.
+    `larger`: Its shape in the batch `pairing.larger`, if that ran: an axis of the same size there holds neither rows
+    nor steps.
 
     Returns:
         The largest difference, divided by the larger of 1 and the tensor's largest value; infinite if a value is
@@ -139,15 +135,7 @@ def gap(before: Array, after: Array) -> float:
 def along_steps(
     before: Array, after: Array, pairing: Pairing, row: int, larger: tuple[int, ...] | None = None
 ) -> list[float] | None:
-    """The difference of one row at each step, padding included; None for a tensor without an axis of rows and of steps.
-
-    Args:
-        before: The tensor in the first run.
-        after: The same tensor in the second run.
-        pairing: The two batches.
-        row: An index into `pairing.rows`.
-        larger: See `difference`.
-    """
+    """The difference of one row at each step, padding included; None without an axis of rows and one of steps."""
     if before.ndim != after.ndim:
         return None
     before, after, larger = without_chunks(before, after, larger, pairing)

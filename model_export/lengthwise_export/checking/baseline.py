@@ -26,10 +26,7 @@ class Baseline:
     def moved_by(self, after: ModelOutput, row: int, other: int) -> float:
         """The largest difference between another batch's answer to a sequence and the baseline's, at valid steps.
 
-        Args:
-            after: The answer to the other batch.
-            row: The index of the sequence.
-            other: The row of that sequence in the other batch.
+        `other`: The row of that sequence in the other batch.
         """
         length, apart = len(self.sequences[row]), [0.0]
         for one, two, along_steps in (
@@ -60,11 +57,7 @@ class Baseline:
         return [row for row in range(self.batch.rows) if self.kind(row) is None]
 
     def amplified(self, subject: Subject) -> list[float]:
-        """For each row: the most that a few ulps of all values move its answer, alone or in this batch.
-
-        Args:
-            subject: The model that gave the answer.
-        """
+        """For each row: the most that a few ulps of all values move its answer, alone or in this batch."""
         if subject.steps.kind == "tokens":
             return [0.0] * self.batch.rows
         answers = [
@@ -77,10 +70,6 @@ class Baseline:
 
         Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
         answer is estimated by changing every input value by 1 ulp (the smallest step of float32).
-
-        Args:
-            subject: The model that gave the baseline's answer.
-            tolerance: The tolerance without amplification.
 
         Returns:
             Ten times what 1 ulp moves an answer to ordinary values, if that is above the tolerance and below 1e-3; else
@@ -98,11 +87,7 @@ class Baseline:
         return PaddedBatch(moved.astype(np.float32), self.batch.lengths)
 
     def with_last_steps_changed(self, vocabulary: int | None) -> PaddedBatch:
-        """The same batch with the last valid step of each row changed.
-
-        Args:
-            vocabulary: Number of token ids; None for a model of values.
-        """
+        """The same batch with the last valid step of each row changed."""
         steps = self.batch.steps.copy()
         for row, length in enumerate(self.batch.lengths):
             last = steps[row, length - 1]

@@ -29,9 +29,6 @@ class ArgumentNames:
     """The names of a module's arguments, for the code of a fix.
 
     Attributes:
-        width: Code for the width of the batch.
-        second: The name of the argument that marks the end of a sequence.
-        role: The role of that argument.
         fix: Code that is shown in the place of that of the table, for a model of another framework; None for the
             table's.
     """
@@ -282,15 +279,7 @@ ANOTHER_WAY: Final = Cause(
 def explain(
     kind: str, change: Change, names: ArgumentNames = DEFAULT_NAMES, operator: str = "", source: str = ""
 ) -> Cause:
-    """The cause of a leak and a fix in the names of the user's module.
-
-    Args:
-        kind: A torch function or an ONNX operator type.
-        change: The change that moved the operator's output.
-        names: The names of the module's arguments.
-        operator: The operator's name; inside a layer it begins with the path of the layer.
-        source: The line of code that calls it; empty if unknown.
-    """
+    """The cause of a leak and a fix in the names of the user's module."""
     cause = next(
         entry.cause
         for entry in _TABLE

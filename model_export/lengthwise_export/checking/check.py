@@ -73,19 +73,7 @@ def check(
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> Report:
-    """Checks a model.
-
-    Args:
-        subject: The model, from any framework.
-        max_length: The longest sequence to try; it is tried once.
-        min_length: The shortest sequence to try. The check itself finds the lengths for which a model raises.
-        tolerance: Allowed difference of an answer, in addition to rounding.
-        seed: Seed of the random sequences.
-        progress: Called with the name of each trial before it runs.
-
-    Returns:
-        The report. Its verdict is `uncheckable` if the model cannot be checked.
-    """
+    """Checks a model."""
     running = _Check(subject, min_length, max_length, ROUNDING + tolerance, seed, progress or (lambda _: None))
     try:
         try:
@@ -124,11 +112,7 @@ class _Check:
         self.steadiness: Steadiness | None = None
 
     def ask_again(self) -> None:
-        """Compares the answer to a fixed batch with the one before the trials.
-
-        Raises:
-            UncheckableError: It differs.
-        """
+        """Compares the answer to a fixed batch with the one before the trials."""
         if self.steadiness is not None:
             self.steadiness.ask_again()
 
@@ -218,11 +202,7 @@ class _Check:
         return answer
 
     def _require_meaningful_trials(self, first: Baseline, widest: int) -> None:
-        """Makes sure that a leak would have been visible, before a model is called sound.
-
-        Raises:
-            UncheckableError: Too few sizes could be run, or the answers do not depend on the sequences.
-        """
+        """Makes sure that a leak would have been visible, before a model is called sound."""
         ran = CheckedSizes.of(self.checked)
         if len(ran.rows) < 2 or len(ran.widths) < 2 or len(ran.lengths) < min(2, widest - self.min_length + 1):
             raise of_one_width(self.subject) or UncheckableError(
@@ -240,11 +220,7 @@ class _Check:
             )
 
     def _note_other_readings(self, first: Baseline, finite: Sequence[FailedTrial]) -> None:
-        """Adds a note if the model does not leak when it is called in another way, such as time-first.
-
-        Raises:
-            UncheckableError: The model is sound only with lengths as shares, and the service never passes those.
-        """
+        """Adds a note if the model does not leak when it is called in another way, such as time-first."""
         for other in self.subject.alternatives():
             try:
                 again = Baseline(first.sequences, first.batch, other.subject.answer(first.batch), first.kinds)
@@ -307,12 +283,7 @@ class _Check:
             )
 
     def _try_unbatched(self, sizes: BatchSizes, too_short: Mapping[int, RunError]) -> None:
-        """Runs sequences of every length from the shortest unbatched, and compares with all of them in one batch.
-
-        Args:
-            sizes: The sizes of the trials' batches.
-            too_short: The errors for shorter sequences.
-        """
+        """Runs sequences of every length from the shortest unbatched, and compares with all of them in one batch."""
         count = min(sizes.width - sizes.shortest + 1, _MAX_UNBATCHED)
         lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))[::-1]
         kinds = [*[None] * len(lengths), *_RAW_OF_EACH * self.sampler.kinds]

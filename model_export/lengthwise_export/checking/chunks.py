@@ -12,12 +12,7 @@ from lengthwise_export.checking.geometry import Geometry, Pairing
 
 
 def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """Chunk sizes that one tensor shows: two neighbouring axes `[chunks, steps of a chunk]`.
-
-    Args:
-        shapes: The tensor's shape in each batch.
-        batches: Batches whose widths make different numbers of chunks.
-    """
+    """Chunk sizes that one tensor shows: two neighbouring axes `[chunks, steps of a chunk]`."""
     for place in range(len(shapes[0]) - 1):
         sizes = {shape[place + 1] for shape in shapes}
         size = next(iter(sizes))
@@ -28,12 +23,7 @@ def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> I
 
 
 def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """Chunk sizes that two tensors show: one axis is padded to whole chunks, another counts the chunks.
-
-    Args:
-        tensors: For each tensor, its shape in each batch.
-        batches: Batches whose widths make different numbers of chunks.
-    """
+    """Chunk sizes that two tensors show: one axis is padded to whole chunks, another counts the chunks."""
     axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1 and min(sizes)}
     for wholes, counts in itertools.product(axes, axes):
         size, rest = divmod(wholes[0], counts[0])

@@ -44,26 +44,14 @@ _COMPARE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class FiniteFill:
-    """A mask's number that padding gets past.
-
-    Attributes:
-        number: The number.
-        leak: Where it is filled in, and how much padding then changes.
-    """
+    """A mask's number that padding gets past."""
 
     number: float
     leak: Leak
 
 
 def find(subject: Subject, base: PaddedBatch, sizes: BatchSizes, sampler: Sampler) -> FiniteFill | None:
-    """The first finite fill that padding gets past; None if there is none.
-
-    Args:
-        subject: The model.
-        base: A batch of ordinary values, with padding.
-        sizes: The sizes of the check's batches.
-        sampler: Draws values of the model's kind.
-    """
+    """The first finite fill that padding gets past; None if there is none."""
     if not sampler.kinds:  # tokens, or a model that takes ordinary values only
         return None
     junk = with_padding_filled(base, sampler.fill(base.steps.shape[:2], JUNK["junk"]))

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The lengths and the width of one batch.
-
-    Attributes:
-        lengths: The length of each row.
-        width: The padded number of steps.
-    """
+    """The lengths and the width of one batch."""
 
     lengths: tuple[int, ...]
     width: int
@@ -38,8 +33,6 @@ class Pairing:
     """Two batches that share some sequences.
 
     Attributes:
-        before: The sizes of the first batch.
-        after: The sizes of the second batch.
         rows: Pairs of (row in the first, row in the second) that hold the same sequence.
         known_sizes: Sizes of the model's weights: an axis of such a size is neither rows nor steps.
         larger: The sizes of a third batch with more rows and more steps, if that ran.

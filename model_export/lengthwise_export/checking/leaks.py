@@ -36,8 +36,6 @@ class FailedTrial:
     """A trial in which an answer changed.
 
     Attributes:
-        base: The batch with the expected answers.
-        trial: The trial.
         row: An index into `trial.rows`: the pair of rows whose answers differ most.
     """
 
@@ -51,9 +49,7 @@ class OperatorSpread:
     """One operator in the picture of a leak.
 
     Attributes:
-        operator: Its name.
         along: The difference of its output at each step; one number if the output has no axis of steps.
-        location: The line of code that calls it; None for ONNX.
     """
 
     operator: str
@@ -91,13 +87,7 @@ class Leak:
 
 
 def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
-    """Finds one leak for each kind of change, but each operator only once.
-
-    Args:
-        subject: The model.
-        moved: The failed trials.
-        tolerance: Allowed difference of an output.
-    """
+    """Finds one leak for each kind of change, but each operator only once."""
     located: set[tuple[str, str, CodeLocation | None]] = set()
     # An unbatched sequence has no other rows and another width, which the trials before have covered.
     explained: set[Change] = {"batch"}

@@ -31,8 +31,6 @@ class WidthLimits:
     """The widths that a model accepts.
 
     Attributes:
-        widest: The widest batch that the model accepts, at most `max_length`.
-        sizes: The sizes of the trials' batches.
         note: The error past the widest batch, if that is narrower than `max_length`.
         too_short: For each length below the shortest accepted one that was run unbatched, the error.
     """
@@ -44,18 +42,7 @@ class WidthLimits:
 
     @classmethod
     def of(cls, subject: Subject, sampler: Sampler, max_length: int, min_length: int = 1) -> WidthLimits:
-        """Finds the limits by running batches of two rows, and sequences unbatched.
-
-        Args:
-            subject: The model.
-            sampler: Draws the sequences.
-            max_length: The longest sequence to try.
-            min_length: The shortest sequence that the model accepts, as far as is known.
-
-        Raises:
-            UncheckableError: The model raises at a width that the trials need, and no table of positions explains it;
-                or it accepts no sequence of up to `max_length` steps.
-        """
+        """Finds the limits by running batches of two rows, and sequences unbatched."""
         search = _Search(subject, sampler, max_length)
         narrowest, widest, error = search.span()
         if min_length > widest:
@@ -109,9 +96,6 @@ class _Search:
 
         Nothing if it does not raise at 1 step; if no length is accepted, as then the batch of one row is the cause; or
         if it also raises at a longer sequence than one that it accepts.
-
-        Args:
-            longest: The longest sequence to try.
         """
         if self._raised_alone(1) is None or self._raised_alone(longest) is not None:
             return {}

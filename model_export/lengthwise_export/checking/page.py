@@ -27,13 +27,7 @@ rect.still { fill: var(--line); fill-opacity: .35; }
 
 
 def as_page(report: Report, target: str, *, fix: object = "") -> str:
-    """The report as one HTML page.
-
-    Args:
-        report: The report.
-        target: The name of the checked model.
-        fix: A section about the mend, as HTML.
-    """
+    """The report as one HTML page."""
     verdict = element("span", report.verdict, class_=f"verdict {report.verdict}")
     return page(
         target,

@@ -28,14 +28,11 @@ class Operation:
     """One operator of one run.
 
     Attributes:
-        operator: Its name in reports: a module path and a function, or a node.
         kind: A torch function or an ONNX operator type; the key to the table of causes.
         location: The line of the user's code that called it; None for ONNX.
-        inputs: The keys of its inputs.
         gives: The keys of those outputs that the answer depends on.
         outputs: The values of these outputs with their keys; empty if they are not to be compared.
         explained: Tells the cause of a leak here, if the model knows more than the table of causes.
-        place: Where it is in the model as its author sees it; empty if that is not known.
     """
 
     operator: str
@@ -55,12 +52,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One recorded run.
-
-    Attributes:
-        operations: The operations that the answer depends on, in the order of execution.
-        answers: The keys of the answer's values.
-    """
+    """One recorded run."""
 
     operations: Sequence[Operation]
     answers: frozenset[int]
@@ -126,9 +118,7 @@ class AlternativeReading:
     """A model, called in another way.
 
     Attributes:
-        subject: The model.
         runs: The end of the sentence "the model runs ...", with the option to pass or the code to write.
-        is_option: Whether an option selects this way.
     """
 
     subject: Subject

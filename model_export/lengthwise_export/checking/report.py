@@ -70,11 +70,6 @@ def on_terminal(report: Report, target: str, *, served: str | None = None) -> Re
     """A report for the terminal: the verdict, a table of the trials, and at the end each leak with its line and a fix.
 
     Code is never wrapped: print it without cropping.
-
-    Args:
-        report: The report.
-        target: The name of the checked model.
-        served: The promise of the manifest for the widths that the service uses; None for other targets.
     """
     head = Text.assemble((report.verdict, _STYLES[report.verdict]), f"  {target}: {report.reason}")
     parts: list[RenderableType] = [head]

@@ -50,15 +50,7 @@ _RULES: Final[dict[Verdict, dict[str, Any]]] = {
 
 
 def as_sarif(report: Report, target: str, *, version: str, exit_code: int, file: str | None = None) -> dict[str, Any]:
-    """The report as one SARIF log with one run. A sound model has no result, so that its earlier alerts are closed.
-
-    Args:
-        report: The report.
-        target: The target as it was given.
-        version: The version of this package.
-        exit_code: The exit code of the check.
-        file: Where a leak without a line is shown; None for the file of the target.
-    """
+    """The report as one SARIF log with one run. A sound model has no result, so that its earlier alerts are closed."""
     rules = list(_RULES)
     file = _file_of(target) if file is None else file
     results = [_result(leak, report, target, file, rules) for leak in report.leaks]

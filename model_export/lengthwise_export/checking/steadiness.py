@@ -33,13 +33,7 @@ _MAX_NAMED: Final = 3
 
 
 class Steadiness:
-    """The answer to one batch, asked for again and again.
-
-    Args:
-        subject: The model.
-        sizes: The sizes of the check's batches.
-        tolerance: Allowed difference of an answer.
-    """
+    """The answer to one batch, asked for again and again."""
 
     def __init__(self, subject: Subject, sizes: BatchSizes, tolerance: float) -> None:
         self._subject = subject
@@ -51,11 +45,7 @@ class Steadiness:
         self._first = Baseline(asked, self._batch, self._answer(restart=True))
 
     def require(self) -> None:
-        """Asks between and behind other batches.
-
-        Raises:
-            UncheckableError: An answer differs.
-        """
+        """Asks between and behind other batches."""
         for other in self._others:
             _run(self._subject, [other])
             self.ask_again()
@@ -64,11 +54,7 @@ class Steadiness:
         self.ask_again()
 
     def ask_again(self) -> None:
-        """Compares the answer with the first one.
-
-        Raises:
-            UncheckableError: It differs; the message says what has changed, and where.
-        """
+        """Compares the answer with the first one."""
         try:
             is_same = self._is_same(self._first.answer, self._answer())
         except RunError:
@@ -127,13 +113,7 @@ class Steadiness:
 
 
 def changes_itself(subject: Subject, names: Sequence[str], batches: Sequence[PaddedBatch]) -> UncheckableError:
-    """The error for a model whose calls change what it answers with.
-
-    Args:
-        subject: The model; it is put back into the state in which it was read.
-        names: What changes; empty if that cannot be seen.
-        batches: Batches of which one changes it.
-    """
+    """The error for a model whose calls change what it answers with."""
     location = None
     if names and subject.state is not None:
         location = subject.state.line_of_change(names, lambda: _run(subject, batches))

@@ -25,7 +25,6 @@ class OnnxSubject:
     """An ONNX graph under check.
 
     Args:
-        graph: The graph and the roles of its inputs.
         one_by_one: Whether each row runs unbatched and unpadded, as the service does with `max_batch_rows: 1`.
     """
 

@@ -53,14 +53,7 @@ _UNINITIALIZED: Final = frozenset({"empty", "empty_like", "new_empty", "empty_st
 
 @dataclass(frozen=True, slots=True)
 class WholePart:
-    """A part of a module that is recorded as one operation.
-
-    Attributes:
-        operator: Its name in reports.
-        kind: Its kind.
-        place: Where it is in the model as its author sees it.
-        explained: Tells the cause of a leak in it, from the arguments and the result of its call.
-    """
+    """A part of a module that is recorded as one operation."""
 
     operator: str
     kind: str
@@ -76,12 +69,7 @@ class TorchSubject:
     """A torch module under check. The module is put into evaluation mode.
 
     Args:
-        module: The module.
-        steps: The kind of a step.
-        signature: How the module is called.
-        select_output: Picks the logits from the module's result.
         whole: Describes those of its parts that are recorded as one operation each; None for all others.
-        names: The names of its arguments; by default those of its signature.
         state: Its state when it was read; None if that was not kept.
     """
 

@@ -45,9 +45,6 @@ class CheckTrial:
     """A batch that holds sequences of the baseline and must give the same answers for them.
 
     Attributes:
-        name: What was changed, as shown in the report.
-        change: The kind of change.
-        batch: The changed batch.
         rows: Pairs of (row in the baseline, row in this batch) that hold the same sequence.
     """
 
@@ -59,15 +56,7 @@ class CheckTrial:
 
 @dataclass(frozen=True, slots=True)
 class BatchSizes:
-    """The row count and widths of a check's batches: primes that do not occur among the sizes of the model's weights.
-
-    Attributes:
-        rows: Rows of the baseline.
-        longest: Its longest length.
-        width: Its width.
-        wider: The width of the batches that are padded wider.
-        shortest: The shortest length of a sequence.
-    """
+    """The row count and widths of a check's batches: primes that are no sizes of the model's weights."""
 
     rows: int
     longest: int
@@ -81,13 +70,10 @@ def sizes_apart_from(
 ) -> BatchSizes:
     """Chooses batch sizes that differ from all sizes in the model's weights.
 
-    Args:
-        excluded: The sizes in the model's weights.
-        shortest: The narrowest batch that the model accepts.
-        longest_allowed: The widest. If there are too few primes between the two, the sizes are simply the largest
-            that fit.
-        min_length: The shortest sequence that the model accepts; the longest sequence is a few steps longer, if that
-            fits.
+    `longest_allowed`: The widest. If there are too few primes between the two, the sizes are simply the largest
+    that fit.
+    `min_length`: The shortest sequence that the model accepts; the longest sequence is a few steps longer, if that
+    fits.
     """
     if min_length > 1:
         shortest = max(shortest, min_length + _MORE_LENGTHS)
@@ -108,15 +94,7 @@ _PRIMES: Final = tuple(
 
 
 class Sampler:
-    """Draws random sequences; the same seed gives the same sequences.
-
-    Args:
-        steps: The kind of a step: values or tokens.
-        seed: Seed of the generator.
-
-    Attributes:
-        kinds: The kinds of raw values that are tried; none of tokens.
-    """
+    """Draws random sequences; the same seed gives the same sequences."""
 
     def __init__(self, steps: StepInput, seed: int) -> None:
         self._steps = steps
@@ -124,12 +102,7 @@ class Sampler:
         self.kinds: tuple[str, ...] = () if steps.kind == "tokens" else tuple(KINDS)
 
     def sequence(self, length: int, kind: str | None = None) -> Steps:
-        """`[length, features]` float32, or `[length]` token ids; of 3 steps or more, the middle one is zeros.
-
-        Args:
-            length: The number of steps.
-            kind: One of `kinds`; None for ordinary values.
-        """
+        """`[length, features]` float32, or `[length]` token ids; of 3 steps or more, the middle one is zeros."""
         if kind is not None:
             return raw(kind, (length, self._steps.features or 0), self._random)
         values = self._draw((length,), 1.0)
@@ -262,9 +235,7 @@ def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sa
 def with_padding_filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
     """The batch with other values in the padding.
 
-    Args:
-        batch: The batch.
-        padding: Values that broadcast to its steps; those at valid steps are not used.
+    `padding`: Values that broadcast to its steps; those at valid steps are not used.
     """
     valid = step_mask(batch.lengths, batch.width)
     valid = valid.reshape(*valid.shape, *[1] * (batch.steps.ndim - 2))

@@ -166,19 +166,7 @@ def require_service_contract(
     sampler: Sampler,
     tolerance: float,
 ) -> None:
-    """Makes sure that a difference is a leak, and not a model that expects batches of another form.
-
-    Args:
-        subject: The model.
-        first: The baseline.
-        moved: The failed trials with finite padding.
-        sizes: The sizes of the check's batches.
-        sampler: Draws the steps in front of a left-padded sequence.
-        tolerance: Allowed difference of an answer.
-
-    Raises:
-        UncheckableError: The model requires sorted rows or left padding.
-    """
+    """Makes sure that a difference is a leak, and not a model that expects batches of another form."""
     only_order = all(trial.change == "order" for trial in moved)
     if only_order and not _are_rows_exchanged(subject, first, moved[0], tolerance):
         raise UncheckableError(

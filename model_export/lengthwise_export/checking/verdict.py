@@ -19,11 +19,7 @@ class TrialResult:
     """The result of one trial.
 
     Attributes:
-        name: The trial's name.
-        change: The kind of change.
         difference: The largest difference of an answer, in units of max(1, largest value); None if the model raised.
-        passed: Whether the difference is within the tolerance.
-        raised: The error message, if the model raised.
     """
 
     name: str

@@ -39,14 +39,10 @@ class DataAccuracy:
     """The accuracy of a graph on labelled sequences.
 
     Attributes:
-        labels: The labels of the manifest.
         answers: The number of compared answers: one for each sequence; for a multi-label model one for each label of a
             sequence; for a per-step model one for each step.
-        right: The number of right answers.
         table: `[classes][classes]`: counts by label in the data (row) and answered label (column).
-        counts: `[classes]`: how often each label occurs in the data.
         left_out: The number of sequences that the model does not accept.
-        why: The reason for the first of them.
     """
 
     labels: tuple[str, ...]
@@ -98,12 +94,7 @@ class DataAccuracy:
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} predictions are correct"
 
     def notices(self, expected: float | None, expected_answers: int | None = None) -> Iterator[str]:
-        """Warnings for the user.
-
-        Args:
-            expected: The accuracy in training; None if unknown.
-            expected_answers: The number of answers that it was measured with; None if unknown.
-        """
+        """Warnings for the user."""
         if self.absent:
             yield (
                 f"the data has no sequence labelled {_listed(self.absent)}: whether these labels belong to these "
@@ -124,20 +115,7 @@ class DataAccuracy:
 
 
 def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> DataAccuracy | None:
-    """Runs a graph on records, and compares its answers with their labels.
-
-    Args:
-        session: A session of the graph.
-        manifest: Its manifest.
-        records: The records; those without a label are skipped.
-
-    Returns:
-        The accuracy; None if no record has a label.
-
-    Raises:
-        ConfigurationError: A label is unknown or does not fit the task, or the model accepts none of the records.
-        VerificationError: The answers fit another order of the labels much better.
-    """
+    """Runs a graph on records, and compares its answers with their labels."""
     accepted, left_out, why = accepted_records(records, manifest)
     if not accepted:
         return None
@@ -156,23 +134,13 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
 
 
 def answered_classes(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[list[int]]:
-    """The classes that the graph answers to each record: of a single label one, else any number.
-
-    Args:
-        session: A session of the graph.
-        manifest: Its manifest.
-        records: Records that the model accepts.
-    """
+    """The classes that the graph answers to each record: of a single label one, else any number."""
     found = (found_labels(answer, manifest) for answer in _answers(session, manifest, records))
     return [each.nonzero()[1].tolist() for each in found]
 
 
 def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[list[Record], int, str]:
-    """The records with a label that the model accepts; the number of those that it does not; the first one's reason.
-
-    Raises:
-        ConfigurationError: A label is unknown or does not fit the task, or the model accepts no labelled record.
-    """
+    """The records with a label that the model accepts; the number of those that it does not; the first one's reason."""
     labelled = [record for record in records if record.label is not None]
     for record in labelled:
         wrong = label_mismatch(record, manifest.task)
@@ -199,9 +167,6 @@ def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
     Each output gets the label that is most frequent in the data when this output wins. The result is another order if
     at least two outputs win and no label occurs twice. It counts as an error only if its accuracy is significantly
     better than that of the manifest's order. Untrained weights are not checked.
-
-    Raises:
-        VerificationError: Another order fits significantly better.
     """
     order = np.full(manifest.classes, -1)
     for output in range(manifest.classes):

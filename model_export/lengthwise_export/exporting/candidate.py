@@ -39,13 +39,10 @@ class Candidate:
 
     Attributes:
         manifest: Its manifest without name, version, promises and digests, which `export` adds.
-        build: Builds the graph from the manifest with name and version.
         reference: The model in its own framework; None for an ONNX file.
         exact: The same in float64; None if that is not known.
         tolerance: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
             bits.
-        notices: Messages to show to the user.
-        mend: What a mend changed in the graph; None if the model was not mended.
         original: The model before its mend; None if it was not mended.
     """
 
@@ -60,17 +57,7 @@ class Candidate:
 
 
 def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) -> Candidate:
-    """A model of the built-in architecture.
-
-    Args:
-        spec: The architecture.
-        weights: A checkpoint; None for untrained weights.
-        options: The options of the export. Those about the model must agree with the spec.
-
-    Raises:
-        CheckpointError: The weights do not belong to this spec.
-        ConfigurationError: An option contradicts the spec.
-    """
+    """A model of the built-in architecture."""
     said, own = options.max_length, spec.input.max_length
     if said not in (None, own):
         raise ConfigurationError(f"--max-length {said} contradicts input.max_length = {own}")
@@ -111,11 +98,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
 
 
 def with_threshold(source: Candidate, threshold: float) -> Candidate:
-    """The same model with another probability from which a class is assigned.
-
-    Raises:
-        ConfigurationError: It is not a multi-label model.
-    """
+    """The same model with another probability from which a class is assigned."""
     if source.manifest.task != "multi-label":
         raise ConfigurationError(f"--threshold is for multi-label models; this one is {source.manifest.task}")
     return replace(source, manifest=source.manifest.model_copy(update={"threshold": threshold}))

@@ -36,13 +36,7 @@ if TYPE_CHECKING:  # what is imported here and below when it is needed brings to
 
 @dataclass(frozen=True, slots=True)
 class CheckedTarget:
-    """The result of a check.
-
-    Attributes:
-        report: The report; its verdict is `uncheckable` if the target cannot be checked.
-        target: The target; None if it could not be loaded.
-        fix: What a mend would change; None if that was not asked.
-    """
+    """The result of a check."""
 
     report: Report
     target: Target | None
@@ -88,12 +82,6 @@ class PublishedModel:
 def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell) -> PublishedModel:
     """Loads a target, builds its graph, verifies it and publishes it.
 
-    Args:
-        target: What to export.
-        out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-        options: The options.
-        tell: Called with each warning, notice or remark as soon as it is known.
-
     Raises:
         LengthwiseError: As `targets.read`, `candidate_of` and `publish` do.
     """
@@ -119,11 +107,6 @@ def export(target: targets.Given, out: Path, options: ExportOptions, tell: Tell)
 
 def candidate_of(read: Target, options: ExportOptions, tell: Tell) -> Candidate:
     """The candidate of any target; mended, if that is asked and padding reaches its answers.
-
-    Args:
-        read: The target.
-        options: The options of the export.
-        tell: Called with each warning and remark.
 
     Raises:
         LengthwiseError: As `from_spec`, `with_threshold` and `of_users_model` do.
@@ -151,12 +134,6 @@ def publish(
     data: Sequence[dataset.Record] | None = None,
 ) -> PublishedModel:
     """Builds, verifies and publishes a candidate.
-
-    Args:
-        source: The candidate.
-        out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-        options: The options; `precision`, `must_keep_accuracy` and `seed` count here.
-        data: Labelled sequences. The answers are compared with the labels, and another precision with fp32.
 
     Raises:
         PublishError: The version exists, or its folder cannot be written.
@@ -193,10 +170,6 @@ def publish(
 def check(target: targets.Given, options: CheckOptions) -> CheckedTarget:
     """Loads a target and checks it.
 
-    Args:
-        target: What to check.
-        options: The options. With `suggest` a target without lengths is loaded, too.
-
     Raises:
         ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
     """
@@ -219,11 +192,7 @@ def check(target: targets.Given, options: CheckOptions) -> CheckedTarget:
 
 
 def _tried(read: Target, options: CheckOptions) -> Report:
-    """The report of a target's trials.
-
-    Raises:
-        UncheckableError: It cannot be checked.
-    """
+    """The report of a target's trials."""
     report = judge(
         read.subject,
         max_length=options.max_length,
@@ -262,11 +231,7 @@ def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> I
 
 
 def _labelled(options: ExportOptions, read: Target) -> list[dataset.Record] | None:
-    """The records of --data; None without it.
-
-    Raises:
-        ConfigurationError: The file has no record, or no record has a label and the precision is fp32.
-    """
+    """The records of --data; None without it."""
     if options.data is None:
         return None
     records = dataset.read_all(os.fspath(options.data), read.steps.kind)

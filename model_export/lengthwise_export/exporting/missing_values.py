@@ -45,14 +45,6 @@ def cases(
 ) -> Iterator[Case]:
     """Measures how answers depend on the values around a null.
 
-    Args:
-        run: Runs a batch and returns logits with the rows as the first axis.
-        steps: The kind of a step; must be values.
-        max_length: The longest sequence that the model accepts.
-        seed: Seed of the random sequences.
-        provider: The execution provider, for the cases.
-        min_length: The shortest sequence that the model accepts.
-
     Yields:
         A case for each tried feature and each change. Its difference is a ratio: how far the change moves the answer
         with a null, divided by how far it moves the answer without one (the largest over the rows). It is 0 if an
@@ -93,17 +85,7 @@ def contains_isnan(graph: onnx.ModelProto) -> bool:
 
 
 def require(target: Target, *, max_length: int, seed: int, min_length: int = 1) -> None:
-    """Makes sure that a target under check handles missing values, for `check --missing handled`.
-
-    Args:
-        target: The target.
-        max_length: The longest sequence that it accepts.
-        seed: Seed of the random sequences.
-        min_length: The shortest sequence that it accepts.
-
-    Raises:
-        UncheckableError: It does not handle missing values.
-    """
+    """Makes sure that a target under check handles missing values, for `check --missing handled`."""
     if target.steps.kind == "tokens":
         raise UncheckableError("--missing handled: a sequence of token ids has no missing values")
 

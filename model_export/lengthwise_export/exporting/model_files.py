@@ -112,9 +112,6 @@ def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
     """Loads the staged directory as a service does, and yields notices about other installations.
 
     Requires: a complete model directory. Ensures: a service can read and serve it.
-
-    Raises:
-        ModelError: A service would reject it.
     """
     yield from _ill_conditioned(manifest)
     reread = Manifest.read(stage)
@@ -163,9 +160,7 @@ class Destination:
 def destination(out: Path, staged: Collection[int] = ()) -> Destination:
     """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
 
-    Args:
-        out: The place.
-        staged: Versions that other exports are making.
+    `staged`: Versions that other exports are making.
 
     Raises:
         PublishError: The version exists already, the name or the version is not valid, or the folder is a model

@@ -28,13 +28,7 @@ NOTHING_TO_MEND: Final = "nothing to mend: padding does not change an answer"
 
 
 def suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal:
-    """What a mend of a checked target would change, and whether that is proved.
-
-    Args:
-        read: The target; None if it could not be loaded.
-        report: The report of its check.
-        options: The options of the check.
-    """
+    """What a mend of a checked target would change, and whether that is proved."""
     from lengthwise_export.mending.fix import FixProposal
     from lengthwise_export.mending.mend_target import mend_target
 
@@ -69,13 +63,7 @@ def suggestion_section(fix: FixProposal | None) -> str:
 
 
 def mended(read: Target, options: ExportOptions, longest: int) -> ProvedMend:
-    """A mend of a user's model, as `export --mend` publishes it if it holds.
-
-    Args:
-        read: The model, which leaks or takes no lengths.
-        options: The options of the export.
-        longest: The longest sequence to accept.
-    """
+    """A mend of a user's model, as `export --mend` publishes it if it holds."""
     from lengthwise_export.mending.mend_target import mend_target
 
     return mend_target(

@@ -35,16 +35,7 @@ MAX_LENGTH: Final = 1024
 
 
 def of_users_model(read: Target, options: ExportOptions, tell: Tell) -> Candidate:
-    """The candidate of a user's model; mended, if that is asked and padding reaches its answers.
-
-    Args:
-        read: The model.
-        options: The options of the export.
-        tell: Called with what was mended.
-
-    Raises:
-        LengthwiseError: As `from_target` and `from_mend` do.
-    """
+    """The candidate of a user's model; mended, if that is asked and padding reaches its answers."""
     if not options.mend or read.kind == "directory":
         return from_target(read, options)
     longest = options.max_length or MAX_LENGTH
@@ -71,16 +62,7 @@ def from_target(
 ) -> Candidate:
     """A user's torch module or ONNX file, after `check` found no leak in it.
 
-    Args:
-        target: The model.
-        options: The options of the export. The longest sequence is reduced if the model raises at that length.
-        min_length: The shortest sequence to accept; raised if the model raises for longer ones.
-        report: The report of its check, if it was checked already.
-
-    Raises:
-        ConfigurationError: It is a model directory, or the options contradict it.
-        VerificationError: The check found a leak.
-        ExportError: It cannot be checked.
+    `options`: The options of the export. The longest sequence is reduced if the model raises at that length.
     """
     if target.kind == "directory":
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
@@ -146,18 +128,7 @@ def _notices(target: Target, options: ExportOptions, report: Report, batch: Padd
 
 
 def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
-    """A user's model after its mend. Its reference is the original, with each sequence alone and unpadded.
-
-    Args:
-        proved: The mend.
-        options: The options of the export.
-
-    Raises:
-        UnmendableError: It cannot be mended at one operator.
-        ExportError: It cannot be mended for another reason.
-        VerificationError: The proof does not hold, or the check of the mended graph finds a leak.
-        ConfigurationError: As `from_target` does.
-    """
+    """A user's model after its mend. Its reference is the original, with each sequence alone and unpadded."""
     original, fix = proved.original, proved.fix
     if proved.target is None:
         if fix.operator is not None:
@@ -228,11 +199,7 @@ def _task(target: Target, *, multi_label: bool) -> Task:
 
 
 def _found_scores(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
-    """`probabilities` if all outputs are between 0 and 1 and each row sums to 1, otherwise `logits`.
-
-    Raises:
-        ConfigurationError: It is a multi-label model and all outputs are between 0 and 1, so either is possible.
-    """
+    """`probabilities` if all outputs are between 0 and 1 and each row sums to 1, otherwise `logits`."""
     rows = answer.logits[step_mask(batch.lengths, batch.width)] if task == "per-step" else answer.logits
     if not (rows.min() >= 0 and rows.max() <= 1):
         return "logits"

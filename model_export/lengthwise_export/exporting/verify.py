@@ -40,17 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedGraph:
-    """A graph that passed the verification.
-
-    Attributes:
-        graph: The graph.
-        manifest: Its manifest.
-        cases: The cases of the verification.
-        labels: See `PublishedModel`.
-        sample: See `PublishedModel`.
-        notices: See `PublishedModel`.
-        mend_accuracy: See `PublishedModel`.
-    """
+    """A graph that passed the verification."""
 
     graph: onnx.ModelProto
     manifest: Manifest
@@ -70,14 +60,7 @@ def verify(
 ) -> VerifiedGraph:
     """Builds and verifies the graph of a candidate.
 
-    Args:
-        source: The candidate.
-        manifest: Its manifest, with name and version.
-        options: `precision`, `must_keep_accuracy` and `seed` count here.
-        data: Labelled sequences.
-
-    Raises:
-        LengthwiseError: As `flow.publish` does.
+    `options`: `precision`, `must_keep_accuracy` and `seed` count here.
     """
     graph = source.build(manifest)
     ties = translations.ties_in(graph)
@@ -112,11 +95,7 @@ def verify(
 def _with_same_bits(
     verified: VerifiedGraph, source: Candidate, manifest: Manifest, options: ExportOptions
 ) -> VerifiedGraph:
-    """The same model with operators replaced, if batches change its bits and then do not; otherwise as it is.
-
-    Raises:
-        VerificationError: The graph with other operators does not hold.
-    """
+    """The same model with operators replaced, if batches change its bits and then do not; otherwise as it is."""
     is_given = source.reference is None  # a graph that was made elsewhere keeps its bytes
     if is_given or options.tolerance is not None or options.precision != "fp32":
         return verified
@@ -145,22 +124,11 @@ def verify_graph(
 ) -> VerifiedGraph:
     """Verifies a graph.
 
-    Args:
-        graph: The graph.
-        manifest: Its manifest.
-        reference: The model that the graph was built from; None if there is none.
-        tolerance: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
-            bits.
-        seed: Seed of the random sequences.
-        made_from: A description of the reference, for case names.
-        apart: Allowed difference from the reference, in units of max(1, |logit|).
-        exact: The reference in float64; None if that is not known.
+    `tolerance`: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
+    bits.
+    `apart`: Allowed difference from the reference, in units of max(1, |logit|).
 
     Ensures: every case holds.
-
-    Raises:
-        VerificationError: A case failed; the message names the worst.
-        ModelError: What a caller sends could end the process.
     """
     data = graph.SerializeToString()
     # Raw values may leave a recurrent layer without rows, and where that ends the process no case could say so.
@@ -197,11 +165,7 @@ def _ill_conditioned(cases: Iterable[Case]) -> Iterator[str]:
 
 
 def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
-    """The cases that verify `missing: "handled"`.
-
-    Raises:
-        VerificationError: The model does not handle missing values.
-    """
+    """The cases that verify `missing: "handled"`."""
     # With "refuse" the graph runs in our own recurrent kernels, which keep NaN, if they are installed.
     for policy in ("refuse", "handled"):
         session = Session(data, manifest.model_copy(update={"missing": policy}))
@@ -338,11 +302,7 @@ def _with_accuracy(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedG
 
 
 def _require_accuracy(verified: VerifiedGraph, least: float) -> None:
-    """Checks the accuracy on the data.
-
-    Raises:
-        VerificationError: It is too low.
-    """
+    """Checks the accuracy on the data."""
     sample = verified.sample
     if sample is None or sample.accuracy < least:
         said = sample if verified.mend_accuracy is None else verified.mend_accuracy

@@ -28,11 +28,7 @@ _READ: dict[str, tuple[Path, int]] = {}
 
 
 def module_of(text: str) -> nn.Module:
-    """The module that a factory returns, or the module itself if the name is one. Random weights have a fixed seed.
-
-    Raises:
-        ConfigurationError: There is no such factory, it raises, or it returns something else than a torch module.
-    """
+    """The module that a factory returns, or the module itself if the name is one. Random weights have a fixed seed."""
     where, _, name = text.rpartition(":")
     made: Any = _imported(where, text)
     for part in name.split("."):

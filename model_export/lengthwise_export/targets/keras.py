@@ -16,11 +16,7 @@ SUFFIXES: Final = frozenset({".keras", ".h5", ".hdf5"})
 
 
 def require_backend() -> None:
-    """Makes sure that Keras runs on torch.
-
-    Raises:
-        ConfigurationError: Keras is not installed, or was imported with another backend.
-    """
+    """Makes sure that Keras runs on torch."""
     from lengthwise_export.keras_models.backend import import_keras
 
     import_keras()

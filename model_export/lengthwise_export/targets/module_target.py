@@ -27,21 +27,7 @@ def module_target(
     names: ArgumentNames | None = None,
     state: ModuleState | None = None,
 ) -> Target:
-    """The target of a module: it is checked and exported with the same signature and the same output.
-
-    Args:
-        text: The TARGET as given by the user.
-        kind: The kind of target.
-        module: The module.
-        steps: The kind of a step.
-        signature: How the module is called.
-        select_output: Picks the logits from the module's result.
-        labels: The class names.
-        per_step: Whether it answers each step.
-        whole: See `TorchSubject`.
-        names: See `TorchSubject`.
-        state: See `TorchSubject`.
-    """
+    """The target of a module: it is checked and exported with the same signature and the same output."""
 
     def build(name: str, opset: int) -> onnx.ModelProto:
         from lengthwise_export.tracing import graph  # torch's exporter, which a check does without

@@ -31,11 +31,7 @@ _SAME: Final = 1e-4
 def require_order_of_axes(
     text: str, module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
 ) -> None:
-    """Makes sure that a module does not mix rows only because it takes its axes in another order.
-
-    Raises:
-        ConfigurationError: It does; the message names the option for the order in which it keeps them apart.
-    """
+    """Makes sure that a module does not mix rows only because it takes its axes in another order."""
     if _keeps_rows_apart(TorchSubject(module, steps, signature=signature, select_output=select_output)):
         return
     for other in alternative_calls(signature):

@@ -43,19 +43,7 @@ class InferredSteps:
 def read_steps(
     text: str, module: nn.Module, options: TargetOptions, signature: CallSignature, select_output: OutputSelector
 ) -> InferredSteps:
-    """Finds the kind of a step.
-
-    Args:
-        text: The name of the module, for errors.
-        module: The module.
-        options: The user's options.
-        signature: How the module is called, from its signature and the options.
-        select_output: Picks the logits from its result.
-
-    Raises:
-        ConfigurationError: No kind of step runs, or several do; the message names the options that help.
-        UncheckableError: The module takes the steps alone, and runs at one width only.
-    """
+    """Finds the kind of a step."""
     if options.features is not None and options.vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
     said = _said(options)
@@ -178,11 +166,7 @@ def _explain_by_other_calls(
     select_output: OutputSelector,
     error: RunError,
 ) -> None:
-    """Raises an error with a hint if the weights are not float32, or if another way to call the module runs.
-
-    Raises:
-        ConfigurationError: The message has the hint.
-    """
+    """Raises an error with a hint if the weights are not float32, or if another way to call the module runs."""
     wrong = {tensor.dtype for tensor in module.parameters()} - {torch.float32}
     if any(dtype.is_floating_point for dtype in wrong):
         named = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in wrong))

@@ -26,19 +26,8 @@ class Target:
     """A loaded target: a model from any framework.
 
     Attributes:
-        text: The TARGET as given by the user.
-        kind: The kind of target.
-        steps: The kind of a step.
-        subject: The model, to be checked.
-        labels: Its class names; numbers if no names were given.
-        per_step: Whether it answers each step.
-        names: The names of its graph's inputs and outputs.
-        build: Builds its graph from the model's name and the opset.
         framework: Whether it runs in torch, so that its graph can be compared with it.
-        checkpoint: The file of its weights, if one was given.
         manifest: The manifest, if the target is a model directory.
-        spec: The spec, if the target is of the built-in architecture.
-        notices: Messages to show to the user.
         is_object: Whether the caller passed an object, which has its weights already.
         blind: Whether the model takes the steps alone. Then its graph lacks the input `names.lengths`, which a mend
             adds, and `subject` runs a batch as if it had no padding.
@@ -68,11 +57,7 @@ class Target:
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:
-    """Checks that no option contradicts the target.
-
-    Raises:
-        ConfigurationError: One does.
-    """
+    """Checks that no option contradicts the target."""
     for flag, said, own in (
         ("features", options.features, steps.features),
         ("vocabulary", options.vocabulary, steps.vocabulary),
@@ -84,12 +69,7 @@ def check_options_agree(text: str, options: TargetOptions, steps: StepInput, lab
 
 
 def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...]:
-    """The class names from the option `labels`; numbers without it.
-
-    Raises:
-        ConfigurationError: An option gives another number of classes than the model, or a label is empty or stands
-            there twice.
-    """
+    """The class names from the option `labels`; numbers without it."""
     if options.labels is not None and not all(label.strip() for label in options.labels):
         place = next(place for place, label in enumerate(options.labels) if not label.strip())
         raise ConfigurationError(

@@ -64,12 +64,10 @@ def may_be_torch(given: Given) -> bool:
 def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target:
     """Reads a TARGET.
 
-    Args:
-        given: A text, a torch module or an ONNX graph. A module is not copied: it is put into evaluation mode, and the
-            weights of `options.checkpoint` are loaded into it.
-        options: The options that describe it.
-        blind: Whether the model may take the steps alone, because it is to be mended. A model that takes lengths or a
-            mask gets them all the same, unless `options.second` is `none`.
+    `given`: A text, a torch module or an ONNX graph. A module is not copied: it is put into evaluation mode, and the
+    weights of `options.checkpoint` are loaded into it.
+    `blind`: Whether the model may take the steps alone, because it is to be mended. A model that takes lengths or a
+    mask gets them all the same, unless `options.second` is `none`.
 
     Raises:
         ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
@@ -95,11 +93,7 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
 
 
 def _require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> None:
-    """Makes sure that every option that is set applies to the kind of target.
-
-    Raises:
-        ConfigurationError: One does not.
-    """
+    """Makes sure that every option that is set applies to the kind of target."""
     for name in TargetOptions.model_fields:
         if getattr(options, name) not in (None, False) and name not in _APPLY[kind]:
             raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({_SAID[kind]})")
@@ -119,11 +113,7 @@ def _read_torch(kind: TargetKind, text: str, given: Given, options: TargetOption
 
 
 def named(given: object) -> str:
-    """The name of a target in messages.
-
-    Raises:
-        ConfigurationError: It is none.
-    """
+    """The name of a target in messages."""
     if isinstance(given, str | os.PathLike):
         return os.fspath(given)
     if isinstance(given, onnx.ModelProto):

@@ -66,14 +66,7 @@ def read_module(text: str, options: TargetOptions, *, blind: bool = False) -> Ta
 
 
 def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False) -> Target:
-    """A user's module. Its signature shows how to call it, its layers show the kind of a step.
-
-    Args:
-        text: The name of the module, for errors.
-        module: The module.
-        options: The user's options.
-        blind: Whether the module may take the steps alone.
-    """
+    """A user's module. Its signature shows how to call it, its layers show the kind of a step."""
     module = _unwrapped(module)
     if is_keras(module):
         return keras.of_model(text, module, options)
@@ -118,11 +111,7 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
 
 
 def _require_weights(text: str, module: nn.Module) -> None:
-    """Makes sure that a module has all of its weights.
-
-    Raises:
-        UncheckableError: A lazy layer has none yet.
-    """
+    """Makes sure that a module has all of its weights."""
     lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise UncheckableError(

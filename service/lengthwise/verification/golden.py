@@ -76,11 +76,7 @@ class Golden:
 
     @classmethod
     def of(cls, content: bytes, manifest: Manifest, *, source: str = GOLDEN_FILE) -> Golden:
-        """Reads the content of `golden.npz`.
-
-        Raises:
-            VerificationError: As `read`.
-        """
+        """Reads the content of `golden.npz`."""
         arrays = _arrays(content, source)
         _check_shapes(arrays, manifest, source)
         ends = np.cumsum(arrays["lengths"], dtype=np.int64)[:-1]
@@ -96,8 +92,6 @@ class GoldenDifference:
     """How much one golden sequence's logits differ from the stored ones, and batched from unbatched.
 
     Attributes:
-        sequence: Its index in the file.
-        length: Its number of steps.
         unbatched: Largest absolute difference of a logit from the stored one, run unbatched.
         batched: The same, run in one batch with the other golden sequences.
         between: Largest absolute difference of a logit between these two runs.
@@ -148,15 +142,6 @@ def check(
     session: Session, golden: Golden, manifest: Manifest, promise: Promise | None = None
 ) -> list[GoldenDifference]:
     """Runs the golden sequences, and checks the logits against the stored ones and against a promise.
-
-    Args:
-        session: Runs the graph.
-        golden: The sequences with their stored logits.
-        manifest: The model's.
-        promise: The promise for the session's device; None for the manifest's.
-
-    Returns:
-        The differences of each sequence.
 
     Raises:
         VerificationError: A sequence's logits are not finite, or differ too much from the stored ones.
@@ -222,11 +207,7 @@ def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """One array, limited to the size that the archive gives for it; nothing is unpickled.
-
-    Raises:
-        ValueError: It is not an array, or its size contradicts its header.
-    """
+    """One array, limited to the size that the archive gives for it; nothing is unpickled."""
     file = io.BytesIO(archive.read(name))
     version = npy.read_magic(file)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

@@ -51,17 +51,7 @@ def of(content: bytes | None, wanted: dict[str, str], *, source: str = FILE) -> 
 
 
 def write(directory: Path, under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> Path:
-    """Stores a promise, beside those under other conditions; atomically, see `files.replace`.
-
-    Args:
-        directory: The model directory.
-        under: The conditions.
-        promise: The promise that is valid under them.
-        cases: The measured cases, as `Case.as_json`.
-
-    Raises:
-        OSError: The directory cannot be written.
-    """
+    """Stores a promise, beside those under other conditions; atomically, see `files.replace`."""
     before = _entries(files.read_if_any(directory / FILE, MOST_BYTES), str(directory / FILE))
     others = [entry for entry in before if entry["conditions"] != under]
     new = {"conditions": under, "promise": promise.model_dump(), "cases": list(cases)}

@@ -72,13 +72,7 @@ def measure_cases(
 ) -> list[Case]:
     """Measures every case.
 
-    Args:
-        open_session: Opens a session of the graph with a number of threads.
-        manifest: The model's; its max length is tried.
-        reference: The model that the graph was made from; None leaves these cases out.
-        seed: Seed of the random sequences.
-        made_from: A name of the reference, for people.
-        exact: The reference in float64; None if that is not known.
+    `reference`: The model that the graph was made from; None leaves these cases out.
     """
     variations = BatchVariations(open_session(1), manifest, seed)
     cases = [] if reference is None else list(variations.against(reference, made_from, exact))
@@ -90,13 +84,7 @@ RowOutputs = list[NDArray[np.float32]]
 
 
 class BatchVariations:
-    """Sequences of mixed lengths, their answers unbatched, and all variations of the batch that they run in.
-
-    Args:
-        session: Runs the graph with one thread.
-        manifest: The model's.
-        seed: Seed of the random sequences.
-    """
+    """Sequences of mixed lengths, their answers unbatched, and all variations of the batch that they run in."""
 
     def __init__(self, session: Session, manifest: Manifest, seed: int) -> None:
         self.session = session
@@ -145,11 +133,9 @@ class BatchVariations:
     ) -> Iterator[tuple[str, PaddedBatch, Case]]:
         """Compares a graph at another precision with its original on each kind of raw values.
 
-        Args:
-            original: The float32 graph.
-            made_from: A name of it, for people.
-            most: The allowed difference, in units of max(1, |logit|); more is explained if a few ulps of the values
-                move the original's own answer as much.
+        `original`: The float32 graph.
+        `most`: The allowed difference, in units of max(1, |logit|); more is explained if a few ulps of the values
+        move the original's own answer as much.
 
         Returns:
             For each kind: its name, the sequences in one batch, and the case. Without those sequences to which the

@@ -52,12 +52,9 @@ HEADROOM: Final = 2.0
 def failures(cases: Sequence[Case], *, tolerance: float | None = None, most: float = ROUNDING) -> list[Case]:
     """The cases that fail.
 
-    Args:
-        cases: The measured cases.
-        tolerance: None requires the same bits in all cases of batch invariance, as the built-in layers give them. A
-            number is the allowed relative difference beyond rounding; extreme padding is then not judged here (`check`
-            warns about it).
-        most: Largest relative difference of the graph from the model that it was made from.
+    `tolerance`: None requires the same bits in all cases of batch invariance, as the built-in layers give them. A
+    number is the allowed relative difference beyond rounding; extreme padding is then not judged here (`check`
+    warns about it).
     """
     return [case for case in cases if not _passes(case, tolerance, most)]
 
@@ -75,13 +72,7 @@ def _passes(case: Case, tolerance: float | None, most: float) -> bool:
 
 
 def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (), *, golden: float = 0.0) -> Promise:
-    """The promise that follows from the measured cases of batch invariance, without those of extreme padding.
-
-    Args:
-        cases: The measured cases.
-        differences: The differences of the golden sequences.
-        golden: Allowed difference of an answer from the stored golden logits.
-    """
+    """The promise that follows from the measured cases of batch invariance, without those of extreme padding."""
     moved = [case for case in cases if case.is_invariance and not case.extreme]
     bits = all(case.bits for case in moved) and all(one.same_bits for one in differences)
     largest = 0.0 if bits else max([case.difference for case in moved] + [one.between for one in differences])
@@ -100,12 +91,7 @@ def held(
 ) -> tuple[Promise, list[Case]]:
     """The promise under which a model is served here. Its golden sequences have been checked against it.
 
-    Args:
-        session: Runs the graph.
-        expected: The golden sequences.
-        manifest: The model's.
-        stored: The content of the model's `promises.json`; None if it has none.
-        tf32: Whether the session computes float32 products in TF32.
+    `stored`: The content of the model's `promises.json`; None if it has none.
 
     Returns:
         The promise, and if it is new, its cases, which should be stored.
@@ -141,15 +127,7 @@ def held(
 
 
 def keep(directory: Path, session: Session, manifest: Manifest, promise: Promise, cases: Sequence[Any]) -> None:
-    """Stores a new promise in the model directory, if that is writable, for the next start.
-
-    Args:
-        directory: The model directory.
-        session: The session that the promise is of.
-        manifest: The model's.
-        promise: The promise.
-        cases: The measured cases, as `Case.as_json`.
-    """
+    """Stores a new promise in the model directory, if that is writable, for the next start."""
     try:
         kept_promises.write(directory, kept_promises.conditions(manifest, session), promise, cases)
     except OSError as error:
@@ -169,18 +147,7 @@ def verify_here(
 ) -> tuple[Promise, list[Case]]:
     """Measures the cases of batch invariance on the device that will serve, and makes a promise of them.
 
-    Args:
-        session: Runs the graph.
-        expected: The golden sequences.
-        manifest: The model's.
-        most: Largest relative difference of a case, and of the golden sequences from their stored logits.
-        seed: Seed of the random sequences.
-
-    Returns:
-        The promise, and the cases.
-
-    Raises:
-        VerificationError: A case fails, or the golden sequences differ too much from their stored logits.
+    `most`: Largest relative difference of a case, and of the golden sequences from their stored logits.
     """
     cases = list(BatchVariations(session, manifest, seed).invariance())
     bad = failures(cases, tolerance=most)

@@ -121,11 +121,7 @@ def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = F
     correlated. Some steps are zeros, and so is the last step of every other sequence, because zeros are data. If the
     model accepts missing values, a tenth of the values are NaN.
 
-    Args:
-        manifest: The model's.
-        lengths: The length of each sequence.
-        seed: Seed of the values.
-        raw: Whether every other sequence is of one of `KINDS`.
+    `raw`: Whether every other sequence is of one of `KINDS`.
     """
     random = np.random.default_rng(seed)
     return [
