@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_export.checking.axes import along_steps, difference, gap, padding_of
-from lengthwise_export.checking.geometry import Geometry, Pairing
+from lengthwise_export.checking.trials import Geometry, Pairing
 
 LENGTHS = (11, 8, 6, 5, 1)
 ROWS = len(LENGTHS)

@@ -16,8 +16,8 @@ from lengthwise.padding import pad
 from lengthwise_export.errors import CheckpointError, SpecError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.factory import module_of
 from lengthwise_export.targets.target import labels_of
+from lengthwise_export.targets.torch_targets import module_of
 from tests.gallery.index import ONNX_SOUND
 
 BUNDLED = Path(__file__).parents[2] / "service" / "lengthwise" / "models" / "japanese-vowels" / "1"

@@ -12,15 +12,8 @@ from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
 from lengthwise.verification import promises
 from lengthwise.verification.case import Case
 from lengthwise.verification.golden import GoldenDifference
-from lengthwise.verification.measurement import (
-    MANY_ROWS,
-    MANY_SEQUENCES,
-    ROUNDING,
-    BatchLogits,
-    BatchVariations,
-    measure_cases,
-)
-from lengthwise.verification.random_sequences import KINDS, draw
+from lengthwise.verification.measurement import MANY_ROWS, MANY_SEQUENCES, BatchLogits, BatchVariations, measure_cases
+from lengthwise.verification.random_sequences import KINDS, ROUNDING, draw
 
 FEATURES = 3
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import step_mask
 from lengthwise_export.checking.chunks import without_chunks
-from lengthwise_export.checking.geometry import Geometry, Pairing
+from lengthwise_export.checking.trials import Geometry, Pairing
 
 Array = NDArray[Any]
 

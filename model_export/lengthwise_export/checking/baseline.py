@@ -1,17 +1,33 @@
-"""The baseline of a check: some sequences, their first answer, and the difference of a later answer from it."""
+"""The baseline of a check: some sequences, their first answer, and the difference of a later answer from it.
+
+The same sequences must get the same answer, whatever the model was asked before (`Steadiness`):
+
+    as it was read: ask, another batch, ask, another batch, ask, ...
+    as it was read: the other batches, ask                             all answers must be equal
+    after all trials: ask
+
+A model that changes itself in evaluation mode (a running mean, a memory of the first batch, a counter) is refused: a
+graph holds one of its states only. What changes and does not reach an answer, such as a cache, does no harm.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lengthwise.padding import PaddedBatch, Steps
-from lengthwise.verification.measurement import MOST_AMPLIFIED
-from lengthwise.verification.random_sequences import AMPLIFIED, rounded_otherwise
+from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.verification.random_sequences import AMPLIFIED, MOST_AMPLIFIED, rounded_otherwise
 from lengthwise_export.checking import axes
-from lengthwise_export.checking.recording import ModelOutput, Subject
+from lengthwise_export.checking.recording import ModelOutput, Operation, Subject
+from lengthwise_export.checking.trials import BatchSizes, Sampler
+from lengthwise_export.errors import RunError, UncheckableError
+
+if TYPE_CHECKING:  # a graph does without torch
+    from lengthwise_export.tracing.module_state import ModuleState
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +109,139 @@ class Baseline:
             last = steps[row, length - 1]
             steps[row, length - 1] = np.roll(last, 1) + 1 if vocabulary is None else (last + 1) % vocabulary
         return PaddedBatch(steps, self.batch.lengths)
+
+
+_SCALES: Final = (1.0, 1000.0, 0.01)
+"""What the values of the other batches are multiplied by, in turn."""
+_MAX_TRIED: Final = 12
+"""At most this many of the changed values are tried one by one."""
+_MAX_NAMED: Final = 3
+
+
+class Steadiness:
+    """The answer to one batch, asked for again and again."""
+
+    def __init__(self, subject: Subject, sizes: BatchSizes, tolerance: float) -> None:
+        self._subject = subject
+        self._tolerance = tolerance
+        sampler = Sampler(subject.steps, seed=0)
+        self._others = list(_other_batches(sizes, sampler))
+        asked = [sampler.sequence(sizes.longest) for _ in range(2)]
+        self._batch = pad(asked, multiple=1)
+        self._first = Baseline(asked, self._batch, self._answer(restart=True))
+
+    def require(self) -> None:
+        """Asks between and behind other batches."""
+        for other in self._others:
+            _run(self._subject, [other])
+            self.ask_again()
+        self._restart()
+        _run(self._subject, self._others)
+        self.ask_again()
+
+    def ask_again(self) -> None:
+        """Compares the answer with the first one."""
+        try:
+            is_same = self._is_same(self._first.answer, self._answer())
+        except RunError:
+            is_same = False
+        if not is_same:
+            raise self._why()
+
+    def _why(self) -> UncheckableError:
+        """What makes the answers differ: something random, or what a call changes."""
+        state = self._subject.state
+        if state is None:
+            return _random(self._subject, self._batch)
+        drifted, changed = state.now(), state.changed()
+        reaching = [name for name in changed[:_MAX_TRIED] if self._reaches(name, state, drifted)]
+        if self._is_random():
+            return _random(self._subject, self._batch)
+        return changes_itself(self._subject, reaching or changed, [*self._others, self._batch])
+
+    def _is_random(self) -> bool:
+        """Whether the answers depend on torch's seed, or are never the same in the same state."""
+        import torch  # a model with a state is a torch module
+
+        first, again, anew = self._answer(restart=True), self._answer(), self._answer(restart=True)
+        seeded = []
+        for seed in (0, 0, 1):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                seeded.append(self._answer().logits.tobytes())
+        depends = seeded[0] == seeded[1] != seeded[2]
+        return depends or not (self._is_same(first, again) or self._is_same(first, anew))
+
+    def _reaches(self, name: str, state: ModuleState, drifted: ModuleState) -> bool:
+        """Whether an answer is another if this alone is put back."""
+        answers: list[ModelOutput] = []
+        for names in ((), (name,)):
+            drifted.restore()
+            state.restore(names)
+            try:
+                answers.append(self._answer())
+            except RunError:
+                return True
+        return not self._is_same(*answers)
+
+    def _is_same(self, one: ModelOutput, other: ModelOutput) -> bool:
+        first = Baseline(self._first.sequences, self._batch, one)
+        return first.largest_difference(other) <= self._tolerance
+
+    def _answer(self, *, restart: bool = False) -> ModelOutput:
+        if restart:
+            self._restart()
+        return self._subject.answer(self._batch)
+
+    def _restart(self) -> None:
+        if self._subject.state is not None:
+            self._subject.state.restore()
+
+
+def changes_itself(subject: Subject, names: Sequence[str], batches: Sequence[PaddedBatch]) -> UncheckableError:
+    """The error for a model whose calls change what it answers with."""
+    location = None
+    if names and subject.state is not None:
+        location = subject.state.line_of_change(names, lambda: _run(subject, batches))
+    shown = ", ".join(f"`{name}`" for name in names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
+    at = "" if location is None else f" at {location} (`{location.source}`)"
+    what = f"changes {shown} in evaluation mode" if names else "remembers the calls before, where that cannot be seen"
+    return UncheckableError(
+        f"not the same answer twice: the model {what}{at}, and later answers depend on it: change it in training only "
+        "(`if self.training:`), or take it out of the answer"
+    )
+
+
+def _random(subject: Subject, batch: PaddedBatch) -> UncheckableError:
+    """The error for a model that is random, with the first operation that is."""
+    once, twice = (subject.record(batch).operations for _ in range(2))
+    place = next((one for one, two in zip(once, twice, strict=False) if _differs(one, two)), None)
+    at = "" if place is None else f" at {place.location or place.operator}"
+    if place is not None and place.location is not None:
+        at += f" (`{place.location.source}`)"
+    return UncheckableError(
+        f"not the same answer twice: something random runs in evaluation mode{at} (for example F.dropout without "
+        "training=self.training)"
+    )
+
+
+def _differs(one: Operation, two: Operation) -> bool:
+    pairs = zip(one.outputs, two.outputs, strict=False)
+    return any(not np.array_equal(mine, its, equal_nan=mine.dtype.kind == "f") for (_, mine), (_, its) in pairs)
+
+
+def _run(subject: Subject, batches: Iterable[PaddedBatch]) -> None:
+    for batch in batches:
+        with suppress(RunError):
+            subject.answer(batch)
+
+
+def _other_batches(sizes: BatchSizes, sampler: Sampler) -> Iterator[PaddedBatch]:
+    """Batches of several sizes, with values of several sizes."""
+    lengths = ([sizes.shortest], [sizes.width, sizes.longest], [sizes.longest] * 3, [sizes.wider, sizes.shortest])
+    for scale in _SCALES:
+        for each in lengths:
+            batch = pad([sampler.sequence(length) for length in each], multiple=1)
+            if batch.steps.dtype == np.float32:
+                batch = PaddedBatch(batch.steps * np.float32(scale), batch.lengths)
+            yield batch

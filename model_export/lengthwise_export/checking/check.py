@@ -18,21 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
-from lengthwise.verification.measurement import ROUNDING
-from lengthwise.verification.random_sequences import AMPLIFIED
+from lengthwise.verification.random_sequences import AMPLIFIED, ROUNDING
 from lengthwise_export.checking import finite_fills
-from lengthwise_export.checking.baseline import Baseline
+from lengthwise_export.checking.baseline import Baseline, Steadiness
 from lengthwise_export.checking.finite_fills import FiniteFill
-from lengthwise_export.checking.geometry import Geometry
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
-from lengthwise_export.checking.limits import WidthLimits
+from lengthwise_export.checking.limits import (
+    WidthLimits,
+    of_one_width,
+    require_service_contract,
+    runs,
+    why_it_raises,
+    why_it_raises_for,
+)
 from lengthwise_export.checking.recording import ModelOutput, Subject
-from lengthwise_export.checking.steadiness import Steadiness
 from lengthwise_export.checking.trials import (
     BatchSizes,
     CheckTrial,
+    Geometry,
     Sampler,
     base_sequences,
+    beside_the_longest,
     fewer_rows,
     geometry,
     kinds_of_rows,
@@ -41,13 +47,6 @@ from lengthwise_export.checking.trials import (
     padding_changed,
     trials,
     unbatched_name,
-)
-from lengthwise_export.checking.uncheckable import (
-    of_one_width,
-    require_service_contract,
-    runs,
-    why_it_raises,
-    why_it_raises_for,
 )
 from lengthwise_export.checking.verdict import CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.errors import RunError, UncheckableError
@@ -89,17 +88,9 @@ class _Check:
     """The state of one check: the results of the trials so far, and the notes for the report."""
 
     def __init__(
-        self,
-        subject: Subject,
-        min_length: int,
-        max_length: int,
-        tolerance: float,
-        seed: int,
-        progress: ProgressCallback,
+        self, subject: Subject, shortest: int, longest: int, tolerance: float, seed: int, progress: ProgressCallback
     ) -> None:
-        self.subject = subject
-        self.min_length = min_length
-        self.max_length = max_length
+        self.subject, self.min_length, self.max_length = subject, shortest, longest
         self.tolerance = tolerance
         self.progress = progress
         self.sampler = Sampler(subject.steps, seed)
@@ -128,7 +119,7 @@ class _Check:
         for trial in trials(first.sequences, sizes, self.sampler):
             self._try(first, trial)
         self._try_unbatched(sizes, limits.too_short)
-        self._try(first, _with_longest(first, self.sampler.sequence(widest)))
+        self._try(first, beside_the_longest(first.sequences, self.sampler.sequence(widest)))
         self._try_odd_batches(first, sizes, widest)
         self.ask_again()
         finite = [moved for moved in self.failed if moved.trial.change != "poison"]
@@ -141,23 +132,14 @@ class _Check:
         self._note_fast_path(first)
         self._note_ill_conditioned()
         self.progress("finding the first operator that differs")
-        leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance))
+        leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
         fill = None if finite else finite_fills.find(self.subject, first.batch, sizes, self.sampler)
         if fill is not None:
             leaks = (fill.leak, *leaks)
             self.outcomes.append(TrialResult(fill.leak.trial, "scale", fill.leak.difference, passed=False))
         verdict, reason = self._decided(finite, fill)
-        return Report(
-            verdict,
-            reason,
-            leaks,
-            tuple(self.outcomes),
-            tuple(self.notes),
-            widest,
-            self.tolerance,
-            CheckedSizes.of(self.checked),
-            self.min_length,
-        )
+        told, ran = (tuple(self.outcomes), tuple(self.notes)), CheckedSizes.of(self.checked)
+        return Report(verdict, reason, leaks, *told, widest, self.tolerance, ran, self.min_length)
 
     def _decided(self, finite: Sequence[FailedTrial], fill: FiniteFill | None) -> tuple[Verdict, str]:
         """The verdict, and the reason for it."""
@@ -403,13 +385,6 @@ class _Check:
                 f"ill-conditioned at {kind}: a few ulps of such values move the answer by {by_ulps:.2g}; differences "
                 f"of up to {moved:.2g} there are rounding"
             )
-
-
-def _with_longest(first: Baseline, long: Steps) -> CheckTrial:
-    """A trial that batches one of the baseline's sequences with one of the maximum length."""
-    row = len(first.sequences) // 2
-    batch = pad([long, first.sequences[row]], multiple=1)
-    return CheckTrial(f"batched with a sequence of {len(long)} steps", "batch", batch, ((row, 1),))
 
 
 def _at_valid_steps(logits: NDArray[np.float32], batch: PaddedBatch) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lengthwise_export.checking.geometry import Geometry, Pairing
+from lengthwise_export.checking.trials import Geometry, Pairing
 
 
 def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> Iterator[int]:

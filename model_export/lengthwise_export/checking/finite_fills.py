@@ -20,10 +20,9 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import raw
 from lengthwise_export.checking import axes
 from lengthwise_export.checking.causes import Cause
-from lengthwise_export.checking.geometry import Pairing
 from lengthwise_export.checking.leaks import Leak, aligned
 from lengthwise_export.checking.recording import Operation, Recording, Subject
-from lengthwise_export.checking.trials import JUNK, BatchSizes, Sampler, geometry, with_padding_filled
+from lengthwise_export.checking.trials import JUNK, BatchSizes, Pairing, Sampler, geometry, with_padding_filled
 from lengthwise_export.errors import RunError
 
 _LEAST: Final = 64.0

@@ -16,9 +16,8 @@ from typing import Final
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise_export.checking import axes, chunks
 from lengthwise_export.checking.causes import ANOTHER_WAY, Cause, explain
-from lengthwise_export.checking.geometry import Geometry, Pairing
 from lengthwise_export.checking.recording import Operation, Recording, Subject
-from lengthwise_export.checking.trials import CHANGES, Change, CheckTrial, geometry
+from lengthwise_export.checking.trials import CHANGES, Change, CheckTrial, Geometry, Pairing, geometry
 from lengthwise_export.errors import RunError
 from lengthwise_export.tracing.source_lines import CodeLocation
 

@@ -1,19 +1,222 @@
-"""Finds the narrowest and widest batch that a model accepts, and chooses the sizes of a check's trials from them."""
+"""The sizes of batches that a model accepts, those of the trials, and why a model cannot be checked.
+
+A frozen axis, a required order of rows, left padding: each is a reason of its own.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lengthwise.padding import pad, rounded_width
+from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
+from lengthwise_export.checking import axes
+from lengthwise_export.checking.baseline import Baseline, changes_itself
+from lengthwise_export.checking.leaks import goes_another_way_alone
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.checking.trials import BatchSizes, Sampler, sizes_apart_from
-from lengthwise_export.checking.uncheckable import lengths_may_not_differ, of_one_width, runs
+from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, sizes_apart_from
 from lengthwise_export.errors import RunError, UncheckableError
+
+_MAX_ROWS, _MAX_WIDTH = 64, 128
+"""All row counts and widths up to these are tried to find a frozen axis."""
+_MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64
+"""Larger widths are tried only if the sizes of the weights suggest them: up to this width, and this many."""
+_TOO_NARROW: Final = re.compile(r"[Kk]ernel size can't be greater|[Oo]utput size is too small")
+"""What torch raises for a convolution or a pooling over fewer steps than its kernel has."""
+_MAX_NAMED = 8
+"""At most this many sizes are named in a message."""
+
+
+def runs(subject: Subject, batch: PaddedBatch) -> bool:
+    """Whether the model runs a batch without an error."""
+    try:
+        subject.answer(batch)
+    except RunError:
+        return False
+    return True
+
+
+def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, error: RunError) -> UncheckableError:
+    """Explains why the baseline batch raises: earlier calls, a frozen axis, lengths that differ, or its own error."""
+    if (changed := changed_by_calls(subject, pad(sequences, width=width))) is not None:
+        return changed
+    if runs(subject, pad(sequences, multiple=1)):
+        return UncheckableError(
+            f"the model raises if a batch is wider than its longest sequence ({error}): take the width from the "
+            "tensor (x.size(1)), not from lengths.max(), and pass total_length=x.size(1) to pad_packed_sequence"
+        )
+    good = [size for size in range(1, _MAX_ROWS + 1) if runs(subject, pad([sequences[0]] * size, width=width))]
+    if len(good) == 1:
+        return _frozen("rows", good[0], error)
+    if len(sequences) in good:
+        return lengths_may_not_differ(len(sequences), error)
+    sampler = Sampler(subject.steps, seed=0)
+    good = widths_at_which_it_runs(subject, sampler, rows=len(sequences))
+    if _is_one(good):
+        return _frozen("width", good[-1], error)
+    common = math.gcd(*good)
+    if common > 1 and len(good) > 2:
+        return UncheckableError(
+            f"the model runs only at widths that are multiples of {common}, and raises at {width} ({error}): pad to "
+            "whole chunks in forward, so that it accepts every width"
+        )
+    ran = f"; it runs at widths of {_listed(good)}" if good else ""
+    if _TOO_NARROW.search(error.detail) and min(good, default=_MAX_WIDTH) > width:
+        part = "its kernel" if error.part is None else f"the kernel of {error.part}"
+        return UncheckableError(
+            f"a batch of {width} steps is too narrow for {part}{ran}: {error}. Pad to the size of the kernel in "
+            "forward, or use a smaller kernel or stride"
+        )
+    return UncheckableError(
+        f"the model raises for a batch of {len(sequences)} rows and a width of {width}{ran}: {error}"
+    )
+
+
+def changed_by_calls(subject: Subject, batch: PaddedBatch) -> UncheckableError | None:
+    """The error for a model that raises for a batch only after others; None if that is not so."""
+    names = [] if subject.state is None else subject.state.changed()
+    if subject.state is None or not names:
+        return None
+    subject.state.restore()
+    if not runs(subject, batch):
+        return None
+    return changes_itself(subject, names, [batch])
+
+
+def lengths_may_not_differ(rows: int, error: RunError) -> UncheckableError:
+    """The error for a model that runs rows of one length and raises if the lengths in a batch differ."""
+    return UncheckableError(
+        f"the model accepts {rows} rows of one length, and raises if the lengths differ within a batch: {error}"
+    )
+
+
+def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2) -> list[int]:
+    """The widths at which unpadded rows run: all up to a bound, and larger ones that the sizes of weights suggest.
+
+    A module that flattens all steps has a layer of `width * channels` inputs, so the width divides a weight's size.
+    """
+    sizes = sorted(subject.sizes)
+    suggested = {
+        large // small * times
+        for large in sizes
+        for small in sizes
+        for times in (1, 2, 4)
+        if large % small == 0 and _MAX_WIDTH < large // small * times <= _MAX_SUGGESTED_WIDTH
+    }
+    return [
+        size
+        for size in (*range(1, _MAX_WIDTH + 1), *sorted(suggested)[:_MAX_SUGGESTIONS])
+        if runs(subject, pad([sampler.sequence(size)] * rows, width=size))
+    ]
+
+
+def of_one_width(subject: Subject, *, beyond: int = 0) -> UncheckableError | None:
+    """The error for a model that takes one width only, above `beyond`; None if it takes several, or none above."""
+    sampler = Sampler(subject.steps, seed=0)
+    good = widths_at_which_it_runs(subject, sampler)
+    if not _is_one(good) or good[-1] <= beyond:
+        return None
+    try:
+        subject.answer(pad([sampler.sequence(good[-1] + 1)] * 2, multiple=1))
+    except RunError as error:
+        return _frozen("width", good[-1], error)
+    return None
+
+
+def _is_one(sizes: Sequence[int]) -> bool:
+    """Whether one size runs; 1 runs besides where a step is added to a table of all steps."""
+    return len(sizes) == 1 or (len(sizes) == 2 and sizes[0] == 1)
+
+
+def _frozen(axis: str, size: int, error: RunError) -> UncheckableError:
+    part = "" if error.part is None else f", by {error.part}"
+    cure = "pool over the steps in front of it (a mean, a maximum, attention, nn.AdaptiveAvgPool1d)"
+    return UncheckableError(
+        f"the model takes {size} {'steps' if axis == 'width' else 'rows'} only: {axis} is frozen at {size} ({error})"
+        f"{part}; {cure if axis == 'width' and part else 'take it from the shape of the tensor'}"
+    )
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes[:_MAX_NAMED])) + (", ..." if len(sizes) > _MAX_NAMED else "")
+
+
+def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> UncheckableError:
+    """Explains why a trial raises although the baseline ran."""
+    if trial.batch.width != first.batch.width:
+        return UncheckableError(
+            f"the model runs at a width of {first.batch.width} and raises at {trial.batch.width}: its width is "
+            f"frozen ({error})"
+        )
+    if trial.change == "order":
+        return UncheckableError(
+            f"the model requires an order of the rows (sorted by length, longest first): {error}; "
+            "pack_padded_sequence accepts any order with enforce_sorted=False"
+        )
+    return UncheckableError(f"{trial.name}: the model raises: {error}")
+
+
+def require_service_contract(
+    subject: Subject,
+    first: Baseline,
+    moved: Sequence[CheckTrial],
+    sizes: BatchSizes,
+    sampler: Sampler,
+    tolerance: float,
+) -> None:
+    """Makes sure that a difference is a leak, and not a model that expects batches of another form."""
+    only_order = all(trial.change == "order" for trial in moved)
+    if only_order and not _are_rows_exchanged(subject, first, moved[0], tolerance):
+        raise UncheckableError(
+            "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
+            "first row is not the longest"
+        )
+    if goes_another_way_alone(subject, first.sequences[0]):
+        return
+    if any(trial.change in ("width", "batch") for trial in moved) and all(
+        _is_right_at_the_end(subject, first, width, sampler, tolerance) for width in (sizes.width, sizes.wider)
+    ):
+        raise UncheckableError(
+            "the model requires left padding (each sequence at the end of its row), but Lengthwise pads at the end: "
+            "count positions and build masks from the start of the row, and take the last state of a sequence at its "
+            "own last step, not at [:, -1]"
+        )
+
+
+def _are_rows_exchanged(subject: Subject, first: Baseline, trial: CheckTrial, tolerance: float) -> bool:
+    """Whether the answers of a reordered batch are right but in the wrong rows: that is a leak."""
+    answers = subject.answer(trial.batch).logits
+    return all(min(axes.gap(mine, other) for other in answers) <= tolerance for mine in first.answer.logits)
+
+
+def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler: Sampler, tolerance: float) -> bool:
+    """Whether left-padded sequences get their unbatched answers, and the answers depend on the lengths."""
+    steps = sampler.fill((first.batch.rows, width), 3.0)
+    for row, sequence in zip(steps, first.sequences, strict=True):
+        row[width - len(sequence) :] = sequence
+    longer = np.minimum(first.batch.lengths + 2, width).astype(np.int32)
+    try:
+        alone = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in first.sequences]
+        at_the_end = subject.answer_left(PaddedBatch(steps, first.batch.lengths)).logits
+        noticed = subject.answer_left(PaddedBatch(steps, longer)).logits
+    except RunError:
+        return False
+    # A model that ignores the lengths and reads backwards gives the same answers too; other lengths do not change them.
+    return _gap_at_the_end(alone, at_the_end) <= tolerance < _gap_at_the_end(alone, noticed)
+
+
+def _gap_at_the_end(alone: Sequence[NDArray[np.float32]], answers: NDArray[np.float32]) -> float:
+    """The largest difference from the unbatched answers; of a per-step model, the last steps of a row are compared."""
+    return max(
+        axes.gap(expected, answer[-len(expected) :] if expected.ndim == 2 else answer)
+        for expected, answer in zip(alone, answers, strict=True)
+    )
+
 
 _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
 """Widths to try, in this order, until the model runs. Models with much pooling need more than the first; models with a

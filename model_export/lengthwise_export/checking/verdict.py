@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lengthwise.verification.measurement import ROUNDING
-from lengthwise_export.checking.geometry import Geometry
+from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking.leaks import Leak
-from lengthwise_export.checking.trials import Change
+from lengthwise_export.checking.trials import Change, Geometry
 
 Verdict = Literal["sound", "leak", "warning", "uncheckable"]
 

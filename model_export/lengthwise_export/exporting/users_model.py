@@ -13,11 +13,12 @@ import onnx
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, Task, digest
-from lengthwise.verification.measurement import ROUNDING, BatchLogits
+from lengthwise.verification.measurement import BatchLogits
+from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking.check import check as run_check
+from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.checking.uncheckable import runs
 from lengthwise_export.checking.verdict import Report, past_a_fill
 from lengthwise_export.errors import ExportError, RunError, UnmendableError
 from lengthwise_export.exporting import steps

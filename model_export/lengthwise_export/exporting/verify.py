@@ -26,6 +26,7 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification import measurement, promises
 from lengthwise.verification.case import Case
 from lengthwise.verification.measurement import BatchLogits, BatchVariations, ExactReference, Reference
+from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.architecture.training_profile import profile_of_served
 from lengthwise_export.exporting import accuracy, missing_values, steps
 from lengthwise_export.exporting.accuracy import DataAccuracy
@@ -119,7 +120,7 @@ def verify_graph(
     tolerance: float | None,
     seed: int,
     made_from: str = "the model itself",
-    apart: float = measurement.ROUNDING,
+    apart: float = ROUNDING,
     exact: ExactReference | None = None,
 ) -> VerifiedGraph:
     """Verifies a graph.

@@ -16,11 +16,12 @@ import onnx
 from lengthwise.errors import LengthwiseError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import GraphNames
-from lengthwise.verification.measurement import ROUNDING, BatchLogits, Reference
+from lengthwise.verification.measurement import BatchLogits, Reference
+from lengthwise.verification.random_sequences import ROUNDING
+from lengthwise_export.checking.baseline import Steadiness
 from lengthwise_export.checking.check import ProgressCallback, check
 from lengthwise_export.checking.limits import WidthLimits
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.checking.steadiness import Steadiness
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.verdict import Report

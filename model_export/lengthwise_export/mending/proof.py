@@ -19,14 +19,13 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
-from lengthwise.verification.measurement import ROUNDING
-from lengthwise.verification.random_sequences import AMPLIFIED
+from lengthwise.verification.random_sequences import AMPLIFIED, ROUNDING
 from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.check import ProgressCallback
+from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import finite
 from lengthwise_export.checking.trials import JUNK, Sampler, with_padding_filled
-from lengthwise_export.checking.uncheckable import runs
 from lengthwise_export.checking.verdict import as_ranges
 from lengthwise_export.errors import RunError
 

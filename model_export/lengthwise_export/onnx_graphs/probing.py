@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, StepInput
-from lengthwise.verification.measurement import ROUNDING
+from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.protos import refill
 

@@ -17,7 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lengthwise.padding import pad, step_mask
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
-from lengthwise.verification.measurement import ROUNDING
+from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking import axes
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.steady_bits.convolutions import rewritten_convolution

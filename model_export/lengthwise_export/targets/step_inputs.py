@@ -17,9 +17,9 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.alternative_calls import alternative_calls
+from lengthwise_export.checking.limits import runs, why_it_raises, widths_at_which_it_runs
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.checking.uncheckable import runs, why_it_raises, widths_at_which_it_runs
 from lengthwise_export.errors import RunError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, part_instead
@@ -40,29 +40,71 @@ class InferredSteps:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """A module, and how it is called."""
+
+    module: nn.Module
+    signature: CallSignature
+    select_output: OutputSelector
+
+    def subject(self, steps: StepInput) -> TorchSubject:
+        return TorchSubject(self.module, steps, signature=self.signature, select_output=self.select_output)
+
+    def tried(self, steps: StepInput) -> InferredSteps | None:
+        """The result for a kind of step that runs at one of the usual widths; None if it does not run."""
+        return next(self._each_tried(steps), None)
+
+    def runs_at_several_widths(self, steps: StepInput) -> bool:
+        """Whether it runs at two or more widths. At one only, the width may have been mistaken for the features."""
+        return len(list(itertools.islice(self._each_tried(steps), 2))) == 2
+
+    def _each_tried(self, steps: StepInput) -> Iterator[InferredSteps]:
+        subject, sampler, signature = self.subject(steps), Sampler(steps, seed=0), self.signature
+        for width in _WIDTHS:
+            if width == steps.features:  # a module that takes the axes in another order would run too
+                width *= 2
+            longest = max(width - 2, 1)
+            batch = pad([sampler.sequence(length) for length in (longest, max(longest // 2, 1), 1)], width=width)
+            try:
+                shape = subject.answer(batch).logits.shape
+            except RunError:
+                continue
+            if signature.channels_first and len(shape) == 3 and shape[2] == width != shape[1]:
+                yield InferredSteps(steps, replace(signature, classes_first=True), (shape[0], shape[2], shape[1]))
+            else:
+                yield InferredSteps(steps, signature, shape)
+
+    def error(self, steps: StepInput) -> RunError:
+        """The error of the module for a small batch."""
+        sampler = Sampler(steps, seed=0)
+        try:
+            self.subject(steps).answer(pad([sampler.sequence(length) for length in (5, 3, 1)], width=7))
+        except RunError as error:
+            return error
+        return RunError("it runs at some widths only")
+
+
 def read_steps(
     text: str, module: nn.Module, options: TargetOptions, signature: CallSignature, select_output: OutputSelector
 ) -> InferredSteps:
     """Finds the kind of a step."""
     if options.features is not None and options.vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
-    said = _said(options)
-    tokens = None if said is not None else _vocabulary(module, signature, select_output)
-    if tokens is not None and (
-        inferred := _tried(module, StepInput(kind="tokens", vocabulary=tokens), signature, select_output)
-    ):
+    said, called = _said(options), _Called(module, signature, select_output)
+    tokens = None if said is not None else _vocabulary(called)
+    if tokens is not None and (inferred := called.tried(StepInput(kind="tokens", vocabulary=tokens))):
         return inferred
     candidates = [said] if said is not None else list(dict.fromkeys(_likely_steps(module)))
-    tried = (_tried(module, steps, signature, select_output) for steps in candidates)
-    running = [inferred for inferred in tried if inferred is not None]
+    running = [inferred for inferred in map(called.tried, candidates) if inferred is not None]
     if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one value for each step, without an axis of features.
-        raw = _tried(module, StepInput(features=1), replace(signature, features_axis=False), select_output)
+        raw = replace(called, signature=replace(signature, features_axis=False)).tried(StepInput(features=1))
         running = [] if raw is None else [raw]
     if len(running) > 1:
         choices = " and with ".join(_as_option(inferred.steps) for inferred in running)
         raise ConfigurationError(f"{text} runs with {choices}: pass the right one")
-    return running[0] if running else _of_none(text, module, options, signature, select_output, candidates)
+    return running[0] if running else _of_none(text, called, options, candidates)
 
 
 def _said(options: TargetOptions) -> StepInput | None:
@@ -72,36 +114,28 @@ def _said(options: TargetOptions) -> StepInput | None:
     return None if options.vocabulary is None else StepInput(kind="tokens", vocabulary=options.vocabulary)
 
 
-def _of_none(
-    text: str,
-    module: nn.Module,
-    options: TargetOptions,
-    signature: CallSignature,
-    select_output: OutputSelector,
-    candidates: Sequence[StepInput],
-) -> InferredSteps:
+def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Sequence[StepInput]) -> InferredSteps:
     """What is left if no kind of step runs at a usual width: a kind of which the check will say why, or an error."""
     if not candidates:
         raise ConfigurationError(
             f"{text}: the kind of a step cannot be inferred from the module; pass --features N or --vocabulary N"
         )
-    error = _error_of(module, candidates[0], signature, select_output)
-    _explain_by_other_calls(text, module, candidates, signature, select_output, error)
+    error, second = called.error(candidates[0]), called.signature.second
+    _explain_by_other_calls(text, called, candidates, error)
     is_about_steps = not isinstance(error.__cause__, _NOT_ABOUT_STEPS)
-    for steps in candidates if is_about_steps or signature.second != "none" else ():
-        subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
-        sampler = Sampler(steps, seed=0)
+    for steps in candidates if is_about_steps or second != "none" else ():
+        subject, sampler = called.subject(steps), Sampler(steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
         if _said(options) is not None or takes_one_row or widths_at_which_it_runs(subject, sampler):
-            if signature.second == "none":  # it is to be mended, so no check will say why
+            if second == "none":  # it is to be mended, so no check will say why
                 raise why_it_raises(subject, [sampler.sequence(length) for length in (5, 3, 1)], 7, error)
             # The check finds which sizes run and has a better error message.
-            return InferredSteps(steps, signature, (0, options.classes or len(options.labels or ()) or 1))
+            return InferredSteps(steps, called.signature, (0, options.classes or len(options.labels or ()) or 1))
     tried = candidates[:4]
     which = f"; with {_as_option(candidates[0])}" if len(tried) > 1 else ""
     hint = ". If a step is something else, pass --features N or --vocabulary N"
     if not is_about_steps:
-        which, hint = "", part_instead(module) if isinstance(error.__cause__, NotImplementedError) else ""
+        which, hint = "", part_instead(called.module) if isinstance(error.__cause__, NotImplementedError) else ""
     raise ConfigurationError(
         f"{text} raises for every batch that was tried ({', '.join(map(_as_option, tried))}){which}: {error}{hint}"
     )
@@ -111,73 +145,19 @@ def _as_option(steps: StepInput) -> str:
     return f"--features {steps.features}" if steps.features else f"--vocabulary {steps.vocabulary}"
 
 
-def _tried(
-    module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
-) -> InferredSteps | None:
-    """The result for a kind of step that runs at one of the usual widths; None if it does not run."""
-    return next(_each_tried(module, steps, signature, select_output), None)
-
-
-def _runs_at_several_widths(
-    module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
-) -> bool:
-    """Whether it runs at two or more widths. At a single one, the width may have been mistaken for the features."""
-    return len(list(itertools.islice(_each_tried(module, steps, signature, select_output), 2))) == 2
-
-
-def _each_tried(
-    module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
-) -> Iterator[InferredSteps]:
-    subject, sampler = (
-        TorchSubject(module, steps, signature=signature, select_output=select_output),
-        Sampler(steps, seed=0),
-    )
-    for width in _WIDTHS:
-        if width == steps.features:  # a module that takes the axes in another order would run too
-            width *= 2
-        longest = max(width - 2, 1)
-        batch = pad([sampler.sequence(length) for length in (longest, max(longest // 2, 1), 1)], width=width)
-        try:
-            shape = subject.answer(batch).logits.shape
-        except RunError:
-            continue
-        if signature.channels_first and len(shape) == 3 and shape[2] == width != shape[1]:
-            yield InferredSteps(steps, replace(signature, classes_first=True), (shape[0], shape[2], shape[1]))
-        else:
-            yield InferredSteps(steps, signature, shape)
-
-
-def _error_of(module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector) -> RunError:
-    """The error of the module for a small batch."""
-    sampler = Sampler(steps, seed=0)
-    batch = pad([sampler.sequence(length) for length in (5, 3, 1)], width=7)
-    try:
-        TorchSubject(module, steps, signature=signature, select_output=select_output).answer(batch)
-    except RunError as error:
-        return error
-    return RunError("it runs at some widths only")
-
-
-def _explain_by_other_calls(
-    text: str,
-    module: nn.Module,
-    candidates: Sequence[StepInput],
-    signature: CallSignature,
-    select_output: OutputSelector,
-    error: RunError,
-) -> None:
+def _explain_by_other_calls(text: str, called: _Called, candidates: Sequence[StepInput], error: RunError) -> None:
     """Raises an error with a hint if the weights are not float32, or if another way to call the module runs."""
-    wrong = {tensor.dtype for tensor in module.parameters()} - {torch.float32}
+    wrong = {tensor.dtype for tensor in called.module.parameters()} - {torch.float32}
     if any(dtype.is_floating_point for dtype in wrong):
         named = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in wrong))
         raise ConfigurationError(
             f"{text} has weights of {named}, but steps are float32: return module.float() from the factory ({error})"
         )
-    for other in alternative_calls(signature):
+    for other in alternative_calls(called.signature):
         for steps in candidates:
             if other.signature.channels_first and steps.kind == "tokens":
                 continue
-            if _runs_at_several_widths(module, steps, other.signature, select_output):
+            if replace(called, signature=other.signature).runs_at_several_widths(steps):
                 raise ConfigurationError(
                     f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {other.runs}"
                 )
@@ -194,7 +174,7 @@ def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
                 yield StepInput(features=size)
 
 
-def _vocabulary(module: nn.Module, signature: CallSignature, select_output: OutputSelector) -> int | None:
+def _vocabulary(called: _Called) -> int | None:
     """The number of token ids: the size of the embedding table that is indexed with the steps themselves.
 
     Tables of positions and token types are indexed with other values. If the model has a configuration with
@@ -211,10 +191,9 @@ def _vocabulary(module: nn.Module, signature: CallSignature, select_output: Outp
         ):
             sizes.add(table.num_embeddings)
 
-    hooks = [part.register_forward_pre_hook(looked_up) for part in module.modules() if isinstance(part, _TABLES)]
-    steps = StepInput(kind="tokens", vocabulary=2)
+    hooks = [part.register_forward_pre_hook(looked_up) for part in called.module.modules() if isinstance(part, _TABLES)]
     try:
-        TorchSubject(module, steps, signature=signature, select_output=select_output).answer(pad(list(ids), multiple=1))
+        called.subject(StepInput(kind="tokens", vocabulary=2)).answer(pad(list(ids), multiple=1))
     except RunError:
         pass
     finally:
@@ -223,5 +202,5 @@ def _vocabulary(module: nn.Module, signature: CallSignature, select_output: Outp
     if len(sizes) != 1:
         return None
     (size,) = sizes
-    configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in module.modules()]
+    configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in called.module.modules()]
     return next((one for one in configured if isinstance(one, int) and 0 < one <= size), size)

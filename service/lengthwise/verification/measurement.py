@@ -9,9 +9,9 @@ from. Everything runs through `padding` and `runtime.session`, as when it is ser
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,12 @@ from lengthwise.verification.random_sequences import (
     AMPLIFIED,
     EXTREME_PADDING,
     KINDS,
+    ROUNDING,
+    MeasuredAnswer,
     draw,
     kind_of,
+    largest_of,
     lengths_for,
-    rounded_otherwise,
 )
 
 BatchLogits = NDArray[np.float32]
@@ -43,13 +45,6 @@ ExactReference = Callable[[PaddedBatch], BatchLogits | None]
 MIXED_LENGTHS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 21, 29, 37)
 """Lengths of the sequences of most cases, given to `lengths_for`; most of them are not a multiple of four, so they have
 padding."""
-
-ROUNDING = 1e-5
-"""Largest difference that counts as rounding in float32, times max(1, the row's largest |logit|). The exporter and
-`lengthwise check` use it too."""
-
-MOST_AMPLIFIED = 1e-3
-"""Largest difference, relative as above, that rounding may explain in an ordinary sequence: more would hide a leak."""
 
 _OF_EACH_KIND = 3
 """Sequences of each kind of raw values with which a lower precision is compared with float32."""
@@ -96,7 +91,7 @@ class BatchVariations:
         self.unpadded = self.most_rows == 1 and manifest.width_multiple == 1
         self.batched = "batched" if self.most_rows != 1 else "after others, each unbatched"
         lengths = lengths_for(manifest, MIXED_LENGTHS)
-        self._measured: dict[int, _Measured] = {}
+        self._measured: dict[int, MeasuredAnswer] = {}
         self.sequences, self.unbatched = self._answered(lengths, seed)
         self.neighbours = draw(manifest, lengths[::-1], seed + 1, raw=True)
 
@@ -146,7 +141,7 @@ class BatchVariations:
         for place, kind in enumerate(KINDS if drawn and drawn[0].dtype == np.float32 else ()):
             members = [steps for steps in drawn[place :: len(KINDS)] if self._is_answered(original, steps)]
             if members:
-                case = self._against(f"{kind}, against {made_from}", members, original, raw_beyond=most)
+                case = self._against(f"{kind}, against {made_from}", members, original, is_raw=True, most=most)
                 yield kind, pad(members, multiple=self.manifest.width_multiple), case
 
     def _is_answered(self, reference: Reference, steps: Steps) -> bool:
@@ -160,17 +155,26 @@ class BatchVariations:
         exact: ExactReference | None = None,
         *,
         is_raw: bool = False,
-        raw_beyond: float | None = None,
+        most: float | None = None,
     ) -> Case:
         expected, actual = [], []
         for batch in self._batches(members):
             expected += self._by_row(reference(batch), batch)
-            actual += self._by_row(self.session.run(batch).logits, batch)
+            actual += self._by_row(self._logits(batch), batch)
+
+        def of(one: ExactReference, steps: Steps) -> NDArray[np.float32] | None:
+            (batch,) = self._batches([steps])
+            logits = one(batch)
+            return None if logits is None else self._by_row(logits, batch)[0]
+
         for steps, part in zip(members, expected, strict=True):
-            self._measured[id(part)] = (
-                _Measured(part, steps, 0, is_raw, exact=exact)
-                if raw_beyond is None
-                else _Measured(part, steps, 0, True, reference, most=raw_beyond)
+            self._measured[id(part)] = MeasuredAnswer(
+                part,
+                steps,
+                partial(of, self._logits if most is None else reference),
+                exact=None if exact is None else partial(of, exact),
+                is_raw=is_raw,
+                most=ROUNDING if most is None else most,
             )
         return self._case(name, "reference", expected, actual)
 
@@ -324,36 +328,15 @@ class BatchVariations:
     def _unbatched(self, steps: Steps, *, is_raw: bool = False) -> RowOutputs:
         (answer,) = self._answers([steps])
         for index, part in enumerate(answer):
-            self._measured[id(part)] = _Measured(part, steps, index, is_raw)
+
+            def ask(others: Steps, index: int = index) -> NDArray[np.float32]:
+                return self._answers([others])[0][index]
+
+            self._measured[id(part)] = MeasuredAnswer(part, steps, ask, is_raw=is_raw)
         return answer
 
-    def _amplified(self, expected: NDArray[np.float32], share: float) -> float:
-        """How much rounding moves an answer that a relative difference is of; 0 where that must not explain it."""
-        measured = self._measured.get(id(expected))
-        if measured is None or measured.steps.dtype != np.float32 or not measured.most < share < math.inf:
-            return 0.0
-        if not measured.is_raw and share > MOST_AMPLIFIED:
-            return 0.0
-        if measured.amplified is None:
-            before = self._asked(measured, measured.steps)
-            others = [self._asked(measured, steps) for steps in rounded_otherwise(measured.steps)]
-            scale = max(1.0, float(np.abs(before).max(initial=0)))
-            apart = [_largest([np.abs(other - before)]) for other in others]
-            if (own := measured.rounded_by_itself(self.manifest)) is not None:
-                apart.append(_largest([np.abs(own - expected)]))
-            measured.amplified = max((each / scale for each in apart if math.isfinite(each)), default=0.0)
-        return measured.amplified
-
-    def _allowed(self, expected: NDArray[np.float32]) -> float:
-        measured = self._measured.get(id(expected))
-        return ROUNDING if measured is None else measured.most
-
-    def _asked(self, measured: _Measured, steps: Steps) -> NDArray[np.float32]:
-        """The answer to other steps of what gave an expected answer: this graph, or the graph that it was made from."""
-        if measured.original is None:
-            return self._answers([steps])[0][measured.part]
-        (batch,) = self._batches([steps])
-        return self._by_row(measured.original(batch), batch)[0]
+    def _logits(self, batch: PaddedBatch) -> BatchLogits:
+        return self.session.run(batch).logits
 
     def _run(self, session: Session, batch: PaddedBatch) -> Outputs:
         return session.run(batch, ("logits", "attention"))
@@ -382,10 +365,11 @@ class BatchVariations:
         largest = relative = amplified = 0.0
         for one, other in pairs:
             with np.errstate(invalid="ignore"):
-                apart = _largest([np.abs(one - other)])
+                apart = largest_of([np.abs(one - other)])
             share = apart / max(1.0, float(np.abs(one).max(initial=0)))
-            moved = self._amplified(one, share)
-            explained = moved > 0 and share <= self._allowed(one) + AMPLIFIED * moved
+            measured = self._measured.get(id(one))
+            moved = 0.0 if measured is None else measured.amplified_by_rounding(share)
+            explained = measured is not None and moved > 0 and share <= measured.most + AMPLIFIED * moved
             largest = max(largest, apart)
             amplified = max(amplified, moved if explained or varied == "reference" else 0.0)
             relative = max(relative, 0.0 if explained else share)
@@ -398,43 +382,6 @@ class BatchVariations:
             provider=self.session.provider,
             amplified=amplified,
         )
-
-
-@dataclass(slots=True)
-class _Measured:
-    """An expected answer: which part of which sequence's answer it is, and how much rounding moves it, once known.
-
-    Attributes:
-        original: What gave the answer, if that is not the graph that is measured.
-        exact: The same in float64.
-        most: A relative difference up to this needs no explanation.
-    """
-
-    answer: NDArray[np.float32]
-    steps: Steps
-    part: int
-    is_raw: bool
-    original: Reference | None = None
-    exact: ExactReference | None = None
-    most: float = ROUNDING
-    amplified: float | None = None
-
-    def rounded_by_itself(self, manifest: Manifest) -> BatchLogits | None:
-        """The answer in float64; None if that is not known."""
-        if self.exact is None:
-            return None
-        logits = self.exact(pad([self.steps], multiple=manifest.width_multiple))
-        if logits is None:
-            return None
-        alone: BatchLogits = logits[0][: len(self.steps)] if manifest.task == "per-step" else logits[0]
-        return alone
-
-
-def _largest(differences: Sequence[NDArray[np.float32]]) -> float:
-    """The largest difference; infinite if one is not finite, 0 if there is none."""
-    largest = max((float(part.max()) for part in differences if part.size), default=0.0)
-    # max() ignores a NaN or not, depending on its position
-    return largest if all(np.isfinite(part).all() for part in differences) else math.inf
 
 
 def _steps(steps: Steps) -> str:

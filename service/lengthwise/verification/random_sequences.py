@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -102,6 +103,56 @@ def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     random = np.random.default_rng(0)
     for change in (1.0, -1.0, _ULPS * np.sign(share), _ULPS * share, *random.choice([-_ULPS, _ULPS], (3, width, 1))):
         yield (steps + change * ulp).astype(np.float32)
+
+
+MOST_AMPLIFIED: Final = 1e-3
+"""Largest relative difference that rounding may explain in an ordinary sequence: more would hide a leak."""
+ROUNDING: Final = 1e-5
+"""Largest difference that counts as rounding in float32, times max(1, the row's largest |logit|). The exporter and
+`lengthwise check` use it too."""
+
+Answer = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class MeasuredAnswer:
+    """An expected answer to a sequence, and how much rounding moves it.
+
+    Attributes:
+        ask: Gives the answer to other values of the sequence.
+        exact: Gives the answer of float64; None where that is not known.
+        most: A relative difference up to this needs no explanation.
+    """
+
+    answer: Answer
+    steps: Steps
+    ask: Callable[[Steps], Answer | None]
+    exact: Callable[[Steps], Answer | None] | None = None
+    is_raw: bool = False
+    most: float = ROUNDING
+    _moved: float | None = None
+
+    def amplified_by_rounding(self, share: float) -> float:
+        """How much rounding moves the answer, relative; 0 if a relative difference needs or may have no explanation."""
+        if self.steps.dtype != np.float32 or not self.most < share < math.inf:
+            return 0.0
+        if not self.is_raw and share > MOST_AMPLIFIED:
+            return 0.0
+        if self._moved is None:
+            before = self.ask(self.steps)
+            pairs = [(self.ask(steps), before) for steps in rounded_otherwise(self.steps)]
+            pairs += [] if self.exact is None else [(self.exact(self.steps), self.answer)]
+            scale = max(1.0, float(np.abs(self.answer).max(initial=0)))
+            apart = [largest_of([np.abs(one - two)]) for one, two in pairs if one is not None and two is not None]
+            self._moved = max((each / scale for each in apart if math.isfinite(each)), default=0.0)
+        return self._moved
+
+
+def largest_of(differences: Sequence[NDArray[np.float32]]) -> float:
+    """The largest difference; infinite if one is not finite, 0 if there is none."""
+    largest = max((float(part.max()) for part in differences if part.size), default=0.0)
+    # max() ignores a NaN or not, depending on its position
+    return largest if all(np.isfinite(part).all() for part in differences) else math.inf
 
 
 def lengths_for(manifest: Manifest, wanted: Sequence[int]) -> list[int]:
