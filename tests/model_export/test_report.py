@@ -81,6 +81,15 @@ def test_the_fix_stands_behind_all_trials_which_are_grouped() -> None:
     assert len(lines) == len(terminal(REPORT).splitlines())
 
 
+def test_a_wrapped_sentence_stays_behind_its_word() -> None:
+    why = "It divides by the width, and so padding is part of the mean of every row that is not the longest."
+    told = terminal(Report("leak", "why", (replace(LEAK, cause=Cause(why, "fix")),)), width=40).splitlines()
+    first = next(place for place, line in enumerate(told) if line.startswith("  why"))
+    column = told[first].index("It divides")
+    assert told[first + 1][:column].isspace()
+    assert told[first + 1][column] != " "
+
+
 def test_code_is_not_wrapped() -> None:
     line = "weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(dim=1)"
     leak = replace(LEAK, location=replace(LEAK.location, source=line), cause=Cause("why", f"if known:\n    {line}"))

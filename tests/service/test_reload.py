@@ -169,6 +169,19 @@ async def test_without_any_model_the_service_is_not_ready_and_is_again_with_one(
         assert await version(service) == "1"
 
 
+async def test_a_second_name_is_warned_of_as_calls_that_name_none_are_then_not_found(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served_from(folder) as service:
+        assert (await service.predict(BODY)).status_code == 200
+        assert "404" not in caplog.text
+        place(folder, "others")
+        await call(service, "others", "load")
+        assert (await service.predict(BODY)).status_code == 404
+    (warned,) = [record for record in caplog.records if record.levelname == "WARNING" and "404" in record.message]
+    assert "others, vowels" in warned.message or "vowels, others" in warned.message
+
+
 async def test_a_version_that_fails_its_proof_is_refused_everywhere_and_the_old_one_goes_on(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
