@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "masking.md").read_text()
 SHORTENED = {
     "masks": "--seeds 1 --epochs 1",
-    "mended_training": "--seeds 1 --epochs 1",
     "mending": "--only bilstm --sequences 20",
     "missing_values": "--seeds 1 --epochs 1",
     "exported_models": "--only step_tagger --count 20",
