@@ -23,7 +23,7 @@ from lengthwise.files import available_cores
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.every_worker import Change, EveryWorker
+from lengthwise.repository.every_worker import VersionChange, EveryWorker
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import LoadedModel
@@ -121,7 +121,7 @@ class Serving:
             return self.metrics.snapshot()
 
         registry = self.registry
-        changes: dict[str, Change] = {"load": registry.load_here, "unload": registry.unload_here}
+        changes: dict[str, VersionChange] = {"load": registry.load_here, "unload": registry.unload_here}
         served = lambda: [served.manifest.key for served in self.served]  # noqa: E731
         registry.everywhere = EveryWorker(changes, served, worker.ask, worker.answers)
         worker.answers["metrics"] = metrics

@@ -167,5 +167,10 @@ def test_the_service_reads_the_clock_of_the_day_only_for_times_that_people_see()
         if "time.time()" in path.read_text() or "datetime.now(" in path.read_text()
     }
     for_people = {"telemetry/metrics.py", "monitoring/monitoring.py"}  # the second for the column `arrived` of a record
-    of_the_client = {"client/answers.py"}  # a proxy's `Retry-After` may be a date
-    assert readers == for_people | of_the_client, "durations and deadlines are of time.monotonic"
+    for_people |= {
+        "serving.py",
+        "http/supervisor.py",
+    }  # when the service and its workers began, in metrics and /healthz
+    of_others = {"client/answers.py"}  # a proxy's `Retry-After` may be a date
+    of_others |= {"protocols/grpc_transport.py", "repository/shared_judge.py"}  # gRPC's deadlines, and times of files
+    assert readers == for_people | of_others, "durations and deadlines are of time.monotonic"

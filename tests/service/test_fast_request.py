@@ -226,7 +226,10 @@ BODIES = [
 async def test_both_ways_give_the_same_answer_and_the_same_headers(service: Service) -> None:
     async with net(service) as quick, net(service, direct=False) as through:
         for body in BODIES:
-            answers = [await (await made.line()).ask(body) for made in (quick, through)]
+            lines = [await made.line() for made in (quick, through)]
+            answers = [await line.ask(body) for line in lines]
+            for line in lines:  # more connections than these are refused
+                line.writer.close()
             (status, headers, content), (asgi_status, asgi_headers, asgi_content) = answers
             assert (status, content) == (asgi_status, asgi_content), body
             assert set(headers) - {"date"} == set(asgi_headers) - {"date"}, body

@@ -52,6 +52,12 @@ def connections(pid: int, port: int) -> int:
     return sum(f"socket:[{inode}]" in held for inode in inodes)
 
 
+def variables(pid: int) -> dict[str, str]:
+    """The environment that a process was started with."""
+    texts = (of(pid) / "environ").read_bytes().decode().split("\0")
+    return {name: value for name, _, value in (text.partition("=") for text in texts)}
+
+
 def threads(pid: int) -> int:
     """How many threads a process has."""
     return len(list((of(pid) / "task").iterdir()))

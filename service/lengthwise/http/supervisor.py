@@ -30,7 +30,7 @@ from typing import Any, Final
 from lengthwise.connections.listener import listening
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.addresses import announce
-from lengthwise.http.worker import ABSENT, LINE_BYTES, STARTING, Memory
+from lengthwise.http.worker import ABSENT, LINE_BYTES, STARTING, SharedMemory
 from lengthwise.settings import Settings, flag, passed_to_worker
 from lengthwise.telemetry.metrics import Bounds, Metrics
 from lengthwise.telemetry.snapshots import Snapshot, added, lasting, taken
@@ -80,7 +80,7 @@ class Supervisor:
         self._sockets = sockets
         self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - until the process ends
-        self._memory = Memory.of(self._file.fileno(), settings.workers)
+        self._memory = SharedMemory.of(self._file.fileno(), settings.workers)
         self._places = [Place(number) for number in range(settings.workers)]
         self._ended: Snapshot = {}
         self._unloaded: set[str] = set()
@@ -141,8 +141,8 @@ class Supervisor:
     async def _keep(self, place: Place) -> None:
         """Has a worker in a place until the service ends."""
         while not self._ending.is_set():
-            started = time.time()
-            self._memory.put(place.number, pid=0, state=STARTING, connections=0, started=started)
+            started = time.monotonic()
+            self._memory.put(place.number, pid=0, state=STARTING, connections=0, started=time.time())
             try:
                 was_up, code = await self._life(place)
             except OSError as error:  # no memory, no processes or files left
@@ -158,7 +158,7 @@ class Supervisor:
             if code == _NOT_STARTED and not restarts:
                 self._end(_NOT_STARTED)  # it has said why
                 return
-            seconds = time.time() - started
+            seconds = time.monotonic() - started
             place.early = place.early + 1 if seconds < EARLY_SECONDS else 0
             if place.early >= MOST_EARLY:
                 log.error("worker %d has ended %d times early: the service ends", place.number, place.early)

@@ -43,14 +43,14 @@ LINE_BYTES: Final = 2**26
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class SharedMemory:
     """What all workers share: `[workers, 5]` numbers, and the counts of each."""
 
     cells: MutableSequence[float]
     counts: tuple[SharedCounts, ...]
 
     @classmethod
-    def of(cls, file: int, workers: int) -> Memory:
+    def of(cls, file: int, workers: int) -> SharedMemory:
         """That of a file, which has zeros at first."""
         table = 8 * len(_FIELDS) * workers
         size = table + shared_counts.BYTES * workers
@@ -95,7 +95,7 @@ class Connections(set[Any]):
         self._note(len(self))
 
 
-Answer = Callable[..., Awaitable[Any]]
+AnswerCall = Callable[..., Awaitable[Any]]
 
 
 class Worker:
@@ -111,8 +111,8 @@ class Worker:
         self._sockets: dict[str, int] = task["sockets"]
         self.judgements = Path(task["judgements"])
         self.unloaded = frozenset(task["unloaded"])
-        self.memory = Memory.of(task["memory"], task["workers"])
-        self.answers: dict[str, Answer] = {}
+        self.memory = SharedMemory.of(task["memory"], task["workers"])
+        self.answers: dict[str, AnswerCall] = {}
         self.commands: dict[str, Callable[[], None]] = {}
         self._channel = socket.socket(fileno=task["channel"])
         self._channel.setblocking(False)

@@ -10,7 +10,7 @@ from typing import Any
 from lengthwise.errors import LengthwiseError, WorkersDiffer
 from lengthwise.repository.contents import Refusal
 
-Change = Callable[[str], Awaitable[Refusal | None]]
+VersionChange = Callable[[str], Awaitable[Refusal | None]]
 
 
 class EveryWorker:
@@ -25,7 +25,7 @@ class EveryWorker:
 
     def __init__(
         self,
-        here: dict[str, Change],
+        here: dict[str, VersionChange],
         served: Callable[[], list[str]],
         ask: Callable[..., Awaitable[list[dict[str, Any]]]],
         answers: MutableMapping[str, Callable[..., Awaitable[Any]]],

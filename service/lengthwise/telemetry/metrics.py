@@ -113,7 +113,7 @@ class OfRows:
     writing_seconds: float = 0.0  # encoding the answers that they completed
 
 
-class _Count:
+class _CountOf:
     """A number of `ModelMetrics` in its cells."""
 
     def __init__(self, cell: int) -> None:
@@ -135,13 +135,13 @@ CELLS: Final = _HISTOGRAMS + sum(len(bounds) + 2 for bounds in _BOUNDS)
 class ModelMetrics:
     """The metrics of one model and version; of calls for no served model where both labels are empty."""
 
-    sequences = _Count(_SEQUENCES)
-    valid_steps = _Count(_VALID)
-    padding_steps = _Count(_PADDING)
-    computed_padding_steps = _Count(_COMPUTED)
-    batch_failures = _Count(_FAILED)
-    overdue_batches = _Count(_OVERDUE)
-    cancelled_sequences = _Count(_CANCELLED)
+    sequences = _CountOf(_SEQUENCES)
+    valid_steps = _CountOf(_VALID)
+    padding_steps = _CountOf(_PADDING)
+    computed_padding_steps = _CountOf(_COMPUTED)
+    batch_failures = _CountOf(_FAILED)
+    overdue_batches = _CountOf(_OVERDUE)
+    cancelled_sequences = _CountOf(_CANCELLED)
 
     def __init__(
         self,

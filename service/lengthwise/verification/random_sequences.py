@@ -111,7 +111,7 @@ ROUNDING: Final = 1e-5
 """Largest difference that counts as rounding in float32, times max(1, the row's largest |logit|). The exporter and
 `lengthwise check` use it too."""
 
-Answer = NDArray[np.float32]
+ModelAnswer = NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -124,10 +124,10 @@ class MeasuredAnswer:
         most: A relative difference up to this needs no explanation.
     """
 
-    answer: Answer
+    answer: ModelAnswer
     steps: Steps
-    ask: Callable[[Steps], Answer | None]
-    exact: Callable[[Steps], Answer | None] | None = None
+    ask: Callable[[Steps], ModelAnswer | None]
+    exact: Callable[[Steps], ModelAnswer | None] | None = None
     is_raw: bool = False
     most: float = ROUNDING
     _moved: float | None = None
