@@ -40,7 +40,7 @@ def test_each_number_of_the_readme_stands_in_the_results_that_it_links() -> None
     linked = {point: re.findall(r"\((benchmarks/results/\w+\.md)\)", point) for point in points}
     assert [len(found) for found in linked.values()] == [1, 1, 1]
     for point, (page,) in linked.items():
-        (number,) = re.findall(r"\b\d+\.\d+ times|\b\d+,\d+ answers|\b\d+ leak", point)
+        (number,) = re.findall(r"\b\d+\.\d+ times|\b\d+,\d+ answers|\b\d+ modules", point)
         assert number.split()[0] in (ROOT / page).read_text()
 
 

@@ -23,7 +23,7 @@ from lengthwise.files import available_cores
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.every_worker import VersionChange, EveryWorker
+from lengthwise.repository.every_worker import EveryWorker, VersionChange
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import LoadedModel

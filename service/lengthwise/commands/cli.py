@@ -75,9 +75,10 @@ class Lengthwise(click.Group):
             return super().resolve_command(context, args)
         except click.UsageError as error:
             alike = difflib.get_close_matches(args[0], ROWS)
-            if alike:
-                error.message += f" Did you mean {' or '.join(map(repr, alike))}?"
-            raise
+            if not alike:
+                raise
+            text = f"{error.message} Did you mean {' or '.join(map(repr, alike))}?"
+            raise click.UsageError(text, error.ctx) from None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands in groups, without importing them."""
