@@ -199,7 +199,7 @@ class GrpcInference:
             late_at = min(late_at, call.deadline)
             end = self._receiving.start(call.hold, late_at, client, late)
             if end is None:
-                asyncio.ensure_future(self._in_line(request, rpc, late_at))  # noqa: RUF006
+                asyncio.ensure_future(self._in_line(request, rpc, late_at))  # noqa: RUF006 - `on_cancel` holds it
             else:
                 rpc.receive(received)
         except Exception as error:
