@@ -37,6 +37,7 @@ from lengthwise.verification.random_sequences import AMPLIFIED, KINDS, raw, roun
 from lengthwise_export import export
 
 PAGE = pages.RESULTS / "third_party.md"
+LONGEST_REASON: Final = 80
 MAX_LENGTH: Final = 96
 LENGTHS: Final = (1, 2, 3, 7, 16, 17, 40, MAX_LENGTH)
 """Lengths of the sequences of each kind; shorter ones than a model accepts are made longer."""
@@ -158,6 +159,8 @@ def cells(row: Judged) -> tuple[str, ...]:
     """One line of the table."""
     apart = "" if row.difference is None else f"{row.difference:.1e}"
     said = row.said.replace("|", "\\|") if row.difference is None else ""
+    if len(said) > LONGEST_REASON:
+        said = said[:LONGEST_REASON] + " ..."  # --json has all of it
     return row.library, row.module, row.outcome, apart, ", ".join(row.ill_conditioned), said, f"{row.seconds:.0f}"
 
 
