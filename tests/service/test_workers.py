@@ -31,11 +31,12 @@ GOOD = {"sequences": [[[0.5] * 12] * 3]}
 class Workers:
     """A service of two workers, and what `/healthz` says of them."""
 
-    def __init__(self, server: ServerProcess) -> None:
+    def __init__(self, server: ServerProcess, get: Callable[[str], httpx.Response] | None = None) -> None:
         self.server = server
+        self._get = get or server.get
 
     def __call__(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.server.get("/healthz").json()["workers"]
+        found: list[dict[str, Any]] = self._get("/healthz").json()["workers"]
         return found
 
     def when(self, good: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
@@ -307,5 +308,7 @@ def test_grpc_keys_and_the_admin_port_are_those_of_all_workers(tmp_path: Path) -
             os.kill(found[0]["pid"], signal.SIGKILL)
             assert all(live() for _ in range(6))
             assert server.get("/metrics").status_code == 401
+            # The parent has seen it: a worker that is killed in the drain is an end with 1.
+            Workers(server, of_admin.get).when(lambda found: found[0]["restarts"] == 1)
         server.terminate()
         assert server.end() == 0
