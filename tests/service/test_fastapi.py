@@ -292,10 +292,19 @@ async def test_a_service_that_cannot_be_made_again_leaves_the_routes(tmp_path: A
     assert "/mine" in {getattr(route, "path", None) for route in app.routes}
 
 
-def test_a_route_of_its_user_for_the_same_call_is_not_gone_past() -> None:
+@pytest.mark.parametrize("path", ["/predict", "/v1/models/{model}:predict", "/v2/models/mine/infer"])
+def test_a_route_of_its_user_for_the_same_call_is_not_gone_past(path: str) -> None:
     app = served()
+    app.router.routes.insert(0, Route("/hello", no_path))
+    app.add_route(path, no_path, methods=["POST"])  # behind ours: never asked
     assert not app.extended()
-    app.router.routes.insert(0, Route("/predict", no_path, methods=["POST"]))
+    app.router.routes.insert(1, Route(path, no_path, methods=["POST"]))
+    assert app.extended()
+
+
+def test_a_route_that_its_user_took_away_is_not_answered_past_the_others() -> None:
+    app = served()
+    app.router.routes[:] = [one for one in app.routes if getattr(one, "path", "") != "/v1/models/{model}:predict"]
     assert app.extended()
 
 

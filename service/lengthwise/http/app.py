@@ -34,7 +34,7 @@ from starlette.routing import BaseRoute
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.http import document, health, operations, pages, schemas
 from lengthwise.http.gate import OPEN, Gate
-from lengthwise.http.instrumented import is_instrumented, is_predict
+from lengthwise.http.instrumented import is_instrumented, is_preceded
 from lengthwise.http.pages import path_of
 from lengthwise.protocols import kserve, predict, problems
 from lengthwise.protocols.endpoint import Endpoint
@@ -269,7 +269,7 @@ class Application(FastAPI):
             or type(self) is not Application
             or "build_middleware_stack" in vars(self)
             or is_instrumented()
-            or self._own_routes[0] is not next(filter(is_predict, self.router.routes), None)
+            or is_preceded(self._own_routes, self.router.routes)
         )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import FunctionType
 from typing import Final
 
 import fastapi.routing
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Match
-from starlette.types import Scope
+from starlette.routing import BaseRoute
 
 _CALLED: Final = (
     (FastAPI, "__call__"),
@@ -27,10 +27,14 @@ def is_instrumented() -> bool:
     return any(_is_replaced(getattr(owner, name)) for owner, name in _CALLED) or _is_traced()
 
 
-def is_predict(route: BaseRoute) -> bool:
-    """Whether a route answers `POST /predict`."""
-    call: Scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "path_params": {}}
-    return route.matches(call)[0] is Match.FULL
+def is_preceded(own: Sequence[BaseRoute], routes: Sequence[BaseRoute]) -> bool:
+    """Whether another route of `routes` may answer a POST before the last of `own` does, or one of `own` is gone."""
+    ours = {id(route) for route in own}
+    places = [number for number, route in enumerate(routes) if id(route) in ours]
+    if len(places) < len(ours):
+        return True
+    others = (route for route in routes[: places[-1]] if id(route) not in ours)
+    return any("POST" in (getattr(route, "methods", None) or ("POST",)) for route in others)
 
 
 def _is_replaced(function: object) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -43,9 +43,6 @@ from lengthwise.repository import folder
 from lengthwise.runtime.free_memory import map_large_blocks
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings, flag, mapping_is_set
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("lengthwise.server")
 
