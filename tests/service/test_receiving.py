@@ -173,3 +173,17 @@ async def test_places_are_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [sends(receive, inflight, "x", 0.01), sends(receive, inflight, "y", 0.01)]
     assert await asyncio.gather(*both) == ["x", "y"]
     assert inflight.bytes == 0
+
+
+async def test_a_message_that_comes_as_its_place_is_taken_away_is_not_late() -> None:
+    receive, inflight = made()
+    late: list[str] = []
+    end = receive.start(Hold(inflight), time.monotonic() + 30, "silent", lambda: late.append("silent"))
+    assert end is not None
+    waiting = asyncio.ensure_future(sends(receive, inflight, "other", 0))
+    (arrival,) = receive._arrivals  # noqa: SLF001 - what the look at slow messages does, at this moment
+    arrival.timeout.reschedule(0)
+    assert arrival.timeout.expired()
+    end(True)
+    assert await waiting == "other"
+    assert late == []

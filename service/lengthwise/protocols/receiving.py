@@ -55,18 +55,20 @@ class _Rank(enum.IntEnum):
 class _Alarm:
     """Calls a function at a time, as an `asyncio.Timeout` cancels a task."""
 
-    __slots__ = ("_call", "_loop", "_timer")
+    __slots__ = ("_brought_forward", "_call", "_loop", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, when: float, call: Callable[[], None]) -> None:
         self._loop, self._call = loop, call
         self._timer = loop.call_at(when, call)
+        self._brought_forward = False
 
     def expired(self) -> bool:
-        return self._timer.cancelled()
+        return self._brought_forward
 
     def reschedule(self, when: float) -> None:
         self.cancel()
-        self._loop.call_at(when, self._call)
+        self._timer = self._loop.call_at(when, self._call)
+        self._brought_forward = True
 
     def cancel(self) -> None:
         self._timer.cancel()
