@@ -36,8 +36,14 @@ class Workers:
         self._get = get or server.get
 
     def __call__(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._get("/healthz").json()["workers"]
-        return found
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                found: list[dict[str, Any]] = self._get("/healthz").json()["workers"]
+            except httpx.TransportError:  # the connection was of a worker that has just ended: ask again, on a new one
+                assert time.monotonic() < deadline, self.server.text
+            else:
+                return found
 
     def when(self, good: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
         """The workers, once they are as they should be."""
