@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -26,7 +27,7 @@ from lengthwise.errors import ConfigurationError, InflightFull, TooLarge
 from lengthwise.padding import PaddedBatch
 from lengthwise.protocols import grpc_calls, grpc_server, receiving
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
-from lengthwise.protocols.grpc_infer import SERVICE
+from lengthwise.protocols.grpc_infer import SERVICE, GrpcInference, ModelInfer
 from lengthwise.protocols.grpc_server import GrpcServer
 from lengthwise.protocols.turns import Turns
 from lengthwise.repository.model import LoadedModel
@@ -530,6 +531,26 @@ BODIES = [
     *(orjson.dumps({"sequences": [[[1, 3]]], "outputs": ["attention"]}), b"[" * 5000),
     orjson.dumps({"sequences": [[["a"]] * 3000]}),
 ]
+
+
+async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_none() -> None:
+    async with serving(model(manifest())) as service:
+        inflight = service.serving.inflight
+        receive = receiving.Receiving(inflight, 100, lambda _: None, places=1)
+        give_back = receive.start(Hold(inflight), math.inf, "first", lambda: None)
+        ended: list[Callable[[], None]] = []
+        rpc: Any = SimpleNamespace(
+            metadata=(), peer="ipv4:1.1.1.1:1", client="1.1.1.1:1", on_end=ended.append, time_remaining=lambda: None
+        )
+        GrpcInference(ModelInfer(service.serving, Turns()), receive).answer(rpc)
+        rpc.on_cancel()
+        for end in ended:
+            end()
+        assert give_back is not None
+        give_back(True)
+        await asyncio.sleep(0.01)
+        assert inflight.bytes == 200  # of the first, which holds it still
+        assert receive.start(Hold(inflight), math.inf, "next", lambda: None) is not None
 
 
 @pytest.mark.parametrize("seed", range(3))

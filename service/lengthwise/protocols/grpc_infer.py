@@ -199,7 +199,8 @@ class GrpcInference:
             late_at = min(late_at, call.deadline)
             end = self._receiving.start(call.hold, late_at, client, late)
             if end is None:
-                asyncio.ensure_future(self._in_line(request, rpc, late_at))  # noqa: RUF006 - `on_cancel` holds it
+                waiting = asyncio.ensure_future(self._in_line(request, rpc, late_at))
+                rpc.on_cancel = partial(_leave_line, rpc, request, waiting)
             else:
                 rpc.receive(received)
         except Exception as error:
@@ -207,14 +208,6 @@ class GrpcInference:
 
     async def _in_line(self, request: RpcRequest, rpc: RpcCall, deadline: float) -> None:
         """Receives the message when it is the call's turn."""
-        waiting = asyncio.current_task()
-
-        def left() -> None:
-            request.left(rpc)
-            if waiting is not None:
-                waiting.cancel()
-
-        rpc.on_cancel = left
         try:
             async with self._receiving.one(request.call.hold, deadline, rpc.client):
                 body = await rpc.read()
@@ -222,6 +215,12 @@ class GrpcInference:
             request.message(body)
         except Exception as error:
             request.set_exception(error)
+
+
+def _leave_line(rpc: RpcCall, request: RpcRequest, waiting: asyncio.Task[None]) -> None:
+    """The client has left, perhaps before its task has begun: that never takes a place then."""
+    request.left(rpc)
+    waiting.cancel()
 
 
 def _unary_end(rpc: RpcCall, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
