@@ -160,6 +160,21 @@ def test_a_version_is_chosen_when_no_other_export_chooses_one(tmp_path: Path) ->
         assert waiting.result().version == 2
 
 
+def test_a_version_that_appears_while_the_next_one_is_looked_for_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = model_files.versions
+
+    def late(model: Path) -> list[int]:
+        seen = found(model)
+        (model / str(len(seen) + 1)).mkdir(parents=True, exist_ok=True)
+        monkeypatch.undo()
+        return seen
+
+    monkeypatch.setattr(model_files, "versions", late)
+    assert published(tmp_path / "vowels").version == 2
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EWOULDBLOCK])
 def test_a_place_without_locks_is_named_and_left_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -188,9 +188,9 @@ def destination(out: Path, staged: Collection[int] = ()) -> Destination:
     if not is_version(str(version)):
         raise PublishError(f"{parent / str(version)}: a version may have at most {MOST_DIGITS} digits")
     directory = parent / str(version)
-    if os.path.lexists(directory):
+    if numbered and os.path.lexists(directory):  # a free number that was taken since is chosen again, under the lock
         raise PublishError(
-            f"{directory} exists, and published versions are never changed; use version {max(existing) + 1}"
+            f"{directory} exists, and published versions are never changed; use version {max(version, *existing) + 1}"
         )
     return Destination(name, version, directory)
 
