@@ -113,12 +113,13 @@ async def test_a_stream_is_not_read_while_enough_of_it_is_unanswered(monkeypatch
 async def test_a_stream_that_ends_early_lets_go_of_all_of_its_requests(end: str, code: int) -> None:
     release, running, wait = held_batch()
     async with listening(model(manifest(), wait)) as caller:
-        call = stream(caller, **({"timeout": 1.0} if end == "deadline" else {}))
+        call = stream(caller, **({"timeout": 2.0} if end == "deadline" else {}))
         for number in range(4):
             await call.write(request(id=str(number)))
         await running.wait()
         name = f'lengthwise_requests_total{{code="{code}",model="sums",version="1"}}'
-        if end == "cancel":
+        if end == "cancel":  # what has not arrived by then never does
+            await until(lambda: caller.service.serving.batcher.unanswered == 4)
             call.cancel()
         async with asyncio.timeout(30):
             while (await caller.service.figures()).get(name, 0) < 4:
