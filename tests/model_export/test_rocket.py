@@ -205,7 +205,7 @@ def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(tmp_path:
     manifest = published.manifest
     assert manifest.promises[0].bits
     assert manifest.made["temperature"] == result.temperature
-    assert manifest.max_batch_rows == 8
+    assert manifest.max_batch_rows == 32
     session = Session.load(published.directory, manifest)
     given = sequences(3, seed=7, lengths=[1, 5, 30, 12, 9, 2, 60, 33])
     alone = [session.run(pad([steps])).logits[0] for steps in given]
