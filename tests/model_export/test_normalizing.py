@@ -8,7 +8,7 @@ from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import normalizing, recipe, rocket
 from lengthwise_export.training.normalizing import Normalisation
-from lengthwise_export.training.options import TrainOptions
+from lengthwise_export.training.options import TrainingOptions, TrainOptions
 
 ROCKET = Spec.from_toml(
     "[input]\nfeatures = 1\nnormalize = 'both'\n[model]\nkind = 'rocket'\n[output]\nlabels = ['a', 'b']"
@@ -24,7 +24,7 @@ def records(count: int, length: int = 20) -> list[Record]:
 
 
 def compared(others: tuple[str, ...], count: int, spec: Spec = ROCKET) -> Normalisation:
-    return normalizing.with_all_kernels(Normalisation(spec, others=others), records(count))
+    return normalizing.with_all_kernels(Normalisation(spec, others=others), records(count), TrainingOptions())
 
 
 def losing(
@@ -65,7 +65,8 @@ def test_a_difference_that_may_be_chance_does_not_change_what_the_probe_prefers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     losing(monkeypatch, {"both": 0.3, "training": 0.28}, spread=1.0)
-    assert compared(("training",), 120) == Normalisation(ROCKET, others=("training",))
+    found = compared(("training",), 120)
+    assert (found.spec, found.reasons) == (ROCKET, ())
 
 
 def test_few_records_other_tasks_and_models_that_are_nearly_always_right_are_not_compared(
@@ -87,6 +88,7 @@ def test_of_many_records_or_steps_a_part_is_compared(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(normalizing, "COMPARED_STEPS", 3000)
     assert compared(("training",), 200).spec.input.normalize == "training"
     assert fitted == [("both", 150), ("training", 150), ("none", 150)]
+    assert compared(("training",), 200).fitted is None
     fitted.clear()
     monkeypatch.setattr(normalizing, "MOST_COMPARED", 110)
     compared(("training",), 200)

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.toml_text import as_toml
-from lengthwise_export.training import choice, normalizing, recipe, schedule, session
+from lengthwise_export.training import choice, normalizing, recipe, rocket, schedule, session
 from lengthwise_export.training.batches import check, lenient
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
 from lengthwise_export.training.run import Epoch, TrainingProgress, learning_rate
@@ -78,6 +79,16 @@ def test_few_records_get_fixed_kernels_unless_options_ask_for_layers() -> None:
     assert plan(spec("preset = 'auto'"), waves(40)).spec.model.kind == "rocket"
     for asked in (LAYERS, {"ensemble": True}, {"seeds": 2}):
         assert plan(spec(), waves(40), asked).spec.model.kind == "layers"
+
+
+@pytest.mark.parametrize("model", ["", "kind = 'rocket'\nkernels = 840"])
+def test_what_was_fitted_for_the_choice_is_not_fitted_again(model: str) -> None:
+    records = waves(120, scales=True)
+    found = plan(spec(model, step=OPEN), records, seed=5)
+    assert found.model.fitted is not None
+    again = rocket.fit(found.spec, records, found.options).model.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in found.model.fitted.model.state_dict().items())
+    assert plan(spec(model, step=OPEN), records, calibration=False).model.fitted is None
 
 
 def test_short_sequences_get_recurrent_layers_and_long_ones_convolutions() -> None:

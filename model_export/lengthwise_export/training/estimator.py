@@ -64,7 +64,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         seeds: Train so many times; the best run is the result.
         ensemble: Whether the networks of all seeds are averaged.
         random_state: The seed: a whole number, a RandomState of NumPy, or None for another one at each fit.
-        threads: Threads that torch uses in a fit.
+        threads: Threads that torch and NumPy use in a fit.
         verbose: Whether a fit shows its progress.
         layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
 

@@ -54,12 +54,14 @@ class Normalisation(NamedTuple):
         reasons: Why; none if nothing was open.
         accuracy: That of the probe; None without one.
         others: Those whose loss in the probe is not much larger than the least.
+        fitted: A model of the spec that was fitted to all records; None if none was.
     """
 
     spec: Spec
     reasons: tuple[str, ...] = ()
     accuracy: float | None = None
     others: tuple[str, ...] = ()
+    fitted: RocketResult | None = None
 
 
 def chosen(
@@ -92,23 +94,26 @@ def chosen(
     return _with(spec, winner, why)._replace(accuracy=tried[winner].accuracy, others=others)
 
 
-def with_all_kernels(found: Normalisation, records: Sequence[Record], *, class_weights: bool = False) -> Normalisation:
+def with_all_kernels(found: Normalisation, records: Sequence[Record], options: TrainingOptions) -> Normalisation:
     """The normalisation of a rocket model: another one if a whole model has a lower held-out loss with it.
 
     Args:
         found: What the probe prefers, with the spec of the rocket model.
         records: The training records.
-        class_weights: Whether rare classes get a larger weight.
+        options: The options of a run.
     """
-    spec, options = found.spec, TrainingOptions(class_weights=class_weights)
+    spec = found.spec
     few = _some(spec, records)
     if not found.others or len(few) < FEWEST_COMPARED or spec.output.task != "single-label":
         return found
     first = _fitted(spec, few, options)
-    if first is None or first.left_out.accuracy >= ENOUGH or first.left_out.answers > len(few):
+    if first is None:
+        return found
+    found = found._replace(fitted=first if len(few) == len(records) else None)
+    if first.left_out.accuracy >= ENOUGH or first.left_out.answers > len(few):
         return found
     usual: str = spec.input.normalize
-    means, best, least = {usual: first.left_out.loss}, usual, 0.0
+    means, best, winner, least = {usual: first.left_out.loss}, usual, first, 0.0
     for name in (*found.others, "none"):  # the kernels need no scale: what they compare with comes from the values
         other = _fitted(spec.with_keys(input={"normalize": name}), few, options)
         if other is None:
@@ -117,12 +122,13 @@ def with_all_kernels(found: Normalisation, records: Sequence[Record], *, class_w
         differences = other.left_out_losses - first.left_out_losses
         error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
         if differences.mean() < min(least, -STANDARD_ERRORS * error):
-            best, least = name, float(differences.mean())
+            best, winner, least = name, other, float(differences.mean())
     if best == usual:
         return found
     losses = ", ".join(f"{name} {loss:.3f}" for name, loss in sorted(means.items()))
     better = _with(spec, best, f"held-out log loss of whole models on {len(few)} records: {losses}")
-    return found._replace(spec=better.spec, reasons=(*found.reasons, *better.reasons))
+    fitted = winner if found.fitted else None
+    return found._replace(spec=better.spec, reasons=(*found.reasons, *better.reasons), fitted=fitted)
 
 
 def _with(spec: Spec, name: str, why: str) -> Normalisation:

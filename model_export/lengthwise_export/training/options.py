@@ -78,7 +78,7 @@ class TrainOptions(Options):
     ensemble: bool = Field(
         default=False, description="One graph that averages the networks of all seeds (5 if not given)."
     )
-    threads: Annotated[int, PYTHON_ONLY] = Field(default=1, ge=1, description="Threads that torch uses.")
+    threads: Annotated[int, PYTHON_ONLY] = Field(default=1, ge=1, description="Threads that torch and NumPy use.")
 
 
 class TrainCallOptions(TrainOptions):

@@ -49,12 +49,14 @@ class Choice:
         reasons: One sentence for each choice.
         probe: Accuracy of the probe on sequences that it was not fitted to; None without a probe.
         folds: What the comparison with the other kind of model says; None without one.
+        fitted: The trained model, where choosing it was to train it.
     """
 
     spec: Spec
     reasons: tuple[str, ...] = ()
     probe: float | None = None
     folds: KindComparison | None = None
+    fitted: RocketResult | None = None
 
     def then(self, other: Choice | normalizing.Normalisation) -> Choice:
         """The choice that was made after this one, with the reasons of both."""
@@ -114,18 +116,19 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     seen, warnings = facts.look(records), tuple(facts.warnings(spec, records))
     made = _missing(spec, seen)
     members = examples(records, made.spec)
+    run = TrainingOptions(**{name: value for name, value in _given(asked).items() if name in rocket.APPLICABLE})
     trains_layers = _for_layers(asked) or bool(spec.model.model_fields_set - {"preset"})
     if spec.model.is_auto and not trains_layers and _can_be_rocket(made.spec, seen, len(members)):
-        made = _rocket_or_layers(made, records, seen, asked)
+        made = _rocket_or_layers(made, records, seen, asked, _calibrated(run))
     else:
         found = normalizing.chosen(made.spec, records, seen, sequence_features=spec.model.sequence_features)
         if spec.model.kind == "rocket":
-            found = normalizing.with_all_kernels(found, records, class_weights=bool(asked.class_weights))
-        made = replace(made.then(found), probe=found.accuracy)
+            found = normalizing.with_all_kernels(found, records, _calibrated(run))
+        made = replace(made.then(found), probe=found.accuracy, fitted=found.fitted)
         made = made.then(_layers(made.spec, seen)) if spec.model.is_auto else made
     if made.spec.model.kind == "rocket":
-        applicable = {name: value for name, value in _given(asked).items() if name in rocket.APPLICABLE}
-        return Plan(made, TrainingOptions(**applicable), 1, made.reasons, warnings)
+        made = made if run == _calibrated(run) else replace(made, fitted=None)
+        return Plan(made, run, 1, made.reasons, warnings)
     if asked.ensemble:
         count = asked.seeds if asked.seeds > 1 else DEFAULT_MEMBERS
         why = f"members = {count}: --ensemble, one graph that averages them"
@@ -181,7 +184,14 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
     return suits and rocket.fits_in_memory(examples, spec.model.kernels)
 
 
-def _rocket_or_layers(before: Choice, records: Sequence[Record], facts: DataFacts, asked: TrainOptions) -> Choice:
+def _calibrated(run: TrainingOptions) -> TrainingOptions:
+    """The options with which models are compared: log losses mean little without calibration."""
+    return replace(run, calibration=True)
+
+
+def _rocket_or_layers(
+    before: Choice, records: Sequence[Record], facts: DataFacts, asked: TrainOptions, run: TrainingOptions
+) -> Choice:
     """Fixed kernels, or layers where their accuracy on folds is higher.
 
     Args:
@@ -189,8 +199,9 @@ def _rocket_or_layers(before: Choice, records: Sequence[Record], facts: DataFact
         records: The training records.
         facts: What they look like.
         asked: The user's options.
+        run: The options with which fixed kernels are fitted.
     """
-    kernels, fixed = _rocket(before, records, facts, asked)
+    kernels, fixed = _rocket(before, records, facts, asked, run)
     seen = f"MiniRocket is correct on {fixed.left_out.accuracy:.1%} of the records (leave-one-out)"
     other = _layers(before.spec, facts)
     strata = [stratum(example, "single-label") for example in examples(records, other.spec)]
@@ -213,7 +224,7 @@ def _rocket_or_layers(before: Choice, records: Sequence[Record], facts: DataFact
 
 
 def _rocket(
-    before: Choice, records: Sequence[Record], facts: DataFacts, asked: TrainOptions
+    before: Choice, records: Sequence[Record], facts: DataFacts, asked: TrainOptions, run: TrainingOptions
 ) -> tuple[Choice, RocketResult]:
     """The best fixed kernels, and a model that was fitted with them."""
     features = (*ROCKET_FEATURES, *(["missing"] if facts.missing else []))
@@ -221,16 +232,16 @@ def _rocket(
     model = {"preset": None} | ROCKET_MODEL | {"sequence_features": list(features)}
     found = found._replace(spec=found.spec.with_keys(model=model))
     if not 0 < asked.budget_minutes < choice.FEWEST_MINUTES:
-        found = normalizing.with_all_kernels(found, records)
+        found = normalizing.with_all_kernels(found, records, run)
     made = replace(before.then(found), probe=found.accuracy)
-    fixed = rocket.fit(made.spec, records, TrainingOptions())
+    fixed = found.fitted or rocket.fit(made.spec, records, run)
     if before.reasons:  # the policy for missing values was open
         filled = made.spec.with_keys(input={"missing": "mean"})
-        other = rocket.fit(filled, records, TrainingOptions())
+        other = rocket.fit(filled, records, run)
         if other.left_out.loss < fixed.left_out.loss:
             why = 'missing = "mean": MiniRocket has a lower loss with it'
-            return made.then(Choice(filled, (why,))), other
-    return made, fixed
+            made, fixed = made.then(Choice(filled, (why,))), other
+    return replace(made, fitted=fixed), fixed
 
 
 def _why_no_folds(

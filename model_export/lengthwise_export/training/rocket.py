@@ -104,17 +104,19 @@ def train(
     options: TrainingOptions,
     directory: Path,
     *,
+    fitted: RocketResult | None = None,
     on_examples: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> RocketResult:
     """Trains a model of the spec, and writes `model.safetensors`.
 
-    `on_examples` is called with the number of examples whose features are known, and the number of all.
+    `fitted` is what `fit` gave for the same arguments, if that is known already. `on_examples` is called with the
+    number of examples whose features are known, and the number of all.
 
     Raises:
         ConfigurationError: There are too few records, or too many for the memory.
     """
     remove_results(directory)
-    result = fit(spec, records, options, on_examples=on_examples)
+    result = fitted or fit(spec, records, options, on_examples=on_examples)
     write(directory, spec, records, result, {"seed": options.seed})
     return result
 
@@ -265,6 +267,7 @@ def fit_ridge(
     The answers left out come from one decomposition: with `G = K + penalty` over the products `K` of the examples, the
     error of a fit without an example is `(G^-1 y) / diag(G^-1)` (Rifkin and Lippert, "Notes on Regularized Least
     Squares", 2007). The intercept has no penalty: its direction, that of the weights' roots, is taken out of `G^-1`.
+    The sequence-level features, times a factor, are added to `G` by Woodbury's formula: one decomposition serves all.
 
     Args:
         features: `[examples, features]`, at least two examples.
@@ -276,41 +279,46 @@ def fit_ridge(
     weight = np.ones(len(features)) if importance is None else importance / importance.mean()
     root = np.sqrt(weight)[:, None]
     scaled = features.astype(np.float64)
-    mean = np.average(scaled, axis=0, weights=weight)
+    mean = weight @ scaled / weight.sum()
     scaled -= mean
     spread = np.sqrt((weight @ np.square(scaled)) / weight.sum())
     scale = np.where(spread > _SMALLEST_SPREAD, spread, 1.0)
+    others = scaled.shape[1] - apart
+    factors = _factors(len(scaled), scaled.shape[1], apart, shares)
+    if len(factors) == 1:  # nothing to choose: all features are one matrix
+        scale[others:] /= factors[0]
+        factors, others = [1.0], scaled.shape[1]
     scaled *= root / scale
     middle = np.average(targets, axis=0, weights=weight)
     wanted = root * (targets - middle)
-    others = scaled.shape[1] - apart
-    is_wide = len(scaled) <= scaled.shape[1]
-    products = [part @ part.T for part in (scaled[:, :others], scaled[:, others:])] if is_wide else []
+    kernels, columns = scaled[:, :others], scaled[:, others:]
+    if columns.shape[1] > len(columns):  # fewer columns with the same products
+        columns = np.linalg.qr(columns.T)[1].T
+    if len(scaled) <= others:
+        values, vectors = np.linalg.eigh(kernels @ kernels.T)
+    else:
+        vectors, values, _ = np.linalg.svd(kernels, full_matrices=False)
+        values = values**2
+    both = np.hstack([wanted, columns])
+    turned, squares = vectors.T @ both, vectors**2
     best: tuple[float, float, float, NDArray[np.float64], NDArray[np.float64]] | None = None
-    for factor in _factors(len(scaled), scaled.shape[1], apart, shares):
-        if is_wide:
-            values, vectors = np.linalg.eigh(products[0] + factor**2 * products[1])
-        else:
-            vectors, values, _ = np.linalg.svd(scaled * _spread(factor, others, apart), full_matrices=False)
-            values = values**2
-        turned, squares = vectors.T @ wanted, vectors**2
-        for penalty in PENALTIES:
-            shrunk = 1 / (np.maximum(values, 0) + penalty) - 1 / penalty  # of what the vectors span; 1 / penalty beyond
-            dual = vectors @ (shrunk[:, None] * turned) + wanted / penalty
-            diagonal = squares @ shrunk + (1 - weight / weight.sum()) / penalty
+    for penalty in PENALTIES:
+        shrunk = 1 / (np.maximum(values, 0) + penalty) - 1 / penalty  # of what the vectors span; 1 / penalty beyond
+        solved, across = np.hsplit(vectors @ (shrunk[:, None] * turned) + both / penalty, [wanted.shape[1]])
+        of_kernels = squares @ shrunk + (1 - weight / weight.sum()) / penalty
+        within, pulled, one = columns.T @ across, columns.T @ solved, np.eye(columns.shape[1])
+        for factor in factors:
+            change = across @ np.linalg.solve(one + factor**2 * within, factor**2 * one)
+            dual, diagonal = solved - change @ pulled, of_kernels - (change * across).sum(axis=1)
             left_out = (wanted - dual / diagonal[:, None]) / root + middle
             error = float(weight @ np.mean((left_out - targets) ** 2, axis=1))
             if best is None or error < best[0]:
                 best = (error, factor, float(penalty), dual, left_out)
     assert best is not None  # there is at least one factor, and PENALTIES
     _, factor, penalty, dual, left_out = best
-    weights = (scaled.T @ dual) * (_spread(factor**2, others, apart) / scale)[:, None]
+    weights = (scaled.T @ dual) / scale[:, None]
+    weights[others:] *= factor**2
     return RidgeFit(weights, middle - mean @ weights, penalty, left_out)
-
-
-def _spread(factor: float, others: int, apart: int) -> NDArray[np.float64]:
-    """`[features]`: the factor for the last ones, 1 for the others."""
-    return np.repeat([1.0, factor], [others, apart])
 
 
 def _factors(examples: int, features: int, apart: int, shares: Sequence[float]) -> list[float]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from lengthwise import files
 from lengthwise.decoding.dataset import Record
@@ -95,7 +96,7 @@ class TrainingSession:
             ConfigurationError: The options contradict the spec or the records, or the folder cannot be written.
             CheckpointError: There is no state to resume from, or it belongs to another training.
         """
-        with _torch_threads(self.options.threads):
+        with _threads(self.options.threads):
             plan = self.plan(out)
             if plan.spec.input.missing == "refuse" and lenient(self.spec) is not self.spec:
                 self.recheck("validation", self.validation, plan.spec)
@@ -143,6 +144,7 @@ class TrainingSession:
                 self.records,
                 plan.options,
                 out,
+                fitted=plan.model.fitted,
                 on_examples=lambda done, _: show(done, "features are computed"),
             )
         others = {"validation": self.validation, "test": self.test}
@@ -245,12 +247,13 @@ def spread(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """Makes torch compute in so many threads during the block."""
+def _threads(count: int) -> Iterator[None]:
+    """Makes torch, and the linear algebra of NumPy, compute in so many threads during the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        with threadpool_limits(count, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 
