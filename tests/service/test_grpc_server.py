@@ -275,10 +275,11 @@ async def test_the_sooner_of_two_deadlines_is_honoured_in_the_queue(own: dict[st
         assert sum(rejected) == 1  # of the model, or of none where it passed before the message was read
 
 
-async def test_the_callers_deadline_is_known_to_the_queue() -> None:
-    async with held(default_timeout_ms=60_000) as (caller, release):
+@pytest.mark.parametrize(("own", "default_ms"), [(20, 60_000), (None, 20_000)])
+async def test_the_callers_deadline_or_the_default_is_known_to_the_queue(own: int | None, default_ms: int) -> None:
+    async with held(default_timeout_ms=default_ms) as (caller, release):
         latest = time.monotonic() + 20
-        call = asyncio.ensure_future(caller.call("ModelInfer", request(), timeout=20))
+        call = asyncio.ensure_future(caller.call("ModelInfer", request(), timeout=own))
         await queued(caller, 2)
         urgent = caller.service.serving.served[0].queue.pending.most_urgent()
         assert urgent is not None

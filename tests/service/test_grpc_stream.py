@@ -11,7 +11,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from lengthwise.protocols import grpc_stream
+from lengthwise.protocols import grpc_stream, grpc_transport
 from lengthwise.protocols.grpc_infer import STREAM
 from lengthwise.protocols.grpc_server import GrpcServer
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
@@ -245,7 +245,7 @@ async def test_at_the_end_of_the_server_what_was_asked_is_answered_and_the_strea
 
 
 async def test_answers_that_nobody_takes_end_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_stream, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(grpc_transport, "PATIENCE_SECONDS", 0.2)
     long = 1000
     async with listening(model(manifest(max_length=long, task="per-step"))) as caller:
         call = stream(caller)

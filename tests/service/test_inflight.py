@@ -5,6 +5,7 @@ import gzip
 import math
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -537,7 +538,8 @@ async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_no
     async with serving(model(manifest())) as service:
         inflight = service.serving.inflight
         receive = receiving.Receiving(inflight, 100, lambda _: None, places=1)
-        give_back = receive.start(Hold(inflight), math.inf, "first", lambda: None)
+        first = receiving.IncomingMessage(Hold(inflight), "first", bool, bool)
+        receive.start(first, time.monotonic() + 30)
         ended: list[Callable[[], None]] = []
         rpc: Any = SimpleNamespace(
             metadata=(), peer="ipv4:1.1.1.1:1", client="1.1.1.1:1", on_end=ended.append, time_remaining=lambda: None
@@ -546,11 +548,10 @@ async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_no
         rpc.on_cancel()
         for end in ended:
             end()
-        assert give_back is not None
-        give_back(True)
+        receive.end(first, arrived=True)
         await asyncio.sleep(0.01)
         assert inflight.bytes == 200  # of the first, which holds it still
-        assert receive.start(Hold(inflight), math.inf, "next", lambda: None) is not None
+        assert receive.free
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.errors import DeadlineExceeded, InflightFull, RequestError
 from lengthwise.protocols import receiving
-from lengthwise.protocols.receiving import Receiving, WaitingCalls
+from lengthwise.protocols.receiving import IncomingMessage, Receiving, WaitingCalls
 
 LARGEST = 100
 
@@ -24,13 +24,40 @@ async def sends(
     receive: Receiving, inflight: Inflight, client: str, seconds: float | None, deadline: float = 30
 ) -> str:
     """A call whose message arrives after so long, or never; its client, when the message is here."""
-    hold = Hold(inflight)
+    loop, hold = asyncio.get_running_loop(), Hold(inflight)
+    here: asyncio.Future[str] = loop.create_future()
+
+    def arrives() -> None:
+        receive.end(message, arrived=True)
+        if not here.done():
+            here.set_result(client)
+
+    def begin() -> None:
+        if seconds is not None:
+            loop.call_later(seconds, arrives)
+
+    message = IncomingMessage(hold, client, begin, lambda error: here.done() or here.set_exception(error))
+    receive.start(message, time.monotonic() + deadline)
     try:
-        async with receive.one(hold, time.monotonic() + deadline, client):
-            await (asyncio.Event().wait() if seconds is None else asyncio.sleep(seconds))
-        return client
+        return await here
     finally:
+        receive.end(message, arrived=False)
         hold.close()
+
+
+def waiting(client: str) -> IncomingMessage:
+    return IncomingMessage(Hold(Inflight(1)), client, bool, bool)
+
+
+def join(line: WaitingCalls, clients: Iterable[str]) -> list[IncomingMessage]:
+    messages = [waiting(client) for client in clients]
+    assert [line.join(message) for message in messages] == [None] * len(messages)
+    return messages
+
+
+def rest(line: WaitingCalls) -> list[str]:
+    """Whose messages wait, in the order of their turns."""
+    return [message.client for message in iter(line.next, None)]
 
 
 async def test_a_silent_call_keeps_its_place_until_another_waits_and_then_not_for_long(
@@ -78,72 +105,69 @@ async def test_no_message_takes_longer_than_the_patience_while_others_wait(
         await silent
 
 
-async def test_connections_take_turns_and_those_that_were_silent_come_last() -> None:
-    turns = WaitingCalls(1)
-    order: list[str] = []
-
-    async def take(client: str) -> None:
-        await turns.take(client)
-        order.append(client)
-
-    turns.arrived("silent", promptly=False)
-    turns.arrived("prompt", promptly=True)
-    assert turns.try_take()
-    waiting = ["silent", "new", "new", "new", "other", "prompt", "prompt"]
-    tasks = [asyncio.ensure_future(take(client)) for client in waiting]
-    await asyncio.sleep(0)
-    assert turns.waiting == len(waiting)
-    for _ in waiting:
-        turns.give_back()
-    await asyncio.gather(*tasks)
-    assert order == ["prompt", "prompt", "new", "other", "new", "new", "silent"]
-    assert turns.waiting == 0
+def test_connections_take_turns_and_those_that_were_silent_come_last() -> None:
+    line = WaitingCalls()
+    line.arrived("silent", promptly=False)
+    line.arrived("prompt", promptly=True)
+    join(line, ["silent", "new", "new", "new", "other", "prompt", "prompt"])
+    assert line.waiting == 7
+    assert rest(line) == ["prompt", "prompt", "new", "other", "new", "new", "silent"]
+    assert line.waiting == 0
 
 
-async def test_a_connection_that_was_silent_loses_the_turns_that_it_waits_for() -> None:
-    turns = WaitingCalls(1)
-    assert turns.try_take()
-    tasks = [asyncio.ensure_future(turns.take(client)) for client in ("silent", "other")]
-    await asyncio.sleep(0)
-    turns.arrived("silent", promptly=False)
-    turns.give_back()
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    assert [task.done() for task in tasks] == [False, True]
-    turns.give_back()
-    await asyncio.gather(*tasks)
+def test_a_connection_that_was_silent_loses_the_turns_that_it_waits_for() -> None:
+    line = WaitingCalls()
+    join(line, ["silent", "other"])
+    line.arrived("silent", promptly=False)
+    assert rest(line) == ["other", "silent"]
 
 
-async def test_a_waiting_call_that_ends_leaves_its_line_and_gives_a_place_back_that_came_too_late() -> None:
-    turns = WaitingCalls(1)
-    assert turns.try_take()
-    leaving, staying = (asyncio.ensure_future(turns.take(client)) for client in ("a", "b"))
-    await asyncio.sleep(0)
-    leaving.cancel()
-    await asyncio.wait([leaving])
-    assert turns.waiting == 1
-    turns.give_back()
-    staying.cancel()  # its place has come, and it does not know that yet
-    await asyncio.wait([staying])
-    assert turns.waiting == 0
-    assert turns.try_take()
+def test_a_waiting_call_that_ends_leaves_its_line() -> None:
+    line = WaitingCalls()
+    leaving, _, again = join(line, ["a", "b", "a"])
+    line.leave(leaving)
+    line.leave(leaving)
+    line.leave(again)
+    assert line.waiting == 1
+    assert rest(line) == ["b"]
 
 
-async def test_where_too_many_wait_the_connection_with_most_of_them_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_too_many_wait_the_connection_with_most_of_them_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiving, "MAX_WAITING", 4)
-    turns = WaitingCalls(1)
-    assert turns.try_take()
-    greedy = [asyncio.ensure_future(turns.take("greedy")) for _ in range(4)]
+    line = WaitingCalls()
+    greedy = join(line, ["greedy"] * 4)
+    one_more = waiting("greedy")
+    assert line.join(one_more) is one_more
+    assert line.join(waiting("honest")) is greedy[-1]
+    assert line.waiting == 4
+    assert sorted(rest(line)) == ["greedy", "greedy", "greedy", "honest"]
+
+
+async def test_one_that_is_refused_for_another_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "MAX_WAITING", 2)
+    receive, inflight = made()
+    first = asyncio.ensure_future(sends(receive, inflight, "a", 0.02))
     await asyncio.sleep(0)
-    with pytest.raises(InflightFull):
-        await turns.take("greedy")
-    honest = asyncio.ensure_future(turns.take("honest"))
+    greedy = [asyncio.ensure_future(sends(receive, inflight, "greedy", 0)) for _ in range(2)]
+    await asyncio.sleep(0)
+    honest = asyncio.ensure_future(sends(receive, inflight, "honest", 0))
     with pytest.raises(InflightFull):
         await greedy[-1]
-    assert not any(task.done() for task in greedy[:-1])
-    assert turns.waiting == 4
-    for _ in range(4):
-        turns.give_back()
-    await asyncio.gather(honest, *greedy[:-1])
+    assert await asyncio.gather(first, greedy[0], honest) == ["a", "greedy", "honest"]
+
+
+async def test_those_that_wait_are_refused_while_there_is_no_memory_and_no_place_is_lost() -> None:
+    inflight = Inflight(3 * LARGEST)
+    receive = Receiving(inflight, LARGEST, lambda _: 0, 1)
+    taken = Hold(inflight)
+    first = asyncio.ensure_future(sends(receive, inflight, "a", 0.1))
+    await asyncio.sleep(0)
+    others = [asyncio.ensure_future(sends(receive, inflight, f"{number}", 0)) for number in range(3)]
+    taken.holds(2 * LARGEST)
+    assert await first == "a"
+    assert [type(one) for one in await asyncio.gather(*others, return_exceptions=True)] == [InflightFull] * 3
+    taken.close()
+    assert await sends(receive, inflight, "b", 0) == "b"
 
 
 async def test_a_deadline_ends_the_wait_and_the_message() -> None:
@@ -175,15 +199,18 @@ async def test_places_are_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert inflight.bytes == 0
 
 
-async def test_a_message_that_comes_as_its_place_is_taken_away_is_not_late() -> None:
+async def test_a_message_that_comes_after_its_refusal_gives_no_second_place_back() -> None:
     receive, inflight = made()
-    late: list[str] = []
-    end = receive.start(Hold(inflight), time.monotonic() + 30, "silent", lambda: late.append("silent"))
-    assert end is not None
-    waiting = asyncio.ensure_future(sends(receive, inflight, "other", 0))
-    (arrival,) = receive._arrivals  # noqa: SLF001 - what the look at slow messages does, at this moment
-    arrival.timeout.reschedule(0)
-    assert arrival.timeout.expired()
-    end(True)
-    assert await waiting == "other"
-    assert late == []
+    refused: list[RequestError] = []
+    message = IncomingMessage(Hold(inflight), "silent", bool, refused.append)
+    receive.start(message, time.monotonic())
+    await asyncio.sleep(0.01)
+    receive.end(message, arrived=True)
+    assert [type(one) for one in refused] == [DeadlineExceeded]
+    first, second = (asyncio.ensure_future(sends(receive, inflight, client, None)) for client in "ab")
+    await asyncio.sleep(0)
+    assert inflight.bytes == 2 * (2 * LARGEST)  # what was refused still holds its own, and one is received
+    for call in (first, second):
+        call.cancel()
+        await asyncio.wait([call])
+    assert receive.free

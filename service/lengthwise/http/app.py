@@ -43,7 +43,7 @@ from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
 from lengthwise.serving import Serving
-from lengthwise.settings import Settings
+from lengthwise.settings import Settings, prefer_polling_by_callers
 
 if TYPE_CHECKING:
     from lengthwise.protocols.grpc_server import GrpcServer
@@ -381,6 +381,7 @@ def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None)
     Raises:
         ConfigurationError: The extra is not installed.
     """
+    prefer_polling_by_callers()
     try:
         from lengthwise.protocols.grpc_server import GrpcServer
     except ImportError as error:

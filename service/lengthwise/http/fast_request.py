@@ -8,7 +8,6 @@ large or chunked body, a content encoding, HTTP/1.0, a path that is no inference
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lengthwise.batching.queues import Timing
 from lengthwise.errors import Unauthorized
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, headers_of
-from lengthwise.protocols.call import InferenceCall, server_timing
+from lengthwise.protocols.call import DirectCall, InferenceCall, server_timing
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint, Headers, Received
 from lengthwise.protocols.problems import CLOSE
 
@@ -40,7 +39,7 @@ _NEED_ASGI: Final = (
 )
 
 
-class FastRequest:
+class FastRequest(DirectCall):
     """One request and its answer.
 
     Args:
@@ -55,33 +54,20 @@ class FastRequest:
         headers: As given.
         scope: As given.
         keep_alive: Whether the connection stays open after the answer.
-        response_complete: Whether its answer or refusal was written, or never will be.
     """
 
-    __slots__ = (
-        "_call",
-        "_connection",
-        "_decoding",
-        "admitted",
-        "endpoint",
-        "headers",
-        "keep_alive",
-        "response_complete",
-        "scope",
-    )
+    __slots__ = ("_connection", "admitted", "endpoint", "headers", "keep_alive", "scope")
 
     def __init__(
         self, connection: FastConnection, endpoint: Endpoint, headers: dict[bytes, bytes], scope: dict[str, Any]
     ) -> None:
-        self._call = InferenceCall(endpoint, headers, connection.client)
+        super().__init__(InferenceCall(endpoint, headers, connection.client))
         self._connection = connection
-        self._decoding: asyncio.Task[None] | None = None
         self.admitted = False
         self.endpoint = endpoint
         self.headers = headers
         self.scope = scope
         self.keep_alive = True
-        self.response_complete = False
 
     @property
     def response_started(self) -> bool:
@@ -95,72 +81,42 @@ class FastRequest:
         if self.response_complete:
             return
         try:
-            self._call.hold.grow(size)
+            self.call.hold.grow(size)
         except Exception as error:
-            self._fail(error)
+            self.set_exception(error)
 
     def body_complete(self, body: bytes, *, known: bool = False) -> None:
         """Decodes the complete body and submits its sequences; of a known header block only the key is checked."""
         if self.response_complete:
             return
-        call = self._call
         try:
-            call.admit(known=known)
-            self.admitted = True
-            call.hold.set(len(body))
-            call.begin_decoding()
-            request = Received(self.scope, self.headers, body)
-            decoded = call.decode_quickly(request)
-            if decoded is None:
-                self._decoding = asyncio.ensure_future(self._decode_slowly(request))
-            else:
-                call.submit(decoded, self._write, self)
+            self.call.admit(known=known)
         except Exception as error:
-            self._fail(error)
-
-    async def _decode_slowly(self, request: Received) -> None:
-        """Decodes a body that would block the event loop for too long; if the client leaves, nothing is submitted."""
-        try:
-            decoded = await self._call.decode_slowly(request)
-            if not self.response_complete:
-                self._call.submit(decoded, self._write, self)
-        except Exception as error:
-            self._fail(error)
-        finally:
-            self._decoding = None
+            self.set_exception(error)
+            return
+        self.admitted = True
+        self.decode(Received(self.scope, self.headers, body))
 
     def client_left(self) -> None:
         """Called when the connection is lost."""
-        self._fail(ClientLeft())
+        self.set_exception(ClientLeft())
 
     def refused(self, status: int) -> None:
         """Called when the connection ends after writing this status in the place of the answer."""
         self._end(status, None)
 
-    # What the batcher completes, in the place of a future: see `Waiter`.
-
-    def done(self) -> bool:
-        """Whether the answer, or a refusal, was written."""
-        return self.response_complete
-
     def set_result(self, answer: bytes) -> None:
         """Writes the answer: a whole response."""
         self._end(200, answer)
 
-    def set_exception(self, error: BaseException) -> None:
-        """Ends the request with an error."""
-        self._fail(error)
-
-    # What is written.
-
-    def _write(self, encoded: tuple[bytes, Headers], timing: Timing) -> bytes:
+    def write(self, encoded: tuple[bytes, Headers], timing: Timing) -> bytes:
         """Builds the whole response from an answer, in a runner thread."""
         body, headers = encoded
-        return self._response(200, body, [*headers, server_timing(self._call.decode_seconds, timing)])
+        return self._response(200, body, [*headers, server_timing(self.call.decode_seconds, timing)])
 
-    def _fail(self, error: BaseException) -> None:
+    def set_exception(self, error: BaseException) -> None:
         """Ends the request with a refusal; writes nothing if the client has left."""
-        refusal = self._call.fail(error)
+        refusal = self.call.fail(error)
         if refusal is None:
             self._end(CLIENT_LEFT, None)
         else:
@@ -172,7 +128,7 @@ class FastRequest:
             self.keep_alive = False
         elif not self.keep_alive:
             headers.append(CLOSE)
-        headers.append((b"x-request-id", self._call.request_id))
+        headers.append((b"x-request-id", self.call.request_id))
         return response(status, self._connection.default_headers, headers, body)
 
     def _end(self, status: int, written: bytes | None) -> None:
@@ -185,8 +141,8 @@ class FastRequest:
         if self.response_complete:
             return
         self.response_complete = True
-        call = self._call
-        call.release()
+        call = self.call
+        call.hold.close()
         if written is not None and self.keep_alive and self.endpoint.serving.batcher.draining:
             self.keep_alive = False  # only now: it may have been written before the drain began
             written = ending(written)

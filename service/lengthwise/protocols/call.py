@@ -26,6 +26,7 @@ import itertools
 import logging
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -66,7 +67,7 @@ class InferenceCall:
     Attributes:
         headers: As given.
         hold: The bytes that it holds of the memory for all calls (`inflight`). The transport counts its body here while
-            that is read, and gives the bytes of the answer back (`release`) when that has left.
+            that is read, and closes it when the answer has left.
         record: Its record, for metrics, log and traces.
         deadline: When its answer must be there, as far as that is known before the body is read, on the clock of
             `time.monotonic`: as the header `TIMEOUT` or gRPC says, or the default.
@@ -148,15 +149,6 @@ class InferenceCall:
         if decoded is not None:
             self._note(decoded)
         return decoded
-
-    async def decode(self, request: Received) -> Decoded:
-        """Decodes a body quickly, or else slowly.
-
-        Raises:
-            RequestError: See `decode_slowly`.
-        """
-        decoded = self.decode_quickly(request)
-        return await self.decode_slowly(request) if decoded is None else decoded
 
     async def decode_slowly(self, request: Received) -> Decoded:
         """Decodes a body in a thread, as soon as one of the few places for that is free.
@@ -294,7 +286,7 @@ class InferenceCall:
             The refusal for the client; None where it has left.
         """
         self.withdraw()
-        self.release()
+        self.hold.close()
         if isinstance(error, (ClientLeft, asyncio.CancelledError)):
             error.with_traceback(None)  # it refers to frames, and these to the body and to this error
             return None
@@ -303,10 +295,6 @@ class InferenceCall:
             error = InferenceFailed("the request could not be answered")
         self._error = error.with_traceback(None)  # as above
         return self._error
-
-    def release(self) -> None:
-        """Releases the call's bytes: nothing of it is in memory any more. May be called more than once."""
-        self.hold.close()
 
     def close(self, status: int, *, delivered: bool = True, ended: float | None = None) -> None:
         """Closes the call's record, once: every path of a transport ends here.
@@ -339,6 +327,58 @@ class InferenceCall:
     def _note(self, decoded: Decoded) -> None:
         if not self._closed:  # else its client left while a thread decoded
             self.decode_seconds = self.record.decoded(decoded[0], self._decoding_since)
+
+
+class DirectCall(ABC):
+    """A call without a task or a future, from its body to its answer: what the batcher completes (see `Waiter`)."""
+
+    __slots__ = ("_decoding", "call", "response_complete")
+
+    def __init__(self, call: InferenceCall) -> None:
+        self.call = call
+        self.response_complete = False  # whether it has its answer or its refusal, or needs none
+        self._decoding: asyncio.Task[None] | None = None
+
+    def decode(self, request: Received) -> None:
+        """Decodes a body that is here, and submits its sequences. What fails becomes its error."""
+        call = self.call
+        try:
+            call.hold.set(len(request.body))
+            call.begin_decoding()
+            decoded = call.decode_quickly(request)
+            if decoded is None:
+                self._decoding = asyncio.ensure_future(self._decode_slowly(request))
+            else:
+                call.submit(decoded, self.write, self)
+        except Exception as error:
+            self.set_exception(error)
+
+    async def _decode_slowly(self, request: Received) -> None:
+        """Decodes a body that would block the event loop for too long; if the client leaves, nothing is submitted."""
+        try:
+            decoded = await self.call.decode_slowly(request)
+            if not self.response_complete:
+                self.call.submit(decoded, self.write, self)
+        except Exception as error:
+            self.set_exception(error)
+        finally:
+            self._decoding = None
+
+    def done(self) -> bool:
+        """The same as `response_complete`."""
+        return self.response_complete
+
+    @abstractmethod
+    def write(self, encoded: Any, timing: Timing) -> bytes:
+        """Turns an encoded answer into what is sent; runs in a runner thread."""
+
+    @abstractmethod
+    def set_result(self, answer: bytes) -> None:
+        """Sends the answer."""
+
+    @abstractmethod
+    def set_exception(self, error: BaseException) -> None:
+        """Sends a refusal, or counts that the client has left."""
 
 
 def _may_have_priority(request: Received) -> bool:

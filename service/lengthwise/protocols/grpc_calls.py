@@ -32,7 +32,7 @@ from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.protocols.grpc_connections import GrpcConnections
 from lengthwise.protocols.grpc_infer import refuse
 from lengthwise.protocols.grpc_transport import Handler, RpcCall
-from lengthwise.protocols.receiving import Receiving, WaitingCalls
+from lengthwise.protocols.receiving import IncomingMessage, Receiving
 from lengthwise.serving import Serving
 
 MAX_WATCHES: Final = 64
@@ -61,7 +61,7 @@ class SmallCalls:
         self._receiving = Receiving(
             serving.inflight, serving.settings.max_body_bytes, connections.received_bytes, _PLACES
         )
-        self._probes = WaitingCalls(_PLACES)
+        self._free_probes = _PLACES
         self._watches = Streams(MAX_WATCHES, grpc.StatusCode.RESOURCE_EXHAUSTED)
         self._reflections = Streams(MAX_STREAMS)
 
@@ -130,24 +130,32 @@ class SmallCalls:
             RequestError: It does not come, is too large, or is no such message.
         """
         hold = Hold(self._serving.inflight)
+        body: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+        def received(given: bytes | None, error: RequestError | None = None) -> None:
+            if not body.done():
+                body.set_result(given) if error is None else body.set_exception(error)
+
+        message = IncomingMessage(hold, rpc.client, lambda: rpc.receive(received), partial(received, None))
+        self._receiving.start(message, time.monotonic() + self._seconds)
         try:
-            async with self._receiving.one(hold, time.monotonic() + self._seconds, rpc.client):
-                body = await rpc.read()
+            return grpc_codec.parsed(kind, _small(await body))
         finally:
+            self._receiving.end(message, arrived=not body.cancelled())
             hold.close()
-        return grpc_codec.parsed(kind, _small(body))
 
     async def _probed(self, rpc: RpcCall) -> bytes:
         """The message of a probe; empty if it is not received at once."""
-        if not self._probes.try_take():
+        if not self._free_probes:
             return b""
+        self._free_probes -= 1
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 return _small(await rpc.read())
         except TimeoutError:
             return b""
         finally:
-            self._probes.give_back()
+            self._free_probes += 1
 
 
 class Streams:

@@ -70,23 +70,25 @@ class MessageParts(NamedTuple):
         See "Encoding" in the documentation of protocol buffers: each field of `ModelInferRequest` is a tag of one byte,
         a length, and that many bytes.
         """
-        view, rest, raw, identifier = memoryview(body), [], list[memoryview](), b""
+        rest, raw, identifier = list[bytes](), list[memoryview](), b""
         at, end = 0, len(body)
         try:
             for _ in range(_MOST_ORDINARY_FIELDS):
                 if at == end:
                     break
-                tag, start = body[at], at
-                length, at = _varint(body, at + 1)
-                value, at = view[at : at + length], at + length
-                if at > end or tag not in _TAGS:
+                tag, length, first = body[at], body[at + 1], at + 2
+                if length > 127:
+                    length, first = _varint(body, at + 1)
+                after = first + length
+                if after > end or tag not in _TAGS:
                     return None
                 if tag == _RAW_REQUEST_TAG:
-                    raw.append(value)
+                    raw.append(memoryview(body)[first:after])
                 elif tag == _ID_TAG:
-                    identifier = bytes(value)
+                    identifier = body[first:after]
                 else:
-                    rest.append(view[start:at])
+                    rest.append(body[at:after])
+                at = after
             text = identifier.decode()
         except (IndexError, UnicodeDecodeError):
             return None
@@ -118,18 +120,21 @@ class _AnswerHead:
         return self._bytes
 
 
-def decode(body: bytes, serving: Serving, heads: KnownHeads | None = None) -> tuple[Call, EncodeMessage]:
+def decode(
+    body: bytes, serving: Serving, heads: KnownHeads | None = None, split: MessageParts | None = None
+) -> tuple[Call, EncodeMessage]:
     """The call of a request, and the function that encodes its answer.
 
     Args:
         body: The message.
         serving: Finds its model.
         heads: The messages that were read; None where every one is to be parsed.
+        split: Its parts, where these are known.
 
     Raises:
         RequestError: The request is wrong, or its model is not served.
     """
-    split = None if heads is None else MessageParts.of(body)
+    split = split or (None if heads is None else MessageParts.of(body))
     key = None if split is None else (split.rest, len(split.raw))
     known: _KnownMessage | None = None if heads is None or split is None else heads.get(key)
     if split is not None and known is not None:
@@ -227,10 +232,9 @@ def crowded(body: bytes) -> bool:
 
 
 def identifier_of(body: bytes) -> str:
-    """The id of a request; empty where it has none, or is no message."""
-    split = MessageParts.of(body)
+    """The id of a request whose parts are not known; empty where it has none, or is no message."""
     try:
-        return str(pb.ModelInferRequest.FromString(body).id)[:MAX_ID_CHARACTERS] if split is None else split.identifier
+        return str(pb.ModelInferRequest.FromString(body).id)[:MAX_ID_CHARACTERS]
     except DecodeError:
         return ""
 

@@ -13,14 +13,15 @@ from typing import Final, TypeAlias
 
 import grpc
 
-from lengthwise.connections.unread import PATIENCE_SECONDS
+from lengthwise.batching.queues import Timing
 from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, RequestError
 from lengthwise.protocols import grpc_codec, kserve
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
-from lengthwise.protocols.call import InferenceCall
+from lengthwise.protocols.call import DirectCall, InferenceCall
 from lengthwise.protocols.endpoint import TENSORS_BYTES, Decoded, InferenceProtocol, Received
+from lengthwise.protocols.grpc_codec import MessageParts
 from lengthwise.protocols.grpc_transport import RpcCall
-from lengthwise.protocols.receiving import Receiving
+from lengthwise.protocols.receiving import IncomingMessage, Receiving
 from lengthwise.protocols.tensors import KnownHeads
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
@@ -60,7 +61,7 @@ class ModelInfer(InferenceProtocol):
 
     def decode(self, request: Received) -> Decoded:
         """Decodes a message; see `InferenceProtocol.decode`."""
-        return grpc_codec.decode(request.body, self.serving, self._known)
+        return grpc_codec.decode(request.body, self.serving, self._known, request.scope.get("parts"))
 
     def decode_quickly(self, request: Received) -> Decoded | None:
         """Decodes a message on the event loop if that is quick; see `InferenceProtocol.decode_quickly`."""
@@ -73,8 +74,8 @@ class ModelStreamInfer(ModelInfer):
     name = STREAM
 
 
-class RpcRequest:
-    """One request from its message to its answer, without a task: what the batcher completes (see `Waiter`).
+class RpcRequest(DirectCall):
+    """One request from its message to its answer.
 
     Args:
         protocol: Decodes its message.
@@ -83,67 +84,46 @@ class RpcRequest:
         ends: Called once: with the request, its refusal (None where its client has left), and its answer.
     """
 
-    __slots__ = ("_decoding", "_ends", "_over", "call")
+    __slots__ = ("_ends",)
 
     def __init__(self, protocol: ModelInfer, rpc: RpcCall, headers: dict[bytes, bytes], ends: Ends) -> None:
-        self.call = InferenceCall(protocol, headers, rpc.peer)
+        super().__init__(InferenceCall(protocol, headers, rpc.peer))
         self._ends: Ends | None = ends
-        self._over = False
-        self._decoding: asyncio.Task[None] | None = None
         remaining = rpc.time_remaining()
         if remaining is not None:
             self.call.limit(self.call.record.arrived + remaining)
 
-    def message(self, body: bytes | None) -> None:
-        """Decodes the message and submits its sequences."""
-        if self._over:
+    def message(self, body: bytes | None, parts: MessageParts | None = None) -> None:
+        """Decodes the message, of which the parts may be known, and submits its sequences."""
+        if self.response_complete:
             return
-        try:
-            if body is None:
-                raise InvalidRequest([Problem("", "the call has no message")])
-            self.call.hold.set(len(body))
-            self.call.begin_decoding()
-            received = Received({}, self.call.headers, body)
-            decoded = self.call.decode_quickly(received)
-            if decoded is None:
-                self._decoding = asyncio.ensure_future(self._decode_slowly(received))
-            else:
-                self.call.submit(decoded, _message, self)
-        except Exception as error:
-            self.set_exception(error)
-
-    async def _decode_slowly(self, received: Received) -> None:
-        try:
-            decoded = await self.call.decode_slowly(received)
-            if not self._over:
-                self.call.submit(decoded, _message, self)
-        except Exception as error:
-            self.set_exception(error)
-        finally:
-            self._decoding = None
+        if body is None:
+            self.set_exception(InvalidRequest([Problem("", "the call has no message")]))
+        else:
+            self.decode(Received({"parts": parts}, self.call.headers, body))
 
     def left(self, rpc: RpcCall) -> None:
         """The client has left, or its deadline has passed at gRPC before it did here."""
         late = rpc.time_remaining() == 0
         self.set_exception(DeadlineExceeded("the deadline passed") if late else ClientLeft())
 
-    def done(self) -> bool:
-        """Whether it has its answer or its refusal."""
-        return self._over
+    def write(self, encoded: bytes, timing: Timing) -> bytes:
+        """The message of an answer."""
+        return encoded
 
     def set_result(self, answer: bytes) -> None:
         """Answers it."""
-        if not self._over:
+        if not self.response_complete:
             self._end(None, answer)
 
     def set_exception(self, error: BaseException) -> None:
         """Refuses it, or counts that its client has left."""
-        if not self._over:
-            self._over = True
+        if not self.response_complete:
+            self.response_complete = True
             self._end(self.call.fail(error), None)
 
     def _end(self, refusal: RequestError | None, answer: bytes | None) -> None:
-        self._over = True
+        self.response_complete = True
         call, ends, self._ends = self.call, self._ends, None
         if answer is not None:
             call.hold.holds(len(answer))
@@ -154,10 +134,6 @@ class RpcRequest:
 
 
 Ends: TypeAlias = Callable[[RpcRequest, RequestError | None, bytes | None], None]
-
-
-def _message(message: bytes, _: object) -> bytes:
-    return message
 
 
 class GrpcInference:
@@ -173,54 +149,27 @@ class GrpcInference:
         self._receiving = receiving
 
     def answer(self, rpc: RpcCall) -> None:
-        """Answers one call. Its bytes count as held until its answer has left, for which it has `PATIENCE_SECONDS`."""
+        """Answers one call. Its bytes count as held until its answer has left."""
         request = RpcRequest(self._protocol, rpc, headers_of(rpc.metadata), partial(_unary_end, rpc))
-        call, client = request.call, rpc.client
+        call = request.call
         rpc.on_end(call.hold.close)
-        rpc.on_cancel = partial(request.left, rpc)
-        late_at = min(call.record.arrived + self._protocol.serving.settings.default_timeout_ms / 1000, call.deadline)
-        end: Callable[[bool], None] | None = None
+        deadline = call.record.arrived + self._protocol.serving.settings.default_timeout_ms / 1000
 
-        def late() -> None:
-            received(None, DeadlineExceeded("the message did not come in time"))
+        def received(body: bytes | None) -> None:
+            self._receiving.end(message, arrived=body is not None)
+            request.message(body)
 
-        def received(body: bytes | None, error: RequestError | None = None) -> None:
-            nonlocal end
-            if end is not None:
-                end(body is not None)
-                end = None
-                if error is not None:
-                    request.set_exception(error)
-            if error is None:
-                request.message(body)
+        def left() -> None:
+            self._receiving.end(message, arrived=False)
+            request.left(rpc)
 
+        message = IncomingMessage(call.hold, rpc.client, lambda: rpc.receive(received), request.set_exception)
+        rpc.on_cancel = left
         try:
             call.admit()
-            late_at = min(late_at, call.deadline)
-            end = self._receiving.start(call.hold, late_at, client, late)
-            if end is None:
-                waiting = asyncio.ensure_future(self._in_line(request, rpc, late_at))
-                rpc.on_cancel = partial(_leave_line, rpc, request, waiting)
-            else:
-                rpc.receive(received)
+            self._receiving.start(message, min(deadline, call.deadline))
         except Exception as error:
             request.set_exception(error)
-
-    async def _in_line(self, request: RpcRequest, rpc: RpcCall, deadline: float) -> None:
-        """Receives the message when it is the call's turn."""
-        try:
-            async with self._receiving.one(request.call.hold, deadline, rpc.client):
-                body = await rpc.read()
-            rpc.on_cancel = partial(request.left, rpc)
-            request.message(body)
-        except Exception as error:
-            request.set_exception(error)
-
-
-def _leave_line(rpc: RpcCall, request: RpcRequest, waiting: asyncio.Task[None]) -> None:
-    """The client has left, perhaps before its task has begun: that never takes a place then."""
-    request.left(rpc)
-    waiting.cancel()
 
 
 def _unary_end(rpc: RpcCall, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
@@ -231,8 +180,6 @@ def _unary_end(rpc: RpcCall, request: RpcRequest, refusal: RequestError | None, 
             refuse(rpc, refusal, request_id)
         return
     rpc.finish(trailing=(request_id,), message=answer)
-    timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, rpc.cancel)
-    rpc.on_end(timer.cancel)
 
 
 def refuse(rpc: RpcCall, error: RequestError, *trailing: tuple[str, str], code: grpc.StatusCode | None = None) -> None:

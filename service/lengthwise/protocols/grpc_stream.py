@@ -21,13 +21,12 @@ from typing import Final
 import grpc
 
 from lengthwise.connections.inflight import Hold
-from lengthwise.connections.unread import PATIENCE_SECONDS
 from lengthwise.errors import Draining, InflightFull, RequestError
 from lengthwise.protocols import grpc_codec, kserve
 from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.grpc_infer import ModelStreamInfer, RpcRequest, headers_of, refuse, refuse_unread
 from lengthwise.protocols.grpc_transport import RpcCall
-from lengthwise.protocols.receiving import Receiving
+from lengthwise.protocols.receiving import IncomingMessage, Receiving
 
 MAX_STREAMS: Final = 256
 """Streams at once; further ones are refused."""
@@ -55,6 +54,7 @@ class StreamInference:
         self.receiving = receiving
         self.received_bytes = received_bytes
         self._open: set[_Stream] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def open(self) -> int:
@@ -77,6 +77,15 @@ class StreamInference:
         self._open.add(stream)
         rpc.on_end(lambda: self._open.discard(stream))
         stream.read()
+        if self._timer is None:
+            self._look()
+
+    def _look(self) -> None:
+        """Looks at the streams, and again later while there are any."""
+        for stream in list(self._open):
+            stream.look()
+        later = asyncio.get_running_loop().call_later
+        self._timer = later(LOOK_SECONDS, self._look) if self._open else None
 
     def end(self) -> None:
         """The server stops: no stream is read any further, and each ends behind its last answer."""
@@ -98,9 +107,8 @@ class _Stream:
         self._ended = False  # nothing more is read
         self._refusal: RequestError | None = None
         self._hold = Hold(inference.protocol.serving.inflight)
-        self._look: asyncio.TimerHandle | None = None
-        self._seen: int | None = None
-        self._give_back: Callable[[bool], None] | None = None
+        self._seen: int | None = None  # bytes of the connection when it was looked at first
+        self._large: IncomingMessage | None = None
         rpc.on_cancel = self._left
 
     def read(self) -> None:
@@ -108,7 +116,6 @@ class _Stream:
         if self._reading or self._ended or len(self._requests) >= IN_FLIGHT:
             return
         self._reading, self._seen = True, None
-        self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._watch)
         self._rpc.receive(self._received)
 
     def end(self, refusal: RequestError | None = None) -> None:
@@ -119,57 +126,48 @@ class _Stream:
 
     def _received(self, body: bytes | None) -> None:
         self._reading = False
-        self._stop_watching(arrived=body is not None)
+        self._give_back(arrived=body is not None)
         if self._ended or self._rpc.finished:
             return
         if body is None:
             self.end()
             return
         request = RpcRequest(self._inference.protocol, self._rpc, self._headers, self._answered)
-        self._requests[request] = grpc_codec.identifier_of(body)
+        parts = grpc_codec.MessageParts.of(body)
+        self._requests[request] = grpc_codec.identifier_of(body) if parts is None else parts.identifier
         try:
             request.call.admit()
         except RequestError as error:  # its key was withdrawn
             request.set_exception(error)
         else:
-            request.message(body)
+            request.message(body, parts)
         self.read()
 
-    def _watch(self) -> None:
+    def look(self) -> None:
         """Looks whether a large message has begun to arrive: that needs a place, with memory reserved for it."""
+        if not self._reading or self._large is not None:
+            return
         received = self._inference.received_bytes(self._rpc.client)
         if self._seen is None or received is None:
             self._seen = received
-        if received is None or self._seen is None or received - self._seen <= WINDOW_BYTES:
-            self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._watch)
-            return
-        self._look = None
-        deadline = time.monotonic() + self._inference.protocol.serving.settings.default_timeout_ms / 1000
-        full: RequestError = InflightFull("there is no memory for a large message now", retry_after_seconds=1)
-        try:
-            self._give_back = self._inference.receiving.start(self._hold, deadline, self._rpc.client, self._late)
-        except RequestError as error:
-            full = error
-        if self._give_back is None:
-            self._break(full)
-
-    def _late(self) -> None:
-        self._break(InflightFull("the message came too slowly, and others wait", retry_after_seconds=1))
+        elif received - self._seen > WINDOW_BYTES:
+            receiving = self._inference.receiving
+            if not receiving.free:
+                self._break(InflightFull("there is no memory for a large message now", retry_after_seconds=1))
+                return
+            self._large = IncomingMessage(self._hold, self._rpc.client, bool, self._break)
+            seconds = self._inference.protocol.serving.settings.default_timeout_ms / 1000
+            receiving.start(self._large, time.monotonic() + seconds)
 
     def _break(self, refusal: RequestError) -> None:
         """Ends the stream at once, because a message may not be received."""
-        self._stop_watching(arrived=False)
-        self._ended = True
-        self._abandon()
+        self._left()
         refuse(self._rpc, refusal)
 
-    def _stop_watching(self, *, arrived: bool) -> None:
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
-        if self._give_back is not None:
-            self._give_back(arrived)
-            self._give_back = None
+    def _give_back(self, *, arrived: bool) -> None:
+        if self._large is not None:
+            self._inference.receiving.end(self._large, arrived=arrived)
+            self._large = None
         self._hold.close()
 
     def _answered(self, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
@@ -191,10 +189,8 @@ class _Stream:
             return
         self._sending = True
         request, message = self._line.popleft()
-        unread = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._rpc.cancel)
 
         def sent() -> None:
-            unread.cancel()
             self._sending = False
             self._requests.pop(request, None)
             request.call.hold.close()
@@ -207,20 +203,16 @@ class _Stream:
     def _finish_if_done(self) -> None:
         if not self._ended or self._requests or self._rpc.finished:
             return
-        self._stop_watching(arrived=False)
+        self._give_back(arrived=False)
         if self._refusal is not None:
             refuse(self._rpc, self._refusal, code=grpc.StatusCode.UNAVAILABLE)
         else:
             self._rpc.finish()
 
     def _left(self) -> None:
-        """The client has cancelled the stream, has left, or its deadline has passed."""
+        """The stream is over, and nothing more of it will be sent: what is not answered is withdrawn."""
         self._ended = True
-        self._stop_watching(arrived=False)
-        self._abandon()
-
-    def _abandon(self) -> None:
-        """Withdraws what is not answered; nothing of it will be sent."""
+        self._give_back(arrived=False)
         requests, self._requests = list(self._requests), {}
         self._line.clear()
         for request in requests:

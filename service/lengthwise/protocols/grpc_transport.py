@@ -13,12 +13,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
+
+from lengthwise.connections.unread import PATIENCE_SECONDS
 
 log = logging.getLogger("lengthwise.grpc")
 
@@ -27,6 +29,10 @@ _REQUESTED: Final = 3
 _EVENTS_AT_ONCE: Final = 64
 """How many events are handled in one turn of the event loop."""
 _NO_FLAGS: Final = 0
+_LOOKS: Final = 8
+"""How many times in `PATIENCE_SECONDS` it is looked for calls whose clients take nothing."""
+_NO_DEADLINE_SECONDS: Final = 1e12
+"""The core writes no deadline as one far beyond this, in seconds since the epoch."""
 
 Handler: TypeAlias = "Callable[[RpcCall], Coroutine[Any, Any, None] | None]"
 """Answers a call, in a coroutine that is cancelled with the call, or by callbacks."""
@@ -40,6 +46,7 @@ class RpcCall:
         method: Such as `/package.Service/Method`.
         metadata: As the client sent it: names, and texts or bytes.
         peer: The other end of its connection, as gRPC writes it: `ipv6:%5B::1%5D:50123`.
+        client: The same as `AcceptedConnections` names it.
         cancelled: Whether the client cancelled it, left, or set a deadline that has passed.
         on_cancel: Called when that is so.
     """
@@ -52,19 +59,23 @@ class RpcCall:
         "_over",
         "_sent_head",
         "_status",
+        "_unread",
         "cancelled",
+        "client",
         "metadata",
         "method",
         "on_cancel",
         "peer",
     )
 
-    def __init__(self, event: Any) -> None:
+    def __init__(self, event: Any, unread: dict[RpcCall, float]) -> None:
         self._call: Any = event.call
+        self._unread = unread
         self.method: str = event.call_details.method.decode("ascii", "replace")
         self._deadline: float = event.call_details.deadline
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
         self.peer: str = self._call.peer().decode()
+        self.client = _client_of(self.peer)
         self.cancelled = False
         self.on_cancel: Callable[[], object] | None = None
         self._ended: list[Callable[[], None]] = []
@@ -75,19 +86,13 @@ class RpcCall:
         self._begin((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
 
     @property
-    def client(self) -> str:
-        """The client, as `AcceptedConnections` names it."""
-        return unquote(self.peer).partition(":")[2].replace("[", "").replace("]", "")
-
-    @property
     def finished(self) -> bool:
         """Whether its status was set; nothing that is sent afterwards arrives."""
         return self._status is not None
 
     def time_remaining(self) -> float | None:
         """Seconds until the client's deadline, 0 where it has passed; None without one."""
-        left = self._deadline - time.time()
-        return None if left == float("inf") else max(0.0, left)
+        return None if self._deadline > _NO_DEADLINE_SECONDS else max(0.0, self._deadline - time.time())
 
     def run(self, handler: Handler) -> None:
         """Has a handler answer it. What a coroutine does not finish is finished when it returns."""
@@ -126,7 +131,13 @@ class RpcCall:
 
     def write(self, message: bytes, written: Callable[[], None]) -> None:
         """Sends a message of a stream. The next one may be sent when `written` is called."""
-        self._begin((*self._head(), cygrpc.SendMessageOperation(message, _NO_FLAGS)), lambda _: written())
+
+        def done(_: object) -> None:
+            self._unread.pop(self, None)
+            written()
+
+        self._unread[self] = time.monotonic()
+        self._begin((*self._head(), cygrpc.SendMessageOperation(message, _NO_FLAGS)), done)
 
     async def sent(self, message: bytes) -> None:
         """Sends a message of a stream, and waits until the client may have it."""
@@ -149,6 +160,7 @@ class RpcCall:
             return
         status = cygrpc.SendStatusFromServerOperation(trailing, code.value[0], details.encode(), _NO_FLAGS)
         sent = () if message is None else (cygrpc.SendMessageOperation(message, _NO_FLAGS),)
+        self._unread[self] = time.monotonic()
         self._begin((*self._head(), *sent, status), lambda _: None)
 
     def cancel(self) -> None:
@@ -171,6 +183,7 @@ class RpcCall:
         done(event)
         if self._due == 0 and not self._over:  # the first operation ends with the call
             self._over, self.on_cancel = True, None
+            self._unread.pop(self, None)
             ended, self._ended = self._ended, []
             for one in ended:
                 one()
@@ -182,8 +195,13 @@ class RpcCall:
         self.on_cancel = None
 
 
+@lru_cache
+def _client_of(peer: str) -> str:
+    return unquote(peer).partition(":")[2].replace("[", "").replace("]", "")
+
+
 class RpcServer:
-    """Accepts calls.
+    """Accepts calls. A call is cancelled whose client does not take what it is sent within `PATIENCE_SECONDS`.
 
     Args:
         options: gRPC's options.
@@ -195,6 +213,7 @@ class RpcServer:
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
         self._begin = begin
+        self._unread: dict[RpcCall, float] = {}  # calls that something is sent to, and since when
         self._first: Any = None  # the event that woke the loop
         self._found = False
         self._idle = threading.Lock()  # held while the loop looks for events itself
@@ -213,6 +232,7 @@ class RpcServer:
         for _ in range(_REQUESTED):
             self._request()
         threading.Thread(target=self._wait, name="grpc", daemon=True).start()
+        self._cancel_unread()
 
     async def stop(self, seconds: float) -> None:
         """Accepts no more calls, and cancels what is open after some seconds."""
@@ -229,6 +249,14 @@ class RpcServer:
         self._server.destroy()
         self._queue.shutdown()
 
+    def _cancel_unread(self) -> None:
+        """Cancels the calls whose clients take nothing, and looks again later."""
+        late = time.monotonic() - PATIENCE_SECONDS
+        for call in [one for one, since in self._unread.items() if since < late]:
+            call.cancel()
+        if not self._stopping:
+            self._loop.call_later(PATIENCE_SECONDS / _LOOKS, self._cancel_unread)
+
     def _request(self) -> None:
         self._server.request_call(self._queue, self._queue, self._requested)
 
@@ -237,7 +265,7 @@ class RpcServer:
             return
         if not self._stopping:
             self._request()
-        self._begin(RpcCall(event))
+        self._begin(RpcCall(event, self._unread))
 
     def _wait(self) -> None:
         """Waits for the next event whenever the loop has found none, in a thread of its own."""

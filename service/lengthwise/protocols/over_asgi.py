@@ -63,7 +63,7 @@ class OverAsgi:
                 response = Response(*self._endpoint.refuse(refusal))
             await self._send(call, response, scope, send)
         finally:
-            call.release()
+            call.hold.close()
 
     async def _read(self, call: InferenceCall, scope: Scope, receive: Receive) -> Decoded:
         """Reads and decodes the body. None of its bytes is referred to when this returns.
@@ -87,7 +87,9 @@ class OverAsgi:
                     return await call.decode_in_thread(Received(scope, headers, body))
             body = inflated
             hold.holds(len(body))
-        return await call.decode(Received(scope, headers, body))
+        request = Received(scope, headers, body)
+        decoded = call.decode_quickly(request)
+        return await call.decode_slowly(request) if decoded is None else decoded
 
     async def _answer(self, call: InferenceCall, decoded: Decoded, receive: Receive) -> Response:
         """Waits for the answer.

@@ -22,9 +22,7 @@ import asyncio
 import enum
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
 from lengthwise.connections.inflight import Hold, Inflight
@@ -40,6 +38,7 @@ PATIENCE_SECONDS: Final = 2.0
 """How long a message may take to arrive in any case, while others wait."""
 MAX_WAITING: Final = 6144
 """Most calls that wait for a place; beyond it, calls are refused."""
+_LATE: Final = "the message did not come in time"
 _KNOWN_CONNECTIONS: Final = 8192
 """Of how many connections it is remembered how their last message arrived."""
 
@@ -52,146 +51,102 @@ class _Rank(enum.IntEnum):
     SILENT = 2
 
 
-class _Alarm:
-    """Calls a function at a time, as an `asyncio.Timeout` cancels a task."""
+class IncomingMessage:
+    """A message that waits for a place, or is being received.
 
-    __slots__ = ("_brought_forward", "_call", "_loop", "_timer")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, when: float, call: Callable[[], None]) -> None:
-        self._loop, self._call = loop, call
-        self._timer = loop.call_at(when, call)
-        self._brought_forward = False
-
-    def expired(self) -> bool:
-        return self._brought_forward
-
-    def reschedule(self, when: float) -> None:
-        self.cancel()
-        self._timer = self._loop.call_at(when, self._call)
-        self._brought_forward = True
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-
-@dataclass(slots=True, eq=False)
-class _IncomingMessage:
-    """A message that is being received.
-
-    Attributes:
-        client: Whose it is.
-        timeout: Ends it: an `asyncio.Timeout`, or what has its methods.
-        began: When its place was given to it, on the clock of the event loop.
-        received: The bytes of its connection at `measured`; None if that is not known.
-        measured: When the bytes of its connection were looked at first, because others waited; None before.
+    Args:
+        hold: The bytes of its call.
+        client: Its connection.
+        begin: Called when it may be received.
+        refuse: Called with the reason where it may not, or no longer: `end` need not be called then.
     """
 
-    client: str
-    timeout: asyncio.Timeout | _Alarm
-    began: float
-    received: int | None = None
-    measured: float | None = None
+    __slots__ = ("began", "begin", "client", "hold", "measured", "received", "refuse", "timer")
+
+    def __init__(
+        self, hold: Hold, client: str, begin: Callable[[], object], refuse: Callable[[RequestError], object]
+    ) -> None:
+        self.hold = hold
+        self.client = client
+        self.begin = begin
+        self.refuse = refuse
+        self.began: float | None = None  # when it got its place
+        self.measured: float | None = None  # when its connection's bytes were looked at first, because others waited
+        self.received: int | None = None  # these bytes; None if that is not known
+        self.timer: asyncio.TimerHandle | None = None  # its deadline; None when it is over
+
+    def over(self) -> Callable[[RequestError], object]:
+        """Lets go of what its call gave it, which refers to it again; returns `refuse`."""
+        refuse = self.refuse
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer, self.begin, self.refuse = None, bool, bool
+        return refuse
 
 
 class WaitingCalls:
-    """The calls that wait for a place: connections take turns, the prompt ones first.
+    """The messages that wait for a place: connections take turns, the prompt ones first."""
 
-    Args:
-        places: How many calls have one at once.
-    """
-
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._lines: tuple[OrderedDict[str, deque[asyncio.Future[None]]], ...] = tuple(OrderedDict() for _ in _Rank)
+    def __init__(self) -> None:
+        self._lines: tuple[OrderedDict[str, deque[IncomingMessage]], ...] = tuple(OrderedDict() for _ in _Rank)
         self._ranks: OrderedDict[str, _Rank] = OrderedDict()
         self.waiting = 0
 
-    def try_take(self) -> bool:
-        """Takes a place if one is free; returns whether it was."""
-        if self._free == 0:
-            return False
-        self._free -= 1
-        return True
+    def join(self, message: IncomingMessage) -> IncomingMessage | None:
+        """Adds a message at the end of its connection's line.
 
-    async def take(self, client: str) -> None:
-        """Waits for a place, which the caller gives back.
-
-        Raises:
-            InflightFull: Too many wait, and this connection has most of them.
+        Returns:
+            Where too many wait, the message that is refused for it: the newest of the connection that has most of
+            them, the silent connections first. That may be the message itself.
         """
-        if self.try_take():
-            return
-        if self.waiting >= MAX_WAITING:
-            self._refuse_one(client)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        client, refused = message.client, None
         lines = self._lines[self._ranks.get(client, _Rank.NEW)]
-        lines.setdefault(client, deque()).append(turn)
+        if self.waiting >= MAX_WAITING:
+            worst = next(lines for lines in reversed(self._lines) if lines)
+            longest = max(worst.values(), key=len)
+            if lines is worst and len(lines.get(client, ())) >= len(longest):
+                return message
+            refused = longest[-1]
+            self.leave(refused)
+        lines.setdefault(client, deque()).append(message)
         self.waiting += 1
-        try:
-            await turn
-        except BaseException:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give_back()  # the place came, and nobody was there to take it
-            else:
-                self._leave(client, turn)
-            raise
+        return refused
 
-    def give_back(self) -> None:
-        """Gives a place to the next one that waits."""
+    def next(self) -> IncomingMessage | None:
+        """Takes out the message whose turn it is."""
         for lines in self._lines:
-            while lines:
+            if lines:
                 client, line = lines.popitem(last=False)
-                turn = line.popleft()
                 self.waiting -= 1
+                message = line.popleft()
                 if line:
                     lines[client] = line
-                if not turn.done():
-                    turn.set_result(None)
-                    return
-        self._free += 1
+                return message
+        return None
+
+    def leave(self, message: IncomingMessage) -> None:
+        """Takes out a message that waits no more."""
+        for lines in self._lines:
+            line = lines.get(message.client)
+            if line is not None and message in line:
+                line.remove(message)
+                self.waiting -= 1
+                if not line:
+                    del lines[message.client]
 
     def arrived(self, client: str, *, promptly: bool) -> None:
         """Remembers how the last message of a connection arrived, which decides when its next call gets a place."""
         before = self._ranks.pop(client, _Rank.NEW)
         rank = self._ranks[client] = _Rank.PROMPT if promptly else _Rank.SILENT
-        line = self._lines[before].pop(client, None) if rank is not before else None
+        if rank is not before:
+            self._move(client, before, rank)
+        if len(self._ranks) > _KNOWN_CONNECTIONS:
+            self._move(*self._ranks.popitem(last=False), _Rank.NEW)
+
+    def _move(self, client: str, before: _Rank, rank: _Rank) -> None:
+        line = self._lines[before].pop(client, None)
         if line is not None:
             self._lines[rank][client] = line
-        if len(self._ranks) > _KNOWN_CONNECTIONS:
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        client, rank = self._ranks.popitem(last=False)
-        line = self._lines[rank].pop(client, None)
-        if line is not None:
-            self._lines[_Rank.NEW][client] = line
-
-    def _leave(self, client: str, turn: asyncio.Future[None]) -> None:
-        for lines in self._lines:
-            line = lines.get(client)
-            if line is not None and turn in line:
-                line.remove(turn)
-                self.waiting -= 1
-                if not line:
-                    del lines[client]
-                return
-
-    def _refuse_one(self, client: str) -> None:
-        """Refuses the newest call of the connection that has most waiting calls, the silent connections first.
-
-        Raises:
-            InflightFull: That is the connection of the caller.
-        """
-        full = InflightFull("too many calls wait to send their messages", retry_after_seconds=1)
-        worst = next(lines for lines in reversed(self._lines) if lines)
-        most = max(worst, key=lambda name: len(worst[name]))
-        own = self._lines[self._ranks.get(client, _Rank.NEW)]
-        if own is worst and len(own.get(client, ())) >= len(worst[most]):
-            raise full
-        turn = worst[most][-1]
-        self._leave(most, turn)
-        if not turn.done():
-            turn.set_exception(full)
 
 
 class Receiving:
@@ -212,113 +167,103 @@ class Receiving:
         places: int | None = None,
     ) -> None:
         self._reserved_bytes = 2 * max_bytes  # gRPC's own copy, and the copy for Python
-        self._turns = WaitingCalls(places or max(1, inflight.max_bytes // SHARE // self._reserved_bytes))
+        self._free = places or max(1, inflight.max_bytes // SHARE // self._reserved_bytes)
+        self._line = WaitingCalls()
         self._received_bytes = received_bytes
-        self._arrivals: dict[_IncomingMessage, None] = {}  # the one that began first is first
+        self._arrivals: dict[IncomingMessage, None] = {}  # the one that began first is first
         self._timer: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def one(self, hold: Hold, deadline: float, client: str) -> AsyncIterator[None]:
-        """Reserves memory for one message, which is received while the block runs; `hold` keeps it afterwards.
+    @property
+    def free(self) -> bool:
+        """Whether a place is free."""
+        return self._free > 0
 
-        Args:
-            hold: The bytes of the call.
-            deadline: Until when to wait for the turn and for the message, on the clock of `time.monotonic`.
-            client: The connection.
+    def start(self, message: IncomingMessage, deadline: float) -> None:
+        """Has a message received when it is its turn, with memory reserved for the largest; its hold keeps that.
 
-        Raises:
-            InflightFull: There is no memory for it now, or too many calls wait.
-            DeadlineExceeded: The deadline passed, or the message was silent or slow and others waited.
+        It is refused with `InflightFull` where there is no memory for it, or too many wait, and with `DeadlineExceeded`
+        where the deadline (on the clock of `time.monotonic`) passes, or it is silent or slow while others wait.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + deadline - time.monotonic()
-        if not self._turns.try_take():
-            await self._wait(until, client)
-        try:
-            hold.set(self._reserved_bytes)
-            async with asyncio.timeout_at(until) as timeout:
-                arrival = _IncomingMessage(client, timeout, loop.time())
-                self._arrivals[arrival] = None
-                try:
-                    yield
-                finally:
-                    del self._arrivals[arrival]
-            self._turns.arrived(client, promptly=True)
-        except TimeoutError:
-            self._turns.arrived(client, promptly=False)
-            raise DeadlineExceeded("the message did not come in time") from None
-        finally:
-            self._turns.give_back()
-
-    def start(
-        self, hold: Hold, deadline: float, client: str, late: Callable[[], None]
-    ) -> Callable[[bool], None] | None:
-        """Reserves memory for one message if a place is free, without waiting.
-
-        Args:
-            hold: As for `one`.
-            deadline: As for `one`.
-            client: As for `one`.
-            late: Called once where `one` raises `DeadlineExceeded`.
-
-        Returns:
-            What gives the place back, to be called once, with whether the message arrived; None without a place.
-
-        Raises:
-            InflightFull: As `one`.
-        """
-        if not self._turns.try_take():
-            return None
-        try:
-            hold.set(self._reserved_bytes)
-        except RequestError:
-            self._turns.give_back()
-            raise
-        loop = asyncio.get_running_loop()
-        alarm = _Alarm(loop, loop.time() + deadline - time.monotonic(), late)
-        arrival = _IncomingMessage(client, alarm, loop.time())
-        self._arrivals[arrival] = None
-
-        def end(arrived: bool) -> None:
-            alarm.cancel()
-            del self._arrivals[arrival]
-            self._turns.arrived(client, promptly=arrived)
-            self._turns.give_back()
-
-        return end
-
-    async def _wait(self, until: float, client: str) -> None:
-        """Waits for a place; while any call waits, silent and slow messages are refused."""
+        message.timer = loop.call_later(deadline - time.monotonic(), self._late, message)
+        if self._free:
+            self._free -= 1
+            if not self._began(message):
+                self._give_back()
+            return
         if self._timer is None:
             self._end_slow()
+        refused = self._line.join(message)
+        if refused is not None:
+            self._refuse(refused, InflightFull("too many calls wait to send their messages", retry_after_seconds=1))
+
+    def end(self, message: IncomingMessage, *, arrived: bool) -> None:
+        """Gives a message's place back, or its turn; does nothing the second time.
+
+        Args:
+            message: The message.
+            arrived: Whether it is here; otherwise its connection comes after those that send what they said.
+        """
+        if message.timer is None:
+            return
+        message.over()
+        if message.began is None:
+            self._line.leave(message)
+            return
+        del self._arrivals[message]
+        self._line.arrived(message.client, promptly=arrived)
+        self._give_back()
+
+    def _began(self, message: IncomingMessage) -> bool:
+        """Gives a place to a message; returns whether there was memory for it."""
         try:
-            async with asyncio.timeout_at(until):
-                await self._turns.take(client)
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the message could be received") from None
+            message.hold.set(self._reserved_bytes)
+        except RequestError as error:
+            self._refuse(message, error)
+            return False
+        message.began = asyncio.get_running_loop().time()
+        self._arrivals[message] = None
+        message.begin()
+        return True
+
+    def _give_back(self) -> None:
+        while (following := self._line.next()) is not None:
+            if self._began(following):
+                return
+        self._free += 1
+
+    def _refuse(self, message: IncomingMessage, error: RequestError) -> None:
+        message.over()(error)
+
+    def _late(self, message: IncomingMessage) -> None:
+        refuse = message.refuse
+        self.end(message, arrived=False)
+        waited = message.began is None
+        what = "the deadline passed before the message could be received" if waited else _LATE
+        refuse(DeadlineExceeded(what))
 
     def _end_slow(self) -> None:
         """Refuses the messages that are silent or slow, and checks again later while others wait."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for arrival in self._arrivals:
-            if not arrival.timeout.expired() and self._is_slow(arrival, now):
-                arrival.timeout.reschedule(now)
+        for message in [one for one in self._arrivals if self._is_slow(one, now)]:
+            self._late(message)
         self._timer = loop.call_later(SILENT_SECONDS / 2, self._look_again)
 
     def _look_again(self) -> None:
         self._timer = None
-        if self._turns.waiting:
+        if self._line.waiting:
             self._end_slow()
 
-    def _is_slow(self, arrival: _IncomingMessage, now: float) -> bool:
+    def _is_slow(self, message: IncomingMessage, now: float) -> bool:
         """Whether a message that others wait for arrives too slowly: by what came since that was looked at first."""
-        if now - arrival.began >= PATIENCE_SECONDS:
+        seconds = now - (message.began or now)
+        if seconds >= PATIENCE_SECONDS:
             return True
-        received = self._received_bytes(arrival.client)
-        if arrival.measured is None:
-            arrival.measured, arrival.received = now, received
+        received = self._received_bytes(message.client)
+        if message.measured is None:
+            message.measured, message.received = now, received
             return False
-        if received is None or arrival.received is None or now - arrival.began < SILENT_SECONDS:
+        if received is None or message.received is None or seconds < SILENT_SECONDS:
             return False
-        return received - arrival.received < MIN_BYTES_PER_SECOND * (now - arrival.measured)
+        return received - message.received < MIN_BYTES_PER_SECOND * (now - message.measured)
