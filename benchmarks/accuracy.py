@@ -35,7 +35,7 @@ from benchmarks import machine, pages
 from lengthwise.commands.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
-from lengthwise_export.architecture.presets import PRESETS
+from lengthwise_export.architecture.model_spec import PRESETS
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training.options import TrainOptions
 from lengthwise_export.training.session import TrainingSession

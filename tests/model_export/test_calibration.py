@@ -10,7 +10,7 @@ import torch
 
 import lengthwise_export
 from lengthwise.decoding.dataset import Record
-from lengthwise_export.architecture import checkpoint, trained
+from lengthwise_export.architecture import trained
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.training import train as training
 from lengthwise_export.training.options import TrainingOptions
@@ -92,12 +92,3 @@ def test_the_option_turns_it_off(tmp_path: Path, calibration: bool) -> None:
         described, *given, out=tmp_path / "run", epochs=1, validation=0.2, calibration=calibration, progress=None
     )
     assert isinstance(made.report["temperature"], float) == calibration
-
-
-def test_an_older_checkpoint_has_no_temperature(tmp_path: Path) -> None:
-    run(tmp_path, separable(20), epochs=1)
-    path = tmp_path / trained.WEIGHTS_FILE
-    tensors, state = checkpoint.read(path)
-    for value in ("x", True, float("nan"), 0, -1.0, None):
-        checkpoint.write(path, tensors, state | {"temperature": value})
-        assert trained.read_record(path).temperature is None

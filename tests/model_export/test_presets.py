@@ -6,7 +6,7 @@ import torch
 from lengthwise.runtime.session import Session
 from lengthwise.verification import measurement, promises
 from lengthwise_export.architecture.model import Ensemble, SequenceClassifier, classifier
-from lengthwise_export.architecture.presets import PRESETS
+from lengthwise_export.architecture.model_spec import PRESETS
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import SpecError
 from lengthwise_export.exporting import flow

@@ -10,8 +10,7 @@ import torch
 
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.toml_text import as_toml
+from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.training import choice, normalizing, recipe, rocket, schedule, session
 from lengthwise_export.training.batches import check, lenient
 from lengthwise_export.training.options import TrainingOptions, TrainOptions

@@ -31,14 +31,12 @@ def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
         CheckpointError: The checkpoint cannot be read, or was trained with another spec.
     """
     torch.manual_seed(0)
-    if spec.model.kind == "layers":
-        model: BuiltInModel = classifier(spec)
-        return model.eval(), [] if weights is None else trained.load(model, spec, weights)
+    is_rocket = spec.model.kind == "rocket"
     if weights is None:
-        return rocket.untrained(spec).eval(), []
+        return (rocket.untrained(spec) if is_rocket else classifier(spec)).eval(), []
     notices = trained.compare_specs(trained.read_record(weights), spec, weights)
     try:
-        model = rocket.from_tensors(spec, checkpoint.weights(weights))
+        model = rocket.from_tensors(spec, checkpoint.weights(weights)) if is_rocket else classifier(spec)
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}") from error
     return model.eval(), [*notices, *checkpoint.load(model, weights)]

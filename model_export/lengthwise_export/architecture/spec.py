@@ -6,8 +6,9 @@ Unknown keys and contradicting keys are errors that name them. The keys are docu
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -15,10 +16,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, MissingPolicy, StepInput, Task
 from lengthwise.wrong_values import all_wrong
-from lengthwise_export.architecture.model_spec import ROCKET_KEYS, SpecTable
+from lengthwise_export.architecture.model_spec import ROCKET_KEYS, WITHOUT_DATA, SpecTable, expanded
 from lengthwise_export.architecture.model_spec import ConvSpec as ConvSpec
 from lengthwise_export.architecture.model_spec import ModelSpec as ModelSpec
-from lengthwise_export.architecture.presets import WITHOUT_DATA, expanded
 from lengthwise_export.errors import SpecError
 
 ROCKET_BATCH_ROWS: Final = 32
@@ -256,3 +256,33 @@ TABLES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
 def _known(place: tuple[int | str, ...]) -> Iterable[str]:
     """The keys of the table at a path."""
     return TABLES[tuple(part for part in place if isinstance(part, str))].model_fields
+
+
+def as_toml(spec: Spec, notes: Sequence[str] = ()) -> str:
+    """The keys of a spec that differ from the defaults of this version or were given, as a file that `Spec.read` reads.
+
+    Args:
+        spec: The spec.
+        notes: Lines of a comment at the top.
+    """
+    lines = [f"# {line}" for note in notes for line in (note.splitlines() or [""])]
+    tables = spec.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    for name in ("input", "model", "output"):
+        if not tables.get(name):
+            continue
+        lines += [""] if lines else []
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {_value(value)}" for key, value in tables[name].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        if value and isinstance(value[0], Mapping):
+            return "[\n" + "".join(f"  {_value(one)},\n" for one in value) + "]"
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value)

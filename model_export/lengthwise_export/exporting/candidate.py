@@ -71,13 +71,11 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
     spec = spec.concrete() if weights is None else trained.settled(spec, weights)
     model, _ = loading.load(spec, weights)
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
-    profile = None
+    record = trained.TrainingRecord() if weights is None else trained.read_record(weights)
     if weights is None:
         made["weights"] = UNTRAINED
     else:
         made["checkpoint"] = digest(weights)
-        profile = trained.profile(weights)
-        record = trained.read_record(weights)
         known = {"temperature": record.temperature, "trained": record.trained}
         made |= {name: value for name, value in known.items() if value is not None}
     mean, std = _statistics(model)
@@ -89,7 +87,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
 
     return Candidate(
         manifest=spec.manifest(name="model", version=1, mean=mean, std=std).model_copy(
-            update={"made": made, "training": profile}
+            update={"made": made, "training": record.profile}
         ),
         build=build,
         reference=eager_reference(model),

@@ -24,7 +24,7 @@ from lengthwise.decoding.given import GivenSequence, Layout
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.padding import Steps
 from lengthwise.wrong_values import nearest
-from lengthwise_export.architecture.presets import PRESETS
+from lengthwise_export.architecture.model_spec import PRESETS
 from lengthwise_export.architecture.spec import InputSpec, Spec
 from lengthwise_export.errors import SpecError
 from lengthwise_export.training.batches import check, lenient

@@ -13,31 +13,37 @@ import json
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
+from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from lengthwise import files
+from lengthwise.commands.progress import progress_bar, status
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
+from lengthwise.reports import notebook
 from lengthwise_export.architecture import checkpoint
-from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.toml_text import as_toml
+from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
 from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.batches import check, examples, lenient
 from lengthwise_export.training.options import TrainOptions
-from lengthwise_export.training.progress import ProgressTarget, Show, choosing, shown
 from lengthwise_export.training.recipe import Plan
 from lengthwise_export.training.report import METRICS_FILE, RunReport, origin, page
 from lengthwise_export.training.run import Epoch
 from lengthwise_export.training.scores import evaluate
 from lengthwise_export.training.train import MEMBERS, TrainingResult, train
+
+ProgressTarget: TypeAlias = Callable[[str], None] | Literal["auto"] | None
+"""A function that takes lines; `auto` for a bar in a notebook or on a terminal; None for nothing."""
+Show: TypeAlias = Callable[[int, str], None]
+"""Takes the number of finished parts, and a note."""
 
 SPEC_FILE: Final = "spec.toml"
 PAGE_FILE: Final = "report.html"
@@ -132,13 +138,13 @@ class TrainingSession:
             )
         if self.validation and self.spec.model.kind != "rocket":
             options = options.model_copy(update={"validation": 0.0})
-        with choosing(self.progress):
+        with _choosing(self.progress):
             plan = recipe.plan(self.spec, self.records, options)
         return replace(plan, reasons=(*self.reasons, *plan.reasons), warnings=(*self.warnings, *plan.warnings))
 
     def _rocket(self, plan: Plan, out: Path) -> tuple[RunReport, list[str]]:
         """Fits fixed kernels. Nothing is chosen by the validation split, which is only scored."""
-        with shown(self.progress, "sequences", len(self.records)) as show:
+        with _shown(self.progress, "sequences", len(self.records)) as show:
             result = rocket.train(
                 plan.spec,
                 self.records,
@@ -158,7 +164,7 @@ class TrainingSession:
     def _layers(self, plan: Plan, out: Path) -> tuple[RunReport, list[str]]:
         """Trains layers by gradient descent, with one seed or several."""
         epochs = plan.options.epochs * plan.runs * plan.spec.model.members
-        with shown(self.progress, "epoch", epochs) as show:
+        with _shown(self.progress, "epoch", epochs) as show:
             on_epoch = _on_epoch(show)
             results = [self._one(plan, number, out, on_epoch) for number in range(plan.runs)]
         best = min(results, key=lambda one: _loss(one[1]))
@@ -299,3 +305,36 @@ def _endings(result: TrainingResult, plan: Plan) -> list[str]:
             'try kind = "rocket" in [model]'
         )
     return said
+
+
+def require_progress(progress: object) -> None:
+    """Makes sure that a caller's argument `progress` is one.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not (progress is None or progress == "auto" or callable(progress)):
+        raise ConfigurationError(f"progress must be a function, 'auto' or None, got {progress!r}")
+
+
+def _choosing(progress: ProgressTarget) -> AbstractContextManager[Any]:
+    """Shows during the block that something is chosen, which may take minutes."""
+    doing = "choosing what is left open"
+    return status(Console(stderr=True), doing) if progress is not None else nullcontext()
+
+
+@contextmanager
+def _shown(progress: ProgressTarget, parts: str, total: int) -> Iterator[Show]:
+    """Yields what shows the progress of a training with so many parts, such as epochs."""
+    if callable(progress):
+        tell = progress
+        yield lambda done, note: tell(f"{parts} {done} of {total}: {note}")
+    elif progress is None:
+        yield lambda _done, _note: None
+    elif notebook.in_notebook():
+        with notebook.notebook_bar("training", total) as bar:
+            yield bar
+    else:
+        with progress_bar(Console(stderr=True)) as bars:
+            task = bars.add_task("training", total=total, note="")
+            yield lambda done, note: bars.update(task, completed=done, note=f"{done} of {total}, {note}", refresh=True)

@@ -218,8 +218,8 @@ def write(directory: Path, spec: Spec, records: Sequence[Record], result: Any, m
     splits = {name.replace("left_out", "validation"): scores for name, scores in result.splits.items()}
     state = trained.record_of(
         spec,
-        {name: scores.accuracy for name, scores in splits.items()},
-        {name: scores.answers for name, scores in splits.items()},
+        accuracy={name: scores.accuracy for name, scores in splits.items()},
+        answers={name: scores.answers for name, scores in splits.items()},
         temperature=result.temperature,
         profile=profile_of(records, spec.output.labels),
     )

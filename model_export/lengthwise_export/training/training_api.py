@@ -30,8 +30,8 @@ from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, comparison, session
 from lengthwise_export.training.batches import lenient
 from lengthwise_export.training.options import TrainCallOptions
-from lengthwise_export.training.progress import ProgressTarget, require_progress
 from lengthwise_export.training.report import RunReport, splits_of
+from lengthwise_export.training.session import ProgressTarget, require_progress
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel

@@ -21,7 +21,7 @@ from lengthwise_export.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from lengthwise.decoding.dataset import Reading
-    from lengthwise_export.training.progress import ProgressTarget
+    from lengthwise_export.training.session import ProgressTarget
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
