@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from lengthwise.decoding.calls import Problems
 from lengthwise.errors import InvalidRequest, TooLarge
 from lengthwise.padding import Steps
-from lengthwise.protocols import tensor_specs, tensors
+from lengthwise.protocols import output_tensors, tensor_specs, tensors
 from lengthwise.protocols.request_parameters import MOST_CLASSIFICATIONS
 from lengthwise.protocols.tensors import InputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
@@ -221,7 +221,7 @@ THIRDS = np.array([0.2, 0.7, 0.1], dtype=np.float32)
 
 
 def answered(of: Manifest, asked: TensorCall, *answers: Answer) -> dict[str, tuple[str, list[Any]]]:
-    made = tensors.answer(asked, answers)
+    made = output_tensors.answer(asked, answers)
     for tensor, name in zip(made, asked.outputs, strict=True):
         form = next(form for form in tensor_specs.outputs_of(of) if form.name == name)
         assert all(size in (-1, found) for size, found in zip(form.shape, tensor.values.shape, strict=True))
@@ -262,7 +262,7 @@ NAMED = ["0.700000:1:b", "0.200000:0:a", "0.100000:2:c"]
 def test_the_best_classes_of_a_row_are_written_by_score_index_and_label(task: str, count: int, written: int) -> None:
     of = manifest(task=task, attention=False)
     asked = read(of, values([1, 2], (1, 1, 2)), wanted=("probabilities",), classes={"probabilities": count})
-    (made,) = tensors.answer(asked, [Answer(THIRDS, 1)])
+    (made,) = output_tensors.answer(asked, [Answer(THIRDS, 1)])
     assert (made.datatype, made.values.shape) == ("BYTES", (1, written))
     assert [text.decode() for text in made.values.flat] == NAMED[:written]
 
@@ -276,7 +276,7 @@ def test_the_best_classes_of_each_step_stand_at_its_place_and_nothing_past_a_len
         wanted=("step_scores", "probabilities"),
         classes={"probabilities": 2},
     )
-    _, made = tensors.answer(asked, [Answer(THIRDS[None]), Answer(np.stack([THIRDS, THIRDS[::-1]]))])
+    _, made = output_tensors.answer(asked, [Answer(THIRDS[None]), Answer(np.stack([THIRDS, THIRDS[::-1]]))])
     best, other = [b"0.700000:1:b", b"0.200000:0:a"], [b"0.700000:1:b", b"0.200000:2:c"]
     assert made.values.tolist() == [[best, [b"", b""]], [best, other]]
     assert made.raw().count(b"0.700000:1:b") == 3
@@ -285,7 +285,7 @@ def test_the_best_classes_of_each_step_stand_at_its_place_and_nothing_past_a_len
 def test_of_equal_scores_the_lower_class_comes_first() -> None:
     even = np.full(3, 1 / 3, dtype=np.float32)
     asked = read(manifest(), values([1, 2], (1, 1, 2)), wanted=("probabilities",), classes={"probabilities": 3})
-    (made,) = tensors.answer(asked, [Answer(even, 0)])
+    (made,) = output_tensors.answer(asked, [Answer(even, 0)])
     assert made.values.tolist() == [[b"0.333333:0:a", b"0.333333:1:b", b"0.333333:2:c"]]
 
 
@@ -307,11 +307,11 @@ def test_more_classifications_than_are_written_are_too_large() -> None:
 
 
 def test_texts_stand_behind_their_lengths_and_numbers_in_their_own_bytes() -> None:
-    text = tensors.OutputTensor("label", "BYTES", np.array([b"a", "ü".encode()], dtype=object))
+    text = output_tensors.OutputTensor("label", "BYTES", np.array([b"a", "ü".encode()], dtype=object))
     assert text.raw() == b"\x01\x00\x00\x00a\x02\x00\x00\x00\xc3\xbc"
-    number = tensors.OutputTensor("score", "FP32", np.array([[1.5, -2]], dtype=np.float32))
+    number = output_tensors.OutputTensor("score", "FP32", np.array([[1.5, -2]], dtype=np.float32))
     assert np.frombuffer(number.raw(), "<f4").tolist() == [1.5, -2]
-    assert tensors.OutputTensor("assigned", "BOOL", np.array([True, False])).raw() == b"\x01\x00"
+    assert output_tensors.OutputTensor("assigned", "BOOL", np.array([True, False])).raw() == b"\x01\x00"
 
 
 def test_nothing_is_copied_of_the_octets_of_a_tensor() -> None:

@@ -16,9 +16,11 @@ from google.protobuf.message import DecodeError, Message
 
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem
 from lengthwise.errors import InvalidRequest, Problem
-from lengthwise.protocols import kserve, request_parameters, tensors
+from lengthwise.protocols import kserve, output_tensors, request_parameters, tensors
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
-from lengthwise.protocols.tensors import InputTensor, KnownHeads, KnownTensors, OutputTensor, TensorCall
+from lengthwise.protocols.output_tensors import OutputTensor
+from lengthwise.protocols.tensor_specs import ELEMENTS
+from lengthwise.protocols.tensors import InputTensor, KnownHeads, KnownTensors, TensorCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.serving import Serving
@@ -279,7 +281,7 @@ def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[InputTens
                 problems.add(f"{pointer}/contents", "must be absent where raw_input_contents has the elements")
         elif tensor.datatype in _CONTENTS:
             contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
-            data = np.array(contents, dtype=tensors.ELEMENTS[tensor.datatype]).tobytes()
+            data = np.array(contents, dtype=ELEMENTS[tensor.datatype]).tobytes()
         sent.append(InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape[: _MOST_AXES + 1]), data, pointer))
     return sent
 
@@ -308,7 +310,7 @@ def field(tag: int, value: bytes) -> bytes:
 
 def _encode_raw(asked: TensorCall, identifier: str, head: _AnswerHead, answers: list[Answer]) -> bytes:
     """Encodes the answer with raw contents. The fields of a message may stand in any order."""
-    outputs = tensors.answer(asked, answers)
+    outputs = output_tensors.answer(asked, answers)
     written = [head.of(asked, outputs), *(field(_RAW_ANSWER_TAG, tensor.raw()) for tensor in outputs)]
     if identifier:
         written.append(field(_ID_TAG, identifier.encode()))
@@ -319,7 +321,7 @@ def _encode(asked: TensorCall, identifier: str, answers: list[Answer]) -> bytes:
     """Encodes the answer with typed contents."""
     response = _answer_head(asked.call.model.manifest)
     response.id = identifier
-    for tensor in tensors.answer(asked, answers):
+    for tensor in output_tensors.answer(asked, answers):
         output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
         if tensor.datatype == "BYTES":
             output.contents.bytes_contents.extend(tensor.values.flat)

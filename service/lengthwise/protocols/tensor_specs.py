@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from lengthwise.runtime.manifest import Manifest, Task
 
+ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "BOOL": np.dtype("?"),
+}
+"""The NumPy type of each datatype of a fixed size; `BYTES` has none."""
 LENGTHS: Final = "lengths"
 
 

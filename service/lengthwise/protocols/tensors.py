@@ -1,4 +1,4 @@
-"""The input and output tensors of the Open Inference Protocol, for its REST and its gRPC form.
+"""The input tensors of the Open Inference Protocol, for its REST and its gRPC form.
 
 A tensor is a rectangle, so its sequences are padded: `values [rows, width, features]`, or `tokens [rows, width]`, with
 `lengths`, `[rows, 1]` or `[rows]`, which a request of one row may omit. The padding of a row is never read. A tensor
@@ -21,44 +21,14 @@ from lengthwise.decoding import options
 from lengthwise.decoding.calls import Call, Item, Problems, compact, make_item, too_long_message, why_rejected
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
-from lengthwise.protocols.tensor_specs import LENGTHS, TensorSpec, inputs_of, outputs_of
+from lengthwise.protocols.tensor_specs import ELEMENTS, LENGTHS, TensorSpec, inputs_of, outputs_of
 from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.repository.served import ServedModel
-from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 
-ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "BOOL": np.dtype("?"),
-}
-"""The NumPy type of each datatype of a fixed size; `BYTES` has none."""
 _FLOAT32: Final = ELEMENTS["FP32"]
 INT64_MAX: Final = 2**63 - 1
 """The largest axis and the longest `timeout`, as over gRPC. Python's integers have no end, its floats and texts do."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutputTensor:
-    """An output tensor.
-
-    Attributes:
-        name: Its name.
-        datatype: The protocol's.
-        values: Its elements; those of `BYTES` are Python's `bytes`.
-    """
-
-    name: str
-    datatype: str
-    values: NDArray[Any]
-
-    def raw(self) -> bytes:
-        """Its elements as raw bytes: row-major, little-endian, each text after its length."""
-        if self.datatype == "BYTES":
-            return b"".join(len(text).to_bytes(4, "little") + text for text in self.values.flat)
-        return self.values.astype(ELEMENTS[self.datatype], copy=False).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,58 +209,9 @@ def _called(
     """The call of the sequences in a tensor: the tensor as sent, its elements, and the sequences."""
     steps, rectangle, items = found
     items, beside = compact(items, rectangle)
-    place, width = f"{steps.pointer}: row {{}}", rectangle.shape[1]
-    call = Call(model, items, "attention" in names, asked.timeout_ms, asked.priority, place, width, beside)
+    place, attention = f"{steps.pointer}: row {{}}", "attention" in names
+    call = Call(model, items, attention, asked.timeout_ms, asked.priority, place, rectangle.shape[1], beside)
     return TensorCall(call, names, classes)
-
-
-def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
-    """The output tensors of a call, in the requested order."""
-    manifest = asked.call.model.manifest
-    forms = {form.name: form for form in outputs_of(manifest)}
-    has_texts = "label" in asked.outputs or "step_labels" in asked.outputs
-    labels = np.array([label.encode() for label in manifest.labels] if has_texts else [], dtype=object)
-    outputs = []
-    for name in asked.outputs:
-        rows = [_values(name, one, labels, manifest) for one in answers]
-        datatype, classes = forms[name].datatypes[0], asked.classes.get(name)
-        if classes is not None:
-            rows = [request_parameters.classified(row, classes, manifest.labels) for row in rows]
-            datatype = "BYTES"
-        if forms[name].shape[1:2] == (-1,):
-            values = _padded(rows, asked)
-        else:
-            values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
-        outputs.append(OutputTensor(name, datatype, values))
-    return outputs
-
-
-def _values(name: str, answer: Answer, labels: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
-    """One row of an output tensor, without padding."""
-    probabilities = answer.probabilities
-    if name == "label":
-        return np.asarray(labels[answer.best], dtype=object)
-    if name == "score":
-        return np.asarray(probabilities[answer.best])
-    if name == "assigned":
-        return np.asarray(probabilities >= manifest.threshold)
-    if name == "step_labels":
-        return np.asarray(labels[probabilities.argmax(axis=1)])
-    if name == "step_scores":
-        return np.asarray(probabilities.max(axis=1))
-    if name == "attention" and answer.attention is not None:
-        return answer.attention
-    return probabilities
-
-
-def _padded(rows: Sequence[NDArray[Any]], asked: TensorCall) -> NDArray[Any]:
-    """Rows with a time axis as one array `[rows, width, ...]`: each step at its place in the input, zeros elsewhere."""
-    first = rows[0]
-    blank: Any = b"" if first.dtype == object else 0
-    padded: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
-    for row, entries, item in zip(padded, rows, asked.call.items, strict=True):
-        row[slice(len(entries)) if item.kept_places is None else item.kept_places] = entries
-    return padded
 
 
 def _classes(
@@ -369,8 +290,7 @@ def _elements(
     if len(data) != expected:
         problems.add(tensor.pointer, f"its shape is {expected} bytes, {len(data)} were sent")
         return None
-    elements: NDArray[Any] = np.frombuffer(data, dtype=element)
-    return _single(elements).reshape(tensor.shape)
+    return _single(np.frombuffer(data, dtype=element)).reshape(tensor.shape)
 
 
 def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:

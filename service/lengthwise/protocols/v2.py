@@ -16,7 +16,7 @@ import orjson
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem, unknown_fields
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
-from lengthwise.protocols import kserve, request_parameters, tensor_text, tensors
+from lengthwise.protocols import kserve, output_tensors, request_parameters, tensor_text, tensors
 from lengthwise.protocols.endpoint import (
     CAREFUL_BYTES,
     JSON,
@@ -247,7 +247,7 @@ def _encode(
         document["id"] = identifier
     outputs: list[dict[str, Any]] = []
     data: list[bytes] = []
-    for tensor in tensors.answer(asked, answers):
+    for tensor in output_tensors.answer(asked, answers):
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
         if tensor.name in binary:
             data.append(tensor.raw())

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from lengthwise.errors import ConfigurationError, Draining, ModelNotFound, RequestError
 from lengthwise.repository.contents import Refusal, Repository
@@ -33,6 +33,8 @@ log = logging.getLogger("lengthwise.registry")
 
 R = TypeVar("R")
 
+_MOST_FOUND: Final = 256
+
 Rescan = Callable[[Repository, str | None], Repository]  # after the last result; rejected ones of a name again
 
 
@@ -43,6 +45,7 @@ class _RegistrySnapshot:
     repository: Repository = field(default_factory=lambda: Repository(starting=True))
     served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
     unnamed: ServedModel | None = None
+    found: dict[tuple[str | None, str | None], ServedModel] = field(default_factory=dict)  # what was asked for
 
 
 class Registry:
@@ -93,7 +96,12 @@ class Registry:
         snapshot = self._snapshot
         if name is None and version is None and snapshot.unnamed is not None:
             return snapshot.unnamed
-        return snapshot.served[snapshot.repository.find(name, version)]
+        found = snapshot.found.get((name, version))
+        if found is None:
+            found = snapshot.served[snapshot.repository.find(name, version)]
+            if len(snapshot.found) < _MOST_FOUND:
+                snapshot.found[name, version] = found
+        return found
 
     async def open(self) -> None:
         """Scans the folder for the first time, and then periodically; ConfigurationError if it cannot be read."""

@@ -1,0 +1,86 @@
+"""The output tensors of the Open Inference Protocol: the answer to a call whose sequences came as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.protocols import request_parameters
+from lengthwise.protocols.tensor_specs import ELEMENTS, outputs_of
+from lengthwise.protocols.tensors import TensorCall
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """An output tensor.
+
+    Attributes:
+        name: Its name.
+        datatype: The protocol's.
+        values: Its elements; those of `BYTES` are Python's `bytes`.
+    """
+
+    name: str
+    datatype: str
+    values: NDArray[Any]
+
+    def raw(self) -> bytes:
+        """Its elements as raw bytes: row-major, little-endian, each text after its length."""
+        if self.datatype == "BYTES":
+            return b"".join(len(text).to_bytes(4, "little") + text for text in self.values.flat)
+        return self.values.astype(ELEMENTS[self.datatype], copy=False).tobytes()
+
+
+def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
+    """The output tensors of a call, in the requested order."""
+    manifest = asked.call.model.manifest
+    forms = {form.name: form for form in outputs_of(manifest)}
+    has_texts = "label" in asked.outputs or "step_labels" in asked.outputs
+    labels = np.array([label.encode() for label in manifest.labels] if has_texts else [], dtype=object)
+    outputs = []
+    for name in asked.outputs:
+        rows = [_values(name, one, labels, manifest) for one in answers]
+        datatype, classes = forms[name].datatypes[0], asked.classes.get(name)
+        if classes is not None:
+            rows = [request_parameters.classified(row, classes, manifest.labels) for row in rows]
+            datatype = "BYTES"
+        if forms[name].shape[1:2] == (-1,):
+            values = _padded(rows, asked)
+        else:
+            values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
+        outputs.append(OutputTensor(name, datatype, values))
+    return outputs
+
+
+def _values(name: str, answer: Answer, labels: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
+    """One row of an output tensor, without padding."""
+    probabilities = answer.probabilities
+    if name == "label":
+        return np.asarray(labels[answer.best], dtype=object)
+    if name == "score":
+        return np.asarray(probabilities[answer.best])
+    if name == "assigned":
+        return np.asarray(probabilities >= manifest.threshold)
+    if name == "step_labels":
+        return np.asarray(labels[probabilities.argmax(axis=1)])
+    if name == "step_scores":
+        return np.asarray(probabilities.max(axis=1))
+    if name == "attention" and answer.attention is not None:
+        return answer.attention
+    return probabilities
+
+
+def _padded(rows: Sequence[NDArray[Any]], asked: TensorCall) -> NDArray[Any]:
+    """Rows with a time axis as one array `[rows, width, ...]`: each step at its place in the input, zeros elsewhere."""
+    first = rows[0]
+    blank: Any = b"" if first.dtype == object else 0
+    padded: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
+    for row, entries, item in zip(padded, rows, asked.call.items, strict=True):
+        row[slice(len(entries)) if item.kept_places is None else item.kept_places] = entries
+    return padded
