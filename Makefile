@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint lint-c format quick test test-long nightly truth gallery hostile sanitize floors soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
+.PHONY: help install serve lint lint-c format quick test test-long nightly truth gallery hostile arm sanitize floors soak cover train export model bench fuzz clients engines console-tools console-check console-pictures docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,11 +57,14 @@ quick: .venv/.development ## The tests of the service that start no process: a f
 test-long: .venv/.development ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each; SHARE=1/4 is a quarter
 	$(BIN)/python -m pytest -m long $(PARALLEL) $(if $(SHARE),--share $(SHARE))
 
-nightly: lint cover test-long gallery fuzz ## Every test that needs no tools of its own, with coverage and 400 examples of each law (hours)
+nightly: lint cover test-long gallery fuzz arm ## Every test that needs no tools of its own, with coverage and 400 examples of each law (hours)
 
 # A copy of the sources, so that the modules in use stay as they are.
 SANITIZED := runs/sanitized
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+arm: .venv/.development ## Builds the wheel for Linux on ARM, and tests its kernels in an emulated processor (apt-get install qemu-user-static)
+	$(BIN)/python -m pytest tests/deploy/test_arm64.py -m deploy -q -rs
 
 sanitize: .venv/.development ## Runs the tests of the kernels in C with AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)

@@ -5,8 +5,8 @@ own length. The kernels of `kernels/_recurrent.c` compute a few rows side by sid
 to the next one: padding is neither computed nor read. A session that registers them uses them instead of onnxruntime's;
 the graph is the same file. `runtime.fusion` replaces the nodes around the layers, too.
 
-They need AVX-512 or AVX2, and a C compiler at installation. onnxruntime's kernels run without these, and for a graph
-that needs what they do not support (peepholes, other activations, weights that are computed) or that accepts NaN.
+They need AVX-512, AVX2 or NEON, and a C compiler at installation. onnxruntime's kernels run without these, and for a
+graph that needs what they do not support (peepholes, other activations, computed weights) or that accepts NaN.
 `python -m benchmarks.kernels` measures the difference.
 """
 
@@ -93,7 +93,7 @@ def described(*, wanted: bool | None) -> str:
     if wanted is False:
         why = "as was asked for"
     elif COMPILED:
-        why = "as this processor has neither AVX-512 nor AVX2"
+        why = "as this processor has none of AVX-512, AVX2 and NEON"
     else:
         why = "as lengthwise.runtime.kernels was not built (no C compiler, or no headers)"
     return f"in onnxruntime's own kernels, {why}"

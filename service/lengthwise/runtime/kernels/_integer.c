@@ -122,27 +122,8 @@ static inline __attribute__((always_inline)) int32_t four(const uint8_t *from)
 #include "_integer_cells.h"
 #endif
 
-/* The same in plain C, for every other processor. */
-typedef float Floats4 __attribute__((vector_size(16)));
+/* The same for vectors of four: with the dot products of ARM, and in plain C for every other processor. */
 typedef const uint8_t *Bytes;
-typedef int32_t Integers4 __attribute__((vector_size(16)));
-
-static inline Floats4 fused(Floats4 a, Floats4 b, Floats4 c)
-{
-    return (Floats4){fmaf(a[0], b[0], c[0]), fmaf(a[1], b[1], c[1]), fmaf(a[2], b[2], c[2]), fmaf(a[3], b[3], c[3])};
-}
-
-static inline Floats4 smaller(Floats4 a, Floats4 b)
-{
-    for (int i = 0; i < 4; i++) b[i] = a[i] < b[i] ? a[i] : b[i];
-    return b;
-}
-
-static inline Floats4 larger(Floats4 a, Floats4 b)
-{
-    for (int i = 0; i < 4; i++) b[i] = a[i] > b[i] ? a[i] : b[i];
-    return b;
-}
 
 static inline int any_nan(Floats4 x) { return x[0] != x[0] || x[1] != x[1] || x[2] != x[2] || x[3] != x[3]; }
 
@@ -165,6 +146,42 @@ static inline Integers4 dot(Integers4 sum, Bytes numbers, Bytes from)
     return sum;
 }
 
+#if defined(__aarch64__)
+static inline int8x16_t four(Bytes from)
+{
+    uint32_t bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return vreinterpretq_s8_u32(vdupq_n_u32(bytes));
+}
+
+#define TARGET __attribute__((target("arch=armv8.2-a+i8mm")))
+static inline TARGET Integers4 dot_i8mm(Integers4 sum, Bytes numbers, Bytes weights)
+{
+    return (Integers4)vusdotq_s32((int32x4_t)sum, vreinterpretq_u8_s8(four(numbers)), vld1q_s8((const int8_t *)weights));
+}
+#define NAMED(x) x##_i8mm
+#define LANES 4
+#define DOT dot_i8mm
+#define MOST_ROWS 4
+#define BY_ROWS(f) switch (rows) { UP_TO_4(f) }
+#include "_integer_cells.h"
+
+/* Both factors have a sign here: 128 is subtracted from each byte, and its products with the weights are added again. */
+#define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
+static inline TARGET Integers4 dot_dotprod(Integers4 sum, Bytes numbers, Bytes from)
+{
+    const int8x16_t weights = vld1q_s8((const int8_t *)from), least = vdupq_n_s8(-128);
+    return (Integers4)vsubq_s32(vdotq_s32((int32x4_t)sum, veorq_s8(four(numbers), least), weights),
+                                vdotq_s32(vdupq_n_s32(0), least, weights));
+}
+#define NAMED(x) x##_dotprod
+#define LANES 4
+#define DOT dot_dotprod
+#define MOST_ROWS 4
+#define BY_ROWS(f) switch (rows) { UP_TO_4(f) }
+#include "_integer_cells.h"
+#endif
+
 #define TARGET
 #define NAMED(x) x##_portable
 #define LANES 4
@@ -178,6 +195,8 @@ static inline Integers4 dot(Integers4 sum, Bytes numbers, Bytes from)
 static const struct Cells KNOWN[] = {
 #if defined(__x86_64__)
     CELLS(avx512vnni, 16), CELLS(avxvnni, 8), CELLS(avx512, 16), CELLS(avx2, 8),
+#elif defined(__aarch64__)
+    CELLS(i8mm, 4), CELLS(dotprod, 4),
 #endif
     CELLS(portable, 4),
     {0},

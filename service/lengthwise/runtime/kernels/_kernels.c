@@ -11,11 +11,30 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 const OrtApi *api;
 static const struct Kernels *const KERNELS[] = {&float_kernels, &integer_kernels, &shares_kernels, NULL};
 static _Thread_local const struct Kernels *offered = &float_kernels;
+
+#if defined(__aarch64__) && defined(__APPLE__)
+static int arm_has(const char *set)
+{
+    int found = 0;
+    size_t size = sizeof found;
+    return !sysctlbyname(!strcmp(set, "i8mm") ? "hw.optional.arm.FEAT_I8MM" : "hw.optional.arm.FEAT_DotProd", &found, &size,
+                         NULL, 0) && found;
+}
+#elif defined(__aarch64__)
+static int arm_has(const char *set)
+{
+    return !strcmp(set, "i8mm") ? (getauxval(AT_HWCAP2) & (1UL << 13)) != 0 : (getauxval(AT_HWCAP) & (1UL << 20)) != 0;
+}
+#endif
 
 /* Compilers' own functions for it are not all filled in: of the one that the image is built with, they find nothing. */
 int processor_has(const char *set)
@@ -32,8 +51,11 @@ int processor_has(const char *set)
     const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512VL | bit_AVX512BW;
     if ((b & avx512) != avx512 || (kept & 0xe6) != 0xe6) return 0;
     return !strcmp(set, "avx512") || (c & (1u << 11)); /* AVX512_VNNI */
-#endif
+#elif defined(__aarch64__)
+    return !strcmp(set, "neon") || arm_has(set);
+#else
     return 0;
+#endif
 }
 
 /* What onnxruntime calls for each session that registers the library. */

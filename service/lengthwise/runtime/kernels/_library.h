@@ -16,6 +16,7 @@
 
 #include "_onnxruntime_calls.h"
 #include "_spare_cores.h"
+#include "_vectors_of_four.h"
 
 #define ALIGNMENT 64
 #define STEPS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */

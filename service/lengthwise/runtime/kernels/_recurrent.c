@@ -60,6 +60,13 @@ struct Cells {
 #define MOST_ROWS 3
 #define BY_ROWS(f) switch (rows) { UP_TO_3(f) }
 #include "_recurrent_cells.h"
+#elif defined(__aarch64__)
+#define TARGET
+#define NAMED(x) x##_neon
+#define LANES 4
+#define MOST_ROWS 6
+#define BY_ROWS(f) switch (rows) { UP_TO_6(f) }
+#include "_recurrent_cells.h"
 #endif
 
 /* Best first; none on other processors, where onnxruntime's own kernels run. */
@@ -67,6 +74,8 @@ static const struct Cells KNOWN[] = {
 #if defined(__x86_64__)
     {"avx512", 16, input_avx512, step_avx512, score_avx512, add_share_avx512},
     {"avx2", 8, input_avx2, step_avx2, score_avx2, add_share_avx2},
+#elif defined(__aarch64__)
+    {"neon", 4, input_neon, step_neon, score_neon, add_share_neon},
 #endif
     {0},
 };

@@ -1,5 +1,5 @@
-/* Vectors of one instruction set, by LANES: 16 of AVX-512, 8 of AVX2, 4 in plain C. Included by the arithmetic, for each
- * set; what it defines ends with `_vectors_end.h`.
+/* Vectors of one instruction set, by LANES: 16 of AVX-512, 8 of AVX2, 4 of NEON or in plain C. Included by the arithmetic,
+ * for each set; what it defines ends with `_vectors_end.h`.
  *
  *     SPLAT(x)    the initializer of a vector of x
  *     FUSED(a, b, c)  a * b + c, rounded once; the compiler fuses no others (-ffp-contract=off)
