@@ -68,7 +68,7 @@ class ServerProcess:
             base_url=self.url,
             timeout=PATIENCE_SECONDS,
             trust_env=False,
-            verify=True if verify is None else verify,
+            verify=False if verify is None else verify,  # to read the certificates of the system takes a while
             limits=httpx.Limits(max_keepalive_connections=0),
         )
         self.said: list[str] = []
