@@ -119,28 +119,19 @@ async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
     assert figure(r"batch_width_steps_sum\{[^}]*\}") == sum(width for _, width in ran)
 
 
-async def test_health_and_metrics_say_where_models_run_and_why(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    async with serving_on(TWO, folder, monkeypatch) as (_, client):
-        found = (await client.get("/healthz")).json()
-        label = "CPUExecutionProvider, Fake"
-        assert found["provider"] == {"name": "fake", "devices": [label, label], "reason": "a test asked for it"}
-        assert found["models"][0]["provider"] == label
-        assert f'provider="{label}"' in (await client.get("/metrics")).text
-
-
-async def test_where_models_run_stands_in_the_log(
+async def test_health_metrics_and_log_say_where_models_run_with_two_threads_a_device_and_why(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.INFO, logger="lengthwise")
-    async with serving_on(TWO, folder, monkeypatch):
-        pass
-    assert "models run on CPUExecutionProvider, Fake (2 of them): a test asked for it" in caplog.messages
-
-
-async def test_two_threads_run_batches_for_each_device(folder: Path, monkeypatch: pytest.MonkeyPatch):
     async with serving_on(TWO, folder, monkeypatch) as (serving, client):
-        assert serving.runners == 4
-        assert "lengthwise_runners 4.0" in (await client.get("/metrics")).text
+        found, figures = (await client.get("/healthz")).json(), (await client.get("/metrics")).text
+    label = "CPUExecutionProvider, Fake"
+    assert found["provider"] == {"name": "fake", "devices": [label, label], "reason": "a test asked for it"}
+    assert found["models"][0]["provider"] == label
+    assert f'provider="{label}"' in figures
+    assert serving.runners == 4
+    assert "lengthwise_runners 4.0" in figures
+    assert "models run on CPUExecutionProvider, Fake (2 of them): a test asked for it" in caplog.messages
 
 
 def test_the_options_reach_the_choice(monkeypatch: pytest.MonkeyPatch):
@@ -169,9 +160,12 @@ def test_a_model_whose_nodes_would_run_elsewhere_is_not_served(folder: Path):
         loading.load(directory(folder), LIMITS, devices=[ELSEWHERE])
 
 
-def test_a_model_on_a_device_is_measured_by_the_clock_and_warmed_up_before_it_is_ready(
+def test_a_model_on_a_device_is_measured_by_the_clock_and_warmed_up_and_allocates_nothing_from_then_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
+    def asked(*_: Any) -> Any:
+        raise AssertionError("a buffer was made")
+
     caplog.set_level(logging.INFO, logger="lengthwise")
     model = loading.load(directory(folder), LIMITS, budget_seconds=600, devices=TWO)
     assert model.buckets is not None
@@ -179,16 +173,7 @@ def test_a_model_on_a_device_is_measured_by_the_clock_and_warmed_up_before_it_is
     assert model.cost.clock is time.perf_counter
     count = len(model.buckets.shapes())
     assert any(f"; {count} of {count} shapes run before the first request" in line for line in caplog.messages)
-
-
-def test_a_batch_after_the_warm_up_allocates_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    model = loading.load(directory(folder), LIMITS, budget_seconds=600, devices=TWO)
-
-    def asked(*_: Any) -> Any:
-        raise AssertionError("a buffer was made")
-
     monkeypatch.setattr("lengthwise.runtime.device_memory.HostMemory.on_host", asked)
-    assert model.buckets is not None
     random = np.random.default_rng(0)
     for rows, width in model.buckets.shapes()[::7]:
         steps = [np.zeros((int(n), 12), np.float32) for n in random.integers(1, min(width, 29) + 1, rows)]

@@ -213,27 +213,22 @@ async def test_the_index_says_what_became_of_a_version_that_was_replaced_by_a_ba
     assert reason.startswith("the files that replaced it are not served: vowels/1: model.onnx is not the file")
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "body", "status", "said"),
-    [
-        ("none", "load", None, 404, "no version of such a model"),
-        ("none", "unload", None, 404, "no such model"),
-        ("..%2Fvowels", "load", None, 404, ""),
-        ("vowels", "load", {"parameters": {"config": "{}"}}, 400, "/parameters/config: is not accepted"),
-        ("vowels", "load", {"parameters": {"unload_dependents": True}}, 400, "is not accepted"),
-        ("vowels", "unload", {"parameters": {"file:1/model.onnx": "AAAA"}}, 400, "is not accepted"),
-        ("vowels", "load", {"parameters": 1}, 400, "the body must be empty, or"),
-        ("vowels", "unload", [], 400, "the body must be empty, or"),
-    ],
-)
-async def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(
-    folder: Path, name: str, change: str, body: Any, status: int, said: str
-) -> None:
+async def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(folder: Path) -> None:
     async with served_from(folder) as service:
-        answer = await call(service, name, change, body)
-        assert answer.status_code == status
-        assert said in answer.json()["error"]
-        assert await version(service) == "1"
+        for name, change, body, status, said in (
+            ("none", "load", None, 404, "no version of such a model"),
+            ("none", "unload", None, 404, "no such model"),
+            ("..%2Fvowels", "load", None, 404, ""),
+            ("vowels", "load", {"parameters": {"config": "{}"}}, 400, "/parameters/config: is not accepted"),
+            ("vowels", "load", {"parameters": {"unload_dependents": True}}, 400, "is not accepted"),
+            ("vowels", "unload", {"parameters": {"file:1/model.onnx": "AAAA"}}, 400, "is not accepted"),
+            ("vowels", "load", {"parameters": 1}, 400, "the body must be empty, or"),
+            ("vowels", "unload", [], 400, "the body must be empty, or"),
+        ):
+            answer = await call(service, name, change, body)
+            assert answer.status_code == status
+            assert said in answer.json()["error"]
+            assert await version(service) == "1"
 
 
 async def test_changes_are_refused_before_the_start_and_in_a_drain(folder: Path) -> None:
