@@ -10,7 +10,7 @@ from tests.fuzz.cases import MODELS, Case, cases
 from tests.fuzz.decoders import DECODERS, Decoder, fuzz
 from tests.support.numpy_models import Service, model, serving
 
-BODIES = 300
+BODIES = 150
 
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=[one.name for one in DECODERS])

@@ -76,7 +76,7 @@ def difference(exhibit: Exhibit, count: int) -> float:
     return compare(exhibit, mended_model(result.graph, exhibit, names), count=count).difference
 
 
-@pytest.mark.sampled(18)
+@pytest.mark.sampled(36)
 @pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
 def test_a_mended_model_answers_as_the_original_alone(exhibit: Exhibit) -> None:
     assert difference(exhibit, 100) <= TOLERANCE

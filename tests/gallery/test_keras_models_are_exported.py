@@ -59,7 +59,7 @@ def difference(exhibit: KerasExhibit, count: int) -> float:
     return worst
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(32)
 @pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
 def test_a_graph_answers_as_keras_alone(exhibit: KerasExhibit) -> None:
     assert difference(exhibit, 48) <= TOLERANCE

@@ -74,7 +74,7 @@ def difference(exhibit: KerasExhibit, count: int) -> float:
     return worst
 
 
-@pytest.mark.sampled(17)
+@pytest.mark.sampled(34)
 @pytest.mark.parametrize("exhibit", marked(KERAS_LEAKING + KERAS_BLIND), ids=str)
 def test_a_mended_model_answers_as_keras_alone(exhibit: KerasExhibit) -> None:
     assert difference(exhibit, 48) <= TOLERANCE

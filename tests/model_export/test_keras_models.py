@@ -276,7 +276,7 @@ def difference(target: Target, model: Any) -> float:
     )
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sequence_in_a_batch_gets_the_answer_of_keras_alone(name: str) -> None:
     model, target = target_of(SOUND[name])
@@ -327,7 +327,7 @@ def test_a_graph_of_two_lstms_has_no_node_for_the_mask() -> None:
     assert weights < own + 2 * 4 * 8 + 20, "the weights are in the graph once; ONNX has two biases for one"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", LEAKING)
 def test_the_check_names_the_layer_that_leaks(name: str) -> None:
     make, operator, why = LEAKING[name]

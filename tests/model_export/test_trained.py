@@ -213,7 +213,7 @@ def test_wrong_labels_are_not_published(files: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "words",
     [("run",), ("run/model.safetensors",), ("--checkpoint", "run"), ("--checkpoint", "run/model.safetensors")],
