@@ -169,16 +169,12 @@ def test_the_values_schema_refuses_what_the_chart_does_not_know(values: dict[str
         chart_engine().Chart.load(str(CHART)).render(values, name="lengthwise", namespace="default")
 
 
-def test_a_source_of_models_without_its_details_is_refused() -> None:
-    with pytest.raises(Exception, match=r"models\.sha256"):
-        _of_chart({"models": {**ARCHIVE, "sha256": ""}})
-
-
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({**KEYS, "settings": {"api_keys_file": "/mine/a"}, "extraVolumeMounts": MOUNT}, "settings.api_keys_file"),
         ({"settings": {"admin_port": 9001}}, "settings.admin_port"),
+        ({"models": {**ARCHIVE, "sha256": ""}}, "models.sha256"),
         ({"tls": {"clientCaSecret": "a"}}, "tls.existingSecret"),
         ({"grpcRoute": {"enabled": True}}, "grpcPort"),
         ({**KEYS, "monitoring": {"operator": True}}, "monitoring.bearerTokenSecret"),

@@ -83,10 +83,12 @@ def test_an_error_names_the_element(recordings: Recordings) -> None:
         with beam.Pipeline() as pipeline:
             _ = pipeline | beam.Create([element]) | RunInference(LengthwiseModelHandler(SCORER))
 
-    with pytest.raises(Exception, match="sequence 0: the model takes 12 features a step, this one has 11"):
-        run([[0.5] * 11])
-    with pytest.raises(Exception, match="an element has no 'steps'; it has 'id', 'values'"):
-        run({"id": "a", "values": [[0.5] * 12]})
+    for wrong, said in (
+        ([[0.5] * 11], "sequence 0: the model takes 12 features a step, this one has 11"),
+        ({"id": "a", "values": [[0.5] * 12]}, "an element has no 'steps'; it has 'id', 'values'"),
+    ):
+        with pytest.raises(Exception, match=said):
+            run(wrong)
 
 
 def test_a_handler_moves_to_another_model(tmp_path: Path) -> None:

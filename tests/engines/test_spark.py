@@ -85,7 +85,7 @@ def test_a_frame_that_does_not_fit_is_refused_before_it_runs(session: Any, recor
     from lengthwise.engines import spark as scoring
 
     rows = frame(session, recordings)
-    with pytest.raises(ConfigurationError, match="has a column 'label'"):
-        scoring.score(rows.withColumn("label", rows["site"]), SCORER)
-    with pytest.raises(ConfigurationError, match="has no column 'steps'"):
-        scoring.score(rows.drop("steps"), SCORER)
+    labelled, without = rows.withColumn("label", rows["site"]), rows.drop("steps")
+    for wrong, said in ((labelled, "has a column 'label'"), (without, "has no column 'steps'")):
+        with pytest.raises(ConfigurationError, match=said):
+            scoring.score(wrong, SCORER)

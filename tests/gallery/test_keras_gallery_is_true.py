@@ -76,7 +76,7 @@ def test_a_model_of_one_width_runs_at_no_other() -> None:
 def test_a_model_of_sixteen_rows_runs_with_no_others() -> None:
     model = keras_model(made(BY_NAME["frozen_rows"]))
     model(np.ones((16, 3, 4), np.float32), np.full(16, 3))
-    with pytest.raises(RuntimeError, match="invalid for input"):
+    with pytest.raises(RuntimeError):
         model(np.ones((2, 3, 4), np.float32), np.full(2, 3))
 
 

@@ -254,6 +254,8 @@ def test_parts_that_change_the_features_are_refused() -> None:
     estimator.pipeline_.steps.insert(1, ("pca", stand_in("PCA", "sklearn.decomposition")))
     with pytest.raises(ConfigurationError):
         read(estimator)
+    with pytest.raises(ConfigurationError):
+        read(classifier(), features=2)  # than it was fitted with
     del estimator.pipeline_.steps[0]
     with pytest.raises(ConfigurationError):
         read(estimator)
@@ -283,11 +285,6 @@ def test_parameters_of_another_form_are_refused() -> None:
     estimator.pipeline_.steps[0][1].parameters = (counts, indices, dilations, numbers - [1, 0], biases[KERNELS:])
     with pytest.raises(ConfigurationError):
         read(estimator)
-
-
-def test_the_number_of_features_must_not_contradict_the_estimator() -> None:
-    with pytest.raises(ConfigurationError):
-        read(classifier(), features=2)
 
 
 @pytest.mark.parametrize(

@@ -203,10 +203,9 @@ def test_an_argument_that_nobody_gives_is_asked_for() -> None:
         def forward(self, x: Tensor, times: Tensor) -> Tensor:
             return super().forward(x + times)
 
-    with pytest.raises(ConfigurationError, match="times"):
-        targets.read(Times(), TargetOptions(), blind=True)
-    with pytest.raises(UncheckableError, match="times"):
-        targets.read(Times(), TargetOptions(second="none"), blind=True)
+    for error, second in ((ConfigurationError, None), (UncheckableError, "none")):
+        with pytest.raises(error, match="times"):
+            targets.read(Times(), TargetOptions(second=second), blind=True)
 
 
 def test_features_as_many_as_a_width_that_is_tried_do_not_hide_the_order_of_the_axes() -> None:
@@ -303,11 +302,9 @@ def test_an_input_that_a_graph_has_cannot_be_left_out() -> None:
 
 @pytest.mark.parametrize("kind", [Tagger, BothWays])
 def test_an_order_of_axes_that_mixes_rows_is_asked_about(kind: type[nn.Module]) -> None:
-    module = kind(batch_first=False)
-    with pytest.raises(ConfigurationError, match="--time-first"):
-        targets.read(module, TargetOptions(), blind=True)
-    with pytest.raises(ConfigurationError, match="--time-first"):
-        targets.read(kind(), TargetOptions(time_first=True), blind=True)
+    for time_first in (False, True):
+        with pytest.raises(ConfigurationError, match="--time-first"):
+            targets.read(kind(batch_first=time_first), TargetOptions(time_first=time_first), blind=True)
 
 
 def test_rows_that_a_module_mixes_in_any_order_are_left_to_the_mend() -> None:

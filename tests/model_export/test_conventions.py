@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -31,21 +33,22 @@ def test_which_way_round_a_padding_mask_is_must_be_said() -> None:
     assert "--second padding-mask (true at padding)" in done.output
 
 
-@pytest.mark.parametrize("blind", [False, True])
-def test_what_only_holds_the_model_is_told_which_part_to_give(blind: bool) -> None:
-    with pytest.raises(Exception, match=r"model\.model .*model\.loss"):
-        targets.read(conventions.Lit(), TargetOptions(features=4), blind=blind)
-
-
 class Nothing(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = torch.nn.Linear(3, 2)
 
 
-def test_what_has_no_forward_is_told_which_part_to_give() -> None:
-    with pytest.raises(Exception, match=r"model\.net"):
-        targets.read(Nothing(), TargetOptions())
+@pytest.mark.parametrize(
+    ("made", "blind", "said"),
+    [
+        *((conventions.Lit, blind, r"model\.model .*model\.loss") for blind in (False, True)),
+        (Nothing, False, r"model\.net"),
+    ],
+)
+def test_what_only_holds_the_model_is_told_which_part_to_give(made: Any, blind: bool, said: str) -> None:
+    with pytest.raises(Exception, match=said):
+        targets.read(made(), TargetOptions(features=4), blind=blind)
 
 
 def test_steps_alone_are_read_for_a_mend_only() -> None:

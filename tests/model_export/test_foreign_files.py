@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,10 +84,13 @@ FILES: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_whole_model_is_refused_as_a_target_and_as_a_checkpoint(tmp_path: Path, name: str) -> None:
     write, why = FILES[name]
     write(tmp_path / name)
-    with pytest.raises(ConfigurationError, match=why):
-        targets.read(str(tmp_path / name), TargetOptions())
-    with pytest.raises(CheckpointError, match=why):
-        checkpoint.weights(tmp_path / name)
+    as_target = partial(targets.read, str(tmp_path / name), TargetOptions())
+    for error, read in (
+        (ConfigurationError, as_target),
+        (CheckpointError, partial(checkpoint.weights, tmp_path / name)),
+    ):
+        with pytest.raises(error, match=why):
+            read()
 
 
 @pytest.mark.parametrize("is_new", [True, False])

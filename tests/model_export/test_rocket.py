@@ -188,15 +188,18 @@ def test_several_labels_are_calibrated_too(tmp_path: Path) -> None:
         rocket_training.train(described, records, TrainingOptions(class_weights=True), tmp_path)
 
 
-def test_one_record_is_too_few(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="1 records are too few"):
-        trained(tmp_path, records=separable(1))
-
-
-def test_a_matrix_that_fits_into_no_memory_is_refused_before_it_is_made(tmp_path: Path) -> None:
-    described = spec('kind = "rocket"\nkernels = 100000000')
-    with pytest.raises(ConfigurationError, match=r"need 7 GiB .* set model\.kernels = 53687091 or fewer"):
-        rocket_training.train(described, separable(10), TrainingOptions(), tmp_path)
+@pytest.mark.parametrize(
+    ("model", "records", "said"),
+    [
+        (SMALL, 1, "1 records are too few"),
+        ('kind = "rocket"\nkernels = 100000000', 10, r"need 7 GiB .* set model\.kernels = 53687091 or fewer"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_before_its_matrix_is_made(
+    model: str, records: int, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        rocket_training.train(spec(model), separable(records), TrainingOptions(), tmp_path)
 
 
 def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from lengthwise.batching import batcher as batcher_module
-from lengthwise.errors import DeadlineExceeded, InferenceFailed, QueueFull, TooLarge
+from lengthwise.errors import InferenceFailed, QueueFull, TooLarge
 from lengthwise.padding import PaddedBatch
 from lengthwise.settings import Settings
 from tests.support.batching import Gate, answers, model_queue, names, outcome, running, sequence
@@ -34,13 +34,6 @@ async def test_a_request_cancelled_in_a_running_batch_does_not_leave_its_batch_m
         leaving.future.exception()
         assert await outcome(mate) == [2]
         assert gate.batches == [[0], [1, 2]]
-
-
-async def test_one_bad_body_does_not_fail_its_batch() -> None:
-    async with serving(model(manifest())) as service:
-        bodies = [GOOD, {"sequences": [[[1]]]}, GOOD, {"sequences": "none"}, GOOD]
-        statuses = [answer.status_code for answer in await asyncio.gather(*[service.predict(body) for body in bodies])]
-        assert statuses == [200, 422, 200, 422, 200]
 
 
 async def test_the_queue_is_counted_down_after_a_failure_so_nothing_is_refused_for_ever() -> None:
@@ -128,27 +121,6 @@ async def test_the_queue_is_limited_by_default() -> None:
 def test_a_flag_that_is_false_reads_as_false(text: str, value: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LENGTHWISE_ADMIN_CALLS", text)
     assert Settings.load().admin_calls is value
-
-
-async def test_the_shape_of_the_first_request_decides_for_no_other() -> None:
-    async with serving(model(manifest())) as service:
-        for length in (1, 50, 2, 7, 300):
-            body = {"sequences": [[[number, 3] for number in range(length)]]}
-            answer = await service.predict(body)
-            assert (answer.status_code, answer.json()["predictions"][0]["length"]) == (200, length)
-
-
-async def test_a_timeout_counts_in_the_queue_and_not_only_before_it() -> None:
-    gate = Gate()
-    only = model_queue(gate)
-    async with running(only) as batcher:
-        first = batcher.submit(only, [sequence(0)], answers)
-        await gate.busy()
-        late = batcher.submit(only, [sequence(1)], answers, deadline=asyncio.get_running_loop().time() + 0.02)
-        assert isinstance(await outcome(late), DeadlineExceeded)
-        gate.open.set()
-        assert await outcome(first) == [0]
-        assert gate.batches == [[0]]
 
 
 async def test_a_shutdown_does_not_answer_that_the_model_is_unknown() -> None:

@@ -240,11 +240,3 @@ async def test_what_is_not_there_is_a_problem_too(method: str, path: str, status
 async def test_predict_is_a_route_of_the_application_as_well() -> None:
     async with serving(model(manifest())) as service:
         assert isinstance(service.app, FastAPI)
-
-
-@pytest.mark.parametrize("path", ["/predict/", "/livez/"])
-async def test_no_answer_sends_a_caller_to_the_host_that_the_request_names(path: str) -> None:
-    async with serving(model(manifest()), host="0.0.0.0") as service:
-        answer = await service.client.post(path, headers={"host": "elsewhere.example"})
-    assert answer.status_code == 404
-    assert "elsewhere" not in str(answer.headers)

@@ -309,9 +309,11 @@ async def test_a_body_that_trickles_in_is_ended_in_time(monkeypatch: pytest.Monk
 
 async def test_a_connection_too_many_is_ended() -> None:
     async with served(max_connections=1) as talk:
-        await talk()
+        first, writer = await talk()
         reader, _ = await talk()
         assert (await answer(reader))[0] == 503
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert await answer(first) == (200, b"0")
 
 
 def test_a_head_too_large_is_refused(server: ServerProcess) -> None:

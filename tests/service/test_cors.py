@@ -91,7 +91,3 @@ def test_over_a_socket_a_page_goes_the_way_where_its_headers_are() -> None:
 def test_what_is_no_origin_is_refused_at_the_start(origin: str) -> None:
     with pytest.raises(ConfigurationError, match="--cors-origins"):
         Settings.load(cors_origins=origin)
-
-
-def test_origins_come_as_a_list_too() -> None:
-    assert Settings.load(cors_origins=[PAGE, "*"]).cors_origins == (PAGE, "*")

@@ -2,6 +2,7 @@ import gzip
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ def test_tokens_are_whole_numbers(tmp_path: Path) -> None:
         *('{"steps": [[1, 2]], "id": "a:b", "id": "c"}', '{"steps": [[1, 2]], "id": "c", "id": "a:b"}'),
         *('{"steps": [[1, 2]], "i\\u0064": "c", "id": "a"}', '{"steps": [[1, 2]], "id": "c", "id": "\\u003a"}'),
         *('{"steps": [[1, 2]], "label": {"a": 1, "a": 2}}', {"steps": [[1, 2, 3]]}),
+        '{"steps": [[1, 1' + "0" * 400 + "]]}",
     ],
 )
 def test_a_bad_record_is_named_by_file_and_line(tmp_path: Path, bad: object) -> None:
@@ -145,12 +147,6 @@ def test_the_share_of_the_file_that_was_read_is_told(tmp_path: Path, name: str) 
     assert shares[-1] == 1.0
 
 
-def test_a_number_past_every_float_is_refused(tmp_path: Path) -> None:
-    path = lines(tmp_path, '{"steps": [[1' + "0" * 400 + "]]}")
-    with pytest.raises(ConfigurationError, match=r"d\.jsonl:1"):
-        read(path)
-
-
 @pytest.mark.parametrize("bad", [[], [1, -1], [1.0], [None], ["a"], [True], 3])
 def test_a_bad_token_is_named(tmp_path: Path, bad: object) -> None:
     with pytest.raises(ConfigurationError):
@@ -199,24 +195,23 @@ def test_ts_holds_no_tokens(tmp_path: Path) -> None:
         read(series(tmp_path, HEADER), "tokens")
 
 
-def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"\.jsonl"):
-        read(tmp_path / "d.xlsx")
-
-
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"absent\.jsonl"):
-        read(tmp_path / "absent.jsonl")
+    for name, said in (("d.xlsx", r"d\.xlsx.* \.jsonl"), ("absent.jsonl", r"absent\.jsonl")):
+        with pytest.raises(ConfigurationError, match=said):
+            read(tmp_path / name)
     damaged = tmp_path / "d.jsonl.gz"
     damaged.write_bytes(gzip.compress(b'{"steps": [[1]]}\n' * 99)[:-9])
     with pytest.raises(ConfigurationError):
         read(damaged)
 
 
-def test_parquet_without_pyarrow_says_which_install_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_needs_an_extra_says_which_install_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigurationError, match=r"lengthwise\[parquet\]"):
-        read(tmp_path / "d.parquet")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    parquet, demo = partial(read, tmp_path / "d.parquet"), partial(dataset.locate, "aeon:JapaneseVowels_TRAIN")
+    for extra, call in (("parquet", parquet), ("demo", demo)):
+        with pytest.raises(ConfigurationError, match=rf"lengthwise\[{extra}\]"):
+            call()
 
 
 def test_parquet_with_list_columns_is_records(tmp_path: Path) -> None:
@@ -243,12 +238,6 @@ def test_a_set_of_aeons_wheel_is_found_by_name() -> None:
 def test_a_set_that_the_wheel_lacks_is_answered_with_those_it_has() -> None:
     with pytest.raises(ConfigurationError):
         dataset.locate("aeon:Vowels_TRAIN")
-
-
-def test_without_aeon_the_message_says_which_install_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"lengthwise\[demo\]"):
-        dataset.locate("aeon:JapaneseVowels_TRAIN")
 
 
 def test_a_path_is_located_as_itself(tmp_path: Path) -> None:

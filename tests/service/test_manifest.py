@@ -128,18 +128,13 @@ def test_files_as_published_pass(directory: Path):
     vouching(directory, "model.onnx", "golden.npz").check_digests(directory)
 
 
-def test_a_changed_file_is_named(directory: Path):
+def test_a_changed_or_missing_file_is_named(directory: Path):
     manifest = vouching(directory, "model.onnx", "golden.npz")
     (directory / "golden.npz").write_bytes(b"g0lden")
-    with pytest.raises(VerificationError, match=r"golden\.npz"):
-        manifest.check_digests(directory)
-
-
-def test_a_missing_file_is_named(directory: Path):
-    manifest = vouching(directory, "model.onnx", "golden.npz")
-    (directory / "golden.npz").unlink()
-    with pytest.raises(VerificationError, match=r"golden\.npz"):
-        manifest.check_digests(directory)
+    for change in (lambda: None, (directory / "golden.npz").unlink):
+        change()
+        with pytest.raises(VerificationError, match=r"golden\.npz"):
+            manifest.check_digests(directory)
 
 
 def test_a_graph_nobody_vouches_for_is_refused(directory: Path):

@@ -12,17 +12,9 @@ from tests.support.bounded_server import answer, served
 async def test_an_ordinary_request_is_answered_and_so_is_the_next_on_the_same_connection() -> None:
     async with served() as talk:
         reader, writer = await talk()
-        for body in (b"abc", b"", b"x" * 100_000):
+        for body in (b"x" * 4 * MAX_HEADER_BYTES, b"abc", b"", b"x" * 100_000):  # not taken for large heads
             writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
             assert await answer(reader) == (200, b"%d" % len(body))
-
-
-async def test_a_large_body_in_one_write_is_not_taken_for_a_large_head() -> None:
-    async with served() as talk:
-        reader, writer = await talk()
-        body = b"x" * (4 * MAX_HEADER_BYTES)
-        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
-        assert await answer(reader) == (200, b"%d" % len(body))
 
 
 @pytest.mark.parametrize(
@@ -44,26 +36,9 @@ async def test_a_large_head_is_431_and_ends_the_connection(head: bytes) -> None:
         assert await reader.read() == b""
 
 
-async def test_a_head_that_never_ends_is_408_after_its_time() -> None:
-    async with served(header_timeout_seconds=0.05) as talk:
-        reader, writer = await talk()
-        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\n")
-        assert (await answer(reader))[0] == 408
-        assert await reader.read() == b""
-
-
 async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
     async with served(header_timeout_seconds=0.05) as talk:
         reader, _ = await talk()
-        assert await reader.read() == b""
-
-
-async def test_a_body_that_drips_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
-    async with served() as talk:
-        reader, writer = await talk()
-        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
-        assert (await answer(reader))[0] == 408
         assert await reader.read() == b""
 
 
@@ -81,14 +56,3 @@ async def test_a_body_that_keeps_coming_is_waited_for(monkeypatch: pytest.Monkey
             writer.write(b"%d" % place * 100)
             await writer.drain()
         assert await answer(reader) == (200, b"300")
-
-
-async def test_one_connection_too_many_is_503_and_the_others_go_on() -> None:
-    async with served(max_connections=1) as talk:
-        reader, writer = await talk()
-        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert await answer(reader) == (200, b"0")
-        other, _ = await talk()
-        assert (await answer(other))[0] == 503
-        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert await answer(reader) == (200, b"0")

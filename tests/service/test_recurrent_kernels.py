@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lengthwise.errors import ModelError
 from lengthwise.padding import pad
-from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime import integer_kernels, recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, choose
 from lengthwise.runtime.session import Session
@@ -612,9 +612,10 @@ def test_the_log_says_how_layers_run_and_why(monkeypatch: pytest.MonkeyPatch):
     assert "was not built" in recurrent_kernels.described(wanted=True)
 
 
-def test_an_instruction_set_that_is_not_here_is_refused():
+@pytest.mark.parametrize("kernels", [recurrent_kernels, integer_kernels])
+def test_an_instruction_set_that_is_not_here_is_refused(kernels: Any):
     with pytest.raises(ValueError, match="avx1024 is not one of"):
-        recurrent_kernels.choose("avx1024")
+        kernels.choose("avx1024")
 
 
 def test_a_processor_that_has_the_instructions_is_known_by_them():
