@@ -35,26 +35,20 @@ from lengthwise_export.onnx_graphs import integer_layers, precision
 from lengthwise_export.options import ExportOptions, TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
-from tests.support import model_directories, numpy_models, old_int8
+from tests.support import model_directories, numpy_models
 from tests.support.integer_graphs import batch, float_graph, opened
 from tests.support.long import long_but
 from tests.support.specs import candidate, spec
 
 ROUNDED: tuple[Precision, ...] = ("fp16", "int8")
-OLD = "int8 of an older version"
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PublishedModel]:
-    """A small model with attention pooling, at each precision, and as older versions published it at int8."""
+    """A small model with attention pooling, at each precision."""
     folder = tmp_path_factory.mktemp("models")
     described = candidate('pooling = "attention"', step="features = 3\nmax_length = 60")
-    models = {to: publish(described, folder / to / "tiny", ExportOptions(precision=to)) for to in ("fp32", *ROUNDED)}
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(precision, "convert", old_int8.convert)
-        patched.setattr(precision, "manifest_at", old_int8.manifest_at)
-        models[OLD] = publish(described, folder / "old" / "tiny", ExportOptions(precision="int8"))
-    return models
+    return {to: publish(described, folder / to / "tiny", ExportOptions(precision=to)) for to in ("fp32", *ROUNDED)}
 
 
 def graph_of(found: PublishedModel) -> onnx.ModelProto:
@@ -74,7 +68,7 @@ def small_graph() -> tuple[onnx.ModelProto, Manifest]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("to", ["fp32", *ROUNDED, OLD])
+@pytest.mark.parametrize("to", ["fp32", *ROUNDED])
 async def test_every_precision_is_batch_invariant_to_the_byte(
     published: dict[str, PublishedModel], to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,22 +88,7 @@ async def test_every_precision_is_batch_invariant_to_the_byte(
     batches = sum(
         value - before[name] for name, value in after.items() if name.startswith("lengthwise_batch_rows_count")
     )
-    padding = sum(value for name, value in after.items() if "steps_total" in name and 'kind="padding"' in name)
-    if to == OLD:
-        assert (batches, padding) == (40, 0)
-    else:
-        assert batches < 40
-
-
-def test_an_int8_graph_of_an_older_version_is_served_one_row_at_a_time_as_a_neighbour_would_reach_it(
-    published: dict[str, PublishedModel],
-) -> None:
-    manifest = Manifest.read(published[OLD].directory)
-    assert (manifest.max_batch_rows, manifest.width_multiple) == (1, 1)
-    session = Session.load(published[OLD].directory, manifest)
-    quiet, loud = draw(manifest, [9, 9], 0)
-    (alone,) = session.run(pad([quiet])).logits
-    assert session.run(pad([quiet, 50 * loud])).logits[0].tobytes() != alone.tobytes()
+    assert batches < 40
 
 
 @pytest.mark.parametrize("to", ROUNDED)
