@@ -191,7 +191,7 @@ def test_both_ports_and_the_traces_end_with_the_server(
 
     with ThreadPoolExecutor(1) as caller:
         called = caller.submit(call_and_end)
-        serve(Settings(port=port, admin_port=admin_port, runners=1))
+        serve(Settings(port=port, admin_port=admin_port, runners=1, workers=1))
     assert called.result() == [200, 200]
     assert '"name": "POST /predict"' in capsys.readouterr().out
     for ended in (port, admin_port):

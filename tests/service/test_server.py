@@ -272,7 +272,7 @@ def test_serving_returns_after_a_signal_and_leaves_the_signals_as_they_were() ->
 
     with ThreadPoolExecutor(1) as caller:
         called = caller.submit(call_and_end)
-        serve(Settings(port=port, runners=1))
+        serve(Settings(port=port, runners=1, workers=1))
     assert called.result()[-2:] == [200, 200]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
@@ -332,5 +332,6 @@ def test_the_log_warns_where_anybody_may_call(
 ) -> None:
     (tmp_path / "keys").write_text("a-key-of-sixteen-or-more\n")
     monkeypatch.setattr(Server, "run", lambda self: None)
-    serve(Settings(host=host, port=free_port(), models=tmp_path, api_keys_file=tmp_path / "keys" if keys else None))
+    keys_file = tmp_path / "keys" if keys else None
+    serve(Settings(host=host, port=free_port(), models=tmp_path, api_keys_file=keys_file, workers=1))
     assert ("anybody who reaches" in caplog.text) is warns

@@ -72,7 +72,7 @@ def children(pid: int, command: str) -> list[int]:
 def serving(pid: int) -> list[int]:
     """The processes that serve: the workers of a parent, or a server itself."""
     with suppress(OSError):  # one has just ended
-        return children(pid, "serve") or [pid]
+        return children(pid, "\0serve\0") or [pid]
     return [pid]
 
 
