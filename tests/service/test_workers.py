@@ -138,7 +138,8 @@ def test_a_worker_that_ends_under_load_takes_its_own_calls_only(workers: Workers
     after = workers.replaced(gone)
     assert {*got} <= ({200} if number == signal.SIGKILL else {200, 503})
     assert len(reset) <= (8 if number == signal.SIGKILL else 0), reset
-    assert 0 <= answered(server) - before - got.count(200) <= len(reset)
+    uncounted = 8 if number == signal.SIGKILL else 0  # a worker answers first, and may be killed before it counts
+    assert -uncounted <= answered(server) - before - got.count(200) <= len(reset)
     assert server.figures()["lengthwise_worker_restarts_total"] == restarts + 1
     assert sum(one["restarts"] for one in after) == restarts + 1
 
