@@ -129,11 +129,8 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
     """Batch costs in processor time, which other work on the machine disturbs little."""
 
     def run(rows: int, width: int) -> None:
-        run_lengths([width] * rows)
-
-    def run_lengths(lengths: Sequence[int]) -> None:
-        values = np.zeros((len(lengths), max(lengths), manifest.input.features or 1), dtype=np.float32)
-        session.run(PaddedBatch(values, np.array(lengths, dtype=np.int32)))
+        values = np.zeros((rows, width, manifest.input.features or 1), dtype=np.float32)
+        session.run(PaddedBatch(values, np.full(rows, width, dtype=np.int32)))
 
     return measure(
         run,
@@ -144,7 +141,7 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
         multiple=manifest.width_multiple,
         budget_seconds=seconds,
         clock=time.thread_time,
-        run_lengths=None if session.kernels == ONNXRUNTIME else run_lengths,
+        valid_steps_only=session.kernels != ONNXRUNTIME and not session.computes_padding,
     )
 
 

@@ -32,15 +32,16 @@ from lengthwise.runtime.session import OutputName, Outputs, Session
 def plan_by_arrival(pool: PendingSequences, cost: Cost, limits: BatchLimits, now: float) -> list[WaitingSequence]:
     """The sequences that wait longest, as many as a batch may hold; replaces `lengthwise.batching.plan.plan`."""
     chosen: list[WaitingSequence] = []
-    width = 0
+    width = valid = 0
     while (first := pool.most_urgent()) is not None:
         width = max(width, first.width)
         rows = len(chosen) + 1
         if chosen and (rows > limits.rows or rows * width > limits.padded_steps):
             break
-        if chosen and cost.column(width, limits.rows).seconds[rows] * cost.drift > limits.seconds:
+        if chosen and cost.seconds_of(rows, width, valid + first.width) * cost.drift > limits.seconds:
             break
         pool.remove(first)
+        valid += first.width
         chosen.append(first)
     return chosen
 

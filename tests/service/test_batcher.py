@@ -89,6 +89,20 @@ async def test_counted_steps_are_those_that_ran():
     assert metrics.batch_width.total == 4 + 8
 
 
+@pytest.mark.parametrize("runners", [1, 2, 3])
+async def test_in_order_of_arrival_idle_runners_share_what_waits(runners: int):
+    gate = Gate()
+    only = model_queue(gate, valid_steps_only=True)
+    async with running(only, runners=runners) as batcher:
+        request = batcher.submit(only, [sequence(number) for number in range(6)], answers)
+        while len(gate.batches) < runners:
+            await asyncio.sleep(0)
+        gate.open.set()
+        assert await outcome(request) == list(range(6))
+    share = 6 // runners
+    assert sorted(gate.batches) == [list(range(first, first + share)) for first in range(0, 6, share)]
+
+
 # What fails
 
 

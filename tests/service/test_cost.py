@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import hypothesis.strategies as st
@@ -12,7 +11,7 @@ from hypothesis import given
 from numpy.typing import NDArray
 
 from lengthwise.batching.cost import Column, CostTable
-from lengthwise.batching.cost_measurement import grid, measure, measure_padding, rows_grid
+from lengthwise.batching.cost_measurement import grid, measure, rows_grid
 from tests.support.costs import linear_table
 
 seconds = st.floats(1e-6, 1.0)
@@ -23,7 +22,8 @@ def tables(draw: st.DrawFn) -> CostTable:
     rows = draw(st.sampled_from([[1], [2, 7], [1, 2, 4, 8, 16]]))
     widths = draw(st.sampled_from([[4], [8, 100], [4, 8, 16, 32, 61]]))
     drawn = draw(st.lists(seconds, min_size=len(rows) * len(widths), max_size=len(rows) * len(widths)))
-    return CostTable(rows, widths, np.array(drawn).reshape(len(rows), len(widths)))
+    table = np.array(drawn).reshape(len(rows), len(widths))
+    return CostTable(rows, widths, table, valid_steps_only=draw(st.booleans()))
 
 
 def assert_monotone(table: CostTable) -> None:
@@ -135,25 +135,24 @@ def test_memory_is_bounded_however_many_widths_are_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("rows", "widths", "seconds", "padding"),
+    ("rows", "widths", "seconds"),
     [
-        *(([1, 2], [4], [[1.0], [wrong]], 1.0) for wrong in (0.0, -1.0, math.nan, math.inf)),
-        *((rows, [4, 8], np.ones((2, 2)), 1.0) for rows in ([2, 1], [1, 1], [0, 1])),
-        ([1, 2], [8, 4], np.ones((2, 2)), 1.0),
-        ([], [], np.ones((0, 0)), 1.0),
-        ([1, 2], [4, 8], np.ones((2, 3)), 1.0),
-        *(([1], [4], [[1.0]], padding) for padding in (-0.1, 1.1, math.nan)),
+        *(([1, 2], [4], [[1.0], [wrong]]) for wrong in (0.0, -1.0, math.nan, math.inf)),
+        *((rows, [4, 8], np.ones((2, 2))) for rows in ([2, 1], [1, 1], [0, 1])),
+        ([1, 2], [8, 4], np.ones((2, 2))),
+        ([], [], np.ones((0, 0))),
+        ([1, 2], [4, 8], np.ones((2, 3))),
     ],
 )
-def test_an_impossible_table_is_refused(rows: list[int], widths: list[int], seconds: Any, padding: float):
+def test_an_impossible_table_is_refused(rows: list[int], widths: list[int], seconds: Any):
     with pytest.raises(ValueError):  # noqa: PT011  # its words are for the log
-        CostTable(rows, widths, np.array(seconds, dtype=np.float64), padding=padding)
+        CostTable(rows, widths, np.array(seconds, dtype=np.float64))
 
 
 @given(tables())
 def test_as_json_it_is_the_same_table(table: CostTable):
     again = CostTable.from_json(json.loads(json.dumps(table.to_json())))
-    assert again.predict(5, 37) == pytest.approx(table.predict(5, 37))
+    assert again.predict(5, 37, 50) == pytest.approx(table.predict(5, 37, 50))
     np.testing.assert_array_equal(again.seconds, table.seconds)
 
 
@@ -463,59 +462,15 @@ def test_a_grid_doubles_up_to_its_largest_and_that_of_rows_has_half_as_many_betw
 # Padding
 
 
-def mixed(share: float, random: np.random.Generator) -> tuple[list[int], float]:
-    """The lengths of a batch, and its seconds if padding costs this share."""
-    lengths = [int(length) for length in random.lognormal(4, 0.7, int(random.integers(2, 33)))]
-    full = sum(lengths) / max(lengths)
-    return lengths, 1e-6 * max(lengths) * (full + share * (len(lengths) - full))
-
-
-def flat_table(padding: float) -> CostTable:
-    rows, widths = [1, 2, 4, 8, 16, 32, 64], [4, 4096]
-    return CostTable(rows, widths, 1e-6 * np.outer(rows, widths).astype(np.float64), padding=padding)
-
-
-@pytest.mark.parametrize("truth", [0.0, 0.2, 0.6])
-@pytest.mark.parametrize("before", [0.0, 0.5])
-def test_what_padding_costs_is_learned_from_batches(truth: float, before: float):
-    random, table = np.random.default_rng(0), flat_table(before)
-    for _ in range(3000):
-        lengths, seconds = mixed(truth, random)
-        table.observe(len(lengths), max(lengths), seconds * float(random.lognormal(0, 0.05)), sum(lengths))
-    assert table.padding == pytest.approx(truth, abs=0.12)
-    lengths, seconds = mixed(truth, random)
-    assert table.predict(len(lengths), max(lengths), sum(lengths)) == pytest.approx(seconds, rel=0.15)
-
-
-def test_where_the_whole_rectangle_is_computed_padding_stays_as_expensive_as_steps():
-    random, table = np.random.default_rng(0), flat_table(1.0)
-    for _ in range(300):
-        lengths, seconds = mixed(0.2, random)
-        table.observe(len(lengths), max(lengths), seconds, sum(lengths))
-    assert table.padding == 1.0
-    assert table.predict(8, 100, 300) == table.predict(8, 100)
-
-
-def test_what_padding_costs_is_kept():
-    assert CostTable.from_json(flat_table(0.25).to_json()).padding == 0.25
-    before = flat_table(1.0).to_json()
-    del before["padding"]
-    assert CostTable.from_json(before).padding == 1.0
-
-
-@pytest.mark.parametrize(("share", "found"), [(0.0, 0.0), (0.3, 0.3), (0.95, 1.0), (1.0, 1.0), (1.4, 1.0)])
-def test_what_padding_costs_is_measured_at_load(share: float, found: float):
-    now = 0.0
-
-    def run(lengths: Sequence[int]) -> None:
-        nonlocal now
-        full = sum(lengths) / max(lengths)
-        now += 1e-6 * max(lengths) * (full + share * (len(lengths) - full))
-
-    measured = measure_padding(run, 24, 64, clock=lambda: now)
-    assert measured == pytest.approx(found, abs=0.05)
-
-
-@pytest.mark.parametrize(("rows", "width"), [(5, 64), (24, 4), (24, 20)])
-def test_too_few_rows_or_steps_do_not_show_what_padding_costs(rows: int, width: int):
-    assert measure_padding(lambda lengths: None, rows, width, shortest=11) == 1.0
+@given(tables(), st.lists(st.integers(1, 100), min_size=1, max_size=40))
+def test_mixed_lengths_cost_as_many_fewer_rows_only_where_a_row_costs_its_own_steps(
+    table: CostTable, lengths: list[int]
+):
+    rows, width, valid = len(lengths), max(lengths), sum(lengths)
+    of_one_length = [table.predict(count, width) for count in range(1, rows + 1)]
+    if table.valid_steps_only:
+        assert table.predict(rows, width, valid) == pytest.approx(
+            np.interp(valid / width, range(1, rows + 1), of_one_length)
+        )
+    else:
+        assert table.predict(rows, width, valid) == of_one_length[-1]

@@ -65,18 +65,17 @@ class PoolAgainstASet(RuleBasedStateMachine):
         assert self.pool.most_urgent() is min(self.waits, key=lambda waiting: waiting.urgency, default=None)
 
     @invariant()
-    def the_earliest_deadline_is_that_of_the_nearest(self) -> None:
-        near = [waiting for width in self.pool.widths for _, _, waiting in self.pool.by_width[width]]
-        hurried = [waiting for waiting in near if waiting.deadline < float("inf")]
+    def the_earliest_deadline_is_known_however_much_waits(self) -> None:
+        hurried = [waiting for waiting in self.waits if waiting.deadline < float("inf")]
         first = self.pool.earliest_deadline()
         assert (first is not None) == bool(hurried)
         assert first is None or first.deadline == min(waiting.deadline for waiting in hurried)
 
     @invariant()
-    def the_nearest_stand_by_width(self) -> None:
-        near = sorted(waiting.urgency for width in self.pool.widths for _, _, waiting in self.pool.by_width[width])
-        assert near == sorted(waiting.urgency for waiting in self.waits)[: len(near)]
-        assert len(near) >= min(4, len(self.waits))
+    def the_nearest_are_the_most_urgent(self) -> None:
+        ordered = sorted(self.waits, key=lambda waiting: (waiting.urgency, waiting.number))
+        assert list(self.pool.near()) == ordered[:4]
+        assert not any(self.pool.is_near(waiting) and waiting.urgency > ordered[:4][-1].urgency for waiting in ordered)
 
 
 class TestPoolAgainstASet(PoolAgainstASet.TestCase):
@@ -114,36 +113,6 @@ def test_of_equal_urgency_the_right_one_is_removed():
     assert plain[1] in list(pool)
 
 
-def test_a_batch_takes_the_most_urgent_of_each_width_and_the_anchor_in_the_place_of_the_last():
-    pool = PendingSequences()
-    narrow, wide = [WaitingSequence(4) for _ in range(4)], [WaitingSequence(8) for _ in range(3)]
-    for waiting in (*narrow, *wide):
-        pool.add(waiting)
-    assert pool.take({4: 2, 8: 1}, anchor=narrow[3]) == [narrow[0], narrow[3], wide[0]]
-    assert [waiting.waits for waiting in (*narrow, *wide)] == [False, True, True, False, False, True, True]
-    assert pool.most_urgent() is narrow[1]
-    assert (len(pool), pool.count(4), pool.count(8)) == (4, 2, 2)
-    assert pool.take({4: 2, 8: 2}, anchor=narrow[1]) == [narrow[1], narrow[2], wide[1], wide[2]]
-    assert list(pool) == []
-    assert not pool
-
-
-def test_a_batch_may_be_of_one_width_around_which_more_of_equal_urgency_stand():
-    pool, plain, equal = of_equal_urgency()
-    assert pool.take({4: 2}, anchor=equal) == [plain[0], equal]
-    assert pool.take({4: 1}, anchor=plain[1]) == [plain[1]]
-
-
-def test_a_withdrawn_sequence_is_not_brought_near_by_one_with_priority():
-    pool = PendingSequences(horizon=2)
-    near, far = [WaitingSequence(4), WaitingSequence(4)], WaitingSequence(8)
-    for waiting in (*near, far):
-        pool.add(waiting)
-    pool.remove(far)
-    pool.add(WaitingSequence(12, priority=9))
-    assert [waiting.width for waiting in pool] == [4, 4, 12]
-
-
 def test_the_earliest_deadline_is_of_one_that_still_waits():
     pool = PendingSequences()
     soon, later, never = WaitingSequence(4, deadline=1.0), WaitingSequence(8, deadline=2.0), WaitingSequence(4)
@@ -154,28 +123,6 @@ def test_the_earliest_deadline_is_of_one_that_still_waits():
     assert pool.earliest_deadline() is later
     pool.remove(later)
     assert pool.earliest_deadline() is None
-
-
-def test_widths_around_one_reach_as_far_as_rows_are_wanted():
-    pool = PendingSequences()
-    for width in (4, 8, 8, 12, 16, 20, 20, 24):
-        pool.add(WaitingSequence(width))
-    assert pool.around(12, 0) == ([12], [1])
-    assert pool.around(12, 2) == ([8, 12, 16, 20], [2, 1, 1, 2])
-    assert pool.around(12, 2.5) == ([4, 8, 12, 16, 20], [1, 2, 1, 1, 2])
-    assert pool.around(4, 1) == ([4, 8], [1, 2])
-
-
-def test_widths_around_one_fill_batches_with_all_that_are_wider():
-    pool = PendingSequences()
-    for width in (4, 8, 8, 8, 12, 16, 20, 20, 24):
-        pool.add(WaitingSequence(width))
-    assert pool.around(16, 1, full=3) == ([8, 12, 16, 20, 24], [1, 1, 1, 2, 1])  # 24 alone would fill none
-    assert pool.around(12, 1, full=4) == ([8, 12, 16, 20, 24], [3, 1, 1, 2, 1])
-    assert pool.around(16, 0, full=3) == ([8, 12, 16], [1, 1, 1])
-    assert pool.around(16, 0, full=2) == ([16, 20], [1, 1])
-    assert pool.around(4, 1, full=2) == ([4, 8, 12], [1, 3, 1])  # the narrowest fill what they can
-    assert pool.around(24, 0, full=4) == ([16, 20, 24], [1, 2, 1])
 
 
 class Tracked(WaitingSequence):
@@ -202,19 +149,19 @@ def test_what_ran_is_let_go_at_once_though_one_before_it_waits_long():
         waiting = Tracked(4, deadline=9.0)
         gone = weakref.ref(waiting)
         pool.add(waiting)
-        assert pool.take({4: 1}, anchor=waiting) == [waiting]
+        pool.take([waiting])
         del waiting
         assert gone() is None
     assert len(pool) == 1
 
 
-def test_the_heaps_drop_entries_of_sequences_that_left():
+def test_the_orders_drop_entries_of_sequences_that_left():
     pool = PendingSequences()
     pool.add(WaitingSequence(8, deadline=0.0, priority=9))
     for _ in range(2000):
         waiting = WaitingSequence(4, deadline=9.0)
         pool.add(waiting)
-        pool.take({4: 1}, anchor=waiting)
+        pool.take([waiting])
     assert len(pool.urgent) < 200
     assert len(pool.deadlines) < 200
 

@@ -62,8 +62,8 @@ def tables(draw: st.DrawFn) -> CostTable:
     rows = draw(st.sampled_from([[1], [1, 8], [1, 2, 16, 64]]))
     widths = draw(st.sampled_from([[4], [4, 240], [4, 16, 64, 1024]]))
     seconds = draw(st.lists(st.floats(1e-6, 0.1), min_size=len(rows) * len(widths), max_size=len(rows) * len(widths)))
-    padding = draw(st.sampled_from([1.0, 1.0, 0.0, 0.3, 0.7]))
-    return CostTable(rows, widths, np.array(seconds).reshape(len(rows), len(widths)), padding=padding)
+    table = np.array(seconds).reshape(len(rows), len(widths))
+    return CostTable(rows, widths, table, valid_steps_only=draw(st.booleans()))
 
 
 @given(st.lists(specs, max_size=60), tables(), several_limits)
@@ -133,55 +133,44 @@ def test_a_sequence_past_every_limit_runs_alone():
 # Order of arrival
 
 
-def saturating_table(padding: float) -> CostTable:
+def saturating_table(*, valid_steps_only: bool) -> CostTable:
     """A row is as cheap as it can be from four rows on."""
     rows, widths = [1, 2, 4, 8, 16, 32, 64], [4, 1024]
     a_row = np.array([2.0, 1.4, 1.0, 1.0, 1.0, 1.0, 1.0])
-    return CostTable(rows, widths, np.outer(np.array(rows) * a_row * 1e-6, widths), padding=padding)
+    seconds = np.outer(np.array(rows) * a_row * 1e-6, widths)
+    return CostTable(rows, widths, seconds, valid_steps_only=valid_steps_only)
 
 
-@pytest.mark.parametrize("padding", [0.0, 0.005])
-def test_where_padding_costs_nothing_sequences_run_in_the_order_in_which_they_came(padding: float):
-    lengths = [int(length) for length in np.random.default_rng(3).lognormal(4, 0.6, 200)]
+@given(
+    st.lists(st.integers(1, 1024), min_size=2, max_size=80),
+    st.integers(1, 64),
+    st.integers(4, 4096),
+    st.sampled_from([FOREVER, 0.01, 0.001]),
+)
+def test_where_a_row_costs_its_own_steps_sequences_run_in_order_of_arrival_as_many_as_the_limits_allow(
+    lengths: list[int], rows: int, padded_steps: int, seconds: float
+):
     pool, places = pool_of([Spec(length) for length in lengths])
-    cost = saturating_table(padding)
-    ran: list[int] = []
-    while len(pool) > 30:
-        chosen = [places[one] for one in plan(pool, cost, BatchLimits(), now=0.0)]
-        assert sorted(chosen) == list(range(len(ran), len(ran) + len(chosen)))
-        assert len(chosen) >= (len(lengths) - len(ran)) // 8
-        ran += chosen
+    limits, cost = BatchLimits(rows, padded_steps, seconds), saturating_table(valid_steps_only=True)
+
+    def allowed(of_width: list[int]) -> bool:
+        steps = (len(of_width), max(of_width), sum(of_width))
+        return len(of_width) <= rows and steps[0] * steps[1] <= padded_steps and cost.predict(*steps) <= seconds
+
+    ran = 0
+    while pool:
+        chosen = [places[one] for one in plan(pool, cost, limits, now=0.0)]
+        assert chosen == list(range(ran, ran + len(chosen)))
+        assert len(chosen) == 1 or allowed(lengths[ran : ran + len(chosen)])
+        ran += len(chosen)
+        assert ran == len(lengths) or not allowed(lengths[ran - len(chosen) : ran + 1])
 
 
-def test_where_padding_costs_what_a_step_costs_sequences_run_with_those_of_their_width():
+def test_where_padding_is_computed_sequences_run_with_those_of_their_width():
     pool, _ = pool_of([Spec(width) for width in (10, 200) * 40])
-    cost = saturating_table(1.0)
+    cost = saturating_table(valid_steps_only=False)
     while pool:
         assert len({one.width for one in plan(pool, cost, BatchLimits(), now=0.0)}) == 1
-
-
-def test_few_sequences_of_very_different_lengths_are_not_taken_as_they_came():
-    """One long row for most of the steps: the kernels would compute one row at a time, at its full price."""
-    pool, _ = pool_of([Spec(500), Spec(10), Spec(10), Spec(10), Spec(10)])
-    cost = saturating_table(0.0)
-    seconds = 0.0
-    while pool:
-        chosen = plan(pool, cost, BatchLimits(), now=0.0)
-        seconds += cost.predict(len(chosen), max(one.width for one in chosen), sum(one.width for one in chosen))
-    assert seconds <= cost.predict(5, 500, 540) * 1.02
-
-
-@given(st.lists(st.integers(1, 1024), min_size=2, max_size=80), st.integers(1, 64), st.integers(4, 4096))
-def test_a_batch_in_order_of_arrival_keeps_the_limits(lengths: list[int], rows: int, padded_steps: int):
-    pool, _ = pool_of([Spec(length) for length in lengths])
-    limits = BatchLimits(rows=rows, padded_steps=padded_steps)
-    cost = saturating_table(0.0)
-    while pool:
-        urgent = pool.most_urgent()
-        chosen = plan(pool, cost, limits, now=0.0)
-        assert urgent in chosen
-        assert len(chosen) <= rows
-        assert len(chosen) == 1 or len(chosen) * max(one.width for one in chosen) <= padded_steps
 
 
 # Deadlines

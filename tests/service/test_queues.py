@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from lengthwise.batching.pending import WaitingSequence
 from lengthwise.batching.queues import ModelQueue, ModelQueues, QueuedSequence
 from lengthwise.errors import QueueFull
 from lengthwise.padding import PaddedBatch
@@ -113,6 +114,17 @@ async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
         assert await outcome(first) == [0]
         assert [await outcome(request) for request in flood] == [[1], [2], [3], [4]]
         assert [await outcome(request) for request in calls] == [[6], [7]]
+
+
+@pytest.mark.parametrize(("waiting", "seconds", "fits"), [(2, 0.1, True), (3, 0.1, False), (64, 1.0, False)])
+def test_in_order_of_arrival_the_next_batch_has_all_that_wait(waiting: int, seconds: float, fits: bool):
+    only = model_queue(seconds=0.01, valid_steps_only=True, rows=32)
+    for _ in range(waiting):
+        only.pending.add(WaitingSequence(4))
+    only.seconds = 0.04 * waiting  # predicted, of what waits
+    assert only.fits(seconds) is fits
+    only.seconds = 0.0
+    assert not only.fits(0.009)  # one alone takes longer
 
 
 def test_the_wait_for_a_larger_batch_ends_before_a_deadline():

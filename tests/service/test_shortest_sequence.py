@@ -279,7 +279,7 @@ class RaisesWhenShort(Session):
     def __init__(self, least: int) -> None:
         self.least = least
         self.provider = CPU_LABEL
-        self.kernels = "numpy"
+        self.kernels, self.computes_padding = "numpy", True
         self.clock = time.thread_time
         self.seen: set[int] = set()
 

@@ -41,10 +41,12 @@ def model_queue(
     name: str = "m/1",
     steady: bool = True,
     first_runs: int = 0,
+    valid_steps_only: bool = False,
     **limits: int,
 ) -> ModelQueue:
     """A queue whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
-    cost = CostTable([1, 64], [4, 64], np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]]))
+    times = np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]])
+    cost = CostTable([1, 64], [4, 64], times, valid_steps_only=valid_steps_only)
     made = ModelQueue(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits), steady=steady)
     for _ in range(made.inline.first_runs - first_runs):
         made.inline.ran()

@@ -278,6 +278,9 @@ class Batcher:
 
     def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:
         limits = queue.limits_within(seconds, self._queues.turn_seconds())
+        idle = self._runners.idle_cores
+        if idle and queue.cost.valid_steps_only:  # such a plan takes all that it may: idle runners get their share
+            limits = limits.at_most(-(-len(queue.pending) // (1 + idle)))
         try:
             chosen = plan(queue.pending, queue.cost, limits, self._clock())
         except Exception:  # an error in a plan must not end the runner

@@ -2,14 +2,13 @@
 
 The table is measured at load, on a grid of shapes (`batching.cost_measurement`), made monotone, and interpolated
 linearly. That fits recurrent models: linear in the width, piecewise linear in the rows until the vectors are full. The
-grid is of batches of one length; where valid steps only are computed, mixed lengths cost less (`rows_that_count`).
-While serving, three numbers are learned, each moved a few percent at most by a slow run:
+grid is of batches of one length; where kernels compute valid steps only, a batch of mixed lengths costs as one of so
+many fewer rows. While serving, two numbers are learned, each moved a few percent at most by a slow run:
 
 | number | meaning |
 |---|---|
 | drift | how many times as long every batch takes as it did at load: one factor for all shapes |
 | overhead | the seconds that each batch takes on top of what its shape took at load, whatever its shape |
-| padding | what a padded step costs, as a share of a valid one: 1 where the whole rectangle is computed |
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +33,6 @@ _OVERHEAD_SHRINKAGE: Final = 0.5  # share that is used: too large batches cost m
 _NEARLY_BEST: Final = 1.05  # a row's seconds within this factor of the least count as the least
 _OVERHEAD_STEP: Final = 0.03  # columns are computed again after such a change, as a share of the mean batch
 SHORTEST_SECONDS: Final = 1e-7  # of a measured run: a coarse clock may read 0
-_PADDING_WEIGHT: Final = 0.02  # of one run, in the averages by which the cost of padding is learned
-_PADDING_STEP: Final = 0.003  # share of one run's estimate by which the cost of padding moves
-_PADDING_VARIANCE_FLOOR: Final = 0.1  # regularisation: batches of nearly one share of padding do not show what it costs
-_MOST_PADDING: Final = 0.99  # bound on what is learned
 _MAX_LOG_DRIFT: Final = 3.5  # serving scales the measured times by 33 at most
 _MAX_COLUMNS: Final = 1024  # widths whose column is cached; past it the cache is emptied
 
@@ -73,8 +68,9 @@ class _Snapshot(NamedTuple):
 class CostTable:
     """Seconds of a batch by rows and width, from `seconds [rows, widths]` of an ascending grid, made monotone here.
 
-    `clock` is that of the seconds: by default the processor time of the running thread, which other work on the machine
-    does not change. A run on a device needs the wall clock. Raises ValueError for what is no such grid.
+    `valid_steps_only`: whether a row costs its own steps, however long the others are. `clock` is that of the seconds:
+    by default the processor time of the running thread, which other work on the machine does not change. A run on a
+    device needs the wall clock. Raises ValueError for what is no such grid.
     """
 
     def __init__(
@@ -83,7 +79,7 @@ class CostTable:
         widths: Sequence[int],
         seconds: NDArray[np.float64],
         *,
-        padding: float = 1.0,
+        valid_steps_only: bool = False,
         clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self.clock = clock
@@ -95,9 +91,7 @@ class CostTable:
                 raise ValueError("a cost table wants ascending rows and widths, at least 1")
         if measured.shape != (len(self.rows), len(self.widths)) or not ((measured > 0) & (measured < np.inf)).all():
             raise ValueError("a cost table wants one time above 0 for each of its rows and widths")
-        if not 0 <= padding <= 1:
-            raise ValueError("a padded step costs 0 to 1 times what a valid one costs")
-        self._padding = PaddingCost(padding)
+        self.valid_steps_only = valid_steps_only
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
         self.drift = 1.0
         self.overhead = Overhead()
@@ -108,14 +102,14 @@ class CostTable:
         self._widths = self.widths.tolist()
 
     @property
+    def planned_by(self) -> Literal["arrival", "length"]:
+        """In which order a plan takes sequences: by length, unless a row costs its own steps only."""
+        return "arrival" if self.valid_steps_only else "length"
+
+    @property
     def seconds(self) -> NDArray[np.float64]:
         """`[rows, widths]` of the grid, with overhead and drift; monotone."""
         return self._snapshot.seconds * self.drift
-
-    @property
-    def padding(self) -> float:
-        """What a padded step costs, as a share of a valid one."""
-        return self._padding.share
 
     def column(self, width: int, rows: int) -> Column:
         """The column of a width, for `rows` rows at least, before the drift; cached until the overhead changes."""
@@ -159,13 +153,16 @@ class CostTable:
 
     def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
         """Predicted seconds of one batch, with overhead and drift; past the grid they grow with its last slope."""
-        return self._seconds(rows, width, valid_steps) * self.drift
+        return self.seconds_of(rows, width, valid_steps) * self.drift
 
-    def _seconds(self, rows: int, width: int, valid_steps: int | None) -> float:
+    def seconds_of(self, rows: int, width: int, valid_steps: int | None = None) -> float:
+        """Predicted seconds of one batch before the drift; without `valid_steps`, of rows of one length."""
         times = self.column(width, rows).seconds
-        if valid_steps is None:
+        if valid_steps is None or not self.valid_steps_only:
             return times[rows]
-        return seconds_of(times, rows_that_count(rows, width, valid_steps, self.padding))
+        full = max(1.0, valid_steps / width)
+        below = min(int(full), rows - 1)
+        return times[below] + (full - below) * (times[below + 1] - times[below])
 
     def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
         """Learns from a batch that ran, each number by a small bounded step; ignores seconds that cannot be.
@@ -179,15 +176,11 @@ class CostTable:
             return
         with self.learning:
             overhead, snapshot = self.overhead, self._snapshot
-            predicted = self._seconds(rows, width, valid_steps)
-            measured = predicted - snapshot.overhead
+            measured = self.seconds_of(rows, width, valid_steps) - snapshot.overhead
             expected = (measured + overhead.seconds) * self.drift
             error = _clipped(math.log(seconds) - math.log(expected), _MAX_LOG_ERROR)
             self._log_drift = _clipped(self._log_drift + _DRIFT_WEIGHT * error, _MAX_LOG_DRIFT)
             self.drift = math.exp(self._log_drift)
-            if valid_steps is not None and self.padding < 1:
-                of_padding = self._seconds(rows, width, None) - self._seconds(rows, width, valid_steps)
-                self._padding.observe(of_padding / predicted, error)
             if measured > SHORTEST_SECONDS:
                 overhead.observe(measured, expected * math.exp(error) / self.drift)
             snapshot = self._snapshot  # `column` may have replaced it
@@ -200,38 +193,14 @@ class CostTable:
             "rows": self.rows.tolist(),
             "widths": self.widths.tolist(),
             "seconds": self.seconds.tolist(),
-            "padding": self.padding,
+            "valid_steps_only": self.valid_steps_only,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any], *, clock: Callable[[], float] = time.thread_time) -> CostTable:
         """The table that `to_json` wrote."""
         seconds = np.asarray(data["seconds"], dtype=np.float64)
-        return cls(data["rows"], data["widths"], seconds, padding=float(data.get("padding", 1.0)), clock=clock)
-
-
-class PaddingCost:
-    """Learns what a padded step costs, as a share of a valid one: `share`, 0 to 1.
-
-    If batches with more padding than usual take longer than predicted, and those with less do not, the share is too
-    small. So it follows the covariance of the two, by a small bounded step for each batch. A share of 1 stays 1.
-    """
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-        self._count = 0
-        self._of_padding = self._error = self._variance = 0.0
-
-    def observe(self, of_padding: float, error: float) -> None:
-        """Learns from one batch: how much longer it would be if all its steps were valid, and its log error."""
-        self._count += 1
-        weight = max(_PADDING_WEIGHT, 1 / self._count)
-        apart = of_padding - self._of_padding
-        self._of_padding += weight * apart
-        self._error += weight * (error - self._error)
-        self._variance += weight * (apart * apart - self._variance)
-        step = apart * (error - self._error) / (self._variance + _PADDING_VARIANCE_FLOOR)
-        self.share = min(_MOST_PADDING, max(0.0, self.share + _PADDING_STEP * _clipped(step, 1.0)))
+        return cls(data["rows"], data["widths"], seconds, valid_steps_only=bool(data["valid_steps_only"]), clock=clock)
 
 
 class Overhead:
@@ -259,20 +228,6 @@ class Overhead:
             variance + _SIZE_VARIANCE_FLOOR + _FEW_BATCHES / self._count
         )
         self.seconds = max(0.0, min(_OVERHEAD_SHRINKAGE * intercept, _MAX_OVERHEAD * self.mean_batch_seconds))
-
-
-def rows_that_count(rows: int, width: int, valid_steps: int, padding: float) -> float:
-    """How many rows of one length take as long as these: valid steps only are `valid_steps / width` rows."""
-    full = valid_steps / width
-    return max(1.0, full + padding * (rows - full))
-
-
-def seconds_of(times: Sequence[float], rows: float) -> float:
-    """The seconds of a number of rows that need not be whole, from those of 0, 1, 2, ... rows."""
-    below = int(rows)
-    if below + 1 >= len(times):
-        return times[-1]
-    return times[below] + (rows - below) * (times[below + 1] - times[below])
 
 
 def interpolated(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:

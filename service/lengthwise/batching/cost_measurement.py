@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -13,13 +13,7 @@ from lengthwise.batching.cost import SHORTEST_SECONDS, CostTable, interpolated
 
 RunShape = Callable[[int, int], object]  # runs one batch of so many rows and steps
 
-RunLengths = Callable[[Sequence[int]], object]  # runs one batch of sequences of these lengths
-
 _ROUNDS: Final = 5  # each shape is measured so often at load; the fastest run counts
-_MIXED_ROWS: Final = 24  # of the batches that show what padding costs
-_MIXED_WIDTH: Final = 64  # of these batches, in steps
-_LEAST_MIXED: Final = 6  # fewer rows or steps do not show it
-_ALL_COMPUTED: Final = 0.9  # a padded step that costs more than this share of a valid one costs all of it
 _LINE_TOLERANCE: Final = 0.1  # a line over the widths replaces measured times that are all within this share of it
 _LINE_POINTS: Final = 4  # least measured widths for a line
 
@@ -50,7 +44,7 @@ def measure(
     multiple: int = 4,
     budget_seconds: float = 1.0,
     clock: Callable[[], float] = time.thread_time,
-    run_lengths: RunLengths | None = None,
+    valid_steps_only: bool = False,
 ) -> CostTable:
     """Measures a table: small shapes first, the fastest of several runs of each, until the budget is spent.
 
@@ -62,7 +56,7 @@ def measure(
     4. A shape that was not run is extrapolated: linearly in the width, and at most in proportion to the rows, so that
        noise in the last shape measured does not become a slope.
 
-    `budget_seconds` are on `clock`; `run_lengths` is None where the whole rectangle is computed.
+    `budget_seconds` are on `clock`; `valid_steps_only`: see `CostTable`.
     """
     rows = rows_grid(max_rows)
     narrowest = min_width or multiple
@@ -93,41 +87,8 @@ def measure(
                 break
         shapes = shapes[in_rounds:]
     measured = _fitted_to_lines(np.asarray(widths), _lowered_to_larger_shapes(seconds))
-    padding = 1.0
-    if run_lengths is not None:
-        width = min(max_width, _MIXED_WIDTH)
-        padding = measure_padding(
-            run_lengths,
-            min(max_rows, _MIXED_ROWS, max_padded_steps // width),
-            width,
-            shortest=min_width or 1,
-            clock=clock,
-        )
     seconds = _filled(np.asarray(rows), np.asarray(widths), measured)
-    return CostTable(rows, widths, seconds, padding=padding, clock=clock)
-
-
-def measure_padding(
-    run: RunLengths, rows: int, width: int, *, shortest: int = 1, clock: Callable[[], float] = time.thread_time
-) -> float:
-    """What a padded step costs, as a share of a valid one: 1 where the whole rectangle is computed.
-
-    Three batches of one width take turns: of rows of one length, of rows of very different lengths, and of fewer rows
-    of one length with as many valid steps. Where padding costs nothing, the second takes as long as the third.
-    """
-    if rows < _LEAST_MIXED or width < max(_LEAST_MIXED, 2 * shortest):
-        return 1.0
-    mixed = [max(shortest, round(width * (row / rows) ** 2), 1) for row in range(1, rows + 1)]
-    batches = [[width] * rows, mixed, [width] * max(1, round(sum(mixed) / width))]
-    fastest = [np.inf] * len(batches)
-    for _ in range(_ROUNDS):
-        for index, lengths in enumerate(batches):
-            before = clock()
-            run(lengths)
-            fastest[index] = min(fastest[index], clock() - before)
-    all_valid, of_mixed, few = fastest
-    share = (of_mixed - few) / (all_valid - few) if all_valid > few else 1.0
-    return 1.0 if share > _ALL_COMPUTED else max(0.0, float(share))
+    return CostTable(rows, widths, seconds, valid_steps_only=valid_steps_only, clock=clock)
 
 
 def _lowered_to_larger_shapes(seconds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,34 +1,59 @@
-"""Which of the waiting sequences run together now: the plan of the next batch, a pure function.
+"""Which of the waiting sequences run together now: the next batch, a pure function.
 
-1. The anchor is the most urgent sequence, or one that would otherwise miss its deadline.
-2. If the anchor and the next in order of arrival cost hardly more than the least that they can in any batch, they run:
-   nobody waits longer because of somebody else's width.
-3. Else the window, the waiting sequences with widths around the anchor's, is partitioned into batches with the smallest
-   total predicted seconds (`batching.partition`), and the batch with the anchor in it runs.
+The anchor is the most urgent sequence, or one that would otherwise miss its deadline. What runs with it depends on the
+kernels (`CostTable.valid_steps_only`):
 
-Removing one batch from a cheapest partition leaves a cheapest partition of the rest, so nothing is lost by deciding one
-batch at a time. A plan chooses from the `HORIZON` most urgent sequences, and leaves out the most urgent one at most
+| a row costs | the batch |
+|---|---|
+| its own steps | the anchor and the most urgent others, as many as the limits allow |
+| the steps of the longest row, too | the one with the anchor in it, of a cheapest partition by length |
+
+For a cost that does not fall with the width, some cheapest partition is contiguous in width order, so a dynamic program
+finds one: `best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)`, as TurboTransformers (Fang
+et al., PPoPP 2021) divides a queue. Here it divides a window around the anchor, cut into blocks. Removing one batch
+from a cheapest partition leaves a cheapest partition of the rest, so nothing is lost by deciding one batch at a time.
+
+By length, a plan chooses from the `HORIZON` most urgent sequences. Either way the most urgent one is left out at most
 `MAX_LEFT_OUT` times in a row, so a sequence is passed over at most `bypass_bound()` times, whatever arrives.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Final
+from itertools import islice
+from typing import Final, Protocol
 
-from lengthwise.batching.cost import Column, rows_that_count, seconds_of
-from lengthwise.batching.partition import Cost, batch_with, rows_within
+from lengthwise.batching.cost import Column
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
 _WINDOW_BATCHES: Final = 1.5  # in good batches, on either side of the anchor: further ones change little
 _WINDOW_ROWS: Final = 4  # least rows that a good batch counts as in the size of the window
 _WINDOW_ROWS_OF_FULL: Final = 12  # least sequences on either side of the window where batches are full
-_HARDLY_MORE: Final = 1.06  # than the least a batch by arrival may cost: more rows make everybody wait
-_SHARE_OF_QUEUE: Final = 8  # a batch in order of arrival has at least one of this many waiting sequences
-_CHEAP_PADDING: Final = 0.5  # above this cost of a padded step, batches in order of arrival are not tried
+_BLOCK_DIVISOR: Final = 10  # blocks have `1 + n // 10` of the window's n rows: about 10, and one more a width
+_BLOCKS_PER_BATCH: Final = 4  # least blocks of a good batch of one width, so that it can be shared with its neighbours
+
+
+class Cost(Protocol):
+    """The part of a cost table that the planner uses."""
+
+    @property
+    def drift(self) -> float:
+        """How many times as long a batch takes as the columns say."""
+
+    @property
+    def valid_steps_only(self) -> bool:
+        """Whether a row costs its own steps, however long the others are."""
+
+    def column(self, width: int, rows: int) -> Column:
+        """The predicted seconds of a width, for `rows` rows at least."""
+
+    def seconds_of(self, rows: int, width: int, valid_steps: int | None = None) -> float:
+        """The predicted seconds of a batch, before the drift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +91,27 @@ def plan(pending: PendingSequences, cost: Cost, limits: BatchLimits, now: float)
     if urgent is None:
         return []
     if len(pending) == 1:  # every plan of an idle server: nothing to choose from
-        pending.left_out = 0
-        return pending.take({urgent.width: 1}, urgent)
-    drift = cost.drift
-    anchor = _anchor(pending, urgent, cost, drift, limits, now)
-    column = cost.column(anchor.width, limits.rows)
-    seconds = _allowed_seconds(anchor, column, drift, limits, now)
-    batch = None
-    if cost.padding <= _CHEAP_PADDING:
-        batch = _batch_by_arrival(pending, anchor, cost, limits, seconds)
-    if batch is None:
-        batch = _batch_around(pending, anchor.width, column, cost, limits, seconds)
-    chosen = pending.take(batch, anchor)
+        chosen = [urgent]
+    else:
+        anchor = _anchor(pending, urgent, cost, limits, now)
+        column = cost.column(anchor.width, limits.rows)
+        seconds = _allowed_seconds(anchor, column, cost.drift, limits, now)
+        among = _by_arrival if cost.valid_steps_only else _by_length
+        chosen = among(pending, anchor, cost, limits, seconds)
+    pending.take(chosen)
     pending.left_out = pending.left_out + 1 if urgent.waits else 0
     return chosen
 
 
 def _anchor(
-    pending: PendingSequences, urgent: WaitingSequence, cost: Cost, drift: float, limits: BatchLimits, now: float
+    pending: PendingSequences, urgent: WaitingSequence, cost: Cost, limits: BatchLimits, now: float
 ) -> WaitingSequence:
     """The most urgent sequence, or one that meets its deadline only if it runs now."""
     hurried = pending.earliest_deadline()
-    if hurried is None or hurried is urgent or pending.left_out >= MAX_LEFT_OUT:
+    if hurried is None or hurried is urgent or pending.left_out >= MAX_LEFT_OUT or not pending.is_near(hurried):
         return urgent
-    alone = cost.column(hurried.width, limits.rows).seconds[1] * drift
-    batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)] * drift
+    alone = cost.column(hurried.width, limits.rows).seconds[1] * cost.drift
+    batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)] * cost.drift
     slack = hurried.deadline - now
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
@@ -103,69 +124,116 @@ def _allowed_seconds(anchor: WaitingSequence, column: Column, drift: float, limi
     return min(most, slack) if slack >= column.seconds[1] else most
 
 
-def _batch_by_arrival(
+def _by_arrival(
     pending: PendingSequences, anchor: WaitingSequence, cost: Cost, limits: BatchLimits, seconds: float
-) -> dict[int, int] | None:
-    """The anchor and the fewest most urgent sequences that are cheap together, by width; None if none are.
-
-    Cheap is within `_HARDLY_MORE` of the least that they can cost in any batch. Where many wait, the batch has at least
-    its share of them (`_SHARE_OF_QUEUE`): that costs them little beside their wait, and there are fewer batches.
-    """
-    most, padding = limits.rows, cost.padding
-    enough = len(pending) // _SHARE_OF_QUEUE
-    members: list[int] = []
-    cheap = width = valid = 0
-    least = 0.0
-    times: list[float] = []
-    for waiting in chain((anchor,), pending.by_urgency()):
-        each = waiting.width
-        rows = len(members) + 1
-        if members and rows > limits.most_rows(width):
+) -> list[WaitingSequence]:
+    """The anchor and the most urgent others, as many as keep the limits."""
+    chosen, shapes = [anchor], [(1, anchor.width, anchor.width)]  # of each prefix: rows, width, valid steps
+    width = valid = anchor.width
+    for waiting in islice(pending.near(), limits.rows):
+        if waiting is anchor:
+            continue
+        width = max(width, waiting.width)
+        if len(chosen) >= limits.most_rows(width):
             break
-        if (waiting is anchor and members) or (members and rows > limits.most_rows(max(width, each))):
-            continue  # it is in the batch, or so wide that the batch would have too many padded steps
-        column = cost.column(each, most)
-        if each > width:
-            width, times = each, column.seconds
-        valid += each
-        least += column.least_row_seconds
-        run_seconds = seconds_of(times, rows_that_count(rows, width, valid, padding))
-        if rows > 1 and run_seconds > seconds:
-            break
-        members.append(each)
-        if run_seconds <= _HARDLY_MORE * least:
-            cheap = rows
-            if rows >= enough:
-                break
-    return Counter(members[:cheap]) or None
+        valid += waiting.width
+        chosen.append(waiting)
+        shapes.append((len(chosen), width, valid))
+    if cost.seconds_of(*shapes[-1]) > seconds:
+        del chosen[max(1, bisect_right(shapes, seconds, key=lambda shape: cost.seconds_of(*shape))) :]
+    return chosen
 
 
-def _batch_around(
-    pending: PendingSequences, width: int, column: Column, cost: Cost, limits: BatchLimits, seconds: float
-) -> dict[int, int]:
-    """The batch with the anchor's width in it, from a cheapest partition of the window: how many of each width.
+def _by_length(
+    pending: PendingSequences, anchor: WaitingSequence, cost: Cost, limits: BatchLimits, seconds: float
+) -> list[WaitingSequence]:
+    """The batch with the anchor in it, of a cheapest partition of the window around the anchor.
 
     Where even the most rows that are allowed are hardly enough to be cheap, batches should be full, also those beside
     the anchor's. So the window then starts and ends where a full batch ends, counted from the widest sequence, because
     a batch that is not full costs most there.
     """
-    limit = limits.most_rows(width)
+    near, of = list(pending.near()), anchor.width
+    widths = sorted([each.width for each in near])
+    place = bisect_left(widths, of)
+    same = bisect_right(widths, of) - place
+    column = cost.column(of, limits.rows)
+    limit = limits.most_rows(of)
     most = rows_within(column.seconds, limit, seconds)
     rows = column.cheapest_rows[most]
-    same = pending.count(width)
-    if same >= 2 * rows:  # a full batch without padding, and another after it: nothing is cheaper
-        return {width: rows}
-    full = 1
-    window_rows = _WINDOW_BATCHES * min(rows, max(column.enough_rows, _WINDOW_ROWS))
-    if most == limit and rows <= 2 * column.enough_rows:
-        full, window_rows = rows, max(window_rows, _WINDOW_ROWS_OF_FULL)
-    widths, counts = pending.around(width, window_rows, full)
-    if len(widths) == 1:
-        return {width: _of_one_width(same, most, column.seconds)}
-    return batch_with(width, widths, counts, cost, limits, seconds, full)
+    low, high = place, place + rows  # where it is full without padding, and another after it, nothing is cheaper
+    if same < 2 * rows:
+        full, reach = 1, math.ceil(_WINDOW_BATCHES * min(rows, max(column.enough_rows, _WINDOW_ROWS)))
+        if most == limit and rows <= 2 * column.enough_rows:
+            full, reach = rows, max(reach, _WINDOW_ROWS_OF_FULL)
+        end = min(len(near), place + same + reach)
+        end = len(near) - (len(near) - end) // full * full
+        begin = max(0, end - -(-(end - max(0, place - reach)) // full) * full)
+        if widths[begin] == widths[end - 1]:
+            high = place + _of_one_width(same, most, column.seconds)
+        else:
+            low, high = (
+                begin + cut for cut in _batch_with(place - begin, widths[begin:end], cost, limits, seconds, full)
+            )
+    left = Counter(widths[low:high])
+    left[of] -= 1
+    chosen = [anchor]
+    for each in near:  # of each width the most urgent
+        if left.get(each.width) and each is not anchor:
+            left[each.width] -= 1
+            chosen.append(each)
+            if len(chosen) == high - low:
+                break
+    return chosen
 
 
 def _of_one_width(count: int, most: int, times: list[float]) -> int:
     """How many of `count` sequences of one width run first, if they need one batch or two of `most` rows at most."""
     fewest = -(-count // 2)
     return min(range(min(count, most), fewest - 1, -1), key=lambda rows: times[rows] + times[count - rows])
+
+
+def _batch_with(
+    place: int, widths: Sequence[int], cost: Cost, limits: BatchLimits, seconds: float, full: int
+) -> tuple[int, int]:
+    """Where the batch with `widths[place]` in it begins and ends, in a cheapest partition of ascending widths."""
+    # Of every prefix up to a cut, the longest first: its rows, the seconds of its cheapest partition, a lower bound of
+    # the seconds of any partition, and where the last batch of the cheapest begins.
+    prefixes = [(0, 0.0, 0.0, 0)]
+    for cut, width in _cuts(widths, cost, limits, seconds, full):
+        times, _, _, least = cost.column(width, limits.rows)
+        limit = limits.most_rows(width)
+        cheapest, start = math.inf, 0
+        for before, best, floor, _ in prefixes:
+            rows = cut - before
+            if cheapest < math.inf and (rows > limit or times[rows] > seconds):
+                break
+            if best + times[rows] < cheapest:
+                cheapest, start = best + times[rows], before
+            elif floor + rows * least >= cheapest:  # `least` does not fall with the width: so for all shorter prefixes
+                break
+        prefixes.insert(0, (cut, cheapest, prefixes[0][2] + (cut - prefixes[0][0]) * least, start))
+    starts = {cut: start for cut, _, _, start in prefixes}
+    high = len(widths)
+    while starts[high] > place:
+        high = starts[high]
+    return starts[high], high
+
+
+def _cuts(widths: Sequence[int], cost: Cost, limits: BatchLimits, seconds: float, full: int) -> list[tuple[int, int]]:
+    """Where batches may end, and the width there: at the end of a width, of a block of it, or of a full batch."""
+    block = 1 + len(widths) // _BLOCK_DIVISOR
+    cuts, begin = {*range(len(widths), 0, -full)} if full > 1 else set(), 0
+    while begin < len(widths):
+        width = widths[begin]
+        end = bisect_right(widths, width, begin)
+        column = cost.column(width, limits.rows)
+        good = column.cheapest_rows[rows_within(column.seconds, limits.most_rows(width), seconds)]
+        cuts |= {*range(end, begin, -good), *range(end, begin, -min(block, -(-good // _BLOCKS_PER_BATCH)))}
+        begin = end
+    return [(cut, widths[cut - 1]) for cut in sorted(cuts)]
+
+
+def rows_within(times: list[float], most: int, seconds: float) -> int:
+    """The most rows, at most `most`, whose predicted `times[rows]` are within `seconds`; at least 1."""
+    return most if times[most] <= seconds else max(1, bisect_right(times, seconds, 1, most + 1) - 1)

@@ -87,13 +87,19 @@ class ModelQueue:
         return length if self.buckets is None else self.buckets.width_of(length)
 
     def fits(self, seconds: float) -> bool:
-        """Whether the next batch, with as many rows as make one cheaper, is predicted to end within `seconds`."""
+        """Whether the next batch, with as many rows as make one cheaper, is predicted to end within `seconds`.
+
+        In order of arrival it has as many as may wait: theirs are the predicted seconds.
+        """
         urgent, hurried = self.pending.most_urgent(), self.pending.earliest_deadline()
         width = 0 if urgent is None else urgent.width
         if hurried is not None and hurried.width > width:
             width = hurried.width
         try:
             column = self.cost.column(width, self.limits.rows)
+            if self.cost.valid_steps_only:
+                batch = self.seconds * min(1.0, self.limits.rows / max(1, len(self.pending)))
+                return max(batch, column.seconds[1] * self.cost.drift) <= seconds
             return column.seconds[min(len(self.pending), column.enough_rows)] * self.cost.drift <= seconds
         except Exception:
             self._log_cost_error()

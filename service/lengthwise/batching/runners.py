@@ -102,6 +102,11 @@ class Runners:
         """Whether every runner waits for a batch."""
         return self._idle == self.count
 
+    @property
+    def idle_cores(self) -> int:
+        """How many runners on cores of their own wait for a batch; with the lock held."""
+        return 0 if self._one_core else self._idle
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the threads."""
         self._loop = loop

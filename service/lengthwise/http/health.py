@@ -141,6 +141,7 @@ def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:
         "attention": manifest.graph.attention is not None,
         "provider": served.model.session.provider,
         "precision": manifest.precision,
+        "planned_by": served.model.cost.planned_by,
         "promise": None if served.model.promise is None else served.model.promise.model_dump(),
         "promises": [promise.model_dump() for promise in manifest.promises],
         "queue_sequences": len(served.queue.pending),

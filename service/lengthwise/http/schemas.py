@@ -128,6 +128,7 @@ class ModelHealth(Schema):
     attention: bool
     provider: str
     precision: str
+    planned_by: Literal["arrival", "length"]
     promise: dict[str, Any] | None
     promises: list[dict[str, Any]]
     queue_sequences: Count

@@ -205,10 +205,7 @@ def measure_cost(
     def run(rows: int, width: int) -> None:
         if stopping is not None:
             stopping.check()
-        run_lengths([min(width, manifest.max_length)] * rows)
-
-    def run_lengths(lengths: Sequence[int]) -> None:
-        batch = pad([constant_sequence(manifest, 0.0, length) for length in lengths], multiple=multiple)
+        batch = pad([constant_sequence(manifest, 0.0, min(width, manifest.max_length))] * rows, multiple=multiple)
         answers.score(session.run(batch), batch.lengths, manifest)
 
     return measure(
@@ -220,7 +217,7 @@ def measure_cost(
         multiple=multiple,
         budget_seconds=budget_seconds,
         clock=session.clock,
-        run_lengths=None if session.kernels == recurrent_kernels.ONNXRUNTIME else run_lengths,
+        valid_steps_only=session.kernels != recurrent_kernels.ONNXRUNTIME and not session.computes_padding,
     )
 
 

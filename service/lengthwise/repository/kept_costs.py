@@ -21,7 +21,7 @@ log = logging.getLogger("lengthwise.costs")
 
 FILE = "costs.json"
 MOST_BYTES: Final = 2**24  # of the file
-_METHOD = 3  # of measuring; a table of another version is not used
+_METHOD = 4  # of measuring; a table of another version is not used
 
 
 def conditions(manifest: Manifest, session: Session, limits: BatchLimits) -> dict[str, str | int]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from lengthwise.repository.aliases import Aliases
 from lengthwise.repository.contents import DirectoryState, Refusal, Repository
 from lengthwise.repository.model import LoadedModel
-from lengthwise.runtime.session import Session
 from lengthwise.versions import Key, Policy
 
 log = logging.getLogger("lengthwise.scan")
@@ -74,7 +73,7 @@ class ScanState:
             self._models[key] = model
             if model is not self.running.get(key):
                 self._new += 1
-                log.info("%s is ready on %s%s", key, model.session.provider, _kernels(model.session))
+                log.info("%s is ready on %s%s", key, model.session.provider, _described(model))
         if reason is not None:
             self.refuse(key, reason)
 
@@ -129,6 +128,7 @@ class ScanState:
         return all(other.name != key.name or other.version < key.version for other in self.left)
 
 
-def _kernels(session: Session) -> str:
-    """Which kernels run a model's recurrent layers, for the log; empty without such layers."""
-    return f", its recurrent layers in the kernels of {session.kernels}" if session.recurrent else ""
+def _described(model: LoadedModel) -> str:
+    """How a model runs, for the log: the kernels of its recurrent layers, if it has any, and how batches are formed."""
+    kernels = f", its recurrent layers in the kernels of {model.session.kernels}" if model.session.recurrent else ""
+    return f"{kernels}; its batches are formed by {model.cost.planned_by}"
