@@ -1,0 +1,178 @@
+"""Batches as the service forms them beside batches in order of arrival. `python -m benchmarks.planning`.
+
+For each model every server runs on the first core, and the load comes from another one. The servers take turns: the
+service, the service in order of arrival with at most 4, 16 and 64 rows a batch, and mosec with sorting by hand, which
+runs onnxruntime's kernels. The convolutional model is the Inception of examples/mending.py, mended.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from benchmarks import machine, output, pages
+from benchmarks.bench import measure_load
+from benchmarks.contenders import ARRIVAL, MOSEC_SORTED, SERVICE, Contender
+from benchmarks.workloads import CACHE, Work, japanese_vowels, lognormal
+from lengthwise.bench.trial import LoadSpec, prepare
+from lengthwise.bench.workload import Input, draw_lengths, make_sequences
+from lengthwise.commands.command import Command
+
+PAGE = pages.RESULTS / "planning.md"
+_FEATURES, _LONGEST, _HIDDEN = 12, 512, 64
+_SEQUENCES: Final = 2000
+
+
+class Transformer(nn.Module):
+    """A small transformer: two layers of 64, four heads, the mean over the valid steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(_FEATURES, _HIDDEN)
+        layer = nn.TransformerEncoderLayer(_HIDDEN, 4, 2 * _HIDDEN, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(_HIDDEN, 9)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """`[rows, classes]` of `x [rows, width, features]` and `lengths [rows]`."""
+        padding = torch.arange(x.size(1), device=x.device) >= lengths[:, None]
+        hidden = self.encoder(self.project(x), src_key_padding_mask=padding).masked_fill(padding.unsqueeze(2), 0.0)
+        logits: Tensor = self.head(hidden.sum(1) / lengths[:, None])
+        return logits
+
+
+def exported(name: str, target: str, *options: str) -> Work:
+    """Lengths of median 50 and sigma 0.7, and a torch module; it is published once and kept."""
+    directory = CACHE.parent / f"bench-{name}" / name / "1"  # alone in its repository: it is the default model
+    if not directory.is_dir():
+        what = [target, "--features", str(_FEATURES), "--max-length", str(_LONGEST), *options]
+        subprocess.run([sys.executable, "-m", "lengthwise", "export", *what, "--out", str(directory)], check=True)
+    random = np.random.default_rng(0)
+    lengths = draw_lengths("lognormal:50,0.7", _SEQUENCES, _LONGEST, random)
+    return Work(name, name, directory, make_sequences(lengths, Input("values", _FEATURES), random))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one line of the table measures: a model in some kernels, under some connections."""
+
+    title: str
+    work: Callable[[], Work]
+    connections: int
+    options: tuple[str, ...] = ()  # of every service
+
+
+_LSTM = partial(lognormal, 0, _SEQUENCES)
+_INT8 = partial(lognormal, 0, _SEQUENCES, precision="int8")
+CASES: Mapping[str, Case] = {
+    "float32-64": Case("BiLSTM, float32, 64 connections", _LSTM, 64),
+    "float32-256": Case("BiLSTM, float32, 256 connections", _LSTM, 256),
+    "int8-64": Case("BiLSTM, int8, 64 connections", _INT8, 64),
+    "int8-256": Case("BiLSTM, int8, 256 connections", _INT8, 256),
+    "vowels": Case("JapaneseVowels, 32 connections", partial(japanese_vowels, 0, _SEQUENCES), 32),
+    "onnxruntime": Case("BiLSTM in onnxruntime's kernels, 64 connections", _LSTM, 64, ("--no-recurrent-kernels",)),
+    "convolutions": Case(
+        "Inception, 64 connections", partial(exported, "inception", "examples/mending.py:inception", "--mend"), 64
+    ),
+    "transformer": Case(
+        "transformer, 64 connections",
+        partial(exported, "transformer", "benchmarks/planning.py:Transformer"),
+        64,
+    ),
+}
+
+
+def by_arrival(rows: int) -> Contender:
+    """The service that forms batches in order of arrival, of so many rows."""
+    return replace(
+        ARRIVAL,
+        name=f"arrival-{rows}",
+        title=f"arrival, {rows} rows",
+        module=(*ARRIVAL.module[:-1], str(rows), "--max-batch-cost-steps", "65536"),
+    )
+
+
+CONTENDERS = (SERVICE, by_arrival(4), by_arrival(16), by_arrival(64), replace(MOSEC_SORTED, title="mosec, sorted"))
+
+
+def measure(case: Case, *, seconds: float, rounds: int, core: int) -> dict[str, list[tuple[float, float]]]:
+    """The answers a second and the 99th percentile in ms of each turn of each server."""
+    work = case.work()
+    load = LoadSpec(concurrency=case.connections, seconds=seconds, warmup_seconds=0.3)
+    found: dict[str, list[tuple[float, float]]] = {each.name: [] for each in CONTENDERS}
+    with ExitStack() as stack:
+        trials = {}
+        for each in CONTENDERS:
+            contender = each if each.is_peer else replace(each, module=(*each.module, *case.options))
+            running = stack.enter_context(contender.running(work, [core]))
+            trials[each.name] = prepare(running.target, work.sequences, check=False), running.pid
+        for _ in track(range(rounds), case.title, console=Console(stderr=True)):
+            for name, trial in trials.items():
+                seen: Any = measure_load(*trial, load)
+                found[name].append((seen["requests_per_second"], seen["latency_ms"]["p99"]))
+    return found
+
+
+def line(title: str, found: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
+    """A line of the table: the service, and its ratios to each of the others, within a turn."""
+    service = found[SERVICE.name]
+    cells = [title, f"{median(rate for rate, _ in service):,.0f}", f"{median(p99 for _, p99 in service):.3g}"]
+    for name, turns in found.items():
+        if name != SERVICE.name:
+            pairs = list(zip(service, turns, strict=True))
+            rates = median(one[0] / other[0] for one, other in pairs)
+            tails = median(one[1] / other[1] for one, other in pairs)
+            cells.append(f"{rates:.2f}, {tails:.2f}")
+    return cells
+
+
+def kept(page: Path, facts: Mapping[str, Any]) -> list[list[str]]:
+    """The lines of a page that was measured at this commit today: further models are added to them."""
+    if not page.exists() or page.read_text("utf-8").splitlines()[0] != pages.stamp(facts):
+        return []
+    return [row.strip("| ").split(" | ") for row in pages.first_table(page).splitlines()[2:]]
+
+
+@click.command(cls=Command)
+@click.option("--case", "cases", type=click.Choice([*CASES]), multiple=True, help="Only this one. [default: all]")
+@click.option("--seconds", type=click.FloatRange(0.2), default=1.5, show_default=True, help="Of each load.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of every server.")
+@click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
+def main(cases: Sequence[str], seconds: float, rounds: int, out: Path) -> None:
+    """Measures the batches of the service beside batches in order of arrival."""
+    facts = machine.facts()
+    server, *others = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, others or [server])
+    chosen = [CASES[name] for name in cases or CASES]
+    lines = kept(out, facts)
+    for each in chosen:
+        lines.append(line(each.title, measure(each, seconds=seconds, rounds=rounds, core=server)))
+        click.echo(" | ".join(lines[-1]), err=True)
+    heads = ["model", "requests/s", "p99 ms", *(f"over {each.title}" for each in CONTENDERS[1:])]
+    table = pages.table(heads, lines)
+    said = (
+        "`python -m benchmarks.planning`: lognormal lengths (median 50, sigma 0.7), JapaneseVowels its own; one core; "
+        f"medians of {rounds} turns of {seconds:g} s. Behind each other server: the service's throughput over its, "
+        "and the service's 99th percentile over its, within a turn."
+    )
+    pages.write(out, pages.page(facts, "Which sequences run together", said, table))
+    click.echo(table)
+
+
+if __name__ == "__main__":
+    main()
