@@ -31,11 +31,10 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.errors import ExportError
-from lengthwise_export.exporting.users_model import from_mend
+from lengthwise_export.exporting.candidate import from_mend
 from lengthwise_export.mending.mend_target import mend_target
 from lengthwise_export.options import ExportOptions
-from lengthwise_export.steady_bits.losses import first_loss
-from lengthwise_export.steady_bits.rewriting import largest_difference, with_steady_bits
+from lengthwise_export.steady_bits.rewriting import first_loss, largest_difference, with_steady_bits
 from lengthwise_export.targets import targets
 from tests.gallery.blind_index import BLIND
 from tests.gallery.index import Exhibit

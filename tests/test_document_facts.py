@@ -19,7 +19,7 @@ from lengthwise.runtime.provider import PROVIDERS
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from lengthwise_export import errors as exporters
-from lengthwise_export.keras_models.config import LAYERS, REFUSED
+from lengthwise_export.keras_models.archive import LAYERS, REFUSED
 from tests.support.documents import ROOT
 from tests.support.keras_models import keras
 from tests.support.numpy_models import manifest, model, serving

@@ -6,7 +6,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from lengthwise_export.mending.changes import Mended
+from lengthwise_export.mending.mend import Mended
 from tests.fuzz import mends
 from tests.fuzz.chains import draw
 from tests.fuzz.mends import BAD, Worker, main, tried

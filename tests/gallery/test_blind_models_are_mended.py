@@ -9,8 +9,7 @@ import pytest
 
 from lengthwise.errors import LengthwiseError
 from lengthwise.runtime.manifest import GraphNames
-from lengthwise_export.mending.changes import Mended
-from lengthwise_export.mending.mend import mend
+from lengthwise_export.mending.mend import Mended, mend
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.blind_index import BLIND, UNMENDABLE

@@ -13,8 +13,7 @@ import pytest
 pytest.importorskip("keras", reason="the extra `keras` is not installed")
 
 from lengthwise.errors import LengthwiseError
-from lengthwise_export.mending.changes import Mended
-from lengthwise_export.mending.mend import mend
+from lengthwise_export.mending.mend import Mended, mend
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.company import mended_model

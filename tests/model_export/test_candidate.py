@@ -22,9 +22,8 @@ from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.golden import Golden
 from lengthwise_export.errors import ExportError
-from lengthwise_export.exporting.candidate import Candidate, from_spec, with_threshold
+from lengthwise_export.exporting.candidate import Candidate, from_spec, from_target, with_threshold
 from lengthwise_export.exporting.flow import PublishedModel, publish
-from lengthwise_export.exporting.users_model import from_target
 from lengthwise_export.options import ExportOptions
 from lengthwise_export.targets import targets
 from tests.support.fake_device import ONE

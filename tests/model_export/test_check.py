@@ -11,8 +11,8 @@ from torch import nn
 from lengthwise.commands.cli import main
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.check import check
+from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_torch import TorchSubject
-from lengthwise_export.checking.verdict import Report
 from lengthwise_export.tracing.call_signature import CallSignature, output_selector
 from tests.gallery.index import TORCH_LEAKING
 from tests.support.users_models import Unpadded

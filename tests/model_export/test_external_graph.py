@@ -10,7 +10,7 @@ from lengthwise.runtime.session import Session
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.external_graph import read_graph
-from lengthwise_export.onnx_graphs.graph_values import InputHints
+from lengthwise_export.options import TargetOptions
 from tests.gallery.index import ONNX_SOUND
 from tests.gallery.onnx_models import Weights, integers, model
 
@@ -30,8 +30,8 @@ def sound(name: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("exhibit", [exhibit for exhibit in ONNX_SOUND if not exhibit.named], ids=lambda one: one.name)
 def test_inputs_are_read_off_a_graph(exhibit) -> None:
     output = None if exhibit.output is None else str(exhibit.output)
-    said = InputHints(output=output, channels_first=exhibit.channels_said, features=exhibit.features)
-    adopted = read_graph(exhibit.make(), said if exhibit.channels_said else InputHints(output=output))
+    said = TargetOptions(output=output, channels_first=exhibit.channels_said, features=exhibit.features)
+    adopted = read_graph(exhibit.make(), said if exhibit.channels_said else TargetOptions(output=output))
     assert adopted.names.sequences == exhibit.values
     assert {adopted.names.lengths, adopted.names.mask} - {None} == {exhibit.second_name, exhibit.third} - {None}
     assert adopted.names.channels_first == exhibit.channels_first
@@ -43,7 +43,7 @@ def test_inputs_are_read_off_a_graph(exhibit) -> None:
 
 def test_an_adopted_graph_gives_a_full_row_the_same_answer_in_the_service() -> None:
     for name in ("lstm_int64_lengths", "float_mask_attention", "gru_time_first", "step_tagger"):
-        adopted = read_graph(sound(name), InputHints())
+        adopted = read_graph(sound(name), TargetOptions())
         labels = tuple(map(str, range(adopted.classes)))
         manifest = Manifest(
             name="adopted",
@@ -61,7 +61,7 @@ def test_an_adopted_graph_gives_a_full_row_the_same_answer_in_the_service() -> N
 
 def test_what_has_no_steps_keeps_its_axes_in_a_graph_that_takes_time_first() -> None:
     body = "[turn] x = Transpose <perm = [1, 0, 2]> (frames)\n" + SUM
-    adopted = read_graph(graph("g (float[T,N,4] frames, int32[N] ends) => (float[N,2] logits)", body), InputHints())
+    adopted = read_graph(graph("g (float[T,N,4] frames, int32[N] ends) => (float[N,2] logits)", body), TargetOptions())
     assert adopted.names.time_first
     manifest = Manifest(name="m", version=1, input=adopted.steps, labels=("a", "b"), graph=adopted.names)
     # As many rows as steps, and as many as classes: nothing can be told by sizes here.
@@ -72,7 +72,7 @@ def test_what_has_no_steps_keeps_its_axes_in_a_graph_that_takes_time_first() -> 
 
 
 def test_hugging_faces_names_are_one_reading() -> None:
-    adopted = read_graph(sound("token_mean"), InputHints())
+    adopted = read_graph(sound("token_mean"), TargetOptions())
     assert (adopted.names.sequences, adopted.names.mask, adopted.names.time_first) == (
         "input_ids",
         "attention_mask",
@@ -90,10 +90,10 @@ def test_two_token_like_inputs_are_not_guessed_between() -> None:
     for value in nameless.graph.input:
         value.name = names[value.name]
     with pytest.raises(ConfigurationError) as caught:
-        read_graph(nameless, InputHints())
+        read_graph(nameless, TargetOptions())
     assert "--values first --mask second" in str(caught.value)
     assert "--values second --mask first" in str(caught.value)
-    named = read_graph(nameless, InputHints(values="first"))
+    named = read_graph(nameless, TargetOptions(values="first"))
     assert (named.names.sequences, named.names.mask) == ("first", "second")
 
 
@@ -112,33 +112,33 @@ def test_two_token_like_inputs_are_not_guessed_between() -> None:
 def test_a_graph_that_cannot_be_fed_is_refused_with_the_reason(signature: str, why: str | None) -> None:
     body = SUM + ("\n[more] other = ReduceSum <keepdims = 0> (logits, axis)" if "other" in signature else "")
     if why is None:
-        assert read_graph(graph(signature, body), InputHints()).classes == 2
+        assert read_graph(graph(signature, body), TargetOptions()).classes == 2
         return
     with pytest.raises(UncheckableError, match=why):
-        read_graph(graph(signature), InputHints())
+        read_graph(graph(signature), TargetOptions())
 
 
 def test_names_that_the_graph_does_not_have_are_a_wrong_call() -> None:
     signature = "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"
     for said in (
-        InputHints(values="y"),
-        InputHints(lengths="m"),
-        InputHints(mask="m"),
-        InputHints(output="probabilities"),
-        InputHints(output="7"),
+        TargetOptions(values="y"),
+        TargetOptions(lengths="m"),
+        TargetOptions(mask="m"),
+        TargetOptions(output="probabilities"),
+        TargetOptions(output="7"),
     ):
         with pytest.raises(ConfigurationError, match=r"are x|are logits"):
             read_graph(graph(signature), said)
-    assert read_graph(graph(signature), InputHints(output="0")).names.logits == "logits"
+    assert read_graph(graph(signature), TargetOptions(output="0")).names.logits == "logits"
 
 
 def test_what_a_step_is_may_have_to_be_said() -> None:
     signature = "g (float[N,T,F] x, int32[N] n) => (float[N,2] logits)"
     with pytest.raises(ConfigurationError, match="--features"):
-        read_graph(graph(signature), InputHints())
-    assert read_graph(graph(signature), InputHints(features=4)).steps.features == 4
+        read_graph(graph(signature), TargetOptions())
+    assert read_graph(graph(signature), TargetOptions(features=4)).steps.features == 4
     with pytest.raises(ConfigurationError):
-        read_graph(graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"), InputHints(features=5))
+        read_graph(graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"), TargetOptions(features=5))
 
 
 def test_tokens_that_look_nothing_up_need_their_vocabulary_said() -> None:
@@ -151,8 +151,8 @@ def test_tokens_that_look_nothing_up_need_their_vocabulary_said() -> None:
         V=Weights(0).normal(1, 2),
     )
     with pytest.raises(ConfigurationError, match="--vocabulary"):
-        read_graph(tokens, InputHints())
-    assert read_graph(tokens, InputHints(vocabulary=9)).steps.vocabulary == 9
+        read_graph(tokens, TargetOptions())
+    assert read_graph(tokens, TargetOptions(vocabulary=9)).steps.vocabulary == 9
 
 
 def test_int32_token_ids_are_taken_as_int64() -> None:
@@ -160,7 +160,7 @@ def test_int32_token_ids_are_taken_as_int64() -> None:
         "[look] x = Gather (table, ids)\n[pool] s = ReduceSum <keepdims = 0> (x, axis)\n[head] logits = MatMul (s, V)"
     )
     signature = "g (int32[N,T] ids, int32[N] n) => (float[N,2] logits)"
-    adopted = read_graph(graph(signature, body, table=Weights(1).normal(7, 4)), InputHints())
+    adopted = read_graph(graph(signature, body, table=Weights(1).normal(7, 4)), TargetOptions())
     assert adopted.steps.vocabulary == 7
     manifest = Manifest(name="m", version=1, input=adopted.steps, labels=("a", "b"), graph=adopted.names)
     session = Session(adopted.graph.SerializeToString(), manifest)
@@ -185,18 +185,18 @@ UNREAD = {
 @pytest.mark.parametrize("name", UNREAD)
 def test_a_graph_without_answers_at_every_width_is_refused(name: str) -> None:
     with pytest.raises(UncheckableError):
-        read_graph(UNREAD[name], InputHints())
+        read_graph(UNREAD[name], TargetOptions())
 
 
 def test_a_graph_that_onnxruntime_cannot_load_is_refused() -> None:
     broken = graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)")
     broken.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(UncheckableError):
-        read_graph(broken, InputHints())
+        read_graph(broken, TargetOptions())
 
 
 @pytest.mark.parametrize("output", [None, "risk", "0"])
 def test_one_value_for_each_row_is_told_what_to_give_instead(output: str | None) -> None:
     body = SUM.replace("logits", "h") + "\n[flat] risk = ReduceSum <keepdims = 0> (h, axis)"
     with pytest.raises(UncheckableError, match="--multi-label"):
-        read_graph(graph("g (float[N,T,4] x, int64[N] n) => (float[N] risk)", body), InputHints(output=output))
+        read_graph(graph("g (float[N,T,4] x, int64[N] n) => (float[N] risk)", body), TargetOptions(output=output))

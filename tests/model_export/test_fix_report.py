@@ -11,16 +11,14 @@ import pytest
 from rich.console import Console
 
 from lengthwise_export.checking.page import as_page
-from lengthwise_export.mending import fix_page
-from lengthwise_export.mending.curve import draw_curve
-from lengthwise_export.mending.fix import FixProposal, on_terminal, operators_text, unified
+from lengthwise_export.mending.fix import FixProposal, draw_curve, operators_text, unified
 from tests.support.check_reports import REPORT
 from tests.support.mends import CHANGES, CURVE, FIX, REFUSED, NumpySubject, over_the_steps, over_the_width
 
 
 def shown(fix: FixProposal) -> str:
     text = io.StringIO()
-    Console(file=text, width=120, color_system=None).print(on_terminal(fix), crop=False)
+    Console(file=text, width=120, color_system=None).print(fix.on_terminal(), crop=False)
     return text.getvalue()
 
 
@@ -72,7 +70,7 @@ def test_a_record_of_a_mend_holds_no_path() -> None:
 
 
 def test_the_page_shows_the_mend_beside_the_leak_and_a_picture() -> None:
-    page = as_page(REPORT, "net:make", fix=fix_page.as_section(FIX))
+    page = as_page(REPORT, "net:make", fix=FIX.as_section())
     assert page.index("pool: mean") < page.index("node_mean") < page.index("Trials")
     assert '<span style="color: var(--bad)">-pooled = ReduceMean (h, axes)</span>' in page
     assert "&lt;all&gt;" in page
@@ -87,9 +85,9 @@ def test_the_page_shows_the_mend_beside_the_leak_and_a_picture() -> None:
 
 def test_a_page_without_a_mend_has_no_section_of_one() -> None:
     assert "<polyline" not in as_page(REPORT, "net:make")
-    assert "<polyline" not in fix_page.as_section(REFUSED)
-    assert "cannot be mended" in fix_page.as_section(REFUSED)
-    assert "&lt;fixed&gt;" in fix_page.as_section(REFUSED)
+    assert "<polyline" not in REFUSED.as_section()
+    assert "cannot be mended" in REFUSED.as_section()
+    assert "&lt;fixed&gt;" in REFUSED.as_section()
 
 
 def test_a_curve_is_of_the_original_with_padding_and_of_the_mend() -> None:
@@ -111,7 +109,7 @@ def test_a_curve_ends_where_the_model_does() -> None:
 
 @pytest.mark.parametrize("values", [(0.14, 0.13, 0.13), (0.99, 1.0, 0.2), (0.0, 0.0, 0.0), (0.0, 1.0, 0.5)])
 def test_a_picture_is_drawn_to_scale_within_its_frame(values: tuple[float, float, float]) -> None:
-    section = fix_page.as_section(replace(FIX, curve=replace(CURVE, before=values, after=values)))
+    section = replace(FIX, curve=replace(CURVE, before=values, after=values)).as_section()
     for points in re.findall(r'<polyline points="([^"]+)"', section):
         heights = [float(point.split(",")[1]) for point in points.split()]
         assert all(20 <= height <= 216 for height in heights)

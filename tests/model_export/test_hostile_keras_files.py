@@ -28,7 +28,7 @@ from click.testing import CliRunner
 
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.keras_models import loading
+from lengthwise_export.keras_models import keras_targets
 from tests.support import keras_files
 from tests.support.keras_files import CONFIG, WEIGHTS
 
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 def refused(path: Path, *words: str) -> str:
     """Reads the file as the command does, and wants an error that has the words and the name of the file."""
     with pytest.raises(ConfigurationError) as caught:
-        loading.load(path)
+        keras_targets.load(path)
     told = str(caught.value)
     assert path.name in told
     assert len(told) < 1200
@@ -54,7 +54,7 @@ def refused(path: Path, *words: str) -> str:
 
 
 def test_a_right_file_is_read(file: Path) -> None:
-    assert isinstance(loading.load(file), keras.Sequential)
+    assert isinstance(keras_targets.load(file), keras.Sequential)
 
 
 # -- the archive ------------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_a_changed_byte_of_the_weights_is_refused_or_harmless(file: Path) -> Non
         broken[place] ^= 0xFF
         file.write_bytes(bytes(broken))
         with suppress(ConfigurationError):
-            loading.load(file)
+            keras_targets.load(file)
 
 
 @pytest.mark.parametrize("missing", [CONFIG, WEIGHTS])
@@ -298,7 +298,7 @@ def test_nothing_that_a_configuration_names_runs(file: Path, name: str, tmp_path
     keras_files.with_layer(file, _hostile_layers(tmp_path)[name])
     if name == "an initializer of os":  # weights come from the file, and initializers are left out
         with pytest.raises(ConfigurationError):
-            loading.load(file)
+            keras_targets.load(file)
     else:
         refused(file)
     assert not _ran(tmp_path).exists()
@@ -393,7 +393,7 @@ def test_odd_weights_end_the_reading_soon(file: Path, change: Callable[[Any], No
     keras_files.with_weights(file, change)
     began = time.process_time()
     with suppress(ConfigurationError):
-        loading.load(file)
+        keras_targets.load(file)
     assert time.process_time() - began < 60
 
 
@@ -410,7 +410,7 @@ def test_weights_that_are_not_finite_are_refused_with_the_reason(file: Path) -> 
 
 def test_the_folder_beside_the_file_stays_as_it_is(file: Path) -> None:
     before = {path: path.read_bytes() for path in file.parent.iterdir() if path.is_file()}
-    loading.load(file)
+    keras_targets.load(file)
     assert {path: path.read_bytes() for path in file.parent.iterdir() if path.is_file()} == before
 
 

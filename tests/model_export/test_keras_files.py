@@ -21,7 +21,7 @@ from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise_export.checking.check import check
-from lengthwise_export.keras_models import loading
+from lengthwise_export.keras_models import keras_targets
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.support import keras_files
@@ -60,7 +60,7 @@ def rewritten(file: Path, into: Path, change: Callable[[Config], object]) -> Pat
 
 def why_refused(path: Path) -> str:
     with pytest.raises(ConfigurationError) as error:
-        loading.load(path)
+        keras_targets.load(path)
     assert str(path) in str(error.value)
     return str(error.value)
 
@@ -78,7 +78,7 @@ def test_a_file_is_a_target_with_the_weights_that_it_holds(name: str, request: p
 def test_a_file_without_its_suffix_of_version_3_is_read_too(old_file: Path, file: Path, tmp_path: Path) -> None:
     named_otherwise = tmp_path / "model.h5"
     named_otherwise.write_bytes(file.read_bytes())
-    assert loading.load(named_otherwise).count_params() == two_lstms().count_params()
+    assert keras_targets.load(named_otherwise).count_params() == two_lstms().count_params()
 
 
 LAYER: Callable[[Config], Config] = lambda config: config["config"]["layers"][2]  # noqa: E731 - the first LSTM
@@ -151,7 +151,7 @@ def test_what_only_training_needs_is_not_even_looked_at(file: Path, tmp_path: Pa
         )
         config["compile_config"] = {"loss": function_of("os", "system")}
 
-    assert loading.load(rewritten(file, tmp_path, change)).count_params() == two_lstms().count_params()
+    assert keras_targets.load(rewritten(file, tmp_path, change)).count_params() == two_lstms().count_params()
 
 
 def test_a_class_that_this_process_has_registered_is_allowed(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_class_that_this_process_has_registered_is_allowed(tmp_path: Path) -> 
             return x * 2.0
 
     path = saved(built(lambda: sequential(Doubled(), made.layers.GRU(3))), tmp_path / "own.keras")
-    assert type(loading.load(path).layers[0]).__name__ == "Doubled"
+    assert type(keras_targets.load(path).layers[0]).__name__ == "Doubled"
     held = path.read_bytes()
     made.saving.get_custom_objects().clear()
     path.write_bytes(held)
@@ -230,7 +230,7 @@ def test_reading_a_file_changes_no_random_numbers_of_torch(file: Path) -> None:
     torch.manual_seed(5)
     first = torch.rand(1)
     torch.manual_seed(5)
-    loading.load(file)
+    keras_targets.load(file)
     assert torch.equal(torch.rand(1), first)
 
 

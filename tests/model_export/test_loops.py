@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
-from lengthwise_export.mending.changes import Mended
-from lengthwise_export.mending.mend import mend
+from lengthwise_export.mending.mend import Mended, mend
 from tests.support.keras_loops import FEATURES, VOCABULARY, KerasLoop
 
 Array = NDArray[Any]

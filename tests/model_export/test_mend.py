@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
-from lengthwise_export.mending.changes import Mended
-from lengthwise_export.mending.mend import RULES, mend
+from lengthwise_export.mending.mend import RULES, Mended, mend
 
 FEATURES = 4
 LONGEST = 40

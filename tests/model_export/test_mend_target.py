@@ -20,7 +20,7 @@ from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending import mend_target
-from lengthwise_export.mending.changes import Mended
+from lengthwise_export.mending.mend import Mended
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery import onnx_sound

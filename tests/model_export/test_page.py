@@ -3,7 +3,7 @@ from dataclasses import replace
 
 from lengthwise_export.checking.leaks import OperatorSpread
 from lengthwise_export.checking.page import as_page
-from lengthwise_export.checking.verdict import Report, TrialResult
+from lengthwise_export.checking.report import Report, TrialResult
 from lengthwise_export.tracing.source_lines import CodeLocation
 from tests.support.check_reports import LEAK, NODE, REPORT, SOUND
 

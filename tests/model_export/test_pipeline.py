@@ -33,7 +33,7 @@ from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, PublishError
-from lengthwise_export.exporting import example_recordings, model_files
+from lengthwise_export.exporting import model_files
 from lengthwise_export.exporting.candidate import Candidate, from_spec
 from lengthwise_export.exporting.flow import PublishedModel, publish
 from lengthwise_export.tracing import graph
@@ -112,7 +112,7 @@ def test_a_few_recordings_of_the_data_are_kept_and_may_be_removed(tmp_path: Path
     lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert {line["label"] for line in lines} == {"a", "b"}
     assert np.float32(lines[0]["steps"]).tobytes() == records[0].steps.tobytes()
-    assert len(lines) == example_recordings.MOST_RECORDINGS
+    assert len(lines) == model_files.MOST_RECORDINGS
     assert published.manifest.made["data_answers"] == 40
     assert str(published.manifest.made["exported"]).count("-") == 2
     assert any(EXAMPLES_FILE in notice for notice in published.notices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lengthwise_export.tracing.recurrent_cells_op import ACTIVATIONS, GATES, recurrent_cells
+from lengthwise_export.tracing.recurrent_op import ACTIVATIONS, GATES, recurrent_cells
 
 LENGTHS = torch.tensor([6, 3, 1])
 HIDDEN, FEATURES, WIDTH = 4, 3, 8

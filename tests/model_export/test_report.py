@@ -9,8 +9,7 @@ from rich.console import Console
 
 from lengthwise.runtime.manifest import Manifest, Promise
 from lengthwise_export.checking.causes import Cause
-from lengthwise_export.checking.report import as_json, on_terminal, promise_text
-from lengthwise_export.checking.verdict import Report
+from lengthwise_export.checking.report import Report, as_json, on_terminal, promise_text
 from tests.support.check_reports import LEAK, NODE, REPORT, SOUND
 
 

@@ -15,8 +15,15 @@ from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.exporting.flow import publish
 from lengthwise_export.options import ExportOptions, TargetOptions
 from lengthwise_export.steady_bits import rewriting
-from lengthwise_export.steady_bits.losses import LossOfBits, first_loss, keeps_bits
-from lengthwise_export.steady_bits.rewriting import REWRITES, RewrittenOperator, rewrite, with_steady_bits
+from lengthwise_export.steady_bits.rewriting import (
+    REWRITES,
+    LossOfBits,
+    RewrittenOperator,
+    first_loss,
+    keeps_bits,
+    rewrite,
+    with_steady_bits,
+)
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.gallery.onnx_models import Weights, integers, model

@@ -4,7 +4,7 @@ import math
 
 from lengthwise_export.checking.causes import Cause
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
-from lengthwise_export.checking.verdict import CheckedSizes, Report, TrialResult
+from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 LEAK = Leak(

@@ -32,6 +32,7 @@ from lengthwise_export.checking.limits import (
     why_it_raises_for,
 )
 from lengthwise_export.checking.recording import ModelOutput, Subject
+from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.checking.trials import (
     BatchSizes,
     CheckTrial,
@@ -48,7 +49,6 @@ from lengthwise_export.checking.trials import (
     trials,
     unbatched_name,
 )
-from lengthwise_export.checking.verdict import CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.errors import RunError, UncheckableError
 
 _MAX_UNBATCHED: Final = 48

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lengthwise.padding import PaddedBatch, Steps, pad
-from lengthwise_export.checking import axes, chunks
+from lengthwise_export.checking import axes
 from lengthwise_export.checking.causes import ANOTHER_WAY, Cause, explain
 from lengthwise_export.checking.recording import Operation, Recording, Subject
 from lengthwise_export.checking.trials import CHANGES, Change, CheckTrial, Geometry, Pairing, geometry
@@ -228,8 +228,8 @@ def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
         for (_, mine), larger in zip(pair.before.outputs, pair.larger, strict=True)
         if larger is not None and len(larger) == mine.ndim
     ]
-    side_by_side = {size for shapes in tensors for size in chunks.chunks_in(shapes, batches)}
-    return frozenset(side_by_side.union(chunks.chunks_between(tensors, batches)))
+    side_by_side = {size for shapes in tensors for size in axes.chunks_in(shapes, batches)}
+    return frozenset(side_by_side.union(axes.chunks_between(tensors, batches)))
 
 
 def _leading(

@@ -9,8 +9,14 @@ from typing import Final
 
 from lengthwise.reports.page import Html, bullets, element, joined, page, section, table
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
-from lengthwise_export.checking.report import number, one_per_kind, tested_sizes_text, tolerance_text
-from lengthwise_export.checking.verdict import Report, TrialResult
+from lengthwise_export.checking.report import (
+    Report,
+    TrialResult,
+    number,
+    one_per_kind,
+    tested_sizes_text,
+    tolerance_text,
+)
 
 _STYLE: Final = """
 td b { color: var(--bad); }

@@ -14,8 +14,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from lengthwise_export.checking.leaks import Leak
-from lengthwise_export.checking.report import finite, number
-from lengthwise_export.checking.verdict import Report, Verdict
+from lengthwise_export.checking.report import Report, Verdict, finite, number
 from lengthwise_export.tracing.source_lines import relative_path
 
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"

@@ -13,8 +13,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -28,13 +28,13 @@ from torch.utils import _pytree as pytree
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.alternative_calls import alternative_calls
 from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames, Cause
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import (
+    ArgumentFormat,
     CallSignature,
     OutputSelector,
     Role,
@@ -43,7 +43,51 @@ from lengthwise_export.tracing.call_signature import (
 )
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
-from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
+from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
+
+_FORMATS: Final[dict[ArgumentFormat, str]] = {
+    "float mask": "with a float32 mask, but it gets a bool mask: begin forward with mask = mask.to(x.dtype)",
+    "int64 mask": "with an int64 mask, but it gets a bool mask: begin forward with mask = mask.long()",
+    "float lengths": "with float32 lengths, but it gets int64: begin forward with lengths = lengths.to(x.dtype)",
+    "share of the width": "with lengths as shares of the width, but it gets steps (int64): begin forward with "
+    "lengths = lengths / x.size(1)",
+    "share of the longest": "with lengths as shares of the longest, but it gets steps (int64): divide by the width, "
+    "which other rows do not change, and begin forward with lengths = lengths / x.size(1)",
+}
+"""The end of the sentence "the model runs ..." for each format of the lengths or the mask."""
+
+
+def alternative_calls(signature: CallSignature) -> Iterator[tuple[CallSignature, str, bool]]:
+    """Other ways to call a module, of which the user may have meant one, to be tried when it raises or leaks.
+
+    Each has the end of the sentence "the model runs ...", and whether that names an option, or code to write.
+    """
+    if signature.form != "as promised":
+        return
+    plain = replace(signature, time_first=False, channels_first=False, classes_first=False, features_axis=True)
+    if not signature.channels_first:
+        said = "with steps as [rows, features, width]: if that is right, pass --channels-first"
+        yield replace(plain, channels_first=True), said, True
+    if not signature.time_first:
+        said = "with steps as [width, rows, features]: if that is right, pass --time-first"
+        yield replace(plain, time_first=True), said, True
+    if signature.time_first or signature.channels_first:
+        option = "--time-first" if signature.time_first else "--channels-first"
+        yield plain, f"with steps as [rows, width, features]: if that is right, leave {option} out", True
+    if signature.second in ("mask", "padding-mask"):
+        other: Literal["mask", "padding-mask"] = "padding-mask" if signature.second == "mask" else "mask"
+        place = "padding" if other == "padding-mask" else "valid steps"
+        names: tuple[tuple[Role, str | None], ...] = tuple(
+            (role if role == "steps" else other, name) for role, name in signature.arguments
+        )
+        said = f"with a mask that is true at {place}: if that is right, pass --second {other}"
+        yield replace(signature, second=other, arguments=names), said, True
+    if signature.second == "none":
+        return
+    for argument_format, runs in _FORMATS.items():
+        if ("mask" in argument_format) == (signature.second in ("mask", "padding-mask")) or signature.second == "both":
+            yield replace(signature, form=argument_format), runs, False
+
 
 _TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
 
@@ -175,12 +219,10 @@ class TorchSubject:
 
     def alternatives(self) -> Iterator[AlternativeReading]:
         """The same module, called in other ways that the user may have meant."""
-        for other in alternative_calls(self._signature):
-            if self.steps.kind == "values" or not other.signature.channels_first:
-                subject = TorchSubject(
-                    self._module, self.steps, signature=other.signature, select_output=self._select_output
-                )
-                yield AlternativeReading(subject, other.runs, other.is_option)
+        for signature, said, is_option in alternative_calls(self._signature):
+            if self.steps.kind == "values" or not signature.channels_first:
+                subject = TorchSubject(self._module, self.steps, signature=signature, select_output=self._select_output)
+                yield AlternativeReading(subject, said, is_option)
 
     def _inputs(self, batch: PaddedBatch, *, left: bool = False) -> dict[Role, Tensor]:
         """The arguments of the module. The steps are copied, because a module may write into its input."""
@@ -209,18 +251,6 @@ def _answer(outputs: dict[str, Tensor]) -> ModelOutput:
     return ModelOutput(outputs["logits"].numpy(), outputs["attention"].numpy() if "attention" in outputs else None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    operator: str
-    kind: str
-    location: CodeLocation | None
-    inputs: frozenset[int]
-    outputs: list[tuple[int, NDArray[Any]]]
-    is_packing: bool
-    explained: Callable[[Change], Cause] | None = None
-    place: str = ""
-
-
 class _Recorder(TorchFunctionMode):
     def __init__(self, module: nn.Module, whole: DescribePart) -> None:
         super().__init__()
@@ -228,7 +258,7 @@ class _Recorder(TorchFunctionMode):
         self._inside: tuple[int, WholePart] | None = None
         self._paths = {id(part): path for path, part in module.named_modules(remove_duplicate=False)}
         self._stack: list[str] = []
-        self._calls: list[_Call] = []
+        self._calls: list[tuple[Operation, bool]] = []  # with whether each belongs to torch's packing
         # Every tensor is kept until the end, so that no storage address is reused.
         self._seen: list[Tensor] = []
 
@@ -261,18 +291,16 @@ class _Recorder(TorchFunctionMode):
         changed = [tensor for tensor in results if not any(tensor is own for own in given)]
         if not changed:  # such as a dropout, which gives back what it gets
             return
-        self._calls.append(
-            _Call(
-                operator=part.operator,
-                kind=part.kind,
-                location=None,
-                inputs=frozenset(map(_storage, given)),
-                outputs=[(_storage(tensor), _copied(tensor)) for tensor in changed],
-                is_packing=False,
-                explained=part.explained(inputs, options, outputs),
-                place=part.place,
-            )
+        call = Operation(
+            part.operator,
+            part.kind,
+            location=None,
+            inputs=frozenset(map(_storage, given)),
+            outputs=tuple((_storage(tensor), _copied(tensor)) for tensor in changed),
+            explained=part.explained(inputs, options, outputs),
+            place=part.place,
         )
+        self._calls.append((call, False))
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -292,16 +320,14 @@ class _Recorder(TorchFunctionMode):
         inputs = _tensors((args, kwargs))
         self._seen += inputs + outputs
         path = self._stack[-1] if self._stack else ""
-        self._calls.append(
-            _Call(
-                operator=f"{path}: {name}" if path else name,
-                kind=name,
-                location=current_location(),
-                inputs=frozenset(map(_storage, inputs)),
-                outputs=[(_storage(tensor), _copied(tensor)) for tensor in outputs],
-                is_packing=_is_packing(sys._getframe(1).f_code.co_filename, name),
-            )
+        call = Operation(
+            f"{path}: {name}" if path else name,
+            name,
+            current_location(),
+            inputs=frozenset(map(_storage, inputs)),
+            outputs=tuple((_storage(tensor), _copied(tensor)) for tensor in outputs),
         )
+        self._calls.append((call, _is_packing(sys._getframe(1).f_code.co_filename, name)))
         return answer
 
     def recording(self, tensors: Iterable[Tensor]) -> Recording:
@@ -309,25 +335,13 @@ class _Recorder(TorchFunctionMode):
         answers = frozenset(map(_storage, tensors))
         needed = set(answers)
         reaching = []
-        for call in reversed(self._calls):
+        for call, is_packing in reversed(self._calls):
             outputs = tuple((storage, value) for storage, value in call.outputs if storage in needed)
             if outputs or call.kind in _TO_PYTHON:
                 needed |= call.inputs
                 # Inside packing the rows are in another order, and torch's own code has no leak: do not compare.
-                shown = () if call.is_packing else outputs
                 gives = frozenset(storage for storage, _ in outputs)
-                reaching.append(
-                    Operation(
-                        call.operator,
-                        call.kind,
-                        call.location,
-                        call.inputs,
-                        gives,
-                        shown,
-                        explained=call.explained,
-                        place=call.place,
-                    )
-                )
+                reaching.append(replace(call, gives=gives, outputs=() if is_packing else outputs))
         reaching.reverse()
         return Recording(reaching, answers)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import linecache
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +18,12 @@ from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
 from lengthwise_export.checking.check import check as judge
-from lengthwise_export.checking.verdict import Report
+from lengthwise_export.checking.report import Report
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import CheckOptions, ExportOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target
+from lengthwise_export.tracing.process_wide import one_torch_thread
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise.verification.case import Case
@@ -111,14 +111,14 @@ def candidate_of(read: Target, options: ExportOptions, tell: Tell) -> Candidate:
     Raises:
         LengthwiseError: As `from_spec`, `with_threshold` and `of_users_model` do.
     """
-    from lengthwise_export.exporting import candidate, steps, users_model
+    from lengthwise_export.exporting import candidate
 
     if read.spec is not None:
         source = candidate.from_spec(read.spec, read.checkpoint, options)
         if options.mend:
-            tell(f"{steps.NOTHING_TO_MEND}: the built-in architecture takes lengths")
+            tell(f"{candidate.NOTHING_TO_MEND}: the built-in architecture takes lengths")
     else:
-        source = users_model.of_users_model(read, options, tell)
+        source = candidate.of_users_model(read, options, tell)
     if options.threshold is not None:
         source = candidate.with_threshold(source, options.threshold)
     weights = source.manifest.made.get("weights")
@@ -143,12 +143,12 @@ def publish(
         ConfigurationError: The sequences or labels of the data do not fit the model.
         ModelError: A service would reject the model for another reason.
     """
-    from lengthwise_export.exporting import example_recordings, model_files, verify
+    from lengthwise_export.exporting import model_files, verify
 
     with model_files.staging_folder(out) as (place, stage):
         manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
         verified = verify.verify(source, manifest, options, data)
-        examples = example_recordings.chosen(data, verified.manifest) if data else []
+        examples = model_files.chosen_examples(data, verified.manifest) if data else []
         finished = model_files.write(stage, verified, source.mend, examples, seed=options.seed)
         notices = [*verified.notices, *model_files.load_as_a_service_would(stage, finished)]
         if examples:
@@ -184,11 +184,23 @@ def check(target: targets.Given, options: CheckOptions) -> CheckedTarget:
         report = Report("uncheckable", str(error))
     if not options.suggest:
         return CheckedTarget(report, read)
-    from lengthwise_export.exporting import steps
-
     with one_torch_thread(read is not None and read.framework):
-        fix = steps.suggestion(read, report, options)
+        fix = _suggestion(read, report, options)
     return CheckedTarget(report if read is None or not read.blind else _without_lengths(report), read, fix)
+
+
+def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal:
+    """What a mend of a checked target would change, and whether that is proved."""
+    from lengthwise_export.exporting.candidate import NOTHING_TO_MEND
+    from lengthwise_export.mending.fix import FixProposal
+    from lengthwise_export.mending.mend_target import mend_target
+
+    if read is None or (report.verdict == "uncheckable" and not read.blind):
+        return FixProposal(False, report.reason)
+    if not read.blind and report.verdict != "leak":
+        return FixProposal(True, NOTHING_TO_MEND)
+    how = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
+    return mend_target(read.alone or read, **how).fix
 
 
 def _tried(read: Target, options: CheckOptions) -> Report:
@@ -241,20 +253,3 @@ def _labelled(options: ExportOptions, read: Target) -> list[dataset.Record] | No
             "--data compares --precision fp16 or int8 with fp32"
         )
     return records
-
-
-def one_torch_thread(needed: bool = True) -> AbstractContextManager[None]:
-    """Makes torch compute in one thread during the block, so that the order of sums is fixed."""
-    return _one_torch_thread() if needed else nullcontext()
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

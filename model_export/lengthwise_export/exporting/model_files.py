@@ -19,11 +19,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from lengthwise import files
+from lengthwise.decoding.calls import why_rejected
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.repository import judging
@@ -46,7 +48,6 @@ from lengthwise.verification import golden, promises
 from lengthwise.verification.random_sequences import draw, lengths_for
 from lengthwise.versions import MOST_DIGITS, is_version
 from lengthwise_export.errors import PublishError
-from lengthwise_export.exporting import example_recordings
 from lengthwise_export.exporting.verify import VerifiedGraph
 from lengthwise_export.onnx_graphs.protos import host_nodes
 
@@ -85,7 +86,7 @@ def write(
     files.write(stage / VERIFICATION_FILE, json.dumps(verification, indent=2, allow_nan=False) + "\n")
     names = [GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE]
     if examples:
-        files.write(stage / EXAMPLES_FILE, example_recordings.as_lines(examples))
+        files.write(stage / EXAMPLES_FILE, as_lines(examples))
         names.append(EXAMPLES_FILE)
     # On another processor, float32 rounds as it does here; a lower precision may differ by its own rounding.
     promise = promises.promise(
@@ -315,3 +316,28 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
         except OSError:
             return
+
+
+MOST_RECORDINGS: Final = 6
+MOST_VALUES: Final = 40_000
+"""Of all of them together."""
+
+
+def chosen_examples(records: Sequence[Record], manifest: Manifest) -> list[Record]:
+    """The first recordings of different labels that the model accepts; then others, up to `MOST_RECORDINGS`."""
+    fits = [one for one in records if one.label is not None and why_rejected(one.steps, manifest) is None]
+    first = {record.label: place for place, record in reversed(list(enumerate(fits)))}
+    others = [place for place in range(len(fits)) if place not in first.values()]
+    found: list[Record] = []
+    left = MOST_VALUES
+    for place in [*sorted(first.values()), *others]:
+        if len(found) < MOST_RECORDINGS and fits[place].steps.size <= left:
+            found.append(fits[place])
+            left -= fits[place].steps.size
+    return found
+
+
+def as_lines(records: Sequence[Record]) -> bytes:
+    """Recordings as JSON Lines, as `score` and `train` read them; a missing value is null."""
+    lines = ({"id": record.id, "label": record.label, "steps": record.steps} for record in records)
+    return b"".join(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE) for line in lines)

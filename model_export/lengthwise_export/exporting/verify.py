@@ -28,7 +28,7 @@ from lengthwise.verification.case import Case
 from lengthwise.verification.measurement import BatchLogits, BatchVariations, ExactReference, Reference
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.architecture.training_profile import profile_of_served
-from lengthwise_export.exporting import accuracy, missing_values, steps
+from lengthwise_export.exporting import accuracy, missing_values
 from lengthwise_export.exporting.accuracy import DataAccuracy
 from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.onnx_graphs import precision
@@ -74,8 +74,8 @@ def verify(
     except VerificationError as error:
         raise error if ties is None else VerificationError(f"{error}. {ties}") from error
     before_and_after = None
-    if data is not None and source.original is not None:
-        before_and_after = steps.mend_accuracy(source.original, verified.session(), manifest, data)
+    if data is not None and source.mend_accuracy is not None:
+        before_and_after = source.mend_accuracy(verified.session(), manifest, data)
     if options.precision != "fp32":
         sequences = None if data is None else [record.steps for record in data]
         notices = verified.notices
@@ -102,14 +102,16 @@ def _with_same_bits(
         return verified
     if promises.promise(verified.cases).bits:
         return verified
-    rewritten = steps.with_steady_bits(verified.graph, manifest)
-    if rewritten is None:
+    from lengthwise_export.steady_bits.rewriting import with_steady_bits
+
+    said: list[str] = []
+    steady, rewritten = with_steady_bits(verified.graph, manifest, said.append)
+    if not rewritten:
         return verified
-    steady, said = rewritten
     again = verify_graph(
         steady, manifest, source.reference, tolerance=source.tolerance, seed=options.seed, exact=source.exact
     )
-    return replace(again, notices=(*verified.notices, said))
+    return replace(again, notices=(*verified.notices, *said))
 
 
 def verify_graph(

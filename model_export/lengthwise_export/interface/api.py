@@ -19,8 +19,8 @@ from lengthwise.commands.options import keywords
 from lengthwise.reports import notebook
 from lengthwise_export.checking import report as reports
 from lengthwise_export.checking.page import as_page
-from lengthwise_export.checking.verdict import Report
-from lengthwise_export.exporting import flow, steps
+from lengthwise_export.checking.report import Report
+from lengthwise_export.exporting import flow
 from lengthwise_export.interface.rich_text import as_text
 from lengthwise_export.options import CheckOptions, ExportOptions, StrPath
 from lengthwise_export.targets import targets
@@ -72,12 +72,13 @@ class CheckReport(Report):
 
     def __str__(self) -> str:
         """The report as text: the verdict, each leak with its line and a fix, the trials, and what a mend changes."""
-        mended = () if self.fix is None else (steps.suggestion_text(self.fix),)
+        mended = () if self.fix is None else (self.fix.on_terminal(),)
         return as_text(reports.on_terminal(self, self.target, served=self.served), *mended)
 
     def _repr_html_(self) -> str:
         """The page of `lengthwise check --html`, in a frame, so that its styles do not affect the notebook."""
-        return notebook.in_frame(as_page(self, self.target, fix=steps.suggestion_section(self.fix)))
+        fix = "" if self.fix is None else self.fix.as_section()
+        return notebook.in_frame(as_page(self, self.target, fix=fix))
 
 
 P = ParamSpec("P")

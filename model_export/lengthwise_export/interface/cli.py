@@ -156,7 +156,7 @@ def check(target: str, options: CheckCommandOptions) -> None:
 
     from lengthwise.commands.progress import status
     from lengthwise_export.checking import report as reports
-    from lengthwise_export.exporting import flow, steps
+    from lengthwise_export.exporting import flow
 
     with status(Console(stderr=True, quiet=options.as_json), "reading the target") as say_what:
         checked = flow.check(target, options.model_copy(update={"progress": say_what}))
@@ -166,7 +166,8 @@ def check(target: str, options: CheckCommandOptions) -> None:
     if options.html is not None:
         from lengthwise_export.checking.page import as_page
 
-        _write(options.html, as_page(report, target, fix=steps.suggestion_section(checked.fix)))
+        fix = "" if checked.fix is None else checked.fix.as_section()
+        _write(options.html, as_page(report, target, fix=fix))
     if options.sarif is not None:
         from lengthwise_export import __version__
         from lengthwise_export.checking.sarif import as_sarif
@@ -180,7 +181,7 @@ def check(target: str, options: CheckCommandOptions) -> None:
         served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
         Console().print(reports.on_terminal(report, target, served=served), crop=False)
         if checked.fix is not None:
-            Console().print(steps.suggestion_text(checked.fix), crop=False)
+            Console().print(checked.fix.on_terminal(), crop=False)
     click.get_current_context().exit(report.exit_code(strict=options.strict))
 
 

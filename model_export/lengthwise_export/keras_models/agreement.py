@@ -8,7 +8,7 @@ show the module which layers read the steps as they came in, and which masks are
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise_export.keras_models.backend import first_line, import_keras, quiet
 from lengthwise_export.keras_models.inputs import ModelInput
 from lengthwise_export.keras_models.module import KerasModule
+from lengthwise_export.tracing.process_wide import one_torch_thread
 
 SAME: Final = 1e-5  # the largest difference of equal answers, in units of max(1, |answer|)
 _LENGTHS: Final = (1, 2, 3, 5, 7, 13)
@@ -30,7 +31,7 @@ _WIDER: Final = 4  # how much wider a padded batch is than its longest sequence
 def require_agreement(text: str, module: KerasModule, given: ModelInput, seed: int = 0) -> tuple[str, ...]:
     """Runs the module and Keras on the same sequences; returns the names (or numbers) of the outputs."""
     random = np.random.default_rng(seed)
-    with torch.no_grad(), _one_thread():
+    with torch.no_grad(), one_torch_thread():
         sequences = _running(text, module, given, random)
         padded = _padded(sequences, given, random)
         module.known.learning = True
@@ -52,17 +53,6 @@ def require_agreement(text: str, module: KerasModule, given: ModelInput, seed: i
             _compare(text, expected, _answers(module(batch, lengths)), "a padded batch")
         answer = module(sequences[0], None)
         return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_answers(answer))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Makes torch compute in one thread, which is faster for short sequences."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _running(text: str, module: KerasModule, given: ModelInput, random: np.random.Generator) -> list[Tensor]:

@@ -1,9 +1,20 @@
-"""Loads Keras targets: a `.keras` or `.h5` file, or the Keras model that a user's factory returns."""
+"""Loads Keras targets: the model that a user's factory returns, or a file, without running anything that is in it.
+
+file --archive--> configuration and weights, known layers only --Keras--> model
+
+The file is copied first, so what is examined is what is loaded. Keras builds the model once without memory for its
+weights, to compare their number with that in the file: a small file cannot ask for a large model.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import json
+import math
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,15 +26,15 @@ from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
-from lengthwise_export.keras_models import loading
+from lengthwise_export.keras_models import archive
 from lengthwise_export.keras_models.agreement import require_agreement
+from lengthwise_export.keras_models.archive import FACTORY, REFUSED, examined
 from lengthwise_export.keras_models.backend import first_line, import_keras, quiet
 from lengthwise_export.keras_models.causes import IN_OWN_LAYER, LayerParts
-from lengthwise_export.keras_models.config import REFUSED
 from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
 from lengthwise_export.keras_models.module import KerasModule
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.module_target import module_target
+from lengthwise_export.targets.step_inputs import module_target
 from lengthwise_export.targets.target import Target, labels_of
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.module_state import ModuleState
@@ -37,7 +48,7 @@ _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding nee
 def read_file(text: str, options: TargetOptions) -> Target:
     """The Keras model in a file."""
     path = Path(text)
-    target = of_model(text, loading.load(path), options)
+    target = of_model(text, load(path), options)
     made = {**target.made, "checkpoint": digest(path)}
     alone = None if target.alone is None else dataclasses.replace(target.alone, made=made)
     return dataclasses.replace(target, made=made, alone=alone)
@@ -164,3 +175,105 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
 def _clone(layer: Any) -> Any:
     config = layer.get_config()
     return type(layer).from_config({**config, "unroll": False} if config.get("unroll") else config)
+
+
+_ZIP: Final = b"PK\x03\x04"
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+_SAVE_AGAIN: Final = "load it where it was made and save it again, with model.save('model.keras')"
+
+
+def load(path: Path) -> Any:
+    """The Keras model in a file, or an error that says what to do."""
+    text = str(path)
+    with path.open("rb") as file:
+        begin = file.read(8)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lengthwise-keras-") as folder:
+            if begin.startswith(_ZIP):
+                return _load_archive(text, path, Path(folder))
+            if begin == _HDF5:
+                return _load_hdf5(text, path, Path(folder))
+    except ConfigurationError as error:
+        raise ConfigurationError(_printable(str(error))) from error
+    raise ConfigurationError(f"{text} is neither a .keras file nor an HDF5 file")
+
+
+def _printable(told: str) -> str:
+    """A message without what a terminal would obey: names in it come from the file."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)
+
+
+def _load_archive(text: str, path: Path, folder: Path) -> Any:
+    weights = folder / archive.WEIGHTS
+    config, metadata = archive.read_archive(text, path, weights)
+    keras = import_keras()
+    stored = archive.require_plain(text, weights)
+    safe = examined(config, text, registered=keras.saving.get_registered_object)
+    if not isinstance(safe, dict) or "class_name" not in safe or "config" not in safe:
+        raise ConfigurationError(f"{text}: {archive.CONFIG} describes no model")
+    by = metadata.get("keras_version")
+    said = f" (it was written by Keras {by}, this is {keras.__version__})" if isinstance(by, str) else ""
+    with quiet(), keras.device("meta"):
+        wanted = _weights_of(text, _built(keras, safe, text, said), keras)
+    if wanted > stored:
+        raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
+    with quiet(), keras.device("cpu"):
+        model = _built(keras, safe, text, said)
+        try:
+            model.load_weights(weights)
+        except Exception as error:  # Keras raises many kinds
+            raise ConfigurationError(f"{text}: the weights do not fit the model{said}: {first_line(error)}") from error
+    return model
+
+
+def _load_hdf5(text: str, path: Path, folder: Path) -> Any:
+    if path.stat().st_size > archive.MOST_BYTES:
+        raise ConfigurationError(f"{text} has more than {archive.MOST_BYTES} bytes")
+    copied = folder / "model.h5"
+    shutil.copyfile(path, copied)
+    keras = import_keras()
+    stored = archive.require_plain(text, copied)
+    import h5py
+
+    with h5py.File(copied, "r+") as file:
+        config = file.attrs.get("model_config")
+        if config is None:
+            raise ConfigurationError(
+                f"{text} holds weights only, or no model: save the model, with model.save('model.keras')"
+            )
+        if not isinstance(config, str | bytes) or len(config) > archive.MOST_CONFIG:
+            raise ConfigurationError(f"{text}: its configuration is no text, or too long")
+        safe = examined(archive.parsed(f"{text}: model_config", config), text)
+        file.attrs["model_config"] = json.dumps(safe)
+    with quiet(), keras.device("meta"):
+        wanted = _weights_of(text, _loaded_hdf5(keras, copied, text), keras)
+    if wanted > stored:
+        raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
+    with quiet(), keras.device("cpu"):
+        return _loaded_hdf5(keras, copied, text)
+
+
+def _loaded_hdf5(keras: Any, path: Path, text: str) -> Any:
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds
+        raise ConfigurationError(
+            f"{text} cannot be read by Keras {keras.__version__}: {first_line(error)}. If it is of Keras 2, "
+            f"{_SAVE_AGAIN}"
+        ) from error
+
+
+def _weights_of(text: str, model: Any, keras: Any) -> int:
+    if not isinstance(model, keras.Model):
+        raise ConfigurationError(f"{text} holds a {type(model).__name__}, which is no model")
+    return sum(math.prod(map(int, variable.shape)) for variable in model.weights)
+
+
+def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:
+    try:
+        return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # Keras empties it
+    except Exception as error:  # Keras raises many kinds
+        raise ConfigurationError(
+            f"{text} cannot be read by Keras {keras.__version__}{said}: {first_line(error)}. If an older Keras wrote "
+            f"it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
+        ) from error

@@ -14,8 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from lengthwise_export.tracing.recurrent_cells_op import ACTIVATIONS, GATES, recurrent_cells
-from lengthwise_export.tracing.recurrent_op import recurrent
+from lengthwise_export.tracing.recurrent_op import ACTIVATIONS, GATES, recurrent, recurrent_cells
 
 _KINDS: Final = {"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN"}
 # Keras orders an LSTM's gates i f c o, ONNX i o f c. A GRU's are z r h in both.

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from lengthwise_export.keras_models import recurrent
 from lengthwise_export.keras_models.backend import import_keras, quiet
-from lengthwise_export.keras_models.functional import run_graph
 from lengthwise_export.keras_models.recurrent import GatheredSteps
-from lengthwise_export.keras_models.run import KerasRun
+from lengthwise_export.keras_models.run import KerasRun, run_graph
 from lengthwise_export.tracing.patched_builtins import trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from lengthwise_export.mending.affine import Affine, ConstantArray, Leaf, NotACell
-from lengthwise_export.mending.cell_body import ACTIVATIONS, Body
+from lengthwise_export.mending.cell_body import ACTIVATIONS, Affine, Body, ConstantArray, Leaf, NotACell
 
 _TURNED: Final = {"Sigmoid": 0.0, "HardSigmoid": 1.0}
 """Activations with `1 - f(x) = f(c - x)`, and their c; of HardSigmoid with the alpha 1 and the beta 0."""

@@ -1,19 +1,29 @@
-"""What `check --suggest` proposes: the operators that a mend changes, the proof, and an answer against padding."""
+"""What `check --suggest` proposes: the operators that a mend changes, the proof, and an answer against padding.
+
+It is shown in the terminal, as JSON, and as a section of the HTML report.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from lengthwise_export.checking.verdict import Verdict
-from lengthwise_export.mending.changes import MendedOperator
-from lengthwise_export.mending.curve import PaddingCurve
+from lengthwise.padding import Steps, pad
+from lengthwise.reports.chart import Chart
+from lengthwise.reports.page import Html, element, joined, section
+from lengthwise_export.checking.recording import Subject
+from lengthwise_export.checking.report import Verdict
+from lengthwise_export.checking.trials import Sampler
+from lengthwise_export.errors import RunError
+from lengthwise_export.mending.mend import MendedOperator
 from lengthwise_export.mending.proof import MendProof
 from lengthwise_export.tracing.source_lines import CodeLocation, location_as_json
 
@@ -77,6 +87,41 @@ class FixProposal:
             "proof": None if self.proof is None else self.proof.as_json(),
         }
 
+    def on_terminal(self) -> RenderableType:
+        """A proposed fix for the terminal. Code is never wrapped: print it without cropping."""
+        head = Text.assemble(("mend", "bold green" if self.mendable else "bold red"), f"  {_headline(self)}")
+        parts: list[RenderableType] = ["", head]
+        for change in self.changes:
+            parts += ["", *_changed(change)]
+        if self.min_length > 1:
+            parts.append(Text(f"note: the model accepts sequences of {self.min_length} steps and more"))
+        if self.notice is not None:
+            parts.append(Text(f"note: {self.notice}"))
+        if self.proof is not None:
+            raised = self.proof.raised
+            skipped = (
+                f"; the original raises alone at {len(raised)} shorter lengths" if raised and self.proof.holds else ""
+            )
+            parts += ["", Text.assemble(("proof", "bold"), f"  {self.proof}{skipped}")]
+        if self.mendable and self.changes:
+            parts.append(Text("`lengthwise export TARGET --mend --out MODELS/NAME` publishes the mended graph"))
+        return Group(*parts)
+
+    def as_section(self) -> Html:
+        """The section of the page: what the mend changes, the proof, and an answer against padding."""
+        operator = "" if self.operator is None else joined(element("code", self.operator), ": ")
+        parts: list[object] = [element("p", operator, self.reason)]
+        if self.curve is not None:
+            parts.append(_picture(self.curve))
+        if self.proof is not None:
+            parts += [element("h3", "Proof"), element("p", self.proof)]
+        parts += map(_change, self.changes)
+        return section("Mend" if self.mendable else "This model cannot be mended", *parts)
+
+    def summary(self) -> str:
+        """The mend of an export as a line: how many operators, and the proof."""
+        return f"mended {operators_text(len(self.changes))}: {self.proof}"
+
 
 def operators_text(count: int) -> str:
     """Such as `12 operators`."""
@@ -102,25 +147,6 @@ def _readable(line: str) -> str:
 _STYLES = {"-": "red", "+": "green"}
 
 
-def on_terminal(fix: FixProposal) -> RenderableType:
-    """A proposed fix for the terminal. Code is never wrapped: print it without cropping."""
-    head = Text.assemble(("mend", "bold green" if fix.mendable else "bold red"), f"  {_headline(fix)}")
-    parts: list[RenderableType] = ["", head]
-    for change in fix.changes:
-        parts += ["", *_changed(change)]
-    if fix.min_length > 1:
-        parts.append(Text(f"note: the model accepts sequences of {fix.min_length} steps and more"))
-    if fix.notice is not None:
-        parts.append(Text(f"note: {fix.notice}"))
-    if fix.proof is not None:
-        raised = fix.proof.raised
-        skipped = f"; the original raises alone at {len(raised)} shorter lengths" if raised and fix.proof.holds else ""
-        parts += ["", Text.assemble(("proof", "bold"), f"  {fix.proof}{skipped}")]
-    if fix.mendable and fix.changes:
-        parts.append(Text("`lengthwise export TARGET --mend --out MODELS/NAME` publishes the mended graph"))
-    return Group(*parts)
-
-
 def _headline(fix: FixProposal) -> str:
     if fix.mendable:
         return fix.reason
@@ -139,6 +165,98 @@ def _changed(change: MendedOperator) -> Iterator[RenderableType]:
         yield Text(f"  {line}", style=_STYLES.get(line[:1], ""), no_wrap=True, overflow="ignore")
 
 
-def summary(fix: FixProposal) -> str:
-    """The mend of an export as a line: how many operators, and the proof."""
-    return f"mended {operators_text(len(fix.changes))}: {fix.proof}"
+_LENGTH: Final = 40  # steps of the sequence, if the model accepts batches wide enough
+_MAX_SHARE: Final = 2.0
+_POINTS: Final = 41
+CANDIDATES: Final = 16  # the sequence is the one whose answer moves most among this many random ones
+
+
+@dataclass(frozen=True, slots=True)
+class PaddingCurve:
+    """The probability of one sequence's class against the padding behind it."""
+
+    length: int  # The steps of the sequence
+    shares: tuple[float, ...]  # The padding as a share of the length: 0 to 2
+    before: tuple[float, ...]  # The probability that the original gives, at each share
+    after: tuple[float, ...]  # The probability that the mended model gives, at each share
+
+
+def draw_curve(
+    original: Subject, mended: Subject, *, max_length: int, min_length: int = 1, seed: int = 0
+) -> PaddingCurve | None:
+    """Runs one sequence with more and more zeros behind it; None if a model raises, or an answer is not finite."""
+    length = max(min(_LENGTH, int(max_length / (1 + _MAX_SHARE))), min_length)
+    widths = {share: round(length * (1 + share)) for share in np.linspace(0, _MAX_SHARE, _POINTS).tolist()}
+    shares = [share for share, width in widths.items() if width <= max_length]
+    sampler = Sampler(original.steps, seed)
+    sequences = [sampler.sequence(length) for _ in range(CANDIDATES)]
+    try:
+        alone = [_probabilities(original, steps, length) for steps in sequences]
+        padded = [_probabilities(original, steps, widths[shares[-1]]) for steps in sequences]
+        moved = [abs(one - other)[one.argmax()] for one, other in zip(alone, padded, strict=True)]
+        chosen = int(np.argmax(moved))
+        place = int(alone[chosen].argmax())
+        before, after = (
+            tuple(float(_probabilities(model, sequences[chosen], widths[share])[place]) for share in shares)
+            for model in (original, mended)
+        )
+    except (RunError, IndexError):  # no axis of steps as wide as the batch
+        return None
+    return PaddingCurve(length, tuple(shares), before, after) if np.isfinite([*before, *after]).all() else None
+
+
+def _probabilities(model: Subject, steps: Steps, width: int) -> NDArray[np.float64]:
+    """The probabilities of the classes; of a per-step model those at the last valid step."""
+    logits = model.answer(pad([steps], width=width)).logits[0]
+    row: NDArray[np.float64] = (logits[len(steps) - 1] if logits.ndim == 2 else logits).astype(np.float64)
+    if row.size == 1:
+        row = np.array([row[0], 0.0])
+    elif row.min() >= 0 and abs(row.sum() - 1) <= 1e-4:
+        return row
+    powers = np.exp(row - row.max())
+    shares: NDArray[np.float64] = powers / powers.sum()
+    return shares
+
+
+_MARKS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)
+_COLORS: Final = {"-": "var(--bad)", "+": "var(--good)"}
+
+
+def _change(change: MendedOperator) -> Html:
+    at = change.location
+    place = () if at is None else (element("p", element("code", at)), element("pre", at.source))
+    colored = ((line, _COLORS.get(line[:1])) for line in unified(change))
+    spans = (line if color is None else element("span", line, style=f"color: {color}") for line, color in colored)
+    lines = (joined(each, "\n") for each in spans)
+    return joined(element("h3", title(change)), *place, element("p", change.cause), element("pre", *lines))
+
+
+def _picture(curve: PaddingCurve) -> Html:
+    """The probability of a class against the padding: the original as a line, the mended model as a dashed line."""
+    last = curve.shares[-1] or 1.0
+    low, high = _range([*curve.before, *curve.after])
+    marks = [(mark / last, f"{mark:.0%}") for mark in _MARKS if mark <= curve.shares[-1]]
+    levels = [(part, f"{low + part * (high - low):.2f}") for part in (0.0, 0.5, 1.0)]
+    chart = Chart(610, 196, ("padding, as a share of the sequence", marks), ("probability", levels))
+    for kind, values, color, dashes in (
+        ("before", curve.before, "var(--bad)", None),
+        ("after", curve.after, "var(--good)", "7 4"),
+    ):
+        places = zip(curve.shares, values, strict=True)
+        points = [(share / last, (value - low) / (high - low)) for share, value in places]
+        chart.line(points, color, class_=kind, stroke_dasharray=dashes)
+    apart = max(abs(value - curve.before[0]) for value in curve.before)
+    mended = max(abs(value - curve.after[0]) for value in curve.after)
+    return chart.figure(
+        "The probability of a class against the padding, before and after",
+        f"The probability of the class of one sequence of {curve.length} steps, with more and more zeros behind it. "
+        f"Solid: the original, which moves by up to {apart:.2g}. Dashed: the mended model, which moves by up to "
+        f"{mended:.2g}. The sequence is the one of {CANDIDATES} random ones that moves most.",
+    )
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """The lowest and the highest value of the picture: at least 0.1 around the curves, within 0 to 1."""
+    middle, height = (min(values) + max(values)) / 2, max(1.2 * (max(values) - min(values)), 0.1)
+    low = min(max(middle - height / 2, 0.0), max(1 - height, 0.0))
+    return low, min(low + height, 1.0)

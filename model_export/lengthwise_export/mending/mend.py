@@ -4,7 +4,7 @@
 
 A mended graph answers every row of a padded batch as the original answers that sequence alone, unpadded. Each value is
 followed with the meaning of its axes (`values`): rows, time, or a fixed size; each axis of time has its own size as a
-function of the length (`sizes`). The rules put a mask, the lengths or the row's own positions in front of operators
+function of the length. The rules put a mask, the lengths or the row's own positions in front of operators
 that mix steps. A graph is mended as a whole or refused: an operator without a rule, or axes that cannot be told apart.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,6 @@ from onnx.reference import ReferenceEvaluator
 
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
-from lengthwise_export.mending.changes import Mended, MendedOperator
 from lengthwise_export.mending.hiding_masks import hiding_masks, opened
 from lengthwise_export.mending.mender import RULES, Mender
 from lengthwise_export.mending.node_mender import LengthsRestricted, StepsHidden
@@ -33,12 +33,10 @@ from lengthwise_export.mending.rules import (  # noqa: F401  # each registers it
     joining,
     loops,
     products,
-    recurrent,
     reductions,
     shapes,
 )
-from lengthwise_export.mending.sizes import Size, constant_of, evaluated
-from lengthwise_export.mending.values import Numbers, Ragged, Value, singles
+from lengthwise_export.mending.values import Numbers, Ragged, Size, Value, constant_of, evaluated, singles
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import (
     OF_ONNX,
@@ -49,7 +47,7 @@ from lengthwise_export.onnx_graphs.protos import (
     opset_of,
     refill,
 )
-from lengthwise_export.tracing.source_lines import location_of_node, operator_name
+from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
 
 _LEAST_LENGTHS: Final = 64  # as many lengths are followed at least, so that no two sizes agree by chance
 _LOWEST_OPSET: Final = 15  # the first opset in which Shape can return a single axis
@@ -303,3 +301,29 @@ def _written(
     _keep_needed(model, [value.name for value in outputs])
     onnx.checker.check_model(model)
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class MendedOperator:
+    """One operator that a mend changed."""
+
+    operator: str
+    kind: str
+    location: CodeLocation | None
+    cause: str  # How padding reached its output
+    before: tuple[str, ...]
+    after: tuple[str, ...]  # The lines of graph text in their place
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """A mended graph."""
+
+    graph: onnx.ModelProto  # The graph; it takes the steps and the lengths
+    changes: tuple[MendedOperator, ...]
+    min_length: int  # The shortest sequence that the original accepts, derived from its kernels and slices
+    max_length: int  # The longest, derived from its tables of positions; or more than was asked for
+    # The numbers with which the original hides a step, if all its values are that one; the mended graph takes such a
+    # step for data
+    hiding: tuple[float, ...] = ()
+    counted: onnx.ModelProto | None = None  # The original with such steps taken for data; None if it hides none

@@ -22,14 +22,12 @@ from lengthwise_export.checking.baseline import Steadiness
 from lengthwise_export.checking.check import ProgressCallback, check
 from lengthwise_export.checking.limits import WidthLimits
 from lengthwise_export.checking.recording import Subject
+from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.checking.verdict import Report
 from lengthwise_export.errors import UncheckableError, UnmendableError
-from lengthwise_export.mending.changes import Mended
-from lengthwise_export.mending.curve import draw_curve
-from lengthwise_export.mending.fix import FixProposal, operators_text
-from lengthwise_export.mending.mend import mend, shown_operator
+from lengthwise_export.mending.fix import FixProposal, draw_curve, operators_text
+from lengthwise_export.mending.mend import Mended, mend, shown_operator
 from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.protos import NAME_IN_GRAPH, keras_cure

@@ -9,8 +9,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from lengthwise_export.mending.node_mender import NodeMender
-from lengthwise_export.mending.sizes import Size, Table, product
-from lengthwise_export.mending.values import Group, Ragged, Value, is_one, shown
+from lengthwise_export.mending.values import Group, Ragged, Size, Table, Value, is_one, product, shown
 
 CROSSES_ROWS: Final = (
     "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"

@@ -12,8 +12,7 @@ from onnx import NodeProto, helper
 
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.hiding_masks import HidingMask
-from lengthwise_export.mending.sizes import MANY_ROWS, Size
-from lengthwise_export.mending.values import Group, Numbers, Ragged, Value, singles
+from lengthwise_export.mending.values import MANY_ROWS, Group, Numbers, Ragged, Size, Value, singles
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, refill
 

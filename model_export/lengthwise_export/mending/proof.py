@@ -24,9 +24,8 @@ from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.check import ProgressCallback
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput, Subject
-from lengthwise_export.checking.report import finite
+from lengthwise_export.checking.report import as_ranges, finite
 from lengthwise_export.checking.trials import JUNK, Sampler, with_padding_filled
-from lengthwise_export.checking.verdict import as_ranges
 from lengthwise_export.errors import RunError
 
 _T = TypeVar("_T")

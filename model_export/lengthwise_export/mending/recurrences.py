@@ -15,8 +15,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from lengthwise_export.mending.mender import CROSSES_ROWS, Mender
-from lengthwise_export.mending.sizes import Size, Table, evaluated
-from lengthwise_export.mending.values import Numbers, Ragged, Value
+from lengthwise_export.mending.values import Numbers, Ragged, Size, Table, Value, evaluated
 from lengthwise_export.onnx_graphs.protos import attributes_of, constants_of, graphs_in
 
 _WITHOUT_LIMIT: Final = 2**31 - 1  # A Loop with this limit or a higher one ends by its condition

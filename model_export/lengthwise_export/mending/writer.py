@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from lengthwise_export.mending.sizes import Size, Table
+from lengthwise_export.mending.values import Size, Table
 
 _ROUNDED_UP: Final = 8  # how much wider than its longest sequence a batch may be at least
 _MOST_STRIDE: Final = 64  # the largest divisor that is tried for a size; another function becomes a table

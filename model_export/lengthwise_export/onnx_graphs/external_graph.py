@@ -7,7 +7,6 @@ choose with options.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Iterable
@@ -20,8 +19,12 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.onnx_graphs.graph_values import GraphValue, InputHints, agrees, candidates, listed, logits_of
 from lengthwise_export.onnx_graphs.probing import (
+    GraphValue,
+    agrees,
+    candidates,
+    listed,
+    logits_of,
     open_session,
     require_dynamic_inside,
     rows_are_independent,
@@ -30,6 +33,7 @@ from lengthwise_export.onnx_graphs.probing import (
     with_int64_tokens,
 )
 from lengthwise_export.onnx_graphs.protos import keras_cure
+from lengthwise_export.options import TargetOptions
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -58,7 +62,7 @@ class ExternalGraph:
     blind: bool = False
 
 
-def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False) -> ExternalGraph:
+def read_graph(graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = False) -> ExternalGraph:
     """Finds the roles of a graph's inputs; a `blind` graph may take the steps alone.
 
     Errors: `UncheckableError` (neither lengths nor a mask, a frozen axis), `ConfigurationError` (several readings run).
@@ -66,7 +70,7 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False
     weights = {initializer.name for initializer in graph.graph.initializer}
     inputs = [GraphValue.of(value) for value in graph.graph.input if value.name not in weights]
     outputs = [GraphValue.of(value) for value in graph.graph.output]
-    logits = logits_of(outputs, hints.output)
+    logits = logits_of(outputs, hints.output_name)
     if logits.element in ("float16", "float64"):
         raise UncheckableError(f"{logits} is not float32, as answers are: export the graph in float32")
     _require_readable(inputs, hints, blind=blind)
@@ -120,14 +124,14 @@ class _InputReading:
 
 
 def _opened(
-    graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: InputHints
+    graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: TargetOptions
 ) -> tuple[onnxruntime.InferenceSession, StepInput]:
     """A session to try a reading with, and the kind of a step in it."""
     return open_session(with_int64_tokens(graph, names.sequences)), _probed(names, inputs, hints)
 
 
 def _reading_that_runs(
-    graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: InputHints
+    graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: TargetOptions
 ) -> _InputReading | None:
     session, steps = _opened(graph, names, inputs, hints)
     for read_as in (names, names.model_copy(update={"classes_first": names.channels_first})):
@@ -177,12 +181,12 @@ def _unused_name(graph: onnx.ModelProto) -> str:
 
 
 def _require_order_of_axes(
-    graph: onnx.ModelProto, inputs: list[GraphValue], hints: InputHints, new_lengths: str | None
+    graph: onnx.ModelProto, inputs: list[GraphValue], hints: TargetOptions, new_lengths: str | None
 ) -> None:
     """Names the option for a graph that runs only with features before steps."""
     if hints.channels_first or hints.time_first:
         return
-    turned = dataclasses.replace(hints, channels_first=True)
+    turned = hints.model_copy(update={"channels_first": True})
     for candidate in candidates(inputs, GraphValue.of(graph.graph.output[0]), turned, new_lengths):
         steps = next(value for value in inputs if value.name == candidate.sequences)
         if steps.rank == 3 and (isinstance(steps.axes[1], int) or hints.features):
@@ -194,7 +198,9 @@ def _require_order_of_axes(
                 )
 
 
-def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list[GraphValue], hints: InputHints) -> str:
+def _why_none_runs(
+    graph: onnx.ModelProto, names: list[GraphNames], inputs: list[GraphValue], hints: TargetOptions
+) -> str:
     """The error for a graph of which no reading runs, with a hint or onnxruntime's error."""
     shares = [value for value in inputs if value.rank == 1 and value.element.startswith("float")]
     if shares:
@@ -210,7 +216,7 @@ def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list
     )
 
 
-def _require_readable(inputs: list[GraphValue], hints: InputHints, *, blind: bool) -> None:
+def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: bool) -> None:
     for option, name in (("--values", hints.values), ("--lengths", hints.lengths), ("--mask", hints.mask)):
         if name is not None and name not in {value.name for value in inputs}:
             raise ConfigurationError(f"{option} {name}: the graph's inputs are {listed(inputs)}")
@@ -249,7 +255,7 @@ def _require_dynamic_axes(readings: list[GraphNames], inputs: list[GraphValue]) 
         )
 
 
-def _probed(names: GraphNames, inputs: list[GraphValue], hints: InputHints) -> StepInput:
+def _probed(names: GraphNames, inputs: list[GraphValue], hints: TargetOptions) -> StepInput:
     """The kind of a step, to try a reading with; for tokens, a vocabulary of 2 is enough."""
     steps = next(value for value in inputs if value.name == names.sequences)
     if steps.rank == 2:
@@ -265,7 +271,7 @@ def _probed(names: GraphNames, inputs: list[GraphValue], hints: InputHints) -> S
     return StepInput(features=features)
 
 
-def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: InputHints) -> StepInput:
+def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[GraphValue], hints: TargetOptions) -> StepInput:
     steps = _probed(names, inputs, hints)
     if steps.kind == "values":
         return steps

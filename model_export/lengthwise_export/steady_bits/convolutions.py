@@ -19,8 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lengthwise_export.onnx_graphs.protos import OF_ONNX
-from lengthwise_export.steady_bits.graph_facts import GraphFacts
-from lengthwise_export.steady_bits.replacement import PART, Replacement
+from lengthwise_export.steady_bits.replacement import PART, GraphFacts, Replacement
 
 _FEW_CHANNELS: Final = 16
 _CHANNELS: Final = 4

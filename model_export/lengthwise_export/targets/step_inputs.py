@@ -1,4 +1,4 @@
-"""Finds the kind of a step of a torch module: from the options, or from its layers and from trial runs.
+"""A torch module as a target: finds the kind of a step, from the options, or from its layers and from trial runs.
 
 If nothing runs, other ways to call the module are tried, so that the error can name the option that helps.
 """
@@ -10,19 +10,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import pad
-from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.alternative_calls import alternative_calls
+from lengthwise.padding import PaddedBatch, pad
+from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.limits import runs, why_it_raises, widths_at_which_it_runs
-from lengthwise_export.checking.trace_torch import TorchSubject
+from lengthwise_export.checking.recording import Subject
+from lengthwise_export.checking.trace_torch import DescribePart, TorchSubject, alternative_calls
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets.target import Target, TargetKind
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, part_instead
+from lengthwise_export.tracing.module_state import ModuleState
 
 _WIDTHS: Final = (7, 8, 64, 515)
 """Widths to try. Most models run at the first; some need an even number of steps, or many raw samples."""
@@ -153,14 +158,12 @@ def _explain_by_other_calls(text: str, called: _Called, candidates: Sequence[Ste
         raise ConfigurationError(
             f"{text} has weights of {named}, but steps are float32: return module.float() from the factory ({error})"
         )
-    for other in alternative_calls(called.signature):
+    for signature, said, _ in alternative_calls(called.signature):
         for steps in candidates:
-            if other.signature.channels_first and steps.kind == "tokens":
+            if signature.channels_first and steps.kind == "tokens":
                 continue
-            if replace(called, signature=other.signature).runs_at_several_widths(steps):
-                raise ConfigurationError(
-                    f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {other.runs}"
-                )
+            if replace(called, signature=signature).runs_at_several_widths(steps):
+                raise ConfigurationError(f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {said}")
 
 
 def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
@@ -204,3 +207,83 @@ def _vocabulary(called: _Called) -> int | None:
     (size,) = sizes
     configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in called.module.modules()]
     return next((one for one in configured if isinstance(one, int) and 0 < one <= size), size)
+
+
+_ROWS: Final = 3
+_TRIED_WIDTHS: Final = (11, 64, 515)
+"""Widths to try; convolutions without padding need many steps."""
+_SAME: Final = 1e-4
+"""Answers that differ by less are the same, in units of max(1, |logit|)."""
+
+
+def require_order_of_axes(
+    text: str, module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
+) -> None:
+    """Makes sure that a module does not mix rows only because it takes its axes in another order."""
+    subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
+    if _keeps_rows_apart(subject):
+        return
+    for other in subject.alternatives():
+        if _keeps_rows_apart(other.subject):
+            raise ConfigurationError(
+                f"{text}: the answer to a sequence depends on the other rows of its batch, or is not in its row. It "
+                f"keeps to its row {other.runs}"
+            )
+
+
+def _keeps_rows_apart(subject: Subject) -> bool:
+    """Whether there is one answer for each row (and step), which another first row does not change."""
+    sampler = Sampler(subject.steps, seed=0)
+    for width in _TRIED_WIDTHS:
+        batch = pad([sampler.sequence(width) for _ in range(_ROWS)], width=width)
+        changed = batch.steps.copy()
+        changed[0] = sampler.sequence(width)
+        try:
+            before = subject.answer(batch).logits
+            after = subject.answer(PaddedBatch(changed, batch.lengths)).logits
+        except RunError:
+            continue
+        if before.shape[:-1] not in ((_ROWS,), (_ROWS, width)) or before.shape != after.shape:
+            return False
+        gap = np.abs(before[1:] - after[1:]).max()
+        return bool(gap <= _SAME * max(1.0, float(np.abs(before[1:]).max())))
+    return False
+
+
+def module_target(
+    text: str,
+    kind: TargetKind,
+    module: nn.Module,
+    steps: StepInput,
+    signature: CallSignature,
+    select_output: OutputSelector,
+    *,
+    labels: tuple[str, ...],
+    per_step: bool,
+    whole: DescribePart | None = None,
+    names: ArgumentNames | None = None,
+    state: ModuleState | None = None,
+) -> Target:
+    """The target of a module: it is checked and exported with the same signature and the same output."""
+
+    def build(name: str, opset: int) -> onnx.ModelProto:
+        from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
+
+        return graph.build(
+            module, steps, name=name, labels=labels, signature=signature, select_output=select_output, opset=opset
+        )
+
+    return Target(
+        text=text,
+        kind=kind,
+        steps=steps,
+        subject=TorchSubject(
+            module, steps, signature=signature, select_output=select_output, whole=whole, names=names, state=state
+        ),
+        labels=labels,
+        per_step=per_step,
+        names=GraphNames(sequences=steps.kind),
+        build=build,
+        framework=True,
+        blind=signature.second == "none",
+    )

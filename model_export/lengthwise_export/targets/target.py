@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import onnx
 
@@ -15,6 +15,10 @@ from lengthwise.wrong_values import counted
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.options import TargetOptions
+
+if TYPE_CHECKING:
+    from lengthwise_export.options import TargetOptions
+
 
 ScoreKind = Literal["logits", "probabilities"]
 

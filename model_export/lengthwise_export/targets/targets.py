@@ -18,10 +18,8 @@ from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph
-from lengthwise_export.onnx_graphs.graph_values import InputHints
 from lengthwise_export.onnx_graphs.protos import labels_in
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets import keras
 from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of
 
 if TYPE_CHECKING:
@@ -88,7 +86,9 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
     if kind == "directory":
         return _read_directory(text, options)
     if kind == "keras":
-        return keras.read_file(text, options)
+        from lengthwise_export.keras_models import keras_targets
+
+        return keras_targets.read_file(text, options)
     return _read_torch(kind, text, given, options, blind=blind)
 
 
@@ -159,7 +159,7 @@ _KIND_OF_SUFFIX: Final[dict[str, TargetKind]] = {
     ".safetensors": "checkpoint",
     ".toml": "spec",
     ".onnx": "onnx",
-    **dict.fromkeys(keras.SUFFIXES, "keras"),
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), "keras"),
 }
 
 
@@ -191,18 +191,7 @@ def _read_onnx(text: str, options: TargetOptions, *, blind: bool) -> Target:
 def _of_proto(text: str, proto: onnx.ModelProto, options: TargetOptions, *, blind: bool) -> Target:
     if not proto.graph.output:
         raise ConfigurationError(f"{text} holds no graph: it has no output")
-    said = InputHints(
-        values=options.values,
-        lengths=options.lengths,
-        mask=options.mask,
-        time_first=options.time_first,
-        channels_first=options.channels_first,
-        second=options.second,
-        output=options.output_name,
-        features=options.features,
-        vocabulary=options.vocabulary,
-    )
-    adopted = read_graph(proto, said, blind=blind)
+    adopted = read_graph(proto, options, blind=blind)
     labels = labels_of(text, options, adopted.classes)
     own = labels_in(proto)
     if own is not None and len(own) == adopted.classes:

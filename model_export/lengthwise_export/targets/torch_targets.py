@@ -22,12 +22,14 @@ from lengthwise_export.architecture import checkpoint, foreign_files, loading, t
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets import keras
-from lengthwise_export.targets.module_target import module_target
-from lengthwise_export.targets.rows import require_order_of_axes
-from lengthwise_export.targets.step_inputs import read_steps
+from lengthwise_export.targets.step_inputs import module_target, read_steps, require_order_of_axes
 from lengthwise_export.targets.target import Target, check_options_agree, labels_of
-from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, output_selector, read_signature
+from lengthwise_export.tracing.call_signature import (
+    CallSignature,
+    in_evaluation,
+    output_selector,
+    read_signature,
+)
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.source_lines import is_users, location_of
 
@@ -57,7 +59,9 @@ def module_of(text: str) -> nn.Module:
         finally:
             random.setstate(before)
     if is_keras(made):
-        keras.require_backend()
+        from lengthwise_export.keras_models.backend import import_keras
+
+        import_keras()
     if type(made).__name__ == "ExportedProgram":  # torch.export takes long to import, only to ask this
         made = made.module()
     if not isinstance(made, nn.Module):
@@ -187,7 +191,9 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
     """A user's module. Its signature shows how to call it, its layers show the kind of a step."""
     module = _unwrapped(module)
     if is_keras(module):
-        return keras.of_model(text, module, options)
+        from lengthwise_export.keras_models import keras_targets
+
+        return keras_targets.of_model(text, module, options)
     if isinstance(module, torch.jit.ScriptModule):
         raise ConfigurationError(f"{text} is TorchScript, which cannot be traced. {foreign_files.FROM_TORCHSCRIPT}")
     elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}

@@ -25,7 +25,7 @@ from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.protos import IN_GRAPH, NAME_IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
-from lengthwise_export.tracing import recurrent_cells_op, recurrent_op, translations
+from lengthwise_export.tracing import recurrent_op, translations
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.capture import capture, quiet
 from lengthwise_export.tracing.optimizing import optimized, with_exact_sigmoids, with_exact_sizes
@@ -40,11 +40,7 @@ _INSTEAD: Final = {
 }
 """Code to write instead of an operator that the exporter cannot translate."""
 
-_TRANSLATIONS: Final = {
-    **recurrent_op.TRANSLATIONS,
-    **recurrent_cells_op.TRANSLATIONS,
-    **translations.TRANSLATIONS,
-}
+_TRANSLATIONS: Final = recurrent_op.TRANSLATIONS | translations.TRANSLATIONS
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 _LENGTHS_PLACE: Final = 4  # the index of `sequence_lens` among the inputs of a recurrent node

@@ -9,8 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from lengthwise_export.mending.mender import CROSSES_ROWS, FLOAT, Mender, rule
-from lengthwise_export.mending.sizes import Size, Table
-from lengthwise_export.mending.values import Numbers, Ragged
+from lengthwise_export.mending.values import Numbers, Ragged, Size, Table
 
 
 @dataclass(frozen=True)

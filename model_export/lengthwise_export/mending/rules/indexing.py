@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, rule
-from lengthwise_export.mending.sizes import Size, Table
-from lengthwise_export.mending.values import Group, Numbers, Ragged, Value, is_one, shown
+from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Table, Value, is_one, shown
 
 _FAR = np.iinfo(np.int64).max
 _ENDS_ELSEWHERE = "it counts from the end of the padded width, not of the row"

@@ -8,8 +8,7 @@ import numpy as np
 
 from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, rule
 from lengthwise_export.mending.rules.convolution import surrounded
-from lengthwise_export.mending.sizes import Size, Table, constant_of
-from lengthwise_export.mending.values import Group, Numbers, Ragged
+from lengthwise_export.mending.values import Group, Numbers, Ragged, Size, Table, constant_of
 
 
 @rule("Concat")

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, rule
-from lengthwise_export.mending.sizes import Size
-from lengthwise_export.mending.values import Numbers, Ragged
+from lengthwise_export.mending.values import Numbers, Ragged, Size
 
 _OF_ZEROS: Final = ("ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare")
 _OTHERS: Final = ("ReduceProd", "ReduceMax", "ReduceMin", "ReduceLogSumExp")

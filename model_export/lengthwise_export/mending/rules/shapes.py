@@ -9,8 +9,18 @@ import numpy as np
 from onnx import numpy_helper
 
 from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, rule
-from lengthwise_export.mending.sizes import MANY_ROWS, Size, Table
-from lengthwise_export.mending.values import Group, Numbers, Ragged, is_one, same_groups, shown, singles
+from lengthwise_export.mending.values import (
+    MANY_ROWS,
+    Group,
+    Numbers,
+    Ragged,
+    Size,
+    Table,
+    is_one,
+    same_groups,
+    shown,
+    singles,
+)
 
 _ENOUGH = 8  # as many lengths in a row at which a size can be divided are no chance
 _SMALL = 4096  # the most elements of a constant that is kept as numbers

@@ -1,0 +1,356 @@
+"""Sums, products and functions, written so that no number's rounding depends on the batch. `convolutions` has the rest.
+
+Sums and means   onnxruntime's ReduceSum and ReduceMean add in another order at another width, and for one row of
+                 a few features. A product with ones adds the same numbers. The order of a product of two or more
+                 rows depends only on the number of its columns; a product of one row is computed by another
+                 kernel, which depends on the width modulo four.
+Products         are added in parts. How many numbers are in a part depends on the number of columns, unless the
+                 right side is constant; a product over at most 128 numbers is one part. A product of one row, or
+                 of one column, depends on the number of steps modulo four. So does an RNN's product of one row.
+Functions        are computed for several numbers at once, and the last few numbers of a tensor one by one, with
+                 another rounding. Which these are depends on how many rows and steps the batch has.
+Einsum           becomes the ReduceSum, the Transpose and the MatMul that it stands for, which are rewritten then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from lengthwise_export.steady_bits.replacement import LANES, MOST_LANES, PART, GraphFacts, MeasuredAxis, Replacement
+
+_SHAPE_OF_ONE_AXIS: Final = 15  # the first opset in which Shape can return a single axis
+_FEW: Final = 8  # A sum of fewer numbers over an axis before the last was in the same order in every batch
+
+
+def rewritten_sum(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+    """A ReduceSum over the steps or over fixed axes, or a ReduceMean over fixed axes, as products with ones."""
+    value, axes = node.inputs[0], facts.axes(node.inputs[0])
+    over = None if axes is None else _reduced_axes(node, facts, len(axes))
+    if value is None or axes is None or not over:
+        return None
+    open_axes = [axis for axis in over if not axes[axis].fixed]
+    if len(open_axes) > 1 or (open_axes and node.op_type == "ReduceMean"):
+        return None  # a mean over the width is of the padding too, whatever its bits
+    if not open_axes and not every and not _may_lose_bits(axes, over):
+        return None
+    new, rest = Replacement(node), list(axes)
+    for axis in sorted(over, reverse=True):
+        if axis in open_axes:
+            value = _over_steps(new, value, rest, axis, facts.opset)
+        else:
+            value = _over_fixed(new, value, rest, axis)
+        del rest[axis]
+    if node.op_type == "ReduceMean":
+        count = math.prod(axes[axis].size for axis in over)
+        value = new.add("Div", value, new.constant(np.array(count, dtype=np.float32)))
+    if node.attributes.get_int("keepdims", 1):
+        value = new.add("Unsqueeze", value, new.constant(sorted(over)))
+    return new.gives(value)
+
+
+def _reduced_axes(node: ir.Node, facts: GraphFacts, rank: int) -> list[int] | None:
+    """The axes that a reduction is over, not negative; None if they are not constant."""
+    axes: list[int] = []
+    if "axes" in node.attributes:
+        axes = list(node.attributes["axes"].as_ints())
+    elif len(node.inputs) > 1 and node.inputs[1] is not None:
+        constant = facts.constant(node.inputs[1])
+        if constant is None:
+            return None
+        axes = constant.ravel().tolist()
+    if not axes and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
+        return None
+    return sorted({axis % rank for axis in axes or range(rank)})
+
+
+def _may_lose_bits(axes: Sequence[MeasuredAxis], over: Sequence[int]) -> bool:
+    """Whether a sum over fixed axes was in another order for one row, at such sizes."""
+    before = math.prod(axis.size for axis in axes[: over[0]])
+    count = math.prod(axes[axis].size for axis in over)
+    if over[-1] == len(axes) - 1:
+        return before % LANES != 0 and count >= LANES
+    return before == 1 and count >= _FEW
+
+
+def _over_steps(new: Replacement, value: ir.Value, axes: Sequence[MeasuredAxis], axis: int, opset: int) -> ir.Value:
+    """A sum over an axis of dynamic size, as `[2, steps] x [.., steps, columns]`, of which one row is kept."""
+    behind = axes[axis + 1 :]
+    if len(behind) > 1 and all(each.fixed for each in behind):
+        # One axis of columns needs no transposition.
+        merged = (*axes[: axis + 1], MeasuredAxis(math.prod(each.size for each in behind), fixed=True))
+        flat = new.add("Reshape", value, new.constant([*[0] * (axis + 1), merged[-1].size]))
+        total = _over_steps(new, flat, merged, axis, opset)
+        return new.add("Reshape", total, new.constant([*[0] * axis, *(each.size for each in behind)]))
+    if opset >= _SHAPE_OF_ONE_AXIS:
+        size = new.add("Shape", value, start=axis, end=axis + 1)
+    else:
+        size = new.add("Slice", new.add("Shape", value), new.constant([axis]), new.constant([axis + 1]))
+    shape = new.add("Concat", new.constant([2]), size, axis=0)
+    ones = new.add("ConstantOfShape", shape, value=ir.tensor(np.ones(1, dtype=np.float32)))
+    others = [place for place in range(len(axes)) if place != axis]
+    columns = max((place for place in others if axes[place].fixed), default=None)
+    if columns is None:
+        # The columns must not be the rows of the batch: how a product adds depends on their number.
+        value = new.add("Unsqueeze", value, new.constant([len(axes)]))
+        order = [*others, axis, len(axes)]
+    else:
+        order = [*(place for place in others if place != columns), axis, columns]
+    if order != sorted(order):
+        value = new.add("Transpose", value, perm=order)
+    product = new.add("MatMul", ones, value)
+    total = new.add("Gather", product, new.constant(np.array(0, dtype=np.int64)), axis=len(order) - 2)
+    if columns is None:
+        return new.add("Squeeze", total, new.constant([len(others)]))
+    kept = [place for place in order if place != axis]
+    return total if kept == others else new.add("Transpose", total, perm=[kept.index(place) for place in others])
+
+
+def _over_fixed(new: Replacement, value: ir.Value, axes: Sequence[MeasuredAxis], axis: int) -> ir.Value:
+    """A sum over an axis of fixed size, as a product with a constant column of ones."""
+    others = [place for place in range(len(axes)) if place != axis]
+    if axis != len(axes) - 1:
+        value = new.add("Transpose", value, perm=[*others, axis])
+    ones = new.constant(np.ones((axes[axis].size, 1), dtype=np.float32))
+    return new.add("Squeeze", new.add("MatMul", value, ones), new.constant([len(others)]))
+
+
+def rewritten_product(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+    """A MatMul in parts of `PART` numbers, or of two equal rows or columns, of which one is kept."""
+    left, right = node.inputs
+    if left is None or right is None:
+        return None
+    first, second = facts.axes(left), facts.axes(right)
+    if first is None or second is None or len(first) < 2 or len(second) < 2 or facts.is_constant(right):
+        return None
+    inner, rows, columns = first[-1], first[-2], second[-1]
+    new = Replacement(node)
+    if inner.fixed and inner.size > PART and not columns.fixed:
+        return new.gives(_in_parts(new, left, right, (len(first), len(second)), inner.size))
+    if not inner.fixed and (every or inner.size % LANES):
+        single = (rows.fixed and rows.size == 1, columns.fixed and columns.size == 1)
+        if any(single):
+            return new.gives(_of_two(new, left, right, single))
+    if len(first) == len(second) == 2 and not rows.fixed and rows.size == 1:
+        return new.gives(_of_one_more_row(new, left, right))
+    return None
+
+
+def _in_parts(new: Replacement, left: ir.Value, right: ir.Value, ranks: tuple[int, int], inner: int) -> ir.Value:
+    sizes = [PART] * (inner // PART) + ([inner % PART] if inner % PART else [])
+    split = new.constant(sizes)
+    lefts = new.add_outputs("Split", (left, split), len(sizes), axis=ranks[0] - 1)
+    before = right.producer()
+    perm = list(before.attributes["perm"].as_ints()) if before is not None and before.op_type == "Transpose" else []
+    if before is not None and perm:
+        # Each part is transposed, and not the whole: onnxruntime computes such a product without a transposition.
+        parts = new.add_outputs("Split", (before.inputs[0], split), len(sizes), axis=perm[ranks[1] - 2])
+        rights = [new.add("Transpose", part, perm=perm) for part in parts]
+    else:
+        rights = [*new.add_outputs("Split", (right, split), len(sizes), axis=ranks[1] - 2)]
+    products = [new.add("MatMul", *pair) for pair in zip(lefts, rights, strict=True)]
+    return list(itertools.accumulate(products, lambda total, part: new.add("Add", total, part)))[-1]
+
+
+def _of_two(new: Replacement, left: ir.Value, right: ir.Value, single: tuple[bool, bool]) -> ir.Value:
+    """The product with its one row twice, if it has one only, and its one column twice."""
+    if single[0]:
+        left = new.add("Concat", left, left, axis=-2)
+    if single[1]:
+        right = new.add("Concat", right, right, axis=-1)
+    product = new.add("MatMul", left, right)
+    axes = [axis for axis, is_single in zip((-2, -1), single, strict=True) if is_single]
+    starts, ends = new.constant([0] * len(axes)), new.constant([1] * len(axes))
+    return new.add("Slice", product, starts, ends, new.constant(axes))
+
+
+def _of_one_more_row(new: Replacement, left: ir.Value, right: ir.Value) -> ir.Value:
+    zero = new.constant([0])
+    more = new.add("Concat", left, new.add("Slice", left, zero, new.constant([1]), zero), axis=0)
+    return new.add("Slice", new.add("MatMul", more, right), zero, new.constant([-1]), zero)
+
+
+_ROWS: Final = {0: 1, 4: 0, 5: 1}
+"""The inputs of an RNN that have an axis of rows (X, sequence_lens, initial_h), and which axis that is."""
+_ROWS_OF_OUTPUT: Final = (2, 1)  # the axis of rows of the outputs Y and Y_h
+
+
+def rewritten_rnn(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+    """An RNN over one more row, a copy of the first, so that it never runs with one row only."""
+    if node.attributes.get_int("layout", 0):
+        return None
+    new = Replacement(node)
+    zero, one, last = new.constant([0]), new.constant([1]), new.constant([-1])
+    inputs = list(node.inputs)
+    for place, axis in _ROWS.items():
+        value = inputs[place] if place < len(inputs) else None
+        if value is not None:
+            first = new.add("Slice", value, zero, one, new.constant([axis]))
+            inputs[place] = new.add("Concat", value, first, axis=axis)
+    outputs = new.add_outputs("RNN", inputs, len(node.outputs))
+    new.nodes[-1].attributes.update(node.attributes)
+    kept = [
+        new.add("Slice", output, zero, last, new.constant([axis]))
+        for output, axis in zip(outputs, _ROWS_OF_OUTPUT, strict=False)
+    ]
+    return new.gives(*kept)
+
+
+def rewritten_function(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+    """Log, Softplus and Mish through ReduceLogSum; other functions over a tensor that ends in numbers of no use."""
+    (value,), axes = node.inputs, facts.axes(node.inputs[0])
+    if value is None or axes is None or all(axis.fixed for axis in axes):
+        return None
+    if not every and math.prod(axis.size for axis in axes) % LANES == 0:
+        return None
+    new = Replacement(node)
+    if node.op_type == "Log":
+        return new.gives(_log(new, value, len(axes), facts.opset))
+    if node.op_type in ("Softplus", "Mish"):
+        softplus = _softplus(new, value, len(axes), facts.opset)
+        mish = node.op_type == "Mish"
+        return new.gives(new.add("Mul", value, new.add("Tanh", softplus)) if mish else softplus)
+    return new.gives(_with_more_numbers(new, node.op_type, value))
+
+
+def _log(new: Replacement, value: ir.Value, rank: int, opset: int) -> ir.Value:
+    """The logarithm of a sum of one number, which is computed number by number."""
+    return new.reduced("ReduceLogSum", new.add("Unsqueeze", value, new.constant([rank])), rank, opset)
+
+
+def _softplus(new: Replacement, value: ir.Value, rank: int, opset: int) -> ir.Value:
+    """`log(1 + exp(x))` as `max(x, 0) + log(1 + exp(-|x|))`, which cannot overflow."""
+    smaller = new.add("Exp", new.add("Neg", new.add("Abs", value)))
+    one = new.constant(np.array(1, dtype=np.float32))
+    return new.add("Add", new.add("Relu", value), _log(new, new.add("Add", smaller, one), rank, opset))
+
+
+def _with_more_numbers(new: Replacement, operator: str, value: ir.Value) -> ir.Value:
+    """Appends `MOST_LANES - 1` ones, so that no number of the tensor falls into the kernel's scalar tail."""
+    more = np.ones(MOST_LANES - 1, dtype=np.float32)
+    flat = new.add("Reshape", value, new.constant([-1]))
+    longer = new.add(operator, new.add("Concat", flat, new.constant(more), axis=0))
+    ends = (new.constant([0]), new.constant([-len(more)]))
+    return new.add("Reshape", new.add("Slice", longer, *ends), new.add("Shape", value))
+
+
+_MAX_OPERANDS: Final = 2
+
+
+def expanded_einsum(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
+    """An Einsum of one or two values as sums, transpositions and one product.
+
+    It stays if it has an ellipsis, a diagonal, or more than one letter that is summed over in both values.
+    """
+    letters = _letters(node)
+    values = [value for value in node.inputs if value is not None]
+    if letters is None or len(values) != len(letters) - 1:
+        return None
+    sizes: dict[str, MeasuredAxis] = {}
+    for word, value in zip(letters, values, strict=False):
+        axes = facts.axes(value)
+        if axes is None or len(axes) != len(word):
+            return None
+        sizes |= dict(zip(word, axes, strict=True))
+    *words, out = letters
+    if len(words) == _MAX_OPERANDS and facts.is_constant(values[0]):
+        words, values = words[::-1], values[::-1]
+    new = Replacement(node)
+    is_summed = [bool(_alone(words, place, out)) for place in range(len(words))]
+    for place, word in enumerate(words):
+        if over := _alone(words, place, out):
+            values[place] = new.add("ReduceSum", values[place], new.constant([*map(word.index, over)]), keepdims=0)
+            words[place] = "".join(letter for letter in word if letter not in over)
+    if len(words) == 1:
+        return new.gives(_in_order(new, values[0], words[0], out)) if every or is_summed[0] else None
+    product = _EinsumProduct.of(words, out)
+    if product is None or not product.is_possible(is_constant=facts.is_constant(values[1])):
+        return None
+    if not every and not any(is_summed) and not product.may_lose_bits(sizes):
+        return None
+    return new.gives(product.computed(new, values))
+
+
+def _letters(node: ir.Node) -> list[str] | None:
+    """The letters of the values and of the result, without spaces; None for an equation of another form."""
+    equation = node.attributes.get_string("equation", "").replace(" ", "")
+    before, arrow, out = equation.partition("->")
+    words = [*before.split(","), out]
+    plain = all(word.isalpha() and len(set(word)) == len(word) for word in words)
+    return words if arrow and plain and len(words) <= _MAX_OPERANDS + 1 else None
+
+
+def _alone(words: Sequence[str], place: int, out: str) -> str:
+    """The letters of one value that neither the other value nor the result has."""
+    others = {letter for other, word in enumerate(words) if other != place for letter in word}
+    return "".join(letter for letter in words[place] if letter not in others and letter not in out)
+
+
+def _in_order(new: Replacement, value: ir.Value, word: str, out: str) -> ir.Value:
+    return value if word == out else new.add("Transpose", value, perm=[word.index(letter) for letter in out])
+
+
+def _with_axes(new: Replacement, value: ir.Value, letters: Mapping[int, str]) -> ir.Value:
+    """The value with an axis of size one wherever it has no letter."""
+    missing = [axis for axis, letter in letters.items() if not letter]
+    return new.add("Unsqueeze", value, new.constant(missing)) if missing else value
+
+
+@dataclass(frozen=True, slots=True)
+class _EinsumProduct:
+    """The letters of a product of two values, by their part in it."""
+
+    words: tuple[str, str]
+    out: str
+    batch: str  # Those of both values and the result
+    inner: str  # Those of both values that are summed over
+    left: str  # Those of the first value alone
+    right: str  # Those of the second value alone
+
+    @classmethod
+    def of(cls, words: Sequence[str], out: str) -> _EinsumProduct | None:
+        """The parts of the letters; None if the result has a letter of no value."""
+        first, second = words
+        if not set(out) <= {*first, *second}:
+            return None
+        return cls(
+            (first, second),
+            out,
+            batch="".join(letter for letter in out if letter in first and letter in second),
+            inner="".join(letter for letter in first if letter in second and letter not in out),
+            left="".join(letter for letter in out if letter not in second),
+            right="".join(letter for letter in out if letter not in first),
+        )
+
+    def is_possible(self, *, is_constant: bool) -> bool:
+        """Whether it is one MatMul, whose second value is constant or not."""
+        rows = len(self.left) <= 1 or (is_constant and not self.batch)
+        return len(self.inner) <= 1 and len(self.right) <= 1 and rows
+
+    def may_lose_bits(self, sizes: Mapping[str, MeasuredAxis]) -> bool:
+        """Whether a product of these sizes may depend on the batch."""
+        if not self.inner:
+            return False
+        inner = sizes[self.inner]
+        if not inner.fixed:
+            return inner.size % LANES != 0 and not (self.left and self.right)
+        if any(not sizes[letter].fixed for letter in self.right):
+            return inner.size > PART
+        return not self.batch and math.prod(sizes[letter].size for letter in self.left) == 1
+
+    def computed(self, new: Replacement, values: Sequence[ir.Value]) -> ir.Value:
+        first = _in_order(new, values[0], self.words[0], self.batch + self.left + self.inner)
+        second = _in_order(new, values[1], self.words[1], self.batch + self.inner + self.right)
+        first = _with_axes(new, first, {-2: self.left, -1: self.inner})
+        second = _with_axes(new, second, {-2: self.inner, -1: self.right})
+        product = new.add("MatMul", first, second)
+        added = [axis for axis, letters in ((-2, self.left), (-1, self.right)) if not letters]
+        if added:
+            product = new.add("Squeeze", product, new.constant(added))
+        return _in_order(new, product, self.batch + self.left + self.right, self.out)
