@@ -13,15 +13,13 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from lengthwise.commands.options import PYTHON_ONLY, Flag, Options
 from lengthwise.runtime.manifest import Precision
 
-Second = Literal["lengths", "mask", "padding-mask", "both", "none"]
-"""What a model takes besides the steps."""
+Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes besides the steps
 
 
 HIGHEST_OPSET: Final = 20
 """From the next opset on, onnxruntime's CUDA provider has no kernels for LSTM and GRU and runs them on the CPU."""
 
-OPSET: Final = 18
-"""The opset that torch's exporter writes without conversion."""
+OPSET: Final = 18  # the opset that torch's exporter writes without conversion
 
 
 ONE_VALUE_HINT: Final = (

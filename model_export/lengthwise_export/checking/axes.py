@@ -76,14 +76,12 @@ def _merged(shape: Sequence[int], place: int) -> tuple[int, ...]:
 
 Array = NDArray[Any]
 
-_MAX_READINGS: Final = 96
-"""At most this many readings of a tensor's axes are compared."""
+_MAX_READINGS: Final = 96  # at most this many readings of a tensor's axes are compared
 _MAX_SHIFT: Final = 8
 """An axis of steps may be longer or shorter than the width by this many steps (padding, class tokens, convolutions)."""
 _MAX_PADDING: Final = 64
 """It may be longer by this many if they are all in front, all behind, or half in front and half behind."""
-_STRIDES: Final = (2, 3, 4)
-"""Strides of pooling that are recognised."""
+_STRIDES: Final = (2, 3, 4)  # strides of pooling that are recognised
 
 
 class _AxisPart(Protocol):
@@ -109,23 +107,14 @@ class _Other:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """The steps of the sequences.
+    """The steps of the sequences."""
 
-    Attributes:
-        cut: Whether the axis is as long as the longest row, instead of the width.
-        shift: Steps prepended (negative: removed at the end).
-        after: Steps appended.
-        stride: Steps merged into one by pooling.
-        up: Whether an incomplete group of `stride` steps at the end counts as one too.
-        whole: The number of steps is padded to a multiple of this.
-    """
-
-    cut: bool = False
-    shift: int = 0
-    after: int = 0
-    stride: int = 1
-    up: bool = False
-    whole: int = 1
+    cut: bool = False  # Whether the axis is as long as the longest row, instead of the width
+    shift: int = 0  # Steps prepended (negative: removed at the end)
+    after: int = 0  # Steps appended
+    stride: int = 1  # Steps merged into one by pooling
+    up: bool = False  # Whether an incomplete group of `stride` steps at the end counts as one too
+    whole: int = 1  # The number of steps is padded to a multiple of this
 
     def size(self, batch: Geometry) -> int:
         steps = -(-(batch.longest if self.cut else batch.width) // self.whole) * self.whole

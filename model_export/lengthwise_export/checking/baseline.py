@@ -111,10 +111,8 @@ class Baseline:
         return PaddedBatch(steps, self.batch.lengths)
 
 
-_SCALES: Final = (1.0, 1000.0, 0.01)
-"""What the values of the other batches are multiplied by, in turn."""
-_MAX_TRIED: Final = 12
-"""At most this many of the changed values are tried one by one."""
+_SCALES: Final = (1.0, 1000.0, 0.01)  # what the values of the other batches are multiplied by, in turn
+_MAX_TRIED: Final = 12  # at most this many of the changed values are tried one by one
 _MAX_NAMED: Final = 3
 
 

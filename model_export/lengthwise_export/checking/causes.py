@@ -26,16 +26,12 @@ _MODULES: Final = frozenset({"F", "functional", "nn", "self", "torch"})
 
 @dataclass(frozen=True, slots=True)
 class ArgumentNames:
-    """The names of a module's arguments, for the code of a fix.
-
-    Attributes:
-        fix: Code that is shown in the place of that of the table, for a model of another framework; None for the
-            table's.
-    """
+    """The names of a module's arguments, for the code of a fix."""
 
     width: str = "width"
     second: str = "lengths"
     role: SecondRole = "lengths"
+    # Code that is shown in the place of that of the table, for a model of another framework; None for the table's
     fix: str | None = None
 
     @property
@@ -66,8 +62,7 @@ def _when(kinds: str, changes: str, why: str, fix: str) -> _Entry:
     return _Entry(kinds, named, Cause(why, fix))
 
 
-DEFAULT_NAMES: Final = ArgumentNames()
-"""Used if the names in the module are not known."""
+DEFAULT_NAMES: Final = ArgumentNames()  # used if the names in the module are not known
 
 _TABLE: Final = (
     _when(

@@ -51,14 +51,11 @@ from lengthwise_export.checking.trials import (
 )
 from lengthwise_export.errors import RunError, UncheckableError
 
-_MAX_UNBATCHED: Final = 48
-"""At most this many lengths are run unbatched."""
+_MAX_UNBATCHED: Final = 48  # at most this many lengths are run unbatched
 
-_RAW_OF_EACH: Final = 2
-"""So many sequences of each kind of raw values are run unbatched, most of them short."""
+_RAW_OF_EACH: Final = 2  # so many sequences of each kind of raw values are run unbatched, most of them short
 
-_MAX_NAMED: Final = 5
-"""At most this many trials are named in the reason."""
+_MAX_NAMED: Final = 5  # at most this many trials are named in the reason
 
 ProgressCallback = Callable[[str], None]
 

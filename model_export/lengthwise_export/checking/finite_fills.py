@@ -29,8 +29,7 @@ _LEAST: Final = 64.0
 _MOST: Final = 2.0**24
 """Sizes of the fills in question: the other trials' values go past smaller ones, and none goes past larger ones."""
 _ONE_LEVEL: Final = "values around 1,000"
-_SCALES: Final = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
-"""Multiples of such values."""
+_SCALES: Final = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)  # multiples of such values
 _ROWS: Final = 16
 _LET_THROUGH: Final = 0.01
 """Where padding takes part, weights and maxima change by more than that; scores of such a size are rounded by less."""

@@ -26,63 +26,42 @@ _MORE_ROWS, _LONGER = 2, 3
 _WIDER = (41, 7)
 """Extra width of that batch: more than the chunks of most models; if that raises, an amount that fits small tables."""
 
-MOST_PICTURED: Final = 400
-"""At most this many operators are shown in the picture of a leak."""
+MOST_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
 
 
 @dataclass(frozen=True, slots=True)
 class FailedTrial:
-    """A trial in which an answer changed.
-
-    Attributes:
-        row: An index into `trial.rows`: the pair of rows whose answers differ most.
-    """
+    """A trial in which an answer changed."""
 
     base: PaddedBatch
     trial: CheckTrial
-    row: int
+    row: int  # An index into `trial.rows`: the pair of rows whose answers differ most
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorSpread:
-    """One operator in the picture of a leak.
-
-    Attributes:
-        along: The difference of its output at each step; one number if the output has no axis of steps.
-    """
+    """One operator in the picture of a leak."""
 
     operator: str
-    along: tuple[float, ...]
+    along: tuple[float, ...]  # The difference of its output at each step; one number if the output has no axis of steps
     location: CodeLocation | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """The beginning of a leak.
+    """The beginning of a leak."""
 
-    Attributes:
-        operator: The first operator whose output changes at a valid step, or as a whole if it has no axis of steps.
-        kind: Its torch function or ONNX operator type.
-        location: The line of code that calls it; None for ONNX.
-        cause: The likely cause, and code that fixes it.
-        cause_at: Where padding stopped being 0, if that is another operator.
-        difference: The difference of the operator's output, in units of max(1, its largest value).
-        trial: The name of the trial that shows the leak.
-        spread: The picture: the operators in order of execution, for the row whose answer changed most.
-        length: The length of that row.
-        place: Where the operator is in the model as its author sees it; empty if that is not known.
-    """
-
-    operator: str
-    kind: str
-    location: CodeLocation | None
-    cause: Cause
-    cause_at: str | None
-    difference: float
-    trial: str
+    operator: str  # The first operator whose output changes at a valid step, or as a whole if it has no axis of steps
+    kind: str  # Its torch function or ONNX operator type
+    location: CodeLocation | None  # The line of code that calls it; None for ONNX
+    cause: Cause  # The likely cause, and code that fixes it
+    cause_at: str | None  # Where padding stopped being 0, if that is another operator
+    difference: float  # The difference of the operator's output, in units of max(1, its largest value)
+    trial: str  # The name of the trial that shows the leak
+    # The picture: the operators in order of execution, for the row whose answer changed most
     spread: tuple[OperatorSpread, ...] = field(default=(), repr=False)
-    length: int = 0
-    place: str = ""
+    length: int = 0  # The length of that row
+    place: str = ""  # Where the operator is in the model as its author sees it; empty if that is not known
 
 
 def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:

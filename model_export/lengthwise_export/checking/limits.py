@@ -22,14 +22,12 @@ from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, sizes_apart_from
 from lengthwise_export.errors import RunError, UncheckableError
 
-_MAX_ROWS, _MAX_WIDTH = 64, 128
-"""All row counts and widths up to these are tried to find a frozen axis."""
+_MAX_ROWS, _MAX_WIDTH = 64, 128  # all row counts and widths up to these are tried to find a frozen axis
 _MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64
 """Larger widths are tried only if the sizes of the weights suggest them: up to this width, and this many."""
 _TOO_NARROW: Final = re.compile(r"[Kk]ernel size can't be greater|[Oo]utput size is too small")
 """What torch raises for a convolution or a pooling over fewer steps than its kernel has."""
-_MAX_NAMED = 8
-"""At most this many sizes are named in a message."""
+_MAX_NAMED = 8  # at most this many sizes are named in a message
 
 
 def runs(subject: Subject, batch: PaddedBatch) -> bool:
@@ -222,8 +220,7 @@ _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
 """Widths to try, in this order, until the model runs. Models with much pooling need more than the first; models with a
 small table of positions need less."""
 
-_MAX_UNBATCHED: Final = 48
-"""At most this many lengths on either side of the shortest accepted one are run unbatched."""
+_MAX_UNBATCHED: Final = 48  # at most this many lengths on either side of the shortest accepted one are run unbatched
 
 _SMALLEST_TABLE: Final = 4
 """A weight with fewer rows is not taken for a table of positions: it may as well hold classes or features."""
@@ -231,16 +228,12 @@ _SMALLEST_TABLE: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class WidthLimits:
-    """The widths that a model accepts.
-
-    Attributes:
-        note: The error past the widest batch, if that is narrower than `max_length`.
-        too_short: For each length below the shortest accepted one that was run unbatched, the error.
-    """
+    """The widths that a model accepts."""
 
     widest: int
     sizes: BatchSizes
-    note: str | None = None
+    note: str | None = None  # The error past the widest batch, if that is narrower than `max_length`
+    # For each length below the shortest accepted one that was run unbatched, the error
     too_short: Mapping[int, RunError] = field(default_factory=dict)
 
     @classmethod

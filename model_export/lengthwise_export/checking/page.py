@@ -105,8 +105,7 @@ def _section(leak: Leak) -> Html:
     return section(leak.operator, *parts)
 
 
-_WIDTH: Final = 1050
-"""Width of a picture in pixels."""
+_WIDTH: Final = 1050  # width of a picture in pixels
 _LABELS: Final = 400
 _FIGURES: Final = 80
 _ROW: Final = 22

@@ -25,22 +25,16 @@ if TYPE_CHECKING:  # a graph does without torch
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operator of one run.
-
-    Attributes:
-        kind: A torch function or an ONNX operator type; the key to the table of causes.
-        location: The line of the user's code that called it; None for ONNX.
-        gives: The keys of those outputs that the answer depends on.
-        outputs: The values of these outputs with their keys; empty if they are not to be compared.
-        explained: Tells the cause of a leak here, if the model knows more than the table of causes.
-    """
+    """One operator of one run."""
 
     operator: str
-    kind: str
-    location: CodeLocation | None
+    kind: str  # A torch function or an ONNX operator type; the key to the table of causes
+    location: CodeLocation | None  # The line of the user's code that called it; None for ONNX
     inputs: frozenset[int] = frozenset()
-    gives: frozenset[int] = frozenset()
+    gives: frozenset[int] = frozenset()  # The keys of those outputs that the answer depends on
+    # The values of these outputs with their keys; empty if they are not to be compared
     outputs: tuple[tuple[int, NDArray[Any]], ...] = ()
+    # Tells the cause of a leak here, if the model knows more than the table of causes
     explained: Callable[[Change], Cause] | None = None
     place: str = ""
 
@@ -60,15 +54,10 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """The answer of a model to a batch, with the rows as the first axis.
+    """The answer of a model to a batch, with the rows as the first axis."""
 
-    Attributes:
-        logits: `[rows, classes]` or `[rows, width, classes]`.
-        attention: `[rows, width]`; None if the model has no output of that name.
-    """
-
-    logits: NDArray[np.float32]
-    attention: NDArray[np.float32] | None = None
+    logits: NDArray[np.float32]  # `[rows, classes]` or `[rows, width, classes]`
+    attention: NDArray[np.float32] | None = None  # `[rows, width]`; None if the model has no output of that name
 
 
 class Subject(Protocol):
@@ -115,12 +104,8 @@ class Subject(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AlternativeReading:
-    """A model, called in another way.
-
-    Attributes:
-        runs: The end of the sentence "the model runs ...", with the option to pass or the code to write.
-    """
+    """A model, called in another way."""
 
     subject: Subject
-    runs: str
+    runs: str  # The end of the sentence "the model runs ...", with the option to pass or the code to write
     is_option: bool = True

@@ -27,14 +27,11 @@ Verdict = Literal["sound", "leak", "warning", "uncheckable"]
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """The result of one trial.
-
-    Attributes:
-        difference: The largest difference of an answer, in units of max(1, largest value); None if the model raised.
-    """
+    """The result of one trial."""
 
     name: str
     change: Change
+    # The largest difference of an answer, in units of max(1, largest value); None if the model raised
     difference: float | None
     passed: bool
     raised: str | None = None

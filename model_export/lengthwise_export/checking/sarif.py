@@ -21,40 +21,52 @@ SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 ROOT: Final = "%SRCROOT%"
 """The name of the folder that paths are relative to: the working directory of the check, the root of the repository."""
 
+
+def _rule(key: str, name: str, level: str, short: str, full: str) -> dict[str, Any]:
+    return {
+        "id": key,
+        "name": name,
+        "shortDescription": {"text": short},
+        "fullDescription": {"text": full},
+        "help": {"text": f"{full} The page docs/masking.md of Lengthwise says what to write instead."},
+        "defaultConfiguration": {"level": level},
+        "properties": {"tags": ["correctness", "padding"], "precision": "very-high"},
+    }
+
+
 _RULES: Final[dict[Verdict, dict[str, Any]]] = {
-    "leak": {
-        "id": "padding-leak",
-        "name": "PaddingLeak",
-        "level": "error",
-        "short": "Padding, or another row of the batch, changes an answer",
-        "full": "The answer to a sequence is not the same in every padded batch. The result is at the first operator "
-        "whose output changes at a valid step.",
-    },
-    "warning": {
-        "id": "padding-not-finite",
-        "name": "PaddingNotFinite",
-        "level": "warning",
-        "short": "NaN, infinity or 1e30 in the padding, or values past a mask's number, change an answer",
-        "full": "Finite padding changes no answer to values of an ordinary size. Lengthwise pads with zeros, so NaN in "
-        "the padding does not concern its service; a mask with a finite number does, once scores come near it.",
-    },
-    "uncheckable": {
-        "id": "padding-not-checked",
-        "name": "PaddingNotChecked",
-        "level": "warning",
-        "short": "Whether padding changes an answer could not be checked",
-        "full": "The model cannot be run on padded batches, or takes neither lengths nor a mask. The message says why.",
-    },
+    "leak": _rule(
+        "padding-leak",
+        "PaddingLeak",
+        "error",
+        "Padding, or another row of the batch, changes an answer",
+        "The answer to a sequence is not the same in every padded batch. The result is at the first operator whose "
+        "output changes at a valid step.",
+    ),
+    "warning": _rule(
+        "padding-not-finite",
+        "PaddingNotFinite",
+        "warning",
+        "NaN, infinity or 1e30 in the padding, or values past a mask's number, change an answer",
+        "Finite padding changes no answer to values of an ordinary size. Lengthwise pads with zeros, so NaN in the "
+        "padding does not concern its service; a mask with a finite number does, once scores come near it.",
+    ),
+    "uncheckable": _rule(
+        "padding-not-checked",
+        "PaddingNotChecked",
+        "warning",
+        "Whether padding changes an answer could not be checked",
+        "The model cannot be run on padded batches, or takes neither lengths nor a mask. The message says why.",
+    ),
 }
 
 
 def as_sarif(report: Report, target: str, *, version: str, exit_code: int, file: str | None = None) -> dict[str, Any]:
     """The report as one SARIF log with one run. A sound model has no result, so that its earlier alerts are closed."""
-    rules = list(_RULES)
     file = _file_of(target) if file is None else file
-    results = [_result(leak, report, target, file, rules) for leak in report.leaks]
+    results = [_result(leak, report, target, file) for leak in report.leaks]
     if not results and report.verdict != "sound":
-        results = [_whole(report, target, file, rules)]
+        results = [_whole(report, target, file)]
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
@@ -64,7 +76,7 @@ def as_sarif(report: Report, target: str, *, version: str, exit_code: int, file:
                     "driver": {
                         "name": "lengthwise",
                         "semanticVersion": version,
-                        "rules": [_rule(rule) for rule in _RULES.values()],
+                        "rules": [*_RULES.values()],
                     }
                 },
                 "automationDetails": {"id": f"lengthwise-check/{target}/"},
@@ -76,24 +88,12 @@ def as_sarif(report: Report, target: str, *, version: str, exit_code: int, file:
     }
 
 
-def _rule(rule: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": rule["id"],
-        "name": rule["name"],
-        "shortDescription": {"text": rule["short"]},
-        "fullDescription": {"text": rule["full"]},
-        "help": {"text": f"{rule['full']} The page docs/masking.md of Lengthwise says what to write instead."},
-        "defaultConfiguration": {"level": rule["level"]},
-        "properties": {"tags": ["correctness", "padding"], "precision": "very-high"},
-    }
-
-
-def _result(leak: Leak, report: Report, target: str, file: str, rules: list[Verdict]) -> dict[str, Any]:
+def _result(leak: Leak, report: Report, target: str, file: str) -> dict[str, Any]:
     moved = number(leak.difference)
     why = leak.cause.why.rstrip(".")
     since = "" if leak.cause_at is None else f" Padding stopped being 0 at {leak.cause_at}."
     return {
-        **_kind(report, rules),
+        **_kind(report),
         "message": {
             "text": f"{leak.operator}: its output moves by {moved} with {leak.trial}. {why}.{since}\n\n"
             f"Fix:\n{leak.cause.fix}"
@@ -109,20 +109,20 @@ def _result(leak: Leak, report: Report, target: str, file: str, rules: list[Verd
     }
 
 
-def _whole(report: Report, target: str, file: str, rules: list[Verdict]) -> dict[str, Any]:
+def _whole(report: Report, target: str, file: str) -> dict[str, Any]:
     """The result about a model as a whole."""
     said = f"{target}: {report.reason}"
     return {
-        **_kind(report, rules),
+        **_kind(report),
         "message": {"text": said},
         "locations": [_physical(file)],
         "partialFingerprints": {"paddingLeak/v1": _digest(target, report.verdict)},
     }
 
 
-def _kind(report: Report, rules: list[Verdict]) -> dict[str, Any]:
-    rule = _RULES[report.verdict]
-    return {"ruleId": rule["id"], "ruleIndex": rules.index(report.verdict), "level": rule["level"]}
+def _kind(report: Report) -> dict[str, Any]:
+    rule, place = _RULES[report.verdict], [*_RULES].index(report.verdict)
+    return {"ruleId": rule["id"], "ruleIndex": place, **rule["defaultConfiguration"]}
 
 
 def _location(leak: Leak, file: str) -> dict[str, Any]:

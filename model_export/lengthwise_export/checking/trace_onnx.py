@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
@@ -16,6 +15,7 @@ from lengthwise_export.checking.recording import AlternativeReading, ModelOutput
 from lengthwise_export.errors import RunError
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import inputs_of, open_recording_session, open_session
+from lengthwise_export.onnx_graphs.protos import names_in, reaching
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -36,7 +36,7 @@ class OnnxSubject:
         self._external = graph
         names = graph.names
         self._outputs = [names.logits] if names.attention is None else [names.logits, names.attention]
-        self._nodes = _reaching(graph.graph.graph, self._outputs)
+        self._nodes = reaching(graph.graph.graph, self._outputs)
         self._session = open_session(graph.graph)
         self._recorder: onnxruntime.InferenceSession | None = None
 
@@ -98,7 +98,7 @@ class OnnxSubject:
             self._recorder = open_recording_session(self._external.graph, self._nodes)
         names = [output.name for output in self._recorder.get_outputs()]
         values = dict(zip(names, self._run(self._recorder, names, self._inputs(batch)), strict=True))
-        needed = {name for node in self._nodes for name in _inputs(node)}.union(self._outputs)
+        needed = {*names_in(self._nodes), *self._outputs}
         operations = [
             Operation(
                 operator=node.name or f"{node.op_type} giving {node.output[0]}",
@@ -125,8 +125,8 @@ class OnnxSubject:
         logits = [answer.logits[0] for answer in answers]
         attention = [answer.attention[0] for answer in answers if answer.attention is not None]
         return ModelOutput(
-            _widened(logits, batch.width) if self._external.per_step else np.stack(logits),
-            _widened(attention, batch.width) if attention else None,
+            widened(logits, batch.width) if self._external.per_step else np.stack(logits),
+            widened(attention, batch.width) if attention else None,
         )
 
     def _inputs(self, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
@@ -151,29 +151,9 @@ class OnnxSubject:
         return results
 
 
-def _widened(rows: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:
+def widened(rows: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:
     """Pads rows of `[length, ...]` with zeros to one array `[rows, width, ...]`."""
     wide = np.zeros((len(rows), width, *rows[0].shape[1:]), dtype=np.float32)
     for target, row in zip(wide, rows, strict=True):
         target[: len(row)] = row
     return wide
-
-
-def _reaching(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[onnx.NodeProto]:
-    """The nodes that the outputs depend on, in the order of the graph."""
-    needed, nodes = set(outputs), []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            nodes.append(node)
-            needed.update(_inputs(node))
-    return nodes[::-1]
-
-
-def _inputs(node: onnx.NodeProto) -> set[str]:
-    """The inputs of a node, including the outer values that its subgraphs use."""
-    inputs = set(node.input)
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            for inner in graph.node:
-                inputs |= _inputs(inner)
-    return inputs

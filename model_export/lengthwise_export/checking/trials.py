@@ -46,23 +46,16 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Two batches that share some sequences.
-
-    Attributes:
-        rows: Pairs of (row in the first, row in the second) that hold the same sequence.
-        known_sizes: Sizes of the model's weights: an axis of such a size is neither rows nor steps.
-        larger: The sizes of a third batch with more rows and more steps, if that ran.
-        may_be_sorted: Whether a tensor's rows may be sorted by length, longest first, as packing does.
-        chunks: Chunk sizes, in steps, that the model cuts its sequences into.
-    """
+    """Two batches that share some sequences."""
 
     before: Geometry
     after: Geometry
-    rows: tuple[tuple[int, int], ...]
+    rows: tuple[tuple[int, int], ...]  # Pairs of (row in the first, row in the second) that hold the same sequence
+    # Sizes of the model's weights: an axis of such a size is neither rows nor steps
     known_sizes: frozenset[int] = frozenset()
-    larger: Geometry | None = None
-    may_be_sorted: bool = True
-    chunks: frozenset[int] = frozenset()
+    larger: Geometry | None = None  # The sizes of a third batch with more rows and more steps, if that ran
+    may_be_sorted: bool = True  # Whether a tensor's rows may be sorted by length, longest first, as packing does
+    chunks: frozenset[int] = frozenset()  # Chunk sizes, in steps, that the model cuts its sequences into
 
     @property
     def orders(self) -> list[tuple[tuple[int, int], ...]]:
@@ -97,24 +90,18 @@ JUNK: Final = {"junk": 3.0, "large junk": 1000.0}
 
 _MORE_LENGTHS: Final = 6
 """How many lengths above its shortest one the sequences of a batch may have, for a model that has a shortest one."""
-_MAX_FEWER_ROWS: Final = 5
-"""The largest batch of `fewer_rows`."""
-_MIN_PADDING: Final = 3
-"""Steps of padding behind the longest sequence of a batch of `odd_batches`."""
+_MAX_FEWER_ROWS: Final = 5  # the largest batch of `fewer_rows`
+_MIN_PADDING: Final = 3  # steps of padding behind the longest sequence of a batch of `odd_batches`
 
 
 @dataclass(frozen=True, slots=True)
 class CheckTrial:
-    """A batch that holds sequences of the baseline and must give the same answers for them.
-
-    Attributes:
-        rows: Pairs of (row in the baseline, row in this batch) that hold the same sequence.
-    """
+    """A batch that holds sequences of the baseline and must give the same answers for them."""
 
     name: str
     change: Change
     batch: PaddedBatch
-    rows: tuple[tuple[int, int], ...]
+    rows: tuple[tuple[int, int], ...]  # Pairs of (row in the baseline, row in this batch) that hold the same sequence
 
 
 @dataclass(frozen=True, slots=True)

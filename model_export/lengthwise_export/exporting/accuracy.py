@@ -24,33 +24,25 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.scoring.records import label_mismatch, unknown_labels
 
-UNTRAINED: Final = "untrained"
-"""The value of `weights` in the manifest's `made`, for a spec without a checkpoint."""
-_ROWS: Final = 32
-"""Rows of a batch."""
-_MIN_DEVIATIONS: Final = 4.0
-"""Another order of the labels is significant from this many standard deviations."""
+UNTRAINED: Final = "untrained"  # the value of `weights` in the manifest's `made`, for a spec without a checkpoint
+_ROWS: Final = 32  # rows of a batch
+_MIN_DEVIATIONS: Final = 4.0  # another order of the labels is significant from this many standard deviations
 _MAX_ACCURACY_DROP: Final = 0.1
 """The accuracy may be this much below that of training, in addition to three standard deviations of both samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataAccuracy:
-    """The accuracy of a graph on labelled sequences.
-
-    Attributes:
-        answers: The number of compared answers: one for each sequence; for a multi-label model one for each label of a
-            sequence; for a per-step model one for each step.
-        table: `[classes][classes]`: counts by label in the data (row) and answered label (column).
-        left_out: The number of sequences that the model does not accept.
-    """
+    """The accuracy of a graph on labelled sequences."""
 
     labels: tuple[str, ...]
+    # The number of compared answers: one for each sequence; for a multi-label model one for each label of a sequence;
+    # for a per-step model one for each step
     answers: int
     right: int
-    table: NDArray[np.int64]
+    table: NDArray[np.int64]  # `[classes][classes]`: counts by label in the data (row) and answered label (column)
     counts: NDArray[np.int64]
-    left_out: int = 0
+    left_out: int = 0  # The number of sequences that the model does not accept
     why: str = ""
 
     @property

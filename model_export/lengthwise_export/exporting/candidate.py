@@ -45,8 +45,7 @@ if TYPE_CHECKING:
     from lengthwise_export.mending.mended_accuracy import MendAccuracy
 
 
-PLAIN: Final = ExportOptions()
-"""No option given."""
+PLAIN: Final = ExportOptions()  # no option given
 
 Tell = Callable[[str], None]
 """Receives a line that begins with `warning: ` or `notice: `, or describes what was rewritten."""
@@ -54,25 +53,18 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model to be exported.
+    """A model to be exported."""
 
-    Attributes:
-        manifest: Its manifest without name, version, promises and digests, which `export` adds.
-        reference: The model in its own framework; None for an ONNX file.
-        exact: The same in float64; None if that is not known.
-        tolerance: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
-            bits.
-        mend_accuracy: Measures the accuracy before and after a mend; None if it was not mended.
-    """
-
-    manifest: Manifest
+    manifest: Manifest  # Its manifest without name, version, promises and digests, which `export` adds
     build: Callable[[Manifest], onnx.ModelProto]
-    reference: Reference | None
+    reference: Reference | None  # The model in its own framework; None for an ONNX file
+    # Allowed difference between batched and unbatched answers, beyond rounding; None requires the same bits
     tolerance: float | None = None
     notices: tuple[str, ...] = ()
     mend: FixProposal | None = None
+    # Measures the accuracy before and after a mend; None if it was not mended
     mend_accuracy: Callable[[Session, Manifest, Sequence[Record]], MendAccuracy | None] | None = None
-    exact: ExactReference | None = None
+    exact: ExactReference | None = None  # The same in float64; None if that is not known
 
 
 def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) -> Candidate:

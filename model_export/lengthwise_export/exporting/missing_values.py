@@ -26,12 +26,10 @@ from lengthwise_export.targets.target import Target
 MIN_RATIO: Final = 1e-3
 """A change must move the answer with a null by at least this share of what it moves the answer without one."""
 
-_MIN_DIFFERENCE: Final = 1e-6
-"""Rows whose answer moves by less than this without a null are left out."""
+_MIN_DIFFERENCE: Final = 1e-6  # rows whose answer moves by less than this without a null are left out
 
 _LENGTHS: Final = (7, 5, 4, 3)
-_MAX_FEATURES: Final = 16
-"""A null is tried in at most this many features."""
+_MAX_FEATURES: Final = 16  # a null is tried in at most this many features
 
 
 def cases(

@@ -319,8 +319,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 MOST_RECORDINGS: Final = 6
-MOST_VALUES: Final = 40_000
-"""Of all of them together."""
+MOST_VALUES: Final = 40_000  # of all of them together
 
 
 def chosen_examples(records: Sequence[Record], manifest: Manifest) -> list[Record]:

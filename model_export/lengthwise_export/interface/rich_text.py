@@ -7,8 +7,7 @@ from typing import Final
 
 from rich.console import Console, RenderableType
 
-WIDTH: Final = 120
-"""Columns."""
+WIDTH: Final = 120  # columns
 
 
 def as_text(*parts: RenderableType) -> str:

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
+from lengthwise_export.mending.values import computed
 from lengthwise_export.onnx_graphs.protos import attributes_of
 
 ConstantArray = NDArray[Any]
@@ -159,22 +159,16 @@ def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArr
     if kind == "Constant" and "value" in said:
         return [numpy_helper.to_array(said["value"])]
     if not any(isinstance(each, Affine) for each in inputs):
-        return _evaluated(node, inputs)
+        constants = computed(node, [each for each in inputs if not isinstance(each, Affine)])
+        if constants is None:
+            raise NotACell
+        return constants
     if kind in ACTIVATIONS:
         numbers = tuple((name, float(said.get(name, default))) for name, default in ACTIVATIONS[kind])
         return [_activated(kind, _affine(inputs[0]), numbers)]
     if kind not in _RULES:
         raise NotACell
     return _RULES[kind](said, inputs, len(node.output))
-
-
-def _evaluated(node: NodeProto, inputs: _Inputs) -> list[ConstantArray]:
-    feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if value is not None}
-    try:
-        results: Any = ReferenceEvaluator(node).run(None, feeds)
-    except Exception as error:  # an operator or a case that the reference does not know
-        raise NotACell from error
-    return [np.asarray(each) for each in results]
 
 
 def _activated(kind: str, inner: Affine, numbers: tuple[tuple[str, float], ...] = ()) -> Affine:

@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
@@ -36,15 +35,15 @@ from lengthwise_export.mending.rules import (  # noqa: F401  # each registers it
     reductions,
     shapes,
 )
-from lengthwise_export.mending.values import Numbers, Ragged, Size, Value, constant_of, evaluated, singles
+from lengthwise_export.mending.values import Numbers, Ragged, Size, Value, computed, constant_of, evaluated, singles
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import (
     OF_ONNX,
-    attributes_of,
     graphs_in,
     keras_cure,
     names_in,
     opset_of,
+    reaching,
     refill,
 )
 from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
@@ -151,12 +150,9 @@ def _prepared(graph: ModelProto) -> ModelProto:
 
 
 def _keep_needed(model: ModelProto, outputs: Sequence[str]) -> None:
-    needed, kept = set(outputs), []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(names_in([node]))
-    refill(model.graph.node, kept[::-1])
+    kept = reaching(model.graph, outputs)
+    needed = {*outputs, *names_in(kept)}
+    refill(model.graph.node, kept)
     refill(model.graph.output, (value for value in model.graph.output if value.name in outputs))
     refill(model.graph.initializer, (tensor for tensor in model.graph.initializer if tensor.name in needed))
 
@@ -238,12 +234,12 @@ def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
     tables = [None if value is None else value.table for value in inputs]
     if node.op_type == "Constant" or all(value is None or value.is_constant for value in inputs):
         arrays = [None if table is None else table[0, 0] for table in tables]
-        result = _constant_result(node, arrays)
-        if result is not None:
+        results = computed(node, arrays)
+        if results is not None:
             mender.copy([value.name if value is not None else "" for value in inputs])
-            mender.set(mender.numbers(node.output[0], result))
+            mender.set(mender.numbers(node.output[0], results[0]))
             return True
-    table = evaluated(node.op_type, tables, attributes_of(node)) if inputs else None
+    table = evaluated(node, tables) if inputs else None
     if table is None:
         return False
     mender.copy([value.name if value is not None else "" for value in inputs])
@@ -256,16 +252,6 @@ def _is_pure(node: NodeProto) -> bool:
     """Whether a node gives the same for the same inputs, and has no graph inside."""
     inside = any(graph.output for graph in graphs_in(node))
     return not inside and not node.op_type.startswith("Random") and node.op_type not in ("Bernoulli", "Multinomial")
-
-
-def _constant_result(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
-    """What a node makes of constants; None if the reference does not know it."""
-    feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
-    try:
-        results: Any = ReferenceEvaluator(deepcopy(node)).run(None, feeds)
-    except Exception:  # an operator or a case that the reference does not know
-        return None
-    return np.asarray(results[0])
 
 
 def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

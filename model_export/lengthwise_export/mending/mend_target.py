@@ -23,7 +23,7 @@ from lengthwise_export.checking.check import ProgressCallback, check
 from lengthwise_export.checking.limits import WidthLimits
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Report
-from lengthwise_export.checking.trace_onnx import OnnxSubject
+from lengthwise_export.checking.trace_onnx import OnnxSubject, widened
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import UncheckableError, UnmendableError
 from lengthwise_export.mending.fix import FixProposal, draw_curve, operators_text
@@ -164,12 +164,7 @@ def alone(subject: Subject, *, per_step: bool) -> Reference:
             subject.answer(pad([batch.steps[row, :length]], multiple=1)).logits[0]
             for row, length in enumerate(batch.lengths)
         ]
-        if not per_step:
-            return np.stack(rows)
-        wide = np.zeros((len(rows), batch.width, rows[0].shape[-1]), dtype=np.float32)
-        for target, row in zip(wide, rows, strict=True):
-            target[: len(row)] = row
-        return wide
+        return widened(rows, batch.width) if per_step else np.stack(rows)
 
     return answer
 

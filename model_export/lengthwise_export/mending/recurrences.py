@@ -16,7 +16,7 @@ from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from lengthwise_export.mending.mender import CROSSES_ROWS, Mender
 from lengthwise_export.mending.values import Numbers, Ragged, Size, Table, Value, evaluated
-from lengthwise_export.onnx_graphs.protos import attributes_of, constants_of, graphs_in
+from lengthwise_export.onnx_graphs.protos import constants_of, graphs_in
 
 _WITHOUT_LIMIT: Final = 2**31 - 1  # A Loop with this limit or a higher one ends by its condition
 
@@ -254,7 +254,7 @@ class _Loop:
                 tables[name] = np.broadcast_to(array, (2, self._mender.count, *array.shape))
             elif node is not None:
                 inputs = [self._table(each, tables) if each else None for each in node.input]
-                table = evaluated(node.op_type, inputs, attributes_of(node))
+                table = evaluated(node, inputs)
                 if table is None:
                     self._mender.refuse("turns as often as a computation says that cannot be followed")
                 tables[name] = table

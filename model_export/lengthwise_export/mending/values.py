@@ -16,14 +16,17 @@ differ:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import Any, Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import NodeProto
+from onnx.reference import ReferenceEvaluator
+
+from lengthwise_export.onnx_graphs.protos import attributes_of
 
 MANY_ROWS: Final = 1_000_003
 """A prime number of rows, larger than any size of a model: what is divisible by it counts the rows."""
@@ -109,31 +112,12 @@ def _shifted(axis: int, rank: int) -> int:
     return axis + 2 if axis >= 0 else axis + rank + 2
 
 
-def _whole_division(left: Table, right: Table) -> Table:
-    """ONNX's division: of integers, rounded towards zero."""
-    if not np.issubdtype(left.dtype, np.integer):
-        return left / right
-    apart = np.where(right == 0, 1, right)
-    quotient = np.abs(left) // np.abs(apart)
-    result: Table = (quotient * np.sign(left) * np.sign(apart)).astype(left.dtype)
-    return result
-
-
-_BINARY: Final[dict[str, Callable[..., Table]]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": _whole_division,
-    "Pow": lambda left, right: np.power(left.astype(np.float64), right).astype(left.dtype),
-    **{"Equal": np.equal, "Less": np.less, "LessOrEqual": np.less_equal, "Greater": np.greater},
-    **{"GreaterOrEqual": np.greater_equal, "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor},
-}
-
-_UNARY: Final[dict[str, Callable[[Table], Table]]] = {
-    **{"Neg": np.negative, "Abs": np.abs, "Floor": np.floor, "Ceil": np.ceil, "Round": np.round, "Sqrt": np.sqrt},
-    **{"Exp": np.exp, "Log": np.log, "Reciprocal": np.reciprocal, "Not": np.logical_not, "Sign": np.sign},
-    "Identity": lambda table: table,
-}
+_ELEMENTWISE: Final = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Where", "Cast", "Clip", "Equal", "Less", "LessOrEqual"}
+    | {"Greater", "GreaterOrEqual", "And", "Or", "Xor", "Not", "Neg", "Abs", "Floor", "Ceil", "Round", "Sqrt", "Exp"}
+    | {"Log", "Reciprocal", "Sign", "Identity"}
+)
+"""Operators that compute a table as they compute the tensor of one length."""
 
 _REDUCED: Final[dict[str, Callable[..., Table]]] = dict(
     ReduceProd=np.prod, ReduceSum=np.sum, ReduceMax=np.max, ReduceMin=np.min
@@ -146,37 +130,27 @@ def aligned(tables: Sequence[Table]) -> list[Table]:
     return [table.reshape(*table.shape[:2], *[1] * (rank - table.ndim), *table.shape[2:]) for table in tables]
 
 
-def evaluated(kind: str, inputs: Sequence[Table | None], attributes: dict[str, Any]) -> Table | None:
+def computed(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
+    """The outputs of a node; None if ONNX's reference does not know the operator, or this case of it."""
+    feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
+    try:
+        with np.errstate(all="ignore"):
+            results: Any = ReferenceEvaluator(deepcopy(node)).run(None, feeds)
+    except Exception:  # an operator or a case that the reference does not know
+        return None
+    return [np.asarray(each) for each in results]
+
+
+def evaluated(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
     """The table of a node's output; None if the operator does not compute with sizes, or its output has no fixed shape.
 
     Omitted inputs are None.
     """
-    given = [table for table in inputs if table is not None]
-    with np.errstate(all="ignore"):
-        if kind in _BINARY and len(given) == 2:
-            return _BINARY[kind](*aligned(given))
-        if kind in _UNARY:
-            return _UNARY[kind](given[0])
-        if kind == "Mod":
-            left, right = aligned(given)
-            return np.fmod(left, right) if attributes.get("fmod", 0) else left % np.where(right == 0, 1, right)
-        if kind in ("Min", "Max"):
-            smaller: Table = reduce(np.minimum if kind == "Min" else np.maximum, aligned(given))
-            return smaller
-        if kind == "Where":
-            condition, one, other = aligned(given)
-            chosen: Table = np.where(condition, one, other)
-            return chosen
-        if kind == "Cast":
-            kept: Table = given[0].astype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
-            return kept
-        if kind == "Clip":
-            result = given[0]
-            for place, bound in ((1, np.maximum), (2, np.minimum)):
-                limit = inputs[place] if len(inputs) > place else None
-                result = result if limit is None else bound(*aligned([result, limit]))
-            return result
-        return _moved(kind, inputs, attributes)
+    if node.op_type in _ELEMENTWISE:
+        tables = iter(aligned([table for table in inputs if table is not None]))
+        results = computed(node, [None if table is None else next(tables) for table in inputs])
+        return None if results is None else results[0]
+    return _moved(node.op_type, inputs, attributes_of(node))
 
 
 def constant_of(table: Table | None) -> NDArray[Any] | None:

@@ -64,6 +64,16 @@ def names_in(nodes: Iterable[NodeProto]) -> Iterator[str]:
             yield from (value.name for value in inner.output)
 
 
+def reaching(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
+    """The nodes that these values depend on, in the order of the graph."""
+    needed, nodes = set(outputs), []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(names_in([node]))
+    return nodes[::-1]
+
+
 def refill(field: Any, items: Iterable[Any]) -> None:
     """Replaces the messages of a repeated field."""
     kept = list(items)

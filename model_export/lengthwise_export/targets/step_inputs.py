@@ -210,10 +210,8 @@ def _vocabulary(called: _Called) -> int | None:
 
 
 _ROWS: Final = 3
-_TRIED_WIDTHS: Final = (11, 64, 515)
-"""Widths to try; convolutions without padding need many steps."""
-_SAME: Final = 1e-4
-"""Answers that differ by less are the same, in units of max(1, |logit|)."""
+_TRIED_WIDTHS: Final = (11, 64, 515)  # widths to try; convolutions without padding need many steps
+_SAME: Final = 1e-4  # answers that differ by less are the same, in units of max(1, |logit|)
 
 
 def require_order_of_axes(

@@ -27,18 +27,7 @@ TargetKind = Literal["spec", "checkpoint", "module", "keras", "onnx", "directory
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A loaded target: a model from any framework.
-
-    Attributes:
-        framework: Whether it runs in torch, so that its graph can be compared with it.
-        manifest: The manifest, if the target is a model directory.
-        is_object: Whether the caller passed an object, which has its weights already.
-        blind: Whether the model takes the steps alone. Then its graph lacks the input `names.lengths`, which a mend
-            adds, and `subject` runs a batch as if it had no padding.
-        alone: The same model as a blind target, if a mend is to begin with that; None to begin with this one.
-        scores: What its output is, if the model says that.
-        made: What the manifest is to say about where the model comes from.
-    """
+    """A loaded target: a model from any framework."""
 
     text: str
     kind: TargetKind
@@ -48,15 +37,19 @@ class Target:
     per_step: bool
     names: GraphNames
     build: Callable[[str, int], onnx.ModelProto]
-    framework: bool
+    framework: bool  # Whether it runs in torch, so that its graph can be compared with it
     checkpoint: Path | None = None
-    manifest: Manifest | None = None
+    manifest: Manifest | None = None  # The manifest, if the target is a model directory
     spec: Spec | None = None
     notices: tuple[str, ...] = ()
-    is_object: bool = False
+    is_object: bool = False  # Whether the caller passed an object, which has its weights already
+    # Whether the model takes the steps alone. Then its graph lacks the input `names.lengths`, which a mend adds, and
+    # `subject` runs a batch as if it had no padding.
     blind: bool = False
+    # The same model as a blind target, if a mend is to begin with that; None to begin with this one
     alone: Target | None = None
-    scores: ScoreKind | None = None
+    scores: ScoreKind | None = None  # What its output is, if the model says that
+    # What the manifest is to say about where the model comes from
     made: Mapping[str, str] = field(default_factory=dict)
 
 
