@@ -15,7 +15,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,12 +35,10 @@ from lengthwise_export.keras_models.inputs import all_layers, input_of, probable
 from lengthwise_export.keras_models.module import KerasModule
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import module_target
-from lengthwise_export.targets.target import Target, labels_of
+from lengthwise_export.targets.target import Target, check_options_agree, labels_of, require_applicable
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.module_state import ModuleState
 
-_NOT_KERAS: Final = ("checkpoint", "time_first", "channels_first", "second")
-"""Options that describe torch modules; a Keras model says these things itself."""
 _FLOAT: Final = "float32"
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
 
@@ -57,9 +55,7 @@ def read_file(text: str, options: TargetOptions) -> Target:
 def of_model(text: str, model: Any, options: TargetOptions) -> Target:
     """A Keras model. Its answers alone are compared with those of Keras first."""
     keras = import_keras()
-    for name in _NOT_KERAS:
-        if getattr(options, name) not in (None, False):
-            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} (Keras model)")
+    require_applicable(text, "keras", options)
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"{text} gives a {type(model).__name__} of Keras: it must return a keras.Model")
     _require_servable(text, model)
@@ -72,12 +68,7 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
             f"it is built for sequences of exactly {given.fixed} steps; here each sequence gets the answer that the "
             "same layers give it at its own length, without padding",
         )
-    for flag, said, own in (
-        ("features", options.features, given.steps.features),
-        ("vocabulary", options.vocabulary, given.steps.vocabulary),
-    ):
-        if said is not None and said != own:
-            raise ConfigurationError(f"--{flag} {said} contradicts {text}, which has {own}")
+    check_options_agree(text, options.model_copy(update={"classes": None, "labels": None}), given.steps, ())
     module = KerasModule(model).eval()
     is_built = all(layer.built for layer in all_layers(model))
     state = ModuleState(model)
@@ -213,12 +204,8 @@ def _load_archive(text: str, path: Path, folder: Path) -> Any:
         raise ConfigurationError(f"{text}: {archive.CONFIG} describes no model")
     by = metadata.get("keras_version")
     said = f" (it was written by Keras {by}, this is {keras.__version__})" if isinstance(by, str) else ""
-    with quiet(), keras.device("meta"):
-        wanted = _weights_of(text, _built(keras, safe, text, said), keras)
-    if wanted > stored:
-        raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
+    model = _made(text, keras, stored, lambda: _built(keras, safe, text, said))
     with quiet(), keras.device("cpu"):
-        model = _built(keras, safe, text, said)
         try:
             model.load_weights(weights)
         except Exception as error:  # Keras raises many kinds
@@ -245,12 +232,7 @@ def _load_hdf5(text: str, path: Path, folder: Path) -> Any:
             raise ConfigurationError(f"{text}: its configuration is no text, or too long")
         safe = examined(archive.parsed(f"{text}: model_config", config), text)
         file.attrs["model_config"] = json.dumps(safe)
-    with quiet(), keras.device("meta"):
-        wanted = _weights_of(text, _loaded_hdf5(keras, copied, text), keras)
-    if wanted > stored:
-        raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
-    with quiet(), keras.device("cpu"):
-        return _loaded_hdf5(keras, copied, text)
+    return _made(text, keras, stored, lambda: _loaded_hdf5(keras, copied, text))
 
 
 def _loaded_hdf5(keras: Any, path: Path, text: str) -> Any:
@@ -263,10 +245,17 @@ def _loaded_hdf5(keras: Any, path: Path, text: str) -> Any:
         ) from error
 
 
-def _weights_of(text: str, model: Any, keras: Any) -> int:
+def _made(text: str, keras: Any, stored: int, build: Callable[[], Any]) -> Any:
+    """What `build` gives, if that is a model with no more weights than the file stores."""
+    with quiet(), keras.device("meta"):
+        model = build()
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"{text} holds a {type(model).__name__}, which is no model")
-    return sum(math.prod(map(int, variable.shape)) for variable in model.weights)
+    wanted = sum(math.prod(map(int, variable.shape)) for variable in model.weights)
+    if wanted > stored:
+        raise ConfigurationError(f"{text}: the model has {wanted} weights, and the file holds {stored}")
+    with quiet(), keras.device("cpu"):
+        return build()
 
 
 def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:

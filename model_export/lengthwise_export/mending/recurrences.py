@@ -241,7 +241,11 @@ class _Loop:
 
     def _goes_on(self, turn: Table) -> Table:
         """`[2, lengths]`: whether the loop goes on after this turn."""
-        tables: dict[str, Table] = {name: turn + first for name, first in self._counters.items()}
+        starts = {name: self._mender.values[start] for name, start in self._starts.items()}
+        tables: dict[str, Table] = {}
+        for name, first in self._counters.items():
+            start = starts.get(name)
+            tables[name] = (turn + first).astype(start.table.dtype if isinstance(start, Numbers) else np.int64)
         tables[self._inputs[1]] = np.ones_like(turn, dtype=bool)
         return self._table(self._outputs[0], tables).reshape(turn.shape).astype(bool)
 

@@ -53,6 +53,39 @@ class Target:
     made: Mapping[str, str] = field(default_factory=dict)
 
 
+_APPLY: dict[TargetKind, frozenset[str]] = {
+    "spec": frozenset({"checkpoint", "features", "vocabulary", "classes", "labels"}),
+    "module": frozenset(
+        {"checkpoint", "features", "vocabulary", "classes", "labels", "time_first", "channels_first", "second"}
+        | {"output", "missing"}
+    ),
+    "keras": frozenset({"features", "vocabulary", "classes", "labels", "output", "missing"}),
+    "onnx": frozenset(
+        {"features", "vocabulary", "classes", "labels", "values", "lengths", "mask", "time_first", "channels_first"}
+        | {"second", "output", "missing"}
+    ),
+    "checkpoint": frozenset({"features", "vocabulary", "classes", "labels"}),
+    "directory": frozenset({"features", "vocabulary", "classes", "labels"}),
+}
+"""The options that apply to each kind of target."""
+
+_SAID: dict[TargetKind, str] = {
+    "spec": "spec of the built-in architecture",
+    "checkpoint": "checkpoint of the built-in architecture",
+    "module": "torch module",
+    "keras": "Keras model",
+    "onnx": "ONNX file",
+    "directory": "model directory",
+}
+
+
+def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> None:
+    """Makes sure that every option that is set applies to the kind of target."""
+    for name in TargetOptions.model_fields:
+        if getattr(options, name) not in (None, False) and name not in _APPLY[kind]:
+            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({_SAID[kind]})")
+
+
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:
     """Checks that no option contradicts the target."""
     for flag, said, own in (

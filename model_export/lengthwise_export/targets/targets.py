@@ -20,7 +20,7 @@ from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph
 from lengthwise_export.onnx_graphs.protos import labels_in
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of
+from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of, require_applicable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,23 +33,6 @@ FORMS = (
     "package.module:factory or file.py:factory of a torch module or Keras model, a Keras file (*.keras, *.h5), an ONNX "
     "file (*.onnx), or for check a model directory"
 )
-
-
-_APPLY: dict[TargetKind, frozenset[str]] = {
-    "spec": frozenset({"checkpoint", "features", "vocabulary", "classes", "labels"}),
-    "module": frozenset(
-        {"checkpoint", "features", "vocabulary", "classes", "labels", "time_first", "channels_first", "second"}
-        | {"output", "missing"}
-    ),
-    "keras": frozenset({"features", "vocabulary", "classes", "labels", "output", "missing"}),
-    "onnx": frozenset(
-        {"features", "vocabulary", "classes", "labels", "values", "lengths", "mask", "time_first", "channels_first"}
-        | {"second", "output", "missing"}
-    ),
-    "checkpoint": frozenset({"features", "vocabulary", "classes", "labels"}),
-    "directory": frozenset({"features", "vocabulary", "classes", "labels"}),
-}
-"""The options that apply to each kind of target."""
 
 
 def may_be_torch(given: Given) -> bool:
@@ -76,7 +59,7 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
     kind = _kind(text) if isinstance(given, str | os.PathLike) else of_object
     if options.weights is not None:
         options = options.model_copy(update={"checkpoint": trained.checkpoint_file(options.weights)})
-    _require_applicable(text, kind, options)
+    require_applicable(text, kind, options)
     if isinstance(given, onnx.ModelProto):
         copied = onnx.ModelProto()
         copied.CopyFrom(given)
@@ -90,13 +73,6 @@ def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target
 
         return keras_targets.read_file(text, options)
     return _read_torch(kind, text, given, options, blind=blind)
-
-
-def _require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> None:
-    """Makes sure that every option that is set applies to the kind of target."""
-    for name in TargetOptions.model_fields:
-        if getattr(options, name) not in (None, False) and name not in _APPLY[kind]:
-            raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({_SAID[kind]})")
 
 
 def _read_torch(kind: TargetKind, text: str, given: Given, options: TargetOptions, *, blind: bool) -> Target:
@@ -128,16 +104,6 @@ def named(given: object) -> str:
     raise ConfigurationError(
         f"{given!r:.80} is not a target: give a torch.nn.Module, an onnx.ModelProto, or the text of {FORMS}"
     )
-
-
-_SAID: dict[TargetKind, str] = {
-    "spec": "spec of the built-in architecture",
-    "checkpoint": "checkpoint of the built-in architecture",
-    "module": "torch module",
-    "keras": "Keras model",
-    "onnx": "ONNX file",
-    "directory": "model directory",
-}
 
 
 def _kind(text: str) -> TargetKind:
