@@ -96,14 +96,7 @@ def _of_gallery(exhibit: Exhibit) -> Model:
     )
     target = targets.read(exhibit.target, options)
     run = run_of(exhibit)
-    manifest = Manifest(
-        name="model",
-        version=1,
-        input=target.steps,
-        labels=target.labels,
-        task="per-step" if target.per_step else "single-label",
-        graph=target.names,
-    )
+    manifest = target.described()
     return Model(
         exhibit.name,
         built_in=False,

@@ -25,7 +25,6 @@ from rich.progress import track
 from benchmarks import machine, output, pages
 from benchmarks.exported_models import ROWS, in_batches
 from lengthwise.commands.command import Command
-from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.checking.axes import gap
 from lengthwise_export.keras_models.backend import import_keras
@@ -68,14 +67,7 @@ def measure(exhibit: KerasExhibit, count: int) -> Figures:
         target = targets.read(exhibit.target if file is None else str(file), options)
         model = made(exhibit) if file is None else loaded(file)
         graph = target.build("model", 20)
-    manifest = Manifest(
-        name="model",
-        version=1,
-        input=target.steps,
-        labels=target.labels,
-        task="per-step" if target.per_step else "single-label",
-        graph=target.names,
-    )
+    manifest = target.described()
     session = Session(graph.SerializeToString(), manifest)
     drawn = ragged(exhibit, count)
     sequences = [steps.astype(np.float32 if exhibit.vocabulary is None else np.int64) for steps in drawn]

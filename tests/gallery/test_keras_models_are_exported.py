@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("keras", reason="the extra `keras` is not installed")
 
 from lengthwise.padding import pad
-from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
@@ -30,14 +29,7 @@ def exported(exhibit: KerasExhibit) -> tuple[object, Session]:
         file = None if exhibit.custom else saved(exhibit, Path(folder))
         options = TargetOptions(vocabulary=exhibit.vocabulary if exhibit.custom else None)
         target = targets.read(exhibit.target if file is None else str(file), options)
-        manifest = Manifest(
-            name="model",
-            version=1,
-            input=target.steps,
-            labels=target.labels,
-            task="per-step" if target.per_step else "single-label",
-            graph=target.names,
-        )
+        manifest = target.described()
         graph = target.build("model", 20)
         return made(exhibit) if file is None else loaded(file), Session(graph.SerializeToString(), manifest)
 

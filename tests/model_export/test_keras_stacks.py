@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("keras", reason="the extra `keras` is not installed")
 
 from lengthwise.padding import pad
-from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.checking.check import check
 from lengthwise_export.options import TargetOptions
@@ -36,14 +35,7 @@ def require_as_keras(seed: int, folder: Path) -> None:
     assert (truth.difference > SAME) == (report.verdict == "leak"), (stack.layers, truth.difference, report.reason)
     if report.verdict == "leak":
         return
-    manifest = Manifest(
-        name="model",
-        version=1,
-        input=target.steps,
-        labels=target.labels,
-        task="per-step" if target.per_step else "single-label",
-        graph=target.names,
-    )
+    manifest = target.described()
     session = Session(target.build("model", 20).SerializeToString(), manifest)
     wanted = np.int64 if stack.tokens else np.float32
     logits = session.run(pad([steps.astype(wanted) for steps in truth.sequences])).logits

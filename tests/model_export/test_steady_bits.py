@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.manifest import GRAPH_FILE
 from lengthwise.runtime.session import Session
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting.candidate import Candidate
@@ -278,15 +278,7 @@ def test_every_sound_model_of_the_gallery_keeps_its_bits(exhibit: Exhibit) -> No
         second=exhibit.second if exhibit.named else None,
     )
     target = targets.read(exhibit.target, options)
-    manifest = Manifest(
-        name="m",
-        version=1,
-        input=target.steps,
-        labels=target.labels,
-        task="per-step" if target.per_step else "single-label",
-        max_length=200,
-        graph=target.names,
-    )
+    manifest = target.described(max_length=200)
     before = target.build("m", 18)
     after, _ = with_steady_bits(before, manifest)
     assert rewriting.largest_difference(before, after, manifest) < 1e-5

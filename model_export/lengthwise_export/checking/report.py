@@ -219,9 +219,8 @@ def _by_kind(outcome: TrialResult) -> int:
 
 def _told(leak: Leak) -> Iterator[RenderableType]:
     place = "" if leak.location is None else f"{leak.location}: "
-    yield Text.assemble(
-        (f"{place}{leak.operator}", "bold"), f"  its output {_moves(leak.difference)} with {leak.trial}"
-    )
+    moves = f"moves by {number(leak.difference)}" if math.isfinite(leak.difference) else "is not finite"
+    yield Text.assemble((f"{place}{leak.operator}", "bold"), f"  its output {moves} with {leak.trial}")
     if leak.location is not None and leak.location.source:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
     told = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word
@@ -247,10 +246,6 @@ def _table(outcomes: tuple[TrialResult, ...]) -> Table:
         shown_as = "" if outcome.passed else ("moved" if outcome.raised is None else "raised")
         table.add_row(outcome.name, number(outcome.difference), shown_as, style=None if outcome.passed else "red")
     return table
-
-
-def _moves(difference: float) -> str:
-    return f"moves by {number(difference)}" if math.isfinite(difference) else "is not finite"
 
 
 def number(difference: float | None) -> str:

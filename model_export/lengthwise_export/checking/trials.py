@@ -215,7 +215,8 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
     yield CheckTrial("padded to the longest only", "width", pad(sequences, width=len(sequences[0])), same)
     strangers = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
     yield CheckTrial("neighbours replaced", "neighbours", pad(strangers, width=sizes.width), unchanged)
-    loud = [steps if row % 2 == 0 else _louder(strangers[row]) for row, steps in enumerate(sequences)]
+    louder = np.float32(50.0) if base.steps.dtype == np.float32 else 1
+    loud = [steps if row % 2 == 0 else strangers[row] * louder for row, steps in enumerate(sequences)]
     yield CheckTrial("neighbours replaced by larger ones", "neighbours", pad(loud, width=sizes.width), unchanged)
     turned = [(row, rows - 1 - row) for row in range(rows)]
     upside_down = pad(sequences[::-1], width=sizes.width)
@@ -307,7 +308,3 @@ def _overlong(batch: PaddedBatch) -> NDArray[Any]:
     times = -(-batch.width // len(longest))
     repeated = np.concatenate([longest] * times)[: batch.width]
     return np.broadcast_to(repeated, batch.steps.shape)
-
-
-def _louder(steps: Steps) -> Steps:
-    return steps * np.float32(50.0) if steps.dtype == np.float32 else steps

@@ -182,11 +182,7 @@ def from_target(
     names = target.names
     if names.attention is None and target.kind in ("module", "keras") and _is_attention(answer, batch):
         names = names.model_copy(update={"attention": "attention"})
-    manifest = Manifest(
-        name="model",
-        version=1,
-        input=target.steps,
-        labels=target.labels,
+    manifest = target.described(
         task=task,
         scores=options.scores or target.scores or _found_scores(answer, batch, task),
         min_length=least,

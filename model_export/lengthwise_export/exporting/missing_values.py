@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, pad, step_mask
-from lengthwise.runtime.manifest import Manifest, StepInput
+from lengthwise.runtime.manifest import StepInput
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification.case import Case
 from lengthwise.verification.measurement import BatchLogits
@@ -92,16 +92,7 @@ def require(target: Target, *, max_length: int, seed: int, min_length: int = 1) 
 
     runs: list[Callable[[PaddedBatch], BatchLogits]] = [answer]
     if not target.framework:
-        manifest = Manifest(
-            name="model",
-            version=1,
-            input=target.steps,
-            labels=target.labels,
-            task="per-step" if target.per_step else "single-label",
-            graph=target.names,
-            min_length=min_length,
-            max_length=max_length,
-        )
+        manifest = target.described(min_length=min_length, max_length=max_length)
         # The manifest's default policy runs the graph in our own recurrent kernels, which keep NaN.
         session = Session(target.build("model", 0).SerializeToString(), manifest)
         runs.append(lambda batch: session.run(batch).logits)

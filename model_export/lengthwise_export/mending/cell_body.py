@@ -61,7 +61,8 @@ class Affine:
     @property
     def summed(self) -> list[Leaf] | None:
         """The leaves that it is the plain sum of; None if it is another function of them."""
-        plain = all(_is_identity(matrix) for matrix in self.terms.values())
+        matrices = self.terms.values()
+        plain = all(len(each) == each.shape[1] and np.array_equal(each, np.eye(len(each))) for each in matrices)
         return [*self.terms] if plain and not self.bias.any() else None
 
     def plus(self, other: Affine) -> Affine:
@@ -88,10 +89,6 @@ class Affine:
             and np.array_equal(self.bias, other.bias)
             and all(np.array_equal(matrix, other.terms[leaf]) for leaf, matrix in self.terms.items())
         )
-
-
-def _is_identity(matrix: ConstantArray) -> bool:
-    return matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix)))
 
 
 class Body:

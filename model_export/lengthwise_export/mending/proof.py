@@ -212,7 +212,7 @@ def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> lis
     spread = np.unique(np.geomspace(shortest, longest, count).round().astype(int))
     first = every[:_FIRST_LENGTHS].tolist()
     last = [length for length in (longest, longest - 1, longest - 3) if length >= shortest]
-    primes = [length for length in spread.tolist() if _is_prime(length)]
+    primes = [each for each in spread.tolist() if each > 1 and all(each % of for of in range(2, math.isqrt(each) + 1))]
     fours = [length for length in (4 * (spread // 4)).tolist() if length >= shortest]
     kept = (count - len(first) - len(last)) // 3
     lengths = [*first, *last, *_some(primes, kept), *_some(fours, kept)][:count]
@@ -224,10 +224,6 @@ def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> lis
 def _some(things: Sequence[_T], count: int) -> list[_T]:
     places = np.linspace(0, len(things) - 1, min(count, len(things))) if things else np.zeros(0)
     return [things[place] for place in places.round().astype(int)]
-
-
-def _is_prime(number: int) -> bool:
-    return number > 1 and all(number % factor for factor in range(2, math.isqrt(number) + 1))
 
 
 def _shown(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> Steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import onnx
 
@@ -15,10 +15,6 @@ from lengthwise.wrong_values import counted
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.options import TargetOptions
-
-if TYPE_CHECKING:
-    from lengthwise_export.options import TargetOptions
-
 
 ScoreKind = Literal["logits", "probabilities"]
 
@@ -51,6 +47,12 @@ class Target:
     scores: ScoreKind | None = None  # What its output is, if the model says that
     # What the manifest is to say about where the model comes from
     made: Mapping[str, str] = field(default_factory=dict)
+
+    def described(self, **fields: Any) -> Manifest:
+        """A manifest of the model, with these other fields."""
+        own: dict[str, Any] = {"name": "model", "version": 1, "input": self.steps, "labels": self.labels}
+        own |= {"task": "per-step" if self.per_step else "single-label", "graph": self.names}
+        return Manifest(**own | fields)
 
 
 _APPLY: dict[TargetKind, frozenset[str]] = {
