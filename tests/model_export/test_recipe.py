@@ -145,7 +145,7 @@ def test_folds_tell_which_kind_of_model_is_right_more_often(monkeypatch: pytest.
         kinds[name] = plan(spec(), waves(48))
         assert any("held-out records" in reason for reason in kinds[name].reasons)
     assert {name: found.spec.model.kind for name, found in kinds.items()} == {"layers": "layers", "rocket": "rocket"}
-    assert (kinds["layers"].temperature, kinds["rocket"].temperature) == (1.5, None)
+    assert (kinds["layers"].model.folds, kinds["rocket"].model.folds) == (figures["layers"], None)
 
 
 def test_layers_are_not_tried_where_that_would_take_long(monkeypatch: pytest.MonkeyPatch) -> None:

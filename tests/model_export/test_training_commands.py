@@ -94,9 +94,9 @@ def test_a_report_has_calibration_lengths_and_curves_as_json_and_as_a_page(files
         assert said in page
 
 
-def test_a_label_cannot_write_into_the_page() -> None:
-    content = {"labels": ["<script>", "b"], "test": {"accuracy": 1.0, "answers": 2, "confusion": [[1, 0], [0, 1]]}}
-    assert "<script>" not in page(content, "<b>")
+def test_a_label_cannot_write_into_the_page(files: Path) -> None:
+    trained(files, "run")
+    assert "<script>" not in page(report(files / "run") | {"labels": ["<script>", "b"]}, "<b>")
 
 
 def test_two_runs_are_compared_on_the_test_file(files: Path) -> None:

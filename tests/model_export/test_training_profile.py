@@ -13,8 +13,8 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.data_profile import ProfileCounter
 from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.runtime.session import Outputs, Session
-from lengthwise_export.architecture.training_profile import profile_of_served
 from lengthwise_export.exporting import accuracy
+from lengthwise_export.exporting.verify import profile_of_served
 
 
 class Seldom:

@@ -89,13 +89,7 @@ class Standardize(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """An embedding of token ids. Padding may hold any number, even outside the vocabulary.
-
-    Args:
-        vocabulary: Number of token ids.
-        features: Size of a vector.
-        padding_id: An id whose vector is zeros and is not trained.
-    """
+    """An embedding of token ids. Padding may hold any number, even outside the vocabulary."""
 
     def __init__(self, vocabulary: int, features: int, padding_id: int | None = None) -> None:
         super().__init__()

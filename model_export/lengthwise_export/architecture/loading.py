@@ -18,11 +18,7 @@ BuiltInModel: TypeAlias = Classifier | RocketClassifier
 
 
 def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
-    """The module of a spec, in evaluation mode.
-
-    Args:
-        spec: The spec.
-        weights: A checkpoint; None for untrained weights, which are always the same.
+    """The module of a spec in evaluation mode; without a checkpoint its weights are untrained, and always the same.
 
     Returns:
         The module, and notices about what could not be compared.

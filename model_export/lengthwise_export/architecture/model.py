@@ -36,11 +36,7 @@ class ClassifierOutput(NamedTuple):
 
 
 class SequenceClassifier(nn.Module):
-    """A classifier of sequences of different lengths.
-
-    Args:
-        spec: The spec of the architecture.
-    """
+    """A classifier of sequences of different lengths."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -126,11 +122,7 @@ class SequenceClassifier(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Several networks in one graph, whose logits are averaged, and their attention too.
-
-    Args:
-        spec: The spec; `model.members` is the number of networks.
-    """
+    """Several networks in one graph, whose logits are averaged, and their attention too."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()

@@ -112,12 +112,7 @@ class KernelsAtDilation(nn.Module):
 
 
 class RocketClassifier(nn.Module):
-    """A linear classifier of rocket features.
-
-    Args:
-        spec: The spec; `spec.model.kind` is `rocket`.
-        kernels: The kernels at each dilation.
-    """
+    """A linear classifier of rocket features."""
 
     def __init__(self, spec: Spec, kernels: Sequence[DilatedKernels]) -> None:
         super().__init__()
@@ -232,14 +227,7 @@ def untrained(spec: Spec) -> RocketClassifier:
 
 
 def fitted_to(spec: Spec, first: Normalize, sequences: Sequence[NDArray[np.float32]], *, seed: int) -> RocketClassifier:
-    """A model with kernels for these sequences, and an untrained head.
-
-    Args:
-        spec: The spec.
-        first: The first layer, fitted.
-        sequences: The training sequences behind the first layer, each `[length, features]`.
-        seed: Seed of the random choices.
-    """
+    """A model with kernels for sequences `[length, features]` behind a fitted first layer, and an untrained head."""
     grid = Grid(first.out_features)
     with torch.no_grad():
         on_grid = [

@@ -90,16 +90,7 @@ def spread(biases: int, reference_length: int) -> tuple[list[int], list[int]]:
 
 
 def convolve(steps: NDArray[np.float32], kernel: int, dilation: int) -> NDArray[np.float32]:
-    """The results of a kernel at each step, with zeros around the sequence.
-
-    Args:
-        steps: `[length, features]`, the features that the kernel reads.
-        kernel: Which of the 84 kernels.
-        dilation: Its dilation.
-
-    Returns:
-        `[length]`.
-    """
+    """`[length]`, the results of a kernel at each step of `[length, features that it reads]`, with zeros around."""
     total = steps.sum(axis=1, dtype=np.float32)
     around = HALF_SPAN * dilation
     padded = np.zeros(len(total) + 2 * around, dtype=np.float32)
@@ -107,27 +98,6 @@ def convolve(steps: NDArray[np.float32], kernel: int, dilation: int) -> NDArray[
     taps = np.lib.stride_tricks.sliding_window_view(padded, len(total))[::dilation]  # (9, length)
     results: NDArray[np.float32] = _WEIGHTS[kernel] @ taps
     return results
-
-
-def features_of(steps: NDArray[np.float32], kernels: Sequence[DilatedKernels]) -> NDArray[np.float32]:
-    """The features of one sequence, `[features of the model]`, computed step by step with NumPy.
-
-    This is what the torch module and the graph must compute too. It is slow, and used to test them.
-
-    Args:
-        steps: `[length, features]`, on the grid of the model (`rocket.on_grid`).
-        kernels: The kernels.
-    """
-    shares = []
-    for at_dilation in kernels:
-        around = HALF_SPAN * at_dilation.dilation
-        for kernel in range(KERNELS):
-            results = convolve(steps[:, at_dilation.reads[kernel]], kernel, at_dilation.dilation)
-            if at_dilation.inside[kernel] and len(results) > 2 * around:
-                results = results[around : len(results) - around]
-            above = (results[None, :] > at_dilation.biases[kernel][:, None]).sum(axis=1)
-            shares.append(above.astype(np.float32) / np.float32(len(results)))
-    return np.concatenate(shares)
 
 
 def _draw_features(random: np.random.Generator, features: int) -> NDArray[np.bool_]:

@@ -259,12 +259,7 @@ def _known(place: tuple[int | str, ...]) -> Iterable[str]:
 
 
 def as_toml(spec: Spec, notes: Sequence[str] = ()) -> str:
-    """The keys of a spec that differ from the defaults of this version or were given, as a file that `Spec.read` reads.
-
-    Args:
-        spec: The spec.
-        notes: Lines of a comment at the top.
-    """
+    """The keys of a spec that were given, as a file that `Spec.read` reads; the notes are a comment at the top."""
     lines = [f"# {line}" for note in notes for line in (note.splitlines() or [""])]
     tables = spec.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     for name in ("input", "model", "output"):

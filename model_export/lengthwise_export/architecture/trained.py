@@ -129,10 +129,6 @@ def read_record(path: Path) -> TrainingRecord:
 def settled(spec: Spec, path: Path) -> Spec:
     """The spec of a checkpoint's model, with each key that `train` chose (`auto`) as the checkpoint records it.
 
-    Args:
-        spec: The spec that the user passes.
-        path: The checkpoint.
-
     Raises:
         CheckpointError: The checkpoint cannot be read.
     """

@@ -7,7 +7,7 @@ verified float32 graph and verified against it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from lengthwise.decoding.calls import make_item, why_rejected
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise.repository import judging
+from lengthwise.runtime.data_profile import MOST_SEQUENCES, DataProfile
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.session import Session
@@ -27,7 +29,6 @@ from lengthwise.verification import measurement, promises
 from lengthwise.verification.case import Case
 from lengthwise.verification.measurement import BatchLogits, BatchVariations, ExactReference, Reference
 from lengthwise.verification.random_sequences import ROUNDING
-from lengthwise_export.architecture.training_profile import profile_of_served
 from lengthwise_export.exporting import accuracy, missing_values
 from lengthwise_export.exporting.accuracy import DataAccuracy
 from lengthwise_export.exporting.candidate import Candidate
@@ -313,3 +314,25 @@ def _require_accuracy(verified: VerifiedGraph, least: float) -> None:
             f"{verified.manifest.key}: --must-keep-accuracy {least:g} does not hold, so nothing was published: "
             + ("the data has no labels" if said is None else str(said))
         )
+
+
+def profile_of_served(
+    records: Sequence[Record], manifest: Manifest, classes_of: Callable[[Sequence[Record]], Sequence[Sequence[int]]]
+) -> DataProfile | None:
+    """The profile of records as a service sees them: those that the model accepts, cut as it cuts them, and answered.
+
+    The labels of the data are not used: a model that answers a rare label still more rarely would always drift.
+
+    Returns:
+        The profile; None if the model accepts none of the records.
+    """
+    accepted = [record for record in records if why_rejected(record.steps, manifest) is None]
+    if not accepted:
+        return None
+    count = len(accepted)
+    if count > MOST_SEQUENCES:
+        places = np.random.default_rng(0).permutation(count)[:MOST_SEQUENCES].tolist()
+        accepted = [accepted[place] for place in places]
+    items = [make_item(record.steps, manifest, sent_steps=len(record.steps)) for record in accepted]
+    profile = DataProfile.of([item.steps for item in items], classes_of(accepted), labels=manifest.classes)
+    return profile.model_copy(update={"sequences": count})

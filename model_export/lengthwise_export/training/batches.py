@@ -130,13 +130,7 @@ def by_length(members: Sequence[Example], rows: int) -> Iterator[list[int]]:
 
 
 def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int]) -> Iterator[TrainingBatch]:
-    """Yields batches of sequences of similar length, in a random order.
-
-    Args:
-        members: The examples.
-        rows: Examples in a batch; the last batch may have fewer.
-        seed: Seed of the order.
-    """
+    """Yields batches of sequences of similar length, in a random order."""
     lengths = np.asarray([len(example.steps) for example in members])
     random = np.random.default_rng(seed)
     shuffled = random.permutation(len(members))

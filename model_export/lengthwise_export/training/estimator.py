@@ -36,8 +36,6 @@ from lengthwise_export.training.scores import answers
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
 
-_ROWS: Final = 64
-"""Sequences in a batch of `predict`."""
 _LARGEST_SEED: Final = 2**31 - 1
 
 
@@ -169,9 +167,6 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """`[sequences, classes]`: the probability of each label, in the order of `classes_`.
 
-        Args:
-            X: The sequences.
-
         Raises:
             InvalidSequences: Some cannot be used; names each by its index. It is a ValueError.
         """
@@ -181,17 +176,11 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
         members = [Example(torch.from_numpy(each), torch.zeros(())) for each in steps]
-        rows = ROCKET_BATCH_ROWS if spec.model.kind == "rocket" else _ROWS
-        return np.stack(
-            [one.logits.double().softmax(dim=0).numpy() for one in answers(self._model, members, rows=rows)]
-        )
+        found = answers(self._model, members, rows=ROCKET_BATCH_ROWS)
+        return np.stack([one.logits.double().softmax(dim=0).numpy() for one in found])
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """`[sequences]`: the most probable label of each sequence; errors as `predict_proba` raises them.
-
-        Args:
-            X: The sequences.
-        """
+        """`[sequences]`: the most probable label of each sequence; errors as `predict_proba` raises them."""
         best = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 

@@ -67,12 +67,7 @@ def _means(steps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def warnings(spec: Spec, records: Sequence[Record]) -> list[str]:
-    """Warnings about the records: their number, their ids, their labels, and their axes.
-
-    Args:
-        spec: The spec that they are for.
-        records: At least one.
-    """
+    """Warnings about the records: their number, their ids, their labels, and their axes."""
     return [*_number(records), *_labels(spec, records), *_ids(records), *_axes(records)]
 
 

@@ -95,13 +95,7 @@ def chosen(
 
 
 def with_all_kernels(found: Normalisation, records: Sequence[Record], options: TrainingOptions) -> Normalisation:
-    """The normalisation of a rocket model: another one if a whole model has a lower held-out loss with it.
-
-    Args:
-        found: What the probe prefers, with the spec of the rocket model.
-        records: The training records.
-        options: The options of a run.
-    """
+    """The normalisation of a rocket model: another one if a whole model has a lower held-out loss with it."""
     spec = found.spec
     few = _some(spec, records)
     if not found.others or len(few) < FEWEST_COMPARED or spec.output.task != "single-label":

@@ -86,24 +86,9 @@ class Plan:
         """The spec of the model."""
         return self.model.spec
 
-    @property
-    def temperature(self) -> float | None:
-        """The number that calibrates the layers where there is no validation split, from folds; or None."""
-        return None if self.model.folds is None else self.model.folds.temperature
-
-    @property
-    def held_back(self) -> float | None:
-        """Accuracy of such layers on the records that the folds held back; None without folds."""
-        return None if self.model.folds is None else self.model.folds.layers
-
 
 def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
     """Chooses everything that is not given.
-
-    Args:
-        spec: The user's spec.
-        records: The training records, which fit the spec.
-        asked: The user's options.
 
     Raises:
         ConfigurationError: There are too few records, or an option is for another kind of model.
@@ -192,15 +177,7 @@ def _calibrated(run: TrainingOptions) -> TrainingOptions:
 def _rocket_or_layers(
     before: Choice, records: Sequence[Record], facts: DataFacts, asked: TrainOptions, run: TrainingOptions
 ) -> Choice:
-    """Fixed kernels, or layers where their accuracy on folds is higher.
-
-    Args:
-        before: The spec, with a reason if the policy for missing values was open.
-        records: The training records.
-        facts: What they look like.
-        asked: The user's options.
-        run: The options with which fixed kernels are fitted.
-    """
+    """Fixed kernels, fitted with the options `run`, or layers where their accuracy on folds is higher."""
     kernels, fixed = _rocket(before, records, facts, asked, run)
     seen = f"MiniRocket is correct on {fixed.left_out.accuracy:.1%} of the records (leave-one-out)"
     other = _layers(before.spec, facts)

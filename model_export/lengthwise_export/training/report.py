@@ -50,20 +50,13 @@ class RunReport(dict[str, Any]):
         splits: Mapping[str, EvaluationScores],
         made: Mapping[str, Any],
     ) -> RunReport:
-        """The report of a result.
-
-        Args:
-            plan: What was trained, and why.
-            result: The result.
-            splits: The scores by split, the most meaningful last.
-            made: See `origin`.
-        """
+        """The report of a result."""
         output = plan.spec.output
         return cls(
             labels=list(output.labels),
             task=output.task,
             temperature=result.temperature,
-            held_back=plan.held_back,
+            held_back=plan.model.folds and plan.model.folds.layers,
             seconds=result.seconds,
             **result.details(plan.options),
             **{name: scores.as_json() for name, scores in splits.items()},
@@ -120,33 +113,23 @@ def _source(records: Sequence[Record]) -> str:
 
 
 def page(report: Mapping[str, Any], title: str) -> str:
-    """The report of one training as a page.
-
-    Args:
-        report: The content of `metrics.json`.
-        title: The name of the run.
-    """
+    """The report of one training, as `metrics.json` holds it, as a page."""
     splits = splits_of(report)
-    parts: list[object] = []
-    if report.get("made"):
-        parts.append(element("p", _origin(report["made"])))
+    parts: list[object] = [element("p", _origin(report["made"]))]
     parts.append(table([[name, *figures(scores)] for name, scores in splits.items()], ["split", *FIGURES]))
     if report.get("held_back") is not None:
         parts.append(element("p", f"{HELD_BACK.capitalize()}: accuracy {_number(report['held_back'])}."))
-    if report.get("seconds") is not None:
-        parts.append(element("p", f"Trained in {float(report['seconds']):.1f} s."))
+    parts.append(element("p", f"Trained in {float(report['seconds']):.1f} s."))
     for name, key in (("What was chosen from the data", "chosen"), ("Warnings", "warnings")):
         if report.get(key):
             parts.append(section(name, bullets(report[key])))
     if report.get("runs"):
         rows = [[run["seed"], *(_number(run.get(name)) for name in SPLITS)] for run in report["runs"]]
         parts.append(section("Accuracy by seed", table(rows, ["seed", *SPLITS])))
-    if splits:
-        parts += _details(report, *list(splits.items())[-1])
+    parts += _details(report, *list(splits.items())[-1])
     if report.get("epochs"):
         parts.append(section("Learning curves", _losses(report["epochs"])))
-    if report.get("spec"):
-        parts.append(element("details", element("summary", "The spec"), element("pre", _toml(report["spec"]))))
+    parts.append(element("details", element("summary", "The spec"), element("pre", _toml(report["spec"]))))
     return whole_page(title, *parts, style=_STYLE)
 
 
@@ -203,11 +186,7 @@ def _origin(made: Mapping[str, Any]) -> str:
 
 
 def _reliability(bins: Sequence[Mapping[str, Any]]) -> Html:
-    """Accuracy against probability: a bar for each bin, the darker the more answers it has; their number above it.
-
-    Args:
-        bins: As `reliability` of `scores.quality`.
-    """
+    """Accuracy against probability: a bar for each bin, the darker the more answers it has; their number above it."""
     most = max(one["answers"] for one in bins)
     shares = [(share, f"{share:g}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     chart = Chart(300, 300, ("predicted probability", shares), ("accuracy", shares))
@@ -222,11 +201,7 @@ def _reliability(bins: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _losses(epochs: Sequence[Mapping[str, Any]]) -> Html:
-    """The losses of training and, where there is any, of validation, over the epochs.
-
-    Args:
-        epochs: As `epochs` of `metrics.json`.
-    """
+    """The losses of training and, where there is any, of validation, over the epochs."""
     lines = {
         name: [float(epoch[key]) for epoch in epochs if epoch.get(key) is not None]
         for name, key in (("training", "training_loss"), ("validation", "validation_loss"))

@@ -221,12 +221,9 @@ class TrainingRun:
 
 
 def learning_rate(options: TrainingOptions, number: int, share: float) -> float:
-    """The learning rate in an epoch: it rises during the warm-up, and follows half a cosine over all epochs.
+    """The learning rate in an epoch: it rises first, and follows half a cosine over all epochs.
 
-    Args:
-        options: The training options.
-        number: The number of the epoch, from 0.
-        share: The share of the epoch that is done.
+    `number` is that of the epoch, from 0, and `share` the share of it that is done.
     """
     done = (number + share) / options.epochs
     rising = min(1.0, (done + 1e-3) / WARM_UP)

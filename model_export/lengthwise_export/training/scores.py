@@ -120,13 +120,7 @@ def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tens
 
 
 def answers(model: AnyClassifier, members: Sequence[Example], *, rows: int = 64) -> list[ScoredAnswer]:
-    """The answer to each example, in their order. The model stays in evaluation mode.
-
-    Args:
-        model: The model.
-        members: The examples.
-        rows: Examples in a batch.
-    """
+    """The answer to each example, in their order. The model stays in evaluation mode."""
     model.eval()
     found: list[Tensor] = [torch.empty(0)] * len(members)
     with torch.no_grad():

@@ -95,9 +95,6 @@ class TrainingSession:
     def run(self, out: Path) -> RunReport:
         """Chooses what is open, trains, and writes the weights and the report.
 
-        Args:
-            out: The folder of the run; it is created.
-
         Raises:
             ConfigurationError: The options contradict the spec or the records, or the folder cannot be written.
             CheckpointError: There is no state to resume from, or it belongs to another training.
@@ -200,7 +197,7 @@ class TrainingSession:
             on_epoch=on_epoch,
             split_seed=plan.options.seed,
             validation=self.validation,
-            known_temperature=plan.temperature,
+            known_temperature=None if plan.model.folds is None else plan.model.folds.temperature,
         )
         return folder, result
 
