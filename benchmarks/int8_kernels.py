@@ -155,7 +155,7 @@ def main(
         raise click.ClickException("the kernels were not built: they want a C compiler when the project is installed")
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     facts = machine.facts()
-    sets = instructions or integer_kernels.INSTRUCTION_SETS[:-1]
+    sets = instructions or integer_kernels.INSTRUCTION_SETS[: integer_kernels.INSTRUCTION_SETS.index("portable")]
     found = list(measure(models or [*MODELS], sets, rows, seconds, seed))
     heads = ("model", "lengths", "rows", "fp32", *sets)
     how = (

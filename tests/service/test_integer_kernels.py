@@ -1,5 +1,10 @@
 """The integer kernels: exact sums, and the same bits on every instruction set and in any company."""
 
+import ctypes
+import importlib.util
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -77,8 +82,8 @@ def test_every_instruction_set_gives_the_same_bits(
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-@pytest.mark.parametrize("hidden", [1, 7, 129])
-@pytest.mark.parametrize("rows", [1, 65])
+@pytest.mark.parametrize("hidden", [1, 7, 64, 129])
+@pytest.mark.parametrize("rows", [1, 9, 16, 17, 65])
 def test_every_instruction_set_gives_the_same_bits_at_odd_sizes(kind: str, hidden: int, rows: int):
     graph = integer_graph(kind, hidden=hidden, inputs=MANY, direction="bidirectional")
     feed = batch([1 + row * 7 % 12 for row in range(rows)], MANY, steps=14)
@@ -379,4 +384,38 @@ def test_a_product_with_other_inputs_is_an_error():
 def test_a_processor_that_has_the_instructions_is_known_by_them():
     flags = proc.processor_flags()
     wanted = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni", "avx512": "avx512bw", "avx2": "avx2"}
-    assert [*SETS] == [*(name for name, flag in wanted.items() if flag in flags), "portable"]
+    if tiles_are_permitted():
+        wanted = {"amx": "amx_int8", **wanted}
+    assert [*SETS] == [*(name for name, flag in wanted.items() if flag in flags), "portable", "amx_emulated"]
+
+
+def tiles_are_permitted() -> bool:
+    """Whether Linux gives this process the registers of tiles: `arch_prctl(ARCH_REQ_XCOMP_PERM, 18)`."""
+    return (
+        platform.machine() == "x86_64"
+        and sys.platform == "linux"
+        and int(ctypes.CDLL(None).syscall(158, 0x1023, 18)) == 0
+    )
+
+
+# The kernel refuses tiles to a process with a signal stack that is too small for them.
+REFUSED = """
+import ctypes, importlib.util, sys
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+room = ctypes.create_string_buffer(8192)
+assert ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(ctypes.addressof(room), 0, 8192)), None) == 0
+spec = importlib.util.spec_from_file_location("_kernels", sys.argv[1])
+kernels = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kernels)
+print(*kernels.INSTRUCTION_SETS["int8"])
+"""
+
+
+@pytest.mark.skipif("amx" not in SETS, reason="no tiles here")
+def test_where_the_system_refuses_tiles_the_next_set_is_the_best():
+    library = importlib.util.find_spec("lengthwise.runtime.kernels._kernels")
+    assert library is not None
+    command = [sys.executable, "-c", REFUSED, str(library.origin)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert found == [name for name in SETS if name != "amx"]

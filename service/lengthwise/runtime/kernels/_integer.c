@@ -33,8 +33,8 @@
 
 /* The weights of one product, in panels of as many units as a vector has lanes. */
 struct Product {
-    long groups;      /* of four columns */
-    int8_t *weights;  /* [panels][groups][gates][lanes][4] */
+    long groups, room; /* of four columns; and with zeros up to what the instructions multiply at once */
+    int8_t *weights;  /* [panels][room][gates][lanes][4] */
     float *scales;    /* [panels][gates][lanes]: the unit of a weight; for states, times that of a state */
     int32_t *offsets; /* [panels][gates][lanes]: -127 times the sum of the weights, as each byte has 127 added */
 };
@@ -69,7 +69,7 @@ struct Matrix {
 /* The arithmetic for one instruction set. */
 struct Cells {
     const char *name;
-    long lanes;
+    long lanes, groups_at_once;
     void (*float_input)(const struct Layer *, const struct Direction *, long, const float *const *, float *);
     void (*integer_input)(const struct Layer *, const struct Direction *, long, const float *const *, uint8_t *, float *,
                           void *, float *);
@@ -77,6 +77,8 @@ struct Cells {
                  float *, float *const *, uint8_t *, uint8_t *);
     void (*matrix)(const struct Matrix *, long, const float *, uint8_t *, void *, float *);
 };
+
+#include "_tiles.h"
 
 #if defined(__x86_64__)
 /* Four bytes of each row for all lanes. */
@@ -94,6 +96,22 @@ static inline __attribute__((always_inline)) int32_t four(const uint8_t *from)
 #define MOST_ROWS 4
 #define BY_ROWS(f) switch (rows) { UP_TO_4(f) }
 #include "_integer_cells.h"
+
+#if AMX_COMPILES
+#define TARGET __attribute__((target("amx-int8,amx-tile,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
+#define NAMED(x) x##_amx
+#define LANES 16
+#define DOT(sum, number, weight) (Integers)_mm512_dpbusd_epi32((__m512i)(sum), number, weight)
+#define MOST_ROWS 4
+#define BY_ROWS(f) switch (rows) { UP_TO_4(f) }
+#define TILES
+#define SHAPE_TILES(shapes) do { MEMORY_IS_READ; _tile_loadconfig(shapes); } while (0)
+#define LOAD_TILE _tile_loadd
+#define DOT_TILES _tile_dpbusd
+#define STORE_TILE _tile_stored
+#define RELEASE_TILES _tile_release
+#include "_integer_cells.h"
+#endif
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #define NAMED(x) x##_avx512
@@ -190,15 +208,32 @@ static inline TARGET Integers4 dot_dotprod(Integers4 sum, Bytes numbers, Bytes f
 #define BY_ROWS(f) switch (rows) { UP_TO_2(f) }
 #include "_integer_cells.h"
 
-#define CELLS(set, lanes) {#set, lanes, float_input_##set, integer_input_##set, step_##set, matrix_##set}
+#define TARGET
+#define NAMED(x) x##_amx_emulated
+#define LANES 4
+#define DOT dot
+#define MOST_ROWS 2
+#define BY_ROWS(f) switch (rows) { UP_TO_2(f) }
+#define TILES
+#define SHAPE_TILES emulated_shapes
+#define LOAD_TILE emulated_load
+#define DOT_TILES emulated_dot
+#define STORE_TILE emulated_store
+#define RELEASE_TILES emulated_release
+#include "_integer_cells.h"
+
+#define CELLS(set, lanes, groups) {#set, lanes, groups, float_input_##set, integer_input_##set, step_##set, matrix_##set}
 /* Best first; the last runs everywhere. */
 static const struct Cells KNOWN[] = {
 #if defined(__x86_64__)
-    CELLS(avx512vnni, 16), CELLS(avxvnni, 8), CELLS(avx512, 16), CELLS(avx2, 8),
-#elif defined(__aarch64__)
-    CELLS(i8mm, 4), CELLS(dotprod, 4),
+#if AMX_COMPILES
+    CELLS(amx, 16, TILE_GROUPS),
 #endif
-    CELLS(portable, 4),
+    CELLS(avx512vnni, 16, 1), CELLS(avxvnni, 8, 1), CELLS(avx512, 16, 1), CELLS(avx2, 8, 1),
+#elif defined(__aarch64__)
+    CELLS(i8mm, 4, 1), CELLS(dotprod, 4, 1),
+#endif
+    CELLS(portable, 4, 1), CELLS(amx_emulated, 4, TILE_GROUPS),
     {0},
 };
 
@@ -233,7 +268,7 @@ static float factor(long gates, long gate) { return gate == gates - 1 ? 1.0f : 0
 
 /* Which of the weights' rows each of a product's outputs is, in the order of the panels; -1 of those past the last. */
 struct Outputs {
-    long panels, gates, lanes;
+    long panels, gates, lanes, groups_at_once;
     long hidden; /* rows of one gate; or of all, where the gates are only groups of lanes */
     int is_layer;
 };
@@ -254,12 +289,13 @@ static int pack_integers(const struct Outputs *outputs, struct Product *product,
 {
     const long lanes = outputs->lanes, gates = outputs->gates, count = outputs->panels * gates * lanes;
     product->groups = (size + 3) / 4;
-    int8_t *to = product->weights = room(count * product->groups * 4);
+    product->room = (product->groups + outputs->groups_at_once - 1) / outputs->groups_at_once * outputs->groups_at_once;
+    int8_t *to = product->weights = room(count * product->room * 4);
     product->scales = room(count * sizeof *product->scales);
     product->offsets = room(count * sizeof *product->offsets);
     if (!product->weights || !product->scales || !product->offsets) return 0;
     for (long panel = 0; panel < outputs->panels; panel++)
-        for (long group = 0; group < product->groups; group++)
+        for (long group = 0; group < product->room; group++)
             for (long output = panel * gates * lanes; output < (panel + 1) * gates * lanes; output++)
                 for (long k = 4 * group; k < 4 * group + 4; k++) {
                     const long row = row_of(outputs, output);
@@ -425,7 +461,7 @@ static void begin(struct Run *run)
     run->given = room(STEPS_AT_ONCE * run->given_size * sizeof *run->given);
     run->memory = room(lanes * width * sizeof *run->memory);
     run->unwanted = room(lanes * layer->hidden * sizeof *run->unwanted);
-    run->states = room(2 * lanes * width);
+    run->states = room(2 * lanes * width + ALIGNMENT); /* tiles read past a row */
     run->bytes = room(STEPS_AT_ONCE * layer->input_bytes);
     run->products = room(STEPS_AT_ONCE * 4 * layer->cells->lanes * sizeof *run->products);
     run->made = run->given && run->memory && run->unwanted && run->states && run->bytes && run->products;
@@ -603,7 +639,7 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
     layer->cells = chosen;
     layer->panels = (hidden + chosen->lanes - 1) / chosen->lanes;
     layer->input_bytes = floats ? 0 : (w[2] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    const struct Outputs places = {layer->panels, gates, chosen->lanes, hidden, 1};
+    const struct Outputs places = {layer->panels, gates, chosen->lanes, chosen->groups_at_once, hidden, 1};
     for (int d = 0; d < count; d++) {
         struct Direction *direction = &layer->directions[d];
         int made = pack_integers(&places, &direction->states, of_states + d * outputs * hidden, hidden, 1,
@@ -690,7 +726,7 @@ static OrtStatus *create_matrix(const OrtCustomOp *op, const OrtApi *given, cons
     matrix->cells = chosen;
     matrix->panels = (size[1] + 4 * chosen->lanes - 1) / (4 * chosen->lanes);
     matrix->input_bytes = (size[0] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    const struct Outputs places = {matrix->panels, 4, chosen->lanes, size[1], 0};
+    const struct Outputs places = {matrix->panels, 4, chosen->lanes, chosen->groups_at_once, size[1], 0};
     if (!pack_integers(&places, &matrix->product, weights, 1, size[1], scales, size[0], 1.0f)) {
         destroy_matrix(matrix);
         return status(ORT_FAIL, "no memory");

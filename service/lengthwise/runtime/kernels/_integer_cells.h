@@ -7,6 +7,7 @@
  *     DOT(sum, number, weight)  adds four products of each lane: of unsigned bytes with signed bytes of at most 63
  *     MOST_ROWS   rows that are computed at once: the sums of 4 gates, a number of each and a weight fill the registers
  *     BY_ROWS(f)  the switch over `rows` that calls f(1) to f(MOST_ROWS)
+ *     TILES       if many rows are multiplied in tiles, and the instructions for it; see `_tiles.h`
  *
  * all of which end with this file.
  *
@@ -28,6 +29,7 @@
 #define Four __m512i
 #define FOUR(from) _mm512_set1_epi32(four(from))
 #define WEIGHT(from) _mm512_load_si512((const void *)(from))
+#define LARGER_INTEGER(a, b) (Integers)_mm512_max_epi32((__m512i)(a), (__m512i)(b))
 #elif LANES == 8
 #define ANY_NAN(x) _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q))
 /* The lowest byte of each 32 bits, moved together within each half, and the halves side by side. */
@@ -42,12 +44,14 @@
 #define Four __m256i
 #define FOUR(from) _mm256_set1_epi32(four(from))
 #define WEIGHT(from) _mm256_load_si256((const __m256i *)(from))
+#define LARGER_INTEGER(a, b) (Integers)_mm256_max_epi32((__m256i)(a), (__m256i)(b))
 #else
 #define ANY_NAN any_nan
 #define STORE_BYTES store_bytes
 #define Four Bytes
 #define FOUR(from) (from)
 #define WEIGHT(from) (Bytes)(from)
+#define LARGER_INTEGER(a, b) (((a) & ((a) > (b))) | ((b) & ~((a) > (b))))
 #endif
 
 typedef int32_t NAMED(Integers) __attribute__((vector_size(4 * LANES)));
@@ -155,14 +159,34 @@ INLINE void NAMED(dot_products)(const int rows, const int gates, const uint8_t *
     }
 }
 
+#ifdef TILES
+#include "_tile_products.h"
+#define BEGIN_TILES(count, groups)                             \
+    do {                                                       \
+        if (worth_tiles(count, groups)) NAMED(shape)(count);   \
+    } while (0)
+#else
+#define BEGIN_TILES(count, groups)
+#define RELEASE_TILES()
+#endif
+
 /* The same for any number of rows and a panel. Inlined it would share its registers with what stands around it. */
 static __attribute__((noinline)) TARGET void NAMED(multiply)(int gates, long count, const uint8_t *bytes, long stride,
                                                              const struct Product *product, long panel, long groups,
                                                              Integers *sums)
 {
     static const int32_t nothing[4 * LANES];
-    const int8_t *weights = product->weights + 4 * panel * gates * LANES * product->groups;
+    const int8_t *weights = product->weights + 4 * panel * gates * LANES * product->room;
     const int32_t *offsets = groups ? product->offsets + panel * gates * LANES : nothing;
+#ifdef TILES
+    if (worth_tiles(count, groups)) {
+        if (gates == 4)
+            NAMED(tile_products)(4, count, bytes, stride, groups, weights, offsets, sums);
+        else
+            NAMED(tile_products)(3, count, bytes, stride, groups, weights, offsets, sums);
+        return;
+    }
+#endif
     for (long first = 0; first < count; first += MOST_ROWS, bytes += MOST_ROWS * stride, sums += 4 * MOST_ROWS) {
         const long rows = count - first < MOST_ROWS ? count - first : MOST_ROWS;
 #define DOT_PRODUCTS(n)                                                                     \
@@ -231,8 +255,7 @@ static TARGET float NAMED(round_inputs)(const float *from, long size, uint8_t *t
     int32_t top = 0;
     for (; k + LANES <= size; k += LANES) {
         const Integers magnitude = NAMED(load_integers)(from + k) & 0x7fffffff; /* ordered as the numbers are */
-        const Integers larger = magnitude > largest;
-        largest = (magnitude & larger) | (largest & ~larger);
+        largest = LARGER_INTEGER(largest, magnitude);
     }
     for (int i = 0; i < LANES; i++) top = largest[i] > top ? largest[i] : top;
     for (long tail = k; tail < size; tail++) {
@@ -264,6 +287,7 @@ static TARGET void NAMED(integer_input)(const struct Layer *layer, const struct 
     const long gates = layer->gates, stride = layer->input_bytes;
     Integers *products = room;
     for (long r = 0; r < count; r++) units[r] = NAMED(round_inputs)(inputs[r], layer->inputs, bytes + r * stride);
+    BEGIN_TILES(count, product->groups);
     for (long panel = 0; panel < layer->panels; panel++) {
         NAMED(multiply)(gates, count, bytes, stride, product, panel, product->groups, products);
         for (long r = 0; r < count; r++)
@@ -274,6 +298,7 @@ static TARGET void NAMED(integer_input)(const struct Layer *layer, const struct 
                              FUSED(scaled, NAMED(load)(product->scales + at), NAMED(load)(direction->biases + at)));
             }
     }
+    RELEASE_TILES();
 }
 
 /* The products of `count` rows with a matrix: `y [count][outputs]`; all NaN where an input is not finite. */
@@ -285,6 +310,7 @@ static TARGET void NAMED(matrix)(const struct Matrix *matrix, long count, const 
     float units[STEPS_AT_ONCE];
     for (long r = 0; r < count; r++)
         units[r] = NAMED(round_inputs)(x + r * matrix->inputs, matrix->inputs, bytes + r * matrix->input_bytes);
+    BEGIN_TILES(count, product->groups);
     for (long panel = 0; panel < matrix->panels; panel++) {
         NAMED(multiply)(4, count, bytes, matrix->input_bytes, product, panel, product->groups, room);
         for (long r = 0; r < count; r++)
@@ -301,6 +327,7 @@ static TARGET void NAMED(matrix)(const struct Matrix *matrix, long count, const 
                 }
             }
     }
+    RELEASE_TILES();
 }
 
 /* The states of one panel's units after a step, as floats and as bytes. */
@@ -348,6 +375,7 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
     const long groups = first_step ? 0 : direction->states.groups; /* nothing was before the first */
     /* Of few rows several panels at once, so that the processor computes their cells side by side. */
     const long at_once = count < ROWS_OF_CELLS ? ROWS_OF_CELLS / count : 1;
+    BEGIN_TILES(count, groups);
     for (long start = 0; start < layer->panels; start += at_once) {
         const long end = start + at_once < layer->panels ? start + at_once : layer->panels;
         Integers *products = room;
@@ -360,6 +388,7 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
             else
                 NAMED(cells)(3, layer, direction, panel, count, products, sums, memory, out, next, poisoned);
     }
+    RELEASE_TILES();
 }
 
 #undef Integers
@@ -368,5 +397,13 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
 #undef Four
 #undef FOUR
 #undef WEIGHT
+#undef LARGER_INTEGER
 #undef STORE_BYTES
+#undef BEGIN_TILES
+#undef SHAPE_TILES
+#undef LOAD_TILE
+#undef DOT_TILES
+#undef STORE_TILE
+#undef RELEASE_TILES
+#undef TILES
 #include "_vectors_end.h"

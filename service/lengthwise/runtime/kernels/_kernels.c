@@ -16,6 +16,10 @@
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
+#if AMX_COMPILES
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 const OrtApi *api;
 static const struct Kernels *const KERNELS[] = {&float_kernels, &integer_kernels, &shares_kernels, NULL};
@@ -34,12 +38,22 @@ static int arm_has(const char *set)
 {
     return !strcmp(set, "i8mm") ? (getauxval(AT_HWCAP2) & (1UL << 13)) != 0 : (getauxval(AT_HWCAP) & (1UL << 20)) != 0;
 }
+#elif AMX_COMPILES
+/* Linux gives the registers of tiles to a process that asks for them, once for all of its threads. */
+static int tiles_are_permitted(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    static int asked, permitted;
+    if (!asked) permitted = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+    asked = 1;
+    return permitted;
+}
 #endif
 
 /* Compilers' own functions for it are not all filled in: of the one that the image is built with, they find nothing. */
 int processor_has(const char *set)
 {
-    if (!strcmp(set, "portable")) return 1;
+    if (!strcmp(set, "portable") || !strcmp(set, "amx_emulated")) return 1;
 #if defined(__x86_64__)
     unsigned a, b, c, d, kept, high, most;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;
@@ -50,7 +64,12 @@ int processor_has(const char *set)
         return most >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)); /* AVX-VNNI */
     const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512VL | bit_AVX512BW;
     if ((b & avx512) != avx512 || (kept & 0xe6) != 0xe6) return 0;
-    return !strcmp(set, "avx512") || (c & (1u << 11)); /* AVX512_VNNI */
+    if (!strcmp(set, "avx512") || !(c & (1u << 11))) return !strcmp(set, "avx512"); /* AVX512_VNNI */
+#if AMX_COMPILES
+    const unsigned tiles = 1u << 24 | 1u << 25; /* AMX_TILE, AMX_INT8 */
+    if (!strcmp(set, "amx")) return (d & tiles) == tiles && (kept & 0x60000) == 0x60000 && tiles_are_permitted();
+#endif
+    return !strcmp(set, "avx512vnni");
 #elif defined(__aarch64__)
     return !strcmp(set, "neon") || arm_has(set);
 #else

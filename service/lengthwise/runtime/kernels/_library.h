@@ -18,6 +18,13 @@
 #include "_spare_cores.h"
 #include "_vectors_of_four.h"
 
+/* Whether the compiler knows the instructions on tiles, and the system may give them to a process. */
+#if defined(__x86_64__) && defined(__linux__) && (__has_include(<amxintrin.h>) || __has_include(<amxint8intrin.h>))
+#define AMX_COMPILES 1
+#else
+#define AMX_COMPILES 0
+#endif
+
 #define ALIGNMENT 64
 #define STEPS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
 
