@@ -31,9 +31,9 @@ class Idle:
 def test_the_one_that_has_been_idle_longest_gives_way() -> None:
     idle, connections = KeptAlive(), [Idle() for _ in range(3)]
     for moment, connection in enumerate(connections):
-        idle.add(connection, float(moment))
-    idle.remove(connections[0])  # its next request came
-    idle.add(connections[0], 3.0)
+        idle[connection] = float(moment)
+    del idle[connections[0]]  # its next request came
+    idle[connections[0]] = 3.0
     assert idle.make_room(100.0)
     assert [connection.ended for connection in connections] == [False, True, False]
     assert idle.make_room(100.0)
@@ -43,15 +43,15 @@ def test_the_one_that_has_been_idle_longest_gives_way() -> None:
 
 def test_one_that_was_used_a_moment_ago_stays() -> None:
     idle, connection = KeptAlive(), Idle()
-    idle.add(connection, 50.0)
+    idle[connection] = 50.0
     assert not idle.make_room(49.9 + LEAST_IDLE_SECONDS)
     assert idle.make_room(50.0 + LEAST_IDLE_SECONDS)
 
 
 def test_one_whose_request_has_just_arrived_is_passed_over() -> None:
     idle, busy, other = KeptAlive(), Idle(busy=True), Idle()
-    idle.add(busy, 0.0)
-    idle.add(other, 1.0)
+    idle[busy] = 0.0
+    idle[other] = 1.0
     assert idle.make_room(100.0)
     assert (busy.ended, other.ended) == (False, True)
 
@@ -93,7 +93,7 @@ async def test_the_listener_rejects_nobody_while_there_are_idle_ones() -> None:
             transport.close()
 
     idle = KeptAlive()
-    idle.add(Idle(), asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS)
+    idle[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
     with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
         listener = Listener(taken, most=3, tls=None, handshake_seconds=1)
         listener.start(Greeting, range(3 + REJECTED), idle)

@@ -20,9 +20,10 @@ import pytest
 from lengthwise.decoding import dataset
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
-from lengthwise.monitoring import consumers, patient_output
-from lengthwise.monitoring.consumers import AnsweredCall, CallBuffer, ConsumerThread
+from lengthwise.monitoring import monitoring, patient_output
+from lengthwise.monitoring.consumers import AnsweredCall
 from lengthwise.monitoring.drift import Drift, DriftWindow
+from lengthwise.monitoring.monitoring import CallBuffer, ConsumerThread
 from lengthwise.monitoring.record_file import PATTERN
 from lengthwise.monitoring.recorder import FILE_SECONDS, Recorder
 from lengthwise.runtime.answers import Answer
@@ -128,7 +129,7 @@ class TestBuffers:
         assert "could not be used for counting" in caplog.text
 
     def test_a_thread_without_calls_sleeps(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(consumers, "PERIOD_SECONDS", 0.001)
+        monkeypatch.setattr(monitoring, "PERIOD_SECONDS", 0.001)
         looked, buffer = threading.Event(), CallBuffer(Counting())
         monkeypatch.setattr(buffer, "consume", lambda _most: looked.set())
         thread = ConsumerThread("test", [buffer], 1)

@@ -21,26 +21,15 @@ class KeptConnection(Protocol):
         """Ends the connection at once; returns False, and does nothing, if its next request has begun."""
 
 
-class KeptAlive:
-    """The idle connections of one server, the one that has been idle longest first."""
-
-    def __init__(self) -> None:
-        self._since: dict[KeptConnection, float] = {}
-
-    def add(self, connection: KeptConnection, now: float) -> None:
-        """Its last request was answered, and the next has not begun; the time in seconds."""
-        self._since[connection] = now
-
-    def remove(self, connection: KeptConnection) -> None:
-        """Its next request has begun, or it is lost."""
-        self._since.pop(connection, None)
+class KeptAlive(dict[KeptConnection, float]):
+    """The idle connections of one server, the one that has been idle longest first, and since when, in seconds."""
 
     def make_room(self, now: float) -> bool:
         """Ends the connection that has been idle longest; returns whether there was one that may end."""
-        for connection, since in list(islice(self._since.items(), _LOOKS)):
+        for connection, since in list(islice(self.items(), _LOOKS)):
             if now - since < LEAST_IDLE_SECONDS:
                 return False
-            self.remove(connection)
+            del self[connection]
             if connection.give_way():
                 return True
         return False

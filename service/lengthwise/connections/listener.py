@@ -83,7 +83,7 @@ class Listener:
     ) -> None:
         """Accepts connections from now on; the protocols that `make` makes keep `connections` and `kept_alive`."""
         self._make, self._connections = make, connections
-        self._kept_alive = kept_alive or KeptAlive()
+        self._kept_alive = KeptAlive() if kept_alive is None else kept_alive
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._accept_some, self._loop)
 

@@ -153,7 +153,7 @@ class Connection(TimedConnection):
         """Tells the request that is being answered, and drops those that had not begun."""
         self._connections.discard(self)
         self.state = CLOSED
-        self._kept_alive.remove(self)
+        self._kept_alive.pop(self, None)
         self._stop_timer()
         self._stop_keep_alive_timer()
         if self._unread is not None:
@@ -178,7 +178,7 @@ class Connection(TimedConnection):
 
     def _parse_in_turns(self, data: bytes) -> None:
         """Parses data, a body in chunks bit by bit, and limits the time for what is still to come."""
-        self._kept_alive.remove(self)
+        self._kept_alive.pop(self, None)
         self._stop_keep_alive_timer()
         self._parts = 0
         size = self._reader.piece_bytes(data)
@@ -265,7 +265,7 @@ class Connection(TimedConnection):
     def _is_kept_alive(self) -> None:
         """Counts it among the idle connections, unless the beginning of the next request is here."""
         if self.state is IDLE and not self.unparsed_bytes:
-            self._kept_alive.add(self, self.loop.time())
+            self._kept_alive[self] = self.loop.time()
 
     # What the reader of requests reports.
 
@@ -308,7 +308,7 @@ class Connection(TimedConnection):
 
     def _start(self, request: AsgiRequest) -> None:
         self._answering = request
-        tasks: set[Any] = self._server_state.tasks
+        tasks: set[Any] = self.server_state.tasks
         task = self.loop.create_task(request.run(self._app))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -323,7 +323,7 @@ class Connection(TimedConnection):
 
     def on_response_complete(self) -> None:
         """Called when an answer was written: starts the next request, or ends the connection."""
-        self._server_state.total_requests += 1
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             self.state = CLOSED
             self._stop_timer()

@@ -70,8 +70,9 @@ class FastConnection(Connection):
         body = known.body(data, self._fast_path.max_bytes)
         if body is None:
             return False
-        self._kept_alive.remove(self)
-        self._stop_timer()
+        self._kept_alive.pop(self, None)
+        if self._timer is not None:
+            self._stop_timer()
         self.unparsed_bytes = 0
         self.newest = self._answering = request = FastRequest(self, known.endpoint, known.headers, known.scope)
         request.body_complete(body, known=True)
@@ -155,7 +156,7 @@ class FastConnection(Connection):
         if self._keep_alive_timer is None or self._waiting or self.state in ENDED or self.transport.is_closing():
             super().on_response_complete()
             return
-        self._server_state.total_requests += 1
+        self.server_state.total_requests += 1
         self._is_kept_alive()
         if self.flow.read_paused or self.flow.behind:
             self.flow.resume_reading()

@@ -129,7 +129,8 @@ class FastRequest(DirectCall):
         elif not self.keep_alive:
             headers.append(CLOSE)
         headers.append((b"x-request-id", self.call.request_id))
-        return response(status, self._connection.default_headers, headers, body)
+        default_lines = DEFAULT_LINES.of(self._connection.server_state.default_headers)
+        return response(status, default_lines, headers, body)
 
     def _end(self, status: int, written: bytes | None) -> None:
         """Writes the response, closes the call, and lets the connection go on; does nothing the second time.
@@ -256,3 +257,6 @@ class DefaultHeaderLines:
             lines = header_lines(headers)
             self._last = headers, lines  # one assignment, because runner threads read it too
         return lines
+
+
+DEFAULT_LINES: Final = DefaultHeaderLines()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import uvicorn
 
 from lengthwise.connections.closing import LINGER_SECONDS, gently
 from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, unread_bytes
-from lengthwise.http.fast_request import DefaultHeaderLines, response
+from lengthwise.http.fast_request import DEFAULT_LINES, response
 from lengthwise.http.flow import Flow
 from lengthwise.protocols import problems
 
@@ -27,37 +27,31 @@ class TimedConnection(asyncio.Protocol):
         loop: The event loop.
     """
 
-    _default_lines: ClassVar[DefaultHeaderLines] = DefaultHeaderLines()
-
     transport: asyncio.Transport
     flow: Flow
+    client: tuple[str, int] | None = None  # its address
 
     def __init__(self, server_state: uvicorn.server.ServerState, loop: asyncio.AbstractEventLoop | None) -> None:
         self.loop = loop or asyncio.get_running_loop()
-        self._server_state = server_state
+        self.server_state = server_state
         self._addresses: dict[str, Any] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None
 
     @property
-    def client(self) -> tuple[str, int] | None:
-        """The address of the client."""
-        client: tuple[str, int] | None = self._addresses["client"]
-        return client
-
-    @property
     def default_headers(self) -> bytes:
         """The header lines of every response: the date."""
-        return self._default_lines.of(self._server_state.default_headers)
+        return DEFAULT_LINES.of(self.server_state.default_headers)
 
     def _made(self, transport: asyncio.Transport) -> None:
         """The transport is here."""
         self.transport = gently(transport)
         self.flow = Flow(self.transport)
+        self.client = _address(transport.get_extra_info("peername"))
         self._addresses = {
             "server": _address(transport.get_extra_info("sockname")),
-            "client": _address(transport.get_extra_info("peername")),
+            "client": self.client,
             "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
         }
 
