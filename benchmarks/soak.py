@@ -16,6 +16,7 @@ A fifth of the calls is recorded. Meanwhile
 
 and the clock of the day jumps at every reading, and the log goes to a full disk. The run passes if every request that
 kept its connection got exactly one answer; every good answer had the same bits as the one that its sequences got alone;
+a worker that was killed cost each caller one request at most, and no counts but of these;
 nothing waits, runs or is in memory at the end; descriptors and threads are as before; every file of records can be
 read; and memory grew by less than 5 %.
 """
@@ -53,6 +54,7 @@ from tests.support.server_process import ServerProcess
 
 PAGE = pages.RESULTS / "soak.md"
 MOST_GROWTH = 0.05
+_LOST = ("lost its connection", "over gRPC got UNAVAILABLE")
 _CALLERS = 20
 _GRPC_CALLERS = 5
 _WARM_SECONDS = 30.0
@@ -242,7 +244,11 @@ async def _soaked(
     await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
     lost = server.figures()["lengthwise_record_lost_sequences_total"]
     await asyncio.sleep(1)
-    restarts = server.figures()["lengthwise_worker_restarts_total"]
+    counts = server.figures()
+    restarts = counts["lengthwise_worker_restarts_total"]
+    answered = sum(number for sample, number in counts.items() if 'requests_total{code="200"' in sample)
+    got = sum(count for end, count in chaos.ends.items() if end.endswith((": 200", ": OK")))
+    lost = [each for each in chaos.wrong if restarts and any(sign in each for sign in _LOST)]
     files_after, threads_after = _held(server)
     server.terminate()
     code = server.end()
@@ -253,7 +259,9 @@ async def _soaked(
     return {
         "seconds": seconds,
         "ends": dict(sorted(chaos.ends.items())),
-        "wrong": chaos.wrong,
+        "wrong": [each for each in chaos.wrong if each not in lost],
+        "lost": len(lost),
+        "answered": [answered, got],
         "versions": watch.versions,
         "stops": watch.stops,
         "restarts": restarts,
@@ -280,6 +288,11 @@ def _p99_by_minute(chaos: Chaos, started: float) -> list[tuple[int, float]]:
 def shortcomings(figures: dict[str, Any]) -> list[str]:
     """What a run lacks; empty if it passes."""
     lacking = [f"{len(figures['wrong'])} wrong"] if figures["wrong"] else []
+    if figures["lost"] > figures["restarts"] * (_CALLERS + _GRPC_CALLERS):
+        lacking.append("more was lost than the killed workers had")
+    counted, got = figures["answered"]
+    if not got - figures["lost"] <= counted <= got + figures["lost"] + figures["ends"]["leaves"]:
+        lacking.append(f"{counted:.0f} answers of 200 are counted, {got} came")
     if figures["files"][1] > figures["files"][0]:
         lacking.append("descriptors are left open")
     if figures["threads"][1] > figures["threads"][0] + LARGE_BODIES_AT_ONCE:
@@ -303,7 +316,8 @@ def page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
         ("recorded sequences in files that can be read", f"{figures['recorded']:,}"),
         ("... lost with a full disk, as counted", f"{figures['lost_records']:,.0f}"),
         ("versions loaded, stops of a second", f"{figures['versions']}, {figures['stops']}"),
-        ("workers replaced", f"{figures['restarts']:g}"),
+        ("workers replaced, requests lost with them", f"{figures['restarts']:g}, {figures['lost']}"),
+        ("answers of 200 counted, got", "{:,.0f}, {:,}".format(*figures["answered"])),
         ("descriptors before and after", "{}, {}".format(*figures["files"])),
         ("threads before and after", "{}, {}".format(*figures["threads"])),
         (
