@@ -104,8 +104,7 @@ class RpcRequest(DirectCall):
 
     def left(self, rpc: RpcCall) -> None:
         """The client has left, or its deadline has passed at gRPC before it did here."""
-        late = rpc.time_remaining() == 0
-        self.set_exception(DeadlineExceeded("the deadline passed") if late else ClientLeft())
+        self.set_exception(DeadlineExceeded("the deadline passed") if rpc.is_late() else ClientLeft())
 
     def write(self, encoded: bytes, timing: Timing) -> bytes:
         """The message of an answer."""

@@ -32,6 +32,8 @@ _NO_FLAGS: Final = 0
 _LOOKS: Final = 8
 """How many times in `PATIENCE_SECONDS` it is looked for calls whose clients take nothing."""
 _NO_DEADLINE_SECONDS: Final = 1e12
+_SHARE_OF_A_DEADLINE: Final = 0.1
+"""A client's deadline begins when it calls, and here when the call arrives: it may pass there this much earlier."""
 """The core writes no deadline as one far beyond this, in seconds since the epoch."""
 
 Handler: TypeAlias = "Callable[[RpcCall], Coroutine[Any, Any, None] | None]"
@@ -56,6 +58,7 @@ class RpcCall:
         "_deadline",
         "_due",
         "_ended",
+        "_late",
         "_over",
         "_sent_head",
         "_status",
@@ -73,6 +76,7 @@ class RpcCall:
         self._unread = unread
         self.method: str = event.call_details.method.decode("ascii", "replace")
         self._deadline: float = event.call_details.deadline
+        self._late = self._deadline - _SHARE_OF_A_DEADLINE * (self._deadline - time.time())
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
         self.peer: str = self._call.peer().decode()
         self.client = _client_of(self.peer)
@@ -93,6 +97,10 @@ class RpcCall:
     def time_remaining(self) -> float | None:
         """Seconds until the client's deadline, 0 where it has passed; None without one."""
         return None if self._deadline > _NO_DEADLINE_SECONDS else max(0.0, self._deadline - time.time())
+
+    def is_late(self) -> bool:
+        """Whether a client that leaves now does so because of its deadline, which begins there earlier than here."""
+        return time.time() >= self._late
 
     def run(self, handler: Handler) -> None:
         """Has a handler answer it. What a coroutine does not finish is finished when it returns."""
