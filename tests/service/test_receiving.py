@@ -77,6 +77,19 @@ async def test_a_silent_call_keeps_its_place_until_another_waits_and_then_not_fo
     assert inflight.bytes == 0
 
 
+async def test_a_call_gets_the_place_of_one_that_was_silent_long_before_it_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", receiving.SILENT_SECONDS)
+    receive, inflight = made()
+    silent = asyncio.ensure_future(sends(receive, inflight, "silent", None))
+    await asyncio.sleep(2 * receiving.PATIENCE_SECONDS)
+    assert await sends(receive, inflight, "honest", 0) == "honest"
+    with pytest.raises(DeadlineExceeded):
+        await silent
+    assert inflight.bytes == 0
+
+
 async def test_a_message_that_arrives_fast_enough_keeps_its_place_though_others_wait() -> None:
     began = time.monotonic()
 
@@ -141,6 +154,16 @@ def test_where_too_many_wait_the_connection_with_most_of_them_is_refused(monkeyp
     assert line.join(waiting("honest")) is greedy[-1]
     assert line.waiting == 4
     assert sorted(rest(line)) == ["greedy", "greedy", "greedy", "honest"]
+
+
+def test_one_that_was_silent_takes_the_place_of_none_that_was_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "MAX_WAITING", 2)
+    line = WaitingCalls()
+    line.arrived("good", promptly=True)
+    line.arrived("bad", promptly=False)
+    join(line, ["good"] * 2)
+    newcomer = waiting("bad")
+    assert line.join(newcomer) is newcomer
 
 
 async def test_one_that_is_refused_for_another_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,11 +100,12 @@ class WaitingCalls:
             them, the silent connections first. That may be the message itself.
         """
         client, refused = message.client, None
-        lines = self._lines[self._ranks.get(client, _Rank.NEW)]
+        rank = self._ranks.get(client, _Rank.NEW)
+        lines = self._lines[rank]
         if self.waiting >= MAX_WAITING:
-            worst = next(lines for lines in reversed(self._lines) if lines)
-            longest = max(worst.values(), key=len)
-            if lines is worst and len(lines.get(client, ())) >= len(longest):
+            worst = max(rank for rank in _Rank if self._lines[rank])
+            longest = max(self._lines[worst].values(), key=len)
+            if rank > worst or (rank == worst and len(lines.get(client, ())) >= len(longest)):
                 return message
             refused = longest[-1]
             self.leave(refused)
@@ -191,11 +192,11 @@ class Receiving:
             if not self._began(message):
                 self._give_back()
             return
-        if self._timer is None:
-            self._end_slow()
         refused = self._line.join(message)
         if refused is not None:
             self._refuse(refused, InflightFull("too many calls wait to send their messages", retry_after_seconds=1))
+        if self._timer is None:
+            self._end_slow()  # whose places go to those that wait, this message among them
 
     def end(self, message: IncomingMessage, *, arrived: bool) -> None:
         """Gives a message's place back, or its turn; does nothing the second time.
