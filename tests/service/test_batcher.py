@@ -93,7 +93,7 @@ async def test_counted_steps_are_those_that_ran():
 async def test_in_order_of_arrival_idle_runners_share_what_waits(runners: int):
     gate = Gate()
     only = model_queue(gate, valid_steps_only=True)
-    async with running(only, runners=runners) as batcher:
+    async with running(only, runners=runners, cores=runners) as batcher:
         request = batcher.submit(only, [sequence(number) for number in range(6)], answers)
         while len(gate.batches) < runners:
             await asyncio.sleep(0)
@@ -101,6 +101,21 @@ async def test_in_order_of_arrival_idle_runners_share_what_waits(runners: int):
         assert await outcome(request) == list(range(6))
     share = 6 // runners
     assert sorted(gate.batches) == [list(range(first, first + share)) for first in range(0, 6, share)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options"),
+    [(0.01, {"cores": 1}), (0.0001, {"cores": 2}), (0.01, {"cores": 2, "max_wait_seconds": 60.0})],
+    ids=["without a core of its own", "too short", "what waited to be full"],
+)
+async def test_what_waits_runs_together_where_sharing_it_gains_nothing(seconds: float, options: dict[str, Any]):
+    gate = Gate()
+    gate.open.set()
+    only = model_queue(gate, seconds=seconds, valid_steps_only=True, rows=6)
+    async with running(only, runners=2, **options) as batcher:
+        request = batcher.submit(only, [sequence(number) for number in range(6)], answers)
+        assert await outcome(request) == list(range(6))
+    assert gate.batches == [list(range(6))]
 
 
 # What fails

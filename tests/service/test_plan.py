@@ -191,6 +191,16 @@ def test_a_deadline_changes_nothing_where(deadline: float):
     assert [places[one] for one in chosen] == [0]
 
 
+@pytest.mark.parametrize("before", [[4], [4] * 3 + [900] * 20], ids=["second in line", "behind longer ones"])
+def test_in_order_of_arrival_nobody_is_made_late_who_could_be_in_time(before: list[int]):
+    cost = saturating_table(valid_steps_only=True)
+    slack = 2 * cost.predict(64, 4)  # a batch of the most urgent one's length would leave time enough
+    pool, places = pool_of([*(Spec(width) for width in before), Spec(4, deadline=slack), *[Spec(900)] * 60])
+    chosen = plan(pool, cost, BatchLimits(padded_steps=100_000), now=0.0)
+    assert len(before) in [places[one] for one in chosen]
+    assert cost.predict(len(chosen), max(one.width for one in chosen), sum(one.width for one in chosen)) <= slack
+
+
 def test_the_company_of_one_with_a_deadline_does_not_make_it_late():
     cost = linear_table(0.001, 0.0001)
     rows = []

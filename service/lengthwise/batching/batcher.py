@@ -22,18 +22,21 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from lengthwise.batching.admission import Admission
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
 from lengthwise.batching.pending import WaitingSequence
-from lengthwise.batching.plan import plan
+from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
 from lengthwise.batching.runners import InlineMode, LendCores, Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady
 from lengthwise.padding import Steps, rounded_width
 
 log = logging.getLogger("lengthwise.batcher")
+
+WORTH_A_RUNNER_SECONDS: Final = 0.0003
+"""The least predicted run of a part of what waits that is left to an idle runner: to wake it costs a third of that."""
 
 
 class Batcher:
@@ -277,10 +280,7 @@ class Batcher:
         return PlannedBatch.of(queue, sequences, work_start)
 
     def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:
-        limits = queue.limits_within(seconds, self._queues.turn_seconds())
-        idle = self._runners.idle_cores
-        if idle and queue.cost.valid_steps_only:  # such a plan takes all that it may: idle runners get their share
-            limits = limits.at_most(-(-len(queue.pending) // (1 + idle)))
+        limits = self._shared(queue, queue.limits_within(seconds, self._queues.turn_seconds()))
         try:
             chosen = plan(queue.pending, queue.cost, limits, self._clock())
         except Exception:  # an error in a plan must not end the runner
@@ -291,6 +291,17 @@ class Batcher:
             queue.pending.remove(urgent)
             chosen = [urgent]
         return cast("list[QueuedSequence]", chosen)  # nothing else is added to a queue
+
+    def _shared(self, queue: ModelQueue, limits: BatchLimits) -> BatchLimits:
+        """The limits that leave idle runners a share of what a plan in order of arrival would take, if it is worth it.
+
+        What waits together for `max_wait_seconds` runs together: a part of it would wait once more.
+        """
+        idle, urgent = self._runners.idle_cores, queue.pending.most_urgent()
+        if not idle or urgent is None or self._queues.waits or not queue.cost.valid_steps_only:
+            return limits
+        rows = -(-len(queue.pending) // (1 + idle))
+        return limits.at_most(rows) if queue.predict(rows, urgent.width) >= WORTH_A_RUNNER_SECONDS else limits
 
     def settle_all(self, outcomes: Outcomes) -> None:
         """Gives requests their outcomes, on the event loop; one that is late fails, even before its timer fires."""

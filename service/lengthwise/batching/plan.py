@@ -97,7 +97,7 @@ def plan(pending: PendingSequences, cost: Cost, limits: BatchLimits, now: float)
         column = cost.column(anchor.width, limits.rows)
         seconds = _allowed_seconds(anchor, column, cost.drift, limits, now)
         among = _by_arrival if cost.valid_steps_only else _by_length
-        chosen = among(pending, anchor, cost, limits, seconds)
+        chosen = among(pending, anchor, cost, limits, seconds, now)
     pending.take(chosen)
     pending.left_out = pending.left_out + 1 if urgent.waits else 0
     return chosen
@@ -111,7 +111,11 @@ def _anchor(
     if hurried is None or hurried is urgent or pending.left_out >= MAX_LEFT_OUT or not pending.is_near(hurried):
         return urgent
     alone = cost.column(hurried.width, limits.rows).seconds[1] * cost.drift
-    batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)] * cost.drift
+    if cost.valid_steps_only:  # the others may be longer than the most urgent one
+        most = limits.padded_steps // limits.rows or 1
+        batch = min(cost.seconds_of(limits.rows, most), limits.turn_seconds / cost.drift) * cost.drift
+    else:
+        batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)] * cost.drift
     slack = hurried.deadline - now
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
@@ -125,10 +129,10 @@ def _allowed_seconds(anchor: WaitingSequence, column: Column, drift: float, limi
 
 
 def _by_arrival(
-    pending: PendingSequences, anchor: WaitingSequence, cost: Cost, limits: BatchLimits, seconds: float
+    pending: PendingSequences, anchor: WaitingSequence, cost: Cost, limits: BatchLimits, seconds: float, now: float
 ) -> list[WaitingSequence]:
-    """The anchor and the most urgent others, as many as keep the limits."""
-    chosen, shapes = [anchor], [(1, anchor.width, anchor.width)]  # of each prefix: rows, width, valid steps
+    """The anchor and the most urgent others, as many as keep the limits and the deadlines that can be kept."""
+    chosen, shapes = [anchor], [(1, anchor.width, anchor.width, seconds)]  # of each prefix: rows, width, steps, longest
     width = valid = anchor.width
     for waiting in islice(pending.near(), limits.rows):
         if waiting is anchor:
@@ -136,16 +140,23 @@ def _by_arrival(
         width = max(width, waiting.width)
         if len(chosen) >= limits.most_rows(width):
             break
+        slack = (waiting.deadline - now) / cost.drift
+        if slack < seconds and cost.seconds_of(1, waiting.width) <= slack:
+            seconds = slack
         valid += waiting.width
         chosen.append(waiting)
-        shapes.append((len(chosen), width, valid))
-    if cost.seconds_of(*shapes[-1]) > seconds:
-        del chosen[max(1, bisect_right(shapes, seconds, key=lambda shape: cost.seconds_of(*shape))) :]
+        shapes.append((len(chosen), width, valid, seconds))
+
+    def is_late(shape: tuple[int, int, int, float]) -> bool:
+        return cost.seconds_of(*shape[:3]) > shape[3]
+
+    if is_late(shapes[-1]):
+        del chosen[max(1, bisect_left(shapes, True, key=is_late)) :]
     return chosen
 
 
 def _by_length(
-    pending: PendingSequences, anchor: WaitingSequence, cost: Cost, limits: BatchLimits, seconds: float
+    pending: PendingSequences, anchor: WaitingSequence, cost: Cost, limits: BatchLimits, seconds: float, _now: float
 ) -> list[WaitingSequence]:
     """The batch with the anchor in it, of a cheapest partition of the window around the anchor.
 

@@ -242,6 +242,11 @@ class ModelQueues:
         self._used_seconds = max(self._used_seconds, served.used_seconds)
         return served, None
 
+    @property
+    def waits(self) -> bool:
+        """Whether a batch that is not full waits for more requests."""
+        return self._max_wait > 0
+
     def _seconds_to_wait(self, queue: ModelQueue, now: float) -> float:
         """How long a queue may still wait for more requests, as far as its earliest deadline allows."""
         pending = queue.pending

@@ -104,8 +104,12 @@ class Runners:
 
     @property
     def idle_cores(self) -> int:
-        """How many runners on cores of their own wait for a batch; with the lock held."""
-        return 0 if self._one_core else self._idle
+        """How many runners wait for a batch and have a core that is idle; with the lock held."""
+        return 0 if self._one_core else self._free_cores(self._idle)
+
+    def _free_cores(self, idle: int) -> int:
+        """The cores that nothing runs on, of as many as runners are idle."""
+        return max(0, min(idle, self._cores - self._inline - (self.count - idle)))
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the threads."""
@@ -198,8 +202,7 @@ class Runners:
     def _lend(self, coming: int = 0, *, soon: bool = False) -> None:
         """Tells how many cores are idle, less the runners about to be woken (`coming`); with the lock held."""
         if self._lend_cores is not None:
-            idle = self._idle - coming
-            self._lend_cores(max(0, min(idle, self._cores - self._inline - (self.count - idle))), soon)
+            self._lend_cores(self._free_cores(self._idle - coming), soon)
 
     def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
         """Has the event loop run a batch soon, unless it is going to anyway."""
