@@ -542,7 +542,12 @@ async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_no
         receive.start(first, time.monotonic() + 30)
         ended: list[Callable[[], None]] = []
         rpc: Any = SimpleNamespace(
-            metadata=(), peer="ipv4:1.1.1.1:1", client="1.1.1.1:1", on_end=ended.append, time_remaining=lambda: None
+            metadata=(),
+            peer="ipv4:1.1.1.1:1",
+            client="1.1.1.1:1",
+            on_end=ended.append,
+            time_remaining=lambda: None,
+            is_late=lambda: False,
         )
         GrpcInference(ModelInfer(service.serving, Turns()), receive).answer(rpc)
         rpc.on_cancel()

@@ -76,7 +76,7 @@ class RpcCall:
         self._unread = unread
         self.method: str = event.call_details.method.decode("ascii", "replace")
         self._deadline: float = event.call_details.deadline
-        self._late = self._deadline - _SHARE_OF_A_DEADLINE * (self._deadline - time.time())
+        self._late: float = self._deadline - _SHARE_OF_A_DEADLINE * (self._deadline - time.time())
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
         self.peer: str = self._call.peer().decode()
         self.client = _client_of(self.peer)
