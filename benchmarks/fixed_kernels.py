@@ -3,7 +3,8 @@
 The transform of one sequence is timed in processor time of one thread, in turns with aeon's MiniRocket (numba, compiled
 before, one thread) with as many kernels; the fastest of the runs counts. Then three servers take turns, each on one
 core, with JapaneseVowels: a rocket model, the same one without its kernels in C, and `preset = "rnn"`; the load comes
-from another core. The two models are trained once and kept.
+from another core. The two models are trained once and kept. `--answers 200000` then compares so many answers under
+load, of the kernels and of onnxruntime's operators, with the kernels' answers to each sequence alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -26,8 +28,12 @@ from benchmarks import accuracy, machine, pages
 from benchmarks.bench import measure_load
 from benchmarks.contenders import SAME_KERNELS, SERVICE
 from benchmarks.workloads import CACHE, Work
-from lengthwise.bench.trial import LoadSpec, prepare
+from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
+from lengthwise.padding import Steps, pad
 from lengthwise.runtime import fixed_kernels
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.session import Session
 from lengthwise_export.architecture import rocket_kernels
 
 PAGE = pages.RESULTS / "fixed_kernels.md"
@@ -35,6 +41,7 @@ DATA: Final = "JapaneseVowels"
 _KERNELS: Final = 9996
 _STEPS: Final = (30, 300, 1300)
 _FEATURES: Final = (1, 12)
+_HOURS: Final = 4 * 3600.0
 _ROCKET, _WITHOUT, _RNN = 'kind = "rocket"', 'kind = "rocket", onnxruntime\'s operators', 'preset = "rnn"'
 
 
@@ -88,8 +95,8 @@ def trained(preset: str) -> Path:
     return published
 
 
-def served(seconds: float, rounds: int) -> list[tuple[str, ...]]:
-    """A line for each server: the rates of 64 connections, and the latency of one."""
+def served(seconds: float, rounds: int, answers: int) -> tuple[list[tuple[str, ...]], str]:
+    """A line for each server (the rates of 64 connections, and the latency of one), and what `same_bits` says."""
     directories = {_ROCKET: trained("rocket"), _WITHOUT: trained("rocket"), _RNN: trained("rnn")}
     sequences = [record.steps for record in accuracy.read(DATA).test]
     server, *others = sorted(os.sched_getaffinity(0))
@@ -108,6 +115,7 @@ def served(seconds: float, rounds: int) -> list[tuple[str, ...]]:
         for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
             for kind, trial in trials.items():
                 figures[kind].append((*_rates(measure_load(*trial, many)), *_latencies(measure_load(*trial, one))))
+        equal = same_bits(trials[_ROCKET][0], trials[_WITHOUT][0], answers) if answers else ""
     os.sched_setaffinity(0, [server, *others])
     found = {kind: [median(column) for column in zip(*rows, strict=True)] for kind, rows in figures.items()}
     rnn, without = found[_RNN], found[_WITHOUT]
@@ -116,7 +124,31 @@ def served(seconds: float, rounds: int) -> list[tuple[str, ...]]:
         over = [f"{figure:,.0f} ({figure / whole:.2f})" for figure, whole in zip(row[:2], rnn[:2], strict=True)]
         times = [f"{figure:.2f} ({figure / whole:.2f})" for figure, whole in zip(row[2:], without[2:], strict=True)]
         lines.append((f"`{kind}`", *over, *times))
-    return lines
+    return lines, " ".join([equal, every_set(directories[_ROCKET], sequences)]).strip()
+
+
+def same_bits(own: LoadTest, plain: LoadTest, answers: int) -> str:
+    """How many answers under load, of each server, have other bits than the kernels' answers to the sequences alone."""
+    load = LoadSpec(concurrency=64, seconds=_HOURS, warmup_seconds=0, count=answers)
+    parts = []
+    for name, trial in (("the kernels", own), ("onnxruntime's operators", replace(plain, expected=own.expected))):
+        found = trial.run(load)
+        wrong = (found.wrong or 0) + answers - found.answers.get(200, 0)
+        parts.append(f"{wrong} of {answers:,} answers of {name}")
+    return f"{' and '.join(parts)}, under load, have other bits than the kernels' to the sequence alone."
+
+
+def every_set(directory: Path, sequences: list[Steps]) -> str:
+    """How many sequences alone get other bits with an instruction set than from onnxruntime's operators."""
+    manifest, parts = Manifest.read(directory), []
+    plain = Session.load(directory, manifest, devices=(PLAIN_CPU,))
+    batches = [pad([steps], multiple=manifest.width_multiple) for steps in sequences]
+    for name in reversed(fixed_kernels.INSTRUCTION_SETS):  # the best one stays
+        fixed_kernels.choose(name)
+        own = Session.load(directory, manifest)
+        other = sum(not np.array_equal(own.run(batch).logits, plain.run(batch).logits) for batch in batches)
+        parts.append(f"{other} with {name}")
+    return f"Of {len(batches)} sequences alone, {', '.join(parts)} have other bits than those of plain onnxruntime."
 
 
 def _rates(load: dict[str, Any]) -> tuple[float, float]:
@@ -132,7 +164,8 @@ def _latencies(load: dict[str, Any]) -> tuple[float, float]:
 @click.command()
 @click.option("--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Of each measurement.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of every server.")
-def main(seconds: float, rounds: int) -> None:
+@click.option("--answers", type=click.IntRange(0), default=0, show_default=True, help="To compare after the rounds.")
+def main(seconds: float, rounds: int, answers: int) -> None:
     """Measures fixed kernels beside aeon's and beside other models, and writes benchmarks/results/fixed_kernels.md."""
     pages.require_clean(PAGE)
     facts = machine.facts()
@@ -143,12 +176,9 @@ def main(seconds: float, rounds: int) -> None:
         f"{DATA}, one test recording a request, on one core; medians of {rounds} turns of {seconds:g} s. In brackets: "
         f"rates over those of `{_RNN}`, times over those of onnxruntime's operators."
     )
-    tables = (
-        pages.table(heads, transforms(seconds)),
-        under_load,
-        pages.table(("model", *own), served(seconds, rounds)),
-    )
-    text = pages.page(facts, "Fixed kernels", how, *tables)
+    alone = pages.table(heads, transforms(seconds))
+    lines, equal = served(seconds, rounds, answers)
+    text = pages.page(facts, "Fixed kernels", how, alone, under_load, pages.table(("model", *own), lines), equal)
     pages.write(PAGE, text)
     click.echo(text)
 
