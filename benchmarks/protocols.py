@@ -20,8 +20,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -63,6 +63,7 @@ class ProtocolForm:
         probabilities: Reads those of an answer's body.
         rpc: Whether it goes over gRPC.
         in_flight: Requests on their way on one stream; 0 where each is a call.
+        quick: Whether the server may answer before the application does (`--quick-path`).
     """
 
     name: str
@@ -70,6 +71,7 @@ class ProtocolForm:
     probabilities: Callable[[bytes], Sequence[float]]
     rpc: bool = False
     in_flight: int = 0
+    quick: bool = True
 
 
 def _predict(target: ServerAddress, steps: Steps) -> bytes:
@@ -120,10 +122,16 @@ def _floats(octets: bytes) -> list[float]:
     return found
 
 
+def _first(body: bytes) -> list[float]:
+    found: list[float] = orjson.loads(body)["predictions"][0]["probabilities"]
+    return found
+
+
 FORMS = (
-    ProtocolForm("JSON `/predict`", _predict, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
+    ProtocolForm("JSON `/predict`", _predict, _first),
+    ProtocolForm("JSON `/predict` through ASGI", _predict, _first, quick=False),
     ProtocolForm("octets `/predict`", _octets, _floats),
-    ProtocolForm("v1", _v1, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
+    ProtocolForm("v1", _v1, _first),
     ProtocolForm("v2 JSON", _v2, lambda body: orjson.loads(body)["outputs"][0]["data"]),
     ProtocolForm("v2 binary", _v2_binary, _floats),
     ProtocolForm(
@@ -359,6 +367,17 @@ class ProtocolLoad:
     rounds: int = 3
 
 
+def _served(
+    empty: bool, cores: Sequence[int], environment: Mapping[str, str] | None = None, **options: str
+) -> AbstractContextManager[launch.Running]:
+    port = launch.free_port()
+    command = launch.serve_command(bundled_models(), port, {"runners": "1", "log_level": "error", **options})
+    if empty:
+        command[command.index("lengthwise")] = "benchmarks.variants"
+        command.insert(command.index("serve"), "empty-run")
+    return launch.running(command, port, cores=cores, environment=environment)
+
+
 def compare(
     lengths: Sequence[int], load: ProtocolLoad, server_cores: Sequence[int], *, empty: bool = False
 ) -> dict[str, dict[str, Any]]:
@@ -374,19 +393,18 @@ def compare(
         ValueError: A protocol gives other bits than the first.
     """
     random = np.random.default_rng(0)
-    port, grpc_port = launch.free_port(), launch.free_port()
-    options = {"runners": "1", "log_level": "error", "grpc_port": str(grpc_port)}
-    command = launch.serve_command(bundled_models(), port, options)
-    if empty:
-        command[command.index("lengthwise")] = "benchmarks.variants"
-        command.insert(command.index("serve"), "empty-run")
+    grpc_port = launch.free_port()
     found: dict[str, dict[str, Any]] = {}
-    with launch.running(command, port, cores=server_cores) as server:
+    with (
+        _served(empty, server_cores, grpc_port=str(grpc_port)) as quick,
+        _served(empty, server_cores, {"LENGTHWISE_QUICK_PATH": "false"}) as through_asgi,
+    ):
         for length in lengths:
             work = make_sequences(np.full(100, length), Input("values", _FEATURES), random)
             rounds: dict[str, list[dict[str, Any]]] = {form.name: [] for form in FORMS}
             for _ in range(load.rounds):
                 for form in track(FORMS, f"{length} steps", transient=True):
+                    server = quick if form.quick else through_asgi
                     rounds[form.name].append(measure(form, server, grpc_port, work, load))
             bits = {name: figures[0].pop("bits") for name, figures in rounds.items()}
             different = [name for name in bits if bits[name] != bits[FORMS[0].name]]
