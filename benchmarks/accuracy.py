@@ -8,6 +8,7 @@ everything else is chosen. The test split chooses nothing.
 |---|---|
 | auto | a spec without `[model]`: what a newcomer gets |
 | rnn, conv, ... | the same with that preset |
+| sequence-grid, training-grid | `kind = "rocket"` as `auto` has it, but `normalize = "training"`, with that `grid` |
 | MiniRocket | aeon's, with its ridge classifier; sequences of different lengths are padded with zeros to the longest |
 
 Seconds are processor time on one core, from records to a trained and scored model, so that they mean something on a
@@ -38,22 +39,18 @@ from lengthwise.decoding.dataset import Record
 from lengthwise_export.architecture.model_spec import PRESETS
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training.options import TrainOptions
+from lengthwise_export.training.recipe import ROCKET_MODEL
 from lengthwise_export.training.session import TrainingSession
 
 PAGE = pages.RESULTS / "accuracy.md"
 SETS: Final = (
-    "JapaneseVowels",
-    "PickupGestureWiimoteZ",
-    "BasicMotions",
-    "ArrowHead",
-    "ItalyPowerDemand",
-    "GunPoint",
-    "OSULeaf",
-    "ACSF1",
+    *("JapaneseVowels", "PickupGestureWiimoteZ", "BasicMotions", "ArrowHead"),
+    *("ItalyPowerDemand", "GunPoint", "OSULeaf", "ACSF1"),
 )
 QUICK: Final = ("ItalyPowerDemand",)
 AUTO: Final = "auto"
 MINIROCKET: Final = "MiniRocket"
+GRIDS: Final = {f"{grid}-grid": ROCKET_MODEL | {"grid": grid} for grid in ("sequence", "training")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +97,9 @@ def read(name: str, folder: Path | None = None) -> LabelledSet:
 
 def trained(data: LabelledSet, model: str, seed: int) -> AccuracyOfRun:
     """Trains one model as the command does, and scores the test records."""
-    spec = data.spec({} if model == AUTO else {"preset": model})
+    spec = data.spec({} if model == AUTO else GRIDS.get(model, {"preset": model}))
+    if model in GRIDS:
+        spec = spec.with_keys(input={"normalize": "training"})
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         report = TrainingSession(spec, data.training, TrainOptions(seed=seed), test=data.test).run(Path(folder))
@@ -144,7 +143,7 @@ def padded(records: Sequence[Record], width: int) -> np.ndarray[Any, np.dtype[np
 def as_page(facts: dict[str, Any], results: Sequence[AccuracyOfRun]) -> str:
     """The table of means over seeds."""
     measured = {result.model for result in results}
-    models = [model for model in (AUTO, *PRESETS, MINIROCKET) if model in measured]
+    models = [model for model in (AUTO, *PRESETS, *GRIDS, MINIROCKET) if model in measured]
     lines = []
     for data in dict.fromkeys(result.data for result in results):
         line = [data]
@@ -180,20 +179,14 @@ def _cell(found: Sequence[AccuracyOfRun]) -> str:
 @click.option("--only-more", is_flag=True, help="Only the sets of --more that are named in --sets.")
 @click.option(
     "--models",
-    default=f"{AUTO},{MINIROCKET}",
+    default=",".join([AUTO, *GRIDS, MINIROCKET]),
     show_default=True,
-    help=f"Of {AUTO}, {MINIROCKET}, {', '.join(PRESETS)}.",
+    help=f"Of {AUTO}, {MINIROCKET}, {', '.join([*PRESETS, *GRIDS])}.",
 )
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--rounds-to", type=click.Path(dir_okay=False, path_type=Path), help="Keeps results, and continues them.")
 def main(
-    quick: bool,
-    names: str,
-    more: Path | None,
-    only_more: bool,
-    models: str,
-    seeds: int,
-    rounds_to: Path | None,
+    quick: bool, names: str, more: Path | None, only_more: bool, models: str, seeds: int, rounds_to: Path | None
 ) -> None:
     """Trains on every set, and writes benchmarks/results/accuracy.md."""
     torch.set_num_threads(1)

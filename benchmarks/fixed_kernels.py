@@ -114,7 +114,7 @@ def served(seconds: float, rounds: int, answers: int) -> tuple[list[tuple[str, .
             trials[kind] = prepare(running.target, sequences, check=True), running.pid
         for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
             for kind, trial in trials.items():
-                figures[kind].append((*_rates(measure_load(*trial, many)), *_latencies(measure_load(*trial, one))))
+                figures[kind].append(_figures(measure_load(*trial, many), measure_load(*trial, one)))
         equal = same_bits(trials[_ROCKET][0], trials[_WITHOUT][0], answers) if answers else ""
     os.sched_setaffinity(0, [server, *others])
     found = {kind: [median(column) for column in zip(*rows, strict=True)] for kind, rows in figures.items()}
@@ -151,14 +151,10 @@ def every_set(directory: Path, sequences: list[Steps]) -> str:
     return f"Of {len(batches)} sequences alone, {', '.join(parts)} have other bits than those of plain onnxruntime."
 
 
-def _rates(load: dict[str, Any]) -> tuple[float, float]:
-    """Requests by the second, and by the second of the server's processor time, which a busy machine spoils less."""
-    return load["requests_per_second"], load["answers"]["200"] / load["server_cpu_seconds"]
-
-
-def _latencies(load: dict[str, Any]) -> tuple[float, float]:
-    """Milliseconds: p50, and the server's processor time for a request."""
-    return load["latency_ms"]["p50"], 1e3 * load["server_cpu_seconds"] / load["answers"]["200"]
+def _figures(many: dict[str, Any], one: dict[str, Any]) -> tuple[float, ...]:
+    """Requests by the second, and by the second of the server's processor time; milliseconds: p50, and of that time."""
+    many_rate, one_rate = (load["answers"]["200"] / load["server_cpu_seconds"] for load in (many, one))
+    return many["requests_per_second"], many_rate, one["latency_ms"]["p50"], 1e3 / one_rate
 
 
 @click.command()

@@ -10,12 +10,17 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import pad
+from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.served import ServedModel
 from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
+from lengthwise.telemetry.metrics import ModelMetrics
 from lengthwise_export.architecture import rocket
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.masks import step_mask
@@ -26,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 )
 LENGTHS = (*range(1, 10), 16, 17, 33, 70)
 EVERY_SET = ("avx512", "avx2", "portable")
-ROCKET = 'kind = "rocket"\nkernels = {}'
+ROCKET = 'kind = "rocket"\nkernels = {}\ngrid = "{}"'
 
 
 @pytest.fixture(params=EVERY_SET)
@@ -50,8 +55,11 @@ def sequences(features: int, lengths: Sequence[int] = LENGTHS, seed: int = 0) ->
 
 
 def fitted(features: int, kernels: int, longest: int) -> RocketClassifier:
-    described = spec(ROCKET.format(kernels), step=f"features = {features}")
-    given = sequences(features, [longest, 40], seed=1)
+    return fitted_to(sequences(features, [longest, 40], seed=1), kernels)
+
+
+def fitted_to(given: Sequence[NDArray[np.float32]], kernels: int, grid: str = "sequence") -> RocketClassifier:
+    described = spec(ROCKET.format(kernels, grid), step=f"features = {given[0].shape[1]}")
     return rocket.fitted_to(described, rocket.first_layer(described), given, seed=3).eval()
 
 
@@ -92,6 +100,53 @@ def test_the_grid_is_that_of_the_operators_at_every_size(size: float, instructio
     assert np.array_equal(fixed_kernels.shares(model.plan, given), by_operators(model, given))
 
 
+@pytest.mark.parametrize("limit", [2.0**-60, 2.0**-3, 8.0, 2.0**120])
+@pytest.mark.parametrize("features", [1, 12, 500])
+def test_the_grid_of_the_training_split_clips_and_counts_exactly(
+    features: int, limit: float, instructions: str
+) -> None:
+    random, end = np.random.default_rng(0), np.float32(limit)
+    given = [np.full((40, features), end * np.float32(0.51)), np.zeros((9, features), np.float32)]
+    model = fitted_to(given, 84 if features == 500 else 840, "training")
+    assert model.grid.limit == limit
+    with np.errstate(over="ignore"):
+        given += [(random.normal(size=(length, features)) * end).astype(np.float32) for length in LENGTHS]
+    beyond = np.nextafter(end, np.float32(np.inf))
+    given += [np.array(values, np.float32).repeat(features, axis=1) for values in ([[end]], [[np.inf], [-beyond]])]
+    given[-1][0, 0] = -end
+    assert np.array_equal(fixed_kernels.shares(model.plan, given), by_operators(model, given))
+    counts = model.grid.clipped(torch.from_numpy(pad(given).steps))
+    assert counts is not None
+    assert counts.tolist() == [np.count_nonzero(np.abs(steps) > end) for steps in given]
+    assert counts[-2:].tolist() == [0, 2 * features - 1]
+    clipped = [np.clip(steps, -end, end) for steps in given]
+    assert np.array_equal(fixed_kernels.shares(model.plan, given), fixed_kernels.shares(model.plan, clipped))
+
+
+@pytest.mark.parametrize("grid", ["sequence", "training"])
+def test_counts_of_pieces_add_up_to_those_of_the_sequence_on_the_grid_of_the_training_split(
+    grid: str, instructions: str
+) -> None:
+    random = np.random.default_rng(0)
+    model = fitted_to([random.normal(size=(80, 3)).astype(np.float32)], 840, grid)
+    whole = random.normal(size=(170, 3)).astype(np.float32)
+    whole[3] *= 1e7  # only the first piece has it
+    cuts, equal = [100, 81, 129], []
+    begin = 0
+    for each in model.kernels_at_dilations:
+        end, overlap = begin + each.biases.numel(), 8 * each.dilation
+        inside = np.repeat(each.inside.numpy().ravel(), each.biases.shape[1])
+
+        def counts(steps: NDArray[np.float32], span: slice = slice(begin, end), lost: int = overlap) -> NDArray[Any]:
+            return np.rint(fixed_kernels.shares(model.plan, [steps])[0, span] * (len(steps) - lost))
+
+        for cut in cuts:  # a result at a step is that of the 4 * dilation steps before and behind
+            pieces = counts(whole[:cut]) + counts(whole[cut - overlap :])
+            equal.append(np.array_equal(pieces[inside], counts(whole)[inside]))
+        begin = end
+    assert all(equal) if grid == "training" else not any(equal)
+
+
 def test_a_damaged_plan_is_refused_and_reads_no_foreign_memory() -> None:
     plan, given = fitted(3, 168, 40).plan, sequences(3)
     random = np.random.default_rng(0)
@@ -113,15 +168,22 @@ def test_a_damaged_plan_is_refused_and_reads_no_foreign_memory() -> None:
             fixed_kernels.shares(fixed_kernels.KernelPlan(numbers, biases), given)
 
 
-def exported(step: str, kernels: int = 420) -> tuple[bytes, Manifest]:
-    made = candidate(ROCKET.format(kernels), step=step)
+def exported(step: str, kernels: int = 420, grid: str = "sequence") -> tuple[bytes, Manifest]:
+    made = candidate(ROCKET.format(kernels, grid), step=step)
     return made.build(made.manifest).SerializeToString(), made.manifest
 
 
-@pytest.mark.parametrize("step", ["features = 1", "features = 12\nmissing = 'indicator'\nnormalize = 'both'"])
-def test_the_graph_has_the_same_bits_with_and_without_the_operator(step: str, instructions: str) -> None:
+@pytest.mark.parametrize(
+    ("step", "grid"),
+    [
+        ("features = 1", "sequence"),
+        ("features = 12\nmissing = 'indicator'\nnormalize = 'both'", "sequence"),
+        ("features = 12\nmissing = 'indicator'", "training"),
+    ],
+)
+def test_the_graph_has_the_same_bits_with_and_without_the_operator(step: str, grid: str, instructions: str) -> None:
     whole = step == "features = 1" and instructions == fixed_kernels.INSTRUCTION_SETS[0]
-    graph, manifest = exported(step, 9996 if whole else 420)
+    graph, manifest = exported(step, 9996 if whole else 420, grid)
     own, plain = Session(graph, manifest), Session(graph, manifest, devices=(PLAIN_CPU,))
     assert (own.kernels, plain.kernels) == (f"fixed {instructions}", ONNXRUNTIME)
     assert not own.computes_padding
@@ -148,6 +210,28 @@ def test_many_requests_get_the_bits_of_plain_onnxruntime() -> None:
         assert np.array_equal(own.run(batch).logits, plain.run(batch).logits)
 
 
+@pytest.mark.parametrize("kernels", ["own", "onnxruntime's"])
+def test_clipped_values_are_counted_in_the_metrics(kernels: str) -> None:
+    graph, manifest = exported("features = 3\nmissing = 'mean'", grid="training")
+    session = Session(graph, manifest, **({} if kernels == "own" else {"devices": (PLAIN_CPU,)}))
+    given = [np.full((length, 3), 1e-3, np.float32) for length in (1, 9, 30)]
+    metrics, table = ModelMetrics(), CostTable([1], [4], np.array([[1.0]]))
+    served = ServedModel(LoadedModel(manifest, session, table), metrics, BatchLimits())
+    served.queue.run(pad(given), False)
+    assert metrics.clipped_values == 0
+    given[0][0, 1], given[2][29], given[2][4] = -3e38, 1e6, np.nan
+    batch = pad(given, rows=5)
+    batch.steps[3:] = 1e6  # fillers, and padding
+    batch.steps[1, 9:] = 1e6
+    assert len(served.queue.run(batch, False)) == 3
+    assert metrics.clipped_values == 4
+    other, described = exported("features = 3")
+    assert described.graph.clipped is None
+    model = LoadedModel(described, Session(other, described), table)
+    ServedModel(model, metrics, BatchLimits()).queue.run(batch, False)
+    assert metrics.clipped_values == 4
+
+
 def test_no_rows_give_no_answers() -> None:
     graph, manifest = exported("features = 3")
     batch = pad(sequences(3, [4]))
@@ -170,11 +254,18 @@ def other_weight(weights: NDArray[Any]) -> NDArray[Any]:
 
 @pytest.mark.parametrize(
     ("name", "change"),
-    [("0.weights", other_weight), ("0.weights", np.zeros_like), ("powers", lambda powers: powers * 4)],
-    ids=["another kernel", "no channels", "another grid"],
+    [
+        ("0.weights", other_weight),
+        ("0.weights", np.zeros_like),
+        ("powers", lambda powers: powers * 4),
+        ("distance", lambda distance: distance * np.float32(3)),
+        ("distance", lambda distance: distance * np.float32(2**-4)),
+        ("distance", lambda distance: distance * np.float32(0)),
+    ],
+    ids=["another kernel", "no channels", "another grid", "no power of two", "sums that are not exact", "zero"],
 )
 def test_a_graph_that_computes_something_else_keeps_its_operators(name: str, change: Any) -> None:
-    graph, manifest = exported("features = 3")
+    graph, manifest = exported("features = 3", grid="training" if name == "distance" else "sequence")
     session = Session(altered(graph, name, change), manifest)
     assert session.kernels == ONNXRUNTIME
 

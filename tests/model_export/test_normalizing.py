@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,6 +51,14 @@ def losing(
 
     monkeypatch.setattr(rocket, "fit", fit)
     return fitted
+
+
+def test_a_grid_of_the_training_split_has_the_statistics_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    losing(monkeypatch, {})
+    given = [replace(each, steps=each.steps * 10.0 ** (place % 4)) for place, each in enumerate(records(20))]
+    for grid, chosen in (("sequence", "both"), ("training", "training")):
+        open_spec = ROCKET.with_keys(input={"normalize": "auto"}, model={"grid": grid})
+        assert recipe.plan(open_spec, given, TrainOptions()).spec.input.normalize == chosen
 
 
 def test_the_normalisation_with_which_a_whole_model_loses_less_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -319,6 +319,28 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
         loading.load(spec(), tmp_path / "model.safetensors")
 
 
+def test_the_grid_of_the_training_split_is_in_the_checkpoint(tmp_path: Path) -> None:
+    described = spec(f'{SMALL}\ngrid = "training"', step="features = 3\nmax_length = 60")
+    result = rocket_training.train(described, separable(40), TrainingOptions(), tmp_path)
+    published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
+    assert (published.manifest.graph.clipped, published.manifest.promises[0].bits) == ("clipped", True)
+    session, batch = Session.load(published.directory, published.manifest), pad(sequences(3, lengths=[1, 5, 30, 60]))
+    with torch.no_grad():
+        own = result.model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths))
+    served = session.run(batch, ("logits", "clipped"))
+    assert np.allclose(served.logits, own.logits.numpy(), atol=1e-5)
+    assert own.clipped is not None
+    assert np.array_equal(own.clipped.numpy(), served.clipped)
+    path = tmp_path / "model.safetensors"
+    tensors, state = load_file(path), checkpoint.state(path)
+    for damaged in (None, torch.tensor(3.0), torch.ones(2), torch.tensor(np.nan)):
+        changed = {name: damaged if name == "grid.distance" else kept for name, kept in tensors.items()}
+        kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
+        save_file(kept, path, metadata={"state": json.dumps(state)})
+        with pytest.raises(CheckpointError, match="the checkpoint's grid is damaged"):
+            loading.load(described, path)
+
+
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
@@ -351,6 +373,11 @@ def test_a_damaged_checkpoint_is_refused(name: str, changed: torch.Tensor | None
     [
         ({"model": {"kind": "rocket", "hidden": 8}}, "'hidden' has no meaning with kind = 'rocket'"),
         ({"model": {"kernels": 84}}, "'kernels' is for kind = 'rocket'"),
+        ({"model": {"grid": "training"}}, "'grid' is for kind = 'rocket'"),
+        (
+            {"model": {"kind": "rocket", "grid": "training"}, "input": {"features": 3, "normalize": "both"}},
+            "set input.normalize to 'training' or 'none', not to 'both'",
+        ),
         ({"model": {"kind": "rocket", "kernels": 83}}, "must be at least 84"),
         ({"model": {"kind": "rockets"}}, "model.kind"),
         ({"model": {"kind": "rocket"}, "task": "per-step"}, "no answer for each step"),

@@ -33,6 +33,7 @@ FAMILIES = {
     "queue_seconds": OWN,
     "overdue_batches": OWN,
     "cancelled_sequences": OWN,
+    "clipped_values": OWN,
     "max_queue_seconds": frozenset(),
     "request_duration_seconds": OWN,
     "queue_wait_seconds": OWN,

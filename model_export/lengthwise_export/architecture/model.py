@@ -29,10 +29,16 @@ class ClassifierOutput(NamedTuple):
     Attributes:
         logits: `[rows, classes]`; for a per-step model `[rows, width, classes]`, zeros at padding.
         attention: `[rows, width]`, the weights of attention pooling; None for other poolings.
+        clipped: `[rows]`, how many values are beyond the grid of the training split; None for a model without one.
     """
 
     logits: Tensor
     attention: Tensor | None = None
+    clipped: Tensor | None = None
+
+    def present(self) -> dict[str, Tensor]:
+        """The outputs that there are, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class SequenceClassifier(nn.Module):
@@ -141,7 +147,7 @@ class Ensemble(nn.Module):
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch; see `SequenceClassifier`."""
         outputs: list[ClassifierOutput] = [member(steps, lengths) for member in self.members]
-        logits, attention = outputs[0]
+        logits, attention, _ = outputs[0]
         for output in outputs[1:]:
             logits = logits + output.logits
             attention = None if attention is None or output.attention is None else attention + output.attention

@@ -40,7 +40,7 @@ class SpecTable(BaseModel):
         return [key for key in keys if key in self.model_fields_set]
 
 
-ROCKET_KEYS: Final = frozenset({"kind", "kernels", "sequence_features"})
+ROCKET_KEYS: Final = frozenset({"kind", "kernels", "grid", "sequence_features"})
 
 
 class ConvSpec(SpecTable):
@@ -94,8 +94,9 @@ class ModelSpec(SpecTable):
 
     Attributes:
         kind: `layers` for the layers below, trained by gradient descent; `rocket` for fixed kernels with a linear head,
-            which has the keys `kernels` and `sequence_features` and no others.
+            which has the keys `kernels`, `grid` and `sequence_features` and no others.
         kernels: For `rocket`: number of features of the head, rounded down to a multiple of 84.
+        grid: For `rocket`: whether values are rounded to a grid of each `sequence`, or of the `training` split.
         preset: A name for a set of the keys below (`PRESETS`); a key that is given as well wins.
         conv: Convolutions before the recurrent layers, in order.
         rnn: The recurrent layers; `none` for a per-step MLP instead.
@@ -115,6 +116,7 @@ class ModelSpec(SpecTable):
 
     kind: Literal["layers", "rocket"] = "layers"
     kernels: int = Field(default=10_000, ge=84)
+    grid: Literal["sequence", "training"] = "sequence"
     preset: Preset | None = None
     conv: tuple[ConvSpec, ...] = ()
     rnn: Literal["lstm", "gru", "none"] = "lstm"
@@ -166,11 +168,11 @@ class ModelSpec(SpecTable):
         others = self.says(*(name for name in ModelSpec.model_fields if name not in ROCKET_KEYS))
         if self.kind == "rocket" and others:
             raise ValueError(
-                f"'{others[0]}' has no meaning with kind = 'rocket', whose other keys are 'kernels' and "
+                f"'{others[0]}' has no meaning with kind = 'rocket', whose other keys are 'kernels', 'grid' and "
                 "'sequence_features'"
             )
-        if self.kind != "rocket" and self.says("kernels"):
-            raise ValueError("'kernels' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]")
+        if self.kind != "rocket" and (other := self.says("kernels", "grid")):
+            raise ValueError(f"'{other[0]}' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]")
         if self.layers == 0 and (self.rnn != "none" or not self.conv):
             raise ValueError("'layers' 0 is for rnn = 'none' after convolutions: otherwise there would be no layer")
         if len(set(self.sequence_features)) != len(self.sequence_features):

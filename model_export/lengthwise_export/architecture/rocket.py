@@ -10,7 +10,7 @@ sequence are features of their own, where the spec asks for them.
 `rocket_kernels` describes the method and its source. The values are rounded to a grid that makes every sum of a kernel
 exact: a float32 sum of numbers on one grid is exact as long as it stays below 2**24 steps of the grid. So the sums, the
 comparisons and the counts have the same bits alone and in every batch, in any order of addition, and on every machine
-that follows IEEE 754. The grid depends only on the largest value of the sequence.
+that follows IEEE 754. The grid depends only on the largest value of the sequence, or of the training split.
 """
 
 from __future__ import annotations
@@ -45,31 +45,45 @@ _UNTRAINED_LENGTH, _UNTRAINED_SEQUENCES = 100, 8
 
 
 class Grid(nn.Module):
-    """Rounds each sequence to a grid of its own, on which sums of a kernel are exact.
+    """Rounds each sequence to a grid on which sums of a kernel are exact: of its own, or of the training split.
 
-    The distance of the grid is a power of two: `2**-bits` of the smallest power of two that is not below the largest
-    absolute value of the sequence. Values below 2**-80 become zero, and those beyond 2**120 become 2**120.
+    The distance of the grid is a power of two: `2**-bits` of its limit, which is the smallest power of two that is not
+    below the largest absolute value. Values below 2**-80 become zero, and those beyond 2**120 become 2**120.
 
     Args:
         features: Number of features; the more a kernel may read, the coarser is the grid.
+        limit: That of the training split, where values are clipped; None for the own one of each sequence.
     """
 
     powers: Tensor
+    distance: Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, limit: float | None = None) -> None:
         super().__init__()
         # the absolute weights of a kernel have the sum 12
         most = (6 * 1 + 3 * 2) * min(features, rocket_kernels.MAX_CHANNELS)
         self.bits = _MANTISSA_BITS - math.ceil(math.log2(most))
-        self.register_buffer("powers", torch.from_numpy(fixed_kernels.POWERS.copy()), persistent=False)
+        self.limit = limit
+        if limit is None:
+            self.register_buffer("powers", torch.from_numpy(fixed_kernels.POWERS.copy()), persistent=False)
+        else:
+            self.register_buffer("distance", torch.tensor(limit * 2.0**-self.bits))
 
     def forward(self, steps: Tensor) -> Tensor:
         """`[rows, width, features]`, zeros at padding, before and after."""
-        steps = steps.clamp(-_LARGEST, _LARGEST)
-        largest = steps.abs().amax(dim=(1, 2), keepdim=True)  # (rows, 1, 1)
-        power = torch.where(self.powers >= largest, self.powers, _LARGEST).amin(dim=2, keepdim=True)
-        distance = power * 2.0**-self.bits
+        limit = self.limit or _LARGEST
+        steps = steps.clamp(-limit, limit)
+        distance = self._of_each(steps) if self.limit is None else self.distance
         return torch.round(steps / distance) * distance
+
+    def _of_each(self, steps: Tensor) -> Tensor:
+        """`[rows, 1, 1]`, the distance of each sequence's own grid."""
+        largest = steps.abs().amax(dim=(1, 2), keepdim=True)  # (rows, 1, 1)
+        return torch.where(self.powers >= largest, self.powers, _LARGEST).amin(dim=2, keepdim=True) * 2.0**-self.bits
+
+    def clipped(self, steps: Tensor) -> Tensor | None:
+        """`[rows]`, how many values are beyond the limit of the training split; None without one."""
+        return None if self.limit is None else (steps.abs() > self.limit).to(torch.float32).sum(dim=(1, 2))
 
 
 class KernelsAtDilation(nn.Module):
@@ -114,12 +128,12 @@ class KernelsAtDilation(nn.Module):
 class RocketClassifier(nn.Module):
     """A linear classifier of rocket features."""
 
-    def __init__(self, spec: Spec, kernels: Sequence[DilatedKernels]) -> None:
+    def __init__(self, spec: Spec, kernels: Sequence[DilatedKernels], grid: Grid) -> None:
         super().__init__()
         self.first = first_layer(spec)
-        self.grid = Grid(self.first.out_features)
+        self.grid = grid
         together = biases_together(kernels)
-        self.plan = fixed_kernels.plan(kernels, self.grid.bits)
+        self.plan = fixed_kernels.plan(kernels, grid.bits, grid.limit)
         self.dilations = nn.ModuleList(KernelsAtDilation(each, together) for each in kernels)
         kinds = spec.model.sequence_features
         self.sequence_features = SequenceFeatures(kinds, spec.input.features or 0) if kinds else None
@@ -138,7 +152,10 @@ class RocketClassifier(nn.Module):
         The shares are computed in C where that was built, with the same bits as by the operators that are exported.
         """
         mask = step_mask(lengths, values.shape[1])  # (rows, width)
-        steps = self.first(values, mask)  # (rows, width, channels)
+        return self._features(values, self.first(values, mask), lengths, mask)
+
+    def _features(self, values: Tensor, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """The same, of `steps [rows, width, channels]` behind the first layer."""
         if fixed_kernels.INSTRUCTION_SETS and values.is_cpu and not torch.compiler.is_exporting():
             rows = [row[:length] for row, length in zip(steps.numpy(), lengths.tolist(), strict=True)]
             found = torch.from_numpy(fixed_kernels.shares(self.plan, rows))
@@ -160,9 +177,12 @@ class RocketClassifier(nn.Module):
             values: `[rows, width, features]` float32 with NaN for missing values.
             lengths: `[rows]`, each 1 to width.
         """
+        mask, head = step_mask(lengths, values.shape[1]), self.head
+        steps = self.first(values, mask)
         # In float64: a sum of thousands of float32 products depends in its last digits on its order
-        features, head = self.features(values, lengths).double(), self.head
-        return ClassifierOutput(functional.linear(features, head.weight.double(), head.bias.double()).float())
+        features = self._features(values, steps, lengths, mask).double()
+        logits = functional.linear(features, head.weight.double(), head.bias.double()).float()
+        return ClassifierOutput(logits, clipped=self.grid.clipped(steps))
 
 
 def biases_together(kernels: Sequence[DilatedKernels]) -> int:
@@ -199,7 +219,13 @@ def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
     features = first_layer(spec).out_features
     if any(kernels.reads.shape != (KERNELS, features) for kernels in fitted):
         raise CheckpointError(f"the checkpoint's kernels do not read {features} features, as the spec says")
-    return RocketClassifier(spec, fitted)
+    grid = Grid(features)
+    if spec.model.grid == "training":
+        limit = tensors.get("grid.distance", torch.zeros(0)) * 2.0**grid.bits
+        if limit.dim() or float(limit) not in fixed_kernels.POWERS:
+            raise CheckpointError("the checkpoint's grid is damaged: its distance is no power of two")
+        grid = Grid(features, float(limit))
+    return RocketClassifier(spec, fitted, grid)
 
 
 def _checked(kernels: DilatedKernels, prefix: str) -> DilatedKernels:
@@ -228,7 +254,7 @@ def untrained(spec: Spec) -> RocketClassifier:
 
 def fitted_to(spec: Spec, first: Normalize, sequences: Sequence[NDArray[np.float32]], *, seed: int) -> RocketClassifier:
     """A model with kernels for sequences `[length, features]` behind a fitted first layer, and an untrained head."""
-    grid = Grid(first.out_features)
+    grid = Grid(first.out_features, _limit(sequences) if spec.model.grid == "training" else None)
     with torch.no_grad():
         on_grid = [
             steps.numpy() for steps in of_each(lambda rows, _mask: grid(rows), list(map(torch.from_numpy, sequences)))
@@ -239,9 +265,15 @@ def fitted_to(spec: Spec, first: Normalize, sequences: Sequence[NDArray[np.float
         reference_length=max(map(len, sequences)),
         seed=seed,
     )
-    model = RocketClassifier(spec, kernels)
+    model = RocketClassifier(spec, kernels, grid)
     model.first = first
     return model
+
+
+def _limit(sequences: Sequence[NDArray[np.float32]]) -> float:
+    """The smallest power of two that is not below the values, as in `Grid`."""
+    largest = max(np.abs(steps).max(initial=0) for steps in sequences)
+    return next((power for power in fixed_kernels.POWERS.tolist() if power >= largest), _LARGEST)
 
 
 def first_layer(spec: Spec) -> Normalize:

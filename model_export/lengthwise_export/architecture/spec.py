@@ -115,6 +115,11 @@ class Spec(SpecTable):
                 raise ValueError("'model.kind' = 'rocket' is for values: token ids have no order of size")
             if self.output.task == "per-step":
                 raise ValueError("'model.kind' = 'rocket' has no answer for each step: it counts over the steps")
+            if self.model.grid == "training" and self.input.normalize not in ("auto", "training", "none"):
+                raise ValueError(
+                    "'model.grid' = 'training' is for values that do not depend on the whole sequence: set "
+                    f"input.normalize to 'training' or 'none', not to '{self.input.normalize}'"
+                )
         if self.output.task == "per-step" and (unpooled := self.model.says("pooling", "sequence_features")):
             raise ValueError(f"'model.{unpooled[0]}' has no meaning with output.task = 'per-step': no step is pooled")
         if self.input.kind == "tokens" and set(self.model.sequence_features) - {"length"}:
@@ -187,7 +192,7 @@ class Spec(SpecTable):
         if self.model.kind == "rocket":
             tables["model"] = {key: value for key, value in tables["model"].items() if key in ROCKET_KEYS}
             return tables
-        del tables["model"]["kernels"]
+        del tables["model"]["kernels"], tables["model"]["grid"]
         if self.model.rnn == "none":
             del tables["model"]["bidirectional"]
         if self.output.task == "per-step":
@@ -239,6 +244,7 @@ class Spec(SpecTable):
             graph=GraphNames(
                 sequences="tokens" if tokens else "values",
                 attention="attention" if self.has_attention else None,
+                clipped="clipped" if self.model.grid == "training" else None,
             ),
         )
 

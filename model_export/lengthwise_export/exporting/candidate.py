@@ -22,6 +22,7 @@ from lengthwise.verification.measurement import BatchLogits, ExactReference, Ref
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.architecture import loading, trained
 from lengthwise_export.architecture.loading import BuiltInModel
+from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.check import check as run_check
@@ -92,9 +93,11 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
     mean, std = _statistics(model)
 
     def build(named: Manifest) -> onnx.ModelProto:
-        return graph.without_exporter_metadata(
-            graph.build(model, named.input, name=named.name, labels=named.labels, opset=options.opset)
+        select, given = ClassifierOutput.present, named.input
+        proto = graph.build(
+            model, given, name=named.name, labels=named.labels, select_output=select, opset=options.opset
         )
+        return graph.without_exporter_metadata(proto)
 
     return Candidate(
         manifest=spec.manifest(name="model", version=1, mean=mean, std=std).model_copy(

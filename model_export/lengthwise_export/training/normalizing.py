@@ -70,6 +70,8 @@ def chosen(
     """The normalisation, if it is `auto`; the head of the probe reads these sequence features."""
     if spec.input.kind == "tokens" or spec.input.normalize != "auto":
         return Normalisation(spec)
+    if spec.model.grid == "training":
+        return _with(spec, "training", 'grid = "training" needs values that do not depend on the whole sequence')
     if facts.median_length < 3:
         return _with(spec, "training", "most sequences have one or two steps")
     if facts.spread < SPREAD and facts.shift < 0.05:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lengthwise.batching.buckets import Buckets
@@ -34,10 +35,19 @@ class LoadedModel:
         """Its name and version."""
         return Key(self.manifest.name, self.manifest.version)
 
-    def answer(self, batch: PaddedBatch, attention: bool) -> list[Answer | None]:
-        """Runs a batch, with attention or without: one answer for each sequence; None if its logits are not finite."""
+    def answer(
+        self, batch: PaddedBatch, attention: bool, on_clipped: Callable[[int], None] | None = None
+    ) -> list[Answer | None]:
+        """Runs a batch, with attention or without: one answer for each sequence; None if its logits are not finite.
+
+        `on_clipped` gets the number of values that a graph with the output `clipped` clipped.
+        """
         wanted: tuple[OutputName, ...] = ("logits", "attention") if attention else ("logits",)
+        if on_clipped is not None:
+            wanted = (*wanted, "clipped")
         outputs, lengths = self.session.run(batch, wanted), batch.lengths
+        if on_clipped is not None and outputs.clipped is not None:
+            on_clipped(int(outputs.clipped[: batch.rows - batch.fillers].sum()))
         if batch.fillers:
             outputs, lengths = outputs.first(batch.rows - batch.fillers), lengths[: -batch.fillers]
         return answers.score(outputs, lengths, self.manifest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.repository.model import LoadedModel
@@ -20,7 +22,7 @@ class ServedModel:
         metrics.computes_padding = model.session.computes_padding
         self.queue = ModelQueue(
             model.manifest.key,
-            model.answer,
+            partial(model.answer, on_clipped=metrics.clipped) if model.manifest.graph.clipped else model.answer,
             model.cost,
             metrics,
             limits.at_most(model.manifest.max_batch_rows),

@@ -2,7 +2,7 @@
 
 The graph of such a model is plain ONNX. `lengthwise.runtime.onnx.kernel_shares` finds the part of it that counts when a
 graph is opened, and puts the operator of `kernels/_shares.c` in its place. Training calls the same code (`shares`).
-On the grid of a sequence every sum is exact, so the bits are those of the graph's own operators, on every processor.
+On the grid every sum is exact, so the bits are those of the graph's own operators, on every processor.
 A C compiler is needed at installation; without it onnxruntime runs the graph as it is.
 """
 
@@ -33,7 +33,9 @@ HIGH_TAPS: Final = np.array(list(combinations(range(TAPS), 3)))
 """`[84, 3]`: the places of the three weights of 2; the other weights are -1."""
 KERNELS: Final = len(HIGH_TAPS)
 POWERS: Final = np.exp2(np.arange(-60, 121, dtype=np.float32))
-"""The powers of two that set the distance of a sequence's grid: the smallest that is not below its values."""
+"""The powers of two that a grid may end at: the smallest that is not below its values."""
+EACH_ITS_OWN: Final = 121
+"""In a plan, in the place of the exponent of a grid's limit: each sequence has a grid of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,15 @@ def kernel_weights() -> NDArray[np.float32]:
     return weights
 
 
-def plan(kernels: Sequence[DilatedKernels], bits: int) -> KernelPlan:
+def plan(kernels: Sequence[DilatedKernels], bits: int, limit: float | None = None) -> KernelPlan:
     """The plan of kernels at each dilation; at least one.
 
     Args:
         kernels: The kernels.
-        bits: The distance of a sequence's grid is `2**-bits` of a power of two above its values.
+        bits: The distance of the grid is `2**-bits` of its limit.
+        limit: One of `POWERS`, where values are clipped; None for the smallest above the values of each sequence.
     """
-    numbers = [kernels[0].reads.shape[1], bits]
+    numbers = [kernels[0].reads.shape[1], bits, EACH_ITS_OWN if limit is None else int(np.log2(limit))]
     for each in kernels:
         numbers += [each.dilation, each.biases.shape[1]]
         for inside, reads in zip(each.inside, each.reads, strict=True):

@@ -113,6 +113,7 @@ class GraphNames(_ManifestPart):
         logits: The output with the logits, or with probabilities (`Manifest.scores`).
         classes_first: The logits of a per-step head are `[rows, classes, width]`.
         attention: The output with the attention weights, `[rows, width]`.
+        clipped: The output with the number of values beyond the range of the training split, `[rows]` float32.
     """
 
     sequences: str = "values"
@@ -127,6 +128,7 @@ class GraphNames(_ManifestPart):
     logits: str = "logits"
     classes_first: bool = False
     attention: str | None = None
+    clipped: str | None = None
 
     @model_validator(mode="after")
     def _says_where_a_sequence_ends(self) -> Self:

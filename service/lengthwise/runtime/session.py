@@ -29,7 +29,7 @@ from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.opening import INTEGER, Source, inputs_on_device, is_recurrent, open_graph
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 
-OutputName = Literal["logits", "attention"]
+OutputName = Literal["logits", "attention", "clipped"]
 """The outputs that a graph may have, by the service's names."""
 
 CPU_LABEL = CPU_DEVICE.label
@@ -49,13 +49,15 @@ class Outputs:
     Attributes:
         logits: `[rows, classes]` float32; `[rows, width, classes]` of a per-step head.
         attention: `[rows, width]` float32; None if it was not requested.
+        clipped: `[rows]` float32, how many values were clipped; None if it was not requested.
     """
 
     logits: NDArray[np.float32]
     attention: NDArray[np.float32] | None = None
+    clipped: NDArray[np.float32] | None = None
 
     def first(self, rows: int) -> Outputs:
-        """The outputs of the first rows."""
+        """Logits and attention of the first rows."""
         return Outputs(self.logits[:rows], None if self.attention is None else self.attention[:rows])
 
 
@@ -103,10 +105,11 @@ class Session:
         self.computes_padding = opened[0].computes_padding
         self.recurrent = is_recurrent(graph)
         self._session = self._sessions[0]
+        names = manifest.graph
+        given: dict[OutputName, str | None]
+        given = {"logits": names.logits, "attention": names.attention, "clipped": names.clipped}
+        self._outputs = {output: name for output, name in given.items() if name is not None}
         self._check(manifest)
-        self._outputs: dict[OutputName, str] = {"logits": manifest.graph.logits}
-        if manifest.graph.attention is not None:
-            self._outputs["attention"] = manifest.graph.attention
         # The outputs with a time axis. With a time-first graph it is their first axis.
         self._along_steps: frozenset[OutputName] = frozenset(
             {"attention", "logits"} if manifest.task == "per-step" else {"attention"}
@@ -252,8 +255,7 @@ class Session:
                 f"{manifest.key}: the graph wants {features} features a step, the manifest says "
                 f"{manifest.input.features}"
             )
-        named = {names.logits} | ({names.attention} if names.attention else set())
-        missing = named - {node.name for node in self._session.get_outputs()}
+        missing = {*self._outputs.values()} - {node.name for node in self._session.get_outputs()}
         if missing:
             raise ManifestError(f"{manifest.key}: the graph has no output {', '.join(sorted(missing))}")
 

@@ -87,6 +87,7 @@ OF_MODELS: Final[tuple[tuple[Kind, str, str, tuple[str, ...], Callable[[ModelMet
         (),
         _number("cancelled_sequences"),
     ),
+    ("counter", "clipped_values", "Values that were clipped at the grid of a model.", (), _number("clipped_values")),
     ("gauge", "model_info", "Always 1.", ("provider", "digest"), _informed("provider", "digest")),
     (
         "gauge",

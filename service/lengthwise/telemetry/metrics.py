@@ -126,7 +126,9 @@ class _CountOf:
 _CODE: Final = {code: cell for cell, code in enumerate(_STATUSES)}
 _REASON: Final = {reason: cell for cell, reason in enumerate(REASONS, len(_CODE))}
 _NUMBERS: Final = len(_CODE) + len(_REASON)
-_SEQUENCES, _VALID, _PADDING, _COMPUTED, _FAILED, _OVERDUE, _CANCELLED, _HISTOGRAMS = range(_NUMBERS, _NUMBERS + 8)
+_SEQUENCES, _VALID, _PADDING, _COMPUTED, _FAILED, _OVERDUE, _CANCELLED, _CLIPPED, _HISTOGRAMS = range(
+    _NUMBERS, _NUMBERS + 9
+)
 _BOUNDS: Final[tuple[Sequence[float], ...]] = (SECONDS, SECONDS, SECONDS, SECONDS, ROWS, STEPS, STEPS)
 CELLS: Final = _HISTOGRAMS + sum(len(bounds) + 2 for bounds in _BOUNDS)
 """How many cells a model has."""
@@ -142,6 +144,7 @@ class ModelMetrics:
     batch_failures = _CountOf(_FAILED)
     overdue_batches = _CountOf(_OVERDUE)
     cancelled_sequences = _CountOf(_CANCELLED)
+    clipped_values = _CountOf(_CLIPPED)
 
     def __init__(
         self,
@@ -253,6 +256,11 @@ class ModelMetrics:
         """Counts sequences whose client left before their batch began."""
         with self.lock:
             self.cells[_CANCELLED] += sequences
+
+    def clipped(self, values: int) -> None:
+        """Counts values of a batch that the graph clipped."""
+        with self.lock:
+            self.cells[_CLIPPED] += values
 
 
 @dataclass(frozen=True, slots=True)

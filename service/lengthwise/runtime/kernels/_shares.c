@@ -1,6 +1,6 @@
 /* Shares of steps at which fixed kernels are above biases (MiniRocket), for onnxruntime and for Python.
  *
- *     values of a row -> its grid -> for each dilation and kernel: sum of channels -> results -> counts -> shares
+ *     values of a row -> grid -> for each dilation and kernel: sum of channels -> results -> counts -> shares
  *
  * A graph's own operators write a bool and a float for each step, kernel and bias. Here a kernel's results stay in the
  * nearest cache, and a row costs its own steps. On the grid every sum is exact (`lengthwise_export.architecture.rocket`
@@ -10,8 +10,9 @@
  *     inputs   x [rows][steps][channels], lengths [rows] int32, plan [n] int32, biases [shares]
  *     outputs  shares [rows][shares]
  *
- * The plan is: channels, bits of the grid, and for each dilation: itself, biases of a kernel, and for each of the 84
- * kernels: whether it is only applied where all its weights have a step, how many channels it reads, and which.
+ * The plan is: channels, bits of the grid, the exponent of its limit (`EACH_ITS_OWN`: that of each sequence), and for
+ * each dilation: itself, biases of a kernel, and for each of the 84 kernels: whether it is only applied where all its
+ * weights have a step, how many channels it reads, and which.
  * The shares are in the order of dilations, kernels, biases.
  */
 #include <float.h>
@@ -23,7 +24,7 @@
 #define KERNELS_IN_ALL 84
 #define SMALLEST_POWER (-60)
 #define LARGEST_POWER 120
-#define LARGEST_VALUE 0x1p120f
+#define EACH_ITS_OWN (LARGEST_POWER + 1)
 #define BELOW_ALL (-FLT_MAX)
 #define SUM_OF_LANES 6 /* adding up the lanes of a vector takes as long as some six vectors */
 #define MOST_BITS 22
@@ -34,7 +35,7 @@
 struct Cells {
     const char *name;
     float (*largest)(const float *, long);
-    void (*to_grid)(const float *, long, long, float, float *, long);
+    void (*to_grid)(const float *, long, long, float, float, float *, long);
     void (*add_planes)(const float *, long, const int32_t *, long, long, float *);
     void (*add_taps)(const float *const *, long, float *);
     void (*results)(const float *, const float *, const float *, const float *, long, float *);
@@ -74,7 +75,7 @@ struct Shares {
     const struct Cells *cells;
     int32_t *plan;
     float *biases;
-    long plan_size, channels, bits, count, longest, most_biases;
+    long plan_size, channels, bits, power, count, longest, most_biases;
 };
 
 /* Reads the kernels of a dilation; gives where the next one begins, or 0 if the plan is damaged. */
@@ -106,7 +107,7 @@ void forget_shares(struct Shares *shares)
 /* The kernels of a plan; NULL if it is damaged, or there is no memory. */
 struct Shares *make_shares(const int32_t *plan, long plan_size, const float *biases, long count)
 {
-    struct Shares *made = chosen && plan_size > 2 ? calloc(1, sizeof *made) : NULL;
+    struct Shares *made = chosen && plan_size > 3 ? calloc(1, sizeof *made) : NULL;
     if (!made) return NULL;
     made->cells = chosen;
     made->plan_size = plan_size;
@@ -118,9 +119,11 @@ struct Shares *make_shares(const int32_t *plan, long plan_size, const float *bia
         memcpy(made->biases, biases, count * sizeof *biases);
         made->channels = plan[0];
         made->bits = plan[1];
+        made->power = plan[2];
         good = made->channels > 0 && made->bits > 0 && made->bits <= MOST_BITS;
+        good = good && made->power >= SMALLEST_POWER && made->power <= EACH_ITS_OWN;
     }
-    for (long at = 2, next; good && at < plan_size; at = next) {
+    for (long at = 3, next; good && at < plan_size; at = next) {
         const long dilation = made->plan[at], size = at + 1 < plan_size ? made->plan[at + 1] : 0;
         next = skip_dilation(made, at);
         good = next && size <= (count - made->count) / KERNELS_IN_ALL;
@@ -169,14 +172,15 @@ static void free_room(struct Room *room)
     free(room->counts);
 }
 
-/* The distance of the grid: a power of two, by the largest value of the sequence. */
-static float distance_for(const struct Shares *shares, float largest)
+/* The exponent of the limit of a sequence's grid, by its largest value. */
+static int power_for(const struct Shares *shares, float largest)
 {
     int exponent;
-    if (largest > LARGEST_VALUE) largest = LARGEST_VALUE;
+    if (shares->power != EACH_ITS_OWN) return (int)shares->power;
+    if (largest > ldexpf(1.0f, LARGEST_POWER)) return LARGEST_POWER;
     const float half = frexpf(largest, &exponent);
     const int power = half == 0.5f ? exponent - 1 : exponent;
-    return ldexpf(1.0f, (half == 0.0f || power < SMALLEST_POWER ? SMALLEST_POWER : power) - (int)shares->bits);
+    return half == 0.0f || power < SMALLEST_POWER ? SMALLEST_POWER : power;
 }
 
 /* The sums of the channels that a kernel reads, zeros around them, and of all nine taps. */
@@ -203,8 +207,10 @@ static void transform(const struct Shares *shares, const struct Room *room, cons
         for (long i = 0; i < shares->count; i++) to[i] = NAN;
         return;
     }
-    cells->to_grid(x, length, shares->channels, distance_for(shares, largest), room->planes, room->stride);
-    for (const int32_t *at = shares->plan + 2, *end = shares->plan + shares->plan_size; at < end;) {
+    const int power = power_for(shares, largest);
+    const float distance = ldexpf(1.0f, power - (int)shares->bits);
+    cells->to_grid(x, length, shares->channels, ldexpf(1.0f, power), distance, room->planes, room->stride);
+    for (const int32_t *at = shares->plan + 3, *end = shares->plan + shares->plan_size; at < end;) {
         const long dilation = at[0], size = at[1], reach = TAPS / 2 * dilation;
         const float *taps[TAPS];
         for (int tap = 0; tap < TAPS; tap++) {

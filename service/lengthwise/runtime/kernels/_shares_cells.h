@@ -29,15 +29,16 @@ static TARGET float NAMED(largest)(const float *x, long count)
     return nan ? NAN : most;
 }
 
-/* Rounds `[length][channels]` to the grid, as `[channels][stride]`. Adding and subtracting 1.5 * 2^23 rounds to whole
- * numbers, halves to even. */
-static TARGET void NAMED(to_grid)(const float *x, long length, long channels, float distance, float *planes, long stride)
+/* Clips `[length][channels]` at the limit and rounds it to the grid, as `[channels][stride]`. Adding and subtracting
+ * 1.5 * 2^23 rounds to whole numbers, halves to even. */
+static TARGET void NAMED(to_grid)(const float *x, long length, long channels, float limit, float distance, float *planes,
+                                  long stride)
 {
     const float shift = 12582912.0f, inverse = 1.0f / distance;
     for (long c = 0; c < channels; c++)
         for (long t = 0; t < length; t++) {
             float value = x[t * channels + c];
-            value = value > LARGEST_VALUE ? LARGEST_VALUE : value < -LARGEST_VALUE ? -LARGEST_VALUE : value;
+            value = value > limit ? limit : value < -limit ? -limit : value;
             planes[c * stride + t] = (value * inverse + shift - shift) * distance;
         }
 }

@@ -3,10 +3,10 @@
     values -> grid -> Transpose -> Conv -> Where(counted) -> Greater(biases) -> ReduceSum -> Div -> Reshape -> Concat
                                    (one such chain for each dilation)
 
-becomes `values, lengths -> SharesAboveBiases`. `lengthwise_export` writes the left side. Weights, biases and the form
-of each chain are read here. Which steps count is a small graph of its own; of that only the operators, what they start
-from and their constants are read. So `trial` gives sequences with which `runtime.opening` runs both graphs: the
-operator is used only if all answers have the same bits.
+becomes `values, lengths -> SharesAboveBiases`. `lengthwise_export` writes the left side, with the grid of each sequence
+or one of constants. Weights, biases and the form of each chain are read here. Which steps count is a small graph of its
+own; of that only the operators, what they start from and their constants are read. So `trial` gives sequences with
+which `runtime.opening` runs both graphs: the operator is used only if all answers have the same bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.runtime import fixed_kernels
-from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels, KernelPlan
+from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import BOOL, Graph, Node
 
@@ -41,7 +41,6 @@ class Counted(NamedTuple):
     """A graph with the operator, and the operator's kernels."""
 
     graph: bytes
-    plan: KernelPlan
     kernels: list[DilatedKernels]
 
 
@@ -49,8 +48,7 @@ class _Chain(NamedTuple):
     """The nodes of one dilation, from the values to the last Reshape."""
 
     kernels: DilatedKernels
-    values: str
-    bits: int
+    grid: tuple[str, int, float | None]  # the values that are rounded to it; its bits and its limit, as of a plan
     output: str
 
 
@@ -98,7 +96,7 @@ class _Finder:
         """
         convolutions = [node for node in self._graph.nodes if node.operator == "Conv"]
         chains = {chain.output: chain for chain in map(self._chain, convolutions)}
-        if not chains or len({(chain.values, chain.bits) for chain in chains.values()}) != 1:
+        if not chains or len({chain.grid for chain in chains.values()}) != 1:
             raise _NotFound
         outputs = [*chains]
         users = self._users.get(outputs[0], [])
@@ -110,10 +108,10 @@ class _Finder:
         if len(outputs) != len(chains) or (last is None and len(outputs) > 1):
             raise _NotFound
         kernels = [chains[name].kernels for name in outputs]
-        plan = fixed_kernels.plan(kernels, chains[outputs[0]].bits)
+        values, bits, limit = chains[outputs[0]].grid
+        plan = fixed_kernels.plan(kernels, bits, limit)
         self._graph.add_tensor("lengthwise.plan", plan.numbers)
         self._graph.add_tensor("lengthwise.biases", plan.biases)
-        values = chains[outputs[0]].values
         others = [] if last is None else last.inputs[len(outputs) :]
         whole = outputs[0] if last is None else last.outputs[0]
         to = "lengthwise.shares" if others else whole
@@ -125,7 +123,7 @@ class _Finder:
         place = self._graph.nodes.index(replaced)
         self._graph.nodes[place : place + 1] = new
         self._graph.remove_unused()
-        return Counted(self._graph.write({fixed_kernels.DOMAIN: 1}), plan, kernels)
+        return Counted(self._graph.write({fixed_kernels.DOMAIN: 1}), kernels)
 
     def _chain(self, conv: Node) -> _Chain:
         weights = self._numbers(conv.inputs[1], (KERNELS, -1, TAPS))
@@ -138,8 +136,9 @@ class _Finder:
         reads = weights[:, :, 0] != 0
         if not np.array_equal(weights, reads[:, :, None] * fixed_kernels.kernel_weights()[:, None, :]):
             raise _NotFound
-        values, bits = self._on_grid(conv.inputs[0])
-        if not reads.any(axis=1).all() or 12 * reads.sum(axis=1).max() > 2 ** (24 - bits):  # a sum may not be exact
+        grid = self._grid(conv.inputs[0])
+        is_exact = 12 * reads.sum(axis=1).max() <= 2 ** (24 - grid[1])  # every sum
+        if not is_exact or not reads.any(axis=1).all():
             raise _NotFound
         counted = self._only_user(conv.outputs[0], "Where")
         if counted.inputs[1] != conv.outputs[0] or self._constant(counted.inputs[2]) > _BELOW_ALL:
@@ -160,26 +159,34 @@ class _Finder:
         if share.inputs[0] != total or len(inside) != 1:
             raise _NotFound
         kernels = DilatedKernels(dilation, reads, biases, inside[0].ravel())
-        return _Chain(kernels, values, bits, flat.outputs[0])
+        return _Chain(kernels, grid, flat.outputs[0])
 
-    def _on_grid(self, name: str) -> tuple[str, int]:
-        """The values that are rounded to a grid and turned to give a value, and the bits of the grid."""
+    def _grid(self, name: str) -> tuple[str, int, float | None]:
+        """What is rounded to a grid and turned to give a value; the bits of the grid, and its limit."""
         turn = self._maker(name, "Transpose")
         scaled = self._maker(turn.inputs[0], "Mul")
         rounded = self._maker(scaled.inputs[0], "Round")
         divided = self._maker(rounded.inputs[0], "Div")
-        distance = self._maker(scaled.inputs[1], "Mul")
         clipped = self._maker(divided.inputs[0], "Clip")
-        least = self._maker(distance.inputs[0], "ReduceMin")
-        powers = self._numbers(self._maker(least.inputs[0], "Where").inputs[1], (-1,))
-        if not np.array_equal(powers, fixed_kernels.POWERS):
-            raise _NotFound
         if turn.attributes.get("perm") != (0, 2, 1) or divided.inputs[1] != scaled.inputs[1]:
             raise _NotFound
-        bits = -math.log2(max(self._constant(distance.inputs[1]), 1e-30))
+        distance, limit = scaled.inputs[1], None
+        if distance in self._makers:
+            product = self._maker(distance, "Mul")
+            least = self._maker(product.inputs[0], "ReduceMin")
+            powers = self._numbers(self._maker(least.inputs[0], "Where").inputs[1], (-1,))
+            if not np.array_equal(powers, fixed_kernels.POWERS):
+                raise _NotFound
+            share = self._constant(product.inputs[1])
+        else:
+            low, limit = (self._constant(name) for name in [*clipped.inputs, "", ""][1:3])
+            if low != -limit or limit not in fixed_kernels.POWERS:
+                raise _NotFound
+            share = self._constant(distance) / limit
+        bits = -math.log2(max(share, 1e-30))
         if not 1 <= bits <= 22 or bits % 1:
             raise _NotFound
-        return clipped.inputs[0], int(bits)
+        return clipped.inputs[0], int(bits), limit
 
     def _count(self, greater: Node, results: str) -> tuple[NDArray[np.float32], str]:
         """The biases `[84, n]` that results are compared with, and the value that counts them."""
