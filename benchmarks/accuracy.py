@@ -146,12 +146,10 @@ def as_page(facts: dict[str, Any], results: Sequence[AccuracyOfRun]) -> str:
     models = [model for model in (AUTO, *PRESETS, *GRIDS, MINIROCKET) if model in measured]
     lines = []
     for data in dict.fromkeys(result.data for result in results):
-        line = [data]
-        for model in models:
-            found = [result for result in results if (result.data, result.model) == (data, model)]
-            line.append(_cell(found))
-        made = sorted({result.made for result in results if (result.data, result.model) == (data, AUTO)})
-        lines.append([*line, " or ".join(made)])
+        those = [each for each in results if each.data == data]
+        of = {model: [each for each in those if each.model == model] for model in (*models, AUTO)}
+        made = sorted({result.made for result in of[AUTO]})
+        lines.append([data, *(_cell(of[model]) for model in models), " or ".join(made)])
     seeds = max((result.seed for result in results), default=0) + 1
     return pages.page(
         facts,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -59,14 +60,8 @@ def transforms(seconds: float) -> list[tuple[str, ...]]:
             sequences = [np.ascontiguousarray(each.T) for each in values]
             biases = _KERNELS // fixed_kernels.KERNELS
             plan = fixed_kernels.plan(rocket_kernels.fit(sequences, biases, reference_length=steps, seed=0), bits=17)
-
-            def own(plan: fixed_kernels.KernelPlan = plan, sequences: list[Any] = sequences) -> object:
-                return fixed_kernels.shares(plan, sequences[:1])
-
-            def others(aeons: Any = aeons, values: Any = values) -> object:
-                return aeons.transform(values[:1])
-
-            one, other = _fastest([others, own], seconds)
+            own = partial(fixed_kernels.shares, plan, sequences[:1])
+            one, other = _fastest([partial(aeons.transform, values[:1]), own], seconds)
             lines.append((str(features), str(steps), f"{one:.0f}", f"{other:.0f}", f"{other / one:.2f}"))
     return lines
 

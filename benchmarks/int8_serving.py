@@ -167,15 +167,7 @@ def main(
     else:
         click.echo("one core only: the load takes its time from the services; the figures are no good", err=True)
     found = [
-        measure(
-            model,
-            rounds=rounds,
-            seconds=seconds,
-            answers=answers,
-            sequences=sequences,
-            seed=seed,
-            cores=[server],
-        )
+        measure(model, rounds=rounds, seconds=seconds, answers=answers, sequences=sequences, seed=seed, cores=[server])
         for model in models or MODELS
     ]
     heads = (
