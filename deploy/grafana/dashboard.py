@@ -90,6 +90,8 @@ HEAT_MAP = {
 
 UNAVAILABLE = rate("requests_total", where='code=~"5..|429"')
 MISTAKEN = rate("requests_total", where='code=~"4..", code!="429"')
+OF_SEQUENCES = 'kind="valid"'
+CLIPPED = f"sum by () (rate(lengthwise_clipped_values_total{{{OF_JOB}}}[$__rate_interval]))"  # one count of all models
 PADDING = rate("steps_total", where='kind="padding"')
 
 PANELS = (
@@ -216,10 +218,12 @@ PANELS = (
                 f"max by (model, version, what) (lengthwise_drift{{{OF_JOB}}}) "
                 f"/ max by (model, version, what) (lengthwise_drift_limit{{{OF_JOB}}})",
                 "{{model}}/{{version}} {{what}}",
-            )
+            ),
+            (f"{CLIPPED} / {rate('steps_total', where=OF_SEQUENCES)}", "values clipped of a step"),
         ],
         "short",
-        "How far the last 1,000 sequences are from the training data, over the limit: above 1 they have drifted.",
+        "How far the last 1,000 sequences are from the training data, over the limit: above 1 they have drifted. And "
+        "how many values of a step lay beyond the grid of their model.",
     ),
     Panel(
         "Answers compared",

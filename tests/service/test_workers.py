@@ -60,6 +60,13 @@ class Workers:
         return self.when(lambda found: all(one["ready"] and one["pid"] != pid for one in found))
 
 
+def until_said(server: ServerProcess, words: str, times: int) -> None:
+    """Waits until the log has these words so often: a worker may be ready before its line has come here."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while server.text.count(words) < times:
+        assert time.monotonic() < deadline, server.text
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
     with started("--workers", "2", "--admin-calls") as process:
@@ -152,9 +159,7 @@ def test_an_admin_call_reaches_every_worker(workers: Workers) -> None:
     pid = workers.server.get("/healthz").json()["workers"][0]["pid"]
     os.kill(pid, signal.SIGKILL)  # the one that takes its place does not load it either
     workers.when(lambda found: found[0]["pid"] not in (pid, 0) and found[0]["restarts"] > 0)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while server.text.count("no model is ready") < 1:
-        assert time.monotonic() < deadline, server.text
+    until_said(server, "no model is ready", 1)
     assert {server.predict(GOOD).status_code for _ in range(12)} == {503}
     assert server.client.post(f"{path}load").status_code == 200
     assert {server.predict(GOOD).status_code for _ in range(12)} == {200}
@@ -195,13 +200,11 @@ def test_the_repository_is_read_again_by_all(tmp_path: Path) -> None:
     with started(str(models), "--workers", "2") as server:
         workers = Workers(server)
         workers.ready()
-        assert len(re.findall("is ready on", server.text)) == 2
+        until_said(server, "is ready on", 2)
         assert not re.search(r"is refused|cannot", server.text)
         shutil.rmtree(models / "japanese-vowels")
         server.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while server.text.count("is no longer served") < 2:
-            assert time.monotonic() < deadline, server.text
+        until_said(server, "is no longer served", 2)
         assert {server.predict(GOOD).status_code for _ in range(8)} == {503}
 
 
