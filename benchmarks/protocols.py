@@ -280,7 +280,7 @@ def serve_empty(name: str, port: int) -> None:
             def begin(rpc: RpcCall) -> None:
                 rpc.receive(lambda _: rpc.finish(message=answer))
 
-            transport = RpcServer((), begin)
+            transport = RpcServer((), 1 << 26, begin)
             transport.listen(f"127.0.0.1:{port}", None)
             transport.start()
         await asyncio.Event().wait()

@@ -326,6 +326,19 @@ async def test_a_message_beyond_the_body_limit_is_resource_exhausted() -> None:
         assert (await caller.call("ModelInfer", request())).model_name == "sums"
 
 
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+async def test_a_compressed_message_is_inflated_up_to_the_body_limit(compression: grpc.Compression) -> None:
+    async with listening(model(manifest(max_length=500)), max_body_bytes=70_000) as caller:
+        values, ends = np.ones((16, 500, 2), "<f4"), np.full(16, 500, "<i4")
+        answer = await caller.call("ModelInfer", request(values=values, ends=ends), compression=compression)
+        assert answer == await caller.call("ModelInfer", request(values=values, ends=ends))
+        values, ends = np.ones((18, 500, 2), "<f4"), np.full(18, 500, "<i4")
+        error = await caller.refused("ModelInfer", request(values=values, ends=ends), compression=compression)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for cut in (b"\x1f\x8b\x08", b"\x78\x9c\x01", b"\x78"):
+            assert (await caller.refused("ModelInfer", cut)).code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_grpc_shares_a_batch_with_json() -> None:
     rows: list[int] = []
     one = model(manifest(), lambda batch: rows.append(batch.rows))

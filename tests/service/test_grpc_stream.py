@@ -13,6 +13,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from lengthwise.connections import kept_alive
 from lengthwise.protocols import grpc_stream, grpc_transport
 from lengthwise.protocols.grpc_infer import STREAM
 from lengthwise.protocols.grpc_server import GrpcServer
@@ -165,6 +166,50 @@ async def test_few_streams_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         fourth = stream(caller)
         await fourth.write(request())
         assert not (await answers(fourth, 1))[0].error_message
+
+
+async def test_a_new_stream_takes_the_place_of_the_one_that_is_idle_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_stream, "MAX_STREAMS", 3)
+    monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 0.0)
+    release, running, wait = held_batch()
+    async with listening(model(manifest(), wait)) as caller:
+        busy, oldest, other = (stream(caller) for _ in range(3))
+        await busy.write(request())
+        await running.wait()
+        for one in (oldest, other):
+            await one.write(request(model_name="none"))
+            await answers(one, 1)
+        newest = stream(caller)
+        await newest.write(request(model_name="none"))
+        await answers(newest, 1)
+        assert await oldest.code() is Code.UNAVAILABLE
+        assert "idle" in await oldest.details()
+        release.set()
+        assert not (await answers(busy, 1))[0].error_message
+        await other.write(request(id="there"))
+        assert (await answers(other, 1))[0].infer_response.id == "there"
+
+
+@pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip, grpc.Compression.Deflate])
+async def test_other_calls_of_its_connection_do_not_end_a_stream_that_is_idle(
+    monkeypatch: pytest.MonkeyPatch, compression: grpc.Compression | None
+) -> None:
+    monkeypatch.setattr(grpc_stream, "WINDOW_BYTES", 20_000)
+    monkeypatch.setattr(grpc_stream, "LOOK_SECONDS", 0.05)
+    async with listening(model(manifest(max_length=500)), default_timeout_ms=1500) as caller:
+        call = stream(caller)
+        await call.write(request(id="before"))
+        await answers(call, 1)
+        inflight = caller.service.serving.inflight
+        end = time.monotonic() + 2.5  # longer than a place for a large message is kept
+        while time.monotonic() < end:
+            values = np.random.default_rng(1).random((20, 500, 2), "<f4")
+            large_one = request(values=values, ends=np.full(20, 500, "<i4"))
+            await caller.call("ModelInfer", large_one, compression=compression)
+            await caller.call("ModelInfer", request())
+        await until(lambda: inflight.bytes == 0)  # so no place is held for it
+        await call.write(request(id="after"))
+        assert (await answers(call, 1))[0].infer_response.id == "after"
 
 
 def large(rows: int, **fields: Any) -> pb.ModelInferRequest:

@@ -138,11 +138,14 @@ class SmallCalls:
 
         message = IncomingMessage(hold, rpc.client, lambda: rpc.receive(received), partial(received, None))
         self._receiving.start(message, time.monotonic() + self._seconds)
+        arrived = False
         try:
-            return grpc_codec.parsed(kind, _small(await body))
+            given = await body
+            arrived = given is not None
         finally:
-            self._receiving.end(message, arrived=not body.cancelled())
+            self._receiving.end(message, arrived=arrived)
             hold.close()
+        return grpc_codec.parsed(kind, _small(given))
 
     async def _probed(self, rpc: RpcCall) -> bytes:
         """The message of a probe; empty if it is not received at once."""

@@ -22,6 +22,10 @@ _LOOKS: Final = 4
 _MOST_LOOK_SECONDS: Final = 2.5
 _STALE_SECONDS: Final = 0.05
 """How old a look may be, when a connection is asked for that it did not find."""
+_CALL_BYTES: Final = 512
+"""What a call takes besides its message: metadata, frames."""
+_FRAME_SHARE: Final = 256
+"""The frames of a message take less than this share of it, those of TLS too."""
 _CROWDED: Final = 0.75
 """Above this share of the places, idle connections make room."""
 
@@ -34,11 +38,17 @@ class _Connection:
         since: Since when it is idle; without a call so far, since it was seen first.
         calls: Its open calls.
         called: Whether any call has begun on it.
+        delivered: Bytes of its calls, about, and of their messages that were handed over.
     """
 
     since: float
     calls: int = 0
     called: bool = False
+    delivered: int = 0
+
+    def deliver(self, message_bytes: int) -> None:
+        """A message was handed over: its bytes, and those of its frames."""
+        self.delivered += message_bytes + message_bytes // _FRAME_SHARE
 
 
 class GrpcConnections:
@@ -73,6 +83,8 @@ class GrpcConnections:
         connection = self._known.setdefault(rpc.client, _Connection(self._clock()))
         connection.called = True
         connection.calls += 1
+        connection.delivered += _CALL_BYTES
+        rpc.on_message = connection.deliver
 
         def ended() -> None:
             connection.calls -= 1
@@ -91,6 +103,16 @@ class GrpcConnections:
             self._accepted.look()
             received = self._accepted.received_bytes(client)
         return received
+
+    def delivered_bytes(self, client: str) -> int:
+        """How many of a client's bytes belong to messages that were handed over, and to their calls, about."""
+        connection = self._known.get(client)
+        return 0 if connection is None else connection.delivered
+
+    def calls_of(self, client: str) -> int:
+        """How many calls of a client are open."""
+        connection = self._known.get(client)
+        return 0 if connection is None else connection.calls
 
     async def keep(self, port: int) -> None:
         """Ends those that stay too long, for as long as this runs.

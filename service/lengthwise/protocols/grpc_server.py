@@ -88,9 +88,7 @@ class GrpcServer:
         self._connections = GrpcConnections(self._max_connections, settings.header_timeout_seconds)
         receiving = Receiving(serving.inflight, settings.max_body_bytes, self._connections.received_bytes)
         self._inference = GrpcInference(ModelInfer(serving, large_bodies), receiving)
-        self._streams = StreamInference(
-            ModelStreamInfer(serving, large_bodies), receiving, self._connections.received_bytes
-        )
+        self._streams = StreamInference(ModelStreamInfer(serving, large_bodies), receiving, self._connections)
         self._health = Health(serving, (SERVICE,))
         self._calls = SmallCalls(serving, self._connections)
         self._handlers = self._methods()
@@ -113,7 +111,7 @@ class GrpcServer:
             ConfigurationError: The server cannot listen on the address, or the TLS files cannot be read.
         """
         settings = self._serving.settings
-        server = RpcServer(_options(settings, self._max_connections), self._begin)
+        server = RpcServer(_options(settings, self._max_connections), settings.max_body_bytes, self._begin)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         credentials = _credentials(settings)
         try:
@@ -205,7 +203,6 @@ class GrpcServer:
 def _options(settings: Settings, max_connections: int) -> list[tuple[str, int]]:
     """The options of gRPC: the bounds that it keeps itself."""
     return [
-        ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_allowed_incoming_connections", max_connections),

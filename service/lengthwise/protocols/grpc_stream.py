@@ -6,8 +6,9 @@ message ──> RpcRequest ──> answer or error ──> the line of answers �
 ```
 
 A stream is silent most of the time, so it has no place among those that receive (`receiving`), as a call has. While it
-waits for a message, the bytes of its connection are looked at: where more than a window came and no message yet, a
-large one is arriving. Then it takes a place, with memory for the largest message, or it ends.
+waits for a message, the bytes are looked at that arrive on its connection and belong to no message yet. Where they are
+more than the windows of its open calls and the messages that have a place, a large one is arriving: the stream takes a
+place for it, with memory for the largest message, or it ends.
 """
 
 from __future__ import annotations
@@ -15,27 +16,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import grpc
 
 from lengthwise.connections.inflight import Hold
+from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.errors import Draining, InflightFull, RequestError
 from lengthwise.protocols import grpc_codec, kserve
 from lengthwise.protocols.call import InferenceCall
+from lengthwise.protocols.grpc_connections import GrpcConnections
 from lengthwise.protocols.grpc_infer import ModelStreamInfer, RpcRequest, headers_of, refuse, refuse_unread
 from lengthwise.protocols.grpc_transport import RpcCall
 from lengthwise.protocols.receiving import IncomingMessage, Receiving
 
 MAX_STREAMS: Final = 256
-"""Streams at once; further ones are refused."""
+"""Streams at once. A further one takes the place of that which has been idle longest, or is refused."""
 IN_FLIGHT: Final = 64
 """Requests of a stream that are not answered, or whose answers the client has yet to take; then it is not read."""
 LOOK_SECONDS: Final = 0.1
 """How often the bytes are looked at that have arrived on the connection of a stream that waits for a message."""
 WINDOW_BYTES: Final = 131_072
-"""What HTTP/2 lets a client send ahead on a stream, and some frames of others."""
+"""What HTTP/2 lets a client send ahead on a call, and some frames."""
 
 
 class StreamInference:
@@ -44,15 +47,14 @@ class StreamInference:
     Args:
         protocol: Decodes the messages.
         receiving: Reserves memory for large messages.
-        received_bytes: How many bytes have arrived from a client; None if that is not known.
+        connections: The connections of the streams.
     """
 
-    def __init__(
-        self, protocol: ModelStreamInfer, receiving: Receiving, received_bytes: Callable[[str], int | None]
-    ) -> None:
+    def __init__(self, protocol: ModelStreamInfer, receiving: Receiving, connections: GrpcConnections) -> None:
         self.protocol = protocol
         self.receiving = receiving
-        self.received_bytes = received_bytes
+        self.connections = connections
+        self.idle = KeptAlive()
         self._open: set[_Stream] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -66,7 +68,7 @@ class StreamInference:
         call = InferenceCall(self.protocol, headers := headers_of(rpc.metadata), rpc.peer)
         try:
             call.admit()
-            if len(self._open) >= MAX_STREAMS:
+            if len(self._open) >= MAX_STREAMS and not self.idle.make_room(time.monotonic()):
                 raise InflightFull("too many streams are open", retry_after_seconds=1)
         except RequestError as error:
             refusal = call.fail(error) or error
@@ -75,10 +77,15 @@ class StreamInference:
             return
         stream = _Stream(self, rpc, headers)
         self._open.add(stream)
-        rpc.on_end(lambda: self._open.discard(stream))
+        rpc.on_end(partial(self.closed, stream))
         stream.read()
         if self._timer is None:
             self._look()
+
+    def closed(self, stream: _Stream) -> None:
+        """A stream is over."""
+        self._open.discard(stream)
+        self.idle.pop(stream, None)
 
     def _look(self) -> None:
         """Looks at the streams, and again later while there are any."""
@@ -107,7 +114,8 @@ class _Stream:
         self._ended = False  # nothing more is read
         self._refusal: RequestError | None = None
         self._hold = Hold(inference.protocol.serving.inflight)
-        self._seen: int | None = None  # bytes of the connection when it was looked at first
+        self._received_bytes: int | None = None  # of its connection, when it was looked at last
+        self._least: int | None = None  # of those that belonged to no message, since it waits for one
         self._large: IncomingMessage | None = None
         rpc.on_cancel = self._left
 
@@ -115,8 +123,22 @@ class _Stream:
         """Waits for the next message, unless enough are unanswered."""
         if self._reading or self._ended or len(self._requests) >= IN_FLIGHT:
             return
-        self._reading, self._seen = True, None
+        self._reading, self._received_bytes, self._least = True, None, None
         self._rpc.receive(self._received)
+        self._wait()
+
+    def give_way(self) -> bool:
+        """Ends the stream for a new one, unless its next message has begun to arrive."""
+        if self._large is not None:
+            return False
+        self._break(InflightFull("the stream was idle, and a new one needs its place"))
+        self._inference.closed(self)
+        return True
+
+    def _wait(self) -> None:
+        """Counts as idle from now on, if nothing is under way."""
+        if self._reading and not self._requests and not self._ended:
+            self._inference.idle.setdefault(self, time.monotonic())
 
     def end(self, refusal: RequestError | None = None) -> None:
         """Reads no more; the stream ends when the last answer has left."""
@@ -126,6 +148,7 @@ class _Stream:
 
     def _received(self, body: bytes | None) -> None:
         self._reading = False
+        self._inference.idle.pop(self, None)
         self._give_back(arrived=body is not None)
         if self._ended or self._rpc.finished:
             return
@@ -147,15 +170,21 @@ class _Stream:
         """Looks whether a large message has begun to arrive: that needs a place, with memory reserved for it."""
         if not self._reading or self._large is not None:
             return
-        received = self._inference.received_bytes(self._rpc.client)
-        if self._seen is None or received is None:
-            self._seen = received
-        elif received - self._seen > WINDOW_BYTES:
-            receiving = self._inference.receiving
+        client, connections, receiving = self._rpc.client, self._inference.connections, self._inference.receiving
+        received, before = connections.received_bytes(client), self._received_bytes
+        self._received_bytes = received
+        if received is None:
+            return
+        delivered = connections.delivered_bytes(client)
+        self._least = min(received - delivered, received if self._least is None else self._least)
+        if before is None:
+            return
+        undelivered = before - delivered - self._least  # that came before the last look: others may be on their way
+        if undelivered > WINDOW_BYTES * connections.calls_of(client) + receiving.expected_bytes(client):
             if not receiving.free:
                 self._break(InflightFull("there is no memory for a large message now", retry_after_seconds=1))
                 return
-            self._large = IncomingMessage(self._hold, self._rpc.client, bool, self._break)
+            self._large = IncomingMessage(self._hold, client, bool, self._break)
             seconds = self._inference.protocol.serving.settings.default_timeout_ms / 1000
             receiving.start(self._large, time.monotonic() + seconds)
 
@@ -196,6 +225,7 @@ class _Stream:
             request.call.hold.close()
             self._send()
             self.read()
+            self._wait()
             self._finish_if_done()
 
         self._rpc.write(message, sent)

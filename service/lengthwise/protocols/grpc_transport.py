@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 import time
+import zlib
 from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias
@@ -31,10 +32,14 @@ _EVENTS_AT_ONCE: Final = 64
 _NO_FLAGS: Final = 0
 _LOOKS: Final = 8
 """How many times in `PATIENCE_SECONDS` it is looked for calls whose clients take nothing."""
+_COMPRESSED: Final = (b"\x1f\x8b", b"\x78")
+"""How a gzip and a zlib stream begin, which no message does that has its own fields first: gRPC does not say which
+messages it leaves compressed."""
+_GZIP_OR_ZLIB: Final = 32
 _NO_DEADLINE_SECONDS: Final = 1e12
+"""The core writes no deadline as one far beyond this, in seconds since the epoch."""
 _SHARE_OF_A_DEADLINE: Final = 0.1
 """A client's deadline begins when it calls, and here when the call arrives: it may pass there this much earlier."""
-"""The core writes no deadline as one far beyond this, in seconds since the epoch."""
 
 Handler: TypeAlias = "Callable[[RpcCall], Coroutine[Any, Any, None] | None]"
 """Answers a call, in a coroutine that is cancelled with the call, or by callbacks."""
@@ -51,6 +56,7 @@ class RpcCall:
         client: The same as `AcceptedConnections` names it.
         cancelled: Whether the client cancelled it, left, or set a deadline that has passed.
         on_cancel: Called when that is so.
+        on_message: Called with the bytes of each message when it is here, compressed as it came.
     """
 
     __slots__ = (
@@ -59,6 +65,7 @@ class RpcCall:
         "_due",
         "_ended",
         "_late",
+        "_max_message_bytes",
         "_over",
         "_sent_head",
         "_status",
@@ -68,12 +75,14 @@ class RpcCall:
         "metadata",
         "method",
         "on_cancel",
+        "on_message",
         "peer",
     )
 
-    def __init__(self, event: Any, unread: dict[RpcCall, float]) -> None:
+    def __init__(self, event: Any, unread: dict[RpcCall, float], max_message_bytes: int) -> None:
         self._call: Any = event.call
         self._unread = unread
+        self._max_message_bytes = max_message_bytes
         self.method: str = event.call_details.method.decode("ascii", "replace")
         self._deadline: float = event.call_details.deadline
         self._late: float = self._deadline - _SHARE_OF_A_DEADLINE * (self._deadline - time.time())
@@ -82,6 +91,7 @@ class RpcCall:
         self.client = _client_of(self.peer)
         self.cancelled = False
         self.on_cancel: Callable[[], object] | None = None
+        self.on_message: Callable[[int], object] | None = None
         self._ended: list[Callable[[], None]] = []
         self._due = 0
         self._over = False
@@ -128,8 +138,31 @@ class RpcCall:
 
     def receive(self, received: Callable[[bytes | None], None]) -> None:
         """Has a function called with the next message; with None where the client sends no more. One at a time."""
-        operation = (cygrpc.ReceiveMessageOperation(_NO_FLAGS),)
-        self._begin(operation, lambda event: received(event.batch_operations[0].message()))
+
+        def done(event: Any) -> None:
+            message = event.batch_operations[0].message()
+            if message is not None and self.on_message is not None:
+                self.on_message(len(message))
+            if message and message.startswith(_COMPRESSED):
+                self._inflate(message, received)
+            else:
+                received(message)
+
+        self._begin((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), done)
+
+    def _inflate(self, message: bytes, received: Callable[[bytes | None], None]) -> None:
+        """Inflates a message in a thread, which the end of the call waits for; ends the call if it is too large."""
+        self._due += 1
+
+        def done(inflating: asyncio.Future[bytes]) -> None:
+            inflated: bytes | None = inflating.result()
+            if inflated is not None and len(inflated) > self._max_message_bytes:
+                self.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "the inflated message is too large")
+                inflated = None
+            self._done(received, inflated)
+
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, _inflated, message, self._max_message_bytes + 1).add_done_callback(done)
 
     async def read(self) -> bytes | None:
         """The next message; see `receive`."""
@@ -141,7 +174,8 @@ class RpcCall:
         """Sends a message of a stream. The next one may be sent when `written` is called."""
 
         def done(_: object) -> None:
-            self._unread.pop(self, None)
+            if not self.finished:  # else its status is under way, which the client has to take as well
+                self._unread.pop(self, None)
             written()
 
         self._unread[self] = time.monotonic()
@@ -203,6 +237,21 @@ class RpcCall:
         self.on_cancel = None
 
 
+def _own_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
+    """Messages are inflated here, so that their size on the way is known as well."""
+    return ("grpc.max_receive_message_length", max_message_bytes), ("grpc.per_message_decompression", 0)
+
+
+def _inflated(message: bytes, most_bytes: int) -> bytes:
+    """The first bytes of an inflated message; one that is not compressed, or not whole, is returned as it is."""
+    inflating = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_OR_ZLIB)
+    try:
+        inflated = inflating.decompress(message, most_bytes)
+    except zlib.error:
+        return message
+    return inflated if inflating.eof or len(inflated) == most_bytes else message
+
+
 @lru_cache
 def _client_of(peer: str) -> str:
     return unquote(peer).partition(":")[2].replace("[", "").replace("]", "")
@@ -213,14 +262,18 @@ class RpcServer:
 
     Args:
         options: gRPC's options.
+        max_message_bytes: The largest message, as it comes and when it is inflated.
         begin: Called with each call, on the event loop.
     """
 
-    def __init__(self, options: Sequence[tuple[str, int]], begin: Callable[[RpcCall], None]) -> None:
+    def __init__(
+        self, options: Sequence[tuple[str, int]], max_message_bytes: int, begin: Callable[[RpcCall], None]
+    ) -> None:
         self._queue = cygrpc.CompletionQueue()
-        self._server = cygrpc.Server(tuple(options), False)
+        self._server = cygrpc.Server((*options, *_own_options(max_message_bytes)), False)
         self._server.register_completion_queue(self._queue)
         self._begin = begin
+        self._max_message_bytes = max_message_bytes
         self._unread: dict[RpcCall, float] = {}  # calls that something is sent to, and since when
         self._first: Any = None  # the event that woke the loop
         self._found = False
@@ -273,7 +326,7 @@ class RpcServer:
             return
         if not self._stopping:
             self._request()
-        self._begin(RpcCall(event, self._unread))
+        self._begin(RpcCall(event, self._unread, self._max_message_bytes))
 
     def _wait(self) -> None:
         """Waits for the next event whenever the loop has found none, in a thread of its own."""

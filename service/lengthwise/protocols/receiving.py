@@ -167,6 +167,7 @@ class Receiving:
         received_bytes: Callable[[str], int | None],
         places: int | None = None,
     ) -> None:
+        self._max_bytes = max_bytes
         self._reserved_bytes = 2 * max_bytes  # gRPC's own copy, and the copy for Python
         self._free = places or max(1, inflight.max_bytes // SHARE // self._reserved_bytes)
         self._line = WaitingCalls()
@@ -178,6 +179,10 @@ class Receiving:
     def free(self) -> bool:
         """Whether a place is free."""
         return self._free > 0
+
+    def expected_bytes(self, client: str) -> int:
+        """How many bytes of messages a client may be sending that have a place."""
+        return self._max_bytes * sum(message.client == client for message in self._arrivals)
 
     def start(self, message: IncomingMessage, deadline: float) -> None:
         """Has a message received when it is its turn, with memory reserved for the largest; its hold keeps that.
