@@ -31,6 +31,7 @@ from tests.support import http2
 PAGE = pages.RESULTS / "attacks.md"
 STEPS: Final = np.full((1, 15, 12), 0.5, dtype="<f4")
 INFER: Final = f"/{SERVICE}/ModelInfer"
+STREAM: Final = f"/{SERVICE}/ModelStreamInfer"
 CHECK: Final = "/grpc.health.v1.Health/Check"
 WATCH: Final = "/grpc.health.v1.Health/Watch"
 _PAUSE_SECONDS: Final = 0.02
@@ -85,6 +86,23 @@ async def calls(
         await writer.drain()
 
 
+async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Requests on a stream, as many as the server takes, while no answer is ever read."""
+    writer.write(http2.preface() + http2.call(STREAM, 1))
+    requests = http2.frame(http2.DATA, 0, 1, http2.message(_packed()) * 15)
+    while not writer.is_closing():
+        writer.write(requests)
+        await writer.drain()
+        await asyncio.sleep(_BETWEEN_SECONDS)
+
+
+def _packed() -> bytes:
+    """An inference request, as it travels."""
+    message = pb.ModelInferRequest(model_name="japanese-vowels", raw_input_contents=[STEPS.tobytes()])
+    message.inputs.add(name="values", datatype="FP32", shape=STEPS.shape)
+    return message.SerializeToString()
+
+
 def _words(words: bytes) -> Act:
     return lambda reader, writer: say(reader, writer, words)
 
@@ -105,6 +123,8 @@ ATTACKS: Final[dict[str, tuple[str, int, Act]]] = {
     "gRPC: 4,800 silent calls on 48 connections": ("grpc", 48, _calls(INFER, 100)),
     "gRPC: 1,000 silent health checks": ("grpc", 10, _calls(CHECK, 100)),
     "gRPC: 4,800 watches": ("grpc", 48, _calls(WATCH, 100, http2.message(b""))),
+    "gRPC: 4,800 silent streams on 48 connections": ("grpc", 48, _calls(STREAM, 100)),
+    "gRPC: 40 streams of requests, no answer read": ("grpc", 40, flood),
     "gRPC: messages that are none": ("grpc", 4, _calls(CHECK, 10, http2.message(b"\xff\xff"))),
     "gRPC: calls reset at once": ("grpc", 4, _calls(INFER, 50, reset=True)),
 }
@@ -179,9 +199,7 @@ class Caller:
 async def measured(url: str, grpc_port: int, seconds: float) -> list[str]:
     """What both callers saw."""
     body = orjson.dumps({"sequences": STEPS.tolist()})
-    message = pb.ModelInferRequest(model_name="japanese-vowels", raw_input_contents=[STEPS.tobytes()])
-    message.inputs.add(name="values", datatype="FP32", shape=STEPS.shape)
-    packed = message.SerializeToString()
+    packed = _packed()
     async with (
         httpx.AsyncClient(base_url=url, trust_env=False, timeout=15) as client,
         grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
@@ -218,8 +236,13 @@ def wait_for(port: int) -> None:
 @click.command()
 @click.option("--seconds", default=8.0, show_default=True, help="How long the callers ask during each attack.")
 @click.option("--out", type=click.Path(path_type=Path), default=PAGE, help="Where the page goes.")
-def main(seconds: float, out: Path) -> None:
+@click.option("--attack", "only", type=click.Choice(list(ATTACKS)), multiple=True, help="Only this one, and no page.")
+def main(seconds: float, out: Path, only: tuple[str, ...]) -> None:
     """Measures every attack."""
+    if only:
+        for name in only:
+            click.echo(" | ".join(line(name, seconds)))
+        return
     pages.require_clean(out)
     facts = machine.facts()
     heads = [

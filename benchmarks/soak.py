@@ -242,7 +242,7 @@ async def _soaked(
                 await asyncio.sleep(min(left, 30.0))
             faults.unlink(missing_ok=True)
     await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
-    lost = server.figures()["lengthwise_record_lost_sequences_total"]
+    lost_records = server.figures()["lengthwise_record_lost_sequences_total"]
     await asyncio.sleep(1)
     counts = server.figures()
     restarts = counts["lengthwise_worker_restarts_total"]
@@ -271,7 +271,7 @@ async def _soaked(
         "late_mib": late,
         "slope": [slope, error],
         "exit": code,
-        "lost_records": lost,
+        "lost_records": lost_records,
         "p99": _p99_by_minute(chaos, watch.started),
         "samples": [watch.seconds, watch.resident],
     }
