@@ -15,9 +15,11 @@ import pytest
 
 from lengthwise.connections import kept_alive
 from lengthwise.protocols import grpc_stream, grpc_transport
-from lengthwise.protocols.grpc_infer import STREAM
+from lengthwise.protocols.grpc_infer import SERVICE, STREAM
 from lengthwise.protocols.grpc_server import GrpcServer
+from lengthwise.protocols.grpc_transport import RpcCall
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.protocols.receiving import Receiving
 from lengthwise.protocols.turns import Turns
 from tests.support.grpc_calls import Caller, listening, request
 from tests.support.numpy_models import held_batch, manifest, model, serving
@@ -293,6 +295,41 @@ async def test_at_the_end_of_the_server_what_was_asked_is_answered_and_the_strea
             assert (await answers(call, 1))[0].infer_response.id == "a"
             assert await call.code() is Code.UNAVAILABLE
             await stopping
+
+
+def test_a_call_whose_status_nobody_takes_is_still_watched_when_its_last_answer_has_left() -> None:
+    begun: list[Any] = []  # what gRPC was asked for, and is told here to be done
+    core = SimpleNamespace(peer=lambda: b"ipv4:127.0.0.1:1", start_server_batch=lambda _, done: begun.append(done))
+    details = SimpleNamespace(method=b"/a", deadline=float("inf"))
+    unread: dict[RpcCall, float] = {}
+    rpc = RpcCall(SimpleNamespace(call=core, call_details=details, invocation_metadata=()), unread, 100)
+    written: list[bool] = []
+    rpc.write(b"first", lambda: written.append(True))
+    begun[1](None)
+    assert (written, list(unread)) == ([True], [])
+    rpc.write(b"last", lambda: written.append(True))
+    rpc.finish()
+    begun[2](None)
+    assert (written, list(unread)) == ([True, True], [rpc])
+    begun[3](None)
+    begun[0](SimpleNamespace(batch_operations=[SimpleNamespace(cancelled=lambda: False)]))
+    assert not unread
+
+
+async def test_a_call_that_closes_without_a_message_does_not_count_as_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived: list[bool] = []
+    end = Receiving.end
+
+    def spied(self: Receiving, message: Any, *, arrived: bool, seen: list[bool] = arrived) -> None:
+        seen.append(arrived)
+        end(self, message, arrived=arrived)
+
+    monkeypatch.setattr(Receiving, "end", spied)
+    async with listening(model(manifest())) as caller:
+        silent = caller.channel.stream_unary(f"/{SERVICE}/RepositoryIndex")(iter(()))
+        assert await silent.code() is Code.INVALID_ARGUMENT
+        await caller.call("RepositoryIndex")
+    assert arrived == [False, True]
 
 
 async def test_answers_that_nobody_takes_end_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
