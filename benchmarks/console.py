@@ -19,7 +19,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import click
 from rich.console import Console
@@ -96,27 +95,11 @@ def readers(target: ServerAddress, seen: list[Reader]) -> Iterator[None]:
         seen += opened
 
 
-@contextmanager
-def windows(browser: Any, target: ServerAddress) -> Iterator[None]:
-    """Three browser windows with the page while the block runs."""
-    contexts = [browser.new_context() for _ in range(VIEWERS)]
-    for context in contexts:
-        page = context.new_page()
-        page.goto(f"http://{target.host}:{target.port}/#live")
-        page.locator("#live-state", has_text="live").wait_for()
-    try:
-        yield
-    finally:
-        for context in contexts:
-            context.close()
-
-
 @click.command(cls=Command)
 @click.option("--seconds", type=click.FloatRange(1), default=6.0, show_default=True, help="Of each turn.")
 @click.option("--rounds", type=click.IntRange(1), default=12, show_default=True, help="Pairs of turns.")
-@click.option("--browsers", is_flag=True, help="Three Chromium windows instead of three readers.")
 @click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
-def main(seconds: float, rounds: int, browsers: bool, out: Path) -> None:
+def main(seconds: float, rounds: int, out: Path) -> None:
     """Measures p99 with the live view open three times over without."""
     facts = machine.facts()
     work = lognormal(0, 500)
@@ -130,19 +113,12 @@ def main(seconds: float, rounds: int, browsers: bool, out: Path) -> None:
         command = launch.serve_command(work.repository, port, {"versions": f"{name}/{version}"})
         running = stack.enter_context(launch.running(command, port, cores=[server]))
         test = prepare(running.target, work.sequences, fields={"model": name, "version": version}, check=False)
-        browser = None
-        if browsers:
-            from tests.console.browser import chromium
-
-            browser = stack.enter_context(chromium())
         capacity = test.run(LoadSpec(concurrency=64, seconds=seconds)).requests_per_second
         load = LoadSpec(concurrency=256, seconds=seconds, rate=capacity / 2)
         for turn in track(range(rounds), "rounds", console=Console(stderr=True)):
             for looked_at in (False, True) if turn % 2 else (True, False):
                 with ExitStack() as view:
-                    if looked_at and browser is not None:
-                        view.enter_context(windows(browser, running.target))
-                    elif looked_at:
+                    if looked_at:
                         view.enter_context(readers(running.target, seen))
                     figures = test.run(replace(load, seed=turn))
                 p99[looked_at].append(figures.latency_ms.p99 if figures.latency_ms else float("nan"))
@@ -156,11 +132,11 @@ def main(seconds: float, rounds: int, browsers: bool, out: Path) -> None:
         of = [reader.read_bytes / max(reader.frames, 1) / 1024 for reader in seen]
         rows.append(("KiB of a frame", f"{median(of):.1f}", f"{min(of):.1f}-{max(of):.1f}"))
     table = pages.table(("at half load", "median", "range"), rows)
-    who = "three Chromium windows with the page" if browsers else "three readers of the stream, as the page reads it"
     said = (
-        f"`python -m benchmarks.console{' --browsers' if browsers else ''}`: the server on one core, an open load of "
+        f"`python -m benchmarks.console`: the server on one core, an open load of "
         f"{capacity / 2:,.0f} requests/s (half of what it answers over 64 connections), {rounds} pairs of turns of "
-        f"{seconds:g} s, the view open in {who}, on the other core together with the load."
+        f"{seconds:g} s, the view open in three readers, "
+        f"which read the stream as the page does, on the other core together with the load."
     )
     pages.write(out, pages.page(facts, "What the live view costs callers", said, table))
     click.echo(table)
