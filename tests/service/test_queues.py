@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from lengthwise.batching.pending import WaitingSequence
-from lengthwise.batching.queues import ModelQueue, ModelQueues, QueuedSequence
+from lengthwise.batching.queues import (
+    ARRIVAL_TURN_SECONDS,
+    SHARED_TURN_SECONDS,
+    TURN_SECONDS,
+    ModelQueue,
+    ModelQueues,
+    QueuedSequence,
+)
 from lengthwise.errors import QueueFull
 from lengthwise.padding import PaddedBatch
 from tests.support.batching import Gate, answers, model_queue, names, outcome, running, sequence
@@ -138,3 +145,14 @@ def test_the_wait_for_a_larger_batch_ends_before_a_deadline():
     _, wait = queues.next(0.0, draining=False)
     assert wait == pytest.approx(1.0 - 2 * 0.01 - 0.005)
     assert queues.next(1.0 - 2 * 0.01 - 0.004, draining=False)[0] is only
+
+
+@pytest.mark.parametrize("by_arrival", [True, False])
+def test_a_turn_is_longest_in_order_of_arrival_and_short_for_several_models(by_arrival: bool):
+    made, other = model_queue(names, valid_steps_only=by_arrival), model_queue(names, name="other")
+    queues = ModelQueues()
+    queues.add(made)
+    alone = queues.turn_seconds(made)
+    assert alone == (ARRIVAL_TURN_SECONDS if by_arrival else TURN_SECONDS)
+    queues.add(other)
+    assert queues.turn_seconds(made) == SHARED_TURN_SECONDS < alone

@@ -280,7 +280,7 @@ class Batcher:
         return PlannedBatch.of(queue, sequences, work_start)
 
     def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:
-        limits = self._shared(queue, queue.limits_within(seconds, self._queues.turn_seconds()))
+        limits = self._shared(queue, queue.limits_within(seconds, self._queues.turn_seconds(queue)))
         try:
             chosen = plan(queue.pending, queue.cost, limits, self._clock())
         except Exception:  # an error in a plan must not end the runner

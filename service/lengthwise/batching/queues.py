@@ -21,6 +21,8 @@ from lengthwise.telemetry.metrics import ModelMetrics
 log = logging.getLogger("lengthwise.queues")
 
 TURN_SECONDS: Final = 0.02  # see `BatchLimits.turn_seconds`
+# In order of arrival: what waits is served in the same order however it is cut, and each cut lengthens the tail.
+ARRIVAL_TURN_SECONDS: Final = 0.1
 SHARED_TURN_SECONDS: Final = 0.002  # with several models: no run is interrupted for another
 _WAKE_UP_SECONDS: Final = 0.005  # how late a busy machine may wake a runner: a wait for more ends earlier
 
@@ -220,9 +222,11 @@ class ModelQueues:
                 return None
         return queue
 
-    def turn_seconds(self) -> float:
-        """The `BatchLimits.turn_seconds` for the next plan."""
-        return SHARED_TURN_SECONDS if len(self._queues) > 1 else TURN_SECONDS
+    def turn_seconds(self, queue: ModelQueue) -> float:
+        """The `BatchLimits.turn_seconds` for the next plan of a queue."""
+        if len(self._queues) > 1:
+            return SHARED_TURN_SECONDS
+        return ARRIVAL_TURN_SECONDS if queue.cost.valid_steps_only else TURN_SECONDS
 
     def waiting(self) -> bool:
         """Whether a sequence waits in any queue."""
