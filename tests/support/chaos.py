@@ -270,11 +270,17 @@ class Chaos:
 async def stop_for(server: ServerProcess, seconds: float) -> None:
     """Stops the whole process for a while."""
     stopped = proc.serving(server.process.pid)
-    for number, pause in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
-        for pid in stopped:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        await asyncio.sleep(pause)
+    try:
+        _send(stopped, signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+    finally:  # also where the caller is cancelled meanwhile
+        _send(stopped, signal.SIGCONT)
+
+
+def _send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def publish(server: ServerProcess, folder: Path, version: int) -> None:
