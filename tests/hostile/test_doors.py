@@ -25,6 +25,7 @@ FILES = 256
 MANY = 120
 """Connections: more than any door has places here."""
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 GRPC_METHODS = [
     *(f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch", "List", "None")),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
@@ -136,7 +137,7 @@ def silent_calls(door: Door, connections: int, each: int, path: str) -> Iterator
         yield made
 
 
-@pytest.mark.parametrize("path", [INFER, HEALTH, "/inference.GRPCInferenceService/ModelReady"])
+@pytest.mark.parametrize("path", [INFER, STREAM, HEALTH, "/inference.GRPCInferenceService/ModelReady"])
 def test_calls_that_send_no_message_hold_no_place(plain: Doors, path: str) -> None:
     """Each takes a place for a tenth of a second at most; before, the first one took 2 s and the others queued."""
     door = plain.of["grpc"]
@@ -200,7 +201,8 @@ def test_a_message_that_inflates_past_the_limit_takes_little_memory(plain: Doors
         connection = http2.Connection(wire)
         connection.ended(connection.begin(HEALTH, http2.message(b"")))
         before = plain.server.peak_bytes()
-        connection.ended(connection.begin(INFER, http2.message(bomb, flag=1), **{"grpc-encoding": "gzip"}))
+        for path in (INFER, STREAM):
+            connection.ended(connection.begin(path, http2.message(bomb, flag=1), **{"grpc-encoding": "gzip"}))
         assert plain.server.peak_bytes() - before < 64 * MEBIBYTE
     assert plain.of["grpc"].answers()
 
