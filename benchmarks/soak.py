@@ -171,9 +171,10 @@ async def _limited(watch: Watch, limit: int, most: Callable[[int], int], seconds
 
 
 def _held(server: ServerProcess) -> tuple[int, int]:
-    """Open files and threads of all processes of a service."""
+    """Open files, without those of connections, and threads of all processes of a service."""
     pids = {server.process.pid, *proc.serving(server.process.pid)}
-    return sum(map(proc.open_files, pids)), sum(map(proc.threads, pids))
+    connections = sum(n for name, n in server.figures().items() if name.startswith("lengthwise_open_connections"))
+    return sum(map(proc.open_files, pids)) - int(connections), sum(map(proc.threads, pids))
 
 
 def _recorded(folder: Path) -> int:
