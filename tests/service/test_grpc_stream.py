@@ -302,7 +302,9 @@ def test_a_call_whose_status_nobody_takes_is_still_watched_when_its_last_answer_
     core = SimpleNamespace(peer=lambda: b"ipv4:127.0.0.1:1", start_server_batch=lambda _, done: begun.append(done))
     details = SimpleNamespace(method=b"/a", deadline=float("inf"))
     unread: dict[RpcCall, float] = {}
-    rpc = RpcCall(SimpleNamespace(call=core, call_details=details, invocation_metadata=()), unread, 100)
+    rpc = RpcCall(
+        SimpleNamespace(call=core, call_details=details, invocation_metadata=()), unread, lambda _: asyncio.Future()
+    )
     written: list[bool] = []
     rpc.write(b"first", lambda: written.append(True))
     begun[1](None)

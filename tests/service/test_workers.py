@@ -201,6 +201,7 @@ def test_the_repository_is_read_again_by_all(tmp_path: Path) -> None:
         workers = Workers(server)
         workers.ready()
         until_said(server, "is ready on", 2)
+        assert server.text.count("is ready on") == 2
         assert not re.search(r"is refused|cannot", server.text)
         shutil.rmtree(models / "japanese-vowels")
         server.process.send_signal(signal.SIGHUP)

@@ -176,7 +176,8 @@ class _Stream:
         if received is None:
             return
         delivered = connections.delivered_bytes(client)
-        self._least = min(received - delivered, received if self._least is None else self._least)
+        least = received - delivered
+        self._least = least if self._least is None else min(self._least, least)
         if before is None:
             return
         undelivered = before - delivered - self._least  # that came before the last look: others may be on their way

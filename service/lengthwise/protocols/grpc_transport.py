@@ -14,6 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
@@ -32,6 +33,10 @@ _EVENTS_AT_ONCE: Final = 64
 _NO_FLAGS: Final = 0
 _LOOKS: Final = 8
 """How many times in `PATIENCE_SECONDS` it is looked for calls whose clients take nothing."""
+_COMPRESSED_AS_THEY_COME: Final = ("grpc.per_message_decompression", 0)
+"""Messages are inflated here, so that their size on the way is known as well."""
+_INFLATED_AT_ONCE: Final = 2
+"""How many messages are inflated at the same time: each may be kilobytes, and become as large as the largest."""
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x78")
 """How a gzip and a zlib stream begin, which no message does that has its own fields first: gRPC does not say which
 messages it leaves compressed."""
@@ -44,6 +49,7 @@ _SHARE_OF_A_DEADLINE: Final = 0.1
 Handler: TypeAlias = "Callable[[RpcCall], Coroutine[Any, Any, None] | None]"
 """Answers a call, in a coroutine that is cancelled with the call, or by callbacks."""
 Metadata: TypeAlias = Sequence[tuple[str, str]]
+Inflate: TypeAlias = "Callable[[bytes], asyncio.Future[bytes | None]]"
 
 
 class RpcCall:
@@ -64,8 +70,8 @@ class RpcCall:
         "_deadline",
         "_due",
         "_ended",
+        "_inflate",
         "_late",
-        "_max_message_bytes",
         "_over",
         "_sent_head",
         "_status",
@@ -79,10 +85,10 @@ class RpcCall:
         "peer",
     )
 
-    def __init__(self, event: Any, unread: dict[RpcCall, float], max_message_bytes: int) -> None:
+    def __init__(self, event: Any, unread: dict[RpcCall, float], inflate: Inflate) -> None:
         self._call: Any = event.call
         self._unread = unread
-        self._max_message_bytes = max_message_bytes
+        self._inflate = inflate
         self.method: str = event.call_details.method.decode("ascii", "replace")
         self._deadline: float = event.call_details.deadline
         self._late: float = self._deadline - _SHARE_OF_A_DEADLINE * (self._deadline - time.time())
@@ -144,25 +150,23 @@ class RpcCall:
             if message is not None and self.on_message is not None:
                 self.on_message(len(message))
             if message and message.startswith(_COMPRESSED):
-                self._inflate(message, received)
+                self._receive_inflated(message, received)
             else:
                 received(message)
 
         self._begin((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), done)
 
-    def _inflate(self, message: bytes, received: Callable[[bytes | None], None]) -> None:
+    def _receive_inflated(self, message: bytes, received: Callable[[bytes | None], None]) -> None:
         """Inflates a message in a thread, which the end of the call waits for; ends the call if it is too large."""
         self._due += 1
 
-        def done(inflating: asyncio.Future[bytes]) -> None:
-            inflated: bytes | None = inflating.result()
-            if inflated is not None and len(inflated) > self._max_message_bytes:
+        def done(inflating: asyncio.Future[bytes | None]) -> None:
+            inflated = inflating.result()
+            if inflated is None:
                 self.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "the inflated message is too large")
-                inflated = None
             self._done(received, inflated)
 
-        loop = asyncio.get_running_loop()
-        loop.run_in_executor(None, _inflated, message, self._max_message_bytes + 1).add_done_callback(done)
+        self._inflate(message).add_done_callback(done)
 
     async def read(self) -> bytes | None:
         """The next message; see `receive`."""
@@ -237,19 +241,16 @@ class RpcCall:
         self.on_cancel = None
 
 
-def _own_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
-    """Messages are inflated here, so that their size on the way is known as well."""
-    return ("grpc.max_receive_message_length", max_message_bytes), ("grpc.per_message_decompression", 0)
-
-
-def _inflated(message: bytes, most_bytes: int) -> bytes:
-    """The first bytes of an inflated message; one that is not compressed, or not whole, is returned as it is."""
+def _inflated(message: bytes, max_bytes: int) -> bytes | None:
+    """An inflated message; itself where it is not compressed, or not whole; None where it becomes too large."""
     inflating = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_OR_ZLIB)
     try:
-        inflated = inflating.decompress(message, most_bytes)
+        inflated = inflating.decompress(message, max_bytes + 1)
     except zlib.error:
         return message
-    return inflated if inflating.eof or len(inflated) == most_bytes else message
+    if len(inflated) > max_bytes:
+        return None
+    return inflated if inflating.eof else message
 
 
 @lru_cache
@@ -270,10 +271,12 @@ class RpcServer:
         self, options: Sequence[tuple[str, int]], max_message_bytes: int, begin: Callable[[RpcCall], None]
     ) -> None:
         self._queue = cygrpc.CompletionQueue()
-        self._server = cygrpc.Server((*options, *_own_options(max_message_bytes)), False)
+        own = ("grpc.max_receive_message_length", max_message_bytes), _COMPRESSED_AS_THEY_COME
+        self._server = cygrpc.Server((*options, *own), False)
         self._server.register_completion_queue(self._queue)
         self._begin = begin
         self._max_message_bytes = max_message_bytes
+        self._inflating = ThreadPoolExecutor(_INFLATED_AT_ONCE, "inflate")
         self._unread: dict[RpcCall, float] = {}  # calls that something is sent to, and since when
         self._first: Any = None  # the event that woke the loop
         self._found = False
@@ -309,6 +312,7 @@ class RpcServer:
             await self._stopped
         self._server.destroy()
         self._queue.shutdown()
+        self._inflating.shutdown(wait=False)
 
     def _cancel_unread(self) -> None:
         """Cancels the calls whose clients take nothing, and looks again later."""
@@ -318,6 +322,9 @@ class RpcServer:
         if not self._stopping:
             self._loop.call_later(PATIENCE_SECONDS / _LOOKS, self._cancel_unread)
 
+    def _inflate(self, message: bytes) -> asyncio.Future[bytes | None]:
+        return self._loop.run_in_executor(self._inflating, _inflated, message, self._max_message_bytes)
+
     def _request(self) -> None:
         self._server.request_call(self._queue, self._queue, self._requested)
 
@@ -326,7 +333,7 @@ class RpcServer:
             return
         if not self._stopping:
             self._request()
-        self._begin(RpcCall(event, self._unread, self._max_message_bytes))
+        self._begin(RpcCall(event, self._unread, self._inflate))
 
     def _wait(self) -> None:
         """Waits for the next event whenever the loop has found none, in a thread of its own."""
