@@ -24,8 +24,8 @@ import orjson
 
 from benchmarks import machine, pages
 from lengthwise.bench import launch
-from lengthwise.protocols.grpc_infer import SERVICE
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import SERVICE
 from tests.support import http2
 
 PAGE = pages.RESULTS / "attacks.md"

@@ -41,10 +41,10 @@ from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Latency
 from lengthwise.bench.load import Closed, ask_each, drive
 from lengthwise.bench.workload import Input, json_body, make_sequences
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import INFER, STREAM
+from lengthwise.grpc.transport import RpcCall, RpcServer
 from lengthwise.padding import Steps
-from lengthwise.protocols.grpc_infer import INFER, STREAM
-from lengthwise.protocols.grpc_transport import RpcCall, RpcServer
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.settings import bundled_models
 
 PAGE = pages.RESULTS / "protocols.md"

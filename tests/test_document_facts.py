@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from lengthwise import errors
 from lengthwise.commands.logs import JsonLines
 from lengthwise.decoding import options
+from lengthwise.grpc.infer import CODES
 from lengthwise.http import pages
 from lengthwise.http.app import Application
-from lengthwise.protocols.grpc_infer import CODES
 from lengthwise.runtime.provider import PROVIDERS
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings

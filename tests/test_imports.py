@@ -50,7 +50,7 @@ HOOKS = {(module.strip("`"), annex.strip("`")) for module, annex, _ in rows("hoo
 ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.opening"},
     "fastapi": {f"http.{name}" for name in ("app", "health", "instrumented", "operations", "server")},
-    "grpc": {f"protocols.grpc_{name}" for name in ("calls", "health", "infer", "server", "stream", "transport")},
+    "grpc": {f"grpc.{name}" for name in ("calls", "infer", "server", "transport")},
     "uvicorn": {"http.server", "http.connection", "http.timed_connection"},
     "prometheus_client": {"telemetry.metrics", "telemetry.snapshots", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},

@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from lengthwise.bench.exposition import Samples
 from lengthwise.bench.launch import free_port
-from lengthwise.protocols.grpc_infer import SERVICE
+from lengthwise.grpc.infer import SERVICE
 from lengthwise.runtime import recurrent_kernels
 from tests.deploy.container import BASE, HARDENED, LIMITS, Engine, engine
 from tests.deploy.live import answers, started, until

@@ -19,7 +19,7 @@ from typing import Any, Final
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import manifest
 

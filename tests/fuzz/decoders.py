@@ -19,7 +19,8 @@ from typing import Any, Final
 from lengthwise.batching.pending import MAX_PRIORITY
 from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, why_rejected
 from lengthwise.errors import RequestError
-from lengthwise.protocols import grpc_codec, kserve
+from lengthwise.grpc import codec
+from lengthwise.protocols import kserve
 from lengthwise.protocols.endpoint import Endpoint, Received
 from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.turns import Turns
@@ -56,7 +57,7 @@ def _endpoint(kind: type[Endpoint]) -> Decode:
 
 async def _message(service: Service, case: Case) -> str:
     try:
-        call, _ = grpc_codec.decode(case.body, service.serving)
+        call, _ = codec.decode(case.body, service.serving)
     except RequestError as error:
         return _told(error, *kserve.refusal(error)[:2])
     return _valid(call)

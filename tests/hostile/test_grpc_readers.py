@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lengthwise.bench.launch import free_port
-from lengthwise.protocols.grpc_infer import SERVICE
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import SERVICE
 from tests.support import http2
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, started
 

@@ -18,8 +18,8 @@ import orjson
 import pytest
 
 from lengthwise.bench.launch import free_port
-from lengthwise.protocols.grpc_infer import SERVICE
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import SERVICE
 from tests.support import proc
 from tests.support.numpy_models import idle
 from tests.support.server_process import ServerProcess, Wire, started

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from lengthwise.connections.accepted import AcceptedConnections
+from lengthwise.grpc.connections import AcceptedConnections
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -28,9 +28,9 @@ from onnx import external_data_helper
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.connections.api_keys import Keys
 from lengthwise.errors import InvalidRequest, ModelError, Unauthorized
+from lengthwise.grpc import codec
 from lengthwise.http import connection, timed_connection
 from lengthwise.padding import PaddedBatch
-from lengthwise.protocols import grpc_codec
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, digest
 from lengthwise.settings import bundled_models
@@ -225,7 +225,7 @@ async def test_a_message_of_millions_of_empty_tensors_is_refused_before_they_are
     async with serving(model(manifest())) as service:
         started = time.process_time()
         with pytest.raises(InvalidRequest):
-            grpc_codec.decode(message, service.serving)
+            codec.decode(message, service.serving)
         assert time.process_time() - started < 0.5
 
 

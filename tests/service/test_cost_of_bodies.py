@@ -15,9 +15,9 @@ import pytest
 
 from lengthwise.decoding import fast_json
 from lengthwise.errors import InvalidRequest, TooLarge
-from lengthwise.protocols import grpc_codec
+from lengthwise.grpc import codec
+from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.protocols.endpoint import Received
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v1 import PredictV1
@@ -155,7 +155,7 @@ def cost(service: Service, encoding: str, body: Body) -> tuple[float, str]:
     began = time.thread_time()
     try:
         if encoding.startswith("grpc"):
-            grpc_codec.decode(content, service.serving)
+            codec.decode(content, service.serving)
         else:
             endpoint.decode(Received({"path_params": {"model": "sums"}}, headers, content))
         what = "right"

@@ -15,8 +15,8 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lengthwise.bench.launch import free_port
-from lengthwise.protocols.grpc_infer import INFER
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import INFER
 from tests.support.long import long_but
 from tests.support.server_process import ServerProcess, started
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise.errors import InvalidRequest
-from lengthwise.protocols import grpc_codec
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.grpc import codec
+from lengthwise.grpc import open_inference_pb2 as pb
 from tests.support.numpy_models import manifest, model, serving
 
 MEBIBYTE = 1 << 20
@@ -30,7 +30,7 @@ async def test_a_message_of_millions_of_fields_is_refused_at_once_in_little_memo
         started = time.process_time()
         try:
             with pytest.raises(InvalidRequest):
-                grpc_codec.decode(body, service.serving)
+                codec.decode(body, service.serving)
             assert tracemalloc.get_traced_memory()[1] < MEBIBYTE
         finally:
             tracemalloc.stop()
@@ -42,7 +42,7 @@ def test_a_message_may_have_256_fields(count: int, crowded: bool) -> None:
     request = pb.ModelInferRequest(model_name="sums")
     for _ in range(count):
         request.outputs.add(name="label")
-    assert grpc_codec.crowded(request.SerializeToString()) == crowded
+    assert codec.crowded(request.SerializeToString()) == crowded
 
 
 @given(st.binary(max_size=300), st.lists(st.text(max_size=300), max_size=20), st.integers(0, 2**31 - 1))
@@ -54,7 +54,7 @@ def test_no_message_of_few_fields_is_crowded_wherever_it_is_cut(raw: bytes, name
         request.inputs.add(name=name, shape=[number])
     body = request.SerializeToString()
     for cut in range(0, len(body) + 1, 7):
-        assert not grpc_codec.crowded(body[:cut])
+        assert not codec.crowded(body[:cut])
 
 
 async def test_a_shape_of_millions_of_axes_is_wrong_and_not_read_to_its_end() -> None:
@@ -65,7 +65,7 @@ async def test_a_shape_of_millions_of_axes_is_wrong_and_not_read_to_its_end() ->
         tracemalloc.start()
         try:
             with pytest.raises(InvalidRequest):
-                grpc_codec.decode(body, service.serving)
+                codec.decode(body, service.serving)
             assert tracemalloc.get_traced_memory()[1] < MEBIBYTE
         finally:
             tracemalloc.stop()

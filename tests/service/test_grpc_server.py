@@ -29,11 +29,11 @@ from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.bench.launch import free_port
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import ConfigurationError, InvalidRequest, TooLarge
+from lengthwise.grpc import codec
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import SERVICE
+from lengthwise.grpc.server import GrpcServer
 from lengthwise.http.app import Application
-from lengthwise.protocols import grpc_codec
-from lengthwise.protocols.grpc_infer import SERVICE
-from lengthwise.protocols.grpc_server import GrpcServer
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
@@ -225,7 +225,7 @@ async def test_a_large_body_of_another_call_is_freed_without_the_garbage_collect
 
 def frame_holds(frame: FrameType, size: int) -> bool:
     """Whether a frame of the service holds a body of that size."""
-    return frame.f_code.co_filename.endswith("grpc_calls.py") and len(frame.f_locals.get("body", b"")) == size
+    return frame.f_code.co_filename.endswith("grpc/calls.py") and len(frame.f_locals.get("body", b"")) == size
 
 
 async def test_a_request_id_comes_back_with_the_answer_and_with_a_refusal() -> None:
@@ -242,7 +242,7 @@ async def test_a_defect_of_the_service_is_internal_and_says_nothing_of_why(
 ) -> None:
     async with listening(model(manifest())) as caller:
         with monkeypatch.context() as broken:
-            broken.setattr(grpc_codec.tensors, "read", None)
+            broken.setattr(codec.tensors, "read", None)
             error = await caller.refused("ModelInfer", request(), metadata=(("x-request-id", "mine"),))
         assert (error.code(), error.details()) == (Code.INTERNAL, "the request could not be answered")
         assert "request mine failed" in caplog.text
@@ -305,13 +305,13 @@ async def test_a_call_that_is_cancelled_in_the_queue_is_not_run_and_counts_as_le
 
 async def test_a_large_message_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     readers: list[str] = []
-    read = grpc_codec.tensors.read
+    read = codec.tensors.read
 
     def watched(*args: Any, **options: Any) -> Any:
         readers.append(threading.current_thread().name)
         return read(*args, **options)
 
-    monkeypatch.setattr(grpc_codec.tensors, "read", watched)
+    monkeypatch.setattr(codec.tensors, "read", watched)
     long = np.ones((9, 1000, 2), "<f4")
     async with listening(model(manifest(max_length=1000))) as caller:
         await caller.call("ModelInfer", request(values=long, ends=np.full(9, 1000, "<i4")))
@@ -721,7 +721,7 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
 
 
 def test_without_the_extra_a_port_for_grpc_is_a_wrong_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lengthwise.protocols.grpc_server", None)
+    monkeypatch.setitem(sys.modules, "lengthwise.grpc.server", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'lengthwise\[grpc\]', or in a checkout: make install"):
         Application(Serving(Settings(grpc_port=8001)))
 
@@ -764,12 +764,12 @@ def test_no_message_whatever_raises_anything_but_a_refusal(body: bytes, kind: st
     whole = request().SerializeToString()
     for message in (body, whole[:cut] + body + whole[cut + len(body) :]):
         with contextlib.suppress(InvalidRequest, TooLarge):
-            call, _ = grpc_codec.decode(message, catalog)
+            call, _ = codec.decode(message, catalog)
             assert call.items
 
 
 def test_the_generated_messages_are_those_of_the_proto(tmp_path: Path) -> None:
-    proto = "lengthwise/protocols/open_inference/open_inference.proto"
+    proto = "lengthwise/grpc/open_inference.proto"
     subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", "-I", ".", f"--python_out={tmp_path}", proto],
         cwd=ROOT / "service",

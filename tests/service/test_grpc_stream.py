@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from lengthwise.connections import kept_alive
-from lengthwise.protocols import grpc_stream, grpc_transport
-from lengthwise.protocols.grpc_infer import SERVICE, STREAM
-from lengthwise.protocols.grpc_server import GrpcServer
-from lengthwise.protocols.grpc_transport import RpcCall
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
-from lengthwise.protocols.receiving import Receiving
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc import stream as streams
+from lengthwise.grpc import transport
+from lengthwise.grpc.infer import SERVICE, STREAM
+from lengthwise.grpc.receiving import Receiving
+from lengthwise.grpc.server import GrpcServer
+from lengthwise.grpc.transport import RpcCall
 from lengthwise.protocols.turns import Turns
 from tests.support.grpc_calls import Caller, listening, request
 from tests.support.numpy_models import held_batch, manifest, model, serving
@@ -99,7 +100,7 @@ async def test_an_answer_does_not_wait_for_an_earlier_request() -> None:
 
 
 async def test_a_stream_is_not_read_while_enough_of_it_is_unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_stream, "IN_FLIGHT", 3)
+    monkeypatch.setattr(streams, "IN_FLIGHT", 3)
     release, running, wait = held_batch()
     async with listening(model(manifest(), wait)) as caller:
         call = stream(caller, iter([request(id=str(number)) for number in range(10)]))
@@ -119,7 +120,7 @@ async def test_a_stream_that_ends_early_lets_go_of_all_of_its_requests(
     end: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if the call had taken 50 ms to arrive: the client leaves before the deadline passes here.
-    monkeypatch.setattr(grpc_transport, "time", SimpleNamespace(**vars(time) | {"time": lambda: time.time() - 0.05}))
+    monkeypatch.setattr(transport, "time", SimpleNamespace(**vars(time) | {"time": lambda: time.time() - 0.05}))
     release, running, wait = held_batch()
     async with listening(model(manifest(), wait)) as caller:
         call = stream(caller, **({"timeout": 2.0} if end == "deadline" else {}))
@@ -146,7 +147,7 @@ async def test_silent_streams_hold_neither_memory_nor_a_place() -> None:
             await answers(one, 1)
         await until(lambda: caller.service.serving.inflight.bytes == 0)
         assert (await caller.call("ModelInfer", request())).model_name == "sums"
-        await asyncio.sleep(3 * grpc_stream.LOOK_SECONDS)
+        await asyncio.sleep(3 * streams.LOOK_SECONDS)
         assert caller.service.serving.inflight.bytes == 0
         for one in silent:  # and are there when they are needed
             await one.write(request(id="b"))
@@ -155,7 +156,7 @@ async def test_silent_streams_hold_neither_memory_nor_a_place() -> None:
 
 
 async def test_few_streams_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_stream, "MAX_STREAMS", 2)
+    monkeypatch.setattr(streams, "MAX_STREAMS", 2)
     async with listening(model(manifest())) as caller:
         two = [stream(caller) for _ in range(2)]
         for one in two:
@@ -171,7 +172,7 @@ async def test_few_streams_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_new_stream_takes_the_place_of_the_one_that_is_idle_longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_stream, "MAX_STREAMS", 3)
+    monkeypatch.setattr(streams, "MAX_STREAMS", 3)
     monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 0.0)
     release, running, wait = held_batch()
     async with listening(model(manifest(), wait)) as caller:
@@ -196,8 +197,8 @@ async def test_a_new_stream_takes_the_place_of_the_one_that_is_idle_longest(monk
 async def test_other_calls_of_its_connection_do_not_end_a_stream_that_is_idle(
     monkeypatch: pytest.MonkeyPatch, compression: grpc.Compression | None
 ) -> None:
-    monkeypatch.setattr(grpc_stream, "WINDOW_BYTES", 20_000)
-    monkeypatch.setattr(grpc_stream, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(streams, "WINDOW_BYTES", 20_000)
+    monkeypatch.setattr(streams, "LOOK_SECONDS", 0.05)
     async with listening(model(manifest(max_length=500)), default_timeout_ms=1500) as caller:
         call = stream(caller)
         await call.write(request(id="before"))
@@ -247,8 +248,8 @@ async def test_without_memory_a_request_is_refused_and_the_stream_goes_on() -> N
 async def test_a_message_that_arrives_without_end_needs_memory_or_ends_its_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(grpc_stream, "WINDOW_BYTES", -1)  # as if more than a window had come
-    monkeypatch.setattr(grpc_stream, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(streams, "WINDOW_BYTES", -1)  # as if more than a window had come
+    monkeypatch.setattr(streams, "LOOK_SECONDS", 0.01)
     async with listening(model(manifest())) as caller:
         call = stream(caller)
         await call.write(request(id="a"))
@@ -335,7 +336,7 @@ async def test_a_call_that_closes_without_a_message_does_not_count_as_prompt(mon
 
 
 async def test_answers_that_nobody_takes_end_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_transport, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(transport, "PATIENCE_SECONDS", 0.2)
     long = 1000
     async with listening(model(manifest(max_length=long, task="per-step"))) as caller:
         call = stream(caller)

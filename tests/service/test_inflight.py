@@ -25,11 +25,13 @@ from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.decoding import calls
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import ConfigurationError, InflightFull, TooLarge
+from lengthwise.grpc import calls as grpc_calls
+from lengthwise.grpc import receiving
+from lengthwise.grpc import server as grpc_server
+from lengthwise.grpc.infer import INFER, SERVICE, GrpcInference, ModelInfer
+from lengthwise.grpc.server import GrpcServer
 from lengthwise.padding import PaddedBatch
-from lengthwise.protocols import grpc_calls, grpc_server, receiving
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
-from lengthwise.protocols.grpc_infer import SERVICE, GrpcInference, ModelInfer
-from lengthwise.protocols.grpc_server import GrpcServer
 from lengthwise.protocols.turns import Turns
 from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import Manifest
@@ -549,7 +551,7 @@ async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_no
             time_remaining=lambda: None,
             is_late=lambda: False,
         )
-        GrpcInference(ModelInfer(service.serving, Turns()), receive).answer(rpc)
+        GrpcInference(ModelInfer(service.serving, Turns(), INFER), receive).answer(rpc)
         rpc.on_cancel()
         for end in ended:
             end()

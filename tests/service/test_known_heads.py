@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from lengthwise.decoding import fast_json
 from lengthwise.errors import RequestError
-from lengthwise.protocols import grpc_codec, tensor_text
+from lengthwise.grpc import codec
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.protocols import tensor_text
 from lengthwise.protocols.endpoint import Received
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.protocols.tensor_text import SplitText
 from lengthwise.protocols.tensors import KnownHeads
 from lengthwise.protocols.turns import Turns
@@ -173,9 +174,9 @@ def test_grpc_gives_the_same_to_a_message_whatever_came_before(
             [b"", b"\x1a\x01a", b":\x00", b"\xff", dice.randbytes(2)]
         )
     sent = bytes(body)
-    expected = outcome(lambda: grpc_codec.decode(sent, service.serving), service)
+    expected = outcome(lambda: codec.decode(sent, service.serving), service)
     for _ in range(2):
-        found = outcome(lambda: grpc_codec.decode(sent, service.serving, heads), service)
+        found = outcome(lambda: codec.decode(sent, service.serving, heads), service)
         assert parsed_answer(found) == parsed_answer(expected)
 
 
@@ -205,7 +206,7 @@ def mutants() -> Iterator[bytes]:
 def test_a_message_is_split_as_protocol_buffers_reads_it(mutants: Iterator[bytes]) -> None:
     splits = 0
     for mutant in mutants:
-        found = grpc_codec.MessageParts.of(mutant)
+        found = codec.MessageParts.of(mutant)
         if found is None:
             continue
         splits += 1

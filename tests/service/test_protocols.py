@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from lengthwise.bench.launch import free_port
 from lengthwise.decoding import dataset
-from lengthwise.protocols.grpc_infer import SERVICE
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import SERVICE
 from tests.support.server_process import ServerProcess, started
 
 MODEL = "japanese-vowels"

@@ -9,8 +9,8 @@ import pytest
 
 from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.errors import DeadlineExceeded, InflightFull, RequestError
-from lengthwise.protocols import receiving
-from lengthwise.protocols.receiving import IncomingMessage, Receiving, WaitingCalls
+from lengthwise.grpc import receiving
+from lengthwise.grpc.receiving import IncomingMessage, Receiving, WaitingCalls
 
 LARGEST = 100
 

@@ -287,7 +287,7 @@ def test_twenty_replacements_leave_nothing_behind() -> None:
 
 def test_grpc_keys_and_the_admin_port_are_those_of_all_workers(tmp_path: Path) -> None:
     grpc = pytest.importorskip("grpc")
-    from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+    from lengthwise.grpc import open_inference_pb2 as pb
 
     keys = tmp_path / "keys"
     keys.write_text("a-key-of-many-characters")

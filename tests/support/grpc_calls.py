@@ -8,9 +8,9 @@ import grpc
 import numpy as np
 import pytest
 
-from lengthwise.protocols.grpc_infer import SERVICE
-from lengthwise.protocols.grpc_server import GrpcServer
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import SERVICE
+from lengthwise.grpc.server import GrpcServer
 from lengthwise.protocols.turns import Turns
 from lengthwise.repository.model import LoadedModel
 from tests.support.numpy_models import Service, serving

@@ -10,9 +10,9 @@ from typing import Final
 import grpc
 import numpy as np
 
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.infer import SERVICE
 from lengthwise.padding import Steps
-from lengthwise.protocols.grpc_infer import SERVICE
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from tests.support.chaos import NAME, Chaos
 from tests.support.server_process import PATIENCE_SECONDS
 

@@ -46,7 +46,7 @@ from lengthwise.serving import Serving
 from lengthwise.settings import Settings, prefer_polling_by_callers
 
 if TYPE_CHECKING:
-    from lengthwise.protocols.grpc_server import GrpcServer
+    from lengthwise.grpc.server import GrpcServer
 
 log = logging.getLogger("lengthwise.app")
 
@@ -383,7 +383,7 @@ def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None)
     """
     prefer_polling_by_callers()
     try:
-        from lengthwise.protocols.grpc_server import GrpcServer
+        from lengthwise.grpc.server import GrpcServer
     except ImportError as error:
         raise ConfigurationError(
             f"--grpc-port needs gRPC, which is not installed ({error.name}): {how_to_install('grpc')}"

@@ -1,1 +1,1 @@
-"""The protocols of inference: `/predict`, KServe's v1 and v2, and gRPC, each decoded into the same call."""
+"""The protocols of inference: `/predict`, KServe's v1 and v2, each decoded into the same call."""

@@ -16,7 +16,7 @@ open ──> admit ──> decode ──> submit ──> finish ──> close
 | `close` | its record ends: counted, logged, traced | event loop |
 
 Three transports drive a call; each only reads bytes and writes bytes: ASGI (`protocols.over_asgi`), the connection
-itself (`http.fast_request`) and gRPC (`protocols.grpc_infer`).
+itself (`http.fast_request`) and gRPC (`grpc.infer`).
 """
 
 from __future__ import annotations

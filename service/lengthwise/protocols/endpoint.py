@@ -55,7 +55,7 @@ class InferenceProtocol(ABC):
         large_bodies: The places where large bodies are decoded in threads; shared by all protocols.
     """
 
-    name: ClassVar[str]
+    name: str
     """The name of the call for the access log and for traces, such as `POST /predict`."""
     memory_factor: ClassVar[int] = 1
     """How many times its own size a large body takes in memory while it is decoded."""

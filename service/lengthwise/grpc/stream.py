@@ -19,38 +19,27 @@ from collections import deque
 from functools import partial
 from typing import Final
 
-import grpc
-
 from lengthwise.connections.inflight import Hold
 from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.errors import Draining, InflightFull, RequestError
-from lengthwise.protocols import grpc_codec, kserve
+from lengthwise.grpc import codec
+from lengthwise.grpc.connections import GrpcConnections
+from lengthwise.grpc.infer import ModelInfer, RpcRequest, headers_of, refuse, refuse_unread
+from lengthwise.grpc.receiving import IncomingMessage, Receiving
+from lengthwise.grpc.transport import RpcCall
+from lengthwise.protocols import kserve
 from lengthwise.protocols.call import InferenceCall
-from lengthwise.protocols.grpc_connections import GrpcConnections
-from lengthwise.protocols.grpc_infer import ModelStreamInfer, RpcRequest, headers_of, refuse, refuse_unread
-from lengthwise.protocols.grpc_transport import RpcCall
-from lengthwise.protocols.receiving import IncomingMessage, Receiving
 
-MAX_STREAMS: Final = 256
-"""Streams at once. A further one takes the place of that which has been idle longest, or is refused."""
-IN_FLIGHT: Final = 64
-"""Requests of a stream that are not answered, or whose answers the client has yet to take; then it is not read."""
-LOOK_SECONDS: Final = 0.1
-"""How often the bytes are looked at that have arrived on the connection of a stream that waits for a message."""
-WINDOW_BYTES: Final = 131_072
-"""What HTTP/2 lets a client send ahead on a call, and some frames."""
+MAX_STREAMS: Final = 256  # at once; a further one takes the place of that which is idle longest, or is refused
+IN_FLIGHT: Final = 64  # requests not answered, or whose answers the client has yet to take; then a stream is not read
+LOOK_SECONDS: Final = 0.1  # how often it is looked at the bytes of the connection of a stream that waits for a message
+WINDOW_BYTES: Final = 131_072  # what HTTP/2 lets a client send ahead on a call, and some frames
 
 
 class StreamInference:
-    """Answers the streams of `ModelStreamInfer`.
+    """Answers the streams of `ModelStreamInfer`, and reserves memory for their large messages."""
 
-    Args:
-        protocol: Decodes the messages.
-        receiving: Reserves memory for large messages.
-        connections: The connections of the streams.
-    """
-
-    def __init__(self, protocol: ModelStreamInfer, receiving: Receiving, connections: GrpcConnections) -> None:
+    def __init__(self, protocol: ModelInfer, receiving: Receiving, connections: GrpcConnections) -> None:
         self.protocol = protocol
         self.receiving = receiving
         self.connections = connections
@@ -113,7 +102,6 @@ class _Stream:
         self._reading = False
         self._ended = False  # nothing more is read
         self._refusal: RequestError | None = None
-        self._hold = Hold(inference.protocol.serving.inflight)
         self._received_bytes: int | None = None  # of its connection, when it was looked at last
         self._least: int | None = None  # of those that belonged to no message, since it waits for one
         self._large: IncomingMessage | None = None
@@ -156,8 +144,8 @@ class _Stream:
             self.end()
             return
         request = RpcRequest(self._inference.protocol, self._rpc, self._headers, self._answered)
-        parts = grpc_codec.MessageParts.of(body)
-        self._requests[request] = grpc_codec.identifier_of(body) if parts is None else parts.identifier
+        parts = codec.MessageParts.of(body)
+        self._requests[request] = codec.identifier_of(body) if parts is None else parts.identifier
         try:
             request.call.admit()
         except RequestError as error:  # its key was withdrawn
@@ -175,19 +163,20 @@ class _Stream:
         self._received_bytes = received
         if received is None:
             return
-        delivered = connections.delivered_bytes(client)
-        least = received - delivered
+        connection = connections.of(client)
+        least = received - connection.delivered
         self._least = least if self._least is None else min(self._least, least)
         if before is None:
             return
-        undelivered = before - delivered - self._least  # that came before the last look: others may be on their way
-        if undelivered > WINDOW_BYTES * connections.calls_of(client) + receiving.expected_bytes(client):
+        # Those that came before the last look: others may be on their way to their messages.
+        undelivered = before - connection.delivered - self._least
+        if undelivered > WINDOW_BYTES * connection.calls + receiving.expected_bytes(client):
             if not receiving.free:
                 self._break(InflightFull("there is no memory for a large message now", retry_after_seconds=1))
                 return
-            self._large = IncomingMessage(self._hold, client, bool, self._break)
-            seconds = self._inference.protocol.serving.settings.default_timeout_ms / 1000
-            receiving.start(self._large, time.monotonic() + seconds)
+            serving = self._inference.protocol.serving
+            self._large = IncomingMessage(Hold(serving.inflight), client, bool, self._break)
+            receiving.start(self._large, time.monotonic() + serving.settings.default_timeout_ms / 1000)
 
     def _break(self, refusal: RequestError) -> None:
         """Ends the stream at once, because a message may not be received."""
@@ -197,8 +186,8 @@ class _Stream:
     def _give_back(self, *, arrived: bool) -> None:
         if self._large is not None:
             self._inference.receiving.end(self._large, arrived=arrived)
+            self._large.hold.close()
             self._large = None
-        self._hold.close()
 
     def _answered(self, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
         """Puts an answer or a refusal in the line."""
@@ -207,10 +196,10 @@ class _Stream:
             self._requests.pop(request, None)
             request.call.hold.close()
             return
-        if answer is not None:
-            message = grpc_codec.stream_answer(answer)
+        if refusal is not None:
+            message = codec.stream_error(identifier, kserve.sentence(refusal))
         else:
-            message = grpc_codec.stream_error(identifier, kserve.sentence(refusal) if refusal is not None else "")
+            message = codec.stream_answer(answer or b"")
         self._line.append((request, message))
         self._send()
 
@@ -236,7 +225,7 @@ class _Stream:
             return
         self._give_back(arrived=False)
         if self._refusal is not None:
-            refuse(self._rpc, self._refusal, code=grpc.StatusCode.UNAVAILABLE)
+            refuse(self._rpc, self._refusal)
         else:
             self._rpc.finish()
 

@@ -15,13 +15,14 @@ import grpc
 
 from lengthwise.batching.queues import Timing
 from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, RequestError
-from lengthwise.protocols import grpc_codec, kserve
+from lengthwise.grpc import codec
+from lengthwise.grpc.codec import MessageParts
+from lengthwise.grpc.receiving import IncomingMessage, Receiving
+from lengthwise.grpc.transport import RpcCall
+from lengthwise.protocols import kserve
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
 from lengthwise.protocols.call import DirectCall, InferenceCall
 from lengthwise.protocols.endpoint import TENSORS_BYTES, Decoded, InferenceProtocol, Received
-from lengthwise.protocols.grpc_codec import MessageParts
-from lengthwise.protocols.grpc_transport import RpcCall
-from lengthwise.protocols.receiving import IncomingMessage, Receiving
 from lengthwise.protocols.tensors import KnownHeads
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
@@ -29,7 +30,7 @@ from lengthwise.serving import Serving
 SERVICE: Final = "inference.GRPCInferenceService"
 INFER: Final = f"{SERVICE}/ModelInfer"
 STREAM: Final = f"{SERVICE}/ModelStreamInfer"
-CODES: Final = {
+CODES: Final = {  # gRPC's code for the HTTP status of a refusal
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
@@ -40,20 +41,18 @@ CODES: Final = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""gRPC's code for the HTTP status of a refusal."""
 _UNREAD_SECONDS: Final = 0.02
-_LONGEST_DETAILS: Final = 2000
-"""Details travel in a header, which has few kilobytes."""
+_LONGEST_DETAILS: Final = 2000  # they travel in a header, which has few kilobytes
 
 
 class ModelInfer(InferenceProtocol):
-    """Decodes the messages of `ModelInfer`."""
+    """Decodes the messages of `ModelInfer`, or of `ModelStreamInfer`, which are the same."""
 
-    name = INFER
     memory_factor = 3  # as it came, as protocol buffers have it, and its elements
 
-    def __init__(self, serving: Serving, large_bodies: Turns) -> None:
+    def __init__(self, serving: Serving, large_bodies: Turns, name: str) -> None:
         super().__init__(serving, large_bodies)
+        self.name = name
         self._known = KnownHeads()
 
     def check(self, headers: dict[bytes, bytes]) -> None:
@@ -61,27 +60,18 @@ class ModelInfer(InferenceProtocol):
 
     def decode(self, request: Received) -> Decoded:
         """Decodes a message; see `InferenceProtocol.decode`."""
-        return grpc_codec.decode(request.body, self.serving, self._known, request.scope.get("parts"))
+        return codec.decode(request.body, self.serving, self._known, request.scope.get("parts"))
 
     def decode_quickly(self, request: Received) -> Decoded | None:
         """Decodes a message on the event loop if that is quick; see `InferenceProtocol.decode_quickly`."""
         return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
 
 
-class ModelStreamInfer(ModelInfer):
-    """Decodes the messages of `ModelStreamInfer`, which are the same."""
-
-    name = STREAM
-
-
 class RpcRequest(DirectCall):
     """One request from its message to its answer.
 
-    Args:
-        protocol: Decodes its message.
-        rpc: The call or the stream that it came by.
-        headers: Of that.
-        ends: Called once: with the request, its refusal (None where its client has left), and its answer.
+    `rpc` is the call or the stream that it came by. `ends` is called once: with the request, its refusal (None where
+    its client has left), and its answer.
     """
 
     __slots__ = ("_ends",)
@@ -113,21 +103,20 @@ class RpcRequest(DirectCall):
     def set_result(self, answer: bytes) -> None:
         """Answers it."""
         if not self.response_complete:
-            self._end(None, answer)
+            self.call.hold.holds(len(answer))
+            self._end(200, None, answer)
 
     def set_exception(self, error: BaseException) -> None:
         """Refuses it, or counts that its client has left."""
         if not self.response_complete:
             self.response_complete = True
-            self._end(self.call.fail(error), None)
+            refusal = self.call.fail(error)
+            self._end(CLIENT_LEFT if refusal is None else kserve.status_of(refusal), refusal, None)
 
-    def _end(self, refusal: RequestError | None, answer: bytes | None) -> None:
+    def _end(self, status: int, refusal: RequestError | None, answer: bytes | None) -> None:
         self.response_complete = True
-        call, ends, self._ends = self.call, self._ends, None
-        if answer is not None:
-            call.hold.holds(len(answer))
-        status = 200 if answer is not None else CLIENT_LEFT if refusal is None else kserve.status_of(refusal)
-        call.close(status, delivered=status != CLIENT_LEFT)
+        ends, self._ends = self._ends, None
+        self.call.close(status, delivered=status != CLIENT_LEFT)
         if ends is not None:
             ends(self, refusal, answer)
 
@@ -136,12 +125,7 @@ Ends: TypeAlias = Callable[[RpcRequest, RequestError | None, bytes | None], None
 
 
 class GrpcInference:
-    """Answers the calls of `ModelInfer`.
-
-    Args:
-        protocol: Decodes the messages.
-        receiving: When their messages may be received.
-    """
+    """Answers the calls of `ModelInfer`, each of whose messages is received when it may be."""
 
     def __init__(self, protocol: ModelInfer, receiving: Receiving) -> None:
         self._protocol = protocol
@@ -149,7 +133,7 @@ class GrpcInference:
 
     def answer(self, rpc: RpcCall) -> None:
         """Answers one call. Its bytes count as held until its answer has left."""
-        request = RpcRequest(self._protocol, rpc, headers_of(rpc.metadata), partial(_unary_end, rpc))
+        request = RpcRequest(self._protocol, rpc, headers_of(rpc.metadata), partial(_send, rpc))
         call = request.call
         rpc.on_end(call.hold.close)
         deadline = call.record.arrived + self._protocol.serving.settings.default_timeout_ms / 1000
@@ -171,14 +155,13 @@ class GrpcInference:
             request.set_exception(error)
 
 
-def _unary_end(rpc: RpcCall, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
+def _send(rpc: RpcCall, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
     """Sends the one answer of a call, or its refusal."""
     request_id = ("x-request-id", request.call.request_id.decode())
-    if answer is None:
-        if refusal is not None:
-            refuse(rpc, refusal, request_id)
-        return
-    rpc.finish(trailing=(request_id,), message=answer)
+    if refusal is not None:
+        refuse(rpc, refusal, request_id)
+    elif answer is not None:
+        rpc.finish(trailing=(request_id,), message=answer)
 
 
 def refuse(rpc: RpcCall, error: RequestError, *trailing: tuple[str, str], code: grpc.StatusCode | None = None) -> None:

@@ -1,9 +1,8 @@
-"""The Open Inference Protocol over gRPC: the same calls as `v2`, the same batcher, with health service and reflection.
+"""The gRPC server of the Open Inference Protocol: the same calls as `v2`, the same batcher, and what bounds them.
 
-A message is received when there is memory for it: gRPC receives one only on request, and `protocols.receiving` decides
-when. The modules `protocols.grpc_*` are the only ones that know gRPC: calls and their events are in `grpc_transport`,
-inference in `grpc_infer`, other calls in `grpc_calls`, connections in `grpc_connections`. They need the extra `grpc`,
-so they are imported only where a port for it is set.
+A message is received when there is memory for it: gRPC receives one only on request, and `receiving` decides when.
+This package alone knows gRPC: calls and their events are in `transport`, inference in `infer` and `stream`, other calls
+in `calls`, connections in `connections`. It needs the extra `grpc`, so it is imported only where a port for it is set.
 
 | what | bound |
 |---|---|
@@ -22,64 +21,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from pathlib import Path
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection
 
 from lengthwise.connections.unread import PATIENCE_SECONDS
 from lengthwise.errors import ConfigurationError, RequestError
-from lengthwise.protocols import grpc_health
-from lengthwise.protocols.grpc_calls import SmallCalls
-from lengthwise.protocols.grpc_connections import GrpcConnections
-from lengthwise.protocols.grpc_health import Health
-from lengthwise.protocols.grpc_infer import (
-    INFER,
-    SERVICE,
-    STREAM,
-    GrpcInference,
-    ModelInfer,
-    ModelStreamInfer,
-    headers_of,
-    refuse_unread,
-)
-from lengthwise.protocols.grpc_methods import Methods
-from lengthwise.protocols.grpc_stream import StreamInference
-from lengthwise.protocols.grpc_transport import Handler, RpcCall, RpcServer
-from lengthwise.protocols.receiving import Receiving
+from lengthwise.grpc.calls import SmallCalls
+from lengthwise.grpc.connections import GrpcConnections
+from lengthwise.grpc.infer import INFER, STREAM, GrpcInference, ModelInfer, headers_of, refuse_unread
+from lengthwise.grpc.receiving import Receiving
+from lengthwise.grpc.stream import StreamInference
+from lengthwise.grpc.transport import Handler, RpcCall, RpcServer
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 
 log = logging.getLogger("lengthwise.grpc")
 
-_LAST_ANSWERS_SECONDS: Final = 1.0
-"""How long the last answers may take to be sent when the server stops."""
-_LATE_CALLS_SECONDS: Final = 1.0
-"""How long calls that still come are refused before the server stops: from then on, gRPC cancels them instead, and a
-client does not ask again after that."""
-_QUIET_SECONDS: Final = 0.1
-"""When no call has come for so long, the server stops at once."""
-_WINDOW_BYTES: Final = 65_535
-"""Bytes of a message that a client may send before the message is received: HTTP/2's default."""
+MAX_CALLS: Final = 8192  # at once, over all connections; further ones are refused unread
 _CALLS_OF_A_CONNECTION: Final = 100
-MAX_CALLS: Final = 8192
-"""Most calls at once, over all connections; further ones are refused unread."""
+_WINDOW_BYTES: Final = 65_535  # of a message that a client may send before it is received: HTTP/2's default
 _AGE_SECONDS: Final = 3600
 _LAST_CALLS_SECONDS: Final = 120
 _PING_SECONDS: Final = 60
+_LAST_ANSWERS_SECONDS: Final = 1.0  # that the last answers may take to be sent when the server stops
+# How long calls that still come are refused before the server stops: from then on, gRPC cancels them instead, and a
+# client does not ask again after that.
+_LATE_CALLS_SECONDS: Final = 1.0
+_QUIET_SECONDS: Final = 0.1  # when no call has come for so long, the server stops at once
 
 
 class GrpcServer:
-    """The gRPC server of the Open Inference Protocol.
-
-    Args:
-        serving: Answers the calls.
-        large_bodies: The places where large bodies are decoded in threads; shared by all protocols.
-        max_connections: Most connections at once.
-    """
+    """The gRPC server of a service; `large_bodies` and `max_connections` are those of all its protocols."""
 
     def __init__(self, serving: Serving, large_bodies: Turns, max_connections: int | None = None) -> None:
         settings = serving.settings
@@ -87,28 +61,23 @@ class GrpcServer:
         self._max_connections = max_connections or settings.max_connections
         self._connections = GrpcConnections(self._max_connections, settings.header_timeout_seconds)
         receiving = Receiving(serving.inflight, settings.max_body_bytes, self._connections.received_bytes)
-        self._inference = GrpcInference(ModelInfer(serving, large_bodies), receiving)
-        self._streams = StreamInference(ModelStreamInfer(serving, large_bodies), receiving, self._connections)
-        self._health = Health(serving, (SERVICE,))
+        inference = GrpcInference(ModelInfer(serving, large_bodies, INFER), receiving)
+        self._streams = StreamInference(ModelInfer(serving, large_bodies, STREAM), receiving, self._connections)
         self._calls = SmallCalls(serving, self._connections)
-        self._handlers = self._methods()
+        self._handlers: dict[str, Handler] = {
+            f"/{INFER}": inference.answer,
+            f"/{STREAM}": self._streams.answer,
+            **self._calls.handlers(),
+        }
         self._begun = 0
-        self._open = 0
         self._server: RpcServer | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listens and answers; until the models are ready, calls are refused as not ready.
 
-        Args:
-            host: Address to listen on.
-            port: Port to listen on; 0 for any.
-
-        Returns:
-            The port.
-
-        Raises:
-            ConfigurationError: The server cannot listen on the address, or the TLS files cannot be read.
+        Returns the port, which may be any where 0 is given. Raises `ConfigurationError` where the server cannot listen
+        on the address, or the TLS files cannot be read.
         """
         settings = self._serving.settings
         server = RpcServer(_options(settings, self._max_connections), settings.max_body_bytes, self._begin)
@@ -127,7 +96,7 @@ class GrpcServer:
         openings.streams = lambda: {
             "call": self._connections.calls,
             "infer": self._streams.open,
-            **self._calls.streams(),
+            **self._calls.streams,
         }
         self._keeping = asyncio.create_task(self._connections.keep(bound))
         log.info("listening on grpc://%s", address if port else f"{host}:{bound}")
@@ -135,31 +104,26 @@ class GrpcServer:
 
     async def report_health(self) -> None:
         """Sends the health of the server to the clients that watch it."""
-        self._health.report()
+        self._calls.health.report()
 
     async def stop(self) -> None:
         """Ends every connection, once the accepted calls are answered and those on their way are refused."""
-        self._health.end()
+        self._calls.health.end()
         self._streams.end()
         if self._server is not None:
-            await self._refuse_late_calls()
+            end, before = time.monotonic() + _LATE_CALLS_SECONDS, -1
+            while self._begun != before and time.monotonic() < end:
+                before = self._begun
+                await asyncio.sleep(_QUIET_SECONDS)
             await self._server.stop(_LAST_ANSWERS_SECONDS)
         if self._keeping is not None:
             self._keeping.cancel()
-
-    async def _refuse_late_calls(self) -> None:
-        """Waits until no call has come for a moment."""
-        end = time.monotonic() + _LATE_CALLS_SECONDS
-        before = -1
-        while self._begun != before and time.monotonic() < end:
-            before = self._begun
-            await asyncio.sleep(_QUIET_SECONDS)
 
     def _begin(self, rpc: RpcCall) -> None:
         """Has a call answered, or refuses it unread."""
         self._begun += 1
         handler = self._handlers.get(rpc.method)
-        if self._open >= MAX_CALLS:
+        if self._connections.calls >= MAX_CALLS:
             rpc.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls are open")
         elif (refusal := self._without_key(rpc)) is not None:
             refuse_unread(rpc, refusal)
@@ -167,12 +131,7 @@ class GrpcServer:
             rpc.finish(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
         else:
             self._connections.begun(rpc)
-            self._open += 1
-            rpc.on_end(self._ended)
             rpc.run(handler)
-
-    def _ended(self) -> None:
-        self._open -= 1
 
     def _without_key(self, rpc: RpcCall) -> RequestError | None:
         """Why a call is refused for its key. Inference calls pass: `InferenceCall` refuses and counts them."""
@@ -183,21 +142,6 @@ class GrpcServer:
             except RequestError as error:
                 return error.with_traceback(None)
         return None
-
-    def _methods(self) -> dict[str, Handler]:
-        """The handlers, by method."""
-        calls, health = self._calls, self._health
-        names = (SERVICE, grpc_health.NAME, reflection.SERVICE_NAME)
-        services: dict[str, dict[str, Handler]] = {
-            SERVICE: Methods(self._serving).handlers(calls)
-            | {"ModelInfer": self._inference.answer, "ModelStreamInfer": self._streams.answer},
-            grpc_health.NAME: {
-                "Check": calls.probe(health_pb2.HealthCheckRequest, health.check),
-                "Watch": calls.watch(health_pb2.HealthCheckRequest, health.watch),
-            },
-            reflection.SERVICE_NAME: {"ServerReflectionInfo": calls.reflection(names)},
-        }
-        return {f"/{service}/{name}": one for service, handlers in services.items() for name, one in handlers.items()}
 
 
 def _options(settings: Settings, max_connections: int) -> list[tuple[str, int]]:
@@ -224,14 +168,10 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """The certificates of `serve`, or None where it serves without TLS."""
     if settings.tls_cert_file is None:
         return None
-    chain = _read(settings.tls_cert_file)
-    key = chain if settings.tls_key_file is None else _read(settings.tls_key_file)
-    authorities = None if settings.tls_client_ca_file is None else _read(settings.tls_client_ca_file)
-    return grpc.ssl_server_credentials([(key, chain)], authorities, authorities is not None)
-
-
-def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        chain = settings.tls_cert_file.read_bytes()
+        key = chain if settings.tls_key_file is None else settings.tls_key_file.read_bytes()
+        authorities = None if settings.tls_client_ca_file is None else settings.tls_client_ca_file.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"the TLS file {path} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(f"the TLS file {error.filename} cannot be read: {error.strerror}") from error
+    return grpc.ssl_server_credentials([(key, chain)], authorities, authorities is not None)

@@ -23,24 +23,18 @@ import enum
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.errors import DeadlineExceeded, InflightFull, RequestError
 
-SHARE: Final = 2
-"""The share of the memory for all calls that may be reserved for messages being received is 1 / `SHARE`."""
-SILENT_SECONDS: Final = 0.1
-"""After which time a message must have begun to arrive, while others wait."""
-MIN_BYTES_PER_SECOND: Final = 262_144
-"""How fast a message must arrive from then on, while others wait."""
-PATIENCE_SECONDS: Final = 2.0
-"""How long a message may take to arrive in any case, while others wait."""
-MAX_WAITING: Final = 6144
-"""Most calls that wait for a place; beyond it, calls are refused."""
-_LATE: Final = "the message did not come in time"
-_KNOWN_CONNECTIONS: Final = 8192
-"""Of how many connections it is remembered how their last message arrived."""
+SHARE: Final = 2  # 1 / `SHARE` of the memory for all calls may be reserved for messages being received
+SILENT_SECONDS: Final = 0.1  # after which a message must have begun to arrive, while others wait
+MIN_BYTES_PER_SECOND: Final = 262_144  # how fast it must arrive from then on, while others wait
+PATIENCE_SECONDS: Final = 2.0  # that it may take to arrive in any case, while others wait
+MAX_WAITING: Final = 6144  # calls that wait for a place; beyond it, calls are refused
+_KNOWN_CONNECTIONS: Final = 8192  # of which it is remembered how their last message arrived
 
 
 class _Rank(enum.IntEnum):
@@ -51,29 +45,18 @@ class _Rank(enum.IntEnum):
     SILENT = 2
 
 
+@dataclass(slots=True, eq=False)
 class IncomingMessage:
-    """A message that waits for a place, or is being received.
+    """A message that waits for a place, or is being received."""
 
-    Args:
-        hold: The bytes of its call.
-        client: Its connection.
-        begin: Called when it may be received.
-        refuse: Called with the reason where it may not, or no longer: `end` need not be called then.
-    """
-
-    __slots__ = ("began", "begin", "client", "hold", "measured", "received", "refuse", "timer")
-
-    def __init__(
-        self, hold: Hold, client: str, begin: Callable[[], object], refuse: Callable[[RequestError], object]
-    ) -> None:
-        self.hold = hold
-        self.client = client
-        self.begin = begin
-        self.refuse = refuse
-        self.began: float | None = None  # when it got its place
-        self.measured: float | None = None  # when its connection's bytes were looked at first, because others waited
-        self.received: int | None = None  # these bytes; None if that is not known
-        self.timer: asyncio.TimerHandle | None = None  # its deadline; None when it is over
+    hold: Hold  # the bytes of its call
+    client: str  # its connection
+    begin: Callable[[], object]  # called when it may be received
+    refuse: Callable[[RequestError], object]  # called where it may not, or no longer: `end` need not be called then
+    began: float | None = None  # when it got its place
+    measured: float | None = None  # when its connection's bytes were looked at first, because others waited
+    received: int | None = None  # these bytes; None if that is not known
+    timer: asyncio.TimerHandle | None = None  # its deadline; None when it is over
 
     def over(self) -> Callable[[RequestError], object]:
         """Lets go of what its call gave it, which refers to it again; returns `refuse`."""
@@ -95,9 +78,8 @@ class WaitingCalls:
     def join(self, message: IncomingMessage) -> IncomingMessage | None:
         """Adds a message at the end of its connection's line.
 
-        Returns:
-            Where too many wait, the message that is refused for it: the newest of the connection that has most of
-            them, the silent connections first. That may be the message itself.
+        Where too many wait, one is refused for it, and returned: the newest of the connection that has most of them,
+        the silent connections first. That may be the message itself.
         """
         client, refused = message.client, None
         rank = self._ranks.get(client, _Rank.NEW)
@@ -151,13 +133,9 @@ class WaitingCalls:
 
 
 class Receiving:
-    """The messages that are being received.
+    """The messages that are being received: each in one of few places, by default as many as the memory allows.
 
-    Args:
-        inflight: The memory for them is reserved here.
-        max_bytes: The largest message.
-        received_bytes: How many bytes have arrived from a client; None if that is not known.
-        places: How many are received at once. Default: as many as the memory allows.
+    `received_bytes` says how many bytes have arrived from a client, or None.
     """
 
     def __init__(
@@ -169,16 +147,11 @@ class Receiving:
     ) -> None:
         self._max_bytes = max_bytes
         self._reserved_bytes = 2 * max_bytes  # gRPC's own copy, and the copy for Python
-        self._free = places or max(1, inflight.max_bytes // SHARE // self._reserved_bytes)
+        self.free = places or max(1, inflight.max_bytes // SHARE // self._reserved_bytes)
         self._line = WaitingCalls()
         self._received_bytes = received_bytes
         self._arrivals: dict[IncomingMessage, None] = {}  # the one that began first is first
         self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def free(self) -> bool:
-        """Whether a place is free."""
-        return self._free > 0
 
     def expected_bytes(self, client: str) -> int:
         """How many bytes of messages a client may be sending that have a place."""
@@ -192,23 +165,21 @@ class Receiving:
         """
         loop = asyncio.get_running_loop()
         message.timer = loop.call_later(deadline - time.monotonic(), self._late, message)
-        if self._free:
-            self._free -= 1
+        if self.free:
+            self.free -= 1
             if not self._began(message):
                 self._give_back()
             return
         refused = self._line.join(message)
         if refused is not None:
-            self._refuse(refused, InflightFull("too many calls wait to send their messages", retry_after_seconds=1))
+            refused.over()(InflightFull("too many calls wait to send their messages", retry_after_seconds=1))
         if self._timer is None:
             self._end_slow()  # whose places go to those that wait, this message among them
 
     def end(self, message: IncomingMessage, *, arrived: bool) -> None:
         """Gives a message's place back, or its turn; does nothing the second time.
 
-        Args:
-            message: The message.
-            arrived: Whether it is here; otherwise its connection comes after those that send what they said.
+        A connection whose message has not `arrived` comes after those that send what they said.
         """
         if message.timer is None:
             return
@@ -225,9 +196,9 @@ class Receiving:
         try:
             message.hold.set(self._reserved_bytes)
         except RequestError as error:
-            self._refuse(message, error)
+            message.over()(error)
             return False
-        message.began = asyncio.get_running_loop().time()
+        message.began = time.monotonic()
         self._arrivals[message] = None
         message.begin()
         return True
@@ -236,30 +207,22 @@ class Receiving:
         while (following := self._line.next()) is not None:
             if self._began(following):
                 return
-        self._free += 1
-
-    def _refuse(self, message: IncomingMessage, error: RequestError) -> None:
-        message.over()(error)
+        self.free += 1
 
     def _late(self, message: IncomingMessage) -> None:
-        refuse = message.refuse
+        refuse, waited = message.refuse, message.began is None
         self.end(message, arrived=False)
-        waited = message.began is None
-        what = "the deadline passed before the message could be received" if waited else _LATE
-        refuse(DeadlineExceeded(what))
+        what = "the deadline passed before the message could be received"
+        refuse(DeadlineExceeded(what if waited else "the message did not come in time"))
 
     def _end_slow(self) -> None:
-        """Refuses the messages that are silent or slow, and checks again later while others wait."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        for message in [one for one in self._arrivals if self._is_slow(one, now)]:
-            self._late(message)
-        self._timer = loop.call_later(SILENT_SECONDS / 2, self._look_again)
-
-    def _look_again(self) -> None:
+        """While messages wait: refuses those that are silent or slow, and looks again later."""
         self._timer = None
         if self._line.waiting:
-            self._end_slow()
+            now = time.monotonic()
+            for message in [one for one in self._arrivals if self._is_slow(one, now)]:
+                self._late(message)
+            self._timer = asyncio.get_running_loop().call_later(SILENT_SECONDS / 2, self._end_slow)
 
     def _is_slow(self, message: IncomingMessage, now: float) -> bool:
         """Whether a message that others wait for arrives too slowly: by what came since that was looked at first."""

@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError, Message
 
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem
 from lengthwise.errors import InvalidRequest, Problem
+from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.protocols import kserve, output_tensors, request_parameters, tensors
-from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.protocols.output_tensors import OutputTensor
 from lengthwise.protocols.tensor_specs import ELEMENTS
 from lengthwise.protocols.tensors import InputTensor, KnownHeads, KnownTensors, TensorCall

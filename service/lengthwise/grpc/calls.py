@@ -1,0 +1,275 @@
+"""Calls over gRPC other than inference: their messages are small, and each kind is received within a bound of its own.
+
+| calls | their messages | how many at once |
+|---|---|---|
+| `ServerLive`, `ServerReady`, `Health/Check` | received if that can be done at once; else it counts as empty | |
+| `Health/Watch` | as those of other calls | `MAX_WATCHES` |
+| reflection | each within the default timeout: its streams are few | `MAX_STREAMS` |
+| others | received when there is memory for them (`receiving`) | |
+
+So a probe is answered whatever other callers do: it waits for nobody. Handlers get bytes and parse them themselves:
+where gRPC does it, a message that cannot be parsed is an exception in its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from lengthwise.connections.inflight import Hold
+from lengthwise.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    InflightFull,
+    InvalidRequest,
+    ModelNotFound,
+    Problem,
+    RequestError,
+)
+from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.grpc.codec import parsed
+from lengthwise.grpc.connections import GrpcConnections
+from lengthwise.grpc.infer import SERVICE, refuse
+from lengthwise.grpc.receiving import IncomingMessage, Receiving
+from lengthwise.grpc.transport import Handler, RpcCall
+from lengthwise.protocols import inventory, kserve, model_config, statistics
+from lengthwise.protocols.body import too_large
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
+from lengthwise.repository.served import ServedModel
+from lengthwise.serving import Serving
+
+HEALTH: Final = "grpc.health.v1.Health"
+MAX_WATCHES: Final = 64  # watches of the health service at once
+MAX_STREAMS: Final = 8  # streams of requests at once, which only reflection has
+_PLACES: Final = 2  # small messages that are received at once, and those of probes: each might be a large one
+_PROBE_SECONDS: Final = 0.1  # that the message of a probe may take to arrive
+
+M = TypeVar("M", bound=Message)
+Fields: TypeAlias = Mapping[str, Any]
+Status = health_pb2.HealthCheckResponse
+
+
+class SmallCalls:
+    """Answers these calls."""
+
+    def __init__(self, serving: Serving, connections: GrpcConnections) -> None:
+        self._serving = serving
+        self._seconds = serving.settings.default_timeout_ms / 1000
+        self._receiving = Receiving(
+            serving.inflight, serving.settings.max_body_bytes, connections.received_bytes, _PLACES
+        )
+        self._free_probes = _PLACES
+        self.health = Health(serving)
+        self.streams = {"watch": 0, "reflection": 0}  # that are open now
+
+    def handlers(self) -> dict[str, Handler]:
+        """The handlers, by method."""
+        serving = self._serving
+        probes: dict[str, Callable[[Any], Fields]] = {
+            "ServerLive": lambda _: {"live": serving.alive},
+            "ServerReady": lambda _: {"ready": serving.ready},
+        }
+        others: dict[str, Callable[[Any], Fields | Awaitable[Fields]]] = {
+            "ServerMetadata": lambda _: inventory.server(),
+            "ModelReady": self._model_ready,
+            "ModelMetadata": lambda request: inventory.model(serving, self._find(request)),
+            "ModelConfig": self._model_config,
+            "ModelStatistics": lambda asked: statistics.of(serving, asked.name or None, asked.version or None),
+            "RepositoryIndex": lambda request: {"models": inventory.index(serving, ready=request.ready)},
+            "RepositoryModelLoad": partial(self._change, inventory.load),
+            "RepositoryModelUnload": partial(self._change, inventory.unload),
+        }
+        services = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+        return {
+            f"/{HEALTH}/Check": self._unary(Status, self._probed, health_pb2.HealthCheckRequest, self.health.check),
+            f"/{HEALTH}/Watch": self._few("watch", MAX_WATCHES, self._watch, grpc.StatusCode.RESOURCE_EXHAUSTED),
+            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": self._few(
+                "reflection", MAX_STREAMS, partial(self._reflect, ReflectionServicer(service_names=services))
+            ),
+        } | {
+            f"/{SERVICE}/{name}": self._unary(
+                getattr(pb, f"{name}Response"), receive, getattr(pb, f"{name}Request"), answer
+            )
+            for receive, answers in ((self._probed, probes), (self._received, others))
+            for name, answer in answers.items()
+        }
+
+    def _unary(
+        self,
+        kind: type[Message],
+        receive: Callable[[RpcCall], Awaitable[bytes]],
+        asked: type[M],
+        answer: Callable[[M], Fields | Awaitable[Fields]],
+    ) -> Handler:
+        """Answers calls of one message with one of that kind, whose fields come from `answer`."""
+
+        async def handle(rpc: RpcCall) -> None:
+            try:
+                found = answer(parsed(asked, await receive(rpc)))
+                fields = await found if inspect.isawaitable(found) else found
+                rpc.finish(message=kind(**fields).SerializeToString())
+            except RequestError as error:
+                refuse(rpc, error.with_traceback(None))
+
+        return handle
+
+    def _few(
+        self,
+        kind: str,
+        most: int,
+        handle: Callable[[RpcCall], Awaitable[None]],
+        code: grpc.StatusCode | None = None,
+    ) -> Handler:
+        """Answers streams, which have no limit of time, so few are open at once; others are refused with a code."""
+
+        async def answer(rpc: RpcCall) -> None:
+            if self.streams[kind] >= most:
+                refuse(rpc, InflightFull("too many streams are open", retry_after_seconds=1), code=code)
+                return
+            self.streams[kind] += 1
+            try:
+                await handle(rpc)
+            except RequestError as error:
+                refuse(rpc, error.with_traceback(None))
+            finally:
+                self.streams[kind] -= 1
+
+        return answer
+
+    def _find(self, request: Any) -> ServedModel:
+        return kserve.find(self._serving, request.name, request.version or None)
+
+    def _model_ready(self, request: pb.ModelReadyRequest) -> Fields:
+        try:
+            return {"ready": self._serving.answers(self._find(request))}
+        except RequestError:  # not known, unloaded or not started: that is an answer here, and no error
+            return {"ready": False}
+
+    def _model_config(self, request: pb.ModelConfigRequest) -> Fields:
+        found = model_config.of(self._serving, self._find(request))
+        return {"config": json_format.ParseDict(found, pb.ModelConfig())}
+
+    async def _change(self, apply: Callable[[Serving, str, Fields], Awaitable[None]], request: Any) -> Fields:
+        if self._serving.settings.admin_port is not None:
+            raise Forbidden("models are loaded and unloaded over HTTP on the admin port")
+        await apply(self._serving, request.model_name, dict(request.parameters))
+        return {}
+
+    async def _watch(self, rpc: RpcCall) -> None:
+        await self.health.watch(parsed(health_pb2.HealthCheckRequest, await self._received(rpc)), rpc)
+
+    async def _reflect(self, servicer: ReflectionServicer, rpc: RpcCall) -> None:
+        """Which services there are, and their messages."""
+
+        async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+            while True:
+                try:
+                    async with asyncio.timeout(self._seconds):
+                        body = await rpc.read()
+                except TimeoutError:
+                    raise DeadlineExceeded("the next request did not come in time") from None
+                if body is None:
+                    return
+                yield parsed(reflection_pb2.ServerReflectionRequest, _small(body))
+
+        responses: Any = servicer.ServerReflectionInfo(requests(), rpc)
+        async for response in responses:
+            await rpc.sent(response.SerializeToString())
+
+    async def _received(self, rpc: RpcCall) -> bytes:
+        """Receives the one message of a call, when there is memory for it."""
+        hold = Hold(self._serving.inflight)
+        here: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+        def received(body: bytes | None, error: RequestError | None = None) -> None:
+            if not here.done():
+                here.set_result(body) if error is None else here.set_exception(error)
+
+        message = IncomingMessage(hold, rpc.client, lambda: rpc.receive(received), partial(received, None))
+        self._receiving.start(message, time.monotonic() + self._seconds)
+        body = None
+        try:
+            body = await here
+        finally:
+            self._receiving.end(message, arrived=body is not None)
+            hold.close()
+        return _small(body)
+
+    async def _probed(self, rpc: RpcCall) -> bytes:
+        """The message of a probe; empty if it is not received at once."""
+        if not self._free_probes:
+            return b""
+        self._free_probes -= 1
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                return _small(await rpc.read())
+        except TimeoutError:
+            return b""
+        finally:
+            self._free_probes += 1
+
+
+class Health:
+    """gRPC's health service: whether the server serves, which has an empty name there, and its service of inference."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._ended = False
+        self._told = self._status("")
+        self._changed = asyncio.Event()
+
+    def report(self) -> None:
+        """Tells those who watch if the status has changed."""
+        status = self._status("")
+        if status != self._told:
+            self._told = status
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    def end(self) -> None:
+        """The server stops: from now on it does not serve."""
+        self._ended = True
+        self.report()
+
+    def check(self, request: health_pb2.HealthCheckRequest) -> Fields:
+        """Answers who asks once."""
+        self.report()
+        status = self._status(request.service)
+        if status == Status.SERVICE_UNKNOWN:
+            raise ModelNotFound("there is no such service")
+        return {"status": status}
+
+    async def watch(self, request: health_pb2.HealthCheckRequest, rpc: RpcCall) -> None:
+        """Sends the status, and again whenever it has changed, until the client leaves or does not read."""
+        last = None
+        while True:
+            changed, status = self._changed, self._status(request.service)
+            if status != last:
+                last = status
+                await rpc.sent(Status(status=status).SerializeToString())
+            await changed.wait()
+
+    def _status(self, service: str) -> Any:
+        if service not in ("", SERVICE):
+            return Status.SERVICE_UNKNOWN
+        return Status.SERVING if self._serving.ready and not self._ended else Status.NOT_SERVING
+
+
+def _small(body: bytes | None) -> bytes:
+    """The bytes of a small message; raises `RequestError` if it is large, or there is none."""
+    if body is None:
+        raise InvalidRequest([Problem("", "the call has no message")])
+    if len(body) > LARGE_BODY_BYTES:
+        raise too_large(LARGE_BODY_BYTES)
+    return body

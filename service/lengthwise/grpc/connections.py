@@ -1,0 +1,191 @@
+"""The connections of the gRPC server, within the bounds that those of HTTP have.
+
+gRPC accepts its connections itself, and limits the time of a handshake, of silence and of a life. What it does not know
+is done here: a connection on which no call has begun has `header_timeout_seconds`, and while nearly all places are
+taken, those that have been idle longest make room. A connection counts as idle while none of its calls is open.
+
+gRPC tells nobody of its connections, so they are found among the open files of this process. A file is duplicated while
+it is looked at, because gRPC may close it, and its number may go to another, at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import struct
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from lengthwise.connections.kept_alive import LEAST_IDLE_SECONDS
+from lengthwise.grpc.transport import RpcCall
+
+_LOOKS: Final = 4  # at the connections, in `header_timeout_seconds`
+_MOST_LOOK_SECONDS: Final = 2.5  # between two of them
+_STALE_SECONDS: Final = 0.05  # how old a look may be, when a connection is asked for that it did not find
+_CALL_BYTES: Final = 512  # what a call takes besides its message: metadata, frames
+_FRAME_SHARE: Final = 256  # the frames of a message take less than this share of it, those of TLS too
+_CROWDED: Final = 0.75  # above this share of the places, idle connections make room
+_FILES: Final = "/dev/fd"
+_RECEIVED: Final = 128  # where `tcpi_bytes_received`, of 64 bits, is in Linux's `struct tcp_info`
+_INFO_BYTES: Final = _RECEIVED + 8
+
+
+class AcceptedConnections:
+    """The connections of one port. A client is named `ADDRESS:PORT`, an IPv6 address without brackets."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._files: dict[str, int] = {}
+
+    def look(self) -> list[str]:
+        """The clients that are connected now. Takes some microseconds for each open file; safe in any thread."""
+        try:
+            files = [int(name) for name in os.listdir(_FILES)]
+        except OSError:  # this system has no such folder
+            files = []
+        found: dict[str, int] = {}
+        for file in files:
+            opened = self._opened(file)
+            if opened is not None:
+                client, connection = opened
+                connection.close()
+                found[client] = file
+        self._files = found
+        return list(found)
+
+    def received_bytes(self, client: str) -> int | None:
+        """How many bytes have arrived from a client; None if the system does not say, or it is not connected."""
+        connection = self._of(client)
+        if connection is None:
+            return None
+        with connection:
+            linux = sys.platform == "linux"
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES) if linux else b""
+        return int(struct.unpack_from("Q", info, _RECEIVED)[0]) if len(info) == _INFO_BYTES else None
+
+    def end(self, client: str) -> None:
+        """Ends the connection of a client, in both directions; gRPC sees that and closes it."""
+        connection = self._of(client)
+        if connection is not None:
+            with connection, suppress(OSError):  # it has just ended
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _of(self, client: str) -> socket.socket | None:
+        """A duplicate of the connection of a client, where the last `look` found it."""
+        file = self._files.get(client)
+        opened = None if file is None else self._opened(file)
+        if opened is None:
+            return None
+        found, connection = opened
+        if found == client:
+            return connection
+        connection.close()
+        return None
+
+    def _opened(self, file: int) -> tuple[str, socket.socket] | None:
+        """The client and a duplicate of a file, which the caller closes; None if it is no connection of the port."""
+        try:
+            if not stat.S_ISSOCK(os.fstat(file).st_mode):
+                return None
+            connection = socket.socket(fileno=os.dup(file))
+        except OSError:  # it was closed meanwhile
+            return None
+        try:
+            if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] == self.port:
+                address, port = connection.getpeername()[:2]
+                return f"{address.removeprefix('::ffff:')}:{port}", connection
+        except OSError:  # it listens, or has just ended
+            pass
+        connection.close()
+        return None
+
+
+@dataclass(slots=True)
+class ClientConnection:
+    """What is known of one connection."""
+
+    since: float  # since when it is idle; without a call so far, since it was seen first
+    calls: int = 0  # that are open
+    called: bool = False  # whether any call has begun on it
+    delivered: int = 0  # bytes of its calls, about, and of their messages that were handed over, with their frames
+
+    def deliver(self, message_bytes: int) -> None:
+        """A message was handed over."""
+        self.delivered += message_bytes + message_bytes // _FRAME_SHARE
+
+
+class GrpcConnections:
+    """The connections of the gRPC port, by client."""
+
+    def __init__(self, most: int, header_timeout_seconds: float) -> None:
+        self._most = most
+        self._header_timeout = header_timeout_seconds
+        self._accepted = AcceptedConnections(0)  # of the port, once that is known
+        self._known: dict[str, ClientConnection] = {}
+        self._looked = time.monotonic()
+        self.calls = 0  # that are open
+
+    @property
+    def count(self) -> int:
+        """How many are open now."""
+        return len(self._accepted.look())
+
+    def begun(self, rpc: RpcCall) -> None:
+        """A call has begun."""
+        connection = self.of(rpc.client)
+        connection.called = True
+        connection.calls += 1
+        connection.delivered += _CALL_BYTES
+        self.calls += 1
+        rpc.on_message = connection.deliver
+
+        def ended() -> None:
+            self.calls -= 1
+            connection.calls -= 1
+            connection.since = time.monotonic()
+
+        rpc.on_end(ended)
+
+    def of(self, client: str) -> ClientConnection:
+        """What is known of a client's connection."""
+        return self._known.setdefault(client, ClientConnection(time.monotonic()))
+
+    def received_bytes(self, client: str) -> int | None:
+        """How many bytes have arrived from a client; None if that is not known."""
+        received = self._accepted.received_bytes(client)
+        now = time.monotonic()
+        if received is None and now - self._looked > _STALE_SECONDS:
+            self._looked = now
+            self._accepted.look()
+            received = self._accepted.received_bytes(client)
+        return received
+
+    async def keep(self, port: int) -> None:
+        """Ends those that stay too long, for as long as this runs; the port is that which gRPC listens on."""
+        self._accepted.port = port
+        period = min(_MOST_LOOK_SECONDS, self._header_timeout / _LOOKS)
+        while True:
+            await asyncio.sleep(period)
+            for client in self._too_long(await asyncio.to_thread(self._accepted.look)):
+                self._accepted.end(client)
+
+    def _too_long(self, present: list[str]) -> list[str]:
+        """Those of the present connections that must end now."""
+        self._looked = now = time.monotonic()
+        known = self._known
+        for client in known.keys() - set(present):
+            if not known[client].calls:
+                del known[client]
+        idle = sorted((known[client].since, client) for client in present if not self.of(client).calls)
+        late = [client for since, client in idle if not known[client].called and now - since > self._header_timeout]
+        too_many = len(present) - len(late) - int(self._most * _CROWDED)
+        if too_many > 0:
+            left = set(late)
+            spare = [client for since, client in idle if client not in left and now - since > LEAST_IDLE_SECONDS]
+            late += spare[:too_many]
+        return late
