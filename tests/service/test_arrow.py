@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from lengthwise.decoding import arrow_stream
-from lengthwise.protocols.accept import prefers
+from lengthwise.protocols.binary_bodies import prefers
 from tests.support.arrow_streams import ARROW, Form, stream, table_of
 from tests.support.numpy_models import MANIFESTS, Service, manifest, model, serving
 

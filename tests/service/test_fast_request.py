@@ -410,10 +410,10 @@ async def test_attention_requested_by_one_request_does_not_fail_the_others_of_it
 async def test_a_failure_of_the_service_itself_is_500_without_its_words(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(request: Any) -> Any:
+    def broken(request: Any, **_: Any) -> Any:
         raise ZeroDivisionError("internal words")
 
-    monkeypatch.setattr(service.app.predict, "decode", broken)
+    monkeypatch.setattr(service.app.predict, "read", broken)
     async with net(service) as made:
         status, _, content = await (await made.line()).ask(GOOD)
         assert status == 500
@@ -713,13 +713,14 @@ async def test_a_body_that_is_decoded_in_a_thread_was_tried_on_the_event_loop_on
 ) -> None:
     tried: list[int] = []
     async with serving(model(manifest(max_length=10_000))) as service, net(service, direct=direct) as made:
-        decode_quickly = service.app.predict.decode_quickly
+        read = service.app.predict.read
 
-        def counted(request: Received) -> Any:
-            tried.append(len(request.body))
-            return decode_quickly(request)
+        def counted(request: Received, *, quick: bool) -> Any:
+            if quick:
+                tried.append(len(request.body))
+            return read(request, quick=quick)
 
-        monkeypatch.setattr(service.app.predict, "decode_quickly", counted)
+        monkeypatch.setattr(service.app.predict, "read", counted)
         assert (await (await made.line()).ask(LONG))[0] == 200
     assert tried == [len(LONG)]
 

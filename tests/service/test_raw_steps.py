@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lengthwise.decoding.calls import missing_message
 from lengthwise.errors import RequestError
-from lengthwise.protocols import raw_steps
+from lengthwise.protocols import binary_bodies
 from lengthwise.protocols.endpoint import Received
 from lengthwise.runtime.manifest import Manifest
 from tests.support.arrow_streams import ARROW, table_of
@@ -186,9 +186,9 @@ async def test_attention_has_no_place_in_a_bare_answer_and_none_in_some_models()
 def test_no_octets_whatever_raise_anything_but_a_refusal(body: bytes, shape: str, query: bytes) -> None:
     for of in MANIFESTS.values():
         catalog: Any = OneModel(of)
-        headers = {raw_steps.SHAPE: shape.encode()}
+        headers = {b"x-lengthwise-shape": shape.encode()}
         try:
-            call, _ = raw_steps.decode(Received({"query_string": query}, headers, body), catalog)
+            call, _ = binary_bodies.read_octets(Received({"query_string": query}, headers, body), catalog)
         except RequestError:
             continue
         assert len(call.items) == 1

@@ -16,22 +16,24 @@ def noted(problems: Problems) -> list[str]:
 @pytest.mark.parametrize(
     ("parameters", "output"),
     [
-        ({}, RequestedOutput()),
-        ({"binary_data": True}, RequestedOutput(binary=True)),
-        ({"binary_data": False, "classification": 3}, RequestedOutput(binary=False, classes=3)),
-        ({"mine": [], "content_type": "np"}, RequestedOutput()),
+        ({}, RequestedOutput("label")),
+        ({"binary_data": True}, RequestedOutput("label", binary=True)),
+        ({"binary_data": False, "classification": 3}, RequestedOutput("label", binary=False, classes=3)),
+        ({"mine": [], "content_type": "np"}, RequestedOutput("label")),
     ],
 )
 def test_an_output_is_wanted_as_its_parameters_say(parameters: dict[str, Any], output: RequestedOutput) -> None:
     problems = Problems()
-    assert request_parameters.output(parameters, "/outputs/0/parameters", problems) == output
+    assert request_parameters.output("label", parameters, "/outputs/0/parameters", problems) == output
     assert not problems.total
 
 
 @pytest.mark.parametrize("count", [0, -1, True, False, 1.0, "3", None, [3], {}])
 def test_a_count_of_classes_is_a_whole_number_from_1(count: Any) -> None:
     problems = Problems()
-    assert request_parameters.output({"classification": count}, "/outputs/2/parameters", problems).classes is None
+    assert (
+        request_parameters.output("label", {"classification": count}, "/outputs/2/parameters", problems).classes is None
+    )
     assert noted(problems) == [
         "/outputs/2/parameters/classification: must be the number of classes wanted, a whole number from 1"
     ]
@@ -40,7 +42,7 @@ def test_a_count_of_classes_is_a_whole_number_from_1(count: Any) -> None:
 @pytest.mark.parametrize("name", ["shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"])
 def test_an_output_in_shared_memory_is_refused(name: str) -> None:
     problems = Problems()
-    request_parameters.output({name: 1}, "/at", problems)
+    request_parameters.output("label", {name: 1}, "/at", problems)
     assert noted(problems) == [
         f"/at/{name}: no memory is shared with clients: elements travel in the request and answer"
     ]

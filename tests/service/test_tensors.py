@@ -11,8 +11,8 @@ from lengthwise.decoding.calls import Problems
 from lengthwise.errors import InvalidRequest, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.protocols import output_tensors, tensor_specs, tensors
-from lengthwise.protocols.request_parameters import MOST_CLASSIFICATIONS
-from lengthwise.protocols.tensors import InputTensor, TensorCall
+from lengthwise.protocols.request_parameters import RequestedOutput
+from lengthwise.protocols.tensors import MOST_CLASSIFICATIONS, InputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import MANIFESTS, OneModel, manifest
@@ -35,7 +35,8 @@ def read(
     classes: dict[str, int] | None = None,
 ) -> TensorCall:
     model: Any = OneModel(of)
-    return tensors.read(model, sent, wanted, parameters or {}, Problems(), max_sequences=max_sequences, classes=classes)
+    outputs = [RequestedOutput(name, classes=(classes or {}).get(name)) for name in wanted]
+    return tensors.read(model, sent, outputs, parameters or {}, Problems(), max_sequences=max_sequences)
 
 
 def wrong(of: Manifest, *sent: InputTensor, **options: Any) -> list[str]:
@@ -212,9 +213,9 @@ def test_all_outputs_are_answered_unless_some_are_named(task: str, attention: bo
     of = manifest(task=task, attention=attention)
     assert [form.name for form in tensor_specs.outputs_of(of)] == names
     every = read(of, values([1, 2], (1, 1, 2)))
-    assert (list(every.outputs), every.call.attention) == (names, attention)
+    assert ([output.name for output in every.outputs], every.call.attention) == (names, attention)
     one = read(of, values([1, 2], (1, 1, 2)), wanted=("probabilities",))
-    assert (one.outputs, one.call.attention) == (("probabilities",), False)
+    assert ([output.name for output in one.outputs], one.call.attention) == (["probabilities"], False)
 
 
 THIRDS = np.array([0.2, 0.7, 0.1], dtype=np.float32)
@@ -222,8 +223,8 @@ THIRDS = np.array([0.2, 0.7, 0.1], dtype=np.float32)
 
 def answered(of: Manifest, asked: TensorCall, *answers: Answer) -> dict[str, tuple[str, list[Any]]]:
     made = output_tensors.answer(asked, answers)
-    for tensor, name in zip(made, asked.outputs, strict=True):
-        form = next(form for form in tensor_specs.outputs_of(of) if form.name == name)
+    for tensor, output in zip(made, asked.outputs, strict=True):
+        form = next(form for form in tensor_specs.outputs_of(of) if form.name == output.name)
         assert all(size in (-1, found) for size, found in zip(form.shape, tensor.values.shape, strict=True))
     return {tensor.name: (tensor.datatype, tensor.values.tolist()) for tensor in made}
 
@@ -300,18 +301,18 @@ def test_more_classifications_than_are_written_are_too_large() -> None:
     classes = {"probabilities": 3}
     width = MOST_CLASSIFICATIONS // 3
     asked = read(of, values(bytes(width * 8), (1, width, 2)), wanted=("probabilities",), classes=classes)
-    assert asked.classes == classes
+    assert [output.classes for output in asked.outputs] == [3]
     wide = values(bytes((width + 1) * 8), (1, width + 1, 2))
     with pytest.raises(TooLarge):
         read(of, wide, wanted=("probabilities",), classes=classes)
 
 
 def test_texts_stand_behind_their_lengths_and_numbers_in_their_own_bytes() -> None:
-    text = output_tensors.OutputTensor("label", "BYTES", np.array([b"a", "ü".encode()], dtype=object))
+    text = output_tensors.OutputTensor("label", "BYTES", np.array([b"a", "ü".encode()], dtype=object), True)
     assert text.raw() == b"\x01\x00\x00\x00a\x02\x00\x00\x00\xc3\xbc"
-    number = output_tensors.OutputTensor("score", "FP32", np.array([[1.5, -2]], dtype=np.float32))
+    number = output_tensors.OutputTensor("score", "FP32", np.array([[1.5, -2]], dtype=np.float32), True)
     assert np.frombuffer(number.raw(), "<f4").tolist() == [1.5, -2]
-    assert output_tensors.OutputTensor("assigned", "BOOL", np.array([True, False])).raw() == b"\x01\x00"
+    assert output_tensors.OutputTensor("assigned", "BOOL", np.array([True, False]), True).raw() == b"\x01\x00"
 
 
 def test_nothing_is_copied_of_the_octets_of_a_tensor() -> None:

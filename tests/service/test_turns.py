@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from lengthwise.decoding import json_body
 from lengthwise.errors import DeadlineExceeded, InvalidRequest
-from lengthwise.protocols import patience
+from lengthwise.protocols.call import timeout_of
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Received
-from lengthwise.protocols.turns import Turns
+from lengthwise.protocols.turns import Turns, patience
 from tests.support.numpy_models import Service, idle, manifest, model, serving
 
 SEQUENCES = b'"sequences": [[[1, 3]]]' + b" " * LARGE_BODY_BYTES + b"}"
@@ -203,21 +203,21 @@ async def test_a_header_that_is_no_timeout_is_refused(text: str) -> None:
 def test_a_timeout_is_seen_in_a_body_that_is_not_read_yet(
     body: bytes, query: bytes, expected: tuple[float, bool]
 ) -> None:
-    assert patience.of(Received({"query_string": query}, {}, body), 1.0) == expected
+    assert patience(Received({"query_string": query}, {}, body), 1.0) == expected
 
 
 @given(st.integers(1, 10**12), st.text(max_size=20))
 def test_what_stands_in_a_text_is_no_timeout(number: int, text: str) -> None:
     within = orjson.dumps({"id": f'{text}"timeout_ms": {number},'})
-    assert patience.of(Received({}, {}, within), 1.0) == (60.0, False)
+    assert patience(Received({}, {}, within), 1.0) == (60.0, False)
     beside = orjson.dumps({"id": text, "timeout_ms": number})
-    assert patience.of(Received({}, {}, beside), 1.0) == (min(number / 1000, 86_400.0), True)
+    assert patience(Received({}, {}, beside), 1.0) == (min(number / 1000, 86_400.0), True)
 
 
 def test_a_header_is_clipped_to_a_day() -> None:
-    assert patience.timeout_of(b"99999999999") == 86_400_000
+    assert timeout_of(b"99999999999") == 86_400_000
     with pytest.raises(InvalidRequest):
-        patience.timeout_of(b"1,5")
+        timeout_of(b"1,5")
 
 
 async def test_the_header_holds_for_a_call_that_is_read_at_once() -> None:

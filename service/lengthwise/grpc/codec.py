@@ -7,8 +7,8 @@ message that differs from one that was read before in its id and its raw element
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -18,34 +18,28 @@ from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_prob
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.protocols import kserve, output_tensors, request_parameters, tensors
-from lengthwise.protocols.output_tensors import OutputTensor
 from lengthwise.protocols.tensor_specs import ELEMENTS
 from lengthwise.protocols.tensors import InputTensor, KnownHeads, KnownTensors, TensorCall
 from lengthwise.runtime.answers import Answer
-from lengthwise.runtime.manifest import Manifest
 from lengthwise.serving import Serving
 
-_CONTENTS: Final = {
+_CONTENTS: Final = {  # the field with a tensor's elements, by its datatype
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
     "INT32": "int_contents",
     "INT64": "int64_contents",
 }
-"""The field with a tensor's elements, by its datatype."""
-
+# Fields at the top level of a message: one for each tensor, output and parameter. A hostile message has millions of
+# empty fields, and each would become an object of a hundred bytes.
 _MOST_FIELDS: Final = 256
-"""Limit of fields at the top level of a message: one for each tensor, output and parameter. A hostile message has
-millions of empty fields, and each would become an object of a hundred bytes."""
+_MOST_ORDINARY_FIELDS: Final = 24
 _MOST_AXES: Final = 8
-_TAGS: Final = frozenset(number << 3 | 2 for number in range(1, 8))
-"""The first bytes of the fields of a request: each has a length."""
+_TAGS: Final = frozenset(number << 3 | 2 for number in range(1, 8))  # of the fields of a request: each has a length
 _ID_TAG: Final = 3 << 3 | 2
 _RAW_REQUEST_TAG: Final = 7 << 3 | 2
 _RAW_ANSWER_TAG: Final = 6 << 3 | 2
 _STREAM_ANSWER_TAG: Final = 2 << 3 | 2
-_MOST_ORDINARY_FIELDS: Final = 24
-_FIXED: Final = {1: 8, 5: 4}
-"""Bytes of a field, by the wire types of a fixed size."""
+_FIXED: Final = {1: 8, 5: 4}  # bytes of a field, by the wire types of a fixed size
 
 M = TypeVar("M", bound=Message)
 EncodeMessage: TypeAlias = Callable[[list[Answer]], bytes]
@@ -53,15 +47,9 @@ EncodeMessage: TypeAlias = Callable[[list[Answer]], bytes]
 
 
 class MessageParts(NamedTuple):
-    """The fields of a message.
+    """The fields of a message."""
 
-    Attributes:
-        rest: All but its id and its raw contents, as they were sent.
-        identifier: Its id.
-        raw: Its raw contents.
-    """
-
-    rest: bytes
+    rest: bytes  # all but its id and its raw contents, as they were sent
     identifier: str
     raw: list[memoryview]
 
@@ -98,28 +86,11 @@ class MessageParts(NamedTuple):
 
 
 class _KnownMessage(NamedTuple):
-    """What is known of a message by its fields: as which model and version it asks for, its tensors, its answer."""
+    """What is known of a message by its fields: which model and version it asks for, and its tensors."""
 
     name: str | None
     version: str | None
     tensors: KnownTensors
-    answer: _AnswerHead
-
-
-class _AnswerHead:
-    """An answer with raw contents without these and its id: the same for every request that differs in no more."""
-
-    def __init__(self) -> None:
-        self._bytes: bytes | None = None
-
-    def of(self, asked: TensorCall, outputs: Sequence[OutputTensor]) -> bytes:
-        """Its bytes; runs in a runner thread."""
-        if self._bytes is None:
-            response = _answer_head(asked.call.model.manifest)
-            for tensor in outputs:
-                response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
-            self._bytes = response.SerializeToString()
-        return self._bytes
 
 
 def decode(
@@ -127,23 +98,17 @@ def decode(
 ) -> tuple[Call, EncodeMessage]:
     """The call of a request, and the function that encodes its answer.
 
-    Args:
-        body: The message.
-        serving: Finds its model.
-        heads: The messages that were read; None where every one is to be parsed.
-        split: Its parts, where these are known.
-
-    Raises:
-        RequestError: The request is wrong, or its model is not served.
+    `heads` has the messages that were read, and `split` the parts of this one, where these are known. Raises
+    `RequestError`: the request is wrong, or its model is not served.
     """
     split = split or (None if heads is None else MessageParts.of(body))
     key = None if split is None else (split.rest, len(split.raw))
-    known: _KnownMessage | None = None if heads is None or split is None else heads.get(key)
+    known: _KnownMessage | None = None if heads is None else heads.get(key)
     if split is not None and known is not None:
         served = kserve.find(serving, known.name, known.version)
         asked = known.tensors.read(served, split.raw)
         if asked is not None:
-            return asked.call, partial(_encode_raw, asked, split.identifier, known.answer)
+            return asked.call, partial(_encode_raw, asked, split.identifier)
     if crowded(body):
         raise InvalidRequest([Problem("", f"a message may have {_MOST_FIELDS} inputs, outputs and parameters")])
     request = parsed(pb.ModelInferRequest, body)
@@ -154,51 +119,27 @@ def decode(
     if wrong is not None:
         problems.add("/id", wrong)
     sent = _inputs(request, problems)
+    wanted = [
+        request_parameters.output(one.name, _parameters(one.parameters), f"/outputs/{i}/parameters", problems)
+        for i, one in enumerate(request.outputs)
+    ]
+    raw, most = bool(request.raw_input_contents), serving.settings.max_sequences
     parameters = _parameters(request.parameters)
-    outputs = {
-        output.name: request_parameters.output(_parameters(output.parameters), f"/outputs/{i}/parameters", problems)
-        for i, output in enumerate(request.outputs)
-    }
-    raw = _raw(request, parameters, outputs, problems)
-    asked = tensors.read(
-        served,
-        sent,
-        [output.name for output in request.outputs],
-        parameters,
-        problems,
-        max_sequences=serving.settings.max_sequences,
-        classes={name: output.classes for name, output in outputs.items() if output.classes is not None},
-    )
-    if not raw:
+    asked = tensors.read(served, sent, wanted, parameters, problems, max_sequences=most, binary=raw)
+    kinds = {output.binary for output in asked.outputs}
+    if len(kinds) > 1:
+        detail = "the contents of all outputs are raw over gRPC, or of none: binary_data must agree"
+        raise InvalidRequest([Problem("/outputs", detail)])
+    if kinds == {False}:
         return asked.call, partial(_encode, asked, request.id)
-    answer = _AnswerHead()
-    tensors_known = KnownTensors.of(asked, sent)
-    if heads is not None and split is not None and split.raw and tensors_known is not None:
-        heads.add(key, len(split.rest), _KnownMessage(name, version, tensors_known, answer))
-    return asked.call, partial(_encode_raw, asked, request.id, answer)
-
-
-def _raw(
-    request: pb.ModelInferRequest,
-    parameters: Mapping[str, Any],
-    outputs: Mapping[str, request_parameters.RequestedOutput],
-    problems: Problems,
-) -> bool:
-    """Whether the answer has raw contents: as the request says, or as its inputs have."""
-    everywhere = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems)
-    default = bool(request.raw_input_contents) if everywhere is None else everywhere
-    wanted = {default if output.binary is None else output.binary for output in outputs.values()}
-    if len(wanted) > 1:
-        problems.add("/outputs", "the contents of all outputs are raw over gRPC, or of none: binary_data must agree")
-    return wanted.pop() if wanted else default
+    if heads is not None and split is not None and raw:
+        tensors_known = KnownTensors.of(asked, sent)
+        heads.add(key, len(split.rest), tensors_known and _KnownMessage(name, version, tensors_known))
+    return asked.call, partial(_encode_raw, asked, request.id)
 
 
 def parsed(kind: type[M], body: bytes) -> M:
-    """Parses a message of that type.
-
-    Raises:
-        InvalidRequest: The bytes are no such message.
-    """
+    """Parses a message of that type; raises `InvalidRequest` if the bytes are no such message."""
     try:
         return kind.FromString(body)
     except DecodeError:
@@ -243,7 +184,7 @@ def identifier_of(body: bytes) -> str:
 
 def stream_answer(answer: bytes) -> bytes:
     """The message of a stream for an answer."""
-    return field(_STREAM_ANSWER_TAG, answer)
+    return _field(_STREAM_ANSWER_TAG, answer)
 
 
 def stream_error(identifier: str, message: str) -> bytes:
@@ -262,6 +203,16 @@ def _varint(body: bytes, at: int) -> tuple[int, int]:
         if byte < 128 or shift > 63:
             return value, at
         shift += 7
+
+
+def _field(tag: int, value: bytes) -> bytes:
+    """A field of bytes as protocol buffers write it."""
+    head, length = bytearray((tag,)), len(value)
+    while length > 127:
+        head.append(length & 127 | 128)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + value
 
 
 def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[InputTensor]:
@@ -294,33 +245,30 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
     return {name: getattr(parameters[name], choice) for name, choice in choices.items() if choice is not None}
 
 
-def _answer_head(manifest: Manifest) -> pb.ModelInferResponse:
-    return pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version))
+@lru_cache(maxsize=256)
+def _answer_head(name: str, version: int, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    """An answer with raw contents without these and its id: many answers have the same names, types and shapes."""
+    response = pb.ModelInferResponse(model_name=name, model_version=str(version))
+    for output, datatype, shape in outputs:
+        response.outputs.add(name=output, datatype=datatype, shape=shape)
+    return response.SerializeToString()
 
 
-def field(tag: int, value: bytes) -> bytes:
-    """A field of bytes as protocol buffers write it."""
-    head, length = bytearray((tag,)), len(value)
-    while length > 127:
-        head.append(length & 127 | 128)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + value
-
-
-def _encode_raw(asked: TensorCall, identifier: str, head: _AnswerHead, answers: list[Answer]) -> bytes:
+def _encode_raw(asked: TensorCall, identifier: str, answers: list[Answer]) -> bytes:
     """Encodes the answer with raw contents. The fields of a message may stand in any order."""
-    outputs = output_tensors.answer(asked, answers)
-    written = [head.of(asked, outputs), *(field(_RAW_ANSWER_TAG, tensor.raw()) for tensor in outputs)]
+    manifest, outputs = asked.call.model.manifest, output_tensors.answer(asked, answers)
+    described = tuple([(tensor.name, tensor.datatype, tensor.values.shape) for tensor in outputs])
+    head = _answer_head(manifest.name, manifest.version, described)
+    written = [head, *(_field(_RAW_ANSWER_TAG, tensor.raw()) for tensor in outputs)]
     if identifier:
-        written.append(field(_ID_TAG, identifier.encode()))
+        written.append(_field(_ID_TAG, identifier.encode()))
     return b"".join(written)
 
 
 def _encode(asked: TensorCall, identifier: str, answers: list[Answer]) -> bytes:
     """Encodes the answer with typed contents."""
-    response = _answer_head(asked.call.model.manifest)
-    response.id = identifier
+    manifest = asked.call.model.manifest
+    response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=identifier)
     for tensor in output_tensors.answer(asked, answers):
         output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
         if tensor.datatype == "BYTES":

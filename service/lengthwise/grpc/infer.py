@@ -58,13 +58,11 @@ class ModelInfer(InferenceProtocol):
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Accepts every call: the metadata decides nothing."""
 
-    def decode(self, request: Received) -> Decoded:
-        """Decodes a message; see `InferenceProtocol.decode`."""
+    def read(self, request: Received, *, quick: bool) -> Decoded | None:
+        """Decodes a message; see `InferenceProtocol.read`."""
+        if quick and len(request.body) > TENSORS_BYTES:
+            return None
         return codec.decode(request.body, self.serving, self._known, request.scope.get("parts"))
-
-    def decode_quickly(self, request: Received) -> Decoded | None:
-        """Decodes a message on the event loop if that is quick; see `InferenceProtocol.decode_quickly`."""
-        return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
 
 
 class RpcRequest(DirectCall):

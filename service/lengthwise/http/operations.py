@@ -21,7 +21,7 @@ from lengthwise.decoding.calls import Problems, unknown_fields
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.http import bodies, document, schemas
 from lengthwise.http.document import JSON, errors
-from lengthwise.protocols import inventory, kserve, model_config, raw_steps, statistics
+from lengthwise.protocols import binary_bodies, inventory, kserve, model_config, statistics
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
 from lengthwise.protocols.over_asgi import OverAsgi
@@ -92,7 +92,7 @@ class Inference:
 def add_predict(router: APIRouter, predict: Predict) -> None:
     """Adds `POST /predict`."""
     arrow = (arrow_stream.MEDIA_TYPE.decode(),) if arrow_stream.installed() else ()
-    binary = (raw_steps.MEDIA_TYPE.decode(), *arrow)
+    binary = (binary_bodies.OCTETS.decode(), *arrow)
     router.add_api_route(
         "/predict",
         Inference(predict),

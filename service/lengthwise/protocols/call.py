@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 import secrets
 import time
 from abc import ABC, abstractmethod
@@ -34,9 +35,9 @@ from typing import Any, Final, TypeAlias, cast
 
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.connections.inflight import Hold
-from lengthwise.decoding.calls import Call, answer_bytes
-from lengthwise.errors import DeadlineExceeded, InferenceFailed, RequestError
-from lengthwise.protocols import patience, windows
+from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, answer_bytes
+from lengthwise.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Problem, RequestError
+from lengthwise.protocols import turns, windows
 from lengthwise.protocols.body import ClientLeft
 from lengthwise.protocols.endpoint import Decoded, InferenceProtocol, Received
 from lengthwise.protocols.windows import Windows
@@ -47,62 +48,30 @@ log = logging.getLogger("lengthwise.call")
 Write: TypeAlias = Callable[[Any, Timing], Any]
 """Turns an encoded answer into what its transport sends. It runs in a runner thread."""
 
-PRIORITY: Final = b"priority"
-"""A body without this name has no priority: every protocol has the option under it."""
-TIMEOUT: Final = b"x-lengthwise-timeout-ms"
-"""The header with a call's deadline, which is known before its body is read."""
+PRIORITY: Final = b"priority"  # a body without this name has none: every protocol has the option under it
+TIMEOUT: Final = b"x-lengthwise-timeout-ms"  # the header with a call's deadline, known before its body is read
+_MILLISECONDS: Final = re.compile(rb"[0-9]{1,20}(\.[0-9]{1,20})?")
 _PROCESS: Final = secrets.token_hex(4).encode()
 _numbers: Final = itertools.count(1)
 _ID_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+=")
 
 
 class InferenceCall:
-    """One inference call, from its arrival to its end; the docstring of the module shows the steps.
-
-    Args:
-        protocol: How it is read.
-        headers: The headers, by lower-case name; or gRPC's metadata.
-        peer: Whose call it is: the other end of its connection. Connections take turns where large bodies are read.
-
-    Attributes:
-        headers: As given.
-        hold: The bytes that it holds of the memory for all calls (`inflight`). The transport counts its body here while
-            that is read, and closes it when the answer has left.
-        record: Its record, for metrics, log and traces.
-        deadline: When its answer must be there, as far as that is known before the body is read, on the clock of
-            `time.monotonic`: as the header `TIMEOUT` or gRPC says, or the default.
-        has_deadline: Whether the caller set it.
-        decode_seconds: How long decoding took.
-        request_id: The caller's id of the call, or a new one; safe to echo and to log.
-    """
-
-    __slots__ = (
-        "_closed",
-        "_decoding_since",
-        "_error",
-        "_pending",
-        "_protocol",
-        "_timing",
-        "deadline",
-        "decode_seconds",
-        "has_deadline",
-        "headers",
-        "hold",
-        "peer",
-        "record",
-        "request_id",
-    )
+    """One inference call, from its arrival to its end; the docstring of the module shows the steps."""
 
     def __init__(self, protocol: InferenceProtocol, headers: dict[bytes, bytes], peer: object = None) -> None:
         serving = protocol.serving
         self._protocol = protocol
-        self.headers = headers
-        self.peer = peer
+        self.headers = headers  # by lower-case name; or gRPC's metadata
+        self.peer = peer  # the other end of its connection: connections take turns where large bodies are read
         self.request_id = request_id_of(headers.get(b"x-request-id"))
         self.record = serving.call_records.open(protocol.name, self.request_id, headers)
+        # Its bytes of the memory for all calls. The transport counts its body here while that is read, and closes it
+        # when the answer has left.
         self.hold = Hold(serving.inflight)
+        # When its answer must be there, as far as that is known before the body is read, by `time.monotonic`.
         self.deadline = self.record.arrived + serving.settings.default_timeout_ms / 1000
-        self.has_deadline = False
+        self.has_deadline = False  # whether the caller set it
         self.decode_seconds = 0.0
         self._decoding_since = 0.0
         self._pending: PendingRequest | None = None
@@ -111,21 +80,16 @@ class InferenceCall:
         self._closed = False
 
     def admit(self, *, known: bool = False) -> None:
-        """Checks who calls, and what the headers alone show.
+        """Checks who calls, and what the headers alone show; raises `RequestError`.
 
-        Args:
-            known: Whether these headers were admitted before: then only the key, which may have been withdrawn, is
-                checked.
-
-        Raises:
-            RequestError: See `admit` of the protocol, and `patience.timeout_of`.
+        Of headers that are `known`, because they were admitted before, only the key is checked: it may be withdrawn.
         """
         if not known:
             self._protocol.admit(self.headers)
         elif (keys := self._protocol.serving.keys) is not None:
             keys.check(self.headers.get(b"authorization"))
         if TIMEOUT in self.headers:
-            self.limit(self.record.arrived + patience.timeout_of(self.headers[TIMEOUT]) / 1000)
+            self.limit(self.record.arrived + timeout_of(self.headers[TIMEOUT]) / 1000)
 
     def limit(self, deadline: float) -> None:
         """Sets a deadline of the caller that holds whatever the body says, unless it has set an earlier one."""
@@ -140,33 +104,24 @@ class InferenceCall:
     def decode_quickly(self, request: Received) -> Decoded | None:
         """Decodes a body on the event loop; None where that would block the loop for too long.
 
-        Raises:
-            QueueFull: Every queue is full, and the body names no priority; it is not decoded.
-            RequestError: See `InferenceProtocol.decode`.
+        Raises `QueueFull`, without decoding it, if every queue is full and the body names no priority; else as
+        `InferenceProtocol.read`.
         """
         self._check_open(request)
-        decoded = self._protocol.decode_quickly(request)
+        decoded = self._protocol.read(request, quick=True)
         if decoded is not None:
             self._note(decoded)
         return decoded
 
     async def decode_slowly(self, request: Received) -> Decoded:
-        """Decodes a body in a thread, as soon as one of the few places for that is free.
-
-        Raises:
-            DeadlineExceeded: No place was free before the deadline.
-            RequestError: See `decode_in_thread`.
-        """
+        """Decodes a body in a thread, as soon as one of the few places for that is free; raises as both do."""
         async with self.place(len(request.body), request):
             return await self.decode_in_thread(request)
 
     async def decode_in_thread(self, request: Received) -> Decoded:
         """Decodes a body in a thread, while the caller has a `place`.
 
-        Raises:
-            ClientLeft: The client left while the call waited for its place.
-            QueueFull: As in `decode_quickly`.
-            RequestError: See `InferenceProtocol.decode`; or there is no memory for it.
+        Raises `ClientLeft` if the client left while the call waited for it, else as `decode_quickly`.
         """
         if self._closed:
             raise ClientLeft
@@ -181,37 +136,31 @@ class InferenceCall:
     async def place(self, size: int, request: Received | None = None) -> AsyncIterator[None]:
         """One of the few places where large bodies are inflated and decoded in threads, when it is this call's turn.
 
-        Args:
-            size: The body's bytes, inflated, about.
-            request: The request, if its body is not to be inflated: it may name another deadline than the default.
-
-        Raises:
-            DeadlineExceeded: Its turn did not come before its deadline, or will not.
+        The body has about `size` bytes when it is inflated. If it needs no inflating, `request` may name another
+        deadline than the default. Raises `DeadlineExceeded` if its turn does not come before its deadline.
         """
         until, certain = self.deadline, self.has_deadline
-        turns = self._protocol.large_bodies
-        if not certain and not turns.free:
+        places = self._protocol.large_bodies
+        if not certain and not places.free:
             default = self._protocol.serving.settings.default_timeout_ms / 1000
-            seconds, certain = patience.of(request, default)
+            seconds, certain = turns.patience(request, default)
             until = self.record.arrived + seconds
-        async with turns.turn(self.peer, size, until, certain=certain):
+        async with places.turn(self.peer, size, until, certain=certain):
             yield
 
     def submit(self, decoded: Decoded, write: Write, waiter: Waiter | None = None) -> None:
         """Queues the sequences, for which and for whose answer there must be memory.
 
-        Args:
-            decoded: The decoded call.
-            write: Turns the encoded answer into what the transport sends; runs in a runner thread.
-            waiter: Gets the result of `write`, or an error. Without it, call `answer`.
-
-        Raises:
-            InflightFull: There is no memory for it now.
-            RequestError: It cannot be queued; see `Batcher.submit`.
+        `waiter` gets the result of `write`, or an error; without it, call `answer`. Raises `InflightFull` if there is
+        no memory now, `DeadlineExceeded` if it is late, and other `RequestError`s as `Batcher.submit`.
         """
         call, encode = decoded
-        if self.has_deadline:
-            call = self._within_deadline(call)
+        if self.has_deadline:  # of the transport: it holds if it is earlier than that of the body
+            timeout_ms = (self.deadline - self.record.arrived) * 1000
+            if time.monotonic() >= self.deadline:
+                raise DeadlineExceeded("the deadline had passed when the request was read")
+            if call.timeout_ms is None or call.timeout_ms > timeout_ms:
+                call = call._replace(timeout_ms=timeout_ms)
         self.hold.set(call.held_bytes + answer_bytes(call))
         sequences = [item.steps for item in call.items]
         split: Windows | None = None
@@ -222,24 +171,10 @@ class InferenceCall:
             call, sequences, finish, arrived=self.record.arrived, waiter=waiter, trace=self.record.trace
         )
 
-    def _within_deadline(self, call: Call) -> Call:
-        """The decoded call, with the deadline of the transport if that is earlier than its own.
-
-        Raises:
-            DeadlineExceeded: It has passed.
-        """
-        timeout_ms = (self.deadline - self.record.arrived) * 1000
-        if time.monotonic() >= self.deadline:
-            raise DeadlineExceeded("the deadline had passed when the request was read")
-        earlier = call.timeout_ms is not None and call.timeout_ms <= timeout_ms
-        return call if earlier else call._replace(timeout_ms=timeout_ms)
-
     async def answer(self) -> Any:
-        """Waits for the answer as `write` returned it. The caller passes an error or a cancellation to `fail`.
+        """Waits for the answer as `write` returned it; the caller passes what is raised to `fail`.
 
-        Raises:
-            ClientLeft: `withdraw` was called.
-            RequestError: See `Batcher.submit`, and `windows.answers_of`.
+        Raises `ClientLeft` if `withdraw` was called, and `RequestError` as `Batcher.submit` and `windows.answers_of`.
         """
         pending = self._pending
         if pending is None:
@@ -278,12 +213,8 @@ class InferenceCall:
     def fail(self, error: BaseException) -> RequestError | None:
         """Ends the work for a call whose answer will not come. The one place where errors become refusals.
 
-        Args:
-            error: Why: `ClientLeft` or a cancellation, a `RequestError`, or an error of the service itself, which is
-                logged and not shown to the client.
-
-        Returns:
-            The refusal for the client; None where it has left.
+        The error is `ClientLeft` or a cancellation, a `RequestError`, or an error of the service itself, which is
+        logged and not shown to the client. Returns the refusal for the client; None where it has left.
         """
         self.withdraw()
         self.hold.close()
@@ -299,11 +230,9 @@ class InferenceCall:
     def close(self, status: int, *, delivered: bool = True, ended: float | None = None) -> None:
         """Closes the call's record, once: every path of a transport ends here.
 
-        Args:
-            status: The status that the client got, as in HTTP.
-            delivered: Whether that is the status of the call's own answer or refusal, and it was sent. Otherwise the
-                connection sent the status in its place, or the client had gone (`CLIENT_LEFT`).
-            ended: When the answer or the refusal was there, if not just now, on the clock of `time.monotonic`.
+        `status` is what the client got, as in HTTP. It was `delivered` if it is that of the call's own answer or
+        refusal, and was sent; otherwise the connection sent it in its place, or the client had gone (`CLIENT_LEFT`).
+        The answer or the refusal was there when it `ended`, by `time.monotonic`; default: just now.
         """
         if self._closed:
             return
@@ -315,10 +244,11 @@ class InferenceCall:
             self.record.close(status, ended=ended)
 
     def _check_open(self, request: Received) -> None:
-        """Refuses a request before it is decoded, if every queue is full."""
-        serving = self._protocol.serving
+        """Refuses a request before it is decoded, if every queue is full, and neither body nor query has a priority."""
+        serving, body = self._protocol.serving, request.body
         full = serving.full()
-        if full is None or _may_have_priority(request):
+        # One byte is searched for several times as fast, and numbers have none of these.
+        if full is None or (PRIORITY[-1:] in body and PRIORITY in body) or PRIORITY in request.query:
             return
         if len(serving.served) == 1:
             self.record.named(serving.served[0].metrics)
@@ -381,10 +311,14 @@ class DirectCall(ABC):
         """Sends a refusal, or counts that the client has left."""
 
 
-def _may_have_priority(request: Received) -> bool:
-    """Whether the body or the query may name a priority."""
-    body = request.body  # one byte is searched for several times as fast, and numbers have none of these
-    return (PRIORITY[-1:] in body and PRIORITY in body) or PRIORITY in request.scope.get("query_string", b"")
+def timeout_of(header: bytes) -> float:
+    """The milliseconds that the header `TIMEOUT` says; raises `InvalidRequest` if it is not a number above 0."""
+    value = float(header) if _MILLISECONDS.fullmatch(header) else 0.0
+    if not value:
+        raise InvalidRequest(
+            [Problem("", "the header x-lengthwise-timeout-ms must be a number of milliseconds, above 0")]
+        )
+    return min(value, MAX_TIMEOUT_MS)
 
 
 def request_id_of(given: bytes | None) -> bytes:

@@ -18,12 +18,10 @@ from lengthwise.protocols.turns import Turns
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 
+# Larger bodies are decoded in a thread, so that the event loop is not blocked for milliseconds.
 LARGE_BODY_BYTES: Final = 65_536
-"""Larger bodies are decoded in a thread, so that the event loop is not blocked for milliseconds."""
-CAREFUL_BYTES: Final = 4096
-"""The same limit for bodies that need the validating reader, which is many times slower than the fast one."""
-TENSORS_BYTES: Final = 32_768
-"""The same limit for tensors: their JSON is read by Python's own reader."""
+CAREFUL_BYTES: Final = 4096  # the same for those that need the validating reader, many times slower than the fast one
+TENSORS_BYTES: Final = 32_768  # the same for tensors: their JSON is read by Python's own reader
 JSON: Final = (b"content-type", b"application/json")
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -34,69 +32,51 @@ Decoded: TypeAlias = tuple[Call, Callable[[list[Answer]], Any]]
 
 
 class Received(NamedTuple):
-    """A request whose body was read, and inflated where it was compressed.
+    """A request whose body was read, and inflated where it was compressed."""
 
-    Attributes:
-        scope: ASGI's, with what the path and the query say; empty where the protocol needs neither.
-        headers: The headers, by lower-case name.
-        body: Its bytes.
-    """
-
-    scope: Scope
-    headers: dict[bytes, bytes]
+    scope: Scope  # ASGI's, with what the path and the query say; empty where the protocol needs neither
+    headers: dict[bytes, bytes]  # by lower-case name
     body: bytes
+
+    @property
+    def query(self) -> bytes:
+        """The query of its URL."""
+        return self.scope.get("query_string", b"")  # type: ignore[no-any-return]
 
 
 class InferenceProtocol(ABC):
-    """How one protocol checks and decodes its inference calls.
+    """How one protocol checks and decodes its inference calls; `large_bodies` is shared by all protocols."""
 
-    Args:
-        serving: Answers the calls.
-        large_bodies: The places where large bodies are decoded in threads; shared by all protocols.
-    """
-
-    name: str
-    """The name of the call for the access log and for traces, such as `POST /predict`."""
-    memory_factor: ClassVar[int] = 1
-    """How many times its own size a large body takes in memory while it is decoded."""
+    name: str  # of the call, for the access log and for traces, such as `POST /predict`
+    memory_factor: ClassVar[int] = 1  # how many times its own size a large body takes while it is decoded
 
     def __init__(self, serving: Serving, large_bodies: Turns) -> None:
         self.serving = serving
         self.large_bodies = large_bodies
 
     def admit(self, headers: dict[bytes, bytes]) -> None:
-        """Checks who calls, and what the headers alone show.
-
-        Raises:
-            RequestError: See `Keys.check` and `check`.
-        """
+        """Checks who calls, and what the headers alone show; raises `RequestError`."""
         if self.serving.keys is not None:
             self.serving.keys.check(headers.get(b"authorization"))
         self.check(headers)
 
     @abstractmethod
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Rejects a request by its headers alone, before its body is read.
-
-        Raises:
-            RequestError: See the protocol.
-        """
+        """Raises `RequestError` for a request that its headers show to be wrong, before its body is read."""
 
     @abstractmethod
+    def read(self, request: Received, *, quick: bool) -> Decoded | None:
+        """Decodes a body; if `quick`, on the event loop, and None where that would block the loop for too long.
+
+        Raises `RequestError` if the request is wrong, or its model is not served.
+        """
+
     def decode(self, request: Received) -> Decoded:
-        """Reads a body.
-
-        Raises:
-            RequestError: The request is wrong, or its model is not served.
-        """
-
-    def decode_quickly(self, request: Received) -> Decoded | None:
-        """Reads a body on the event loop; None where that would block the loop for too long.
-
-        Raises:
-            RequestError: As `decode` does.
-        """
-        return self.decode(request) if len(request.body) <= CAREFUL_BYTES else None
+        """Decodes a body, however long that takes; raises as `read` does."""
+        decoded = self.read(request, quick=False)
+        if decoded is None:
+            raise RuntimeError("only a quick reader returns nothing")
+        return decoded
 
 
 class Endpoint(InferenceProtocol):
@@ -109,10 +89,6 @@ class Endpoint(InferenceProtocol):
         """Checks which web page calls, too; see `InferenceProtocol.admit` and `WebPages.check`."""
         self.serving.web_pages.check(headers)
         super().admit(headers)
-
-    @abstractmethod
-    def decode(self, request: Received) -> tuple[Call, Encode]:
-        """Decodes a body; see `InferenceProtocol.decode`."""
 
     @abstractmethod
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.protocols import request_parameters
 from lengthwise.protocols.tensor_specs import ELEMENTS, outputs_of
 from lengthwise.protocols.tensors import TensorCall
 from lengthwise.runtime.answers import Answer
@@ -18,17 +17,12 @@ from lengthwise.runtime.manifest import Manifest
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """An output tensor.
-
-    Attributes:
-        name: Its name.
-        datatype: The protocol's.
-        values: Its elements; those of `BYTES` are Python's `bytes`.
-    """
+    """An output tensor."""
 
     name: str
-    datatype: str
-    values: NDArray[Any]
+    datatype: str  # the protocol's
+    values: NDArray[Any]  # its elements; those of `BYTES` are Python's `bytes`
+    binary: bool  # whether it is sent as raw bytes
 
     def raw(self) -> bytes:
         """Its elements as raw bytes: row-major, little-endian, each text after its length."""
@@ -41,20 +35,19 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
     """The output tensors of a call, in the requested order."""
     manifest = asked.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
-    has_texts = "label" in asked.outputs or "step_labels" in asked.outputs
-    labels = np.array([label.encode() for label in manifest.labels] if has_texts else [], dtype=object)
     outputs = []
-    for name in asked.outputs:
+    for name, binary, classes in asked.outputs:
+        datatype = forms[name].datatypes[0]
+        labels = np.array([label.encode() for label in manifest.labels] if datatype == "BYTES" else [], dtype=object)
         rows = [_values(name, one, labels, manifest) for one in answers]
-        datatype, classes = forms[name].datatypes[0], asked.classes.get(name)
         if classes is not None:
-            rows = [request_parameters.classified(row, classes, manifest.labels) for row in rows]
+            rows = [classified(row, classes, manifest.labels) for row in rows]
             datatype = "BYTES"
         if forms[name].shape[1:2] == (-1,):
             values = _padded(rows, asked)
         else:
             values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
-        outputs.append(OutputTensor(name, datatype, values))
+        outputs.append(OutputTensor(name, datatype, values, bool(binary)))
     return outputs
 
 
@@ -74,6 +67,19 @@ def _values(name: str, answer: Answer, labels: NDArray[Any], manifest: Manifest)
     if name == "attention" and answer.attention is not None:
         return answer.attention
     return probabilities
+
+
+def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequence[str]) -> NDArray[Any]:
+    """The best classes in the form of the classification extension, `SCORE:INDEX:LABEL` as bytes, best first.
+
+    Of `[..., classes of the model]`, this gives `[..., classes]`. Of two equal scores the lower index comes first.
+    """
+    best = np.argsort(-probabilities, axis=-1, kind="stable")[..., :classes]
+    scores = np.take_along_axis(probabilities, best, axis=-1)
+    texts = np.empty(best.shape, dtype=object)
+    found = zip(scores.ravel().tolist(), best.ravel().tolist(), strict=True)
+    texts.ravel()[:] = [f"{score:f}:{index}:{labels[index]}".encode() for score, index in found]
+    return texts
 
 
 def _padded(rows: Sequence[NDArray[Any]], asked: TensorCall) -> NDArray[Any]:

@@ -7,63 +7,36 @@ expects.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lengthwise.decoding.calls import Problems
 from lengthwise.decoding.json_text import kind
 
 CLASSIFICATION: Final = "classification"
-MOST_CLASSIFICATIONS: Final = 262_144
-"""Limit of texts in one output: each is a Python object."""
 SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 STATEFUL: Final = ("sequence_id", "sequence_start", "sequence_end")
-KNOWN: Final = frozenset(
-    {
-        CLASSIFICATION,
-        "binary_data",
-        "binary_data_output",
-        "priority",
-        "timeout",
-        "timeout_ms",
-        *SHARED_MEMORY,
-        *STATEFUL,
-    }
-)
-"""All parameters that are read."""
-NOT_ASKED: Final = (None, False, 0, "")
-"""Values with which clients send a parameter that they do not use."""
+NOT_ASKED: Final = (None, False, 0, "")  # values with which clients send a parameter that they do not use
+_READ: Final = (CLASSIFICATION, "binary_data", "binary_data_output", "priority", "timeout", "timeout_ms")
+KNOWN: Final = frozenset((*_READ, *SHARED_MEMORY, *STATEFUL))  # all others are ignored
 
 
 class RequestedOutput(NamedTuple):
-    """How a request asks for one output.
+    """How a request asks for one output."""
 
-    Attributes:
-        binary: Whether the output is sent as raw bytes; None if the request does not say.
-        classes: Number of best classes to send instead of the numbers; None for the numbers.
-    """
-
-    binary: bool | None = None
-    classes: int | None = None
+    name: str
+    binary: bool | None = None  # whether it is sent as raw bytes; None if the request does not say
+    classes: int | None = None  # number of best classes to send instead of the numbers
 
 
-def output(parameters: Mapping[str, Any], at: str, problems: Problems) -> RequestedOutput:
-    """Reads the parameters of an output, and adds what is wrong with them to `problems`.
-
-    Args:
-        parameters: The parameters of the output.
-        at: JSON pointer of them.
-        problems: Problems are added here.
-    """
+def output(name: str, parameters: Mapping[str, Any], at: str, problems: Problems) -> RequestedOutput:
+    """Reads the parameters of an output, and adds what is wrong with them to `problems`."""
     no_shared_memory(parameters, at, problems)
     classes = parameters.get(CLASSIFICATION)
     if CLASSIFICATION in parameters and (type(classes) is not int or classes < 1):
         problems.add(f"{at}/{CLASSIFICATION}", "must be the number of classes wanted, a whole number from 1")
         classes = None
-    return RequestedOutput(flag(parameters, "binary_data", at, problems), classes)
+    return RequestedOutput(name, flag(parameters, "binary_data", at, problems), classes)
 
 
 def check(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
@@ -86,33 +59,9 @@ def no_shared_memory(parameters: Mapping[str, Any], at: str, problems: Problems)
 
 def flag(parameters: Mapping[str, Any], name: str, at: str, problems: Problems) -> bool | None:
     """A boolean parameter; None if it is absent, or wrong, which is then in `problems`."""
-    if name not in parameters:
-        return None
-    value = parameters[name]
-    if not isinstance(value, bool):
+    value = parameters.get(name)
+    if isinstance(value, bool):
+        return value
+    if name in parameters:
         problems.add(f"{at}/{name}", f"must be true or false, got {kind(value)}")
-        return None
-    return value
-
-
-def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequence[str]) -> NDArray[Any]:
-    """The best classes in the form of the classification extension, `SCORE:INDEX:LABEL`, best first.
-
-    Args:
-        probabilities: `[..., classes of the model]`.
-        classes: How many of the best; at most all.
-        labels: The labels of the model.
-
-    Returns:
-        Their texts as bytes, `[..., classes]`. Of two equal scores the lower index comes first.
-    """
-    best = np.argsort(-probabilities, axis=-1, kind="stable")[..., :classes]
-    scores = np.take_along_axis(probabilities, best, axis=-1)
-    texts = np.empty(best.shape, dtype=object)
-    texts.ravel()[:] = list(_texts(scores.ravel().tolist(), best.ravel().tolist(), labels))
-    return texts
-
-
-def _texts(scores: Sequence[float], indices: Sequence[int], labels: Sequence[str]) -> Iterator[bytes]:
-    for score, index in zip(scores, indices, strict=True):
-        yield f"{score:f}:{index}:{labels[index]}".encode()
+    return None

@@ -11,29 +11,22 @@ import numpy as np
 
 from lengthwise.runtime.manifest import Manifest, Task
 
-ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
+ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {  # the NumPy type of each datatype; `BYTES` has none
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
     "INT32": np.dtype("<i4"),
     "INT64": np.dtype("<i8"),
     "BOOL": np.dtype("?"),
 }
-"""The NumPy type of each datatype of a fixed size; `BYTES` has none."""
 LENGTHS: Final = "lengths"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a tensor must be, as the model's metadata shows it; -1 is an axis of any size.
-
-    Attributes:
-        name: Its name.
-        datatypes: The datatypes that it may have; metadata shows the first.
-        shape: Its sizes.
-    """
+    """What a tensor must be, as the model's metadata shows it; -1 is an axis of any size."""
 
     name: str
-    datatypes: tuple[str, ...]
+    datatypes: tuple[str, ...]  # that it may have; metadata shows the first
     shape: tuple[int, ...]
 
     @property
@@ -57,22 +50,15 @@ def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
 
 @lru_cache
 def _outputs(task: Task, classes: int, attention: bool) -> tuple[TensorSpec, ...]:
-    forms: tuple[TensorSpec, ...]
+    text, number = ("BYTES",), ("FP32",)
     if task == "single-label":
-        forms = (
-            TensorSpec("label", ("BYTES",), (-1,)),
-            TensorSpec("score", ("FP32",), (-1,)),
-            TensorSpec("probabilities", ("FP32",), (-1, classes)),
-        )
+        forms = [TensorSpec("label", text, (-1,)), TensorSpec("score", number, (-1,))]
     elif task == "multi-label":
-        forms = (
-            TensorSpec("assigned", ("BOOL",), (-1, classes)),
-            TensorSpec("probabilities", ("FP32",), (-1, classes)),
-        )
+        forms = [TensorSpec("assigned", ("BOOL",), (-1, classes))]
     else:
-        forms = (
-            TensorSpec("step_labels", ("BYTES",), (-1, -1)),
-            TensorSpec("step_scores", ("FP32",), (-1, -1)),
-            TensorSpec("probabilities", ("FP32",), (-1, -1, classes)),
-        )
-    return (*forms, TensorSpec("attention", ("FP32",), (-1, -1))) if attention else forms
+        forms = [TensorSpec("step_labels", text, (-1, -1)), TensorSpec("step_scores", number, (-1, -1))]
+    of_steps = (-1, -1) if task == "per-step" else (-1,)
+    forms.append(TensorSpec("probabilities", number, (*of_steps, classes)))
+    if attention:
+        forms.append(TensorSpec("attention", number, (-1, -1)))
+    return tuple(forms)

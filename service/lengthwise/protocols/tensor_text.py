@@ -13,29 +13,19 @@ from lengthwise.decoding import fast_json, json_text
 from lengthwise.errors import RequestError
 
 _MOST_TEXTS: Final = 256
+# Within a text a quotation mark has a backslash before it, so this can only be a field.
 _DATA: Final = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
-"""Within a text a quotation mark has a backslash before it, so this can only be a field."""
 
 
 class TensorText(NamedTuple):
-    """An array of numbers as its text.
-
-    Attributes:
-        text: The JSON of a list.
-        floats: Its numbers as the bytes of float32, NaN for null; None where it has anything else than numbers.
-        others: Where it is known that some of its entries are texts or booleans, and none is a list: the number of all.
-    """
+    """An array of numbers as its text, the JSON of a list."""
 
     text: bytes
-    floats: bytes | None = None
-    others: int | None = None
+    floats: bytes | None = None  # its numbers as float32, NaN for null; None where it has anything else than numbers
+    entries: int | None = None  # how many it has, where all are numbers, or some are not and none is a list
 
     def parsed(self) -> Any:
-        """The list.
-
-        Raises:
-            RequestError: It has too many parts, or is not text.
-        """
+        """The list; raises `RequestError` if it has too many parts, or is not text."""
         return json_text.parse(self.text)
 
 
@@ -53,32 +43,33 @@ def split(head: bytes) -> SplitText:
     at = 0
     while (match := _DATA.search(head, at)) is not None:
         start = match.end()
-        flat = fast_json.flat(head, start)
-        skipped = None if flat is not None else fast_json.skip(head, start)
-        if (flat is None and skipped is None) or len(texts) == _MOST_TEXTS:
+        found = _text_at(head, start)
+        if found is None or len(texts) == _MOST_TEXTS:
             return SplitText(head, ())
         pieces += [head[at:start], b"[%d]" % len(texts)]
-        if flat is not None:
-            floats, at = flat
-            texts.append(TensorText(head[start:at], floats))
-        elif skipped is not None:
-            at, items, parts, has_text, has_nested = skipped
-            text = head[start:at]
-            clear = has_text and not has_nested and parts <= json_text.MAX_PARTS and text.isascii()
-            texts.append(TensorText(text, others=items if clear else None))
+        texts.append(found)
+        at = start + len(found.text)
     return SplitText(b"".join([*pieces, head[at:]]) if texts else head, tuple(texts))
 
 
+def _text_at(head: bytes, start: int) -> TensorText | None:
+    flat = fast_json.flat(head, start)
+    if flat is not None:
+        floats, end = flat
+        return TensorText(head[start:end], floats, len(floats) // 4)
+    skipped = fast_json.skip(head, start)
+    if skipped is None:
+        return None
+    end, items, parts, has_text, has_nested = skipped
+    text = head[start:end]
+    clear = has_text and not has_nested and parts <= json_text.MAX_PARTS and text.isascii()
+    return TensorText(text, entries=items if clear else None)
+
+
 def parse(head: bytes, what: str, found: SplitText | None = None) -> Any:
-    """Parses the JSON of a request; the `data` of its inputs are `TensorText`s.
+    """Parses the JSON of a request; the `data` of its inputs are `TensorText`s. Raises as `json_text.parse` does.
 
-    Args:
-        head: The JSON.
-        what: Its name in error messages.
-        found: What `split` makes of it.
-
-    Raises:
-        RequestError: As `json_text.parse`.
+    `what` is its name in error messages, and `found` what `split` makes of it.
     """
     rest, texts = found or split(head)
     if not texts:

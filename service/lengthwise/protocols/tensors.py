@@ -21,128 +21,94 @@ from lengthwise.decoding import options
 from lengthwise.decoding.calls import Call, Item, Problems, compact, make_item, too_long_message, why_rejected
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
+from lengthwise.protocols.request_parameters import RequestedOutput
 from lengthwise.protocols.tensor_specs import ELEMENTS, LENGTHS, TensorSpec, inputs_of, outputs_of
 from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.manifest import Manifest
 
-_FLOAT32: Final = ELEMENTS["FP32"]
+MOST_CLASSIFICATIONS: Final = 262_144  # in one answer: each is a Python object
+# The largest axis and the longest `timeout`, as over gRPC. Python's integers have no end, its floats and texts do.
 INT64_MAX: Final = 2**63 - 1
-"""The largest axis and the longest `timeout`, as over gRPC. Python's integers have no end, its floats and texts do."""
+_FLOAT32: Final = ELEMENTS["FP32"]
+_MOST_KNOWN: Final = 256
+_LONGEST_KEY_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """An input tensor of a request.
-
-    Attributes:
-        name: Its name.
-        datatype: The datatype in the request.
-        shape: The shape in the request.
-        data: Its numbers, flat or nested, with None for a missing value; or its raw bytes.
-        pointer: JSON pointer of it.
-    """
+    """An input tensor of a request, its datatype and shape as these are in the request."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: list[Any] | TensorText | bytes | memoryview
-    pointer: str
+    data: list[Any] | TensorText | bytes | memoryview  # numbers, flat or nested, None if missing; or raw bytes
+    pointer: str  # JSON pointer of it
 
 
 @dataclass(frozen=True, slots=True)
 class TensorCall:
-    """A call whose sequences came as tensors.
-
-    Attributes:
-        call: The call.
-        outputs: Names of the requested outputs, in order.
-        classes: By an output's name, how many of the best classes to answer with instead of its numbers.
-    """
+    """A call whose sequences came as tensors, and the outputs that it asks for, in order."""
 
     call: Call
-    outputs: tuple[str, ...]
-    classes: Mapping[str, int]
+    outputs: tuple[RequestedOutput, ...]
 
 
 def read(
     model: ServedModel,
     sent: Sequence[InputTensor],
-    wanted: Sequence[str],
+    wanted: Sequence[RequestedOutput],
     parameters: Mapping[str, Any],
     problems: Problems,
     *,
     max_sequences: int,
-    classes: Mapping[str, int] | None = None,
+    binary: bool = False,
 ) -> TensorCall:
-    """Decodes a request of input tensors.
+    """Decodes a request of input tensors, for which `problems` were found so far.
 
-    Args:
-        model: The model that it is for.
-        sent: The input tensors.
-        wanted: Names of the requested outputs; none means all of them.
-        parameters: The parameters of the request: `timeout_ms`, `timeout` (microseconds) and `priority` are read here,
-            `request_parameters.check` rejects some others, and the rest is ignored.
-        problems: Problems of the request so far; more are added.
-        max_sequences: Most rows.
-        classes: By an output's name, how many of the best classes to answer with instead of its numbers.
+    No `wanted` outputs mean all of them. They are raw bytes if `binary`, unless the request says something else. Of its
+    parameters, `timeout_ms`, `timeout` (microseconds) and `priority` are read; the rest is rejected or ignored by
+    `request_parameters.check`.
 
-    Raises:
-        InvalidRequest: With everything that is wrong.
-        TooLarge: There are more rows than `max_sequences`, a tensor is wider than any sequence of the model, or more
-            classifications are requested than one answer may have.
+    Raises `InvalidRequest` with everything that is wrong, and `TooLarge` if there are more rows than `max_sequences`, a
+    tensor is wider than any sequence of the model, or more classifications are requested than one answer may have.
     """
     manifest = model.manifest
     asked = _options(parameters, problems)
-    known = [form.name for form in outputs_of(manifest)]
-    for i, name in enumerate(wanted):
-        if name not in known:
-            problems.add(f"/outputs/{i}", f"is not an output of {manifest.key}; there are {', '.join(known)}")
-        elif name in wanted[:i]:
-            problems.add(f"/outputs/{i}", "stands twice")
-    classes = _classes(classes or {}, list(wanted), manifest, problems)
+    everywhere = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems)
+    outputs = _outputs(wanted, manifest, problems, binary=binary if everywhere is None else everywhere)
+    asked = replace(asked, outputs=tuple(output.name for output in outputs if output.name == "attention"))
     forms = inputs_of(manifest)
     by_name = _by_name(sent, forms, problems)
     steps, lengths = (by_name.get(form.name) for form in forms)
     if steps is None:
         problems.add("/inputs", f"the input {forms[0].name!r} is missing")
-    elif len(steps.shape) == len(forms[0].shape) and steps.shape[0] > max_sequences:
+        raise problems.error()
+    if len(steps.shape) == len(forms[0].shape) and steps.shape[0] > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {steps.shape[0]}")
     ends = None if lengths is None else _array(lengths, forms[1], problems)
-    if steps is not None:
-        _check_width(steps, ends, forms[0], manifest, problems)
-    rectangle = None if steps is None else _array(steps, forms[0], problems)
+    _check_width(steps, ends, forms[0], manifest, problems)
+    rectangle = _array(steps, forms[0], problems)
     items: list[Item] = []
-    if steps is not None and rectangle is not None and (lengths is None or ends is not None):
+    if rectangle is not None and (lengths is None or ends is not None):
         items = _items(rectangle, ends, manifest, steps, lengths, problems)
-    if problems.total or steps is None or rectangle is None:
+    if problems.total or rectangle is None:
         raise problems.error()
     rows, width = rectangle.shape[:2]
-    written = sum(rows * (width if manifest.task == "per-step" else 1) * count for count in classes.values())
-    most = request_parameters.MOST_CLASSIFICATIONS
-    if written > most:
-        raise TooLarge(f"a request may ask for {most} classifications, this one asks for {written}")
-    names = tuple(wanted) or tuple(known)
-    return _called(model, names, classes, asked, (steps, rectangle, items))
+    written = rows * (width if manifest.task == "per-step" else 1) * sum(output.classes or 0 for output in outputs)
+    if written > MOST_CLASSIFICATIONS:
+        raise TooLarge(f"a request may ask for {MOST_CLASSIFICATIONS} classifications, this one asks for {written}")
+    return _called(model, outputs, asked, steps, rectangle, items)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownTensors:
-    """A valid request without its elements: another one like it is read by its elements alone.
+    """A valid request without its elements: another one like it is read by its elements alone."""
 
-    Attributes:
-        manifest: Of the model that it was for.
-        inputs: Its input tensors, without data.
-        outputs: Names of the requested outputs, in order.
-        classes: See `TensorCall`.
-        options: Its timeout and priority.
-    """
-
-    manifest: Manifest
-    inputs: tuple[InputTensor, ...]
-    outputs: tuple[str, ...]
-    classes: Mapping[str, int]
-    options: options.CallOptions
+    manifest: Manifest  # of the model that it was for
+    inputs: tuple[InputTensor, ...]  # without data
+    outputs: tuple[RequestedOutput, ...]
+    options: options.CallOptions  # its timeout and priority, and whether it asks for attention
 
     @classmethod
     def of(cls, asked: TensorCall, sent: Sequence[InputTensor]) -> KnownTensors | None:
@@ -150,15 +116,14 @@ class KnownTensors:
         call, manifest = asked.call, asked.call.model.manifest
         if manifest.long == "reject" and call.width > manifest.max_length:
             return None
-        given = options.CallOptions(timeout_ms=call.timeout_ms, priority=call.priority)
-        return cls(manifest, tuple(replace(one, data=b"") for one in sent), asked.outputs, asked.classes, given)
+        named = ("attention",) if call.attention else ()
+        given = options.CallOptions(outputs=named, timeout_ms=call.timeout_ms, priority=call.priority)
+        return cls(manifest, tuple(replace(one, data=b"") for one in sent), asked.outputs, given)
 
     def read(self, model: ServedModel, data: Sequence[TensorText | bytes | memoryview]) -> TensorCall | None:
-        """The call of a request that differs in its elements only; None where these are wrong, or the model is another.
+        """The call of a request that differs only in the elements of each input tensor.
 
-        Args:
-            model: The model that it is for.
-            data: Of each input tensor.
+        None where these are wrong, or the model is another.
         """
         manifest, problems = model.manifest, Problems()
         if manifest is not self.manifest or len(data) != len(self.inputs):
@@ -172,20 +137,14 @@ class KnownTensors:
         lengths, ends = arrays.pop(LENGTHS, (None, None))
         ((steps, rectangle),) = arrays.values()
         items = _items(rectangle, ends, manifest, steps, lengths, problems)
-        if problems.total:
-            return None
-        return _called(model, self.outputs, self.classes, self.options, (steps, rectangle, items))
-
-
-_MOST_KNOWN: Final = 256
-_LONGEST_KEY_BYTES: Final = 1024
+        return None if problems.total else _called(model, self.outputs, self.options, steps, rectangle, items)
 
 
 class KnownHeads:
     """The requests that were read, by all of their bytes but the elements: programs send them again and again."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, KnownTensors] = {}
+        self._known: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable) -> Any:
         """What is known of a request; None if it is new."""
@@ -201,30 +160,41 @@ class KnownHeads:
 
 def _called(
     model: ServedModel,
-    names: tuple[str, ...],
-    classes: Mapping[str, int],
+    outputs: tuple[RequestedOutput, ...],
     asked: options.CallOptions,
-    found: tuple[InputTensor, NDArray[Any], list[Item]],
+    steps: InputTensor,
+    rectangle: NDArray[Any],
+    items: list[Item],
 ) -> TensorCall:
-    """The call of the sequences in a tensor: the tensor as sent, its elements, and the sequences."""
-    steps, rectangle, items = found
+    """The call of the sequences in a tensor, of which the elements are `rectangle`."""
     items, beside = compact(items, rectangle)
-    place, attention = f"{steps.pointer}: row {{}}", "attention" in names
+    place, attention = f"{steps.pointer}: row {{}}", bool(asked.outputs)
     call = Call(model, items, attention, asked.timeout_ms, asked.priority, place, rectangle.shape[1], beside)
-    return TensorCall(call, names, classes)
+    return TensorCall(call, outputs)
 
 
-def _classes(
-    classes: Mapping[str, int], wanted: Sequence[str], manifest: Manifest, problems: Problems
-) -> dict[str, int]:
-    """The number of best classes of each output, at most all; adds a problem for an output other than probabilities."""
-    for name in classes:
-        if name != "probabilities":
-            problems.add(
-                f"/outputs/{wanted.index(name)}/parameters/{request_parameters.CLASSIFICATION}",
-                "the output with a figure of each class is 'probabilities'",
-            )
-    return {name: min(count, manifest.classes) for name, count in classes.items()}
+def _outputs(
+    wanted: Sequence[RequestedOutput], manifest: Manifest, problems: Problems, *, binary: bool
+) -> tuple[RequestedOutput, ...]:
+    """The outputs of an answer, each of which says whether it is raw bytes, and of at most all classes."""
+    known = [form.name for form in outputs_of(manifest)]
+    names = [output.name for output in wanted]
+    for i, name in enumerate(names):
+        if name not in known:
+            problems.add(f"/outputs/{i}", f"is not an output of {manifest.key}; there are {', '.join(known)}")
+        elif name in names[:i]:
+            problems.add(f"/outputs/{i}", "stands twice")
+        elif name != "probabilities" and wanted[i].classes is not None:
+            at = f"/outputs/{i}/parameters/{request_parameters.CLASSIFICATION}"
+            problems.add(at, "the output with a figure of each class is 'probabilities'")
+    return tuple(
+        RequestedOutput(
+            output.name,
+            binary if output.binary is None else output.binary,
+            None if output.classes is None else min(output.classes, manifest.classes),
+        )
+        for output in wanted or map(RequestedOutput, known)
+    )
 
 
 def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallOptions:
@@ -241,11 +211,10 @@ def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallO
 
 def _by_name(sent: Sequence[InputTensor], forms: Sequence[TensorSpec], problems: Problems) -> dict[str, InputTensor]:
     """The known input tensors by their names; adds a problem for each other one."""
-    known = {form.name: form for form in forms}
+    known = [form.name for form in forms]
     by_name: dict[str, InputTensor] = {}
     for tensor in sent:
-        form = known.get(tensor.name)
-        if form is None:
+        if tensor.name not in known:
             problems.add(tensor.pointer, f"is no input of this model; there are {', '.join(known)}")
         elif tensor.name in by_name:
             problems.add(tensor.pointer, f"{tensor.name!r} stands twice")
@@ -262,35 +231,7 @@ def _array(tensor: InputTensor, form: TensorSpec, problems: Problems) -> NDArray
     if not any(_fits(tensor.shape, shape) for shape in form.shapes):
         shapes = " or ".join(str(list(shape)) for shape in form.shapes)
         problems.add(f"{tensor.pointer}/shape", f"must be {shapes}, -1 being any size from 1")
-    if problems.total > before:
-        return None
-    return _elements(tensor, tensor.data, problems)
-
-
-def _elements(
-    tensor: InputTensor, data: list[Any] | TensorText | bytes | memoryview, problems: Problems
-) -> NDArray[Any] | None:
-    """The elements of a tensor whose datatype and shape are right; None if they are wrong."""
-    element = ELEMENTS[tensor.datatype]
-    if isinstance(data, TensorText):
-        floats = None if data.floats is None else np.frombuffer(data.floats, _FLOAT32)
-        size = data.others if floats is None else floats.size
-        if size is not None and size != math.prod(tensor.shape):
-            _wrong_count(tensor, problems)
-            return None
-        if floats is None and size is not None:
-            _not_numbers(tensor, element, problems)
-            return None
-        if floats is not None and element.kind == "f":
-            return floats.reshape(tensor.shape)
-        return _from_numbers(tensor, data.parsed(), element, problems)
-    if isinstance(data, list):
-        return _from_numbers(tensor, data, element, problems)
-    expected = math.prod(tensor.shape) * element.itemsize
-    if len(data) != expected:
-        problems.add(tensor.pointer, f"its shape is {expected} bytes, {len(data)} were sent")
-        return None
-    return _single(np.frombuffer(data, dtype=element)).reshape(tensor.shape)
+    return None if problems.total > before else _elements(tensor, tensor.data, problems)
 
 
 def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -299,42 +240,46 @@ def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     )
 
 
-def _single(elements: NDArray[Any]) -> NDArray[Any]:
-    """Floats rounded to float32. A number beyond it becomes infinite, and is rejected if it is not padding."""
-    if elements.dtype.kind != "f" or elements.dtype == _FLOAT32:
-        return elements
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return elements.astype("<f4", copy=False)
-
-
-def _from_numbers(
-    tensor: InputTensor, data: list[Any], element: np.dtype[Any], problems: Problems
+def _elements(
+    tensor: InputTensor, data: list[Any] | TensorText | bytes | memoryview, problems: Problems
 ) -> NDArray[Any] | None:
-    flat = _flat(data, tensor.shape)
+    """The elements of a tensor whose datatype and shape are right; None if they are wrong."""
+    element, count = ELEMENTS[tensor.datatype], math.prod(tensor.shape)
+    if isinstance(data, TensorText) and data.floats is not None and data.entries == count and element.kind == "f":
+        return np.frombuffer(data.floats, _FLOAT32).reshape(tensor.shape)
+    if isinstance(data, list | TensorText):
+        found = _numbers(data, tensor, element)
+        if isinstance(found, str):
+            problems.add(f"{tensor.pointer}/data", found)
+            return None
+        return found
+    expected = count * element.itemsize
+    if len(data) != expected:
+        problems.add(tensor.pointer, f"its shape is {expected} bytes, {len(data)} were sent")
+        return None
+    return _single(np.frombuffer(data, dtype=element)).reshape(tensor.shape)
+
+
+def _numbers(data: list[Any] | TensorText, tensor: InputTensor, element: np.dtype[Any]) -> NDArray[Any] | str:
+    """The elements of a tensor, from numbers; or what these must be."""
+    count, is_float = math.prod(tensor.shape), element.kind == "f"
+    wrong_count = "must be {} numbers, flat or nested as the shape says"
+    wrong_kind = "must hold numbers, or null where one is missing" if is_float else "must hold whole numbers"
+    if isinstance(data, TensorText):
+        if data.entries is not None and data.entries != count:
+            return wrong_count.format(count)
+        if data.entries is not None and data.floats is None:
+            return wrong_kind
+    flat = _flat(data.parsed() if isinstance(data, TensorText) else data, tensor.shape)
     if flat is None:
-        _wrong_count(tensor, problems)
-        return None
-    kinds = set(map(type, flat))
-    if not kinds <= ({int, float, type(None)} if element.kind == "f" else {int}):
-        _not_numbers(tensor, element, problems)
-        return None
+        return wrong_count.format(count)
+    if not set(map(type, flat)) <= ({int, float, type(None)} if is_float else {int}):
+        return wrong_kind
     try:
-        if element.kind == "f":
-            return _single(np.array(flat, dtype=np.float64)).reshape(tensor.shape)
-        return np.array(flat, dtype=element).reshape(tensor.shape)
+        array = _single(np.array(flat, dtype=np.float64)) if is_float else np.array(flat, dtype=element)
     except OverflowError:
-        problems.add(f"{tensor.pointer}/data", f"holds a number beyond {tensor.datatype}")
-        return None
-
-
-def _wrong_count(tensor: InputTensor, problems: Problems) -> None:
-    count = math.prod(tensor.shape)
-    problems.add(f"{tensor.pointer}/data", f"must be {count} numbers, flat or nested as the shape says")
-
-
-def _not_numbers(tensor: InputTensor, element: np.dtype[Any], problems: Problems) -> None:
-    accepted = "numbers, or null where one is missing" if element.kind == "f" else "whole numbers"
-    problems.add(f"{tensor.pointer}/data", f"must hold {accepted}")
+        return f"holds a number beyond {tensor.datatype}"
+    return array.reshape(tensor.shape)
 
 
 def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
@@ -349,14 +294,20 @@ def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
     return level
 
 
+def _single(elements: NDArray[Any]) -> NDArray[Any]:
+    """Floats rounded to float32. A number beyond it becomes infinite, and is rejected if it is not padding."""
+    if elements.dtype.kind != "f" or elements.dtype == _FLOAT32:
+        return elements
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return elements.astype("<f4", copy=False)
+
+
 def _check_width(
     steps: InputTensor, ends: NDArray[Any] | None, form: TensorSpec, manifest: Manifest, problems: Problems
 ) -> None:
     """Compares a tensor's width with the longest sequence of the model, before its numbers are converted.
 
-    Raises:
-        InvalidRequest: Its one row is longer than the model accepts.
-        TooLarge: It is wider than any of its rows.
+    Raises `InvalidRequest` if its one row is longer than the model accepts, `TooLarge` if it is wider than all rows.
     """
     if not _fits(steps.shape, form.shape) or manifest.long != "reject" or steps.shape[1] <= manifest.max_length:
         return

@@ -4,6 +4,9 @@ There are few places, and reading a body may take most of a second. So those tha
 (Demers, Keshav and Shenker, SIGCOMM 1989): as if one byte of each connection were read in turn, the body that would be
 read first comes first. A short body therefore waits for those that are being read, and not behind all the long ones; a
 long one waits for no more bytes of any other connection than it has itself.
+
+A body names its deadline itself (`timeout_ms`), and the default holds only for one that names none. So a body that
+waits to be read is not ended by the default while it may name a longer one (`patience`).
 """
 
 from __future__ import annotations
@@ -11,36 +14,35 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from lengthwise.decoding.calls import MAX_TIMEOUT_MS
 from lengthwise.errors import DeadlineExceeded
 
+if TYPE_CHECKING:
+    from lengthwise.protocols.endpoint import Received
+
+# Bodies that are decoded in threads at the same time. The validating reader may need forty times a body's size.
 LARGE_BODIES_AT_ONCE: Final = 2
-"""Bodies that are decoded in threads at the same time. The validating reader may need forty times a body's size, so
-there are few."""
-_MOST_PEERS: Final = 1024
-"""Connections whose shares are kept; beyond, those are dropped that have no debt."""
-_KEPT: Final = 0.9
-"""Share of the older measurements in the rate of reading, at each further body."""
+UNKNOWN_SECONDS: Final = 60.0  # that a body waits whose deadline is not known before, unless the default is longer
+_MOST_PEERS: Final = 1024  # whose shares are kept; beyond, those are dropped that have no debt
+_KEPT: Final = 0.9  # share of the older measurements in the rate of reading, at each further body
+_NAME: Final = b"timeout"
+# In JSON this can only be a key: a quotation mark within a text is written with a backslash before it.
+_IN_JSON: Final = re.compile(rb'"timeout_ms"[ \t\r\n]*:[ \t\r\n]*([0-9]{1,20}(?:\.[0-9]{1,20})?)(?=[ \t\r\n,}])')
+_IN_QUERY: Final = re.compile(rb"(?:^|&)timeout_ms=([0-9]{1,20}(?:\.[0-9]{1,20})?)(?=&|$)")
 
 
 class Turns:
-    """The places for large bodies.
-
-    Args:
-        places: How many there are.
-
-    Attributes:
-        free: How many are free.
-        waiting: How many bodies wait for one.
-    """
+    """The places for large bodies."""
 
     def __init__(self, places: int = LARGE_BODIES_AT_ONCE) -> None:
         self.free = places
-        self.waiting = 0
+        self.waiting = 0  # bodies that wait for a place
         self._places = places
         self._queue: list[tuple[float, int, int, asyncio.Future[None]]] = []  # finish, order, size, place
         self._order = itertools.count()
@@ -50,16 +52,11 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, peer: object, size: int, until: float, *, certain: bool = False) -> AsyncIterator[None]:
-        """One of the places, as soon as it is this body's turn.
+        """One of the places, as soon as it is the turn of a body of about `size` bytes when inflated.
 
-        Args:
-            peer: Whose body it is; equal for the bodies of one connection.
-            size: Its bytes, inflated, about.
-            until: How long to wait, on the clock of `time.monotonic`.
-            certain: Whether the answer is of no use after that. Then it is refused at once if its turn comes too late.
-
-        Raises:
-            DeadlineExceeded: Its turn did not come in time, or will not.
+        `peer` is equal for the bodies of one connection. Raises `DeadlineExceeded` if its turn does not come `until`
+        then, by `time.monotonic`; if that is `certain`, because the answer is of no use after it, already when it is
+        seen that it will not.
         """
         finish = self._finishes[peer] = max(self._now, self._finishes.get(peer, 0.0)) + size
         if self.free and not self.waiting:
@@ -116,3 +113,19 @@ class Turns:
             self._now = 0.0
         elif len(self._finishes) > _MOST_PEERS:
             self._finishes = {peer: finish for peer, finish in self._finishes.items() if finish > self._now}
+
+
+def patience(request: Received | None, default_seconds: float) -> tuple[float, bool]:
+    """How long a body may wait to be read, in seconds from its arrival, and whether its caller says so.
+
+    There is no request if its body is not inflated yet. A caller that does not say how long waits `default_seconds`.
+    """
+    unknown = max(default_seconds, UNKNOWN_SECONDS), False
+    if request is None:
+        return unknown
+    if _NAME not in request.query and _NAME not in request.body:
+        return default_seconds, False
+    named = _IN_QUERY.findall(request.query) or _IN_JSON.findall(request.body)
+    if len(named) != 1 or not float(named[0]):
+        return unknown
+    return min(float(named[0]), MAX_TIMEOUT_MS) / 1000, True

@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 
 from lengthwise.decoding import json_body
-from lengthwise.decoding.calls import Call, Find
+from lengthwise.decoding.calls import Call
 from lengthwise.decoding.validation import BodyLayout
 from lengthwise.errors import RequestError, UnsupportedMedia
 from lengthwise.protocols import kserve
@@ -29,8 +29,8 @@ from lengthwise.protocols.endpoint import (
 )
 from lengthwise.runtime.answers import Answer
 
+# The body; its model stands in the path.
 INSTANCES: Final = BodyLayout("instances", frozenset({"instances", "outputs", "timeout_ms", "priority"}))
-"""The body; its model stands in the path."""
 
 
 class PredictV1(Endpoint):
@@ -40,32 +40,20 @@ class PredictV1(Endpoint):
     path = re.compile(rb"/v1/models/(?P<model>[\w.-]+):predict")
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Accepts JSON, and a body without a content type.
-
-        Raises:
-            UnsupportedMedia: The content type is another one.
-        """
+        """Accepts JSON, and a body without a content type."""
         if media_type(headers) not in (b"application/json", b""):
             raise UnsupportedMedia("content-type must be application/json, or none")
 
-    def decode(self, request: Received) -> tuple[Call, Encode]:
-        """Decodes a body; see `InferenceProtocol.decode`."""
-        limit = self.serving.settings.max_sequences
-        call = json_body.decode(request.body, self._find(request), max_sequences=limit, layout=INSTANCES)
-        return call, partial(_encode, call)
-
-    def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
-        """Decodes a body on the event loop if that is quick: a short one, or ordinary JSON."""
-        if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
-            limit = self.serving.settings.max_sequences
-            call = json_body.decode_ordinary(request.body, self._find(request), max_sequences=limit, layout=INSTANCES)
-            return None if call is None else (call, partial(_encode, call))
-        return super().decode_quickly(request)
-
-    def _find(self, request: Received) -> Find:
-        """Finds the model of the path, whatever a body may name."""
+    def read(self, request: Received, *, quick: bool) -> tuple[Call, Encode] | None:
+        """Decodes a body for the model of the path, whatever it may name: quickly a short one, or ordinary JSON."""
+        size = len(request.body)
+        if quick and size > LARGE_BODY_BYTES:
+            return None
         served = kserve.find(self.serving, request.scope["path_params"]["model"], None)
-        return lambda name, version: served
+        decode = json_body.decode_ordinary if quick and size > CAREFUL_BYTES else json_body.decode
+        most = self.serving.settings.max_sequences
+        call = decode(request.body, lambda name, version: served, max_sequences=most, layout=INSTANCES)
+        return None if call is None else (call, partial(_encode, call))
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """Status, body and headers of a refusal; see `Endpoint.refuse`."""

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem, unknown_fields
+from lengthwise.decoding.calls import Call, Problems, id_problem, unknown_fields
 from lengthwise.decoding.json_text import kind
-from lengthwise.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
+from lengthwise.errors import InvalidRequest, Problem, UnsupportedMedia
 from lengthwise.protocols import kserve, output_tensors, request_parameters, tensor_text, tensors
 from lengthwise.protocols.endpoint import (
     CAREFUL_BYTES,
@@ -28,11 +28,12 @@ from lengthwise.protocols.endpoint import (
     Received,
     media_type,
 )
+from lengthwise.protocols.request_parameters import RequestedOutput
 from lengthwise.protocols.tensor_text import SplitText, TensorText
 from lengthwise.protocols.tensors import INT64_MAX, InputTensor, KnownHeads, KnownTensors, TensorCall
 from lengthwise.protocols.turns import Turns
+from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.answers import Answer
-from lengthwise.runtime.manifest import Manifest
 from lengthwise.serving import Serving
 
 HEADER_LENGTH: Final = b"inference-header-content-length"
@@ -47,13 +48,14 @@ class Infer(Endpoint):
 
     name = "POST /v2/models/MODEL/infer"
     path = re.compile(rb"/v2/models/(?P<model>[\w.-]+)(?:/versions/(?P<version>[\w.-]+))?/infer")
+    refuse = staticmethod(kserve.refusal)
+
+    def __init__(self, serving: Serving, large_bodies: Turns) -> None:
+        super().__init__(serving, large_bodies)
+        self._known = KnownHeads()
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Accepts JSON, a body without a content type, and binary data with the length of its JSON.
-
-        Raises:
-            UnsupportedMedia: The content type is another one.
-        """
+        """Accepts JSON, a body without a content type, and binary data with the length of its JSON."""
         given = media_type(headers)
         if given not in (b"application/json", b"") and not (
             given == b"application/octet-stream" and HEADER_LENGTH in headers
@@ -63,91 +65,68 @@ class Infer(Endpoint):
                 "Inference-Header-Content-Length"
             )
 
-    def __init__(self, serving: Serving, large_bodies: Turns) -> None:
-        super().__init__(serving, large_bodies)
-        self._known = KnownHeads()
-
-    def decode(self, request: Received) -> tuple[Call, Encode]:
-        """Decodes a body; see `InferenceProtocol.decode`. One whose head is known is decoded by its elements alone."""
-        decoded = self._decode(request)
-        if decoded is None:
-            raise RuntimeError("a body was not decoded")
-        return decoded
-
-    def _decode(self, request: Received, *, known_only: bool = False) -> tuple[Call, Encode] | None:
-        path = request.scope["path_params"]
+    def read(self, request: Received, *, quick: bool) -> tuple[Call, Encode] | None:
+        """Decodes a body; one whose head is known is decoded by its elements alone, which is quick."""
+        size, path = len(request.body), request.scope["path_params"]
+        if quick and size > LARGE_BODY_BYTES:
+            return None
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
         found = tensor_text.split(head)
         key = (served.manifest.key, found.rest, len(found.texts), len(tail))
+        known_only = quick and size > TENSORS_BYTES
         known: _KnownBody | None = self._known.get(key)
-        slow = known_only and any(one.floats is None and len(one.text) > CAREFUL_BYTES for one in found.texts)
-        if known is not None and not slow:
+        if known_only and any(one.floats is None and len(one.text) > CAREFUL_BYTES for one in found.texts):
+            return None
+        if known is not None:
             asked = known.tensors.read(served, known.elements(found, tail))
             if asked is not None:
-                return asked.call, partial(_encode, asked, known.binary, known.identifier)
+                return asked.call, partial(_encode, asked, known.identifier)
         if known_only:
             return None
-        what = "the body" if len(head) == len(request.body) else "the body's JSON"
-        document = tensor_text.parse(head, what, found)
+        document = tensor_text.parse(head, "the body" if len(head) == size else "the body's JSON", found)
+        asked, sent, identifier = self._asked(document, served, tail)
+        self._known.add(key, len(found.rest), _KnownBody.of(asked, sent, identifier, found))
+        return asked.call, partial(_encode, asked, identifier)
+
+    def _asked(
+        self, document: Any, served: ServedModel, tail: memoryview
+    ) -> tuple[TensorCall, list[InputTensor], str | None]:
+        """What the JSON of a body asks for, with its input tensors and its id."""
         if not isinstance(document, dict):
             raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', got {kind(document)}")])
-        problems = Problems()
+        manifest, problems = served.manifest, Problems()
         unknown_fields(document, _FIELDS, "", problems)
-        _check_model(document, served.manifest, problems)
-        identifier = _identifier(document, problems)
+        for field, expected in (("model_name", manifest.name), ("model_version", str(manifest.version))):
+            if document.get(field) not in (None, "", expected):  # KServe's client names it, as the path does
+                problems.add(f"/{field}", "is not the model of the path")
+        identifier = document.get("id")
+        wrong = None if identifier is None else id_problem(identifier)
+        if wrong is not None:
+            problems.add("/id", wrong)
         parameters = _object(document, "parameters", "", problems)
         sent = _inputs(document, tail, problems)
-        everywhere = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems) or False
         wanted = _outputs(document, problems)
-        asked = tensors.read(
-            served,
-            sent,
-            list(wanted),
-            parameters,
-            problems,
-            max_sequences=self.serving.settings.max_sequences,
-            classes={name: output.classes for name, output in wanted.items() if output.classes is not None},
-        )
-        flags = {name: wanted[name].binary if name in wanted else None for name in asked.outputs}
-        binary = {name for name, flag in flags.items() if (everywhere if flag is None else flag)}
-        self._known.add(key, len(found.rest), _KnownBody.of(asked, sent, binary, identifier, found))
-        return asked.call, partial(_encode, asked, binary, identifier)
-
-    def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
-        """Decodes a body on the event loop if that is quick: a short one, or one whose head is known."""
-        size = len(request.body)
-        return self._decode(request, known_only=size > TENSORS_BYTES) if size <= LARGE_BODY_BYTES else None
-
-    def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
-        """Status, body and headers of a refusal; see `Endpoint.refuse`."""
-        return kserve.refusal(error)
+        most = self.serving.settings.max_sequences
+        return tensors.read(served, sent, wanted, parameters, problems, max_sequences=most), sent, identifier
 
 
 class _KnownBody(NamedTuple):
-    """What is known of a body by its head.
-
-    Attributes:
-        tensors: What it asks for.
-        sizes: Of each input, the bytes behind the JSON; None where its numbers are in the JSON.
-        binary: The outputs that are sent as raw bytes.
-        identifier: Its id.
-    """
+    """What is known of a body by its head."""
 
     tensors: KnownTensors
-    sizes: tuple[int | None, ...]
-    binary: set[str]
+    sizes: tuple[int | None, ...]  # of each input, the bytes behind the JSON; None where its numbers are in the JSON
     identifier: str | None
 
     @classmethod
     def of(
-        cls, asked: TensorCall, sent: list[InputTensor], binary: set[str], identifier: str | None, found: SplitText
+        cls, asked: TensorCall, sent: list[InputTensor], identifier: str | None, found: SplitText
     ) -> _KnownBody | None:
         tensors = KnownTensors.of(asked, sent)
         sizes = tuple(len(one.data) if isinstance(one.data, memoryview) else None for one in sent)
         if tensors is None or sizes.count(None) != len(found.texts):  # other fields may be called `data`, too
             return None
-        return cls(tensors, sizes, binary, identifier)
+        return cls(tensors, sizes, identifier)
 
     def elements(self, found: SplitText, tail: memoryview) -> list[TensorText | memoryview]:
         """The elements of each input."""
@@ -169,23 +148,6 @@ def _parts(request: Received) -> tuple[bytes, memoryview]:
             [Problem("", f"Inference-Header-Content-Length must be from 0 to the body's {len(request.body)} bytes")]
         )
     return request.body[:size], memoryview(request.body)[size:]
-
-
-def _check_model(document: dict[str, Any], manifest: Manifest, problems: Problems) -> None:
-    """Compares the model that a body names, as KServe's client does, with that of the path."""
-    for field, expected in (("model_name", manifest.name), ("model_version", str(manifest.version))):
-        if document.get(field) not in (None, "", expected):
-            problems.add(f"/{field}", "is not the model of the path")
-
-
-def _identifier(document: dict[str, Any], problems: Problems) -> str | None:
-    identifier = document.get("id")
-    if identifier is None:
-        return None
-    if id_problem(identifier) is not None:
-        problems.add("/id", f"must be a string of at most {MAX_ID_CHARACTERS} characters")
-        return None
-    return str(identifier)
 
 
 def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) -> list[InputTensor]:
@@ -222,24 +184,20 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
     return sent
 
 
-def _outputs(document: dict[str, Any], problems: Problems) -> dict[str, request_parameters.RequestedOutput]:
-    """The requested outputs by name, each with its parameters."""
-    wanted: dict[str, request_parameters.RequestedOutput] = {}
+def _outputs(document: dict[str, Any], problems: Problems) -> list[RequestedOutput]:
+    wanted = []
     for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
-        pointer = f"/outputs/{i}"
+        pointer, name = f"/outputs/{i}", entry.get("name")
         unknown_fields(entry, _OUTPUT_FIELDS, pointer, problems)
-        name = entry.get("name")
-        if not isinstance(name, str) or name in wanted:
-            problems.add(f"{pointer}/name", "must be a string, and stand once")
+        if not isinstance(name, str):
+            problems.add(f"{pointer}/name", "must be a string")
         else:
             parameters = _object(entry, "parameters", pointer, problems)
-            wanted[name] = request_parameters.output(parameters, f"{pointer}/parameters", problems)
+            wanted.append(request_parameters.output(name, parameters, f"{pointer}/parameters", problems))
     return wanted
 
 
-def _encode(
-    asked: TensorCall, binary: set[str], identifier: str | None, answers: list[Answer]
-) -> tuple[bytes, Headers]:
+def _encode(asked: TensorCall, identifier: str | None, answers: list[Answer]) -> tuple[bytes, Headers]:
     """The answer: JSON, followed by the binary data of the outputs that were requested in that form."""
     manifest = asked.call.model.manifest
     document: dict[str, Any] = {"model_name": manifest.name, "model_version": str(manifest.version)}
@@ -249,7 +207,7 @@ def _encode(
     data: list[bytes] = []
     for tensor in output_tensors.answer(asked, answers):
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
-        if tensor.name in binary:
+        if tensor.binary:
             data.append(tensor.raw())
             entry["parameters"] = {"binary_data_size": len(data[-1])}
         elif tensor.datatype == "BYTES":

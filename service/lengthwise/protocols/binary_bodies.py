@@ -1,0 +1,206 @@
+"""The binary bodies of `POST /predict`: an Arrow stream of many sequences, and the raw tensor of one.
+
+Their options are in the query, because there is no JSON for them: the parameters have the names of the fields in JSON,
+and numbers are written as there. `outputs` has names with commas; `id` is that of a raw tensor.
+
+A raw tensor is little-endian float32 with NaN for a missing value, or int64 token ids. The header `x-lengthwise-shape`
+has its shape: `STEPS,FEATURES`, or `STEPS` of token ids.
+
+Whatever the body is, the answer is JSON, or an Arrow stream if `accept` asks for one; to a raw tensor also the
+probabilities as a raw tensor. pyarrow comes with the extra `arrow`; it is imported at the first request that needs it,
+in a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache, partial
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding import arrow_answers, arrow_body, arrow_stream, options
+from lengthwise.decoding.calls import Call, Problems, id_problem, make_item, why_rejected
+from lengthwise.errors import InvalidRequest, Problem
+from lengthwise.padding import Steps
+from lengthwise.protocols.endpoint import JSON, Encode, Headers, Received
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.serving import Serving
+
+OCTETS: Final = b"application/octet-stream"
+ARROW: Final = arrow_stream.MEDIA_TYPE
+PARAMETERS: Final = options.FIELDS | {"id"}  # of some binary body
+_SHAPE: Final = b"x-lengthwise-shape"
+_LONGEST_SHAPE: Final = 40
+_LONGEST_QUERY: Final = 4096
+_QUICK_ARROW_BYTES: Final = 262_144  # more than for JSON: nothing is parsed for each number
+
+
+def read_arrow(request: Received, serving: Serving, *, quick: bool) -> Call | None:
+    """Reads an Arrow stream. If `quick`, None for one that takes long; then pyarrow must be loaded.
+
+    Raises `RequestError`: the stream or the query are wrong, or the model is not known, or not ready.
+    """
+    if quick and len(request.body) > _QUICK_ARROW_BYTES:
+        return None
+    asked, _, problems = read_query(request.query, options.FIELDS)
+    limit = serving.settings.max_sequences
+    return arrow_body.read(request.body, asked, problems, serving.find, max_sequences=limit, quick=quick)
+
+
+def encode_arrow(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
+    """The answer as an Arrow stream."""
+    return arrow_answers.encode(call, answers), [(b"content-type", ARROW)]
+
+
+def wants_arrow(accept: bytes) -> bool:
+    """Whether an answer is written as an Arrow stream: this header prefers one to JSON, and pyarrow is installed."""
+    return b"arrow" in accept.lower() and prefers(accept, ARROW, JSON[1]) and arrow_stream.installed()
+
+
+def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | None]:
+    """Reads the raw tensor of one sequence; with what writes its answer if that is a raw tensor too.
+
+    Raises `RequestError`: the shape, the bytes or the query are wrong, with empty pointers, since the body is not JSON;
+    or the model is not known, or not ready.
+    """
+    asked, identifier, problems = read_query(request.query, PARAMETERS)
+    model = options.find_model(asked, serving.find, problems, in_query=True)
+    manifest = model.manifest
+    attention = "attention" in asked.outputs
+    bare = OCTETS in request.headers.get(b"accept", b"").lower()
+    if attention and manifest.graph.attention is None:
+        problems.add("", f"query parameter outputs: the model {manifest.key} has no attention")
+    elif attention and bare:
+        problems.add(
+            "", "query parameter outputs: attention cannot be returned as a raw tensor; accept application/json"
+        )
+    if problems.total:
+        raise problems.error()
+    steps = _steps(request, manifest)
+    wrong = why_rejected(steps, manifest)
+    if wrong is not None:
+        raise InvalidRequest([Problem("", wrong)])
+    item = make_item(steps, manifest, sent_steps=len(steps), id=identifier)
+    call = Call(model, [item], attention, asked.timeout_ms, asked.priority, pointer="")
+    return call, partial(_encode_octets, call) if bare else None
+
+
+def _steps(request: Received, manifest: Manifest) -> Steps:
+    """The body as `[length, features]` float32 or `[length]` int64, without a copy."""
+    tokens = manifest.input.kind == "tokens"
+    form = "STEPS" if tokens else "STEPS,FEATURES"
+    element: np.dtype[Any] = np.dtype("<i8" if tokens else "<f4")
+    text = request.headers.get(_SHAPE)
+    sizes = [] if text is None or len(text) > _LONGEST_SHAPE else text.split(b",")
+    shape = tuple(int(size) for size in sizes if size.strip().isdigit())
+    size = math.prod(shape) * element.itemsize
+    wrong = None
+    if text is None:
+        wrong = f"the header {_SHAPE.decode()}: {form} is missing"
+    elif len(shape) != len(sizes) or len(shape) != (1 if tokens else 2):
+        wrong = f"the header {_SHAPE.decode()} must be {form}, in digits"
+    elif 0 in shape:
+        wrong = "a sequence has at least one step, and a step a feature"
+    elif len(request.body) != size:
+        given = ",".join(map(str, shape))
+        sent = len(request.body)
+        wrong = f"{_SHAPE.decode()}: {given} of {element.name} is {size} bytes, the body has {sent}"
+    if wrong is not None:
+        raise InvalidRequest([Problem("", wrong)])
+    steps: Steps = np.frombuffer(request.body, dtype=element).reshape(shape)
+    return steps
+
+
+def _encode_octets(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
+    """The probabilities as float32, `[classes]`, or `[length, classes]` of a per-step model."""
+    probabilities: NDArray[np.float32] = answers[0].probabilities
+    shape = ",".join(map(str, probabilities.shape)).encode()
+    return probabilities.astype("<f4").tobytes(), [(b"content-type", OCTETS), (_SHAPE, shape)]
+
+
+def read_query(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str | None, Problems]:
+    """The options in a query, whose parameters may be those `known`, the `id`, and what is wrong with them.
+
+    The problems have no pointer, since the query is no part of the body; each names its parameter. Raises
+    `InvalidRequest` if the query is too long, or not text.
+    """
+    asked, identifier, first, total = _read_query(raw, known)
+    return asked, identifier, Problems(first=[*first], total=total)
+
+
+@lru_cache(maxsize=128)  # programs send the same query again and again
+def _read_query(raw: bytes, known: frozenset[str]) -> tuple[options.CallOptions, str | None, tuple[Problem, ...], int]:
+    """What `read_query` returns, with the first problems and their number."""
+    try:
+        pairs = parse_qsl(raw[: _LONGEST_QUERY + 1].decode("ascii"), keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise InvalidRequest([Problem("", "the query is no text")]) from None
+    if len(raw) > _LONGEST_QUERY:
+        raise InvalidRequest([Problem("", f"the query may have {_LONGEST_QUERY} bytes")])
+    problems = Problems()
+    document: dict[str, Any] = {}
+    for name, text in pairs:
+        if name not in known:
+            problems.add(f"/{name}", f"is not known; known are {', '.join(sorted(known))}")
+        elif name in document:
+            problems.add(f"/{name}", "stands twice")
+        elif name == "outputs":
+            document[name] = text.split(",")
+        else:
+            document[name] = _number(text) if name in ("timeout_ms", "priority") else text
+    identifier = document.get("id")
+    wrong = None if identifier is None else id_problem(identifier)
+    if wrong is not None:
+        problems.add("/id", wrong)
+    asked = options.read(document, problems)
+    first = [Problem("", f"query parameter {problem.pointer[1:]}: {problem.detail}") for problem in problems.first]
+    return asked, identifier, tuple(first), problems.total
+
+
+def check_beside_json(query: bytes) -> None:
+    """Rejects an option in the query of a JSON body: it would have no effect, and another model might answer."""
+    problems = Problems()
+    for name, _ in parse_qsl(query[:_LONGEST_QUERY].decode("latin-1"), keep_blank_values=True):
+        if name in PARAMETERS:
+            problems.add("", f"query parameter {name}: is for a binary body; in a JSON body it is a field")
+    if problems.total:
+        raise problems.error()
+
+
+def _number(text: str) -> int | float | str:
+    """A text as a JSON number, or the text itself if it is not one. Python's `float` would also accept "1_000"."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if type(value) in (int, float) else text
+
+
+def prefers(accept: bytes, media_type: bytes, default: bytes) -> bool:
+    """Whether an `accept` header (RFC 9110, section 12.5.1) names a media type, and likes it as much as the default.
+
+    A range such as `*/*` covers the default only. A part of the header that is malformed is left out.
+    """
+    quality: dict[bytes, float] = {}
+    for part in accept.lower().split(b","):
+        name, *parameters = [one.strip() for one in part.split(b";")]
+        weights = [_quality(one[2:]) for one in parameters if one.startswith(b"q=")] or [1.0]
+        if weights[-1] >= 0:
+            quality[name] = weights[-1]
+    wanted = quality.get(media_type, 0.0)
+    ranges = (default, default.partition(b"/")[0] + b"/*", b"*/*")
+    others = next((quality[one] for one in ranges if one in quality), 0.0)
+    return wanted > 0 and wanted >= others
+
+
+def _quality(text: bytes) -> float:
+    """A quality value; negative where it is malformed."""
+    digits = text.replace(b".", b"", 1)
+    if not digits.isdigit() or len(text) > 5:  # "0.125" is the longest
+        return -1.0
+    return quality if (quality := float(text)) <= 1 else -1.0
