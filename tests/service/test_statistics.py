@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lengthwise.protocols import statistics
+from lengthwise.protocols import inventory
 from lengthwise.telemetry.metrics import ModelMetrics
 from tests.support.numpy_models import Service, manifest, model, serving
 
@@ -146,5 +146,5 @@ def test_a_sum_that_lies_a_rounding_below_another_is_not_below_nothing() -> None
     metrics.answered.seconds += 1e-9
     served: Any = type("ServedModel", (), {"manifest": manifest(), "metrics": metrics})
     made: Any = type("Serving", (), {"served": [served]})
-    (found,) = statistics.of(made, None, None)["model_stats"]
+    (found,) = inventory.statistics(made, None, None)["model_stats"]
     assert found["inference_stats"]["fail"] == {"count": 0, "ns": 0}

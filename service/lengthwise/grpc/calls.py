@@ -43,7 +43,7 @@ from lengthwise.grpc.connections import GrpcConnections
 from lengthwise.grpc.infer import SERVICE, refuse
 from lengthwise.grpc.receiving import IncomingMessage, Receiving
 from lengthwise.grpc.transport import Handler, RpcCall
-from lengthwise.protocols import inventory, kserve, model_config, statistics
+from lengthwise.protocols import inventory, kserve
 from lengthwise.protocols.body import too_large
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.repository.served import ServedModel
@@ -85,7 +85,7 @@ class SmallCalls:
             "ModelReady": self._model_ready,
             "ModelMetadata": lambda request: inventory.model(serving, self._find(request)),
             "ModelConfig": self._model_config,
-            "ModelStatistics": lambda asked: statistics.of(serving, asked.name or None, asked.version or None),
+            "ModelStatistics": lambda asked: inventory.statistics(serving, asked.name or None, asked.version or None),
             "RepositoryIndex": lambda request: {"models": inventory.index(serving, ready=request.ready)},
             "RepositoryModelLoad": partial(self._change, inventory.load),
             "RepositoryModelUnload": partial(self._change, inventory.unload),
@@ -157,7 +157,7 @@ class SmallCalls:
             return {"ready": False}
 
     def _model_config(self, request: pb.ModelConfigRequest) -> Fields:
-        found = model_config.of(self._serving, self._find(request))
+        found = inventory.config(self._serving, self._find(request))
         return {"config": json_format.ParseDict(found, pb.ModelConfig())}
 
     async def _change(self, apply: Callable[[Serving, str, Fields], Awaitable[None]], request: Any) -> Fields:

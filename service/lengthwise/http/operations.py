@@ -21,7 +21,7 @@ from lengthwise.decoding.calls import Problems, unknown_fields
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.http import bodies, document, schemas
 from lengthwise.http.document import JSON, errors
-from lengthwise.protocols import binary_bodies, inventory, kserve, model_config, statistics
+from lengthwise.protocols import binary_bodies, inventory, kserve
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
 from lengthwise.protocols.over_asgi import OverAsgi
@@ -152,7 +152,7 @@ def add_v2(router: APIRouter, infer: Infer) -> None:
     _add_get(router, "/v2/health/ready", ready, lambda _: {"ready": serving.ready}, errors(answer=schemas.Ready))
     # Before those of models: the statistics of a model with the name `stats` are under its version.
     every = ("v2_statistics", "The statistics of all models that are served", schemas.Statistics)
-    _add_get(router, "/v2/models/stats", every, lambda _: statistics.of(serving, None, None))
+    _add_get(router, "/v2/models/stats", every, lambda _: inventory.statistics(serving, None, None))
     of_version = document.parameters(path=bodies.OfVersion)
     _add_models(router, infer, "/v2/models/{model}", "v2_model", document.parameters(path=bodies.OfModel), 404)
     _add_models(router, infer, "/v2/models/{model}/versions/{version}", "v2_version", of_version, 400, 404)
@@ -186,10 +186,10 @@ def _add_models(
         return inventory.model(serving, _model_of(serving, request))
 
     def config(request: Request) -> Any:
-        return model_config.of(serving, _model_of(serving, request))
+        return inventory.config(serving, _model_of(serving, request))
 
     def stats(request: Request) -> Any:
-        return statistics.of(serving, request.path_params["model"], request.path_params.get("version"))
+        return inventory.statistics(serving, request.path_params["model"], request.path_params.get("version"))
 
     add("", "metadata", "A model's metadata, with -1 for a free axis", schemas.ModelMetadata, metadata)
     add("/config", "config", "A model's configuration, in Triton's format", schemas.ModelConfig, config)

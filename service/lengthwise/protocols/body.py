@@ -18,18 +18,12 @@ from starlette.types import Receive, Scope
 from lengthwise.connections.inflight import Hold
 from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, TooLarge, UnsupportedMedia
 
+# Each member costs a fresh inflater, so a body of a million empty ones would hold a core for minutes.
 MAX_GZIP_MEMBERS: Final = 1024
-"""Each member costs a fresh inflater, so a body of a million empty ones would hold a core for minutes."""
-PIECE_BYTES: Final = 65_536
-"""The largest piece of a body, before and after inflating."""
-_PIECES_AT_ONCE: Final = 32
-"""How many pieces a thread inflates before the event loop reserves memory for the next ones."""
-
-
-CLIENT_LEFT: Final = 499
-"""The status of a call of whose answer nothing was sent."""
-DELIVERY: Final = "lengthwise.delivery"
-"""ASGI extension: the request's `Delivery`."""
+PIECE_BYTES: Final = 65_536  # the largest piece of a body, before and after inflating
+_PIECES_AT_ONCE: Final = 32  # that a thread inflates before the event loop reserves memory for the next ones
+CLIENT_LEFT: Final = 499  # the status of a call of whose answer nothing was sent
+DELIVERY: Final = "lengthwise.delivery"  # ASGI extension: the request's `Delivery`
 
 
 class ClientLeft(Exception):
@@ -37,27 +31,17 @@ class ClientLeft(Exception):
 
 
 class Delivery:
-    """Whether the answer to a request through ASGI was sent.
-
-    Attributes:
-        answered: Whether the connection accepted the whole answer.
-        refused: The status that the connection sent in the place of the answer, if it did.
-    """
+    """Whether the answer to a request through ASGI was sent."""
 
     __slots__ = ("answered", "refused")
 
     def __init__(self) -> None:
-        self.answered = False
-        self.refused: int | None = None
+        self.answered = False  # whether the connection accepted the whole answer
+        self.refused: int | None = None  # the status that the connection sent in the place of the answer, if it did
 
 
 def status_sent(scope: Scope, status: int) -> int:
-    """The status that a client got: that of its answer, or of the connection's refusal; `CLIENT_LEFT` if it got none.
-
-    Args:
-        scope: The ASGI scope.
-        status: The answer's.
-    """
+    """The status that a client got: the answer's, or that of the connection's refusal; `CLIENT_LEFT` if it got none."""
     delivery: Delivery | None = scope.get("extensions", {}).get(DELIVERY)
     if delivery is None or delivery.answered:
         return status
@@ -72,22 +56,11 @@ def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 async def read_body(
     receive: Receive, headers: dict[bytes, bytes], max_bytes: int, hold: Hold, *, late_at: float = float("inf")
 ) -> bytes:
-    """Reads a body as it was sent.
+    """Reads a body as it was sent, through ASGI; its bytes are counted in `hold` as they arrive.
 
-    Args:
-        receive: The ASGI function that receives messages.
-        headers: The headers, by lower-case name.
-        max_bytes: Largest body.
-        hold: Counts the bytes that have arrived.
-        late_at: From when on it is late, on the clock of `time.monotonic`: from then on it is not read further if
-            others need the memory.
-
-    Raises:
-        TooLarge: It is larger, or its content length is.
-        InflightFull: There is no memory for it now.
-        DeadlineExceeded: It is late, and others need the memory.
-        UnsupportedMedia: A content encoding other than gzip.
-        ClientLeft: The client closed the connection.
+    Raises `TooLarge` if it or its content length is larger than `max_bytes`, `InflightFull` if there is no memory for
+    it now, `DeadlineExceeded` if it is late (`late_at`, by `time.monotonic`) while others need the memory,
+    `UnsupportedMedia` for a content encoding other than gzip, and `ClientLeft`.
     """
     if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b"gzip", b""):
         raise UnsupportedMedia("content-encoding must be gzip, or none")
@@ -117,23 +90,12 @@ def is_packed(headers: dict[bytes, bytes]) -> bool:
 
 
 def inflated_bytes(body: bytes, max_bytes: int) -> int:
-    """How large a gzip body is when it is inflated, by what it says itself (RFC 1952: the last four bytes).
-
-    Args:
-        body: As it was sent.
-        max_bytes: Most bytes that it may have.
-    """
+    """How large a gzip body is when it is inflated, by its last four bytes (RFC 1952), and at most `max_bytes`."""
     return min(max(len(body), int.from_bytes(body[-4:], "little")), max_bytes)
 
 
 class Inflating:
-    """A gzip body, of one member or several, that is being inflated.
-
-    Args:
-        body: As it was sent.
-        max_bytes: Most bytes that it may have when it is inflated.
-        hold: Counts the bytes, before they are inflated.
-    """
+    """A gzip body that is being inflated to `max_bytes` at most, which are counted in `hold` before."""
 
     def __init__(self, body: bytes, max_bytes: int, hold: Hold) -> None:
         self._hold = hold
@@ -148,17 +110,13 @@ class Inflating:
         Raises as `inflated` does.
         """
         self._hold.grow(2 * PIECE_BYTES)
-        if self._inflate(2) < 2:  # one piece, and nothing behind it
-            return self._whole()
-        return None
+        return self._whole() if self._inflate(2) < 2 else None  # one piece, and nothing behind it
 
     async def inflated(self) -> bytes:
         """The inflated body, inflated in a thread.
 
-        Raises:
-            TooLarge: It inflates to more than `max_bytes`; no more than that is ever in memory.
-            InflightFull: There is no memory for it now.
-            InvalidRequest: It is no gzip, ends early, or has more than `MAX_GZIP_MEMBERS` members.
+        Raises `TooLarge` if it is larger than `max_bytes`, of which no more is ever in memory, `InflightFull` if there
+        is no memory for it now, `InvalidRequest` if it is no gzip, ends early, or has too many members.
         """
         while True:
             self._hold.set(self._sent + self.size + _PIECES_AT_ONCE * PIECE_BYTES)

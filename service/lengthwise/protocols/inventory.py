@@ -1,105 +1,150 @@
-"""The server and its models as the Open Inference Protocol describes them, for HTTP and gRPC."""
+"""The server and its models as the Open Inference Protocol and Triton's extensions describe them, for HTTP and gRPC.
+
+Tools such as perf_analyzer read from a model's configuration what they may send. A request is a batch of rows, so
+shapes have no first axis there: `values` is `[-1, features]` with any number of steps. `lengths` is optional, because
+one row needs none.
+
+A model's statistics are the metrics of `/metrics` under the names of Triton's extension. `inference_stats` counts
+requests, each as one, however many sequences it has; `batch_stats` counts batches, by their rows. An answered request
+is counted in all of its stages at once: perf_analyzer reports an error where these counts differ.
+
+| name | of a request | of a batch |
+|---|---|---|
+| `queue` | waiting for its batches | |
+| `compute_input` | decoding its body | padding its sequences |
+| `compute_infer` | its batches, with padding | running the graph, and scoring |
+| `compute_output` | encoding its answer | encoding the answers that it completed |
+
+Nothing is cached, so `cache_hit` and `cache_miss` stay 0.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from lengthwise.errors import ConfigurationError, Draining, Forbidden, InvalidRequest, NotReady, Problem
-from lengthwise.protocols import tensor_specs
-from lengthwise.protocols.tensor_specs import TensorSpec
-from lengthwise.repository.served import ServedModel
-from lengthwise.serving import Serving
+import orjson
 
-EXTENSIONS: Final = (
+from lengthwise.errors import ConfigurationError, Draining, Forbidden, InvalidRequest, NotReady, Problem
+from lengthwise.protocols import kserve
+from lengthwise.protocols.tensor_specs import LENGTHS, TensorSpec, inputs_of, outputs_of
+from lengthwise.repository.served import ServedModel
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.serving import Serving
+from lengthwise.telemetry.metrics import ModelMetrics
+from lengthwise.versions import Policy
+
+EXTENSIONS: Final = (  # of the protocol, by the names that clients know
     "binary_tensor_data",
     "classification",
     "model_configuration",
     "model_repository",
     "statistics",
 )
-"""The extensions of the protocol, by the names that clients know."""
+# The parameters of the calls that change what is served.
 PARAMETERS: Final[Mapping[str, frozenset[str]]] = {"load": frozenset(), "unload": frozenset({"unload_dependents"})}
-"""The parameters of the calls that change what is served."""
-_PLATFORM: Final = "onnx_onnxv1"
-_REPLACED: Final = "the files that replaced it are not served"
 _BROKEN: Final = "it does not work now, and is tried again on a schedule"
 _FOLDERS: Final = re.compile(r"(?<![\w/.])(?:/[^\s/:,;'\"]+)+/")
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """A version in the index of the repository.
-
-    Attributes:
-        name: The model's name.
-        version: The digits of its version.
-        state: `READY` or `UNAVAILABLE`.
-        reason: Why it is unavailable, or why the files that replaced it are; without paths of the server.
-    """
-
-    name: str
-    version: str
-    state: str
-    reason: str
+_TYPES: Final = {"BYTES": "TYPE_STRING"}  # where Triton's name of a datatype is not `TYPE_` and the protocol's
 
 
 def server() -> dict[str, Any]:
     """The server's metadata."""
-    return {
-        "name": "lengthwise",
-        "version": metadata.version("lengthwise"),
-        "extensions": list(EXTENSIONS),
-    }
+    return {"name": "lengthwise", "version": metadata.version("lengthwise"), "extensions": list(EXTENSIONS)}
 
 
 def model(serving: Serving, served: ServedModel) -> dict[str, Any]:
     """A model's metadata: its served versions, and its tensors with -1 for an axis of any size."""
+
+    def tensor(form: TensorSpec) -> dict[str, Any]:
+        return {"name": form.name, "datatype": form.datatypes[0], "shape": list(form.shape)}
+
     manifest = served.manifest
     versions = sorted(other.manifest.version for other in serving.served if other.manifest.name == manifest.name)
     return {
         "name": manifest.name,
         "versions": [str(version) for version in versions],
-        "platform": _PLATFORM,
-        "inputs": [_tensor(form) for form in tensor_specs.inputs_of(manifest)],
-        "outputs": [_tensor(form) for form in tensor_specs.outputs_of(manifest)],
+        "platform": "onnx_onnxv1",
+        "inputs": [tensor(form) for form in inputs_of(manifest)],
+        "outputs": [tensor(form) for form in outputs_of(manifest)],
     }
 
 
+def config(serving: Serving, served: ServedModel) -> dict[str, Any]:
+    """A model's configuration in the JSON form of Triton's message `ModelConfig`."""
+
+    def tensor(form: TensorSpec) -> dict[str, Any]:
+        kind = _TYPES.get(form.datatypes[0], f"TYPE_{form.datatypes[0]}")
+        return {"name": form.name, "data_type": kind, "dims": list(form.shape[1:])}  # no dims: one entry a row
+
+    manifest, settings = served.manifest, serving.settings
+    policy = Policy.parse(settings.versions)
+    versions: dict[str, Any] = {"latest": {"num_versions": 1}} if policy.one else {"all": {}}
+    if policy.named is not None:
+        named = sorted(key.version for key in policy.named if key.name == manifest.name)
+        versions = {"specific": {"versions": named}}
+    on_gpus = serving.choice.provider.bound
+    instances = {
+        "name": manifest.name,
+        "kind": "KIND_GPU" if on_gpus else "KIND_CPU",
+        "count": serving.runners,
+        "gpus": [device.index for device in serving.choice.devices] if on_gpus else [],
+    }
+    return {
+        "name": manifest.name,
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "version_policy": versions,
+        "max_batch_size": settings.max_sequences,
+        "input": [tensor(form) | ({"optional": True} if form.name == LENGTHS else {}) for form in inputs_of(manifest)],
+        "output": [tensor(form) for form in outputs_of(manifest)],
+        "instance_group": [instances],
+        "default_model_filename": GRAPH_FILE,
+        "dynamic_batching": {"max_queue_delay_microseconds": round(settings.max_wait_ms * 1000)},
+        "parameters": {name: {"string_value": value} for name, value in _parameters(manifest).items()},
+    }
+
+
+def _parameters(manifest: Manifest) -> dict[str, str]:
+    """Fields of the manifest that a configuration does not have otherwise, by name; values as JSON."""
+    names = ("task", "labels", "min_length", "max_length", "long", "missing")
+    fields = {name: getattr(manifest, name) for name in names}
+    if manifest.input.vocabulary is not None:
+        fields["vocabulary"] = manifest.input.vocabulary
+    return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in fields.items()}
+
+
 def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
-    """Every version that is served or refused, and every unloaded model; if `ready`, only what is served."""
+    """Every version that is served or refused, and every unloaded model; if `ready`, only what is served.
+
+    The reasons why a version, or the files that replaced it, are unavailable have no paths of the server.
+    """
     repository = serving.repository
     reasons = {refusal.key: without_folders(refusal.reason, serving.settings.models) for refusal in repository.refused}
-    served = {one.key: reasons.get(one.key) for one in repository}
     broken = {one.model.key for one in serving.served if one.queue.breaker.open}
-    entries = [
-        IndexEntry(
-            key.name,
-            str(key.version),
-            "READY" if serving.ready and key not in broken else "UNAVAILABLE",
-            _BROKEN if key in broken else "" if reason is None else f"{_REPLACED}: {reason}",
-        )
-        for key, reason in served.items()
-    ]
-    entries += [
-        IndexEntry(key.name, str(key.version), "UNAVAILABLE", reason)
-        for key, reason in reasons.items()
-        if key not in served
-    ]
-    entries += [IndexEntry(name, "", "UNAVAILABLE", "unloaded") for name in sorted(repository.unloaded)]
-    return [asdict(entry) for entry in entries if not ready or entry.state == "READY"]
+    served = [one.key for one in repository]
+    entries = []
+    for key in served:
+        works = key not in broken
+        state = "READY" if serving.ready and works else "UNAVAILABLE"
+        replaced = f"the files that replaced it are not served: {reasons[key]}" if key in reasons else ""
+        entries.append((key.name, str(key.version), state, replaced if works else _BROKEN))
+    for key, reason in reasons.items():
+        if key not in served:
+            entries.append((key.name, str(key.version), "UNAVAILABLE", reason))
+    entries += [(name, "", "UNAVAILABLE", "unloaded") for name in sorted(repository.unloaded)]
+    names = ("name", "version", "state", "reason")
+    return [dict(zip(names, entry, strict=True)) for entry in entries if not ready or entry[2] == "READY"]
 
 
 async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
     """Loads a model from the repository, or its new versions; returns when it is served.
 
-    Raises:
-        InvalidRequest: Its highest version failed its checks; or there are parameters: clients cannot send models.
-        RequestError: The call is switched off, or cannot be answered now, or there is no such model.
+    Raises `InvalidRequest` if its highest version failed its checks, or there are parameters, since clients cannot send
+    models; another `RequestError` if the call is switched off, cannot be answered now, or there is no such model.
     """
     _check_changes(serving, parameters, PARAMETERS["load"])
     try:
@@ -112,11 +157,7 @@ async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> No
 
 
 async def unload(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
-    """Unloads a model: new requests do not find it; those that have are answered.
-
-    Raises:
-        RequestError: The call is switched off, or cannot be answered now, or there is no such model.
-    """
+    """Unloads a model: new requests do not find it; those that have are answered. Raises as `load` does."""
     _check_changes(serving, parameters, PARAMETERS["unload"])
     await serving.registry.unload(name)
 
@@ -141,5 +182,56 @@ def without_folders(reason: str, models: Path) -> str:
     return _FOLDERS.sub("", reason)
 
 
-def _tensor(form: TensorSpec) -> dict[str, Any]:
-    return {"name": form.name, "datatype": form.datatypes[0], "shape": list(form.shape)}
+def statistics(serving: Serving, name: str | None, version: str | None) -> dict[str, Any]:
+    """The statistics of one version; of all versions of a model where none is named; or of all served models.
+
+    Raises `RequestError` if there is no such model, or none is ready.
+    """
+    models = list(serving.served)
+    if name is not None or version is not None:
+        one = kserve.find(serving, name, version)
+        models = [one] if version is not None else [each for each in models if each.manifest.name == one.manifest.name]
+    return {"model_stats": [_described(served) for served in models]}
+
+
+def _described(served: ServedModel) -> dict[str, Any]:
+    manifest, metrics = served.manifest, served.metrics
+    with metrics.lock:
+        return {
+            "name": manifest.name,
+            "version": str(manifest.version),
+            "last_inference": int(metrics.last_batch_time * 1000),
+            "inference_count": int(metrics.batch_rows.total),
+            "execution_count": metrics.batch_rows.count,
+            "inference_stats": _of_requests(metrics),
+            "batch_stats": [
+                {
+                    "batch_size": rows,
+                    "compute_input": _duration(of_rows.batches, of_rows.padding_seconds),
+                    "compute_infer": _duration(of_rows.batches, of_rows.running_seconds),
+                    "compute_output": _duration(of_rows.batches, of_rows.writing_seconds),
+                }
+                for rows, of_rows in sorted(metrics.by_rows.items())
+            ],
+        }
+
+
+def _of_requests(metrics: ModelMetrics) -> dict[str, Any]:
+    answered, every = metrics.answered, metrics.request_seconds
+    stages = {
+        "success": answered.seconds,
+        "queue": answered.queue_seconds,
+        "compute_input": answered.decode_seconds,
+        "compute_infer": answered.inference_seconds,
+        "compute_output": sum(of_rows.writing_seconds for of_rows in metrics.by_rows.values()),
+    }
+    return {name: _duration(answered.calls, seconds) for name, seconds in stages.items()} | {
+        "fail": _duration(every.count - answered.calls, every.total - answered.seconds),
+        "cache_hit": _duration(0, 0.0),
+        "cache_miss": _duration(0, 0.0),
+    }
+
+
+def _duration(count: int, seconds: float) -> dict[str, int]:
+    """A count and its time; a difference of sums may be below 0 by rounding."""
+    return {"count": count, "ns": max(0, round(seconds * 1e9))}

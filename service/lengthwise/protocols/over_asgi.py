@@ -28,7 +28,7 @@ from lengthwise.protocols.endpoint import Decoded, Endpoint, Headers, Received
 
 
 class Response(NamedTuple):
-    """The status, headers and body of a response, without the headers that every response has."""
+    """A response, without the headers that every response has."""
 
     status: int
     body: bytes
@@ -36,11 +36,7 @@ class Response(NamedTuple):
 
 
 class OverAsgi:
-    """The inference calls of one endpoint, as an ASGI application.
-
-    Args:
-        endpoint: Decodes the calls and encodes the answers.
-    """
+    """The inference calls of one endpoint, as an ASGI application."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -66,12 +62,7 @@ class OverAsgi:
             call.hold.close()
 
     async def _read(self, call: InferenceCall, scope: Scope, receive: Receive) -> Decoded:
-        """Reads and decodes the body. None of its bytes is referred to when this returns.
-
-        Raises:
-            ClientLeft: The client closed the connection.
-            RequestError: The body is wrong, too large or too late, or there is no memory for it.
-        """
+        """Reads and decodes the body. None of its bytes is referred to when this returns."""
         headers, hold, most = call.headers, call.hold, self._endpoint.serving.settings.max_body_bytes
         body = await read_body(receive, headers, most, hold, late_at=call.deadline)
         call.begin_decoding()
@@ -92,24 +83,24 @@ class OverAsgi:
         return await call.decode_slowly(request) if decoded is None else decoded
 
     async def _answer(self, call: InferenceCall, decoded: Decoded, receive: Receive) -> Response:
-        """Waits for the answer.
-
-        Raises:
-            ClientLeft: The client left before the answer was there; what has not begun to run is not run.
-            RequestError: The call failed or was rejected.
-        """
+        """Waits for the answer; if the client leaves before it is there, what has not begun to run is not run."""
 
         def write(encoded: tuple[bytes, Headers], timing: Timing) -> Response:
             body, headers = encoded
             return Response(200, body, [*headers, server_timing(call.decode_seconds, timing)])
 
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            call.withdraw()
+
         call.submit(decoded, write)
-        watch = asyncio.ensure_future(_watch(receive, call))
+        watching = asyncio.ensure_future(watch())
         try:
             response: Response = await call.answer()
             return response
         finally:
-            watch.cancel()
+            watching.cancel()
 
     async def _send(self, call: InferenceCall, response: Response, scope: Scope, send: Send) -> None:
         status, body, headers = response
@@ -123,10 +114,3 @@ class OverAsgi:
         finally:  # only now it is known whether it left
             sent = status_sent(scope, status)
             call.close(sent, delivered=sent == status, ended=ended)
-
-
-async def _watch(receive: Receive, call: InferenceCall) -> None:
-    """Withdraws a call whose client leaves; cancelled when the answer is there first."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    call.withdraw()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from http import HTTPStatus
 from typing import Any
@@ -28,7 +29,7 @@ def encode(error: RequestError) -> bytes:
     try:
         return orjson.dumps(document(error))
     except TypeError:
-        return orjson.dumps(_printable(document(error)))
+        return json.dumps(document(error), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def refusal(error: RequestError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
@@ -39,9 +40,7 @@ def refusal(error: RequestError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]
 def of_status(status: int, detail: str = "") -> bytes:
     """The body of a refusal that is no `RequestError`: HTTP's own, by a router or a connection.
 
-    Args:
-        status: As HTTP.
-        detail: A sentence for the client; without one, the status's own phrase.
+    `detail` is a sentence for the client; without one, it is the status's own phrase.
     """
     phrase = HTTPStatus(status).phrase
     return orjson.dumps(_document(status, phrase, detail or phrase))
@@ -69,11 +68,3 @@ def headers(error: RequestError) -> list[tuple[bytes, bytes]]:
 
 def _document(status: int, title: str, detail: str) -> dict[str, Any]:
     return {"type": "about:blank", "title": title, "status": status, "detail": detail}
-
-
-def _printable(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {name: _printable(entry) for name, entry in value.items()}
-    return [_printable(entry) for entry in value] if isinstance(value, list) else value

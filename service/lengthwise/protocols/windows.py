@@ -22,11 +22,9 @@ Windows: TypeAlias = list[list[tuple[int, Steps]]]
 
 
 def split(call: Call) -> tuple[list[Steps], Windows | None]:
-    """The sequences that are queued for a call, and where they come from.
+    """The sequences that are queued for a call, and where they come from: the windows of each item.
 
-    Returns:
-        If no item is too long: one sequence for each item, and None. Otherwise: the windows of all items in one list,
-        and the windows of each item.
+    If no item is too long: one sequence for each item, and None.
     """
     sequences: list[Steps] = [item.steps for item in call.items]
     longest = call.model.manifest.max_length
@@ -37,15 +35,9 @@ def split(call: Call) -> tuple[list[Steps], Windows | None]:
 
 
 def answers_of(call: Call, results: list[Answer | None], windows: Windows | None) -> list[Answer]:
-    """One answer for each item.
+    """One answer for each item, from the answers to the sequences of `split`, which are None where not finite.
 
-    Args:
-        call: The call.
-        results: For each sequence of `split` its answer, or None where that is not finite.
-        windows: The second result of `split`.
-
-    Raises:
-        InvalidRequest: Some are not finite; with the pointers of the first of them.
+    Raises `InvalidRequest` if some are not finite, with the pointers of the first of them.
     """
     if windows is not None:
         results = _merged(call, results, windows)
