@@ -26,25 +26,20 @@ from lengthwise.connections.unread import PATIENCE_SECONDS
 
 log = logging.getLogger("lengthwise.grpc")
 
-_REQUESTED: Final = 3
-"""How many calls the core may hand over before it is asked for more."""
-_EVENTS_AT_ONCE: Final = 64
-"""How many events are handled in one turn of the event loop."""
+_REQUESTED: Final = 3  # calls that the core may hand over before it is asked for more
+_EVENTS_AT_ONCE: Final = 64  # that are handled in one turn of the event loop
 _NO_FLAGS: Final = 0
-_LOOKS: Final = 8
-"""How many times in `PATIENCE_SECONDS` it is looked for calls whose clients take nothing."""
+_LOOKS: Final = 8  # for calls whose clients take nothing, in `PATIENCE_SECONDS`
+# Messages are inflated here, so that their size on the way is known as well.
 _COMPRESSED_AS_THEY_COME: Final = ("grpc.per_message_decompression", 0)
-"""Messages are inflated here, so that their size on the way is known as well."""
-_INFLATED_AT_ONCE: Final = 2
-"""How many messages are inflated at the same time: each may be kilobytes, and become as large as the largest."""
+_INFLATED_AT_ONCE: Final = 2  # each may be kilobytes, and become as large as the largest
+# How a gzip and a zlib stream begin, which no message does that has its own fields first: gRPC does not say which
+# messages it leaves compressed.
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x78")
-"""How a gzip and a zlib stream begin, which no message does that has its own fields first: gRPC does not say which
-messages it leaves compressed."""
 _GZIP_OR_ZLIB: Final = 32
-_NO_DEADLINE_SECONDS: Final = 1e12
-"""The core writes no deadline as one far beyond this, in seconds since the epoch."""
+_NO_DEADLINE_SECONDS: Final = 1e12  # since the epoch: the core writes no deadline as one far beyond
+# A client's deadline begins when it calls, and here when the call arrives: it may pass there this much earlier.
 _SHARE_OF_A_DEADLINE: Final = 0.1
-"""A client's deadline begins when it calls, and here when the call arrives: it may pass there this much earlier."""
 
 Handler: TypeAlias = "Callable[[RpcCall], Coroutine[Any, Any, None] | None]"
 """Answers a call, in a coroutine that is cancelled with the call, or by callbacks."""
@@ -53,50 +48,21 @@ Inflate: TypeAlias = "Callable[[bytes], asyncio.Future[bytes | None]]"
 
 
 class RpcCall:
-    """One call; used on the event loop only.
-
-    Attributes:
-        method: Such as `/package.Service/Method`.
-        metadata: As the client sent it: names, and texts or bytes.
-        peer: The other end of its connection, as gRPC writes it: `ipv6:%5B::1%5D:50123`.
-        client: The same as `AcceptedConnections` names it.
-        cancelled: Whether the client cancelled it, left, or set a deadline that has passed.
-        on_cancel: Called when that is so.
-        on_message: Called with the bytes of each message when it is here, compressed as it came.
-    """
-
-    __slots__ = (
-        "_call",
-        "_deadline",
-        "_due",
-        "_ended",
-        "_inflate",
-        "_late",
-        "_over",
-        "_sent_head",
-        "_status",
-        "_unread",
-        "cancelled",
-        "client",
-        "metadata",
-        "method",
-        "on_cancel",
-        "on_message",
-        "peer",
-    )
+    """One call; used on the event loop only."""
 
     def __init__(self, event: Any, unread: dict[RpcCall, float], inflate: Inflate) -> None:
         self._call: Any = event.call
         self._unread = unread
         self._inflate = inflate
-        self.method: str = event.call_details.method.decode("ascii", "replace")
+        self.method: str = event.call_details.method.decode("ascii", "replace")  # `/package.Service/Method`
         self._deadline: float = event.call_details.deadline
         self._late: float = self._deadline - _SHARE_OF_A_DEADLINE * (self._deadline - time.time())
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
-        self.peer: str = self._call.peer().decode()
-        self.client = _client_of(self.peer)
-        self.cancelled = False
-        self.on_cancel: Callable[[], object] | None = None
+        self.peer: str = self._call.peer().decode()  # as gRPC writes it: `ipv6:%5B::1%5D:50123`
+        self.client = _client_of(self.peer)  # the same as `AcceptedConnections` names it
+        self.cancelled = False  # whether the client cancelled it, left, or set a deadline that has passed
+        self.on_cancel: Callable[[], object] | None = None  # called when that is so
+        # Called with the bytes of each message when it is here, compressed as it came.
         self.on_message: Callable[[int], object] | None = None
         self._ended: list[Callable[[], None]] = []
         self._due = 0
@@ -259,12 +225,10 @@ def _client_of(peer: str) -> str:
 
 
 class RpcServer:
-    """Accepts calls. A call is cancelled whose client does not take what it is sent within `PATIENCE_SECONDS`.
+    """Accepts calls, and has each begun on the event loop.
 
-    Args:
-        options: gRPC's options.
-        max_message_bytes: The largest message, as it comes and when it is inflated.
-        begin: Called with each call, on the event loop.
+    A call is cancelled whose client does not take what it is sent within `PATIENCE_SECONDS`. No message is larger than
+    `max_message_bytes`, as it comes and when it is inflated.
     """
 
     def __init__(
