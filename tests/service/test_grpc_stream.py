@@ -18,12 +18,13 @@ from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc import stream as streams
 from lengthwise.grpc import transport
 from lengthwise.grpc.infer import SERVICE, STREAM
-from lengthwise.grpc.receiving import Receiving
+from lengthwise.grpc.receiving import IncomingMessage, Receiving
 from lengthwise.grpc.server import GrpcServer
 from lengthwise.grpc.transport import RpcCall
 from lengthwise.protocols.turns import Turns
 from tests.support.grpc_calls import Caller, listening, request
 from tests.support.numpy_models import held_batch, manifest, model, serving
+from tests.support.waiting import until
 
 Code = grpc.StatusCode
 
@@ -39,12 +40,6 @@ def stream(caller: Caller, requests: Any = None, **options: Any) -> Any:
 
 async def answers(call: Any, count: int) -> list[pb.ModelStreamInferResponse]:
     return [await asyncio.wait_for(call.read(), 30) for _ in range(count)]
-
-
-async def until(true: Any) -> None:
-    async with asyncio.timeout(30):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def test_many_requests_of_one_stream_are_answered_as_single_calls_are() -> None:
@@ -197,20 +192,21 @@ async def test_a_new_stream_takes_the_place_of_the_one_that_is_idle_longest(monk
 async def test_other_calls_of_its_connection_do_not_end_a_stream_that_is_idle(
     monkeypatch: pytest.MonkeyPatch, compression: grpc.Compression | None
 ) -> None:
+    places: list[Any] = []
+    monkeypatch.setattr(streams, "IncomingMessage", lambda *given: places.append(given) or IncomingMessage(*given))
     monkeypatch.setattr(streams, "WINDOW_BYTES", 20_000)
-    monkeypatch.setattr(streams, "LOOK_SECONDS", 0.05)
-    async with listening(model(manifest(max_length=500)), default_timeout_ms=1500) as caller:
+    monkeypatch.setattr(streams, "LOOK_SECONDS", 0.02)
+    async with listening(model(manifest(max_length=500))) as caller:
         call = stream(caller)
         await call.write(request(id="before"))
         await answers(call, 1)
-        inflight = caller.service.serving.inflight
-        end = time.monotonic() + 2.5  # longer than a place for a large message is kept
+        end = time.monotonic() + 30 * streams.LOOK_SECONDS
         while time.monotonic() < end:
             values = np.random.default_rng(1).random((20, 500, 2), "<f4")
             large_one = request(values=values, ends=np.full(20, 500, "<i4"))
             await caller.call("ModelInfer", large_one, compression=compression)
             await caller.call("ModelInfer", request())
-        await until(lambda: inflight.bytes == 0)  # so no place is held for it
+        assert not places, "a place is taken for a large message of the stream"
         await call.write(request(id="after"))
         assert (await answers(call, 1))[0].infer_response.id == "after"
 
@@ -273,9 +269,8 @@ async def test_a_stream_without_a_key_is_refused_and_counted(tmp_path: Path) -> 
         good = stream(caller, metadata=(("authorization", "Bearer good-key-of-sixteen"),))
         await good.write(request(id="a"))
         assert not (await answers(good, 1))[0].error_message
-        figures = (
-            await caller.service.client.get("/metrics", headers={"authorization": "Bearer good-key-of-sixteen"})
-        ).text
+        headers = {"authorization": "Bearer good-key-of-sixteen"}
+        figures = (await caller.service.client.get("/metrics", headers=headers)).text
         assert 'lengthwise_requests_total{code="401",model="",version=""} 1.0' in figures
 
 
@@ -343,7 +338,5 @@ async def test_answers_that_nobody_takes_end_the_stream(monkeypatch: pytest.Monk
         values, ends = np.ones((32, long, 2), "<f4"), np.full(32, long, "<i4")
         for number in range(40):  # their answers are larger than what is sent ahead
             await call.write(request(id=str(number), values=values, ends=ends))
-        async with asyncio.timeout(60):
-            while caller.service.serving.openings.streams()["infer"]:
-                await asyncio.sleep(0.05)
+        await until(lambda: not caller.service.serving.openings.streams()["infer"])
         await until(lambda: caller.service.serving.inflight.bytes == 0)

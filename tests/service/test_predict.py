@@ -12,8 +12,6 @@ import pytest
 
 from lengthwise.decoding import json_body
 from lengthwise.padding import PaddedBatch
-from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
-from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
 from tests.support.bad_bodies import BAD_BODIES, option, sequences
 from tests.support.numpy_models import NOT_FINITE, Service, held_batch, idle, manifest, model, serving
 from tests.support.waiting import until
@@ -406,45 +404,6 @@ async def test_a_cancelled_request_is_counted_and_its_work_withdrawn() -> None:
         await still_well(service)
         figures = await service.figures()
     assert figures['lengthwise_requests_total{code="499",model="sums",version="1"}'] == 1
-
-
-async def test_a_large_body_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    readers: set[str] = set()
-    decode = json_body.decode
-
-    def watched(*args: Any, **options: Any) -> Any:
-        readers.add(threading.current_thread().name)
-        return decode(*args, **options)
-
-    monkeypatch.setattr(json_body, "decode", watched)
-    async with serving(model(manifest())) as service:
-        padded = orjson.dumps(GOOD) + b" " * LARGE_BODY_BYTES
-        assert (await service.predict(padded)).status_code == 200
-        assert threading.main_thread().name not in readers
-        assert (await service.predict(GOOD)).status_code == 200
-        assert threading.main_thread().name in readers
-
-
-async def test_few_large_bodies_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, lock, now, most = json_body.decode, threading.Lock(), 0, 0
-    together = threading.Barrier(LARGE_BODIES_AT_ONCE)
-
-    def watched(*args: Any, **options: Any) -> Any:
-        nonlocal now, most
-        with lock:
-            now += 1
-            most = max(most, now)
-        together.wait(60)
-        with lock:
-            now -= 1
-        return decode(*args, **options)
-
-    monkeypatch.setattr(json_body, "decode", watched)
-    padded = orjson.dumps(GOOD) + b" " * LARGE_BODY_BYTES
-    async with serving(model(manifest())) as service:
-        answers = await asyncio.gather(*[service.predict(padded) for _ in range(3 * LARGE_BODIES_AT_ONCE)])
-    assert {answer.status_code for answer in answers} == {200}
-    assert most == LARGE_BODIES_AT_ONCE
 
 
 async def test_several_names_want_one_said_and_the_highest_version_is_the_default() -> None:

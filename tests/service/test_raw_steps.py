@@ -7,16 +7,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from lengthwise.decoding.calls import missing_message
-from lengthwise.errors import RequestError
-from lengthwise.protocols import binary_bodies
-from lengthwise.protocols.endpoint import Received
 from lengthwise.runtime.manifest import Manifest
 from tests.support.arrow_streams import ARROW, table_of
-from tests.support.numpy_models import MANIFESTS, NOT_FINITE, OneModel, Service, manifest, model, serving
+from tests.support.numpy_models import MANIFESTS, NOT_FINITE, Service, manifest, model, serving
 
 OCTETS = "application/octet-stream"
 
@@ -179,19 +174,6 @@ async def test_attention_has_no_place_in_a_bare_answer_and_none_in_some_models()
     async with asking(manifest(attention=False)) as ask:
         without = await ask([[1, 3]], "?outputs=attention")
     assert "has no attention" in without.json()["detail"]
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(body=st.binary(max_size=64), shape=st.text("0123456789,.- e", max_size=12), query=st.binary(max_size=64))
-def test_no_octets_whatever_raise_anything_but_a_refusal(body: bytes, shape: str, query: bytes) -> None:
-    for of in MANIFESTS.values():
-        catalog: Any = OneModel(of)
-        headers = {b"x-lengthwise-shape": shape.encode()}
-        try:
-            call, _ = binary_bodies.read_octets(Received({"query_string": query}, headers, body), catalog)
-        except RequestError:
-            continue
-        assert len(call.items) == 1
 
 
 @pytest.mark.parametrize("name", ["model", "version", "id", "outputs", "timeout_ms", "priority"])

@@ -3,11 +3,10 @@
 import json
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.decoding import fast_json, json_text
+from lengthwise.decoding import json_text
 from lengthwise.errors import RequestError
 from lengthwise.protocols import tensor_text
 from lengthwise.protocols.tensor_text import TensorText
@@ -41,11 +40,3 @@ def test_what_is_parsed_later_is_what_would_be_parsed_at_once(document: Any, spo
         at = data.draw(st.integers(0, len(body) - len(BLANK)))
         body = body[:at] + data.draw(st.sampled_from([b"", b"[", b"]", b'"', b"\xff", b",", b"NaN"])) + body[at + 1 :]
     assert outcome(body, tensor_text.parse) == outcome(body, json_text.parse)
-
-
-@pytest.mark.skipif(not fast_json.COMPILED, reason="needs the module in C")
-def test_numbers_are_not_parsed_before_they_are_asked_for() -> None:
-    data = list(range(20_000))
-    document = tensor_text.parse(json.dumps({"inputs": [{"name": "values", "data": data}]}).encode(), "the body")
-    assert isinstance(document["inputs"][0]["data"], TensorText)
-    assert document["inputs"][0]["data"].parsed() == data

@@ -1,6 +1,5 @@
 """The Open Inference Protocol over HTTP, through the service."""
 
-import contextlib
 import json
 from typing import Any
 
@@ -8,17 +7,14 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lengthwise.decoding import fast_json
-from lengthwise.errors import InvalidRequest, TooLarge
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, TENSORS_BYTES, Received
 from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v2 import Infer
 from lengthwise.repository.contents import Refusal
 from lengthwise.settings import bundled_models
-from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
+from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
 
 PADDED = np.array([[[1, 3], [7, 7]], [[0, 0], [-2, 0]]], dtype="<f4")
 ENDS = np.array([1, 2], dtype="<i4")
@@ -363,52 +359,6 @@ async def test_what_the_protocol_does_not_have_is_refused_in_its_own_form(method
         assert answer.json()["error"] == f"this path takes {answer.headers['allow']}"
     else:
         assert answer.json()["error"] == "nothing is at this path; GET / says what is where"
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=8,
-)
-TENSOR = st.fixed_dictionaries(
-    {},
-    optional={
-        "name": st.sampled_from(["values", "tokens", "lengths"]) | JSON,
-        "datatype": st.sampled_from(["FP32", "INT64", "INT32"]) | JSON,
-        "shape": st.lists(st.integers(-1, 3), max_size=4) | JSON,
-        "data": st.lists(st.integers(-1, 3) | JSON, max_size=9) | JSON,
-        "parameters": st.fixed_dictionaries({}, optional={"binary_data_size": st.integers(-1, 20) | JSON}) | JSON,
-    },
-)
-BODY = st.fixed_dictionaries(
-    {},
-    optional={
-        "id": JSON,
-        "inputs": st.lists(TENSOR, max_size=3) | JSON,
-        "outputs": st.lists(st.fixed_dictionaries({"name": st.sampled_from(["label", "score"]) | JSON})) | JSON,
-        "parameters": st.fixed_dictionaries({}, optional={"timeout": JSON, "priority": JSON}) | JSON,
-    },
-)
-
-
-@given(body=BODY, octets=st.binary(max_size=24), cut=st.integers(-2, 2), kind=st.sampled_from(sorted(MANIFESTS)))
-def test_no_body_whatever_raises_anything_but_a_refusal(body: Any, octets: bytes, cut: int, kind: str) -> None:
-    text = json.dumps(body).encode()
-    one: Any = MANIFESTS[kind]
-
-    class Bare:
-        class settings:
-            max_sequences = 4
-
-        def find(self, name: str | None, version: str | None) -> Any:
-            return type("ServedModel", (), {"manifest": one})
-
-    serving: Any = Bare()
-    headers = {b"inference-header-content-length": str(max(0, len(text) + cut)).encode()}
-    endpoint, request = (Infer(serving, Turns()), Received({"path_params": {"model": "sums"}}, headers, text + octets))
-    with contextlib.suppress(InvalidRequest, TooLarge):
-        call, _ = endpoint.decode(request)
-        assert call.items
 
 
 @pytest.mark.skipif(not fast_json.COMPILED, reason="needs the module in C")
