@@ -6,11 +6,7 @@ import pytest
 
 from lengthwise.decoding.calls import Problems
 from lengthwise.protocols import request_parameters
-from lengthwise.protocols.request_parameters import RequestedOutput
-
-
-def noted(problems: Problems) -> list[str]:
-    return [f"{problem.pointer}: {problem.detail}" for problem in problems.first]
+from lengthwise.protocols.request_parameters import SHARED_MEMORY, STATEFUL, RequestedOutput
 
 
 @pytest.mark.parametrize(
@@ -28,27 +24,22 @@ def test_an_output_is_wanted_as_its_parameters_say(parameters: dict[str, Any], o
     assert not problems.total
 
 
-@pytest.mark.parametrize("count", [0, -1, True, False, 1.0, "3", None, [3], {}])
-def test_a_count_of_classes_is_a_whole_number_from_1(count: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("classification", count) for count in (0, -1, True, False, 1.0, "3", None, [3], {})],
+        *[("binary_data", value) for value in (0, 1, "true", None, [])],
+        *[(name, 1) for name in SHARED_MEMORY],
+    ],
+)
+def test_a_parameter_of_an_output_that_is_wrong_is_refused_at_its_place(name: str, value: Any) -> None:
     problems = Problems()
-    assert (
-        request_parameters.output("label", {"classification": count}, "/outputs/2/parameters", problems).classes is None
-    )
-    assert noted(problems) == [
-        "/outputs/2/parameters/classification: must be the number of classes wanted, a whole number from 1"
-    ]
+    found = request_parameters.output("label", {name: value}, "/outputs/2/parameters", problems)
+    assert [problem.pointer for problem in problems.first] == [f"/outputs/2/parameters/{name}"]
+    assert found == RequestedOutput("label")
 
 
-@pytest.mark.parametrize("name", ["shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"])
-def test_an_output_in_shared_memory_is_refused(name: str) -> None:
-    problems = Problems()
-    request_parameters.output("label", {name: 1}, "/at", problems)
-    assert noted(problems) == [
-        f"/at/{name}: no memory is shared with clients: elements travel in the request and answer"
-    ]
-
-
-@pytest.mark.parametrize("name", ["sequence_id", "sequence_start", "sequence_end"])
+@pytest.mark.parametrize("name", STATEFUL)
 @pytest.mark.parametrize("value", [None, 0, "", False])
 def test_what_clients_send_that_mean_no_sequence_of_requests_is_taken(name: str, value: Any) -> None:
     problems = Problems()
@@ -57,17 +48,13 @@ def test_what_clients_send_that_mean_no_sequence_of_requests_is_taken(name: str,
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("sequence_id", 1), ("sequence_id", "a"), ("sequence_start", True), ("sequence_end", [])]
+    ("name", "value"),
+    [
+        *(("sequence_id", 1), ("sequence_id", "a"), ("sequence_start", True), ("sequence_end", [])),
+        *(("classification", 3), ("shared_memory_region", 1)),
+    ],
 )
-def test_a_sequence_of_requests_is_refused(name: str, value: Any) -> None:
+def test_what_asks_for_something_that_is_not_done_is_refused(name: str, value: Any) -> None:
     problems = Problems()
     request_parameters.check({name: value}, "/parameters", problems)
-    assert noted(problems) == [
-        f"/parameters/{name}: nothing is kept from one request to the next: send whole sequences"
-    ]
-
-
-def test_a_classification_of_no_output_is_refused() -> None:
-    problems = Problems()
-    request_parameters.check({"classification": 3}, "/parameters", problems)
-    assert noted(problems) == ["/parameters/classification: belongs in the parameters of an output"]
+    assert [problem.pointer for problem in problems.first] == [f"/parameters/{name}"]

@@ -110,13 +110,6 @@ async def test_models_are_listed_and_told_ready() -> None:
     assert draining.headers["connection"] == "close"
 
 
-async def test_a_method_that_is_not_taken_is_refused_in_the_protocols_own_form() -> None:
-    async with serving(model(manifest())) as service:
-        answer = await service.client.get("/v1/models/sums:predict")
-        assert answer.status_code in (404, 405)
-        assert set(answer.json()) == {"error"}
-
-
 @pytest.mark.parametrize("body", [b'{"model": "x", "instances": [[[1, 3]]]}', b'{"sequences": [[[1, 3]]]}', b"[]"])
 def test_the_fast_way_knows_no_other_field_than_the_careful_one(body: bytes) -> None:
     with pytest.raises(RequestError):

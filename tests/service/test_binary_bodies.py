@@ -1,4 +1,4 @@
-"""One sequence as the bytes of its steps, through the service."""
+"""Binary bodies through the service: one sequence as the bytes of its steps, and the options in the query."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,7 +8,9 @@ import httpx
 import numpy as np
 import pytest
 
+from lengthwise.decoding import options
 from lengthwise.decoding.calls import missing_message
+from lengthwise.protocols.binary_bodies import PARAMETERS, read_query
 from lengthwise.runtime.manifest import Manifest
 from tests.support.arrow_streams import ARROW, table_of
 from tests.support.numpy_models import MANIFESTS, NOT_FINITE, Service, manifest, model, serving
@@ -94,16 +96,27 @@ async def test_a_wrong_query_is_refused_with_the_names_of_its_parameters(query: 
         assert error["detail"].startswith(f"query parameter {detail}")
 
 
-async def test_a_query_of_any_length_is_not_read() -> None:
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [("?id=" + "a" * 5000, "the query may have 4096 bytes"), ("?id=%ff", "the query is no text")],
+)
+async def test_what_is_no_query_is_refused_each_time(query: str, detail: str) -> None:
     async with asking(manifest()) as ask:
-        answer = await ask([[1, 3]], "?id=" + "a" * 5000)
-    assert answer.json()["detail"] == "the query may have 4096 bytes"
+        for _ in range(2):
+            assert (await ask([[1, 3]], query)).json()["detail"] == detail
 
 
-async def test_a_query_that_is_no_text_is_refused() -> None:
-    async with asking(manifest()) as ask:
-        answer = await ask([[1, 3]], "?id=%ff")
-    assert answer.json()["detail"] == "the query is no text"
+def test_a_query_that_comes_again_has_the_same_options_and_problems_of_its_own() -> None:
+    query = b"model=vowels&version=3&priority=2&timeout_ms=1e3&id=a"
+    first, again = (read_query(query, PARAMETERS) for _ in range(2))
+    assert first == again
+    assert first[:2] == (options.CallOptions(model="vowels", version="3", priority=2, timeout_ms=1000.0), "a")
+    first[2].add("", "no such alias")
+    assert read_query(query, PARAMETERS)[2].total == 0
+    assert read_query(query, options.FIELDS)[2].total == 1  # an Arrow stream has no id
+    for _ in range(2):
+        asked, _, problems = read_query(b"priority=11&colour=red", PARAMETERS)
+        assert (asked, problems.total) == (options.CallOptions(), 2)
 
 
 @pytest.mark.parametrize(
@@ -119,20 +132,15 @@ async def test_a_query_that_is_no_text_is_refused() -> None:
         ("2,2", "x-lengthwise-shape: 2,2 of float32 is 16 bytes, the body has 8"),
         ("99999999999999999999,2", "is 799999999999999999992 bytes, the body has 8"),
         ("2,1", "the model takes 2 features a step, this one has 1"),
+        (None, "the header x-lengthwise-shape: STEPS,FEATURES is missing"),
     ],
 )
-async def test_a_shape_that_does_not_fit_is_refused(shape: str, detail: str) -> None:
+async def test_a_shape_that_does_not_fit_is_refused(shape: str | None, detail: str) -> None:
     async with asking(manifest()) as ask:
-        sent = {"content-type": OCTETS, "x-lengthwise-shape": shape.encode()}
+        sent = {"content-type": OCTETS} | ({} if shape is None else {"x-lengthwise-shape": shape.encode()})
         answer = await ask.service.client.post("/predict", content=bytes(8), headers=sent)  # type: ignore[arg-type]
     assert answer.status_code == 422
     assert detail in answer.json()["detail"]
-
-
-async def test_octets_without_a_shape_are_told_which_header_to_send() -> None:
-    async with asking(manifest()) as ask:
-        answer = await ask.service.client.post("/predict", content=bytes(8), headers={"content-type": OCTETS})
-    assert answer.json()["detail"] == "the header x-lengthwise-shape: STEPS,FEATURES is missing"
 
 
 @pytest.mark.parametrize(
