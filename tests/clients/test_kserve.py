@@ -25,21 +25,14 @@ pytestmark = pytest.mark.clients
 
 
 @pytest.fixture(scope="module")
-def python() -> Path:
-    """The interpreter of an environment that has the client."""
-    found = HOME / "bin" / "python"
+def found() -> dict[str, Any]:
+    """What every call of `kserve_client.py` gave, in an environment that has the client."""
+    python, port = HOME / "bin" / "python", free_port()
     if not (HOME / "installed").exists():
         uv = [sys.executable, "-m", "uv"]
         subprocess.run([*uv, "venv", "--clear", "--python", sys.executable, HOME], check=True)
-        subprocess.run([*uv, "pip", "install", "--python", found, "kserve"], check=True)
+        subprocess.run([*uv, "pip", "install", "--python", python, "kserve"], check=True)
         (HOME / "installed").touch()
-    return found
-
-
-@pytest.fixture(scope="module")
-def found(python: Path) -> dict[str, Any]:
-    """What every call of `kserve_client.py` gave."""
-    port = free_port()
     with started("--grpc-port", str(port)) as server:
         command = [python, Path(__file__).with_name("kserve_client.py"), server.url, f"127.0.0.1:{port}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

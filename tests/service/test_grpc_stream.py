@@ -42,6 +42,12 @@ async def answers(call: Any, count: int) -> list[pb.ModelStreamInferResponse]:
     return [await asyncio.wait_for(call.read(), 30) for _ in range(count)]
 
 
+async def ask(call: Any, **fields: Any) -> pb.ModelStreamInferResponse:
+    """The next answer of a stream, to a request that is sent now."""
+    await call.write(request(**fields))
+    return (await answers(call, 1))[0]
+
+
 async def test_many_requests_of_one_stream_are_answered_as_single_calls_are() -> None:
     async with listening(model(manifest())) as caller:
         many = [request(id=str(number), values=np.full((2, 2, 2), number, "<f4")) for number in range(150)]
@@ -138,54 +144,39 @@ async def test_silent_streams_hold_neither_memory_nor_a_place() -> None:
     async with listening(model(manifest())) as caller:
         silent = [stream(caller) for _ in range(30)]
         for one in silent:
-            await one.write(request(id="a"))
-            await answers(one, 1)
+            await ask(one, id="a")
         await until(lambda: caller.service.serving.inflight.bytes == 0)
         assert (await caller.call("ModelInfer", request())).model_name == "sums"
         await asyncio.sleep(3 * streams.LOOK_SECONDS)
         assert caller.service.serving.inflight.bytes == 0
         for one in silent:  # and are there when they are needed
-            await one.write(request(id="b"))
-            assert (await answers(one, 1))[0].infer_response.id == "b"
+            assert (await ask(one, id="b")).infer_response.id == "b"
             one.cancel()
 
 
-async def test_few_streams_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MAX_STREAMS", 2)
-    async with listening(model(manifest())) as caller:
-        two = [stream(caller) for _ in range(2)]
-        for one in two:
-            await one.write(request())
-            await answers(one, 1)
-        third = stream(caller)
-        assert await third.code() is Code.UNAVAILABLE
-        two[0].cancel()
-        await until(lambda: caller.service.serving.openings.streams()["infer"] < 2)
-        fourth = stream(caller)
-        await fourth.write(request())
-        assert not (await answers(fourth, 1))[0].error_message
-
-
-async def test_a_new_stream_takes_the_place_of_the_one_that_is_idle_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_few_streams_a_new_one_takes_the_place_of_that_which_is_idle_longest_or_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(streams, "MAX_STREAMS", 3)
-    monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 0.0)
     release, running, wait = held_batch()
     async with listening(model(manifest(), wait)) as caller:
         busy, oldest, other = (stream(caller) for _ in range(3))
         await busy.write(request())
         await running.wait()
         for one in (oldest, other):
-            await one.write(request(model_name="none"))
-            await answers(one, 1)
-        newest = stream(caller)
-        await newest.write(request(model_name="none"))
-        await answers(newest, 1)
+            await ask(one, model_name="none")
+        assert await stream(caller).code() is Code.UNAVAILABLE  # the others were used just now
+        monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 0.0)
+        await ask(newest := stream(caller), model_name="none")
         assert await oldest.code() is Code.UNAVAILABLE
         assert "idle" in await oldest.details()
         release.set()
         assert not (await answers(busy, 1))[0].error_message
-        await other.write(request(id="there"))
-        assert (await answers(other, 1))[0].infer_response.id == "there"
+        assert (await ask(other, id="there")).infer_response.id == "there"
+        monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 60.0)
+        newest.cancel()
+        await until(lambda: caller.service.serving.openings.streams()["infer"] < 3)
+        assert not (await ask(stream(caller))).error_message
 
 
 @pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip, grpc.Compression.Deflate])
@@ -198,8 +189,7 @@ async def test_other_calls_of_its_connection_do_not_end_a_stream_that_is_idle(
     monkeypatch.setattr(streams, "LOOK_SECONDS", 0.02)
     async with listening(model(manifest(max_length=500))) as caller:
         call = stream(caller)
-        await call.write(request(id="before"))
-        await answers(call, 1)
+        await ask(call, id="before")
         end = time.monotonic() + 30 * streams.LOOK_SECONDS
         while time.monotonic() < end:
             values = np.random.default_rng(1).random((20, 500, 2), "<f4")
@@ -207,8 +197,7 @@ async def test_other_calls_of_its_connection_do_not_end_a_stream_that_is_idle(
             await caller.call("ModelInfer", large_one, compression=compression)
             await caller.call("ModelInfer", request())
         assert not places, "a place is taken for a large message of the stream"
-        await call.write(request(id="after"))
-        assert (await answers(call, 1))[0].infer_response.id == "after"
+        assert (await ask(call, id="after")).infer_response.id == "after"
 
 
 def large(rows: int, **fields: Any) -> pb.ModelInferRequest:
@@ -229,16 +218,13 @@ async def test_without_memory_a_request_is_refused_and_the_stream_goes_on() -> N
     async with listening(model(manifest(max_length=500))) as caller:
         inflight = caller.service.serving.inflight
         call = stream(caller)
-        await call.write(request(id="before"))
-        await answers(call, 1)
+        await ask(call, id="before")
         await until(lambda: inflight.bytes == 0)
         inflight.bytes += inflight.max_bytes
-        await call.write(request(id="full"))
-        (refused,) = await answers(call, 1)
+        refused = await ask(call, id="full")
         assert (refused.infer_response.id, bool(refused.error_message)) == ("full", True)
         inflight.bytes -= inflight.max_bytes
-        await call.write(request(id="after"))
-        assert (await answers(call, 1))[0].error_message == ""
+        assert not (await ask(call, id="after")).error_message
 
 
 async def test_a_message_that_arrives_without_end_needs_memory_or_ends_its_stream(
@@ -248,12 +234,10 @@ async def test_a_message_that_arrives_without_end_needs_memory_or_ends_its_strea
     monkeypatch.setattr(streams, "LOOK_SECONDS", 0.01)
     async with listening(model(manifest())) as caller:
         call = stream(caller)
-        await call.write(request(id="a"))
-        await answers(call, 1)
+        await ask(call, id="a")
         inflight = caller.service.serving.inflight
         await until(lambda: inflight.bytes > 0)  # it has a place, with memory reserved
-        await call.write(request(id="b"))
-        assert (await answers(call, 1))[0].infer_response.id == "b"
+        assert (await ask(call, id="b")).infer_response.id == "b"
         inflight.bytes += inflight.max_bytes
         assert await call.code() is Code.UNAVAILABLE
         inflight.bytes -= inflight.max_bytes
@@ -267,8 +251,7 @@ async def test_a_stream_without_a_key_is_refused_and_counted(tmp_path: Path) -> 
         bad = stream(caller)
         assert await bad.code() is Code.UNAUTHENTICATED
         good = stream(caller, metadata=(("authorization", "Bearer good-key-of-sixteen"),))
-        await good.write(request(id="a"))
-        assert not (await answers(good, 1))[0].error_message
+        assert not (await ask(good, id="a")).error_message
         headers = {"authorization": "Bearer good-key-of-sixteen"}
         figures = (await caller.service.client.get("/metrics", headers=headers)).text
         assert 'lengthwise_requests_total{code="401",model="",version=""} 1.0' in figures
@@ -282,8 +265,7 @@ async def test_at_the_end_of_the_server_what_was_asked_is_answered_and_the_strea
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call, idle = (stream(Caller(service, channel)) for _ in range(2))
             await call.write(request(id="a"))
-            await idle.write(request(id="b", model_name="none"))
-            await answers(idle, 1)
+            await ask(idle, id="b", model_name="none")
             await running.wait()
             stopping = asyncio.ensure_future(server.stop())
             assert await idle.code() is Code.UNAVAILABLE

@@ -132,12 +132,15 @@ async def test_an_answer_takes_no_more_than_was_kept_for_it(rules: Manifest, att
 # Refused where there is no room, by every protocol
 
 
-async def _v2_binary(service: Service) -> httpx.Response:
-    data = np.ones((1, 2, 2), dtype="<f4").tobytes()
-    tensor = {"name": "values", "datatype": "FP32", "shape": [1, 2, 2], "parameters": {"binary_data_size": len(data)}}
-    head = orjson.dumps({"inputs": [tensor]})
+async def _v2_binary(service: Service, values: Any, lengths: Any) -> httpx.Response:
+    tensors = [
+        {"name": name, "datatype": kind, "shape": array.shape, "parameters": {"binary_data_size": array.nbytes}}
+        for name, kind, array in (("values", "FP32", values), ("lengths", "INT32", lengths))
+    ]
+    head = orjson.dumps({"inputs": tensors})
     headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
-    return await service.client.post("/v2/models/sums/infer", content=head + data, headers=headers)
+    content = head + values.tobytes() + lengths.tobytes()
+    return await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
 
 
 PROTOCOLS: dict[str, Callable[[Service], Awaitable[httpx.Response]]] = {
@@ -147,7 +150,7 @@ PROTOCOLS: dict[str, Callable[[Service], Awaitable[httpx.Response]]] = {
     ),
     "v1": lambda service: service.client.post("/v1/models/sums:predict", content=V1),
     "v2": lambda service: service.client.post("/v2/models/sums/infer", json=V2),
-    "v2 binary": _v2_binary,
+    "v2 binary": lambda service: _v2_binary(service, np.ones((1, 2, 2), "<f4"), np.array([2], "<i4")),
 }
 
 
@@ -194,20 +197,14 @@ async def test_past_asgi_a_call_without_room_is_refused_and_the_connection_goes_
 HEAD_OF_5000 = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n"
 
 
-async def test_a_body_past_asgi_is_counted_as_it_comes() -> None:
+async def test_a_body_past_asgi_is_counted_as_it_comes_and_refused_where_it_outgrows_the_room() -> None:
     async with serving(model(manifest())) as service, net(service) as made:
-        line = await made.line()
+        leaving, line, inflight = await made.line(), await made.line(), service.serving.inflight
         for part, held_then in ((HEAD_OF_5000 + b" ", 1), (b" " * 2000, 2001), (b" " * 2000, 4001)):
-            line.writer.write(part)
-            await until(lambda held_then=held_then: service.serving.inflight.bytes == held_then)
-        assert made.by_asgi == 0
-        line.writer.close()
-        await until(lambda: service.serving.inflight.bytes == 0)
-
-
-async def test_a_body_past_asgi_that_outgrows_the_room_is_refused_and_the_connection_goes_on() -> None:
-    async with serving(model(manifest())) as service, net(service) as made:
-        line, inflight = await made.line(), service.serving.inflight
+            leaving.writer.write(part)
+            await until(lambda held_then=held_then: inflight.bytes == held_then)
+        leaving.writer.close()
+        await until(lambda: inflight.bytes == 0)
         line.writer.write(HEAD_OF_5000 + b" ")
         await until(lambda: inflight.bytes == 1)
         inflight.bytes += inflight.max_bytes - 1000
@@ -350,22 +347,10 @@ async def test_bodies_behind_a_request_that_waits_are_counted(answered: bool) ->
 
 async def test_an_answer_larger_than_the_bound_is_refused_before_it_is_made() -> None:
     rules = manifest(task="per-step", features=1, max_length=65_536)
-    rows, width = 64, 16_384
-    data = bytes(4 * rows * width) + np.array([width] + [1] * (rows - 1), dtype="<i4").tobytes()
-    tensors = [
-        {
-            "name": "values",
-            "datatype": "FP32",
-            "shape": [rows, width, 1],
-            "parameters": {"binary_data_size": 4 * rows * width},
-        },
-        {"name": "lengths", "datatype": "INT32", "shape": [rows], "parameters": {"binary_data_size": 4 * rows}},
-    ]
-    head = orjson.dumps({"inputs": tensors})
+    values, lengths = np.zeros((64, 16_384, 1), "<f4"), np.array([16_384] + [1] * 63, "<i4")
     ran: list[PaddedBatch] = []
     async with serving(model(rules, ran.append), max_inflight_bytes=64 * MEBIBYTE) as service:
-        headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
-        answer = await service.client.post("/v2/models/sums/infer", content=head + data, headers=headers)
+        answer = await _v2_binary(service, values, lengths)
         assert (answer.status_code, ran) == (413, [])
         assert "its answer included" in answer.json()["error"]
         assert idle(await service.figures())

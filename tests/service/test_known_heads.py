@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lengthwise.decoding import fast_json
+from lengthwise.decoding import fast_json, json_text
 from lengthwise.errors import RequestError
 from lengthwise.grpc import codec
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.protocols import tensor_text
 from lengthwise.protocols.endpoint import Received
-from lengthwise.protocols.tensor_text import SplitText
+from lengthwise.protocols.tensor_text import SplitText, TensorText
 from lengthwise.protocols.tensors import KnownHeads
 from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v2 import HEADER_LENGTH, Infer
@@ -39,11 +39,8 @@ SHAPES = st.sampled_from(
     [[1, 2, 2], [1, 3, 2], [2, 2, 2], [1, 3], [1, 3, 1], [2, 3], [1, 2], [0, 2, 2], [1, 99999, 2], "x"]
 )
 LENGTHS = st.sampled_from([None, None, [2], [1], [2, 1], [1, 3], [0], [-1], [2.0], [[2], [1]]])
-PARAMETERS = st.sampled_from(
+PARAMETERS = st.just({}) | st.sampled_from(
     [
-        {},
-        {},
-        {},
         {"timeout_ms": 5},
         {"priority": 3},
         {"timeout": 9},
@@ -57,10 +54,15 @@ OUTPUTS = st.sampled_from(
      [{"name": "probabilities", "parameters": {"classification": 2}}], [{"name": "attention"}],
      [{"name": "probabilities", "parameters": {"binary_data": True}}]]
 )  # fmt: skip
-NAMES = sorted(MANIFESTS)
+BLANK = b" " * 33_000
+VALUES_OF_JSON = st.recursive(st.one_of(st.none(), st.integers(-9, 9), st.floats(-9, 9), st.text(max_size=5)), st.lists)
+ENTRIES = st.dictionaries(st.sampled_from(["data", "name", '"data":']), VALUES_OF_JSON)
+DOCUMENTS = st.one_of(
+    st.fixed_dictionaries({"inputs": st.one_of(st.lists(ENTRIES, max_size=4), VALUES_OF_JSON)}), VALUES_OF_JSON
+)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=sorted(MANIFESTS))
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with serving(model(MANIFESTS[request.param])) as made:
         yield made
@@ -185,27 +187,17 @@ def parsed_answer(found: Any) -> Any:
     return (*found[:-1], pb.ModelInferResponse.FromString(found[-1])) if isinstance(found[-1], bytes) else found
 
 
-@pytest.fixture
-def mutants() -> Iterator[bytes]:
-    dice = random.Random(0)
+def test_a_message_is_split_as_protocol_buffers_reads_it() -> None:
+    dice, splits = random.Random(0), 0
     whole = pb.ModelInferRequest(model_name="sums", id="x", raw_input_contents=[b"1234" * 4, b""])
     whole.inputs.add(name="values", datatype="FP32", shape=[1, 2, 2])
     body = whole.SerializeToString()
-
-    def made() -> Iterator[bytes]:
-        for _ in range(20_000):
-            mutant = bytearray(body)
-            for _ in range(dice.randint(1, 4)):
-                at = dice.randrange(len(mutant) + 1)
-                mutant[at : at + dice.randint(0, 3)] = dice.randbytes(dice.randint(0, 3))
-            yield bytes(mutant)
-
-    return made()
-
-
-def test_a_message_is_split_as_protocol_buffers_reads_it(mutants: Iterator[bytes]) -> None:
-    splits = 0
-    for mutant in mutants:
+    for _ in range(20_000):
+        changed = bytearray(body)
+        for _ in range(dice.randint(1, 4)):
+            at = dice.randrange(len(changed) + 1)
+            changed[at : at + dice.randint(0, 3)] = dice.randbytes(dice.randint(0, 3))
+        mutant = bytes(changed)
         found = codec.MessageParts.of(mutant)
         if found is None:
             continue
@@ -221,6 +213,31 @@ def test_a_message_is_split_as_protocol_buffers_reads_it(mutants: Iterator[bytes
         request.ClearField("raw_input_contents")
         assert rest == request
     assert splits > 1000
+
+
+def whole(value: Any) -> Any:
+    """A document with the numbers of its inputs parsed."""
+    if isinstance(value, TensorText):
+        return value.parsed()
+    if isinstance(value, dict):
+        return {name: whole(entry) for name, entry in value.items()}
+    return [whole(entry) for entry in value] if isinstance(value, list) else value
+
+
+def text_outcome(body: bytes, parse: Any) -> Any:
+    try:
+        return whole(parse(body, "the body"))
+    except RequestError as error:
+        return type(error), error.detail
+
+
+@given(DOCUMENTS, st.booleans(), st.data())
+def test_what_is_parsed_later_is_what_would_be_parsed_at_once(document: Any, spoilt: bool, data: st.DataObject) -> None:
+    body = json.dumps(document, ensure_ascii=data.draw(st.booleans())).encode() + BLANK
+    if spoilt:
+        at = data.draw(st.integers(0, len(body) - len(BLANK)))
+        body = body[:at] + data.draw(st.sampled_from([b"", b"[", b"]", b'"', b"\xff", b",", b"NaN"])) + body[at + 1 :]
+    assert text_outcome(body, tensor_text.parse) == text_outcome(body, json_text.parse)
 
 
 def test_what_is_known_is_bounded() -> None:

@@ -77,14 +77,9 @@ def rows_of(probabilities: NDArray[np.float32]) -> list[bytes]:
 
 
 def one_by_one(server: Server, recordings: list[Floats]) -> list[bytes]:
-    return [
-        np.float32(
-            orjson.loads(server.post("/predict", orjson.dumps({"sequences": [steps.tolist()]})))["predictions"][0][
-                "probabilities"
-            ]
-        ).tobytes()
-        for steps in recordings
-    ]
+    bodies = [orjson.dumps({"sequences": [steps.tolist()]}) for steps in recordings]
+    answers = [orjson.loads(server.post("/predict", body)) for body in bodies]
+    return [np.float32(answer["predictions"][0]["probabilities"]).tobytes() for answer in answers]
 
 
 def octets(server: Server, recordings: list[Floats]) -> list[bytes]:
@@ -151,12 +146,10 @@ def grpc_typed(server: Server, recordings: list[Floats]) -> list[bytes]:
     found: list[bytes] = []
     for values, lengths in padded(recordings, np.inf):
         request = pb.ModelInferRequest(model_name=MODEL)
-        request.inputs.add(name="values", datatype="FP32", shape=values.shape).contents.fp32_contents.extend(
-            values.ravel().tolist()
-        )
-        request.inputs.add(name="lengths", datatype="INT32", shape=lengths.shape).contents.int_contents.extend(
-            lengths.tolist()
-        )
+        rows = request.inputs.add(name="values", datatype="FP32", shape=values.shape)
+        rows.contents.fp32_contents.extend(values.ravel().tolist())
+        ends = request.inputs.add(name="lengths", datatype="INT32", shape=lengths.shape)
+        ends.contents.int_contents.extend(lengths.tolist())
         found += rows_of(np.array(infer(server, request).outputs[0].contents.fp32_contents, dtype="<f4"))
     return found
 

@@ -77,19 +77,6 @@ async def test_a_silent_call_keeps_its_place_until_another_waits_and_then_not_fo
     assert inflight.bytes == 0
 
 
-async def test_a_call_gets_the_place_of_one_that_was_silent_long_before_it_came(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", receiving.SILENT_SECONDS)
-    receive, inflight = made()
-    silent = asyncio.ensure_future(sends(receive, inflight, "silent", None))
-    await asyncio.sleep(2 * receiving.PATIENCE_SECONDS)
-    assert await sends(receive, inflight, "honest", 0) == "honest"
-    with pytest.raises(DeadlineExceeded):
-        await silent
-    assert inflight.bytes == 0
-
-
 async def test_a_message_that_arrives_fast_enough_keeps_its_place_though_others_wait() -> None:
     began = time.monotonic()
 

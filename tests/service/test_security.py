@@ -36,6 +36,7 @@ OTHERS = [
     *(("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")),
     *(("GET", "/v1/models"), ("GET", "/v1/models/sums"), ("GET", "/v2"), ("GET", "/v2/health/live")),
     *(("GET", "/v2/health/ready"), ("GET", "/v2/models/sums"), ("GET", "/v2/models/sums/ready")),
+    *(("GET", "/v2/models/stats"), ("GET", "/v2/models/sums/stats"), ("GET", "/v2/models/sums/versions/1/config")),
     *(("POST", "/v2/repository/index"), ("POST", "/v2/repository/models/sums/load"), ("GET", "/predict")),
     *(("GET", "/v2/models/sums/infer"), ("GET", "/nothing"), ("GET", "/livez/"), ("GET", "//livez")),
     *(("GET", "/LIVEZ"), ("GET", "/livez/../metrics"), ("GET", "/livez%2f..%2fmetrics"), ("GET", "/readyz%00")),

@@ -34,9 +34,8 @@ async def test_an_ordinary_body_takes_the_fast_way(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(json_body.validation, "read", None)
     async with serving(model(MANIFESTS["takes missing"])) as service:
         assert (await ask(service, {"instances": [[[1, 3]], [[1, 2], [3, None]]]})).status_code == 200
-        assert (
-            await ask(service, {"timeout_ms": 1e4, "instances": [{"id": "a", "steps": [[1, 3]]}]})
-        ).status_code == 200
+        with_options = {"timeout_ms": 1e4, "instances": [{"id": "a", "steps": [[1, 3]]}]}
+        assert (await ask(service, with_options)).status_code == 200
 
 
 async def test_every_bad_body_is_refused_in_one_sentence_and_the_next_good_one_is_answered() -> None:
@@ -74,13 +73,7 @@ async def test_the_model_stands_in_the_path_alone() -> None:
         ({}, "sums", {"content_type": "text/plain"}, 415, "content-type must be application/json, or none"),
         ({"instances": [[[1, 3]]], "timeout_ms": 1e-300}, "sums", {}, 504, "the deadline had passed when the request "),
         ({"instances": [[[1, 3]], [[NOT_FINITE] * 2]]}, "sums", {}, 400, "/instances/1: the model's answer to this "),
-        (
-            {"instances": [[[BLIND] * 2]], "outputs": ["attention"]},
-            "sums",
-            {},
-            400,
-            "/instances/0: the model's answer ",
-        ),
+        ({"instances": [[[BLIND] * 2]], "outputs": ["attention"]}, "sums", {}, 400, "/instances/0: the model's "),
     ],
 )
 async def test_what_cannot_be_answered_is_refused_by_its_status(
