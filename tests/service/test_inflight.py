@@ -25,9 +25,9 @@ from lengthwise.decoding import calls
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import ConfigurationError, InflightFull, TooLarge
 from lengthwise.grpc import calls as grpc_calls
-from lengthwise.grpc import receiving
+from lengthwise.grpc import infer, receiving
 from lengthwise.grpc import server as grpc_server
-from lengthwise.grpc.infer import INFER, SERVICE, GrpcInference, ModelInfer
+from lengthwise.grpc.infer import INFER, SERVICE, ModelInfer
 from lengthwise.grpc.server import GrpcServer
 from lengthwise.padding import PaddedBatch
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
@@ -493,7 +493,7 @@ async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_no
         ended: list[Callable[[], None]] = []
         never = {"time_remaining": lambda: None, "is_late": lambda: False}
         rpc: Any = SimpleNamespace(metadata=(), peer="ipv4:1.1.1.1:1", client="1.1.1.1:1", on_end=ended.append, **never)
-        GrpcInference(ModelInfer(service.serving, Turns(), INFER), receive).answer(rpc)
+        infer.answer(ModelInfer(service.serving, Turns(), INFER), receive, rpc)
         rpc.on_cancel()
         for end in ended:
             end()

@@ -122,35 +122,28 @@ class RpcRequest(DirectCall):
 Ends: TypeAlias = Callable[[RpcRequest, RequestError | None, bytes | None], None]
 
 
-class GrpcInference:
-    """Answers the calls of `ModelInfer`, each of whose messages is received when it may be."""
+def answer(protocol: ModelInfer, receiving: Receiving, rpc: RpcCall) -> None:
+    """Answers a `ModelInfer`, whose message is received when it may be; it is held until its answer has left."""
+    request = RpcRequest(protocol, rpc, headers_of(rpc.metadata), partial(_send, rpc))
+    call = request.call
+    rpc.on_end(call.hold.close)
+    deadline = call.record.arrived + protocol.serving.settings.default_timeout_ms / 1000
 
-    def __init__(self, protocol: ModelInfer, receiving: Receiving) -> None:
-        self._protocol = protocol
-        self._receiving = receiving
+    def received(body: bytes | None) -> None:
+        receiving.end(message, arrived=body is not None)
+        request.message(body)
 
-    def answer(self, rpc: RpcCall) -> None:
-        """Answers one call. Its bytes count as held until its answer has left."""
-        request = RpcRequest(self._protocol, rpc, headers_of(rpc.metadata), partial(_send, rpc))
-        call = request.call
-        rpc.on_end(call.hold.close)
-        deadline = call.record.arrived + self._protocol.serving.settings.default_timeout_ms / 1000
+    def left() -> None:
+        receiving.end(message, arrived=False)
+        request.left(rpc)
 
-        def received(body: bytes | None) -> None:
-            self._receiving.end(message, arrived=body is not None)
-            request.message(body)
-
-        def left() -> None:
-            self._receiving.end(message, arrived=False)
-            request.left(rpc)
-
-        message = IncomingMessage(call.hold, rpc.client, lambda: rpc.receive(received), request.set_exception)
-        rpc.on_cancel = left
-        try:
-            call.admit()
-            self._receiving.start(message, min(deadline, call.deadline))
-        except Exception as error:
-            request.set_exception(error)
+    message = IncomingMessage(call.hold, rpc.client, lambda: rpc.receive(received), request.set_exception)
+    rpc.on_cancel = left
+    try:
+        call.admit()
+        receiving.start(message, min(deadline, call.deadline))
+    except Exception as error:
+        request.set_exception(error)
 
 
 def _send(rpc: RpcCall, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:

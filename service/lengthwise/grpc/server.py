@@ -21,15 +21,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Final
 
 import grpc
 
 from lengthwise.connections.unread import PATIENCE_SECONDS
 from lengthwise.errors import ConfigurationError, RequestError
+from lengthwise.grpc import infer
 from lengthwise.grpc.calls import SmallCalls
 from lengthwise.grpc.connections import GrpcConnections
-from lengthwise.grpc.infer import INFER, STREAM, GrpcInference, ModelInfer, headers_of, refuse_unread
+from lengthwise.grpc.infer import INFER, STREAM, ModelInfer, headers_of, refuse_unread
 from lengthwise.grpc.receiving import Receiving
 from lengthwise.grpc.stream import StreamInference
 from lengthwise.grpc.transport import Handler, RpcCall, RpcServer
@@ -61,11 +63,10 @@ class GrpcServer:
         self._max_connections = max_connections or settings.max_connections
         self._connections = GrpcConnections(self._max_connections, settings.header_timeout_seconds)
         receiving = Receiving(serving.inflight, settings.max_body_bytes, self._connections.received_bytes)
-        inference = GrpcInference(ModelInfer(serving, large_bodies, INFER), receiving)
         self._streams = StreamInference(ModelInfer(serving, large_bodies, STREAM), receiving, self._connections)
         self._calls = SmallCalls(serving, self._connections)
         self._handlers: dict[str, Handler] = {
-            f"/{INFER}": inference.answer,
+            f"/{INFER}": partial(infer.answer, ModelInfer(serving, large_bodies, INFER), receiving),
             f"/{STREAM}": self._streams.answer,
             **self._calls.handlers(),
         }

@@ -12,7 +12,7 @@ from typing import Final
 
 from lengthwise.decoding import arrow_stream, json_body
 from lengthwise.decoding.calls import Call
-from lengthwise.errors import RequestError, UnsupportedMedia, how_to_install
+from lengthwise.errors import UnsupportedMedia, how_to_install
 from lengthwise.protocols import binary_bodies, problems
 from lengthwise.protocols.binary_bodies import ARROW, OCTETS
 from lengthwise.protocols.endpoint import (
@@ -41,6 +41,7 @@ class Predict(Endpoint):
 
     name = "POST /predict"
     path = re.compile(rb"/predict")
+    refuse = staticmethod(problems.refusal)
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Accepts JSON, an Arrow stream where pyarrow is installed, a raw tensor, and a body without a content type."""
@@ -82,10 +83,6 @@ class Predict(Endpoint):
         if call is None:
             return None
         return call, encoded or partial(binary_bodies.encode_arrow if answers_arrow else encode, call)
-
-    def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
-        """Status, body and headers of a refusal; see `Endpoint.refuse`."""
-        return problems.refusal(error)
 
 
 def encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:

@@ -15,7 +15,7 @@ import orjson
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Call
 from lengthwise.decoding.validation import BodyLayout
-from lengthwise.errors import RequestError, UnsupportedMedia
+from lengthwise.errors import UnsupportedMedia
 from lengthwise.protocols import kserve
 from lengthwise.protocols.endpoint import (
     CAREFUL_BYTES,
@@ -38,6 +38,7 @@ class PredictV1(Endpoint):
 
     name = "POST /v1/models/MODEL:predict"
     path = re.compile(rb"/v1/models/(?P<model>[\w.-]+):predict")
+    refuse = staticmethod(kserve.refusal)
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Accepts JSON, and a body without a content type."""
@@ -54,10 +55,6 @@ class PredictV1(Endpoint):
         most = self.serving.settings.max_sequences
         call = decode(request.body, lambda name, version: served, max_sequences=most, layout=INSTANCES)
         return None if call is None else (call, partial(_encode, call))
-
-    def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
-        """Status, body and headers of a refusal; see `Endpoint.refuse`."""
-        return kserve.refusal(error)
 
 
 def _encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
