@@ -36,8 +36,8 @@ def main() -> None:
 
     def jumping() -> float:
         # gRPC takes a deadline from the system's clock and subtracts `time.time()` from it: real jumps are in both. Its
-        # own frames are compiled and not seen here, so it is called by those of the service's gRPC modules.
-        by_grpc = Path(sys._getframe(1).f_code.co_filename).name.startswith("grpc_")
+        # own frames are compiled and not seen here, so it is called by those of the service's package for gRPC.
+        by_grpc = Path(sys._getframe(1).f_code.co_filename).parent.name == "grpc"
         return clock() + (0.0 if by_grpc else chance.uniform(-DAY_SECONDS, DAY_SECONDS))
 
     setattr(Session, "run", faulty)  # noqa: B010 - mypy allows no assignment to a method
