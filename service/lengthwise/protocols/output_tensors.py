@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from lengthwise.protocols.tensor_specs import ELEMENTS, outputs_of
 from lengthwise.protocols.tensors import TensorCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
+
+_NO_LABELS: Final[NDArray[Any]] = np.array([], dtype=object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,12 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
     """The output tensors of a call, in the requested order."""
     manifest = asked.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
+    labels = _NO_LABELS
     outputs = []
     for name, binary, classes in asked.outputs:
         datatype = forms[name].datatypes[0]
-        labels = np.array([label.encode() for label in manifest.labels] if datatype == "BYTES" else [], dtype=object)
+        if datatype == "BYTES":
+            labels = np.array([label.encode() for label in manifest.labels], dtype=object)
         rows = [_values(name, one, labels, manifest) for one in answers]
         if classes is not None:
             rows = [classified(row, classes, manifest.labels) for row in rows]
