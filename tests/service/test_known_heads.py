@@ -228,9 +228,9 @@ def text_outcome(body: bytes, parse: Any) -> Any:
     """What comes of a text: the names of its fields, and its inputs. What else is called `data` is read by nobody."""
     try:
         document = parse(body, "the body")
+        return (list(document), whole(document.get("inputs"))) if isinstance(document, dict) else document
     except RequestError as error:
         return type(error), error.detail
-    return (list(document), whole(document.get("inputs"))) if isinstance(document, dict) else document
 
 
 @given(DOCUMENTS, st.booleans(), st.data())

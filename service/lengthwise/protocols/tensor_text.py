@@ -62,7 +62,9 @@ def _text_at(head: bytes, start: int) -> TensorText | None:
         return None
     end, items, parts, has_text, has_nested = skipped
     text = head[start:end]
-    clear = has_text and not has_nested and parts <= json_text.MAX_PARTS and text.isascii()
+    if not text.isascii():  # it may be no UTF-8, and then the place in the whole is told
+        return None
+    clear = has_text and not has_nested and parts <= json_text.MAX_PARTS
     return TensorText(text, entries=items if clear else None)
 
 
