@@ -34,8 +34,8 @@ from rich.console import Console
 
 from benchmarks import machine, pages
 from lengthwise.commands.command import Command
-from lengthwise.decoding import dataset
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets import dataset
+from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture.model_spec import PRESETS
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training.options import TrainOptions

@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 
 from lengthwise.commands.command import Command
-from lengthwise.decoding import dataset
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets import dataset
+from lengthwise.datasets.dataset import Record
 from lengthwise.errors import VerificationError
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import Manifest

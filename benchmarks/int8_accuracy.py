@@ -22,8 +22,8 @@ from rich.progress import Progress
 
 from benchmarks import machine, output, pages
 from lengthwise.commands.command import Command
-from lengthwise.decoding import dataset
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets import dataset
+from lengthwise.datasets.dataset import Record
 from lengthwise.padding import batches
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session

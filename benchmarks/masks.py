@@ -27,8 +27,8 @@ from torch import Tensor
 
 from benchmarks import machine, output, pages
 from lengthwise.commands.command import Command
-from lengthwise.decoding import dataset
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets import dataset
+from lengthwise.datasets.dataset import Record
 from lengthwise.padding import Steps, pad
 from lengthwise_export.architecture.model import ClassifierOutput, SequenceClassifier
 from lengthwise_export.architecture.spec import Spec

@@ -28,8 +28,8 @@ from rich.progress import track
 
 from benchmarks import machine, output, pages
 from lengthwise.commands.command import Command
-from lengthwise.decoding import dataset
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets import dataset
+from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import train
 from lengthwise_export.training.batches import examples

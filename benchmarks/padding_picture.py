@@ -14,7 +14,7 @@ import click
 import matplotlib as mpl
 import numpy as np
 
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest

@@ -22,7 +22,7 @@ from rich.progress import track
 
 from benchmarks import machine, output, pages
 from lengthwise.commands.command import Command
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.padding import Steps, batches, pad
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Precision
 from lengthwise.runtime.session import Session

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Precision
 from lengthwise.settings import bundled_models

@@ -25,7 +25,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 from keras import layers
 
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 
 LABELS = [str(number) for number in range(1, 10)]
 FEATURES = 12

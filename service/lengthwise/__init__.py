@@ -52,14 +52,14 @@ _MODULES = {
     "Scorer": "lengthwise.scoring.scorer",
     "Settings": "lengthwise.settings",
     "make_app": "lengthwise.http.app",
-    "sequences": "lengthwise.decoding.given",
+    "sequences": "lengthwise.datasets.given",
 }
 """Where exported names are defined; the others are in `lengthwise.api`."""
 
 if TYPE_CHECKING:
     from lengthwise.api import Model, Prediction, load
     from lengthwise.client.client import AsyncClient, Client
-    from lengthwise.decoding.given import sequences
+    from lengthwise.datasets.given import sequences
     from lengthwise.http.app import make_app
     from lengthwise.scoring.scorer import Scorer
     from lengthwise.settings import Settings

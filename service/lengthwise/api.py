@@ -1,6 +1,6 @@
 """The Python interface: `load` verifies and loads a model directory, `Model.predict` answers arrays without a server.
 
-    arrays -> items (`decoding.arrays`) -> batches of the planner (`scoring.offline`) -> a `Prediction` for each array
+    arrays -> items (`datasets.arrays`) -> batches of the planner (`scoring.offline`) -> a `Prediction` for each array
 
 `load` imports what is needed to run a model, so that importing this module is cheap.
 """
@@ -22,8 +22,8 @@ from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
+    from lengthwise.datasets.given import Layout
     from lengthwise.decoding.calls import Item
-    from lengthwise.decoding.given import Layout
     from lengthwise.repository.model import LoadedModel
     from lengthwise.runtime.answers import Answer
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
@@ -165,7 +165,7 @@ class Model:
             >>> prediction.probabilities.shape, prediction.length
             ((9,), 19)
         """
-        from lengthwise.decoding import arrays
+        from lengthwise.datasets import arrays
         from lengthwise.scoring import offline
 
         manifest = self.loaded.manifest

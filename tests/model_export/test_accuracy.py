@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from lengthwise.commands.cli import main
-from lengthwise.decoding.dataset import Label, Record
+from lengthwise.datasets.dataset import Label, Record
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import Manifest, StepInput, Task

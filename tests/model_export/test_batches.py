@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.decoding.dataset import Label, Record
+from lengthwise.datasets.dataset import Label, Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.training.batches import (
     NO_TARGET,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lengthwise_export
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture import trained
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.training import train as training

@@ -12,7 +12,7 @@ import torch
 import lengthwise
 import lengthwise_export
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError, InvalidSequences, VerificationError
 from lengthwise.padding import pad
 from lengthwise.repository import loading

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.runtime.session import Session

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import normalizing, recipe, rocket
 from lengthwise_export.training.normalizing import Normalisation

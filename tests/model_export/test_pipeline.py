@@ -11,7 +11,7 @@ from onnx import helper
 
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.commands.cli import main
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.repository import loading

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.training import choice, normalizing, recipe, rocket, schedule, session

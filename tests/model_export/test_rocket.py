@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import lengthwise_export
 from lengthwise.commands.cli import main
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import batches, pad
 from lengthwise.runtime.fixed_kernels import KERNELS, DilatedKernels

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import trained
 from lengthwise_export.errors import CheckpointError

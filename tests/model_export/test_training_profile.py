@@ -7,8 +7,8 @@ from typing import cast
 
 import numpy as np
 
+from lengthwise.datasets.dataset import Record
 from lengthwise.decoding.calls import make_item
-from lengthwise.decoding.dataset import Record
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.data_profile import ProfileCounter
 from lengthwise.runtime.manifest import Manifest, StepInput

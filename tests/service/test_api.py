@@ -13,7 +13,8 @@ import pytest
 import lengthwise
 from lengthwise import api
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.decoding import arrays, dataset, json_body
+from lengthwise.datasets import arrays, dataset
+from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidRequest, InvalidSequences, ModelError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lengthwise.decoding import dataset, json_text
-from lengthwise.decoding.dataset import BadRecord, Record
+from lengthwise.datasets import dataset
+from lengthwise.datasets.dataset import BadRecord, Record
+from lengthwise.decoding import json_text
 from lengthwise.errors import ConfigurationError, InvalidRequest
 
 

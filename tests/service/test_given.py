@@ -22,7 +22,7 @@ from rich.console import Console
 import lengthwise
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.commands.score import ScoringRun
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.scoring.opened import OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring import monitoring, patient_output

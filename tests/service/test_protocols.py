@@ -12,7 +12,7 @@ import tritonclient.http as triton
 from numpy.typing import NDArray
 
 from lengthwise.bench.launch import free_port
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
 from tests.support.server_process import ServerProcess, started

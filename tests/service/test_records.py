@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lengthwise.datasets.dataset import BadRecord, Label, Record
 from lengthwise.decoding.calls import Item
-from lengthwise.decoding.dataset import BadRecord, Label, Record
 from lengthwise.errors import RecordError
 from lengthwise.padding import Steps
 from lengthwise.runtime.answers import Answer

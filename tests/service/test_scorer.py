@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import lengthwise
 from lengthwise import errors
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.decoding import arrays, json_body
+from lengthwise.datasets import arrays
+from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidRequest, InvalidSequences, Problem
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.model import LoadedModel

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from lengthwise.bench.launch import free_port
 from lengthwise.commands.cli import main as commands
 from lengthwise.connections.listener import Listener
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import Application
 from lengthwise.http.server import Server, serve

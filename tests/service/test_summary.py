@@ -2,7 +2,7 @@
 
 import pytest
 
-from lengthwise.decoding.dataset import Label
+from lengthwise.datasets.dataset import Label
 from lengthwise.runtime.manifest import Task
 from lengthwise.scoring.offline import ScoredBatch
 from lengthwise.scoring.summary import Summary, right

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import torch
 
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.exporting.candidate import Candidate, from_spec

@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding.calls import make_item, why_rejected
-from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import Steps, pad
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
-from lengthwise.scoring.records import label_mismatch, unknown_labels
+
+if TYPE_CHECKING:
+    from lengthwise.datasets.dataset import Record
 
 UNTRAINED: Final = "untrained"  # the value of `weights` in the manifest's `made`, for a spec without a checkpoint
 _ROWS: Final = 32  # rows of a batch
@@ -133,6 +134,8 @@ def answered_classes(session: Session, manifest: Manifest, records: Sequence[Rec
 
 def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[list[Record], int, str]:
     """The records with a label that the model accepts; the number of those that it does not; the first one's reason."""
+    from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
+
     labelled = [record for record in records if record.label is not None]
     for record in labelled:
         wrong = label_mismatch(record, manifest.task)

@@ -39,7 +39,7 @@ from lengthwise_export.tracing import graph
 from lengthwise_export.tracing.graph import without_exporter_metadata
 
 if TYPE_CHECKING:
-    from lengthwise.decoding.dataset import Record
+    from lengthwise.datasets.dataset import Record
     from lengthwise.runtime.session import Session
     from lengthwise_export.mending.fix import FixProposal
     from lengthwise_export.mending.mend_target import ProvedMend

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
 from lengthwise_export.checking.check import check as judge
@@ -26,6 +25,7 @@ from lengthwise_export.targets.target import Target
 from lengthwise_export.tracing.process_wide import one_torch_thread
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
+    from lengthwise.datasets.dataset import Record
     from lengthwise.verification.case import Case
     from lengthwise_export.exporting.accuracy import DataAccuracy
     from lengthwise_export.exporting.candidate import Candidate, Tell
@@ -131,7 +131,7 @@ def publish(
     source: Candidate,
     out: Path,
     options: ExportOptions = ExportOptions(),  # noqa: B008 - it is frozen
-    data: Sequence[dataset.Record] | None = None,
+    data: Sequence[Record] | None = None,
 ) -> PublishedModel:
     """Builds, verifies and publishes a candidate.
 
@@ -242,10 +242,12 @@ def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> I
         yield from published.sample.notices(record.expected, record.expected_answers)
 
 
-def _labelled(options: ExportOptions, read: Target) -> list[dataset.Record] | None:
+def _labelled(options: ExportOptions, read: Target) -> list[Record] | None:
     """The records of --data; None without it."""
     if options.data is None:
         return None
+    from lengthwise.datasets import dataset
+
     records = dataset.read_all(os.fspath(options.data), read.steps.kind)
     if options.precision == "fp32" and all(record.label is None for record in records):
         raise ConfigurationError(

@@ -26,7 +26,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from lengthwise import files
 from lengthwise.decoding.calls import why_rejected
-from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.repository import judging
 from lengthwise.runtime import recurrent_kernels
@@ -52,6 +51,7 @@ from lengthwise_export.exporting.verify import VerifiedGraph
 from lengthwise_export.onnx_graphs.protos import host_nodes
 
 if TYPE_CHECKING:
+    from lengthwise.datasets.dataset import Record
     from lengthwise_export.mending.fix import FixProposal
 
 

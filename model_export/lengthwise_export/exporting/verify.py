@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 
 from lengthwise.decoding.calls import make_item, why_rejected
-from lengthwise.decoding.dataset import Record
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise.repository import judging
@@ -37,6 +36,7 @@ from lengthwise_export.options import ExportOptions
 from lengthwise_export.tracing import translations
 
 if TYPE_CHECKING:
+    from lengthwise.datasets.dataset import Record
     from lengthwise_export.mending.mended_accuracy import MendAccuracy
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime import answers

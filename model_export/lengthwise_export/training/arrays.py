@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from lengthwise.decoding import given as forms
-from lengthwise.decoding.arrays import as_steps, items, kept_steps
+from lengthwise.datasets import given as forms
+from lengthwise.datasets.arrays import as_steps, items, kept_steps
+from lengthwise.datasets.dataset import Label, Record
+from lengthwise.datasets.given import GivenSequence, Layout
 from lengthwise.decoding.calls import TRANSPOSED
-from lengthwise.decoding.dataset import Label, Record
-from lengthwise.decoding.given import GivenSequence, Layout
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.padding import Steps
 from lengthwise.wrong_values import nearest
@@ -63,7 +63,7 @@ def labelled(
 
     Args:
         given: The spec.
-        sequences: In any form that `lengthwise.decoding.given` reads.
+        sequences: In any form that `lengthwise.datasets.given` reads.
         labels: One for each sequence: a text or a whole number; a list of them for a multi-label or per-step model.
             None: those that the sequences have.
         layout: The order of the axes of a sequence.
@@ -181,7 +181,7 @@ def answerable(sequences: Any, spec: Spec, layout: Layout = "steps-first") -> li
     """The sequences of a call that a trained model answers, cut where its policy for long ones says so.
 
     Args:
-        sequences: In any form that `lengthwise.decoding.given` reads.
+        sequences: In any form that `lengthwise.datasets.given` reads.
         layout: The order of the axes of a sequence.
         spec: The spec of the model, with nothing open.
 

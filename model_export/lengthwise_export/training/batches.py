@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lengthwise.datasets.dataset import Record
+from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
 from lengthwise.decoding.calls import first_fault
-from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.answers import windows
 from lengthwise.runtime.manifest import Task
-from lengthwise.scoring.records import label_mismatch, unknown_labels
 from lengthwise_export.architecture.spec import Spec
 
 NO_TARGET = -100

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture import temperature
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import rocket

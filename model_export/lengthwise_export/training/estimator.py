@@ -20,9 +20,9 @@ from sklearn.utils import Tags, check_array, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from lengthwise.decoding.given import GivenSequences, Layout, sequences_of
-from lengthwise.decoding.long_table import has_ids
-from lengthwise.decoding.tables import columns_of
+from lengthwise.datasets.given import GivenSequences, Layout, sequences_of
+from lengthwise.datasets.long_table import has_ids
+from lengthwise.datasets.tables import columns_of
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import loading
 from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec

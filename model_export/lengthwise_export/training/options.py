@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from lengthwise.commands.options import PYTHON_ONLY, Options
-from lengthwise.decoding.given import Layout
+from lengthwise.datasets.given import Layout
 from lengthwise_export.options import StrPath
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.model_spec import narrow_conv
 from lengthwise_export.architecture.spec import Spec

@@ -18,7 +18,7 @@ from lengthwise.reports.page import Html, bullets, element, joined, section, tab
 from lengthwise.reports.page import page as whole_page
 
 if TYPE_CHECKING:
-    from lengthwise.decoding.dataset import Record
+    from lengthwise.datasets.dataset import Record
     from lengthwise_export.training.recipe import Plan
     from lengthwise_export.training.rocket import RocketResult
     from lengthwise_export.training.scores import EvaluationScores

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training.batches import examples, stratified_split
 from lengthwise_export.training.options import TrainingOptions

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from lengthwise import files
 from lengthwise.commands.progress import progress_bar, status
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
 from lengthwise_export.architecture import checkpoint

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 
 import torch
 
-from lengthwise.decoding.dataset import Record
+from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.data_profile import DataProfile
 from lengthwise_export.architecture import checkpoint, temperature, trained

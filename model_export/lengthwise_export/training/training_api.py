@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
 from lengthwise.commands.options import keywords
-from lengthwise.decoding.dataset import Record
-from lengthwise.decoding.given import GivenSequences, Layout
-from lengthwise.decoding.tables import columns_of
+from lengthwise.datasets.dataset import Record
+from lengthwise.datasets.given import GivenSequences, Layout
+from lengthwise.datasets.tables import columns_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE

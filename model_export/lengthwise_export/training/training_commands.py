@@ -20,7 +20,7 @@ from lengthwise.commands.options import flags
 from lengthwise_export.training.options import TrainOptions
 
 if TYPE_CHECKING:
-    from lengthwise.decoding.dataset import Reading
+    from lengthwise.datasets.dataset import Reading
     from lengthwise_export.training.session import ProgressTarget
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -74,7 +74,7 @@ def train(
         raise click.UsageError("--resume and --overwrite exclude each other")
     from rich.console import Console
 
-    from lengthwise.decoding.dataset import read_all
+    from lengthwise.datasets.dataset import read_all
     from lengthwise_export.architecture.spec import Spec
     from lengthwise_export.architecture.trained import WEIGHTS_FILE
     from lengthwise_export.training import session

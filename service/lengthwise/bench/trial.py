@@ -19,7 +19,7 @@ from lengthwise.bench.launch import ServiceUnderLoad
 from lengthwise.bench.load import Closed, Open, Schedule, Tick, ask_each, drive
 from lengthwise.bench.replay import RecordedLoad
 from lengthwise.bench.workload import arrival_moments, draw_lengths, json_body, make_sequences
-from lengthwise.decoding import dataset
+from lengthwise.datasets import dataset
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 

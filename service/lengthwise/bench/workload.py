@@ -21,7 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from lengthwise.bench.exposition import Samples
-from lengthwise.decoding.dataset import StepKind
+from lengthwise.datasets.dataset import StepKind
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import numpy as np
 import orjson
 
-from lengthwise.decoding.given import GivenSequence
+from lengthwise.datasets.given import GivenSequence
 from lengthwise.errors import ConfigurationError, TooLarge, how_to_install
 
 Encoding = Literal["auto", "json", "arrow"]

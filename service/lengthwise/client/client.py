@@ -11,7 +11,7 @@ from lengthwise.client.answers import Predictions
 from lengthwise.client.bodies import PreparedSequences
 from lengthwise.client.connection import AnyClient, ArrivingAnswer
 from lengthwise.client.exchange import Answered, Exchange, Wait
-from lengthwise.decoding.given import Layout
+from lengthwise.datasets.given import Layout
 from lengthwise.errors import LengthwiseError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from lengthwise.client import exchange
 from lengthwise.client.bodies import Encoding, PreparedSequences, ServerLimits, prepare
 from lengthwise.client.exchange import Answered, Deadline, Exchange, Send
 from lengthwise.client.proxies import is_loopback, proxy_of
-from lengthwise.decoding.given import Layout, sequences_of
+from lengthwise.datasets.given import Layout, sequences_of
 from lengthwise.errors import (
     ConfigurationError,
     DeadlineExceeded,

@@ -10,8 +10,8 @@ import click
 from pydantic import Field
 
 from lengthwise.commands.options import Flag, Options, add_flags, pairs
-from lengthwise.decoding.dataset import Reading
-from lengthwise.decoding.long_table import ColumnNames
+from lengthwise.datasets.dataset import Reading
+from lengthwise.datasets.long_table import ColumnNames
 
 _ROLES: Final = ("id", "time", "label", "values")
 _HOW: Final = " (--column id=NAME, time=NAME, label=NAME or values=NAME,... name columns)"

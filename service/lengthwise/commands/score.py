@@ -19,8 +19,8 @@ from lengthwise.commands.command import Command
 from lengthwise.commands.data_options import DataOptions
 from lengthwise.commands.options import Flag, flags
 from lengthwise.commands.progress import progress_bar
-from lengthwise.decoding import dataset
-from lengthwise.decoding.dataset import BadRecord, Label
+from lengthwise.datasets import dataset
+from lengthwise.datasets.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.files import available_cores
 from lengthwise.scoring.opened import ModelOptions, OpenModel

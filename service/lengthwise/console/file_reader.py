@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import orjson
 
-from lengthwise.decoding.dataset import BadRecord, Reading, StepKind, entries
-from lengthwise.decoding.long_table import ColumnNames, Roles
+from lengthwise.datasets.dataset import BadRecord, Reading, StepKind, entries
+from lengthwise.datasets.long_table import ColumnNames, Roles
 from lengthwise.errors import Causes, ConfigurationError
 from lengthwise.repository import modest
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from lengthwise.console import page
 from lengthwise.console.live import MOST_VIEWERS, LiveView
 from lengthwise.console.live_stream import MEDIA_TYPE, LiveStream
-from lengthwise.decoding.long_table import ColumnNames
+from lengthwise.datasets.long_table import ColumnNames
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, headers_of
 from lengthwise.repository.served import ServedModel
 from lengthwise.serving import Serving

@@ -20,9 +20,9 @@ from starlette.types import Receive
 
 from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.console.file_reader import COLUMNS_FILE
-from lengthwise.decoding import long_files
-from lengthwise.decoding.json_lines import StepKind
-from lengthwise.decoding.long_table import ColumnNames
+from lengthwise.datasets.long_table import ColumnNames
+from lengthwise.datasets.record_fields import StepKind
+from lengthwise.datasets.text_files import CSV_SUFFIXES
 from lengthwise.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -36,7 +36,7 @@ from lengthwise.protocols.body import read_body
 from lengthwise.repository.modest import LEAST_BYTES, share_of_memory
 from lengthwise.settings import passed_to_children
 
-FORMATS: Final = (*long_files.SUFFIXES, ".jsonl", ".jsonl.gz", ".parquet", ".ts")
+FORMATS: Final = (*CSV_SUFFIXES, ".jsonl", ".jsonl.gz", ".parquet", ".ts")
 READ_SECONDS: Final = 20.0
 MOST_VALUES: Final = 500_000  # of all sequences in the answer
 MEMORY_BYTES: Final = 2**30  # address space of the process that reads a file

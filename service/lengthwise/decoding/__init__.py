@@ -1,1 +1,1 @@
-"""From bytes to sequences: JSON bodies, JSON Lines and files of labelled sequences."""
+"""From the bytes of a call to sequences: JSON bodies, Arrow streams, and the options of a call."""

@@ -25,9 +25,9 @@ from lengthwise.decoding.calls import (
     compact,
     first_fault,
     make_item,
+    rounded,
     why_rejected,
 )
-from lengthwise.decoding.numbers import rounded
 from lengthwise.decoding.options import CallOptions, find_model
 from lengthwise.decoding.sent_steps import SentMask
 from lengthwise.decoding.validation import PREDICT

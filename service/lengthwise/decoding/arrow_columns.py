@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -98,20 +96,6 @@ def step_column(column: Any, body: bytes | None = None) -> StepColumn | None:
         return None
     numbers = numbers_of(inner.values, body)[bounds[0] : bounds[-1]]
     return StepColumn(numbers.reshape(-1, features), offsets)
-
-
-def rows_of(column: Any) -> Iterator[Any]:
-    """The rows of a column: a view of its numbers for each, or Python objects for a row that is no array of numbers."""
-    is_readable = len(column) > 0 and type_problem("steps", column.type) is None
-    found = step_column(column) if is_readable and not column.null_count else None
-    if found is not None and not (found.numbers.ndim == 1 and column.values.null_count):  # ids beside a null stay whole
-        yield from (found.numbers[start:end] for start, end in pairwise(found.offsets.tolist()))
-    elif len(column) < 2 or not is_readable:
-        yield from column.to_pylist()
-    else:
-        half = len(column) // 2
-        for part in (range(half), range(half, len(column))):
-            yield from rows_of(column.take(load().array(part)))  # what is taken holds no values of other rows
 
 
 def element_of(type_: Any) -> np.dtype[Any]:

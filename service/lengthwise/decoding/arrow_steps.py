@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding.arrow_columns import element_of, is_fixed, is_nested, numbers_of, offsets_of
+from lengthwise.decoding.calls import rounded
 from lengthwise.decoding.explanations import SentWhere, explain
-from lengthwise.decoding.numbers import rounded
 from lengthwise.decoding.sent_steps import SentSteps, tell
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest

@@ -38,6 +38,12 @@ class Item(NamedTuple):
     id: str | None = None  # the caller's name for it
 
 
+def rounded(numbers: NDArray[Any]) -> NDArray[np.float32]:
+    """Numbers as float32, infinite where too large: through double, as those of JSON, else integers get other bits."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float64, copy=False).astype(np.float32)
+
+
 StepFault: TypeAlias = Literal["no token", "not finite", "missing"]  # why a model does not accept a step
 
 

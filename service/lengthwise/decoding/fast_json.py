@@ -46,6 +46,20 @@ def skip(body: bytes, start: int) -> tuple[int, int, int, bool, bool] | None:
     return _fast_json.skip(body, start, len(body)) if COMPILED else None
 
 
+def steps(text: bytes, start: int, end: int, *, are_tokens: bool) -> Steps | None:
+    """The array of steps there, of any length and number of features, as an array of its own; None if not ordinary."""
+    if not COMPILED:
+        return None
+    one = b"".join((b"[", memoryview(text)[start:end], b"]"))
+    first = one[2 : one.find(b"]")]
+    if are_tokens:
+        features, found = None, _fast_json.read_tokens(one, 0, len(one), sys.maxsize, 1, sys.maxsize)
+    else:
+        features = first.count(b",", first.index(b"[")) + 1 if b"[" in first else 1
+        found = _fast_json.read_values(one, 0, len(one), features, 1, sys.maxsize, True)
+    return _steps(found, features).copy() if isinstance(found, bytes) else None
+
+
 def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call | None:
     """The call of an ordinary body, or None of any other."""
     place = locate(body, layout.key)

@@ -27,33 +27,33 @@ _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")  # w
 _CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
 
 
-def parse(body: bytes | bytearray, what: str = "the body") -> Any:
+def parse(body: bytes | bytearray, what: str = "the body", *, most_parts: int = MAX_PARTS) -> Any:
     """Parses a body; NaN, Infinity, duplicate keys and very deep nesting are errors. `what` is its name in messages."""
     parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
-    if parts > MAX_PARTS:
+    if parts > most_parts:
         raise too_many(parts)
     try:
         text = bytes(body).decode("utf-8")
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
             raise _ends_early(body, what) from None
-        raise _not_json(f"the body is not UTF-8: byte {error.start} cannot be read") from None
+        raise _not_json(f"{what} is not UTF-8: byte {error.start} cannot be read") from None
     if not text or text.isspace():
         raise _not_json(f"{what} is empty{', but for white space' if text else ''}")
     if text.startswith("\ufeff"):
-        raise _not_json("the body starts with a byte order mark; send plain UTF-8")
+        raise _not_json(f"{what} starts with a byte order mark; send plain UTF-8")
     try:
         with collector_paused():
             # Other threads can run between two calls of a Python function, but not within the parser in C.
             document = _loads(text, in_python=len(text) > _LARGE_BYTES)
     except RecursionError:
-        raise _not_json("the body is nested too deeply") from None
+        raise _not_json(f"{what} is nested too deeply") from None
     except json.JSONDecodeError as error:
         if _is_cut(text, error):
             raise _ends_early(body, what) from None
-        raise _not_json(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise _not_json(f"{what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     if "\\u" in text and _has_lone_surrogate(document):
-        raise _not_json("the body has a lone surrogate, which is no text")
+        raise _not_json(f"{what} has a lone surrogate, which is no text")
     return document
 
 

@@ -10,10 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import why_rejected
+from lengthwise.decoding.calls import rounded, why_rejected
 from lengthwise.decoding.explanations import SentWhere, explain
 from lengthwise.decoding.json_text import kind
-from lengthwise.decoding.numbers import rounded
 from lengthwise.padding import Steps
 
 _NUMBERS_AT_ONCE: Final = 16_384  # that one call of NumPy converts; other threads can run between two calls

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from lengthwise.decoding import arrays
-from lengthwise.decoding.arrow_columns import rows_of
+from lengthwise.datasets import arrays
+from lengthwise.datasets.tables import of_arrow
 from lengthwise.decoding.calls import Item
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.scoring.answer_columns import AnswerColumn, ColumnKind, Rows
@@ -40,10 +40,7 @@ class ArrowBatch:
 
     def items(self, column: str, manifest: Manifest) -> list[Item | str]:
         """The sequence of each row, or why the model rejects it."""
-        values = self._table.column(column)
-        chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
-        rows = [row for chunk in chunks for row in rows_of(chunk)]
-        return arrays.items_or_reasons(rows, manifest, ask=False)
+        return arrays.items_or_reasons([*of_arrow(self._table.column(column))], manifest, ask=False)
 
     def cell(self, column: str, row: int) -> Any:
         """One value."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.batching.pending import HORIZON
+from lengthwise.datasets.record_fields import BadRecord, Label, Record, label_mismatch
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Item, make_item, why_rejected
-from lengthwise.decoding.dataset import BadRecord, Label, Record
 from lengthwise.errors import RecordError
 from lengthwise.runtime.answers import Answer
-from lengthwise.runtime.manifest import Manifest, Task
+from lengthwise.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from lengthwise.scoring.offline import ScoringResult
 
 CHUNK_RECORDS: Final = HORIZON  # what the planner considers together
 CHUNK_BYTES: Final = 33_554_432  # of steps at which a chunk is full
-
-MOST_LISTED: Final = 10  # labels in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +59,6 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
             continue
         item = make_item(record.steps, manifest, sent_steps=len(record.steps), id=record.id)
         yield ValidRecord(record.id, item, record.label, record.place)
-
-
-def label_mismatch(record: Record, task: Task) -> str | None:
-    """Why a record's label cannot be compared with an answer; None if it can, or if there is no label."""
-    label = record.label
-    if label is None:
-        return None
-    if (task == "single-label") == isinstance(label, tuple):
-        wanted = {"single-label": "one label", "multi-label": "a list of labels", "per-step": "one label a step"}[task]
-        return f"a {task} model wants {wanted}"
-    if task == "per-step" and len(label) != len(record.steps):
-        return f"{len(label)} labels for {len(record.steps)} steps"
-    return None
-
-
-def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the model's labels") -> str | None:
-    """The message for a label of a record that the model does not have; None if it has all of them."""
-    several = record.label if isinstance(record.label, tuple) else (record.label,)
-    unknown = next((label for label in several if label is not None and label not in labels), None)
-    if unknown is None:
-        return None
-    some = f"these {len(labels)} are" if len(labels) <= MOST_LISTED else f"of these {len(labels)} the first are"
-    return f"label {unknown[:40]!r} is none of {whose}; {some} {', '.join(map(repr, labels[:MOST_LISTED]))}"
 
 
 def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop: bool) -> Iterator[Chunk]:

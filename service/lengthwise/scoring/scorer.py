@@ -132,7 +132,7 @@ class Scorer:
         Each prediction has the form of `POST /predict`; with `on_error="column"`, one without an answer has only
         `error`.
         """
-        from lengthwise.decoding import arrays
+        from lengthwise.datasets import arrays
 
         model = self.open()
         return self._rows(model, arrays.items_or_reasons(sequences, model.loaded.manifest), lambda _: "")

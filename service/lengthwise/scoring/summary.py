@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lengthwise.decoding.dataset import Label
+from lengthwise.datasets.dataset import Label
 from lengthwise.runtime.manifest import Task
 
 if TYPE_CHECKING:

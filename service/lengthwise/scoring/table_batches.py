@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import arrays
+from lengthwise.datasets import arrays
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import Manifest

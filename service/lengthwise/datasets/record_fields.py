@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import json_text
-from lengthwise.decoding.json_lines import StepKind
-from lengthwise.decoding.numbers import rounded
+from lengthwise.datasets.tables import as_array
+from lengthwise.decoding.calls import rounded
+from lengthwise.decoding.json_text import kind as kind_of
 from lengthwise.errors import RecordError
 from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Task
 from lengthwise.wrong_values import counted, nearest
 
 Label = str | tuple[str, ...] | None
+StepKind = Literal["values", "tokens"]  # an array of values, or a token id
 
 FIELDS = frozenset({"id", "steps", "label"})  # of a record
 
 _CALLED_LABEL = frozenset({"class", "target", "category", "y"})
 
-_INT64 = np.iinfo(np.int64)
+_MOST_LISTED: Final = 10  # labels in a message
+_INT64: Final = np.iinfo(np.int64)
 _NUMBERS: Final = frozenset((int, float, type(None)))
 
 
@@ -47,29 +50,24 @@ class BadRecord:
 
 def judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | BadRecord:
     """A record from the fields of a line or of a row; a `BadRecord` if it is wrong."""
+    name = fields.get("id") if isinstance(fields, dict) else None
     try:
-        return _record(fields, index, place, kind)
+        if not isinstance(fields, dict):
+            raise RecordError(f'{place}: a record is an object with "steps", this is {kind_of(fields)}')
+        unknown = sorted(fields.keys() - FIELDS)
+        if unknown:
+            named = ", ".join(f"{one[:40]!r}{_meant(one, fields)}" for one in unknown)
+            raise RecordError(f"{place}: unknown field {named}; there are id, steps and label")
+        if "steps" not in fields:
+            raise RecordError(f'{place}: a record is an object with "steps", and this one has none')
+        if name is not None and not isinstance(name, (str, int)):
+            raise RecordError(f"{place}: id must be a string")
+        steps = fields["steps"]
+        if not isinstance(steps, np.ndarray):
+            steps = _tokens(steps, place) if kind == "tokens" else _values(steps, place)
+        return Record(str(index if name is None else name), steps, label_of(fields.get("label"), place), place)
     except RecordError as error:
-        name = fields.get("id") if isinstance(fields, dict) else None
         return BadRecord(str(name if isinstance(name, (str, int)) else index), error)
-
-
-def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
-    if not isinstance(fields, dict):
-        raise RecordError(f'{place}: a record is an object with "steps", this is {json_text.kind(fields)}')
-    unknown = sorted(set(fields) - FIELDS)
-    if unknown:
-        named = ", ".join(f"{name[:40]!r}{_meant(name, fields)}" for name in unknown)
-        raise RecordError(f"{place}: unknown field {named}; there are id, steps and label")
-    if "steps" not in fields:
-        raise RecordError(f'{place}: a record is an object with "steps", and this one has none')
-    name = fields.get("id")
-    if name is not None and not isinstance(name, (str, int)):
-        raise RecordError(f"{place}: id must be a string")
-    steps = fields["steps"]
-    if not isinstance(steps, np.ndarray):
-        steps = _tokens(steps, place) if kind == "tokens" else _values(steps, place)
-    return Record(str(index if name is None else name), steps, label_of(fields.get("label"), place), place)
 
 
 def _meant(name: str, fields: dict[str, Any]) -> str:
@@ -109,29 +107,51 @@ def _values(steps: Any, place: str) -> NDArray[np.float32]:
         raise RecordError(f"{place}: steps must be a list of at least one step")
     rows = [step if isinstance(step, list) else [step] for step in steps]
     wanted = len(rows[0])
-    if set(map(len, rows)) != {wanted} or not wanted or not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
-        for step, row in enumerate(rows):
-            if not row:
-                raise RecordError(f"{place}: step {step} has 0 features, and needs at least one")
-            if len(row) != wanted:
-                raise RecordError(f"{place}: step {step} has {counted(len(row), 'feature')}, step 0 has {wanted}")
-            if not _NUMBERS.issuperset(map(type, row)):
-                wrong = next(value for value in row if type(value) not in _NUMBERS)
-                raise RecordError(f"{place}: step {step} holds {_shown(wrong)}: a value must be a number or null")
-    return as_float32(rows, place)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return f"the text {value[:40]!r}"
-    return json_text.kind(value)
+    if set(map(len, rows)) == {wanted} and wanted and _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
+        return as_float32(rows, place)
+    for step, row in enumerate(rows):
+        wrong = next((value for value in row if type(value) not in _NUMBERS), None)
+        if not row:
+            raise RecordError(f"{place}: step {step} has 0 features, and needs at least one")
+        if len(row) != wanted:
+            raise RecordError(f"{place}: step {step} has {counted(len(row), 'feature')}, step 0 has {wanted}")
+        if wrong is not None:
+            shown = f"the text {wrong[:40]!r}" if isinstance(wrong, str) else kind_of(wrong)
+            raise RecordError(f"{place}: step {step} holds {shown}: a value must be a number or null")
+    raise AssertionError("one of the steps is wrong")
 
 
 def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], place: str) -> NDArray[np.float32]:
     """`[length, features]` float32. None and NaN are missing values; an infinite number is an error."""
-    values = rounded(np.array(rows, dtype=np.float64))
-    values = values if values.ndim == 2 else values[:, None]
+    try:
+        numbers: NDArray[Any] = np.array(rows, dtype=np.float64)
+    except OverflowError:
+        numbers = as_array(rows)
+    values = rounded(numbers if numbers.ndim == 2 else numbers[:, None])
     if np.isinf(values).any():
         step = int(np.isinf(values).any(axis=1).argmax())
         raise RecordError(f"{place}: step {step} holds a number that is not finite as float32")
     return values
+
+
+def label_mismatch(record: Record, task: Task) -> str | None:
+    """Why a record's label cannot be compared with an answer; None if it can, or if there is no label."""
+    label = record.label
+    if label is None:
+        return None
+    if (task == "single-label") == isinstance(label, tuple):
+        wanted = {"single-label": "one label", "multi-label": "a list of labels", "per-step": "one label a step"}[task]
+        return f"a {task} model wants {wanted}"
+    if task == "per-step" and len(label) != len(record.steps):
+        return f"{len(label)} labels for {len(record.steps)} steps"
+    return None
+
+
+def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the model's labels") -> str | None:
+    """The message for a label of a record that the model does not have; None if it has all of them."""
+    several = record.label if isinstance(record.label, tuple) else (record.label,)
+    unknown = next((label for label in several if label is not None and label not in labels), None)
+    if unknown is None:
+        return None
+    some = f"these {len(labels)} are" if len(labels) <= _MOST_LISTED else f"of these {len(labels)} the first are"
+    return f"label {unknown[:40]!r} is none of {whose}; {some} {', '.join(map(repr, labels[:_MOST_LISTED]))}"

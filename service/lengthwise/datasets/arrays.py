@@ -7,25 +7,18 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import given as forms
-from lengthwise.decoding.calls import Item, make_item, missing_message, why_rejected
-from lengthwise.decoding.given import GivenSequence, Layout
-from lengthwise.decoding.numbers import rounded
-from lengthwise.errors import InvalidSequences, Problem
+from lengthwise.datasets import given as forms
+from lengthwise.datasets.given import GivenSequence, Layout
+from lengthwise.decoding.calls import Item, make_item, missing_message, rounded, why_rejected
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 _INT64: Final = np.iinfo(np.int64)
-_FLOAT32: Final = np.dtype(np.float32)
 
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", *, ask: bool = True) -> list[Item]:
     """Converts and validates sequences in any form that `given` reads; InvalidSequences names each that is wrong."""
-    found = items_or_reasons(sequences, manifest, layout, ask=ask)
-    problems = [Problem(f"/sequences/{place}", one) for place, one in enumerate(found) if isinstance(one, str)]
-    if problems:
-        raise InvalidSequences(problems)
-    return [one for one in found if not isinstance(one, str)]
+    return forms.good(items_or_reasons(sequences, manifest, layout, ask=ask))
 
 
 def items_or_reasons(

@@ -13,7 +13,7 @@ Where two columns may be the same thing, or none is left for the values, the err
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Final, Literal, TypeAlias
@@ -21,11 +21,11 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.numbers import as_array
+from lengthwise.datasets.tables import as_array
 from lengthwise.errors import ConfigurationError
 from lengthwise.wrong_values import nearest
 
-Cells: TypeAlias = "NDArray[Any] | list[Any]"  # numbers, times, or objects with None where one is missing
+Cells: TypeAlias = "NDArray[Any] | list[Any]"  # numbers, times, `Texts`, or objects with None where one is missing
 ColumnRole: TypeAlias = Literal["id", "time", "label"]
 
 MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))  # in lower case
@@ -45,6 +45,10 @@ _MOST_LISTED: Final = 20
 _MOST_SHOWN: Final = 40
 
 
+class Texts(list[str]):
+    """The cells of a file of text: what stands in them may be numbers."""
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
     """The columns that a caller names; what is None is found by its name, and `values` are all others."""
@@ -54,9 +58,10 @@ class ColumnNames:
     label: str | None = None
     values: tuple[str, ...] | None = None
 
-    def named(self, role: ColumnRole) -> str | None:
-        """The column that the caller names for a role."""
-        return {"id": self.id, "time": self.time, "label": self.label}[role]
+    @property
+    def all(self) -> list[str]:
+        """Every column that the caller names."""
+        return [name for name in (self.id, self.time, self.label, *(self.values or ())) if name is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +103,8 @@ def listed(names: Sequence[str]) -> str:
 
 def roles(names: Sequence[str], given: ColumnNames) -> Roles:
     """What each column is, by the caller's word or by its name; ConfigurationError where that is not clear."""
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigurationError(f"the column {twice[0]!r} is there twice; rename one")
-    wanted = [given.id, given.time, given.label, *(given.values or ())]
-    for name in wanted:
-        if name is not None and name not in names:
+    for name in given.all:
+        if name not in names:
             raise ConfigurationError(
                 f"there is no column {name!r}{nearest(name, names)}; the columns are {listed(names)}"
             )
@@ -122,11 +123,10 @@ def roles(names: Sequence[str], given: ColumnNames) -> Roles:
 
 
 def _found(role: ColumnRole, names: Sequence[str], given: ColumnNames) -> str | None:
-    own = given.named(role)
+    own: str | None = getattr(given, role)
     if own is not None:
         return own
-    others = {given.id, given.time, given.label, *(given.values or ())}
-    alike = [name for name in names if name not in others and _may_be(role, name)]
+    alike = [name for name in names if name not in given.all and _may_be(role, name)]
     if len(alike) > 1:
         raise ConfigurationError(
             f"the columns {listed(alike)} may each be the {role}: say which one ({role}), and which are the features "
@@ -153,21 +153,24 @@ def one_sequence(columns: Mapping[str, Cells], given: ColumnNames, key: Sequence
     ids = {str(cell) for cell in used[found.id]} if found.id is not None else set()
     if len(ids) > 1:
         raise ConfigurationError(f"the rows of one sequence have {len(ids)} ids in the column {found.id!r}")
-    without = Roles(None, found.time, found.label, found.values, found.left_out)
-    return _sequences(used, without, texts=False)[0]
+    return _sequences(used, replace(found, id=None), {})[0]
 
 
 def sequences(
-    columns: Mapping[str, Cells], given: ColumnNames, *, texts: bool = False, ids_are_needed: bool = True
+    columns: Mapping[str, Cells],
+    given: ColumnNames,
+    wrong: Mapping[int, str] | None = None,
+    *,
+    ids_are_needed: bool = True,
 ) -> tuple[list[LongSequence], Roles]:
-    """The sequences of a table, by their first rows; `texts`: cells are texts; without ids it may be refused."""
+    """The sequences of a table, by their first rows, and what each column is; `wrong`: why rows cannot be read."""
     names = [*columns]
-    if not names or not len(columns[names[0]]):
+    count = len(columns[names[0]]) if names else 0
+    if not count:
         raise ConfigurationError("the table has no row")
     counting = [name for name in names if _counts_rows(name, columns[name], given)]
     found = roles([name for name in names if name not in counting], given)
-    found = Roles(found.id, found.time, found.label, found.values, (*counting, *found.left_out))
-    count = len(columns[names[0]])
+    found = replace(found, left_out=(*counting, *found.left_out))
     if found.id is None and ids_are_needed:
         raise ConfigurationError(
             f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or put "
@@ -179,31 +182,30 @@ def sequences(
             f"every row has its own {found.id!r}: does it number the rows? Say which column is the id (id); the "
             f"columns are {listed(names)}"
         )
-    return _sequences(columns, found, texts=texts), found
+    return _sequences(columns, found, wrong or {}), found
 
 
 def _counts_rows(name: str, cells: Cells, given: ColumnNames) -> bool:
     """Whether a column that the caller does not name counts the rows, as a written index does."""
     plain = name.strip().lower()
-    if name in (given.id, given.time, given.label, *(given.values or ())) or plain not in _OF_ROWS | _INDEX:
-        return False
-    if plain in _INDEX:
-        return True
+    if name in given.all or plain not in _OF_ROWS:
+        return name not in given.all and plain in _INDEX
     texts = [str(cell) for cell in cells]
     return any(texts == [str(row) for row in range(first, first + len(texts))] for first in (0, 1))
 
 
-def _sequences(columns: Mapping[str, Cells], found: Roles, *, texts: bool) -> list[LongSequence]:
+def _sequences(columns: Mapping[str, Cells], found: Roles, wrong_rows: Mapping[int, str]) -> list[LongSequence]:
     count = len(columns[found.values[0]])
     ids = ["0"] * count if found.id is None else _ids(columns[found.id], found.id)
     places = {name: place for place, name in enumerate(dict.fromkeys(ids))}
     of_row = np.array([places[name] for name in ids], dtype=np.intp)
-    order = _order(of_row, None if found.time is None else columns[found.time], found.time or "", texts=texts)
+    order = _order(of_row, None if found.time is None else columns[found.time], found.time or "")
     bounds = np.searchsorted(of_row[order], np.arange(len(places) + 1))
-    numbers = [_numbers(columns[name], name, texts=texts) for name in found.values]
+    numbers = [_numbers(columns[name], name) for name in found.values]
     wrong: dict[int, str] = {}
     for _, bad in reversed(numbers):
         wrong |= bad
+    wrong |= wrong_rows
     arrays = [array for array, _ in numbers]
     values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
     labels = None if found.label is None else _labels(columns[found.label], found.label)
@@ -227,12 +229,12 @@ def _ids(cells: Cells, name: str) -> list[str]:
     return ids
 
 
-def _order(of_row: NDArray[np.intp], times: Cells | None, name: str, *, texts: bool) -> NDArray[np.intp]:
+def _order(of_row: NDArray[np.intp], times: Cells | None, name: str) -> NDArray[np.intp]:
     """The rows, those of one sequence together and in the order of their times."""
     as_they_stand: NDArray[np.intp] = np.argsort(of_row, kind="stable")
     if times is None:
         return as_they_stand
-    keys = _sortable(times, name, texts=texts)
+    keys = _sortable(times, name)
     order: NDArray[np.intp] = np.lexsort((keys, of_row))
     if np.array_equal(order, as_they_stand):
         return order
@@ -247,7 +249,7 @@ def _order(of_row: NDArray[np.intp], times: Cells | None, name: str, *, texts: b
     return order
 
 
-def _sortable(cells: Cells, name: str, *, texts: bool) -> NDArray[Any]:
+def _sortable(cells: Cells, name: str) -> NDArray[Any]:
     """The times as numbers; each is a number or a date as in ISO 8601."""
     if isinstance(cells, np.ndarray):
         keys = cells.astype(np.int64) if cells.dtype.kind in "Mm" else cells
@@ -255,8 +257,8 @@ def _sortable(cells: Cells, name: str, *, texts: bool) -> NDArray[Any]:
         if missing.any():
             raise ConfigurationError(f"row {int(missing.argmax())} has no time in the column {name!r}")
         return keys
-    if texts:
-        numbers, wrong = _numbers(cells, name, texts=True)
+    if isinstance(cells, Texts):
+        numbers, wrong = _numbers(cells, name)
         odd = np.flatnonzero(np.isnan(numbers))
         if not len(odd):
             return numbers
@@ -279,8 +281,9 @@ def _no_time(cell: Any, row: int, name: str) -> ConfigurationError:
     )
 
 
-def _numbers(cells: Cells, name: str, *, texts: bool) -> tuple[NDArray[Any], dict[int, str]]:
-    if not texts:
+def _numbers(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
+    """The numbers of a column, and why a row of a file of text has none."""
+    if not isinstance(cells, Texts):
         if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
             return cells, {}
         try:

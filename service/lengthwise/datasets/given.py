@@ -14,17 +14,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import long_table
-from lengthwise.decoding.long_table import ColumnNames, LongSequence
-from lengthwise.decoding.numbers import steps_array
-from lengthwise.decoding.tables import columns_of, is_of
+from lengthwise.datasets import long_table
+from lengthwise.datasets.long_table import Cells, ColumnNames, LongSequence, Roles
+from lengthwise.datasets.tables import columns_of, is_of, of_arrow, steps_array
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
+
+T = TypeVar("T")
 
 Layout = Literal["steps-first", "channels-first"]  # `[length, features]`, or `[features, length]` as in aeon
 
@@ -115,10 +116,21 @@ def sequences_of(
 ) -> GivenSequences:
     """The sequences of a caller, in order; raises as `sequences`."""
     found, taken = read(given, layout, columns, ask=ask)
-    problems = [Problem(f"/sequences/{place}", one) for place, one in enumerate(found) if isinstance(one, str)]
+    return GivenSequences(good(found), taken)
+
+
+def good(found: Iterable[T | str]) -> list[T]:
+    """What was made of each sequence; InvalidSequences names each of which there is only why it is wrong."""
+    made: list[T] = []
+    problems = []
+    for place, one in enumerate(found):
+        if isinstance(one, str):
+            problems.append(Problem(f"/sequences/{place}", one))
+        else:
+            made.append(one)
     if problems:
         raise InvalidSequences(problems)
-    return GivenSequences((one for one in found if isinstance(one, GivenSequence)), taken)
+    return made
 
 
 def read(
@@ -140,15 +152,26 @@ def read(
         return [*given], given.taken
     names = columns or ColumnNames()
     table = columns_of(given)
-    if table is not None and "steps" not in table:
-        found, roles = long_table.sequences(table, names)
-        return [_of_long(one) for one in found], str(roles)
-    entries = _rows(given) if table is not None else _entries(given, names)
-    taken: list[str] = []
-    made = [_read_one(one, layout, names, taken) for one in entries]
+    entries: Iterable[Any]
+    if table is None:
+        entries = _entries(given, names)
+    elif "steps" in table:
+        entries = _rows({name: cells for name, cells in table.items() if name in _FIELDS})
+    else:
+        entries = ({"id": one.id, "steps": one} for one in long_table.sequences(table, names)[0])
+    made: list[GivenSequence | str] = []
+    taken = ""
+    for entry in entries:
+        try:
+            one, roles = _sequence(entry, layout, names)
+            taken = taken or str(roles or "")
+        except (ValueError, ConfigurationError) as error:
+            made.append(str(error))
+        else:
+            made.append(one)
     if ask:
         _refuse_doubt(given, made, features)
-    return made, taken[0] if taken else ""
+    return made, taken
 
 
 def _refuse_doubt(given: Any, made: list[GivenSequence | str], features: int | None) -> None:
@@ -180,8 +203,8 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
         return _groups(given, getattr(given, "exclusions", frozenset()), columns)
     if type(given).__name__ == "GroupBy" and is_of(given, "polars"):
         return _groups(given, _keys_of_polars(given), columns)
-    if is_of(given, "pyarrow"):
-        return _list_column(given)
+    if is_of(given, "pyarrow") and hasattr(given, "to_pylist"):
+        return of_arrow(given)
     if type(given).__name__ == "LazyFrame":
         raise _no_form("must be a computed table, got a LazyFrame: collect() it")
     axes = getattr(given, "ndim", None)
@@ -193,16 +216,12 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
     return given
 
 
-def _key(name: Any) -> str:
-    return str(name[0] if isinstance(name, tuple) and len(name) == 1 else name)
-
-
 def _groups(given: Iterable[tuple[Any, Any]], by: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]]:
     key = [*map(str, by)]
     for name, rows in given:
         table = columns_of(rows)
         steps = rows if table is None else long_table.one_sequence(table, columns, key)
-        yield {"id": _key(name), "steps": steps}
+        yield {"id": str(name[0] if isinstance(name, tuple) and len(name) == 1 else name), "steps": steps}
 
 
 def _keys_of_polars(given: Any) -> list[str]:
@@ -223,79 +242,34 @@ def _keys_of_parts(given: Mapping[Any, Any]) -> list[str]:
     return sorted(found or ()) if len(given) > 1 else []
 
 
-def _rows(given: Any) -> Iterable[Any]:
-    """The rows of a table with a column `steps`; other columns than the fields of a record are not used."""
-    if is_of(given, "pyarrow"):
-        return _arrow_rows(given)
-    table = columns_of(given) or {}
-    fields = [name for name in table if name in _FIELDS]
-    return (_present(zip(fields, cells, strict=True)) for cells in zip(*(table[name] for name in fields), strict=True))
+def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
+    """The rows of a table with a column `steps`; a cell without a mask, a label or an id is None."""
+    for cells in zip(*table.values(), strict=True):
+        yield {name: cell for name, cell in zip(table, cells, strict=True) if name == "steps" or cell is not None}
 
 
-def _present(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of a row that are there: a cell without a mask or an id is None."""
-    return {name: cell for name, cell in fields if name == "steps" or cell is not None}
-
-
-def _list_column(given: Any) -> Iterator[Any]:
-    import pyarrow as pa
-
-    if not isinstance(given, pa.Array | pa.ChunkedArray):
-        raise _no_form(f"must be a list array or a table, got a pyarrow {type(given).__name__}")
-    return _arrow_rows(pa.table({"steps": given}))
-
-
-def _arrow_rows(given: Any) -> Iterator[Any]:
-    import pyarrow as pa
-
-    from lengthwise.decoding.arrow_columns import rows_of, type_problem
-
-    table = given if isinstance(given, pa.Table) else pa.Table.from_batches([given])
-    for name in sorted(ITEM_FIELDS.intersection(table.column_names)):
-        wrong = type_problem(name, table.schema.field(name).type)
-        if wrong is not None and not (name == "id" and pa.types.is_integer(table.schema.field(name).type)):
-            raise _no_form(f"the column {name!r} {wrong}")
-    others = {name: table.column(name).to_pylist() for name in table.column_names if name in _FIELDS - {"steps"}}
-    rows = chain.from_iterable(rows_of(chunk) for chunk in table.column("steps").chunks)
-    for place, steps in enumerate(rows):
-        yield {"steps": steps} | _present((name, cells[place]) for name, cells in others.items())
-
-
-def _of_long(one: LongSequence) -> GivenSequence | str:
-    try:
-        return GivenSequence(steps_array(one.steps), one.id, label=one.label)
-    except ValueError as error:
-        return str(error)
-
-
-def _read_one(given: Any, layout: Layout, columns: ColumnNames, taken: list[str]) -> GivenSequence | str:
-    """One entry as a sequence, or why it is none; what the columns of a table are is added to `taken`."""
-    try:
-        return _sequence(given, layout, columns, taken)
-    except (ValueError, ConfigurationError) as error:
-        return str(error)
-
-
-def _sequence(given: Any, layout: Layout, columns: ColumnNames, taken: list[str]) -> GivenSequence:
+def _sequence(given: Any, layout: Layout, columns: ColumnNames) -> tuple[GivenSequence, Roles | None]:
+    """One entry as a sequence, and what the columns of its table are; ValueError, ConfigurationError if it is none."""
     if isinstance(given, GivenSequence):
-        return given
+        return given, None
     fields = given if isinstance(given, Mapping) else {"steps": given}
     unknown = sorted(str(name) for name in fields if name not in _FIELDS)
     if unknown:
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_FIELDS))}")
     if "steps" not in fields:
         raise ValueError("'steps' is missing")
-    steps, label = fields["steps"], fields.get("label")
+    steps, label, roles = fields["steps"], fields.get("label"), None
     table = None if isinstance(steps, np.ndarray | list) else columns_of(steps)
-    one = steps if table is None else long_table.one_sequence(table, columns)
-    if isinstance(one, LongSequence):
-        taken.append(str(one.roles))
-        array, label = steps_array(one.steps), one.label if label is None else label
+    if table is not None:
+        steps = long_table.one_sequence(table, columns)
+    if isinstance(steps, LongSequence):
+        array, roles = steps_array(steps.steps), steps.roles
+        label = steps.label if label is None else label
     else:
         array = steps_array(steps)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
-    identifier = _identifier(fields.get("id"))
-    return GivenSequence(array, identifier, _mask(fields, "step_mask"), _mask(fields, "feature_mask"), label)
+    masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
+    return GivenSequence(array, _identifier(fields.get("id")), *masks, label), roles
 
 
 def _identifier(given: Any) -> str | None:

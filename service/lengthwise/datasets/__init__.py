@@ -1,0 +1,1 @@
+"""Sequences that are not the body of a call: of data files, of tables, and what Python callers pass."""

@@ -1,0 +1,154 @@
+"""Tables of pandas, Polars and Arrow, and array-likes of any kind, as NumPy arrays.
+
+None of these packages is imported for what is not its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding.calls import rounded
+from lengthwise.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lengthwise.datasets.long_table import Cells
+
+_INT64: Final = np.iinfo(np.int64)
+_MOST_SHOWN: Final = 40  # characters of a value in a message
+
+
+def is_of(given: Any, package: str) -> bool:
+    """Whether a value has a type of a package, or one that is derived from it."""
+    return package in sys.modules and any(kind.__module__.partition(".")[0] == package for kind in type(given).__mro__)
+
+
+def columns_of(given: Any) -> dict[str, Cells] | None:
+    """The columns of a table, with named levels of a pandas index; None for anything else."""
+    found: Iterable[tuple[str, Cells]]
+    if is_of(given, "pandas") and hasattr(given, "reset_index") and hasattr(given, "columns"):
+        frame = given.reset_index() if given.index.nlevels > 1 or given.index.name is not None else given
+        found = ((str(name), of_series(frame.iloc[:, place])) for place, name in enumerate(frame.columns))
+    elif is_of(given, "polars") and hasattr(given, "get_columns"):
+        found = ((column.name, _of_polars(column)) for column in given.get_columns())
+    elif is_of(given, "pyarrow") and hasattr(given, "schema") and hasattr(given, "columns"):
+        found = zip(given.schema.names, map(of_arrow, given.columns), strict=True)
+    else:
+        return None
+    columns: dict[str, Cells] = {}
+    for name, cells in found:
+        if name in columns:
+            raise ConfigurationError(f"the column {name!r} is there twice; rename one")
+        columns[name] = cells
+    return columns
+
+
+def of_series(series: Any) -> Cells:
+    """The cells of a pandas column."""
+    kind = getattr(series.dtype, "kind", "O")
+    array: NDArray[Any]
+    if kind in "Mm":
+        array = series.to_numpy(dtype=f"{'datetime' if kind == 'M' else 'timedelta'}64[ns]")
+    elif kind in "iu" and not series.isna().any():
+        array = series.to_numpy(dtype=np.uint64 if kind == "u" else np.int64)
+    elif kind in "fiu":
+        array = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        return [None if missing else cell for cell, missing in zip(series.tolist(), series.isna(), strict=True)]
+    return array
+
+
+def _of_polars(series: Any) -> Cells:
+    array: NDArray[Any] | None = series.to_numpy() if series.dtype.is_numeric() or series.dtype.is_temporal() else None
+    return array if array is not None and array.dtype.kind in "fiuMm" else series.to_list()
+
+
+def of_arrow(column: Any) -> Cells:
+    """The cells of an Arrow array, in one chunk or several; of one of lists, arrays where they are of numbers."""
+    import pyarrow as pa
+
+    kind, chunks = column.type, [column] if isinstance(column, pa.Array) else column.chunks
+    is_time = pa.types.is_timestamp(kind) or pa.types.is_duration(kind)
+    if pa.types.is_floating(kind) or is_time or (pa.types.is_integer(kind) and not column.null_count):
+        array: NDArray[Any] = pa.chunked_array(chunks, kind).to_numpy()
+        return array
+    return [cell for chunk in chunks for cell in _cells(chunk)]
+
+
+def _cells(column: Any) -> Iterator[Any]:
+    """The cells of one chunk: a view of its numbers for each, or Python objects for a cell that is no array of them."""
+    import pyarrow as pa
+
+    from lengthwise.decoding.arrow_columns import step_column, type_problem
+
+    is_readable = len(column) > 0 and type_problem("steps", column.type) is None
+    found = step_column(column) if is_readable and not column.null_count else None
+    if found is not None and not (found.numbers.ndim == 1 and column.values.null_count):  # ids beside a null stay whole
+        yield from (found.numbers[start:end] for start, end in pairwise(found.offsets.tolist()))
+    elif len(column) < 2 or not is_readable:
+        yield from column.to_pylist()
+    else:
+        half = len(column) // 2
+        for part in (range(half), range(half, len(column))):
+            yield from _cells(column.take(pa.array(part)))  # what is taken holds no values of other rows
+
+
+def as_array(given: Any) -> NDArray[Any]:
+    """Converts any array-like to an array of numbers, or raises ValueError."""
+    if isinstance(given, np.ma.MaskedArray) and np.any(given.mask):  # what is masked is missing
+        given = np.ma.filled(given.astype(np.promote_types(given.dtype, np.float32)), np.nan)
+    if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim == 1:
+        given = given.tolist()  # steps that are arrays: so a column of lists comes out of pandas
+    try:
+        array = np.asarray(given)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        ragged = "inhomogeneous" in str(error)
+        raise ValueError("its steps have different numbers of features" if ragged else str(error)) from error
+    if array.dtype.kind != "O":
+        return array
+    # None among numbers, or a whole number past 64 bits: one by one, since NumPy would take texts for numbers too.
+    numbers = np.empty(array.shape, dtype=np.float64)
+    for place, value in np.ndenumerate(array):
+        if value is None:
+            numbers[place] = np.nan
+        elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+            try:
+                numbers[place] = value
+            except OverflowError:
+                numbers[place] = np.inf
+        else:
+            raise ValueError(f"values must be numbers, got {str(value)[:_MOST_SHOWN]!r} (a {type(value).__name__})")
+    return numbers
+
+
+def steps_array(given: Any) -> NDArray[Any]:
+    """The steps of one sequence as float32, rounded as those of a JSON body, or int64 for a list of whole numbers."""
+    if type(given) is np.ndarray and given.dtype == np.float32:
+        array: NDArray[Any] = given
+    elif given is None or (isinstance(given, float) and np.isnan(given)):  # what pandas has in the place of None
+        raise ValueError("its steps are missing")
+    elif is_of(given, "pandas") and given.ndim == 1:
+        array = as_array(of_series(given))
+    else:
+        array = as_array(given.to_list() if is_of(given, "polars") else given)
+    if array.ndim not in (1, 2):
+        hint = "" if array.ndim else "; put a single sequence in a list too"
+        raise ValueError(f"the shape must be [length, features] or [length], got {[*array.shape]}{hint}")
+    if array.dtype.kind not in "fiu":
+        if array.size:
+            raise ValueError(f"values must be numbers, got an array of {array.dtype}")
+        return array.astype(np.float32)
+    if array.dtype.kind in "iu" and array.ndim == 1:
+        is_beyond = array.dtype == np.uint64 and (array > _INT64.max).any()
+        return array if is_beyond else array.astype(np.int64, copy=False)
+    if array.dtype != np.float32:
+        array = rounded(array)
+    if np.isinf(array).any():
+        step = int(np.argwhere(np.isinf(array))[0][0])
+        raise ValueError(f"step {step} holds a number that is not finite as float32 (infinity, or too large)")
+    return np.ascontiguousarray(array)
