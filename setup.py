@@ -28,7 +28,6 @@ MODULES_IN_C = [
     Extension(
         "lengthwise.decoding._fast_json",
         ["service/lengthwise/decoding/_fast_json.c"],
-        depends=["service/lengthwise/decoding/_powers_of_ten.h"],
         **LIMITED,
     ),
     Extension(

@@ -1,13 +1,9 @@
 """The reader in C: what it reads, what it leaves to the one in Python, and every number as Python rounds it."""
 
 import json
-import math
-import re
 import sys
 import threading
 import time
-from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +34,7 @@ def values(
     place = native.locate(body, b"sequences")
     if place is None or not place[2]:
         return None
-    found = native.read_values(body, *place[:2], features, 1, most_steps, takes_missing)
+    found = native.read(body, *place[:2], 1, features, 1, 1, most_steps, takes_missing, False)
     return np.frombuffer(found, np.float32).tolist() if isinstance(found, bytes) else None
 
 
@@ -47,7 +43,7 @@ def tokens(body: bytes, vocabulary: int = 10, most_steps: int = 10_000) -> list[
     place = native.locate(body, b"sequences")
     if place is None or not place[2]:
         return None
-    found = native.read_tokens(body, *place[:2], vocabulary, 1, most_steps)
+    found = native.read(body, *place[:2], 1, 0, vocabulary, 1, most_steps, False, False)
     return np.frombuffer(found, np.int64).tolist() if isinstance(found, bytes) else None
 
 
@@ -150,31 +146,19 @@ def test_no_more_steps_are_read_than_are_wanted():
     assert tokens(b'{"sequences":[[1,2,3]]}', most_steps=2) is None
 
 
+BOUNDS = (1, 1, 1, 1, 1, True, False)
 WRONG: dict[int, list[tuple[Any, ...]]] = {
     2: [(), (b"",), ("", b""), (b"", ""), (b"", b"", 1)],
-    6: [(), ("", 0, 0, 1, 1, 1), (b"", 0, 1, 1, 1, 1), (b"", 1, 0, 1, 1, 1), (b"", -1, 0, 1, 1, 1)],
-    7: [(), (b"", 0, 0, 0, 1, 1, True), (b"", 0, 0, 1, -1, 1, True), (b"", 0, 0, 1, 1, 1.5, True)],
+    10: [(), *((*place, *BOUNDS) for place in (("", 0, 0), (b"", 0, 1), (b"", 1, 0), (b"", -1, 0)))],
+    11: [(b"", 0, 0, 1, 1, 1, -1, 1, True, False), (b"", 0, 0, 1, 1, 1, 1, 1.5, True, False)],
 }
 
 
 @pytest.mark.parametrize(("count", "arguments"), [(count, wrong) for count, all_ in WRONG.items() for wrong in all_])
 def test_a_wrong_call_is_refused(count: int, arguments: tuple[Any, ...]):
-    function = {2: native.locate, 6: native.read_tokens, 7: native.read_values}[count]
+    function = native.locate if count == 2 else native.read
     with pytest.raises((TypeError, ValueError)):
         function(*arguments)
-
-
-def test_the_powers_of_ten_are_rounded_down():
-    text = (Path(fast_json.__file__).parent / "_powers_of_ten.h").read_text()
-    rows = re.findall(r"\{0x([0-9a-f]{16}), 0x([0-9a-f]{16})\}, /\* 1e(-?\d+) \*/", text)
-    assert [int(power) for *_, power in rows] == [*range(-64, 39)]
-    for high, low, power in rows:
-        scaled = Fraction(10) ** int(power)
-        while scaled >= 1 << 128:
-            scaled /= 2
-        while scaled < 1 << 127:
-            scaled *= 2
-        assert int(high + low, 16) == math.floor(scaled)
 
 
 @settings(max_examples=20 * settings.default.max_examples)
@@ -210,7 +194,7 @@ def test_other_threads_run_while_a_long_body_is_read():
     place, turns, done = native.locate(body, b"sequences"), 0, threading.Event()
 
     def read_it() -> None:
-        native.read_values(body, *place[:2], 2, 40, 50_000, False)
+        native.read(body, *place[:2], 40, 2, 1, 1, 50_000, False, False)
         done.set()
 
     before = sys.getswitchinterval()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lengthwise.decoding import fast_json, scanned_json, validation
+from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.validation import PREDICT
 from tests.support.arrow_streams import outcome
 from tests.support.numpy_models import MANIFESTS, OneModel, manifest
@@ -72,7 +72,7 @@ def test_what_is_wrong_is_said_as_by_the_reader_in_python(name: str) -> None:
     def holds(sequences: str, options: str) -> None:
         body = f'{{"sequences": [{LONG}{sequences[1:]}{options}}}'.encode()
         expected = outcome(lambda: validation.read(body, catalog.find, max_sequences=3))
-        said = outcome(lambda: scanned_json.explain(body, catalog.find, max_sequences=3, layout=PREDICT))
+        said = outcome(lambda: fast_json.explain(body, catalog.find, max_sequences=3, layout=PREDICT))
         if "stands twice" in str(expected):  # which is not looked for where nothing is parsed
             return
         assert said == (expected if isinstance(expected, tuple) else None)
@@ -92,7 +92,7 @@ def test_a_text_that_is_no_json_is_left_to_the_reader_in_python(text: str, place
     try:
         json.loads(body, parse_constant=lambda _: 1 / 0)
     except (ValueError, ZeroDivisionError):
-        assert scanned_json.explain(body, catalog.find, max_sequences=3, layout=PREDICT) is None
+        assert fast_json.explain(body, catalog.find, max_sequences=3, layout=PREDICT) is None
 
 
 @given(st.data())
@@ -105,7 +105,7 @@ def test_a_body_that_is_changed_anywhere_has_one_outcome(data: st.DataObject) ->
     )
     body = whole[:at] + change + whole[at + data.draw(st.integers(0, 2)) :]
     expected = outcome(lambda: validation.read(body, catalog.find, max_sequences=3))
-    said = outcome(lambda: scanned_json.explain(body, catalog.find, max_sequences=3, layout=PREDICT))
+    said = outcome(lambda: fast_json.explain(body, catalog.find, max_sequences=3, layout=PREDICT))
     assert said in (None, expected)
 
 
@@ -116,5 +116,5 @@ def test_a_long_step_is_named_by_its_kind_and_size(step: str) -> None:
     catalog: Any = OneModel(manifest())
     body = f'{{"sequences": [{LONG}[[1, 2], {step}]]}}'.encode()
     expected = outcome(lambda: validation.read(body, catalog.find, max_sequences=3))
-    said = outcome(lambda: scanned_json.explain(body, catalog.find, max_sequences=3, layout=PREDICT))
+    said = outcome(lambda: fast_json.explain(body, catalog.find, max_sequences=3, layout=PREDICT))
     assert said == expected

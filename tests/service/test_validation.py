@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.decoding import calls, explanations, json_text, validation
+from lengthwise.decoding import calls, json_text, sent_steps, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import InvalidRequest, ModelNotFound, NotReady, Problem, TooLarge
 from lengthwise.runtime.manifest import Manifest
@@ -338,8 +338,8 @@ def test_all_that_is_wrong_is_counted_and_only_the_first_is_put_in_words(
 ) -> None:
     worded: list[str] = []
     for name in ("_no_step", "_no_number"):
-        make = getattr(explanations, name)
-        monkeypatch.setattr(explanations, name, lambda *given, make=make: worded.append("") or make(*given))
+        make = getattr(sent_steps, name)
+        monkeypatch.setattr(sent_steps, name, lambda *given, make=make: worded.append("") or make(*given))
     first = "[1, 2]," if steps == "{}" else ""
     error = problems(b'{"sequences": [[%s%s]]}' % (first.encode(), b",".join([steps.encode()] * 900)), manifest())
     assert (error.total, len(error.problems), len(worded)) == (900, 20, 20)
@@ -363,4 +363,4 @@ def test_past_very_many_problems_no_more_are_looked_for(monkeypatch: pytest.Monk
 def test_a_number_fits_where_float32_of_its_float64_is_finite(value: float, fits: bool) -> None:
     with np.errstate(over="ignore"):
         rounded = np.isfinite(np.float32(value)) if abs(value) < 1e300 else False
-    assert explanations.fits_float32(value) == fits == bool(rounded)
+    assert sent_steps.fits_float32(value) == fits == bool(rounded)

@@ -1,7 +1,7 @@
 """The steps of a column of Arrow lists, row by row, and what is wrong with them, without a Python object a number.
 
 What is wrong is computed for a whole sequence at once. Only the few steps that an answer describes become Python
-objects, for which `explanations` has the words. So a wrong column takes no longer than a right one of its size.
+objects, for which `sent_steps` has the words. So a wrong column takes no longer than a right one of its size.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding.arrow_columns import element_of, is_fixed, is_nested, numbers_of, offsets_of
 from lengthwise.decoding.calls import rounded
-from lengthwise.decoding.explanations import SentWhere, explain
-from lengthwise.decoding.sent_steps import SentSteps, tell
+from lengthwise.decoding.sent_steps import SentSteps, SentWhere, explain_steps
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
@@ -85,7 +84,7 @@ class ColumnSteps(SentSteps):
         manifest = where.manifest
         features = manifest.input.features
         if not self._column.nested and features is not None and features > 1:  # no step is an array: one problem
-            explain([self._entry(kept[0])], kept, where, len(kept))
+            explain_steps([(kept[0], self._entry(kept[0]))], where, count=len(kept), has_list=False)
             return None
         every = len(kept) == len(self)
         places = slice(self._start, self._end) if every else np.asarray(kept, dtype=np.int64) + self._start
@@ -98,9 +97,9 @@ class ColumnSteps(SentSteps):
         wrong = np.flatnonzero(faults)
         if not len(wrong):
             return array
-        first = wrong[: max(0, where.problems.most_listed - where.problems.total)].tolist()
-        told = [(kept[i], self._entry(kept[i])) for i in first]
-        tell(told, int(faults[wrong].sum()), where, count=len(kept), has_list=self._has_list(places))
+        told = ((kept[i], self._entry(kept[i])) for i in wrong.tolist())
+        total = int(faults[wrong].sum())
+        explain_steps(told, where, count=len(kept), has_list=self._has_list(places), faults=total)
         return None
 
     def _values(

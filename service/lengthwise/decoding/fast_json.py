@@ -1,23 +1,26 @@
-"""The reader of ordinary JSON bodies: it reads sequences in C, straight from the text into one array.
+"""Reads JSON bodies in C: the sequences of an ordinary one, straight from the text into one array.
 
 Of a body with anything else than plain numbers, ids and right options, `read` returns None, and `validation` reads it,
-as it does where the C module was not built. What `read` returns is what `validation` would, bit for bit.
+as it does where the C module was not built. What `read` returns is what `validation` would, bit for bit. Of most large
+wrong bodies `explain` raises what `validation` would, in about the time that a right one takes: in C the wrong steps
+are counted, and only the first of them and the rest of the body are parsed.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from operator import sub
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from lengthwise.decoding import json_text, options
+from lengthwise.decoding import json_text, options, validation
 from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item
 from lengthwise.decoding.options import CallOptions
+from lengthwise.decoding.sent_steps import SentSteps, SentWhere, explain_steps
 from lengthwise.decoding.validation import BodyLayout
-from lengthwise.errors import RequestError
+from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
@@ -29,6 +32,11 @@ except ImportError:  # mypy knows the module from its stub; at run time an insta
 COMPILED: Final = _fast_json is not None  # whether the C module was built
 _MOST_OTHER_BYTES: Final = 4096  # a longer rest is left to `validation`, so that it is parsed once
 _NO_OPTIONS: Final = CallOptions()
+
+_LEAST_WRONG_BYTES: Final = 65_536  # `validation` says faster what is wrong with a shorter body
+_MOST_PARSED_BYTES: Final = 65_536  # of a wrong body, beside the steps
+_LONGEST_STEP: Final = 4096  # the text of a longer one is not parsed: what it is, and how many values it has, is known
+_EMPTY: Final[dict[int, Any]] = {ord('"'): "", ord("{"): {}}
 
 
 def locate(body: bytes, key: bytes) -> tuple[int, int, bool] | None:
@@ -48,16 +56,18 @@ def skip(body: bytes, start: int) -> tuple[int, int, int, bool, bool] | None:
 
 def steps(text: bytes, start: int, end: int, *, are_tokens: bool) -> Steps | None:
     """The array of steps there, of any length and number of features, as an array of its own; None if not ordinary."""
-    if not COMPILED:
-        return None
     one = b"".join((b"[", memoryview(text)[start:end], b"]"))
     first = one[2 : one.find(b"]")]
-    if are_tokens:
-        features, found = None, _fast_json.read_tokens(one, 0, len(one), sys.maxsize, 1, sys.maxsize)
-    else:
-        features = first.count(b",", first.index(b"[")) + 1 if b"[" in first else 1
-        found = _fast_json.read_values(one, 0, len(one), features, 1, sys.maxsize, True)
+    features = 0 if are_tokens else first.count(b",", first.index(b"[")) + 1 if b"[" in first else 1
+    found = COMPILED and _fast_json.read(one, 0, len(one), 1, features, sys.maxsize, 1, sys.maxsize, True, False)
     return _steps(found, features).copy() if isinstance(found, bytes) else None
+
+
+def _steps(numbers: bytes, features: int) -> Steps:
+    """`[steps, features]` float32, or `[steps]` int64 where they are token ids."""
+    if features:
+        return np.frombuffer(numbers, np.float32).reshape(-1, features)
+    return np.frombuffer(numbers, np.int64)
 
 
 def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call | None:
@@ -76,42 +86,30 @@ def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> 
     manifest = model.manifest
     if asked.outputs and manifest.graph.attention is None:
         return None
-    step = manifest.input
-    most_steps = manifest.max_length if manifest.long == "reject" else sys.maxsize
-    if step.features is None:
-        sequences = _fast_json.read_tokens(body, start, end, step.vocabulary or 1, max_sequences, most_steps)
+    found = _read(body, start, end, max_sequences, manifest, in_detail=False)
+    if found is None:
+        return None
+    features, beside = manifest.input.features or 0, 0
+    items: Sequence[Item]
+    if isinstance(found, bytes):
+        array = _steps(found, features)
+        items = (make_item(array, manifest, sent_steps=len(array)),)
     else:
-        takes_missing = manifest.missing != "refuse"
-        sequences = _fast_json.read_values(body, start, end, step.features, max_sequences, most_steps, takes_missing)
-    if sequences is None:
-        return None
-    made = _made(sequences, step.features, manifest)
-    if made is None:
-        return None
-    items, beside = made
-    attention = bool(asked.outputs)
-    return Call(model, items, attention, asked.timeout_ms, asked.priority, layout.pointer, 0, beside)
+        try:
+            items, beside = _items(_steps(found[0], features), found[1], found[2], manifest)
+        except RequestError:
+            return None
+    return Call(model, items, bool(asked.outputs), asked.timeout_ms, asked.priority, layout.pointer, 0, beside)
 
 
-def _made(sequences: Any, features: int | None, manifest: Manifest) -> tuple[Sequence[Item], int] | None:
-    """The items of what the C module read, and the bytes beside them; None where a rule wants Python's reader."""
-    if isinstance(sequences, bytes):
-        steps = _steps(sequences, features)
-        return None if len(steps) < manifest.min_length else ((make_item(steps, manifest, sent_steps=len(steps)),), 0)
-    numbers, ends, ids = sequences
-    if manifest.min_length > 1 and min(map(sub, ends, [0, *ends])) < manifest.min_length:
-        return None
-    try:
-        return _items(_steps(numbers, features), ends, ids, manifest)
-    except RequestError:
-        return None
-
-
-def _steps(numbers: bytes, features: int | None) -> Steps:
-    """`[steps, features]` float32, or `[steps]` int64 where they are token ids."""
-    if features is None:
-        return np.frombuffer(numbers, np.int64)
-    return np.frombuffer(numbers, np.float32).reshape(-1, features)
+def _read(body: bytes, start: int, end: int, most: int, manifest: Manifest | None, *, in_detail: bool) -> Any:
+    """What `_fast_json.read` makes of the array there; without a manifest it only matters whether that is JSON."""
+    if manifest is None:
+        return _fast_json.read(body, start, end, most, 1, 1, 1, 1, True, in_detail)
+    step, takes_missing = manifest.input, manifest.missing != "refuse"
+    longest = manifest.max_length if manifest.long == "reject" else sys.maxsize
+    wanted = (step.features or 0, step.vocabulary or 1, manifest.min_length, longest, takes_missing)
+    return _fast_json.read(body, start, end, most, *wanted, in_detail)
 
 
 def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptions | None:
@@ -154,3 +152,96 @@ def _identifier(text: str | bytes | None) -> str | None:
     if wrong is not None:
         raise RequestError(wrong)
     return str(identifier)
+
+
+class _Checked(NamedTuple):
+    """What was found of one item; places are -1 where it has none, `told` are the first wrong steps."""
+
+    start: int
+    end: int
+    steps_start: int
+    steps_end: int
+    steps: int
+    faults: int
+    has_list: int
+    told: Sequence[tuple[int, int, int, int]]  # place, size, start, end
+
+
+class CheckedSteps(SentSteps):
+    """Steps of a body of which it is known what is wrong."""
+
+    def __init__(self, body: bytes, found: _Checked) -> None:
+        self._body = body
+        self._found = found
+
+    def __len__(self) -> int:
+        return self._found.steps
+
+    def read(self, kept: Sequence[int], where: SentWhere) -> None:
+        """Adds what is wrong; see `SentSteps.read`. There is no array: a body without problems is read again."""
+        found, features = self._found, where.manifest.input.features
+        told = ((place, self._entry(size, start, end, features)) for place, size, start, end in found.told)
+        if found.faults:
+            explain_steps(told, where, count=found.steps, has_list=bool(found.has_list), faults=found.faults)
+
+    def _entry(self, size: int, start: int, end: int, features: int | None) -> Any:
+        """A wrong step as JSON has it, or a value of the same kind and size."""
+        if end - start > _LONGEST_STEP:
+            if self._body[start] in _EMPTY:
+                return _EMPTY[self._body[start]]
+            if self._body[start] == ord("[") and size != features:
+                return [0.0] * size
+        return json_text.parse(self._body[start:end])
+
+
+def explain(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> None:
+    """Raises what is wrong with a body, as `validation.read` does; returns if that has to be asked."""
+    place = locate(body, layout.key) if len(body) > _LEAST_WRONG_BYTES else None
+    if place is None or len(body) - (place[1] - place[0]) > _MOST_PARSED_BYTES:
+        return
+    start, end, _ = place
+    try:
+        if not body.isascii():
+            body.decode()
+        document = json_text.parse(b"%snull%s" % (body[:start], body[end:]))
+        asked = options.read(document, Problems())
+        manifest = None
+        with suppress(RequestError):
+            manifest = find(asked.model, asked.version).manifest
+        found = _read(body, start, end, max_sequences, manifest, in_detail=True)
+        sequences = None if found is None or document[layout.root] is not None else _sequences(body, found[2])
+    except (RequestError, UnicodeDecodeError):
+        return
+    if sequences is None:
+        return
+    count, parts, _ = found
+    if parts > json_text.MAX_PARTS:
+        raise json_text.too_many(parts)
+    if count > max_sequences:
+        raise TooLarge(f"a request may have {max_sequences} sequences, this one has {count}")
+    validation.read_document({**document, layout.root: sequences}, find, max_sequences=max_sequences, layout=layout)
+
+
+def _sequences(body: bytes, found: list[Any]) -> list[Any] | None:
+    """The items, their steps checked and everything else parsed; None where it is too long or has masks."""
+    items = [_Checked(*item) for item in found]
+    texts = [
+        body[item.start : item.end]
+        if item.steps_start < 0
+        else b"%s[]%s" % (body[item.start : item.steps_start], body[item.steps_end : item.end])
+        for item in items
+        if item.start >= 0
+    ]
+    text = b"[%s]" % b",".join(texts)
+    if len(text) > _MOST_PARSED_BYTES or b"_mask" in text:
+        return None
+    parsed: Iterator[Any] = iter(json_text.parse(text))
+    sequences: list[Any] = []
+    for item in items:
+        checked = CheckedSteps(body, item)
+        if item.start >= 0:
+            value = next(parsed)
+            sequences.append(value if item.steps_start < 0 else {**value, "steps": checked})
+        else:
+            sequences.append(checked)
+    return sequences

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from lengthwise.decoding import fast_json, scanned_json, validation
+from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call, Find, Item
 from lengthwise.decoding.validation import PREDICT, BodyLayout
 from lengthwise.runtime.answers import Answer
@@ -19,7 +19,7 @@ def decode(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = 
     call = fast_json.read(body, find, max_sequences=max_sequences, layout=layout)
     if call is not None:
         return call
-    scanned_json.explain(body, find, max_sequences=max_sequences, layout=layout)
+    fast_json.explain(body, find, max_sequences=max_sequences, layout=layout)
     return validation.read(body, find, max_sequences=max_sequences, layout=layout)
 
 

@@ -1,20 +1,22 @@
-"""The steps of one sequence as they were sent, as JSON or Arrow: as an array, or what is wrong with them."""
+"""The steps of one sequence as they were sent, as JSON or Arrow: as an array, or what is wrong with each."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from itertools import chain
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import rounded, why_rejected
-from lengthwise.decoding.explanations import SentWhere, explain
+from lengthwise.decoding.calls import TRANSPOSED, Problems, missing_message, rounded, token_message, why_rejected
 from lengthwise.decoding.json_text import kind
 from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.wrong_values import counted
 
+FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)  # the least number that rounds to infinity
 _NUMBERS_AT_ONCE: Final = 16_384  # that one call of NumPy converts; other threads can run between two calls
 _NUMBERS: Final = frozenset({float, int, type(None)})
 
@@ -42,6 +44,15 @@ class SentMask:
     def kind_of(self, entry: int) -> str:
         """The JSON type of an entry, for a message."""
         return kind(None if self._sent is None else self._sent[entry])
+
+
+class SentWhere(NamedTuple):
+    """Where the steps of a sequence stand in a body, and what they are read by."""
+
+    at: str  # JSON pointer
+    manifest: Manifest
+    problems: Problems  # what is wrong is added here
+    feature_mask: NDArray[np.bool_] | None = None  # true for each feature that is kept
 
 
 class SentSteps(ABC):
@@ -74,21 +85,9 @@ class JsonSteps(SentSteps):
         entries = self._entries if len(kept) == len(self) else [self._entries[place] for place in kept]
         array = _array(entries, where.manifest.input.features)
         if array is None or why_rejected(array, where.manifest) is not None:
-            explain(entries, kept, where, len(entries))
+            has_list = any(isinstance(entry, list) for entry in entries)
+            explain_steps(zip(kept, entries, strict=True), where, count=len(entries), has_list=has_list)
         return array
-
-
-def tell(told: Sequence[tuple[int, Any]], faults: int, where: SentWhere, *, count: int, has_list: bool) -> None:
-    """Adds the problems of `count` kept steps: `faults` in all, of which only the first are told, as index and step."""
-    before, features = where.problems.total, where.manifest.input.features
-    places, entries = [place for place, _ in told], [entry for _, entry in told]
-    if has_list and features is not None:  # a right one, since not all may be no arrays
-        places, entries = [*places, 0], [*entries, [0.0] * features]
-    if entries:
-        explain(entries, places, where, count)
-    if not has_list and (features or 1) > 1:
-        faults = 1  # no step is an array, which is one problem
-    where.problems.count(faults - (where.problems.total - before))
 
 
 def _array(entries: list[Any], features: int | None) -> Steps | None:
@@ -116,3 +115,92 @@ def _array(entries: list[Any], features: int | None) -> Steps | None:
         return rounded(np.array(numbers, dtype=np.float64)).reshape(-1, features)
     except OverflowError:  # an integer beyond every type of NumPy
         return None
+
+
+def explain_steps(
+    steps: Iterable[tuple[int, Any]], where: SentWhere, *, count: int, has_list: bool, faults: int | None = None
+) -> None:
+    """Adds a problem for everything that is wrong with the `count` kept steps of a sequence.
+
+    `steps` are all of them, as index and value; or, where the number of `faults` is known, the first wrong ones.
+    `has_list`: whether one is an array.
+    """
+    problems, features = where.problems, where.manifest.input.features
+    before = problems.total
+    if faults is not None:
+        steps = islice(steps, max(0, problems.most_listed - before))
+    if features is None:
+        _explain_tokens(steps, where)
+    elif features == 1 or has_list:
+        _explain_values(steps, where, features, count)
+    else:
+        place, step = next(iter(steps), (0, None))
+        problems.add(
+            f"{where.at}/{place}",
+            f"a step must be an array of {features} numbers, and none here is an array: the first is {kind(step)}; a "
+            "level of brackets may be missing",
+        )
+        return
+    if faults is not None:
+        problems.count(faults - (problems.total - before))
+
+
+def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features: int, count: int) -> None:
+    at, manifest, problems, feature_mask = where
+    takes_missing = [manifest.missing != "refuse"] * features
+    if feature_mask is not None:
+        takes_missing = [taken or not keep for taken, keep in zip(takes_missing, feature_mask.tolist(), strict=True)]
+    for place, entry in steps:
+        is_bare = features == 1 and not isinstance(entry, list)
+        step = [entry] if is_bare else entry
+        if not isinstance(step, list) or len(step) != features:
+            if problems.listing:
+                problems.add(f"{at}/{place}", _no_step(step, features, count))
+            else:
+                problems.count()
+            continue
+        for i, value in enumerate(step):
+            if takes_missing[i] if value is None else fits_float32(value):
+                continue
+            if problems.listing:
+                problems.add(f"{at}/{place}" if is_bare else f"{at}/{place}/{i}", _no_number(value, manifest))
+            else:
+                problems.count()
+            if value is not None:
+                break
+
+
+def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
+    at, manifest, problems, _ = where
+    vocabulary = manifest.input.vocabulary or 1
+    for place, token in steps:
+        if type(token) is int and 0 <= token < vocabulary:
+            continue
+        if problems.listing:
+            is_whole = type(token) is int
+            said = token_message(manifest) if is_whole else f"must be a token id, a whole number, got {kind(token)}"
+            problems.add(f"{at}/{place}", said)
+        else:
+            problems.count()
+
+
+def _no_step(step: Any, features: int, steps: int) -> str:
+    if not isinstance(step, list):
+        return f"a step must be an array of {features} numbers, got {kind(step)}"
+    said = f"the model takes {counted(features, 'feature')} a step, this one has {len(step)}"
+    return said + (TRANSPOSED if steps == features else "")
+
+
+def _no_number(value: Any, manifest: Manifest) -> str:
+    if value is None:
+        return missing_message(manifest)
+    if type(value) is float or type(value) is int:
+        return "is beyond the range of float32"
+    return f"must be a number or null, got {kind(value)}"
+
+
+def fits_float32(value: Any) -> bool:
+    """Whether a value is a number, and finite when rounded to float64 and then to float32."""
+    if type(value) is not float and type(value) is not int:
+        return False
+    return abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND

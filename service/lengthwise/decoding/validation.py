@@ -27,9 +27,8 @@ from lengthwise.decoding.calls import (
     too_short_message,
     unknown_fields,
 )
-from lengthwise.decoding.explanations import SentWhere
 from lengthwise.decoding.json_text import collector_paused, kind
-from lengthwise.decoding.sent_steps import JsonSteps, SentMask, SentSteps
+from lengthwise.decoding.sent_steps import JsonSteps, SentMask, SentSteps, SentWhere
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 from lengthwise.runtime.manifest import Manifest
 

@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from lengthwise.batching.pending import MAX_PRIORITY
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS
-from lengthwise.decoding.explanations import FLOAT32_BEYOND
+from lengthwise.decoding.sent_steps import FLOAT32_BEYOND
 from lengthwise.http.schemas import ABSENT, Schema, bare
 from lengthwise.protocols import inventory, request_parameters, tensor_specs
 from lengthwise.protocols.tensor_specs import TensorSpec
