@@ -84,12 +84,13 @@ def _cells(column: Any) -> Iterator[Any]:
     """The cells of one chunk: a view of its numbers for each, or Python objects for a cell that is no array of them."""
     import pyarrow as pa
 
-    from lengthwise.decoding.arrow_columns import step_column, type_problem
+    from lengthwise.decoding.arrow_columns import StepsColumn, type_problem
 
     is_readable = len(column) > 0 and type_problem("steps", column.type) is None
-    found = step_column(column) if is_readable and not column.null_count else None
-    if found is not None and not (found.numbers.ndim == 1 and column.values.null_count):  # ids beside a null stay whole
-        yield from (found.numbers[start:end] for start, end in pairwise(found.offsets.tolist()))
+    found = StepsColumn(column) if is_readable and not column.null_count else None
+    steps = None if found is None else found.rectangle
+    if found is not None and steps is not None and (found.nested or not found.leaf.null_count):  # ids stay whole
+        yield from (steps[start:end] for start, end in pairwise(found.offsets.tolist()))
     elif len(column) < 2 or not is_readable:
         yield from column.to_pylist()
     else:

@@ -1,9 +1,9 @@
 """`POST /predict` as an Arrow stream: record batches to a call, by the rules for a JSON body.
 
 The columns are the fields of a sequence in JSON, where null stands for one that is absent. A null or a NaN among the
-numbers is a missing value. A valid row is read with NumPy: of float32 without null, its steps are a view of the body.
-Any other row is read as the JSON object that it stands for, by `validation`. So both forms have the same rules and
-pointers.
+numbers is a missing value. Rows that are all plain and valid are read at once with NumPy: of float32 without null,
+their steps are views of the body. Any other row is read as the JSON object that it stands for, by `validation`. So both
+forms have the same rules and pointers.
 """
 
 from __future__ import annotations
@@ -11,28 +11,15 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lengthwise.decoding import arrow_stream, validation
-from lengthwise.decoding.arrow_columns import StepColumn, check_columns, offsets_of, step_column
-from lengthwise.decoding.arrow_steps import SentColumn
-from lengthwise.decoding.calls import (
-    MAX_ID_CHARACTERS,
-    Call,
-    Find,
-    Item,
-    Problems,
-    compact,
-    first_fault,
-    make_item,
-    rounded,
-    why_rejected,
-)
+from lengthwise.decoding.arrow_columns import StepsColumn, check_columns, offsets_of
+from lengthwise.decoding.arrow_steps import ColumnSteps
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Find, Item, Problems, compact, first_fault, split
 from lengthwise.decoding.options import CallOptions, find_model
 from lengthwise.decoding.sent_steps import SentMask
 from lengthwise.decoding.validation import PREDICT
 from lengthwise.errors import TooLarge
-from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 _QUICK_BATCHES: Final = 8  # of a body that is read quickly; each takes some ten microseconds
@@ -63,159 +50,82 @@ def read(
     beside_bytes = first = 0
     for batch in batches:
         if batch.num_rows:
-            rows = _RowReader(batch, manifest, body, keep_body=len(batches) == 1)
-            found = rows.items(first, None if quick else problems)
+            rows = _Rows(batch, manifest, body)
+            found = rows.plain(keep_body=len(batches) == 1) or rows.others(first, problems, quick=quick)
             if found is None:
                 return None
-            first += batch.num_rows
             items += found[0]
             beside_bytes += found[1]
+            first += batch.num_rows
     if problems.total:
         raise problems.error()
     return Call(model, items, attention, asked.timeout_ms, asked.priority, PREDICT.pointer, 0, beside_bytes)
 
 
-class _RowReader:
-    """The rows of one record batch, which refers to `body`; steps are views of it only with `keep_body`."""
+class _Rows:
+    """The rows of one record batch, which refers to `body`."""
 
-    def __init__(self, batch: Any, manifest: Manifest, body: bytes, *, keep_body: bool) -> None:
+    def __init__(self, batch: Any, manifest: Manifest, body: bytes) -> None:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         self._manifest = manifest
         self._column = columns["steps"]
         self._ids: list[str | None] = columns["id"].to_pylist() if "id" in columns else [None] * batch.num_rows
-        self._step_masks = _Masks.of(columns.get("step_mask"))
-        self._feature_masks = _Masks.of(columns.get("feature_mask"))
-        self._has_null = bool(self._column.null_count)
-        found = step_column(self._column, body)
-        steps = None if found is None else _steps(found, manifest)
-        if steps is not None and not keep_body and steps.base is not None:
-            steps = steps.copy()
-        self._steps = steps
-        self._sent = SentColumn(self._column, body)
-        self._offsets = offsets_of(self._column)
+        masks = [(name, columns[name]) for name in ("step_mask", "feature_mask") if name in columns]
+        self._masks = [(name, _Masks(mask)) for name, mask in masks if mask.null_count < batch.num_rows]
+        self._sent = StepsColumn(self._column, body)
+        self._steps = self._sent.steps(manifest.input.features)
 
-    def items(self, first: int, problems: Problems | None) -> tuple[list[Item], int] | None:
-        """The items, and the bytes that they hold beside their own steps; without `problems`, None if one is wrong."""
-        made = self._valid_items()
-        if made is None:
-            if problems is None and len(self._ids) > _QUICK_ROWS:
-                return None
-            made = []
-            for row in range(len(self._ids)):
-                item = self._valid_item(row)
-                if item is None:
-                    if problems is None:
-                        return None
-                    item = self._explained_item(row, PREDICT.pointer.format(first + row), problems)
-                if item is not None:
-                    made.append(item)
-        return (made, 0) if self._steps is None else compact(made, self._steps)
+    def plain(self, *, keep_body: bool) -> tuple[list[Item], int] | None:
+        """The items where every row is plain and valid, and the bytes that they hold beside their own steps, or None.
 
-    def _valid_items(self) -> list[Item] | None:
-        """The items where every row is plain and valid; None otherwise."""
+        Steps are views of the body only with `keep_body`.
+        """
         manifest, steps = self._manifest, self._steps
-        if steps is None or self._has_null or self._step_masks or self._feature_masks or not self._has_valid_ids():
+        if steps is None or self._column.null_count or self._masks:
             return None
-        lengths = np.diff(self._offsets)
-        shortest, longest = int(lengths.min()), int(lengths.max())
-        if shortest < max(1, manifest.min_length) or (longest > manifest.max_length and manifest.long == "reject"):
+        if any(identifier is not None and len(identifier) > MAX_ID_CHARACTERS for identifier in self._ids):
+            return None
+        lengths = np.diff(self._sent.offsets)
+        longest = int(lengths.max())
+        if lengths.min() < max(1, manifest.min_length) or (longest > manifest.max_length and manifest.long == "reject"):
             return None
         takes_missing = manifest.missing != "refuse"
         if first_fault(steps, vocabulary=manifest.input.vocabulary, takes_missing=takes_missing) is not None:
             return None
-        ends: list[int] = self._offsets.tolist()
-        items = [
-            Item(steps[start:end], end - start, None, identifier)
-            for start, end, identifier in zip(ends, ends[1:], self._ids, strict=False)
-        ]
-        if longest <= manifest.max_length or manifest.long == "window":
-            return items
-        return [make_item(item.steps, manifest, sent_steps=item.sent_steps, id=item.id) for item in items]
+        if not keep_body and steps.base is not None:
+            steps = steps.copy()
+        return compact(split(steps, self._sent.offsets.tolist(), self._ids, manifest), steps)
 
-    def _has_valid_ids(self) -> bool:
-        return all(identifier is None or len(identifier) <= MAX_ID_CHARACTERS for identifier in self._ids)
+    def others(self, first: int, problems: Problems, *, quick: bool) -> tuple[list[Item], int] | None:
+        """The items of rows of any kind, as `plain`; `first` is the index of the first row. What is wrong is added.
 
-    def _valid_item(self, row: int) -> Item | None:
-        """The item of a row; None where something is wrong with it, or only `validation` can tell."""
-        identifier = self._ids[row]
-        is_null = self._has_null and not self._column[row].is_valid
-        if self._steps is None or is_null or (identifier is not None and len(identifier) > MAX_ID_CHARACTERS):
+        None if `quick`, and there are many rows, or something is wrong.
+        """
+        if quick and len(self._ids) > _QUICK_ROWS:
             return None
-        steps: Steps = self._steps[self._offsets[row] : self._offsets[row + 1]]
-        sent, places = len(steps), None
-        if self._step_masks and self._step_masks.has(row):
-            kept = self._step_masks.row(row, sent)
-            if kept is None or not kept.any():
-                return None
-            if not kept.all():
-                places = np.flatnonzero(kept)
-                steps = steps[places]
-        if why_rejected(steps, self._manifest) is not None:
-            return None
-        if self._feature_masks and self._feature_masks.has(row):
-            features = self._manifest.input.features
-            kept = None if features is None else self._feature_masks.row(row, features)
-            if kept is None or (self._manifest.missing == "refuse" and not kept.all()):
-                return None
-            if not kept.all():
-                steps = steps.copy()
-                steps[:, ~kept] = np.nan
-        return make_item(steps, self._manifest, sent_steps=sent, kept_places=places, id=identifier)
-
-    def _explained_item(self, row: int, pointer: str, problems: Problems) -> Item | None:
-        return validation.read_item(self._document(row), pointer, self._manifest, problems)
-
-    def _document(self, row: int) -> dict[str, Any]:
-        document: dict[str, Any] = {"steps": self._sent.row(row) if self._column[row].is_valid else None}
-        if self._ids[row] is not None:
-            document["id"] = self._ids[row]
-        for name, masks in (("step_mask", self._step_masks), ("feature_mask", self._feature_masks)):
-            if masks and masks.has(row):
-                document[name] = masks.sent(row)
-        return document
+        found = []
+        for row, identifier in enumerate(self._ids):
+            is_there = not self._column.null_count or self._column[row].is_valid
+            document: dict[str, Any] = {"steps": ColumnSteps(self._sent, row, self._steps) if is_there else None}
+            if identifier is not None:
+                document["id"] = identifier
+            document |= {name: masks.row(row) for name, masks in self._masks if masks.has[row]}
+            found.append(validation.read_item(document, PREDICT.pointer.format(first + row), self._manifest, problems))
+        return None if quick and problems.total else ([item for item in found if item is not None], 0)
 
 
 class _Masks:
+    """A column of masks."""
+
     def __init__(self, column: Any) -> None:
-        self._column = column
-        self._offsets = offsets_of(column)
+        values = column.values
+        self.has: list[bool] = column.is_valid().to_pylist()
+        self._offsets: list[int] = offsets_of(column).tolist()
+        self._entries = values.fill_null(False).to_numpy(zero_copy_only=False)
+        self._is_null = values.is_null().to_numpy(zero_copy_only=False) if values.null_count else None
 
-    @classmethod
-    def of(cls, column: Any) -> _Masks | None:
-        """None where there is no column, or where it has only nulls."""
-        return None if column is None or column.null_count == len(column) else cls(column)
-
-    def has(self, row: int) -> bool:
-        return bool(self._column[row].is_valid)
-
-    def row(self, row: int, size: int) -> NDArray[np.bool_] | None:
-        """The mask of a row; None where it has not this size, or a null in it."""
-        start, end = int(self._offsets[row]), int(self._offsets[row + 1])
-        part = self._column.values.slice(start, end - start) if end - start == size else None
-        if part is None or part.null_count:
-            return None
-        mask: NDArray[np.bool_] = part.to_numpy(zero_copy_only=False)
-        return mask
-
-    def sent(self, row: int) -> SentMask:
+    def row(self, row: int) -> SentMask:
         """The mask of a row as it was sent."""
-        start, end = int(self._offsets[row]), int(self._offsets[row + 1])
-        part = self._column.values.slice(start, end - start)
-        wrong = np.flatnonzero(part.is_null().to_numpy(zero_copy_only=False)).tolist() if part.null_count else ()
-        return SentMask(part.fill_null(False).to_numpy(zero_copy_only=False), wrong)
-
-
-def _steps(column: StepColumn, manifest: Manifest) -> Steps | None:
-    """The steps of a column as the model takes them; None where they have another form."""
-    numbers, features = column.numbers, manifest.input.features
-    if features is None:
-        if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
-            return None
-        return numbers.astype(
-            np.int64, copy=False
-        )  # beyond 63 bits it becomes negative, which is not a token id either
-    if numbers.ndim == 1 and features == 1:
-        numbers = numbers[:, None]
-    if numbers.ndim != 2 or numbers.shape[1] != features:
-        return None
-    return numbers if numbers.dtype == np.float32 else rounded(numbers)
+        part = slice(*self._offsets[row : row + 2])
+        wrong = () if self._is_null is None else np.flatnonzero(self._is_null[part]).tolist()
+        return SentMask(self._entries[part], wrong)

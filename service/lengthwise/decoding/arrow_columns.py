@@ -1,24 +1,20 @@
-"""The columns of Arrow record batches as NumPy arrays, without a Python object for any number."""
+"""The columns of Arrow record batches: which are allowed; and numbers as NumPy arrays, without an object for each."""
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding.arrow_stream import load
+from lengthwise.decoding.calls import rounded
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import InvalidRequest, Problem
+from lengthwise.padding import Steps
 
 _LISTS: Final = "a list, a large_list or a fixed_size_list"
-
-
-class StepColumn(NamedTuple):
-    """The steps of a column of sequences."""
-
-    numbers: NDArray[Any]  # `[steps, features]`, or `[steps]` without an inner list; NaN for null
-    offsets: NDArray[np.int64]  # `[rows + 1]`
 
 
 def check_columns(schema: Any) -> None:
@@ -45,13 +41,13 @@ def type_problem(name: str, kind: Any) -> str | None:
     if name == "id":
         is_text = types.is_string(kind) or types.is_large_string(kind)
         return None if is_text else f"must have strings, its type is {shown}"
-    if not (types.is_list(kind) or types.is_large_list(kind) or (name == "feature_mask" and is_fixed(kind))):
+    if not (types.is_list(kind) or types.is_large_list(kind) or (name == "feature_mask" and _is_fixed(kind))):
         return f"must be a list column, its type is {shown}"
     inner = kind.value_type
     if name != "steps":
         return None if types.is_boolean(inner) else f"must have lists of booleans, its type is {shown}"
-    if types.is_list(inner) or types.is_large_list(inner) or is_fixed(inner):
-        if is_fixed(inner) and inner.list_size < 1:  # any number of these takes no bytes at all
+    if types.is_list(inner) or types.is_large_list(inner) or _is_fixed(inner):
+        if _is_fixed(inner) and inner.list_size < 1:  # any number of these takes no bytes at all
             return "has steps without a feature"
         inner = inner.value_type
     if types.is_floating(inner) or types.is_integer(inner):
@@ -59,62 +55,100 @@ def type_problem(name: str, kind: Any) -> str | None:
     return f"must have numbers in its lists, or {_LISTS} of numbers, its type is {shown}"
 
 
-def is_fixed(kind: Any) -> bool:
-    """Whether a type is that of lists of one size."""
+def _is_fixed(kind: Any) -> bool:
     return bool(load().types.is_fixed_size_list(kind))
 
 
-def is_nested(column: Any) -> bool:
-    """Whether a step of a `steps` column is a list."""
-    return bool(load().types.is_nested(column.type.value_type))
-
-
 def offsets_of(column: Any) -> NDArray[np.int64]:
-    """`[rows + 1]` offsets of a list column, with at least one row, into its values."""
-    if is_fixed(column.type):
+    """`[rows + 1]` offsets of a list column into its values."""
+    if not len(column):
+        return np.zeros(1, dtype=np.int64)
+    if _is_fixed(column.type):
         size = column.type.list_size
         return np.arange(column.offset, column.offset + len(column) + 1, dtype=np.int64) * np.int64(size)
     offsets: NDArray[np.int64] = column.offsets.to_numpy().astype(np.int64, copy=False)
     return offsets
 
 
-def step_column(column: Any, body: bytes | None = None) -> StepColumn | None:
-    """The steps of a validated column, if possible as a view of `body`; None where they are no rectangle."""
-    offsets = offsets_of(column)
-    inner = column.values
-    if not is_nested(column):
-        return StepColumn(numbers_of(inner, body), offsets)
-    if inner.null_count:
-        return None
-    if is_fixed(inner.type):
-        features = inner.type.list_size
-        part = slice(inner.offset * features, (inner.offset + len(inner)) * features)
-        return StepColumn(numbers_of(inner.values, body)[part].reshape(-1, features), offsets)
-    bounds = offsets_of(inner) if len(inner) else np.zeros(1, dtype=np.int64)
-    features = int(bounds[1] - bounds[0]) if len(inner) else 1
-    if features < 1 or np.any(np.diff(bounds) != features):
-        return None
-    numbers = numbers_of(inner.values, body)[bounds[0] : bounds[-1]]
-    return StepColumn(numbers.reshape(-1, features), offsets)
+class StepsColumn:
+    """A validated column of sequences, of a type that is allowed; if possible its arrays are views of `body`."""
 
+    def __init__(self, column: Any, body: bytes | None = None) -> None:
+        self._body = body
+        self._inner = column.values
+        self.offsets = offsets_of(column)  # `[rows + 1]` of its steps
+        self.nested = bool(load().types.is_nested(column.type.value_type))  # whether a step is a list
+        self.leaf = self._inner.values if self.nested else self._inner
 
-def element_of(type_: Any) -> np.dtype[Any]:
-    """The dtype of a `pyarrow` type of floats or integers; its own `to_pandas_dtype` needs pandas before pyarrow 26."""
-    name = str(type_)  # halffloat, float, double, int8 to uint64
-    kind = name[0] if name.startswith(("int", "uint")) else "f"
-    return np.dtype(f"{kind}{type_.bit_width // 8}")
+    @cached_property
+    def size(self) -> int | None:
+        """How many numbers every step has, if the type says so and none is null."""
+        inner = self._inner
+        return int(inner.type.list_size) if self.nested and _is_fixed(inner.type) and not inner.null_count else None
 
+    @cached_property
+    def element(self) -> np.dtype[Any]:
+        """The dtype of its numbers; pyarrow's own `to_pandas_dtype` needs pandas before pyarrow 26."""
+        name = str(self.leaf.type)  # halffloat, float, double, int8 to uint64
+        return np.dtype(f"{name[0] if name.startswith(('int', 'uint')) else 'f'}{self.leaf.type.bit_width // 8}")
 
-def numbers_of(leaf: Any, body: bytes | None = None) -> NDArray[Any]:
-    """An array of numbers, with NaN for null; a view of its buffer (or of `body`) where it has no null."""
-    if leaf.null_count:  # integers become float64, as the numbers of JSON are read
-        return np.array(leaf.to_numpy(zero_copy_only=False))
-    element = element_of(leaf.type)
-    buffer = leaf.buffers()[1]
-    if not len(leaf) or buffer is None:
-        return np.empty(0, dtype=element)
-    if body is not None:
-        start = buffer.address - load().py_buffer(body).address
-        if start >= 0 and start + buffer.size <= len(body):
-            return np.frombuffer(body, element, len(leaf), start + leaf.offset * element.itemsize)
-    return np.frombuffer(buffer, element, len(leaf), leaf.offset * element.itemsize)
+    @cached_property
+    def numbers(self) -> NDArray[Any]:
+        """All numbers, `[numbers]`, with NaN for null; a view of a buffer (or of `body`) where none is null."""
+        leaf, body = self.leaf, self._body
+        if leaf.null_count:  # integers become float64, as the numbers of JSON are read
+            return np.array(leaf.to_numpy(zero_copy_only=False))
+        buffer = leaf.buffers()[1]
+        if not len(leaf) or buffer is None:
+            return np.empty(0, dtype=self.element)
+        at = leaf.offset * self.element.itemsize
+        if body is not None:
+            start = buffer.address - load().py_buffer(body).address
+            if start >= 0 and start + buffer.size <= len(body):
+                return np.frombuffer(body, self.element, len(leaf), start + at)
+        return np.frombuffer(buffer, self.element, len(leaf), at)
+
+    @cached_property
+    def is_null(self) -> NDArray[np.bool_] | None:
+        """Which numbers are null; None where none is."""
+        return self.leaf.is_null().to_numpy(zero_copy_only=False) if self.leaf.null_count else None
+
+    @cached_property
+    def bounds(self) -> NDArray[np.int64]:
+        """Where the numbers of each step begin and end."""
+        return offsets_of(self._inner) if self.nested else np.arange(len(self._inner) + 1, dtype=np.int64)
+
+    @cached_property
+    def is_step(self) -> NDArray[np.bool_] | None:
+        """Which steps are not null; None where all are."""
+        if not self.nested or not self._inner.null_count:
+            return None
+        is_step: NDArray[np.bool_] = self._inner.is_valid().to_numpy(zero_copy_only=False)
+        return is_step
+
+    @cached_property
+    def rectangle(self) -> NDArray[Any] | None:
+        """All steps, `[steps, features]`, or `[steps]` where none is a list; None where they are no rectangle."""
+        inner, size = self._inner, self.size
+        if not self.nested:
+            return self.numbers
+        if size is not None:
+            return self.numbers[inner.offset * size : (inner.offset + len(inner)) * size].reshape(-1, size)
+        bounds = self.bounds
+        features = int(bounds[1] - bounds[0]) if len(inner) else 1
+        if inner.null_count or features < 1 or np.any(np.diff(bounds) != features):
+            return None
+        return self.numbers[bounds[0] : bounds[-1]].reshape(-1, features)
+
+    def steps(self, features: int | None) -> Steps | None:
+        """All steps as a model takes them, of token ids without `features`; None if they have another form."""
+        numbers = self.rectangle
+        if numbers is None:
+            return None
+        if features is None:  # beyond 63 bits it becomes negative, which is not a token id either
+            return numbers.astype(np.int64, copy=False) if numbers.ndim == 1 and numbers.dtype.kind in "iu" else None
+        if numbers.ndim == 1 and features == 1:
+            numbers = numbers[:, None]
+        if numbers.ndim != 2 or numbers.shape[1] != features:
+            return None
+        return numbers if numbers.dtype == np.float32 else rounded(numbers)

@@ -1,4 +1,4 @@
-"""The steps of a column of Arrow lists, row by row, and what is wrong with them, without a Python object a number.
+"""The steps of a row of a column of Arrow lists, and what is wrong with them, without a Python object a number.
 
 What is wrong is computed for a whole sequence at once. Only the few steps that an answer describes become Python
 objects, for which `sent_steps` has the words. So a wrong column takes no longer than a right one of its size.
@@ -7,14 +7,13 @@ objects, for which `sent_steps` has the words. So a wrong column takes no longer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.arrow_columns import element_of, is_fixed, is_nested, numbers_of, offsets_of
-from lengthwise.decoding.calls import rounded
+from lengthwise.decoding.arrow_columns import StepsColumn
+from lengthwise.decoding.calls import rounded, why_rejected
 from lengthwise.decoding.sent_steps import SentSteps, SentWhere, explain_steps
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -22,75 +21,34 @@ from lengthwise.runtime.manifest import Manifest
 _Places: TypeAlias = "slice | NDArray[np.int64]"  # steps of a column
 
 
-class SentColumn:
-    """A column of sequences, of one of the types that `arrow_columns` knows, validated, with at least one row."""
-
-    def __init__(self, column: Any, body: bytes) -> None:
-        self._body = body
-        self._inner = column.values
-        self.nested = is_nested(column)
-        self.leaf = self._inner.values if self.nested else self._inner
-        self._offsets = offsets_of(column)
-
-    def row(self, row: int) -> ColumnSteps:
-        """The steps of a row."""
-        return ColumnSteps(self, int(self._offsets[row]), int(self._offsets[row + 1]))
-
-    @cached_property
-    def size(self) -> int | None:
-        """How many numbers every step has, if the type says so and none is null."""
-        inner = self._inner
-        return int(inner.type.list_size) if self.nested and is_fixed(inner.type) and not inner.null_count else None
-
-    @cached_property
-    def numbers(self) -> NDArray[Any]:
-        """All numbers, `[numbers]`, with NaN for null."""
-        return numbers_of(self.leaf, self._body)
-
-    @cached_property
-    def is_null(self) -> NDArray[np.bool_] | None:
-        """Which numbers are null; None where none is."""
-        return self.leaf.is_null().to_numpy(zero_copy_only=False) if self.leaf.null_count else None
-
-    @cached_property
-    def bounds(self) -> NDArray[np.int64]:
-        """Where the numbers of each step begin and end."""
-        if not self.nested:
-            return np.arange(len(self._inner) + 1, dtype=np.int64)
-        return offsets_of(self._inner) if len(self._inner) else np.zeros(1, dtype=np.int64)
-
-    @cached_property
-    def is_step(self) -> NDArray[np.bool_] | None:
-        """Which steps are not null; None where all are."""
-        if not self.nested or not self._inner.null_count:
-            return None
-        is_step: NDArray[np.bool_] = self._inner.is_valid().to_numpy(zero_copy_only=False)
-        return is_step
-
-
 class ColumnSteps(SentSteps):
-    """The steps of one row, from `start` to before `end` in the column."""
+    """The steps of one row of a column; `steps` are those of all rows, if they have the form that the model takes."""
 
-    def __init__(self, column: SentColumn, start: int, end: int) -> None:
+    def __init__(self, column: StepsColumn, row: int, steps: Steps | None) -> None:
         self._column = column
-        self._start = start
-        self._end = end
+        self._start = int(column.offsets[row])
+        self._end = int(column.offsets[row + 1])
+        self._steps = steps
 
     def __len__(self) -> int:
         return self._end - self._start
 
     def read(self, kept: Sequence[int], where: SentWhere) -> Steps | None:
         """See `SentSteps.read`."""
-        manifest = where.manifest
+        column, manifest = self._column, where.manifest
         features = manifest.input.features
-        if not self._column.nested and features is not None and features > 1:  # no step is an array: one problem
-            explain_steps([(kept[0], self._entry(kept[0]))], where, count=len(kept), has_list=False)
-            return None
         every = len(kept) == len(self)
         places = slice(self._start, self._end) if every else np.asarray(kept, dtype=np.int64) + self._start
+        if self._steps is not None:
+            right = self._steps[places]
+            if why_rejected(right, manifest) is None:
+                return right.copy() if every else right
+        if not column.nested and features is not None and features > 1:  # no step is an array: one problem
+            explain_steps([(kept[0], self._entry(kept[0]))], where, count=len(kept), has_list=False)
+            return None
         if features is None:
             array, faults = self._tokens(places, len(kept), manifest)
-        elif self._column.size not in (None, features):  # the type says so, of every step
+        elif column.size not in (None, features):  # the type says so, of every step
             array, faults = None, np.broadcast_to(np.int64(1), len(kept))
         else:
             array, faults = self._values(places, manifest, where.feature_mask)
@@ -98,8 +56,8 @@ class ColumnSteps(SentSteps):
         if not len(wrong):
             return array
         told = ((kept[i], self._entry(kept[i])) for i in wrong.tolist())
-        total = int(faults[wrong].sum())
-        explain_steps(told, where, count=len(kept), has_list=self._has_list(places), faults=total)
+        has_list = column.nested and (column.is_step is None or bool(column.is_step[places].any()))
+        explain_steps(told, where, count=len(kept), has_list=has_list, faults=int(faults[wrong].sum()))
         return None
 
     def _values(
@@ -134,7 +92,7 @@ class ColumnSteps(SentSteps):
     def _tokens(self, places: _Places, count: int, manifest: Manifest) -> tuple[Steps | None, NDArray[np.int64]]:
         """The token ids, `[places]` int64, where all are; and for each whether it is wrong."""
         column = self._column
-        if column.nested or element_of(column.leaf.type).kind not in "iu":
+        if column.nested or column.element.kind not in "iu":
             return None, np.broadcast_to(np.int64(1), count)
         tokens = column.numbers[places]
         with np.errstate(invalid="ignore"):
@@ -144,19 +102,16 @@ class ColumnSteps(SentSteps):
             tokens = np.where(wrong, 0, tokens)
         return tokens.astype(np.int64), wrong.astype(np.int64)
 
-    def _has_list(self, places: _Places) -> bool:
-        column = self._column
-        return column.nested and (column.is_step is None or bool(column.is_step[places].any()))
-
     def _entry(self, place: int) -> Any:
         column, step = self._column, self._start + place
         if column.is_step is not None and not column.is_step[step]:
             return None
-        found = [_plain(value) for value in column.leaf.slice(column.bounds[step], self._size(step)).to_pylist()]
+        start, end = column.bounds[step : step + 2].tolist()
+        found = [
+            value if value is None or isinstance(value, int) else None if value != value else float(value)
+            for value in column.leaf.slice(start, end - start).to_pylist()
+        ]
         return found if column.nested else found[0]
-
-    def _size(self, step: int) -> int:
-        return int(self._column.bounds[step + 1] - self._column.bounds[step])
 
 
 def _faults(steps: Steps, takes_missing: bool, feature_mask: NDArray[np.bool_] | None) -> NDArray[np.int64]:
@@ -174,10 +129,3 @@ def _faults(steps: Steps, takes_missing: bool, feature_mask: NDArray[np.bool_] |
         missing &= ~np.logical_or.accumulate(infinite, axis=1)
     faults: NDArray[np.int64] = np.sum(missing, axis=1, dtype=np.int64) + has_infinite
     return faults
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, int):
-        return value
-    number = float(value)
-    return None if number != number else number

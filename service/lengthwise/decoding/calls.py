@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -134,6 +134,17 @@ def make_item(
         places = np.arange(sent_steps, dtype=np.intp) if kept_places is None else kept_places
         return Item(steps[part].copy(), sent_steps, places[part].copy(), id)
     return Item(steps, sent_steps, kept_places, id)
+
+
+def split(array: Steps, bounds: Sequence[int], ids: Iterable[str | None], manifest: Manifest) -> list[Item]:
+    """The items of sequences that stand one behind the other in an array of all steps."""
+    items = [
+        Item(array[start:end], end - start, None, identifier)
+        for start, end, identifier in zip(bounds, bounds[1:], ids, strict=False)
+    ]
+    if manifest.long in ("reject", "window"):
+        return items
+    return [make_item(item.steps, manifest, sent_steps=item.sent_steps, id=item.id) for item in items]
 
 
 def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:

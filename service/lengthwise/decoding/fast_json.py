@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from lengthwise.decoding import json_text, options, validation
-from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item
+from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item, split
 from lengthwise.decoding.options import CallOptions
 from lengthwise.decoding.sent_steps import SentSteps, SentWhere, explain_steps
 from lengthwise.decoding.validation import BodyLayout
@@ -95,10 +95,15 @@ def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> 
         array = _steps(found, features)
         items = (make_item(array, manifest, sent_steps=len(array)),)
     else:
+        numbers, ends, ids = found
+        array = _steps(numbers, features)
         try:
-            items, beside = _items(_steps(found[0], features), found[1], found[2], manifest)
+            identifiers = [None] * len(ends) if ids is None else [*map(_identifier, ids)]
         except RequestError:
             return None
+        items = split(array, [0, *ends], identifiers, manifest)
+        if manifest.long in ("head", "tail"):
+            items, beside = compact(items, array)
     return Call(model, items, bool(asked.outputs), asked.timeout_ms, asked.priority, layout.pointer, 0, beside)
 
 
@@ -124,23 +129,6 @@ def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptio
     problems = Problems()
     asked = options.read(document, problems)
     return None if problems.total else asked
-
-
-def _items(
-    array: Steps, ends: list[int], ids: list[str | bytes | None] | None, manifest: Manifest
-) -> tuple[list[Item], int]:
-    """The sequences in an array of all steps, and the bytes that they keep in memory beside their own steps."""
-    starts = [0, *ends[:-1]]
-    items = [
-        Item(array[start:end], end - start, None, identifier)
-        for start, end, identifier in zip(
-            starts, ends, [None] * len(ends) if ids is None else map(_identifier, ids), strict=True
-        )
-    ]
-    if manifest.long in ("reject", "window"):
-        return items, 0
-    items = [make_item(item.steps, manifest, sent_steps=item.sent_steps, id=item.id) for item in items]
-    return compact(items, array)
 
 
 def _identifier(text: str | bytes | None) -> str | None:
