@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lengthwise.datasets.given import Layout
     from lengthwise.decoding.calls import Item
     from lengthwise.repository.model import LoadedModel
-    from lengthwise.runtime.answers import Answer
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
 
 _WORTH_THREADS_SECONDS: Final = 0.002  # up to this predicted time a call runs in the caller's thread
@@ -69,6 +68,32 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         return notebook.prediction(self, self._labels)
+
+
+_TOLD: Final = frozenset(one.name for one in fields(Prediction)) - {"version", "_labels"}
+_OF_ARRAYS: Final = frozenset({"probabilities", "step_scores", "attention"})
+_OF_TUPLES: Final = frozenset({"assigned", "step_labels", "windows"})
+
+
+def prediction_of(entry: Mapping[str, Any], labels: tuple[str, ...], version: str) -> Prediction:
+    """A prediction from its object in an answer, of lists or of arrays, with NaN for None."""
+    told = {name: value for name, value in entry.items() if value is not None and name in _TOLD}
+    for name in _OF_ARRAYS.intersection(told):
+        told[name] = _floats(told[name])
+    for name in _OF_TUPLES.intersection(told):
+        told[name] = tuple(told[name])
+    if "score" in told:
+        told["score"] = float(np.float32(told["score"]))
+    return Prediction(**told, version=version, _labels=labels)
+
+
+def _floats(entries: Any) -> NDArray[np.float32]:
+    """`[entries]`, or `[entries, classes]` with NaN for each class of an entry that is None."""
+    if isinstance(entries, list):
+        first = next((entry for entry in entries if entry is not None), None)
+        absent = np.full(len(first), np.nan) if isinstance(first, list | np.ndarray) else np.nan
+        entries = [absent if entry is None else entry for entry in entries]
+    return np.asarray(entries, dtype=np.float32)
 
 
 class Model:
@@ -166,6 +191,7 @@ class Model:
             ((9,), 19)
         """
         from lengthwise.datasets import arrays
+        from lengthwise.decoding import json_body
         from lengthwise.scoring import offline
 
         manifest = self.loaded.manifest
@@ -177,7 +203,10 @@ class Model:
         if len(answers) < len(results):
             raise offline.error_of({place: why for place, why in enumerate(results) if isinstance(why, str)})
         return notebook.PredictionList(
-            self._prediction(item, answer, attention) for item, answer in zip(items, answers, strict=True)
+            prediction_of(
+                json_body.prediction(manifest, item, answer, attention=attention), self.labels, str(self.version)
+            )
+            for item, answer in zip(items, answers, strict=True)
         )
 
     def _threads_for(self, items: Sequence[Item]) -> int:
@@ -190,28 +219,6 @@ class Model:
             if seconds > _WORTH_THREADS_SECONDS:
                 return self._opened.threads
         return 0
-
-    def _prediction(self, item: Item, answer: Answer, attention: bool) -> Prediction:
-        probabilities, labels = answer.probabilities, self.labels
-        found: dict[str, Any] = {"id": item.id, "version": str(self.version), "_labels": labels}
-        if attention and answer.attention is not None:
-            found["attention"] = _at_steps_sent(item, answer.attention, 0.0)
-        if answer.windows is not None:
-            found["windows"] = tuple(answer.windows)
-        if self.task == "single-label":
-            found |= {"label": labels[answer.best], "score": float(probabilities[answer.best])}
-        elif self.task == "multi-label":
-            places = np.flatnonzero(probabilities >= self.loaded.manifest.threshold).tolist()
-            found["assigned"] = tuple(labels[place] for place in places)
-        else:
-            step_labels: list[str | None] = [None] * item.sent_steps
-            kept = range(item.sent_steps) if item.kept_places is None else item.kept_places.tolist()
-            for place, best in zip(kept, probabilities.argmax(axis=1).tolist(), strict=True):
-                step_labels[place] = labels[best]
-            found["step_labels"] = tuple(step_labels)
-            found["step_scores"] = _at_steps_sent(item, probabilities.max(axis=1), np.nan)
-            probabilities = _at_steps_sent(item, probabilities, np.nan)
-        return Prediction(probabilities, len(item.steps), **found)
 
 
 def load(
@@ -261,12 +268,3 @@ def load(
         recurrent_kernels,
     ).open()
     return Model(opened.loaded, opened.limits, opened.threads)
-
-
-def _at_steps_sent(item: Item, values: NDArray[np.float32], absent: float) -> NDArray[np.float32]:
-    """Puts `values [length, ...]` at the indices of the kept steps in `[sent, ...]`; the other steps are `absent`."""
-    if item.kept_places is None:
-        return values
-    spread = np.full((item.sent_steps, *values.shape[1:]), absent, dtype=np.float32)
-    spread[item.kept_places] = values
-    return spread

@@ -526,7 +526,7 @@ def test_an_answer_that_comes_byte_by_byte_keeps_nobody_beyond_the_timeout(
 ) -> None:
     clock = [100.0]
     slow = Trickle(clock)
-    monkeypatch.setattr("lengthwise.client.connection.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("lengthwise.client.exchange.time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={}) if request.method == "GET" else httpx.Response(200, stream=slow)

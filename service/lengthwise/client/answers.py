@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lengthwise.api import Prediction
+from lengthwise.api import Prediction, prediction_of
 from lengthwise.client.bodies import ARROW, RequestBody
 from lengthwise.errors import (
     DeadlineExceeded,
@@ -48,7 +48,6 @@ _KINDS: Final[tuple[type[RequestError], ...]] = (
 )  # the errors by their status; of one status the first is that of an unknown title
 _BODY_IS_WRONG: Final = (400, 422)
 _LONGEST_SHOWN: Final = 500
-_PLAIN: Final = ("id", "label", "score", "assigned", "step_labels", "length", "windows")
 _OF_ARRAYS: Final = ("probabilities", "step_scores", "attention")
 
 
@@ -68,61 +67,31 @@ class Predictions(notebook.PredictionList):
 
 def predictions_of(content: bytes, media_type: str) -> Predictions:
     """The predictions in the body of a 200; ValueError for another form."""
-    if media_type == ARROW:
-        try:
-            return _of_arrow(content)
-        except (OSError, AttributeError, KeyError, TypeError) as error:  # cut off, or another stream
-            raise ValueError(f"the answer is not that of POST /predict: {error!r}") from error
-    document = orjson.loads(content)
     try:
-        labels = tuple(document["labels"])
-        version = document["version"]
-        found = [_of_json(entry, labels, version) for entry in document["predictions"]]
-        return Predictions(found, document["model"], version, labels)
-    except (AttributeError, KeyError, TypeError) as error:
+        model, version, labels, entries = _of_arrow(content) if media_type == ARROW else _of_json(content)
+        return Predictions([prediction_of(entry, labels, version) for entry in entries], model, version, labels)
+    except (OSError, AttributeError, KeyError, TypeError) as error:  # cut off, or another stream
         raise ValueError(f"the answer is not that of POST /predict: {error!r}") from error
 
 
-def _prediction(fields: dict[str, Any], labels: tuple[str, ...], version: str) -> Prediction:
-    for name in ("assigned", "step_labels", "windows"):
-        if fields.get(name) is not None:
-            fields[name] = tuple(fields[name])
-    return Prediction(**fields, version=version, _labels=labels)
+_Told = tuple[str, str, tuple[str, ...], Iterable[Mapping[str, Any]]]  # model, version, labels, and each prediction
 
 
-def _of_json(entry: Mapping[str, Any], labels: tuple[str, ...], version: str) -> Prediction:
-    fields = {name: entry[name] for name in (*_PLAIN, *_OF_ARRAYS) if entry.get(name) is not None}
-    fields |= {
-        name: np.array(fields[name], dtype=np.float32) for name in ("step_scores", "attention") if name in fields
-    }
-    fields["probabilities"] = _probabilities(entry["probabilities"])
-    if "score" in fields:
-        fields["score"] = float(np.float32(fields["score"]))
-    return _prediction(fields, labels, version)
+def _of_json(content: bytes) -> _Told:
+    document = orjson.loads(content)
+    return document["model"], document["version"], tuple(document["labels"]), document["predictions"]
 
 
-def _probabilities(given: list[Any]) -> NDArray[np.float32]:
-    """`[classes]`, or `[sent, classes]` of a per-step model, with NaN for a step that was left out."""
-    if None not in given:
-        return np.array(given, dtype=np.float32)
-    classes = next((len(row) for row in given if row is not None), 0)
-    return np.array([[np.nan] * classes if row is None else row for row in given], dtype=np.float32)
-
-
-def _of_arrow(content: bytes) -> Predictions:
+def _of_arrow(content: bytes) -> _Told:
     import pyarrow as pa
 
     with pa.ipc.open_stream(content) as reader:
         table = reader.read_all()
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     metadata = table.schema.metadata
-    values: dict[str, list[Any]] = {name: columns[name].to_pylist() for name in _PLAIN if name in columns}
-    values |= {name: _arrays(columns[name]) for name in _OF_ARRAYS if name in columns}
-    labels, version = tuple(orjson.loads(metadata[b"labels"])), metadata[b"version"].decode()
+    values = {name: _arrays(column) if name in _OF_ARRAYS else column.to_pylist() for name, column in columns.items()}
     rows = ({name: column[row] for name, column in values.items()} for row in range(table.num_rows))
-    return Predictions(
-        [_prediction(fields, labels, version) for fields in rows], metadata[b"model"].decode(), version, labels
-    )
+    return metadata[b"model"].decode(), metadata[b"version"].decode(), tuple(orjson.loads(metadata[b"labels"])), rows
 
 
 def _arrays(column: Any) -> list[NDArray[np.float32]]:

@@ -20,6 +20,7 @@ ARROW: Final = "application/vnd.apache.arrow.stream"
 JSON: Final = "application/json"
 _WORTH_ARROW_NUMBERS: Final = 4096  # up to so many, JSON takes about as long as an Arrow stream
 _OPTION_BYTES: Final = 4096  # room in a JSON body for its options
+_BESIDE_STEPS: Final = ("id", "step_mask", "feature_mask")  # of a sequence, where it has them
 _SHARE_OF_QUEUE: Final = 4  # a request takes at most this part, so that other callers do not stop it
 
 
@@ -54,7 +55,6 @@ class RequestBody:
     count: int
     content: bytes
     media_type: str
-    ids: tuple[str | None, ...]
 
     def with_options(self, options: Mapping[str, Any]) -> tuple[str, bytes]:
         """The path and the content of the request with these options."""
@@ -119,42 +119,26 @@ def _uses_arrow(sequences: Sequence[GivenSequence], limits: ServerLimits, encodi
 def _json_bodies(sequences: Sequence[GivenSequence], first: int, limits: ServerLimits) -> Iterator[RequestBody]:
     most = limits.max_body_bytes - min(_OPTION_BYTES, limits.max_body_bytes // 2)
     texts: list[bytes] = []
-    start = size = 0
-    for place, sequence in enumerate(sequences):
-        text = _json(sequence)
-        _check_size(len(text), most, first + place)
+    size = 0
+    for place, sequence in enumerate(sequences, first):
+        fields = {name: value for name in _BESIDE_STEPS if (value := getattr(sequence, name)) is not None}
+        steps = np.ascontiguousarray(sequence.steps)
+        # orjson writes NaN as null, which is a missing value; infinite numbers were rejected.
+        text = orjson.dumps({**fields, "steps": steps} if fields else steps, option=orjson.OPT_SERIALIZE_NUMPY)
+        _check_size(len(text), most, place)
         if texts and size + len(text) + 1 > most:
-            yield _json_body(texts, sequences[start:place], first + start)
-            texts, start, size = [], place, 0
+            yield RequestBody(place - len(texts), len(texts), b",".join(texts), JSON)
+            texts, size = [], 0
         texts.append(text)
         size += len(text) + 1
-    yield _json_body(texts, sequences[start:], first + start)
-
-
-def _json_body(texts: list[bytes], sequences: Sequence[GivenSequence], first: int) -> RequestBody:
-    return RequestBody(first, len(texts), b",".join(texts), JSON, tuple(one.id for one in sequences))
-
-
-def _json(sequence: GivenSequence) -> bytes:
-    """A sequence as JSON. orjson writes NaN as null, which is a missing value; infinite numbers were rejected."""
-    fields = {
-        name: value
-        for name, value in (
-            ("id", sequence.id),
-            ("step_mask", sequence.step_mask),
-            ("feature_mask", sequence.feature_mask),
-        )
-        if value is not None
-    }
-    steps = np.ascontiguousarray(sequence.steps)
-    return orjson.dumps({**fields, "steps": steps} if fields else steps, option=orjson.OPT_SERIALIZE_NUMPY)
+    yield RequestBody(first + len(sequences) - len(texts), len(texts), b",".join(texts), JSON)
 
 
 def _arrow_bodies(sequences: Sequence[GivenSequence], first: int, limits: ServerLimits) -> Iterator[RequestBody]:
     """The bodies of sequences as Arrow streams; a stream that is too large is split into halves."""
     content = _arrow(sequences)
     if len(content) <= limits.max_body_bytes:
-        yield RequestBody(first, len(sequences), content, ARROW, tuple(one.id for one in sequences))
+        yield RequestBody(first, len(sequences), content, ARROW)
         return
     if len(sequences) == 1:
         _check_size(len(content), limits.max_body_bytes, first)
@@ -173,13 +157,10 @@ def _arrow(sequences: Sequence[GivenSequence]) -> bytes:
     if numbers.ndim == 2:
         values = pa.FixedSizeListArray.from_arrays(values, numbers.shape[1])
     columns = {"steps": pa.ListArray.from_arrays(offsets, values)}
-    if any(one.id is not None for one in sequences):
-        columns["id"] = pa.array([one.id for one in sequences], pa.string())
-    flags = pa.list_(pa.bool_())
-    if any(one.step_mask is not None for one in sequences):
-        columns["step_mask"] = pa.array([one.step_mask for one in sequences], flags)
-    if any(one.feature_mask is not None for one in sequences):
-        columns["feature_mask"] = pa.array([one.feature_mask for one in sequences], flags)
+    for name in _BESIDE_STEPS:
+        cells = [getattr(one, name) for one in sequences]
+        if any(cell is not None for cell in cells):
+            columns[name] = pa.array(cells, pa.string() if name == "id" else pa.list_(pa.bool_()))
     batch = pa.RecordBatch.from_arrays([*columns.values()], names=[*columns])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:

@@ -3,22 +3,198 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, get_args
 
 from lengthwise.client.answers import Predictions
-from lengthwise.client.bodies import PreparedSequences
-from lengthwise.client.connection import AnyClient, ArrivingAnswer
-from lengthwise.client.exchange import Answered, Exchange, Wait
-from lengthwise.datasets.given import Layout
-from lengthwise.errors import LengthwiseError
+from lengthwise.client.bodies import Encoding, PreparedSequences, ServerLimits, prepare
+from lengthwise.client.exchange import (
+    GRACE_SECONDS,
+    Answered,
+    Deadline,
+    Exchange,
+    Send,
+    Wait,
+    call,
+    predict,
+    server_limits,
+)
+from lengthwise.client.proxies import is_loopback, proxy_of
+from lengthwise.datasets.given import Layout, sequences_of
+from lengthwise.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    LengthwiseError,
+    ServerUnreachable,
+    how_to_install,
+)
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx  # noqa: F401  # the bases of both classes name its transports
 
 
-class Client(AnyClient["httpx.BaseTransport"]):
+Transport = TypeVar("Transport")
+
+DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+_DIRECTLY: Final = {"http://": None, "https://": None, "all://": None}  # switches the proxies of the environment off
+_CLIENT_CERTIFICATE: Final = (
+    "; the server may want a client certificate: verify=CONTEXT, an ssl.SSLContext after its load_cert_chain(...)"
+)
+_TLS_HINTS: Final = {
+    "CERTIFICATE_VERIFY_FAILED": "; a certificate of your own authority: verify=ssl.create_default_context(cafile=...)",
+    "WRONG_VERSION_NUMBER": "; if the port speaks http, the address must begin with http://",
+    "RECORD_LAYER_FAILURE": "; if the port speaks http, the address must begin with http://",
+    "CERTIFICATE_REQUIRED": _CLIENT_CERTIFICATE,
+    "HANDSHAKE_FAILURE": _CLIENT_CERTIFICATE,
+    "disconnected": _CLIENT_CERTIFICATE,
+    "reset": _CLIENT_CERTIFICATE,
+}  # what to try, by a part of the error of a connection to an https server
+
+
+class _AnyClient(Generic[Transport]):
+    """What both clients share: the arguments, the options of a call, and what an exchange gets back."""
+
+    _of_httpx: ClassVar[str]  # the class that has the connections
+
+    def __init__(
+        self,
+        base_url: str = "http://localhost:8000",
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        version: str | int | None = None,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        retries: int = 10,
+        encoding: Encoding = "auto",
+        verify: bool | ssl.SSLContext = True,
+        transport: Transport | None = None,
+    ) -> None:
+        try:
+            import httpx
+        except ImportError as error:
+            raise ConfigurationError(f"a client needs httpx: {how_to_install('client')}") from error
+        if encoding not in get_args(Encoding):
+            raise ConfigurationError(f"encoding must be one of {', '.join(get_args(Encoding))}, got {encoding!r}")
+        if key is not None and (not key.isascii() or not key.isprintable() or key != key.strip()):
+            raise ConfigurationError(
+                "the key has a character that a header cannot have, perhaps the line break of the file that it was in"
+            )
+        if not isinstance(retries, int) or retries < 0:
+            raise ConfigurationError(f"retries must be an integer >= 0, got {retries!r}")
+        self._httpx = httpx
+        self._failures = (httpx.RequestError, httpx.InvalidURL, DeadlineExceeded)
+        self._model = model
+        self._version = version
+        self._timeout = _seconds(timeout)
+        self._retries = retries
+        self._encoding = encoding
+        self._limits: ServerLimits | None = None
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        try:
+            directly = _DIRECTLY if is_loopback(httpx.URL(base_url).host) else None
+            self._connections: Any = getattr(httpx, self._of_httpx)(
+                base_url=base_url,
+                headers=headers,
+                verify=verify,
+                transport=transport,
+                timeout=self._timeout,
+                mounts=directly,
+            )
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise ConfigurationError(f"the address of the server is not valid, got {base_url!r}: {error}") from error
+        if self._connections.base_url.scheme not in ("http", "https"):
+            raise ConfigurationError(f"the address of the server must start with http:// or https://, got {base_url!r}")
+        proxy = "" if transport is not None else proxy_of(str(self._connections.base_url))
+        self._via = proxy and f" (through the proxy of {proxy})"
+
+    def __repr__(self) -> str:
+        """`<lengthwise.Client http://localhost:8000>`; without the key."""
+        return f"<lengthwise.{type(self).__name__} {self._address}>"
+
+    @property
+    def _address(self) -> str:
+        """The address of the server without its path, a user or a password."""
+        address = self._connections.base_url
+        return f"{address.scheme}://{address.netloc.decode()}"
+
+    def _prepared(self, sequences: Any, layout: Layout, deadline: Deadline) -> Exchange:
+        """The bodies of some sequences, by the limits of the server, which is asked for them once."""
+        if isinstance(sequences, PreparedSequences):
+            return sequences
+        if self._limits is None:
+            self._limits = yield from server_limits(deadline, self._retries)
+        return prepare(sequences_of(sequences, layout), self._limits, self._encoding)
+
+    def _predicted(
+        self,
+        sequences: Any,
+        layout: Layout,
+        attention: bool,
+        model: str | None,
+        version: str | int | None,
+        timeout: float | None,
+        priority: int,
+    ) -> Exchange:
+        deadline = self._deadline(timeout)
+        version = self._version if version is None else version
+        options = {
+            "model": self._model if model is None else model,
+            "version": None if version is None else str(version),
+            "outputs": ["attention"] if attention else None,
+            "priority": priority or None,
+        }
+        options = {name: value for name, value in options.items() if value is not None}
+        prepared = yield from self._prepared(sequences, layout, deadline)
+        return (yield from predict(prepared, options=options, deadline=deadline, retries=self._retries))
+
+    def _called(self, method: str, path: str, document: Any) -> Exchange:
+        """The answer of any path. httpx would follow a whole URL, and send the key along."""
+        if not path.startswith("/") or path.startswith("//"):
+            raise ConfigurationError(f"a path of the server must begin with one '/', got {path!r}")
+        return call(method, path, document, deadline=self._deadline(None), retries=self._retries)
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline.after(self._timeout if timeout is None else _seconds(timeout))
+
+    def _request(self, step: Send) -> dict[str, Any]:
+        return {
+            "method": step.method,
+            "url": step.path,
+            "content": step.content,
+            "headers": step.headers,
+            "timeout": step.deadline.seconds + GRACE_SECONDS,
+        }
+
+    def _failure(self, error: Exception, step: Send) -> LengthwiseError:
+        """The error of a request that got no answer; raises ConfigurationError where its path is none."""
+        if isinstance(error, DeadlineExceeded):
+            return error
+        if isinstance(error, self._httpx.InvalidURL):
+            raise ConfigurationError(f"the path is not valid, got {step.path!r}: {error}") from error
+        if isinstance(error, self._httpx.TimeoutException):
+            return DeadlineExceeded(f"no answer came within the timeout{self._via}")
+        return ServerUnreachable(f"{self._address}: {error or type(error).__name__}{self._via}{self._hint(error)}")
+
+    def _hint(self, error: Exception) -> str:
+        """What may be the cause of a connection that failed, where the error does not say it."""
+        if self._connections.base_url.scheme == "https":
+            said = str(error)
+            return next((hint for sign, hint in _TLS_HINTS.items() if sign in said), "")
+        cut_off = isinstance(error, self._httpx.RemoteProtocolError | self._httpx.ReadError)
+        return "; if the port speaks https, the address must begin with https://" if cut_off else ""
+
+
+def _seconds(timeout: float) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise ConfigurationError(f"timeout must be a number of seconds > 0, got {timeout!r}")
+    return float(timeout)
+
+
+class Client(_AnyClient["httpx.BaseTransport"]):
     """A client of one server. Several threads may use it at once.
 
     Close it after use, or use it in a `with` statement: it keeps connections open.
@@ -128,15 +304,13 @@ class Client(AnyClient["httpx.BaseTransport"]):
                 continue
             try:
                 with self._connections.stream(**self._request(step)) as response:
-                    answer = ArrivingAnswer(step)
-                    for part in response.iter_bytes():
-                        answer.add(part)
-                result = answer.of(response, self._via)
+                    parts = [step.in_time(part) for part in response.iter_bytes()]
+                result = Answered(response.status_code, response.headers, b"".join(parts), self._via)
             except self._failures as error:
                 result = self._failure(error, step)
 
 
-class AsyncClient(AnyClient["httpx.AsyncBaseTransport"]):
+class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
     """`Client` for asyncio: the same arguments, and the same methods as coroutines.
 
     A `transport` is an asynchronous one of httpx.
@@ -219,9 +393,7 @@ class AsyncClient(AnyClient["httpx.AsyncBaseTransport"]):
                 continue
             try:
                 async with self._connections.stream(**self._request(step)) as response:
-                    answer = ArrivingAnswer(step)
-                    async for part in response.aiter_bytes():
-                        answer.add(part)
-                result = answer.of(response, self._via)
+                    parts = [step.in_time(part) async for part in response.aiter_bytes()]
+                result = Answered(response.status_code, response.headers, b"".join(parts), self._via)
             except self._failures as error:
                 result = self._failure(error, step)

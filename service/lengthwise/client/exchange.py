@@ -31,11 +31,29 @@ from lengthwise.errors import (
     ServerUnreachable,
 )
 
+GRACE_SECONDS: Final = 1.0  # past its deadline an answer may come: the server says itself that it has passed
 MOST_RETRIES_OF_FAILURES: Final = 2  # of a failed batch or a lost connection
 _FIRST_WAIT_SECONDS: Final = 0.1
 _LONGEST_WAIT_SECONDS: Final = 2.0
 _JITTER: Final = 0.1  # added to a wait at random, so that clients do not come back all at once
 _BUSY: Final = (429, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a call must be over, on the clock of `time.monotonic`."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The deadline that many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that are left; negative when it has passed."""
+        return self.at - time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +64,13 @@ class Send:
     path: str  # with the query
     headers: Mapping[str, str]
     content: bytes
-    seconds: float  # how long the answer may take
+    deadline: Deadline
+
+    def in_time(self, part: bytes) -> bytes:
+        """A part of the answer; DeadlineExceeded if it is late: httpx limits the time between two, not that of all."""
+        if self.deadline.seconds < -GRACE_SECONDS:
+            raise DeadlineExceeded("the answer did not arrive within the timeout")
+        return part
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +92,6 @@ class Answered:
 
 Exchange: TypeAlias = Generator[Send | Wait, Answered | LengthwiseError | None, Any]
 """Yields what to do; is sent an `Answered` or the error of a `Send`, and None after a `Wait`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """When a call must be over, on the clock of `time.monotonic`."""
-
-    at: float
-
-    @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """The deadline that many seconds from now."""
-        return cls(time.monotonic() + seconds)
-
-    @property
-    def seconds(self) -> float:
-        """The seconds that are left; negative when it has passed."""
-        return self.at - time.monotonic()
 
 
 def predict(prepared: PreparedSequences, *, options: Mapping[str, Any], deadline: Deadline, retries: int) -> Exchange:
@@ -163,9 +170,10 @@ def _sent(
     """Sends what `request` gives at that moment, again if that makes sense, until it is answered with a 2xx."""
     failures = 0
     for number in range(retries + 1):
-        _check(deadline)
+        if deadline.seconds <= 0:
+            raise DeadlineExceeded("the deadline passed before the request was sent")
         path, content = request()
-        answered = yield Send(method, path, headers, content, deadline.seconds)
+        answered = yield Send(method, path, headers, content, deadline)
         if answered is None:
             raise RuntimeError("a Send got no result")
         if isinstance(answered, LengthwiseError):
@@ -180,11 +188,6 @@ def _sent(
             raise error
         yield Wait(wait)
     raise RuntimeError("the last turn returns or raises")
-
-
-def _check(deadline: Deadline) -> None:
-    if deadline.seconds <= 0:
-        raise DeadlineExceeded("the deadline passed before the request was sent")
 
 
 def _wait_seconds(error: LengthwiseError, number: int, failures: int) -> float | None:

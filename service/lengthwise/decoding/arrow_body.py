@@ -50,7 +50,7 @@ def read(
     beside_bytes = first = 0
     for batch in batches:
         if batch.num_rows:
-            rows = _Rows(batch, manifest, body)
+            rows = _RowReader(batch, manifest, body)
             found = rows.plain(keep_body=len(batches) == 1) or rows.others(first, problems, quick=quick)
             if found is None:
                 return None
@@ -62,7 +62,7 @@ def read(
     return Call(model, items, attention, asked.timeout_ms, asked.priority, PREDICT.pointer, 0, beside_bytes)
 
 
-class _Rows:
+class _RowReader:
     """The rows of one record batch, which refers to `body`."""
 
     def __init__(self, batch: Any, manifest: Manifest, body: bytes) -> None:

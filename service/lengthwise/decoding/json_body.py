@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call, Find, Item
@@ -58,8 +60,8 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
         best = probabilities.argmax(axis=1)
         fields |= {
             "step_labels": _at_steps_sent(item, [labels[i] for i in best]),
-            "step_scores": _at_steps_sent(item, list(probabilities.max(axis=1))),
-            "probabilities": _at_steps_sent(item, list(probabilities)),
+            "step_scores": _at_steps_sent(item, probabilities.max(axis=1)),
+            "probabilities": _at_steps_sent(item, np.ascontiguousarray(probabilities)),
         }
     fields["length"] = len(item.steps)
     if attention and answer.attention is not None:
@@ -73,7 +75,7 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
     return fields
 
 
-def _at_steps_sent(item: Item, entries: list[Any]) -> list[Any]:
+def _at_steps_sent(item: Item, entries: Sequence[Any] | NDArray[Any]) -> Sequence[Any] | NDArray[Any]:
     """The entries of the kept steps at their indices in the request, with None for each masked step."""
     if item.kept_places is None:
         return entries
