@@ -28,7 +28,7 @@ from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.scoring import opened, scorer
-from lengthwise.scoring.arrow_batches import ArrowBatch
+from lengthwise.scoring.engine_batches import cells_of
 from lengthwise.scoring.offline import ScoringResult
 from lengthwise.scoring.opened import ModelOptions, OpenModel
 from lengthwise.scoring.scorer import Scorer
@@ -319,7 +319,7 @@ def test_an_arrow_column_is_read_as_its_lists_are(rows: list[Any], cut: int, end
         manifest = numpy_models.manifest(missing=missing)
         whole = pa.chunked_array([pa.array(rows[:3], kind), pa.array(rows[3:], kind)])
         column = whole.slice(cut, max(0, len(whole) - cut - end))
-        items = ArrowBatch(pa.table({"steps": column})).items("steps", manifest)
+        items = arrays.items_or_reasons(cells_of(pa.table({"steps": column}), "steps"), manifest, ask=False)
         expected = [
             "its steps are missing" if row is None else arrays.items_or_reasons([row], manifest)[0]
             for row in column.to_pylist()
@@ -355,7 +355,7 @@ def test_a_column_of_every_type_is_read_as_its_lists_are(
 ) -> None:
     manifest = numpy_models.manifest(**fields)
     column = pa.array(rows, kind).slice(cut)
-    items = ArrowBatch(pa.table({"steps": column})).items("steps", manifest)
+    items = arrays.items_or_reasons(cells_of(pa.table({"steps": column}), "steps"), manifest, ask=False)
     expected = [
         "its steps are missing" if row is None else arrays.items_or_reasons([row], manifest)[0]
         for row in column.to_pylist()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lengthwise.scoring.answer_columns import ColumnKind, check_names
+from lengthwise.scoring.engine_batches import ColumnKind, check_names
 from lengthwise.scoring.scorer import Scorer
-from lengthwise.scoring.table_batches import check_column
 
 try:
     from pyspark.sql.types import (
@@ -49,9 +48,8 @@ def schema(frame: DataFrame, scorer: Scorer) -> StructType:
     They follow from the manifest, so the scorer's path has to exist here, too. Raises ConfigurationError.
     """
     columns = scorer.columns()
-    check_column(frame.columns, scorer.steps)
+    check_names(frame.columns, scorer.steps, columns, keep_steps=scorer.keep_steps)
     fields = [field for field in frame.schema.fields if scorer.keep_steps or field.name != scorer.steps]
-    check_names([field.name for field in fields], columns)
     return StructType([*fields, *(StructField(column.name, _TYPES[column.kind]) for column in columns)])
 
 

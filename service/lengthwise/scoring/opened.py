@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,14 @@ class OpenModel:
         self, items: Sequence[Item], *, attention: bool = False, threads: int | None = None
     ) -> list[ScoringResult]:
         """The answer or error of each valid item, in order; sorted by length before planning, for little padding."""
-        threads = self.threads if threads is None else threads
         from lengthwise.scoring import offline
 
+        threads = self.threads if threads is None else threads
         order = sorted(range(len(items)), key=lambda place: len(items[place].steps))
+        chunks = (order[start : start + HORIZON] for start in range(0, len(order), HORIZON))  # planned together
         answered = offline.answer_all(
             self.loaded,
-            _chunks(items, order),
+            ((places, [items[place] for place in places]) for places in chunks),
             limits=self.limits,
             threads=0 if threads == 1 else threads,
             attention=attention,
@@ -133,10 +134,3 @@ def _renew_lock() -> None:
 
 
 os.register_at_fork(after_in_child=_renew_lock)
-
-
-def _chunks(items: Sequence[Item], order: Sequence[int]) -> Iterator[tuple[Sequence[int], list[Item]]]:
-    """The items in an order, in chunks of the number that the planner considers together, with their places."""
-    for start in range(0, len(order), HORIZON):
-        places = order[start : start + HORIZON]
-        yield places, [items[place] for place in places]

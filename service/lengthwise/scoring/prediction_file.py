@@ -26,8 +26,8 @@ class PredictionFile:
         self._exact = exact
         self._last = b""
         self._end = 0
-        self._done = 0
-        self._is_written = False
+        self.lines = 0  # complete ones, those of an earlier run included
+        self.is_written = False  # by this run
         try:
             if not path.parent.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,25 +50,20 @@ class PredictionFile:
         with suppress(OSError):  # an error of the disk was raised by `write` before
             self._file.close()
 
-    @property
-    def lines(self) -> int:
-        """Number of complete lines, those of an earlier run included."""
-        return self._done
-
-    @property
-    def is_written(self) -> bool:
-        """Whether this run has written to it."""
-        return self._is_written
-
     def left(self) -> Iterator[dict[str, Any]]:
         """The predictions of an earlier run without the last, which is computed again."""
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
             if self._last:
-                yield self._read(self._last)
+                prediction = None
+                with suppress(orjson.JSONDecodeError):
+                    prediction = orjson.loads(self._last)
+                if not isinstance(prediction, dict) or not isinstance(prediction.get("id"), str):
+                    raise self.other("is no prediction")
+                yield prediction
                 self._end += len(self._last)
-                self._done += 1
+                self.lines += 1
             self._last = line
 
     def write(self, lines: Sequence[bytes]) -> None:
@@ -78,15 +73,15 @@ class PredictionFile:
                 raise self.other("differs from what this run computes for the record")
             self._last = b""
         try:
-            if not self._is_written:
+            if not self.is_written:
                 self._file.seek(self._end)
                 self._file.truncate()
-                self._is_written = True
+                self.is_written = True
             self._file.write(b"".join(lines))
             self._file.flush()
         except OSError as error:
             raise ConfigurationError(f"{self._path} cannot be written: {error.strerror}") from error
-        self._done += len(lines)
+        self.lines += len(lines)
 
     def finish(self) -> None:
         """Ends the file where the records end; an earlier run may not have left more."""
@@ -97,18 +92,9 @@ class PredictionFile:
     def other(self, what: str) -> ConfigurationError:
         """The error for a file of another run; `what` describes the line after the last kept one."""
         return ConfigurationError(
-            f"{self._path}:{self._done + 1} {what}: the file was made of another input, by another model, with other "
+            f"{self._path}:{self.lines + 1} {what}: the file was made of another input, by another model, with other "
             "options or on another kind of processor. Name another file, or pass --overwrite"
         )
-
-    def _read(self, line: bytes) -> dict[str, Any]:
-        try:
-            prediction = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            prediction = None
-        if not isinstance(prediction, dict) or not isinstance(prediction.get("id"), str):
-            raise self.other("is no prediction")
-        return prediction
 
     def _agree(self, before: bytes, now: bytes) -> bool:
         if before == now:

@@ -1,6 +1,6 @@
 """`Scorer`: the path of a model as a callable of a batch, for engines that run a function on parts of a data set.
 
-batch -> table (`table_batches`) -> items -> sorted by length, planned, run (`opened`) -> predictions -> batch
+batch -> cells (`engine_batches`) -> items -> sorted by length, planned, run (`opened`) -> predictions -> batch
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lengthwise.decoding.calls import Item
     from lengthwise.runtime.manifest import Manifest
-    from lengthwise.scoring.answer_columns import AnswerColumn
+    from lengthwise.scoring.engine_batches import AnswerColumn
 
 B = TypeVar("B")  # a pandas DataFrame, an Arrow Table or RecordBatch, or a dict of arrays
 
@@ -104,21 +104,20 @@ class Scorer:
                 model cannot be opened.
             ModelError: The model fails its verification on this machine.
         """
-        from lengthwise.scoring.answer_columns import check_names
-        from lengthwise.scoring.table_batches import check_column, table_batch
+        from lengthwise.datasets import arrays
+        from lengthwise.scoring.engine_batches import cells_of, check_names, names_of, with_answers
 
         model = self.open()
-        table = table_batch(batch)
-        columns = self._columns(model.loaded.manifest)
-        check_column(table.names, self.steps)
-        kept = [name for name in table.names if self.keep_steps or name != self.steps]
-        check_names(kept, columns)
+        manifest = model.loaded.manifest
+        names, columns = names_of(batch), self._columns(manifest)
+        check_names(names, self.steps, columns, keep_steps=self.keep_steps)
+        items = arrays.items_or_reasons(cells_of(batch, self.steps), manifest, ask=False)
 
         def name(row: int) -> str:
-            return "" if self.id not in table.names else f"id {str(table.cell(self.id, row))[:_MOST_SHOWN]!r}: "
+            return "" if self.id not in names else f"id {str(cells_of(batch, self.id)[row])[:_MOST_SHOWN]!r}: "
 
-        rows = self._rows(model, table.items(self.steps, model.loaded.manifest), name)
-        answered: B = table.answered(None if self.keep_steps else self.steps, columns, rows)
+        rows = self._rows(model, items, name)
+        answered: B = with_answers(batch, None if self.keep_steps else self.steps, columns, rows)
         return answered
 
     def batches(self, batches: Iterable[B]) -> Iterator[B]:
@@ -160,7 +159,7 @@ class Scorer:
             raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")
 
     def _columns(self, manifest: Manifest) -> list[AnswerColumn]:
-        from lengthwise.scoring.answer_columns import answer_columns
+        from lengthwise.scoring.engine_batches import answer_columns
 
         self._check_attention(manifest)
         return answer_columns(manifest, attention=self.attention, errors=self.on_error == "column", prefix=self.prefix)
@@ -173,21 +172,19 @@ class Scorer:
         rejected = {row: item for row, item in enumerate(items) if isinstance(item, str)}
         if rejected and self.on_error == "raise":
             raise offline.error_of(rejected, name)
-        good = {row: item for row, item in enumerate(items) if not isinstance(item, str)}
-        results = dict(zip(good, model.answers(list(good.values()), attention=self.attention), strict=True))
-        failed = {row: result for row, result in results.items() if isinstance(result, str)}
+        good = [item for item in items if not isinstance(item, str)]
+        answers = iter(model.answers(good, attention=self.attention))
+        results = [(item, item if isinstance(item, str) else next(answers)) for item in items]
+        failed = {row: result for row, (_, result) in enumerate(results) if isinstance(result, str)}
         if failed and self.on_error == "raise":
             raise offline.error_of(failed, name)
-        rows: list[dict[str, Any]] = []
-        for row, item in enumerate(items):
-            result = results.get(row)
-            if isinstance(item, str):
-                rows.append({"error": item})
-            elif result is None or isinstance(result, str):
-                rows.append({"error": result})
-            else:
-                rows.append(json_body.prediction(model.loaded.manifest, item, result, attention=self.attention))
-        return rows
+        manifest = model.loaded.manifest
+        return [
+            {"error": result}
+            if isinstance(item, str) or isinstance(result, str)
+            else json_body.prediction(manifest, item, result, attention=self.attention)
+            for item, result in results
+        ]
 
 
 def _with_version(path: str) -> str:

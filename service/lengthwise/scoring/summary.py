@@ -20,6 +20,12 @@ PARTS: Final = {
 }  # of a run's processor time
 
 
+_TOLD: Final = (
+    *("model", "records", "errors", "resumed", "seconds", "cpu_seconds", "sequences_per_second", "padding_share"),
+    *("computed_padding_share", "answers", "right", "accuracy"),
+)  # figures in the summary as JSON
+
+
 @dataclass(slots=True)
 class Summary:
     """The figures of a run, including the run that it resumes unless stated otherwise."""
@@ -78,20 +84,7 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The figures."""
-        return {
-            "model": self.model,
-            "records": self.records,
-            "errors": self.errors,
-            "resumed": self.resumed,
-            "seconds": self.seconds,
-            "cpu_seconds": dict(self.cpu_seconds),
-            "sequences_per_second": self.sequences_per_second,
-            "padding_share": self.padding_share,
-            "computed_padding_share": self.computed_padding_share,
-            "answers": self.answers,
-            "right": self.right,
-            "accuracy": self.accuracy,
-        }
+        return {name: getattr(self, name) for name in _TOLD}
 
     def note(self) -> str:
         """The text beside a progress bar."""

@@ -1,0 +1,143 @@
+"""Batches of engines, which keep their type: pandas, Arrow, or a dict of arrays; and the columns that answers add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+
+from lengthwise.datasets.tables import is_of, of_arrow
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.wrong_values import nearest
+
+ColumnKind = Literal["text", "texts", "number", "numbers", "numbers of steps", "count", "windows"]
+"""A string, several, float32, several, several a step, int32, the windows of a sequence."""
+
+Rows = Sequence[Mapping[str, Any]]  # one prediction a row, in the form of `POST /predict`, or its error under `error`
+
+_MOST_LISTED: Final = 20  # columns in a message
+
+
+class AnswerColumn(NamedTuple):
+    """A column of answers, and the field of a prediction that it holds."""
+
+    name: str
+    field: str
+    kind: ColumnKind
+
+
+def answer_columns(manifest: Manifest, *, attention: bool, errors: bool, prefix: str = "") -> list[AnswerColumn]:
+    """The columns, in the order in which they follow the table's own; `errors`: one for the error of a row."""
+    fields: dict[str, ColumnKind]
+    if manifest.task == "single-label":
+        fields = {"label": "text", "score": "number", "probabilities": "numbers"}
+    elif manifest.task == "multi-label":
+        fields = {"assigned": "texts", "probabilities": "numbers"}
+    else:
+        fields = {"step_labels": "texts", "step_scores": "numbers", "probabilities": "numbers of steps"}
+    fields["length"] = "count"
+    if attention:
+        fields["attention"] = "numbers"
+    if manifest.long == "window":
+        fields["windows"] = "windows"
+    if errors:
+        fields["error"] = "text"
+    return [AnswerColumn(prefix + field, field, kind) for field, kind in fields.items()]
+
+
+def names_of(batch: Any) -> list[str]:
+    """The names of its columns; ConfigurationError if it is no table."""
+    if _is_arrow(batch):
+        return list(batch.schema.names)
+    if isinstance(batch, Mapping) or _is_pandas(batch):
+        return [str(name) for name in batch]
+    raise ConfigurationError(
+        "a batch is a pandas DataFrame, an Arrow Table or RecordBatch, or a dict of arrays; "
+        f"this is a {type(batch).__name__}. For a list of sequences there is Scorer.predictions"
+    )
+
+
+def _is_arrow(batch: Any) -> bool:
+    return is_of(batch, "pyarrow") and hasattr(batch, "schema")
+
+
+def _is_pandas(batch: Any) -> bool:
+    return is_of(batch, "pandas") and hasattr(batch, "columns")
+
+
+def check_names(names: Sequence[str], steps: str, columns: Sequence[AnswerColumn], *, keep_steps: bool) -> None:
+    """Checks that a table has its column of sequences once, and none of an answer's name already, as `label`."""
+    if names.count(steps) > 1:
+        raise ConfigurationError(f"the batch has {names.count(steps)} columns {steps!r}")
+    if steps not in names:
+        listed = ", ".join(map(repr, names[:_MOST_LISTED])) or "none"
+        raise ConfigurationError(
+            f"the batch has no column {steps!r}{nearest(steps, names)}; its columns are {listed}. "
+            "Scorer(..., steps='NAME') names the column that has the sequences"
+        )
+    twice = [column.name for column in columns if column.name in names and (keep_steps or column.name != steps)]
+    if twice:
+        raise ConfigurationError(
+            f"the batch has a column {', '.join(map(repr, twice))}, and so have the answers; "
+            "Scorer(..., prefix='predicted_') puts a prefix before the names of the answers"
+        )
+
+
+def cells_of(batch: Any, column: str) -> list[Any]:
+    """The values of a column; of sequences in Arrow's memory views, without Python objects."""
+    return [*of_arrow(batch.column(column))] if _is_arrow(batch) else [*batch[column]]
+
+
+def with_answers(batch: Any, leave_out: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
+    """The batch with the answers, in its own type, without the column `leave_out`."""
+    if _is_arrow(batch):
+        return _arrow_with_answers(batch, leave_out, columns, rows)
+    found = {column.name: _values(column.kind, [row.get(column.field) for row in rows]) for column in columns}
+    if isinstance(batch, Mapping):
+        return {name: values for name, values in batch.items() if name != leave_out} | found
+    import pandas
+
+    for column in columns:
+        if column.kind == "count":
+            found[column.name] = pandas.array([row.get(column.field) for row in rows], dtype="Int32")
+    return (batch if leave_out is None else batch.drop(columns=leave_out)).assign(**found)
+
+
+def _values(kind: ColumnKind, values: list[Any]) -> Any:
+    """A column as an array: float32 with NaN where there is no number, int32, or an object in each cell."""
+    if kind == "number":
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
+    if kind == "count" and None not in values:
+        return np.array(values, dtype=np.int32)
+    cells = np.empty(len(values), dtype=object)
+    for row, value in enumerate(values):
+        cells[row] = value
+    return cells
+
+
+def _arrow_with_answers(table: Any, leave_out: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
+    import pyarrow as pa
+
+    numbers = pa.list_(pa.float32())
+    windows = pa.struct([("start", pa.int32()), ("length", pa.int32()), ("probabilities", numbers)])
+    types: dict[ColumnKind, Any] = {
+        "text": pa.string(),
+        "texts": pa.list_(pa.string()),
+        "number": pa.float32(),
+        "numbers": numbers,
+        "numbers of steps": pa.list_(numbers),
+        "count": pa.int32(),
+        "windows": pa.list_(windows),
+    }
+    kept = [place for place, name in enumerate(table.schema.names) if name != leave_out]
+    fields = [table.schema.field(place) for place in kept]
+    values = [table.column(place) for place in kept]
+    for column in columns:
+        cells = [row.get(column.field) for row in rows]
+        if column.kind == "numbers of steps":  # Arrow takes a list of arrays, and no array of two axes
+            cells = [None if cell is None else list(cell) for cell in cells]
+        fields.append(pa.field(column.name, types[column.kind]))
+        values.append(pa.array(cells, type=types[column.kind]))
+    return type(table).from_arrays(values, schema=pa.schema(fields, metadata=table.schema.metadata))
