@@ -13,8 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from lengthwise.decoding import arrow_stream, validation
-from lengthwise.decoding.arrow_columns import StepsColumn, check_columns, offsets_of
-from lengthwise.decoding.arrow_steps import ColumnSteps
+from lengthwise.decoding.arrow_columns import ColumnSteps, StepsColumn, check_columns, offsets_of
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Find, Item, Problems, compact, first_fault, split
 from lengthwise.decoding.options import CallOptions, find_model
 from lengthwise.decoding.sent_steps import SentMask
@@ -127,5 +126,5 @@ class _Masks:
     def row(self, row: int) -> SentMask:
         """The mask of a row as it was sent."""
         part = slice(*self._offsets[row : row + 2])
-        wrong = () if self._is_null is None else np.flatnonzero(self._is_null[part]).tolist()
+        wrong = () if self._is_null is None else [(place, None) for place in np.flatnonzero(self._is_null[part])]
         return SentMask(self._entries[part], wrong)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 from lengthwise.errors import InvalidRequest, Problem, TooLarge
@@ -21,8 +22,7 @@ from lengthwise.errors import InvalidRequest, Problem, TooLarge
 MAX_PARTS: Final = 1 << 20  # arrays, objects, strings: 16 MB of empty arrays would stop all for a second
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')  # a string, or (group 1) no JSON
-
-
+_ENDS_EARLY: Final = "{} ends in the middle of the JSON text, at byte {}"
 _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")  # what is left where a text was cut off
 _CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
 
@@ -36,7 +36,7 @@ def parse(body: bytes | bytearray, what: str = "the body", *, most_parts: int = 
         text = bytes(body).decode("utf-8")
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
-            raise _ends_early(body, what) from None
+            raise _not_json(_ENDS_EARLY.format(what, len(body))) from None
         raise _not_json(f"{what} is not UTF-8: byte {error.start} cannot be read") from None
     if not text or text.isspace():
         raise _not_json(f"{what} is empty{', but for white space' if text else ''}")
@@ -46,14 +46,14 @@ def parse(body: bytes | bytearray, what: str = "the body", *, most_parts: int = 
         with collector_paused():
             # Other threads can run between two calls of a Python function, but not within the parser in C.
             document = _loads(text, in_python=len(text) > _LARGE_BYTES)
+        if "\\u" in text and _has_lone_surrogate(document):
+            raise _not_json(f"{what} has a lone surrogate, which is no text")
     except RecursionError:
         raise _not_json(f"{what} is nested too deeply") from None
     except json.JSONDecodeError as error:
         if _is_cut(text, error):
-            raise _ends_early(body, what) from None
+            raise _not_json(_ENDS_EARLY.format(what, len(body))) from None
         raise _not_json(f"{what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    if "\\u" in text and _has_lone_surrogate(document):
-        raise _not_json(f"{what} has a lone surrogate, which is no text")
     return document
 
 
@@ -82,7 +82,7 @@ def _loads(text: str, *, in_python: bool) -> Any:
             object_pairs_hook=_object,
             parse_constant=partial(_no_constant, text),
             parse_int=_int if in_python else None,
-            parse_float=_float if in_python else None,
+            parse_float=(lambda digits: float(digits)) if in_python else None,
         )
     except json.JSONDecodeError:
         raise
@@ -108,23 +108,11 @@ def kind(value: Any) -> str:
     return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")
 
 
-def find_constant(text: str) -> tuple[str, int] | None:
-    """The first NaN or Infinity of a text outside strings, and its index; None if there is none."""
-    match = next((match for match in _CONSTANT.finditer(text) if match[1]), None)
-    return None if match is None else (match[1], match.start(1))
-
-
-def constant_message(name: str, where: str) -> str:
-    """Of a NaN or Infinity."""
-    return f"{name} is not JSON, {where}; a missing value is null"
-
-
 def _no_constant(text: str, name: str) -> None:
     # The parser reads the text in order, so everything before the first of them is valid JSON.
-    constant = find_constant(text)
-    at = 0 if constant is None else constant[1]
+    at = next((match.start(1) for match in _CONSTANT.finditer(text) if match[1]), 0)
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    raise _not_json(constant_message(name, f"at line {line}, column {column}"))
+    raise _not_json(f"{name} is not JSON, at line {line}, column {column}; a missing value is null")
 
 
 def _int(digits: str) -> int | float:
@@ -132,35 +120,19 @@ def _int(digits: str) -> int | float:
     return int(digits) if len(digits) <= 400 else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
 
 
-def _float(digits: str) -> float:
-    return float(digits)
-
-
 def _has_lone_surrogate(value: Any) -> bool:
-    stack = [value]
-    while stack:
-        top = stack.pop()
-        if isinstance(top, str):
-            if any("\ud800" <= character <= "\udfff" for character in top):
-                return True
-        elif isinstance(top, dict):
-            stack.extend(top.keys())
-            stack.extend(top.values())
-        elif isinstance(top, list):
-            stack.extend(top)
-    return False
+    if isinstance(value, str):
+        return any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, dict):
+        return any(map(_has_lone_surrogate, chain(value.keys(), value.values())))
+    return isinstance(value, list) and any(map(_has_lone_surrogate, value))
 
 
 def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
-    if error.msg.startswith("Unterminated string"):
-        return True
     if error.msg.startswith("Invalid \\"):
         return _CUT_ESCAPE.search(text, max(0, error.pos - 2)) is not None
-    return error.msg != "Extra data" and _CUT.fullmatch(text, error.pos) is not None
-
-
-def _ends_early(body: bytes | bytearray, what: str) -> InvalidRequest:
-    return _not_json(f"{what} ends in the middle of the JSON text, at byte {len(body)}")
+    is_open = error.msg.startswith("Unterminated string")
+    return is_open or (error.msg != "Extra data" and _CUT.fullmatch(text, error.pos) is not None)
 
 
 def _not_json(detail: str) -> InvalidRequest:

@@ -36,14 +36,23 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
     """Reads the options among the fields of a JSON object at `at`, and adds what is wrong with them to `problems`."""
     before = problems.total
     model, version = _string(document, "model", problems, at), _version(document, problems, at)
-    return CallOptions(
-        model,
-        version,
-        problems.total == before,
-        _outputs(document, problems, at),
-        _timeout_ms(document, problems, at),
-        _priority(document, problems, at),
-    )
+    named = problems.total == before
+    outputs = document.get("outputs", [])
+    if not isinstance(outputs, list):
+        problems.add(f"{at}/outputs", f"must be an array of output names, got {kind(outputs)}")
+        outputs = []
+    for i, name in enumerate(outputs):
+        if name != "attention" and not problems.listing:
+            problems.count()
+        elif name != "attention":
+            got = repr(name[:40]) if isinstance(name, str) else kind(name)
+            problems.add(f"{at}/outputs/{i}", f"must be 'attention', got {got}")
+    timeout_ms = _timeout_ms(document, problems, at)
+    priority = document.get("priority", 0)
+    if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
+        problems.add(f"{at}/priority", f"must be a whole number from 0 to {MAX_PRIORITY}")
+        priority = 0
+    return CallOptions(model, version, named, tuple(outputs), timeout_ms, priority)
 
 
 def find_model(asked: CallOptions, find: Find, problems: Problems, *, in_query: bool = False) -> ServedModel:
@@ -72,20 +81,16 @@ def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str)
     return value
 
 
-def _no_output(name: Any) -> str:
-    return f"must be 'attention', got {repr(name[:40]) if isinstance(name, str) else kind(name)}"
-
-
 def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | None:
     value = document.get("version", _ABSENT)
     if type(value) is int and 0 < value < 10**MOST_DIGITS:
         problems.add(f"{at}/version", f'must be a string, got a number: write "version": "{value}"')
         return None
     version = _string(document, "version", problems, at)
-    if version is not None and not is_written_as_version(version) and not is_alias(version):
-        problems.add(f"{at}/version", 'must be ASCII digits that do not start with 0, like "1"')
-        return None
-    return version
+    if version is None or is_written_as_version(version) or is_alias(version):
+        return version
+    problems.add(f"{at}/version", 'must be ASCII digits that do not start with 0, like "1"')
+    return None
 
 
 def _timeout_ms(document: Mapping[str, Any], problems: Problems, at: str) -> float | None:
@@ -99,26 +104,3 @@ def _timeout_ms(document: Mapping[str, Any], problems: Problems, at: str) -> flo
     else:
         return float(min(value, MAX_TIMEOUT_MS))
     return None
-
-
-def _priority(document: Mapping[str, Any], problems: Problems, at: str) -> int:
-    value = document.get("priority", 0)
-    if type(value) is not int or not 0 <= value <= MAX_PRIORITY:
-        problems.add(f"{at}/priority", f"must be a whole number from 0 to {MAX_PRIORITY}")
-        return 0
-    return value
-
-
-def _outputs(document: Mapping[str, Any], problems: Problems, at: str) -> tuple[str, ...]:
-    value = document.get("outputs", [])
-    if not isinstance(value, list):
-        problems.add(f"{at}/outputs", f"must be an array of output names, got {kind(value)}")
-        return ()
-    for i, name in enumerate(value):
-        if name == "attention":
-            continue
-        if not problems.listing:
-            problems.count()
-        else:
-            problems.add(f"{at}/outputs/{i}", _no_output(name))
-    return tuple(value)

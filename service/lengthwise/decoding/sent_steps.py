@@ -21,29 +21,11 @@ _NUMBERS_AT_ONCE: Final = 16_384  # that one call of NumPy converts; other threa
 _NUMBERS: Final = frozenset({float, int, type(None)})
 
 
-class SentMask:
-    """A mask as it was sent: its entries, the index of each that is no boolean, and those of a JSON body."""
+class SentMask(NamedTuple):
+    """A mask as it was sent."""
 
-    def __init__(self, entries: NDArray[np.bool_], wrong: Sequence[int], sent: list[Any] | None = None) -> None:
-        self.entries = entries
-        self.wrong = wrong
-        self._sent = sent
-
-    @classmethod
-    def of_json(cls, mask: list[Any]) -> SentMask:
-        """A mask of a JSON body."""
-        if set(map(type, mask)) <= {bool}:
-            return cls(np.array(mask, dtype=np.bool_), ())
-        return cls(
-            np.zeros(len(mask), dtype=np.bool_), [i for i, one in enumerate(mask) if type(one) is not bool], mask
-        )
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def kind_of(self, entry: int) -> str:
-        """The JSON type of an entry, for a message."""
-        return kind(None if self._sent is None else self._sent[entry])
+    entries: NDArray[np.bool_]
+    wrong: Sequence[tuple[int, Any]]  # the index and the value of each entry that is no boolean
 
 
 class SentWhere(NamedTuple):

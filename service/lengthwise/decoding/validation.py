@@ -162,21 +162,22 @@ def _mask(
     if mask is _ABSENT:
         return None
     at = f"{pointer}/{name}"
-    if not isinstance(mask, list | SentMask):
+    if isinstance(mask, list):
+        wrong = [(i, one) for i, one in enumerate(mask) if type(one) is not bool]
+        mask = SentMask(np.array([False] * len(mask) if wrong else mask, dtype=np.bool_), wrong)
+    if not isinstance(mask, SentMask):
         problems.add(at, f"must be an array of booleans, got {kind(mask)}")
     elif name == "feature_mask" and count is None:
         problems.add(at, "a token has no features to mask")
-    elif count is not None and len(mask) != count:
-        problems.add(at, f"must have one entry for each of the {count} {of}, it has {len(mask)}")
+    elif count is not None and len(mask.entries) != count:
+        problems.add(at, f"must have one entry for each of the {count} {of}, it has {len(mask.entries)}")
+    elif not mask.wrong:
+        return mask.entries
     else:
-        if isinstance(mask, list):
-            mask = SentMask.of_json(mask)
         told = mask.wrong[: max(0, problems.most_listed - problems.total)]
-        for i in told:
-            problems.add(f"{at}/{i}", f"must be true or false, got {mask.kind_of(i)}")
+        for i, one in told:
+            problems.add(f"{at}/{i}", f"must be true or false, got {kind(one)}")
         problems.count(len(mask.wrong) - len(told))
-        if not len(mask.wrong):
-            return mask.entries
     return None
 
 
