@@ -267,7 +267,7 @@ def test_what_is_known_is_bounded() -> None:
 def test_a_flat_array_is_read_in_c(text: bytes, floats: list[float] | None) -> None:
     found = fast_json.flat(b"x:" + text + b" , 7", 2)
     if floats is None:
-        assert found is None
+        assert found is None or found[0] is None
     else:
         assert found is not None
         assert found[1] == 2 + len(text)

@@ -6,8 +6,8 @@
  * does: tests/service/test_json_body.py, test_fast_json.py and test_scanned_json.py test this. Where it cannot tell, it
  * returns None in any case.
  *
- * Nothing here calls itself, so the nesting of a text costs no stack. Every text ends in NUL, which is part of no token:
- * a loop that stops at any byte it does not expect never passes the end.
+ * Nothing here calls itself, so the nesting of a text costs no stack. Every text ends in NUL, which is part of no
+ * token: a loop that stops at any byte it does not expect never passes the end.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -139,7 +139,7 @@ static int nearest_double(uint64_t mantissa, int exponent, double *out)
     uint64_t rounded = high >> (top + 9); /* 54 bits: a double's 53 and the one that rounds */
     if (low == 0 && (high & 0x1FF) == 0 && (rounded & 3) == 1) return 0;
     rounded = (rounded + (rounded & 1)) >> 1;
-    /* Where the binary point of 10 ** exponent stands: 217706 / 2 ** 16 is log2(10) closely enough for these exponents. */
+    /* Where the binary point of 10 ** exponent stands: 217706 / 2 ** 16 is log2(10), closely enough for these. */
     int binary = ((217706 * exponent) >> 16) + 64 + 1023 - zeros - (1 ^ top);
     if (rounded >> 53) {
         rounded >>= 1;
@@ -348,7 +348,7 @@ static const char *past_json(const char *p, Py_ssize_t *parts)
     }
 }
 
-/* The place behind a value of a step, or NULL. fault: 0 where it is right, 1 for null where none may be, 2 otherwise. */
+/* The place behind a value of a step, or NULL. fault: 0 if it is right, 1 for null where none may be, 2 otherwise. */
 static const char *check_value(Reader *reader, const char *p, int *fault)
 {
     float value;
@@ -657,17 +657,16 @@ static int take_text(PyObject *const *args, const char **start, const char **end
 }
 
 PyDoc_STRVAR(read_doc,
-             "read(body, start, end, most_sequences, features, vocabulary, least_steps, most_steps, takes_missing, in_detail)\n"
-             "--\n\n"
+             "read(body, start, end, most_sequences, features, vocabulary, least_steps, most_steps, takes_missing,\n"
+             "     in_detail)\n--\n\n"
              "The sequences of `body[start:end]`, an array: (values, ends, ids), or None where it is not ordinary.\n\n"
              "features: of a step; 0 where a step is a token id, below `vocabulary`.\n"
-             "values: float32 of all steps, one sequence behind the other, as bytes; NaN where a value is missing; or\n"
-             "int64.\n"
+             "values: of all steps, as the bytes of float32 with NaN where one is missing, or of int64.\n"
              "ends: number of steps up to the end of each sequence.\n"
-             "ids: of each its text, or bytes of a JSON string that has escapes, or None; None where all are arrays.\n\n"
+             "ids: of each its text, or bytes of a JSON string that has escapes, or None; None if all are arrays.\n\n"
              "Of a single sequence that is an array, only the values.\n\n"
-             "in_detail: what is wrong with the steps: (count, parts, items), or None where the array is no JSON, or only\n"
-             "the reader in Python can tell.\n"
+             "in_detail: what is wrong with the steps: (count, parts, items), or None where the array is no JSON, or\n"
+             "only the reader in Python can tell.\n"
              "count, parts: the number of items, and of all arrays, objects and strings.\n"
              "items: of the first `most_sequences` each (start, end, steps_start, steps_end, steps, faults, has_list,\n"
              "told); -1 for a place that it has not; told: of the first 20 wrong steps (step, features, start, end).");
@@ -715,15 +714,39 @@ static PyObject *read_body(PyObject *module, PyObject *const *args, Py_ssize_t c
     return result;
 }
 
+/* The place behind the entries of an array, whatever they are, or NULL. others: their number, if one of them is a
+ * string or a boolean and none an array or an object; -1 otherwise. */
+static const char *past_entries(const char *p, Py_ssize_t *others)
+{
+    Py_ssize_t count = 0, parts = 0;
+    int has_text = 0, has_nested = 0;
+    *others = -1;
+    if (*past_space(p) == ']') return past(p, ']');
+    for (;; p++) {
+        p = past_space(p);
+        has_nested |= *p == '[' || *p == '{';
+        has_text |= *p == '"' || *p == 't' || *p == 'f';
+        count++;
+        if (!(p = past_json(p, &parts))) return NULL;
+        p = past_space(p);
+        if (*p != ',') break;
+    }
+    if (has_text && !has_nested) *others = count;
+    return past(p, ']');
+}
+
 PyDoc_STRVAR(read_flat_doc,
              "read_flat(body, start, end)\n--\n\n"
-             "The flat array of numbers that starts at `start`: (float32 as bytes, place behind it), null being NaN.\n\n"
-             "None where it is no such array, or does not end before `end`.");
+             "The array that starts at `start`: (float32 as bytes, place behind it, others), null being NaN.\n\n"
+             "The bytes are None where it is no flat array of numbers that fit. Then others is the number of its\n"
+             "entries, if one of them is a string or a boolean and none an array or an object; -1 otherwise.\n"
+             "None where it is no JSON, or does not end before `end`.");
 
 static PyObject *read_flat(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     Reader reader;
     const char *start, *end;
+    Py_ssize_t others = -1;
     if (count != 3) {
         PyErr_SetString(PyExc_TypeError, "read_flat takes 3 arguments");
         return NULL;
@@ -733,7 +756,7 @@ static PyObject *read_flat(PyObject *module, PyObject *const *args, Py_ssize_t c
     reader.takes_missing = 1;
     void *numbers = begin(&reader, start, end);
     if (!numbers) return NULL;
-    const char *p = past(start, '[');
+    const char *first = past(start, '['), *p = first;
     while (p && reader.count < reader.room) {
         if (!(p = read_value(&reader, past_space(p), reader.values + reader.count++))) break;
         const char *next = past(p, ',');
@@ -741,15 +764,15 @@ static PyObject *read_flat(PyObject *module, PyObject *const *args, Py_ssize_t c
         p = next;
     }
     p = past(p, ']');
-    if (p > end) p = NULL;
+    int is_flat = p != NULL;
+    if (first && !is_flat) p = past_entries(first, &others);
     if (reader.released) PyEval_RestoreThread(reader.released);
     PyObject *result = Py_None;
-    if (p) {
-        PyObject *bytes = PyBytes_FromStringAndSize((const char *)reader.values, reader.count * (Py_ssize_t)sizeof(float));
-        result = bytes ? Py_BuildValue("Nn", bytes, (Py_ssize_t)(p - PyBytes_AsString(args[0]))) : NULL;
-    }
+    const char *floats = is_flat ? (const char *)reader.values : NULL;
+    Py_ssize_t size = reader.count * (Py_ssize_t)sizeof(float), place = p ? p - PyBytes_AsString(args[0]) : 0;
+    if (p && p <= end) result = Py_BuildValue("y#nn", floats, size, place, others);
     if (numbers != reader.small) free(numbers);
-    return p ? result : Py_NewRef(result);
+    return p && p <= end ? result : Py_NewRef(result);
 }
 
 /* The place behind a JSON value, whose inside is not looked at beyond its strings and brackets; NULL at the end. */
@@ -777,15 +800,13 @@ static const char *past_value(const char *p)
 /* The end of the last value of a body that ends with `]]}` or `}]}`: no other field than the sequences may end so. */
 static const char *nested_end(const char *start, const char *end)
 {
-    const char closing[] = "}]";
-    for (int i = 0; i < 2; i++) {
-        while (end > start && (end[-1] == ' ' || end[-1] == '\n' || end[-1] == '\t' || end[-1] == '\r')) end--;
-        if (end == start || end[-1] != closing[i]) return NULL;
-        end--;
+    const char *value = NULL;
+    for (int i = 0; i < 3; i++) {
+        while (end > start && past_space(end - 1) != end - 1) end--;
+        if (end-- == start || !((*end == '}' && i != 1) || (*end == ']' && i > 0))) return NULL;
+        if (i == 1) value = end + 1;
     }
-    const char *value = end + 1;
-    while (end > start && (end[-1] == ' ' || end[-1] == '\n' || end[-1] == '\t' || end[-1] == '\r')) end--;
-    return end > start && (end[-1] == ']' || end[-1] == '}') ? value : NULL;
+    return value;
 }
 
 PyDoc_STRVAR(locate_doc,
@@ -823,46 +844,10 @@ static PyObject *locate(PyObject *module, PyObject *const *args, Py_ssize_t coun
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(skip_doc,
-             "skip(body, start, end)\n--\n\n"
-             "What stands at `start`, an array: (place behind it, items, parts, has_text, has_nested), or None where it is\n"
-             "no JSON, or its end is not before `end`.\n\n"
-             "parts: the number of its arrays, objects and strings; has_text: whether an item is a string or a boolean;\n"
-             "has_nested: whether one is an array or an object.");
-
-static PyObject *skip(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    const char *start, *end;
-    Py_ssize_t parts = 1, items = 0;
-    int has_text = 0, has_nested = 0;
-    if (count != 3) {
-        PyErr_SetString(PyExc_TypeError, "skip takes 3 arguments");
-        return NULL;
-    }
-    if (!take_text(args, &start, &end)) return NULL;
-    PyThreadState *released = PyEval_SaveThread();
-    const char *p = past(start, '[');
-    const char *next = p && *past_space(p) != ']' ? p : NULL;
-    while (next) {
-        p = past_space(next);
-        has_nested |= *p == '[' || *p == '{';
-        has_text |= *p == '"' || *p == 't' || *p == 'f';
-        items++;
-        p = past_json(p, &parts);
-        next = past(p, ',');
-    }
-    p = past(p, ']');
-    PyEval_RestoreThread(released);
-    if (!p || p > end) Py_RETURN_NONE;
-    return Py_BuildValue("nnnNN", (Py_ssize_t)(p - PyBytes_AsString(args[0])), items, parts, PyBool_FromLong(has_text),
-                         PyBool_FromLong(has_nested));
-}
-
 static PyMethodDef METHODS[] = {
     {"locate", (PyCFunction)(void (*)(void))locate, METH_FASTCALL, locate_doc},
     {"read", (PyCFunction)(void (*)(void))read_body, METH_FASTCALL, read_doc},
     {"read_flat", (PyCFunction)(void (*)(void))read_flat, METH_FASTCALL, read_flat_doc},
-    {"skip", (PyCFunction)(void (*)(void))skip, METH_FASTCALL, skip_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -20,8 +20,5 @@ def read(
 ) -> Any:
     """The sequences of `body[start:end]`, or `in_detail` what is wrong with them; None where they are not ordinary."""
 
-def read_flat(body: bytes, start: int, end: int, /) -> tuple[bytes, int] | None:
-    """The flat array of numbers at `start`, as float32, and the place behind it; None where it is no such array."""
-
-def skip(body: bytes, start: int, end: int, /) -> tuple[int, int, int, bool, bool] | None:
-    """The array at `start`: place behind it, items, parts, whether an item is a text or a boolean, whether a list."""
+def read_flat(body: bytes, start: int, end: int, /) -> tuple[bytes | None, int, int] | None:
+    """The array at `start`: float32 if it is flat and of numbers, the place behind it, the number of other entries."""

@@ -44,14 +44,13 @@ def locate(body: bytes, key: bytes) -> tuple[int, int, bool] | None:
     return _fast_json.locate(body, key) if COMPILED else None
 
 
-def flat(body: bytes, start: int) -> tuple[bytes, int] | None:
-    """The flat array of numbers that starts there, as the bytes of float32, and the place behind it; None of others."""
+def flat(body: bytes, start: int) -> tuple[bytes | None, int, int] | None:
+    """The array that starts there, see `_fast_json.read_flat`; None where there is none, or only Python can tell.
+
+    As the bytes of float32, or None where it is no flat array of numbers; the place behind it; and how many entries it
+    has, if it is flat and has strings or booleans.
+    """
     return _fast_json.read_flat(body, start, len(body)) if COMPILED else None
-
-
-def skip(body: bytes, start: int) -> tuple[int, int, int, bool, bool] | None:
-    """The array that starts there: see `_fast_json.skip`; None where there is none, or only Python can tell."""
-    return _fast_json.skip(body, start, len(body)) if COMPILED else None
 
 
 def steps(text: bytes, start: int, end: int, *, are_tokens: bool) -> Steps | None:
@@ -111,10 +110,11 @@ def _read(body: bytes, start: int, end: int, most: int, manifest: Manifest | Non
     """What `_fast_json.read` makes of the array there; without a manifest it only matters whether that is JSON."""
     if manifest is None:
         return _fast_json.read(body, start, end, most, 1, 1, 1, 1, True, in_detail)
-    step, takes_missing = manifest.input, manifest.missing != "refuse"
-    longest = manifest.max_length if manifest.long == "reject" else sys.maxsize
-    wanted = (step.features or 0, step.vocabulary or 1, manifest.min_length, longest, takes_missing)
-    return _fast_json.read(body, start, end, most, *wanted, in_detail)
+    step, longest = manifest.input, manifest.max_length if manifest.long == "reject" else sys.maxsize
+    features, vocabulary, takes_missing = step.features or 0, step.vocabulary or 1, manifest.missing != "refuse"
+    return _fast_json.read(
+        body, start, end, most, features, vocabulary, manifest.min_length, longest, takes_missing, in_detail
+    )
 
 
 def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptions | None:

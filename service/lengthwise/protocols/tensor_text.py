@@ -54,18 +54,15 @@ def split(head: bytes) -> SplitText:
 
 def _text_at(head: bytes, start: int) -> TensorText | None:
     flat = fast_json.flat(head, start)
-    if flat is not None:
-        floats, end = flat
-        return TensorText(head[start:end], floats, len(floats) // 4)
-    skipped = fast_json.skip(head, start)
-    if skipped is None:
+    if flat is None:
         return None
-    end, items, parts, has_text, has_nested = skipped
+    floats, end, others = flat
     text = head[start:end]
+    if floats is not None:
+        return TensorText(text, floats, len(floats) // 4)
     if not text.isascii():  # it may be no UTF-8, and then the place in the whole is told
         return None
-    clear = has_text and not has_nested and parts <= json_text.MAX_PARTS
-    return TensorText(text, entries=items if clear else None)
+    return TensorText(text, entries=others if 0 < others < json_text.MAX_PARTS else None)
 
 
 def parse(head: bytes, what: str, found: SplitText | None = None) -> Any:
