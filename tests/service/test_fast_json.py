@@ -150,7 +150,7 @@ BOUNDS = (1, 1, 1, 1, 1, True, False)
 WRONG: dict[int, list[tuple[Any, ...]]] = {
     2: [(), (b"",), ("", b""), (b"", ""), (b"", b"", 1)],
     10: [(), *((*place, *BOUNDS) for place in (("", 0, 0), (b"", 0, 1), (b"", 1, 0), (b"", -1, 0)))],
-    11: [(b"", 0, 0, 1, 1, 1, -1, 1, True, False), (b"", 0, 0, 1, 1, 1, 1, 1.5, True, False)],
+    11: [(b"", 0, 0, 1, -1, 1, 1, 1, True, False), (b"", 0, 0, 1, 1, 1, 1, 1.5, True, False)],
 }
 
 

@@ -624,35 +624,15 @@ static void *begin(Reader *reader, const char *start, const char *end)
     return numbers;
 }
 
-/* The integers among the arguments, each at least its bound; false, with an exception, where one is not. */
-static int take_integers(PyObject *const *args, Py_ssize_t count, Py_ssize_t least, Py_ssize_t *out)
+/* The text of a body from one place to another; false, with an exception, where they are not in it. */
+static int take_text(PyObject *body, Py_ssize_t from, Py_ssize_t to, const char **start, const char **end)
 {
-    for (Py_ssize_t i = 0; i < count; i++) {
-        out[i] = PyLong_AsSsize_t(args[i]);
-        if (out[i] == -1 && PyErr_Occurred()) return 0;
-        if (out[i] < least) {
-            PyErr_Format(PyExc_ValueError, "an integer below %zd", least);
-            return 0;
-        }
-    }
-    return 1;
-}
-
-/* The text of the first argument from `start` to `end`, the next two; false, with an exception, where it is none. */
-static int take_text(PyObject *const *args, const char **start, const char **end)
-{
-    Py_ssize_t places[2];
-    if (!PyBytes_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "the body must be bytes");
-        return 0;
-    }
-    if (!take_integers(args + 1, 2, 0, places)) return 0;
-    if (places[0] > places[1] || places[1] > PyBytes_Size(args[0])) {
+    if (from < 0 || from > to || to > PyBytes_Size(body)) {
         PyErr_SetString(PyExc_ValueError, "the place is not in the body");
         return 0;
     }
-    *start = PyBytes_AsString(args[0]) + places[0];
-    *end = PyBytes_AsString(args[0]) + places[1];
+    *start = PyBytes_AsString(body) + from;
+    *end = PyBytes_AsString(body) + to;
     return 1;
 }
 
@@ -671,23 +651,21 @@ PyDoc_STRVAR(read_doc,
              "items: of the first `most_sequences` each (start, end, steps_start, steps_end, steps, faults, has_list,\n"
              "told); -1 for a place that it has not; told: of the first 20 wrong steps (step, features, start, end).");
 
-static PyObject *read_body(PyObject *module, PyObject *const *args, Py_ssize_t count)
+static PyObject *read_body(PyObject *module, PyObject *args)
 {
     Reader reader;
+    PyObject *body;
     const char *start, *end;
-    Py_ssize_t bounds[5];
-    if (count != 10) {
-        PyErr_SetString(PyExc_TypeError, "read takes 10 arguments");
+    Py_ssize_t from, to;
+    if (!PyArg_ParseTuple(args, "Snnnnnnnpp", &body, &from, &to, &reader.most_sequences, &reader.features,
+                          &reader.vocabulary, &reader.least_steps, &reader.most_steps, &reader.takes_missing,
+                          &reader.in_detail))
+        return NULL;
+    if (!take_text(body, from, to, &start, &end)) return NULL;
+    if (reader.features < 0 || reader.vocabulary < 0) {
+        PyErr_SetString(PyExc_ValueError, "features and vocabulary are numbers from 0");
         return NULL;
     }
-    if (!take_text(args, &start, &end) || !take_integers(args + 3, 5, 0, bounds)) return NULL;
-    if ((reader.takes_missing = PyObject_IsTrue(args[8])) < 0) return NULL;
-    if ((reader.in_detail = PyObject_IsTrue(args[9])) < 0) return NULL;
-    reader.most_sequences = bounds[0];
-    reader.features = bounds[1];
-    reader.vocabulary = bounds[2];
-    reader.least_steps = bounds[3];
-    reader.most_steps = bounds[4];
     reader.sequences = reader.small_sequences;
     reader.sequence_count = 0;
     reader.sequence_room = SMALL_SEQUENCES;
@@ -701,7 +679,7 @@ static PyObject *read_body(PyObject *module, PyObject *const *args, Py_ssize_t c
     if (reader.released) PyEval_RestoreThread(reader.released);
     PyObject *result = NULL;
     if (found >= 0)
-        result = reader.in_detail ? made_in_detail(&reader, found, PyBytes_AsString(args[0])) : made(&reader);
+        result = reader.in_detail ? made_in_detail(&reader, found, PyBytes_AsString(body)) : made(&reader);
     if (numbers != reader.small) free(numbers);
     if (reader.sequences != reader.small_sequences) free(reader.sequences);
     free(reader.faults);
@@ -742,16 +720,13 @@ PyDoc_STRVAR(read_flat_doc,
              "entries, if one of them is a string or a boolean and none an array or an object; -1 otherwise.\n"
              "None where it is no JSON, or does not end before `end`.");
 
-static PyObject *read_flat(PyObject *module, PyObject *const *args, Py_ssize_t count)
+static PyObject *read_flat(PyObject *module, PyObject *args)
 {
     Reader reader;
+    PyObject *body;
     const char *start, *end;
-    Py_ssize_t others = -1;
-    if (count != 3) {
-        PyErr_SetString(PyExc_TypeError, "read_flat takes 3 arguments");
-        return NULL;
-    }
-    if (!take_text(args, &start, &end)) return NULL;
+    Py_ssize_t from, to, others = -1;
+    if (!PyArg_ParseTuple(args, "Snn", &body, &from, &to) || !take_text(body, from, to, &start, &end)) return NULL;
     reader.features = 1;
     reader.takes_missing = 1;
     void *numbers = begin(&reader, start, end);
@@ -769,7 +744,7 @@ static PyObject *read_flat(PyObject *module, PyObject *const *args, Py_ssize_t c
     if (reader.released) PyEval_RestoreThread(reader.released);
     PyObject *result = Py_None;
     const char *floats = is_flat ? (const char *)reader.values : NULL;
-    Py_ssize_t size = reader.count * (Py_ssize_t)sizeof(float), place = p ? p - PyBytes_AsString(args[0]) : 0;
+    Py_ssize_t size = reader.count * (Py_ssize_t)sizeof(float), place = p ? p - PyBytes_AsString(body) : 0;
     if (p && p <= end) result = Py_BuildValue("y#nn", floats, size, place, others);
     if (numbers != reader.small) free(numbers);
     return p && p <= end ? result : Py_NewRef(result);
@@ -823,7 +798,7 @@ static PyObject *locate(PyObject *module, PyObject *const *args, Py_ssize_t coun
     }
     const char *body = PyBytes_AsString(args[0]), *end = body + PyBytes_Size(args[0]);
     const char *key = PyBytes_AsString(args[1]);
-    size_t key_bytes = (size_t)PyBytes_Size(args[1]);
+    Py_ssize_t key_bytes = PyBytes_Size(args[1]);
     const char *p = past(body, '{');
     for (int is_first = 1; p; is_first = 0) {
         int has_escapes;
@@ -831,7 +806,7 @@ static PyObject *locate(PyObject *module, PyObject *const *args, Py_ssize_t coun
         const char *behind = name ? past_string(name, &has_escapes) : NULL;
         if (!(p = past(behind, ':'))) break;
         p = past_space(p);
-        if ((size_t)(behind - 1 - name) == key_bytes && memcmp(name, key, key_bytes) == 0) {
+        if (behind - 1 - name == key_bytes && memcmp(name, key, (size_t)key_bytes) == 0) {
             if (*p != '[') break;
             const char *last = nested_end(p, end);
             int is_alone = is_first && last;
@@ -846,8 +821,8 @@ static PyObject *locate(PyObject *module, PyObject *const *args, Py_ssize_t coun
 
 static PyMethodDef METHODS[] = {
     {"locate", (PyCFunction)(void (*)(void))locate, METH_FASTCALL, locate_doc},
-    {"read", (PyCFunction)(void (*)(void))read_body, METH_FASTCALL, read_doc},
-    {"read_flat", (PyCFunction)(void (*)(void))read_flat, METH_FASTCALL, read_flat_doc},
+    {"read", read_body, METH_VARARGS, read_doc},
+    {"read_flat", read_flat, METH_VARARGS, read_flat_doc},
     {NULL, NULL, 0, NULL},
 };
 
