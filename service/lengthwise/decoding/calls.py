@@ -67,10 +67,9 @@ def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
     """Why a model rejects the kept steps, as a sentence; None if not. `validation` names each wrong value instead."""
     if not len(steps):
         return "a sequence has at least one step"
-    if len(steps) > manifest.max_length and manifest.long == "reject":
-        return too_long_message(len(steps), manifest)
-    if len(steps) < manifest.min_length:
-        return too_short_message(len(steps), manifest)
+    why = length_problem(len(steps), manifest)
+    if why is not None:
+        return why
     step = manifest.input
     if step.kind == "values" and steps.shape[1] != step.features:
         said = f"the model takes {counted(step.features or 1, 'feature')} a step, this one has {steps.shape[1]}"
@@ -78,12 +77,12 @@ def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
     fault = first_fault(steps, vocabulary=step.vocabulary, takes_missing=manifest.missing != "refuse")
     if fault is None:
         return None
-    place, why = fault
-    if why == "no token":
-        return f"step {place} {token_message(manifest)}"
-    if why == "not finite":
-        return f"step {place} holds a number that is not finite as float32"
-    return f"step {place} lacks a value: {missing_message(manifest)}"
+    messages: dict[StepFault, str] = {
+        "no token": token_message(manifest),
+        "not finite": "holds a number that is not finite as float32",
+        "missing": f"lacks a value: {missing_message(manifest)}",
+    }
+    return f"step {fault[0]} {messages[fault[1]]}"
 
 
 def token_message(manifest: Manifest) -> str:
@@ -100,14 +99,13 @@ def id_problem(value: Any) -> str | None:
     return None
 
 
-def too_long_message(length: int, manifest: Manifest) -> str:
-    """The message of a sequence that is longer than the model accepts."""
-    return f"{length} steps; the model {manifest.key} takes at most {manifest.max_length}"
-
-
-def too_short_message(length: int, manifest: Manifest) -> str:
-    """The message of a sequence that is shorter than the model accepts."""
-    return f"{counted(length, 'step')}; the model {manifest.key} needs at least {manifest.min_length}"
+def length_problem(length: int, manifest: Manifest) -> str | None:
+    """Why a model does not accept a sequence of so many steps; None if it does."""
+    if length > manifest.max_length and manifest.long == "reject":
+        return f"{length} steps; the model {manifest.key} takes at most {manifest.max_length}"
+    if length < manifest.min_length:
+        return f"{counted(length, 'step')}; the model {manifest.key} needs at least {manifest.min_length}"
+    return None
 
 
 def missing_message(manifest: Manifest) -> str:

@@ -21,10 +21,9 @@ from lengthwise.decoding.calls import (
     Item,
     Problems,
     id_problem,
+    length_problem,
     make_item,
     missing_message,
-    too_long_message,
-    too_short_message,
     unknown_fields,
 )
 from lengthwise.decoding.json_text import collector_paused, kind
@@ -94,14 +93,8 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
         items = [read_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
     if problems.total:
         raise problems.error()
-    return Call(
-        model,
-        [item for item in items if item is not None],
-        attention,
-        asked.timeout_ms,
-        asked.priority,
-        layout.pointer,
-    )
+    good = [item for item in items if item is not None]
+    return Call(model, good, attention, asked.timeout_ms, asked.priority, layout.pointer)
 
 
 def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
@@ -128,7 +121,10 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         problems.add(at, "a sequence has at least one step")
         return None
     kept: Sequence[int] = range(len(steps)) if step_mask is None else np.flatnonzero(step_mask).tolist()
-    if not _has_length(len(kept), len(steps), at, f"{pointer}/step_mask", manifest, problems):
+    why = length_problem(len(kept), manifest) if kept else "no step; a sequence has at least one"
+    if why is not None:
+        is_masked = not kept or len(kept) < manifest.min_length <= len(steps)
+        problems.add(f"{pointer}/step_mask" if is_masked else at, f"leaves {why}" if is_masked else why)
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not feature_mask.all():
         problems.add(f"{pointer}/feature_mask", missing_message(manifest))
@@ -139,20 +135,6 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         array[:, ~feature_mask] = np.nan
     places = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
     return make_item(array, manifest, sent_steps=len(steps), kept_places=places, id=identifier)
-
-
-def _has_length(kept: int, sent: int, at: str, mask_at: str, manifest: Manifest, problems: Problems) -> bool:
-    """Whether the model takes as many steps as a mask left; where it does not, adds the problem."""
-    if not kept:
-        problems.add(mask_at, "leaves no step; a sequence has at least one")
-    elif kept > manifest.max_length and manifest.long == "reject":
-        problems.add(at, too_long_message(kept, manifest))
-    elif kept < manifest.min_length:
-        why, is_masked = too_short_message(kept, manifest), sent >= manifest.min_length
-        problems.add(mask_at if is_masked else at, f"leaves {why}" if is_masked else why)
-    else:
-        return True
-    return False
 
 
 def _mask(

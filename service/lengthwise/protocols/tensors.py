@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import options
-from lengthwise.decoding.calls import Call, Item, Problems, compact, make_item, too_long_message, why_rejected
+from lengthwise.decoding.calls import Call, Item, Problems, compact, length_problem, make_item, why_rejected
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
 from lengthwise.protocols.request_parameters import RequestedOutput
@@ -313,7 +313,7 @@ def _check_width(
         return
     rows, width = steps.shape[:2]
     if ends is None and rows == 1:
-        problems.add(steps.pointer, f"row 0: {too_long_message(width, manifest)}")
+        problems.add(steps.pointer, f"row 0: {length_problem(width, manifest)}")
         raise problems.error()
     if ends is not None and ends.max() <= manifest.max_length:
         raise TooLarge(f"a width of {width} steps; the model {manifest.key} takes at most {manifest.max_length}")
