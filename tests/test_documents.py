@@ -72,7 +72,8 @@ THEIRS = {
 @pytest.fixture(autouse=True)
 def _quiet_and_patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     after = Deadline.after
-    monkeypatch.setattr(Deadline, "after", lambda seconds: after(max(seconds, 180)))  # a busy machine takes long
+    # A busy machine takes long.
+    monkeypatch.setattr(Deadline, "after", lambda seconds, retries: after(max(seconds, 180), retries))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Keras', about masks that layers drop
         warnings.simplefilter("ignore", DeprecationWarning)  # Keras', in a training

@@ -29,7 +29,7 @@ from lengthwise.runtime.session import CPU_LABEL
 from lengthwise.scoring import records
 from lengthwise.scoring.opened import OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
-from lengthwise.scoring.summary import Summary
+from lengthwise.scoring.records import Summary
 from lengthwise.settings import bundled_models
 from tests.support import model_directories, numpy_models
 

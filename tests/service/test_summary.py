@@ -5,7 +5,7 @@ import pytest
 from lengthwise.datasets.dataset import Label
 from lengthwise.runtime.manifest import Task
 from lengthwise.scoring.offline import ScoredBatch
-from lengthwise.scoring.summary import Summary, right
+from lengthwise.scoring.records import Summary, right
 
 LABELS = ("a", "b", "c")
 

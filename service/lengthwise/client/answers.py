@@ -136,7 +136,7 @@ def error_of(
 def _wrong_body(document: Mapping[str, Any], detail: str, body: RequestBody | None) -> RequestError:
     listed = document.get("errors")
     problems = [
-        Problem(_moved(entry["pointer"], body), entry["detail"])
+        _problem(entry["pointer"], entry["detail"], body)
         for entry in (listed if isinstance(listed, list) else ())
         if isinstance(entry, Mapping) and all(isinstance(entry.get(name), str) for name in ("pointer", "detail"))
     ] or [Problem("", detail)]
@@ -147,13 +147,12 @@ def _wrong_body(document: Mapping[str, Any], detail: str, body: RequestBody | No
     return kind(problems, total=total, more=detail.startswith("at least "))
 
 
-def _moved(pointer: str, body: RequestBody | None) -> str:
-    """A pointer into a body as one into all sequences of the caller."""
-    sequence = Problem(pointer, "").sequence
-    if body is None or sequence is None:
-        return pointer
-    rest = pointer.split("/")[3:]
-    return "/".join(["", "sequences", str(body.first + sequence), *rest])
+def _problem(pointer: str, detail: str, body: RequestBody | None) -> Problem:
+    """What is wrong with a body, with a pointer into all sequences of the caller."""
+    found = Problem(pointer, detail)
+    if body is None or found.sequence is None:
+        return found
+    return Problem("/".join(["", "sequences", str(body.first + found.sequence), *pointer.split("/")[3:]]), detail)
 
 
 def _document(content: bytes) -> Mapping[str, Any]:

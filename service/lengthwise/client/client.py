@@ -126,7 +126,7 @@ class _AnyClient(Generic[Transport]):
         if isinstance(sequences, PreparedSequences):
             return sequences
         if self._limits is None:
-            self._limits = yield from server_limits(deadline, self._retries)
+            self._limits = yield from server_limits(deadline)
         return prepare(sequences_of(sequences, layout), self._limits, self._encoding)
 
     def _predicted(
@@ -149,16 +149,16 @@ class _AnyClient(Generic[Transport]):
         }
         options = {name: value for name, value in options.items() if value is not None}
         prepared = yield from self._prepared(sequences, layout, deadline)
-        return (yield from predict(prepared, options=options, deadline=deadline, retries=self._retries))
+        return (yield from predict(prepared, options, deadline))
 
     def _called(self, method: str, path: str, document: Any) -> Exchange:
         """The answer of any path. httpx would follow a whole URL, and send the key along."""
         if not path.startswith("/") or path.startswith("//"):
             raise ConfigurationError(f"a path of the server must begin with one '/', got {path!r}")
-        return call(method, path, document, deadline=self._deadline(None), retries=self._retries)
+        return call(method, path, document, self._deadline(None))
 
     def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline.after(self._timeout if timeout is None else _seconds(timeout))
+        return Deadline.after(self._timeout if timeout is None else _seconds(timeout), self._retries)
 
     def _request(self, step: Send) -> dict[str, Any]:
         return {

@@ -41,14 +41,15 @@ _BUSY: Final = (429, 503)
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When a call must be over, on the clock of `time.monotonic`."""
+    """When a call must be over, on the clock of `time.monotonic`; and how often its requests are sent again at most."""
 
     at: float
+    retries: int
 
     @classmethod
-    def after(cls, seconds: float) -> Deadline:
+    def after(cls, seconds: float, retries: int) -> Deadline:
         """The deadline that many seconds from now."""
-        return cls(time.monotonic() + seconds)
+        return cls(time.monotonic() + seconds, retries)
 
     @property
     def seconds(self) -> float:
@@ -94,17 +95,17 @@ Exchange: TypeAlias = Generator[Send | Wait, Answered | LengthwiseError | None, 
 """Yields what to do; is sent an `Answered` or the error of a `Send`, and None after a `Wait`."""
 
 
-def predict(prepared: PreparedSequences, *, options: Mapping[str, Any], deadline: Deadline, retries: int) -> Exchange:
+def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: Deadline) -> Exchange:
     """The calls for some sequences, one after the other; returns `Predictions`."""
     found: Predictions | None = None
     for body in prepared.bodies:
         wanted = options if found is None else {**options, "version": found.version}
         try:
-            part: Predictions = yield from _predict_body(body, wanted, deadline, retries)
+            part: Predictions = yield from _predict_body(body, wanted, deadline)
         except ModelNotFound:
             if wanted.get("version") == options.get("version"):
                 raise
-            part = yield from _predict_body(body, options, deadline, retries)  # that version is gone since
+            part = yield from _predict_body(body, options, deadline)  # that version is gone since
         if found is None:
             found = part
         elif part.labels != found.labels:
@@ -117,10 +118,10 @@ def predict(prepared: PreparedSequences, *, options: Mapping[str, Any], deadline
     return Predictions([], "", "", ()) if found is None else found
 
 
-def server_limits(deadline: Deadline, retries: int) -> Exchange:
+def server_limits(deadline: Deadline) -> Exchange:
     """The limits of the server; the defaults where it does not say them."""
     try:
-        document = yield from call("GET", "/", None, deadline=deadline, retries=retries)
+        document = yield from call("GET", "/", None, deadline)
     except RequestError as error:
         if error.status in (401, 403, *_BUSY) or isinstance(error, DeadlineExceeded):
             raise
@@ -128,13 +129,13 @@ def server_limits(deadline: Deadline, retries: int) -> Exchange:
     return ServerLimits.of(document)
 
 
-def call(method: str, path: str, document: Any, *, deadline: Deadline, retries: int) -> Exchange:
+def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange:
     """One call of any path; returns the JSON of its answer, or its text."""
     content = b"" if document is None else orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     headers = {"accept": "application/json, text/plain;q=0.5"}
     if content:
         headers["content-type"] = "application/json"
-    answered = yield from _sent(lambda: (path, content), method, headers, None, deadline, retries)
+    answered = yield from _sent(lambda: (path, content), method, headers, None, deadline)
     if "json" in answered.headers.get("content-type", ""):
         try:
             return orjson.loads(answered.content)
@@ -143,12 +144,12 @@ def call(method: str, path: str, document: Any, *, deadline: Deadline, retries: 
     return answered.content.decode("utf-8", "replace")
 
 
-def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadline, retries: int) -> Exchange:
+def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadline) -> Exchange:
     def now() -> tuple[str, bytes]:
         return body.with_options({**options, "timeout_ms": round(max(deadline.seconds * 1000, 1.0), 3)})
 
     headers = {"content-type": body.media_type, "accept": body.media_type}
-    answered = yield from _sent(now, "POST", headers, body, deadline, retries)
+    answered = yield from _sent(now, "POST", headers, body, deadline)
     kind = answered.headers.get("content-type", "").partition(";")[0].strip()
     try:
         predictions = predictions_of(answered.content, kind if kind == ARROW else "")
@@ -165,11 +166,10 @@ def _sent(
     headers: Mapping[str, str],
     body: RequestBody | None,
     deadline: Deadline,
-    retries: int,
 ) -> Exchange:
     """Sends what `request` gives at that moment, again if that makes sense, until it is answered with a 2xx."""
     failures = 0
-    for number in range(retries + 1):
+    for number in range(deadline.retries + 1):
         if deadline.seconds <= 0:
             raise DeadlineExceeded("the deadline passed before the request was sent")
         path, content = request()
@@ -184,7 +184,7 @@ def _sent(
             error = error_of(answered.status, answered.content, answered.headers.get("retry-after"), body, answered.via)
         wait = _wait_seconds(error, number, failures)
         failures += not (isinstance(error, RequestError) and error.status in _BUSY)
-        if wait is None or number == retries or deadline.seconds <= wait:
+        if wait is None or number == deadline.retries or deadline.seconds <= wait:
             raise error
         yield Wait(wait)
     raise RuntimeError("the last turn returns or raises")

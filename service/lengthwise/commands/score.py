@@ -25,8 +25,7 @@ from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.files import available_cores
 from lengthwise.scoring.opened import ModelOptions, OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
-from lengthwise.scoring.records import Chunk, InputRecord, ValidRecord, chunked, prediction_of, validated
-from lengthwise.scoring.summary import Summary
+from lengthwise.scoring.records import Chunk, InputRecord, Summary, ValidRecord, chunked, prediction_of, validated
 from lengthwise.settings import Settings, bundled_models
 
 if TYPE_CHECKING:  # they bring onnxruntime along, which help does without

@@ -25,18 +25,13 @@ from numpy.typing import NDArray
 
 from lengthwise.datasets import long_table
 from lengthwise.datasets.long_table import Cells, ColumnNames, Roles
-from lengthwise.datasets.record_fields import FIELDS as FIELDS
-from lengthwise.datasets.record_fields import BadRecord as BadRecord
-from lengthwise.datasets.record_fields import Label as Label
-from lengthwise.datasets.record_fields import Record as Record
-from lengthwise.datasets.record_fields import StepKind as StepKind
-from lengthwise.datasets.record_fields import as_float32, judged, label_of
+from lengthwise.datasets.record_fields import BadRecord, Label, Record, StepKind, as_float32, judged, label_of
 from lengthwise.datasets.tables import columns_of
-from lengthwise.datasets.text_files import CSV_SUFFIXES, TextColumns, json_lines, read_csv, time_series
-from lengthwise.datasets.text_files import Advance as Advance
+from lengthwise.datasets.text_files import CSV_SUFFIXES, Advance, TextColumns, json_lines, read_csv, time_series
 from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_install
 from lengthwise.wrong_values import counted
 
+__all__ = ["BadRecord", "ColumnNames", "Label", "Reading", "Record", "StepKind"]  # and the functions below
 MOST_TOLD: Final = 20  # bad records that one error names
 
 
@@ -183,16 +178,16 @@ def _long(
             label = one.label
             if reading.per_step and label is not None and not isinstance(label, list):
                 label = [label] * len(one.rows)
-            steps = _tokens(one.steps, place) if kind == "tokens" else as_float32(one.steps, place)
+            steps: NDArray[Any] = one.steps
+            if kind == "tokens":
+                if steps.ndim != 1 or not ((steps >= 0) & (steps < 2.0**63) & (steps == np.floor(steps))).all():
+                    raise RecordError(f"{place}: a step is not a token id: one whole number from 0 in a row")
+                steps = steps.astype(np.int64)
+            else:
+                steps = as_float32(steps, place)
             yield Record(one.id, steps, label_of(label, place), place)
         except RecordError as error:
             yield BadRecord(one.id, error)
-
-
-def _tokens(steps: NDArray[Any], place: str) -> NDArray[np.int64]:
-    if steps.ndim != 1 or not ((steps >= 0) & (steps < 2.0**63) & (steps == np.floor(steps))).all():
-        raise RecordError(f"{place}: something in this sequence is not a token id: one whole number from 0 in a row")
-    return steps.astype(np.int64)
 
 
 def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:

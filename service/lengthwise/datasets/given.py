@@ -202,7 +202,9 @@ def _entries(given: Any, columns: ColumnNames) -> Iterable[Any]:
     if hasattr(type(given), "groups") and is_of(given, "pandas"):
         return _groups(given, getattr(given, "exclusions", frozenset()), columns)
     if type(given).__name__ == "GroupBy" and is_of(given, "polars"):
-        return _groups(given, _keys_of_polars(given), columns)
+        parts = chain.from_iterable(part if isinstance(part, list | tuple) else [part] for part in given.by)
+        by = [part if isinstance(part, str) else part.meta.output_name() for part in parts]
+        return _groups(given, by, columns)
     if is_of(given, "pyarrow") and hasattr(given, "to_pylist"):
         return of_arrow(given)
     if type(given).__name__ == "LazyFrame":
@@ -222,11 +224,6 @@ def _groups(given: Iterable[tuple[Any, Any]], by: Iterable[Any], columns: Column
         table = columns_of(rows)
         steps = rows if table is None else long_table.one_sequence(table, columns, key)
         yield {"id": str(name[0] if isinstance(name, tuple) and len(name) == 1 else name), "steps": steps}
-
-
-def _keys_of_polars(given: Any) -> list[str]:
-    parts = chain.from_iterable(part if isinstance(part, list | tuple) else [part] for part in given.by)
-    return [part if isinstance(part, str) else part.meta.output_name() for part in parts]
 
 
 def _keys_of_parts(given: Mapping[Any, Any]) -> list[str]:

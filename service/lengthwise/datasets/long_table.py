@@ -76,9 +76,7 @@ class Roles:
 
     def __str__(self) -> str:
         """`id 'run', time 't', label 'state', features 'x', 'y'; ignored: 'note'`."""
-        named = [
-            f"{role} {name!r}" for role, name in (("id", self.id), ("time", self.time), ("label", self.label)) if name
-        ]
+        named = [f"{role} {getattr(self, role)!r}" for role in _NAMES if getattr(self, role)]
         text = ", ".join([*named, f"feature{'s' * (len(self.values) > 1)} {listed(self.values)}"])
         return f"{text}; ignored: {listed(self.left_out)}" if self.left_out else text
 
@@ -150,7 +148,7 @@ def one_sequence(columns: Mapping[str, Cells], given: ColumnNames, key: Sequence
     used = {name: cells for name, cells in columns.items() if name not in key}
     chosen = ColumnNames(given.id if given.id in used else None, given.time, given.label, given.values)
     found = roles([*used], chosen)
-    ids = {str(cell) for cell in used[found.id]} if found.id is not None else set()
+    ids = set() if found.id is None else {*map(str, used[found.id])}
     if len(ids) > 1:
         raise ConfigurationError(f"the rows of one sequence have {len(ids)} ids in the column {found.id!r}")
     return _sequences(used, replace(found, id=None), {})[0]
@@ -176,7 +174,7 @@ def sequences(
             f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or put "
             "the table of a single sequence in a list"
         )
-    is_guessed = found.id is not None and given.id is None and count > 1
+    is_guessed = given.id is None and count > 1
     if found.id is not None and is_guessed and len({*_ids(columns[found.id], found.id)}) == count:
         raise ConfigurationError(
             f"every row has its own {found.id!r}: does it number the rows? Say which column is the id (id); the "
@@ -213,8 +211,7 @@ def _sequences(columns: Mapping[str, Cells], found: Roles, wrong_rows: Mapping[i
     differ = labels is not None and any(len({labels[row] for row in part} - {None}) > 1 for part in parts)
     made = []
     for name, part in zip(places, parts, strict=True):
-        first_wrong = next((row for row in part.tolist() if row in wrong), None) if wrong else None
-        problem = None if first_wrong is None else (first_wrong, wrong[first_wrong])
+        problem = next(((row, wrong[row]) for row in part.tolist() if row in wrong), None) if wrong else None
         of_rows = [] if labels is None else [labels[row] for row in part]
         label = of_rows if differ else next((one for one in of_rows if one is not None), None)
         made.append(LongSequence(name, part, values[part], label, problem, found))
@@ -312,7 +309,7 @@ def _labels(cells: Cells, name: str) -> list[Any]:
     if not isinstance(cells, np.ndarray):
         return [None if _is_missing(cell) else cell.strip() if isinstance(cell, str) else cell for cell in cells]
     if cells.dtype.kind == "f":  # whole numbers among which some are missing
-        if not np.array_equal(cells[~np.isnan(cells)], np.floor(cells[~np.isnan(cells)])):
+        if (cells % 1 > 0).any():
             raise ConfigurationError(
                 f"the column {name!r} holds numbers with a fraction, which are no labels: say which column is the "
                 "label (label), or that it is a feature (values)"

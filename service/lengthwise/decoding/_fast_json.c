@@ -412,13 +412,11 @@ static const char *check_step(Reader *reader, const char *step, Sequence *sequen
     sequence->faults += faults;
     if (sequence->told == MOST_TOLD) return p;
     if (reader->fault_count == reader->fault_room) {
-        reader->fault_room = 2 * reader->fault_room + MOST_TOLD;
-        Fault *larger = realloc(reader->faults, (size_t)reader->fault_room * sizeof(Fault));
-        if (!larger) {
-            reader->is_out_of_memory = 1;
-            return NULL;
-        }
+        Fault *larger = realloc(reader->faults, (2 * (size_t)reader->fault_room + MOST_TOLD) * sizeof(Fault));
+        reader->is_out_of_memory = !larger;
+        if (!larger) return NULL;
         reader->faults = larger;
+        reader->fault_room = 2 * reader->fault_room + MOST_TOLD;
     }
     reader->faults[reader->fault_count++] = (Fault){sequence->count, size, step, p};
     sequence->told++;
@@ -523,10 +521,8 @@ static int make_room(Reader *reader)
     Py_ssize_t room = 2 * reader->sequence_room;
     Sequence *old = reader->sequences == reader->small_sequences ? NULL : reader->sequences;
     Sequence *larger = realloc(old, (size_t)room * sizeof(Sequence));
-    if (!larger) {
-        reader->is_out_of_memory = 1;
-        return 0;
-    }
+    reader->is_out_of_memory = !larger;
+    if (!larger) return 0;
     if (!old) memcpy(larger, reader->small_sequences, sizeof reader->small_sequences);
     reader->sequences = larger;
     reader->sequence_room = room;
@@ -555,14 +551,6 @@ static Py_ssize_t read_sequences(Reader *reader, const char *p, const char *end)
     return p + 1 == end ? count : -1;
 }
 
-/* The id of a sequence: its text, or as bytes with the quotes where it has escapes, or None. NULL with an exception. */
-static PyObject *made_id(const Sequence *sequence)
-{
-    if (!sequence->id) Py_RETURN_NONE;
-    if (sequence->has_escapes) return PyBytes_FromStringAndSize(sequence->id - 1, sequence->id_bytes + 2);
-    return PyUnicode_DecodeUTF8(sequence->id, sequence->id_bytes, NULL);
-}
-
 /* What was read, see the documentation of `read`. NULL with an exception. */
 static PyObject *made(const Reader *reader)
 {
@@ -575,10 +563,16 @@ static PyObject *made(const Reader *reader)
     Py_ssize_t steps = 0;
     int is_made = bytes && ends && ids;
     for (Py_ssize_t i = 0; is_made && i < reader->sequence_count; i++) {
-        PyObject *end = PyLong_FromSsize_t(steps += reader->sequences[i].count);
+        const Sequence *sequence = reader->sequences + i;
+        PyObject *end = PyLong_FromSsize_t(steps += sequence->count), *id;
         is_made = end && PyList_SetItem(ends, i, end) == 0;
         if (!is_made || reader->is_plain) continue;
-        PyObject *id = made_id(reader->sequences + i);
+        if (!sequence->id)
+            id = Py_NewRef(Py_None);
+        else if (sequence->has_escapes)
+            id = PyBytes_FromStringAndSize(sequence->id - 1, sequence->id_bytes + 2);
+        else
+            id = PyUnicode_DecodeUTF8(sequence->id, sequence->id_bytes, NULL);
         is_made = id && PyList_SetItem(ids, i, id) == 0;
     }
     if (is_made) return Py_BuildValue("NNN", bytes, ends, ids);

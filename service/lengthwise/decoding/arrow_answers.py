@@ -61,7 +61,10 @@ def _columns(pa: Any, call: Call, answers: list[Answer], manifest: Manifest) -> 
         columns["probabilities"] = pa.FixedSizeListArray.from_arrays(probabilities.reshape(-1), manifest.classes)
     columns["length"] = pa.array([len(item.steps) for item in items], pa.int32())
     if call.attention:
-        columns["attention"] = _attention(pa, items, answers)
+        offsets, places, left_out = _places(items)
+        weights = np.zeros(len(left_out), dtype=np.float32)
+        weights[places] = np.concatenate([answer.attention for answer in answers if answer.attention is not None])
+        columns["attention"] = pa.ListArray.from_arrays(offsets, pa.array(weights))
     if any(answer.windows is not None for answer in answers):
         columns["windows"] = _windows(pa, answers)
     return columns
@@ -72,10 +75,7 @@ def _step_columns(pa: Any, items: Sequence[Item], answers: list[Answer], manifes
     stacked = np.concatenate([answer.probabilities for answer in answers])
     probabilities = np.zeros((len(left_out), manifest.classes), dtype=np.float32)
     probabilities[places] = stacked
-    scores = np.zeros(len(left_out), dtype=np.float32)
-    scores[places] = stacked.max(axis=1)
-    best = np.zeros(len(left_out), dtype=np.int64)
-    best[places] = stacked.argmax(axis=1)
+    scores, best = probabilities.max(axis=1), probabilities.argmax(axis=1)
     step_labels = pa.array(manifest.labels, pa.string()).take(pa.array(best, mask=left_out))
     step_probabilities = pa.FixedSizeListArray.from_arrays(
         probabilities.reshape(-1), manifest.classes, mask=pa.array(left_out)
@@ -85,13 +85,6 @@ def _step_columns(pa: Any, items: Sequence[Item], answers: list[Answer], manifes
         "step_scores": pa.ListArray.from_arrays(offsets, pa.array(scores, mask=left_out)),
         "probabilities": pa.ListArray.from_arrays(offsets, step_probabilities),
     }
-
-
-def _attention(pa: Any, items: Sequence[Item], answers: list[Answer]) -> Any:
-    offsets, places, left_out = _places(items)
-    weights = np.zeros(len(left_out), dtype=np.float32)
-    weights[places] = np.concatenate([answer.attention for answer in answers if answer.attention is not None])
-    return pa.ListArray.from_arrays(offsets, pa.array(weights))
 
 
 def _places(items: Sequence[Item]) -> tuple[NDArray[np.int32], NDArray[np.intp], NDArray[np.bool_]]:

@@ -64,7 +64,10 @@ def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: i
     try:
         for message in _messages(pa, source):
             if schema is None:
-                schema = _schema(pa, message)
+                if message.type != "schema":
+                    raise _rejected("an Arrow stream starts with its schema")
+                _check_field_count(message.metadata)
+                schema = pa.ipc.read_schema(message)
                 check_columns(schema)
                 continue
             if len(batches) == most:
@@ -82,17 +85,11 @@ def record_batches(body: bytes, check_columns: Callable[[Any], None], *, most: i
     return batches
 
 
-def _schema(pa: Any, message: Any) -> Any:
-    if message.type != "schema":
-        raise _rejected("an Arrow stream starts with its schema")
-    _check_field_count(message.metadata)
-    return pa.ipc.read_schema(message)
-
-
 def _record_batch(pa: Any, message: Any, schema: Any) -> Any:
     if message.type != "record batch":
         raise _rejected(f"the stream has a message of another kind than a record batch: {message.type}")
-    if _is_compressed(message.metadata):
+    data = memoryview(message.metadata)
+    if _slot(data, _header(data), _COMPRESSION_SLOT):
         raise _rejected(
             "the buffers of the stream are compressed; write it without compression, or compress the whole body with "
             "content-encoding: gzip"
@@ -120,8 +117,7 @@ def _messages(pa: Any, source: Any) -> Iterator[Any]:
 
 def _check_field_count(metadata: Any) -> None:
     data = memoryview(metadata)
-    header = _followed(data, _slot(data, _followed(data, 0), _HEADER_SLOT))
-    if _count_fields(data, header, _FIELDS_SLOT, MAX_FIELDS) > MAX_FIELDS:
+    if _count_fields(data, _header(data), _FIELDS_SLOT, MAX_FIELDS) > MAX_FIELDS:
         raise TooLarge(f"a schema may have {MAX_FIELDS} fields, with those within lists")
 
 
@@ -141,10 +137,8 @@ def _count_fields(data: memoryview, table: int, slot: int, most: int) -> int:
     return total
 
 
-def _is_compressed(metadata: Any) -> bool:
-    data = memoryview(metadata)
-    header = _followed(data, _slot(data, _followed(data, 0), _HEADER_SLOT))
-    return _slot(data, header, _COMPRESSION_SLOT) != 0
+def _header(data: memoryview) -> int:
+    return _followed(data, _slot(data, _followed(data, 0), _HEADER_SLOT))
 
 
 def _slot(data: memoryview, table: int, slot: int) -> int:

@@ -107,7 +107,11 @@ _lock = threading.Lock()
 
 def opened(options: ModelOptions) -> OpenModel:
     """The model, opened once in this process, by any thread, and anew when a version is published anew."""
-    key = (os.getpid(), options, _published(options.directory))
+    published = None  # what changes when another model is published; None if it cannot be read, as loading will say
+    with suppress(OSError):
+        state = (options.directory / MANIFEST_FILE).stat()
+        published = state.st_ino, state.st_size, state.st_mtime_ns
+    key = (os.getpid(), options, published)
     with _lock:
         model = _open_models.get(key)
         if model is None:
@@ -117,14 +121,6 @@ def opened(options: ModelOptions) -> OpenModel:
                 del _open_models[oldest]
         _open_models.move_to_end(key)
     return model
-
-
-def _published(directory: Path) -> object:
-    """What changes when another model is published in a directory; None if it cannot be read, as loading will say."""
-    with suppress(OSError):
-        state = (directory / MANIFEST_FILE).stat()
-        return state.st_ino, state.st_size, state.st_mtime_ns
-    return None
 
 
 def _renew_lock() -> None:
