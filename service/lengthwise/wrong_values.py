@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 if TYPE_CHECKING:
@@ -15,24 +15,17 @@ _MOST_CHARACTERS: Final = 60
 
 _SENTENCES: Final[Mapping[str, str]] = {
     "missing": "must be given",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
     "int_parsing_size": "must be a whole number, and is too large for one",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
     "finite_number": "must be a finite number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
     "string_type": "must be a string, in quotes",
     "string_unicode": "must be UTF-8",
-    "tuple_type": "must be a list",
-    "list_type": "must be a list",
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
     "sequence_str": "must be a list, not one text",
     "callable_type": "must be a function",
-    "dict_type": "must be a table of keys",
-    "model_type": "must be a table of keys",
-    "model_attributes_type": "must be a table of keys",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a table of keys"),
     "path_type": "must be a path, in quotes",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be above {gt}",
@@ -56,9 +49,7 @@ def sentence(item: ErrorDetails) -> str:
     known = _SENTENCES.get(item["type"])
     if known is not None:
         return known.format_map(item.get("ctx", {}))
-    for beginning in ("Input should be ", "Value should be "):
-        message = message.replace(beginning, "must be ")
-    return message
+    return message.replace("Input should be ", "must be ").replace("Value should be ", "must be ")
 
 
 def all_wrong(
@@ -109,15 +100,12 @@ def no_booleans_for_numbers(table: Any, annotations: Mapping[str, Any]) -> Any:
     """Rejects `true` and `false` for a number, which Python would read as 1 and 0; returns the table."""
     for name, value in table.items() if isinstance(table, dict) else ():
         if isinstance(value, bool) and name in annotations:
-            kinds = set(_types(annotations[name]))
+            kinds = _types(annotations[name])
             if bool not in kinds and kinds & {int, float}:
                 raise ValueError(f"'{name}' must be a number, got {shown(value)}")
     return table
 
 
-def _types(annotation: Any) -> Iterator[Any]:
+def _types(annotation: Any) -> set[Any]:
     inside = get_args(annotation)
-    if not inside:
-        yield annotation
-    for part in inside:
-        yield from _types(part)
+    return {annotation} if not inside else set().union(*map(_types, inside))

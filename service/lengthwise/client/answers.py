@@ -14,38 +14,9 @@ from numpy.typing import NDArray
 
 from lengthwise.api import Prediction, prediction_of
 from lengthwise.client.bodies import ARROW, RequestBody
-from lengthwise.errors import (
-    DeadlineExceeded,
-    Draining,
-    Forbidden,
-    InferenceFailed,
-    InflightFull,
-    InvalidRequest,
-    InvalidSequences,
-    ModelNotFound,
-    NotReady,
-    Problem,
-    QueueFull,
-    RequestError,
-    TooLarge,
-    Unauthorized,
-    UnsupportedMedia,
-)
+from lengthwise.errors import InvalidRequest, InvalidSequences, NotReady, Problem, Refused, RequestError
 from lengthwise.reports import notebook
 
-_KINDS: Final[tuple[type[RequestError], ...]] = (
-    Unauthorized,
-    Forbidden,
-    ModelNotFound,
-    TooLarge,
-    UnsupportedMedia,
-    InferenceFailed,
-    QueueFull,
-    NotReady,
-    InflightFull,
-    Draining,
-    DeadlineExceeded,
-)  # the errors by their status; of one status the first is that of an unknown title
 _BODY_IS_WRONG: Final = (400, 422)
 _LONGEST_SHOWN: Final = 500
 _OF_ARRAYS: Final = ("probabilities", "step_scores", "attention")
@@ -126,8 +97,9 @@ def error_of(
     detail = said if isinstance(said, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace") + via
     if status in _BODY_IS_WRONG:
         return _wrong_body(document, detail, body)
-    kinds = [kind for kind in _KINDS if kind.status == status]
-    kind = next((one for one in kinds if one.title == document.get("title")), kinds[0] if kinds else RequestError)
+    kinds = [kind for base in (RequestError, Refused) for kind in base.__subclasses__() if kind.status == status]
+    of_status = NotReady if status == NotReady.status else kinds[0] if kinds else RequestError
+    kind = next((one for one in kinds if one.title == document.get("title")), of_status)
     if kind is RequestError:
         detail = f"the server answered {status}: {detail}"
     return kind(detail, retry_after_seconds=seconds_of(retry_after))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, get_args
 
 from lengthwise.client.answers import Predictions
@@ -96,14 +95,8 @@ class _AnyClient(Generic[Transport]):
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
             directly = _DIRECTLY if is_loopback(httpx.URL(base_url).host) else None
-            self._connections: Any = getattr(httpx, self._of_httpx)(
-                base_url=base_url,
-                headers=headers,
-                verify=verify,
-                transport=transport,
-                timeout=self._timeout,
-                mounts=directly,
-            )
+            options = {"verify": verify, "transport": transport, "timeout": self._timeout, "mounts": directly}
+            self._connections: Any = getattr(httpx, self._of_httpx)(base_url=base_url, headers=headers, **options)
         except (httpx.InvalidURL, UnicodeError) as error:
             raise ConfigurationError(f"the address of the server is not valid, got {base_url!r}: {error}") from error
         if self._connections.base_url.scheme not in ("http", "https"):
@@ -286,9 +279,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _run(self, steps: Exchange) -> Any:
@@ -375,9 +366,7 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def _run(self, steps: Exchange) -> Any:

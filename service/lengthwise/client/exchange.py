@@ -12,6 +12,7 @@ So both clients share everything but the sending. What would begin after the dea
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -169,13 +170,12 @@ def _sent(
 ) -> Exchange:
     """Sends what `request` gives at that moment, again if that makes sense, until it is answered with a 2xx."""
     failures = 0
-    for number in range(deadline.retries + 1):
+    for number in itertools.count():
         if deadline.seconds <= 0:
             raise DeadlineExceeded("the deadline passed before the request was sent")
         path, content = request()
         answered = yield Send(method, path, headers, content, deadline)
-        if answered is None:
-            raise RuntimeError("a Send got no result")
+        assert answered is not None  # a Send is answered
         if isinstance(answered, LengthwiseError):
             error = answered
         elif 200 <= answered.status < 300:
@@ -187,7 +187,6 @@ def _sent(
         if wait is None or number == deadline.retries or deadline.seconds <= wait:
             raise error
         yield Wait(wait)
-    raise RuntimeError("the last turn returns or raises")
 
 
 def _wait_seconds(error: LengthwiseError, number: int, failures: int) -> float | None:

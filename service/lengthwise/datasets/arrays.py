@@ -60,35 +60,28 @@ def kept_steps(given: GivenSequence, steps: Steps) -> Steps:
         if steps.ndim == 1:
             raise ValueError("feature_mask: a token has no features to mask")
         if len(given.feature_mask) != steps.shape[1]:
-            raise ValueError(
-                f"feature_mask has {len(given.feature_mask)} entries, and a step {steps.shape[1]} features"
-            )
+            entries = len(given.feature_mask)
+            raise ValueError(f"feature_mask has {entries} entries, and a step {steps.shape[1]} features")
         steps = np.where(np.array(given.feature_mask), steps, np.float32(np.nan))
     return steps
 
 
 def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: int | None) -> Steps:
     """Converts what `given` read to `[length, features]` float32, or `[length]` int64; ValueError for another form."""
-    if kind == "tokens":
-        return _tokens(array)
-    if array.ndim == 1 and features in (1, None):
-        array = array[:, None]
     if array.ndim == 1 and not array.size:
         raise ValueError("a sequence has at least one step")
+    if kind == "tokens":
+        if array.ndim != 1:
+            raise ValueError(f"the shape of token ids must be [length], got {[*array.shape]}")
+        if array.dtype.kind not in "iu":
+            raise ValueError(f"token ids are whole numbers, the type of this array is {array.dtype}")
+        if array.dtype == np.uint64 and array.max() > _INT64.max:
+            raise ValueError(f"step {int(array.argmax())}: a token id must be at most {_INT64.max}, got {array.max()}")
+        return array.astype(np.int64, copy=False)
+    if array.ndim == 1 and features in (1, None):
+        array = array[:, None]
     if array.ndim != 2:
         second = "features" if features is None else features
         hint = "; put a single sequence in a list too" if array.shape == (features,) else ""
         raise ValueError(f"the shape must be [length, {second}], got {[*array.shape]}{hint}")
     return array if array.dtype == np.float32 else rounded(array)
-
-
-def _tokens(array: NDArray[Any]) -> Steps:
-    if array.ndim != 1:
-        raise ValueError(f"the shape of token ids must be [length], got {[*array.shape]}")
-    if not array.size:
-        raise ValueError("a sequence has at least one step")
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"token ids are whole numbers, the type of this array is {array.dtype}")
-    if array.dtype == np.uint64 and array.max() > _INT64.max:
-        raise ValueError(f"step {int(array.argmax())}: a token id must be at most {_INT64.max}, got {array.max()}")
-    return array.astype(np.int64, copy=False)

@@ -23,8 +23,6 @@ StepKind = Literal["values", "tokens"]  # an array of values, or a token id
 
 FIELDS = frozenset({"id", "steps", "label"})  # of a record
 
-_CALLED_LABEL = frozenset({"class", "target", "category", "y"})
-
 _MOST_LISTED: Final = 10  # labels in a message
 _INT64: Final = np.iinfo(np.int64)
 _NUMBERS: Final = frozenset((int, float, type(None)))
@@ -56,8 +54,8 @@ def judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | BadR
             raise RecordError(f'{place}: a record is an object with "steps", this is {kind_of(fields)}')
         unknown = sorted(fields.keys() - FIELDS)
         if unknown:
-            named = ", ".join(f"{one[:40]!r}{_meant(one, fields)}" for one in unknown)
-            raise RecordError(f"{place}: unknown field {named}; there are id, steps and label")
+            hint = nearest(unknown[0], sorted(FIELDS - fields.keys()))
+            raise RecordError(f"{place}: unknown field {unknown[0][:40]!r}{hint}; there are id, steps and label")
         if "steps" not in fields:
             raise RecordError(f'{place}: a record is an object with "steps", and this one has none')
         if name is not None and not isinstance(name, (str, int)):
@@ -68,17 +66,6 @@ def judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | BadR
         return Record(str(index if name is None else name), steps, label_of(fields.get("label"), place), place)
     except RecordError as error:
         return BadRecord(str(name if isinstance(name, (str, int)) else index), error)
-
-
-def _meant(name: str, fields: dict[str, Any]) -> str:
-    """A hint which field an unknown one may be: by a similar name, or by the form of its values."""
-    alike = nearest(name, sorted(FIELDS - fields.keys()))
-    if alike:
-        return f" ({alike.removeprefix('; ')})"
-    if isinstance(fields[name], list) and "steps" not in fields:
-        return " (did you mean steps?)"
-    named = isinstance(fields[name], str) or name.lower() in _CALLED_LABEL
-    return " (did you mean label?)" if named and "label" not in fields else ""
 
 
 def label_of(label: Any, place: str) -> Label:

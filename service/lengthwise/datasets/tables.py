@@ -42,9 +42,8 @@ def columns_of(given: Any) -> dict[str, Cells] | None:
         return None
     columns: dict[str, Cells] = {}
     for name, cells in found:
-        if name in columns:
+        if columns.setdefault(name, cells) is not cells:
             raise ConfigurationError(f"the column {name!r} is there twice; rename one")
-        columns[name] = cells
     return columns
 
 

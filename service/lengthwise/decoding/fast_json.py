@@ -19,7 +19,7 @@ from lengthwise.decoding import json_text, options, validation
 from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item, split
 from lengthwise.decoding.options import CallOptions
 from lengthwise.decoding.sent_steps import SentSteps, SentWhere, explain_steps
-from lengthwise.decoding.validation import BodyLayout
+from lengthwise.decoding.validation import PREDICT, BodyLayout
 from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -69,7 +69,7 @@ def _steps(numbers: bytes, features: int) -> Steps:
     return np.frombuffer(numbers, np.int64)
 
 
-def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call | None:
+def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call | None:
     """The call of an ordinary body, or None of any other."""
     place = locate(body, layout.key)
     if place is None:

@@ -51,7 +51,7 @@ def names_of(batch: Any) -> list[str]:
     """The names of its columns; ConfigurationError if it is no table."""
     if _is_arrow(batch):
         return list(batch.schema.names)
-    if isinstance(batch, Mapping) or _is_pandas(batch):
+    if isinstance(batch, Mapping) or (is_of(batch, "pandas") and hasattr(batch, "columns")):
         return [str(name) for name in batch]
     raise ConfigurationError(
         "a batch is a pandas DataFrame, an Arrow Table or RecordBatch, or a dict of arrays; "
@@ -61,10 +61,6 @@ def names_of(batch: Any) -> list[str]:
 
 def _is_arrow(batch: Any) -> bool:
     return is_of(batch, "pyarrow") and hasattr(batch, "schema")
-
-
-def _is_pandas(batch: Any) -> bool:
-    return is_of(batch, "pandas") and hasattr(batch, "columns")
 
 
 def check_names(names: Sequence[str], steps: str, columns: Sequence[AnswerColumn], *, keep_steps: bool) -> None:

@@ -68,8 +68,7 @@ def answer_all(
 
     `chunks` are items that the model accepts, with a value to return, read one chunk ahead. `threads` batches run at
     once, 0: in the caller's thread, where `ran` is called with each. `planned` gets the processor time of planning a
-    chunk. A batch that fails is run again row by row, so that an item for which the model cannot be run fails by
-    itself.
+    chunk. A batch that fails is run again row by row, so that an item that makes it fail does so by itself.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="runner") if threads else _SameThread() as runners:
         begun: deque[tuple[C, Sequence[Item], list[_Running]]] = deque()

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import orjson
@@ -29,8 +28,7 @@ class PredictionFile:
         self.lines = 0  # complete ones, those of an earlier run included
         self.is_written = False  # by this run
         try:
-            if not path.parent.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "x+b")
             is_empty = not path.stat().st_size
         except OSError as error:
@@ -44,9 +42,7 @@ class PredictionFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # an error of the disk was raised by `write` before
             self._file.close()
 

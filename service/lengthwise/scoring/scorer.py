@@ -81,7 +81,13 @@ class Scorer:
         if self.on_error not in get_args(OnError):
             raise ConfigurationError(f"on_error must be one of {', '.join(get_args(OnError))}, got {self.on_error!r}")
         if self.path is not None:
-            object.__setattr__(self, "path", _with_version(os.fspath(self.path)))
+            from lengthwise.repository.folder import model_directory
+            from lengthwise.versions import is_version
+
+            path = os.path.abspath(self.path)  # a worker may have another working directory
+            if not is_version(os.path.basename(path)):
+                path = str(model_directory(Path(path)))
+            object.__setattr__(self, "path", path)
         if self.threads is None:
             raise ConfigurationError("threads must be an integer >= 1, got None")
         self._options()
@@ -185,12 +191,3 @@ class Scorer:
             else json_body.prediction(manifest, item, result, attention=self.attention)
             for item, result in results
         ]
-
-
-def _with_version(path: str) -> str:
-    """The path of a version, absolute; of a model, that of its highest version."""
-    from lengthwise.repository.folder import model_directory
-    from lengthwise.versions import is_version
-
-    absolute = os.path.abspath(path)  # a worker may have another working directory
-    return absolute if is_version(os.path.basename(absolute)) else str(model_directory(Path(absolute)))
