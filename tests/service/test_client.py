@@ -1,13 +1,9 @@
 """The clients: what they take, what they send, how they split and retry, and what their errors say."""
 
 import asyncio
-import http.server
-import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +13,6 @@ import orjson
 import pandas
 import pyarrow as pa
 import pytest
-import trustme
 
 import lengthwise
 from lengthwise import errors
@@ -44,46 +39,6 @@ def fields(prediction: lengthwise.Prediction) -> dict[str, Any]:
 
 
 # What callers pass.
-
-
-def forms_of_three() -> dict[str, Any]:
-    """The same three sequences in every form."""
-    arrays = [STEPS, STEPS[:1], STEPS[1:]]
-    frame = pandas.DataFrame(np.concatenate(arrays), columns=["x", "y"])
-    frame["of"] = ["p"] * 3 + ["q"] + ["r"] * 2
-    column = pa.array([array.tolist() for array in arrays], pa.list_(pa.list_(pa.float32())))
-    return {
-        "lists": [array.tolist() for array in arrays],
-        "float32": arrays,
-        "float64": [array.astype(np.float64) for array in arrays],
-        "generator": (array for array in arrays),
-        "objects": [{"steps": array} for array in arrays],
-        "mapping": dict(zip("pqr", arrays, strict=True)),
-        "pandas groups": frame.groupby("of"),
-        "pandas groups of some columns": frame.groupby("of")[["x", "y"]],
-        "pandas tables": [rows[["x", "y"]] for _, rows in frame.groupby("of")],
-        "arrow column": column,
-        "arrow column of fixed steps": column.cast(pa.list_(pa.list_(pa.float32(), 2))),
-        "arrow column of doubles": column.cast(pa.large_list(pa.list_(pa.float64()))),
-        "arrow chunks": pa.chunked_array([column[:1], column[1:]]),
-        "arrow slice": pa.concat_arrays([column, column])[3:],
-        "arrow table": pa.table({"steps": column, "id": ["p", "q", "r"]}),
-        "arrow batch": pa.RecordBatch.from_arrays([column], names=["steps"]),
-    }
-
-
-@pytest.mark.parametrize("encoding", ["json", "arrow"])
-@pytest.mark.parametrize("form", forms_of_three())
-async def test_every_form_of_the_same_sequences_has_the_same_answer(form: str, encoding: Any) -> None:
-    async with serving(model(manifest())) as service, client_of(service, encoding=encoding) as client:
-        found = await client.predict(forms_of_three()[form], attention=True)
-        expected = await client.predict(forms_of_three()["float32"], attention=True)
-    assert (found.model, found.version, found.labels) == ("sums", "1", ("a", "b", "c"))
-    assert [one.length for one in found] == [3, 1, 2]
-    has_ids = form in ("mapping", "pandas groups", "pandas groups of some columns", "arrow table")
-    assert [one.id for one in found] == (["p", "q", "r"] if has_ids else [None] * 3)
-    for one, other in zip(found, expected, strict=True):
-        assert fields(one) | {"id": None} == fields(other)
 
 
 @pytest.mark.parametrize(
@@ -195,14 +150,6 @@ async def test_no_sequence_is_no_request() -> None:
             assert await client.predict(nothing) == []
 
 
-async def test_a_sequence_that_is_none_is_named() -> None:
-    async with serving(model(manifest())) as service, client_of(service) as client:
-        for given in (pa.array([[[1.0, 2.0]], None]), [STEPS, None], [STEPS, {"steps": None}]):
-            with pytest.raises(errors.InvalidSequences) as error:
-                await client.predict(given)
-            assert error.value.indices == (1,)
-
-
 # Errors.
 
 
@@ -233,34 +180,10 @@ async def test_what_the_model_refuses_has_the_error_of_its_status() -> None:
             await client.get("/nothing")
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        *("text", 5, {"steps": [[1, 2]]}, pandas.DataFrame({"a": [1]})),
-        *(pa.array([1, 2]), pa.scalar(1), pa.table({"other": [1]})),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-async def test_what_is_no_list_of_sequences_is_said(given: Any) -> None:
-    async with serving(model(manifest())) as service, client_of(service) as client:
-        with pytest.raises((errors.ConfigurationError, errors.InvalidSequences)):
-            await client.predict(given)
-
-
-@pytest.mark.parametrize(
-    "one",
-    [
-        *("text", [["a", "b"]], [[1, 2], [3]], np.zeros((1, 2, 3)), np.array([[1.0, np.inf]])),
-        *(np.array([[1.0, 1.0], [1e39, 1.0]]), {"id": 5.0, "steps": [[1, 2]]}, {"id": "\ud800", "steps": [[1, 2]]}),
-        *({"step": [[1, 2]]}, {"id": "a"}, {"steps": [[1, 2]], "step_mask": [1]}),
-        pandas.DataFrame({"a": ["x"], "b": [1]}),
-    ],
-    ids=str,
-)
-async def test_a_sequence_without_numbers_is_named_before_anything_is_sent(one: Any) -> None:
+async def test_a_sequence_without_numbers_is_named_before_anything_is_sent() -> None:
     async with serving(model(manifest())) as service, client_of(service) as client:
         with pytest.raises(errors.InvalidSequences) as error:
-            await client.predict([STEPS, one])
+            await client.predict([STEPS, [[1, 2], [3]]])
     assert error.value.indices == (1,)
     assert service.serving.served[0].metrics.sequences == 0
 
@@ -546,60 +469,6 @@ def test_the_key_is_sent_and_not_shown() -> None:
         assert "secret" not in repr(client)
     assert server.requests[0].headers["authorization"] == "Bearer secret"
     assert str(server.requests[0].url) == "http://host/prefix/predict"
-
-
-@contextmanager
-def https_server(authority: trustme.CA) -> Iterator[str]:
-    """A server over TLS that answers as `predictions` does."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.answer(b"{}")
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self.answer(predictions().content)
-
-        def answer(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-
-    class Server(http.server.HTTPServer):
-        def handle_error(self, *_: Any) -> None:
-            """Prints nothing where a client does not trust the certificate."""
-
-    with Server(("localhost", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"https://localhost:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def test_a_certificate_is_verified() -> None:
-    authority = trustme.CA()
-    trusted = ssl.create_default_context()
-    authority.configure_trust(trusted)
-    with https_server(authority) as address:
-        with lengthwise.Client(address, verify=trusted) as client:
-            assert client.predict([STEPS])[0].label == "a"
-        with (
-            lengthwise.Client(address, retries=0) as client,
-            pytest.raises(errors.ServerUnreachable),
-        ):
-            client.predict([STEPS])
 
 
 @BOTH

@@ -193,6 +193,16 @@ def test_a_port_that_speaks_something_else_is_told(scheme: str, of_server: str, 
     assert said in str(told.value).partition("; ")[2]
 
 
+def test_a_certificate_of_an_authority_that_is_trusted_is_taken() -> None:
+    authority, trusted = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trusted)
+    with (
+        listening(OK, context_of(authority)) as (port, _),
+        lengthwise.Client(f"https://localhost:{port}", retries=0, verify=trusted) as client,
+    ):
+        assert client.get("/healthz") == {}
+
+
 # Versions.
 
 

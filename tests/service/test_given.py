@@ -69,6 +69,8 @@ def in_memory(found: Data) -> dict[str, Any]:
     lists = [[[None if np.isnan(value) else float(value) for value in step] for step in steps] for steps in arrays]
     fields = ["id", "t", "label", *(name for name in table if name.startswith("f"))]
     frame = polars.from_pandas(table)
+    column = pa.array(lists, pa.list_(pa.list_(pa.float32())))
+    features = len(arrays[0][0])
     return {
         "list": arrays,
         "double": [steps.astype(np.float64) for steps in arrays],
@@ -83,14 +85,19 @@ def in_memory(found: Data) -> dict[str, Any]:
         "index": table.set_index(["id", "t"]),
         "frames": [rows.drop(columns="id") for _, rows in table.groupby("id", sort=False)],
         "groups": table.groupby("id", sort=False),
+        "groups of some columns": table.groupby("id", sort=False)[[name for name in table if name.startswith("f")]],
         "groups of groups": table.groupby(["id"], sort=False),
         "polars": frame,
         "polars groups": frame.group_by("id", maintain_order=True),
         "polars parts": frame.partition_by("id", as_dict=True),
         "polars lists": polars.DataFrame({"id": [*found], "steps": polars.Series(lists, dtype=NESTED)}),
         "arrow": pa.Table.from_pandas(table),
-        "arrow lists": pa.table({"id": [*found], "steps": pa.array(lists, pa.list_(pa.list_(pa.float32())))}),
-        "list column": pa.array(lists, pa.list_(pa.list_(pa.float64()))),
+        "arrow lists": pa.table({"id": [*found], "steps": column}),
+        "list column": column.cast(pa.large_list(pa.list_(pa.float64()))),
+        "list column of fixed steps": column.cast(pa.list_(pa.list_(pa.float32(), features))),
+        "chunks": pa.chunked_array([column[:1], column[1:]]),
+        "slice": pa.concat_arrays([column, column])[len(arrays) :],
+        "batch": pa.RecordBatch.from_arrays([column], names=["steps"]),
     }
 
 
@@ -290,6 +297,38 @@ def test_a_table_of_sequences_in_lists_is_read_by_rows() -> None:
     frame = pandas.DataFrame({"id": ["p", "q"], "steps": [[[1.0, 2.0]], np.ones((3, 2))], "note": "n", "label": [0, 1]})
     found = lengthwise.sequences(frame)
     assert [(one.id, one.steps.shape, one.label) for one in found] == [("p", (1, 2), 0), ("q", (3, 2), 1)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("text", 5, {"steps": [[1, 2]]}, pandas.DataFrame({"a": [1]}), polars.DataFrame({"a": [1]}).lazy()),
+        *(pa.array([1, 2]), pa.scalar(1), pa.scalar([1.0]), pa.table({"other": [1]})),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_list_of_sequences_is_said(given: Any) -> None:
+    with pytest.raises((ConfigurationError, InvalidSequences)):
+        lengthwise.sequences(given)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        *(None, "text", [["a", "b"]], [[1, 2], [3]], np.zeros((1, 2, 3)), np.array([[1.0, np.inf]]), {"steps": None}),
+        *(np.array([[1.0, 1.0], [1e39, 1.0]]), {"id": 5.0, "steps": [[1, 2]]}, {"id": "\ud800", "steps": [[1, 2]]}),
+        *({"step": [[1, 2]]}, {"id": "a"}, {"steps": [[1, 2]], "step_mask": [1]}),
+        pandas.DataFrame({"a": ["x"], "b": [1]}),
+    ],
+    ids=str,
+)
+def test_a_sequence_without_numbers_is_named(one: Any) -> None:
+    with pytest.raises(InvalidSequences) as error:
+        lengthwise.sequences([[[1, 2]], one])
+    assert error.value.indices == (1,)
+    with pytest.raises(InvalidSequences) as error:
+        lengthwise.sequences(pa.array([[[1.0, 2.0]], None]))
+    assert error.value.indices == (1,)
 
 
 def test_no_package_of_tables_is_imported() -> None:
