@@ -26,13 +26,6 @@ def test_a_sequence_that_fits_is_left_whole(policy: Any) -> None:
     assert item.kept_places is None
 
 
-def test_a_part_of_the_kept_steps_stands_at_the_places_sent() -> None:
-    kept = np.array([1, 3, 5, 7, 9])
-    item = make_item(STEPS, manifest(vocabulary=10, max_length=2, long="tail"), sent_steps=10, kept_places=kept)
-    assert item.kept_places is not None
-    assert item.kept_places.tolist() == [7, 9]
-
-
 def test_problems_keep_the_first_and_count_all() -> None:
     problems = Problems(most_listed=2)
     for i in range(5):

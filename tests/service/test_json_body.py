@@ -150,14 +150,9 @@ def test_a_large_ordinary_body_takes_the_fast_way(
     assert len(item.steps) == steps
 
 
-def call(item: Item, **fields: Any) -> Call:
-    """A call of one item for a model with those fields in its manifest."""
-    attention = fields.pop("ask", False)
-    return Call(OneModel(manifest(**fields)), [item], attention)
-
-
-def encoded(asked: Call, answer: Answer) -> dict[str, Any]:
-    """The one prediction of an answer's bytes."""
+def encoded(item: Item, answer: Answer, *, ask: bool = False, **fields: Any) -> dict[str, Any]:
+    """The one prediction of an answer's bytes, for a model with those fields in its manifest."""
+    asked = Call(OneModel(manifest(**fields)), [item], ask)
     document = json.loads(json_body.encode(asked, [answer]))
     assert list(document) == ["model", "version", "labels", "predictions"]
     (prediction,) = document["predictions"]
@@ -167,52 +162,62 @@ def encoded(asked: Call, answer: Answer) -> dict[str, Any]:
 STEPS = np.zeros((2, 2), dtype=np.float32)
 WEIGHTS = np.array([0.25, 0.75], dtype=np.float32)
 ROW = np.array([0.1, 0.7, 0.2], dtype=np.float32)
+SINGLE = {"label": "b", "score": 0.7, "probabilities": [0.1, 0.7, 0.2], "length": 2}
+KEPT, SENT = Item(STEPS, 3, kept_places=np.array([0, 2])), Item(STEPS, 2)
+TWO_ROWS = Answer(np.stack([ROW, ROW[::-1]]))
+WINDOWS = [{"start": 0, "length": 2, "probabilities": ROW}]
 
 
-def test_a_single_label_answer_has_label_score_and_probabilities() -> None:
-    made = encoded(call(Item(STEPS, 2)), Answer(ROW, 1))
-    assert made == {"label": "b", "score": 0.7, "probabilities": [0.1, 0.7, 0.2], "length": 2}
-
-
-def test_a_multi_label_answer_has_the_labels_that_reach_the_threshold() -> None:
-    made = encoded(call(Item(STEPS, 2, id="x"), task="multi-label", threshold=0.2), Answer(ROW, 1))
-    assert made == {"id": "x", "assigned": ["b", "c"], "probabilities": [0.1, 0.7, 0.2], "length": 2}
-
-
-def test_a_per_step_answer_is_null_at_steps_left_out() -> None:
-    kept = Item(STEPS, 3, kept_places=np.array([0, 2]))
-    made = encoded(call(kept, task="per-step"), Answer(np.stack([ROW, ROW[::-1]])))
-    assert made == {
-        "step_labels": ["b", None, "b"],
-        "step_scores": [0.7, None, 0.7],
-        "probabilities": [[0.1, 0.7, 0.2], None, [0.2, 0.7, 0.1]],
-        "length": 2,
-    }
-
-
-def test_a_per_step_answer_has_every_step_where_none_was_left_out() -> None:
-    made = encoded(call(Item(STEPS, 2), task="per-step"), Answer(np.stack([ROW, ROW])))
-    assert made["step_labels"] == ["b", "b"]
-
-
-def test_attention_has_an_entry_for_each_step_sent_and_0_at_steps_left_out() -> None:
-    kept = Item(STEPS, 4, kept_places=np.array([1, 3]))
-    assert encoded(call(kept, ask=True), Answer(ROW, 1, WEIGHTS))["attention"] == [0, 0.25, 0, 0.75]
-
-
-def test_attention_that_a_batch_mate_asked_for_is_not_told() -> None:
-    assert "attention" not in encoded(call(Item(STEPS, 2)), Answer(ROW, 1, WEIGHTS))
-
-
-def test_windows_are_told() -> None:
-    windows = [{"start": 0, "length": 2, "probabilities": ROW}]
-    assert encoded(call(Item(STEPS, 2)), Answer(ROW, 1, windows=windows))["windows"][0]["start"] == 0
+@pytest.mark.parametrize(
+    ("item", "answer", "fields", "expected"),
+    [
+        (SENT, Answer(ROW, 1), {}, SINGLE),
+        (SENT, Answer(ROW, 1, WEIGHTS), {}, SINGLE),  # a batch mate asked for attention
+        (KEPT, Answer(ROW, 1, WEIGHTS), {"ask": True}, SINGLE | {"attention": [0.25, 0, 0.75]}),
+        (
+            SENT,
+            Answer(ROW, 1, windows=WINDOWS),
+            {},
+            SINGLE | {"windows": [WINDOWS[0] | {"probabilities": [0.1, 0.7, 0.2]}]},
+        ),
+        (
+            Item(STEPS, 2, id="x"),
+            Answer(ROW, 1),
+            {"task": "multi-label", "threshold": 0.2},
+            {"id": "x", "assigned": ["b", "c"], "probabilities": [0.1, 0.7, 0.2], "length": 2},
+        ),
+        (
+            KEPT,
+            TWO_ROWS,
+            {"task": "per-step"},
+            {
+                "step_labels": ["b", None, "b"],
+                "step_scores": [0.7, None, 0.7],
+                "probabilities": [[0.1, 0.7, 0.2], None, [0.2, 0.7, 0.1]],
+                "length": 2,
+            },
+        ),
+        (
+            SENT,
+            TWO_ROWS,
+            {"task": "per-step"},
+            {
+                "step_labels": ["b", "b"],
+                "step_scores": [0.7, 0.7],
+                "probabilities": [[0.1, 0.7, 0.2], [0.2, 0.7, 0.1]],
+                "length": 2,
+            },
+        ),
+    ],
+)
+def test_an_answer_has_the_fields_of_its_task(item: Item, answer: Answer, fields: Any, expected: Any) -> None:
+    assert encoded(item, answer, **fields) == expected
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3))
 def test_probabilities_survive_the_text_bit_for_bit(values: list[float]) -> None:
     row = np.array(values, dtype=np.float32)
-    told = np.array(encoded(call(Item(STEPS, 2)), Answer(row))["probabilities"], dtype=np.float32)
+    told = np.array(encoded(SENT, Answer(row))["probabilities"], dtype=np.float32)
     assert told.tobytes() == row.tobytes()
 
 
@@ -220,5 +225,5 @@ def test_probabilities_survive_the_text_bit_for_bit(values: list[float]) -> None
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=256))
 def test_any_id_comes_back_as_it_was_sent(identifier: str) -> None:
     sent = orjson.dumps({"sequences": [{"id": identifier, "steps": [[1, 2]]}]})
-    read = json_body.decode(sent, OneModel(manifest()).find, max_sequences=1)
-    assert encoded(read, Answer(ROW, 1))["id"] == identifier
+    (item,) = json_body.decode(sent, OneModel(manifest()).find, max_sequences=1).items
+    assert encoded(item, Answer(ROW, 1))["id"] == identifier

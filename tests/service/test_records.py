@@ -1,4 +1,4 @@
-"""Records on their way to a model: taken, refused, gathered."""
+"""Records on their way to a model: taken, refused, gathered; and what came of them."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,19 @@ from lengthwise.decoding.calls import Item
 from lengthwise.errors import RecordError
 from lengthwise.padding import Steps
 from lengthwise.runtime.answers import Answer
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.manifest import Manifest, Task
 from lengthwise.scoring import records
-from lengthwise.scoring.records import Chunk, InputRecord, ValidRecord, chunked, prediction_of, validated
+from lengthwise.scoring.offline import ScoredBatch
+from lengthwise.scoring.records import (
+    Chunk,
+    InputRecord,
+    Summary,
+    ValidRecord,
+    chunked,
+    prediction_of,
+    right,
+    validated,
+)
 from tests.support.numpy_models import MANIFESTS, manifest
 
 
@@ -38,14 +48,6 @@ def test_a_record_that_the_model_does_not_take_is_named_by_its_place():
 def test_a_record_that_could_not_be_read_stays_what_it_is():
     bad = BadRecord("r", RecordError("d.jsonl:7: not JSON"))
     assert list(validated([bad], MANIFESTS["tokens"])) == [bad]
-
-
-@pytest.mark.parametrize(("policy", "kept"), [("head", [0, 1]), ("tail", [3, 4]), ("window", None)])
-def test_of_a_record_that_is_too_long_the_policy_keeps_its_part(policy: str, kept: list[int] | None):
-    entry = judge(manifest(long=policy, max_length=2), zeros(5))
-    assert isinstance(entry, ValidRecord)
-    assert (entry.item.kept_places is None) if kept is None else (entry.item.kept_places.tolist() == kept)
-    assert len(entry.item.steps) == (5 if kept is None else 2)
 
 
 @pytest.mark.parametrize(
@@ -92,14 +94,10 @@ def test_a_chunk_holds_so_many_bytes(monkeypatch: pytest.MonkeyPatch):
     assert sizes(list(chunked([taken(6), taken(6), taken(99), taken(1)], lambda: 0.5, stop=True))) == [2, 1, 1]
 
 
-def test_a_chunk_says_how_far_the_file_was_read():
-    assert [chunk.read for chunk in chunked([taken()], lambda: 0.5, stop=True)] == [0.5]
-
-
 def test_nothing_behind_a_bad_record_is_read_where_that_ends_the_run():
     entries = iter([taken(), BAD, taken()])
     (chunk,) = chunked(entries, lambda: 0.5, stop=True)
-    assert chunk.entries[1] is BAD
+    assert (chunk.entries[1], chunk.read) == (BAD, 0.5)
     assert len(list(entries)) == 1
 
 
@@ -117,3 +115,64 @@ def test_a_line_is_a_prediction_or_the_reason_why_there_is_none():
     assert (found["id"], found["label"], found["length"]) == ("r", "b", 1)
     assert prediction_of(BAD, None, model, attention=False) is BAD.error
     assert str(prediction_of(taken(), "why", model, attention=False)) == "d.jsonl:1: why"
+
+
+LABELS = ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "prediction", "expected"),
+    [
+        ("single-label", "a", {"label": "a"}, [True]),
+        ("single-label", "elsewhere", {"label": "a"}, [False]),
+        ("multi-label", ("a", "c"), {"assigned": ["a", "b"]}, [True, False, False]),
+        ("multi-label", (), {"assigned": []}, [True, True, True]),
+        ("per-step", ("a", "b", "c"), {"step_labels": [None, "b", "a"]}, [True, False]),
+    ],
+)
+def test_each_answer_is_held_against_the_label(
+    task: Task, label: Label, prediction: dict[str, object], expected: list[bool]
+):
+    assert right(label, prediction, LABELS, task) == expected
+
+
+def test_a_summary_counts_records_errors_and_right_answers():
+    summary = Summary("m/1")
+    for label, prediction in [
+        ("a", {"label": "a"}),
+        ("b", {"label": "a"}),
+        (None, {"label": "a"}),
+        ("a", {"error": ""}),
+    ]:
+        summary.count(label, prediction, LABELS, "single-label")
+    assert (summary.records, summary.errors, summary.right, summary.answers) == (4, 1, 1, 2)
+    assert summary.accuracy == 0.5
+
+
+def test_figures_of_speed_are_of_this_run_alone():
+    summary = Summary("m/1", records=30, resumed=20, seconds=2.0)
+    summary.ran(ScoredBatch(rows=10, cost_steps=200, valid_steps=120, computed_padding_steps=30, cpu_seconds=0.75))
+    summary.cpu_seconds["reading"] = 0.25
+    assert "processor time 1.0 s: 25% reading the file, 0% planning batches, 75% running the model" in "\n".join(
+        summary.lines()
+    )
+    assert summary.sequences_per_second == 5
+    assert (summary.padding_share, summary.computed_padding_share) == (0.4, 0.2)
+    assert "20.0%" in summary.note()
+    assert {name: summary.to_json()[name] for name in ("padding_share", "computed_padding_share")} == {
+        "padding_share": 0.4,
+        "computed_padding_share": 0.2,
+    }
+
+
+def test_nothing_divides_by_zero():
+    summary = Summary("m/1")
+    assert (summary.sequences_per_second, summary.padding_share, summary.accuracy) == (0, 0, None)
+    assert len(list(summary.lines())) == 1
+
+
+def test_people_are_told_of_errors_and_of_accuracy():
+    summary = Summary("m/1", records=3, errors=1, answers=2, right=1)
+    _, errors, accuracy = summary.lines()
+    assert errors.startswith("without an answer: 1 of them")
+    assert accuracy == "accuracy 0.5000: 1 of 2 answers are the label"

@@ -1,5 +1,4 @@
 import gc
-import math
 import sys
 import threading
 import time
@@ -29,11 +28,6 @@ def problems(body: Any, to: Manifest | None = None) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         read(body, to)
     return caught.value
-
-
-def steps(sequence: Any, to: Manifest | None = None) -> Any:
-    (item,) = read({"sequences": [sequence]}, to).items
-    return item.steps.tolist()
 
 
 @pytest.mark.parametrize("bad", BAD_BODIES, ids=[bad.name for bad in BAD_BODIES])
@@ -67,9 +61,39 @@ def test_a_flat_sequence_is_one_problem_with_the_way_out() -> None:
     )
 
 
-def test_masked_steps_do_not_make_a_sequence_less_flat() -> None:
-    error = problems({"sequences": [{"steps": [[1, 2], 3, 4], "step_mask": [False, True, True]}]})
-    assert [problem.pointer for problem in error.problems] == ["/sequences/0/steps/1"]
+ONE = manifest(features=1, missing="zero")
+TOKENS = manifest(vocabulary=10)
+MASKED = {"steps": [[1, 2], 3, 4], "step_mask": [False, True, True]}
+
+
+@pytest.mark.parametrize(
+    ("to", "body", "pointers"),
+    [
+        (None, {"sequences": [MASKED]}, ["/sequences/0/steps/1"]),
+        (None, {"sequences": [[[1]]], "version": "0"}, ["/version"]),
+        (None, {"sequences": [[[1, 2]]], "model": "other", "priority": 10}, ["/priority"]),
+        (
+            None,
+            b'{"sequences": [[[3.4028235677973365e38, 340282356779733650000000000000000000000]]]}',
+            ["/sequences/0/0/0"],
+        ),
+        (manifest(attention=False), {"sequences": [[[1, 2]]], "outputs": ["attention"]}, ["/outputs/0"]),
+        (manifest(max_length=2), {"sequences": [[[1, 2]] * 2, [[1, 2]] * 3]}, ["/sequences/1"]),
+        (TOKENS, {"sequences": [{"steps": [1], "feature_mask": [True]}]}, ["/sequences/0/feature_mask"]),
+        (ONE, {"sequences": [["x", ["y"], [1, 2], []]]}, [f"/sequences/0/{place}" for place in ("0", "1/0", "2", "3")]),
+    ],
+    ids=[
+        *(
+            "masked steps do not make it less flat",
+            "without a version no rules",
+            "options before the model",
+            "too large",
+        ),
+        *("an output that it lacks", "too long", "a token has no features", "one feature"),
+    ],
+)
+def test_the_rules_of_a_model_are_named_by_pointers(to: Manifest | None, body: Any, pointers: list[str]) -> None:
+    assert [problem.pointer for problem in problems(body, to).problems] == pointers
 
 
 @pytest.mark.parametrize(
@@ -114,13 +138,7 @@ def test_the_first_20_are_listed_and_all_are_counted() -> None:
     assert error.total == 50
 
 
-def test_a_body_with_an_invalid_version_is_not_checked_by_a_models_rules() -> None:
-    error = problems({"sequences": [[[1]]], "version": "0"})
-    assert [problem.pointer for problem in error.problems] == ["/version"]
-
-
-def test_what_is_wrong_with_the_options_comes_before_an_unknown_model() -> None:
-    assert problems({"sequences": [[[1, 2]]], "model": "other", "priority": 10}).problems[0].pointer == "/priority"
+def test_an_unknown_model_is_said_where_nothing_else_is_wrong() -> None:
     with pytest.raises(ModelNotFound):
         read({"sequences": [[[1]]], "model": "other"})
 
@@ -154,106 +172,56 @@ def test_options_are_read() -> None:
     assert (call.attention, call.timeout_ms, call.priority) == (False, None, 0)
 
 
-def test_an_output_that_the_model_lacks_is_named() -> None:
-    error = problems({"sequences": [[[1, 2]]], "outputs": ["attention"]}, manifest(attention=False))
-    assert error.problems == (Problem("/outputs/0", "the model sums/1 has no attention"),)
-
-
-def test_a_number_that_rounds_to_the_largest_float32_is_in_range() -> None:
-    just = b'{"sequences": [[[3.4028235677973365e38, 340282356779733650000000000000000000000]]]}'
-    largest = float(np.finfo(np.float32).max)
-    with pytest.raises(InvalidRequest):
-        read(just)
-    assert read(b'{"sequences": [[[3.4028235677973362e38, -1]]]}').items[0].steps.tolist() == [[largest, -1]]
-
-
-def test_a_step_of_zeros_is_data() -> None:
-    assert steps([[0, 0], [0, 0]]) == [[0, 0], [0, 0]]
-
-
-def test_a_null_is_a_missing_value_where_the_model_takes_one() -> None:
-    ((first, second),) = steps([[None, 2]], manifest(missing="mean"))
-    assert math.isnan(first)
-    assert second == 2
-
-
-def test_one_feature_may_stand_bare_or_in_an_array() -> None:
-    one = manifest(features=1, missing="zero")
-    assert steps([1, [2], 3.5], one) == [[1], [2], [3.5]]
-    assert math.isnan(steps([None], one)[0][0])
-    assert problems({"sequences": [["x", ["y"], [1, 2], []]]}, one).problems == (
-        Problem("/sequences/0/0", "must be a number or null, got a string"),
-        Problem("/sequences/0/1/0", "must be a number or null, got a string"),
-        Problem("/sequences/0/2", "the model takes 1 feature a step, this one has 2"),
-        Problem("/sequences/0/3", "the model takes 1 feature a step, this one has 0"),
-    )
-
-
-TOKENS = manifest(vocabulary=10)
-
-
 @pytest.mark.parametrize("token", ["-1", "10", "1.0", "1e0", "true", '"1"', "null", "[1]", "9" * 5000])
 def test_what_is_no_token_id_is_named(token: str) -> None:
     error = problems(b'{"sequences": [[0, 9], [3, %s]]}' % token.encode(), TOKENS)
     assert [problem.pointer for problem in error.problems] == ["/sequences/1/1"]
 
 
-def test_tokens_are_read() -> None:
-    item = read({"sequences": [[0, 9, 0]]}, TOKENS).items[0]
-    assert item.steps.dtype == np.int64
-    assert item.steps.tolist() == [0, 9, 0]
-
-
-def test_a_token_has_no_features_to_mask() -> None:
-    error = problems({"sequences": [{"steps": [1], "feature_mask": [True]}]}, TOKENS)
-    assert error.problems == (Problem("/sequences/0/feature_mask", "a token has no features to mask"),)
-
-
-def test_a_masked_step_is_as_if_it_had_never_been_sent() -> None:
-    item = read({"sequences": [{"steps": [[1, 2], ["rubbish"], [5, 6]], "step_mask": [True, False, True]}]}).items[0]
-    assert item.steps.tolist() == [[1, 2], [5, 6]]
-    assert item.kept_places is not None
-    assert (item.sent_steps, item.kept_places.tolist()) == (3, [0, 2])
-
-
-def test_a_mask_that_keeps_every_step_changes_nothing() -> None:
-    assert read({"sequences": [{"steps": [[1, 2]], "step_mask": [True]}]}).items[0].kept_places is None
-
-
-def test_a_masked_feature_is_missing_in_every_step() -> None:
-    takes = manifest(missing="zero")
-    made = steps({"steps": [[1, 2], [3, None]], "feature_mask": [True, False]}, takes)
-    assert [made[0][0], made[1][0]] == [1, 3]
-    assert math.isnan(made[0][1])
-    assert math.isnan(made[1][1])
-
-
-def test_a_feature_mask_that_masks_nothing_is_no_missing_value() -> None:
-    assert steps({"steps": [[1, 2]], "feature_mask": [True, True]}) == [[1, 2]]
-
-
-def test_a_sequence_past_the_max_length_is_named_under_reject() -> None:
-    error = problems({"sequences": [[[1, 2]] * 2, [[1, 2]] * 3]}, manifest(max_length=2))
-    assert error.problems == (Problem("/sequences/1", "3 steps; the model sums/1 takes at most 2"),)
-
-
-def test_masked_steps_do_not_count_towards_the_max_length() -> None:
-    sequence = {"steps": [[1, 2], [3, 4], [5, 6]], "step_mask": [True, False, True]}
-    assert steps(sequence, manifest(max_length=2)) == [[1, 2], [5, 6]]
+NAN = float("nan")
+LONG = {"steps": [[i, i] for i in range(1, 6)], "step_mask": [True, True, True, False, True]}
 
 
 @pytest.mark.parametrize(
-    ("policy", "kept", "places"), [("head", [[1, 1], [2, 2]], [0, 1]), ("tail", [[3, 3], [5, 5]], [2, 4])]
+    ("to", "sequence", "steps", "places"),
+    [
+        (manifest(), [[0, 0], [0, 0]], [[0, 0], [0, 0]], None),
+        (manifest(), [[3.4028235677973362e38, -1]], [[float(np.finfo(np.float32).max), -1]], None),
+        (manifest(missing="mean"), [[None, 2]], [[NAN, 2]], None),
+        (ONE, [1, [2], None, 3.5], [[1], [2], [NAN], [3.5]], None),
+        (TOKENS, [0, 9, 0], [0, 9, 0], None),
+        (manifest(), {"steps": [[1, 2], ["x"], [5, 6]], "step_mask": [True, False, True]}, [[1, 2], [5, 6]], [0, 2]),
+        (manifest(), {"steps": [[1, 2]], "step_mask": [True]}, [[1, 2]], None),
+        (manifest(), {"steps": [[1, 2]], "feature_mask": [True, True]}, [[1, 2]], None),
+        (ONE, {"steps": [[1], [3]], "feature_mask": [False]}, [[NAN], [NAN]], None),
+        (manifest(max_length=4), LONG, [[1, 1], [2, 2], [3, 3], [5, 5]], [0, 1, 2, 4]),
+        (manifest(max_length=2, long="head"), LONG, [[1, 1], [2, 2]], [0, 1]),
+        (manifest(max_length=2, long="tail"), LONG, [[3, 3], [5, 5]], [2, 4]),
+        (manifest(max_length=2, long="window"), [[1, 2]] * 7, [[1, 2]] * 7, None),
+    ],
+    ids=[
+        *(
+            "zeros are data",
+            "it rounds to the largest float32",
+            "null is missing",
+            "one feature, bare or not",
+            "tokens",
+        ),
+        *(
+            "a masked step was never sent",
+            "a mask that keeps all",
+            "no feature is masked",
+            "a masked feature is missing",
+        ),
+        *("masked steps do not count", "head", "tail", "window"),
+    ],
 )
-def test_head_and_tail_keep_their_part_of_the_kept_steps(policy: Any, kept: Any, places: list[int]) -> None:
-    sent = {"steps": [[i, i] for i in range(1, 6)], "step_mask": [True, True, True, False, True]}
-    item = read({"sequences": [sent]}, manifest(max_length=2, long=policy)).items[0]
-    assert item.kept_places is not None
-    assert (item.steps.tolist(), item.kept_places.tolist(), item.sent_steps) == (kept, places, 5)
-
-
-def test_window_keeps_every_step() -> None:
-    assert len(steps([[1, 2]] * 7, manifest(max_length=2, long="window"))) == 7
+def test_a_sequence_is_read(to: Manifest, sequence: Any, steps: Any, places: Any) -> None:
+    (item,) = read({"sequences": [sequence]}, to).items
+    assert np.array_equal(item.steps, np.array(steps, dtype=item.steps.dtype), equal_nan=item.steps.dtype == np.float32)
+    assert item.steps.dtype == (np.int64 if to is TOKENS else np.float32)
+    assert (None if item.kept_places is None else item.kept_places.tolist()) == places
+    assert item.sent_steps == len(sequence["steps"] if isinstance(sequence, dict) else sequence)
 
 
 @pytest.mark.parametrize("character", ["\U0001f600", "é", "\\", '"', "\u2028"])
