@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import machine, output, pages
 from tests.fuzz.cases import MODELS, cases
@@ -34,17 +33,11 @@ def main(bodies: int, seed: int, only: tuple[str, ...], out: Path | None) -> Non
     facts = machine.facts()
     console = Console()
     reports = asyncio.run(_all(bodies, seed, only, Console(stderr=True)))
-    table = Table("decoder", "bodies", "KiB", "answers", "slowest ms", "left KiB", "failures")
-    for one in reports:
-        answers = ", ".join(f"{status}: {count}" for status, count in sorted(one.answers.items()))
-        ends = (f"{one.slowest_seconds * 1e3:.1f}", f"{one.growth_bytes / 1024:.1f}", f"{len(one.failures)}")
-        table.add_row(one.decoder, f"{one.bodies}", f"{one.body_bytes >> 10}", answers, *ends)
-    console.print(table)
+    text = page(facts, reports, seed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+    console.print(text, markup=False)
     for one in reports:
         for case, why in one.failures[:5]:
             console.print(f"{one.decoder}: {why}\n  {case!r}"[:2000], markup=False, style="red")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    text = page(facts, reports, seed, peak >> 10)
     if out is not None:
         pages.write(out, text)
     sys.exit(not all(one.good for one in reports))

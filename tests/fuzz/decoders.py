@@ -14,7 +14,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from lengthwise.batching.pending import MAX_PRIORITY
 from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, why_rejected
@@ -65,32 +65,10 @@ async def _message(service: Service, case: Case) -> str:
 
 async def _repository(service: Service, case: Case) -> str:
     """The whole way over HTTP: these calls have no decoder apart from their endpoints."""
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": case.body}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    path = f"/v2/repository/{case.path['place']}"
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [],
-        "http_version": "1.1",
-        "scheme": "http",
-        "server": ("x", 80),
-    }
-    await service.app(scope, receive, send)
-    status, body = sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
-    assert status in {200, 400, 404}, (status, body)
-    assert isinstance(json.loads(body), (dict, list))
-    return str(status)
+    answer = await service.client.post(f"/v2/repository/{case.path['place']}", content=case.body)
+    assert answer.status_code in {200, 400, 404}, (answer.status_code, answer.text)
+    assert isinstance(answer.json(), (dict, list))
+    return str(answer.status_code)
 
 
 def _told(refused: RequestError, status: int, body: bytes) -> str:

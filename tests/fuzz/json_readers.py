@@ -31,6 +31,7 @@ _NUMBERS = (
 )
 _ODD = (
     *(b"null", b"nul", b"nullnull", b"-null", b"true", b'"1"', b"[1]", b"[]", b"{}", b"NaN", b"Infinity", b"01", b"1."),
+    *(b"nulll", b"null0", b"1e", b"1e+", b"--1", b"0x1", b"1_0", b"1e0", b"18446744073709551616", b"-1", b"10"),
     *(b".5", b"+1", b"1e39", b"1e400", b"-1e300", b"9" * 70, b"0." + b"1" * 70, b"\x00", b"\xff", b"", b"1e99999"),
 )
 _IDS = (b'"a"', b'"\xc3\xbc"', b'"\\u00fc"', b'"\\""', b'"\\ud800"', b'"' + b"x" * 257 + b'"', b'"\xff"', b'"\n"', b"1")

@@ -12,7 +12,7 @@ import pytest
 from lengthwise.decoding import arrow_stream
 from lengthwise.protocols.binary_bodies import prefers
 from tests.support.arrow_streams import ARROW, Form, stream, table_of
-from tests.support.numpy_models import MANIFESTS, Service, manifest, model, serving
+from tests.support.numpy_models import Service, manifest, model, serving
 
 SEQUENCES: list[dict[str, Any]] = [
     {"id": "a", "steps": [[0.1, 2.0], [3.0, 4.5]]},
@@ -89,17 +89,6 @@ def same(got: Any, told: Any) -> bool:
     return bool(got == told)
 
 
-async def test_tokens_and_one_feature_are_bare_numbers() -> None:
-    async with serving(model(MANIFESTS["tokens"])) as service:
-        answer = await sent(service, stream([{"steps": [1, 9]}], Form(pa.int32(), "bare")))
-        assert answer.json()["predictions"][0]["length"] == 2
-    async with serving(model(MANIFESTS["one feature"])) as service:
-        for form in (Form(pa.float32(), "bare"), Form(pa.float32(), "fixed")):
-            steps = [1.0, None] if form.step == "bare" else [[1.0], [None]]
-            answer = await sent(service, stream([{"steps": steps}], form))
-            assert answer.json()["predictions"][0]["length"] == 2
-
-
 async def test_a_body_may_be_compressed_as_a_whole() -> None:
     async with serving(model(manifest())) as service:
         body = stream([{"steps": [[1.0, 2.0]] * 50}] * 50)
@@ -107,28 +96,6 @@ async def test_a_body_may_be_compressed_as_a_whole() -> None:
         assert len(answer.json()["predictions"]) == 50
         too_large = await sent(service, gzip.compress(b"\0" * 20_000_000), content_encoding="gzip")
         assert too_large.status_code == 413
-
-
-@pytest.mark.parametrize(
-    ("query", "said"),
-    [
-        ("?model=other", (404, None)),
-        ("?version=0", (422, "query parameter version: must be ASCII digits")),
-        ("?timeout_ms=0", (422, "query parameter timeout_ms: must be finite and above 0")),
-        ("?priority=10", (422, "query parameter priority: must be a whole number from 0 to 9")),
-        ("?outputs=logits", (422, "query parameter outputs/0: must be 'attention'")),
-        ("?id=a", (422, "query parameter id: is not known; known are model, outputs")),
-        ("?priority=1&priority=1", (422, "query parameter priority: stands twice")),
-    ],
-)
-async def test_options_are_in_the_query(query: str, said: tuple[int, str | None]) -> None:
-    async with serving(model(manifest())) as service:
-        answer = await sent(service, stream([{"steps": [[1.0, 2.0]]}]), query)
-    assert answer.status_code == said[0], answer.text
-    if said[1] is not None:
-        (problem,) = answer.json()["errors"]
-        assert problem["pointer"] == ""
-        assert problem["detail"].startswith(said[1])
 
 
 @pytest.mark.parametrize("kind", ["arrow", "raw"])

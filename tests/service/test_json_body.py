@@ -101,6 +101,19 @@ IMITATIONS = [
     b'{"sequences":[[-0,9]]}',
     b'{"sequences":[[10]]}',
     b'{"sequences":[[18446744073709551615]]}',
+    # what is left out, or too much
+    b'{"sequences":[[[1,2],]]}',
+    b'{"sequences":[[[1,2]]]}}',
+    b'{"sequences":[[[1 2,3]]]}',
+    b'{"sequences":[[[1,2\x00]]]}',
+    b'{"sequence":[[[1,2]]]}',
+    b'{"sequencess":[[[1,2]]]}',
+    b'{"sequences',
+    b"{",
+    *(
+        b'{"sequences":[{"id":%s,"steps":[[1,2]]}]}' % text
+        for text in (b'"\xff"', b'"\\ud800"', b'"\\x"', b'"\n"', b'"')
+    ),
 ]
 
 
