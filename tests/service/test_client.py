@@ -530,11 +530,3 @@ async def test_other_paths_are_called_with_get_and_post() -> None:
         assert answer["predictions"][0]["length"] == 3
         with pytest.raises(errors.InvalidRequest):
             await client.post("/v1/models/sums:predict", {})
-
-
-@pytest.mark.parametrize("encoding", ["json", "arrow"])
-async def test_a_notebook_shows_predictions_as_those_of_a_model_in_python(encoding: Any) -> None:
-    async with serving(model(manifest())) as service, client_of(service, encoding=encoding) as client:
-        found = await client.predict([STEPS, STEPS[:1]])
-    assert found._repr_html_().count("<tr>") == 3
-    assert all(f">{label}</td>" in found[0]._repr_html_() for label in found.labels)

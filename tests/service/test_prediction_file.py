@@ -47,24 +47,21 @@ def test_wherever_a_file_was_cut_off_it_ends_up_the_same(tmp_path: Path):
         assert len(left) == max(0, whole[:size].count(b"\n") - 1)
 
 
-def test_a_file_that_is_not_there_is_begun(tmp_path: Path):
-    assert go_on(tmp_path / "out") == []
-    assert (tmp_path / "out").read_bytes() == b"".join(LINES)
+def test_a_file_that_is_not_there_is_begun_with_its_folder(tmp_path: Path):
+    path = tmp_path / "absent" / "folder" / "out"
+    assert go_on(path) == []
+    assert path.read_bytes() == b"".join(LINES)
 
 
 def test_a_file_with_something_in_it_is_not_written_over_unasked(tmp_path: Path):
     path = tmp_path / "out"
+    path.touch()
+    with PredictionFile(path) as scored:
+        scored.finish()
     path.write_bytes(b"precious")
     with pytest.raises(ConfigurationError, match="--resume"):
         PredictionFile(path)
     assert path.read_bytes() == b"precious"
-
-
-def test_an_empty_file_is_written_without_asking(tmp_path: Path):
-    path = tmp_path / "out"
-    path.touch()
-    with PredictionFile(path) as scored:
-        scored.finish()
 
 
 def test_overwriting_forgets_what_is_there_with_the_first_line(tmp_path: Path):
@@ -79,39 +76,30 @@ def test_overwriting_forgets_what_is_there_with_the_first_line(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("last", "made", "exact"),
+    ("last", "made", "exact", "is_taken"),
     [
-        (line("c", label="w"), LINES[2], True),
-        (b"nothing\n", LINES[2], True),
-        (b"[]\n", LINES[2], False),
-        (line("c", label="z", attention=[1]), LINES[2], False),
-        (line("d", label="z"), LINES[2], False),
-        (line("c", error="out:3: ..."), LINES[2], False),
+        (line("c", label="w"), LINES[2], True, False),
+        (b"nothing\n", LINES[2], True, False),
+        (b"[]\n", LINES[2], False, False),
+        (line("c", label="z", attention=[1]), LINES[2], False, False),
+        (line("d", label="z"), LINES[2], False, False),
+        (line("c", error="out:3: ..."), LINES[2], False, False),
+        (line("c", label="z", score=0.5), line("c", label="z", score=0.50001), False, True),  # no bits were promised
+        (line("c", error="data:3: bad"), line("c", error="./data:3: bad"), True, True),
     ],
 )
-def test_a_last_line_that_comes_out_otherwise_is_of_another_run(tmp_path: Path, last: bytes, made: bytes, exact: bool):
+def test_a_last_line_that_comes_out_otherwise_is_of_another_run(
+    tmp_path: Path, last: bytes, made: bytes, exact: bool, is_taken: bool
+):
     path = tmp_path / "out"
     before = LINES[0] + LINES[1] + last
     path.write_bytes(before)
-    with pytest.raises(ConfigurationError, match="out:3"):
-        go_on(path, exact=exact, rest=[made])
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("last", "made", "exact"),
-    [
-        (line("c", label="z", score=0.5), line("c", label="z", score=0.50001), False),
-        (line("c", error="data:3: bad"), line("c", error="./data:3: bad"), True),
-    ],
-)
-def test_a_last_line_may_differ_where_nothing_more_was_promised(tmp_path: Path, last: bytes, made: bytes, exact: bool):
-    path = tmp_path / "out"
-    path.write_bytes(LINES[0] + last)
-    with PredictionFile(path, resume=True, exact=exact) as scored:
-        assert len(list(scored.left())) == 1
-        scored.write([made])
-    assert path.read_bytes() == LINES[0] + made
+    if is_taken:
+        assert len(go_on(path, exact=exact, rest=[made])) == 2
+    else:
+        with pytest.raises(ConfigurationError, match="out:3"):
+            go_on(path, exact=exact, rest=[made])
+    assert path.read_bytes() == (LINES[0] + LINES[1] + made if is_taken else before)
 
 
 @pytest.mark.parametrize("bad", [b"{\n", b"[]\n", b'{"id": 3}\n', b"\0\0\n"])
@@ -134,12 +122,6 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path: Path):
     for path in (tmp_path / "file" / "out", tmp_path / "file" / "folder" / "out", tmp_path):
         with pytest.raises(ConfigurationError):
             PredictionFile(path)
-
-
-def test_its_folder_is_made(tmp_path: Path):
-    with PredictionFile(tmp_path / "absent" / "folder" / "out"):
-        pass
-    assert (tmp_path / "absent" / "folder" / "out").exists()
 
 
 def test_a_full_disk_is_reported_and_its_lines_can_be_resumed(tmp_path: Path):
