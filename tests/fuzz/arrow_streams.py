@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,19 +24,19 @@ import httpx
 import orjson
 import pyarrow as pa
 
+from lengthwise.runtime.manifest import Manifest
 from tests.fuzz.cases import MODELS
 from tests.support.arrow_streams import ARROW, Form, batches, table_of, written
 from tests.support.numpy_models import model, serving
 
 _NUMBERS: Final = (
-    pa.float16(),
-    pa.float32(),
-    pa.float64(),
-    pa.int8(),
-    pa.uint16(),
-    pa.int32(),
-    pa.int64(),
-    pa.uint64(),
+    *(pa.float16(), pa.float32(), pa.float64()),
+    *(pa.int8(), pa.uint16(), pa.int32(), pa.int64(), pa.uint64()),
+)
+_WIDE: Final[tuple[Callable[[random.Random], float], ...]] = (
+    lambda rng: rng.uniform(-1e3, 1e3),
+    lambda rng: rng.randint(-(2**53), 2**53),
+    lambda rng: rng.choice([0.0, -0.0, 1e-45, 3.4028235e38]),
 )
 _ODD_COLUMNS: Final = (
     pa.array([[1.0]]),
@@ -64,38 +65,64 @@ _ACCEPT: Final = ("", ARROW, f"{ARROW};q=0.5, */*", "application/json", f"{ARROW
 _QUERY: Final = ("", "&outputs=attention", "&priority=3", "&timeout_ms=6e4", "&outputs=x", "&version=1", "&version=0")
 
 
-def body(rng: random.Random, features: int | None, *, takes_missing: bool) -> bytes:
+def body(rng: random.Random, rules: Manifest) -> bytes:
     """A stream for a model, mostly right."""
     chance = rng.random()
     if chance < 0.1:
         return _odd(rng)
     compression = rng.choice(("lz4", "zstd")) if chance < 0.12 else None
-    sequences = [_sequence(rng, features, takes_missing) for _ in range(rng.randint(1, 4))]
+    return written(batches(*sequences(rng, rules, wide=False)), compression=compression)
+
+
+def sequences(rng: random.Random, rules: Manifest, *, wide: bool) -> tuple[list[dict[str, Any]], Form]:
+    """Sequences for a model, half of them right in everything but their masks, and how they are written.
+
+    Their numbers are digits, which every type has; `wide`: any that a double has.
+    """
+    features, takes_missing = rules.input.features, rules.missing != "refuse"
+    faults = rng.choice((0.0, 0.0, 0.05, 0.3 if wide else 0.05))
     bare = features is None or (features == 1 and rng.random() < 0.5)
-    number = rng.choice(_NUMBERS[3:] if features is None else _NUMBERS)
-    if bare and features == 1:
-        for one in sequences:
-            one["steps"] = [step[0] for step in one["steps"]]
     step = "bare" if bare else rng.choice(("list", "large_list", "fixed"))
-    form = Form(number, step, rng.random() < 0.3, False, rng.choice((1, 2, 100)))
-    return written(batches(sequences, form), compression=compression)
+    if wide:
+        kind = pa.int64() if features is None else pa.float64()
+    else:
+        kind = rng.choice(_NUMBERS[3:] if features is None else _NUMBERS)
+    wrong: tuple[Any, ...] = (None,) if not wide else (-1, 10, 2**40, None)
+    if wide and features is not None:
+        wrong = (1e300, -1e39, 3.4028235677973366e38, *(() if takes_missing else (None,)))
 
+    def rarely(other: Callable[[], Any], right: Any) -> Any:
+        return other() if rng.random() < faults else right
 
-def _sequence(rng: random.Random, features: int | None, takes_missing: bool) -> dict[str, Any]:
-    length = rng.choice((1, 1, 2, 3, 20))
+    def number() -> Any:
+        if features is not None and takes_missing and rng.random() < 0.2:
+            return None
+        right = rng.choice(_WIDE)(rng) if wide and features is not None else rng.randint(0, 9)
+        return rarely(lambda: rng.choice(wrong), right)
 
-    def number() -> int | None:
-        return None if rng.random() < (0.2 if takes_missing else 0.01) else rng.randint(0, 9)
+    def one_step() -> Any:
+        if bare:
+            return number()
+        size = features if step == "fixed" else rarely(lambda: rng.randint(0, 3), features)
+        made = [number() for _ in range(size)]
+        return rarely(lambda: None, made)
 
-    steps: list[Any] = [number() if features is None else [number() for _ in range(features)] for _ in range(length)]
-    one: dict[str, Any] = {"steps": steps}
-    if rng.random() < 0.3:
-        one["id"] = rng.choice(("a", "", "ü", "x" * 256, "x" * 257))
-    if rng.random() < 0.2:
-        one["step_mask"] = [rng.random() < 0.8 for _ in range(length + (rng.random() < 0.1))]
-    if rng.random() < 0.2 and takes_missing:
-        one["feature_mask"] = [rng.random() < 0.8 for _ in range(features or 1)]
-    return one
+    found: list[dict[str, Any]] = []
+    for _ in range(rng.randint(1, 4)):
+        length = rarely(lambda: rng.randint(0, 20), rng.randint(rules.min_length, rules.min_length + 1))
+        one: dict[str, Any] = {"steps": [one_step() for _ in range(length)]}
+        if rng.random() < 0.5:
+            one["id"] = rarely(lambda: "x" * 257, rng.choice(("a", "", "ü", "x" * 256)))
+        for mask, count in (("step_mask", length), ("feature_mask", features or 1)):
+            if rng.random() < 0.2:
+                kept, count = rng.choice((0.8, 1.0)), rarely(lambda: rng.randint(0, 4), count)
+                one[mask] = [rarely(lambda: None, rng.random() < kept) for _ in range(count)]
+        found.append(one)
+    if step == "fixed" and not any(made for one in found for made in one["steps"]):
+        step = "list"
+    return found, Form(
+        kind, step, rng.random() < 0.3, wide and features is not None and rng.random() < 0.5, rng.choice((1, 2, 1000))
+    )
 
 
 def _odd(rng: random.Random) -> bytes:
@@ -127,11 +154,7 @@ def damaged(rng: random.Random, text: bytes, other: bytes) -> bytes:
 
 
 async def send_all(bodies: int, seed: int, last: Path) -> dict[str, Any]:
-    """Sends that many streams to a service.
-
-    Returns:
-        How many were answered with which status, and what must not happen: the first such bodies.
-    """
+    """Sends that many streams to a service: how many got which status, and the first bodies that broke a rule."""
     rng = random.Random(seed)
     answers: Counter[str] = Counter()
     failures: list[str] = []
@@ -140,7 +163,7 @@ async def send_all(bodies: int, seed: int, last: Path) -> dict[str, Any]:
         with last.open("wb") as kept:
             for _ in range(bodies):
                 rules = rng.choice(MODELS)
-                good = body(rng, rules.input.features, takes_missing=rules.missing != "refuse")
+                good = body(rng, rules)
                 text = damaged(rng, good, before) if rng.random() < 0.5 else good
                 before = good or before
                 kept.seek(0)

@@ -98,13 +98,7 @@ _NO_LIMIT: Final = Turns()
 
 @dataclass(frozen=True)
 class Decoder:
-    """One of them.
-
-    Attributes:
-        name: For people.
-        built: Makes its cases.
-        decode: Decodes one.
-    """
+    """One of them: its name, what makes its cases, and what decodes one."""
 
     name: str
     built: Cases
@@ -125,27 +119,16 @@ DECODERS: Final = (
 
 @dataclass
 class Report:
-    """What was seen of a decoder.
-
-    Attributes:
-        decoder: Its name.
-        bodies: How many different ones it was sent.
-        body_bytes: Their size in all.
-        answers: How many ended in which status; 200 for a valid call.
-        slowest_seconds: Processor time of the slowest.
-        slowest: Its body.
-        growth_bytes: What was allocated by the second time through all of them and not freed.
-        failures: The bodies that broke a rule, with how.
-    """
+    """What was seen of a decoder."""
 
     decoder: str
-    bodies: int = 0
+    bodies: int = 0  # different ones
     body_bytes: int = 0
-    answers: Counter[str] = field(default_factory=Counter)
-    slowest_seconds: float = 0.0
+    answers: Counter[str] = field(default_factory=Counter)  # how many ended in which status; 200 for a valid call
+    slowest_seconds: float = 0.0  # of processor time
     slowest: bytes = b""
-    growth_bytes: int = 0
-    failures: list[tuple[Case, str]] = field(default_factory=list)
+    growth_bytes: int = 0  # allocated by the second time through all of them, and not freed
+    failures: list[tuple[Case, str]] = field(default_factory=list)  # the bodies that broke a rule, with how
 
     @property
     def good(self) -> bool:

@@ -133,10 +133,7 @@ def outcome(read: Any, text: bytes, find: Any) -> Any:
 def fuzz(bodies: int, seed: int) -> int:
     """Reads that many bodies with both readers; returns how many of them the one in C read.
 
-    Some of the others are made long enough that it says what is wrong with them.
-
-    Raises:
-        AssertionError: The other reader reads one of them as something else, or says something else of it.
+    Some of the others are made long enough that it says what is wrong with them. AssertionError where they differ.
     """
     rng, ordinary = random.Random(seed), 0
     models = {kind: OneModel(manifest) for kind, manifest in MANIFESTS.items()}

@@ -1,93 +1,42 @@
 """Arrow streams as bodies of `POST /predict`: the rules of JSON, without a Python object for any number."""
 
 import json
+import random
 from typing import Any
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lengthwise.decoding import fast_json, validation
-from lengthwise.decoding.calls import MOST_PROBLEMS
+from lengthwise.decoding.calls import MOST_PROBLEMS, Call
 from lengthwise.decoding.validation import PREDICT
 from lengthwise.errors import InvalidRequest, TooLarge
+from lengthwise.runtime.manifest import Manifest
+from tests.fuzz import arrow_streams
 from tests.support.arrow_streams import Form, batches, items, outcome, read, stream, with_buffer, written
 from tests.support.numpy_models import MANIFESTS, OneModel, manifest
 
 TWO = MANIFESTS["refuses missing"]
 
 
-def shown(problem: pytest.ExceptionInfo[InvalidRequest]) -> list[tuple[str, str]]:
-    return [(one.pointer, one.detail) for one in problem.value.problems]
+def refused(body: bytes, to: Manifest = TWO) -> list[tuple[str, str]]:
+    """The pointers and the details of what is wrong with a stream."""
+    with pytest.raises(InvalidRequest) as error:
+        read(body, to)
+    return [(one.pointer, one.detail) for one in error.value.problems]
+
+
+def called(body: bytes, to: Manifest = TWO, **options: Any) -> Call:
+    call = read(body, to, **options)
+    assert call is not None
+    return call
 
 
 # Every rule of a body, over every encoding.
-
-NUMBERS = st.one_of(
-    st.floats(-1e3, 1e3, width=32),
-    st.floats(-1e3, 1e3),
-    st.integers(-(2**53), 2**53),
-    st.sampled_from([0.0, -0.0, 1e-45, 3.4028235e38]),
-)
-TOO_LARGE = st.sampled_from([3.4028235677973366e38, -1e39, 1e300])
-FORMS = st.builds(
-    Form,
-    st.just(pa.float64()),
-    st.sampled_from(["list", "large_list", "fixed"]),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from([1, 2, 1000]),
-)
-
-
-@st.composite
-def bodies(draw: Any, name: str) -> tuple[list[dict[str, Any]], Form]:
-    """Sequences for a model, half of them right in everything but their masks, and how to write them."""
-    with_faults = draw(st.booleans())
-
-    def rarely(wrong: st.SearchStrategy[Any], right: Any) -> Any:
-        return draw(wrong) if with_faults and draw(st.integers(0, 19)) == 7 else right
-
-    rules = MANIFESTS[name]
-    features = rules.input.features
-    form = draw(FORMS)
-    number = st.integers(0, 9) if features is None else NUMBERS
-    if features is None:
-        form = Form(pa.int64(), "bare", form.large, False, form.batch_rows)
-        wrong = st.sampled_from([-1, 10, 2**40, None])
-    else:
-        if features == 1 and draw(st.booleans()):
-            form = Form(form.number, "bare", form.large, form.nan, form.batch_rows)
-        wrong = TOO_LARGE if rules.missing != "refuse" else st.one_of(TOO_LARGE, st.none())
-    kept = st.just(True) if draw(st.booleans()) else st.booleans()
-    often_null = features is not None and rules.missing != "refuse"
-    value = st.one_of(number, st.none()) if often_null else number
-    found: list[dict[str, Any]] = []
-    for _ in range(draw(st.integers(1, 4))):
-        steps: list[Any] = []
-        least = rules.min_length
-        for _ in range(rarely(st.integers(0, 12), draw(st.integers(least, least + 1)))):
-            if form.step == "bare":
-                steps.append(rarely(wrong, draw(value)))
-                continue
-            size = features or 1
-            size = size if form.step == "fixed" else rarely(st.integers(0, 3), size)
-            steps.append([rarely(wrong, draw(value)) for _ in range(size)])
-            if form.step != "fixed":
-                steps[-1] = rarely(st.none(), steps[-1])
-        one: dict[str, Any] = {"steps": steps}
-        if draw(st.booleans()):
-            one["id"] = rarely(st.just("x" * 257), draw(st.text(st.characters(codec="utf-8"), max_size=4)))
-        for mask, count in (("step_mask", len(steps)), ("feature_mask", features or 1)):
-            if draw(st.integers(0, 5)) == 0:
-                count = rarely(st.integers(0, 4), count)
-                one[mask] = [rarely(st.sampled_from([False, None]), draw(kept)) for _ in range(count)]
-        found.append(one)
-    if form.step == "fixed" and not any(step for one in found for step in one["steps"]):
-        form = Form(form.number, "list", form.large, form.nan, form.batch_rows)
-    return found, form
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -95,9 +44,10 @@ def test_a_body_has_one_outcome_in_every_encoding(name: str) -> None:
     catalog: Any = OneModel(MANIFESTS[name])
     seen: set[bool] = set()
 
-    @given(bodies(name))
-    def holds(made: tuple[list[dict[str, Any]], Form]) -> None:
-        sequences, form = made
+    @settings(max_examples=4 * settings.default.max_examples)
+    @given(st.integers(0, 2**32))
+    def holds(seed: int) -> None:
+        sequences, form = arrow_streams.sequences(random.Random(seed), MANIFESTS[name], wide=True)
         text = json.dumps({"sequences": sequences}).encode()
         expected = outcome(lambda: validation.read(text, catalog.find, max_sequences=1000))
         in_c = fast_json.read(text, catalog.find, max_sequences=1000, layout=PREDICT)
@@ -118,10 +68,9 @@ def test_numbers_of_every_type_become_the_float32_of_their_text_in_json(number: 
     if number == pa.int64():
         rows.append([9007199254740993, -16777217])
     for form in (Form(number), Form(number, "fixed"), Form(number, large=True)):
-        call = read(stream([{"steps": rows}], form), TWO)
+        call = called(stream([{"steps": rows}], form))
         text = json.dumps({"sequences": [{"steps": rows}]}).encode()
         catalog: Any = OneModel(TWO)
-        assert call is not None
         assert items(call) == items(validation.read(text, catalog.find, max_sequences=9))
 
 
@@ -138,46 +87,46 @@ def test_a_step_that_is_null_is_a_missing_value_of_one_feature(steps: list[Any],
 
 @pytest.mark.parametrize("number", [pa.int8(), pa.uint8(), pa.int32(), pa.uint32(), pa.uint64()])
 def test_tokens_may_have_every_type_of_whole_numbers(number: Any) -> None:
-    call = read(stream([{"steps": [1, 9, 0]}], Form(number, "bare")), MANIFESTS["tokens"])
-    assert call is not None
-    assert call.items[0].steps.tolist() == [1, 9, 0]
-    assert call.items[0].steps.dtype == np.int64
-
-
-def test_a_token_beyond_63_bits_is_none() -> None:
-    with pytest.raises(InvalidRequest) as error:
-        read(stream([{"steps": [1, 2**63 + 1]}], Form(pa.uint64(), "bare")), MANIFESTS["tokens"])
-    assert shown(error) == [("/sequences/0/steps/1", "is not a token id: the vocabulary has 0 to 9")]
+    (item,) = called(stream([{"steps": [1, 9, 0]}], Form(number, "bare")), MANIFESTS["tokens"]).items
+    assert (item.steps.dtype, item.steps.tolist()) == (np.int64, [1, 9, 0])
 
 
 @pytest.mark.parametrize("number", [pa.int16(), pa.float16(), pa.float32(), pa.float64()])
 def test_null_and_nan_are_missing_values(number: Any) -> None:
-    rules = MANIFESTS["takes missing"]
-    call = read(stream([{"steps": [[1, None], [None, 4]]}], Form(number)), rules)
-    assert call is not None
-    assert np.array_equal(call.items[0].steps, np.float32([[1, np.nan], [np.nan, 4]]), equal_nan=True)
-    with pytest.raises(InvalidRequest) as error:
-        read(stream([{"steps": [[1, None], [None, 4]]}], Form(number)), TWO)
-    assert [pointer for pointer, _ in shown(error)] == ["/sequences/0/steps/0/1", "/sequences/0/steps/1/0"]
+    body = stream([{"steps": [[1, None], [None, 4]]}], Form(number))
+    (item,) = called(body, MANIFESTS["takes missing"]).items
+    assert np.array_equal(item.steps, np.float32([[1, np.nan], [np.nan, 4]]), equal_nan=True)
+    assert [pointer for pointer, _ in refused(body)] == ["/sequences/0/steps/0/1", "/sequences/0/steps/1/0"]
 
 
-def test_steps_of_which_none_is_an_array_are_one_problem() -> None:
-    for rules in (TWO, MANIFESTS["takes missing"]):
-        with pytest.raises(InvalidRequest) as error:
-            read(stream([{"steps": [None, None]}], Form(pa.float64())), rules)
-        assert (error.value.total, [one.pointer for one in error.value.problems]) == (1, ["/sequences/0/steps/0"])
+LEVEL = "a step must be an array of 2 numbers, and none here is an array: the first is null; "
 
 
-def test_a_null_row_is_no_sequence() -> None:
-    with pytest.raises(InvalidRequest) as error:
-        read(stream([{"steps": [[1.0, 2.0]]}, {"steps": None}]), TWO)
-    assert shown(error) == [("/sequences/1/steps", "must be an array of steps, got null")]
-
-
-def test_infinity_is_beyond_the_range() -> None:
-    with pytest.raises(InvalidRequest) as error:
-        read(stream([{"steps": [[1.0, 2.0], [float("inf"), 1.0]]}], Form(pa.float32())), TWO)
-    assert shown(error) == [("/sequences/0/steps/1/0", "is beyond the range of float32")]
+@pytest.mark.parametrize(
+    ("to", "sequences", "form", "problem"),
+    [
+        (
+            "tokens",
+            [[1, 2**63 + 1]],
+            Form(pa.uint64(), "bare"),
+            ("0/steps/1", "is not a token id: the vocabulary has 0 to 9"),
+        ),
+        ("refuses missing", [[None, None]], Form(pa.float64()), ("0/steps/0", LEVEL)),
+        ("takes missing", [[None, None]], Form(pa.float64()), ("0/steps/0", LEVEL)),
+        ("refuses missing", [[[1.0, 2.0]], None], Form(), ("1/steps", "must be an array of steps, got null")),
+        (
+            "refuses missing",
+            [[[1.0, 2.0], [float("inf"), 1.0]]],
+            Form(pa.float32()),
+            ("0/steps/1/0", "is beyond the range of float32"),
+        ),
+    ],
+)
+def test_what_only_arrow_can_have_is_named_too(to: str, sequences: Any, form: Form, problem: tuple[str, str]) -> None:
+    body = stream([{"steps": steps} for steps in sequences], form)
+    ((pointer, detail),) = refused(body, MANIFESTS[to])
+    assert pointer == f"/sequences/{problem[0]}"
+    assert detail.startswith(problem[1])
 
 
 # Without a copy, and the memory that is counted.
@@ -192,34 +141,27 @@ def large(rows: int, length: int, number: Any = np.float32) -> Any:
 
 def test_float32_without_null_is_a_view_of_the_body() -> None:
     body = written([large(20, 50)])
-    call = read(body, TWO, quick=True)
-    assert call is not None
+    call = called(body, quick=True)
     whole = np.frombuffer(body, np.uint8)
     assert all(np.shares_memory(item.steps, whole) for item in call.items)
     assert call.held_bytes == len(body)
     assert call.items[1].steps[0].tolist() == [100, 101]
 
 
-def test_what_is_converted_does_not_hold_the_body() -> None:
-    body = written([large(20, 50, np.float64)])
-    call = read(body, TWO)
-    assert call is not None
+@pytest.mark.parametrize(
+    ("found", "to", "held"),
+    [
+        ([large(20, 50, np.float64)], TWO, 20 * 50 * 2 * 4),
+        ([large(2, 500)], manifest(long="head", max_length=3), 2 * 3 * (2 * 4 + 8)),
+        ([large(5, 10)] * 3, TWO, 15 * 10 * 2 * 4),
+    ],
+    ids=["converted", "a few steps", "several batches"],
+)
+def test_what_is_copied_does_not_hold_the_body(found: list[Any], to: Manifest, held: int) -> None:
+    body = written(found)
+    call = called(body, to)
     assert not any(np.shares_memory(item.steps, np.frombuffer(body, np.uint8)) for item in call.items)
-    assert call.held_bytes == 20 * 50 * 2 * 4
-
-
-def test_a_few_steps_of_a_large_body_do_not_hold_it() -> None:
-    rules = manifest(long="head", max_length=3)
-    call = read(written([large(2, 500)]), rules)
-    assert call is not None
-    assert call.held_bytes < 500
-
-
-def test_several_record_batches_are_counted_once() -> None:
-    call = read(written([large(5, 10), large(5, 10), large(5, 10)]), TWO)
-    assert call is not None
-    assert len(call.items) == 15
-    assert call.held_bytes == 15 * 10 * 2 * 4
+    assert (len(call.items), call.held_bytes) == (sum(batch.num_rows for batch in found), held)
 
 
 # What an enemy, or a broken client, would send.
@@ -269,49 +211,38 @@ NESTED = pa.list_(pa.list_(pa.float32()))
     ids=lambda value: value[:60] if isinstance(value, str) else "",
 )
 def test_a_stream_that_cannot_be_used_is_said_in_a_sentence(body: bytes, said: str) -> None:
-    with pytest.raises(InvalidRequest) as error:
-        read(body, TWO)
-    assert shown(error)[0][0] == ""
-    assert said in shown(error)[0][1]
+    (pointer, detail), *_ = refused(body)
+    assert pointer == ""
+    assert said in detail
 
 
 def test_a_body_without_rows_has_no_sequence() -> None:
-    with pytest.raises(InvalidRequest) as error:
-        read(table(steps=pa.array([], NESTED)), TWO)
-    assert shown(error) == [("/sequences", "must have at least one sequence")]
+    assert refused(table(steps=pa.array([], NESTED))) == [("/sequences", "must have at least one sequence")]
 
 
-def test_more_rows_or_batches_than_sequences_are_too_many() -> None:
-    with pytest.raises(TooLarge):
-        read(stream([{"steps": [[1.0, 2.0]]}] * 4), TWO, max_sequences=3)
-    empty = pa.RecordBatch.from_pylist([], pa.schema({"steps": NESTED}))
-    with pytest.raises(TooLarge):
-        read(written([empty] * 4), TWO, max_sequences=3)
+def empty(schema: Any, batches: int = 1) -> bytes:
+    return written([pa.RecordBatch.from_pylist([], schema)] * batches)
 
 
-def test_a_large_schema_is_refused_before_it_is_made() -> None:
-    wide = pa.schema({f"column {number}": pa.int8() for number in range(20)})
-    with pytest.raises(TooLarge):
-        read(written([pa.RecordBatch.from_pylist([], wide)]), TWO)
+def test_more_than_the_limits_is_refused_before_it_is_made() -> None:
     deep = pa.float32()
     for _ in range(30):
         deep = pa.list_(deep)
-    with pytest.raises(TooLarge):
-        read(written([pa.RecordBatch.from_pylist([], pa.schema({"steps": deep}))]), TWO)
-    noted = pa.schema({"steps": NESTED}, metadata={"note": "x" * 20_000})
-    with pytest.raises(TooLarge):
-        read(written([pa.RecordBatch.from_pylist([], noted)]), TWO)
+    for body in (
+        stream([{"steps": [[1.0, 2.0]]}] * 4),
+        empty(pa.schema({"steps": NESTED}), 4),
+        empty(pa.schema({f"column {number}": pa.int8() for number in range(20)})),
+        empty(pa.schema({"steps": deep})),
+        empty(pa.schema({"steps": NESTED}, metadata={"note": "x" * 20_000})),
+    ):
+        with pytest.raises(TooLarge):
+            read(body, TWO, max_sequences=3)
 
 
 def test_the_notes_of_pandas_are_no_hindrance() -> None:
-    import pandas
-
-    frame = pandas.DataFrame({"steps": [[[1.0, 2.0]]], "id": ["a"]})
-    found = pa.RecordBatch.from_pandas(frame)
+    found = pa.RecordBatch.from_pandas(pandas.DataFrame({"steps": [[[1.0, 2.0]]], "id": ["a"]}))
     assert b"pandas" in found.schema.metadata
-    call = read(written([found]), TWO)
-    assert call is not None
-    assert call.items[0].id == "a"
+    assert called(written([found])).items[0].id == "a"
 
 
 @pytest.mark.parametrize(
@@ -324,30 +255,23 @@ def test_the_notes_of_pandas_are_no_hindrance() -> None:
 def test_offsets_that_lie_are_refused(buffer: int, values: list[int]) -> None:
     (batch,) = batches([{"steps": [[1.5, 2.5], [3.5, 4.5], [5.5, 6.5]]}], Form())
     assert read(with_buffer(batch, buffer, [0, 3] if buffer == 0 else [0, 2, 4, 6]), TWO) is not None
-    with pytest.raises(InvalidRequest):
-        read(with_buffer(batch, buffer, values), TWO)
+    assert refused(with_buffer(batch, buffer, values))
 
 
 def test_offsets_that_leave_numbers_out_are_read_as_they_are() -> None:
     (batch,) = batches([{"steps": [[1.5, 2.5], [3.5, 4.5], [5.5, 6.5]]}], Form())
-    call = read(with_buffer(batch, 0, [1, 2]), TWO)
-    assert call is not None
-    assert call.items[0].steps.tolist() == [[3.5, 4.5]]
+    assert called(with_buffer(batch, 0, [1, 2])).items[0].steps.tolist() == [[3.5, 4.5]]
 
 
 def test_text_that_is_not_utf_8_is_refused() -> None:
     (batch,) = batches([{"id": "abcd", "steps": [[1.0, 2.0]]}], Form())
-    body = written([batch]).replace(b"abcd", b"ab\xff\xff")
-    with pytest.raises(InvalidRequest):
-        read(body, TWO)
+    assert refused(written([batch]).replace(b"abcd", b"ab\xff\xff"))
 
 
 def test_a_list_of_no_bytes_is_not_made() -> None:
-    steps = pa.ListArray.from_arrays(pa.array([0, 2**31 - 1], pa.int32()), pa.nulls(2**31 - 1))
-    body = written([pa.RecordBatch.from_arrays([steps], names=["steps"])])
+    body = table(steps=pa.ListArray.from_arrays(pa.array([0, 2**31 - 1], pa.int32()), pa.nulls(2**31 - 1)))
     assert len(body) < 1000
-    with pytest.raises(InvalidRequest):
-        read(body, TWO)
+    assert refused(body)
 
 
 def test_millions_of_empty_steps_are_counted_up_to_the_limit() -> None:
@@ -365,20 +289,18 @@ def test_one_missing_number_among_millions_is_named() -> None:
     values[-1] = np.nan
     inner = pa.FixedSizeListArray.from_arrays(pa.array(values), features)
     steps = pa.ListArray.from_arrays(pa.array([0, rows], pa.int32()), inner)
-    with pytest.raises(InvalidRequest) as error:
-        read(written([pa.RecordBatch.from_arrays([steps], names=["steps"])]), manifest(features=64, max_length=2**21))
-    assert [problem.pointer for problem in error.value.problems] == [f"/sequences/0/steps/{rows - 1}/63"]
+    body = table(steps=steps)
+    assert [at for at, _ in refused(body, manifest(features=64, max_length=2**21))] == [
+        f"/sequences/0/steps/{rows - 1}/63"
+    ]
 
 
 def test_a_long_mask_is_refused_by_its_length() -> None:
-    with pytest.raises(InvalidRequest) as error:
-        read(stream([{"steps": [[1.0, 2.0]], "step_mask": [True] * 5000}]), TWO)
-    assert shown(error) == [("/sequences/0/step_mask", "must have one entry for each of the 1 steps, it has 5000")]
+    body = stream([{"steps": [[1.0, 2.0]], "step_mask": [True] * 5000}])
+    assert refused(body) == [("/sequences/0/step_mask", "must have one entry for each of the 1 steps, it has 5000")]
 
 
 def test_the_pointers_of_a_later_batch_count_all_rows() -> None:
     sequences: list[dict[str, Any]] = [{"steps": [[1.0, 2.0]]} for _ in range(5)]
     sequences[3]["steps"] = [[1.0, 2.0], [None, 1.0]]
-    with pytest.raises(InvalidRequest) as error:
-        read(stream(sequences, Form(batch_rows=2)), TWO)
-    assert [pointer for pointer, _ in shown(error)] == ["/sequences/3/steps/1/0"]
+    assert [at for at, _ in refused(stream(sequences, Form(batch_rows=2)))] == ["/sequences/3/steps/1/0"]
