@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lengthwise.decoding import fast_json, json_body, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.decoding.validation import PREDICT, BodyLayout
-from lengthwise.errors import ModelNotFound
+from lengthwise.errors import InvalidRequest, ModelNotFound
 from lengthwise.protocols.v1 import INSTANCES
 from tests.support.numpy_models import MANIFESTS, OneModel, manifest
 
@@ -233,3 +233,19 @@ def test_without_the_compiled_module_the_same_is_read(monkeypatch: pytest.Monkey
     monkeypatch.setattr(fast_json, "COMPILED", False)
     (other,) = json_body.decode(body, TWO.find, max_sequences=1).items
     assert other.steps.tobytes() == compiled.steps.tobytes()
+
+
+def outcome(read_it: Any, body: bytes) -> Any:
+    with pytest.raises(InvalidRequest) as error:
+        read_it(body, TWO.find, max_sequences=3, layout=PREDICT)
+    return error.value.problems, error.value.total
+
+
+@pytest.mark.parametrize(
+    "step",
+    [b"[" + b"0," * 50_000 + b"0]", b'"' + b"x" * 5000 + b'"', b'{"a": ' + b"[" * 20 + b"]" * 20 + b" " * 9999 + b"}"],
+)
+def test_a_long_wrong_step_of_a_long_body_is_named_by_its_kind_and_size(step: bytes):
+    """All else that is said of a long wrong body is compared by `tests.fuzz.json_readers`."""
+    body = b'{"sequences": [%s[[1, 2], %s]]}' % (b" " * 66_000, step)
+    assert outcome(fast_json.explain, body) == outcome(validation.read, body)

@@ -3,8 +3,7 @@
  * `locate` finds where the sequences stand in the body, and `read` reads them. Where they are not ordinary it returns
  * None, or, if it is asked in detail, where the first wrong steps stand, and how many there are. What it reads is what
  * the reader in Python (`validation.py`) makes of the same text, bit for bit, and what it calls wrong is what that one
- * does: tests/service/test_json_body.py, test_fast_json.py and test_scanned_json.py test this. Where it cannot tell, it
- * returns None in any case.
+ * does: tests/fuzz/json_readers.py compares them. Where it cannot tell, it returns None in any case.
  *
  * Nothing here calls itself, so the nesting of a text costs no stack. Every text ends in NUL, which is part of no
  * token: a loop that stops at any byte it does not expect never passes the end.
