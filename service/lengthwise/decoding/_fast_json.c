@@ -770,7 +770,7 @@ static const char *nested_end(const char *start, const char *end)
 {
     const char *value = NULL;
     for (int i = 0; i < 3; i++) {
-        while (end > start && past_space(end - 1) != end - 1) end--;
+        while (end > start && (end[-1] == ' ' || end[-1] == '\n' || end[-1] == '\t' || end[-1] == '\r')) end--;
         if (end-- == start || !((*end == '}' && i != 1) || (*end == ']' && i > 0))) return NULL;
         if (i == 1) value = end + 1;
     }
