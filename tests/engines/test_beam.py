@@ -16,6 +16,12 @@ from tests.support.engines import Answers, MortalScorer, Recordings, found_in
 
 beam = pytest.importorskip("apache_beam", reason="Apache Beam is not installed: make engines installs it")
 
+from apache_beam.ml.inference.base import KeyedModelHandler, RunInference  # noqa: E402
+from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
+from apache_beam.testing.util import assert_that, equal_to  # noqa: E402
+
+from lengthwise.engines.beam import LengthwiseModelHandler  # noqa: E402
+
 SCORER = Scorer(recurrent_kernels=True)
 PROCESSES = ["--runner=DirectRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
@@ -27,11 +33,6 @@ def line_of(result: Any) -> str:
 
 def answer(recordings: Recordings, out: Path, scorer: Scorer, options: Sequence[str] = ()) -> None:
     """Answers the recordings into files whose names begin with `out`."""
-    from apache_beam.ml.inference.base import RunInference
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from lengthwise.engines.beam import LengthwiseModelHandler
-
     handler = LengthwiseModelHandler(scorer, block_rows=50)
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         rows = pipeline | beam.io.ReadFromParquet(f"{recordings.folder}/*.parquet") | beam.Reshuffle()
@@ -62,11 +63,6 @@ def test_when_a_worker_dies_nothing_is_written_and_the_next_run_answers_every_ro
 
 
 def test_elements_may_have_keys_and_errors(recordings: Recordings) -> None:
-    from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
-    from apache_beam.testing.util import assert_that, equal_to
-
-    from lengthwise.engines.beam import LengthwiseModelHandler
-
     handler = KeyedModelHandler(LengthwiseModelHandler(Scorer(on_error="column", recurrent_kernels=True)))
     with beam.Pipeline() as pipeline:
         elements = pipeline | beam.Create([("good", [[0.5] * 12] * 3), ("bad", [[0.5] * 11])])
@@ -75,10 +71,6 @@ def test_elements_may_have_keys_and_errors(recordings: Recordings) -> None:
 
 
 def test_an_error_names_the_element(recordings: Recordings) -> None:
-    from apache_beam.ml.inference.base import RunInference
-
-    from lengthwise.engines.beam import LengthwiseModelHandler
-
     def run(element: Any) -> None:
         with beam.Pipeline() as pipeline:
             _ = pipeline | beam.Create([element]) | RunInference(LengthwiseModelHandler(SCORER))
@@ -92,8 +84,6 @@ def test_an_error_names_the_element(recordings: Recordings) -> None:
 
 
 def test_a_handler_moves_to_another_model(tmp_path: Path) -> None:
-    from lengthwise.engines.beam import LengthwiseModelHandler
-
     shutil.copytree(bundled_models() / "japanese-vowels" / "1", tmp_path / "japanese-vowels" / "1")
     handler = LengthwiseModelHandler(SCORER)
     before = handler.load_model()

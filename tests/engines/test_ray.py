@@ -14,6 +14,8 @@ from tests.support.engines import MortalScorer, Recordings, found_in
 ray = pytest.importorskip("ray", reason="Ray is not installed: make engines installs it")
 pytest.importorskip("ray.data", reason="Ray Data is not installed: make engines installs it")
 
+from lengthwise.engines import ray as scoring  # noqa: E402
+
 SCORER = Scorer(recurrent_kernels=True)
 
 
@@ -31,8 +33,6 @@ def dataset(recordings: Recordings) -> Any:
 
 
 def test_two_actors_answer_every_row_once_with_the_bits_of_predict(recordings: Recordings) -> None:
-    from lengthwise.engines import ray as scoring
-
     answered = scoring.score(dataset(recordings), SCORER, workers=2, block_rows=64)
     rows = answered.take_all()
     assert found_in(rows) == recordings.answers
@@ -51,8 +51,6 @@ def test_the_class_itself_is_what_map_batches_takes(recordings: Recordings) -> N
 
 
 def test_when_a_worker_dies_no_row_is_lost_or_doubled(recordings: Recordings, tmp_path: Path) -> None:
-    from lengthwise.engines import ray as scoring
-
     scorer = MortalScorer(recurrent_kernels=True, marker=str(tmp_path / "died"))
     answered = scoring.score(dataset(recordings), scorer, workers=2, block_rows=32)
     assert found_in(answered.take_all()) == recordings.answers
@@ -60,8 +58,6 @@ def test_when_a_worker_dies_no_row_is_lost_or_doubled(recordings: Recordings, tm
 
 
 def test_an_error_names_the_row_or_is_a_column() -> None:
-    from lengthwise.engines import ray as scoring
-
     rows = ray.data.from_items([{"id": "good", "steps": [[0.5] * 12] * 3}, {"id": "bad", "steps": [[0.5] * 11]}])
     with pytest.raises(Exception, match="id 'bad': the model takes 12 features a step, this one has 11"):
         scoring.score(rows, SCORER, workers=1).take_all()

@@ -18,6 +18,8 @@ sql = pytest.importorskip("pyspark.sql", reason="PySpark is not installed: make 
 if shutil.which("java") is None:
     pytest.skip("Spark needs a Java (Debian: apt-get install default-jre-headless)", allow_module_level=True)
 
+from lengthwise.engines import spark as scoring  # noqa: E402
+
 SCORER = Scorer(recurrent_kernels=True)
 
 
@@ -39,8 +41,6 @@ def frame(session: Any, recordings: Recordings) -> Any:
 
 
 def test_spark_answers_every_row_once_with_the_bits_of_predict(session: Any, recordings: Recordings) -> None:
-    from lengthwise.engines import spark as scoring
-
     answered = scoring.score(frame(session, recordings), SCORER)
     assert answered.columns == ["id", "site", "label", "score", "probabilities", "length"]
     rows = answered.collect()
@@ -49,16 +49,12 @@ def test_spark_answers_every_row_once_with_the_bits_of_predict(session: Any, rec
 
 
 def test_map_in_pandas_gives_the_same(session: Any, recordings: Recordings) -> None:
-    from lengthwise.engines import spark as scoring
-
     rows = frame(session, recordings)
     answered = rows.mapInPandas(SCORER.batches, scoring.schema(rows, SCORER))
     assert found_in(answered.collect()) == recordings.answers
 
 
 def test_when_a_worker_dies_no_row_is_lost_or_doubled(session: Any, recordings: Recordings, tmp_path: Path) -> None:
-    from lengthwise.engines import spark as scoring
-
     scorer = MortalScorer(recurrent_kernels=True, marker=str(tmp_path / "died"))
     scoring.score(frame(session, recordings), scorer).write.parquet(str(tmp_path / "answered"))
     assert (tmp_path / "died").exists()
@@ -66,8 +62,6 @@ def test_when_a_worker_dies_no_row_is_lost_or_doubled(session: Any, recordings: 
 
 
 def test_an_error_names_the_row_or_is_a_column(session: Any) -> None:
-    from lengthwise.engines import spark as scoring
-
     rows = session.createDataFrame(
         [("good", [[0.5] * 12]), ("bad", [[0.5] * 11]), ("none", None)], "id string, steps array<array<float>>"
     )
@@ -82,8 +76,6 @@ def test_an_error_names_the_row_or_is_a_column(session: Any) -> None:
 
 
 def test_a_frame_that_does_not_fit_is_refused_before_it_runs(session: Any, recordings: Recordings) -> None:
-    from lengthwise.engines import spark as scoring
-
     rows = frame(session, recordings)
     labelled, without = rows.withColumn("label", rows["site"]), rows.drop("steps")
     for wrong, said in ((labelled, "has a column 'label'"), (without, "has no column 'steps'")):

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import numpy as np
 import orjson
-import pandas
 import pyarrow as pa
 import pytest
 
@@ -19,7 +18,7 @@ from lengthwise import errors
 from lengthwise.client.answers import error_of, seconds_of
 from lengthwise.decoding import arrow_stream
 from tests.support.arrow_streams import ARROW, stream
-from tests.support.numpy_models import MANIFESTS, Service, manifest, model, serving
+from tests.support.numpy_models import Service, manifest, model, serving
 
 STEPS = np.float32([[0.1, 2.0], [3.0, 4.5], [5.0, -1.0]])
 
@@ -68,22 +67,6 @@ async def test_both_encodings_have_answers_of_the_same_bits(rules: Any) -> None:
         assert fields(one) == fields(other)
         assert one.probabilities.dtype == np.float32
     assert found[0][0].id == "a"
-
-
-async def test_tokens_are_lists_arrays_columns_and_groups_of_whole_numbers() -> None:
-    frame = pandas.DataFrame({"of": [1, 1, 2], "token": [1, 9, 0]})
-    async with serving(model(MANIFESTS["tokens"])) as service:
-        for encoding in ("json", "arrow"):
-            async with client_of(service, encoding=encoding) as client:
-                for given in (
-                    [[1, 9], [0]],
-                    [np.int8([1, 9]), np.int8([0])],
-                    [np.uint64([1, 9]), np.uint64([0])],
-                    pa.array([[1, 9], [0]]),
-                    frame.groupby("of"),
-                    frame.astype({"token": np.uint64}).groupby("of"),
-                ):
-                    assert [one.length for one in await client.predict(given)] == [2, 1]
 
 
 async def test_many_numbers_are_sent_as_arrow_and_few_as_json() -> None:
@@ -172,12 +155,9 @@ async def test_what_the_model_refuses_has_the_error_of_its_status() -> None:
     async with serving(model(manifest(attention=False))) as service, client_of(service) as client:
         with pytest.raises(errors.ModelNotFound):
             await client.predict([STEPS], model="other")
-        with pytest.raises(errors.InvalidSequences):
-            await client.predict([STEPS], attention=True)
-        with pytest.raises(errors.InvalidSequences):
-            await client.predict([np.zeros((2, 3))])
-        with pytest.raises(errors.ModelNotFound):
-            await client.get("/nothing")
+        for wrong, options in ((STEPS, {"attention": True}), (np.zeros((2, 3)), {})):
+            with pytest.raises(errors.InvalidSequences):
+                await client.predict([wrong], **options)
 
 
 async def test_a_sequence_without_numbers_is_named_before_anything_is_sent() -> None:

@@ -22,7 +22,7 @@ from rich.console import Console
 import lengthwise
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.commands.score import ScoringRun
-from lengthwise.datasets import dataset
+from lengthwise.datasets import arrays, dataset
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.scoring.opened import OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
@@ -62,21 +62,21 @@ def long_table(found: Data) -> pandas.DataFrame:
 
 def in_memory(found: Data) -> dict[str, Any]:
     """The data in every form that Python functions take, with the ids in their order."""
-    arrays = [steps for steps, _ in found.values()]
-    ragged = np.empty(len(arrays), dtype=object)
-    ragged[:] = arrays
+    whole = [steps for steps, _ in found.values()]
+    ragged = np.empty(len(whole), dtype=object)
+    ragged[:] = whole
     table = long_table(found)
-    lists = [[[None if np.isnan(value) else float(value) for value in step] for step in steps] for steps in arrays]
+    lists = [[[None if np.isnan(value) else float(value) for value in step] for step in steps] for steps in whole]
     fields = ["id", "t", "label", *(name for name in table if name.startswith("f"))]
     frame = polars.from_pandas(table)
     column = pa.array(lists, pa.list_(pa.list_(pa.float32())))
-    features = len(arrays[0][0])
+    features = len(whole[0][0])
     return {
-        "list": arrays,
-        "double": [steps.astype(np.float64) for steps in arrays],
-        "generator": (steps for steps in arrays),
+        "list": whole,
+        "double": [steps.astype(np.float64) for steps in whole],
+        "generator": (steps for steps in whole),
         "ragged": ragged,
-        "series": pandas.Series(arrays),
+        "series": pandas.Series(whole),
         "lists": lists,
         "mapping": {name: steps for name, (steps, _) in found.items()},
         "objects": [{"id": name, "steps": steps, "label": label} for name, (steps, label) in found.items()],
@@ -96,7 +96,7 @@ def in_memory(found: Data) -> dict[str, Any]:
         "list column": column.cast(pa.large_list(pa.list_(pa.float64()))),
         "list column of fixed steps": column.cast(pa.list_(pa.list_(pa.float32(), features))),
         "chunks": pa.chunked_array([column[:1], column[1:]]),
-        "slice": pa.concat_arrays([column, column])[len(arrays) :],
+        "slice": pa.concat_arrays([column, column])[len(whole) :],
         "batch": pa.RecordBatch.from_arrays([column], names=["steps"]),
     }
 
@@ -190,6 +190,16 @@ async def test_every_form_gets_the_same_answers_from_a_model_a_server_and_a_file
     lines = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
     assert [line["id"] for line in lines] == [*found]
     assert [np.float32(line["probabilities"]).tobytes() for line in lines] == expected
+
+
+def test_tokens_are_lists_arrays_columns_and_groups_of_whole_numbers() -> None:
+    frame = pandas.DataFrame({"of": [1, 1, 2], "token": [1, 9, 0]})
+    for form in (
+        *([[1, 9], [0]], [np.int8([1, 9]), np.int8([0])], [np.uint64([1, 9]), np.uint64([0])], pa.array([[1, 9], [0]])),
+        *(frame.groupby("of"), frame.astype({"token": np.uint64}).groupby("of")),
+    ):
+        items = arrays.items(form, manifest(vocabulary=10))
+        assert [(item.steps.dtype, item.steps.tolist()) for item in items] == [(np.int64, [1, 9]), (np.int64, [0])]
 
 
 # What is doubtful is asked.

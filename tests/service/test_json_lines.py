@@ -48,6 +48,7 @@ def test_ordinary_lines_are_read_as_the_careful_reader_reads_them(
         ('{"id":"long","steps":[%s,[1,"x"]]}', "step 40 holds the text 'x'"),
         ('{"id":"long","steps":[%s,[1]]}', "step 40 has 1 feature, step 0 has 2"),
         ('{"id":"long","steps":[%s,[1,1e39]]}', "step 40 holds a number that is not finite as float32"),
+        ('{"id":"long","steps":[%s,[]]}', "step 40 has 0 features, and needs at least one"),
         ('{"id":"long","steps":[%s]', "ends in the middle"),
         ('{"id":"long","steps":[%s],"values":1}', "unknown field 'values'"),
     ],
@@ -87,12 +88,3 @@ def test_a_line_of_many_megabytes_is_held_as_text_and_numbers_only(tmp_path: Pat
     # The last record is still held while the next one's numbers are read. Python's objects would be six times the text.
     assert peak < 3 * values + 3 * len(line)
     assert shares == sorted(shares)
-
-
-@pytest.mark.parametrize(("steps", "step"), [("[]", 0), ("[1,2],[]", 1)])
-def test_a_step_without_features_is_named(tmp_path: Path, steps: str, step: int) -> None:
-    path = tmp_path / "d.jsonl"
-    path.write_bytes(b'{"steps":[' + steps.encode() + b"]}\n")
-    (found,) = dataset.entries(path)
-    assert isinstance(found, BadRecord)
-    assert str(found.error) == f"{path}:1: step {step} has 0 features, and needs at least one"
