@@ -212,15 +212,13 @@ def _value(text: str, schema: dict[str, Any]) -> Any:
         return text
 
 
-@pytest.mark.parametrize(
-    ("length", "allowed"), [("", False), ("x", False), ("-1", False), ("+5", False), ("9" * 20, False)]
-)
-async def test_the_header_of_octets_is_digits(length: str, allowed: bool) -> None:
+@pytest.mark.parametrize("length", ["", "x", "-1", "+5", "9" * 20])
+async def test_the_header_of_octets_is_digits(length: str) -> None:
     path = "/v2/models/{model}/infer"
     async with serving(model(manifest())) as service:
         parameters = (await service.client.get("/openapi.json")).json()["paths"][path]["post"]["parameters"]
         (described,) = [one for one in parameters if one["in"] == "header"]
         headers = {"content-type": "application/octet-stream", "inference-header-content-length": length}
         answer = await service.client.post("/v2/models/sums/infer", content=b"{}", headers=headers)
-    assert Draft202012Validator(described["schema"]).is_valid(length) == allowed
+    assert not Draft202012Validator(described["schema"]).is_valid(length)
     assert answer.status_code == 400, answer.text

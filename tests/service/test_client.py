@@ -467,14 +467,6 @@ def test_a_password_in_the_address_is_not_in_an_error(waits: list[float], is_asy
     assert "secret" not in str(error.value)
 
 
-def test_a_path_that_is_none_is_said() -> None:
-    with (
-        lengthwise.Client(transport=httpx.MockTransport(Server(predictions()))) as client,
-        pytest.raises(errors.ConfigurationError),
-    ):
-        client.get("/v2/models/a\nb")
-
-
 # What is imported.
 
 
