@@ -56,7 +56,18 @@ _RECORD_FIELDS = (
     *(b'"label":"a"', b'"label":["]]","],["]', b'"label":5', b'"label":null', b'"label":{"a":1,"a":2}', b'"odd":[[1]]'),
     *(b'"id":"\\"steps\\":[[1]]"', b'"id":"12:30"', b'"id":"]]"', b'"id":7', b'"steps":1', b'"label":"a:b"'),
 )
-_IDS = (b'"a"', b'"\xc3\xbc"', b'"\\u00fc"', b'"\\""', b'"\\ud800"', b'"' + b"x" * 257 + b'"', b'"\xff"', b'"\n"', b"1")
+_IDS = (
+    b'"a"',
+    b'"\xc3\xbc"',
+    b'"\\u00fc"',
+    b'"\\""',
+    b'"\\ud83d\\ude00"',
+    b'"\\ud800"',
+    b'"' + b"x" * 257 + b'"',
+    b'"\xff"',
+    b'"\n"',
+    b"1",
+)
 _OPTIONS = (
     *(b'"model":"sums"', b'"version":"1"', b'"outputs":["attention"]', b'"outputs":[]', b'"timeout_ms":20'),
     *(b'"timeout_ms":0.5', b'"priority":3', b'"priority":0'),
@@ -98,7 +109,7 @@ def _sequence(rng: random.Random, kind: str, odd: float) -> bytes:
         return text
     fields = [b'"steps"%s:%s' % (rng.choice(_SPACE), text)]
     if rng.random() < 0.6:
-        fields.append(b'"id"%s:%s' % (rng.choice(_SPACE), rng.choice(_IDS if rng.random() < odd else _IDS[:4])))
+        fields.append(b'"id"%s:%s' % (rng.choice(_SPACE), rng.choice(_IDS if rng.random() < odd else _IDS[:5])))
     if rng.random() < odd:
         fields.append(
             rng.choice((b'"step_mask":[true]', b'"odd":[1,{}]', b'"steps":[[1,2]]', b'"id":"c"', b'"more":[]'))

@@ -28,22 +28,13 @@ TWO = OneModel(MANIFESTS["refuses missing"])
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def values(body: bytes, features: int = 2, most_steps: int = 10_000) -> list[float] | None:
-    """The numbers of a body that is one sequence and nothing else; None of any other."""
+def values(body: bytes, features: int = 2, most_steps: int = 10_000) -> list[Any] | None:
+    """The numbers of a body that is one sequence and nothing else, token ids without features; None of any other."""
     place = native.locate(body, b"sequences")
     if place is None or not place[2]:
         return None
-    found = native.read(body, *place[:2], 1, features, 1, 1, most_steps, False, False)
-    return np.frombuffer(found, np.float32).tolist() if isinstance(found, bytes) else None
-
-
-def tokens(body: bytes, vocabulary: int = 10, most_steps: int = 10_000) -> list[int] | None:
-    """The same of token ids."""
-    place = native.locate(body, b"sequences")
-    if place is None or not place[2]:
-        return None
-    found = native.read(body, *place[:2], 1, 0, vocabulary, 1, most_steps, False, False)
-    return np.frombuffer(found, np.int64).tolist() if isinstance(found, bytes) else None
+    found = native.read(body, *place[:2], 1, features, 10, 1, most_steps, False, False)
+    return np.frombuffer(found, np.float32 if features else np.int64).tolist() if isinstance(found, bytes) else None
 
 
 def read(body: bytes, catalog: OneModel, layout: BodyLayout = PREDICT, max_sequences: int = 1) -> Call | None:
@@ -110,8 +101,8 @@ def test_no_more_steps_are_read_than_are_wanted():
     assert values(body, most_steps=8) == [1, 2] * 8
     assert values(body, most_steps=7) is None
     assert values(body, features=2**62, most_steps=2**62) is None
-    assert tokens(b'{"sequences":[[1,2,3]]}', most_steps=3) == [1, 2, 3]
-    assert tokens(b'{"sequences":[[1,2,3]]}', most_steps=2) is None
+    assert values(b'{"sequences":[[1,2,3]]}', 0, 3) == [1, 2, 3]
+    assert values(b'{"sequences":[[1,2,3]]}', 0, 2) is None
 
 
 @pytest.mark.parametrize("place", [(0, 1), (1, 0), (-1, 0)])

@@ -101,10 +101,6 @@ def in_memory(found: Data) -> dict[str, Any]:
     }
 
 
-def shuffled(found: Data, order: list[int]) -> pandas.DataFrame:
-    return long_table(found).iloc[order]
-
-
 def bits(steps: np.ndarray) -> tuple[Any, ...]:
     whole = steps[:, None] if steps.ndim == 1 else steps
     return whole.shape, np.where(np.isnan(whole), np.float32(np.nan), whole.astype(np.float32)).tobytes()
@@ -119,7 +115,7 @@ def test_every_form_of_the_same_data_is_the_same_arrays(drawn: tuple[Data, list[
         assert [bits(one.steps) for one in read] == expected, name
         if read[0].id is not None:
             assert [one.id for one in read] == [*found], name
-    table = shuffled(found, order)
+    table = long_table(found).iloc[order]
     for form in (table, polars.from_pandas(table), pa.Table.from_pandas(table), table.sample(frac=1, random_state=0)):
         by_id = {one.id: one for one in lengthwise.sequences(form)}
         assert {name: (bits(one.steps), one.label) for name, one in by_id.items()} == {
@@ -131,7 +127,7 @@ def test_every_form_of_the_same_data_is_the_same_arrays(drawn: tuple[Data, list[
 @given(data())
 def test_every_file_of_the_same_data_is_the_same_records(tmp_path: Path, drawn: tuple[Data, list[int]]) -> None:
     found, order = drawn
-    table = shuffled(found, order)
+    table = long_table(found).iloc[order]
     for separator in ",;\t":
         table.to_csv(tmp_path / "a.csv", sep=separator, index=False)
         check_file(tmp_path / "a.csv", found)

@@ -9,38 +9,13 @@ from hypothesis import strategies as st
 
 from lengthwise.decoding import fast_json, json_body, validation
 from lengthwise.decoding.calls import Call, Item
-from lengthwise.errors import InvalidRequest, RequestError
 from lengthwise.runtime.answers import Answer
+from tests.fuzz.json_readers import outcome
 from tests.support.numpy_models import MANIFESTS, OneModel, manifest
-
-Outcome = tuple[Any, ...]
-
 
 compiled = pytest.mark.skipif(
     not fast_json.COMPILED, reason="lengthwise.decoding._fast_json is optional: this installation had no C compiler"
 )
-
-
-def outcome(read: Any, body: bytes, catalog: OneModel) -> Outcome:
-    """What a reader makes of a body, so that two readers can be compared bit for bit."""
-    try:
-        call = read(body, catalog.find, max_sequences=4)
-    except InvalidRequest as error:
-        return (error.status, error.problems, error.total)
-    except RequestError as error:
-        return (error.status, error.detail)
-    items = [
-        (
-            item.steps.dtype,
-            item.steps.shape,
-            item.steps.tobytes(),
-            item.sent_steps,
-            item.id,
-            item.kept_places if item.kept_places is None else item.kept_places.tolist(),
-        )
-        for item in call.items
-    ]
-    return (200, items, call.attention, call.timeout_ms, call.priority)
 
 
 IMITATIONS = [
@@ -121,7 +96,7 @@ IMITATIONS = [
 @pytest.mark.parametrize("text", IMITATIONS)
 def test_nothing_imitates_an_ordinary_body(text: bytes) -> None:
     for catalog in map(OneModel, MANIFESTS.values()):
-        assert outcome(json_body.decode, text, catalog) == outcome(validation.read, text, catalog)
+        assert outcome(json_body.decode, text, catalog.find) == outcome(validation.read, text, catalog.find)
 
 
 @compiled
@@ -140,10 +115,11 @@ def test_nothing_imitates_an_ordinary_body(text: bytes) -> None:
     ],
 )
 def test_an_ordinary_body_takes_the_fast_way(kind: str, text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = outcome(validation.read, text, OneModel(MANIFESTS[kind]))
+    find = OneModel(MANIFESTS[kind]).find
+    expected = outcome(validation.read, text, find)
     monkeypatch.setattr(validation, "read", None)
-    assert outcome(json_body.decode, text, OneModel(MANIFESTS[kind])) == expected
-    assert expected[0] == 200
+    assert outcome(json_body.decode, text, find) == expected
+    assert isinstance(expected[0], list)
 
 
 @compiled

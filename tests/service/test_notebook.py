@@ -27,14 +27,10 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands in for IPython in a notebook: what the cell showed, one text for each update."""
     texts: list[str] = []
 
-    class Handle:
-        def update(self, shown: Any) -> None:
-            texts.append(shown._repr_html_())
-
-    def display(shown: Any, *, display_id: bool) -> Handle:
+    def display(shown: Any, *, display_id: bool) -> Any:
         assert display_id
         texts.append(shown._repr_html_())
-        return Handle()
+        return types.SimpleNamespace(update=lambda shown: texts.append(shown._repr_html_()))
 
     shell = types.SimpleNamespace(kernel=object())
     package, module = types.ModuleType("IPython"), types.ModuleType("IPython.display")

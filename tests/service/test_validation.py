@@ -132,12 +132,6 @@ def test_what_is_wrong_before_the_end_is_not_taken_for_the_end(body: bytes, said
     assert "middle" not in problem.detail
 
 
-def test_the_first_20_are_listed_and_all_are_counted() -> None:
-    error = problems({"sequences": [[[1]]] * 50})
-    assert [problem.pointer for problem in error.problems] == [f"/sequences/{i}/0" for i in range(20)]
-    assert error.total == 50
-
-
 def test_an_unknown_model_is_said_where_nothing_else_is_wrong() -> None:
     with pytest.raises(ModelNotFound):
         read({"sequences": [[[1]]], "model": "other"})
@@ -230,10 +224,6 @@ def test_an_id_is_any_text_of_256_characters(character: str) -> None:
     assert read({"sequences": [{"id": identifier, "steps": [[1, 2]]}]}).items[0].id == identifier
 
 
-def test_an_id_written_as_a_pair_of_surrogates_is_one_character() -> None:
-    assert read(b'{"sequences": [{"id": "\\ud83d\\ude00", "steps": [[1, 2]]}]}').items[0].id == "\U0001f600"
-
-
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):  # nobody draws a good body from bytes
@@ -301,16 +291,10 @@ def test_a_refusal_does_not_hold_the_document(body: bytes) -> None:
         ("{}", "/sequences/0/1"),
     ],
 )
-def test_all_that_is_wrong_is_counted_and_only_the_first_is_put_in_words(
-    steps: str, pointer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worded: list[str] = []
-    for name in ("_no_step", "_no_number"):
-        make = getattr(sent_steps, name)
-        monkeypatch.setattr(sent_steps, name, lambda *given, make=make: worded.append("") or make(*given))
+def test_all_that_is_wrong_is_counted_and_only_the_first_is_listed(steps: str, pointer: str) -> None:
     first = "[1, 2]," if steps == "{}" else ""
     error = problems(b'{"sequences": [[%s%s]]}' % (first.encode(), b",".join([steps.encode()] * 900)), manifest())
-    assert (error.total, len(error.problems), len(worded)) == (900, 20, 20)
+    assert (error.total, len(error.problems)) == (900, 20)
     assert error.problems[0].pointer == pointer
 
 
