@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
@@ -428,6 +427,3 @@ def repository() -> st.SearchStrategy[Case]:
         return Case(b"" if empty else _text(made, style), {"place": place})
 
     return places.flatmap(for_place)
-
-
-Cases = Callable[[], st.SearchStrategy[Case]]

@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from hypothesis.strategies import SearchStrategy
+
 from lengthwise.batching.pending import MAX_PRIORITY
 from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, why_rejected
 from lengthwise.errors import RequestError
@@ -27,7 +29,7 @@ from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
 from tests.fuzz import cases
-from tests.fuzz.cases import Case, Cases
+from tests.fuzz.cases import Case
 from tests.support.numpy_models import Service
 
 LONGEST_SECONDS: Final = 1.0
@@ -101,7 +103,7 @@ class Decoder:
     """One of them: its name, what makes its cases, and what decodes one."""
 
     name: str
-    built: Cases
+    built: Callable[[], SearchStrategy[Case]]
     decode: Decode
 
 

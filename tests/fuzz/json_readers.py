@@ -57,16 +57,8 @@ _RECORD_FIELDS = (
     *(b'"id":"\\"steps\\":[[1]]"', b'"id":"12:30"', b'"id":"]]"', b'"id":7', b'"steps":1', b'"label":"a:b"'),
 )
 _IDS = (
-    b'"a"',
-    b'"\xc3\xbc"',
-    b'"\\u00fc"',
-    b'"\\""',
-    b'"\\ud83d\\ude00"',
-    b'"\\ud800"',
-    b'"' + b"x" * 257 + b'"',
-    b'"\xff"',
-    b'"\n"',
-    b"1",
+    *(b'"a"', b'"\xc3\xbc"', b'"\\u00fc"', b'"\\""', b'"\\ud83d\\ude00"'),
+    *(b'"\\ud800"', b'"' + b"x" * 257 + b'"', b'"\xff"', b'"\n"', b"1"),
 )
 _OPTIONS = (
     *(b'"model":"sums"', b'"version":"1"', b'"outputs":["attention"]', b'"outputs":[]', b'"timeout_ms":20'),
