@@ -110,7 +110,9 @@ class _RowReader:
                 document["id"] = identifier
             document |= {name: masks.row(row) for name, masks in self._masks if masks.has[row]}
             found.append(validation.read_item(document, PREDICT.pointer.format(first + row), self._manifest, problems))
-        return None if quick and problems.total else ([item for item in found if item is not None], 0)
+            if quick and problems.total:
+                return None
+        return [item for item in found if item is not None], 0
 
 
 class _Masks:

@@ -32,7 +32,6 @@ except ImportError:  # mypy knows the module from its stub; at run time an insta
 COMPILED: Final = _fast_json is not None  # whether the C module was built
 _MOST_OTHER_BYTES: Final = 4096  # a longer rest is left to `validation`, so that it is parsed once
 _NO_OPTIONS: Final = CallOptions()
-
 _LEAST_WRONG_BYTES: Final = 65_536  # `validation` says faster what is wrong with a shorter body
 _MOST_PARSED_BYTES: Final = 65_536  # of a wrong body, beside the steps
 _LONGEST_STEP: Final = 4096  # the text of a longer one is not parsed: what it is, and how many values it has, is known
@@ -89,10 +88,9 @@ def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = PR
     if found is None:
         return None
     features, beside = manifest.input.features or 0, 0
-    items: Sequence[Item]
     if isinstance(found, bytes):
         array = _steps(found, features)
-        items = (make_item(array, manifest, sent_steps=len(array)),)
+        items: Sequence[Item] = (make_item(array, manifest, sent_steps=len(array)),)
     else:
         numbers, ends, ids = found
         array = _steps(numbers, features)
