@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,17 +20,16 @@ import pytest
 from lengthwise.datasets import dataset
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
-from lengthwise.monitoring import monitoring, patient_output
-from lengthwise.monitoring.consumers import AnsweredCall
+from lengthwise.monitoring import monitoring, record_file
+from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.drift import Drift, DriftWindow
-from lengthwise.monitoring.monitoring import CallBuffer, ConsumerThread
+from lengthwise.monitoring.monitoring import ConsumerThread
 from lengthwise.monitoring.record_file import PATTERN
 from lengthwise.monitoring.recorder import FILE_SECONDS, Recorder
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.data_profile import DataProfile
 from lengthwise.runtime.manifest import Promise
 from lengthwise.runtime.session import CPU_LABEL
-from lengthwise.telemetry.families import Family
 from tests.support.numpy_models import Service, manifest, model, serving
 
 EVENTUALLY_SECONDS = 180.0
@@ -60,7 +59,7 @@ def answered(steps: Any = ((1.0, 2.0),), *, id: str | None = None, version: int 
     return AnsweredCall(served, (Item(array, len(array), id=id),), (answer,), "r1", 1e9, 0.001, 0.002, array.nbytes)
 
 
-class Counting:
+class Counting(Consumer):
     """A consumer that counts; it may fail, or wait for an event."""
 
     name = "counting"
@@ -71,9 +70,6 @@ class Counting:
         self.closed = False
         self._before = before
 
-    def wants(self, call: AnsweredCall) -> bool:
-        return True
-
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
         self._before()
         self.seen += len(calls)
@@ -81,30 +77,27 @@ class Counting:
     def close(self) -> None:
         self.closed = True
 
-    def families(self) -> Iterator[Family]:
-        return iter(())
-
 
 class TestBuffers:
     def test_a_full_buffer_drops_and_counts(self) -> None:
-        buffer = CallBuffer(Counting(), most_calls=3)
+        buffer = ConsumerThread(Counting(), most_calls=3)
         for _ in range(5):
             buffer.offer(answered())
         assert (len(buffer), buffer.dropped) == (3, 2)
 
     def test_its_bytes_are_bounded(self) -> None:
-        buffer = CallBuffer(Counting(), most_bytes=100)
+        buffer = ConsumerThread(Counting(), lambda: True, most_bytes=100)
         for _ in range(4):
             buffer.offer(answered([[1.0, 2.0]] * 5))  # 40 bytes each
         assert (len(buffer), buffer.dropped) == (2, 2)
-        assert len(buffer.take(1)) == 1
+        assert buffer.consume()
         buffer.offer(answered([[1.0, 2.0]] * 5))
         assert (len(buffer), buffer.dropped) == (2, 2)
 
     def test_a_share_is_sampled(self) -> None:
         consumer = Counting()
         consumer.share = 0.25
-        buffer = CallBuffer(consumer, most_calls=10_000)
+        buffer = ConsumerThread(consumer, most_calls=10_000)
         for _ in range(8000):
             buffer.offer(answered())
         assert 1600 < len(buffer) < 2400  # 10 deviations from the mean on either side
@@ -119,59 +112,36 @@ class TestBuffers:
                 raise RuntimeError("broken")
 
         consumer = Counting(before)
-        buffer = CallBuffer(consumer)
-        thread = ConsumerThread("test", [buffer], 1)
+        thread = ConsumerThread(consumer)
+        thread.offer(answered())
+        thread.consume()
         thread.start()
-        for _ in range(3):
-            buffer.offer(answered())
+        for _ in range(2):
+            thread.offer(answered())
         thread.stop(EVENTUALLY_SECONDS)
-        assert (consumer.seen, buffer.dropped, consumer.closed) == (2, 1, True)
+        assert (consumer.seen, thread.dropped, consumer.closed) == (2, 1, True)
         assert "could not be used for counting" in caplog.text
 
     def test_a_thread_without_calls_sleeps(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(monitoring, "PERIOD_SECONDS", 0.001)
-        looked, buffer = threading.Event(), CallBuffer(Counting())
-        monkeypatch.setattr(buffer, "consume", lambda _most: looked.set())
-        thread = ConsumerThread("test", [buffer], 1)
+        looked, thread = threading.Event(), ConsumerThread(Counting())
+        monkeypatch.setattr(thread, "consume", looked.set)
         thread.start()
         assert not looked.wait(0.1)
-        buffer.offer(answered())
+        thread.offer(answered())
         assert looked.wait(EVENTUALLY_SECONDS)
         thread.stop(EVENTUALLY_SECONDS)
 
-    def test_nothing_is_rerun_while_callers_wait(self) -> None:
+    async def test_nothing_is_rerun_while_callers_wait(self) -> None:
         consumer, at_rest = Counting(), threading.Event()
-        buffer = CallBuffer(consumer)
-        thread = ConsumerThread("test", [buffer], 1, at_rest.is_set)
+        thread = ConsumerThread(consumer, at_rest.is_set)
         thread.start()
-        buffer.offer(answered())
-        time.sleep(0.5)  # more than two periods
+        thread.offer(answered())
+        await asyncio.sleep(0.5)  # more than two periods
         assert consumer.seen == 0
         at_rest.set()
-        until = time.monotonic() + EVENTUALLY_SECONDS
-        while not consumer.seen and time.monotonic() < until:
-            time.sleep(0.01)
-        assert consumer.seen == 1
+        await eventually(lambda: consumer.seen)
         thread.stop(EVENTUALLY_SECONDS)
-
-    def test_a_consumer_that_is_always_busy_leaves_turns_to_the_others(self) -> None:
-        busy: CallBuffer
-
-        def more() -> None:
-            busy.offer(answered())
-
-        busy, patient = CallBuffer(Counting(more)), CallBuffer(Counting())
-        thread = ConsumerThread("test", [busy, patient], 1)
-        busy.offer(answered())
-        patient.offer(answered())
-        thread.start()
-        until = time.monotonic() + EVENTUALLY_SECONDS
-        while len(patient) and time.monotonic() < until:
-            time.sleep(0.01)
-        waiting = len(patient)
-        busy.consumer.share = 0  # so that it ends
-        thread.stop(EVENTUALLY_SECONDS)
-        assert waiting == 0
 
 
 class FullDisk:
@@ -189,7 +159,7 @@ class FullDisk:
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
     disk = FullDisk()
-    monkeypatch.setattr(patient_output, "write", disk.write)
+    monkeypatch.setattr(record_file, "write", disk.write)
     return disk
 
 

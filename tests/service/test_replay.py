@@ -15,7 +15,7 @@ from lengthwise.commands.bench import bench
 from lengthwise.commands.cli import main
 from lengthwise.datasets import dataset
 from lengthwise.errors import ConfigurationError
-from lengthwise.monitoring import drift_report
+from lengthwise.monitoring import drift_report, record_file
 from lengthwise.runtime.data_profile import DataProfile
 from tests.support.numpy_models import manifest, model, serving
 from tests.support.small_server import SmallServer
@@ -136,6 +136,7 @@ class TestDriftCommand:
 
     async def test_it_shows_what_has_drifted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(drift_report, "WINDOW_SEQUENCES", 100)
+        monkeypatch.setattr(record_file, "AT_ONCE", 50)
         await record(tmp_path / "records", calls=200)
         its = self.model(tmp_path)
         result = command("drift", tmp_path / "records", "--model", its, "--json")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from lengthwise.decoding.calls import Item
 from lengthwise.repository.served import ServedModel
@@ -24,10 +24,7 @@ class AnsweredCall(NamedTuple):
     held_bytes: int  # memory of its sequences
 
 
-AtRest = Callable[[], bool]  # no sequence waits and no batch runs: a model may run for the monitoring
-
-
-class Consumer(Protocol):
+class Consumer:
     """Consumes a `share` of the answered calls; `name` is the label `consumer` of its metrics."""
 
     name: str
@@ -39,10 +36,11 @@ class Consumer(Protocol):
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
         """Consumes calls."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Ends its work; nothing is consumed afterwards."""
-        return  # most have nothing open
 
     def families(self) -> Iterator[Family]:
         """Its metrics."""
+        return iter(())

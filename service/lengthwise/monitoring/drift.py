@@ -30,7 +30,6 @@ class DriftWindow:
         self._window: ProfileCounts | None = None
         self._items: list[tuple[Item, Answer]] = []
         self._held_bytes = 0
-        self._block: ProfileCounts | None = None
 
     def add(self, items: Sequence[Item], answers: Sequence[Answer], held_bytes: int = 0) -> None:
         """Counts sequences with their answers, in blocks; `held_bytes` is the memory of the sequences."""
@@ -42,18 +41,15 @@ class DriftWindow:
                 [item.steps for item, _ in counted],
                 [index for _, answer in counted for index in answered_classes(answer, self._manifest)],
             )
-            self._block = block if self._block is None else self._block + block
-            if self._block.sequences >= _BLOCK:
-                self._add(self._block)
-                self._block = None
+            if self._blocks and self._blocks[-1].sequences < _BLOCK:
+                self._blocks[-1] += block
+            else:
+                self._blocks.append(block)
+            self._window = block if self._window is None else self._window + block
+            if self._window.sequences > WINDOW_SEQUENCES:
+                self._window -= self._blocks.popleft()
         if not self._items:
             self._held_bytes = 0
-
-    def _add(self, block: ProfileCounts) -> None:
-        self._window = block if self._window is None else self._window + block
-        self._blocks.append(block)
-        if self._window.sequences > WINDOW_SEQUENCES:
-            self._window = self._window - self._blocks.popleft()
 
     @property
     def sequences(self) -> int:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.monitoring.record_file import PATTERN, UNFINISHED
+from lengthwise.monitoring import record_file
 from lengthwise.padding import Steps
 from lengthwise.runtime.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
 from lengthwise.runtime.manifest import Manifest
-
-_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,41 +69,28 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
     total: ProfileCounts | None = None
     part: ProfileCounts | None = None
     over_time = []
-    for steps, answers in _records(directory, manifest, min(WINDOW_SEQUENCES, _AT_ONCE)):
-        block = counter.count(steps, [places[label] for labels in answers for label in labels if label in places])
+    for batch in record_file.batches(directory, ["model", "version", "steps", "answer"]):
+        rows = [row for row in batch.to_pylist() if f"{row['model']}/{row['version']}" == manifest.key]
+        if not rows:
+            continue
+        answers = [places[label] for row in rows for label in row["answer"] if label in places]
+        block = counter.count([_array(row["steps"], manifest) for row in rows], answers)
         total = block if total is None else total + block
         part = block if part is None else part + block
         if part.sequences >= WINDOW_SEQUENCES:
             over_time.append(counter.drift(part))
             part = None
     if total is None:
-        unfinished = any(directory.glob(UNFINISHED))
+        unfinished = any(directory.glob(record_file.UNFINISHED))
         more = "; a file that is being written is not read: it is complete within minutes, or when the service stops"
         raise ConfigurationError(f"{directory}: there are no records of {manifest.key}{more if unfinished else ''}")
     return DriftReport(manifest, total, counter.drift(total), over_time)
 
 
-def _records(directory: Path, manifest: Manifest, at_once: int) -> Iterator[tuple[list[Steps], list[list[str]]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for path in sorted(directory.glob(PATTERN)):
-        try:
-            file = pq.ParquetFile(path)
-            missing = {"steps", "answer"} - set(file.schema_arrow.names)
-            if missing:
-                raise ConfigurationError(f"{path} was recorded without {' and '.join(sorted(missing))}")
-            for batch in file.iter_batches(batch_size=at_once, columns=["model", "version", "steps", "answer"]):
-                rows = [row for row in batch.to_pylist() if f"{row['model']}/{row['version']}" == manifest.key]
-                if rows:
-                    yield [_array(row["steps"], manifest) for row in rows], [row["answer"] for row in rows]
-        except (OSError, pa.ArrowException) as error:
-            raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
-        except (ValueError, OverflowError) as error:
-            raise ConfigurationError(f"{path} has steps of another form than {manifest.key} takes: {error}") from error
-
-
 def _array(steps: list[Any], manifest: Manifest) -> Steps:
-    if manifest.input.kind == "tokens":
-        return np.array(steps, dtype=np.int64)
-    return np.array(steps, dtype=np.float32).reshape(len(steps), manifest.input.features or 1)
+    try:
+        if manifest.input.kind == "tokens":
+            return np.array(steps, dtype=np.int64)
+        return np.array(steps, dtype=np.float32).reshape(len(steps), manifest.input.features or 1)
+    except (ValueError, OverflowError) as error:
+        raise ConfigurationError(f"a record has steps of another form than {manifest.key} takes: {error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.monitoring.record_file import PATTERN
+from lengthwise.monitoring import record_file
 
 
 def read_labels(path: Path) -> dict[str, Any]:
@@ -43,21 +43,11 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
         raise ConfigurationError(f"{out} exists; name another file")
     found: dict[str, dict[str, Any]] = {}
     total = 0
-    for path in sorted(directory.glob(PATTERN)):
-        try:
-            file = pq.ParquetFile(path)
-            missing = {"id", "steps"} - set(file.schema_arrow.names)
-            if missing:
-                raise ConfigurationError(f"{path} was recorded without {' and '.join(sorted(missing))}")
-            for batch in file.iter_batches(batch_size=500, columns=["id", "steps"]):
-                total += batch.num_rows
-                wanted = [i for i, name in enumerate(batch.column("id").to_pylist()) if name in labels]
-                for row in batch.take(pa.array(wanted, pa.int64())).to_pylist():
-                    found[row["id"]] = row | {"label": labels[row["id"]]}
-        except (OSError, pa.ArrowException) as error:
-            raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
-    if not total:
-        raise ConfigurationError(f"{directory} has no records")
+    for batch in record_file.batches(directory, ["id", "steps"]):
+        total += batch.num_rows
+        wanted = [i for i, name in enumerate(batch.column("id").to_pylist()) if name in labels]
+        for row in batch.take(pa.array(wanted, pa.int64())).to_pylist():
+            found[row["id"]] = row | {"label": labels[row["id"]]}
     if not found:
         raise ConfigurationError(
             f"none of the {len(labels)} labels belongs to one of the {total} records of {directory}"

@@ -1,8 +1,8 @@
 """The monitoring of a service: its consumers, their buffers and threads, and their metrics.
 
-Consumers run in the thread `monitoring` (counting, writing) or `reruns` (models, at rest only). The thread that answers
-only puts a call into the bounded buffers of those that sample it; when one is too slow, calls are dropped and counted,
-and no caller waits.
+Each consumer has a thread; those that run models run them one at a time, and while no runner is busy. The thread that
+answers only puts a call into the bounded buffers of those that sample it; when one is too slow, calls are dropped and
+counted, and no caller waits.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from lengthwise.batching.queues import Timing
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import RequestError
-from lengthwise.monitoring.consumers import AnsweredCall, AtRest, Consumer
+from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.drift import Drift
 from lengthwise.monitoring.recorder import Recorder
 from lengthwise.monitoring.shadow import Shadow
@@ -38,49 +39,42 @@ PERIOD_SECONDS: Final = 0.2  # how long calls gather, so that a thread that answ
 _REST_SECONDS: Final = 0.002  # to the next look if runners are at rest; then twice, up to `PERIOD_SECONDS`
 _COUNTED: int = 64  # calls of one turn: little enough that no thread waits long for the interpreter
 _STOP_SECONDS = 10.0
+_RUNNING: Final = threading.Lock()  # of the models that are run for the monitoring
 
 
 class Monitoring:
     """Everything that samples answered calls; `at_rest`: no caller waits for a model."""
 
     def __init__(
-        self, settings: Settings, at_rest: AtRest, find: Callable[[str | None, str | None], ServedModel]
+        self, settings: Settings, at_rest: Callable[[], bool], find: Callable[[str | None, str | None], ServedModel]
     ) -> None:
         self._find = find
-        counting: list[Consumer] = []
-        rerunning: list[Consumer] = []
+        self._threads: list[ConsumerThread] = []
         self.shadow: Shadow | None = None
         if settings.drift_share > 0:
-            counting.append(Drift(settings.drift_share, self._is_served))
+            self._threads.append(ConsumerThread(Drift(settings.drift_share, self._is_served)))
         if settings.record is not None and settings.record_share > 0:
-            counting.append(Recorder(settings.record, settings.record_share, settings.record_max_bytes))
+            recorder = Recorder(settings.record, settings.record_share, settings.record_max_bytes)
+            self._threads.append(ConsumerThread(recorder))
         if settings.verify_share > 0:
-            rerunning.append(AnswerCheck(settings.verify_share))
+            self._threads.append(ConsumerThread(AnswerCheck(settings.verify_share), at_rest))
         if settings.shadow is not None:
             key = Key.parse(settings.shadow)
             self.shadow = Shadow(lambda: find(key.name, str(key.version)), key, settings.shadow_share)
-            rerunning.append(self.shadow)
-        self._buffers = [CallBuffer(consumer) for consumer in (*counting, *rerunning)]
-        self._threads = []
-        if counting:
-            self._threads.append(ConsumerThread("monitoring", self._buffers[: len(counting)], _COUNTED))
-        if rerunning:
-            self._threads.append(ConsumerThread("reruns", self._buffers[len(counting) :], 1, at_rest))
+            self._threads.append(ConsumerThread(self.shadow, at_rest))
 
     def _is_served(self, name: str, version: str) -> bool:
-        try:
+        with suppress(RequestError):
             self._find(name, version)
-        except RequestError:
-            return False
-        return True
+            return True
+        return False
 
     def start(self) -> None:
         """Starts the threads, and logs what an option has switched on."""
-        for buffer in self._buffers:
-            if isinstance(buffer.consumer, Drift):  # on by default
-                continue
-            log.info("%s: a share of %g of the calls is sampled", buffer.consumer.name, buffer.consumer.share)
         for thread in self._threads:
+            consumer = thread.consumer
+            if not isinstance(consumer, Drift):  # on by default
+                log.info("%s: a share of %g of the calls is sampled", consumer.name, consumer.share)
             thread.start()
 
     def log_absent_shadow(self) -> None:
@@ -97,8 +91,6 @@ class Monitoring:
         self, call: Call, answers: Sequence[Answer], timing: Timing, *, request_id: bytes, arrived: float
     ) -> None:
         """Offers an answered call to all consumers; in the thread that answers it."""
-        if not self._buffers:
-            return
         found = AnsweredCall(
             call.model,
             call.items,
@@ -109,37 +101,53 @@ class Monitoring:
             timing.inference,
             call.held_bytes,
         )
-        for buffer in self._buffers:
-            buffer.offer(found)
+        for thread in self._threads:
+            thread.offer(found)
 
     def families(self) -> Iterator[Family]:
         """The metrics of all consumers, and what they dropped."""
-        for buffer in self._buffers:
-            yield from buffer.consumer.families()
+        for thread in self._threads:
+            yield from thread.consumer.families()
         yield Family(
             "counter",
             "monitoring_dropped_calls",
             "Sampled calls that were dropped because the consumer was too slow or failed.",
             ("consumer",),
-            [((buffer.consumer.name,), buffer.dropped) for buffer in self._buffers],
+            [((thread.consumer.name,), thread.dropped) for thread in self._threads],
         )
 
 
-class CallBuffer:
-    """The calls that wait for one consumer, within bounds."""
+class ConsumerThread:
+    """The calls that wait for one consumer, within bounds, and the daemon thread that passes them on.
 
-    def __init__(self, consumer: Consumer, most_calls: int = MOST_CALLS, most_bytes: int = MOST_BYTES) -> None:
+    With `at_rest` they are passed on one by one and only while that is true, as a model runs for each.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        at_rest: Callable[[], bool] | None = None,
+        *,
+        most_calls: int = MOST_CALLS,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self.consumer = consumer
         self.dropped = 0  # the consumer was too slow, or failed
-        self.arrived = threading.Event()  # shared by the buffers of a thread
+        self._at_rest = at_rest
         self._most_calls = most_calls
         self._most_bytes = most_bytes
         self._calls: deque[AnsweredCall] = deque()
         self._bytes = 0
         self._lock = threading.Lock()
+        self._stopped, self._arrived = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=consumer.name, daemon=True)
 
     def __len__(self) -> int:
         return len(self._calls)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
 
     def offer(self, call: AnsweredCall) -> None:
         """Samples a call: puts it into the buffer if chance, the consumer and the bounds allow it."""
@@ -152,19 +160,31 @@ class CallBuffer:
                 self._bytes += call.held_bytes
             else:
                 self.dropped += 1
-        if not self.arrived.is_set():
-            self.arrived.set()
+        if not self._arrived.is_set():
+            self._arrived.set()
 
-    def take(self, most: int) -> list[AnsweredCall]:
-        """Removes and returns the oldest calls, at most so many."""
-        with self._lock:
-            taken = [self._calls.popleft() for _ in range(min(most, len(self._calls)))]
-            self._bytes -= sum(call.held_bytes for call in taken)
-        return taken
+    def stop(self, seconds: float) -> None:
+        """Stops the thread and closes the consumer. Calls that still wait are consumed, except by one that reruns."""
+        self._stopped.set()
+        self._arrived.set()
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        if self._thread.is_alive():
+            log.warning("the thread %s did not end in time", self._thread.name)
+            return
+        while self._at_rest is None and self.consume():
+            pass
+        try:
+            self.consumer.close()
+        except Exception:
+            log.exception("%s could not be closed", self.consumer.name)
 
-    def consume(self, most: int) -> bool:
+    def consume(self) -> bool:
         """Passes calls to the consumer; returns whether there were any. An error drops them and is logged."""
-        calls = self.take(most)
+        with self._lock:
+            most = _COUNTED if self._at_rest is None else 1
+            calls = [self._calls.popleft() for _ in range(min(most, len(self._calls)))]
+            self._bytes -= sum(call.held_bytes for call in calls)
         if not calls:
             return False
         try:
@@ -175,64 +195,23 @@ class CallBuffer:
                 self.dropped += len(calls)
         return True
 
-
-class ConsumerThread:
-    """A daemon thread for consumers, `most` calls in a turn; with `at_rest`, only while that is true."""
-
-    def __init__(self, name: str, buffers: Sequence[CallBuffer], most: int, at_rest: AtRest | None = None) -> None:
-        self._buffers = buffers
-        self._most = most
-        self._at_rest = at_rest
-        self._stopped, self._arrived = threading.Event(), threading.Event()
-        for buffer in buffers:
-            if buffer.arrived.is_set():
-                self._arrived.set()
-            buffer.arrived = self._arrived
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
-
-    def stop(self, seconds: float) -> None:
-        """Stops the thread and closes the consumers. Calls that still wait are consumed, except by those that rerun."""
-        self._stopped.set()
-        self._arrived.set()
-        if self._thread.ident is not None:
-            self._thread.join(seconds)
-        if self._thread.is_alive():
-            log.warning("the thread %s did not end in time", self._thread.name)
-            return
-        for buffer in self._buffers:
-            if self._at_rest is None:
-                while buffer.consume(self._most):
-                    pass
-            _guarded(buffer.consumer.close, buffer.consumer.name)
-
     def _run(self) -> None:
         recurrent_kernels.run_in_background(self._at_rest is not None)  # a caller may come while a model runs
         while self._arrived.wait() and not self._stopped.wait(PERIOD_SECONDS):
             self._arrived.clear()
-            # A list, so that each consumer has its turn: one that is always busy must not keep the others waiting.
-            while any([buffer.consume(self._most) for buffer in self._buffers if self._may_go_on()]):
+            while self._turn():
                 if self._stopped.is_set():
                     return
                 time.sleep(0)  # gives the interpreter to a thread that answers, if one waits for it
 
-    def _may_go_on(self) -> bool:
-        """Waits until the runners are at rest; false if the thread is stopped meanwhile."""
+    def _turn(self) -> bool:
+        """As `consume`; where models are run, first waits until the runners are at rest, or the thread is stopped."""
         if self._at_rest is None:
-            return True
+            return self.consume()
         pause = _REST_SECONDS
         while not self._at_rest():
             if self._stopped.wait(pause):
                 return False
             pause = min(2 * pause, PERIOD_SECONDS)
-        return True
-
-
-def _guarded(function: Callable[[], None], name: str) -> None:
-    try:
-        function()
-    except Exception:
-        log.exception("%s could not be closed", name)
+        with _RUNNING:
+            return self.consume()

@@ -1,25 +1,31 @@
-"""One file of records, with the columns that docs/monitoring.md lists: how it is written, and its rows."""
+"""Files of records, with the columns that docs/monitoring.md lists: how one is written, its rows, and reading them."""
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from os import write
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from lengthwise import files
+from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring.consumers import AnsweredCall
 from lengthwise.monitoring.drift import answered_classes
-from lengthwise.monitoring.patient_output import PatientOutput
 from lengthwise.padding import Steps
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 PATTERN: Final = "record-*.parquet"
 UNFINISHED: Final = ".record-*.parquet.part"
+AT_ONCE: Final = 500  # records that are read together at most
 
 _numbers: Final = itertools.count(1)
 
@@ -50,7 +56,7 @@ class RecordFile:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self._path, self._part, self._lock = _claimed(directory, f"record-{stamp}-{os.getpid()}", model)
         try:
-            self._output = PatientOutput(self._lock)
+            self._output = _PatientOutput(self._lock)
             self._writer = pq.ParquetWriter(self._output, self._schema, compression="zstd")
         except BaseException:
             self._remove_part()
@@ -64,24 +70,19 @@ class RecordFile:
     @property
     def waiting_bytes(self) -> int:
         """How many bytes wait for room on the disk."""
-        return self._output.waiting
+        return len(self._output.waiting)
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes rows as one row group. Without room on the disk their bytes wait."""
-        import pyarrow as pa
-
-        self._writer.write_table(self._table(rows))
-        pa.default_memory_pool().release_unused()  # by itself it keeps what the largest groups took
-        self.rows += len(rows)
-
-    def _table(self, rows: Sequence[dict[str, Any]]) -> Any:
         import pyarrow as pa
 
         columns = {}
         for field in self._schema:
             values = [row[field.name] for row in rows]
             columns[field.name] = _steps(values) if field.name == "steps" else pa.array(values, field.type)
-        return pa.table(columns, schema=self._schema)
+        self._writer.write_table(pa.table(columns, schema=self._schema))
+        pa.default_memory_pool().release_unused()  # by itself it keeps what the largest groups took
+        self.rows += len(rows)
 
     def save(self) -> None:
         """Writes the bytes that wait; OSError if some go on waiting for room."""
@@ -119,6 +120,36 @@ class RecordFile:
                 part.unlink()  # Windows removes no file that is open
 
 
+class _PatientOutput(io.RawIOBase):
+    """A file that never fails to take bytes: those without room wait. Closing the descriptor is for the caller."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.waiting = bytearray()
+        self._descriptor = descriptor
+        self._taken = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        """How many bytes were taken."""
+        return self._taken
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        with memoryview(data) as view:
+            self.waiting += view
+            self._taken += view.nbytes
+            with suppress(OSError):
+                self.save()
+            return view.nbytes
+
+    def save(self) -> None:
+        """Writes what waits; OSError if some has no room and goes on waiting."""
+        while self.waiting:
+            del self.waiting[: write(self._descriptor, self.waiting)]
+
+
 def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
     """A new file, its part, and the descriptor whose lock marks it: other containers may have equal ids."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -137,45 +168,52 @@ def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
 def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
     """The rows of a call, one for each sequence."""
     manifest = call.model.manifest
-    rows = []
-    for index, (item, answer) in enumerate(zip(call.items, call.answers, strict=True)):
-        rows.append(
-            {
-                "id": f"{call.request_id}/{index}" if item.id is None else _utf8(item.id),
-                "steps": item.steps if item.steps.base is None else item.steps.copy(),
-                "length": len(item.steps),
-                "model": manifest.name,
-                "version": str(manifest.version),
-                "answer": [manifest.labels[index] for index in answered_classes(answer, manifest)],
-                "probabilities": answer.probabilities.ravel(),
-                "request": call.request_id,
-                "arrived": int(call.arrived * 1e6),
-                "queue_seconds": call.queue_seconds,
-                "inference_seconds": call.inference_seconds,
-            }
-        )
-    return rows
-
-
-def _utf8(text: str) -> str:
-    """The text, with its code for half a pair of UTF-16: JSON can hold that in an id, and Parquet cannot."""
-    return text.encode(errors="backslashreplace").decode()
+    return [
+        {
+            # As text it may hold half a pair of UTF-16, as JSON may, and Parquet may not.
+            "id": f"{call.request_id}/{index}"
+            if item.id is None
+            else item.id.encode(errors="backslashreplace").decode(),
+            "steps": item.steps if item.steps.base is None else item.steps.copy(),
+            "length": len(item.steps),
+            "model": manifest.name,
+            "version": str(manifest.version),
+            "answer": [manifest.labels[index] for index in answered_classes(answer, manifest)],
+            "probabilities": answer.probabilities.ravel(),
+            "request": call.request_id,
+            "arrived": int(call.arrived * 1e6),
+            "queue_seconds": call.queue_seconds,
+            "inference_seconds": call.inference_seconds,
+        }
+        for index, (item, answer) in enumerate(zip(call.items, call.answers, strict=True))
+    ]
 
 
 def _steps(sequences: Sequence[Steps]) -> Any:
     """The column of steps, without a Python object for any number."""
     import pyarrow as pa
 
+    def lists_of(counts: Any, values: Any) -> Any:
+        return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32()), values)
+
     lengths = np.array([len(steps) for steps in sequences])
-    if sequences[0].ndim == 1:
-        inner: Any = pa.array(np.concatenate(sequences))
-    else:
-        features = np.repeat([steps.shape[1] for steps in sequences], lengths)
-        inner = pa.ListArray.from_arrays(_offsets(features), pa.array(np.concatenate([s.ravel() for s in sequences])))
-    return pa.ListArray.from_arrays(_offsets(lengths), inner)
+    values = pa.array(np.concatenate([steps.ravel() for steps in sequences]))
+    if sequences[0].ndim > 1:
+        values = lists_of(np.repeat([steps.shape[1] for steps in sequences], lengths), values)
+    return lists_of(lengths, values)
 
 
-def _offsets(counts: Any) -> Any:
+def batches(directory: Path, columns: Sequence[str]) -> Iterator[Any]:
+    """These columns of all complete files of a folder, as `RecordBatch`, the oldest first."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    return pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    for path in sorted(directory.glob(PATTERN)):
+        try:
+            file = pq.ParquetFile(path)
+            missing = set(columns) - set(file.schema_arrow.names)
+            if missing:
+                raise ConfigurationError(f"{path} was recorded without {' and '.join(sorted(missing))}")
+            yield from file.iter_batches(batch_size=AT_ONCE, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error

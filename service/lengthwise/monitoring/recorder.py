@@ -75,11 +75,11 @@ class Recorder(Consumer):
             else:
                 manifest = call.model.manifest
                 self._rows.setdefault((manifest.name, manifest.input.kind), []).extend(rows)
-        self._guarded(self._write_full)
+        self._write()
 
     def close(self) -> None:
         """Completes the open files."""
-        self._guarded(self._write_all)
+        self._write(last=True)
 
     def families(self) -> Iterator[Family]:
         """The counters of sequences that were recorded and lost, and the bytes of the files."""
@@ -90,57 +90,48 @@ class Recorder(Consumer):
             yield Family("counter", name, help_, samples=[((), count)])
         yield Family("gauge", "record_bytes", "Bytes of all complete record files.", samples=[((), self._held_bytes)])
 
-    def _write_full(self) -> None:
-        """Writes the rows of each model that has many, and completes the files that are large or old enough."""
-        now = self._clock()
-        self._save()
-        for key, rows in self._rows.items():
-            if key not in self._files and rows:
-                self._files[key] = RecordFile(self._directory, key[0], rows[0], now)
-            if len(rows) >= _GROUP_ROWS or sum(row["steps"].nbytes for row in rows) >= self._group_bytes:
-                self._flush(key)
-        for key, file in list(self._files.items()):
-            large = file.rows >= FILE_ROWS or file.bytes >= _FILE_SHARE * self._most_bytes
-            if large or now - file.opened >= FILE_SECONDS:
-                self._flush(key)
-                self._complete(key)
+    def _write(self, *, last: bool = False) -> None:
+        """Writes what is due; an error loses open files and waiting rows, which else fail again and again, and pauses.
 
-    def _write_all(self) -> None:
-        for key in list(self._files):
-            self._flush(key)
-            self._complete(key)
-        for file in list(self._ending):
-            self._end(file)
-        for file in self._ending:
-            file.save()  # says why there is no room: now they are lost
+        If this is the `last` time, everything is due.
+        """
+        try:
+            for key, rows in self._rows.items():
+                if rows or key in self._files:
+                    self._write_rows(key, rows, last)
+            for file in list(self._ending):
+                self._end(file)
+            self._save(last)
+        except Exception as error:
+            open_files = [*self._files.values(), *self._ending]
+            lost = sum(map(len, self._rows.values())) + sum(file.rows for file in open_files)
+            self._lost += lost
+            log.error(
+                "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds",
+                lost,
+                self._directory,
+                error,
+                _PAUSE_SECONDS,
+            )
+            for file in open_files:
+                file.drop()
+            self._files.clear()
+            self._ending.clear()
+            self._rows.clear()
+            self._paused_until = self._clock() + _PAUSE_SECONDS
 
-    def _save(self) -> None:
-        """Writes what waits for room on the disk; OSError if too much waits."""
-        for file in list(self._ending):
-            self._end(file)
-        for file in self._files.values():
-            with suppress(OSError):
-                file.save()
-        if sum(file.waiting_bytes for file in self._all_files()) > MOST_WAITING_BYTES:
-            for file in self._all_files():
-                file.save()
-
-    def _all_files(self) -> list[RecordFile]:
-        return [*self._files.values(), *self._ending]
-
-    def _flush(self, key: _FileKey) -> None:
-        rows = self._rows[key]
-        if rows:
-            self._files[key].write(rows)
+    def _write_rows(self, key: _FileKey, rows: list[dict[str, Any]], last: bool) -> None:
+        """Writes the rows of one file if they are many or the file is old; it ends if it is old or large."""
+        file = self._files.get(key)
+        if file is None:
+            file = self._files[key] = RecordFile(self._directory, key[0], rows[0], self._clock())
+        old = last or self._clock() - file.opened >= FILE_SECONDS
+        many = len(rows) >= _GROUP_ROWS or sum(row["steps"].nbytes for row in rows) >= self._group_bytes
+        if rows and (old or many):
+            file.write(rows)
             rows.clear()
-
-    def _complete(self, key: _FileKey) -> None:
-        file = self._files.pop(key)
-        if not file.rows:
-            file.drop()
-            return
-        self._ending.append(file)
-        self._end(file)
+        if old or file.rows >= FILE_ROWS or file.bytes >= _FILE_SHARE * self._most_bytes:
+            self._ending.append(self._files.pop(key))
 
     def _end(self, file: RecordFile) -> None:
         """Completes a file that gets no further rows, unless its bytes wait."""
@@ -153,9 +144,22 @@ class Recorder(Consumer):
             self._written += file.rows
             self._remove_oldest()
 
+    def _save(self, last: bool) -> None:
+        """Writes what waits for room on the disk; OSError if too much waits, or if anything does the last time."""
+        open_files = [*self._files.values(), *self._ending]
+        for file in open_files:
+            with suppress(OSError):
+                file.save()
+        if last or sum(file.waiting_bytes for file in open_files) > MOST_WAITING_BYTES:
+            for file in open_files:
+                file.save()
+
     def _remove_oldest(self) -> None:
         """Removes the oldest files while all of them have too many bytes, and notes how many they have."""
-        files = self._complete_files()
+        files = []
+        for path in sorted(self._directory.glob(PATTERN)):  # the oldest first: their names begin with their time
+            with suppress(OSError):  # removed meanwhile
+                files.append((path, path.stat().st_size))
         held = sum(size for _, size in files)
         for path, size in files:
             if held <= self._most_bytes:
@@ -163,32 +167,3 @@ class Recorder(Consumer):
             path.unlink(missing_ok=True)
             held -= size
         self._held_bytes = held  # for the metrics: on the event loop nobody looks into a folder of many files
-
-    def _complete_files(self) -> list[tuple[Path, int]]:
-        """The complete files with their sizes, oldest first: their names begin with their time."""
-        found = []
-        for path in sorted(self._directory.glob(PATTERN)):
-            with suppress(OSError):  # removed meanwhile
-                found.append((path, path.stat().st_size))
-        return found
-
-    def _guarded(self, write: Callable[[], None]) -> None:
-        """Writes; any error loses the open files and waiting rows, which else fail again and again, and pauses."""
-        try:
-            write()
-        except Exception as error:
-            lost = sum(map(len, self._rows.values())) + sum(file.rows for file in self._all_files())
-            self._lost += lost
-            log.error(
-                "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds",
-                lost,
-                self._directory,
-                error,
-                _PAUSE_SECONDS,
-            )
-            for file in self._all_files():
-                file.drop()
-            self._files.clear()
-            self._ending.clear()
-            self._rows.clear()
-            self._paused_until = self._clock() + _PAUSE_SECONDS
