@@ -29,7 +29,7 @@ from rich.table import Table
 
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits, Cost, plan
+from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.batching.queues import TURN_SECONDS
 from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 from lengthwise.errors import ManifestError, ModelError
@@ -74,7 +74,7 @@ def of_model(directory: Path) -> tuple[CostTable, BatchLimits]:
         raise click.BadParameter(f"{error}; give a model directory, NAME/VERSION", param_hint="--model") from error
 
 
-def exact_seconds(widths: list[int], cost: Cost, limits: BatchLimits) -> float:
+def exact_seconds(widths: list[int], cost: CostTable, limits: BatchLimits) -> float:
     """Seconds of the cheapest partition: for a cost that does not fall with width one is contiguous in width order.
 
     Each batch keeps the limits and the turn that its widest sequence would have.
@@ -90,7 +90,7 @@ def exact_seconds(widths: list[int], cost: Cost, limits: BatchLimits) -> float:
     return best[-1]
 
 
-def planned(widths: list[int], cost: Cost, limits: BatchLimits) -> tuple[float, list[float]]:
+def planned(widths: list[int], cost: CostTable, limits: BatchLimits) -> tuple[float, list[float]]:
     """Predicted seconds of all batches until nothing waits, and the seconds of each decision."""
     pool = PendingSequences()
     for width in widths:
@@ -105,13 +105,14 @@ def planned(widths: list[int], cost: Cost, limits: BatchLimits) -> tuple[float, 
     return total, deciding
 
 
-def steady(widths: list[int], waiting: int, cost: Cost, limits: BatchLimits) -> list[float]:
+def steady(widths: list[int], waiting: int, cost: CostTable, limits: BatchLimits) -> list[float]:
     """The seconds of each decision with `waiting` sequences in the queue; as many arrive as are run.
 
     What these widths cost has been asked before, as at work.
     """
     limits = replace(limits, seconds=ONE_CORE_INLINE_SECONDS, turn_seconds=TURN_SECONDS)
-    cost.columns(widths, limits.rows)
+    for width in widths:
+        cost.column(width, limits.rows)
     pool, coming = PendingSequences(), itertools.cycle(widths)
     for width in itertools.islice(coming, waiting):
         pool.add(WaitingSequence(width))
@@ -126,7 +127,7 @@ def steady(widths: list[int], waiting: int, cost: Cost, limits: BatchLimits) -> 
 
 
 def measured(
-    name: str, waiting: int, rounds: int, seed: int, cost: Cost, limits: BatchLimits
+    name: str, waiting: int, rounds: int, seed: int, cost: CostTable, limits: BatchLimits
 ) -> dict[str, str | int | float]:
     """One line of the table: the worst ratio of some rounds, and the time of a decision."""
     random = np.random.default_rng(seed)

@@ -20,7 +20,7 @@ import numpy as np
 from lengthwise.batching import batcher
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits, Cost
+from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
@@ -29,7 +29,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import OutputName, Outputs, Session
 
 
-def plan_by_arrival(pool: PendingSequences, cost: Cost, limits: BatchLimits, now: float) -> list[WaitingSequence]:
+def plan_by_arrival(pool: PendingSequences, cost: CostTable, limits: BatchLimits, now: float) -> list[WaitingSequence]:
     """The sequences that wait longest, as many as a batch may hold; replaces `lengthwise.batching.plan.plan`."""
     chosen: list[WaitingSequence] = []
     width = valid = 0

@@ -66,7 +66,7 @@ async def test_a_sequence_over_the_limits_of_a_batch_runs_alone_and_one_over_the
         assert await outcome(batcher.submit(only, [sequence(3)], answers)) == [3]
 
 
-@pytest.mark.parametrize("what", ["predict", "column", "columns", "observe"])
+@pytest.mark.parametrize("what", ["predict", "column", "observe"])
 async def test_an_exception_in_the_costs_does_not_end_the_loop(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("broken")

@@ -57,9 +57,9 @@ class Room:
         for _ in range(round(seconds)):
             queue = self.queues[model]
             first = queue.pending.most_urgent()
-            if first is not None:
+            if isinstance(first, QueuedSequence):
                 queue.pending.remove(first)
-                self.admission.remove(queue, 4, 1.0)
+                self.admission.remove(queue, [first])
             self.now += 1.0
 
     def refusal(self, *, model: int = 0, priority: int = 0) -> QueueFull | None:
@@ -256,7 +256,7 @@ async def test_a_cost_table_that_fails_ends_neither_the_loop_nor_a_thread(monkey
 
     for options in ({}, {"one_core": True}, {"max_wait_seconds": 0.001}):
         only = model_queue(seconds=1e-6)
-        for name in ("predict", "column", "columns", "observe"):
+        for name in ("predict", "column", "observe"):
             monkeypatch.setattr(only.cost, name, broken)
         async with running(only, **options) as batcher:  # type: ignore[arg-type]
             for number in range(5):

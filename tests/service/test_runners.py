@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from lengthwise.batching.batcher import Batcher
-from lengthwise.batching.inline import FIRST_RUNS
+from lengthwise.batching.queues import FIRST_RUNS
 from lengthwise.batching.runners import Runners
 from lengthwise.padding import PaddedBatch
 from tests.support.batching import PATIENCE_SECONDS, Gate, answers, model_queue, names, outcome, running, sequence

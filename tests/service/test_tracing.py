@@ -229,7 +229,7 @@ async def test_who_follows_batches_costs_nobody_an_answer(caplog: pytest.LogCapt
         batcher: Batcher = service.serving.batcher
         batcher.execution.on_batch = follow
         assert (await service.predict(GOOD)).status_code == 200
-    assert "the callback for a batch of" in caplog.text
+    assert "the collector is gone" in caplog.text
 
 
 @pytest.mark.parametrize(

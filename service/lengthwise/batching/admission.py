@@ -15,9 +15,10 @@ chance, and no time to come back true; only a priority passes. Of several models
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from lengthwise.batching.queues import ModelQueue, ModelQueues
+from lengthwise.batching.queues import ModelQueue, ModelQueues, QueuedSequence
 from lengthwise.errors import DeadlineExceeded, QueueFull, TooLarge
 
 REOPENING: Final = 0.5  # a queue that was full accepts requests again at this share of its limit
@@ -57,16 +58,10 @@ class Admission:
     def __init__(self, queues: ModelQueues, *, max_padded_steps: int, max_seconds: float, runners: int) -> None:
         self._queues = queues
         self._most_steps = max_padded_steps
-        self.max_seconds = max_seconds
-        self._most_seconds = _FULL * max_seconds
+        self.most_wait_seconds = _FULL * max_seconds  # the predicted wait at which the queue is full
         self.padded_steps = 0
         self.seconds = 0.0
         self.rate = DrainRate(runners)
-
-    @property
-    def most_wait_seconds(self) -> float:
-        """The predicted wait at which the queue is full."""
-        return self._most_seconds
 
     @property
     def wait_seconds(self) -> float:
@@ -75,9 +70,11 @@ class Admission:
 
     def closed(self) -> ModelQueue | None:
         """A queue, where every queue refuses requests without a priority, which need not be decoded then; or None."""
-        queue = self._queues.closed()
-        full = queue is not None and self._fill(self.padded_steps, self.seconds) > REOPENING
-        return queue if full else None
+        queue = None
+        for queue in self._queues:
+            if not queue.closed_to_new:
+                return None
+        return queue if self._fill(self.padded_steps, self.seconds) > REOPENING else None
 
     def add(self, queue: ModelQueue, padded_steps: int, seconds: float) -> None:
         """Counts sequences that begin to wait: their padded steps and their predicted seconds."""
@@ -86,13 +83,16 @@ class Admission:
         queue.padded_steps += padded_steps
         queue.seconds += seconds
 
-    def remove(self, queue: ModelQueue, padded_steps: int, seconds: float) -> None:
-        """Counts sequences that no longer wait."""
+    def remove(self, queue: ModelQueue, sequences: Sequence[QueuedSequence]) -> float:
+        """Counts sequences that no longer wait; returns their predicted seconds."""
+        padded_steps = sum(sequence.padded_steps for sequence in sequences)
+        seconds = sum(sequence.seconds for sequence in sequences)
         self.padded_steps -= padded_steps
         queue.padded_steps -= padded_steps
         # Sums of floats do not return to 0 by themselves.
         self.seconds = self.seconds - seconds if self.padded_steps else 0.0
         queue.seconds = queue.seconds - seconds if queue.padded_steps else 0.0
+        return seconds
 
     def check_size(self, padded_steps: int) -> None:
         """Raises TooLarge for a request that even an empty queue could not hold."""
@@ -107,7 +107,7 @@ class Admission:
         if (
             not queue.closed_to_new
             and self.padded_steps + padded_steps <= self._most_steps
-            and self.seconds + seconds <= self._most_seconds * rate
+            and self.seconds + seconds <= self.most_wait_seconds * rate
             and self.seconds <= patience * rate
         ):
             return
@@ -116,7 +116,9 @@ class Admission:
             return  # nothing of this model waits: only a run shows how long one takes
         if self._refuses(queue, padded_steps, seconds, priority):
             raise self.full(queue, padded_steps)
-        wait = self._wait(queue, deadline, priority)
+        # Behind those of this model that are more urgent and end earlier.
+        own = queue.seconds * queue.pending.share_before(priority, deadline) * self._queues.busy()
+        wait = min(own, self.seconds) / rate
         if wait > patience:
             raise DeadlineExceeded(
                 f"the request would wait for about {wait:.3g} s, and its deadline is in {patience:.3g} s"
@@ -142,7 +144,7 @@ class Admission:
         own_fill = self._fill(queue.padded_steps, queue.seconds) / share
         if queue.closed_to_new and min(fill, own_fill) <= REOPENING:
             queue.closed_to_new = False
-        most, most_seconds = self._most_steps, self._most_seconds * self.rate.value
+        most, most_seconds = self._most_steps, self.most_wait_seconds * self.rate.value
         too_full = (
             self.padded_steps + padded_steps > most and queue.padded_steps + padded_steps > int(most * share)
         ) or (
@@ -154,14 +156,9 @@ class Admission:
             queue.closed_to_new = True
         return too_full or (queue.closed_to_new and not priority)
 
-    def _wait(self, queue: ModelQueue, deadline: float, priority: int) -> float:
-        """The predicted seconds until a new sequence begins, behind those that are more urgent and end earlier."""
-        own = queue.seconds * queue.pending.share_before(priority, deadline) * self._queues.busy()
-        return min(own, self.seconds) / self.rate.value
-
     @property
     def _share(self) -> float:
         return 1 / max(1, len(self._queues))
 
     def _fill(self, padded_steps: int, seconds: float) -> float:
-        return max(padded_steps / self._most_steps, seconds / (self._most_seconds * self.rate.value))
+        return max(padded_steps / self._most_steps, seconds / (self.most_wait_seconds * self.rate.value))

@@ -26,10 +26,9 @@ from typing import Any, Final, cast
 
 from lengthwise.batching.admission import Admission
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
-from lengthwise.batching.pending import WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
-from lengthwise.batching.runners import InlineMode, LendCores, Runners
+from lengthwise.batching.runners import LendCores, Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady
 from lengthwise.padding import Steps, rounded_width
 
@@ -67,11 +66,15 @@ class Batcher:
         )
         self._lock = threading.Lock()
         self.execution = Execution(self._queues, self._lock, clock, on_batch, on_suspect)
-        mode = InlineMode.ONE_CORE if one_core and runners == 1 else InlineMode.ALL_IDLE
-        if max_wait_seconds > 0:
-            mode = InlineMode.NEVER
         self._runners = Runners(
-            self, self.execution, self._lock, runners, clock, mode=mode, lend_cores=lend_cores, cores=cores
+            self,
+            self._lock,
+            runners,
+            clock,
+            inline=not self._queues.waits,
+            one_core=one_core,
+            lend_cores=lend_cores,
+            cores=cores,
         )
         self._unsettled: set[PendingRequest] = set()
         self._draining = False
@@ -107,7 +110,11 @@ class Batcher:
         """For each queue that is not empty: its name, how many sequences wait, and their first lengths."""
         with self._lock:
             return [
-                (queue.name, len(queue.pending), [_length(sequence) for sequence in islice(queue.pending, most)])
+                (
+                    queue.name,
+                    len(queue.pending),
+                    [len(each.steps) for each in islice(queue.pending, most) if isinstance(each, QueuedSequence)],
+                )
                 for queue in self._queues
                 if queue.pending
             ]
@@ -146,27 +153,13 @@ class Batcher:
         waiter: Waiter | None = None,
         trace: Any = None,
     ) -> PendingRequest:
-        """Accepts the sequences of one call. The caller awaits the request's future: what `finish` returned.
+        """Accepts the validated sequences of one call, until `deadline` on the batcher's clock.
 
-        The future fails with DeadlineExceeded, InferenceFailed (the runtime failed on a batch with one of the
-        sequences), or the RequestError that `finish` raised.
-
-        Args:
-            queue: The model's queue.
-            sequences: Each `[length, features]` or `[length]`, already validated.
-            finish: Builds the answer from all results, in order; runs in the thread that ran the last batch.
-            deadline: When the answer is no longer useful, on the batcher's clock.
-            priority: 0 to 9, higher first.
-            attention: Whether to return the attention weights.
-            waiter: Completed instead of a future, which then need not be created.
-            trace: The caller's trace, for `on_batch`.
-
-        Raises:
-            NotReady: The batcher was not started, or the model does not work.
-            Draining: The server shuts down.
-            TooLarge: Even an empty queue could not hold it.
-            QueueFull: The queue cannot hold it now; has the seconds after which it probably can.
-            DeadlineExceeded: The deadline has passed already, or it would pass before the request begins to run.
+        `finish` makes the answer of all results, in order, in the thread that ran the last batch. The request's future,
+        or the `waiter` in its place, gets it, or DeadlineExceeded, InferenceFailed (the runtime failed on a batch with
+        one of the sequences), or the RequestError that `finish` raised. Raises NotReady, Draining, TooLarge (even for
+        an empty queue), QueueFull (with the seconds after which it probably is not), or DeadlineExceeded (it has
+        passed, or would pass before the request begins to run).
         """
         loop = self._loop
         if loop is None:
@@ -262,7 +255,7 @@ class Batcher:
         for queue in self._queues:
             while isinstance(late := queue.pending.earliest_deadline(), QueuedSequence) and late.deadline <= now:
                 queue.pending.remove(late)
-                self._count_removed(queue, [late])
+                self.admission.remove(queue, [late])
                 if self._loop is not None:
                     self._loop.call_soon_threadsafe(self._expire, late.request)
         return self._queues.next(now, draining=self._draining)
@@ -272,7 +265,7 @@ class Batcher:
         work_start = queue.cost.clock()
         sequences = self._plan(queue, seconds)
         queue.inflight += 1
-        work = self._count_removed(queue, sequences)
+        work = self.admission.remove(queue, sequences)
         waiting = self._queues.waiting()
         self.admission.rate.taken(work, self._clock(), more_waits=waiting)
         if waiting:
@@ -332,7 +325,7 @@ class Batcher:
             self._unsettled.discard(request)
             if request.remaining:  # its sequences that still wait are not run
                 removed = [sequence for sequence in sequences if queue.pending.remove(sequence)]
-                self._count_removed(queue, removed)
+                self.admission.remove(queue, removed)
                 self._queues.remove_if_done(queue)
             all_settled = not self._unsettled
         if all_settled:
@@ -343,13 +336,3 @@ class Batcher:
             else:
                 request.future.set_result(outcome)
         return len(removed)
-
-    def _count_removed(self, queue: ModelQueue, sequences: Sequence[QueuedSequence]) -> float:
-        """Counts sequences that no longer wait; returns their predicted seconds."""
-        seconds = sum(sequence.seconds for sequence in sequences)
-        self.admission.remove(queue, sum(sequence.padded_steps for sequence in sequences), seconds)
-        return seconds
-
-
-def _length(waiting: WaitingSequence) -> int:
-    return len(waiting.steps) if isinstance(waiting, QueuedSequence) else waiting.width

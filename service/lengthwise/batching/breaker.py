@@ -14,60 +14,56 @@ was loaded, must fail too. While a breaker is open, no caller's request is used 
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
 SUSPECTED_AFTER: Final = 5  # batches in a row that must fail until the model's golden sequences are run
 _LONGEST_REASON: Final = 200
-
-
-class BreakerState(enum.Enum):
-    """See the module."""
-
-    CLOSED = "closed"
-    SUSPECTED = "suspected"
-    OPEN = "open"
+_NEVER: Final = float("inf")
 
 
 class Breaker:
-    """The breaker of one model; `probe_time` is when the golden sequences run next, on the batcher's clock."""
+    """The breaker of one model; `probe_time` is when its golden sequences run next, on the batcher's clock."""
 
-    __slots__ = ("failures", "open", "probe_time", "reason", "state")
+    __slots__ = ("failures", "open", "probe_time", "reason")
 
     def __init__(self) -> None:
-        self.state = BreakerState.CLOSED
         self.open = False
         self.failures = 0
         self.reason = ""
-        self.probe_time = 0.0
+        self.probe_time = _NEVER
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is neither open nor suspected."""
+        return self.probe_time == _NEVER
 
     def batch_ran(self) -> None:
         """Notes that a batch ran."""
         self.failures = 0
-        if self.state is BreakerState.SUSPECTED:
-            self.state = BreakerState.CLOSED
+        if not self.open:
+            self.probe_time = _NEVER
 
     def batch_failed(self, error: BaseException, now: float) -> bool:
         """Notes that a batch failed; returns whether the golden sequences should now be run."""
         self.failures += 1
-        if self.state is not BreakerState.CLOSED or self.failures % SUSPECTED_AFTER:
+        if not self.closed or self.failures % SUSPECTED_AFTER:
             return False
-        self.state, self.reason, self.probe_time = BreakerState.SUSPECTED, described(error), now
+        self.reason, self.probe_time = _described(error), now
         return True
 
     def probed(self, error: BaseException | None, now: float, retry_seconds: float) -> bool:
         """Notes how the golden sequences ended (None: right); returns whether the breaker opened or closed."""
         was_open, self.open = self.open, error is not None
-        if error is None:
-            self.state = BreakerState.CLOSED
+        if error is not None:
+            self.reason, self.probe_time = _described(error), now + retry_seconds
+        else:
+            self.probe_time = _NEVER
             if was_open:
                 self.failures = 0
-        else:
-            self.state, self.reason, self.probe_time = BreakerState.OPEN, described(error), now + retry_seconds
         return self.open is not was_open
 
 
-def described(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     """An error as one short line."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text}"[:_LONGEST_REASON]

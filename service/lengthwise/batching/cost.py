@@ -114,23 +114,10 @@ class CostTable:
     def column(self, width: int, rows: int) -> Column:
         """The column of a width, for `rows` rows at least, before the drift; cached until the overhead changes."""
         snapshot = self._snapshot
-        column = snapshot.columns.get(width)
-        return self.columns([width], rows)[0] if column is None or rows > snapshot.rows else column
-
-    def columns(self, widths: Sequence[int], rows: int) -> list[Column]:
-        """The columns of some widths, each for `rows` rows at least, before the drift."""
-        snapshot = self._snapshot
         if rows > snapshot.rows:
             with self.learning:
                 old = self._snapshot
                 snapshot = self._snapshot = old._replace(rows=max(rows, old.rows), columns={})
-        columns = snapshot.columns
-        try:
-            return [columns[width] for width in widths]
-        except KeyError:
-            return [self._column_of(snapshot, width) for width in widths]
-
-    def _column_of(self, snapshot: _Snapshot, width: int) -> Column:
         columns = snapshot.columns
         column = columns.get(width)
         if column is None:
@@ -167,10 +154,9 @@ class CostTable:
     def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
         """Learns from a batch that ran, each number by a small bounded step; ignores seconds that cannot be.
 
-        There is one drift for all shapes. One for each number of rows was tried and was worse: those that did not occur
-        looked cheap or expensive beside those that did, batches grew, and throughput fell. The overhead is the work for
-        each batch from its plan to its scores, which was not measured at load, or with warm processor caches only.
-        Without it, batches are too small.
+        There is one drift for all shapes: with one for each number of rows, those that did not occur looked cheap or
+        expensive beside those that did. The overhead is the work for each batch from its plan to its scores, which was
+        not measured at load, or with warm processor caches only. Without it, batches are too small.
         """
         if not 0 < seconds < math.inf:
             return

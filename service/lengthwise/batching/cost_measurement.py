@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.cost import SHORTEST_SECONDS, CostTable, interpolated
 
-RunShape = Callable[[int, int], object]  # runs one batch of so many rows and steps
-
 _ROUNDS: Final = 5  # each shape is measured so often at load; the fastest run counts
 _LINE_TOLERANCE: Final = 0.1  # a line over the widths replaces measured times that are all within this share of it
 _LINE_POINTS: Final = 4  # least measured widths for a line
@@ -35,7 +33,7 @@ def rows_grid(largest: int) -> list[int]:
 
 
 def measure(
-    run: RunShape,
+    run: Callable[[int, int], object],
     *,
     max_rows: int,
     max_width: int,
@@ -46,7 +44,7 @@ def measure(
     clock: Callable[[], float] = time.thread_time,
     valid_steps_only: bool = False,
 ) -> CostTable:
-    """Measures a table: small shapes first, the fastest of several runs of each, until the budget is spent.
+    """Measures a table by `run(rows, width)`: small shapes first, the fastest of several runs of each, in the budget.
 
     1. All shapes are run in turns, so that a busy period slows all of them. If it slowed only the small ones, the
        planner would make every batch too large.
@@ -86,16 +84,10 @@ def measure(
             if now > end:
                 break
         shapes = shapes[in_rounds:]
-    measured = _fitted_to_lines(np.asarray(widths), _lowered_to_larger_shapes(seconds))
+    of_larger = np.fmin.accumulate(np.fmin.accumulate(seconds[::-1, ::-1], axis=0), axis=1)[::-1, ::-1]
+    measured = _fitted_to_lines(np.asarray(widths), np.where(np.isfinite(seconds), of_larger, np.nan))
     seconds = _filled(np.asarray(rows), np.asarray(widths), measured)
     return CostTable(rows, widths, seconds, valid_steps_only=valid_steps_only, clock=clock)
-
-
-def _lowered_to_larger_shapes(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[rows, widths]`: each time at most that of any shape with at least as many rows and steps; NaN stays NaN."""
-    from_largest = seconds[::-1, ::-1]
-    least = np.fmin.accumulate(np.fmin.accumulate(from_largest, axis=0), axis=1)[::-1, ::-1]
-    return np.where(np.isfinite(seconds), least, np.nan)
 
 
 def _fitted_to_lines(widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -98,58 +98,39 @@ class Execution:
         del self.runs[thread]
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
         complete = self._store(planned, results, start, end - start, charged)
-        if failure is not None or queue.breaker.failures:
-            self._judge(queue, failure, end)
+        if failure is not None:
+            if queue.breaker.batch_failed(failure, end) and self._on_suspect is not None:
+                self._on_suspect(queue)
+        elif queue.breaker.failures:
+            queue.breaker.batch_ran()
         if self.on_batch is not None:
-            self._notify(self.on_batch, queue, sequences, start, end)
+            _tell(self.on_batch, queue, sequences, start, end)
         writing = self._clock()
         outcomes = [(request, self._outcome(request, failed=results is None)) for request in complete]
         return FinishedBatch(
             planned, outcomes, batch, start, end - start, work_seconds, padded - start, self._clock() - writing
         )
 
-    def _judge(self, queue: ModelQueue, failure: Exception | None, now: float) -> None:
-        if failure is None:
-            queue.breaker.batch_ran()
-        elif queue.breaker.batch_failed(failure, now) and self._on_suspect is not None:
-            self._on_suspect(queue)
-
     def count(self, finished: FinishedBatch) -> None:
         """Counts a batch that ran in the metrics, and lets the cost table learn from it."""
         planned, batch = finished.planned, finished.batch
-        watch = self.watch
-        if watch is not None:
-            self._show(watch, finished)
+        waits = [finished.start - sequence.arrival for sequence in planned.sequences]
+        if self.watch is not None:
+            _tell(self.watch, finished, waits)
         if batch is None:
             return
         queue = planned.queue
-        try:
-            queue.cost.observe(batch.rows, planned.width, finished.work_seconds, planned.valid_steps)
-            queue.metrics.batch(
-                rows=batch.rows,
-                width=batch.width,
-                valid_steps=batch.valid_steps,
-                waits=[finished.start - sequence.arrival for sequence in planned.sequences],
-                seconds=finished.seconds,
-                padding_seconds=finished.padding_seconds,
-                writing_seconds=finished.writing_seconds,
-            )
-        except Exception:  # the answers are ready: an error in a metric must not lose them
-            log.exception("a batch of %d could not be counted in %s", batch.rows, queue.name)
-
-    def _show(self, watch: Callable[[FinishedBatch, Sequence[float]], None], finished: FinishedBatch) -> None:
-        try:
-            watch(finished, [finished.start - sequence.arrival for sequence in finished.planned.sequences])
-        except Exception:  # the answers are ready: an error in a view must not lose them
-            log.exception("the live view of %s failed", finished.planned.queue.name)
-
-    def _notify(
-        self, on_batch: OnBatch, queue: ModelQueue, sequences: Sequence[QueuedSequence], start: float, end: float
-    ) -> None:
-        try:
-            on_batch(queue, sequences, start, end)
-        except Exception:  # the answers are ready: an error in an observer must not lose them
-            log.exception("the callback for a batch of %d failed in %s", len(sequences), queue.name)
+        _tell(queue.cost.observe, batch.rows, planned.width, finished.work_seconds, planned.valid_steps)
+        _tell(
+            queue.metrics.batch,
+            rows=batch.rows,
+            width=batch.width,
+            valid_steps=batch.valid_steps,
+            waits=waits,
+            seconds=finished.seconds,
+            padding_seconds=finished.padding_seconds,
+            writing_seconds=finished.writing_seconds,
+        )
 
     def _store(
         self, planned: PlannedBatch, results: Sequence[Any] | None, start: float, seconds: float, charged: float
@@ -188,3 +169,11 @@ class Execution:
         except Exception:  # an error in one answer must not lose the other answers of the batch
             log.exception("an answer could not be written")
             return InferenceFailed("the answer could not be written")
+
+
+def _tell(listener: Callable[..., object], *said: Any, **named: Any) -> None:
+    """Tells one who looks on of a batch that ran: its answers are ready, and an error there must not lose them."""
+    try:
+        listener(*said, **named)
+    except Exception:
+        log.exception("a batch that ran could not be counted")

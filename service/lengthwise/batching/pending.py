@@ -35,53 +35,28 @@ class WaitingSequence:
     waits: bool = field(default=False, init=False)  # in `PendingSequences`
 
 
-class _Order:
+class _Order(list[tuple[float, Number]]):
     """The waiting sequences by a sort key: a sorted list, as most are added at its end and removed at its front."""
 
-    __slots__ = ("_entries",)
-
-    def __init__(self) -> None:
-        self._entries: list[tuple[float, Number]] = []
-
-    def __len__(self) -> int:
-        """How many numbers it holds, including those of removed sequences."""
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[tuple[float, Number]]:
-        return iter(self._entries)
+    __slots__ = ()
 
     def add(self, entry: tuple[float, Number]) -> None:
         """Adds one (sort key, arrival number)."""
-        entries = self._entries
-        if entries and entry < entries[-1]:
-            insort(entries, entry)
+        if self and entry < self[-1]:
+            insort(self, entry)
         else:
-            entries.append(entry)
+            self.append(entry)
 
     def first(self, waiting: Mapping[Number, WaitingSequence]) -> WaitingSequence | None:
         """The first sequence that waits, or None; drops the numbers of removed ones before it."""
-        entries = self._entries
-        for place, (_, number) in enumerate(entries):
+        for place, (_, number) in enumerate(self):
             sequence = waiting.get(number)
             if sequence is not None:
                 if place:
-                    del entries[:place]
+                    del self[:place]
                 return sequence
-        entries.clear()
+        self.clear()
         return None
-
-    def count_up_to(self, key: float) -> int:
-        """How many numbers have a sort key of at most `key`, including those of removed sequences."""
-        return bisect_right(self._entries, (key, sys.maxsize))
-
-    def key_at(self, place: int) -> float:
-        """The sort key of the number at a place, or of the last one before it; there is one."""
-        return self._entries[min(place, len(self._entries) - 1)][0]
-
-    def drop_stale(self, waiting: Mapping[Number, WaitingSequence], most: int) -> None:
-        """Drops the numbers of all removed sequences if it holds more than `most`."""
-        if len(self._entries) > most:
-            self._entries = [entry for entry in self._entries if entry[1] in waiting]
 
 
 class PendingSequences:
@@ -126,8 +101,9 @@ class PendingSequences:
             waiting.waits = False
             del self._waiting[waiting.number]
         most = 2 * len(self._waiting) + _MAX_STALE
-        self.urgent.drop_stale(self._waiting, most)
-        self.deadlines.drop_stale(self._waiting, most)
+        for order in (self.urgent, self.deadlines):
+            if len(order) > most:
+                order[:] = [entry for entry in order if entry[1] in self._waiting]
 
     def most_urgent(self) -> WaitingSequence | None:
         """The most urgent sequence, or None if none waits."""
@@ -140,7 +116,7 @@ class PendingSequences:
 
     def is_near(self, waiting: WaitingSequence) -> bool:
         """Whether a sequence is surely one of the near ones."""
-        return waiting.urgency <= self.urgent.key_at(self.horizon - 1)
+        return waiting.urgency <= self.urgent[min(self.horizon, len(self.urgent)) - 1][0]
 
     def earliest_deadline(self) -> WaitingSequence | None:
         """The sequence with the earliest deadline, or None if none has one."""
@@ -152,4 +128,5 @@ class PendingSequences:
         if not count:
             return 0.0
         urgent = max(0, count - PRIORITY_HEAD_START * priority) / count
-        return min(urgent, self.deadlines.count_up_to(deadline) / max(len(self.deadlines), count))
+        earlier = bisect_right(self.deadlines, (deadline, sys.maxsize))
+        return min(urgent, earlier / max(len(self.deadlines), count))

@@ -25,9 +25,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 
-from lengthwise.batching.cost import Column
+from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
@@ -38,24 +38,6 @@ _BLOCK_DIVISOR: Final = 10  # blocks have `1 + n // 10` of the window's n rows: 
 _BLOCKS_PER_BATCH: Final = 4  # least blocks of a good batch of one width, so that it can be shared with its neighbours
 
 
-class Cost(Protocol):
-    """The part of a cost table that the planner uses."""
-
-    @property
-    def drift(self) -> float:
-        """How many times as long a batch takes as the columns say."""
-
-    @property
-    def valid_steps_only(self) -> bool:
-        """Whether a row costs its own steps, however long the others are."""
-
-    def column(self, width: int, rows: int) -> Column:
-        """The predicted seconds of a width, for `rows` rows at least."""
-
-    def seconds_of(self, rows: int, width: int, valid_steps: int | None = None) -> float:
-        """The predicted seconds of a batch, before the drift."""
-
-
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """The limits of one batch. A single sequence that exceeds them still runs, unbatched."""
@@ -63,8 +45,7 @@ class BatchLimits:
     rows: int = 64  # most sequences
     padded_steps: int = 16_384  # most rows x width
     seconds: float = float("inf")  # longest predicted run
-    # the same with more than `Column.enough_rows`, which gain little while others wait
-    turn_seconds: float = float("inf")
+    turn_seconds: float = float("inf")  # the same past `Column.enough_rows`, which gain little while others wait
     multiple: int = 1  # widths are rounded up to a multiple of it
 
     def most_rows(self, width: int) -> int:
@@ -85,7 +66,7 @@ def bypass_bound(horizon: int = HORIZON) -> int:
     return (horizon + PRIORITY_HEAD_START * MAX_PRIORITY) * (MAX_LEFT_OUT + 1)
 
 
-def plan(pending: PendingSequences, cost: Cost, limits: BatchLimits, now: float) -> list[WaitingSequence]:
+def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: float) -> list[WaitingSequence]:
     """The sequences of the next batch, removed from the pending ones; empty if none waits."""
     urgent = pending.most_urgent()
     if urgent is None:
@@ -94,17 +75,18 @@ def plan(pending: PendingSequences, cost: Cost, limits: BatchLimits, now: float)
         chosen = [urgent]
     else:
         anchor = _anchor(pending, urgent, cost, limits, now)
-        column = cost.column(anchor.width, limits.rows)
-        seconds = _allowed_seconds(anchor, column, cost.drift, limits, now)
-        among = _by_arrival if cost.valid_steps_only else _by_length
-        chosen = among(pending, anchor, cost, limits, seconds, now)
+        seconds = _allowed_seconds(anchor, cost, limits, now)
+        if cost.valid_steps_only:
+            chosen = _by_arrival(pending, anchor, cost, limits, seconds, now)
+        else:
+            chosen = _by_length(pending, anchor, cost, limits, seconds)
     pending.take(chosen)
     pending.left_out = pending.left_out + 1 if urgent.waits else 0
     return chosen
 
 
 def _anchor(
-    pending: PendingSequences, urgent: WaitingSequence, cost: Cost, limits: BatchLimits, now: float
+    pending: PendingSequences, urgent: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
 ) -> WaitingSequence:
     """The most urgent sequence, or one that meets its deadline only if it runs now."""
     hurried = pending.earliest_deadline()
@@ -120,8 +102,9 @@ def _anchor(
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
 
-def _allowed_seconds(anchor: WaitingSequence, column: Column, drift: float, limits: BatchLimits, now: float) -> float:
+def _allowed_seconds(anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float) -> float:
     """Longest predicted run before the drift: by the anchor's deadline, and by `turn_seconds` past enough rows."""
+    column, drift = cost.column(anchor.width, limits.rows), cost.drift
     worth = column.seconds[min(column.enough_rows, limits.most_rows(anchor.width))]
     most = min(limits.seconds / drift, max(limits.turn_seconds / drift, worth))
     slack = (anchor.deadline - now) / drift
@@ -129,7 +112,7 @@ def _allowed_seconds(anchor: WaitingSequence, column: Column, drift: float, limi
 
 
 def _by_arrival(
-    pending: PendingSequences, anchor: WaitingSequence, cost: Cost, limits: BatchLimits, seconds: float, now: float
+    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float, now: float
 ) -> list[WaitingSequence]:
     """The anchor and the most urgent others, as many as keep the limits and the deadlines that can be kept."""
     chosen, shapes = [anchor], [(1, anchor.width, anchor.width, seconds)]  # of each prefix: rows, width, steps, longest
@@ -156,7 +139,7 @@ def _by_arrival(
 
 
 def _by_length(
-    pending: PendingSequences, anchor: WaitingSequence, cost: Cost, limits: BatchLimits, seconds: float, _now: float
+    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float
 ) -> list[WaitingSequence]:
     """The batch with the anchor in it, of a cheapest partition of the window around the anchor.
 
@@ -168,10 +151,8 @@ def _by_length(
     widths = sorted([each.width for each in near])
     place = bisect_left(widths, of)
     same = bisect_right(widths, of) - place
-    column = cost.column(of, limits.rows)
-    limit = limits.most_rows(of)
-    most = rows_within(column.seconds, limit, seconds)
-    rows = column.cheapest_rows[most]
+    column, limit = cost.column(of, limits.rows), limits.most_rows(of)
+    most, rows = _rows_within(column, limit, seconds)
     low, high = place, place + rows  # where it is full without padding, and another after it, nothing is cheaper
     if same < 2 * rows:
         full, reach = 1, math.ceil(_WINDOW_BATCHES * min(rows, max(column.enough_rows, _WINDOW_ROWS)))
@@ -180,12 +161,7 @@ def _by_length(
         end = min(len(near), place + same + reach)
         end = len(near) - (len(near) - end) // full * full
         begin = max(0, end - -(-(end - max(0, place - reach)) // full) * full)
-        if widths[begin] == widths[end - 1]:
-            high = place + _of_one_width(same, most, column.seconds)
-        else:
-            low, high = (
-                begin + cut for cut in _batch_with(place - begin, widths[begin:end], cost, limits, seconds, full)
-            )
+        low, high = (begin + cut for cut in _batch_with(place - begin, widths[begin:end], cost, limits, seconds, full))
     left = Counter(widths[low:high])
     left[of] -= 1
     chosen = [anchor]
@@ -198,53 +174,45 @@ def _by_length(
     return chosen
 
 
-def _of_one_width(count: int, most: int, times: list[float]) -> int:
-    """How many of `count` sequences of one width run first, if they need one batch or two of `most` rows at most."""
-    fewest = -(-count // 2)
-    return min(range(min(count, most), fewest - 1, -1), key=lambda rows: times[rows] + times[count - rows])
-
-
 def _batch_with(
-    place: int, widths: Sequence[int], cost: Cost, limits: BatchLimits, seconds: float, full: int
+    place: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, seconds: float, full: int
 ) -> tuple[int, int]:
-    """Where the batch with `widths[place]` in it begins and ends, in a cheapest partition of ascending widths."""
-    # Of every prefix up to a cut, the longest first: its rows, the seconds of its cheapest partition, a lower bound of
-    # the seconds of any partition, and where the last batch of the cheapest begins.
-    prefixes = [(0, 0.0, 0.0, 0)]
-    for cut, width in _cuts(widths, cost, limits, seconds, full):
-        times, _, _, least = cost.column(width, limits.rows)
-        limit = limits.most_rows(width)
-        cheapest, start = math.inf, 0
-        for before, best, floor, _ in prefixes:
-            rows = cut - before
-            if cheapest < math.inf and (rows > limit or times[rows] > seconds):
-                break
-            if best + times[rows] < cheapest:
-                cheapest, start = best + times[rows], before
-            elif floor + rows * least >= cheapest:  # `least` does not fall with the width: so for all shorter prefixes
-                break
-        prefixes.insert(0, (cut, cheapest, prefixes[0][2] + (cut - prefixes[0][0]) * least, start))
-    starts = {cut: start for cut, _, _, start in prefixes}
+    """Where the batch with `widths[place]` in it begins and ends, in a cheapest partition of ascending widths.
+
+    Batches may end at the end of a width, of a block of it, or of a batch of `full` rows.
+    """
+    # Of every prefix up to a cut, the longest first: its rows, the seconds of its cheapest partition, and where the
+    # last batch of that begins.
+    prefixes = [(0, 0.0, 0)]
+    block, begin = 1 + len(widths) // _BLOCK_DIVISOR, 0
+    while begin < len(widths):
+        width = widths[begin]
+        end = bisect_right(widths, width, begin)
+        column, limit = cost.column(width, limits.rows), limits.most_rows(width)
+        _, good = _rows_within(column, limit, seconds)
+        cuts = {*range(end, begin, -good), *range(end, begin, -min(block, -(-good // _BLOCKS_PER_BATCH)))}
+        if full > 1:
+            cuts |= {*range(end - (end - len(widths)) % full, begin, -full)}
+        for cut in sorted(cuts):
+            cheapest, start = math.inf, 0
+            for before, best, _ in prefixes:
+                rows = cut - before
+                if cheapest < math.inf and (rows > limit or column.seconds[rows] > seconds):
+                    break
+                if best + column.seconds[rows] < cheapest:
+                    cheapest, start = best + column.seconds[rows], before
+            prefixes.insert(0, (cut, cheapest, start))
+        begin = end
+    starts = {cut: start for cut, _, start in prefixes}
     high = len(widths)
     while starts[high] > place:
         high = starts[high]
     return starts[high], high
 
 
-def _cuts(widths: Sequence[int], cost: Cost, limits: BatchLimits, seconds: float, full: int) -> list[tuple[int, int]]:
-    """Where batches may end, and the width there: at the end of a width, of a block of it, or of a full batch."""
-    block = 1 + len(widths) // _BLOCK_DIVISOR
-    cuts, begin = {*range(len(widths), 0, -full)} if full > 1 else set(), 0
-    while begin < len(widths):
-        width = widths[begin]
-        end = bisect_right(widths, width, begin)
-        column = cost.column(width, limits.rows)
-        good = column.cheapest_rows[rows_within(column.seconds, limits.most_rows(width), seconds)]
-        cuts |= {*range(end, begin, -good), *range(end, begin, -min(block, -(-good // _BLOCKS_PER_BATCH)))}
-        begin = end
-    return [(cut, widths[cut - 1]) for cut in sorted(cuts)]
-
-
-def rows_within(times: list[float], most: int, seconds: float) -> int:
-    """The most rows, at most `most`, whose predicted `times[rows]` are within `seconds`; at least 1."""
-    return most if times[most] <= seconds else max(1, bisect_right(times, seconds, 1, most + 1) - 1)
+def _rows_within(column: Column, most: int, seconds: float) -> tuple[int, int]:
+    """The most rows, at most `most` and at least 1, predicted within `seconds`; and the cheapest of so many at most."""
+    times = column.seconds
+    if times[most] > seconds:
+        most = max(1, bisect_right(times, seconds, 1, most + 1) - 1)
+    return most, column.cheapest_rows[most]

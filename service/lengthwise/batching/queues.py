@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple, Protocol
 from lengthwise.batching.breaker import Breaker
 from lengthwise.batching.buckets import Buckets
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.inline import InlineRule
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import PaddedBatch, Steps, pad
@@ -25,6 +24,10 @@ TURN_SECONDS: Final = 0.02  # see `BatchLimits.turn_seconds`
 ARRIVAL_TURN_SECONDS: Final = 0.1
 SHARED_TURN_SECONDS: Final = 0.002  # with several models: no run is interrupted for another
 _WAKE_UP_SECONDS: Final = 0.005  # how late a busy machine may wake a runner: a wait for more ends earlier
+FIRST_RUNS: Final = 4  # how many batches of a new model are run by runners before the event loop may run one
+_COOLDOWN_FACTOR: Final = 100  # over the slow run: a model blocks the event loop for at most 1 % of the time
+_MAX_COOLDOWN_SECONDS: Final = 3600.0
+_RESET_FACTOR: Final = 10  # cooldowns double, until so many times the last one passed without a slow run
 
 _USED_SECONDS: Final = attrgetter("used_seconds")
 
@@ -37,6 +40,38 @@ class Timing(NamedTuple):
 
     queue: float
     inference: float
+
+
+class InlineRule:
+    """Whether the event loop may run a model's batches itself ("inline"), as far as that depends on the model.
+
+    Such a run blocks the loop, so it must be reliably short: its time follows from the shape of its batch (`steady`),
+    runners have run `FIRST_RUNS` (costs are measured at load with zeros), and no cooldown lasts, after a run much
+    slower than predicted: `possible`, unless `cooldown_end` (on the batcher's clock) is still to come.
+    """
+
+    __slots__ = ("cooldown_end", "cooldown_seconds", "first_runs", "possible", "steady")
+
+    def __init__(self, *, steady: bool) -> None:
+        self.steady = steady
+        self.first_runs = FIRST_RUNS
+        self.possible = False
+        self.cooldown_seconds = 0.0
+        self.cooldown_end = 0.0
+
+    def ran(self) -> None:
+        """A runner has run one of the first batches."""
+        self.first_runs -= 1
+        self.possible = self.steady and not self.first_runs
+
+    def start_cooldown(self, run_seconds: float, now: float) -> None:
+        """Keeps the model off the event loop because of a slow run, in a runner or on the loop."""
+        since_end = now - self.cooldown_end
+        shortest = 0.0 if since_end >= _RESET_FACTOR * self.cooldown_seconds else self.cooldown_seconds
+        if since_end >= 0:  # a slow run within a cooldown, which is in a runner, does not double it
+            shortest *= 2
+        self.cooldown_seconds = min(max(_COOLDOWN_FACTOR * run_seconds, shortest), _MAX_COOLDOWN_SECONDS)
+        self.cooldown_end = now + self.cooldown_seconds
 
 
 class ModelQueue:
@@ -99,32 +134,31 @@ class ModelQueue:
             width = hurried.width
         try:
             column = self.cost.column(width, self.limits.rows)
-            if self.cost.valid_steps_only:
-                batch = self.seconds * min(1.0, self.limits.rows / max(1, len(self.pending)))
-                return max(batch, column.seconds[1] * self.cost.drift) <= seconds
-            return column.seconds[min(len(self.pending), column.enough_rows)] * self.cost.drift <= seconds
         except Exception:
-            self._log_cost_error()
-            return False
+            return self._without_costs() <= seconds
+        if self.cost.valid_steps_only:
+            batch = self.seconds * min(1.0, self.limits.rows / max(1, len(self.pending)))
+            return max(batch, column.seconds[1] * self.cost.drift) <= seconds
+        return column.seconds[min(len(self.pending), column.enough_rows)] * self.cost.drift <= seconds
 
     def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
         """Predicted seconds of a batch; infinity where the cost table fails, which must not end a thread."""
         try:
             return self.cost.predict(rows, width, valid_steps)
         except Exception:
-            self._log_cost_error()
-            return float("inf")
+            return self._without_costs()
 
     def row_seconds(self, width: int) -> float:
         """Predicted seconds of one sequence in a good batch; 0 where the cost table fails."""
         try:
             return self.cost.column(width, self.limits.rows).least_row_seconds * self.cost.drift
         except Exception:
-            self._log_cost_error()
+            self._without_costs()
             return 0.0
 
-    def _log_cost_error(self) -> None:
+    def _without_costs(self) -> float:
         log.exception("the cost of a batch of %s could not be predicted", self.name)
+        return float("inf")
 
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
         """The batch that runs: the sequences, padded to the queue's shapes."""
@@ -183,6 +217,7 @@ class ModelQueues:
 
     def __init__(self, max_wait_seconds: float = 0.0) -> None:
         self._max_wait = max_wait_seconds
+        self.waits = max_wait_seconds > 0  # whether a batch that is not full waits for more requests
         self._queues: list[ModelQueue] = []
         self._used_seconds = 0.0  # of the queue that was served last; a queue that was empty continues from there
 
@@ -214,14 +249,6 @@ class ModelQueues:
         """How many queues have waiting sequences; at least 1."""
         return sum(1 for queue in self._queues if queue.padded_steps) or 1
 
-    def closed(self) -> ModelQueue | None:
-        """One of the queues, if all of them are closed to new requests; None if one is open."""
-        queue = None
-        for queue in self._queues:
-            if not queue.closed_to_new:
-                return None
-        return queue
-
     def turn_seconds(self, queue: ModelQueue) -> float:
         """The `BatchLimits.turn_seconds` for the next plan of a queue."""
         if len(self._queues) > 1:
@@ -237,7 +264,7 @@ class ModelQueues:
         waiting = [queue for queue in self._queues if len(queue.pending)]
         if not waiting:
             return None, None
-        if self._max_wait > 0 and not draining:
+        if self.waits and not draining:
             waits = {queue: self._seconds_to_wait(queue, now) for queue in waiting}
             waiting = [queue for queue in waiting if waits[queue] <= 0]
             if not waiting:
@@ -245,11 +272,6 @@ class ModelQueues:
         served = waiting[0] if len(waiting) == 1 else min(waiting, key=_USED_SECONDS)
         self._used_seconds = max(self._used_seconds, served.used_seconds)
         return served, None
-
-    @property
-    def waits(self) -> bool:
-        """Whether a batch that is not full waits for more requests."""
-        return self._max_wait > 0
 
     def _seconds_to_wait(self, queue: ModelQueue, now: float) -> float:
         """How long a queue may still wait for more requests, as far as its earliest deadline allows."""

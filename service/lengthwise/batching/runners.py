@@ -29,15 +29,13 @@ is under the batcher's lock; that of a model is in its queue (`ModelQueue.inline
 from __future__ import annotations
 
 import asyncio
-import enum
 import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from lengthwise.batching.execution import Execution, FinishedBatch, PlannedBatch
-from lengthwise.batching.inline import SLOW_FACTOR
+from lengthwise.batching.execution import FinishedBatch, PlannedBatch
 from lengthwise.batching.queues import ModelQueue, QueuedSequence
 
 if TYPE_CHECKING:
@@ -48,43 +46,35 @@ ONE_CORE_INLINE_SECONDS: Final = 0.004  # the same where event loop and runner s
 BUSY_POLL_SECONDS: Final = 0.0001
 """How long the event loop polls for new requests after an inline run that emptied the queue: about as long as the
 system takes to wake it. It yields the core at every poll, so it delays no other process."""
+_SLOW_FACTOR: Final = 8  # an inline batch slower than this times the inline limit starts a cooldown of its model
 _MOST_UNCOUNTED: Final = 8  # inline batches that may wait to be counted while requests arrive that run first
-
 
 LendCores = Callable[[int, bool], None]  # is told how many cores are idle, and whether a batch is about to run
 
 
-class InlineMode(enum.Enum):
-    """When the event loop may run batches."""
-
-    NEVER = "never"
-    ALL_IDLE = "all runners idle"
-    ONE_CORE = "one core"
-
-
 class Runners:
-    """The runner threads, and the turns of the event loop."""
+    """The runner threads, and the turns of the event loop, which takes none unless `inline`."""
 
     def __init__(
         self,
         source: Batcher,
-        execution: Execution,
         lock: threading.Lock,
         count: int,
         clock: Callable[[], float],
         *,
-        mode: InlineMode,
-        lend_cores: LendCores | None = None,
-        cores: int = 1,
+        inline: bool,
+        one_core: bool,
+        lend_cores: LendCores | None,
+        cores: int,
     ) -> None:
         self.count = count
         self._clock = clock
         self._source = source
-        self._execution = execution
+        self._execution = source.execution
         self._lock = lock
         self._work = threading.Condition(lock)
-        self._mode = mode
-        self._one_core = mode is InlineMode.ONE_CORE
+        self._may_inline = inline
+        self._one_core = one_core and inline and count == 1
         self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
         self._idle = 0  # runners that wait for work
         self._lend_cores = lend_cores if cores > 1 else None
@@ -131,7 +121,7 @@ class Runners:
             return
         if (
             self._idle == self.count
-            and self._mode is not InlineMode.NEVER
+            and self._may_inline
             and self._loop is not None
             and queue.inline.possible
             and (self._one_core or (len(added) == 1 and queue.predict(1, added[0].width) <= INLINE_SECONDS))
@@ -254,12 +244,13 @@ class Runners:
     def busy_poll(self, loop: asyncio.AbstractEventLoop) -> None:
         """Keeps the event loop from sleeping until `BUSY_POLL_SECONDS` are over or work arrives."""
         if self._idle == self.count and not self._turn_scheduled and self._clock() < self._poll_end:
-            _yield_core()
+            if hasattr(os, "sched_yield"):
+                os.sched_yield()  # another process that waits for this core, perhaps a client, runs first
             loop.call_soon(self.busy_poll, loop)
 
     def _check_speed(self, finished: FinishedBatch) -> None:
         """Starts a cooldown for a model whose batch was predicted to be short and was much slower."""
-        if finished.work_seconds <= SLOW_FACTOR * self._inline_seconds:
+        if finished.work_seconds <= _SLOW_FACTOR * self._inline_seconds:
             return
         planned = finished.planned
         if planned.seconds <= self._inline_seconds:
@@ -268,9 +259,3 @@ class Runners:
     def _is_short(self, queue: ModelQueue) -> bool:
         rule = queue.inline
         return rule.possible and rule.cooldown_end <= self._clock() and queue.fits(self._inline_seconds)
-
-
-def _yield_core() -> None:
-    """Lets another process run that waits for this core, perhaps a client; where the system has `sched_yield`."""
-    if hasattr(os, "sched_yield"):
-        os.sched_yield()

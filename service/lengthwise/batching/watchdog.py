@@ -52,8 +52,7 @@ class Watchdog:
         self._hung_seconds = hung_seconds
         self._looks: dict[int, tuple[Run, int]] = {}  # by thread: what ran at the last look, and at how many before
         self._hung: Run | None = None
-        self._loop_looks = 0
-        self._loop_reported = False
+        self._loop_looks = 0  # since it ran something
         self._loop_thread = 0
         self._answered = threading.Event()
         self._stopped = threading.Event()
@@ -106,16 +105,15 @@ class Watchdog:
     def look_at_loop(self, call: Callable[[Callable[[], None]], object]) -> None:
         """Looks at the event loop once: whether it ran the function that the last look gave it."""
         if self._answered.is_set():
-            if self._loop_reported:
+            if self._loop_looks * LOOK_SECONDS > self._hung_seconds:
                 log.warning("the event loop runs again")
-            self._loop_looks, self._loop_reported = 0, False
+            self._loop_looks = 0
             self._answered.clear()
             with suppress(RuntimeError):  # the event loop is closed
                 call(self._answered.set)
             return
         self._loop_looks += 1
-        if self._loop_looks * LOOK_SECONDS > self._hung_seconds and not self._loop_reported:
-            self._loop_reported = True
+        if self._loop_looks * LOOK_SECONDS > self._hung_seconds >= (self._loop_looks - 1) * LOOK_SECONDS:
             frame = sys._current_frames().get(self._loop_thread)
             stack = "".join(traceback.format_stack(frame)) if frame is not None else "unknown"
             log.critical("the event loop has run nothing for %.3g s; its stack:\n%s", self._hung_seconds, stack)

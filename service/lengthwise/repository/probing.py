@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from lengthwise.batching.breaker import BreakerState
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.repository import judging
 from lengthwise.repository.model import LoadedModel
@@ -68,7 +67,7 @@ class Probing:
             waits = []
             for served in self._served():
                 breaker = served.queue.breaker
-                if breaker.state is BreakerState.CLOSED or served in self._running:
+                if breaker.closed or served in self._running:
                     continue
                 if breaker.probe_time <= now:
                     self._running.add(served)
