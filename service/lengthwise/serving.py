@@ -23,15 +23,12 @@ from lengthwise.files import available_cores
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.every_worker import EveryWorker, VersionChange
-from lengthwise.repository.judge_process import JudgeProcess
+from lengthwise.repository.judge_process import JudgeProcess, SharedJudge
 from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.probing import Probing
-from lengthwise.repository.registry import Registry, Rescan
+from lengthwise.repository.registry import EveryWorker, Publish, Registry, Rescan, ServedModel
 from lengthwise.repository.scan import Scan
-from lengthwise.repository.served import ServedModel
-from lengthwise.repository.shared_judge import SharedJudge
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
@@ -121,9 +118,8 @@ class Serving:
             return self.metrics.snapshot()
 
         registry = self.registry
-        changes: dict[str, VersionChange] = {"load": registry.load_here, "unload": registry.unload_here}
         served = lambda: [served.manifest.key for served in self.served]  # noqa: E731
-        registry.everywhere = EveryWorker(changes, served, worker.ask, worker.answers)
+        registry.everywhere = EveryWorker(registry.change_here, served, worker.ask, worker.answers)
         worker.answers["metrics"] = metrics
         registry.listeners.append(self._note_readiness)
 
@@ -300,7 +296,7 @@ class Serving:
         """Ends the work for a call whose caller no longer waits."""
         self.batcher.withdraw(pending, error)
 
-    def _scan(self, before: Repository, again: str | None) -> Repository:
+    def _scan(self, before: Repository, again: str | None, publish: Publish) -> Repository:
         settings = self.settings
         return Scan(
             settings.models,
@@ -313,7 +309,7 @@ class Serving:
             judge=self.judge,
             most_bytes=settings.judge_memory_bytes,
             stopping=self.registry.stopping,
-            publish=self.registry.publish,
+            publish=publish,
             kept=self._kept,
         ).run()
 

@@ -50,14 +50,14 @@ def test_what_is_no_version_does_not_count_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["7", "007", "0", "999999999", "1000000000", "12345678901", "\u0661", "-1", "1 "])
 def test_the_exporter_and_the_service_agree_on_what_a_version_is(tmp_path: Path, name: str) -> None:
     (tmp_path / "vowels" / name).mkdir(parents=True)
-    assert model_files.versions(tmp_path / "vowels") == [key.version for key in folder.versions(tmp_path)]
+    assert model_files.versions(tmp_path / "vowels") == [key.version for key in folder.read(tmp_path).directories]
 
 
 def test_a_version_that_no_service_reads_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(PublishError):
         published(tmp_path / "vowels" / "1000000000")
     published(tmp_path / "vowels" / "999999999")
-    assert Key("vowels", 999999999) in folder.versions(tmp_path)
+    assert Key("vowels", 999999999) in folder.read(tmp_path).directories
     with pytest.raises(PublishError):
         published(tmp_path / "vowels")
 

@@ -13,7 +13,7 @@ from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, ModelNotFound, NoSuchAlias, NotReady
 from lengthwise.repository import aliases, judging
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.scan_state import ScanState
+from lengthwise.repository.scan import ScanState
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from lengthwise.versions import Key, Policy

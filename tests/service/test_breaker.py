@@ -1,6 +1,7 @@
 """A model that breaks is not asked by callers any more, and works again as soon as its golden sequences are right."""
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -164,17 +165,18 @@ async def test_golden_sequences_with_other_answers_keep_the_breaker_open() -> No
 
 
 async def test_a_service_stops_while_a_probe_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    never = asyncio.Event()
-    entered = asyncio.Event()
+    entered, never = asyncio.Event(), threading.Event()
 
-    async def hang(_: object) -> None:
-        entered.set()
-        await never.wait()
+    def hang(*_: object) -> None:
+        loop.call_soon_threadsafe(entered.set)
+        never.wait()
 
-    monkeypatch.setattr("lengthwise.repository.probing.in_daemon_thread", hang)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr("lengthwise.repository.probing.probe", hang)
     switch = Switch()
     async with serving(model(manifest(), switch)) as service:
         switch.on = True
         await fail(service)
         async with asyncio.timeout(180):
             await entered.wait()
+    never.set()

@@ -337,7 +337,7 @@ def test_where_no_process_can_be_started_it_is_not_served(tmp_path: Path, monkey
 @pytest.mark.parametrize("told", [b"", b"[1]", b"[" * 100_000, b'{"judged": {}}', b'{"judged": {"promise": {}}}'])
 def test_an_answer_without_sense_is_a_refusal(told: bytes):
     with pytest.raises(ModelError):
-        JudgeProcess(1, 1).read_verdict("m/1", 0, told, b"")
+        JudgeProcess(1, 1).read_verdict("m/1", 0, told, b"", 1)
 
 
 def test_a_graph_that_is_replaced_while_it_is_judged_is_not_what_is_opened(tmp_path: Path):
@@ -345,16 +345,11 @@ def test_a_graph_that_is_replaced_while_it_is_judged_is_not_what_is_opened(tmp_p
 
     def judge(files: ModelFiles, *arguments: object) -> judging.Judged:
         (directory / "model.onnx").write_bytes(b"another graph")
-        return judging.Judged(
-            **{**vars_of(judging.judge(files, LIMITS, 0.01, (CPU_DEVICE,), Stopping())), "session": None}
-        )
+        judged = judging.judge(files, LIMITS, 0.01, (CPU_DEVICE,), Stopping())
+        return judged.model_copy(update={"session": None})
 
     model = loading.load(directory, LIMITS, judge=judge)
     good = loading.load(BUNDLED, BatchLimits(4, 64), budget_seconds=0.01)
     assert model.session.kernels == good.session.kernels
     with pytest.raises(VerificationError):
         loading.load(directory, LIMITS)
-
-
-def vars_of(judged: judging.Judged) -> dict[str, object]:
-    return {name: getattr(judged, name) for name in judging.Judged.__slots__}

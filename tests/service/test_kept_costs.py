@@ -1,10 +1,9 @@
 """Cost tables that outlive the process that measured them."""
 
 import shutil
-import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from lengthwise import files
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.repository import judging, kept_costs, loading
+from lengthwise.repository import judging, kept, loading
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.runtime.session import Session
@@ -23,8 +22,13 @@ UNDER: dict[str, str | int] = {"processor": "one", "max_batch_rows": 8}
 SPOILT = '{"conditions": {"processor": "one", "max_batch_rows": 8}, "table": %s}'
 
 
-def read(directory: Path, wanted: dict[str, str | int], **more: Any) -> CostTable | None:
-    return kept_costs.of(files.read_if_any(directory / kept_costs.FILE, kept_costs.MOST_BYTES), wanted, **more)
+def write(directory: Path, under: dict[str, str | int]) -> None:
+    kept.write(directory / kept.COSTS_FILE, under, table=TABLE.to_json())
+
+
+def read(directory: Path, wanted: dict[str, str | int]) -> CostTable | None:
+    content = files.read_if_any(directory / kept.COSTS_FILE, kept.MOST_BYTES)
+    return kept.read(content, wanted, lambda found: CostTable.from_json(found["table"]), kept.COSTS_FILE)
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(tmp_path: Path) -> None:
-    kept_costs.keep(tmp_path, UNDER, TABLE.to_json())
+    write(tmp_path, UNDER)
     found = read(tmp_path, UNDER)
     assert found is not None
     assert found.to_json() == TABLE.to_json()
@@ -43,7 +47,7 @@ def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(tmp_path: P
 
 @pytest.mark.parametrize("other", [{"processor": "another"}, {"max_batch_rows": 16}])
 def test_under_other_conditions_it_is_passed_over(tmp_path: Path, other: dict[str, str | int]) -> None:
-    kept_costs.keep(tmp_path, UNDER, TABLE.to_json())
+    write(tmp_path, UNDER)
     assert read(tmp_path, {**UNDER, **other}) is None
 
 
@@ -51,22 +55,15 @@ def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.
     manifest = Manifest.read(bundled_models() / "japanese-vowels" / "1")
 
     def under(provider: str, processor: str, kernels: str = "onnxruntime") -> dict[str, str | int]:
-        monkeypatch.setattr(kept_costs, "processor", lambda: processor)
+        monkeypatch.setattr(kept, "processor", lambda: processor)
         session = cast(Session, SimpleNamespace(provider=provider, kernels=kernels))
-        return kept_costs.conditions(manifest, session, BatchLimits())
+        return kept.of_costs(manifest, session, BatchLimits())
 
     gpu = "CUDAExecutionProvider, NVIDIA H200"
     assert under(gpu, "one") == under(gpu, "another")
     assert under(gpu, "one") != under("CUDAExecutionProvider, NVIDIA L4", "one")
     assert under(CPU_DEVICE.label, "one") != under(CPU_DEVICE.label, "another")
     assert under(CPU_DEVICE.label, "one") != under(CPU_DEVICE.label, "one", "avx2")
-
-
-def test_a_table_learns_by_the_clock_that_it_is_read_with(tmp_path: Path) -> None:
-    kept_costs.keep(tmp_path, UNDER, TABLE.to_json())
-    found = read(tmp_path, UNDER, clock=time.perf_counter)
-    assert found is not None
-    assert found.clock is time.perf_counter
 
 
 def test_where_none_was_kept_there_is_none(tmp_path: Path) -> None:
@@ -84,7 +81,7 @@ def test_where_none_was_kept_there_is_none(tmp_path: Path) -> None:
 def test_a_spoilt_file_is_passed_over_with_a_word(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / kept_costs.FILE).write_bytes(content.encode("latin-1"))
+    (tmp_path / kept.COSTS_FILE).write_bytes(content.encode("latin-1"))
     assert read(tmp_path, UNDER) is None
     assert "is ignored" in caplog.text
 
@@ -95,8 +92,8 @@ def test_a_service_plans_with_the_kept_table_and_measures_nothing(
     directory = models / "japanese-vowels" / "1"
     limits = BatchLimits(rows=8, padded_steps=64)
     measured = loading.load(directory, limits)
-    under = kept_costs.conditions(measured.manifest, measured.session, limits)
-    kept_costs.keep(directory, under, TABLE.to_json())
+    under = kept.of_costs(measured.manifest, measured.session, limits)
+    write(directory, under)
 
     def measure_cost(*arguments: object, **options: object) -> CostTable:
         raise AssertionError("measured")
@@ -107,7 +104,7 @@ def test_a_service_plans_with_the_kept_table_and_measures_nothing(
 
 def test_a_load_that_measures_keeps_the_table_for_the_next(models: Path) -> None:
     directory = models / "japanese-vowels" / "1"
-    (directory / kept_costs.FILE).unlink(missing_ok=True)
+    (directory / kept.COSTS_FILE).unlink(missing_ok=True)
     measured = loading.load(directory, BatchLimits(rows=8, padded_steps=64), budget_seconds=0.01)
     again = loading.load(directory, BatchLimits(rows=8, padded_steps=64), budget_seconds=0.01)
     assert again.cost.to_json() == measured.cost.to_json()
@@ -115,5 +112,5 @@ def test_a_load_that_measures_keeps_the_table_for_the_next(models: Path) -> None
 
 def test_a_directory_that_cannot_be_written_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    kept_costs.keep(tmp_path / "gone", UNDER, TABLE.to_json())
+    write(tmp_path / "gone", UNDER)
     assert "every load measures" in caplog.text

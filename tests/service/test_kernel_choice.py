@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.repository import kernel_choice, loading
+from lengthwise.repository import kept, kernel_choice, loading
 from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, TIMED_CPU, Device, choose
@@ -74,7 +74,7 @@ def test_the_next_load_has_the_same_kernels_whatever_it_would_measure(
 def test_under_other_conditions_they_are_timed_again(directory: Path, monkeypatch: pytest.MonkeyPatch):
     take(monkeypatch, 2.0)
     load(directory)
-    monkeypatch.setattr(kernel_choice, "processor", lambda: "another")
+    monkeypatch.setattr(kept, "processor", lambda: "another")
     take(monkeypatch, 0.5)
     assert load(directory).session.kernels == OWN
 
@@ -87,18 +87,18 @@ def test_under_other_conditions_they_are_timed_again(directory: Path, monkeypatc
     ],
 )
 def test_a_file_that_says_nothing_is_ignored(directory: Path, monkeypatch: pytest.MonkeyPatch, content: bytes):
-    (directory / kernel_choice.FILE).write_bytes(content)
+    (directory / kept.KERNELS_FILE).write_bytes(content)
     asked = take(monkeypatch, 0.5)
     assert load(directory).session.kernels == OWN
     assert asked
-    assert json.loads((directory / kernel_choice.FILE).read_text())["kernels"] == OWN
+    assert json.loads((directory / kept.KERNELS_FILE).read_text())["kernels"] == OWN
 
 
 def test_kernels_that_were_not_measured_are_no_choice(directory: Path, monkeypatch: pytest.MonkeyPatch):
     take(monkeypatch, 0.5)
     load(directory)
-    stored = json.loads((directory / kernel_choice.FILE).read_text())
-    (directory / kernel_choice.FILE).write_text(json.dumps(stored | {"kernels": "avx1024"}))
+    stored = json.loads((directory / kept.KERNELS_FILE).read_text())
+    (directory / kept.KERNELS_FILE).write_text(json.dumps(stored | {"kernels": "avx1024"}))
     asked = take(monkeypatch, 2.0)
     assert load(directory).session.kernels == ONNXRUNTIME
     assert asked
@@ -111,7 +111,7 @@ def test_what_was_asked_for_serves_and_nothing_is_timed(
     asked = take(monkeypatch, 2.0 if device is CPU_DEVICE else 0.5)
     assert load(directory, device).session.kernels == kernels
     assert asked == []
-    assert not (directory / kernel_choice.FILE).exists()
+    assert not (directory / kept.KERNELS_FILE).exists()
 
 
 def test_the_option_forces_either_or_neither():
@@ -150,7 +150,7 @@ def test_a_directory_that_cannot_be_written_is_no_error(
     monkeypatch.setattr("lengthwise.files.replace", full)
     with caplog.at_level(logging.INFO):
         assert load(directory).session.kernels == ONNXRUNTIME
-    assert "every load times them" in caplog.text
+    assert "every load measures it" in caplog.text
 
 
 def test_a_graph_that_runs_in_onnxruntimes_only_is_not_timed(directory: Path, monkeypatch: pytest.MonkeyPatch):

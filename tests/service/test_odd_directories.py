@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lengthwise import files
-from lengthwise.repository import judging, kept_costs, loading
+from lengthwise.repository import judging, kept, loading
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.scan import Scan
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
@@ -25,7 +25,7 @@ from tests.support.model_directories import LIMITS, measure_quickly, place, sign
 from tests.support.odd_directories import encrypted, header, patched, rewritten, text_for_lengths, trillions_of_steps
 
 VOUCHED = (GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE)
-UNVOUCHED = (kept_costs.FILE, kept_promises.FILE)
+UNVOUCHED = (kept.COSTS_FILE, kept_promises.FILE)
 MOST_BYTES = 2**30
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
 SMALL: dict[str, Any] = {
@@ -132,9 +132,9 @@ def test_whatever_stands_in_the_place_of_a_file_is_the_refusal_of_its_version(fo
 @pytest.mark.parametrize("odd", ODD)
 def test_whatever_stands_in_the_place_of_a_kept_file_is_passed_over(folder: Path, odd: str) -> None:
     for version, name in enumerate(UNVOUCHED, 1):
-        kept = place(folder, "bad", version, **SMALL) / name
-        kept.unlink(missing_ok=True)
-        ODD[odd](kept)
+        path = place(folder, "bad", version, **SMALL) / name
+        path.unlink(missing_ok=True)
+        ODD[odd](path)
     found = look(folder)
     assert served(found) == ["bad/1", "bad/2", "good/1"]
     assert found.refused == ()
@@ -145,7 +145,7 @@ def matching(**table: Any) -> Callable[[Path], str]:
 
     def written(directory: Path) -> str:
         model = loading.load(directory, LIMITS, budget_seconds=0.01)
-        under = kept_costs.conditions(model.manifest, model.session, LIMITS.at_most(model.manifest.max_batch_rows))
+        under = kept.of_costs(model.manifest, model.session, LIMITS.at_most(model.manifest.max_batch_rows))
         return json.dumps({"conditions": under, "table": {"rows": [1], "widths": [4], "seconds": [[1.0]]} | table})
 
     return written

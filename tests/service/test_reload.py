@@ -95,7 +95,7 @@ class Next:
         self.before: Callable[[], None] = lambda: None
         self.scans = 0
 
-    def __call__(self, before: Repository, again: str | None) -> Repository:
+    def __call__(self, *_: object) -> Repository:
         self.scans += 1
         self.before()
         return Repository.of(self.models)

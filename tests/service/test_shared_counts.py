@@ -15,7 +15,7 @@ import pytest
 
 from lengthwise.errors import ModelError, NotJudged, VerificationError
 from lengthwise.http.worker import ENDING, GIVE_WAY_SECONDS, NOT_READY_SECONDS, READY, STARTING, Worker
-from lengthwise.repository.shared_judge import SharedJudge
+from lengthwise.repository.judge_process import SharedJudge
 from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime.manifest import Promise
 from lengthwise.telemetry import shared_counts
@@ -165,7 +165,13 @@ def verdict() -> Any:
     from lengthwise.repository.judging import Judged
 
     return Judged(
-        Promise(provider="CPU", bits=True, tolerance=0.0), [{"name": "x"}], {"a": 1}, {"b": 2}, True, "avx2", {"c": 3}
+        promise=Promise(provider="CPU", bits=True, tolerance=0.0),
+        cases=({"name": "x"},),
+        costs={"a": 1},
+        measured={"b": 2},
+        steady=True,
+        kernels="avx2",
+        choice={"c": 3},
     )
 
 
@@ -210,7 +216,7 @@ def test_what_was_not_judged_is_tried_again(tmp_path: Path) -> None:
 
 async def test_an_admin_call_that_fails_at_one_worker_names_it() -> None:
     from lengthwise.errors import ModelNotFound, WorkersDiffer
-    from lengthwise.repository.every_worker import EveryWorker
+    from lengthwise.repository.registry import EveryWorker
 
     answers: dict[str, Any] = {}
     other: dict[str, Any] = {"pid": 7, "error": None, "serves": ["sums/1"]}
@@ -218,11 +224,11 @@ async def test_an_admin_call_that_fails_at_one_worker_names_it() -> None:
     async def ask(call: str, *given: Any, all_of_them: bool) -> list[dict[str, Any]]:
         return [await answers[call](*given), other]
 
-    async def here(name: str) -> None:
+    async def here(_change: str, name: str) -> None:
         if name == "absent":
             raise ModelNotFound("no such model")
 
-    every = EveryWorker({"load": here}, lambda: ["sums/2"], ask, answers)
+    every = EveryWorker(here, lambda: ["sums/2"], ask, answers)
     assert await every("load", "sums") is None
     other["error"] = "its digest differs"
     with pytest.raises(WorkersDiffer, match=r"7 failed .its digest differs.*sums/1") as raised:

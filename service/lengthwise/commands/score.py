@@ -126,7 +126,7 @@ def _models_there_are() -> str:
 
     repository = Settings.load().models
     with suppress(ConfigurationError):
-        names = sorted({str(repository / key.name) for key in folder.versions(repository)})
+        names = sorted({str(repository / key.name) for key in folder.read(repository).directories})
         which = "that comes with Lengthwise" if repository == bundled_models() else "of LENGTHWISE_MODELS"
         if names:
             return (

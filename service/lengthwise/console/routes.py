@@ -17,7 +17,7 @@ from lengthwise.console.live import MOST_VIEWERS, LiveView
 from lengthwise.console.live_stream import MEDIA_TYPE, LiveStream
 from lengthwise.datasets.long_table import ColumnNames
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, headers_of
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
 if TYPE_CHECKING:

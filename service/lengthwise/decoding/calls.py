@@ -16,7 +16,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
-    from lengthwise.repository.served import ServedModel
+    from lengthwise.repository.registry import ServedModel
 
 MAX_TIMEOUT_MS = 86_400_000.0  # a day: longer deadlines are clipped to it
 MAX_ID_CHARACTERS = 256

@@ -14,7 +14,7 @@ from lengthwise.errors import NoSuchAlias, RequestError
 from lengthwise.versions import MOST_DIGITS, is_alias, is_written_as_version
 
 if TYPE_CHECKING:
-    from lengthwise.repository.served import ServedModel
+    from lengthwise.repository.registry import ServedModel
 
 FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priority"})
 _ABSENT: Final = object()

@@ -46,7 +46,7 @@ from lengthwise.grpc.transport import Handler, RpcCall
 from lengthwise.protocols import inventory, kserve
 from lengthwise.protocols.body import too_large
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
 HEALTH: Final = "grpc.health.v1.Health"

@@ -16,7 +16,7 @@ from lengthwise.errors import Draining, NotReady, RequestError
 from lengthwise.http import document, pages, schemas
 from lengthwise.protocols import kserve
 from lengthwise.repository.contents import Repository, listed
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
 

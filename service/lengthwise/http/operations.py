@@ -28,7 +28,7 @@ from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
 _PREDICT: Final = (

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from lengthwise.decoding.calls import Item
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.telemetry.families import Family
 

@@ -24,7 +24,7 @@ from lengthwise.monitoring.drift import Drift
 from lengthwise.monitoring.recorder import Recorder
 from lengthwise.monitoring.shadow import Shadow
 from lengthwise.monitoring.verify import AnswerCheck
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.settings import Settings

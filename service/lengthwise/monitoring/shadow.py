@@ -14,7 +14,7 @@ from lengthwise.decoding.calls import why_rejected
 from lengthwise.errors import RequestError
 from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.drift import answered_classes
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.telemetry.families import Family
 from lengthwise.versions import Key
 

@@ -31,7 +31,7 @@ import orjson
 from lengthwise.errors import ConfigurationError, Draining, Forbidden, InvalidRequest, NotReady, Problem
 from lengthwise.protocols import kserve
 from lengthwise.protocols.tensor_specs import LENGTHS, TensorSpec, inputs_of, outputs_of
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.serving import Serving
 from lengthwise.telemetry.metrics import ModelMetrics

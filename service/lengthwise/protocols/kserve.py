@@ -11,7 +11,7 @@ from starlette.responses import Response
 from lengthwise.errors import InvalidRequest, Problem, RequestError
 from lengthwise.protocols import problems
 from lengthwise.protocols.endpoint import JSON, Headers
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 from lengthwise.versions import is_alias, is_written_as_version
 

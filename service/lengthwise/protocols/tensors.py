@@ -24,7 +24,7 @@ from lengthwise.protocols import request_parameters
 from lengthwise.protocols.request_parameters import RequestedOutput
 from lengthwise.protocols.tensor_specs import ELEMENTS, LENGTHS, TensorSpec, inputs_of, outputs_of
 from lengthwise.protocols.tensor_text import TensorText
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.manifest import Manifest
 
 MOST_CLASSIFICATIONS: Final = 262_144  # in one answer: each is a Python object

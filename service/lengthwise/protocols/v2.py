@@ -32,7 +32,7 @@ from lengthwise.protocols.request_parameters import RequestedOutput
 from lengthwise.protocols.tensor_text import SplitText, TensorText
 from lengthwise.protocols.tensors import INT64_MAX, InputTensor, KnownHeads, KnownTensors, TensorCall
 from lengthwise.protocols.turns import Turns
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 

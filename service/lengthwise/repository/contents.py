@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from lengthwise.errors import ModelNotFound, NoSuchAlias, NotReady, Problem
 from lengthwise.repository.aliases import CHAMPION, Aliases
@@ -37,30 +37,21 @@ class Repository:
     models: Mapping[str, Mapping[int, LoadedModel]] = field(default_factory=dict)  # to serve, by name and version
     refused: Sequence[Refusal] = ()  # versions that the policy selects
     unloaded: frozenset[str] = frozenset()  # names, by a client
-    # of each version's directory when it was verified
-    states: Mapping[Key, DirectoryState] = field(default_factory=dict)
+    states: Mapping[Key, DirectoryState] = field(default_factory=dict)  # when each version was verified
     reason: str | None = None  # why the folder has nothing to serve
-    passed: frozenset[str] = frozenset()  # names of folders that were ignored
-    misplaced: frozenset[str] = frozenset()  # names of folders that hold a version's files; "" for the repository
+    ignored: frozenset[str] = frozenset()  # folders with something that is no version; "" for the repository
     unnamed: str | None = None  # while a scan runs: models found later must not change it
     unjudged: Sequence[Key] = ()  # by the running scan, so far
     starting: bool = False  # a model that is missing here may still come
     aliases: Mapping[str, Aliases] = field(default_factory=dict)  # by name
 
     @classmethod
-    def of(
-        cls,
-        models: Iterable[LoadedModel],
-        refused: Sequence[Refusal] = (),
-        unloaded: frozenset[str] = frozenset(),
-        states: Mapping[Key, DirectoryState] | None = None,
-        reason: str | None = None,
-    ) -> Repository:
-        """A repository of these models."""
+    def of(cls, models: Iterable[LoadedModel], refused: Sequence[Refusal] = (), **more: Any) -> Repository:
+        """A repository of these models; `more` are other fields."""
         by_name: dict[str, dict[int, LoadedModel]] = {}
         for model in models:
             by_name.setdefault(model.key.name, {})[model.key.version] = model
-        return cls(by_name, tuple(refused), unloaded, states or {}, reason)
+        return cls(by_name, tuple(refused), **more)
 
     def __iter__(self) -> Iterator[LoadedModel]:
         """All good models, by name and ascending version."""
@@ -83,7 +74,9 @@ class Repository:
         elif is_alias(version):
             pointed = self.aliases.get(name or "", {}).get(version)
             if versions and pointed is None:
-                raise NoSuchAlias([Problem("", self._no_such_alias(name))])
+                known = listed(sorted(self.aliases.get(name or "", {}))) or "it has none"
+                what = "a version is ASCII digits that do not start with 0, or an alias of the model"
+                raise NoSuchAlias([Problem("", f"{what}: {known}")])
             model = versions.get(pointed or 0)
         else:
             # With 20 digits or more it is not a version, and int() could be slow or raise.
@@ -109,10 +102,6 @@ class Repository:
         below = [version for version in versions if champion is not None and version <= champion]
         return versions[max(below or versions)] if versions else None
 
-    def _no_such_alias(self, name: str | None) -> str:
-        known = listed(sorted(self.aliases.get(name or "", {})))
-        return f"a version is ASCII digits that do not start with 0, or an alias of the model: {known or 'it has none'}"
-
     def none_ready(self) -> NotReady:
         """The error of a request while there is no model, or while the first scan runs."""
         if self.starting:
@@ -124,11 +113,11 @@ class Repository:
 
     def without(self, name: str) -> Repository:
         """The repository without a name, which is then not served until it is loaded."""
-        return Repository(
-            {other: versions for other, versions in self.models.items() if other != name},
+        return Repository.of(
+            (model for model in self if model.key.name != name),
             [refusal for refusal in self.refused if refusal.key.name != name],
-            self.unloaded | {name},
-            {key: state for key, state in self.states.items() if key.name != name},
+            unloaded=self.unloaded | {name},
+            states={key: state for key, state in self.states.items() if key.name != name},
             aliases=self.aliases,
         )
 

@@ -13,6 +13,19 @@ from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, is_name
 from lengthwise.versions import Key, highest_version, is_version
 
 _MOST_LISTED: Final = 5  # models that a message lists
+_BELONGS: Final = "because the files of a version belong into a folder of their own; move them to"
+NOTHING: Final = (  # clients see it, so it has no path
+    "the model repository holds no NAME/VERSION folder; VERSION is a whole number from 1, as in vowels/1; 'lengthwise "
+    "export' makes such a folder"
+)
+
+
+class FolderContent(NamedTuple):
+    """What a model repository holds."""
+
+    directories: dict[Key, Path]  # every `NAME/VERSION` whose VERSION is a positive integer
+    ignored: dict[str, str]  # why something in a folder is not served; "" for the repository itself
+    unread: set[str]  # names whose folders cannot be read now
 
 
 def check_readable(folder: Path) -> None:
@@ -34,73 +47,41 @@ def check_readable(folder: Path) -> None:
     )
 
 
-def versions(folder: Path) -> dict[Key, Path]:
-    """Every `NAME/VERSION` directory whose VERSION is a positive integer."""
-    return read(folder).directories
-
-
-class FolderContent(NamedTuple):
-    """What a model repository holds."""
-
-    directories: dict[Key, Path]
-    passed: dict[str, str]  # why a folder cannot be read, or be a model
-    misplaced: dict[str, str]  # warnings for files of a version one level too high; "" for the repository
-
-
 def read(folder: Path) -> FolderContent:
     """Reads the folder of a model repository, without its versions."""
+    content = FolderContent({}, {}, set())
     try:
-        names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
-    directories: dict[Key, Path] = {}
-    passed: dict[str, str] = {}
-    misplaced: dict[str, str] = {}
-    for name in names:
+    loose = _files_of_a_version(paths)
+    if loose:
+        content.ignored[""] = f"{loose} in the model repository itself: ignored, {_BELONGS} 'NAME/VERSION' in it"
+    for path in paths:
+        name, where = path.name, f"the folder {path.name!a} of the model repository"
         try:
-            if not _is_folder(name):
+            if not _is_folder(path):
                 continue
-            held = paths_in(name)
-            inside = {int(path.name): path for path in held if is_version(path.name) and _is_folder(path)}
+            held = paths_in(path)
+            inside = {int(one.name): one for one in held if is_version(one.name) and _is_folder(one)}
         except OSError as error:
-            passed[name.name] = f"it cannot be read: {error.strerror}"
+            content.unread.add(name)
+            content.ignored[name] = f"{where} is ignored: it cannot be read: {error.strerror}"
             continue
-        if inside and not is_name(name.name):
-            passed[name.name] = "no model can have that name"
-        else:
-            directories |= {Key(name.name, version): path for version, path in inside.items()}
-            files = _files_of_a_version(held)
-            if files:
-                version = max(inside, default=0) + 1
-                meant = f"NAME/{name.name}" if is_version(name.name) else f"{name.name}/{version}"
-                misplaced[name.name] = (
-                    f"{files} in the folder {name.name!a} of the model repository: ignored, because the files of a "
-                    f"version belong into a folder of their own; move them to {meant!a}"
-                )
-    files = _files_of_a_version(names)
-    if files:
-        misplaced[""] = (
-            f"{files} in the model repository itself: ignored, because the files of a version belong into a folder of "
-            "their own; move them to NAME/VERSION in it"
-        )
-    return FolderContent(directories, passed, misplaced)
+        if inside and not is_name(name):
+            content.ignored[name] = f"{where} is ignored: no model can have that name"
+            continue
+        content.directories.update({Key(name, version): one for version, one in inside.items()})
+        loose = _files_of_a_version(held)
+        if loose:
+            meant = f"NAME/{name}" if is_version(name) else f"{name}/{max(inside, default=0) + 1}"
+            content.ignored[name] = f"{loose} in {where}: ignored, {_BELONGS} {meant!a}"
+    return content
 
 
 def _files_of_a_version(held: Iterable[Path]) -> str:
     """The names of files that only a version has, as text; empty if there are none."""
     return " and ".join(sorted({path.name for path in held} & {MANIFEST_FILE, GRAPH_FILE}))
-
-
-def why_nothing(folder: Path) -> str:
-    """Explains why a folder has no version, and which folder was probably meant. Clients see it, so it has no path."""
-    inside = paths_in(folder)
-    if any(path.name in (MANIFEST_FILE, GRAPH_FILE) for path in inside):
-        hint = "it looks like one version of a model: serve the folder two levels above it"
-    elif any(is_version(path.name) and _is_folder(path) for path in inside):
-        hint = "it looks like one model with its versions: serve the folder above it"
-    else:
-        hint = "VERSION is a whole number from 1, as in vowels/1; 'lengthwise export' makes such a folder"
-    return f"the model repository holds no NAME/VERSION folder; {hint}"
 
 
 def _is_folder(path: Path) -> bool:

@@ -6,11 +6,12 @@
 
 A graph may crash the process that runs it, hang, or use all of its memory. Here that only rejects one version. The
 process gets the bytes that will run, only those environment variables that running a model needs, and no open file, and
-it never outlives the service.
+it never outlives the service. Several processes that serve together judge a model once (`SharedJudge`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -19,14 +20,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
+from lengthwise import files
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.errors import ModelError, NotJudged, VerificationError
-from lengthwise.repository.judging import Judged, ModelFiles
+from lengthwise.errors import ModelError, NotJudged
+from lengthwise.repository.judging import Judge, Judged, ModelFiles
 from lengthwise.repository.modest import LEAST_BYTES, NICER, share_of_memory
 from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime.provider import Device
@@ -34,22 +37,10 @@ from lengthwise.settings import flag, passed_to_children
 
 log = logging.getLogger("lengthwise.judging")
 
+REFUSED_SECONDS: Final = 60.0  # how long a refusal counts for others, which load the same version at about that time
 _FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}  # killed, or no memory
+_SIGNALS: Final = {-number: number.name for number in signal.Signals}
 _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
-
-
-class _OutOfMemory(Exception):
-    """The process reached its memory limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeTask:
-    """What the process gets, pickled: the arguments of `judging.judge`."""
-
-    files: ModelFiles
-    limits: BatchLimits
-    budget_seconds: float
-    devices: tuple[Device, ...]
 
 
 class JudgeProcess:
@@ -64,17 +55,34 @@ class JudgeProcess:
 
     def __call__(
         self,
-        files: ModelFiles,
+        model: ModelFiles,
         limits: BatchLimits,
         budget_seconds: float,
         devices: Sequence[Device],
         stopping: Stopping,
     ) -> Judged:
         """Judges a model; NotJudged if the process could not be started or was killed from outside."""
-        key = files.manifest.key
-        task = JudgeTask(files, limits, budget_seconds, tuple(devices))
+        key = model.manifest.key
         with self._memory(stopping) as most:
-            return self._run(key, task, most, stopping)
+            if most < min(LEAST_BYTES, self._memory_bytes):
+                raise NotJudged(f"{key}: the container has no memory left to verify it; the next scan verifies it")
+            try:
+                process = self.start(most)
+            except OSError as error:
+                raise NotJudged(f"{key}: no process can be started to verify it: {error.strerror}") from error
+            with process, stopping.ending(process.kill):
+                try:
+                    task = pickle.dumps((model, limits, budget_seconds, tuple(devices)))
+                    output, errors = process.communicate(task, timeout=self._timeout_seconds)
+                except subprocess.TimeoutExpired as error:
+                    raise ModelError(
+                        f"{key}: verifying it timed out after {self._timeout_seconds:g} s ({_LIMITS[1]}): its graph "
+                        "hangs, or is far too slow"
+                    ) from error
+                finally:
+                    process.kill()
+            stopping.check()
+            return self.read_verdict(key, process.returncode, output, errors, most)
 
     @contextmanager
     def _memory(self, stopping: Stopping) -> Iterator[int]:
@@ -83,7 +91,12 @@ class JudgeProcess:
         Where the container has too little for the full limit beside the processes that run, it waits for these to end:
         with less memory a good version could be rejected, which alone is served.
         """
-        with stopping.ending(self._wake), self._changed:
+
+        def wake() -> None:
+            with self._changed:
+                self._changed.notify_all()
+
+        with stopping.ending(wake), self._changed:
             while (most := self._most_bytes()) < self._memory_bytes and self._allotted_bytes:
                 stopping.check()
                 self._changed.wait()
@@ -97,41 +110,6 @@ class JudgeProcess:
 
     def _most_bytes(self) -> int:
         return share_of_memory(self._memory_bytes, self._allotted_bytes)
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
-    def _run(self, key: str, task: JudgeTask, most: int, stopping: Stopping) -> Judged:
-        if most < min(LEAST_BYTES, self._memory_bytes):
-            raise NotJudged(f"{key}: the container has no memory left to verify it; it is verified at the next scan")
-        try:
-            process = self.start(most)
-        except OSError as error:
-            raise NotJudged(f"{key}: no process can be started to verify it: {error.strerror}") from error
-        with process, stopping.ending(process.kill):
-            try:
-                output, errors = process.communicate(pickle.dumps(task), timeout=self._timeout_seconds)
-            except subprocess.TimeoutExpired as error:
-                process.kill()
-                raise ModelError(
-                    f"{key}: verifying it timed out after {self._timeout_seconds:g} s ({_LIMITS[1]}): its graph hangs, "
-                    "or is far too slow"
-                ) from error
-            finally:
-                process.kill()
-        stopping.check()
-        try:
-            return self.read_verdict(key, process.returncode, output, errors)
-        except _OutOfMemory as error:
-            if most < self._memory_bytes:
-                raise NotJudged(
-                    f"{key}: verifying it ran out of memory: it takes more than {most} bytes, most of what the "
-                    "container has left"
-                ) from error
-            raise ModelError(
-                f"{key}: verifying it ran out of memory: it takes more than {most} bytes ({_LIMITS[0]})"
-            ) from error
 
     def start(self, memory_bytes: int) -> subprocess.Popen[bytes]:
         """Starts the process, which waits for its task and limits its own memory."""
@@ -152,48 +130,80 @@ class JudgeProcess:
             },
         )
 
-    def read_verdict(self, key: str, code: int, output: bytes, errors: bytes) -> Judged:
-        """The result, from the exit code and the output of the process."""
-        answer = _read(output)
+    def read_verdict(self, key: str, code: int, output: bytes, errors: bytes, most: int) -> Judged:
+        """The result, from the exit code and the output of a process that could use `most` bytes of memory."""
+        answer: Any = {}
+        with suppress(ValueError, RecursionError):
+            answer = json.loads(output)
+        if not isinstance(answer, dict):
+            answer = {}
         for level, name, text in answer.get("log", ()):
             logging.getLogger(str(name)).log(int(level), "%s", text)
-        if code == 0 and "judged" in answer:
-            try:
-                return Judged.from_json(answer["judged"])
-            except Exception as error:
-                raise ModelError(f"{key}: the process that verified it gave no valid answer: {error}") from error
-        last = errors.decode(errors="replace").strip().rpartition("\n")[2][:300]
+        said = errors.decode(errors="replace")
+        last = said.strip().rpartition("\n")[2][:300]
         if answer.get("memory") or (code and "bad_alloc" in last):
-            raise _OutOfMemory
-        if "refused" in answer:
-            if answer.get("trace"):
-                log.error("%s: verifying it failed\n%s", key, answer["trace"])
-            kind = VerificationError if answer.get("kind") == "VerificationError" else ModelError
-            raise kind(str(answer["refused"]))
-        log.error(
-            "%s: the process that verified it ended with %s\n%s", key, code, errors.decode(errors="replace")[-4000:]
-        )
+            why = f"{key}: verifying it ran out of memory: it takes more than {most} bytes"
+            if most < self._memory_bytes:
+                raise NotJudged(f"{why}, most of what the container has left")
+            raise ModelError(f"{why} ({_LIMITS[0]})")
+        if answer.get("trace"):
+            log.error("%s: verifying it failed\n%s", key, answer["trace"])
+        if "refused" in answer or (code == 0 and "judged" in answer):
+            try:
+                return Judged.of_verdict(answer)
+            except ValueError as error:
+                raise ModelError(f"{key}: the process that verified it gave no valid answer: {error}") from error
+        log.error("%s: the process that verified it ended with %s\n%s", key, code, said[-4000:])
         if code in _FROM_OUTSIDE:
             raise NotJudged(
-                f"{key}: the process that verified it was killed from outside, by {_name(code)}; if nobody did that, "
-                f"the machine ran out of memory ({_LIMITS[0]} limits the process)"
+                f"{key}: the process that verified it was killed from outside, by {_SIGNALS[code]}; if nobody did "
+                f"that, the machine ran out of memory ({_LIMITS[0]} limits the process)"
             )
-        how = f"was ended by {_name(code)}" if code < 0 else f"ended with code {code}"
+        ended = f"was ended by {_SIGNALS.get(code, f'signal {-code}')}" if code < 0 else f"ended with code {code}"
         raise ModelError(
-            f"{key}: the process that verified it {how}: its graph crashes the process that runs it. {last}"
+            f"{key}: the process that verified it {ended}: its graph crashes the process that runs it. {last}"
         )
 
 
-def _read(output: bytes) -> dict[str, Any]:
-    try:
-        answer = json.loads(output)
-    except (ValueError, RecursionError):
-        return {}
-    return answer if isinstance(answer, dict) else {}
+class SharedJudge:
+    """A `Judge` that asks another one, if no other process that serves the same has done so.
 
+    What was found is kept in a folder of their parent under the digest of all that the judgement depends on, so a
+    worker that is started later, or a reload that reaches all of them, verifies nothing again, and all have the same
+    kernels, promise and costs. Not even the model directory needs to be writable.
+    """
 
-def _name(code: int) -> str:
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
+    def __init__(self, judge: Judge, folder: Path) -> None:
+        self._judge = judge
+        self._folder = folder
+
+    def __call__(
+        self,
+        model: ModelFiles,
+        limits: BatchLimits,
+        budget_seconds: float,
+        devices: Sequence[Device],
+        stopping: Stopping,
+    ) -> Judged:
+        """Judges a model; arguments and errors are those of `judging.judge`."""
+        on = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in devices]
+        # The manifest has the digests of all files.
+        path = self._folder / hashlib.sha256(repr((model.manifest.to_json(), limits, on)).encode()).hexdigest()
+        with path.with_suffix(".lock").open("w") as lock:
+            files.lock(lock.fileno(), wait=True)
+            stopping.check()
+            with suppress(FileNotFoundError):
+                found = json.loads(path.read_bytes())
+                if "judged" in found or time.time() - path.stat().st_mtime < REFUSED_SECONDS:
+                    return Judged.of_verdict(found)
+            try:
+                judged = self._judge(model, limits, budget_seconds, devices, stopping)
+            except NotJudged:
+                raise
+            except ModelError as error:
+                files.replace(path, json.dumps({"refused": str(error), "kind": type(error).__name__}).encode())
+                raise
+            # The first one stores the rest beside the model.
+            others = judged.model_copy(update={"cases": (), "measured": None, "choice": None})
+            files.replace(path, json.dumps({"judged": others.model_dump()}).encode())
+            return judged

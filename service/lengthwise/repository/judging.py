@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from lengthwise import files
 from lengthwise.batching.cost import CostTable
@@ -22,7 +23,7 @@ from lengthwise.batching.cost_measurement import measure
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import Steps, batches, pad, rounded_width
-from lengthwise.repository import kept_costs, kernel_choice
+from lengthwise.repository import kept, kernel_choice
 from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.runtime import answers, recurrent_kernels
 from lengthwise.runtime.manifest import (
@@ -41,6 +42,7 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification import kept_promises, promises
 from lengthwise.verification.golden import Golden
 
+KEPT_FILES: Final = (kept.COSTS_FILE, kept_promises.FILE, kept.KERNELS_FILE)
 ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)  # control flow that depends on values may crash with them
 
 
@@ -80,9 +82,7 @@ class ModelFiles:
             contents[VERIFICATION_FILE],
             contents[GOLDEN_FILE],
             contents.get(EXAMPLES_FILE),
-            files.read_if_any(directory / kept_costs.FILE, kept_costs.MOST_BYTES),
-            files.read_if_any(directory / kept_promises.FILE, kept_promises.MOST_BYTES),
-            files.read_if_any(directory / kernel_choice.FILE, kernel_choice.MOST_BYTES),
+            *(files.read_if_any(directory / name, kept.MOST_BYTES) for name in KEPT_FILES),
         )
 
     def open(self, devices: Sequence[Device]) -> Session:
@@ -94,43 +94,27 @@ class ModelFiles:
         return self.open([replace(device, recurrent_kernels=False) for device in devices])
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """The result for a model that may be served."""
+class Judged(BaseModel):
+    """The result for a model that may be served; all except the session is kept or sent as JSON."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     promise: Promise
-    cases: Sequence[Mapping[str, Any]]  # of a new promise, as `Case.as_json`
-    costs: Mapping[str, Any]  # as `CostTable.to_json`
-    measured: Mapping[str, str | int] | None  # `kept_costs.conditions`; None if the costs were stored
+    cases: tuple[dict[str, Any], ...] = ()  # of a new promise, as `Case.as_json`
+    costs: dict[str, Any]  # as `CostTable.to_json`
+    measured: dict[str, str | int] | None = None  # `kept.of_costs`; None if the costs were stored
     steady: bool  # whether the time of a run follows from the shape of its batch
     kernels: str  # of its recurrent layers, as `Session.kernels`
-    choice: Mapping[str, Any] | None = None  # what `kernel_choice.keep` stores; None if the kernels were not timed
-    session: Session | None = field(default=None, compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """All except the session, as JSON."""
-        return {
-            "promise": self.promise.model_dump(),
-            "cases": list(self.cases),
-            "costs": self.costs,
-            "measured": self.measured,
-            "steady": self.steady,
-            "kernels": self.kernels,
-            "choice": self.choice,
-        }
+    choice: dict[str, Any] | None = None  # for `kernels.json`; None if the kernels were not timed
+    session: Session | None = Field(default=None, exclude=True)
 
     @classmethod
-    def from_json(cls, data: Any) -> Judged:
-        """Reads what `to_json` wrote."""
-        return cls(
-            Promise.model_validate(data["promise"]),
-            tuple(data["cases"]),
-            dict(data["costs"]),
-            data["measured"],
-            bool(data["steady"]),
-            str(data["kernels"]),
-            data["choice"],
-        )
+    def of_verdict(cls, verdict: dict[str, Any]) -> Judged:
+        """Reads the JSON of a verdict: `judged`, or else raises the ModelError of `refused` and its `kind`."""
+        if "judged" in verdict:
+            return cls.model_validate(verdict["judged"])
+        kind = VerificationError if verdict.get("kind") == VerificationError.__name__ else ModelError
+        raise kind(str(verdict["refused"]))
 
 
 Judge = Callable[[ModelFiles, BatchLimits, float, Sequence[Device], Stopping], Judged]  # `judge`, `JudgeProcess`
@@ -147,48 +131,51 @@ def judge(
     manifest = files.manifest
     _check_verification(files.verification, manifest)
     session = files.open(devices)
-    graph = _read(files)
-    choice = None
-    if devices[0].timed and session.kernels != recurrent_kernels.ONNXRUNTIME:
-        session, choice = _faster(session, files, graph, devices)
-    check_rows(graph, session.kernels, manifest)
-    expected = Golden.of(files.golden, manifest)
     try:
+        graph = onnx_graph.read(files.graph)
+    except ValueError as error:
+        raise ModelError(f"{manifest.key}: {GRAPH_FILE} cannot be read as ONNX: {error}") from error
+    choice = None
+    try:
+        if devices[0].timed and session.kernels != recurrent_kernels.ONNXRUNTIME:
+            session, choice = _faster(session, files, graph, devices)
+        check_rows(graph, session.kernels, manifest)
+        expected = Golden.of(files.golden, manifest)
         stopping.check()
         promise, cases = promises.held(session, expected, manifest, files.promises, tf32=devices[0].tf32)
         stopping.check()
         run_odd_values(session, manifest)
         limits = limits.at_most(manifest.max_batch_rows)
-        under = kept_costs.conditions(manifest, session, limits)
-        kept = kept_costs.of(files.costs, under, clock=session.clock)
-        cost = kept or measure_cost(session, manifest, limits, budget_seconds=budget_seconds, stopping=stopping)
-    except (ModelError, Stopped):
+        under = kept.of_costs(manifest, session, limits)
+        stored = kept.read(files.costs, under, lambda found: CostTable.from_json(found["table"]), kept.COSTS_FILE)
+        cost = stored or measure_cost(session, manifest, limits, budget_seconds=budget_seconds, stopping=stopping)
+    except (ModelError, Stopped, MemoryError):
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
-    steady = data_dependence.has_steady_time(graph)
-    measured = under if kept is None else None
     return Judged(
-        promise, [case.as_json() for case in cases], cost.to_json(), measured, steady, session.kernels, choice, session
+        promise=promise,
+        cases=tuple(case.as_json() for case in cases),
+        costs=cost.to_json(),
+        measured=under if stored is None else None,
+        steady=data_dependence.has_steady_time(graph),
+        kernels=session.kernels,
+        choice=choice,
+        session=session,
     )
 
 
 def _faster(
     own: Session, files: ModelFiles, graph: Graph, devices: Sequence[Device]
 ) -> tuple[Session, dict[str, Any] | None]:
-    manifest = files.manifest
+    """The session with the faster kernels, and a new choice; see `kernel_choice.chosen`."""
     if own.integer:  # with onnxruntime's the weights are dequantised: other numbers, and another promise
         return own, None
     try:
-        check_rows(graph, recurrent_kernels.ONNXRUNTIME, manifest)
+        check_rows(graph, recurrent_kernels.ONNXRUNTIME, files.manifest)
     except ModelError:  # only these kernels may serve it
         return own, None
-    try:
-        return kernel_choice.chosen(own, lambda: files.open_plain(devices), manifest, files.kernels)
-    except ModelError:
-        raise
-    except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
+    return kernel_choice.chosen(own, lambda: files.open_plain(devices), files.manifest, files.kernels)
 
 
 def measure_cost(
@@ -231,13 +218,6 @@ def _check_verification(verification: bytes, manifest: Manifest) -> None:
     if failed or not count:
         what = f"its cases failed: {', '.join(failed[:5])}" if failed else "it has no case"
         raise VerificationError(f"{manifest.key}: the recorded verification does not hold: {what}")
-
-
-def _read(files: ModelFiles) -> Graph:
-    try:
-        return onnx_graph.read(files.graph)
-    except ValueError as error:
-        raise ModelError(f"{files.manifest.key}: {GRAPH_FILE} cannot be read as ONNX: {error}") from error
 
 
 def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:

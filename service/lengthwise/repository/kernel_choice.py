@@ -8,54 +8,36 @@ conditions, and made before the promise, the golden sequences and the costs.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
-from lengthwise import files
 from lengthwise.padding import PaddedBatch, pad, rounded_width
-from lengthwise.runtime.installation import processor
-from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.opening import RUNTIME_VERSION
+from lengthwise.repository import kept
+from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
 
 log = logging.getLogger("lengthwise.kernels")
 
-FILE = "kernels.json"
-MOST_BYTES: Final = 2**16  # of the file
 MARGIN: Final = 1.1  # how many times as long Lengthwise's may take before onnxruntime's serve
-_METHOD: Final = 1  # a choice by another version of the measuring is not used
 _TURNS: Final = 5  # how often each batch runs in either
 _SECONDS: Final = 0.3  # no further turn is started after this time; one is always run
 _WIDTH: Final = 32  # longest sequence of the batches
 _ROWS: Final = 8
 
 
-def conditions(manifest: Manifest, session: Session) -> dict[str, str | int]:
-    """The conditions under which a choice is valid, of the session with Lengthwise's kernels."""
-    return {
-        "processor": processor(),
-        "recurrent_kernels": session.kernels,
-        "onnxruntime": RUNTIME_VERSION,
-        "graph": manifest.digests.get(GRAPH_FILE, ""),
-        "method": _METHOD,
-    }
-
-
 def chosen(
     own: Session, open_plain: Callable[[], Session], manifest: Manifest, stored: bytes | None
 ) -> tuple[Session, dict[str, Any] | None]:
-    """The session that serves, and what `keep` stores of a new choice; `stored` is the content of `kernels.json`."""
-    under = conditions(manifest, own)
-    kept = of(stored, under)
-    if kept is not None:
-        return (open_plain() if kept == ONNXRUNTIME else own), None
+    """The session that serves, and a new choice to store (for `kept.write`); `stored`: content of `kernels.json`."""
+    under = kept.of_kernels(manifest, own)
+    kernels = kept.read(stored, under, lambda found: found["kernels"], kept.KERNELS_FILE)
+    if kernels in (ONNXRUNTIME, own.kernels):
+        return (open_plain() if kernels == ONNXRUNTIME else own), None
     plain = open_plain()
     ratio = time_ratio(own, plain, manifest)
     session = plain if ratio > MARGIN else own
@@ -87,44 +69,18 @@ def time_ratio(own: Session, plain: Session, manifest: Manifest) -> float:
 
 def _batches(manifest: Manifest) -> list[PaddedBatch]:
     """One sequence; several of one length; several of different lengths."""
+    wants, random = manifest.input, np.random.default_rng(0)
     longest = min(max(_WIDTH, manifest.min_length), manifest.max_length)
     rows = min(_ROWS, manifest.max_batch_rows or _ROWS)
     mixed = [max(manifest.min_length, round(longest * row / rows)) for row in range(1, rows + 1)]
-    width = rounded_width(longest, manifest.width_multiple)
-    random = np.random.default_rng(0)
-    return [
-        pad([_sequence(manifest, length, random) for length in lengths], width=width)
-        for lengths in ([longest], [longest] * rows, mixed)
-    ]
-
-
-def _sequence(manifest: Manifest, length: int, random: np.random.Generator) -> Any:
-    wants = manifest.input
-    if wants.vocabulary is not None:
-        return random.integers(0, wants.vocabulary, length)
     features = wants.features or 1
     mean, std = np.asarray(wants.mean or np.zeros(features)), np.asarray(wants.std or np.ones(features))
-    return (mean + std * random.standard_normal((length, features))).astype(np.float32)
 
+    def sequence(length: int) -> Any:
+        if wants.vocabulary is not None:
+            return random.integers(0, wants.vocabulary, length)
+        return (mean + std * random.standard_normal((length, features))).astype(np.float32)
 
-def of(content: bytes | None, wanted: Mapping[str, str | int]) -> str | None:
-    """The kernels that were chosen under these conditions, from the file's content; None if they must be measured."""
-    if content is None:
-        return None
-    try:
-        stored: Any = json.loads(content)
-        kernels = stored["kernels"]
-        if stored["conditions"] != dict(wanted) or kernels not in (ONNXRUNTIME, wanted["recurrent_kernels"]):
-            return None
-    except Exception as error:  # no digest protects the file, so it may hold anything; the kernels can be timed again
-        log.warning("%s is ignored, the kernels are timed: %.200r", FILE, error)
-        return None
-    return str(kernels)
-
-
-def keep(directory: Path, choice: Mapping[str, Any]) -> None:
-    """Stores a choice in the model directory, if that is writable, for the next load."""
-    try:
-        files.replace(directory / FILE, (json.dumps(choice, indent=1) + "\n").encode())
-    except OSError as error:
-        log.info("the kernels chosen cannot be stored in %s, so every load times them: %s", directory, error.strerror)
+    width = rounded_width(longest, manifest.width_multiple)
+    groups = [longest], [longest] * rows, mixed
+    return [pad([sequence(length) for length in lengths], width=width) for lengths in groups]

@@ -15,7 +15,7 @@ from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
 from lengthwise.files import bundled_models
-from lengthwise.repository import judging, kept_costs, kernel_choice
+from lengthwise.repository import judging, kept
 from lengthwise.repository.contents import DirectoryState
 from lengthwise.repository.judging import Judge, ModelFiles
 from lengthwise.repository.model import LoadedModel
@@ -31,7 +31,7 @@ from lengthwise.runtime.manifest import (
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
-from lengthwise.verification import kept_promises, promises
+from lengthwise.verification import promises
 from lengthwise.verification.golden import Golden
 
 MOST_NESTED: Final = 32  # folders of a model directory whose files are listed
@@ -39,17 +39,7 @@ WARM_UP: Final = 25  # longest of a device, in `budget_seconds`: the first run o
 
 log = logging.getLogger("lengthwise.repository")
 
-_ABOUT_THE_GRAPH = frozenset(
-    {
-        MANIFEST_FILE,
-        VERIFICATION_FILE,
-        GOLDEN_FILE,
-        EXAMPLES_FILE,
-        kept_costs.FILE,
-        kept_promises.FILE,
-        kernel_choice.FILE,
-    }
-)
+_ABOUT_THE_GRAPH = {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE, *judging.KEPT_FILES}
 
 
 def load(
@@ -78,9 +68,9 @@ def load(
         if judged.cases:
             promises.keep(directory, session, manifest, judged.promise, judged.cases)
         if judged.choice is not None:
-            kernel_choice.keep(directory, judged.choice)
+            kept.write(directory / kept.KERNELS_FILE, **judged.choice)
         if judged.measured is not None:
-            kept_costs.keep(directory, judged.measured, judged.costs)
+            kept.write(directory / kept.COSTS_FILE, judged.measured, table=judged.costs)
     try:
         cost = CostTable.from_json(dict(judged.costs), clock=session.clock)
         shapes = None

@@ -12,8 +12,8 @@ from functools import partial
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.repository import judging
 from lengthwise.repository.model import LoadedModel
-from lengthwise.repository.registry import in_daemon_thread
-from lengthwise.repository.served import ServedModel
+from lengthwise.repository.registry import ServedModel
+from lengthwise.repository.stopping import in_daemon_thread
 from lengthwise.verification import golden
 
 log = logging.getLogger("lengthwise.probing")
@@ -27,26 +27,21 @@ class Probing:
         served: Callable[[], Sequence[ServedModel]],
         retry_seconds: float,
         changed: Callable[[], Awaitable[None]],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._served = served
         self._retry_seconds = retry_seconds
         self._changed = changed
-        self._clock = clock
-        self._wanted = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._running: set[ServedModel] = set()
-        self._probes: set[asyncio.Task[None]] = set()
+        self._probes: dict[ServedModel, asyncio.Task[None]] = {}
 
     def start(self) -> None:
         """Starts probing, on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._probe_all())
 
     async def stop(self) -> None:
         """Ends it. A probe that runs is left to its thread."""
-        tasks = [task for task in (self._task, *self._probes) if task is not None]
+        self._loop = None
+        tasks = list(self._probes.values())
         for task in tasks:
             task.cancel()
         if tasks:
@@ -59,46 +54,34 @@ class Probing:
         )
         if self._loop is not None:
             with suppress(RuntimeError):  # the event loop is closed: the service has ended
-                self._loop.call_soon_threadsafe(self._wanted.set)
+                self._loop.call_soon_threadsafe(self._begin, queue)
 
-    async def _probe_all(self) -> None:
-        while True:
-            now = self._clock()
-            waits = []
-            for served in self._served():
-                breaker = served.queue.breaker
-                if breaker.closed or served in self._running:
-                    continue
-                if breaker.probe_time <= now:
-                    self._running.add(served)
-                    task = asyncio.create_task(self._probe(served))
-                    self._probes.add(task)
-                    task.add_done_callback(self._probes.discard)
-                else:
-                    waits.append(breaker.probe_time - now)
-            try:
-                async with asyncio.timeout(min(waits, default=None)):
-                    await self._wanted.wait()
-            except TimeoutError:
-                continue
-            self._wanted.clear()
+    def _begin(self, queue: ModelQueue) -> None:
+        for served in self._served():
+            if served.queue is queue and served not in self._probes and self._loop is not None:
+                self._probes[served] = asyncio.create_task(self._probe(served))
 
     async def _probe(self, served: ServedModel) -> None:
-        queue, key = served.queue, served.manifest.key
-        error = await in_daemon_thread(partial(probe, served.model, queue))
-        self._running.discard(served)
-        if queue.breaker.probed(error, self._clock(), self._retry_seconds):
-            if error is None:
-                log.warning("%s works again: its golden sequences pass", key)
-            else:
-                log.error(
-                    "%s does not work (%s): requests for it are refused, and it is tried again every %g s",
-                    key,
-                    queue.breaker.reason,
-                    self._retry_seconds,
-                )
-            await self._changed()
-        self._wanted.set()
+        """Probes a model as long as it is served and does not work."""
+        breaker, key = served.queue.breaker, served.manifest.key
+        while True:
+            if breaker.closed or served not in self._served():
+                del self._probes[served]  # at once: from now on it can be asked again
+                return
+            error = await asyncio.wrap_future(in_daemon_thread("probe", partial(probe, served.model, served.queue)))
+            if breaker.probed(error, time.monotonic(), self._retry_seconds):
+                if error is None:
+                    log.warning("%s works again: its golden sequences pass", key)
+                else:
+                    log.error(
+                        "%s does not work (%s): requests for it are refused, and it is tried again every %g s",
+                        key,
+                        breaker.reason,
+                        self._retry_seconds,
+                    )
+                await self._changed()
+            if error is not None:
+                await asyncio.sleep(self._retry_seconds)
 
 
 def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:

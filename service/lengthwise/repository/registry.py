@@ -14,28 +14,52 @@ A request finds one immutable snapshot, and keeps its model, whose queue is clos
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias
 
-from lengthwise.errors import ConfigurationError, Draining, ModelNotFound, RequestError
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.queues import ModelQueue
+from lengthwise.errors import ConfigurationError, Draining, LengthwiseError, ModelNotFound, RequestError, WorkersDiffer
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.model import LoadedModel
-from lengthwise.repository.served import ServedModel
-from lengthwise.repository.stopping import Stopped, Stopping
+from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
 from lengthwise.runtime.free_memory import return_free_memory
+from lengthwise.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger("lengthwise.registry")
 
-R = TypeVar("R")
-
 _MOST_FOUND: Final = 256
 
-Rescan = Callable[[Repository, str | None], Repository]  # after the last result; rejected ones of a name again
+Publish: TypeAlias = Callable[[Repository], None]  # serves what a scan has found so far
+Rescan = Callable[[Repository, str | None, Publish], Repository]  # after the last result; rejected ones of a name again
+
+
+class ServedModel:
+    """A model that is served, with its queue and its metrics: what a request finds under a name and a version."""
+
+    __slots__ = ("manifest", "metrics", "model", "queue")
+
+    def __init__(self, model: LoadedModel, metrics: ModelMetrics, limits: BatchLimits) -> None:
+        self.model = model
+        self.manifest = model.manifest
+        self.metrics = metrics
+        metrics.computes_padding = model.session.computes_padding
+        self.queue = ModelQueue(
+            model.manifest.key,
+            partial(model.answer, on_clipped=metrics.clipped) if model.manifest.graph.clipped else model.answer,
+            model.cost,
+            metrics,
+            limits.at_most(model.manifest.max_batch_rows),
+            multiple=model.manifest.width_multiple,
+            buckets=model.buckets,
+            steady=model.steady,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +84,9 @@ class Registry:
         period_seconds: float = 0.0,
         unloaded: frozenset[str] = frozenset(),
     ) -> None:
-        self.everywhere: Callable[[str, str], Awaitable[Refusal | None]] | None = None  # where others serve the same
+        self.everywhere = self.change_here  # where others serve the same, it reaches them too
         self.listeners: list[Callable[[], Awaitable[None]]] = []  # awaited after each scan and change
+        self.stopping = Stopping()  # stops a scan early, when the registry is closed
         self._rescan = rescan
         self._add = add
         self._remove = remove
@@ -72,14 +97,7 @@ class Registry:
         self._rescan_wanted = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._stopping = Stopping()
-        self._thread = threading.local()
         self._has_removed = False
-
-    @property
-    def stopping(self) -> Stopping:
-        """Stops a scan early, when the registry is closed."""
-        return self._stopping
 
     @property
     def repository(self) -> Repository:
@@ -114,14 +132,10 @@ class Registry:
 
     async def close(self) -> None:
         """Ends the scans; a running one stops early. The models stay served."""
-        self._stopping.stop()
+        self.stopping.stop()
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait((self._watcher,))
-
-    def publish(self, result: Repository) -> None:
-        """Serves what a scan has found so far, soon after it returns. Called by `rescan`, in its thread."""
-        self._thread.publish(result)
 
     def ask(self) -> None:
         """Starts a scan soon. Safe in a signal handler."""
@@ -137,24 +151,30 @@ class Registry:
 
     async def load(self, name: str) -> Refusal | None:
         """Scans for one name, rejected versions too, and no longer unloaded; returns why its highest is not served."""
-        return await (self.load_here(name) if self.everywhere is None else self.everywhere("load", name))
+        return await self.everywhere("load", name)
 
-    async def load_here(self, name: str) -> Refusal | None:
-        """As `load`, in this process alone."""
-        result = await self._to_its_end(lambda: self._look(self.repository.allowing(name), name))
+    async def unload(self, name: str) -> None:
+        """Stops serving a name, whatever is in the folder, until it is loaded by name or the server restarts."""
+        await self.everywhere("unload", name)
+
+    async def change_here(self, change: str, name: str) -> Refusal | None:
+        """Makes a client's change, `load` or `unload`, in this process, alone and to its end.
+
+        It is made even if the client leaves: its scan would go on anyway.
+        """
+        await self._changing.acquire()
+        change_made: Coroutine[Any, Any, Refusal | None] = self._load(name) if change == "load" else self._unload(name)
+        task = self._change_made = asyncio.create_task(change_made)  # the event loop itself keeps no task alive
+        task.add_done_callback(lambda _: self._changing.release())
+        return await asyncio.shield(task)
+
+    async def _load(self, name: str) -> Refusal | None:
+        result = await self._look(self.repository.allowing(name), name)
         refused = {refusal.key.version: refusal for refusal in result.refused if refusal.key.name == name}
         versions = [*refused, *result.models.get(name, ())]
         if not versions:
             raise ModelNotFound("the repository has no version of such a model that may be served")
         return refused.get(max(versions))
-
-    async def unload(self, name: str) -> None:
-        """Stops serving a name, whatever is in the folder, until it is loaded by name or the server restarts."""
-        await (self.unload_here(name) if self.everywhere is None else self.everywhere("unload", name))
-
-    async def unload_here(self, name: str) -> None:
-        """As `unload`, in this process alone."""
-        await self._to_its_end(lambda: self._unload(name))
 
     async def _unload(self, name: str) -> None:
         before = self.repository
@@ -164,14 +184,6 @@ class Registry:
             raise ModelNotFound("no such model is served")
         await self._change(before.without(name))
         log.info("%s is unloaded", name)
-
-    async def _to_its_end(self, change: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """Makes a client's change alone and to its end, even if the client leaves: its scan would go on anyway."""
-        await self._changing.acquire()
-        task = asyncio.create_task(change())
-        self._change_made = task  # the event loop itself keeps no task alive
-        task.add_done_callback(lambda _: self._changing.release())
-        return await asyncio.shield(task)
 
     async def _watch(self) -> None:
         while True:
@@ -193,19 +205,21 @@ class Registry:
         loop = asyncio.get_running_loop()
 
         def put(result: Repository) -> None:
-            if running and not self._stopping.stopped:
+            if running and not self.stopping.stopped:
                 self._put(result)
+
+        def publish(result: Repository) -> None:
+            loop.call_soon_threadsafe(put, result)
 
         def rescan() -> Repository:
             if self._has_removed:  # by an earlier scan: by now their last requests are answered
                 self._has_removed = False
                 return_free_memory()
-            self._thread.publish = lambda result: loop.call_soon_threadsafe(put, result)
-            return self._rescan(before, again)
+            return self._rescan(before, again, publish)
 
         try:
-            result = await in_daemon_thread(rescan)
-            self._stopping.check()
+            result = await asyncio.wrap_future(in_daemon_thread("rescan", rescan))
+            self.stopping.check()
         except ConfigurationError:
             raise
         except Stopped as stopped:
@@ -226,7 +240,11 @@ class Registry:
             await listener()
 
     def _put(self, result: Repository) -> None:
-        _log_aliases(self.repository, result)
+        for name in sorted({*self.repository.aliases, *result.aliases}):
+            pointed = result.aliases.get(name, {})
+            if pointed != self.repository.aliases.get(name, {}):
+                shown = ", ".join(f"{alias} is version {version}" for alias, version in sorted(pointed.items()))
+                log.info("aliases of %s: %s", name, shown or "none")
         before = self._snapshot.served
         served = {model: before[model] if model in before else self._add(model) for model in result}
         unnamed = None
@@ -241,35 +259,49 @@ class Registry:
                 self._has_removed = True
 
 
-def _log_aliases(before: Repository, now: Repository) -> None:
-    for name in sorted({*before.aliases, *now.aliases}):
-        pointed = now.aliases.get(name, {})
-        if pointed != before.aliases.get(name, {}):
-            shown = ", ".join(f"{alias} is version {version}" for alias, version in sorted(pointed.items()))
-            log.info("aliases of %s: %s", name, shown or "none")
+class EveryWorker:
+    """Makes changes at every worker before they are answered: `here`, whoever was asked, and at all if asked here.
 
+    `served` is what is served here, `ask` calls one of the `answers` of every worker.
+    """
 
-async def in_daemon_thread(function: Callable[[], R]) -> R:
-    """Runs a function in a thread for which the process does not wait: reading a folder may block for ever."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[R] = loop.create_future()
+    def __init__(
+        self,
+        here: Callable[[str, str], Awaitable[Refusal | None]],
+        served: Callable[[], list[str]],
+        ask: Callable[..., Awaitable[list[dict[str, Any]]]],
+        answers: MutableMapping[str, Callable[..., Awaitable[Any]]],
+    ) -> None:
+        self._here = here
+        self._served = served
+        self._ask = ask
+        self._own: dict[str, Refusal | LengthwiseError | None] = {}
+        self._numbers = itertools.count()
+        answers["change"] = self._change
 
-    def run() -> None:
+    async def __call__(self, change: str, name: str) -> Refusal | None:
+        """Makes a change everywhere; what came of it here, or WorkersDiffer if it was made at some workers only."""
+        call = f"{os.getpid()} {next(self._numbers)}"
+        found = await self._ask("change", change, name, call, all_of_them=True)
+        own = self._own.pop(call)
+        if len({one["error"] is None for one in found}) > 1:
+            told = []
+            for one in found:
+                outcome = "made" if one["error"] is None else f"failed ({one['error']})"
+                serves = ", ".join(one.get("serves", ())) or "nothing"
+                told.append(f"worker {one['pid']} {outcome}, and serves {serves}")
+            raise WorkersDiffer(f"{change} of {name} was not made at every worker: {'; '.join(told)}")
+        if isinstance(own, LengthwiseError):
+            raise own
+        return own
+
+    async def _change(self, change: str, name: str, call: str) -> dict[str, Any]:
+        found: Refusal | LengthwiseError | None
         try:
-            tell: Callable[[], None] = partial(_settle, done, function(), None)
-        except BaseException as error:
-            tell = partial(_settle, done, None, error)
-        with suppress(RuntimeError):  # the event loop is closed
-            loop.call_soon_threadsafe(tell)
-
-    threading.Thread(target=run, name="rescan", daemon=True).start()
-    return await done
-
-
-def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if done.cancelled():
-        return
-    if error is None:
-        done.set_result(result)
-    else:
-        done.set_exception(error)
+            found = await self._here(change, name)
+        except LengthwiseError as error:
+            found = error
+        if call.split()[0] == str(os.getpid()):
+            self._own[call] = found
+        why = found.reason if isinstance(found, Refusal) else None if found is None else str(found)
+        return {"pid": os.getpid(), "error": why, "serves": self._served()}

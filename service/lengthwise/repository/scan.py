@@ -8,29 +8,27 @@ published at once. If one takes long, those of other names are verified at the s
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError, ModelError, NotJudged
 from lengthwise.repository import aliases, folder, judging, loading
-from lengthwise.repository.contents import DirectoryState, Repository
+from lengthwise.repository.aliases import Aliases
+from lengthwise.repository.contents import DirectoryState, Refusal, Repository
+from lengthwise.repository.folder import FolderContent
 from lengthwise.repository.judging import Judge
 from lengthwise.repository.loading import directory_state, graph_bytes
 from lengthwise.repository.model import LoadedModel
-from lengthwise.repository.scan_state import ScanState
-from lengthwise.repository.stopping import Stopped, Stopping
+from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
 from lengthwise.runtime.manifest import MOST_BYTES, Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.versions import Key, Policy
 
 log = logging.getLogger("lengthwise.scan")
-
-R = TypeVar("R")
 
 MEASURING_SECONDS: Final = 1.0  # to measure the costs of a model, while no model is served
 MEASURING_BESIDE_SECONDS: Final = 0.3  # while models are served, whose processor time it takes; serving learns the rest
@@ -66,10 +64,10 @@ class Scan:
     def run(self) -> Repository:
         """Scans the folder; raises ConfigurationError if it cannot be read, or Stopped."""
         content = folder.read(self.folder)
-        self._directories = content.directories
-        # Of an empty folder `why_nothing` is the advice.
-        _log_ignored(self.before, content.passed, content.misplaced if content.directories else {})
-        self._prepare(content.passed)
+        for name, why in sorted(content.ignored.items()):
+            if name not in self.before.ignored:
+                log.warning("%s", why)
+        self._prepare(content)
         if self._state.first:
             self.publish(self._state.repository())
         while self._state.left:
@@ -78,23 +76,27 @@ class Scan:
             self._step()
             if self._state.progress != progress:
                 self.publish(self._state.repository())
-        nothing = None if self._directories else folder.why_nothing(self.folder)
+        nothing = None if self._directories else folder.NOTHING
         if nothing is not None and nothing != self.before.reason:
             log.error("nothing is served of %s: %s", self.folder, nothing)
-        found = self._state.at_the_end(nothing)
-        return replace(found, passed=frozenset(content.passed), misplaced=frozenset(content.misplaced))
+        return replace(self._state.at_the_end(), reason=nothing, ignored=frozenset(content.ignored))
 
-    def _prepare(self, passed: Collection[str]) -> None:
+    def _prepare(self, content: FolderContent) -> None:
         """Says which versions are wanted; of a name whose folder cannot be read now, the served versions stay."""
         before = self.before
         known = {*(model.key for model in before), *(refusal.key for refusal in before.refused)}
-        self._directories |= {key: self.folder / key.name / str(key.version) for key in known if key.name in passed}
+        unread = {key: self.folder / key.name / str(key.version) for key in known if key.name in content.unread}
+        self._directories = content.directories | unread
         wanted = self.policy.candidates(key for key in self._directories if key.name not in before.unloaded)
-        aliases_of = {
-            name: _aliases(self.folder, name, before) for name in sorted({key.name for key in self._directories})
-        }
-        named = {Key(name, version) for name, pointed in aliases_of.items() for version in pointed.values()}
-        self._state = ScanState(before, self.policy, wanted, frozenset({*self.kept, *named}), aliases_of)
+        pointed: dict[str, Aliases] = {}
+        for name in sorted({key.name for key in self._directories}):
+            try:
+                pointed[name] = aliases.read(self.folder / name)
+            except ConfigurationError as error:  # so that no request changes its version
+                log.error("the aliases of %s stay as they were: %s", name, error)
+                pointed[name] = before.aliases.get(name, {})
+        named = {Key(name, version) for name, of in pointed.items() for version in of.values()}
+        self._state = ScanState(before, self.policy, wanted, frozenset({*self.kept, *named}), pointed)
         for absent in self.policy.absent(self._directories):
             if absent.name not in before.unloaded:
                 self._state.refuse(absent, NAMED_AND_ABSENT)
@@ -106,7 +108,10 @@ class Scan:
             self._begin(key)
         elif self._running:
             self._wait_for_one()
-        self._collect()
+        for done in [done for done, (_, future) in self._running.items() if future.done()]:
+            current, future = self._running.pop(done)
+            model, reason, final = future.result()
+            self._state.settle(done, model, reason, current if final else None)
 
     def _begin(self, key: Key) -> None:
         """Settles a version at once if it is unchanged or does not fit, and else starts to verify it."""
@@ -115,96 +120,159 @@ class Scan:
         if self.before.states.get(key) == current and not (reason is not None and key.name == self.again):
             state.settle(key, runs, reason, current)
             return
+        needed, most = graph_bytes(current), self.max_model_bytes
         held = sum(graph_bytes(other) for other, _ in self._running.values()) + state.bytes_beside(key, self._running)
-        reason = _no_room(graph_bytes(current), held, self.max_model_bytes)
-        if reason is None:
-            future = _in_a_thread(lambda: _judged(key, directory, runs, self._load, self.most_bytes))
+        if most is None or held + needed <= most:
+            future = in_daemon_thread("judging", lambda: self._judged(key, directory, runs))
             self._running[key] = current, future
             wait([future], SLOW_SECONDS)
         elif self._running:  # there may be room when one of these is finished
             self._wait_for_one()
         else:  # without a state, so the next scan tries again
+            reason = f"its graph has {needed} bytes, and {held} of the {most} that --max-model-bytes allows are taken"
             state.settle(key, runs, reason, None)
-
-    def _collect(self) -> None:
-        for done in [done for done, (_, future) in self._running.items() if future.done()]:
-            current, future = self._running.pop(done)
-            model, reason, final = future.result()
-            self._state.settle(done, model, reason, current if final else None)
 
     def _wait_for_one(self) -> None:
         wait([future for _, future in self._running.values()], return_when=FIRST_COMPLETED)
 
-    def _load(self, directory: Path) -> LoadedModel:
-        return loading.load(
-            directory,
-            self.limits,
-            budget_seconds=MEASURING_BESIDE_SECONDS if self.before.models else MEASURING_SECONDS,
-            devices=self.devices,
-            judge=self.judge,
-            most_bytes=self.most_bytes,
-            stopping=self.stopping,
+    def _judged(self, key: Key, directory: Path, runs: LoadedModel | None) -> _Result:
+        """The model of a directory; or the currently served one, and why that of the directory is not served."""
+        try:
+            if runs is not None:
+                manifest = Manifest.read(directory)
+                if manifest == runs.manifest:  # unchanged, if the digests of its files are right
+                    manifest.checked(directory, most_bytes=self.most_bytes)
+                    return runs, None, True
+            model = loading.load(
+                directory,
+                self.limits,
+                budget_seconds=MEASURING_BESIDE_SECONDS if self.before.models else MEASURING_SECONDS,
+                devices=self.devices,
+                judge=self.judge,
+                most_bytes=self.most_bytes,
+                stopping=self.stopping,
+            )
+        except ModelError as error:
+            return runs, str(error), not isinstance(error, NotJudged)
+        except Stopped:
+            raise
+        except MemoryError:
+            return runs, f"{key}: there is not enough memory to read it", False
+        except Exception as error:  # an error in one directory must not affect other versions
+            log.exception("an unexpected error while %s was loaded", key)
+            what = f"{type(error).__name__}: {str(error)[:500]}"
+            return runs, f"{key}: an unexpected error while it was loaded: {what}", True
+        return model, None, True
+
+
+class ScanState:
+    """The results of a running scan: what is left, served already, or was rejected; `kept` are served in any case."""
+
+    def __init__(
+        self,
+        before: Repository,
+        policy: Policy,
+        wanted: Sequence[Key],
+        kept: frozenset[Key],
+        aliases: Mapping[str, Aliases],
+    ) -> None:
+        self.first = not before.models
+        self.left = list(wanted)
+        self.running = {model.key: model for model in before if model.key in set(wanted)}
+        self.known = {refusal.key: refusal.reason for refusal in before.refused}
+        self._new = 0
+        self._before = before
+        self._policy = policy
+        self._kept = kept
+        self._aliases = aliases
+        self._models: dict[Key, LoadedModel] = {}
+        self._refused: dict[Key, str] = {}
+        self._states: dict[Key, DirectoryState] = {}
+        names = {key.name for key in wanted} if self.first else set(before.models)
+        self._unnamed = names.pop() if len(names) == 1 else None
+
+    @property
+    def progress(self) -> int:
+        """A number that changes whenever there is something to publish."""
+        return len(self.left) if self.first else self._new
+
+    def next(self, judged: Collection[str]) -> Key | None:
+        """The next version to verify, or None: of a name that is not in `judged`, below settled versions only."""
+        done = self._done()
+        self.left = [key for key in self.left if key.name not in done or key in self._kept]
+        return next((key for key in self.left if key.name not in judged), None)
+
+    def bytes_beside(self, key: Key, judged: Collection[Key]) -> int:
+        """Bytes of the graphs served beside a version, settled or to come; without those in `judged`."""
+        staying = [
+            self.running[other]
+            for other in self.left
+            if other in self.running
+            and other != key
+            and other not in judged
+            and not (self._policy.one and other.name == key.name and other not in self._kept)
+        ]
+        return sum(model.graph_bytes for model in (*self._models.values(), *staying))
+
+    def settle(self, key: Key, model: LoadedModel | None, reason: str | None, current: DirectoryState | None) -> None:
+        """Stores the result of a version; without `current`, its directory's state, it is verified again."""
+        self.left.remove(key)
+        if current is not None:
+            self._states[key] = current
+        if model is not None:
+            self._models[key] = model
+            if model is not self.running.get(key):
+                self._new += 1
+                kernels = f", its recurrent layers in the kernels of {model.session.kernels}"
+                shown, by = kernels if model.session.recurrent else "", model.cost.planned_by
+                log.info("%s is ready on %s%s; its batches are formed by %s", key, model.session.provider, shown, by)
+        if reason is not None:
+            self.refuse(key, reason)
+
+    def refuse(self, key: Key, reason: str) -> None:
+        """Stores why a version is not served, and logs it if that is new."""
+        self._refused[key] = reason
+        if reason != self.known.get(key):
+            ending = "; the model that was served before stays in service" if key in self._models else ""
+            log.error("%s is not served: %s%s", key, reason, ending)
+
+    def repository(self) -> Repository:
+        """What may be served while the scan continues: the settled models, and those served before.
+
+        A name keeps its aliases and versions from before until all versions that have an alias now are settled.
+        """
+        left, before = set(self.left), self._before
+        waiting = {
+            name
+            for name, pointed in self._aliases.items()
+            if not self.first and any(Key(name, version) in left for version in pointed.values())
+        }
+        done = self._done() - waiting
+        old = {model.key: model for model in before if model.key.name not in done or model.key in self._kept}
+        return self._made(
+            old | self._models,
+            {key: reason for key, reason in self.known.items() if key in left} | self._refused,
+            states={key: current for key, current in before.states.items() if key in left} | self._states,
+            aliases={**self._aliases} | {name: before.aliases.get(name, {}) for name in waiting},
+            unnamed=self._unnamed,
+            unjudged=tuple(self.left),
+            starting=self.first,
         )
 
+    def at_the_end(self) -> Repository:
+        """The result of the scan."""
+        return self._made(self._models, self._refused, states=self._states, aliases=self._aliases)
 
-def _log_ignored(before: Repository, passed: Mapping[str, str], misplaced: Mapping[str, str]) -> None:
-    """Logs the folders that are ignored, where the last scan did not find them."""
-    for name, why in sorted(passed.items()):
-        if name not in before.passed:
-            log.error("the folder %s of the model repository is ignored: %s", ascii(name), why)
-    for name, why in sorted(misplaced.items()):
-        if name not in before.misplaced:
-            log.warning("%s", why)
+    def _made(self, models: dict[Key, LoadedModel], refused: dict[Key, str], **more: Any) -> Repository:
+        refusals = [Refusal(str(key), why) for key, why in sorted(refused.items())]
+        return Repository.of(models.values(), refusals, unloaded=self._before.unloaded, **more)
 
-
-def _aliases(folder: Path, name: str, before: Repository) -> aliases.Aliases:
-    """The aliases of a name; as they were before if the file cannot be read, so that no request changes its version."""
-    try:
-        return aliases.read(folder / name)
-    except ConfigurationError as error:
-        log.error("the aliases of %s stay as they were: %s", name, error)
-        return before.aliases.get(name, {})
-
-
-def _no_room(needed: int, held: int, most: int | None) -> str | None:
-    if most is None or held + needed <= most:
-        return None
-    return f"its graph has {needed} bytes, and {held} of the {most} that --max-model-bytes allows are taken"
-
-
-def _in_a_thread(function: Callable[[], R]) -> Future[R]:
-    """Runs a function in a daemon thread, for which the end of the process does not wait."""
-    done: Future[R] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(function())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="judging", daemon=True).start()
-    return done
-
-
-def _judged(
-    key: Key, directory: Path, runs: LoadedModel | None, load: Callable[[Path], LoadedModel], most_bytes: int
-) -> _Result:
-    """The model of a directory; or the currently served one, and why that of the directory is not served."""
-    try:
-        if runs is not None:
-            manifest = Manifest.read(directory)
-            if manifest == runs.manifest:  # unchanged, if the digests of its files are right
-                manifest.checked(directory, most_bytes=most_bytes)
-                return runs, None, True
-        return load(directory), None, True
-    except NotJudged as error:
-        return runs, str(error), False
-    except ModelError as error:
-        return runs, str(error), True
-    except Stopped:
-        raise
-    except MemoryError:
-        return runs, f"{key}: there is not enough memory to read it", False
-    except Exception as error:  # an error in one directory must not affect other versions
-        log.exception("an unexpected error while %s was loaded", key)
-        return runs, f"{key}: an unexpected error while it was loaded: {type(error).__name__}: {str(error)[:500]}", True
+    def _done(self) -> set[str]:
+        """The names of which the highest good version is settled, if that is enough: no version above it is left."""
+        if not self._policy.one:
+            return set()
+        return {
+            key.name
+            for key in self._models
+            if all(other.name != key.name or other.version < key.version for other in self.left)
+        }

@@ -1,10 +1,29 @@
-"""A stop signal for work in another thread: the work polls it, or registers a callback."""
+"""Work in another thread: a thread for one function, and a signal to stop, which work polls or has a callback for."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TypeVar
+
+R = TypeVar("R")
+
+
+def in_daemon_thread(name: str, function: Callable[[], R]) -> Future[R]:
+    """Runs a function in a thread for which the process does not wait: reading a folder may block for ever."""
+    done: Future[R] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return done
 
 
 class Stopped(Exception):
@@ -16,24 +35,19 @@ class Stopping:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stopped = False
+        self.stopped = False
         self._ends: list[Callable[[], None]] = []
 
     def stop(self) -> None:
         """Sets the signal and calls the registered callbacks."""
         with self._lock:
-            self._stopped = True
+            self.stopped = True
             for end in self._ends:
                 end()
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the signal is set."""
-        return self._stopped
-
     def check(self) -> None:
         """Raises Stopped if the signal is set."""
-        if self._stopped:
+        if self.stopped:
             raise Stopped
 
     @contextmanager
@@ -41,7 +55,7 @@ class Stopping:
         """Registers a short callback, run by the thread that stops, for a block; called at once if it is set."""
         with self._lock:
             self._ends.append(end)
-            if self._stopped:
+            if self.stopped:
                 end()
         try:
             yield

@@ -1,0 +1,70 @@
+"""What a load keeps beside a model, so that the next one need not measure it: `costs.json` and `kernels.json`.
+
+Each is valid under its conditions. No digest protects these files, so they may hold anything.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from lengthwise import files
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.runtime.installation import processor
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.opening import RUNTIME_VERSION
+from lengthwise.runtime.session import CPU_LABEL, Session
+
+log = logging.getLogger("lengthwise.kept")
+
+T = TypeVar("T")
+
+COSTS_FILE: Final = "costs.json"
+KERNELS_FILE: Final = "kernels.json"
+MOST_BYTES: Final = 2**24  # of a file
+_COSTS_METHOD: Final = 4  # of measuring; what was measured in another way is not used
+_KERNELS_METHOD: Final = 1
+
+
+def of_kernels(manifest: Manifest, session: Session) -> dict[str, str | int]:
+    """The conditions of a choice of kernels, of the session with Lengthwise's: another processor needs another one."""
+    return {
+        "processor": processor() if session.provider == CPU_LABEL else "",  # a device's name is part of its provider's
+        "recurrent_kernels": session.kernels,
+        "onnxruntime": RUNTIME_VERSION,
+        "graph": manifest.digests.get(GRAPH_FILE, ""),
+        "method": _KERNELS_METHOD,
+    }
+
+
+def of_costs(manifest: Manifest, session: Session, limits: BatchLimits) -> dict[str, str | int]:
+    """The conditions of a cost table: another processor, runtime, graph or limit needs another table."""
+    return of_kernels(manifest, session) | {
+        "provider": session.provider,
+        "max_batch_rows": limits.rows,
+        "max_batch_cost_steps": limits.padded_steps,
+        "method": _COSTS_METHOD,
+    }
+
+
+def read(content: bytes | None, wanted: Mapping[str, str | int], made: Callable[[Any], T], name: str) -> T | None:
+    """What is `made` of the content of a file that was kept under these conditions; None if it must be measured."""
+    if content is None:
+        return None
+    try:
+        stored: Any = json.loads(content)
+        return made(stored) if stored["conditions"] == wanted else None
+    except Exception as error:
+        log.warning("%s is ignored, and measured again: %.200r", name, error)
+        return None
+
+
+def write(path: Path, conditions: Mapping[str, str | int], **found: Any) -> None:
+    """Stores what was measured for the next load, if the model directory is writable."""
+    try:
+        files.replace(path, (json.dumps({"conditions": conditions, **found}, indent=1) + "\n").encode())
+    except OSError as error:
+        log.info("%s cannot be written, so every load measures it: %s", path, error.strerror)
