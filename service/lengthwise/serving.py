@@ -37,7 +37,7 @@ from lengthwise.settings import Settings, bundled_models
 from lengthwise.telemetry.access_log import AccessLog
 from lengthwise.telemetry.call_record import CallRecorder
 from lengthwise.telemetry.families import Family
-from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics, ModelMetrics
+from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
 from lengthwise.telemetry.openings import Openings
 from lengthwise.telemetry.snapshots import Snapshot
 from lengthwise.versions import Key, Policy
@@ -103,25 +103,23 @@ class Serving:
         self.registry = Registry(
             rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, unloaded=unloaded
         )
-        if worker is not None:
-            self._share_with(worker)
         self._kept = [] if settings.shadow is None else [Key.parse(settings.shadow)]
         self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)
         self.created = time.time()
-        self._started = False
+        self.started = False  # whether the first scan is over
         self._stopping: asyncio.Future[None] | None = None
+        if worker is not None:
+            self.registry.everywhere = EveryWorker(
+                self.registry.change_here,
+                lambda: [served.manifest.key for served in self.served],
+                worker.ask,
+                worker.answers,
+            )
+            self.registry.listeners.append(self._note_readiness)
+            worker.answers["metrics"] = self._snapshot
 
-    def _share_with(self, worker: Worker) -> None:
-        """Answers for this process what concerns all of them."""
-
-        async def metrics() -> Snapshot:
-            return self.metrics.snapshot()
-
-        registry = self.registry
-        served = lambda: [served.manifest.key for served in self.served]  # noqa: E731
-        registry.everywhere = EveryWorker(registry.change_here, served, worker.ask, worker.answers)
-        worker.answers["metrics"] = metrics
-        registry.listeners.append(self._note_readiness)
+    async def _snapshot(self) -> Snapshot:
+        return self.metrics.snapshot()
 
     async def _note_readiness(self) -> None:
         if self.worker is not None:
@@ -146,9 +144,7 @@ class Serving:
         """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready."""
         log.info("models run on %s", self.choice)
         if not fast_json.COMPILED:
-            log.info(
-                "the C module that reads JSON was not built (no compiler, or no headers): reading bodies takes longer"
-            )
+            log.info("the C module that reads JSON was not built (no compiler or headers): reading bodies takes longer")
         if not self.choice.provider.bound:
             log.info("recurrent layers: %s", recurrent_kernels.described(wanted=self.settings.recurrent_kernels))
         self.watchdog.start(asyncio.get_running_loop())
@@ -159,7 +155,7 @@ class Serving:
         await self.registry.open()
         if self.monitoring is not None:
             self.monitoring.log_absent_shadow()
-        self._started = True
+        self.started = True
         await self._note_readiness()
         if not self.registry.served:
             period = self.settings.reload_seconds
@@ -199,7 +195,7 @@ class Serving:
     @property
     def ready(self) -> bool:
         """Whether all good models are served, and at least one of them works."""
-        starting = not self._started or self.repository.starting
+        starting = not self.started or self.repository.starting
         works = any(not served.queue.breaker.open for served in self.registry.served)
         return not starting and works and not self.batcher.draining
 
@@ -211,11 +207,6 @@ class Serving:
     def answers(self, served: ServedModel) -> bool:
         """Whether a request for this model would be answered."""
         return self.ready and not served.queue.breaker.open
-
-    @property
-    def started(self) -> bool:
-        """Whether the first scan is over."""
-        return self._started
 
     @property
     def repository(self) -> Repository:
@@ -235,11 +226,8 @@ class Serving:
         """
         served = self.registry.find(name, version)
         if version is None and served.queue.breaker.open:
-            works = [
-                other
-                for other in self.served
-                if other.manifest.name == served.manifest.name and not other.queue.breaker.open
-            ]
+            same = [other for other in self.served if other.manifest.name == served.manifest.name]
+            works = [other for other in same if not other.queue.breaker.open]
             below = [other for other in works if other.manifest.version < served.manifest.version]
             return (below or works or [served])[-1]
         return served
@@ -254,10 +242,6 @@ class Serving:
         """The aliases of a version, sorted."""
         pointed = self.repository.aliases.get(served.manifest.name, {})
         return sorted(alias for alias, version in pointed.items() if version == served.manifest.version)
-
-    def is_shadow(self, served: ServedModel) -> bool:
-        """Whether a share of the answers is compared with those of this version."""
-        return self.settings.shadow == served.manifest.key
 
     def full(self) -> QueueFull | None:
         """The refusal of every request without a priority while all queues are full, which need not be decoded then."""
@@ -275,10 +259,9 @@ class Serving:
         waiter: Waiter | None = None,
         trace: Trace | None = None,
     ) -> PendingRequest:
-        """Queues a call. Its future gets the answer that `finish` returns; see `Batcher.submit` for all errors.
+        """Queues a call whose deadline counts from `arrived` (`time.monotonic`); see `Batcher.submit`.
 
-        `finish` gets one result for each sequence (None where it is not finite). The deadline counts from `arrived`, on
-        the clock of `time.monotonic`.
+        `finish` gets one result for each sequence; None where it is not finite.
         """
         timeout_ms = self.settings.default_timeout_ms if call.timeout_ms is None else call.timeout_ms
         return self.batcher.submit(
@@ -291,10 +274,6 @@ class Serving:
             attention=call.attention,
             trace=trace,
         )
-
-    def withdraw(self, pending: PendingRequest, error: BaseException) -> None:
-        """Ends the work for a call whose caller no longer waits."""
-        self.batcher.withdraw(pending, error)
 
     def _scan(self, before: Repository, again: str | None, publish: Publish) -> Repository:
         settings = self.settings
@@ -329,9 +308,9 @@ class Serving:
         log.info("%s is no longer served; its memory is freed when its last request is answered", served.manifest.key)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
-        gauges = {_labels(served.metrics): Gauges(0, 0, 0, self.answers(served)) for served in self.served}
+        gauges = {served.metrics.labels: Gauges(0, 0, 0, self.answers(served)) for served in self.served}
         for queue in self.batcher.queues:  # also of removed models, while anything waits or runs there
-            labels = _labels(queue.metrics)
+            labels = queue.metrics.labels
             held = gauges.get(labels, Gauges(0, 0, 0, False))
             gauges[labels] = Gauges(
                 held.queue_cost_steps + queue.padded_steps,
@@ -350,20 +329,19 @@ class Serving:
         yield Family("counter", "worker_restarts", "Workers that were replaced.", (), [((), restarts)])
         if self.monitoring is not None:
             yield from self.monitoring.families()
-        served = [(served, _labels(served.metrics)) for served in self.served]
         yield Family(
             "gauge",
             "model_alias",
             "Always 1; the aliases of each version.",
             ("model", "version", "alias"),
-            [((*labels, alias), 1) for model, labels in served for alias in self.aliases_of(model)],
+            [((*model.metrics.labels, alias), 1) for model in self.served for alias in self.aliases_of(model)],
         )
         yield Family(
             "gauge",
             "default_version",
             "1 for the version that a call without a version gets, else 0.",
             ("model", "version"),
-            [(labels, self.default_of(labels[0]) is model) for model, labels in served],
+            [(model.metrics.labels, self.default_of(model.manifest.name) is model) for model in self.served],
         )
 
     def _bounds(self) -> Bounds:
@@ -376,8 +354,3 @@ class Serving:
             max_inflight_bytes=self.inflight.max_bytes,
             max_queue_seconds=self.batcher.admission.most_wait_seconds,
         )
-
-
-def _labels(metrics: ModelMetrics) -> tuple[str, str]:
-    name, version = metrics.labels
-    return name, version

@@ -68,11 +68,10 @@ class Policy:
         """Reads a policy; ValueError says what one looks like."""
         if text in ("latest", "all"):
             return cls(one=text == "latest")
-        matches = [_KEY.fullmatch(part.strip()) for part in text.split(",")]
-        keys = [Key(match[1], int(match[2])) for match in matches if match is not None]
-        if len(keys) < len(matches):
-            raise ValueError("must be latest, all, or NAME/VERSION,... like vowels/3,consonants/1")
-        return cls(one=False, named=frozenset(keys))
+        try:
+            return cls(one=False, named=frozenset(Key.parse(part) for part in text.split(",")))
+        except ValueError:
+            raise ValueError("must be latest, all, or NAME/VERSION,... like vowels/3,consonants/1") from None
 
     def candidates(self, present: Iterable[Key]) -> list[Key]:
         """The versions to try, in order: the highest of each name, then the second highest of each, and so on.

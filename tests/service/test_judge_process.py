@@ -18,11 +18,10 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, NotJudged, VerificationError
 from lengthwise.repository import contents, judging, loading, modest
 from lengthwise.repository.judge_process import JudgeProcess
-from lengthwise.repository.judging import ModelFiles
+from lengthwise.repository.judging import JudgeTask
 from lengthwise.repository.modest import memory_left_bytes
 from lengthwise.repository.scan import Scan
 from lengthwise.repository.stopping import Stopped, Stopping
-from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.versions import Policy
 from tests.support import hostile_models, proc
 from tests.support.hostile_models import place_graph
@@ -343,9 +342,9 @@ def test_an_answer_without_sense_is_a_refusal(told: bytes):
 def test_a_graph_that_is_replaced_while_it_is_judged_is_not_what_is_opened(tmp_path: Path):
     directory = place(tmp_path, max_length=64)
 
-    def judge(files: ModelFiles, *arguments: object) -> judging.Judged:
+    def judge(task: JudgeTask, stopping: Stopping) -> judging.Judged:
         (directory / "model.onnx").write_bytes(b"another graph")
-        judged = judging.judge(files, LIMITS, 0.01, (CPU_DEVICE,), Stopping())
+        judged = judging.judge(task, stopping)
         return judged.model_copy(update={"session": None})
 
     model = loading.load(directory, LIMITS, judge=judge)

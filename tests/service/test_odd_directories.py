@@ -266,10 +266,10 @@ def test_a_manifest_that_asks_for_the_absurd_costs_no_other_its_place(
 def test_whatever_judging_raises_is_the_refusal_of_one_version(
     folder: Path, bad: Path, raised: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def judge(read: judging.ModelFiles, *arguments: Any) -> judging.Judged:
-        if read.manifest.name == "bad":
+    def judge(task: judging.JudgeTask, stopping: Any) -> judging.Judged:
+        if task.manifest.name == "bad":
             raise raised
-        return judging.judge(read, *arguments)
+        return judging.judge(task, stopping)
 
     found = Scan(folder, LIMITS, policy=Policy(), judge=judge).run()
     assert served(found) == ["good/1"]

@@ -47,7 +47,7 @@ def test_what_a_process_has_counted_is_read_when_it_is_gone() -> None:
     counted.batch(rows=2, width=72, valid_steps=75, waits=[0.1, 0.2], seconds=0.01)
     counted.batch_failed()
     (unknown, found) = SharedCounts(shared).models()
-    assert (unknown.labels, found.labels) == (["", ""], ["m", "1"])
+    assert (unknown.labels, found.labels) == (("", ""), ("m", "1"))
     assert list(found.cells) == list(counted.cells)
     assert (found.codes[200], found.rejected["queue_full"], found.sequences, found.batch_failures) == (1, 1, 2, 1)
     assert (found.valid_steps, found.padding_steps, found.sequence_length.total) == (75, 69, 75)
@@ -157,8 +157,8 @@ class Counting:
 
 
 def judged(tmp_path: Path, judge: Counting, name: str = "sums") -> Any:
-    model: Any = type("ModelFiles", (), {"manifest": manifest(name=name)})
-    return SharedJudge(judge, tmp_path)(model, None, 1.0, (), Stopping())  # type: ignore[arg-type]
+    model: Any = type("Task", (), {"manifest": manifest(name=name), "limits": None, "devices": ()})
+    return SharedJudge(judge, tmp_path)(model, Stopping())
 
 
 def verdict() -> Any:

@@ -14,7 +14,7 @@ import pytest
 from lengthwise.errors import ModelError
 from lengthwise.http.app import Application
 from lengthwise.repository import judging, scan
-from lengthwise.repository.judging import Judged, ModelFiles
+from lengthwise.repository.judging import Judged, JudgeTask
 from lengthwise.repository.stopping import Stopping
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
@@ -47,16 +47,15 @@ class SlowJudge:
         self.go_on = threading.Event()
         self.good = False
 
-    def __call__(self, files: ModelFiles, *arguments: Any) -> Judged:
-        self.begun.append(files.manifest.key)
-        stopping: Stopping = arguments[-1]
-        if files.manifest.key in self.held:
+    def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
+        self.begun.append(task.manifest.key)
+        if task.manifest.key in self.held:
             with stopping.ending(self.go_on.set):
                 assert self.go_on.wait(PATIENCE_SECONDS)
             stopping.check()
             if not self.good:
-                raise ModelError(f"{files.manifest.key}: it hangs")
-        return judging.judge(files, *arguments)
+                raise ModelError(f"{task.manifest.key}: it hangs")
+        return judging.judge(task, stopping)
 
 
 @asynccontextmanager

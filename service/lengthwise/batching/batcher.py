@@ -77,15 +77,12 @@ class Batcher:
             cores=cores,
         )
         self._unsettled: set[PendingRequest] = set()
-        self._draining = False
+        self.runners = runners
+        self.expect = self._runners.expect
+        self.draining = False  # whether it rejects new requests because the server shuts down
         self._loop: asyncio.AbstractEventLoop | None = None
         self._all_settled = asyncio.Event()
         self._all_settled.set()
-
-    @property
-    def draining(self) -> bool:
-        """Whether it rejects new requests because the server shuts down."""
-        return self._draining
 
     @property
     def unanswered(self) -> int:
@@ -96,15 +93,6 @@ class Batcher:
     def at_rest(self) -> bool:
         """Whether every runner waits for a batch."""
         return self._runners.all_idle
-
-    @property
-    def runners(self) -> int:
-        """How many runner threads there are."""
-        return self._runners.count
-
-    def expect(self) -> None:
-        """See `Runners.expect`."""
-        self._runners.expect()
 
     def waiting_lengths(self, most: int) -> list[tuple[str, int, list[int]]]:
         """For each queue that is not empty: its name, how many sequences wait, and their first lengths."""
@@ -207,7 +195,7 @@ class Batcher:
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         with self._lock:
-            if self._draining:
+            if self.draining:
                 raise Draining("the server is shutting down", retry_after_seconds=1)
             admission.check(queue, total, total_seconds, patience=deadline - now, deadline=deadline, priority=priority)
             request.sequences = queued  # a cycle, until it is settled; a rejected request never has it
@@ -232,7 +220,7 @@ class Batcher:
         """Refuses new requests, answers the accepted ones, stops the runners; whether all were answered in time."""
         until = self._clock() + seconds
         with self._lock:
-            self._draining = True
+            self.draining = True
             self._runners.wake_all()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -247,7 +235,7 @@ class Batcher:
 
     def begin_draining(self) -> None:
         """Rejects new requests from now on; `drain` waits for the others. Safe in a signal handler: takes no lock."""
-        self._draining = True
+        self.draining = True
 
     def next_queue(self) -> tuple[ModelQueue | None, float | None]:
         """See `ModelQueues.next`; the lock is held. Removes late sequences, even if their timer has not fired yet."""
@@ -258,7 +246,7 @@ class Batcher:
                 self.admission.remove(queue, [late])
                 if self._loop is not None:
                     self._loop.call_soon_threadsafe(self._expire, late.request)
-        return self._queues.next(now, draining=self._draining)
+        return self._queues.next(now, draining=self.draining)
 
     def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:
         """Plans a queue's next batch, with the lock held; wakes a runner, or the event loop, if others wait."""

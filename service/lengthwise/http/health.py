@@ -123,7 +123,7 @@ def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:
         "version": str(manifest.version),
         "default": serving.default_of(manifest.name) is served,
         "aliases": serving.aliases_of(served),
-        "shadow": serving.is_shadow(served),
+        "shadow": serving.settings.shadow == served.manifest.key,
         "accuracy": made.get("data_accuracy"),
         "accuracy_answers": made.get("data_answers"),
         "accuracy_data": made.get("data"),

@@ -39,8 +39,7 @@ class AnswerCheck(Consumer):
             served, item, sent = call.model, call.items[0], call.answers[0]
             if sent.windows is not None:  # of several runs
                 continue
-            name, version = served.metrics.labels
-            key = (name, version)
+            key = served.metrics.labels
             alone = served.model.answer(served.queue.padded([item.steps]), sent.attention is not None)[0]
             self._checked[key] = self._checked.get(key, 0) + 1
             promise = served.model.promise

@@ -208,7 +208,7 @@ class InferenceCall:
     def withdraw(self) -> None:
         """Called when the client has left: what has not begun to run is not run, and `answer` or the waiter fails."""
         if self._pending is not None:
-            self._protocol.serving.withdraw(self._pending, ClientLeft())
+            self._protocol.serving.batcher.withdraw(self._pending, ClientLeft())
 
     def fail(self, error: BaseException) -> RequestError | None:
         """Ends the work for a call whose answer will not come. The one place where errors become refusals.

@@ -121,10 +121,6 @@ class Repository:
             aliases=self.aliases,
         )
 
-    def settled(self) -> Repository:
-        """The repository after the end of its scan."""
-        return replace(self, unnamed=None, unjudged=(), starting=False)
-
     def allowing(self, name: str) -> Repository:
         """The repository in which this name is not unloaded any more: the next scan may serve it."""
         return replace(self, unloaded=self.unloaded - {name})

@@ -45,8 +45,7 @@ def _answer(memory_bytes: int) -> dict[str, Any]:
 
         modest.bound_memory(memory_bytes)
         try:
-            files, limits, budget_seconds, devices = pickle.loads(sys.stdin.buffer.read())
-            return {"judged": judging.judge(files, limits, budget_seconds, devices, Stopping()).model_dump()}
+            return {"judged": judging.judge(pickle.loads(sys.stdin.buffer.read()), Stopping()).model_dump()}
         except ModelError as error:
             answer = {"refused": str(error), "kind": type(error).__name__}
     except MemoryError:

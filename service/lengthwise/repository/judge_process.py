@@ -21,18 +21,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from lengthwise import files
-from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, NotJudged
-from lengthwise.repository.judging import Judge, Judged, ModelFiles
+from lengthwise.repository.judging import Judge, Judged, JudgeTask
 from lengthwise.repository.modest import LEAST_BYTES, NICER, share_of_memory
 from lengthwise.repository.stopping import Stopping
-from lengthwise.runtime.provider import Device
 from lengthwise.settings import flag, passed_to_children
 
 log = logging.getLogger("lengthwise.judging")
@@ -53,16 +51,9 @@ class JudgeProcess:
         self._changed = threading.Condition()
         self._allotted_bytes = 0
 
-    def __call__(
-        self,
-        model: ModelFiles,
-        limits: BatchLimits,
-        budget_seconds: float,
-        devices: Sequence[Device],
-        stopping: Stopping,
-    ) -> Judged:
+    def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
         """Judges a model; NotJudged if the process could not be started or was killed from outside."""
-        key = model.manifest.key
+        key = task.manifest.key
         with self._memory(stopping) as most:
             if most < min(LEAST_BYTES, self._memory_bytes):
                 raise NotJudged(f"{key}: the container has no memory left to verify it; the next scan verifies it")
@@ -72,8 +63,7 @@ class JudgeProcess:
                 raise NotJudged(f"{key}: no process can be started to verify it: {error.strerror}") from error
             with process, stopping.ending(process.kill):
                 try:
-                    task = pickle.dumps((model, limits, budget_seconds, tuple(devices)))
-                    output, errors = process.communicate(task, timeout=self._timeout_seconds)
+                    output, errors = process.communicate(pickle.dumps(task), timeout=self._timeout_seconds)
                 except subprocess.TimeoutExpired as error:
                     raise ModelError(
                         f"{key}: verifying it timed out after {self._timeout_seconds:g} s ({_LIMITS[1]}): its graph "
@@ -177,18 +167,12 @@ class SharedJudge:
         self._judge = judge
         self._folder = folder
 
-    def __call__(
-        self,
-        model: ModelFiles,
-        limits: BatchLimits,
-        budget_seconds: float,
-        devices: Sequence[Device],
-        stopping: Stopping,
-    ) -> Judged:
+    def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
         """Judges a model; arguments and errors are those of `judging.judge`."""
-        on = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in devices]
+        on = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in task.devices]
         # The manifest has the digests of all files.
-        path = self._folder / hashlib.sha256(repr((model.manifest.to_json(), limits, on)).encode()).hexdigest()
+        depends = repr((task.manifest.to_json(), task.limits, on)).encode()
+        path = self._folder / hashlib.sha256(depends).hexdigest()
         with path.with_suffix(".lock").open("w") as lock:
             files.lock(lock.fileno(), wait=True)
             stopping.check()
@@ -197,7 +181,7 @@ class SharedJudge:
                 if "judged" in found or time.time() - path.stat().st_mtime < REFUSED_SECONDS:
                     return Judged.of_verdict(found)
             try:
-                judged = self._judge(model, limits, budget_seconds, devices, stopping)
+                judged = self._judge(task, stopping)
             except NotJudged:
                 raise
             except ModelError as error:

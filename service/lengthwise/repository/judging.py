@@ -2,7 +2,7 @@
 
     graph and weights ──> session ──> rows, golden sequences, promise ──> odd values ──> costs
 
-Everything uses bytes that were read once and compared with their digests (`ModelFiles`), so what is verified is what
+Everything uses bytes that were read once and compared with their digests (`JudgeTask`), so what is verified is what
 will run. `judge` runs in the calling process, `judge_process` in another, which may hang, crash or run out of memory.
 """
 
@@ -30,7 +30,6 @@ from lengthwise.runtime.manifest import (
     EXAMPLES_FILE,
     GOLDEN_FILE,
     GRAPH_FILE,
-    MOST_BYTES,
     VERIFICATION_FILE,
     Manifest,
     Promise,
@@ -47,9 +46,12 @@ ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)  # control flow that depends on 
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """The content of a model directory, read once; None for a file that is missing."""
+class JudgeTask:
+    """What is judged: the content of a model directory, read once (None: missing), and how it shall run."""
 
+    limits: BatchLimits  # of its batches
+    budget_seconds: float  # to measure its costs
+    devices: tuple[Device, ...]
     manifest: Manifest
     graph: bytes
     weights: Mapping[str, bytes]  # by the graph's names of the files
@@ -61,7 +63,9 @@ class ModelFiles:
     kernels: bytes | None = None
 
     @classmethod
-    def read(cls, directory: Path, *, most_bytes: int = MOST_BYTES) -> ModelFiles:
+    def read(
+        cls, directory: Path, limits: BatchLimits, budget_seconds: float, devices: Sequence[Device], most_bytes: int
+    ) -> JudgeTask:
         """Reads a model directory; ModelError says why it must not be served."""
         manifest = Manifest.read(directory)
         if (manifest.name, str(manifest.version)) != (directory.parent.name, directory.name):
@@ -76,6 +80,9 @@ class ModelFiles:
             )
         own = {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE}
         return cls(
+            limits.at_most(manifest.max_batch_rows),
+            budget_seconds,
+            tuple(devices),
             manifest,
             contents[GRAPH_FILE],
             {name: content for name, content in contents.items() if name not in own},
@@ -85,13 +92,10 @@ class ModelFiles:
             *(files.read_if_any(directory / name, kept.MOST_BYTES) for name in KEPT_FILES),
         )
 
-    def open(self, devices: Sequence[Device]) -> Session:
-        """Opens a session of the graph on these devices."""
+    def open(self, *, plain: bool = False) -> Session:
+        """Opens a session of the graph on its devices; a `plain` one has onnxruntime's kernels."""
+        devices = [replace(each, recurrent_kernels=False) for each in self.devices] if plain else self.devices
         return Session(self.graph, self.manifest, weights=self.weights, devices=devices)
-
-    def open_plain(self, devices: Sequence[Device]) -> Session:
-        """Opens a session of the graph on these devices, with onnxruntime's kernels."""
-        return self.open([replace(device, recurrent_kernels=False) for device in devices])
 
 
 class Judged(BaseModel):
@@ -117,38 +121,33 @@ class Judged(BaseModel):
         raise kind(str(verdict["refused"]))
 
 
-Judge = Callable[[ModelFiles, BatchLimits, float, Sequence[Device], Stopping], Judged]  # `judge`, `JudgeProcess`
+Judge = Callable[[JudgeTask, Stopping], Judged]  # `judge`, `JudgeProcess`, `SharedJudge`
 
 
-def judge(
-    files: ModelFiles,
-    limits: BatchLimits,
-    budget_seconds: float,
-    devices: Sequence[Device],
-    stopping: Stopping,
-) -> Judged:
+def judge(task: JudgeTask, stopping: Stopping) -> Judged:
     """Verifies a model in this process and measures its costs; ModelError says why it must not be served."""
-    manifest = files.manifest
-    _check_verification(files.verification, manifest)
-    session = files.open(devices)
+    manifest, device = task.manifest, task.devices[0]
+    _check_verification(task.verification, manifest)
+    session = task.open()
     try:
-        graph = onnx_graph.read(files.graph)
+        graph = onnx_graph.read(task.graph)
     except ValueError as error:
         raise ModelError(f"{manifest.key}: {GRAPH_FILE} cannot be read as ONNX: {error}") from error
     choice = None
     try:
-        if devices[0].timed and session.kernels != recurrent_kernels.ONNXRUNTIME:
-            session, choice = _faster(session, files, graph, devices)
+        if device.timed and session.kernels != recurrent_kernels.ONNXRUNTIME:
+            session, choice = _faster(session, task, graph)
         check_rows(graph, session.kernels, manifest)
-        expected = Golden.of(files.golden, manifest)
+        expected = Golden.of(task.golden, manifest)
         stopping.check()
-        promise, cases = promises.held(session, expected, manifest, files.promises, tf32=devices[0].tf32)
+        promise, cases = promises.held(session, expected, manifest, task.promises, tf32=device.tf32)
         stopping.check()
         run_odd_values(session, manifest)
-        limits = limits.at_most(manifest.max_batch_rows)
-        under = kept.of_costs(manifest, session, limits)
-        stored = kept.read(files.costs, under, lambda found: CostTable.from_json(found["table"]), kept.COSTS_FILE)
-        cost = stored or measure_cost(session, manifest, limits, budget_seconds=budget_seconds, stopping=stopping)
+        under = kept.of_costs(manifest, session, task.limits)
+        stored = kept.read(task.costs, under, lambda found: CostTable.from_json(found["table"]), kept.COSTS_FILE)
+        cost = stored or measure_cost(
+            session, manifest, task.limits, budget_seconds=task.budget_seconds, stopping=stopping
+        )
     except (ModelError, Stopped, MemoryError):
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
@@ -165,17 +164,15 @@ def judge(
     )
 
 
-def _faster(
-    own: Session, files: ModelFiles, graph: Graph, devices: Sequence[Device]
-) -> tuple[Session, dict[str, Any] | None]:
+def _faster(own: Session, task: JudgeTask, graph: Graph) -> tuple[Session, dict[str, Any] | None]:
     """The session with the faster kernels, and a new choice; see `kernel_choice.chosen`."""
     if own.integer:  # with onnxruntime's the weights are dequantised: other numbers, and another promise
         return own, None
     try:
-        check_rows(graph, recurrent_kernels.ONNXRUNTIME, files.manifest)
+        check_rows(graph, recurrent_kernels.ONNXRUNTIME, task.manifest)
     except ModelError:  # only these kernels may serve it
         return own, None
-    return kernel_choice.chosen(own, lambda: files.open_plain(devices), files.manifest, files.kernels)
+    return kernel_choice.chosen(own, lambda: task.open(plain=True), task.manifest, task.kernels)
 
 
 def measure_cost(

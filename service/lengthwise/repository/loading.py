@@ -17,7 +17,7 @@ from lengthwise.errors import ModelError
 from lengthwise.files import bundled_models
 from lengthwise.repository import judging, kept
 from lengthwise.repository.contents import DirectoryState
-from lengthwise.repository.judging import Judge, ModelFiles
+from lengthwise.repository.judging import Judge, JudgeTask
 from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime.manifest import (
@@ -53,12 +53,10 @@ def load(
     stopping: Stopping | None = None,
 ) -> LoadedModel:
     """Loads a model directory: verifies it and measures its costs; raises ModelError with the reason, or Stopped."""
-    files = ModelFiles.read(directory, most_bytes=most_bytes)
-    manifest = files.manifest
-    judged = judge(files, limits, budget_seconds, devices, stopping or Stopping())
-    session = judged.session
-    if session is None:
-        session = files.open_plain(devices) if judged.kernels == ONNXRUNTIME else files.open(devices)
+    task = JudgeTask.read(directory, limits, budget_seconds, devices, most_bytes)
+    manifest = task.manifest
+    judged = judge(task, stopping or Stopping())
+    session = judged.session or task.open(plain=judged.kernels == ONNXRUNTIME)
     if session.kernels != judged.kernels:
         raise ModelError(
             f"{manifest.key}: it was verified with the recurrent kernels of {judged.kernels}, and those of "
@@ -75,9 +73,7 @@ def load(
         cost = CostTable.from_json(dict(judged.costs), clock=session.clock)
         shapes = None
         if session.bound:
-            shapes = _warmed(
-                session, cost, manifest, limits.at_most(manifest.max_batch_rows), seconds=WARM_UP * budget_seconds
-            )
+            shapes = _warmed(session, cost, manifest, task.limits, seconds=WARM_UP * budget_seconds)
             cost = BucketedCosts(cost, shapes)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
@@ -89,8 +85,8 @@ def load(
         judged.promise,
         shapes,
         judged.steady,
-        Golden.of(files.golden, manifest),
-        files.examples,
+        Golden.of(task.golden, manifest),
+        task.examples,
     )
 
 

@@ -19,7 +19,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -36,7 +36,7 @@ log = logging.getLogger("lengthwise.registry")
 
 _MOST_FOUND: Final = 256
 
-Publish: TypeAlias = Callable[[Repository], None]  # serves what a scan has found so far
+Publish: TypeAlias = Callable[[Repository], object]  # serves what a scan has found so far
 Rescan = Callable[[Repository, str | None, Publish], Repository]  # after the last result; rejected ones of a name again
 
 
@@ -64,12 +64,11 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class _RegistrySnapshot:
-    """The models that are served, and the one for requests that name neither model nor version."""
+    """The models that are served, and those that were found for a name and a version."""
 
-    repository: Repository = field(default_factory=lambda: Repository(starting=True))
+    repository: Repository
     served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
-    unnamed: ServedModel | None = None
-    found: dict[tuple[str | None, str | None], ServedModel] = field(default_factory=dict)  # what was asked for
+    found: dict[tuple[str | None, str | None], ServedModel] = field(default_factory=dict)
 
 
 class Registry:
@@ -112,8 +111,6 @@ class Registry:
     def find(self, name: str | None, version: str | None) -> ServedModel:
         """The model that a request means; see `Repository.find`."""
         snapshot = self._snapshot
-        if name is None and version is None and snapshot.unnamed is not None:
-            return snapshot.unnamed
         found = snapshot.found.get((name, version))
         if found is None:
             found = snapshot.served[snapshot.repository.find(name, version)]
@@ -139,10 +136,9 @@ class Registry:
 
     def ask(self) -> None:
         """Starts a scan soon. Safe in a signal handler."""
-        if self._loop is None:  # the first scan is still to come
-            return
-        with suppress(RuntimeError):  # the event loop is closed: the service has ended
-            self._loop.call_soon_threadsafe(self._rescan_wanted.set)
+        if self._loop is not None:  # else the first scan is still to come
+            with suppress(RuntimeError):  # the event loop is closed: the service has ended
+                self._loop.call_soon_threadsafe(self._rescan_wanted.set)
 
     async def refresh(self) -> None:
         """Scans the folder, and serves its verified models; nothing changes if it cannot be read."""
@@ -208,14 +204,11 @@ class Registry:
             if running and not self.stopping.stopped:
                 self._put(result)
 
-        def publish(result: Repository) -> None:
-            loop.call_soon_threadsafe(put, result)
-
         def rescan() -> Repository:
             if self._has_removed:  # by an earlier scan: by now their last requests are answered
                 self._has_removed = False
                 return_free_memory()
-            return self._rescan(before, again, publish)
+            return self._rescan(before, again, lambda result: loop.call_soon_threadsafe(put, result))
 
         try:
             result = await asyncio.wrap_future(in_daemon_thread("rescan", rescan))
@@ -230,7 +223,7 @@ class Registry:
         finally:
             running = False  # what this scan publishes from now on is ignored
             if not before.starting:  # after a failed first scan the service cannot start
-                self._put(self.repository.settled())
+                self._put(replace(self.repository, unnamed=None, unjudged=(), starting=False))
         await self._change(result)
         return result
 
@@ -247,12 +240,12 @@ class Registry:
                 log.info("aliases of %s: %s", name, shown or "none")
         before = self._snapshot.served
         served = {model: before[model] if model in before else self._add(model) for model in result}
-        unnamed = None
-        with suppress(RequestError):  # such a request will get this error from `find`
-            unnamed = served[result.find(None, None)]
-        if self._snapshot.unnamed is not None and unnamed is None and len(result.models) > 1:
+        unnamed = (None, None) in self._snapshot.found
+        self._snapshot = _RegistrySnapshot(result, served)
+        with suppress(RequestError):  # such a request will get this error
+            self.find(None, None)
+        if unnamed and (None, None) not in self._snapshot.found and len(result.models) > 1:
             log.warning("there are several models now, %s: calls that name none get 404", ", ".join(result.models))
-        self._snapshot = _RegistrySnapshot(result, served, unnamed)
         for model, gone in before.items():
             if model not in served:
                 self._remove(gone)

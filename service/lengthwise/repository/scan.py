@@ -55,7 +55,7 @@ class Scan:
     judge: Judge = judging.judge
     most_bytes: int = MOST_BYTES  # of the files of one version
     stopping: Stopping = field(default_factory=Stopping)
-    publish: Callable[[Repository], None] = lambda _: None  # called with what may be served already
+    publish: Callable[[Repository], object] = lambda _: None  # called with what may be served already
     kept: Collection[Key] = ()  # served beside the highest of their names
     _directories: dict[Key, Path] = field(init=False)
     _state: ScanState = field(init=False)

@@ -153,7 +153,7 @@ class ModelMetrics:
         info: dict[str, str] | None = None,
         cells: MutableSequence[float] | None = None,
     ) -> None:
-        self.labels = [name, version]
+        self.labels = (name, version)
         self.info = info  # labels of `model_info`; None for no such metric
         self.lock = threading.Lock()
         self.cells: MutableSequence[float] = [0] * CELLS if cells is None else cells
@@ -302,7 +302,7 @@ class Metrics(Collector):
         self._bounds = bounds
         self._more = more
         self._shared = shared  # the memory of the counts; None for this process's own
-        self._models = {(model.labels[0], model.labels[1]): model for model in models}
+        self._models = {model.labels: model for model in models}
         self._gone: dict[tuple[str, str], None] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
