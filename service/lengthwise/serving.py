@@ -83,7 +83,6 @@ class Serving:
             on_suspect=lambda queue: self.probing.ask(queue),
         )
         self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
-        self.monitoring = self._monitoring()
         self.openings = Openings()
         self.metrics = Metrics(
             self._gauges, self._bounds, self._families, shared=None if worker is None else worker.counts
@@ -103,6 +102,8 @@ class Serving:
         self.registry = Registry(
             rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, unloaded=unloaded
         )
+        self.find = self.registry.find
+        self.monitoring = self._monitoring()
         self._kept = [] if settings.shadow is None else [Key.parse(settings.shadow)]
         self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)
         self.created = time.time()
@@ -153,8 +154,8 @@ class Serving:
         if self.monitoring is not None:
             self.monitoring.start()
         await self.registry.open()
-        if self.monitoring is not None:
-            self.monitoring.log_absent_shadow()
+        if self.monitoring is not None and self.monitoring.shadow is not None:
+            self.monitoring.shadow.served()  # logs a warning if it is not
         self.started = True
         await self._note_readiness()
         if not self.registry.served:
@@ -217,20 +218,6 @@ class Serving:
     def served(self) -> Sequence[ServedModel]:
         """Every model that is served, by name and ascending version."""
         return self.registry.served
-
-    def find(self, name: str | None, version: str | None) -> ServedModel:
-        """The model for a name and a version, as a request gives them; None for the default.
-
-        The default version is the champion, or the highest one. If that does not work, it is the next lower one that
-        works, which was in use before, or else the highest one that works.
-        """
-        served = self.registry.find(name, version)
-        if version is None and served.queue.breaker.open:
-            same = [other for other in self.served if other.manifest.name == served.manifest.name]
-            works = [other for other in same if not other.queue.breaker.open]
-            below = [other for other in works if other.manifest.version < served.manifest.version]
-            return (below or works or [served])[-1]
-        return served
 
     def default_of(self, name: str) -> ServedModel | None:
         """What a request for this name gets if it names no version; None if it gets an error."""

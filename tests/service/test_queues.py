@@ -137,7 +137,7 @@ def test_in_order_of_arrival_the_next_batch_has_all_that_wait(waiting: int, seco
 def test_the_wait_for_a_larger_batch_ends_before_a_deadline():
     only = model_queue(seconds=0.01)
     queues = ModelQueues(max_wait_seconds=10)
-    queues.add(only)
+    queues.append(only)
     steps, nobody = np.zeros((4, 1), dtype=np.float32), None
     only.pending.add(
         QueuedSequence(4, 1.0, steps=steps, padded_steps=4, seconds=0.0, arrival=0.0, index=0, request=nobody)
@@ -151,8 +151,8 @@ def test_the_wait_for_a_larger_batch_ends_before_a_deadline():
 def test_a_turn_is_longest_in_order_of_arrival_and_short_for_several_models(by_arrival: bool):
     made, other = model_queue(names, valid_steps_only=by_arrival), model_queue(names, name="other")
     queues = ModelQueues()
-    queues.add(made)
+    queues.append(made)
     alone = queues.turn_seconds(made)
     assert alone == (ARRIVAL_TURN_SECONDS if by_arrival else TURN_SECONDS)
-    queues.add(other)
+    queues.append(other)
     assert queues.turn_seconds(made) == SHARED_TURN_SECONDS < alone

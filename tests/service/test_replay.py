@@ -15,7 +15,7 @@ from lengthwise.commands.bench import bench
 from lengthwise.commands.cli import main
 from lengthwise.datasets import dataset
 from lengthwise.errors import ConfigurationError
-from lengthwise.monitoring import drift_report, record_file
+from lengthwise.monitoring import record_file, recorded
 from lengthwise.runtime.data_profile import DataProfile
 from tests.support.numpy_models import manifest, model, serving
 from tests.support.small_server import SmallServer
@@ -135,7 +135,7 @@ class TestDriftCommand:
         return directory
 
     async def test_it_shows_what_has_drifted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(drift_report, "WINDOW_SEQUENCES", 100)
+        monkeypatch.setattr(recorded, "WINDOW_SEQUENCES", 100)
         monkeypatch.setattr(record_file, "AT_ONCE", 50)
         await record(tmp_path / "records", calls=200)
         its = self.model(tmp_path)

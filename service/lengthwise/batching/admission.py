@@ -63,11 +63,6 @@ class Admission:
         self.seconds = 0.0
         self.rate = DrainRate(runners)
 
-    @property
-    def wait_seconds(self) -> float:
-        """The predicted time until everything that waits now has been taken."""
-        return self.seconds / self.rate.value
-
     def closed(self) -> ModelQueue | None:
         """A queue, where every queue refuses requests without a priority, which need not be decoded then; or None."""
         queue = None

@@ -34,8 +34,8 @@ from lengthwise.padding import Steps, rounded_width
 
 log = logging.getLogger("lengthwise.batcher")
 
+# The least predicted run of a part of what waits that is left to an idle runner: to wake it costs a third of that.
 WORTH_A_RUNNER_SECONDS: Final = 0.0003
-"""The least predicted run of a part of what waits that is left to an idle runner: to wake it costs a third of that."""
 
 
 class Batcher:
@@ -121,7 +121,7 @@ class Batcher:
     def open(self, queue: ModelQueue) -> None:
         """Adds a model's queue."""
         with self._lock:
-            self._queues.add(queue)
+            self._queues.append(queue)
 
     def close(self, queue: ModelQueue) -> None:
         """Removes a queue when it is empty: what waits, or was decoded for its model before, is still answered."""
@@ -168,7 +168,7 @@ class Batcher:
         total_seconds = 0.0
         for index, steps in enumerate(sequences):
             width = queue.width_of(len(steps))
-            padded_steps = rounded_width(width, queue.multiple)
+            padded_steps = rounded_width(width, queue.limits.multiple)
             seconds = queue.row_seconds(width)
             queued.append(
                 QueuedSequence(
@@ -258,7 +258,9 @@ class Batcher:
         self.admission.rate.taken(work, self._clock(), more_waits=waiting)
         if waiting:
             self._runners.wake_another()
-        return PlannedBatch.of(queue, sequences, work_start)
+        widths = [sequence.width for sequence in sequences]
+        width = max(widths, default=0)
+        return PlannedBatch(queue, sequences, work_start, width, sum(widths), queue.predict(len(widths), width))
 
     def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:
         limits = self._shared(queue, queue.limits_within(seconds, self._queues.turn_seconds(queue)))

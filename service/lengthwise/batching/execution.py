@@ -28,13 +28,6 @@ class PlannedBatch(NamedTuple):
     valid_steps: int  # the sum of such widths
     seconds: float  # predicted, as if all were as long as the longest
 
-    @classmethod
-    def of(cls, queue: ModelQueue, sequences: list[QueuedSequence], work_start: float) -> PlannedBatch:
-        """The batch of some sequences; what follows from them is computed here, once."""
-        widths = [sequence.width for sequence in sequences]
-        width = max(widths, default=0)
-        return cls(queue, sequences, work_start, width, sum(widths), queue.predict(len(widths), width))
-
 
 class FinishedBatch(NamedTuple):
     """A batch that ran or failed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
@@ -95,7 +95,6 @@ class ModelQueue:
         self.metrics = metrics
         self.limits = replace(limits, multiple=multiple)
         self._limits_within: dict[tuple[float, float], BatchLimits] = {}
-        self.multiple = multiple
         self.buckets = buckets
         self.pending = PendingSequences()
         self.padded_steps = 0  # of the waiting sequences
@@ -163,7 +162,7 @@ class ModelQueue:
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
         """The batch that runs: the sequences, padded to the queue's shapes."""
         if self.buckets is None:
-            return pad(sequences, multiple=self.multiple)
+            return pad(sequences, multiple=self.limits.multiple)
         width = self.buckets.width_of(max(len(steps) for steps in sequences))
         rows = self.buckets.rows_of(len(sequences), width)
         return pad(sequences, width=width, rows=rows, filler_length=self.buckets.min_length)
@@ -212,56 +211,48 @@ class QueuedSequence(WaitingSequence):
     request: PendingRequest = field(kw_only=True)
 
 
-class ModelQueues:
-    """The queues of all models, and whose turn it is; while a runner is idle, sequences wait `max_wait_seconds`."""
+class ModelQueues(list[ModelQueue]):
+    """The queues of all models, and whose turn it is; a closed one too while a sequence waits or runs there.
+
+    While a runner is idle, sequences wait `max_wait_seconds` for others.
+    """
 
     def __init__(self, max_wait_seconds: float = 0.0) -> None:
+        super().__init__()
         self._max_wait = max_wait_seconds
         self.waits = max_wait_seconds > 0  # whether a batch that is not full waits for more requests
-        self._queues: list[ModelQueue] = []
         self._used_seconds = 0.0  # of the queue that was served last; a queue that was empty continues from there
-
-    def __len__(self) -> int:
-        return len(self._queues)
-
-    def __iter__(self) -> Iterator[ModelQueue]:
-        """All queues; a closed one too while a sequence waits or runs there."""
-        return iter(self._queues)
-
-    def add(self, queue: ModelQueue) -> None:
-        """Adds a queue."""
-        self._queues.append(queue)
 
     def remove_if_done(self, queue: ModelQueue) -> None:
         """Removes a queue that is closed and has no sequence waiting or running; a late call for it adds it again."""
-        if queue.closed and not queue.pending and not queue.inflight and queue in self._queues:
-            self._queues.remove(queue)
+        if queue.closed and not queue.pending and not queue.inflight and queue in self:
+            self.remove(queue)
             queue.pending = PendingSequences()  # breaks a cycle: its orders may hold old requests, and these the queue
 
     def activate(self, queue: ModelQueue) -> None:
         """Prepares a queue for a new sequence: an empty queue gets no credit for the time that it did not use."""
-        if queue.closed and queue not in self._queues:
-            self._queues.append(queue)
+        if queue.closed and queue not in self:
+            self.append(queue)
         if not queue.pending:
             queue.used_seconds = max(queue.used_seconds, self._used_seconds)
 
     def busy(self) -> int:
         """How many queues have waiting sequences; at least 1."""
-        return sum(1 for queue in self._queues if queue.padded_steps) or 1
+        return sum(1 for queue in self if queue.padded_steps) or 1
 
     def turn_seconds(self, queue: ModelQueue) -> float:
         """The `BatchLimits.turn_seconds` for the next plan of a queue."""
-        if len(self._queues) > 1:
+        if len(self) > 1:
             return SHARED_TURN_SECONDS
         return ARRIVAL_TURN_SECONDS if queue.cost.valid_steps_only else TURN_SECONDS
 
     def waiting(self) -> bool:
         """Whether a sequence waits in any queue."""
-        return any(queue.pending for queue in self._queues)
+        return any(queue.pending for queue in self)
 
     def next(self, now: float, *, draining: bool) -> tuple[ModelQueue | None, float | None]:
         """The ready queue with the least `used_seconds`, and None; or None and the seconds until one is, if any."""
-        waiting = [queue for queue in self._queues if len(queue.pending)]
+        waiting = [queue for queue in self if len(queue.pending)]
         if not waiting:
             return None, None
         if self.waits and not draining:

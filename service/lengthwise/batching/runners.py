@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 INLINE_SECONDS: Final = 0.001  # longest predicted run of a batch on the event loop, while every runner is idle
 ONE_CORE_INLINE_SECONDS: Final = 0.004  # the same where event loop and runner share one core
+# How long the event loop polls for new requests after an inline run that emptied the queue: about as long as the system
+# takes to wake it. It yields the core at every poll, so it delays no other process.
 BUSY_POLL_SECONDS: Final = 0.0001
-"""How long the event loop polls for new requests after an inline run that emptied the queue: about as long as the
-system takes to wake it. It yields the core at every poll, so it delays no other process."""
 _SLOW_FACTOR: Final = 8  # an inline batch slower than this times the inline limit starts a cooldown of its model
 _MOST_UNCOUNTED: Final = 8  # inline batches that may wait to be counted while requests arrive that run first
 
@@ -85,7 +85,7 @@ class Runners:
         self._poll_end = 0.0  # until when the event loop polls; used by the event loop only
         self._uncounted: list[FinishedBatch] = []  # inline batches; used by the event loop only
         self._threads: list[threading.Thread] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop  # from the start on
 
     @property
     def all_idle(self) -> bool:
@@ -122,7 +122,6 @@ class Runners:
         if (
             self._idle == self.count
             and self._may_inline
-            and self._loop is not None
             and queue.inline.possible
             and (self._one_core or (len(added) == 1 and queue.predict(1, added[0].width) <= INLINE_SECONDS))
         ):
@@ -134,7 +133,7 @@ class Runners:
     def wake_another(self) -> None:
         """Decides who runs what is left after a batch was taken; with the lock held."""
         if self._one_core:
-            if self._loop is not None and threading.current_thread() not in self._threads:
+            if threading.current_thread() not in self._threads:
                 self._schedule_turn(self._loop.call_soon)
         elif self._idle:
             self._notify(1)
@@ -161,7 +160,7 @@ class Runners:
             finished = self._execution.run(planned)
             self._check_speed(finished)
             self._execution.count(finished)
-            if finished.outcomes and self._loop is not None:
+            if finished.outcomes:
                 with suppress(RuntimeError):  # the event loop was closed during a run that outlasted the drain
                     self._loop.call_soon_threadsafe(self._source.settle_all, finished.outcomes)
             del planned, finished  # an idle runner must not keep a model in memory that is no longer served
@@ -174,7 +173,7 @@ class Runners:
                     return None
                 queue, wait_seconds = self._source.next_queue()
                 if queue is not None:
-                    if not (self._one_core and self._loop is not None and self._is_short(queue)):
+                    if not (self._one_core and self._is_short(queue)):
                         return self._source.take_batch(queue)
                     self._schedule_turn(self._loop.call_soon_threadsafe)
                     wait_seconds = None
@@ -202,7 +201,6 @@ class Runners:
 
     def _run_inline(self) -> None:
         """A turn of the event loop: runs one batch if it is short, and else leaves it to the runners."""
-        assert self._loop is not None  # whose turn this is
         self._loop.call_soon(self._count_inline)  # after answers that are written at once
         planned = self._take_inline()
         if planned is None:
@@ -250,10 +248,8 @@ class Runners:
 
     def _check_speed(self, finished: FinishedBatch) -> None:
         """Starts a cooldown for a model whose batch was predicted to be short and was much slower."""
-        if finished.work_seconds <= _SLOW_FACTOR * self._inline_seconds:
-            return
-        planned = finished.planned
-        if planned.seconds <= self._inline_seconds:
+        planned, limit = finished.planned, self._inline_seconds
+        if planned.seconds <= limit and finished.work_seconds > _SLOW_FACTOR * limit:
             planned.queue.inline.start_cooldown(finished.work_seconds, self._clock())
 
     def _is_short(self, queue: ModelQueue) -> bool:

@@ -40,13 +40,13 @@ def drift(records: Path, model: Path, as_json: bool) -> None:
     DIR is the folder of `lengthwise serve --record`. Lengths, missing values, each feature and the answers are compared
     by the population stability index (PSI).
     """
-    from lengthwise.monitoring import drift_report  # help does without what these import
+    from lengthwise.monitoring import recorded  # help does without what these import
     from lengthwise.repository.folder import model_directory
     from lengthwise.runtime.manifest import Manifest
 
     _need_pyarrow()
     manifest = Manifest.read(model_directory(model))
-    found = drift_report.report(records, manifest)
+    found = recorded.report(records, manifest)
     if as_json:
         click.echo(orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2))
     else:
@@ -71,10 +71,10 @@ def label(records: Path, labels: Path, out: Path) -> None:
     LABELS is JSON Lines: {"id": "a1", "label": "walk"}. The id is that which the caller gave the sequence. Of several
     records with one id the last is written.
     """
-    from lengthwise.monitoring import label_records
+    from lengthwise.monitoring import recorded
 
     _need_pyarrow()
     if out.suffix != ".parquet":
         raise ConfigurationError(f"{out}: the name must end in .parquet")
-    written, total = label_records.join(records, label_records.read_labels(labels), out)
+    written, total = recorded.join(records, recorded.read_labels(labels), out)
     click.echo(f"{out}: {written} sequences with a label, of {total} records")

@@ -80,8 +80,7 @@ def main() -> None:
     """Reads the file that the command line names; exit code 1, with the reason on stdout, if it cannot be read."""
     path, kind = Path(sys.argv[1]), sys.argv[2]
     most_values, memory_bytes, seconds, parent = map(int, sys.argv[3:])
-    modest.die_with(parent, seconds)
-    modest.be_modest(modest.NICER)
+    modest.be_modest(parent, seconds)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:

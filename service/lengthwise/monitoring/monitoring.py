@@ -22,8 +22,7 @@ from lengthwise.errors import RequestError
 from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.drift import Drift
 from lengthwise.monitoring.recorder import Recorder
-from lengthwise.monitoring.shadow import Shadow
-from lengthwise.monitoring.verify import AnswerCheck
+from lengthwise.monitoring.reruns import AnswerCheck, Shadow
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
@@ -76,11 +75,6 @@ class Monitoring:
             if not isinstance(consumer, Drift):  # on by default
                 log.info("%s: a share of %g of the calls is sampled", consumer.name, consumer.share)
             thread.start()
-
-    def log_absent_shadow(self) -> None:
-        """Logs a warning if there is a shadow and its version is not served."""
-        if self.shadow is not None:
-            self.shadow.served()
 
     def stop(self) -> None:
         """Stops the threads, and writes what was sampled."""

@@ -34,11 +34,7 @@ class Recorder(Consumer):
     name = "record"
 
     def __init__(
-        self,
-        directory: Path,
-        share: float,
-        most_bytes: int,
-        clock: Callable[[], float] = time.monotonic,
+        self, directory: Path, share: float, most_bytes: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         try:
             import pyarrow.parquet  # noqa: F401  # only to see that it is installed

@@ -22,9 +22,8 @@ _OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memo
 
 def main() -> None:
     """Runs the task on stdin."""
-    parent, nicer, memory_bytes = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    modest.die_with(parent, float(sys.argv[4]))
-    modest.be_modest(nicer)
+    parent, memory_bytes, timeout_seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    modest.be_modest(parent, timeout_seconds)
     # What libraries print to stdout must not get into the answer.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)

@@ -29,7 +29,7 @@ from typing import Any, Final
 from lengthwise import files
 from lengthwise.errors import ModelError, NotJudged
 from lengthwise.repository.judging import Judge, Judged, JudgeTask
-from lengthwise.repository.modest import LEAST_BYTES, NICER, share_of_memory
+from lengthwise.repository.modest import LEAST_BYTES, share_of_memory
 from lengthwise.repository.stopping import Stopping
 from lengthwise.settings import flag, passed_to_children
 
@@ -44,10 +44,9 @@ _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
 class JudgeProcess:
     """Judges each model in a separate process of limited time and memory. It is a `Judge`."""
 
-    def __init__(self, timeout_seconds: float, memory_bytes: int, *, nicer: int = NICER) -> None:
+    def __init__(self, timeout_seconds: float, memory_bytes: int) -> None:
         self._timeout_seconds = timeout_seconds
         self._memory_bytes = memory_bytes
-        self._nicer = nicer
         self._changed = threading.Condition()
         self._allotted_bytes = 0
 
@@ -105,7 +104,7 @@ class JudgeProcess:
         """Starts the process, which waits for its task and limits its own memory."""
         # As `multiprocessing` does: the child can import what this process can.
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-        arguments = [str(os.getpid()), str(self._nicer), str(memory_bytes), str(self._timeout_seconds)]
+        arguments = [str(os.getpid()), str(memory_bytes), str(self._timeout_seconds)]
         return subprocess.Popen(
             [sys.executable, "-P", "-m", f"{__package__}.judge_child", *arguments],
             stdin=subprocess.PIPE,

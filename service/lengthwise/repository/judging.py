@@ -26,14 +26,7 @@ from lengthwise.padding import Steps, batches, pad, rounded_width
 from lengthwise.repository import kept, kernel_choice
 from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.runtime import answers, recurrent_kernels
-from lengthwise.runtime.manifest import (
-    EXAMPLES_FILE,
-    GOLDEN_FILE,
-    GRAPH_FILE,
-    VERIFICATION_FILE,
-    Manifest,
-    Promise,
-)
+from lengthwise.runtime.manifest import EXAMPLES_FILE, GOLDEN_FILE, GRAPH_FILE, VERIFICATION_FILE, Manifest, Promise
 from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import Graph
 from lengthwise.runtime.provider import Device

@@ -20,6 +20,7 @@ from lengthwise.repository import kept
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
+from lengthwise.verification.random_sequences import draw
 
 log = logging.getLogger("lengthwise.kernels")
 
@@ -69,18 +70,8 @@ def time_ratio(own: Session, plain: Session, manifest: Manifest) -> float:
 
 def _batches(manifest: Manifest) -> list[PaddedBatch]:
     """One sequence; several of one length; several of different lengths."""
-    wants, random = manifest.input, np.random.default_rng(0)
     longest = min(max(_WIDTH, manifest.min_length), manifest.max_length)
     rows = min(_ROWS, manifest.max_batch_rows or _ROWS)
     mixed = [max(manifest.min_length, round(longest * row / rows)) for row in range(1, rows + 1)]
-    features = wants.features or 1
-    mean, std = np.asarray(wants.mean or np.zeros(features)), np.asarray(wants.std or np.ones(features))
-
-    def sequence(length: int) -> Any:
-        if wants.vocabulary is not None:
-            return random.integers(0, wants.vocabulary, length)
-        return (mean + std * random.standard_normal((length, features))).astype(np.float32)
-
     width = rounded_width(longest, manifest.width_multiple)
-    groups = [longest], [longest] * rows, mixed
-    return [pad([sequence(length) for length in lengths], width=width) for lengths in groups]
+    return [pad(draw(manifest, lengths, 0), width=width) for lengths in ([longest], [longest] * rows, mixed)]

@@ -93,11 +93,7 @@ def load(
 def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: BatchLimits, *, seconds: float) -> Buckets:
     """Chooses the shapes of the batches on a device, and runs each of them once, as far as the time allows."""
     chosen = buckets.choose(
-        cost,
-        limits,
-        max_length=manifest.max_length,
-        min_length=manifest.min_length,
-        multiple=manifest.width_multiple,
+        cost, limits, max_length=manifest.max_length, min_length=manifest.min_length, multiple=manifest.width_multiple
     )
     shapes = chosen.shapes()
     ran = session.warm_up(shapes, seconds=seconds)

@@ -26,18 +26,13 @@ def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
 
 def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Bytes of memory that this process's cgroup, v2 or v1, may still use; None if it has no limit."""
-    for limit, used, statistics, cached in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
+    for kind, limit, used, cached in (
+        ("memory", "max", "current", "inactive_file"),
+        ("memory/memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
     ):
         try:
-            most, in_use = int((root / limit).read_text()), int((root / used).read_text())
-            lines = (line.split() for line in (root / statistics).read_text().splitlines())
+            most, in_use = (int((root / f"{kind}.{name}").read_text()) for name in (limit, used))
+            lines = (line.split() for line in (root / f"{kind}.stat").read_text().splitlines())
             reclaimable = next((int(number) for name, number in lines if name == cached), 0)
         except (OSError, ValueError):  # cgroup v2 writes "max" for no limit
             continue
@@ -45,8 +40,11 @@ def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     return None
 
 
-def die_with(parent: int, timeout_seconds: float) -> None:
-    """Makes the system kill this process when its parent ends, and a few seconds after its timeout in any case."""
+def be_modest(parent: int, timeout_seconds: float) -> None:
+    """Lowers this process's priority, also as the first to kill if memory runs out; it ends with its parent.
+
+    The system ends it a few seconds after its timeout in any case.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -54,12 +52,8 @@ def die_with(parent: int, timeout_seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.getppid() != parent:  # the parent ended before this was set
         os._exit(1)
-
-
-def be_modest(nicer: int) -> None:
-    """Lowers the priority: for the processor, and as the first process to kill if the system runs out of memory."""
     with suppress(OSError):
-        os.nice(nicer)
+        os.nice(NICER)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump if a graph crashes it
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:

@@ -23,10 +23,7 @@ class Probing:
     """Probes models every `retry_seconds` until they work again; `changed` is called when one stops or works again."""
 
     def __init__(
-        self,
-        served: Callable[[], Sequence[ServedModel]],
-        retry_seconds: float,
-        changed: Callable[[], Awaitable[None]],
+        self, served: Callable[[], Sequence[ServedModel]], retry_seconds: float, changed: Callable[[], Awaitable[None]]
     ) -> None:
         self._served = served
         self._retry_seconds = retry_seconds

@@ -109,13 +109,22 @@ class Registry:
         return list(self._snapshot.served.values())
 
     def find(self, name: str | None, version: str | None) -> ServedModel:
-        """The model that a request means; see `Repository.find`."""
+        """The model for a name and a version, as a request gives them; see `Repository.find`.
+
+        If the default version does not work, it is the next lower one that works, which was in use before, or else the
+        highest one that works.
+        """
         snapshot = self._snapshot
         found = snapshot.found.get((name, version))
         if found is None:
             found = snapshot.served[snapshot.repository.find(name, version)]
             if len(snapshot.found) < _MOST_FOUND:
                 snapshot.found[name, version] = found
+        if version is None and found.queue.breaker.open:
+            same = [other for other in snapshot.served.values() if other.manifest.name == found.manifest.name]
+            works = [other for other in same if not other.queue.breaker.open]
+            below = [other for other in works if other.manifest.version < found.manifest.version]
+            return (below or works or [found])[-1]
         return found
 
     async def open(self) -> None:

@@ -1,9 +1,15 @@
-"""A shadow: a candidate answers a sample too, alone and while no caller waits, and both answers are compared."""
+"""What computes a sample of the answers once more, each sequence alone and while no caller waits.
+
+The check of answers: the same bits, or within the tolerance. A shadow: a candidate's answers beside those that were
+sent.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -15,10 +21,69 @@ from lengthwise.errors import RequestError
 from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.monitoring.drift import answered_classes
 from lengthwise.repository.registry import ServedModel
+from lengthwise.runtime.answers import Answer
 from lengthwise.telemetry.families import Family
 from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.monitoring")
+
+_LOGGED_SECONDS: Final = 60.0  # without a further log line about mismatches
+
+
+class AnswerCheck(Consumer):
+    """Computes a share of the answers again, each sequence alone."""
+
+    name = "verify"
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._checked: Counter[tuple[str, str]] = Counter()
+        self._mismatches: Counter[tuple[str, str]] = Counter()
+        self._logged = float("-inf")
+
+    def wants(self, call: AnsweredCall) -> bool:
+        """Whether a call can be checked: its model runs on the CPU, where a further run disturbs no device memory."""
+        return not call.model.model.session.bound
+
+    def consume(self, calls: Sequence[AnsweredCall]) -> None:
+        """Checks calls; of a call with many sequences the first only."""
+        for call in calls:
+            served, item, sent = call.model, call.items[0], call.answers[0]
+            if sent.windows is not None:  # of several runs
+                continue
+            key = served.metrics.labels
+            alone = served.model.answer(served.queue.padded([item.steps]), sent.attention is not None)[0]
+            self._checked[key] += 1
+            promise = served.model.promise
+            if alone is not None and _agree(sent, alone, 0.0 if promise is None else promise.tolerance):
+                continue
+            self._mismatches[key] += 1
+            if time.monotonic() - self._logged > _LOGGED_SECONDS:
+                self._logged = time.monotonic()
+                log.error(
+                    "%s: the answer to request %s differs when its sequence of %d steps runs unbatched",
+                    served.manifest.key,
+                    call.request_id,
+                    len(item.steps),
+                )
+
+    def families(self) -> Iterator[Family]:
+        """The counters of answers that were checked, and of those that differed."""
+        for name, help_, counts in (
+            ("verified_answers", "Answers that were computed again, alone.", self._checked),
+            ("verify_mismatches", "Of these, answers that were not the same alone.", self._mismatches),
+        ):
+            samples = [(key, counts[key]) for key in list(self._checked)]
+            yield Family("counter", name, help_, ("model", "version"), samples)
+
+
+def _agree(sent: Answer, alone: Answer, tolerance: float) -> bool:
+    pairs = [(sent.probabilities, alone.probabilities)]
+    if sent.attention is not None and alone.attention is not None:
+        pairs.append((sent.attention, alone.attention))
+    if tolerance == 0:
+        return all(one.tobytes() == other.tobytes() for one, other in pairs)
+    return all(one.shape == other.shape and np.abs(one - other).max() <= tolerance for one, other in pairs)
 
 
 @dataclass(slots=True)
@@ -31,7 +96,7 @@ class ShadowComparison:
     largest_difference: float = 0.0  # of a probability, of equal labels only
     seconds: float = 0.0  # of the candidate, each sequence alone
     primary_seconds: float = 0.0  # predicted, likewise
-    confusion: dict[tuple[str, str], int] = field(default_factory=dict)  # how often which answer stood against which
+    confusion: Counter[tuple[str, str]] = field(default_factory=Counter)  # how often which answer stood against which
 
     def as_json(self) -> dict[str, Any]:
         """For the page of comparisons."""
@@ -43,7 +108,7 @@ class ShadowComparison:
             "cost_ratio": self.seconds / self.primary_seconds if self.primary_seconds else None,
             "answers": [
                 {"primary": one, "candidate": other, "sequences": count}
-                for (one, other), count in sorted(self.confusion.items(), key=lambda entry: -entry[1])
+                for (one, other), count in self.confusion.most_common()
             ],
         }
 
@@ -108,7 +173,7 @@ class Shadow(Consumer):
             found.primary_seconds += call.model.queue.cost.predict(1, call.model.queue.width_of(len(item.steps)))
             found.disagreements += before != after
             if primary.task == candidate.task == "single-label":
-                found.confusion[before, after] = found.confusion.get((before, after), 0) + 1
+                found.confusion[before, after] += 1
             if primary.labels == candidate.labels and sent.probabilities.shape == alone.probabilities.shape:
                 difference = float(np.abs(sent.probabilities - alone.probabilities).max())
                 found.largest_difference = max(found.largest_difference, difference)
