@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from lengthwise.batching import batcher as batcher_module
-from lengthwise.errors import InferenceFailed, QueueFull, TooLarge
+from lengthwise.errors import InferenceFailed, QueueFull
 from lengthwise.padding import PaddedBatch
 from lengthwise.settings import Settings
-from tests.support.batching import Gate, answers, model_queue, names, outcome, running, sequence
+from tests.support.batching import Gate, answers, model_queue, outcome, running, sequence
 from tests.support.numpy_models import manifest, model, serving
 
 GOOD = {"sequences": [[[1, 3]]]}
@@ -34,49 +34,6 @@ async def test_a_request_cancelled_in_a_running_batch_does_not_leave_its_batch_m
         leaving.future.exception()
         assert await outcome(mate) == [2]
         assert gate.batches == [[0], [1, 2]]
-
-
-async def test_the_queue_is_counted_down_after_a_failure_so_nothing_is_refused_for_ever() -> None:
-    def fails(batch: PaddedBatch, attention: bool) -> list[int]:
-        raise RuntimeError("broken")
-
-    only = model_queue(fails)
-    async with running(only, max_queue_cost_steps=16, max_queue_seconds=1.0) as batcher:
-        for _ in range(20):
-            requests = [batcher.submit(only, [sequence(number)], answers) for number in range(4)]
-            assert all([isinstance(await outcome(request), InferenceFailed) for request in requests])
-            only.breaker.probed(None, 0.0, 0.0)
-        assert (batcher.admission.padded_steps, batcher.admission.seconds, only.padded_steps, only.inflight) == (
-            0,
-            0,
-            0,
-            0,
-        )
-        only.run = names
-        assert await outcome(batcher.submit(only, [sequence(7)], answers)) == [7]
-
-
-async def test_a_sequence_over_the_limits_of_a_batch_runs_alone_and_one_over_the_queues_is_refused_for_good() -> None:
-    only = model_queue(padded_steps=16)
-    async with running(only, max_queue_cost_steps=64) as batcher:
-        large = batcher.submit(only, [sequence(1, 60)], answers)
-        assert await outcome(large) == [1]
-        with pytest.raises(TooLarge):
-            batcher.submit(only, [sequence(2, 68)], answers)
-        assert await outcome(batcher.submit(only, [sequence(3)], answers)) == [3]
-
-
-@pytest.mark.parametrize("what", ["predict", "column", "observe"])
-async def test_an_exception_in_the_costs_does_not_end_the_loop(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("broken")
-
-    only = model_queue(seconds=1e-6)
-    monkeypatch.setattr(only.cost, what, broken)
-    async with running(only) as batcher:
-        for number in range(5):
-            requests = [batcher.submit(only, [sequence(number, 5 + each)], answers) for each in range(4)]
-            assert [await outcome(request) for request in requests] == [[number]] * 4
 
 
 async def test_an_exception_in_the_lengths_fails_one_call_and_not_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -545,6 +545,7 @@ async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_a
     assert len(finished) == len(set(finished)), "a request was finished twice"
     for one in queues:
         assert (len(one.pending), one.padded_steps, one.inflight) == (0, 0, 0)
+    assert (batcher.admission.padded_steps, batcher.admission.seconds) == (0, 0.0)
 
 
 @pytest.mark.parametrize("count", [1, 60])

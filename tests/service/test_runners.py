@@ -12,7 +12,17 @@ from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.queues import FIRST_RUNS
 from lengthwise.batching.runners import Runners
 from lengthwise.padding import PaddedBatch
-from tests.support.batching import PATIENCE_SECONDS, Gate, answers, model_queue, names, outcome, running, sequence
+from tests.support.batching import (
+    PATIENCE_SECONDS,
+    Gate,
+    Noted,
+    answers,
+    model_queue,
+    names,
+    outcome,
+    running,
+    sequence,
+)
 from tests.support.waiting import until
 
 
@@ -23,18 +33,12 @@ async def at_rest(batcher: Batcher) -> None:
 
 
 async def test_short_work_at_rest_runs_on_the_event_loop():
-    threads: list[threading.Thread] = []
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        threads.append(threading.current_thread())
-        return names(batch, attention)
-
+    run = Noted()
     quick, slow = model_queue(run, seconds=1e-6), model_queue(run)
     async with running(quick, slow) as batcher:
         assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
         assert await outcome(batcher.submit(slow, [sequence(2)], answers)) == [2]
-    assert threads[0] is threading.main_thread()
-    assert threads[1] is not threading.main_thread()
+    assert run.on_the_loop == [True, False]
 
 
 async def test_a_request_that_follows_an_answer_at_once_runs_before_the_batch_is_counted_and_all_are_counted_at_rest():
@@ -123,98 +127,62 @@ async def test_on_one_core_whoever_may_wait_for_company_waits_in_the_runner():
 
 
 async def test_a_model_much_slower_than_predicted_moves_off_the_event_loop_and_may_return():
-    effort, now, threads = [0.0], [0.0], []
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        threads.append(threading.current_thread() is threading.main_thread())
-        effort[0] += 1.0
-        return names(batch, attention)
-
+    now, run = [0.0], Noted(seconds=1.0)
     only = model_queue(run, seconds=1e-6)
-    only.cost.clock = lambda: effort[0]
+    only.cost.clock = lambda: run.effort
     async with running(only, one_core=True, clock=lambda: now[0]) as batcher:
         for number in range(3):
             assert await outcome(batcher.submit(only, [sequence(number)], answers)) == [number]
         now[0] = 101.0
         assert await outcome(batcher.submit(only, [sequence(3)], answers)) == [3]
-    assert threads == [True, False, False, True]
+    assert run.on_the_loop == [True, False, False, True]
 
 
 @pytest.mark.parametrize("one_core", [False, True])
 async def test_a_model_whose_time_depends_on_values_never_runs_on_the_event_loop(one_core: bool):
-    threads: list[threading.Thread] = []
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        threads.append(threading.current_thread())
-        return names(batch, attention)
-
+    run = Noted()
     looping = model_queue(run, seconds=1e-6, steady=False)
     async with running(looping, one_core=one_core) as batcher:
         for number in range(20):
             assert await outcome(batcher.submit(looping, [sequence(number)], answers)) == [number]
-    assert len(threads) == 20
-    assert threading.main_thread() not in threads
+    assert run.on_the_loop == [False] * 20
 
 
 @pytest.mark.parametrize("one_core", [False, True])
 async def test_the_first_runs_of_a_model_are_the_runners(one_core: bool):
-    on_the_loop: list[bool] = []
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        on_the_loop.append(threading.current_thread() is threading.main_thread())
-        return names(batch, attention)
-
+    run = Noted()
     new = model_queue(run, seconds=1e-6, first_runs=FIRST_RUNS)
     async with running(new, one_core=one_core) as batcher:
         for number in range(FIRST_RUNS + 1):
             assert await outcome(batcher.submit(new, [sequence(number)], answers)) == [number]
             await at_rest(batcher)
-    assert on_the_loop == [False] * FIRST_RUNS + [True]
+    assert run.on_the_loop == [False] * FIRST_RUNS + [True]
 
 
 async def test_a_model_that_is_slow_in_a_runner_does_not_get_to_the_event_loop():
-    effort, on_the_loop = [0.0], []
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        on_the_loop.append(threading.current_thread() is threading.main_thread())
-        effort[0] += 1.0
-        return names(batch, attention)
-
+    run = Noted(seconds=1.0)
     new = model_queue(run, seconds=1e-6, first_runs=1)
-    new.cost.clock = lambda: effort[0]
+    new.cost.clock = lambda: run.effort
     async with running(new, clock=lambda: 0.0) as batcher:
         for number in range(3):
             assert await outcome(batcher.submit(new, [sequence(number)], answers)) == [number]
-    assert on_the_loop == [False, False, False]
+    assert run.on_the_loop == [False, False, False]
 
 
 async def test_each_further_run_that_holds_the_event_loop_leaves_its_model_to_the_runners_for_longer():
-    effort, now, on_the_loop = [0.0], [0.0], []
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        on_the_loop.append(threading.current_thread() is threading.main_thread())
-        effort[0] += 1.0 if on_the_loop[-1] else 0.0
-        return names(batch, attention)
-
+    now, run = [0.0], Noted()
     only = model_queue(run, seconds=1e-6)
-    only.cost.clock = lambda: effort[0]
+    only.cost.clock = lambda: float(sum(run.on_the_loop))  # a second on the loop, none in a runner
     async with running(only, clock=lambda: now[0]) as batcher:
         for at, held in [(0, True), (99, False), (101, True), (300, False), (302, True), (700, False), (703, True)]:
             now[0] = at
             assert await outcome(batcher.submit(only, [sequence(at)], answers)) == [at]
-            assert on_the_loop.pop() is held
+            assert run.on_the_loop[-1] is held
             await at_rest(batcher)
         assert only.inline.cooldown_seconds == 800
         now[0] = 703 + 800 + 10 * 800 + 1  # long enough ago to be forgotten
         assert await outcome(batcher.submit(only, [sequence(0)], answers)) == [0]
         assert only.inline.cooldown_seconds == 100
-
-
-async def test_short_work_of_two_models_at_once_is_all_done():
-    quick, other = model_queue(seconds=1e-6), model_queue(seconds=1e-6)
-    async with running(quick, other) as batcher:
-        requests = [batcher.submit(one, [sequence(n)], answers) for n, one in enumerate((quick, other, quick, other))]
-        assert [await outcome(request) for request in requests] == [[0], [1], [2], [3]]
 
 
 async def test_the_event_loop_leaves_a_long_run_to_the_runners_though_a_short_one_asked_for_its_turn():

@@ -30,6 +30,19 @@ def names(batch: PaddedBatch, attention: bool) -> list[int]:
     return [int(row[:length].mean()) for row, length in zip(batch.steps, batch.lengths, strict=True)]
 
 
+class Noted:
+    """A run that keeps for each batch whether the event loop ran it; its processor time moves by `seconds` each."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.on_the_loop: list[bool] = []
+        self.seconds, self.effort = seconds, 0.0
+
+    def __call__(self, batch: PaddedBatch, attention: bool) -> list[int]:
+        self.on_the_loop.append(threading.current_thread() is threading.main_thread())
+        self.effort += self.seconds
+        return names(batch, attention)
+
+
 def answers(results: list[int], timing: Timing) -> list[int]:
     return list(results)
 
