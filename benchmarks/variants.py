@@ -24,7 +24,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import OutputName, Outputs, Session
 

@@ -15,7 +15,7 @@ from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.padding import Steps
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.telemetry.metrics import ModelMetrics
 
 _DRAIN_SECONDS = 20.0

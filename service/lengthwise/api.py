@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
     from lengthwise.datasets.given import Layout
     from lengthwise.decoding.calls import Item
-    from lengthwise.repository.model import LoadedModel
+    from lengthwise.repository.loading import LoadedModel
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
 
 _WORTH_THREADS_SECONDS: Final = 0.002  # up to this predicted time a call runs in the caller's thread

@@ -157,15 +157,8 @@ def available_cores() -> int:
 
 def cgroup_quota(root: Path) -> float | None:
     """The CPU quota in cores, of cgroup v2 or v1; None if there is none."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    try:
-        return float(quota) / float(period) if float(quota) > 0 and float(period) > 0 else None
-    except ValueError:  # cgroup v2 writes "max" for no quota
-        return None
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):  # cgroup v2 writes "max" for no quota
+            quota, period = (float(word) for name in names for word in (root / name).read_text().split())
+            return quota / period if quota > 0 and period > 0 else None
+    return None

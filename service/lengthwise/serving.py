@@ -25,7 +25,7 @@ from lengthwise.repository import judging
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.judge_process import JudgeProcess, SharedJudge
 from lengthwise.repository.judging import Judge
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.probing import Probing
 from lengthwise.repository.registry import EveryWorker, Publish, Registry, Rescan, ServedModel
 from lengthwise.repository.scan import Scan

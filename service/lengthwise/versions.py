@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 MOST_DIGITS: Final = 9  # of a version: with nine it fits into every protocol's integers
@@ -50,12 +49,6 @@ def is_alias(text: str) -> bool:
     return _ALIAS.fullmatch(text) is not None
 
 
-def highest_version(folder: Path) -> Path | None:
-    """The folder of the highest version in the folder of a model; None if it has no version."""
-    inside = (path for path in folder.iterdir() if is_version(path.name) and path.is_dir())
-    return max(inside, key=lambda path: int(path.name), default=None)
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A policy: whether one version of each name is enough, and the only versions that may be served."""
@@ -78,15 +71,12 @@ class Policy:
 
         So if there is not memory for all, every name has a version before any name has two.
         """
-        by_name: defaultdict[str, list[int]] = defaultdict(list)
-        for key in present:
+        ranked: list[tuple[int, Key]] = []
+        above: Counter[str] = Counter()
+        for key in sorted(present, reverse=True):
             if self.named is None or key in self.named:
-                by_name[key.name].append(key.version)
-        ranked = [
-            (rank, Key(name, version))
-            for name, versions in by_name.items()
-            for rank, version in enumerate(sorted(versions, reverse=True))
-        ]
+                ranked.append((above[key.name], key))
+                above[key.name] += 1
         return [key for _, key in sorted(ranked)]
 
     def absent(self, present: Container[Key]) -> list[Key]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lengthwise.padding import Steps, pad
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 
 
 def sequences(count: int, seed: int = 0, longest: int = 300) -> list[Steps]:

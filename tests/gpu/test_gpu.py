@@ -17,7 +17,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.repository import loading
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import DeviceChoice, choose
 from lengthwise.runtime.session import Session

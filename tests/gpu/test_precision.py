@@ -12,7 +12,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
 from lengthwise.padding import pad
 from lengthwise.repository import loading
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.provider import DeviceChoice
 from lengthwise.runtime.session import Session

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import pad
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.manifest import Manifest

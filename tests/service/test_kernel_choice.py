@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lengthwise.repository import kept, kernel_choice, loading
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, TIMED_CPU, Device, choose
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME, POOLING

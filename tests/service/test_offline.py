@@ -12,7 +12,7 @@ from lengthwise.batching.buckets import Buckets
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.decoding.calls import Item
 from lengthwise.padding import PaddedBatch
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.answers import NOT_FINITE, Answer
 from lengthwise.scoring import offline
 from lengthwise.scoring.offline import FAILED, ScoredBatch, ScoringResult

@@ -12,7 +12,7 @@ import pytest
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import judging, loading
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest, Promise
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU

@@ -26,7 +26,7 @@ from lengthwise.http.app import Application
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import judging, registry
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings

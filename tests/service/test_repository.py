@@ -13,8 +13,7 @@ from onnx import TensorProto, helper
 from lengthwise.errors import ConfigurationError, ModelError, ModelNotFound, NotReady
 from lengthwise.padding import pad
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.loading import load
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel, load
 from lengthwise.repository.scan import Scan
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
 from lengthwise.settings import bundled_models

@@ -22,7 +22,7 @@ from lengthwise.datasets import dataset
 from lengthwise.errors import ConfigurationError, RecordError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Promise
 from lengthwise.runtime.session import CPU_LABEL

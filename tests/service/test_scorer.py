@@ -24,7 +24,7 @@ from lengthwise.datasets import arrays
 from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidRequest, InvalidSequences, Problem
 from lengthwise.padding import PaddedBatch
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.scoring import opened, scorer

@@ -20,7 +20,7 @@ from lengthwise.batching.batcher import Batcher
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.traces import configured_tracer, traces_exporter
 from lengthwise.padding import PaddedBatch
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.settings import open_telemetry_variables
 from lengthwise.telemetry.tracing import Tracer, open_tracer
 from tests.support.grpc_calls import listening, request

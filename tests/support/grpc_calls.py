@@ -12,7 +12,7 @@ from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
 from lengthwise.grpc.server import GrpcServer
 from lengthwise.protocols.turns import Turns
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from tests.support.numpy_models import Service, serving
 
 PADDED = np.array([[[1, 3], [7, 7]], [[0, 0], [-2, 0]]], dtype="<f4")

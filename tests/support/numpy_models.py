@@ -23,7 +23,7 @@ from lengthwise.errors import ModelNotFound, NotReady
 from lengthwise.http.app import Application
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.contents import Refusal, Repository
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
 from lengthwise.runtime.session import CPU_LABEL, Outputs
 from lengthwise.serving import Serving

@@ -14,6 +14,7 @@ was loaded, must fail too. While a breaker is open, no caller's request is used 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 SUSPECTED_AFTER: Final = 5  # batches in a row that must fail until the model's golden sequences are run
@@ -21,16 +22,14 @@ _LONGEST_REASON: Final = 200
 _NEVER: Final = float("inf")
 
 
+@dataclass(slots=True)
 class Breaker:
     """The breaker of one model; `probe_time` is when its golden sequences run next, on the batcher's clock."""
 
-    __slots__ = ("failures", "open", "probe_time", "reason")
-
-    def __init__(self) -> None:
-        self.open = False
-        self.failures = 0
-        self.reason = ""
-        self.probe_time = _NEVER
+    open: bool = False
+    failures: int = 0
+    reason: str = ""
+    probe_time: float = _NEVER
 
     @property
     def closed(self) -> bool:

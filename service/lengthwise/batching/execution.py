@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lengthwise.batching.queues import ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Timing
@@ -42,30 +43,22 @@ class FinishedBatch(NamedTuple):
     writing_seconds: float  # to write the answers that are complete
 
 
+@dataclass
 class Execution:
     """Runs batches. Calls `on_batch` with each that ran or failed, `on_suspect` with a queue that keeps failing."""
 
-    def __init__(
-        self,
-        queues: ModelQueues,
-        lock: threading.Lock,
-        clock: Callable[[], float],
-        on_batch: OnBatch | None = None,
-        on_suspect: Callable[[ModelQueue], None] | None = None,
-    ) -> None:
-        self._queues = queues
-        self._lock = lock
-        self._clock = clock
-        self.on_batch = on_batch
-        self._on_suspect = on_suspect
-        self.runs: dict[int, Run] = {}  # by thread id
-        # of the live view, with the waits in seconds
-        self.watch: Callable[[FinishedBatch, Sequence[float]], None] | None = None
+    queues: ModelQueues
+    lock: threading.Lock
+    clock: Callable[[], float]
+    on_batch: OnBatch | None
+    on_suspect: Callable[[ModelQueue], None] | None
+    runs: dict[int, Run] = field(default_factory=dict)  # by thread id
+    watch: Callable[[FinishedBatch, Sequence[float]], None] | None = None  # of the live view, with the waits in seconds
 
     def run(self, planned: PlannedBatch) -> FinishedBatch:
         """Runs one batch. The caller calls `count` afterwards, when no answer waits for it any more."""
         queue, sequences, work_start, width, _, predicted = planned
-        start = padded = self._clock()
+        start = padded = self.clock()
         batch: PaddedBatch | None = None
         results: Sequence[Any] | None = None
         failure: Exception | None = None
@@ -74,11 +67,11 @@ class Execution:
         self.runs[thread] = Run(queue.name, rows, width, predicted, queue.metrics)
         try:
             batch = queue.padded([sequence.steps for sequence in sequences])
-            padded = self._clock()
+            padded = self.clock()
             results = queue.run(batch, any(sequence.request.attention for sequence in sequences))
             if len(results) != len(sequences):
                 raise ValueError(f"{len(results)} results for {len(sequences)} rows")
-            end = self._clock()
+            end = self.clock()
             # What something else on the machine slowed down must not cost the model its next turns.
             charged = min(end - start, predicted if batch.rows == rows else queue.predict(batch.rows, width))
         except Exception as error:  # onnxruntime's errors have no common base; only this batch fails
@@ -86,22 +79,22 @@ class Execution:
             failure = error.with_traceback(None)  # the traceback holds this frame, and with it the whole batch
             queue.metrics.batch_failed()
             results = batch = None
-            end = self._clock()
+            end = self.clock()
             charged = end - start
         del self.runs[thread]
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
         complete = self._store(planned, results, start, end - start, charged)
         if failure is not None:
-            if queue.breaker.batch_failed(failure, end) and self._on_suspect is not None:
-                self._on_suspect(queue)
+            if queue.breaker.batch_failed(failure, end) and self.on_suspect is not None:
+                self.on_suspect(queue)
         elif queue.breaker.failures:
             queue.breaker.batch_ran()
         if self.on_batch is not None:
             _tell(self.on_batch, queue, sequences, start, end)
-        writing = self._clock()
+        writing = self.clock()
         outcomes = [(request, self._outcome(request, failed=results is None)) for request in complete]
         return FinishedBatch(
-            planned, outcomes, batch, start, end - start, work_seconds, padded - start, self._clock() - writing
+            planned, outcomes, batch, start, end - start, work_seconds, padded - start, self.clock() - writing
         )
 
     def count(self, finished: FinishedBatch) -> None:
@@ -131,7 +124,7 @@ class Execution:
         """Stores each row's result in its request; returns the requests that are complete or failed."""
         queue, sequences = planned.queue, planned.sequences
         complete: dict[PendingRequest, None] = {}
-        with self._lock:
+        with self.lock:
             queue.inflight -= 1
             queue.used_seconds += charged
             if queue.inline.first_runs and results is not None:
@@ -147,7 +140,7 @@ class Execution:
                 request.remaining -= 1
                 if not request.remaining:
                     complete[request] = None
-            self._queues.remove_if_done(queue)
+            self.queues.remove_if_done(queue)
         return list(complete)
 
     def _outcome(self, request: PendingRequest, *, failed: bool) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -42,6 +42,7 @@ class Timing(NamedTuple):
     inference: float
 
 
+@dataclass(slots=True)
 class InlineRule:
     """Whether the event loop may run a model's batches itself ("inline"), as far as that depends on the model.
 
@@ -50,14 +51,11 @@ class InlineRule:
     slower than predicted: `possible`, unless `cooldown_end` (on the batcher's clock) is still to come.
     """
 
-    __slots__ = ("cooldown_end", "cooldown_seconds", "first_runs", "possible", "steady")
-
-    def __init__(self, *, steady: bool) -> None:
-        self.steady = steady
-        self.first_runs = FIRST_RUNS
-        self.possible = False
-        self.cooldown_seconds = 0.0
-        self.cooldown_end = 0.0
+    steady: bool
+    first_runs: int = FIRST_RUNS
+    possible: bool = False
+    cooldown_seconds: float = 0.0
+    cooldown_end: float = 0.0
 
     def ran(self) -> None:
         """A runner has run one of the first batches."""
@@ -74,37 +72,32 @@ class InlineRule:
         self.cooldown_end = now + self.cooldown_seconds
 
 
+@dataclass(eq=False)
 class ModelQueue:
-    """One model's queue. `buckets` are the shapes of its batches, None for any."""
+    """One model's queue."""
 
-    def __init__(
-        self,
-        name: str,
-        run: RunBatch,
-        cost: CostTable,
-        metrics: ModelMetrics,
-        limits: BatchLimits,
-        *,
-        multiple: int = 4,
-        buckets: Buckets | None = None,
-        steady: bool = True,
-    ) -> None:
-        self.name = name
-        self.run = run
-        self.cost = cost
-        self.metrics = metrics
-        self.limits = replace(limits, multiple=multiple)
-        self._limits_within: dict[tuple[float, float], BatchLimits] = {}
-        self.buckets = buckets
-        self.pending = PendingSequences()
-        self.padded_steps = 0  # of the waiting sequences
-        self.seconds = 0.0  # predicted, of the waiting sequences
-        self.closed_to_new = False  # until it has drained; see `Admission`
-        self.inflight = 0  # batches that run
-        self.closed = False  # its model is no longer served
-        self.used_seconds = 0.0  # charged so far; the queue with the least is served next
-        self.inline = InlineRule(steady=steady)
-        self.breaker = Breaker()
+    name: str
+    run: RunBatch
+    cost: CostTable
+    metrics: ModelMetrics
+    limits: BatchLimits
+    multiple: InitVar[int] = 4
+    buckets: Buckets | None = None  # the shapes of its batches; None for any
+    steady: InitVar[bool] = True  # see `InlineRule`
+    pending: PendingSequences = field(init=False, default_factory=PendingSequences)
+    padded_steps: int = 0  # of the waiting sequences
+    seconds: float = 0.0  # predicted, of the waiting sequences
+    closed_to_new: bool = False  # until it has drained; see `Admission`
+    inflight: int = 0  # batches that run
+    closed: bool = False  # its model is no longer served
+    used_seconds: float = 0.0  # charged so far; the queue with the least is served next
+    breaker: Breaker = field(init=False, default_factory=Breaker)
+    inline: InlineRule = field(init=False)
+    _limits_within: dict[tuple[float, float], BatchLimits] = field(init=False, default_factory=dict)
+
+    def __post_init__(self, multiple: int, steady: bool) -> None:
+        self.limits = replace(self.limits, multiple=multiple)
+        self.inline = InlineRule(steady)
 
     def limits_within(self, seconds: float, turn_seconds: float) -> BatchLimits:
         """The limits, with these two times at most; cached, because only a few pairs occur."""

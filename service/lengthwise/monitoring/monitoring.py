@@ -111,7 +111,7 @@ class Monitoring:
         )
 
 
-class ConsumerThread:
+class ConsumerThread(threading.Thread):
     """The calls that wait for one consumer, within bounds, and the daemon thread that passes them on.
 
     With `at_rest` they are passed on one by one and only while that is true, as a model runs for each.
@@ -125,6 +125,7 @@ class ConsumerThread:
         most_calls: int = MOST_CALLS,
         most_bytes: int = MOST_BYTES,
     ) -> None:
+        super().__init__(name=consumer.name, daemon=True)
         self.consumer = consumer
         self.dropped = 0  # the consumer was too slow, or failed
         self._at_rest = at_rest
@@ -133,15 +134,10 @@ class ConsumerThread:
         self._calls: deque[AnsweredCall] = deque()
         self._bytes = 0
         self._lock = threading.Lock()
-        self._stopped, self._arrived = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name=consumer.name, daemon=True)
+        self._ending, self._arrived = threading.Event(), threading.Event()
 
     def __len__(self) -> int:
         return len(self._calls)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
 
     def offer(self, call: AnsweredCall) -> None:
         """Samples a call: puts it into the buffer if chance, the consumer and the bounds allow it."""
@@ -159,12 +155,12 @@ class ConsumerThread:
 
     def stop(self, seconds: float) -> None:
         """Stops the thread and closes the consumer. Calls that still wait are consumed, except by one that reruns."""
-        self._stopped.set()
+        self._ending.set()
         self._arrived.set()
-        if self._thread.ident is not None:
-            self._thread.join(seconds)
-        if self._thread.is_alive():
-            log.warning("the thread %s did not end in time", self._thread.name)
+        if self.ident is not None:
+            self.join(seconds)
+        if self.is_alive():
+            log.warning("the thread %s did not end in time", self.name)
             return
         while self._at_rest is None and self.consume():
             pass
@@ -189,12 +185,13 @@ class ConsumerThread:
                 self.dropped += len(calls)
         return True
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Consumes calls until it is stopped."""
         recurrent_kernels.run_in_background(self._at_rest is not None)  # a caller may come while a model runs
-        while self._arrived.wait() and not self._stopped.wait(PERIOD_SECONDS):
+        while self._arrived.wait() and not self._ending.wait(PERIOD_SECONDS):
             self._arrived.clear()
             while self._turn():
-                if self._stopped.is_set():
+                if self._ending.is_set():
                     return
                 time.sleep(0)  # gives the interpreter to a thread that answers, if one waits for it
 
@@ -204,7 +201,7 @@ class ConsumerThread:
             return self.consume()
         pause = _REST_SECONDS
         while not self._at_rest():
-            if self._stopped.wait(pause):
+            if self._ending.wait(pause):
                 return False
             pause = min(2 * pause, PERIOD_SECONDS)
         with _RUNNING:

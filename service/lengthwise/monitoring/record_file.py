@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 PATTERN: Final = "record-*.parquet"
-UNFINISHED: Final = ".record-*.parquet.part"
+_UNFINISHED: Final = ".record-*.parquet.part"
 AT_ONCE: Final = 500  # records that are read together at most
 
 _numbers: Final = itertools.count(1)
@@ -113,7 +113,7 @@ class RecordFile:
     @staticmethod
     def remove_abandoned(directory: Path) -> None:
         """Removes files of ended processes: those without a lock, as ids mean little among containers."""
-        for part in directory.glob(UNFINISHED):
+        for part in directory.glob(_UNFINISHED):
             with suppress(OSError):  # it is locked, or was completed meanwhile
                 with part.open("rb+") as file:
                     files.lock(file.fileno(), wait=False)

@@ -82,9 +82,10 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
             over_time.append(counter.drift(part))
             part = None
     if total is None:
-        unfinished = any(directory.glob(record_file.UNFINISHED))
-        more = "; a file that is being written is not read: it is complete within minutes, or when the service stops"
-        raise ConfigurationError(f"{directory}: there are no records of {manifest.key}{more if unfinished else ''}")
+        raise ConfigurationError(
+            f"{directory}: there are no records of {manifest.key}; a file is read when it is complete: after minutes "
+            "or when the service stops"
+        )
     return DriftReport(manifest, total, counter.drift(total), over_time)
 
 

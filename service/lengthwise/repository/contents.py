@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.errors import ModelNotFound, NoSuchAlias, NotReady, Problem
 from lengthwise.repository.aliases import CHAMPION, Aliases
-from lengthwise.repository.model import LoadedModel
 from lengthwise.versions import Key, is_alias
+
+if TYPE_CHECKING:
+    from lengthwise.repository.loading import LoadedModel
 
 DirectoryState = tuple[tuple[str, int, int, int], ...]  # name, size, mtime, ctime; unchanged: not judged again
 

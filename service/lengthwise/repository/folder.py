@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, is_name
-from lengthwise.versions import Key, highest_version, is_version
+from lengthwise.versions import Key, is_version
 
 _MOST_LISTED: Final = 5  # models that a message lists
 _BELONGS: Final = "because the files of a version belong into a folder of their own; move them to"
@@ -29,22 +28,13 @@ class FolderContent(NamedTuple):
 
 
 def check_readable(folder: Path) -> None:
-    """Checks that a folder can be read, and that it is no version or model itself: then says how to serve it."""
-    if read(folder).directories:
-        return
-    inside = folder.resolve()
-    held = paths_in(folder)
-    if is_version(inside.name) and _files_of_a_version(held):
-        repository, only = inside.parent.parent, f" --versions {inside.parent.name}/{inside.name}"
-    elif any(is_version(path.name) and _is_folder(path) for path in held):
-        repository, only = inside.parent, ""
-    else:
-        return
-    shown = os.path.relpath(repository) if not folder.is_absolute() else str(repository)
-    raise ConfigurationError(
-        f"{folder} is {'one version of a model' if only else 'one model'}, and a folder of models (NAME/VERSION) is "
-        f"served: lengthwise serve {shlex.quote(shown)}{only}"
-    )
+    """Checks that a folder can be read, and that it is no version or model itself."""
+    content = read(folder)
+    if not content.directories and any(name == "" or is_version(name) for name in content.ignored):
+        raise ConfigurationError(
+            f"{folder} is one model or a version of one, and a folder of models is served: name the folder that holds "
+            "NAME/VERSION, and with --versions NAME/VERSION this one alone"
+        )
 
 
 def read(folder: Path) -> FolderContent:
@@ -106,12 +96,12 @@ def model_directory(path: Path) -> Path:
     if (path / MANIFEST_FILE).is_file():
         return absolute if is_version(absolute.name) else absolute.resolve()
     try:
-        highest = highest_version(absolute)
+        inside = [each for each in absolute.iterdir() if is_version(each.name) and each.is_dir()]
         models = sorted({str(file.parent.parent) for file in path.glob(f"*/*/{MANIFEST_FILE}")})
     except OSError as error:
         raise ConfigurationError(f"the model directory {path} cannot be read: {error.strerror}") from error
-    if highest is not None:
-        return highest
+    if inside:
+        return max(inside, key=lambda each: int(each.name))
     instead = f"; it holds models, so name one of {', '.join(models[:_MOST_LISTED])}" if models else ""
     raise ConfigurationError(
         f"{path} is not a model directory: it has neither {MANIFEST_FILE} nor versions (1, 2, ...){instead}"

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,20 +42,20 @@ _SIGNALS: Final = {-number: number.name for number in signal.Signals}
 _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
 
 
+@dataclass
 class JudgeProcess:
     """Judges each model in a separate process of limited time and memory. It is a `Judge`."""
 
-    def __init__(self, timeout_seconds: float, memory_bytes: int) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._memory_bytes = memory_bytes
-        self._changed = threading.Condition()
-        self._allotted_bytes = 0
+    timeout_seconds: float
+    memory_bytes: int
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _allotted_bytes: int = 0
 
     def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
         """Judges a model; NotJudged if the process could not be started or was killed from outside."""
         key = task.manifest.key
         with self._memory(stopping) as most:
-            if most < min(LEAST_BYTES, self._memory_bytes):
+            if most < min(LEAST_BYTES, self.memory_bytes):
                 raise NotJudged(f"{key}: the container has no memory left to verify it; the next scan verifies it")
             try:
                 process = self.start(most)
@@ -62,10 +63,10 @@ class JudgeProcess:
                 raise NotJudged(f"{key}: no process can be started to verify it: {error.strerror}") from error
             with process, stopping.ending(process.kill):
                 try:
-                    output, errors = process.communicate(pickle.dumps(task), timeout=self._timeout_seconds)
+                    output, errors = process.communicate(pickle.dumps(task), timeout=self.timeout_seconds)
                 except subprocess.TimeoutExpired as error:
                     raise ModelError(
-                        f"{key}: verifying it timed out after {self._timeout_seconds:g} s ({_LIMITS[1]}): its graph "
+                        f"{key}: verifying it timed out after {self.timeout_seconds:g} s ({_LIMITS[1]}): its graph "
                         "hangs, or is far too slow"
                     ) from error
                 finally:
@@ -86,7 +87,7 @@ class JudgeProcess:
                 self._changed.notify_all()
 
         with stopping.ending(wake), self._changed:
-            while (most := self._most_bytes()) < self._memory_bytes and self._allotted_bytes:
+            while (most := self._most_bytes()) < self.memory_bytes and self._allotted_bytes:
                 stopping.check()
                 self._changed.wait()
             self._allotted_bytes += most
@@ -98,13 +99,13 @@ class JudgeProcess:
                 self._changed.notify_all()
 
     def _most_bytes(self) -> int:
-        return share_of_memory(self._memory_bytes, self._allotted_bytes)
+        return share_of_memory(self.memory_bytes, self._allotted_bytes)
 
     def start(self, memory_bytes: int) -> subprocess.Popen[bytes]:
         """Starts the process, which waits for its task and limits its own memory."""
         # As `multiprocessing` does: the child can import what this process can.
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-        arguments = [str(os.getpid()), str(memory_bytes), str(self._timeout_seconds)]
+        arguments = [str(os.getpid()), str(memory_bytes), str(self.timeout_seconds)]
         return subprocess.Popen(
             [sys.executable, "-P", "-m", f"{__package__}.judge_child", *arguments],
             stdin=subprocess.PIPE,
@@ -132,7 +133,7 @@ class JudgeProcess:
         last = said.strip().rpartition("\n")[2][:300]
         if answer.get("memory") or (code and "bad_alloc" in last):
             why = f"{key}: verifying it ran out of memory: it takes more than {most} bytes"
-            if most < self._memory_bytes:
+            if most < self.memory_bytes:
                 raise NotJudged(f"{why}, most of what the container has left")
             raise ModelError(f"{why} ({_LIMITS[0]})")
         if answer.get("trace"):
@@ -154,6 +155,7 @@ class JudgeProcess:
         )
 
 
+@dataclass
 class SharedJudge:
     """A `Judge` that asks another one, if no other process that serves the same has done so.
 
@@ -162,16 +164,15 @@ class SharedJudge:
     kernels, promise and costs. Not even the model directory needs to be writable.
     """
 
-    def __init__(self, judge: Judge, folder: Path) -> None:
-        self._judge = judge
-        self._folder = folder
+    judge: Judge
+    folder: Path
 
     def __call__(self, task: JudgeTask, stopping: Stopping) -> Judged:
         """Judges a model; arguments and errors are those of `judging.judge`."""
         on = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in task.devices]
         # The manifest has the digests of all files.
         depends = repr((task.manifest.to_json(), task.limits, on)).encode()
-        path = self._folder / hashlib.sha256(depends).hexdigest()
+        path = self.folder / hashlib.sha256(depends).hexdigest()
         with path.with_suffix(".lock").open("w") as lock:
             files.lock(lock.fileno(), wait=True)
             stopping.check()
@@ -180,7 +181,7 @@ class SharedJudge:
                 if "judged" in found or time.time() - path.stat().st_mtime < REFUSED_SECONDS:
                     return Judged.of_verdict(found)
             try:
-                judged = self._judge(task, stopping)
+                judged = self.judge(task, stopping)
             except NotJudged:
                 raise
             except ModelError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,11 +16,13 @@ from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
 from lengthwise.files import bundled_models
+from lengthwise.padding import PaddedBatch
 from lengthwise.repository import judging, kept
 from lengthwise.repository.contents import DirectoryState
 from lengthwise.repository.judging import Judge, JudgeTask
-from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.stopping import Stopping
+from lengthwise.runtime import answers
+from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import (
     EXAMPLES_FILE,
     GOLDEN_FILE,
@@ -27,12 +30,14 @@ from lengthwise.runtime.manifest import (
     MOST_BYTES,
     VERIFICATION_FILE,
     Manifest,
+    Promise,
 )
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
-from lengthwise.runtime.session import Session
+from lengthwise.runtime.session import OutputName, Session
 from lengthwise.verification import promises
 from lengthwise.verification.golden import Golden
+from lengthwise.versions import Key
 
 MOST_NESTED: Final = 32  # folders of a model directory whose files are listed
 WARM_UP: Final = 25  # longest of a device, in `budget_seconds`: the first run of a shape takes far longer
@@ -40,6 +45,43 @@ WARM_UP: Final = 25  # longest of a device, in `budget_seconds`: the first run o
 log = logging.getLogger("lengthwise.repository")
 
 _ABOUT_THE_GRAPH = {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE, *judging.KEPT_FILES}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A verified model."""
+
+    manifest: Manifest
+    session: Session
+    cost: CostTable
+    graph_bytes: int = 0  # counts against `--max-model-bytes`
+    promise: Promise | None = None  # of batch invariance here; None if nothing was verified
+    buckets: Buckets | None = None  # the shapes of its batches; None for any
+    steady: bool = True  # whether the time of a run follows from the shape of its batch
+    golden: Golden | None = None
+    examples: bytes | None = None  # a few labelled recordings, as JSON Lines
+
+    @property
+    def key(self) -> Key:
+        """Its name and version."""
+        return Key(self.manifest.name, self.manifest.version)
+
+    def answer(
+        self, batch: PaddedBatch, attention: bool, on_clipped: Callable[[int], None] | None = None
+    ) -> list[Answer | None]:
+        """Runs a batch, with attention or without: one answer for each sequence; None if its logits are not finite.
+
+        `on_clipped` gets the number of values that a graph with the output `clipped` clipped.
+        """
+        wanted: tuple[OutputName, ...] = ("logits", "attention") if attention else ("logits",)
+        if on_clipped is not None:
+            wanted = (*wanted, "clipped")
+        outputs, lengths = self.session.run(batch, wanted), batch.lengths
+        if on_clipped is not None and outputs.clipped is not None:
+            on_clipped(int(outputs.clipped[: batch.rows - batch.fillers].sum()))
+        if batch.fillers:
+            outputs, lengths = outputs.first(batch.rows - batch.fillers), lengths[: -batch.fillers]
+        return answers.score(outputs, lengths, self.manifest)
 
 
 def load(

@@ -7,11 +7,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.repository import judging
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.registry import ServedModel
 from lengthwise.repository.stopping import in_daemon_thread
 from lengthwise.verification import golden
@@ -19,17 +20,15 @@ from lengthwise.verification import golden
 log = logging.getLogger("lengthwise.probing")
 
 
+@dataclass
 class Probing:
     """Probes models every `retry_seconds` until they work again; `changed` is called when one stops or works again."""
 
-    def __init__(
-        self, served: Callable[[], Sequence[ServedModel]], retry_seconds: float, changed: Callable[[], Awaitable[None]]
-    ) -> None:
-        self._served = served
-        self._retry_seconds = retry_seconds
-        self._changed = changed
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._probes: dict[ServedModel, asyncio.Task[None]] = {}
+    served: Callable[[], Sequence[ServedModel]]
+    retry_seconds: float
+    changed: Callable[[], Awaitable[None]]
+    _loop: asyncio.AbstractEventLoop | None = None
+    _probes: dict[ServedModel, asyncio.Task[None]] = field(default_factory=dict)
 
     def start(self) -> None:
         """Starts probing, on the running event loop."""
@@ -54,7 +53,7 @@ class Probing:
                 self._loop.call_soon_threadsafe(self._begin, queue)
 
     def _begin(self, queue: ModelQueue) -> None:
-        for served in self._served():
+        for served in self.served():
             if served.queue is queue and served not in self._probes and self._loop is not None:
                 self._probes[served] = asyncio.create_task(self._probe(served))
 
@@ -62,11 +61,11 @@ class Probing:
         """Probes a model as long as it is served and does not work."""
         breaker, key = served.queue.breaker, served.manifest.key
         while True:
-            if breaker.closed or served not in self._served():
+            if breaker.closed or served not in self.served():
                 del self._probes[served]  # at once: from now on it can be asked again
                 return
             error = await asyncio.wrap_future(in_daemon_thread("probe", partial(probe, served.model, served.queue)))
-            if breaker.probed(error, time.monotonic(), self._retry_seconds):
+            if breaker.probed(error, time.monotonic(), self.retry_seconds):
                 if error is None:
                     log.warning("%s works again: its golden sequences pass", key)
                 else:
@@ -74,11 +73,11 @@ class Probing:
                         "%s does not work (%s): requests for it are refused, and it is tried again every %g s",
                         key,
                         breaker.reason,
-                        self._retry_seconds,
+                        self.retry_seconds,
                     )
-                await self._changed()
+                await self.changed()
             if error is not None:
-                await asyncio.sleep(self._retry_seconds)
+                await asyncio.sleep(self.retry_seconds)
 
 
 def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:

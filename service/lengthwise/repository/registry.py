@@ -17,7 +17,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +27,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.errors import ConfigurationError, Draining, LengthwiseError, ModelNotFound, RequestError, WorkersDiffer
 from lengthwise.repository.contents import Refusal, Repository
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
 from lengthwise.runtime.free_memory import return_free_memory
 from lengthwise.telemetry.metrics import ModelMetrics
@@ -261,30 +261,24 @@ class Registry:
                 self._has_removed = True
 
 
+@dataclass
 class EveryWorker:
-    """Makes changes at every worker before they are answered: `here`, whoever was asked, and at all if asked here.
+    """Makes changes at every worker before they are answered: `here`, whoever was asked, and at all if asked here."""
 
-    `served` is what is served here, `ask` calls one of the `answers` of every worker.
-    """
+    here: Callable[[str, str], Awaitable[Refusal | None]]
+    served: Callable[[], list[str]]  # here
+    ask: Callable[..., Awaitable[list[dict[str, Any]]]]  # calls one of the answers of every worker
+    answers: MutableMapping[str, Callable[..., Awaitable[Any]]]
+    _own: dict[str, Refusal | LengthwiseError | None] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def __init__(
-        self,
-        here: Callable[[str, str], Awaitable[Refusal | None]],
-        served: Callable[[], list[str]],
-        ask: Callable[..., Awaitable[list[dict[str, Any]]]],
-        answers: MutableMapping[str, Callable[..., Awaitable[Any]]],
-    ) -> None:
-        self._here = here
-        self._served = served
-        self._ask = ask
-        self._own: dict[str, Refusal | LengthwiseError | None] = {}
-        self._numbers = itertools.count()
-        answers["change"] = self._change
+    def __post_init__(self) -> None:
+        self.answers["change"] = self._change
 
     async def __call__(self, change: str, name: str) -> Refusal | None:
         """Makes a change everywhere; what came of it here, or WorkersDiffer if it was made at some workers only."""
         call = f"{os.getpid()} {next(self._numbers)}"
-        found = await self._ask("change", change, name, call, all_of_them=True)
+        found = await self.ask("change", change, name, call, all_of_them=True)
         own = self._own.pop(call)
         if len({one["error"] is None for one in found}) > 1:
             told = []
@@ -300,10 +294,10 @@ class EveryWorker:
     async def _change(self, change: str, name: str, call: str) -> dict[str, Any]:
         found: Refusal | LengthwiseError | None
         try:
-            found = await self._here(change, name)
+            found = await self.here(change, name)
         except LengthwiseError as error:
             found = error
         if call.split()[0] == str(os.getpid()):
             self._own[call] = found
         why = found.reason if isinstance(found, Refusal) else None if found is None else str(found)
-        return {"pid": os.getpid(), "error": why, "serves": self._served()}
+        return {"pid": os.getpid(), "error": why, "serves": self.served()}

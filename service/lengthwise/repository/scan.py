@@ -21,8 +21,7 @@ from lengthwise.repository.aliases import Aliases
 from lengthwise.repository.contents import DirectoryState, Refusal, Repository
 from lengthwise.repository.folder import FolderContent
 from lengthwise.repository.judging import Judge
-from lengthwise.repository.loading import directory_state, graph_bytes
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel, directory_state, graph_bytes
 from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
 from lengthwise.runtime.manifest import MOST_BYTES, Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, Device
@@ -165,30 +164,29 @@ class Scan:
         return model, None, True
 
 
+@dataclass(slots=True)
 class ScanState:
-    """The results of a running scan: what is left, served already, or was rejected; `kept` are served in any case."""
+    """The results of a running scan: what is left, served already, or was rejected."""
 
-    def __init__(
-        self,
-        before: Repository,
-        policy: Policy,
-        wanted: Sequence[Key],
-        kept: frozenset[Key],
-        aliases: Mapping[str, Aliases],
-    ) -> None:
-        self.first = not before.models
-        self.left = list(wanted)
-        self.running = {model.key: model for model in before if model.key in set(wanted)}
-        self.known = {refusal.key: refusal.reason for refusal in before.refused}
-        self._new = 0
-        self._before = before
-        self._policy = policy
-        self._kept = kept
-        self._aliases = aliases
-        self._models: dict[Key, LoadedModel] = {}
-        self._refused: dict[Key, str] = {}
-        self._states: dict[Key, DirectoryState] = {}
-        names = {key.name for key in wanted} if self.first else set(before.models)
+    before: Repository
+    policy: Policy
+    left: list[Key]  # to be settled
+    kept: frozenset[Key]  # served in any case
+    aliases: Mapping[str, Aliases]
+    first: bool = field(init=False)
+    running: dict[Key, LoadedModel] = field(init=False)  # served before
+    known: dict[Key, str] = field(init=False)  # rejected before
+    _new: int = 0
+    _unnamed: str | None = None
+    _models: dict[Key, LoadedModel] = field(default_factory=dict)
+    _refused: dict[Key, str] = field(default_factory=dict)
+    _states: dict[Key, DirectoryState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.first = not self.before.models
+        self.running = {model.key: model for model in self.before if model.key in set(self.left)}
+        self.known = {refusal.key: refusal.reason for refusal in self.before.refused}
+        names = {key.name for key in self.left} if self.first else set(self.before.models)
         self._unnamed = names.pop() if len(names) == 1 else None
 
     @property
@@ -199,7 +197,7 @@ class ScanState:
     def next(self, judged: Collection[str]) -> Key | None:
         """The next version to verify, or None: of a name that is not in `judged`, below settled versions only."""
         done = self._done()
-        self.left = [key for key in self.left if key.name not in done or key in self._kept]
+        self.left = [key for key in self.left if key.name not in done or key in self.kept]
         return next((key for key in self.left if key.name not in judged), None)
 
     def bytes_beside(self, key: Key, judged: Collection[Key]) -> int:
@@ -210,7 +208,7 @@ class ScanState:
             if other in self.running
             and other != key
             and other not in judged
-            and not (self._policy.one and other.name == key.name and other not in self._kept)
+            and not (self.policy.one and other.name == key.name and other not in self.kept)
         ]
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
 
@@ -241,19 +239,19 @@ class ScanState:
 
         A name keeps its aliases and versions from before until all versions that have an alias now are settled.
         """
-        left, before = set(self.left), self._before
+        left, before = set(self.left), self.before
         waiting = {
             name
-            for name, pointed in self._aliases.items()
+            for name, pointed in self.aliases.items()
             if not self.first and any(Key(name, version) in left for version in pointed.values())
         }
         done = self._done() - waiting
-        old = {model.key: model for model in before if model.key.name not in done or model.key in self._kept}
+        old = {model.key: model for model in before if model.key.name not in done or model.key in self.kept}
         return self._made(
             old | self._models,
             {key: reason for key, reason in self.known.items() if key in left} | self._refused,
             states={key: current for key, current in before.states.items() if key in left} | self._states,
-            aliases={**self._aliases} | {name: before.aliases.get(name, {}) for name in waiting},
+            aliases={**self.aliases} | {name: before.aliases.get(name, {}) for name in waiting},
             unnamed=self._unnamed,
             unjudged=tuple(self.left),
             starting=self.first,
@@ -261,15 +259,15 @@ class ScanState:
 
     def at_the_end(self) -> Repository:
         """The result of the scan."""
-        return self._made(self._models, self._refused, states=self._states, aliases=self._aliases)
+        return self._made(self._models, self._refused, states=self._states, aliases=self.aliases)
 
     def _made(self, models: dict[Key, LoadedModel], refused: dict[Key, str], **more: Any) -> Repository:
         refusals = [Refusal(str(key), why) for key, why in sorted(refused.items())]
-        return Repository.of(models.values(), refusals, unloaded=self._before.unloaded, **more)
+        return Repository.of(models.values(), refusals, unloaded=self.before.unloaded, **more)
 
     def _done(self) -> set[str]:
         """The names of which the highest good version is settled, if that is enough: no version above it is left."""
-        if not self._policy.one:
+        if not self.policy.one:
             return set()
         return {
             key.name

@@ -20,7 +20,7 @@ from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import InferenceFailed, InvalidSequences, Problem, RequestError
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
-from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import NOT_FINITE, Answer
 

@@ -18,7 +18,7 @@ from lengthwise.runtime.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:  # they bring onnxruntime along, which a program that only names a model does without
     from lengthwise.decoding.calls import Item
-    from lengthwise.repository.model import LoadedModel
+    from lengthwise.repository.loading import LoadedModel
     from lengthwise.scoring.offline import ScoringResult
 
 ProviderName = Literal["auto", "cuda", "cpu"]
