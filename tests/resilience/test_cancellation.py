@@ -18,7 +18,7 @@ from lengthwise.padding import PaddedBatch
 from tests.support.grpc_calls import listening
 from tests.support.grpc_calls import request as grpc_request
 from tests.support.http_lines import GOOD, V1, Line, Net, held, net
-from tests.support.numpy_models import Service, idle, manifest, model, serving
+from tests.support.numpy_models import Service, held_batch, idle, manifest, model, serving
 
 TWO = [[[7, 7]], [[5, 5], [6, 6]]]
 PADDED = [[[7, 7], [0, 0]], [[5, 5], [6, 6]]]
@@ -133,17 +133,12 @@ async def closes_its_channel(call: Any, channel: Any) -> None:
 
 @pytest.mark.parametrize("leaves", [cancels, closes_its_channel])
 async def test_over_grpc_too(leaves: Callable[[Any, Any], Awaitable[None]]) -> None:
-    release, entered = threading.Event(), threading.Event()
-
-    def wait(_: PaddedBatch) -> None:
-        entered.set()
-        release.wait(60)
-
+    release, entered, wait = held_batch()
     async with listening(model(manifest(), wait)) as caller:
         service = caller.service
         queue = service.serving.served[0].queue
         first = asyncio.ensure_future(service.predict(GOOD))
-        await asyncio.to_thread(entered.wait, 60)
+        await entered.wait()
         call = caller.call("ModelInfer", grpc_request())
         waiting = asyncio.ensure_future(call)
         await until(lambda: len(queue.pending) == 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from contextlib import suppress
 
 import orjson
@@ -11,10 +10,9 @@ import pytest
 
 from lengthwise.batching import batcher as batcher_module
 from lengthwise.errors import InferenceFailed, QueueFull
-from lengthwise.padding import PaddedBatch
 from lengthwise.settings import Settings
 from tests.support.batching import Gate, answers, model_queue, outcome, running, sequence
-from tests.support.numpy_models import manifest, model, serving
+from tests.support.numpy_models import held_batch, manifest, model, serving
 
 GOOD = {"sequences": [[[1, 3]]]}
 
@@ -82,15 +80,10 @@ def test_a_flag_that_is_false_reads_as_false(text: str, value: bool, monkeypatch
 
 
 async def test_a_shutdown_does_not_answer_that_the_model_is_unknown() -> None:
-    release, entered = threading.Event(), threading.Event()
-
-    def wait(_: PaddedBatch) -> None:
-        entered.set()
-        release.wait(60)
-
+    release, entered, wait = held_batch()
     async with serving(model(manifest(), wait)) as service:
         accepted = asyncio.create_task(service.predict(GOOD))  # type: ignore[arg-type]
-        await asyncio.to_thread(entered.wait, 60)
+        await entered.wait()
         stopping = asyncio.create_task(service.serving.stop())
         while not service.serving.batcher.draining:
             await asyncio.sleep(0)

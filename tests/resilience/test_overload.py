@@ -12,7 +12,7 @@ from grpc import StatusCode
 from lengthwise.padding import PaddedBatch
 from tests.support.grpc_calls import Caller, listening
 from tests.support.grpc_calls import request as grpc_request
-from tests.support.numpy_models import idle, manifest, model
+from tests.support.numpy_models import held_batch, idle, manifest, model
 
 GOOD = {"sequences": [[[1, 3]]]}
 NO_BODY = b"this would be refused as no JSON, if it were read"
@@ -39,16 +39,11 @@ async def fill(caller: Caller) -> list[asyncio.Task[int]]:
 
 
 async def test_a_full_queue_refuses_in_every_protocol_unread_and_answers_again_when_it_has_drained() -> None:
-    release, entered = threading.Event(), threading.Event()
-
-    def wait(_: PaddedBatch) -> None:
-        entered.set()
-        release.wait(60)
-
+    release, entered, wait = held_batch()
     async with listening(model(manifest(), wait), max_queue_seconds=0.01) as caller:
         service = caller.service
         running = asyncio.create_task(service.predict(GOOD))  # type: ignore[arg-type]
-        await asyncio.to_thread(entered.wait, 60)
+        await entered.wait()
         accepted = await fill(caller)
         decoded = service.serving.served[0].metrics.sequences
         for path, body in FORMS.items():
@@ -102,16 +97,11 @@ async def test_of_three_times_too_much_everything_is_answered_once_and_nothing_r
 
 
 async def test_who_cannot_be_answered_in_time_is_told_at_once_and_does_not_wait_for_it() -> None:
-    release, entered = threading.Event(), threading.Event()
-
-    def wait(_: PaddedBatch) -> None:
-        entered.set()
-        release.wait(60)
-
+    release, entered, wait = held_batch()
     async with listening(model(manifest(), wait, seconds=64.0), max_queue_seconds=3600) as caller:
         service = caller.service
         running = asyncio.create_task(service.predict(GOOD))  # type: ignore[arg-type]
-        await asyncio.to_thread(entered.wait, 60)
+        await entered.wait()
         many = {"sequences": [[[1, 3]]] * 10, "timeout_ms": 20_000}  # each is predicted to take a second
         waiting = asyncio.create_task(service.predict(many))  # type: ignore[arg-type]
         while not service.serving.served[0].queue.pending:
@@ -128,19 +118,12 @@ async def test_who_cannot_be_answered_in_time_is_told_at_once_and_does_not_wait_
 
 @pytest.mark.parametrize("timeout_ms", [0.001, 1])
 async def test_a_deadline_that_has_passed_is_504_and_nothing_runs(timeout_ms: float) -> None:
-    runs = []
-    release, entered = threading.Event(), threading.Event()
-
-    def wait(batch: PaddedBatch) -> None:
-        runs.append(batch.rows)
-        entered.set()
-        release.wait(60)
-
+    release, entered, wait = held_batch()
     async with listening(model(manifest(), wait)) as caller:
         running = asyncio.create_task(caller.service.predict(GOOD))  # type: ignore[arg-type]
-        await asyncio.to_thread(entered.wait, 60)
+        await entered.wait()
         late = await caller.service.predict({**GOOD, "timeout_ms": timeout_ms})
         assert (late.status_code, late.json()["title"]) == (504, "Deadline exceeded")
         release.set()
         assert (await running).status_code == 200
-        assert runs == [1]
+        assert caller.service.serving.served[0].metrics.batch_rows.total == 1

@@ -138,22 +138,6 @@ async def test_a_failed_batch_fails_only_the_requests_in_it():
     assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
 
 
-async def test_what_is_left_of_a_failed_request_is_not_run():
-    gate = Gate(lambda batch, attention: [][1])  # an IndexError
-    only = model_queue(gate, rows=1)
-    async with running(only, max_queue_cost_steps=12) as batcher:
-        request = batcher.submit(only, [sequence(number) for number in (1, 2, 3)], answers)
-        await gate.busy()
-        gate.run = names
-        batcher.withdraw(request, InferenceFailed("as if"))
-        assert (len(only.pending), only.padded_steps) == (0, 0)
-        gate.open.set()
-        assert isinstance(await outcome(request), InferenceFailed)
-        whole_queue = batcher.submit(only, [sequence(number) for number in (4, 5, 6)], answers)
-        assert await outcome(whole_queue) == [4, 5, 6]
-    assert gate.batches == [[1], [4], [5], [6]]
-
-
 async def test_a_run_with_too_few_results_is_a_failure():
     only = model_queue(lambda batch, attention: [])
     async with running(only) as batcher:

@@ -1,6 +1,5 @@
 """Judging in a process of its own: what a graph does to it, and what it leaves alone."""
 
-import json
 import logging
 import os
 import signal
@@ -94,15 +93,6 @@ def test_a_good_model_is_judged_there_as_here(tmp_path: Path, processes: Started
     assert there.cost.widths.tolist() == here.cost.widths.tolist()
     assert there.session.kernels == here.session.kernels
     assert there.cost.clock is there.session.clock
-
-
-@pytest.mark.long
-def test_a_promise_that_was_proved_there_is_kept(tmp_path: Path, processes: Started):
-    directory = place(tmp_path, max_length=64, proved=False)
-    first = loading.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
-    (entry,) = json.loads((directory / "promises.json").read_text())["promises"]
-    assert entry["promise"] == (first.promise.model_dump() if first.promise else None)
-    assert entry["cases"]
 
 
 def test_a_model_that_is_refused_there_has_its_reason_here(tmp_path: Path):

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from lengthwise.settings import Settings
 from tests.support import hostile_models, proc
 from tests.support.hostile_models import Made, place_graph
 from tests.support.model_directories import place
-from tests.support.odd_directories import encrypted, text_for_lengths, trillions_of_steps
 from tests.support.server_process import ServerProcess, started
 
 PATIENCE_SECONDS = 180.0
@@ -77,17 +76,6 @@ def load(server: ServerProcess, name: str) -> tuple[int, str]:
 
 
 @pytest.mark.long
-def test_a_graph_that_ends_its_process_does_not_end_the_service_it_is_dropped_into(folder: Path) -> None:
-    with started(*serve(folder)) as server:
-        place_graph(folder, hostile_models.rows_chosen_by_lengths)
-        with asked_all_the_while(server) as codes:
-            status, error = load(server, "bad")
-        assert (status, "the process that verified it was ended by SIG" in error) == (400, True), error
-        assert set(codes) == {200}
-        assert "was ended by SIG" in reason(server, "bad/1")
-
-
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("made", "said"),
     [
@@ -118,23 +106,6 @@ def test_a_graph_that_does_harm_is_refused_while_the_service_answers(
         assert said in reason(server, "bad/1")
         assert said in load(server, "bad")[1]
         assert server.get("/readyz").status_code == 200
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("spoil", [text_for_lengths, trillions_of_steps, encrypted], ids=lambda spoil: spoil.__name__)
-def test_odd_golden_sequences_keep_no_service_from_starting_or_reloading(
-    folder: Path, spoil: Callable[[Path], None]
-) -> None:
-    spoil(place(folder, "bad", max_length=64))
-    with started(*serve(folder)) as server:
-        assert server.predict(BODY).status_code == 200
-        status, error = load(server, "bad")
-        assert (status, "golden.npz" in error) == (400, True), error
-        place(folder, version=2, max_length=64)
-        server.process.send_signal(signal.SIGHUP)
-        server.wait_for("vowels/2 is ready on")
-        assert load(server, "vowels") == (200, "")
-        assert server.predict(BODY).json()["version"] == "2"
 
 
 def _judges(pid: int) -> list[int]:

@@ -19,7 +19,7 @@ from lengthwise.settings import bundled_models
 
 TABLE = CostTable([1, 8], [4, 16], np.array([[1.0, 3.0], [4.0, 9.0]]))
 UNDER: dict[str, str | int] = {"processor": "one", "max_batch_rows": 8}
-SPOILT = '{"conditions": {"processor": "one", "max_batch_rows": 8}, "table": %s}'
+SPOILT = b'{"conditions": {"processor": "one", "max_batch_rows": 8}, "table": {"rows": [1], "widths": [4]}}'
 
 
 def write(directory: Path, under: dict[str, str | int]) -> None:
@@ -70,18 +70,11 @@ def test_where_none_was_kept_there_is_none(tmp_path: Path) -> None:
     assert read(tmp_path, UNDER) is None
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        *("", "[]", "{}", SPOILT % '{"rows": [1], "widths": [4]}'),
-        *(SPOILT % '{"rows": [1], "widths": [4], "seconds": [[-1]]}', "[" * 100_000, "\xff"),
-    ],
-    ids=["empty", "a list", "no table", "no seconds", "a negative time", "nested", "no UTF-8"],
-)
+@pytest.mark.parametrize("content", [b"", b"\xff", b"{}", SPOILT], ids=["empty", "no UTF-8", "no table", "no seconds"])
 def test_a_spoilt_file_is_passed_over_with_a_word(
-    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / kept.COSTS_FILE).write_bytes(content.encode("latin-1"))
+    (tmp_path / kept.COSTS_FILE).write_bytes(content)
     assert read(tmp_path, UNDER) is None
     assert "is ignored" in caplog.text
 

@@ -1,6 +1,5 @@
 """Nothing that waits is lost, none is had twice, and what left is let go."""
 
-import gc
 import weakref
 
 import hypothesis.strategies as st
@@ -95,36 +94,6 @@ def test_priority_overtakes_those_that_came_earlier_by_its_head_start():
     assert pool.most_urgent() is urgent
 
 
-def of_equal_urgency() -> tuple[PendingSequences, list[WaitingSequence], WaitingSequence]:
-    """A pool, those without priority in it, and one with it that stands where the second of them stands."""
-    pool = PendingSequences()
-    plain = [WaitingSequence(4) for _ in range(PRIORITY_HEAD_START + 1)]
-    equal = WaitingSequence(4, priority=1)
-    for waiting in (*plain, equal):
-        pool.add(waiting)
-    return pool, plain, equal
-
-
-def test_of_equal_urgency_the_right_one_is_removed():
-    pool, plain, equal = of_equal_urgency()
-    assert equal.urgency == plain[1].urgency
-    pool.remove(equal)
-    assert equal not in list(pool)
-    assert plain[1] in list(pool)
-
-
-def test_the_earliest_deadline_is_of_one_that_still_waits():
-    pool = PendingSequences()
-    soon, later, never = WaitingSequence(4, deadline=1.0), WaitingSequence(8, deadline=2.0), WaitingSequence(4)
-    for waiting in (later, never, soon):
-        pool.add(waiting)
-    assert pool.earliest_deadline() is soon
-    pool.remove(soon)
-    assert pool.earliest_deadline() is later
-    pool.remove(later)
-    assert pool.earliest_deadline() is None
-
-
 class Tracked(WaitingSequence):
     """One that can be seen to be gone."""
 
@@ -164,22 +133,3 @@ def test_the_orders_drop_entries_of_sequences_that_left():
         pool.take([waiting])
     assert len(pool.urgent) < 200
     assert len(pool.deadlines) < 200
-
-
-@pytest.mark.parametrize("horizon", [8, 100_000], ids=["far", "near"])
-def test_sequences_withdrawn_under_overload_are_freed(horizon: int):
-    pool = PendingSequences(horizon)
-    pool.add(WaitingSequence(4, deadline=0.0))  # most urgent and first deadline, so that no order loses its first
-    gone = []
-    for _ in range(2000):
-        waiting = Tracked(4, deadline=9.0)
-        gone.append(weakref.ref(waiting))
-        pool.add(waiting)
-    for one in reversed(gone):
-        waiting = one()
-        assert waiting is not None
-        pool.remove(waiting)
-    del waiting
-    gc.collect()
-    assert sum(one() is not None for one in gone) < 200
-    assert len(pool) == 1

@@ -14,7 +14,6 @@ from lengthwise.batching.queues import (
     ModelQueues,
     QueuedSequence,
 )
-from lengthwise.errors import QueueFull
 from lengthwise.padding import PaddedBatch
 from tests.support.batching import Gate, answers, model_queue, names, outcome, running, sequence
 
@@ -103,24 +102,6 @@ async def test_a_closed_model_answers_what_waits_and_a_call_that_was_read_for_it
         assert await outcome(batcher.submit(old, [sequence(2)], answers)) == [2]
         assert batcher.queues == [new]
         assert await outcome(batcher.submit(new, [sequence(3)], answers)) == [3]
-
-
-async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
-    gate = Gate()
-    flooded, quiet = model_queue(gate), model_queue()
-    async with running(flooded, quiet, max_queue_cost_steps=16) as batcher:
-        first = batcher.submit(flooded, [sequence(0)], answers)
-        await gate.busy()
-        flood = [batcher.submit(flooded, [sequence(number)], answers) for number in range(1, 5)]
-        with pytest.raises(QueueFull):
-            batcher.submit(flooded, [sequence(5)], answers)
-        calls = [batcher.submit(quiet, [sequence(number)], answers) for number in (6, 7)]
-        with pytest.raises(QueueFull):
-            batcher.submit(quiet, [sequence(8)], answers)
-        gate.open.set()
-        assert await outcome(first) == [0]
-        assert [await outcome(request) for request in flood] == [[1], [2], [3], [4]]
-        assert [await outcome(request) for request in calls] == [[6], [7]]
 
 
 @pytest.mark.parametrize(("waiting", "seconds", "fits"), [(2, 0.1, True), (3, 0.1, False), (64, 1.0, False)])

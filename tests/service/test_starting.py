@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,11 +17,8 @@ from lengthwise.repository.judging import Judged, JudgeTask
 from lengthwise.repository.stopping import Stopping
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
-from tests.support import hostile_models
-from tests.support.hostile_models import place_graph
 from tests.support.model_directories import measure_quickly, place
 from tests.support.numpy_models import Service
-from tests.support.server_process import ServerProcess
 from tests.support.waiting import until
 
 PATIENCE_SECONDS = 180.0
@@ -259,30 +255,3 @@ async def test_a_look_that_fails_half_way_keeps_what_it_published(
             await service.serving.registry.refresh()
         assert (await service.client.get("/readyz")).status_code == 200
         assert await predict(service) == (200, "1")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["aaa", "zzz"])
-def test_a_graph_that_hangs_keeps_no_good_model_from_answering(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tests.support.server_process.PATIENCE_SECONDS", PATIENCE_SECONDS)
-    place(tmp_path, max_length=64)
-    place_graph(tmp_path, hostile_models.endless, name)
-    server = ServerProcess(str(tmp_path), "--runners", "1", "--max-batch-rows", "4", "--judge-timeout-seconds", "25")
-    try:
-        server.wait_for("listening on")
-        body = {"sequences": SEQUENCES, "model": "vowels"}
-        end = time.monotonic() + PATIENCE_SECONDS
-        while (answer := server.predict(body)).status_code == 503:
-            assert time.monotonic() < end
-            assert answer.headers["retry-after"] == "1"
-        assert answer.status_code == 200
-        assert "timed out" not in server.text
-        assert "1 version not verified yet" in server.get("/readyz").json()["detail"]
-        server.wait_for(f"{name}/1: verifying it timed out after 25 s")
-        server.wait_for("try it: ")
-        assert server.get("/readyz").status_code == 200
-        assert server.predict({"sequences": SEQUENCES}).status_code == 200
-    finally:
-        server.kill()
