@@ -20,7 +20,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import Application
 from lengthwise.padding import pad
-from lengthwise.repository import loading
+from lengthwise.repository import judging, loading
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.binding import Slot
 from lengthwise.runtime.provider import PLAIN_CPU, DeviceChoice
@@ -51,9 +51,8 @@ async def serving_on(
     monkeypatch.setattr(
         "lengthwise.serving.choose", lambda *_, **__: DeviceChoice(tuple(devices), "a test asked for it")
     )
-    serving = Serving(
-        Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, judge_timeout_seconds=3600, **options)
-    )
+    settings = Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, **options)
+    serving = Serving(settings, judge=judging.judge)
     await serving.start()
     try:
         transport = httpx.ASGITransport(Application(serving))

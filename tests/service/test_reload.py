@@ -222,7 +222,7 @@ async def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(folde
 
 
 async def test_changes_are_refused_before_the_start_and_in_a_drain(folder: Path) -> None:
-    serving = Serving(Settings(runners=1, models=folder, admin_calls=True))
+    serving = Serving(Settings(runners=1, models=folder, admin_calls=True), judge=judging.judge)
     transport = httpx.ASGITransport(Application(serving))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         answer = await client.post("/v2/repository/models/vowels/load")
@@ -612,9 +612,9 @@ async def test_nothing_is_lost_while_versions_come_break_change_and_go(
 
 async def test_sighup_has_the_folder_looked_at(tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    place(folder)
-    with server_process.started(str(folder)) as server:
-        place(folder, version=2)
+    place(folder, max_length=64)
+    with server_process.started(str(folder), "--max-batch-rows", "4") as server:
+        place(folder, version=2, max_length=64)
         server.process.send_signal(signal.SIGHUP)
         await asyncio.to_thread(server.wait_for, "vowels/1 is no longer served")
         assert server.predict(BODY).json()["version"] == "2"
