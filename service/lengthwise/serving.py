@@ -316,20 +316,12 @@ class Serving:
         yield Family("counter", "worker_restarts", "Workers that were replaced.", (), [((), restarts)])
         if self.monitoring is not None:
             yield from self.monitoring.families()
-        yield Family(
-            "gauge",
-            "model_alias",
-            "Always 1; the aliases of each version.",
-            ("model", "version", "alias"),
-            [((*model.metrics.labels, alias), 1) for model in self.served for alias in self.aliases_of(model)],
-        )
-        yield Family(
-            "gauge",
-            "default_version",
-            "1 for the version that a call without a version gets, else 0.",
-            ("model", "version"),
-            [(model.metrics.labels, self.default_of(model.manifest.name) is model) for model in self.served],
-        )
+        labels, served = ("model", "version"), self.served
+        aliases = [((*model.metrics.labels, alias), 1) for model in served for alias in self.aliases_of(model)]
+        yield Family("gauge", "model_alias", "Always 1; the aliases of each version.", (*labels, "alias"), aliases)
+        default = [(model.metrics.labels, self.default_of(model.manifest.name) is model) for model in served]
+        what = "1 for the version that a call without a version gets, else 0."
+        yield Family("gauge", "default_version", what, labels, default)
 
     def _bounds(self) -> Bounds:
         settings = self.settings

@@ -65,15 +65,10 @@ def choose(
 ) -> Buckets:
     """The fewest widths and rows for which no rounding adds more than `most_added` to the steps or the seconds."""
     narrowest, widest = rounded_width(min_length, multiple), rounded_width(max_length, multiple)
-
-    def seconds_at(width: int) -> float:
-        return cost.predict(limits.most_rows(width), width)
-
-    def seconds_of(rows: int) -> float:
-        return cost.predict(rows, max(narrowest, min(widest, limits.padded_steps // limits.rows)))
-
-    widths = _fewest(range(narrowest, widest + 1, multiple), seconds_at, most_added)
-    rows = _fewest(range(1, limits.rows + 1), seconds_of, most_added)
+    middle = max(narrowest, min(widest, limits.padded_steps // limits.rows))
+    every_width = range(narrowest, widest + 1, multiple)
+    widths = _fewest(every_width, lambda width: cost.predict(limits.most_rows(width), width), most_added)
+    rows = _fewest(range(1, limits.rows + 1), lambda rows: cost.predict(rows, middle), most_added)
     return Buckets(widths, rows, limits, multiple, min_length)
 
 

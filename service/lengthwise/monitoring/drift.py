@@ -104,20 +104,10 @@ class Drift(Consumer):
             for key, window in list(self._windows.items())
             for what, psi in shown(window.drift(), window.profile)
         ]
-        yield Family(
-            "gauge",
-            "drift",
-            f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data.",
-            labels,
-            [(values, psi) for values, psi, _ in found],
-        )
-        yield Family(
-            "gauge",
-            "drift_limit",
-            "The lengthwise_drift from which on the data has drifted.",
-            labels,
-            [(values, limit) for values, _, limit in found],
-        )
+        what = f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data."
+        yield Family("gauge", "drift", what, labels, [(values, psi) for values, psi, _ in found])
+        what = "The lengthwise_drift from which on the data has drifted."
+        yield Family("gauge", "drift_limit", what, labels, [(values, limit) for values, _, limit in found])
 
 
 def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, float]]:

@@ -102,13 +102,9 @@ class Monitoring:
         """The metrics of all consumers, and what they dropped."""
         for thread in self._threads:
             yield from thread.consumer.families()
-        yield Family(
-            "counter",
-            "monitoring_dropped_calls",
-            "Sampled calls that were dropped because the consumer was too slow or failed.",
-            ("consumer",),
-            [((thread.consumer.name,), thread.dropped) for thread in self._threads],
-        )
+        what = "Sampled calls that were dropped because the consumer was too slow or failed."
+        dropped = [((thread.consumer.name,), thread.dropped) for thread in self._threads]
+        yield Family("counter", "monitoring_dropped_calls", what, ("consumer",), dropped)
 
 
 class ConsumerThread(threading.Thread):
@@ -164,10 +160,7 @@ class ConsumerThread(threading.Thread):
             return
         while self._at_rest is None and self.consume():
             pass
-        try:
-            self.consumer.close()
-        except Exception:
-            log.exception("%s could not be closed", self.consumer.name)
+        self.consumer.close()
 
     def consume(self) -> bool:
         """Passes calls to the consumer; returns whether there were any. An error drops them and is logged."""
