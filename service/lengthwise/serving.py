@@ -103,7 +103,12 @@ class Serving:
             rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, unloaded=unloaded
         )
         self.find = self.registry.find
-        self.monitoring = self._monitoring()
+        self.monitoring: Monitoring | None = None
+        records = settings.record is not None and settings.record_share > 0
+        if records or settings.drift_share > 0 or settings.verify_share > 0 or settings.shadow is not None:
+            from lengthwise.monitoring.monitoring import Monitoring  # nothing of it is loaded without such an option
+
+            self.monitoring = Monitoring(settings, lambda: self.batcher.at_rest, self.find)
         self._kept = [] if settings.shadow is None else [Key.parse(settings.shadow)]
         self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)
         self.created = time.time()
@@ -131,16 +136,6 @@ class Serving:
         others = [] if self.worker is None else await self.worker.ask("metrics")
         return self.metrics.exposition(accept, others)
 
-    def _monitoring(self) -> Monitoring | None:
-        """What observes answered calls, where an option asks for it; nothing of it is loaded where none does."""
-        settings = self.settings
-        records = settings.record is not None and settings.record_share > 0
-        if not (records or settings.drift_share > 0 or settings.verify_share > 0 or settings.shadow is not None):
-            return None
-        from lengthwise.monitoring.monitoring import Monitoring
-
-        return Monitoring(settings, lambda: self.batcher.at_rest, self.find)
-
     async def start(self) -> None:
         """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready."""
         log.info("models run on %s", self.choice)
@@ -159,13 +154,7 @@ class Serving:
         self.started = True
         await self._note_readiness()
         if not self.registry.served:
-            period = self.settings.reload_seconds
-            again = f"every {period:g} s, " if period else ""
-            log.error(
-                "no model is ready: every request is answered with 503 until %s has one; it is read again %son SIGHUP",
-                self.settings.models,
-                again,
-            )
+            log.error("no model is ready: every request is answered with 503 until %s has one", self.settings.models)
 
     async def stop(self) -> None:
         """Answers the accepted requests, then stops. A second call waits for the same end."""

@@ -454,7 +454,8 @@ class TestInAService:
             assert gone() is None
         few = np.ones((3, 2), dtype=np.float32)
         window.add([Item(few, 3)] * 50, answered().answers * 50, few.nbytes)
-        assert window.sequences == 53
+        assert window.counts is not None
+        assert window.counts.sequences == 53
 
     async def test_a_shadow_answers_beside_and_its_page_compares(self) -> None:
         first, second = (

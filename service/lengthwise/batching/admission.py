@@ -115,13 +115,11 @@ class Admission:
         own = queue.seconds * queue.pending.share_before(priority, deadline) * self._queues.busy()
         wait = min(own, self.seconds) / rate
         if wait > patience:
-            raise DeadlineExceeded(
-                f"the request would wait for about {wait:.3g} s, and its deadline is in {patience:.3g} s"
-            )
+            raise DeadlineExceeded(f"it would wait for about {wait:.3g} s, and its deadline is in {patience:.3g} s")
 
     def full(self, queue: ModelQueue, padded_steps: int = 0) -> QueueFull:
         """The refusal of a request, with the seconds until the queue is open for it."""
-        most, share = self._most_steps, self._share
+        most, share = self._most_steps, 1 / max(1, len(self._queues))
         steps, own_steps = max(self.padded_steps, 1), max(queue.padded_steps, 1)
         left = min(REOPENING / max(self._fill(steps, self.seconds), REOPENING), (most - padded_steps) / steps)
         own = min(
@@ -134,26 +132,18 @@ class Admission:
 
     def _refuses(self, queue: ModelQueue, padded_steps: int, seconds: float, priority: int) -> bool:
         """Whether a queue is closed, or too full for a request; updates whether it is closed."""
-        share = self._share
+        share, most_seconds = 1 / max(1, len(self._queues)), self.most_wait_seconds * self.rate.value
         fill = self._fill(self.padded_steps, self.seconds)
-        own_fill = self._fill(queue.padded_steps, queue.seconds) / share
-        if queue.closed_to_new and min(fill, own_fill) <= REOPENING:
+        least = min(fill, self._fill(queue.padded_steps, queue.seconds) / share)
+        if least <= REOPENING:
             queue.closed_to_new = False
-        most, most_seconds = self._most_steps, self.most_wait_seconds * self.rate.value
-        too_full = (
-            self.padded_steps + padded_steps > most and queue.padded_steps + padded_steps > int(most * share)
-        ) or (
-            self.seconds + seconds > most_seconds
-            and queue.seconds + seconds > most_seconds * share
-            and min(fill, own_fill) > REOPENING
-        )
-        if too_full and min(fill, own_fill) >= _NEARLY_FULL:
+        most = self._most_steps
+        too_full = self.padded_steps + padded_steps > most and queue.padded_steps + padded_steps > int(most * share)
+        if least > REOPENING and self.seconds + seconds > most_seconds:
+            too_full |= queue.seconds + seconds > most_seconds * share
+        if too_full and least >= _NEARLY_FULL:
             queue.closed_to_new = True
         return too_full or (queue.closed_to_new and not priority)
-
-    @property
-    def _share(self) -> float:
-        return 1 / max(1, len(self._queues))
 
     def _fill(self, padded_steps: int, seconds: float) -> float:
         return max(padded_steps / self._most_steps, seconds / (self.most_wait_seconds * self.rate.value))

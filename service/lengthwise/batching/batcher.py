@@ -154,15 +154,8 @@ class Batcher:
             raise NotReady("the server is starting", retry_after_seconds=1)
         now = self._clock()
         count = len(sequences)
-        request = PendingRequest(
-            queue,
-            loop.create_future() if waiter is None else waiter,
-            finish,
-            attention,
-            [None] * count,
-            count,
-            trace=trace,
-        )
+        future = loop.create_future() if waiter is None else waiter
+        request = PendingRequest(queue, future, finish, attention, trace, [None] * count, count)
         queued: list[QueuedSequence] = []
         total = 0
         total_seconds = 0.0
@@ -254,7 +247,7 @@ class Batcher:
         sequences = self._plan(queue, seconds)
         queue.inflight += 1
         work = self.admission.remove(queue, sequences)
-        waiting = self._queues.waiting()
+        waiting = any(each.pending for each in self._queues)
         self.admission.rate.taken(work, self._clock(), more_waits=waiting)
         if waiting:
             self._runners.wake_another()
@@ -268,11 +261,8 @@ class Batcher:
             chosen = plan(queue.pending, queue.cost, limits, self._clock())
         except Exception:  # an error in a plan must not end the runner
             log.exception("planning failed for %s; the most urgent sequence runs unbatched", queue.name)
-            urgent = queue.pending.most_urgent()
-            if urgent is None:
-                return []
-            queue.pending.remove(urgent)
-            chosen = [urgent]
+            chosen = list(islice(queue.pending.near(), 1))
+            queue.pending.take(chosen)
         return cast("list[QueuedSequence]", chosen)  # nothing else is added to a queue
 
     def _shared(self, queue: ModelQueue, limits: BatchLimits) -> BatchLimits:
@@ -280,7 +270,7 @@ class Batcher:
 
         What waits together for `max_wait_seconds` runs together: a part of it would wait once more.
         """
-        idle, urgent = self._runners.idle_cores, queue.pending.most_urgent()
+        idle, urgent = self._runners.free_cores(), queue.pending.most_urgent()
         if not idle or urgent is None or self._queues.waits or not queue.cost.valid_steps_only:
             return limits
         rows = -(-len(queue.pending) // (1 + idle))

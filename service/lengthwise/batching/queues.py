@@ -182,9 +182,9 @@ class PendingRequest:
     future: Any  # or the `Waiter` that the caller gave
     finish: Finish
     attention: bool
+    trace: Any  # for `on_batch`
     results: list[Any]  # None where there is none yet
     remaining: int  # results that are missing
-    trace: Any = None  # for `on_batch`
     sequences: list[QueuedSequence] = field(default_factory=list, init=False)  # until it is settled
     settled: bool = False
     timer: asyncio.TimerHandle | None = None  # ends it at its deadline
@@ -238,10 +238,6 @@ class ModelQueues(list[ModelQueue]):
         if len(self) > 1:
             return SHARED_TURN_SECONDS
         return ARRIVAL_TURN_SECONDS if queue.cost.valid_steps_only else TURN_SECONDS
-
-    def waiting(self) -> bool:
-        """Whether a sequence waits in any queue."""
-        return any(queue.pending for queue in self)
 
     def next(self, now: float, *, draining: bool) -> tuple[ModelQueue | None, float | None]:
         """The ready queue with the least `used_seconds`, and None; or None and the seconds until one is, if any."""

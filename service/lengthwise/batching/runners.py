@@ -92,13 +92,9 @@ class Runners:
         """Whether every runner waits for a batch."""
         return self._idle == self.count
 
-    @property
-    def idle_cores(self) -> int:
-        """How many runners wait for a batch and have a core that is idle; with the lock held."""
-        return 0 if self._one_core else self._free_cores(self._idle)
-
-    def _free_cores(self, idle: int) -> int:
-        """The cores that nothing runs on, of as many as runners are idle."""
+    def free_cores(self, coming: int = 0) -> int:
+        """Cores that nothing runs on, of as many as runners are idle, less those about to be woken (`coming`)."""
+        idle = self._idle - coming
         return max(0, min(idle, self._cores - self._inline - (self.count - idle)))
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -189,9 +185,9 @@ class Runners:
         self._work.notify(count)
 
     def _lend(self, coming: int = 0, *, soon: bool = False) -> None:
-        """Tells how many cores are idle, less the runners about to be woken (`coming`); with the lock held."""
+        """Tells how many cores are free, and whether a batch is about to run; with the lock held."""
         if self._lend_cores is not None:
-            self._lend_cores(self._free_cores(self._idle - coming), soon)
+            self._lend_cores(self.free_cores(coming), soon)
 
     def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
         """Has the event loop run a batch soon, unless it is going to anyway."""

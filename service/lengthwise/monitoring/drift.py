@@ -27,7 +27,7 @@ class DriftWindow:
         self._manifest = manifest
         self._counter = ProfileCounter(profile, manifest.classes)
         self._blocks: deque[ProfileCounts] = deque()
-        self._window: ProfileCounts | None = None
+        self.counts: ProfileCounts | None = None  # of the sequences that are compared
         self._items: list[tuple[Item, Answer]] = []
         self._held_bytes = 0
 
@@ -45,20 +45,15 @@ class DriftWindow:
                 self._blocks[-1] += block
             else:
                 self._blocks.append(block)
-            self._window = block if self._window is None else self._window + block
-            if self._window.sequences > WINDOW_SEQUENCES:
-                self._window -= self._blocks.popleft()
+            self.counts = block if self.counts is None else self.counts + block
+            if self.counts.sequences > WINDOW_SEQUENCES:
+                self.counts -= self._blocks.popleft()
         if not self._items:
             self._held_bytes = 0
 
-    @property
-    def sequences(self) -> int:
-        """How many sequences are compared."""
-        return 0 if self._window is None else self._window.sequences
-
     def drift(self) -> dict[str, float]:
         """The PSI by what is compared: `length`, `missing`, `class`, `feature INDEX`. Empty until enough were seen."""
-        window = self._window
+        window = self.counts
         return {} if window is None or window.sequences < LEAST_SEQUENCES else self._counter.drift(window)
 
 

@@ -56,21 +56,11 @@ class RecordFile:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self._path, self._part, self._lock = _claimed(directory, f"record-{stamp}-{os.getpid()}", model)
         try:
-            self._output = _PatientOutput(self._lock)
-            self._writer = pq.ParquetWriter(self._output, self._schema, compression="zstd")
+            self.output = PatientOutput(self._lock)
+            self._writer = pq.ParquetWriter(self.output, self._schema, compression="zstd")
         except BaseException:
             self._remove_part()
             raise
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes it has; some may wait for room on the disk."""
-        return self._output.tell()
-
-    @property
-    def waiting_bytes(self) -> int:
-        """How many bytes wait for room on the disk."""
-        return len(self._output.waiting)
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes rows as one row group. Without room on the disk their bytes wait."""
@@ -84,16 +74,12 @@ class RecordFile:
         pa.default_memory_pool().release_unused()  # by itself it keeps what the largest groups took
         self.rows += len(rows)
 
-    def save(self) -> None:
-        """Writes the bytes that wait; OSError if some go on waiting for room."""
-        self._output.save()
-
     def complete(self) -> bool:
         """Ends the file and gives it its name; returns false, to be called again, while bytes wait for room."""
         self._writer.close()
         with suppress(OSError):
-            self.save()
-        if self.waiting_bytes:
+            self.output.save()
+        if self.output.waiting:
             return False
         self._part.rename(self._path)
         os.close(self._lock)
@@ -120,7 +106,7 @@ class RecordFile:
                 part.unlink()  # Windows removes no file that is open
 
 
-class _PatientOutput(io.RawIOBase):
+class PatientOutput(io.RawIOBase):
     """A file that never fails to take bytes: those without room wait. Closing the descriptor is for the caller."""
 
     def __init__(self, descriptor: int) -> None:
@@ -130,6 +116,7 @@ class _PatientOutput(io.RawIOBase):
         self._taken = 0
 
     def writable(self) -> bool:
+        """It is."""
         return True
 
     def tell(self) -> int:
@@ -137,6 +124,7 @@ class _PatientOutput(io.RawIOBase):
         return self._taken
 
     def write(self, data: ReadableBuffer, /) -> int:
+        """Takes bytes."""
         with memoryview(data) as view:
             self.waiting += view
             self._taken += view.nbytes

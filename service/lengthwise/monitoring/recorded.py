@@ -22,15 +22,10 @@ class DriftReport:
     """Recorded sequences of one model, compared with its training data."""
 
     manifest: Manifest
+    profile: DataProfile
     counts: ProfileCounts  # by the profile's bins
     drift: dict[str, float]  # the PSI by what is compared
     over_time: Sequence[dict[str, float]]  # the same of each `WINDOW_SEQUENCES`, in order of arrival
-
-    @property
-    def profile(self) -> DataProfile:
-        """The profile of the training data."""
-        assert self.manifest.training is not None
-        return self.manifest.training
 
     @property
     def drifted(self) -> list[str]:
@@ -86,7 +81,7 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
             f"{directory}: there are no records of {manifest.key}; a file is read when it is complete: after minutes "
             "or when the service stops"
         )
-    return DriftReport(manifest, total, counter.drift(total), over_time)
+    return DriftReport(manifest, profile, total, counter.drift(total), over_time)
 
 
 def _array(steps: list[Any], manifest: Manifest) -> Steps:

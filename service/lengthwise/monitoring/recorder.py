@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from lengthwise.errors import ConfigurationError, how_to_install
 from lengthwise.monitoring.consumers import AnsweredCall, Consumer
@@ -23,9 +23,6 @@ _GROUP_ROWS: Final = 500
 _GROUP_BYTES: Final = 8 * 2**20  # so many rows, or bytes of steps, are held until they are written
 MOST_WAITING_BYTES: Final = 8 * 2**20  # wait in memory for room on the disk; with more, all open files are lost
 _PAUSE_SECONDS: Final = 10.0  # nothing is written after an error
-
-
-_FileKey: TypeAlias = tuple[str, str]  # of one file: the name of the model, and the kind of its steps
 
 
 class Recorder(Consumer):
@@ -45,8 +42,9 @@ class Recorder(Consumer):
         self._most_bytes = most_bytes
         self._group_bytes = min(_GROUP_BYTES, _FILE_SHARE * most_bytes)
         self._clock = clock
-        self._rows: dict[_FileKey, list[dict[str, Any]]] = {}
-        self._files: dict[_FileKey, RecordFile] = {}
+        # By the name of the model and the kind of its steps.
+        self._rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self._files: dict[tuple[str, str], RecordFile] = {}
         self._ending: list[RecordFile] = []  # they get no further rows, and wait for room on the disk
         self._paused_until = float("-inf")
         self._written = 0
@@ -102,13 +100,8 @@ class Recorder(Consumer):
             open_files = [*self._files.values(), *self._ending]
             lost = sum(map(len, self._rows.values())) + sum(file.rows for file in open_files)
             self._lost += lost
-            log.error(
-                "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds",
-                lost,
-                self._directory,
-                error,
-                _PAUSE_SECONDS,
-            )
+            said = "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds"
+            log.error(said, lost, self._directory, error, _PAUSE_SECONDS)
             for file in open_files:
                 file.drop()
             self._files.clear()
@@ -116,7 +109,7 @@ class Recorder(Consumer):
             self._rows.clear()
             self._paused_until = self._clock() + _PAUSE_SECONDS
 
-    def _write_rows(self, key: _FileKey, rows: list[dict[str, Any]], last: bool) -> None:
+    def _write_rows(self, key: tuple[str, str], rows: list[dict[str, Any]], last: bool) -> None:
         """Writes the rows of one file if they are many or the file is old; it ends if it is old or large."""
         file = self._files.get(key)
         if file is None:
@@ -126,12 +119,12 @@ class Recorder(Consumer):
         if rows and (old or many):
             file.write(rows)
             rows.clear()
-        if old or file.rows >= FILE_ROWS or file.bytes >= _FILE_SHARE * self._most_bytes:
+        if old or file.rows >= FILE_ROWS or file.output.tell() >= _FILE_SHARE * self._most_bytes:
             self._ending.append(self._files.pop(key))
 
     def _end(self, file: RecordFile) -> None:
         """Completes a file that gets no further rows, unless its bytes wait."""
-        if file.bytes > self._most_bytes:  # one call may have that many
+        if file.output.tell() > self._most_bytes:  # one call may have that many
             self._ending.remove(file)
             file.drop()
             self._lost += file.rows
@@ -145,10 +138,10 @@ class Recorder(Consumer):
         open_files = [*self._files.values(), *self._ending]
         for file in open_files:
             with suppress(OSError):
-                file.save()
-        if last or sum(file.waiting_bytes for file in open_files) > MOST_WAITING_BYTES:
+                file.output.save()
+        if last or sum(len(file.output.waiting) for file in open_files) > MOST_WAITING_BYTES:
             for file in open_files:
-                file.save()
+                file.output.save()
 
     def _remove_oldest(self) -> None:
         """Removes the oldest files while all of them have too many bytes, and notes how many they have."""

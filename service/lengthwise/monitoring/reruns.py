@@ -60,12 +60,8 @@ class AnswerCheck(Consumer):
             self._mismatches[key] += 1
             if time.monotonic() - self._logged > _LOGGED_SECONDS:
                 self._logged = time.monotonic()
-                log.error(
-                    "%s: the answer to request %s differs when its sequence of %d steps runs unbatched",
-                    served.manifest.key,
-                    call.request_id,
-                    len(item.steps),
-                )
+                said = "%s: the answer to request %s differs when its sequence of %d steps runs unbatched"
+                log.error(said, served.manifest.key, call.request_id, len(item.steps))
 
     def families(self) -> Iterator[Family]:
         """The counters of answers that were checked, and of those that differed."""

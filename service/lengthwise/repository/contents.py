@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.errors import ModelNotFound, NoSuchAlias, NotReady, Problem
@@ -122,10 +122,6 @@ class Repository:
             states={key: state for key, state in self.states.items() if key.name != name},
             aliases=self.aliases,
         )
-
-    def allowing(self, name: str) -> Repository:
-        """The repository in which this name is not unloaded any more: the next scan may serve it."""
-        return replace(self, unloaded=self.unloaded - {name})
 
 
 def listed(words: Sequence[str]) -> str:

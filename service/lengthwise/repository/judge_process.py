@@ -87,7 +87,8 @@ class JudgeProcess:
                 self._changed.notify_all()
 
         with stopping.ending(wake), self._changed:
-            while (most := self._most_bytes()) < self.memory_bytes and self._allotted_bytes:
+            limit = self.memory_bytes
+            while (most := share_of_memory(limit, self._allotted_bytes)) < limit and self._allotted_bytes:
                 stopping.check()
                 self._changed.wait()
             self._allotted_bytes += most
@@ -97,9 +98,6 @@ class JudgeProcess:
             with self._changed:
                 self._allotted_bytes -= most
                 self._changed.notify_all()
-
-    def _most_bytes(self) -> int:
-        return share_of_memory(self.memory_bytes, self._allotted_bytes)
 
     def start(self, memory_bytes: int) -> subprocess.Popen[bytes]:
         """Starts the process, which waits for its task and limits its own memory."""

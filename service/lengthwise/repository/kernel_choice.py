@@ -42,12 +42,8 @@ def chosen(
     plain = open_plain()
     ratio = time_ratio(own, plain, manifest)
     session = plain if ratio > MARGIN else own
-    log.info(
-        "%s: its recurrent layers run in the kernels of %s; Lengthwise's take %.2f times as long as onnxruntime's",
-        manifest.key,
-        session.kernels,
-        ratio,
-    )
+    said = "%s: its recurrent layers run in the kernels of %s; Lengthwise's take %.2f times as long as onnxruntime's"
+    log.info(said, manifest.key, session.kernels, ratio)
     return session, {"conditions": under, "kernels": session.kernels, "own_over_onnxruntime": round(ratio, 3)}
 
 

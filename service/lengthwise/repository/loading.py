@@ -139,15 +139,8 @@ def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: Batch
     )
     shapes = chosen.shapes()
     ran = session.warm_up(shapes, seconds=seconds)
-    log.info(
-        "%s: %d widths and %d numbers of rows on %s; %d of %d shapes run before the first request, the largest first",
-        manifest.key,
-        len(chosen.widths),
-        len(chosen.rows),
-        session.provider,
-        ran,
-        len(shapes),
-    )
+    said = "%s on %s has %d widths and %d numbers of rows; %d of %d shapes run before the first request"
+    log.info(said, manifest.key, session.provider, len(chosen.widths), len(chosen.rows), ran, len(shapes))
     return chosen
 
 

@@ -69,12 +69,8 @@ class Probing:
                 if error is None:
                     log.warning("%s works again: its golden sequences pass", key)
                 else:
-                    log.error(
-                        "%s does not work (%s): requests for it are refused, and it is tried again every %g s",
-                        key,
-                        breaker.reason,
-                        self.retry_seconds,
-                    )
+                    said = "%s does not work (%s): requests for it are refused, and it is tried again every %g s"
+                    log.error(said, key, breaker.reason, self.retry_seconds)
                 await self.changed()
             if error is not None:
                 await asyncio.sleep(self.retry_seconds)

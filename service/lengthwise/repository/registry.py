@@ -90,23 +90,15 @@ class Registry:
         self._add = add
         self._remove = remove
         self._period = period_seconds
-        self._snapshot = _RegistrySnapshot(Repository(starting=True, unloaded=unloaded))
+        self.repository = Repository(starting=True, unloaded=unloaded)  # the result of the last scan
+        self.served: Sequence[ServedModel] = ()  # by name and ascending version
+        self._snapshot = _RegistrySnapshot(self.repository)
         self._changing = asyncio.Lock()
         self._change_made: asyncio.Task[Any] | None = None
         self._rescan_wanted = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._has_removed = False
-
-    @property
-    def repository(self) -> Repository:
-        """The result of the last scan."""
-        return self._snapshot.repository
-
-    @property
-    def served(self) -> Sequence[ServedModel]:
-        """All models that are served, by name and ascending version."""
-        return list(self._snapshot.served.values())
 
     def find(self, name: str | None, version: str | None) -> ServedModel:
         """The model for a name and a version, as a request gives them; see `Repository.find`.
@@ -174,7 +166,8 @@ class Registry:
         return await asyncio.shield(task)
 
     async def _load(self, name: str) -> Refusal | None:
-        result = await self._look(self.repository.allowing(name), name)
+        before = self.repository
+        result = await self._look(replace(before, unloaded=before.unloaded - {name}), name)
         refused = {refusal.key.version: refusal for refusal in result.refused if refusal.key.name == name}
         versions = [*refused, *result.models.get(name, ())]
         if not versions:
@@ -251,6 +244,7 @@ class Registry:
         served = {model: before[model] if model in before else self._add(model) for model in result}
         unnamed = (None, None) in self._snapshot.found
         self._snapshot = _RegistrySnapshot(result, served)
+        self.repository, self.served = result, list(served.values())
         with suppress(RequestError):  # such a request will get this error
             self.find(None, None)
         if unnamed and (None, None) not in self._snapshot.found and len(result.models) > 1:
