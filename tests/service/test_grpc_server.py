@@ -368,10 +368,10 @@ async def test_until_every_model_is_judged_those_that_are_good_answer_and_nothin
     good, other = model(manifest()), model(manifest(name="other"))
     looked, judge, go_on = threading.Event(), threading.Event(), threading.Event()
 
-    def scan(*_: Any) -> Any:
+    def scan(_before: Any, _again: Any, publish: Any) -> Any:
         looked.set()
         judge.wait(30)
-        made.registry.publish(replace(repository(good), starting=True, unjudged=(Key("other", 1),)))
+        publish(replace(repository(good), starting=True, unjudged=(Key("other", 1),)))
         go_on.wait(30)
         return repository(good, other)
 
