@@ -93,7 +93,7 @@ def exact_seconds(widths: list[int], cost: CostTable, limits: BatchLimits) -> fl
 def planned(widths: list[int], cost: CostTable, limits: BatchLimits) -> tuple[float, list[float]]:
     """Predicted seconds of all batches until nothing waits, and the seconds of each decision."""
     pool = PendingSequences()
-    for width in widths:
+    for width in sorted(widths, reverse=True):  # as a file's are
         pool.add(WaitingSequence(width))
     total, deciding = 0.0, []
     while pool:

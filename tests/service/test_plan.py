@@ -1,7 +1,9 @@
 """What every plan holds, whatever waits."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import hypothesis.strategies as st
 import numpy as np
@@ -363,6 +365,48 @@ def test_where_rows_are_free_and_lengths_are_spread_nearly_all_batches_are_full(
         for _ in batches[-1]:
             pool.add(WaitingSequence(next(of_width)))
     assert sum(map(len, batches)) >= 0.9 * rows * len(batches)
+
+
+def closed_loop(
+    choose: Callable[[PendingSequences], list[WaitingSequence]], of_width: list[int], callers: int, cost: CostTable
+) -> tuple[float, float]:
+    """Sequences a second, and the 99th percentile of their waits, where each caller sends the next when answered."""
+    pool, coming, now = PendingSequences(), iter(of_width), 0.0
+    came: dict[WaitingSequence, float] = {}
+    waits: list[float] = []
+
+    def arrive(count: int) -> None:
+        for width in islice(coming, count):
+            waiting = WaitingSequence(width)
+            came[waiting] = now
+            pool.add(waiting)
+
+    arrive(callers)
+    while pool:
+        chosen = choose(pool)
+        now += cost.predict(len(chosen), max(one.width for one in chosen))
+        waits += [now - came.pop(one) for one in chosen]
+        arrive(len(chosen))
+    return len(waits) / now, float(np.quantile(waits, 0.99))
+
+
+def of_arrival(rows: int) -> Callable[[PendingSequences], list[WaitingSequence]]:
+    def choose(pool: PendingSequences) -> list[WaitingSequence]:
+        chosen = list(islice(pool, rows))
+        pool.take(chosen)
+        return chosen
+
+    return choose
+
+
+@pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_by_length_is_no_slower_than_arrival_at_its_best_size_and_has_no_longer_tail(lengths: str, cost: CostTable):
+    of_width = np.clip(LENGTHS[lengths](np.random.default_rng(0), 4000), 1, LONGEST).astype(int).tolist()
+    per_second, tail = closed_loop(lambda pool: plan(pool, cost, BatchLimits(), now=0.0), of_width, 64, cost)
+    best = max(closed_loop(of_arrival(rows), of_width, 64, cost) for rows in (1, 2, 4, 8, 16, 32, 64))
+    assert per_second >= 0.999 * best[0]
+    assert tail <= 1.1 * best[1]
 
 
 @pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)

@@ -10,16 +10,16 @@ kernels (`CostTable.valid_steps_only`):
 
 For a cost that does not fall with the width, some cheapest partition is contiguous in width order, so a dynamic program
 finds one: `best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)`, as TurboTransformers (Fang
-et al., PPoPP 2021) divides a queue. Here it divides a window around the anchor, cut into blocks. Removing one batch
-from a cheapest partition leaves a cheapest partition of the rest, so nothing is lost by deciding one batch at a time.
+et al., PPoPP 2021) divides a queue. Here it divides a sixth of the queue, the most urgent: what came last waits for its
+turn, so the longest wait stays near that of batches in order of arrival, for a few percent of the throughput. Who has
+all sequences beforehand (`scoring.offline`) adds them in order of their widths, and loses nothing.
 
-By length, a plan chooses from the `HORIZON` most urgent sequences. Either way the most urgent one is left out at most
-`MAX_LEFT_OUT` times in a row, so a sequence is passed over at most `bypass_bound()` times, whatever arrives.
+Either way the most urgent sequence is left out at most `MAX_LEFT_OUT` times in a row, so one is passed over at most
+`bypass_bound()` times, whatever arrives.
 """
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 MAX_LEFT_OUT: Final = 4  # plans in a row without the most urgent sequence, for one that would be late
-_WINDOW_BATCHES: Final = 1.5  # in good batches, on either side of the anchor: further ones change little
-_WINDOW_ROWS: Final = 4  # least rows that a good batch counts as in the size of the window
-_WINDOW_ROWS_OF_FULL: Final = 12  # least sequences on either side of the window where batches are full
-_BLOCK_DIVISOR: Final = 10  # blocks have `1 + n // 10` of the window's n rows: about 10, and one more a width
-_BLOCKS_PER_BATCH: Final = 4  # least blocks of a good batch of one width, so that it can be shared with its neighbours
+_NEAR_SHARE: Final = 6  # by length, one of so many that wait may be chosen: more cost less, with a longer tail
+_FEWEST_NEAR: Final = 8
+_MOST_NEAR: Final = 64
+_FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen
+_PARTS_OF_FULL: Final = 16  # and a batch ends at such a part of a full one
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,78 +141,66 @@ def _by_arrival(
 def _by_length(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float
 ) -> list[WaitingSequence]:
-    """The batch with the anchor in it, of a cheapest partition of the window around the anchor.
-
-    Where even the most rows that are allowed are hardly enough to be cheap, batches should be full, also those beside
-    the anchor's. So the window then starts and ends where a full batch ends, counted from the widest sequence, because
-    a batch that is not full costs most there.
-    """
-    near, of = list(pending.near()), anchor.width
+    """The batch with the anchor in it, of a cheapest partition by length of the most urgent sequences."""
+    column, full = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
+    one_width = list(islice(pending.near(), 2 * full))
+    if all(each.width == anchor.width for each in one_width):
+        rows = _of_one_width(len(one_width), rows_within(column.seconds, full, seconds), column)
+        return [anchor, *islice((each for each in one_width if each is not anchor), rows - 1)]
+    exact = 2 * column.enough_rows < full  # a batch need not be full to be cheap
+    if exact:
+        count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
+    else:
+        count = full * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full))
+    near = list(islice(pending.near(), count))
+    if anchor not in near:
+        near.append(anchor)
     widths = sorted([each.width for each in near])
-    place = bisect_left(widths, of)
-    same = bisect_right(widths, of) - place
-    column, limit = cost.column(of, limits.rows), limits.most_rows(of)
-    most, rows = _rows_within(column, limit, seconds)
-    low, high = place, place + rows  # where it is full without padding, and another after it, nothing is cheaper
-    if same < 2 * rows:
-        full, reach = 1, math.ceil(_WINDOW_BATCHES * min(rows, max(column.enough_rows, _WINDOW_ROWS)))
-        if most == limit and rows <= 2 * column.enough_rows:
-            full, reach = rows, max(reach, _WINDOW_ROWS_OF_FULL)
-        end = min(len(near), place + same + reach)
-        end = len(near) - (len(near) - end) // full * full
-        begin = max(0, end - -(-(end - max(0, place - reach)) // full) * full)
-        low, high = (begin + cut for cut in _batch_with(place - begin, widths[begin:end], cost, limits, seconds, full))
+    low, high = _batch_with(bisect_left(widths, anchor.width), widths, cost, limits, seconds, exact=exact)
     left = Counter(widths[low:high])
-    left[of] -= 1
+    left[anchor.width] -= 1
     chosen = [anchor]
     for each in near:  # of each width the most urgent
-        if left.get(each.width) and each is not anchor:
+        if left[each.width] > 0 and each is not anchor:
             left[each.width] -= 1
             chosen.append(each)
-            if len(chosen) == high - low:
-                break
     return chosen
 
 
+def _of_one_width(count: int, most: int, column: Column) -> int:
+    """How many of `count` sequences of one width run first, at most `most`."""
+    rows, times = column.cheapest_rows[most], column.seconds
+    if count >= 2 * rows:
+        return rows
+    return min(range(min(count, most), (count - 1) // 2, -1), key=lambda rows: times[rows] + times[count - rows])
+
+
 def _batch_with(
-    place: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, seconds: float, full: int
+    place: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, seconds: float, *, exact: bool
 ) -> tuple[int, int]:
     """Where the batch with `widths[place]` in it begins and ends, in a cheapest partition of ascending widths.
 
-    Batches may end at the end of a width, of a block of it, or of a batch of `full` rows.
+    If not `exact`, batches end at every few sequences only, counted from the widest.
     """
-    # Of every prefix up to a cut, the longest first: its rows, the seconds of its cheapest partition, and where the
-    # last batch of that begins.
-    prefixes = [(0, 0.0, 0)]
-    block, begin = 1 + len(widths) // _BLOCK_DIVISOR, 0
-    while begin < len(widths):
-        width = widths[begin]
-        end = bisect_right(widths, width, begin)
-        column, limit = cost.column(width, limits.rows), limits.most_rows(width)
-        _, good = _rows_within(column, limit, seconds)
-        cuts = {*range(end, begin, -good), *range(end, begin, -min(block, -(-good // _BLOCKS_PER_BATCH)))}
-        if full > 1:
-            cuts |= {*range(end - (end - len(widths)) % full, begin, -full)}
-        for cut in sorted(cuts):
-            cheapest, start = math.inf, 0
-            for before, best, _ in prefixes:
-                rows = cut - before
-                if cheapest < math.inf and (rows > limit or column.seconds[rows] > seconds):
-                    break
-                if best + column.seconds[rows] < cheapest:
-                    cheapest, start = best + column.seconds[rows], before
-            prefixes.insert(0, (cut, cheapest, start))
-        begin = end
-    starts = {cut: start for cut, _, start in prefixes}
-    high = len(widths)
-    while starts[high] > place:
-        high = starts[high]
-    return starts[high], high
+    columns = [(cost.column(width, limits.rows).seconds, limits.most_rows(width)) for width in widths]
+    step = 1 if exact else max(1, rows_within(*columns[-1], seconds) // _PARTS_OF_FULL)
+    # Of every prefix: its end, the seconds of its cheapest partition, and where the last batch of that begins.
+    ends, best, begins, first = [0], [0.0], [0], 0
+    for end in range((len(widths) - 1) % step + 1, len(widths) + 1, step):
+        times, limit = columns[end - 1]
+        least = end - rows_within(times, limit, seconds)
+        while ends[first] < least:
+            first += 1
+        seconds_of = [before + times[end - begin] for before, begin in zip(best[first:], ends[first:], strict=True)]
+        best.append(min(seconds_of))
+        begins.append(ends[first + seconds_of.index(best[-1])])
+        ends.append(end)
+    last = len(ends) - 1
+    while begins[last] > place:
+        last = ends.index(begins[last])
+    return begins[last], ends[last]
 
 
-def _rows_within(column: Column, most: int, seconds: float) -> tuple[int, int]:
-    """The most rows, at most `most` and at least 1, predicted within `seconds`; and the cheapest of so many at most."""
-    times = column.seconds
-    if times[most] > seconds:
-        most = max(1, bisect_right(times, seconds, 1, most + 1) - 1)
-    return most, column.cheapest_rows[most]
+def rows_within(times: list[float], most: int, seconds: float) -> int:
+    """The most rows, at most `most`, whose predicted `times[rows]` are within `seconds`; at least 1."""
+    return most if times[most] <= seconds else max(1, bisect_right(times, seconds, 1, most + 1) - 1)

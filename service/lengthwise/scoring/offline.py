@@ -102,19 +102,21 @@ _Running = tuple[list[_Row], Future[_Ran]]
 def _begin(
     runners: Executor, model: LoadedModel, items: Sequence[Item], limits: BatchLimits, attention: bool
 ) -> list[_Running]:
-    manifest = model.manifest
-    pending = PendingSequences()
+    manifest, rows = model.manifest, []
     for place, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
             if model.buckets is None:
                 width = rounded_width(len(steps), manifest.width_multiple)
             else:
                 width = model.buckets.width_of(len(steps))
-            pending.add(_Row(width, steps=steps, item=place, start=start))
+            rows.append(_Row(width, steps=steps, item=place, start=start))
+    pending = PendingSequences()
+    for row in sorted(rows, key=lambda row: row.width, reverse=True):  # the last to run, all threads end together
+        pending.add(row)
     running = []
     while pending:
-        rows = cast("list[_Row]", plan(pending, model.cost, limits, now=0.0))
-        running.append((rows, runners.submit(_run, model, rows, attention)))
+        batch = cast("list[_Row]", plan(pending, model.cost, limits, now=0.0))
+        running.append((batch, runners.submit(_run, model, batch, attention)))
     return running
 
 
