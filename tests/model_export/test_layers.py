@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lengthwise_export.architecture import layers
+from lengthwise_export.architecture.normalization import Normalize
 
 LENGTHS = torch.tensor([5, 1, 3, 7])
 WIDTH, FEATURES = 9, 4
@@ -41,8 +42,8 @@ def test_masking_removes_nan_where_a_product_would_keep_it() -> None:
 
 
 EVERY_LAYER = [
-    lambda: layers.Standardize(FEATURES),
-    lambda: layers.Standardize(FEATURES, "indicator"),
+    lambda: Normalize(FEATURES),
+    lambda: Normalize(FEATURES, "indicator"),
     lambda: layers.MaskedBatchNorm(FEATURES),
     lambda: layers.MaskedLayerNorm(FEATURES),
     lambda: layers.MaskedConv(FEATURES, 6, kernel=3),
@@ -173,9 +174,9 @@ def test_ids_past_the_table_may_stand_at_padding() -> None:
     assert not layer(torch.tensor([[1, 999]]), torch.tensor([[True, False]]))[0, 1].any()
 
 
-def fitted(missing: str, *, normalize: bool = True) -> layers.Standardize:
-    layer = layers.Standardize(2, missing)
-    layer.fit([torch.tensor([[1.0, torch.nan], [3.0, 7.0]]), torch.tensor([[5.0, 9.0]])], normalize=normalize)
+def fitted(missing: str, *, normalize: bool = True) -> Normalize:
+    layer = Normalize(2, missing, "training" if normalize else "none")
+    layer.fit([torch.tensor([[1.0, torch.nan], [3.0, 7.0]]), torch.tensor([[5.0, 9.0]])])
     return layer
 
 
@@ -206,13 +207,13 @@ def test_a_missing_value_becomes_what_its_policy_says(missing: str, normalize: b
 
 
 def test_a_constant_feature_becomes_zero_and_not_nan() -> None:
-    layer = layers.Standardize(1)
-    layer.fit([torch.full((4, 1), 0.1)], normalize=True)
+    layer = Normalize(1)
+    layer.fit([torch.full((4, 1), 0.1)])
     assert layer.std.tolist() == [1.0]
     assert abs(layer(torch.full((1, 1, 1), 0.1), torch.tensor([[True]])).item()) < 1e-6
 
 
 def test_a_feature_that_is_never_present_is_filled_with_zero() -> None:
-    layer = layers.Standardize(1, "mean")
-    layer.fit([torch.full((4, 1), torch.nan)], normalize=True)
+    layer = Normalize(1, "mean")
+    layer.fit([torch.full((4, 1), torch.nan)])
     assert layer(torch.full((1, 1, 1), torch.nan), torch.tensor([[True]])).item() == 0.0

@@ -16,9 +16,10 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.padding import batches, pad
 from lengthwise.runtime.fixed_kernels import KERNELS, DilatedKernels
 from lengthwise.runtime.session import Session
-from lengthwise_export.architecture import checkpoint, loading, rocket, rocket_kernels
+from lengthwise_export.architecture import checkpoint, rocket, rocket_kernels
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.trained import load
 from lengthwise_export.errors import CheckpointError, SpecError
 from lengthwise_export.exporting import candidate
 from lengthwise_export.training import rocket as rocket_training
@@ -44,7 +45,8 @@ def fitted(features: int, kernels: int = 420, *, seed: int = 0) -> RocketClassif
     """A model with kernels for `sequences`, and a random head."""
     torch.manual_seed(0)
     described = spec(f'kind = "rocket"\nkernels = {kernels}', step=f"features = {features}")
-    return rocket.fitted_to(described, rocket.first_layer(described), sequences(features, seed=1), seed=seed).eval()
+    given = [torch.from_numpy(steps) for steps in sequences(features, seed=1)]
+    return rocket.fitted_to(described, rocket.first_layer(described), given, seed=seed).eval()
 
 
 def kernels_of(model: RocketClassifier) -> list[DilatedKernels]:
@@ -316,7 +318,7 @@ def test_other_precisions_are_refused(precision: str, tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
     trained(tmp_path)
     with pytest.raises(CheckpointError, match=r"model\.kind: the checkpoint was trained with \"rocket\""):
-        loading.load(spec(), tmp_path / "model.safetensors")
+        load(spec(), tmp_path / "model.safetensors")
 
 
 def test_the_grid_of_the_training_split_is_in_the_checkpoint(tmp_path: Path) -> None:
@@ -338,7 +340,7 @@ def test_the_grid_of_the_training_split_is_in_the_checkpoint(tmp_path: Path) -> 
         kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
         save_file(kept, path, metadata={"state": json.dumps(state)})
         with pytest.raises(CheckpointError, match="the checkpoint's grid is damaged"):
-            loading.load(described, path)
+            load(described, path)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +367,7 @@ def test_a_damaged_checkpoint_is_refused(name: str, changed: torch.Tensor | None
         tensors[name] = changed
     save_file(tensors, path, metadata={"state": json.dumps(state)})
     with pytest.raises(CheckpointError, match=str(path)):
-        loading.load(spec(SMALL), path)
+        load(spec(SMALL), path)
 
 
 @pytest.mark.parametrize(

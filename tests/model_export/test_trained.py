@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import Manifest
-from lengthwise_export.architecture import checkpoint, loading, trained
+from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError
@@ -73,7 +73,7 @@ def test_a_spec_that_has_the_same_weights_is_held_against_that_of_the_training(
         with pytest.raises(CheckpointError, match=key):
             from_spec(said, path)
     else:
-        _, notices = loading.load(said, path)
+        _, notices = trained.load(said, path)
         assert len(notices) == (key is None)
 
 
@@ -160,7 +160,7 @@ def test_a_checkpoint_that_says_nothing_is_noticed(name: str, tmp_path: Path) ->
         torch.save(held, tmp_path / name)
     else:
         save_file(held, tmp_path / name)
-    _, (notice,) = loading.load(made(SPEC), tmp_path / name)
+    _, (notice,) = trained.load(made(SPEC), tmp_path / name)
     assert "does not record its spec" in notice
 
 

@@ -7,6 +7,8 @@ With `kernel = [9, 19, 39]`, `pool = 3` and `residual = 3` in every third block,
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,20 +20,13 @@ NORMS = {"batch": layers.MaskedBatchNorm, "layer": layers.MaskedLayerNorm}
 
 
 class ConvBlock(nn.Module):
-    """Convolution, norm, ReLU, dropout.
-
-    Args:
-        features: Number of input features.
-        spec: The table of the spec.
-        dropout: Share of values dropped in training.
-        earlier: Number of features of the residual connection; 0 for none.
-    """
+    """Convolution, norm, ReLU, dropout; `earlier` features of a residual connection are added before the ReLU."""
 
     def __init__(self, features: int, spec: ConvSpec, *, dropout: float, earlier: int = 0) -> None:
         super().__init__()
         self.convolution = (
             ParallelBranches(features, spec)
-            if spec.has_branches
+            if spec.branches > 1 or spec.bottleneck
             else layers.MaskedConv(features, spec.channels, spec.kernels[0], spec.dilation)
         )
         self.norm = NORMS[spec.norm](spec.channels) if spec.norm != "none" else None
@@ -45,8 +40,7 @@ class ConvBlock(nn.Module):
             steps = self.norm(steps, mask)
         if self.shortcut is not None and earlier is not None:
             steps = steps + self.shortcut(earlier, mask)
-        answer: Tensor = self.dropout(functional.relu(steps))
-        return answer
+        return cast("Tensor", self.dropout(functional.relu(steps)))
 
 
 class Shortcut(nn.Module):

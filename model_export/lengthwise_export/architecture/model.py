@@ -11,7 +11,7 @@ its amount.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +19,16 @@ from torch import Tensor, nn
 from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.convolutions import ConvBlock
 from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
-from lengthwise_export.architecture.spec import InputSpec, ModelSpec, Spec
+from lengthwise_export.architecture.spec import ModelSpec, Spec
 from lengthwise_export.masks import step_mask
 
 
 class ClassifierOutput(NamedTuple):
-    """The output of the model for a batch.
+    """The output of the model for a batch."""
 
-    Attributes:
-        logits: `[rows, classes]`; for a per-step model `[rows, width, classes]`, zeros at padding.
-        attention: `[rows, width]`, the weights of attention pooling; None for other poolings.
-        clipped: `[rows]`, how many values are beyond the grid of the training split; None for a model without one.
-    """
-
-    logits: Tensor
-    attention: Tensor | None = None
-    clipped: Tensor | None = None
+    logits: Tensor  # `[rows, classes]`; for a per-step model `[rows, width, classes]`, zeros at padding
+    attention: Tensor | None = None  # `[rows, width]`, the weights of attention pooling
+    clipped: Tensor | None = None  # `[rows]`, how many values are beyond the grid of the training split
 
     def present(self) -> dict[str, Tensor]:
         """The outputs that there are, by name."""
@@ -47,8 +41,12 @@ class SequenceClassifier(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         spec = spec.concrete()
-        model = spec.model
-        self.first = first_layer(spec.input, model)
+        step, model = spec.input, spec.model
+        self.first: Normalize | layers.TokenEmbedding
+        if step.vocabulary is None:
+            self.first = Normalize(step.features or 0, step.missing, step.normalize)
+        else:
+            self.first = layers.TokenEmbedding(step.vocabulary, model.hidden, step.padding_id)
         features = [self.first.out_features]  # before each convolution, and after the last
         self.input_dropout = nn.Dropout(model.input_dropout)
         self.convolutions = nn.ModuleList()
@@ -57,23 +55,24 @@ class SequenceClassifier(nn.Module):
             earlier = features[index + 1 - conv.residual] if conv.residual else 0
             self.convolutions.append(ConvBlock(features[-1], conv, dropout=model.dropout, earlier=earlier))
             features.append(conv.channels)
-        self.body = body(features[-1], model)
+        self.body = _body(features[-1], model)
         width, heads = model.body_features, model.self_attention_heads
         self.self_attention = layers.MaskedSelfAttention(width, heads, dropout=model.dropout) if heads else None
         self.feed_forward = nn.ModuleList()
         self.more_attention = nn.ModuleList()
-        if heads:
-            blocks, hidden = model.self_attention_layers, model.feed_forward
-            for _ in range(blocks - 1):
-                self.more_attention.append(layers.MaskedSelfAttention(width, heads, dropout=model.dropout))
-            for _ in range(blocks if hidden else 0):
-                self.feed_forward.append(layers.FeedForward(width, hidden, dropout=model.dropout))
-        per_step = spec.output.task == "per-step"
-        self.pooling = None if per_step else Pooling(model)
-        width = width if self.pooling is None else self.pooling.out_features
-        kinds = () if per_step else model.sequence_features
-        self.sequence_features = SequenceFeatures(kinds, spec.input.features or 0) if kinds else None
-        width += 0 if self.sequence_features is None else self.sequence_features.out_features
+        blocks, hidden = model.self_attention_layers if heads else 0, model.feed_forward
+        for _ in range(blocks - 1):
+            self.more_attention.append(layers.MaskedSelfAttention(width, heads, dropout=model.dropout))
+        for _ in range(blocks if hidden else 0):
+            self.feed_forward.append(layers.FeedForward(width, hidden, dropout=model.dropout))
+        self.pooling: Pooling | None = None
+        self.sequence_features: SequenceFeatures | None = None
+        if spec.output.task != "per-step":
+            self.pooling = Pooling(model)
+            width = self.pooling.out_features
+            if model.sequence_features:
+                self.sequence_features = SequenceFeatures(model.sequence_features, step.features or 0)
+                width += self.sequence_features.out_features
         self.dropout = nn.Dropout(model.dropout)
         self.head = nn.Linear(width, len(spec.output.labels))
 
@@ -86,8 +85,9 @@ class SequenceClassifier(nn.Module):
         """Computes the statistics of the training split that the graph holds; each sequence is without padding."""
         if isinstance(self.first, Normalize):
             self.first.fit(sequences)
+            sequences = self.first.each_rescaled(sequences)
         if self.sequence_features is not None:
-            self.sequence_features.fit(rescaled_sequences(self.first, sequences))
+            self.sequence_features.fit(sequences)
 
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch.
@@ -98,7 +98,10 @@ class SequenceClassifier(nn.Module):
         """
         mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
-        hidden = self._convolved(self.input_dropout(hidden), mask)
+        before = [self.input_dropout(hidden)]  # the input of each block
+        for reach, convolution in zip(self.reach, self.convolutions, strict=True):
+            before.append(convolution(before[-1], mask, before[-reach] if reach else None))
+        hidden = before[-1]
         if self.body is not None:
             hidden = self.body(hidden, lengths)
         hidden = self._attended(hidden, mask)
@@ -110,12 +113,6 @@ class SequenceClassifier(nn.Module):
             values = self.first.rescaled(steps, mask) if isinstance(self.first, Normalize) else steps
             pooled = torch.cat([pooled, self.sequence_features(values, lengths)], dim=1)
         return ClassifierOutput(self.head(pooled), attention)
-
-    def _convolved(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        before = [hidden]  # the input of each block
-        for reach, convolution in zip(self.reach, self.convolutions, strict=True):
-            before.append(convolution(before[-1], mask, before[-reach] if reach else None))
-        return before[-1]
 
     def _attended(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.self_attention is None:
@@ -158,39 +155,18 @@ Classifier = SequenceClassifier | Ensemble
 
 
 def classifier(spec: Spec) -> Classifier:
-    """The model of a spec: one network, or an ensemble."""
+    """The model of a spec of layers: one network, or an ensemble."""
     return Ensemble(spec) if spec.model.members > 1 else SequenceClassifier(spec)
 
 
-def first_layer(spec: InputSpec, model: ModelSpec) -> Normalize | layers.TokenEmbedding:
-    """The layer that turns a step into features: normalised values or a token's vector."""
-    if spec.vocabulary is not None:
-        return layers.TokenEmbedding(spec.vocabulary, model.hidden, spec.padding_id)
-    # InputSpec makes sure that features is set if vocabulary is not
-    return Normalize(cast("int", spec.features), spec.missing, spec.normalize)
-
-
-def rescaled_sequences(first: nn.Module, sequences: list[Tensor]) -> list[Tensor]:
-    """Sequences without padding as `SequenceFeatures` reads them: divided by their own scale if the spec says so."""
-    if not isinstance(first, Normalize):
-        return sequences
-    return first.each_rescaled(sequences)
-
-
-def body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers | None:
+def _body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers | None:
     """The recurrent layers, or the per-step MLP; None with `layers = 0`."""
     if spec.layers == 0:
         return None
+    size: dict[str, Any] = {"layers": spec.layers, "dropout": spec.dropout}
     if spec.rnn == "none":
-        return layers.StepwiseLayers(features, spec.hidden, layers=spec.layers, dropout=spec.dropout)
-    return layers.MaskedRecurrent(
-        spec.rnn,
-        features,
-        spec.hidden,
-        layers=spec.layers,
-        bidirectional=spec.bidirectional,
-        dropout=spec.dropout,
-    )
+        return layers.StepwiseLayers(features, spec.hidden, **size)
+    return layers.MaskedRecurrent(spec.rnn, features, spec.hidden, bidirectional=spec.bidirectional, **size)
 
 
 class Pooling(nn.Module):
@@ -206,12 +182,8 @@ class Pooling(nn.Module):
     def forward(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """`[rows, features]`, and the weights `[rows, width]` of attention pooling (otherwise None)."""
         if self.attention is not None:
-            pooled, weights = self.attention(steps, mask)
-            return pooled, weights
-        if self.kind == "mean":
-            return layers.mean_pooling(steps, mask), None
-        if self.kind == "max":
-            return layers.max_pooling(steps, mask), None
-        if self.kind == "mean-max":
-            return layers.mean_max_pooling(steps, mask), None
-        return layers.last_pooling(steps, lengths, bidirectional=self.two_directions), None
+            return cast("tuple[Tensor, Tensor]", self.attention(steps, mask))
+        if self.kind == "last":
+            return layers.last_pooling(steps, lengths, bidirectional=self.two_directions), None
+        kinds = {"mean": layers.mean_pooling, "max": layers.max_pooling, "mean-max": layers.mean_max_pooling}
+        return kinds[self.kind](steps, mask), None

@@ -28,29 +28,18 @@ from numpy.typing import NDArray
 
 from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels, kernel_weights
 
-Sequences = Sequence[NDArray[np.float32]]
-"""Sequences `[length, features]`."""
+Sequences = Sequence[NDArray[np.float32]]  # each `[length, features]`
 
-MAX_DILATIONS: Final = 32
-"""The most dilations, as in the paper."""
-MAX_CHANNELS: Final = 9
-"""The most features that a kernel reads."""
-HALF_SPAN: Final = TAPS // 2
-"""Steps before and after the middle of a kernel, at dilation 1."""
+MAX_DILATIONS: Final = 32  # as in the paper
+MAX_CHANNELS: Final = 9  # features that a kernel reads
+HALF_SPAN: Final = TAPS // 2  # steps before and after the middle of a kernel, at dilation 1
 
 _WEIGHTS: Final = kernel_weights()
 _GOLDEN_RATIO: Final = (np.sqrt(5) + 1) / 2
 
 
 def fit(sequences: Sequences, biases: int, *, reference_length: int, seed: int) -> list[DilatedKernels]:
-    """Chooses dilations, features and biases.
-
-    Args:
-        sequences: The training sequences, at least one.
-        biases: The number of biases of a kernel, over all dilations together.
-        reference_length: The longest kernel spans at most so many steps.
-        seed: Seed of the random choices.
-    """
+    """Chooses dilations, features and so many biases of each kernel, which spans at most the reference length."""
     random = np.random.default_rng(seed)
     features = sequences[0].shape[1]
     dilations, counts = spread(biases, reference_length)
@@ -74,8 +63,8 @@ def fit(sequences: Sequences, biases: int, *, reference_length: int, seed: int) 
 def spread(biases: int, reference_length: int) -> tuple[list[int], list[int]]:
     """The dilations, and how many of the biases each of them gets.
 
-    The exponents of the dilations are spaced evenly, up to that of the longest kernel that fits into the reference
-    length. What cannot be divided evenly goes to the smallest dilations.
+    The exponents of the dilations are spaced evenly, up to the longest kernel that fits into the reference length. What
+    cannot be divided evenly goes to the smallest dilations.
     """
     longest = max(np.log2((max(reference_length, TAPS) - 1) / (TAPS - 1)), 0.0)
     wanted = min(biases, MAX_DILATIONS)

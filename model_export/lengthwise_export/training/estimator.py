@@ -24,7 +24,7 @@ from lengthwise.datasets.given import GivenSequences, Layout, sequences_of
 from lengthwise.datasets.long_table import has_ids
 from lengthwise.datasets.tables import columns_of
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.architecture import loading
+from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.tracing.process_wide import torch_as_before
@@ -244,12 +244,12 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return False
 
 
-def _loaded(spec: Mapping[str, Any], weights: bytes) -> loading.BuiltInModel:
+def _loaded(spec: Mapping[str, Any], weights: bytes) -> trained.BuiltInModel:
     """The module of a spec with these weights."""
     with tempfile.TemporaryDirectory() as folder, torch_as_before():
         file = Path(folder) / WEIGHTS_FILE
         file.write_bytes(weights)
-        return loading.load(Spec.from_table(spec), file)[0]
+        return trained.load(Spec.from_table(spec), file)[0]
 
 
 def _read(X: Any, layout: Layout) -> GivenSequences:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.architecture.model_spec import narrow_conv
+from lengthwise_export.architecture.model_spec import NARROW_CONV
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import choice, facts, normalizing, rocket, schedule
 from lengthwise_export.training.batches import examples, stratum
@@ -251,6 +251,6 @@ def _layers(spec: Spec, facts: DataFacts) -> Choice:
         name = "rnn"
     keys: dict[str, Any] = {"preset": name}
     if name == "conv" and facts.records < NARROW_RECORDS:
-        keys |= narrow_conv()
+        keys |= NARROW_CONV
         why += f", and narrow layers for {facts.records} records"
     return Choice(spec.with_keys(model=keys), (f'preset = "{name}": {why}',))

@@ -28,10 +28,10 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.fixed_kernels import KERNELS
 from lengthwise_export.architecture import rocket, temperature
-from lengthwise_export.architecture.model import rescaled_sequences
-from lengthwise_export.architecture.normalization import of_each
+from lengthwise_export.architecture.layers import of_each
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.masks import step_mask
 from lengthwise_export.training import scores
 from lengthwise_export.training.batches import Example, by_length, collate, examples
 from lengthwise_export.training.options import TrainingOptions
@@ -137,11 +137,10 @@ def fit(
     sequences = [example.steps for example in members]
     first = rocket.first_layer(spec)
     first.fit(sequences)
-    with torch.no_grad():
-        behind = [steps.numpy() for steps in of_each(first, sequences)]
+    behind = of_each(lambda steps, lengths: first(steps, step_mask(lengths, steps.shape[1])), sequences)
     model = rocket.fitted_to(spec, first, behind, seed=options.seed).eval()
     if model.sequence_features is not None:
-        model.sequence_features.fit(rescaled_sequences(first, sequences))
+        model.sequence_features.fit(first.each_rescaled(sequences))
     found = features_of(model, members, on_examples)
     targets = _targets(members, len(spec.output.labels))
     importance = _importance(targets) if options.class_weights else None
