@@ -35,10 +35,8 @@ def test_the_temperature_divides_the_head_and_changes_no_label(tmp_path: Path) -
     assert plain.temperature is None
     assert calibrated.temperature is not None
     assert torch.allclose(calibrated.model.head.weight * calibrated.temperature, plain.model.head.weight)
-    assert calibrated.validation is not None
-    assert plain.validation is not None
-    assert calibrated.validation.loss < plain.validation.loss
-    assert calibrated.validation.confusion == plain.validation.confusion
+    assert calibrated.splits["validation"].loss < plain.splits["validation"].loss
+    assert calibrated.splits["validation"].confusion == plain.splits["validation"].confusion
 
 
 def test_checkpoint_and_manifest_state_the_temperature(tmp_path: Path) -> None:
@@ -78,9 +76,7 @@ def test_every_task_is_calibrated(task: str, tmp_path: Path) -> None:
         for each in noisy(60)
     ]
     calibrated, plain = run(tmp_path, records, task), run(tmp_path, records, task, calibration=False)
-    assert calibrated.validation is not None
-    assert plain.validation is not None
-    assert calibrated.validation.loss < plain.validation.loss
+    assert calibrated.splits["validation"].loss < plain.splits["validation"].loss
 
 
 @pytest.mark.parametrize("calibration", [True, False])

@@ -224,7 +224,7 @@ def test_what_cannot_be_fitted_says_why(options: dict[str, Any], X: Any, y: Any,
 def test_what_cannot_be_answered_says_why() -> None:
     classifier = LengthwiseClassifier(ROCKET).fit(*data())
     for wrong, said in (
-        ([np.zeros((2, 3)), np.zeros((2, 4))], "sequence 1: 4 features a step, the model takes 3"),
+        ([np.zeros((2, 3)), np.zeros((2, 4))], "sequence 1: the model takes 3 features a step, this one has 4"),
         ([np.zeros((0, 3))], "sequence 0: a sequence has at least one step"),
         ([], "at least one sequence"),
         ([np.zeros((1025, 3))], "1025 steps"),

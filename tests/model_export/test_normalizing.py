@@ -7,8 +7,8 @@ import pytest
 
 from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import normalizing, recipe, rocket
-from lengthwise_export.training.normalizing import Normalisation
+from lengthwise_export.training import choice, recipe, rocket
+from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
 
 ROCKET = Spec.from_toml(
@@ -24,8 +24,8 @@ def records(count: int, length: int = 20) -> list[Record]:
     ]
 
 
-def compared(others: tuple[str, ...], count: int, spec: Spec = ROCKET) -> Normalisation:
-    return normalizing.with_all_kernels(Normalisation(spec, others=others), records(count), TrainingOptions())
+def compared(others: tuple[str, ...], count: int, spec: Spec = ROCKET) -> Plan:
+    return choice.with_all_kernels(Plan(spec, close=others), records(count), TrainingOptions())
 
 
 def losing(
@@ -44,9 +44,9 @@ def losing(
         if name not in losses:
             raise np.linalg.LinAlgError("singular")
         of_each = losses[name] + spread * random.standard_normal(len(given))
+        loss = float(of_each.mean())
         return SimpleNamespace(
-            left_out=SimpleNamespace(loss=float(of_each.mean()), accuracy=accuracy, answers=len(given)),
-            left_out_losses=of_each,
+            splits={"left_out": SimpleNamespace(loss=loss, losses=of_each, accuracy=accuracy, answers=len(given))}
         )
 
     monkeypatch.setattr(rocket, "fit", fit)
@@ -94,19 +94,19 @@ def test_few_records_other_tasks_and_models_that_are_nearly_always_right_are_not
 
 def test_of_many_records_or_steps_a_part_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})
-    monkeypatch.setattr(normalizing, "COMPARED_STEPS", 3000)
+    monkeypatch.setattr(choice, "COMPARED_STEPS", 3000)
     assert compared(("training",), 200).spec.input.normalize == "training"
     assert fitted == [("both", 150), ("training", 150), ("none", 150)]
     assert compared(("training",), 200).fitted is None
     fitted.clear()
-    monkeypatch.setattr(normalizing, "MOST_COMPARED", 110)
+    monkeypatch.setattr(choice, "MOST_COMPARED", 110)
     compared(("training",), 200)
     assert fitted == [("both", 110), ("training", 110), ("none", 110)]
 
 
 def test_steps_that_are_cut_off_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})
-    monkeypatch.setattr(normalizing, "COMPARED_STEPS", 3000)
+    monkeypatch.setattr(choice, "COMPARED_STEPS", 3000)
     short = ROCKET.with_keys(input={"max_length": 10, "long": "head"})
     compared(("training",), 200, short)
     assert fitted == [("both", 200), ("training", 200), ("none", 200)]
@@ -131,11 +131,11 @@ def test_what_is_close_in_the_probe_is_compared_before_a_rocket_model_is_planned
 ) -> None:
     asked: list[tuple[str, tuple[str, ...]]] = []
 
-    def compare(found: Normalisation, *_: object, **_more: object) -> Normalisation:
-        asked.append((found.spec.model.kind, found.others))
-        return found._replace(spec=found.spec.with_keys(input={"normalize": "none"}))
+    def compare(found: Plan, *_: object, **_more: object) -> Plan:
+        asked.append((found.spec.model.kind, found.close))
+        return replace(found, spec=found.spec.with_keys(input={"normalize": "none"}))
 
-    monkeypatch.setattr(normalizing, "with_all_kernels", compare)
+    monkeypatch.setattr(choice, "with_all_kernels", compare)
     made = Spec.from_toml(f"[input]\nfeatures = 1\n[model]\n{model}\n[output]\nlabels = ['a', 'b']")
     found = recipe.plan(made, records(24), TrainOptions())
     ((kind, others),) = asked

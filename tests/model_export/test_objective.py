@@ -6,6 +6,7 @@ from lengthwise.runtime.manifest import Task
 from lengthwise_export.training import scores as objective
 from lengthwise_export.training.batches import NO_TARGET, Example
 from lengthwise_export.training.scores import EvaluationScores, ScoredAnswer, quality, scores
+from tests.support.specs import spec
 
 
 def test_a_padded_step_counts_in_no_loss() -> None:
@@ -38,8 +39,8 @@ def test_class_weights_of_a_per_step_model_count_steps() -> None:
 
 
 def scored(answers: list[tuple[torch.Tensor, torch.Tensor]], classes: int, task: Task) -> EvaluationScores:
-    steps = torch.zeros(1, 1)
-    return scores([ScoredAnswer(logits, Example(steps, target)) for logits, target in answers], classes, task)
+    steps, described = torch.zeros(1, 1), spec(labels=str([*"abc"[:classes]]), task=task)
+    return scores([ScoredAnswer(logits, Example(steps, target)) for logits, target in answers], described)
 
 
 def one_hot(label: int, classes: int = 3) -> torch.Tensor:

@@ -11,10 +11,10 @@ import torch
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec, as_toml
-from lengthwise_export.training import choice, normalizing, recipe, rocket, schedule, session
+from lengthwise_export.training import choice, recipe, rocket, session
 from lengthwise_export.training.batches import check, lenient
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
-from lengthwise_export.training.run import Epoch, TrainingProgress, learning_rate
+from lengthwise_export.training.train import Epoch, TrainingProgress, learning_rate
 from tests.support.specs import separable
 
 LAYERS = {"epochs": 3}
@@ -84,10 +84,10 @@ def test_few_records_get_fixed_kernels_unless_options_ask_for_layers() -> None:
 def test_what_was_fitted_for_the_choice_is_not_fitted_again(model: str) -> None:
     records = waves(120, scales=True)
     found = plan(spec(model, step=OPEN), records, seed=5)
-    assert found.model.fitted is not None
+    assert found.fitted is not None
     again = rocket.fit(found.spec, records, found.options).model.state_dict()
-    assert all(torch.equal(again[name], tensor) for name, tensor in found.model.fitted.model.state_dict().items())
-    assert plan(spec(model, step=OPEN), records, calibration=False).model.fitted is None
+    assert all(torch.equal(again[name], tensor) for name, tensor in found.fitted.model.state_dict().items())
+    assert plan(spec(model, step=OPEN), records, calibration=False).fitted is None
 
 
 def test_short_sequences_get_recurrent_layers_and_long_ones_convolutions() -> None:
@@ -141,20 +141,20 @@ def test_folds_tell_which_kind_of_model_is_right_more_often(monkeypatch: pytest.
     )
     for name, figure in figures.items():
         monkeypatch.setattr(choice, "compare", lambda *_, figure=figure: figure)
-        monkeypatch.setattr(normalizing, "ENOUGH", 1.1)
+        monkeypatch.setattr(choice, "ENOUGH", 1.1)
         kinds[name] = plan(spec(), waves(48))
         assert any("held-out records" in reason for reason in kinds[name].reasons)
     assert {name: found.spec.model.kind for name, found in kinds.items()} == {"layers": "layers", "rocket": "rocket"}
-    assert (kinds["layers"].model.folds, kinds["rocket"].model.folds) == (figures["layers"], None)
+    assert (kinds["layers"].folds, kinds["rocket"].folds) == (figures["layers"], None)
 
 
 def test_layers_are_not_tried_where_that_would_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalizing, "ENOUGH", 1.1)
+    monkeypatch.setattr(choice, "ENOUGH", 1.1)
     found = plan(spec(), waves(48), budget_minutes=1)
     assert found.spec.model.kind == "rocket"
     assert any("--budget-minutes 3" in reason and "preset" in reason for reason in found.reasons)
     assert not any("would take" in reason for reason in found.reasons)
-    monkeypatch.setattr(choice, "MOST_STEPS", 1)
+    monkeypatch.setattr(recipe, "MOST_STEPS", 1)
     found = plan(spec(), waves(48))
     assert found.spec.model.kind == "rocket"
     assert any("would take" in reason and "preset" in reason for reason in found.reasons)
@@ -235,11 +235,10 @@ def test_what_the_choice_took_is_part_of_the_budget(monkeypatch: pytest.MonkeyPa
         def epoch(self) -> None:
             seconds[0] += 1
 
-    for module in (recipe, schedule):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
-    monkeypatch.setattr(schedule, "TrainingRun", Epochs)
+    monkeypatch.setattr(recipe, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    monkeypatch.setattr(recipe, "TrainingRun", Epochs)
     monkeypatch.setattr(choice, "compare", compare)
-    monkeypatch.setattr(normalizing, "ENOUGH", 1.1)
+    monkeypatch.setattr(choice, "ENOUGH", 1.1)
     found = plan(spec(), waves(48), budget_minutes=3)
     assert found.options.epochs == 80
     assert any("of which the choice took 100 s" in reason for reason in found.reasons)
@@ -321,9 +320,9 @@ def test_the_accuracy_of_the_folds_stands_beside_that_of_the_training(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(choice, "compare", lambda *_: choice.KindComparison(0.5, 0.8125, 48, 1.5))
-    monkeypatch.setattr(normalizing, "ENOUGH", 1.1)
+    monkeypatch.setattr(choice, "ENOUGH", 1.1)
     records = waves(48)
-    monkeypatch.setattr(schedule, "LEAST_STEPS", 5)
+    monkeypatch.setattr(recipe, "LEAST_STEPS", 5)
     report = session.TrainingSession(spec(), records, TrainOptions()).run(tmp_path)
     assert report["held_back"] == 0.8125
     for said in (str(report.table("a").caption), (tmp_path / session.PAGE_FILE).read_text()):

@@ -24,6 +24,7 @@ from lengthwise_export.errors import CheckpointError, SpecError
 from lengthwise_export.exporting import candidate
 from lengthwise_export.training import rocket as rocket_training
 from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.train import TrainingResult
 from tests.support.specs import separable, spec
 
 LENGTHS = (1, 2, 3, 8, 9, 10, 17, 31, 40)
@@ -151,19 +152,19 @@ def test_missing_values_are_filled_as_the_spec_says(missing: str, tmp_path: Path
     for record in records[::3]:
         record.steps[0, 1] = np.nan
     result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
-    assert result.left_out.accuracy > 0.8
+    assert result.splits["left_out"].accuracy > 0.8
     assert result.model.first.out_features == (6 if missing == "indicator" else 3)
 
 
-def trained(tmp_path: Path, *, records: list[Record] | None = None, **more: object) -> rocket_training.RocketResult:
+def trained(tmp_path: Path, *, records: list[Record] | None = None, **more: object) -> TrainingResult:
     options = TrainingOptions(**more)  # type: ignore[arg-type]
     return rocket_training.train(spec(SMALL), records or separable(40), options, tmp_path)
 
 
 def test_training_finds_what_tells_the_labels_apart(tmp_path: Path) -> None:
     result = trained(tmp_path)
-    assert result.training.accuracy == 1
-    assert result.left_out.accuracy > 0.9
+    assert result.splits["training"].accuracy == 1
+    assert result.splits["left_out"].accuracy > 0.9
     assert result.temperature is not None
 
 
@@ -178,8 +179,8 @@ def test_calibration_divides_the_logits_and_changes_no_label(tmp_path: Path) -> 
     assert plain.temperature is None
     assert calibrated.temperature is not None
     assert torch.allclose(calibrated.model.head.weight * calibrated.temperature, plain.model.head.weight)
-    assert calibrated.left_out.loss < plain.left_out.loss
-    assert calibrated.left_out.confusion == plain.left_out.confusion
+    assert calibrated.splits["left_out"].loss < plain.splits["left_out"].loss
+    assert calibrated.splits["left_out"].confusion == plain.splits["left_out"].confusion
 
 
 def test_rare_labels_can_get_the_same_influence(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_rare_labels_can_get_the_same_influence(tmp_path: Path) -> None:
         for index in range(60)
     ]
     plain, weighted = trained(tmp_path, records=records), trained(tmp_path, records=records, class_weights=True)
-    rare = [sum(row[1] for row in result.left_out.confusion) for result in (plain, weighted)]
+    rare = [sum(row[1] for row in result.splits["left_out"].confusion) for result in (plain, weighted)]
     assert rare[0] < rare[1]
 
 
@@ -197,7 +198,7 @@ def test_several_labels_are_calibrated_too(tmp_path: Path) -> None:
     described = spec(SMALL, task="multi-label")
     records = [Record(each.id, each.steps, (str(each.label),), each.place) for each in separable(30)]
     result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
-    assert result.left_out.accuracy > 0.9
+    assert result.splits["left_out"].accuracy > 0.9
     with pytest.raises(ConfigurationError, match="--class-weights has no meaning"):
         rocket_training.train(described, records, TrainingOptions(class_weights=True), tmp_path)
 
@@ -288,7 +289,7 @@ def test_gaps_that_tell_the_label_are_used(tmp_path: Path) -> None:
     scores = []
     for kinds in ("['level']", "['level', 'missing']"):
         described = spec(f"{SMALL}\nsequence_features = {kinds}", step="features = 2\nmissing = 'mean'")
-        scores.append(rocket_training.fit(described, records, TrainingOptions()).left_out.accuracy)
+        scores.append(rocket_training.fit(described, records, TrainingOptions()).splits["left_out"].accuracy)
     assert scores[1] > 0.9 > scores[0]
 
 

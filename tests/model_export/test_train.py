@@ -12,8 +12,8 @@ from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import train
 from lengthwise_export.training.batches import examples
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training.run import Epoch, TrainingProgress, TrainingRun
 from lengthwise_export.training.scores import evaluate
+from lengthwise_export.training.train import Epoch, TrainingProgress, TrainingRun
 from tests.support.specs import separable, spec
 
 QUICK = TrainingOptions(epochs=4, batch_rows=8, learning_rate=0.02)
@@ -39,7 +39,7 @@ def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
     result = train.train(spec(), separable(80), QUICK, tmp_path)
     fresh = examples(separable(60, seed=1), spec())
     assert evaluate(result.model, fresh, spec()).accuracy > 0.9
-    assert result.progress.epochs[-1].training_loss < result.progress.epochs[0].training_loss
+    assert result.progress[0].epochs[-1].training_loss < result.progress[0].epochs[0].training_loss
 
 
 @pytest.mark.parametrize("task", ["multi-label", "per-step"])
@@ -85,7 +85,7 @@ def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> No
     # Labels that nothing tells: the more is learnt, the worse is validation
     records = [replace(record, label="ab"[int(record.id) * 7 // 3 % 2]) for record in separable(40)]
     expected = train.train(spec(), records, QUICK, tmp_path)
-    assert expected.progress.best == 0
+    assert expected.progress[0].best == 0
     before = weights(tmp_path)
     train.train(spec(), records, QUICK, tmp_path, resume=True)
     assert weights(tmp_path) == before
@@ -127,9 +127,9 @@ def test_too_few_records_are_refused(tmp_path: Path) -> None:
 
 def test_without_a_validation_split_all_is_trained_on_and_the_last_epoch_taken(tmp_path: Path) -> None:
     result = train.train(spec(), separable(20), replace(QUICK, validation=0.0), tmp_path)
-    assert result.training.answers == 20
-    assert result.validation is None
-    assert result.progress.best == QUICK.epochs - 1
+    assert result.splits["training"].answers == 20
+    assert [*result.splits] == ["training"]
+    assert result.progress[0].best == QUICK.epochs - 1
 
 
 def epoch(number: int, loss: float) -> Epoch:

@@ -17,8 +17,7 @@ from lengthwise.reports import notebook
 from lengthwise_export.interface.rich_text import as_text
 from lengthwise_export.training.report import METRICS_FILE, SPLITS, splits_of
 
-_FIGURES: Final = {"accuracy": True, "macro_f1": True, "loss": False, "ece": False}
-"""The figures that are compared, and whether more is better."""
+_FIGURES: Final = ("accuracy", "macro_f1", "loss", "ece")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +39,13 @@ class Comparison:
     @property
     def margin(self) -> float:
         """The difference in accuracy that two equally good models often have on so many answers: two deviations."""
-        shares = [float(scores["accuracy"]) for scores in self.scores]
-        counts = [max(int(scores["answers"]), 1) for scores in self.scores]
-        # an accuracy of 0 or 1 is not without error: one more right and one more wrong answer are counted
-        spread = [
-            (right := (share * count + 1) / (count + 2)) * (1 - right) / count
-            for share, count in zip(shares, counts, strict=True)
-        ]
-        return 2 * math.sqrt(sum(spread))
+        variance = 0.0
+        for scores in self.scores:
+            count = max(int(scores["answers"]), 1)
+            # an accuracy of 0 or 1 is not without error: one more right and one more wrong answer are counted
+            share = (float(scores["accuracy"]) * count + 1) / (count + 2)
+            variance += share * (1 - share) / count
+        return 2 * math.sqrt(variance)
 
     @property
     def verdict(self) -> str:
@@ -95,37 +93,27 @@ class Comparison:
 
     def _rows(self) -> Iterator[tuple[str, str, str, str]]:
         """A figure, its value in both runs, and the difference."""
-        for name in _FIGURES:
-            first, second = (scores.get(name) for scores in self.scores)
-            if first is not None and second is not None:
-                yield name.replace("_", " "), f"{first:.4f}", f"{second:.4f}", f"{second - first:+.4f}"
-        seconds = [float(report["seconds"]) for report in self.reports if report.get("seconds") is not None]
-        if len(seconds) == 2:
-            before, after = seconds
-            yield "seconds", f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"
+        of_report = [{"seconds": report.get("seconds")} for report in self.reports]
+        first, second = ({**scores, **more} for scores, more in zip(self.scores, of_report, strict=True))
+        for name in (*_FIGURES, "seconds"):
+            before, after, digits = first.get(name), second.get(name), 1 if name == "seconds" else 4
+            if before is not None and after is not None:
+                change = f"{after - before:+.{digits}f}"
+                yield name.replace("_", " "), f"{before:.{digits}f}", f"{after:.{digits}f}", change
 
 
 def compare(first: Path, second: Path) -> Comparison:
-    """Reads two runs.
-
-    Raises:
-        ConfigurationError: A folder is no finished run, or the runs cannot be compared.
-    """
+    """Reads two runs; ConfigurationError if a folder is no finished run, or if they cannot be compared."""
     reports = (_report(first), _report(second))
     if reports[0].get("labels") != reports[1].get("labels") or reports[0].get("task") != reports[1].get("task"):
         raise ConfigurationError(f"{first} and {second} answer different questions: their labels or their tasks differ")
-    held = [splits_of(report) for report in reports]
     # What a rocket model answers to each sequence without having seen it is its validation
-    for splits in held:
-        if "left_out" in splits:
-            splits.setdefault("validation", splits["left_out"])
-    common = [name for name in SPLITS if name in held[0] and name in held[1]]
+    one, other = ({"validation": held.get("left_out", {}), **held} for held in map(splits_of, reports))
+    common = [name for name in SPLITS if one.get(name) and other.get(name)]
     if not common:
         raise ConfigurationError(f"{first} and {second} have no split in common: train both with the same --test")
     split = common[-1]
-    return Comparison(
-        names=(str(first), str(second)), split=split, scores=(held[0][split], held[1][split]), reports=reports
-    )
+    return Comparison((str(first), str(second)), split, (one[split], other[split]), reports)
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -144,7 +132,5 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def _is_scores(scores: object) -> bool:
-    if not isinstance(scores, dict):
-        return False
-    numbers = (scores.get("accuracy"), scores.get("answers"))
+    numbers = (scores.get("accuracy"), scores.get("answers")) if isinstance(scores, dict) else (None,)
     return all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)

@@ -20,18 +20,18 @@ from sklearn.utils import Tags, check_array, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from lengthwise.datasets.arrays import items
 from lengthwise.datasets.given import GivenSequences, Layout, sequences_of
 from lengthwise.datasets.long_table import has_ids
 from lengthwise.datasets.tables import columns_of
-from lengthwise.errors import ConfigurationError
+from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise_export.architecture import trained
+from lengthwise_export.architecture.layers import of_each
 from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, training_api
-from lengthwise_export.training.batches import Example, lenient
 from lengthwise_export.training.options import TrainOptions
-from lengthwise_export.training.scores import answers
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
@@ -51,20 +51,11 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     Args:
         spec: A preset (`"auto"`, `"rocket"`, `"rnn"`, `"conv"`, `"conv-rnn"`, `"transformer"`), the path of a TOML
             file, or the tables of a spec as a dictionary.
-        epochs: Most epochs.
-        batch_rows: Sequences in a batch of the training.
-        learning_rate: Highest learning rate.
-        weight_decay: Weight decay.
-        validation: Share of the sequences to choose the epoch by.
-        budget_minutes: Fewer epochs, so that a fit takes about this long here.
-        class_weights: Whether rare labels get the same influence as frequent ones.
-        calibration: Whether probabilities are calibrated.
-        seeds: Train so many times; the best run is the result.
-        ensemble: Whether the networks of all seeds are averaged.
         random_state: The seed: a whole number, a RandomState of NumPy, or None for another one at each fit.
-        threads: Threads that torch and NumPy use in a fit.
         verbose: Whether a fit shows its progress.
         layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
+        epochs, batch_rows, learning_rate, weight_decay, validation, budget_minutes, class_weights, calibration, seeds,
+            ensemble, threads: As for `lengthwise_export.train`.
 
     Attributes:
         classes_: The labels, sorted, in the order of the columns of `predict_proba`.
@@ -171,13 +162,17 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             InvalidSequences: Some cannot be used; names each by its index. It is a ValueError.
         """
         check_is_fitted(self)
-        spec = Spec.from_table(self.spec_)
-        steps = arrays.answerable(_read(X, self.layout), spec)
+        manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
+        given = _read(X, self.layout)
+        lacking = [place for place, one in enumerate(given) if np.isnan(one.steps).any()]
+        if lacking and manifest.missing == "refuse":  # in scikit-learn's words
+            said = "a value is missing (NaN), and input.missing = 'refuse'"
+            raise InvalidSequences([Problem(f"/sequences/{place}", said) for place in lacking])
+        steps = [torch.from_numpy(item.steps) for item in items(given, manifest, ask=False)]
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
-        members = [Example(torch.from_numpy(each), torch.zeros(())) for each in steps]
-        found = answers(self._model, members, rows=ROCKET_BATCH_ROWS)
-        return np.stack([one.logits.double().softmax(dim=0).numpy() for one in found])
+        found = of_each(lambda values, lengths: self._model(values, lengths).logits, steps, ROCKET_BATCH_ROWS)
+        return np.asarray(torch.stack(found).double().softmax(dim=1).numpy())
 
     def predict(self, X: Any) -> NDArray[Any]:
         """`[sequences]`: the most probable label of each sequence; errors as `predict_proba` raises them."""
@@ -233,15 +228,12 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
     def _takes_nan(self) -> bool:
         """Whether the spec lets a value be missing. A spec that is wrong is refused by `fit`, with the reason."""
-        if isinstance(self.spec, Spec):
-            return lenient(self.spec).input.missing != "refuse"
-        if isinstance(self.spec, str) and self.spec in arrays.NAMES:
-            return self.spec == "auto"
-        if isinstance(self.spec, Mapping):
-            given = (self.spec.get("input"), self.spec.get("model"))
-            step, model = (table if isinstance(table, Mapping) else {} for table in given)
-            return bool(step.get("missing", "indicator" if model.get("preset") == "auto" else "refuse") != "refuse")
-        return False
+        try:
+            given = arrays.tables(self.spec)
+        except ConfigurationError:
+            return False
+        is_open = given.get("model", {}).get("preset") == "auto"
+        return bool(given.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
 
 
 def _loaded(spec: Mapping[str, Any], weights: bytes) -> trained.BuiltInModel:
@@ -253,13 +245,7 @@ def _loaded(spec: Mapping[str, Any], weights: bytes) -> trained.BuiltInModel:
 
 
 def _read(X: Any, layout: Layout) -> GivenSequences:
-    """The sequences, with the errors that scikit-learn asks for.
-
-    Raises:
-        ConfigurationError: It is a table, and it is not clear what its columns are.
-        TypeError: A sparse matrix.
-        ValueError: No list of sequences.
-    """
+    """The sequences, with the errors that scikit-learn asks for: TypeError for a sparse matrix, or ValueError."""
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise TypeError("sequences are dense arrays, and X is sparse: use X.toarray()")
     if getattr(getattr(X, "dtype", None), "kind", "") == "c":
@@ -270,11 +256,7 @@ def _read(X: Any, layout: Layout) -> GivenSequences:
 
 
 def _labels(y: Any) -> NDArray[Any]:
-    """`[sequences]`: the labels.
-
-    Raises:
-        ValueError: There are none, or they are no labels.
-    """
+    """`[sequences]`: the labels; ValueError if there are none, or if they are no labels."""
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
     labels = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)

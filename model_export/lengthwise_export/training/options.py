@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
 from lengthwise.commands.options import PYTHON_ONLY, Options
 from lengthwise.datasets.given import Layout
 from lengthwise_export.options import StrPath
+
+ROCKET_OPTIONS: Final = frozenset({"seed", "class_weights", "calibration"})  # the others are for gradient descent
 
 
 @dataclass(frozen=True, slots=True)

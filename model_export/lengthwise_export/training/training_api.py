@@ -50,8 +50,7 @@ class TrainedModel:
             with this object.
         spec: The spec with everything that was chosen, as a dictionary.
         labels: The classes, in the order of the outputs.
-        report: What `metrics.json` holds: the scores of each split, calibration, epochs. A dictionary that a notebook
-            shows as a page.
+        report: What `metrics.json` holds: scores of each split, calibration, epochs. A notebook shows it as a page.
         reasons: Why each thing that was open was chosen as it is.
         warnings: What you should know about the data and the training.
     """
@@ -70,17 +69,11 @@ class TrainedModel:
         return self.directory / WEIGHTS_FILE
 
     def export(self, out: str | os.PathLike[str], **options: Any) -> PublishedModel:
-        """Publishes the model as a model directory, after its verification.
+        """Publishes the model as a model directory, after its verification; raises as `lengthwise_export.export`.
 
         Args:
             out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
             options: As for `lengthwise_export.export`, such as `precision="int8"`.
-
-        Returns:
-            The published model.
-
-        Raises:
-            LengthwiseError: As `lengthwise_export.export` raises them.
         """
         from lengthwise_export.interface import api
 
@@ -191,7 +184,7 @@ def train(  # noqa: D417 - the decorator adds the options
         warnings=found.warnings,
         recheck=_recheck,
         progress=progress,
-        tell=_log_warning,
+        tell=_log,
     )
     with torch_as_before(), _folder(folder) as directory:
         report = training.run(directory)
@@ -239,19 +232,14 @@ def _folder(given: Path | None) -> Iterator[Path]:
         raise
 
 
-def _log_warning(line: str) -> None:
+def _log(line: str) -> None:
     """Logs a warning of a session; the reasons of its choices are in the result."""
-    kind, _, text = line.partition(": ")
-    if kind == "warning":
-        log.warning("%s", text)
+    if line.startswith("warning: "):
+        log.warning("%s", line.removeprefix("warning: "))
 
 
 def _read(name: str, given: Any, spec: Spec, layout: Layout) -> list[Record]:
-    """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it.
-
-    Raises:
-        ConfigurationError: It is neither.
-    """
+    """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it."""
     if given is None:
         return []
     if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given, GivenSequences):
