@@ -12,21 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.fixed_kernels import KERNELS
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.adopting.transforms import FittedTransform, RocketTransform, TransformedSeries
+from lengthwise_export.adopting.transforms import FittedKernels, FittedTransform, RocketTransform
 from lengthwise_export.architecture import temperature
+from lengthwise_export.architecture.layers import of_each
 from lengthwise_export.tracing import graph
 
 TAKEN: Final = (
     "aeon's MiniRocketClassifier and MultiRocketClassifier, sktime's RocketClassifier with minirocket or multirocket, "
     "and pipelines of one of their transforms, a StandardScaler and a ridge or logistic regression"
 )
-"""What can be adopted, for messages."""
-
 _CLASSIFIERS: Final = ("aeon.MiniRocketClassifier", "aeon.MultiRocketClassifier")
 _TRANSFORMS: Final = frozenset({"aeon.MiniRocket", "aeon.MultiRocket", "sktime.MiniRocket", "sktime.MultiRocket"})
 _TRANSFORMS_OF_SEVERAL_FEATURES: Final = frozenset({"sktime.MiniRocketMultivariate", "sktime.MultiRocketMultivariate"})
@@ -39,8 +37,8 @@ class FittedEstimator:
     """A fitted estimator of another library."""
 
     transform: FittedTransform
-    weights: NDArray[np.float64]  # `[classes, features]` float64, for the features as the transform gives them
-    intercepts: NDArray[np.float64]  # `[classes]` float64
+    weights: NDArray[np.float64]  # `[classes, features]`, for the features as the transform gives them
+    intercepts: NDArray[np.float64]  # `[classes]`
     labels: tuple[str, ...]
     # Whether the head has probabilities, which are the softmax of its decisions. A ridge classifier has none: the
     # libraries answer 1 for the label with the largest decision, and 0 for the others
@@ -54,9 +52,8 @@ def read(estimator: object, *, features: int | None = None) -> FittedEstimator:
         transform, scaler, head = _parts(estimator, steps)
         fitted = _transform(transform, _number(features, known, transform))
         weights, intercepts = _head(head, scaler)
-        wanted = sum(biases.size for biases in fitted.values.biases)
-        if fitted.differences is not None:
-            wanted = 4 * (wanted + sum(biases.size for biases in fitted.differences.biases))
+        wanted = sum(each.biases.size for each in (*fitted.values, *(fitted.differences or ())))
+        wanted *= 1 if fitted.differences is None else 4
         if weights.shape[1] != wanted:
             reads = f"{_name(estimator)} reads {weights.shape[1]} features"
             raise ConfigurationError(f"{reads}, and its transform has {wanted}")
@@ -121,7 +118,7 @@ def _number(given: int | None, known: int | None, transform: Any) -> int:
 
 def _transform(transform: Any, features: int) -> FittedTransform:
     if "Multi" not in _name(transform).removesuffix("Multivariate"):
-        return FittedTransform(features, _series(transform.parameters, None, features))
+        return FittedTransform(features, _series(transform.parameters, transform.parameters, features))
     if transform.normalise:
         normalises = f"{_name(transform)} with normalise=True cannot be adopted"
         raise ConfigurationError(f"{normalises}: fit it with normalise=False")
@@ -133,32 +130,28 @@ def _transform(transform: Any, features: int) -> FittedTransform:
     # Both libraries read the features of the kernels for the values, for the differences too.
     return FittedTransform(
         features,
-        _series(first, None, features),
+        _series(first, first, features),
         _series(second, first, features),
         in_double=_name(transform).startswith("sktime."),
     )
 
 
-def _series(parameters: Sequence[Any], channels_from: Sequence[Any] | None, features: int) -> TransformedSeries:
+def _series(parameters: Sequence[Any], of_channels: Sequence[Any], features: int) -> list[FittedKernels]:
     """The kernels in a library's tuple, which ends with dilations, numbers of biases, and biases.
 
-    Before these it may have the number of features that each kernel reads, and their indices.
+    Before these, one may have the number of features that each kernel reads, and their indices.
     """
     dilations, numbers, biases = (np.asarray(part) for part in parameters[-3:])
     if biases.size != KERNELS * int(numbers.sum()) or len(dilations) != len(numbers):
         raise ConfigurationError("the transform's parameters are not those of this version of aeon or sktime")
     channels = [[[0]] * KERNELS] * len(dilations)
-    of_channels = channels_from or parameters
     if features > 1 and len(of_channels) == 5:
         ends = np.cumsum(of_channels[0])
         several = [part.tolist() for part in np.split(np.asarray(of_channels[1]), ends[:-1])]
         channels = [several[place * KERNELS : (place + 1) * KERNELS] for place in range(len(dilations))]
     by_dilation = np.split(biases, np.cumsum(numbers * KERNELS)[:-1])
-    return TransformedSeries(
-        dilations=[int(dilation) for dilation in dilations],
-        biases=[part.reshape(KERNELS, -1).astype(np.float32) for part in by_dilation],
-        channels=channels,
-    )
+    parts = [part.reshape(KERNELS, -1).astype(np.float32) for part in by_dilation]
+    return list(map(FittedKernels, dilations.tolist(), parts, channels))
 
 
 def _head(head: Any, scaler: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -177,7 +170,7 @@ def _head(head: Any, scaler: Any) -> tuple[NDArray[np.float64], NDArray[np.float
     return weights, intercepts
 
 
-_ROWS = 16
+_ROWS: Final = 16  # of a batch while probabilities are calibrated
 
 
 class AdoptedClassifier(nn.Module):
@@ -219,20 +212,21 @@ def adopt(
     steps are counted within each sequence.
     """
     fitted = read(estimator, features=features)
-    if calibrate is None:
-        module = AdoptedClassifier(fitted, as_labels=not fitted.gives_probabilities)
-    else:
-        module = AdoptedClassifier(fitted, as_labels=False)
-        sequences, told = calibrate
-        _calibrate(module.eval(), fitted, list(sequences), told)
+    as_labels = calibrate is None and not fitted.gives_probabilities
+    module = AdoptedClassifier(fitted, as_labels=as_labels).eval()
+    if calibrate is not None:
+        _calibrate(module, fitted, *calibrate)
     steps = StepInput(kind="values", features=fitted.transform.features)
-    proto = graph.build(module.eval(), steps, name=name, labels=fitted.labels)
+    proto = graph.build(module, steps, name=name, labels=fitted.labels)
     proto.graph.name = name
     return proto
 
 
 def _calibrate(
-    module: AdoptedClassifier, fitted: FittedEstimator, sequences: Sequence[NDArray[Any]], labels: Sequence[object]
+    module: AdoptedClassifier,
+    fitted: FittedEstimator,
+    sequences: Sequence[NDArray[Any]] | NDArray[Any],
+    labels: Sequence[object],
 ) -> None:
     """Divides the weights of the head by the temperature that fits the probabilities to these sequences."""
     if len(sequences) != len(labels) or not len(labels):
@@ -249,12 +243,9 @@ def _calibrate(
                 f"calibrate: sequence {place} is {np.shape(sequence)}, not ({fitted.transform.features}, steps)"
             )
         values.append(torch.from_numpy(steps))
-    parts = []
+    decisions = torch.stack(of_each(module, values, _ROWS)).numpy()
+    targets = np.array([places[str(label)] for label in labels])
+    scale = temperature.fit(decisions, targets, multi_label=False)
     with torch.no_grad():
-        for start in range(0, len(values), _ROWS):
-            rows = values[start : start + _ROWS]
-            parts.append(module(pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])))
-        targets = np.array([places[str(label)] for label in labels])
-        scale = temperature.fit(torch.cat(parts).numpy(), targets, multi_label=False)
         for parameter in module.head.parameters():
             parameter.div_(scale)
