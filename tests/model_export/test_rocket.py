@@ -16,7 +16,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.padding import batches, pad
 from lengthwise.runtime.fixed_kernels import KERNELS, DilatedKernels
 from lengthwise.runtime.session import Session
-from lengthwise_export.architecture import checkpoint, rocket, rocket_kernels
+from lengthwise_export.architecture import checkpoint, rocket
 from lengthwise_export.architecture.rocket import RocketClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import load
@@ -61,9 +61,9 @@ def features_of(steps: NDArray[np.float32], kernels: Sequence[DilatedKernels]) -
     """`[features of the model]` of one sequence on the grid, computed step by step with NumPy."""
     shares = []
     for at_dilation in kernels:
-        around = rocket_kernels.HALF_SPAN * at_dilation.dilation
+        around = rocket.HALF_SPAN * at_dilation.dilation
         for kernel in range(KERNELS):
-            results = rocket_kernels.convolve(steps[:, at_dilation.reads[kernel]], kernel, at_dilation.dilation)
+            results = rocket.convolve(steps[:, at_dilation.reads[kernel]], kernel, at_dilation.dilation)
             if at_dilation.inside[kernel] and len(results) > 2 * around:
                 results = results[around : len(results) - around]
             above = (results[None, :] > at_dilation.biases[kernel][:, None]).sum(axis=1)
@@ -93,9 +93,9 @@ def test_sums_of_a_kernel_are_exact_on_the_grid() -> None:
         for kernels in kernels_of(model):
             for kernel in range(0, KERNELS, 7):
                 read = rounded[:, kernels.reads[kernel]]
-                exact = rocket_kernels.convolve(read.astype(np.float64), kernel, kernels.dilation)
-                backwards = rocket_kernels.convolve(read[:, ::-1], kernel, kernels.dilation)
-                assert np.array_equal(exact, rocket_kernels.convolve(read, kernel, kernels.dilation))
+                exact = rocket.convolve(read.astype(np.float64), kernel, kernels.dilation)
+                backwards = rocket.convolve(read[:, ::-1], kernel, kernels.dilation)
+                assert np.array_equal(exact, rocket.convolve(read, kernel, kernels.dilation))
                 assert np.array_equal(exact, backwards)
 
 
@@ -125,17 +125,17 @@ def test_a_kernel_that_does_not_fit_is_applied_as_if_zeros_surrounded_the_sequen
 @pytest.mark.parametrize("biases", [1, 2, 5, 33, 119])
 @pytest.mark.parametrize("reference_length", [1, 8, 9, 16, 17, 100, 1024])
 def test_the_longest_kernel_fits_the_reference_length(biases: int, reference_length: int) -> None:
-    dilations, counts = rocket_kernels.spread(biases, reference_length)
+    dilations, counts = rocket.spread(biases, reference_length)
     assert sum(counts) == biases
     assert min(counts) > 0
     assert dilations == sorted(set(dilations))
     assert dilations[0] == 1
-    assert len(dilations) <= rocket_kernels.MAX_DILATIONS
+    assert len(dilations) <= rocket.MAX_DILATIONS
     assert 8 * dilations[-1] + 1 <= max(reference_length, 9)
 
 
 def test_dilations_are_those_of_powers_of_two_that_fit_exactly() -> None:
-    assert rocket_kernels.spread(5, 129)[0] == [1, 2, 4, 8, 16]
+    assert rocket.spread(5, 129)[0] == [1, 2, 4, 8, 16]
 
 
 def test_a_kernel_reads_one_to_nine_features() -> None:

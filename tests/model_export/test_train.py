@@ -154,8 +154,7 @@ def test_training_stops_when_patience_is_over() -> None:
 def test_class_weights_are_taken_on_wish(tmp_path: Path) -> None:
     records = [record for record in separable(60) if record.label == "a" or int(record.id) % 5 == 0]
     made = [
-        TrainingRun.start(spec(), examples(records, spec()), [], replace(QUICK, class_weights=flag))
-        for flag in (True, False)
+        TrainingRun(spec(), examples(records, spec()), [], replace(QUICK, class_weights=flag)) for flag in (True, False)
     ]
     assert made[0].weights is not None
     assert made[1].weights is None

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from lengthwise.runtime.fixed_kernels import HIGH_TAPS, KERNELS, TAPS
 from lengthwise_export.architecture.layers import LOWEST
-from lengthwise_export.architecture.rocket_kernels import HALF_SPAN
+from lengthwise_export.architecture.rocket import HALF_SPAN
 from lengthwise_export.masks import step_mask
 
 

@@ -11,6 +11,7 @@ its amount.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -104,7 +105,11 @@ class SequenceClassifier(nn.Module):
         hidden = before[-1]
         if self.body is not None:
             hidden = self.body(hidden, lengths)
-        hidden = self._attended(hidden, mask)
+        attentions = () if self.self_attention is None else (self.self_attention, *self.more_attention)
+        for index, attend in enumerate(attentions):
+            hidden = attend(hidden, mask)
+            if len(self.feed_forward):
+                hidden = self.feed_forward[index](hidden, mask)
         if self.pooling is None:
             return ClassifierOutput(layers.masked(self.head(self.dropout(hidden)), mask))
         pooled, attention = self.pooling(hidden, lengths, mask)  # (rows, features)
@@ -113,15 +118,6 @@ class SequenceClassifier(nn.Module):
             values = self.first.rescaled(steps, mask) if isinstance(self.first, Normalize) else steps
             pooled = torch.cat([pooled, self.sequence_features(values, lengths)], dim=1)
         return ClassifierOutput(self.head(pooled), attention)
-
-    def _attended(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        if self.self_attention is None:
-            return hidden
-        for index, attention in enumerate([self.self_attention, *self.more_attention]):
-            hidden = attention(hidden, mask)
-            if len(self.feed_forward):
-                hidden = self.feed_forward[index](hidden, mask)
-        return hidden
 
 
 class Ensemble(nn.Module):
@@ -144,11 +140,9 @@ class Ensemble(nn.Module):
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch; see `SequenceClassifier`."""
         outputs: list[ClassifierOutput] = [member(steps, lengths) for member in self.members]
-        logits, attention, _ = outputs[0]
-        for output in outputs[1:]:
-            logits = logits + output.logits
-            attention = None if attention is None or output.attention is None else attention + output.attention
-        return ClassifierOutput(logits / len(outputs), None if attention is None else attention / len(outputs))
+        logits = reduce(torch.add, [output.logits for output in outputs]) / len(outputs)
+        weights = [output.attention for output in outputs if output.attention is not None]
+        return ClassifierOutput(logits, reduce(torch.add, weights) / len(weights) if weights else None)
 
 
 Classifier = SequenceClassifier | Ensemble

@@ -192,17 +192,13 @@ class SequenceFeatures(nn.Module):
                 relative = (statistics.scale / self.level_std).squeeze(1)
                 parts.append(relative.sqrt().sqrt().sqrt().sqrt())
         if "missing" in self.kinds:
-            parts += self._missing(steps, lengths)
+            # of each feature, the share of its values that is missing, and the runs of them; the counts are exact
+            mask = step_mask(lengths, steps.shape[1])
+            absent = mask.unsqueeze(2) & steps.isnan()
+            before = functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)
+            ones, ends = mask.float().unsqueeze(1), lengths.view(-1, 1).float()
+            parts += [((ones @ kind.float()).squeeze(1) / ends) for kind in (absent, absent & ~before)]
         return torch.cat(parts, dim=1)
-
-    @staticmethod
-    def _missing(steps: Tensor, lengths: Tensor) -> list[Tensor]:
-        """The share of each feature's values that is missing, and the runs of them over the steps; counts are exact."""
-        mask = step_mask(lengths, steps.shape[1])
-        absent = mask.unsqueeze(2) & steps.isnan()
-        before = functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)
-        ones, ends = mask.float().unsqueeze(1), lengths.view(-1, 1).float()
-        return [((ones @ kind.float()).squeeze(1) / ends) for kind in (absent, absent & ~before)]
 
     def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
         """`[rows, out_features]` of padded `steps`."""

@@ -5,8 +5,12 @@ values -> standardize -> grid -> kernels at each dilation -> share of steps abov
    |                                                                                              ^
    └──────────────────> features of the sequence: length, level, scale ───────────────────────────┘
 ```
-`rocket_kernels` describes the method and its source. The kernels see differences between steps only (their weights have
-the sum 0), so level and scale of a sequence are features of their own, where the spec asks for them.
+The method is MiniRocket: A. Dempster, D. F. Schmidt, G. I. Webb, "MiniRocket: A Very Fast (Almost) Deterministic
+Transform for Time Series Classification", KDD 2021, https://arxiv.org/abs/2012.08791. A kernel has nine weights, six
+of them -1 and three of them 2, so there are 84, each at several dilations. They see differences between steps only
+(their sum is 0), so level and scale of a sequence are features of their own, where the spec asks for them. Half of the
+kernels read zeros beyond both ends; the others are applied only where all nine weights have a step. docs/spec.md says
+what is decided for sequences of different lengths.
 
 The values are rounded to a grid that makes every sum of a kernel exact: a float32 sum of numbers on one grid is exact
 as long as it stays below 2**24 steps of the grid. So the sums, the comparisons and the counts have the same bits alone
@@ -22,19 +26,27 @@ from typing import Final, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels, kernel_weights
-from lengthwise_export.architecture import layers, rocket_kernels
+from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
-from lengthwise_export.architecture.rocket_kernels import HALF_SPAN
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.masks import step_mask
 
+Sequences = Sequence[NDArray[np.float32]]  # each `[length, features]`
+
+MAX_DILATIONS: Final = 32  # as in the paper
+MAX_CHANNELS: Final = 9  # features that a kernel reads
+HALF_SPAN: Final = TAPS // 2  # steps before and after the middle of a kernel, at dilation 1
+
+_WEIGHTS: Final = kernel_weights()
+_GOLDEN_RATIO: Final = (np.sqrt(5) + 1) / 2
 _MANTISSA_BITS: Final = 24
 _LARGEST: Final = float(fixed_kernels.POWERS[-1])
 _LONGEST: Final = 2**24
@@ -57,7 +69,7 @@ class Grid(nn.Module):
     def __init__(self, features: int, limit: float | None = None) -> None:
         super().__init__()
         # the absolute weights of a kernel have the sum 12
-        most = (6 * 1 + 3 * 2) * min(features, rocket_kernels.MAX_CHANNELS)
+        most = (6 * 1 + 3 * 2) * min(features, MAX_CHANNELS)
         self.bits = _MANTISSA_BITS - math.ceil(math.log2(most))
         self.limit = limit
         if limit is None:
@@ -209,6 +221,66 @@ def _require_whole(kernels: DilatedKernels, features: int) -> None:
         raise ValueError(f"their distance is {kernels.dilation}")
 
 
+def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, seed: int) -> list[DilatedKernels]:
+    """Chooses dilations, features and so many biases of each kernel, which spans at most the reference length."""
+    random = np.random.default_rng(seed)
+    features = sequences[0].shape[1]
+    dilations, counts = spread(biases, reference_length)
+    fractions = (np.arange(1, KERNELS * biases + 1) * _GOLDEN_RATIO) % 1
+    fitted, used = [], 0
+    for place, (dilation, count) in enumerate(zip(dilations, counts, strict=True)):
+        reads = _draw_features(random, features)
+        quantiles = np.empty((KERNELS, count), dtype=np.float32)
+        for kernel in range(KERNELS):
+            sequence = sequences[int(random.integers(len(sequences)))]
+            results = convolve(sequence[:, reads[kernel]], kernel, dilation)
+            # as np.quantile, which takes ten times as long for so few numbers
+            wanted = fractions[used : used + count] * (len(results) - 1)
+            quantiles[kernel] = np.interp(wanted, np.arange(len(results)), np.sort(results))
+            used += count
+        inside = (np.arange(KERNELS) + place) % 2 == 1
+        fitted.append(DilatedKernels(dilation, reads, quantiles, inside))
+    return fitted
+
+
+def spread(biases: int, reference_length: int) -> tuple[list[int], list[int]]:
+    """The dilations, and how many of the biases each of them gets.
+
+    The exponents of the dilations are spaced evenly, up to the longest kernel that fits into the reference length. What
+    cannot be divided evenly goes to the smallest dilations.
+    """
+    longest = max(np.log2((max(reference_length, TAPS) - 1) / (TAPS - 1)), 0.0)
+    wanted = min(biases, MAX_DILATIONS)
+    # a dilation that is a whole number must not fall below it by rounding
+    exact = np.floor(np.exp2(np.linspace(0, longest, wanted)) + 1e-9).astype(int)
+    dilations, shares = np.unique(exact, return_counts=True)
+    counts = shares * biases // wanted
+    counts[: biases - counts.sum()] += 1
+    while counts.sum() < biases:
+        counts[: biases - counts.sum()] += 1
+    return dilations.tolist(), counts.tolist()
+
+
+def convolve(steps: NDArray[np.float32], kernel: int, dilation: int) -> NDArray[np.float32]:
+    """`[length]`, the results of a kernel at each step of `[length, features that it reads]`, with zeros around."""
+    total = steps.sum(axis=1, dtype=np.float32)
+    around = HALF_SPAN * dilation
+    padded = np.zeros(len(total) + 2 * around, dtype=np.float32)
+    padded[around : around + len(total)] = total
+    taps = np.lib.stride_tricks.sliding_window_view(padded, len(total))[::dilation]  # (9, length)
+    results: NDArray[np.float32] = _WEIGHTS[kernel] @ taps
+    return results
+
+
+def _draw_features(random: np.random.Generator, features: int) -> NDArray[np.bool_]:
+    """`[84, features]`: for each kernel the features that it reads, at most `MAX_CHANNELS`."""
+    reads = np.zeros((KERNELS, features), dtype=np.bool_)
+    most = np.log2(min(features, MAX_CHANNELS) + 1)
+    for row in reads:
+        row[random.choice(features, int(2 ** random.uniform(0, most)), replace=False)] = True
+    return reads
+
+
 def untrained(spec: Spec) -> RocketClassifier:
     """A model whose kernels were fitted to random sequences, and whose head is random."""
     random = np.random.default_rng(0)
@@ -227,7 +299,7 @@ def fitted_to(spec: Spec, first: Normalize, sequences: Sequence[Tensor], *, seed
     grid = Grid(first.out_features, limit)
     on_grid = [steps.numpy() for steps in layers.of_each(lambda steps, _lengths: grid(steps), sequences)]
     biases, longest = spec.model.kernels // KERNELS, max(map(len, sequences))
-    model = RocketClassifier(spec, rocket_kernels.fit(on_grid, biases, reference_length=longest, seed=seed), grid)
+    model = RocketClassifier(spec, fit_kernels(on_grid, biases, reference_length=longest, seed=seed), grid)
     model.first = first
     return model
 

@@ -50,14 +50,7 @@ class LabelledSequences:
 def labelled(
     given: GivenSpec, sequences: Any, labels: Iterable[Any] | None, layout: Layout = "steps-first"
 ) -> LabelledSequences:
-    """The records of a training, and their spec.
-
-    Args:
-        given: The spec.
-        sequences: In any form that `lengthwise.datasets.given` reads.
-        labels: One for each sequence: a text or a whole number; a list of them for a multi-label or per-step model.
-            None: those that the sequences have.
-        layout: The order of the axes of a sequence.
+    """The records of a training, and their spec. Without `labels`, those that the sequences have.
 
     Raises:
         ConfigurationError: The spec or the labels are wrong, or there are not as many labels as sequences.
@@ -67,44 +60,35 @@ def labelled(
     step, task = said.get("input", {}), said.get("output", {}).get("task")
     tokens, features = step.get("vocabulary") is not None, step.get("features")
     known = features if type(features) is int and not tokens else None
-    read = _read(sequences, labels, layout, tokens=tokens, features=known, task=task)
-    records = read.records
+    records, taken, are_whole = _read(sequences, labels, layout, tokens=tokens, features=known, task=task)
     if not records:
         raise ConfigurationError("there is no sequence to train on")
-    reasons, warnings = ([f"columns: {read.taken}"] if read.taken else []), []
-    if not tokens and features is None and read.are_whole:
+    reasons, warnings = ([f"columns: {taken}"] if taken else []), []
+    if not tokens and features is None and are_whole:
         warnings.append(
             "the sequences are lists of whole numbers, which are read as one value a step: if they are token ids, say "
             "so with spec={'input': {'vocabulary': N}}"
         )
     spec = Spec.from_table(_completed(said, records, reasons))
-    require_fit(records, lenient(spec))
+    require_fit("", records, lenient(spec))
     return LabelledSequences(spec, records, tuple(reasons), tuple(warnings))
 
 
 def more(spec: Spec, sequences: Any, labels: Iterable[Any] | None, layout: Layout = "steps-first") -> list[Record]:
     """The records of a validation or test split, for a spec that is complete; errors as `labelled` raises them."""
     tokens, features = spec.input.kind == "tokens", spec.input.features
-    records = _read(sequences, labels, layout, tokens=tokens, features=features, task=spec.output.task).records
-    require_fit(records, spec)
+    records, _, _ = _read(sequences, labels, layout, tokens=tokens, features=features, task=spec.output.task)
+    require_fit("", records, spec)
     return records
 
 
-def require_fit(records: Sequence[Record], spec: Spec) -> None:
-    """Makes sure that records fit a spec; the InvalidSequences names all that do not."""
+def require_fit(name: str, records: Sequence[Record], spec: Spec) -> None:
+    """Makes sure that the records of an argument fit a spec; the InvalidSequences names all that do not."""
     reasons = [why_unfit(record, spec) for record in records]
-    problems = [Problem(f"/sequences/{place}", why) for place, why in enumerate(reasons) if why]
+    about = f"in {name}: " if name else ""
+    problems = [Problem(f"/sequences/{place}", f"{about}{why}") for place, why in enumerate(reasons) if why]
     if problems:
         raise InvalidSequences(problems)
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """Sequences of one call with their labels, converted."""
-
-    records: list[Record]  # each with as many features a step
-    taken: str  # which columns of a table were taken as what
-    are_whole: bool  # whether all are lists of whole numbers
 
 
 def _read(
@@ -115,8 +99,8 @@ def _read(
     tokens: bool,
     features: int | None,
     task: str | None,
-) -> _Read:
-    """The sequences and labels of a call, or the errors of `labelled`."""
+) -> tuple[list[Record], str, bool]:
+    """The records of a call, which columns of a table were taken as what, and whether all are whole numbers."""
     found, taken = forms.read(sequences, layout, ask=False)
     arrays: list[Steps] = []
     problems = []
@@ -139,7 +123,7 @@ def _read(
         Record(str(place) if one.id is None else one.id, steps, label, f"sequence {place}")
         for place, (one, steps, label) in enumerate(zip(given, arrays, names, strict=True))
     ]
-    return _Read(records, taken, all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in given))
+    return records, taken, all(one.steps.ndim == 1 and one.steps.dtype.kind in "iu" for one in given)
 
 
 def _require_features(steps: Steps, features: int | None, first: Steps) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
@@ -25,7 +26,6 @@ from lengthwise_export.architecture import temperature
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import rocket
 from lengthwise_export.training.batches import examples, places_of_each, stratum
-from lengthwise_export.training.facts import DataFacts
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.scores import EvaluationScores, ScoredAnswer, answers, evaluate, joined, scores
 from lengthwise_export.training.train import TrainingResult, TrainingRun
@@ -47,6 +47,44 @@ FOLDS: Final = 3
 HOPELESS: Final = 0.08  # after one fold, layers that are correct this much less often than fixed kernels are given up
 
 Fold: TypeAlias = tuple[list[int], list[int]]  # the places of the records to train on, and of those to answer
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What the training records look like."""
+
+    records: int  # their number
+    median_length: float
+    missing: float  # share of missing values
+    # The factor between the standard deviations of small and large sequences (their tenth and ninetieth percentile), of
+    # the feature where it is largest; infinity if some sequences are constant. 1 for tokens
+    spread: float
+    shift: float  # standard deviation of the means of sequences, relative to that of all values, of the largest feature
+
+
+def look(records: Sequence[Record]) -> DataFacts:
+    """Computes the facts about records."""
+    lengths = [len(record.steps) for record in records]
+    values = [np.asarray(record.steps, dtype=np.float64) for record in records]
+    facts = (len(records), float(np.median(lengths)))
+    if values[0].ndim == 1:
+        return DataFacts(*facts, missing=0.0, spread=1.0, shift=0.0)
+    missing = sum(int(np.isnan(steps).sum()) for steps in values) / sum(steps.size for steps in values)
+    levels = np.array([_means(steps) for steps in values])  # (records, features)
+    scales = np.array([np.sqrt(_means((steps - level) ** 2)) for steps, level in zip(values, levels, strict=True)])
+    low, high = np.quantile(scales, [0.1, 0.9], axis=0)
+    spreads = np.divide(high, np.maximum(low, high * 1e-12), out=np.ones_like(high), where=high > 0)
+    everything = np.concatenate(values)
+    std = np.sqrt(_means((everything - _means(everything)) ** 2))
+    shifts = levels.std(axis=0) / np.where(std > 0, std, 1.0)
+    spread = float(spreads.max())
+    return DataFacts(*facts, missing, math.inf if spread >= 1e11 else spread, float(shifts.max()))
+
+
+def _means(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[features]`, the mean of the values that are present; 0 if none is."""
+    present = ~np.isnan(steps)
+    return np.asarray(np.where(present, steps, 0.0).sum(axis=0) / np.maximum(present.sum(axis=0), 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +234,7 @@ def compare(rocket_spec: Spec, spec: Spec, records: Sequence[Record], options: T
         training, held = [records[place] for place in first], [records[place] for place in second]
         fixed = rocket.fit(rocket_spec, training, TrainingOptions())
         correct += round(evaluate(fixed.model, examples(held, rocket_spec), rocket_spec).accuracy * len(held))
-        run = TrainingRun.start(spec, examples(training, spec), [], options)
+        run = TrainingRun(spec, examples(training, spec), [], options)
         for _ in run.epochs():
             pass
         found += answers(run.model, examples(held, spec))

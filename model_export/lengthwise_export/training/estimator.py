@@ -137,12 +137,16 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
                 "spec: long = 'window' is for a service, which puts the answers of the windows together: use 'head', "
                 "'tail', or a larger max_length"
             )
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(_LARGEST_SEED)
+        given = self.get_params(deep=False)
         run = training_api.train(
             described,
             sequences,
             [names[place] for place in places],
-            **self._options(),
-            seed=self._seed(),
+            **{name: given[name] for name in TrainOptions.model_fields.keys() & given.keys()},
+            seed=int(seed),
             progress="auto" if self.verbose else None,
         )
         self.classes_ = classes
@@ -215,16 +219,6 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         super().__setstate__(state)
         if "checkpoint_" in state:
             self._model = _loaded(self.spec_, self.checkpoint_)
-
-    def _options(self) -> dict[str, Any]:
-        """The options of the training that are parameters here, without None."""
-        given = self.get_params(deep=False)
-        return {name: given[name] for name in TrainOptions.model_fields.keys() & given.keys()}
-
-    def _seed(self) -> int:
-        if isinstance(self.random_state, int | np.integer):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(_LARGEST_SEED))
 
     def _takes_nan(self) -> bool:
         """Whether the spec lets a value be missing. A spec that is wrong is refused by `fit`, with the reason."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -24,13 +24,14 @@ from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.model_spec import NARROW_CONV
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import choice, facts, rocket
+from lengthwise_export.training import choice, rocket
 from lengthwise_export.training.batches import examples, missing_is_open, stratified_split, stratum
-from lengthwise_export.training.choice import Plan
-from lengthwise_export.training.facts import DataFacts
+from lengthwise_export.training.choice import DataFacts, Plan
 from lengthwise_export.training.options import ROCKET_OPTIONS, TrainingOptions, TrainOptions
 from lengthwise_export.training.train import TrainingRun
 
+FEW_RECORDS: Final = 10  # with fewer records, no accuracy says anything
+_MOST_LISTED: Final = 5  # ids or labels
 SHORT_STEPS: Final = 40  # up to this median length, `auto` takes recurrent layers, which are then quick to train
 # With fewer records, `auto` begins with fixed kernels, which are fitted in seconds, and compares layers with them if
 # they leave something to gain. With more, it takes layers
@@ -71,7 +72,7 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
         flag = f"--{wrong[0].replace('_', '-')}"
         raise ConfigurationError(f"{flag} has no meaning with kind = 'rocket': it is for gradient descent")
     began = time.monotonic()
-    seen, made = facts.look(records), Plan(spec, warnings=tuple(facts.warnings(spec, records)))
+    seen, made = choice.look(records), Plan(spec, warnings=tuple(_warnings(spec, records)))
     if seen.missing and missing_is_open(spec):
         why = f'missing = "indicator": {seen.missing:.1%} of the values are missing'
         made = made.then(why, input={"missing": "indicator"})
@@ -219,7 +220,7 @@ def _within_budget(plan: Plan, records: Sequence[Record], minutes: float, *, spe
     members = examples(records, plan.spec)
     kept = torch.get_rng_state()
     began = time.monotonic()
-    TrainingRun.start(plan.spec.with_keys(model={"members": 1}), members, [], plan.options).epoch()
+    TrainingRun(plan.spec.with_keys(model={"members": 1}), members, [], plan.options).epoch()
     seconds = time.monotonic() - began
     torch.set_rng_state(kept)
     networks = plan.runs * plan.spec.model.members
@@ -233,3 +234,41 @@ def _within_budget(plan: Plan, records: Sequence[Record], minutes: float, *, spe
         + (f", of which the choice took {spent:.0f} s" if spent >= 1 else "")
     )
     return replace(plan.then(reason), options=replace(plan.options, epochs=most))
+
+
+def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
+    """Warnings about the records: their number, their labels, their ids, and their axes."""
+    if len(records) < FEW_RECORDS:
+        yield f"{len(records)} records are few: no accuracy that is measured with them says how good the model is"
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update({record.label} if isinstance(record.label, str) else {*(record.label or ())})
+    if len(counts) == 1 and spec.output.task != "multi-label":
+        yield f"every record has the label {_first([*counts])}: there is nothing to tell apart"
+    if absent := [label for label in spec.output.labels if not counts[label]]:
+        yield f"no record has the label {_first(absent)}: the model cannot learn it"
+    lonely = [label for label in spec.output.labels if counts[label] == 1]
+    if lonely and len(records) > 1:
+        yield f"only one record has the label {_first(lonely)}: nothing measures whether the model learns it"
+    if twice := [name for name, count in Counter(record.id for record in records).items() if count > 1]:
+        yield f"several records have the id {_first(twice)}: if they are copies, validation measures what was learned"
+    yield from _axes(records)
+
+
+def _axes(records: Sequence[Record]) -> Iterator[str]:
+    """Sequences that may be transposed, or rows of a table that were taken for sequences."""
+    lengths = {len(record.steps) for record in records}
+    widths = {record.steps.shape[1] if record.steps.ndim == 2 else 1 for record in records}
+    steps, features = min(lengths), min(widths)
+    if lengths == {1} and len(records) > 1:
+        yield "every sequence has one step: is a row of the data a step, and not a sequence?"
+    elif len(lengths) == len(widths) == 1 and steps < features:
+        yield (
+            f"every sequence has {steps} steps of {features} features: are they transposed? Arrays [features, length], "
+            "as aeon and sktime have them, are read with layout='channels-first' (--channels-first)"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

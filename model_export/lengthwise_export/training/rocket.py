@@ -97,8 +97,11 @@ def fit(
 
     rows = ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1
     found = torch.stack(of_each(features, sequences, rows))
-    targets = _targets(members, len(spec.output.labels))
-    importance = _importance(targets) if options.class_weights else None
+    labels = torch.stack([example.target for example in members])
+    targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
+    importance = None
+    if options.class_weights:  # all classes count the same, whatever the number of their examples
+        importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1))
     shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
     fitted = fit_ridge(found.numpy(), 2 * targets - 1, importance, apart=model.of_sequence, shares=shares)
     wanted = targets if multi_label else targets.argmax(axis=1)
@@ -136,19 +139,6 @@ def _check(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> 
             f"{len(members)} sequences with {spec.model.kernels} kernels need {size / 2**30:.0f} GiB for the ridge "
             f"regression: {instead}, or use kind = 'layers'"
         )
-
-
-def _targets(members: Sequence[Example], classes: int) -> NDArray[np.float64]:
-    """`[examples, classes]`, 0 or 1."""
-    targets = torch.stack([example.target for example in members])
-    if targets.ndim == 1:
-        targets = functional.one_hot(targets, classes)
-    return np.asarray(targets.double().numpy())
-
-
-def _importance(targets: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[examples]`: all classes count the same, whatever the number of their examples."""
-    return np.asarray(targets @ (1 / np.maximum(targets.sum(axis=0), 1)))
 
 
 @dataclass(frozen=True, slots=True)

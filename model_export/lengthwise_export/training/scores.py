@@ -53,12 +53,12 @@ class EvaluationScores:
     # `[classes][classes]`, counts by true and predicted label; for a multi-label model `[classes][4]`, the true
     # positives, false positives, false negatives and true negatives of each label
     confusion: list[list[int]]
-    of: Sequence[ScoredAnswer] = field(default=(), repr=False, compare=False)
+    of: Sequence[ScoredAnswer] = field(repr=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """The metrics as in `metrics.json`: with `ece` and the lists of `quality`."""
         names = ("loss", "accuracy", "macro_f1", "answers", "confusion")
-        return {name: getattr(self, name) for name in names} | (quality(self.of) if self.of else {})
+        return {name: getattr(self, name) for name in names} | quality(self.of)
 
     @property
     def losses(self) -> NDArray[np.float64]:

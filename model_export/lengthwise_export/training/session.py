@@ -129,13 +129,15 @@ class TrainingSession:
     def _rocket(self, plan: Plan, out: Path) -> list[TrainingResult]:
         """Fits fixed kernels. Nothing is chosen by the validation split, which is only scored."""
         with _shown(self.progress, "sequences", len(self.records)) as show:
-
-            def on_examples(done: int) -> None:
-                show(done, "features are computed")
-
-            return [
-                rocket.train(plan.spec, self.records, plan.options, out, fitted=plan.fitted, on_examples=on_examples)
-            ]
+            result = rocket.train(
+                plan.spec,
+                self.records,
+                plan.options,
+                out,
+                fitted=plan.fitted,
+                on_examples=lambda done: show(done, "features are computed"),
+            )
+        return [result]
 
     def _layers(self, plan: Plan, out: Path) -> list[TrainingResult]:
         """Trains layers by gradient descent, with one seed or several."""
@@ -170,11 +172,11 @@ class TrainingSession:
         best = losses.index(min(losses))
         held = {"validation": self.validation, "test": self.test}
         members = {name: examples(those, plan.spec) for name, those in held.items() if those}
-        splits = [
-            {**one.splits}
-            | {name: evaluate(one.model, those, plan.spec) for name, those in members.items() if name not in one.splits}
-            for one in results
-        ]
+        splits = []
+        for one in results:
+            others = {name: those for name, those in members.items() if name not in one.splits}
+            more = {name: evaluate(one.model, those, plan.spec) for name, those in others.items()}
+            splits.append({**one.splits, **more})
         report = RunReport.of(plan, results[best], splits[best], self.records, self.test)
         if plan.runs > 1:
             runs = [

@@ -101,35 +101,27 @@ class TrainingResult:
     progress: tuple[TrainingProgress, ...] = ()  # of layers, for each member of an ensemble
 
 
-@dataclass(slots=True)
 class TrainingRun:
     """The state of a run between two epochs, including everything that a resume needs."""
 
-    spec: Spec
-    options: TrainingOptions
-    training: list[Example]
-    validation: list[Example]
-    model: SequenceClassifier
-    optimizer: torch.optim.AdamW
-    weights: Tensor | None  # of the classes
-    average: dict[str, Tensor]  # the running average of the weights
-    best: dict[str, Tensor] = field(default_factory=dict)  # the weights of the best epoch
-    progress: TrainingProgress = field(default_factory=TrainingProgress)
-    steps: int = 0
-
-    @classmethod
-    def start(
-        cls, spec: Spec, training: list[Example], validation: list[Example], options: TrainingOptions
-    ) -> TrainingRun:
-        """Creates a run before its first epoch."""
+    def __init__(
+        self, spec: Spec, training: list[Example], validation: list[Example], options: TrainingOptions
+    ) -> None:
+        self.spec, self.options = spec, options
+        self.training, self.validation = training, validation
         torch.manual_seed(options.seed)
-        model = SequenceClassifier(spec)
+        self.model = model = SequenceClassifier(spec)
         model.fit([example.steps for example in training])
-        optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-        weights = None
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self.weights: Tensor | None = None  # of the classes
         if options.class_weights:
-            weights = scores.class_weights(training, len(spec.output.labels), spec.output.task)
-        return cls(spec, options, training, validation, model, optimizer, weights, _copied(model.state_dict()))
+            self.weights = scores.class_weights(training, len(spec.output.labels), spec.output.task)
+        self.average = _copied(model.state_dict())  # the running average of the weights
+        self.best: dict[str, Tensor] = {}  # the weights of the best epoch
+        self.progress = TrainingProgress()
+        self.steps = 0
 
     def epoch(self) -> Epoch:
         """Trains and validates one epoch."""
@@ -231,16 +223,8 @@ def train(
 ) -> TrainingResult:
     """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
 
-    Args:
-        spec: The spec of the model.
-        records: Labelled sequences that fit the spec; a share of them becomes the validation split.
-        options: The training options.
-        directory: An existing folder for the state and the weights.
-        resume: Whether to continue from the state in this folder.
-        on_epoch: Called after each epoch, and for the earlier epochs of a resumed run.
-        split_seed: The seed of the split; None for that of the options.
-        validation: Records that become the validation split, in the place of a share of `records`.
-        known_temperature: The temperature where there is no validation split to calibrate on, such as that of folds.
+    The validation split is a share of the records, drawn with `split_seed` or that of the options, or it is given. The
+    known temperature is used without one. `on_epoch` is called for the earlier epochs of a resumed run, too.
 
     Raises:
         ConfigurationError: There are too few records.
@@ -258,7 +242,7 @@ def train(
         # the members of an ensemble are calibrated together
         own = replace(options, seed=options.seed + number, calibration=options.calibration and not several)
         key = identity(single, [*records, *validation], own, seed)
-        run, path = TrainingRun.start(single, *parts, own), folder / STATE_FILE
+        run, path = TrainingRun(single, *parts, own), folder / STATE_FILE
         if resume and (path.is_file() or not several):
             run.restore(path, key)
             for epoch in run.progress.epochs:
@@ -353,16 +337,13 @@ def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
     """The differences between the run of a state and this one, as text."""
     if not state.keys() >= key.keys():
         return "it does not say its spec, its options and its data"
-    pairs = list(trained.differences(Spec.from_table(state["spec"]), Spec.from_table(key["spec"])))
-    before = state["options"]
-    pairs += [
-        (f"--{name.replace('_', '-')}", before.get(name), value)
-        for name, value in key["options"].items()
-        if before.get(name) != value
-    ]
+    keys = trained.differences(Spec.from_table(state["spec"]), Spec.from_table(key["spec"]))
+    before, now = state["options"], key["options"]
+    options = ((f"--{name.replace('_', '-')}", before.get(name), value) for name, value in now.items())
     texts = [
         f"{name}: it was started with {trained.as_text(old)}, now it is {trained.as_text(new)}"
-        for name, old, new in pairs
+        for name, old, new in (*keys, *options)
+        if old != new
     ]
     return "; ".join([*texts, *(["the records differ"] if state["data"] != key["data"] else [])])
 

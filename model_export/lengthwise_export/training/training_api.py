@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
 from lengthwise.commands.options import keywords
@@ -182,15 +181,18 @@ def train(  # noqa: D417 - the decorator adds the options
         validation=_read("validation", held, open_spec, options.layout),
         reasons=found.reasons,
         warnings=found.warnings,
-        recheck=_recheck,
+        recheck=arrays.require_fit,
         progress=progress,
         tell=_log,
     )
-    with torch_as_before(), _folder(folder) as directory:
-        report = training.run(directory)
-    made = TrainedModel(directory, report)
-    if folder is None:
-        weakref.finalize(made, shutil.rmtree, directory, ignore_errors=True)
+    with ExitStack() as stack:
+        directory = folder
+        if directory is None:
+            temporary = TemporaryDirectory(prefix="lengthwise-run-", ignore_cleanup_errors=True)
+            directory = Path(stack.enter_context(temporary))
+        with torch_as_before():
+            made = TrainedModel(directory, training.run(directory))
+        weakref.finalize(made, stack.pop_all().close)  # a temporary folder goes with the model
     return made
 
 
@@ -218,20 +220,6 @@ def compare(
     )
 
 
-@contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
-    """The folder of a run: the given one, or a temporary one, which is removed if the block raises."""
-    if given is not None:
-        yield given
-        return
-    folder = Path(tempfile.mkdtemp(prefix="lengthwise-run-"))
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
 def _log(line: str) -> None:
     """Logs a warning of a session; the reasons of its choices are in the result."""
     if line.startswith("warning: "):
@@ -251,20 +239,8 @@ def _read(name: str, given: Any, spec: Spec, layout: Layout) -> list[Record]:
         raise ConfigurationError(
             f"{name} must be a pair (sequences, labels) or a table with labels{share}, got a {type(given).__name__}"
         )
-    with _about(name):
-        return arrays.more(spec, sequences, labels, layout)
-
-
-def _recheck(name: str, records: Sequence[Record], spec: Spec) -> None:
-    with _about(name):
-        arrays.require_fit(records, spec)
-
-
-@contextmanager
-def _about(name: str) -> Iterator[None]:
-    """Adds to an error of the block which argument its sequences and labels are from."""
     try:
-        yield
+        return arrays.more(spec, sequences, labels, layout)
     except InvalidSequences as error:
         problems = [replace(problem, detail=f"in {name}: {problem.detail}") for problem in error.problems]
         raise InvalidSequences(problems) from error
