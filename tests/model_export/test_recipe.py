@@ -170,7 +170,7 @@ def test_both_kinds_answer_the_same_records_and_the_layers_are_calibrated_by_the
     assert found.rocket > 0.8
     assert found.temperature is not None
     untrained = choice.compare(kernels, described, records, TrainingOptions(epochs=1, learning_rate=1e-9))
-    assert (untrained.answers, untrained.temperature, untrained.prefers_layers) == (16, None, False)
+    assert (untrained.answers, untrained.temperature, untrained.layers < untrained.rocket) == (16, None, True)
 
 
 def test_every_record_is_held_back_once_with_its_share_of_each_label() -> None:

@@ -26,8 +26,10 @@ TAKEN: Final = (
     "and pipelines of one of their transforms, a StandardScaler and a ridge or logistic regression"
 )
 _CLASSIFIERS: Final = ("aeon.MiniRocketClassifier", "aeon.MultiRocketClassifier")
-_TRANSFORMS: Final = frozenset({"aeon.MiniRocket", "aeon.MultiRocket", "sktime.MiniRocket", "sktime.MultiRocket"})
-_TRANSFORMS_OF_SEVERAL_FEATURES: Final = frozenset({"sktime.MiniRocketMultivariate", "sktime.MultiRocketMultivariate"})
+_TRANSFORMS: Final = frozenset(
+    {"aeon.MiniRocket", "aeon.MultiRocket", "sktime.MiniRocket", "sktime.MultiRocket"}
+    | {"sktime.MiniRocketMultivariate", "sktime.MultiRocketMultivariate"}
+)
 _RIDGE: Final = frozenset({"sklearn.RidgeClassifier", "sklearn.RidgeClassifierCV"})
 _LOGISTIC: Final = frozenset({"sklearn.LogisticRegression", "sklearn.LogisticRegressionCV"})
 
@@ -45,24 +47,28 @@ class FittedEstimator:
     gives_probabilities: bool
 
 
-def read(estimator: object, *, features: int | None = None) -> FittedEstimator:
+def read(estimator: Any, *, features: int | None = None) -> FittedEstimator:
     """Reads a fitted estimator; `features` of a step are needed only where it does not know them."""
+    name = _name(estimator)
     try:
-        steps, classes, known = _steps(estimator)
-        transform, scaler, head = _parts(estimator, steps)
+        (transform, *between, head), known = _steps(estimator)
+        if _name(transform) not in _TRANSFORMS:
+            raise ConfigurationError(f"{name} begins with {_name(transform)}, which cannot be adopted; {TAKEN} can")
+        if _name(head) not in _RIDGE | _LOGISTIC:
+            heads = ", ".join(sorted(_RIDGE | _LOGISTIC))
+            raise ConfigurationError(f"{name} ends with {_name(head)}; of heads, {heads} can be adopted")
         fitted = _transform(transform, _number(features, known, transform))
-        weights, intercepts = _head(head, scaler)
+        weights, intercepts = _head(head, _scaler(name, between))
         wanted = sum(each.biases.size for each in (*fitted.values, *(fitted.differences or ())))
         wanted *= 1 if fitted.differences is None else 4
         if weights.shape[1] != wanted:
-            reads = f"{_name(estimator)} reads {weights.shape[1]} features"
-            raise ConfigurationError(f"{reads}, and its transform has {wanted}")
+            raise ConfigurationError(f"{name} reads {weights.shape[1]} features, and its transform has {wanted}")
+        labels = tuple(map(str, np.asarray(estimator.classes_).tolist()))
     except AttributeError as error:
-        lacks = f"{_name(estimator)} has no {error.name!r}, so it cannot be read"
+        lacks = f"{name} has no {error.name!r}, so it cannot be read"
         raise ConfigurationError(f"{lacks}; if it is not fitted yet, call fit(X, y)") from error
-    labels = tuple(map(str, np.asarray(classes).tolist()))
     if len(labels) != len(weights):
-        raise ConfigurationError(f"{_name(estimator)} has {len(labels)} classes and {len(weights)} outputs")
+        raise ConfigurationError(f"{name} has {len(labels)} classes and {len(weights)} outputs")
     return FittedEstimator(fitted, weights, intercepts, labels, _name(head) in _LOGISTIC)
 
 
@@ -72,47 +78,41 @@ def _name(value: object) -> str:
     return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
-def _steps(estimator: Any) -> tuple[list[Any], Any, int | None]:
-    """The fitted parts of an estimator in order, its classes, and the number of features of a step if it knows it."""
+def _steps(estimator: Any) -> tuple[list[Any], int | None]:
+    """The fitted parts of an estimator in order, and the number of features of a step if it knows it."""
     name = _name(estimator)
     if name in (*_CLASSIFIERS, "sklearn.Pipeline"):
         pipeline = estimator.pipeline_ if name in _CLASSIFIERS else estimator
-        return [part for _, part in pipeline.steps], estimator.classes_, None
+        return [part for _, part in pipeline.steps], None
     if name in ("sktime.RocketClassifier", "sktime.SklearnClassifierPipeline"):
         pipeline = estimator.estimator_ if name == "sktime.RocketClassifier" else estimator
         parts = [part for _, part in pipeline.transformers_.steps_]
         kinds = estimator._X_metadata.get("feature_kind")
-        return [*parts, pipeline.classifier_], estimator.classes_, len(kinds) if kinds else None
+        return [*parts, pipeline.classifier_], len(kinds) if kinds else None
     raise ConfigurationError(f"{name} cannot be adopted; {TAKEN} can")
 
 
-def _parts(estimator: object, steps: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """The transform, the scaler (None if there is none) and the head."""
-    transform, *between, head = steps
-    if _name(transform) not in _TRANSFORMS | _TRANSFORMS_OF_SEVERAL_FEATURES:
-        begins = f"{_name(estimator)} begins with {_name(transform)}"
-        raise ConfigurationError(f"{begins}, which cannot be adopted; {TAKEN} can")
+def _scaler(name: str, between: Sequence[Any]) -> Any:
+    """The scaler between a transform and its head; None if there is none."""
     scalers = [each.transformer_ if _name(each) == "sktime.TabularToSeriesAdaptor" else each for each in between]
     if len(scalers) > 1 or any(_name(each) != "sklearn.StandardScaler" for each in scalers):
         raise ConfigurationError(
-            f"{_name(estimator)} has {' and '.join(map(_name, scalers))} between its transform and its head; only one "
+            f"{name} has {' and '.join(map(_name, scalers))} between its transform and its head; only one "
             "sklearn.StandardScaler can be there"
         )
-    if _name(head) not in _RIDGE | _LOGISTIC:
-        heads = ", ".join(sorted(_RIDGE | _LOGISTIC))
-        raise ConfigurationError(f"{_name(estimator)} ends with {_name(head)}; of heads, {heads} can be adopted")
-    return transform, scalers[0] if scalers else None, head
+    return scalers[0] if scalers else None
 
 
 def _number(given: int | None, known: int | None, transform: Any) -> int:
-    if _name(transform) in ("sktime.MiniRocket", "sktime.MultiRocket"):
+    name = _name(transform)
+    if name in ("sktime.MiniRocket", "sktime.MultiRocket"):
         known = 1  # these read the first feature only
-    if _name(transform).startswith("aeon."):
+    if name.startswith("aeon."):
         known = int(transform.metadata_["n_channels"])
     if known is None and given is None:
-        raise ConfigurationError(f"{_name(transform)} does not say how many features a step has: pass features=N")
+        raise ConfigurationError(f"{name} does not say how many features a step has: pass features=N")
     if known is not None and given is not None and known != given:
-        raise ConfigurationError(f"features={given} contradicts {_name(transform)}, which has {known}")
+        raise ConfigurationError(f"features={given} contradicts {name}, which has {known}")
     return known or given or 1
 
 
@@ -120,8 +120,7 @@ def _transform(transform: Any, features: int) -> FittedTransform:
     if "Multi" not in _name(transform).removesuffix("Multivariate"):
         return FittedTransform(features, _series(transform.parameters, transform.parameters, features))
     if transform.normalise:
-        normalises = f"{_name(transform)} with normalise=True cannot be adopted"
-        raise ConfigurationError(f"{normalises}: fit it with normalise=False")
+        raise ConfigurationError(f"{_name(transform)} with normalise=True cannot be adopted: fit it without")
     if transform.n_features_per_kernel != 4:
         raise ConfigurationError(f"{_name(transform)}: n_features_per_kernel must be 4")
     first, second = transform.parameter, transform.parameter1
@@ -168,9 +167,6 @@ def _head(head: Any, scaler: Any) -> tuple[NDArray[np.float64], NDArray[np.float
     if len(weights) == 1:  # the decision is for the second class
         weights, intercepts = (np.concatenate([np.zeros_like(part), part]) for part in (weights, intercepts))
     return weights, intercepts
-
-
-_ROWS: Final = 16  # of a batch while probabilities are calibrated
 
 
 class AdoptedClassifier(nn.Module):
@@ -243,7 +239,7 @@ def _calibrate(
                 f"calibrate: sequence {place} is {np.shape(sequence)}, not ({fitted.transform.features}, steps)"
             )
         values.append(torch.from_numpy(steps))
-    decisions = torch.stack(of_each(module, values, _ROWS)).numpy()
+    decisions = torch.stack(of_each(module, values, rows=16)).numpy()
     targets = np.array([places[str(label)] for label in labels])
     scale = temperature.fit(decisions, targets, multi_label=False)
     with torch.no_grad():

@@ -65,11 +65,7 @@ def state(path: Path) -> dict[str, Any]:
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """The weights by name, from `.safetensors` or from a `state_dict` written by `torch.save`.
-
-    Raises:
-        CheckpointError: The file cannot be read without running code, or holds something other than weights.
-    """
+    """The weights by name, from `.safetensors` or from a `state_dict` written by `torch.save`; or CheckpointError."""
     if path.suffix == ".safetensors":
         return read(path)[0]
     content = _loaded(path)
@@ -108,9 +104,7 @@ def _loaded(path: Path) -> Any:
 def load(module: nn.Module, path: Path) -> list[str]:
     """Loads the weights of a checkpoint into a module. A wrapper's prefix of all names is left out, with a notice.
 
-    Raises:
-        CheckpointError: They cannot be read, or belong to another module; the message names missing, unexpected and
-            misshapen tensors.
+    The CheckpointError of weights of another module names missing, unexpected and misshapen tensors.
     """
     wanted = module.state_dict()
     loaded, notices = _without_wrappers(weights(path), wanted, path)

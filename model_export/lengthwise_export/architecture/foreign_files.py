@@ -6,7 +6,7 @@ To load such a file is to run code that is in it:
     torch.export.save                torch.export.load unpickles parts of it, and evaluates texts in it
     pickles of objects (torch.save)  unpickling calls whatever functions it names
 
-So Lengthwise does not. It names the kind of the file, and how to bring the model in another form.
+So Lengthwise names the kind of the file, and how to bring the model in another form.
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ values or tokens -> normalise or embed -> convolutions -> recurrent layers or ML
         └─────────────────────────> features of the sequence: length, level, scale ────────────────────────────────┘
 ```
 All layers are masked layers of `architecture.layers`, so the answers depend neither on the values in the padding nor on
-its amount.
+its amount. With `kernel = [9, 19, 39]`, `pool = 3` and `residual = 3` in every third block, the convolutions are
+InceptionTime (https://arxiv.org/abs/1909.04939); with one kernel in a block, a residual network
+(https://arxiv.org/abs/1611.06455).
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lengthwise_export.architecture import layers
-from lengthwise_export.architecture.convolutions import ConvBlock
 from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
-from lengthwise_export.architecture.spec import ModelSpec, Spec
+from lengthwise_export.architecture.spec import ConvSpec, ModelSpec, Spec
 from lengthwise_export.masks import step_mask
+
+NORMS = {"batch": layers.MaskedBatchNorm, "layer": layers.MaskedLayerNorm}
 
 
 class ClassifierOutput(NamedTuple):
@@ -91,12 +95,7 @@ class SequenceClassifier(nn.Module):
             self.sequence_features.fit(sequences)
 
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
-        """Classifies a padded batch.
-
-        Args:
-            steps: `[rows, width, features]` float32 with NaN for missing values; or `[rows, width]` token ids.
-            lengths: `[rows]`, each 1 to width.
-        """
+        """Classifies `steps [rows, width, features]`, NaN where one is missing, or `[rows, width]` token ids."""
         mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
         before = [self.input_dropout(hidden)]  # the input of each block
@@ -134,7 +133,7 @@ class Ensemble(nn.Module):
 
     @property
     def first(self) -> nn.Module:
-        """The first layer, which has the same statistics in every member."""
+        """The first layer; it is the same in every member."""
         return self.networks[0].first
 
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
@@ -181,3 +180,77 @@ class Pooling(nn.Module):
             return layers.last_pooling(steps, lengths, bidirectional=self.two_directions), None
         kinds = {"mean": layers.mean_pooling, "max": layers.max_pooling, "mean-max": layers.mean_max_pooling}
         return kinds[self.kind](steps, mask), None
+
+
+class ConvBlock(nn.Module):
+    """Convolution, norm, ReLU, dropout; `earlier` features of a residual connection are added before the ReLU."""
+
+    def __init__(self, features: int, spec: ConvSpec, *, dropout: float, earlier: int = 0) -> None:
+        super().__init__()
+        self.convolution = (
+            ParallelBranches(features, spec)
+            if spec.branches > 1 or spec.bottleneck
+            else layers.MaskedConv(features, spec.channels, spec.kernels[0], spec.dilation)
+        )
+        self.norm = NORMS[spec.norm](spec.channels) if spec.norm != "none" else None
+        self.shortcut = Shortcut(earlier, spec) if earlier else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, steps: Tensor, mask: Tensor, earlier: Tensor | None = None) -> Tensor:
+        """`[rows, width, channels]`, zeros at padding (ReLU and dropout keep zeros)."""
+        steps = self.convolution(steps, mask)
+        if self.norm is not None:
+            steps = self.norm(steps, mask)
+        if self.shortcut is not None and earlier is not None:
+            steps = steps + self.shortcut(earlier, mask)
+        return cast("Tensor", self.dropout(functional.relu(steps)))
+
+
+class Shortcut(nn.Module):
+    """A residual connection: a product where the number of features differs, and the norm of the block."""
+
+    def __init__(self, features: int, spec: ConvSpec) -> None:
+        super().__init__()
+        self.project = nn.Linear(features, spec.channels, bias=False) if features != spec.channels else None
+        self.norm = NORMS[spec.norm](spec.channels) if spec.norm != "none" else None
+
+    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, channels]`, zeros at padding."""
+        if self.project is not None:
+            steps = self.project(steps)
+        return steps if self.norm is None else self.norm(steps, mask)
+
+
+class ParallelBranches(nn.Module):
+    """Convolutions of several kernels side by side, over fewer features (`bottleneck`), and maybe a maximum."""
+
+    def __init__(self, features: int, spec: ConvSpec) -> None:
+        super().__init__()
+        narrow = bool(spec.bottleneck) and spec.bottleneck < features
+        self.bottleneck = nn.Linear(features, spec.bottleneck, bias=False) if narrow else None
+        width = spec.channels // spec.branches
+        read = spec.bottleneck if narrow else features
+        self.kernels = nn.ModuleList(layers.MaskedConv(read, width, kernel, spec.dilation) for kernel in spec.kernels)
+        self.pool = spec.pool
+        self.of_pool = nn.Linear(features, width) if spec.pool else None
+
+    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, channels]`, zeros at padding."""
+        narrow = steps if self.bottleneck is None else self.bottleneck(steps)
+        branches = [convolution(narrow, mask) for convolution in self.kernels]
+        if self.of_pool is not None:
+            branches.append(layers.masked(self.of_pool(sliding_maximum(steps, mask, self.pool)), mask))
+        return torch.cat(branches, dim=2)
+
+
+def sliding_maximum(steps: Tensor, mask: Tensor, size: int) -> Tensor:
+    """`[rows, width, features]`: at each valid step the maximum over the valid ones of `size` steps around it."""
+    width = steps.shape[1]
+    before = (size - 1) // 2
+    around = functional.pad(
+        torch.where(mask.unsqueeze(2), steps, layers.LOWEST), (0, 0, before, size - 1 - before), value=layers.LOWEST
+    )
+    largest = around[:, :width]
+    for place in range(1, size):
+        largest = torch.maximum(largest, around[:, place:][:, :width])
+    return layers.masked(largest, mask)

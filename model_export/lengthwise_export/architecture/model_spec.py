@@ -1,13 +1,6 @@
 """The table `[model]` of a spec: the kind of model, its layers and pooling; presets are sets of its keys.
 
-| preset | layers |
-|---|---|
-| `rnn` | a bidirectional LSTM with attention pooling: short sequences |
-| `conv` | six convolutional blocks of three kernel sizes each, with residual connections (InceptionTime) |
-| `conv-rnn` | two residual convolutions, then a bidirectional GRU |
-| `transformer` | a convolution, then two blocks of self-attention; the convolution tells the order of the steps |
-
-`auto` is one of them, chosen by `train` from the data; without data it is `rnn`. A spec may override each key.
+`auto` is one of the presets, chosen by `train` from the data; without data it is `rnn`. A spec may override each key.
 """
 
 from __future__ import annotations

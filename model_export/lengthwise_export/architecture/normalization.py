@@ -146,9 +146,8 @@ class Normalize(nn.Module):
 class SequenceFeatures(nn.Module):
     """Numbers of a whole sequence for the head: its length, and each feature's level, scale and missing values.
 
-    They are compressed, because lengths and scales differ by orders of magnitude, and then standardised over the
-    training split. The compression uses roots and not logarithms: every kernel rounds a square root in the same way.
-    Tokens have no features of a step, and a length only.
+    They are compressed, because lengths and scales differ by orders of magnitude, and standardised over the training
+    split. Roots compress, and not logarithms: every kernel rounds a square root in the same way.
     """
 
     mean: Tensor

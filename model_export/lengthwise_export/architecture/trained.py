@@ -127,10 +127,7 @@ def settled(spec: Spec, path: Path) -> Spec:
 def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
     """The module of a spec in evaluation mode, and notices about what could not be compared with its checkpoint.
 
-    Without a checkpoint its weights are untrained, and always the same.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be read, or was trained with another spec.
+    Without a checkpoint its weights are untrained, and always the same. One of another spec is a CheckpointError.
     """
     import torch
 

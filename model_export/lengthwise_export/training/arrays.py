@@ -50,11 +50,9 @@ class LabelledSequences:
 def labelled(
     given: GivenSpec, sequences: Any, labels: Iterable[Any] | None, layout: Layout = "steps-first"
 ) -> LabelledSequences:
-    """The records of a training, and their spec. Without `labels`, those that the sequences have.
+    """The records of a training, and their spec; without `labels`, those that the sequences have.
 
-    Raises:
-        ConfigurationError: The spec or the labels are wrong, or there are not as many labels as sequences.
-        InvalidSequences: Some sequences cannot be used; it is a ValueError.
+    InvalidSequences names all sequences that cannot be used; a wrong spec or label is a ConfigurationError.
     """
     said = tables(given)
     step, task = said.get("input", {}), said.get("output", {}).get("task")

@@ -73,11 +73,7 @@ def _target(record: Record, spec: Spec) -> Tensor:
 
 
 def check(record: Record, spec: Spec) -> None:
-    """Makes sure that a record can be used for training; each record is checked once, when it is read.
-
-    Raises:
-        ConfigurationError: It does not fit the spec; the message names its file and line.
-    """
+    """Makes sure that a record fits the spec; the ConfigurationError names its file and line."""
     wrong = why_unfit(record, spec)
     if wrong:
         raise ConfigurationError(f"{record.place}: {wrong}")
@@ -114,10 +110,9 @@ def missing_is_open(spec: Spec) -> bool:
 
 
 def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> tuple[list[int], list[int]]:
-    """Splits examples into two parts with the same share of each target, which must be hashable.
+    """The sorted indices of two parts with the same share of each target, which must be hashable.
 
-    The second part has this share; a target with two or more examples has at least one in each part. Returns the
-    sorted indices of both parts.
+    The second part has this share; a target with two or more examples has at least one in each part.
     """
     random = np.random.default_rng(seed)
     second: set[int] = set()

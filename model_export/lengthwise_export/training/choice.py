@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,6 @@ FEWEST_COMPARED: Final = 100  # with fewer records the difference would be chanc
 ENOUGH: Final = 0.97  # where fixed kernels give so many correct held-out answers, nothing else is tried
 FOLDS: Final = 3
 HOPELESS: Final = 0.08  # after one fold, layers that are correct this much less often than fixed kernels are given up
-
-Fold: TypeAlias = tuple[list[int], list[int]]  # the places of the records to train on, and of those to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +93,6 @@ class KindComparison:
     layers: float  # accuracy of layers
     answers: int  # number of answers of each
     temperature: float | None  # by which to divide the logits of such layers; None if not all folds were trained
-
-    @property
-    def prefers_layers(self) -> bool:
-        """Whether layers have the higher accuracy."""
-        return self.layers > self.rocket
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +241,8 @@ def compare(rocket_spec: Spec, spec: Spec, records: Sequence[Record], options: T
     return KindComparison(correct / len(found), layers, len(found), scale)
 
 
-def folds(strata: Sequence[object], count: int, *, seed: int) -> list[Fold]:
-    """Deals places into folds, each with its share of each stratum."""
+def folds(strata: Sequence[object], count: int, *, seed: int) -> list[tuple[list[int], list[int]]]:
+    """The places to train on and those to answer, of folds that each hold their share of each stratum."""
     random = np.random.default_rng(seed)
     dealt = np.concatenate([random.permutation(kind) for kind in places_of_each(strata)])
     held = [{*dealt[fold::count].tolist()} for fold in range(count)]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,8 +36,6 @@ from lengthwise_export.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
-
-_LARGEST_SEED: Final = 2**31 - 1
 
 
 class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -109,14 +108,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.layout = layout
 
     def fit(self, X: Any, y: Any = None) -> LengthwiseClassifier:
-        """Trains on sequences and their labels.
-
-        Args:
-            X: The sequences.
-            y: One label for each; default: those of a table.
-
-        Returns:
-            This classifier.
+        """Trains on sequences and one label for each; default: those of a table.
 
         Raises:
             ValueError: Some sequences or labels cannot be used; names each by its index.
@@ -139,7 +131,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             )
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(_LARGEST_SEED)
+            seed = check_random_state(seed).randint(2**31 - 1)
         given = self.get_params(deep=False)
         run = training_api.train(
             described,
@@ -156,7 +148,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         features = Spec.from_table(run.spec).input.features
         if features is not None:
             self.n_features_in_ = features
-        self._model = _loaded(self.spec_, self.checkpoint_)
+        self.__dict__.pop("_model", None)
+        self._module()  # now, because predict must set no attribute
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -175,7 +168,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         steps = [torch.from_numpy(item.steps) for item in items(given, manifest, ask=False)]
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
-        found = of_each(lambda values, lengths: self._model(values, lengths).logits, steps, ROCKET_BATCH_ROWS)
+        model = self._module()
+        found = of_each(lambda values, lengths: model(values, lengths).logits, steps, ROCKET_BATCH_ROWS)
         return np.asarray(torch.stack(found).double().softmax(dim=1).numpy())
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -184,21 +178,10 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return np.asarray(self.classes_[best])
 
     def export(self, out: str | os.PathLike[str], **options: Any) -> PublishedModel:
-        """Publishes the fitted model as a model directory, which `lengthwise serve` and `lengthwise.load` take.
-
-        Args:
-            out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-            options: As for `lengthwise_export.export`, such as `precision="int8"`.
-
-        Raises:
-            LengthwiseError: As `lengthwise_export.export` raises them.
-        """
+        """Publishes the fitted model as a model directory; see `TrainedModel.export`."""
         from lengthwise_export.interface import api
 
-        check_is_fitted(self)
-        with tempfile.TemporaryDirectory() as folder:
-            weights = Path(folder) / WEIGHTS_FILE
-            weights.write_bytes(self.checkpoint_)
+        with self._weights() as weights:
             return api.export(weights, out, **options)
 
     def __sklearn_tags__(self) -> Tags:
@@ -209,16 +192,26 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the module, which is made of the weights again."""
+        """Everything but the module."""
         state: dict[str, Any] = {**super().__getstate__()}
         state.pop("_model", None)
         return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Makes the module of the weights."""
-        super().__setstate__(state)
-        if "checkpoint_" in state:
-            self._model = _loaded(self.spec_, self.checkpoint_)
+    def _module(self) -> trained.BuiltInModel:
+        """The module of the weights, which is made when it is needed."""
+        if "_model" not in vars(self):
+            with self._weights() as weights, torch_as_before():
+                self._model = trained.load(Spec.from_table(self.spec_), weights)[0]
+        return self._model
+
+    @contextmanager
+    def _weights(self) -> Iterator[Path]:
+        """The checkpoint as a file."""
+        check_is_fitted(self)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder) / WEIGHTS_FILE
+            weights.write_bytes(self.checkpoint_)
+            yield weights
 
     def _takes_nan(self) -> bool:
         """Whether the spec lets a value be missing. A spec that is wrong is refused by `fit`, with the reason."""
@@ -228,14 +221,6 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             return False
         is_open = given.get("model", {}).get("preset") == "auto"
         return bool(given.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
-
-
-def _loaded(spec: Mapping[str, Any], weights: bytes) -> trained.BuiltInModel:
-    """The module of a spec with these weights."""
-    with tempfile.TemporaryDirectory() as folder, torch_as_before():
-        file = Path(folder) / WEIGHTS_FILE
-        file.write_bytes(weights)
-        return trained.load(Spec.from_table(spec), file)[0]
 
 
 def _read(X: Any, layout: Layout) -> GivenSequences:

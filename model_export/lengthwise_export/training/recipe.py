@@ -56,11 +56,7 @@ LEAST_EPOCHS: Final = 5  # even of many records, each is seen so many times
 
 
 def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
-    """Chooses everything that is not given.
-
-    Raises:
-        ConfigurationError: There are too few records, or an option is for another kind of model.
-    """
+    """Chooses everything that is not given; ConfigurationError for an option of the other kind of model."""
     if len(records) < 2:
         raise ConfigurationError(f"{len(records)} records are too few to train on")
     is_rocket = spec.model.kind == "rocket"
@@ -146,7 +142,7 @@ def _rocket_or_layers(
         f"on {compared.answers} held-out records MiniRocket is correct on {compared.rocket:.1%}, a neural network "
         f"(preset {preset!r}) on {compared.layers:.1%}"
     )
-    if compared.prefers_layers:
+    if compared.layers > compared.rocket:
         layers = layers.then(f'preset = "{preset}" and not kind = "rocket": {seen}')
         return replace(layers, probe=kernels.probe, folds=compared)
     return kernels.then(f'kind = "rocket": {seen}')

@@ -170,12 +170,8 @@ def fit_ridge(
     Squares", 2007). The intercept has no penalty: its direction, that of the weights' roots, is taken out of `G^-1`.
     The sequence-level features, times a factor, are added to `G` by Woodbury's formula: one decomposition serves all.
 
-    Args:
-        features: `[examples, features]`, at least two examples; the last `apart` are the sequence-level features.
-        targets: `[examples, targets]`.
-        importance: `[examples]`, the weight of each example; None for equal weights.
-        apart: Number of sequence-level features.
-        shares: Candidate weights of them.
+    `features [examples, features]`: the last `apart` are sequence-level features, with candidate weights `shares`.
+    `targets [examples, targets]`, `importance [examples]`: the weight of each example, if they differ.
     """
     weight = np.ones(len(features)) if importance is None else importance / importance.mean()
     root = np.sqrt(weight)[:, None]

@@ -70,10 +70,7 @@ class EvaluationScores:
 def loss(
     logits: Tensor, targets: Tensor, task: Task, weights: Tensor | None = None, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The mean loss over answers of `logits [rows, classes]`, or `[rows, width, classes]` per step.
-
-    `weights` are `[classes]`, those of positives for a multi-label model, which has no label smoothing.
-    """
+    """The mean loss of `logits [rows, classes]`, or `[rows, width, classes]` per step; weights as `class_weights`."""
     if task == "multi-label":
         return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
     if logits.ndim == 3:
@@ -84,10 +81,7 @@ def loss(
 
 
 def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tensor:
-    """`[classes]`: `answers / (classes * count)`, or `negatives / positives` for a multi-label model; see `loss`.
-
-    So rare labels have the same influence as frequent ones. A label that does not occur has weight 1.
-    """
+    """`[classes]`: `answers / (classes * count)`, or `negatives / positives` of a multi-label model; 1 if unknown."""
     if task == "multi-label":
         positives = torch.stack([example.target for example in examples]).sum(dim=0)
         weights = (len(examples) - positives) / positives.clamp(min=1)
@@ -142,11 +136,7 @@ def scores(found: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
 
 
 def quality(found: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    """What a report says of answers besides their scores.
-
-    `ece` (expected calibration error), `reliability` (a list of bins), `by_length` and, if a value is missing,
-    `by_missing` (lists of groups with their accuracy).
-    """
+    """What a report says of answers besides their scores: `ece` is the expected calibration error."""
     rated = [_rated(one) for one in found]
     sure, right = (np.concatenate(each) for each in zip(*rated, strict=True))
     bins, error = [], 0.0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -40,8 +40,6 @@ from lengthwise_export.training.scores import evaluate
 from lengthwise_export.training.train import MEMBERS, Epoch, TrainingResult, train
 
 ProgressTarget: TypeAlias = Callable[[str], None] | Literal["auto"] | None  # takes lines; `auto`: a bar; None: nothing
-Show: TypeAlias = Callable[[int, str], None]  # takes the number of finished parts, and a note
-
 SPEC_FILE: Final = "spec.toml"
 PAGE_FILE: Final = "report.html"
 SEEDS: Final = "seeds"  # the folder with one folder for each run of `--seeds`
@@ -73,28 +71,21 @@ class TrainingSession:
     tell: Callable[[str], None] = lambda _line: None
 
     def run(self, out: Path) -> RunReport:
-        """Chooses what is open, trains, and writes the weights and the report.
-
-        Raises:
-            ConfigurationError: The options contradict the spec or the records, or the folder cannot be written.
-            CheckpointError: There is no state to resume from, or it belongs to another training.
-        """
+        """Chooses what is open, trains, and writes the weights and the report."""
         held = {"validation": self.validation, "test": self.test}
         with _threads(self.options.threads):
             plan = self.plan(out)
             if plan.spec.input.missing == "refuse" and missing_is_open(self.spec):
                 for name, records in held.items():
                     self.recheck(name, records, plan.spec)
-            for line in plan.reasons:
-                self.tell(f"chosen: {line}")
-            for line in plan.warnings:
-                self.tell(f"warning: {line}")
+            for line in [*(f"chosen: {one}" for one in plan.reasons), *(f"warning: {one}" for one in plan.warnings)]:
+                self.tell(line)
             with _made_folder(out):
                 if not self.resume:
                     for path in (out / WEIGHTS_FILE, *_state_files(out)):
                         path.unlink(missing_ok=True)
                 results = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
-                report, best = self._report(plan, results)
+                report, best = self._report(plan, results, held)
                 if plan.runs > 1:
                     shutil.copyfile(_folder(out, plan, best) / WEIGHTS_FILE, out / WEIGHTS_FILE)
         endings = _endings(results[best], plan)
@@ -166,11 +157,12 @@ class TrainingSession:
                 results.append(result)
         return results
 
-    def _report(self, plan: Plan, results: Sequence[TrainingResult]) -> tuple[RunReport, int]:
+    def _report(
+        self, plan: Plan, results: Sequence[TrainingResult], held: Mapping[str, Sequence[Record]]
+    ) -> tuple[RunReport, int]:
         """The report, and which result is the best; without validation nothing can be chosen, and the first is."""
         losses = [one.splits["validation"].loss if "validation" in one.splits else 0.0 for one in results]
         best = losses.index(min(losses))
-        held = {"validation": self.validation, "test": self.test}
         members = {name: examples(those, plan.spec) for name, those in held.items() if those}
         splits = []
         for one in results:
@@ -184,8 +176,12 @@ class TrainingSession:
                 | {name: scores.accuracy for name, scores in of_it.items()}
                 for number, (one, of_it) in enumerate(zip(results, splits, strict=True))
             ]
-            seconds = sum(one.seconds for one in results)
-            report |= {"seconds": seconds, "runs": runs, "spread": _spread(runs)}
+            accuracies = {name: [of_it[name].accuracy for of_it in splits] for name in splits[best]}
+            report["spread"] = {
+                name: {"mean": statistics.mean(each), "deviation": statistics.stdev(each)}
+                for name, each in accuracies.items()
+            }
+            report |= {"seconds": sum(one.seconds for one in results), "runs": runs}
         return report, best
 
 
@@ -199,12 +195,6 @@ def refuse_to_overwrite(out: Path, instead: str) -> None:
 def finished_epochs(out: Path) -> int:
     """The number of epochs that the states in a folder hold."""
     return sum(len(checkpoint.state(path)["epochs"]) for path in _state_files(out))
-
-
-def require_progress(progress: object) -> None:
-    """Makes sure that a caller's argument `progress` is one; raises ConfigurationError."""
-    if not (progress is None or progress == "auto" or callable(progress)):
-        raise ConfigurationError(f"progress must be a function, 'auto' or None, got {progress!r}")
 
 
 def _state_files(out: Path) -> list[Path]:
@@ -233,16 +223,6 @@ def _made_folder(out: Path) -> Iterator[None]:
             with suppress(OSError):  # not empty, or never created
                 folder.rmdir()
         raise
-
-
-def _spread(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation of the accuracies of several runs, by split."""
-    values = {name: [run[name] for run in runs if name in run] for name in ("training", "validation", "test")}
-    return {
-        name: {"mean": statistics.mean(each), "deviation": statistics.stdev(each)}
-        for name, each in values.items()
-        if each
-    }
 
 
 def _endings(result: TrainingResult, plan: Plan) -> list[str]:
@@ -277,8 +257,8 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _shown(progress: ProgressTarget, parts: str, total: int) -> Iterator[Show]:
-    """Yields what shows the progress of a training with so many parts, such as epochs."""
+def _shown(progress: ProgressTarget, parts: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Yields what takes the number of finished parts, such as epochs, and a note."""
     if callable(progress):
         tell = progress
         yield lambda done, note: tell(f"{parts} {done} of {total}: {note}")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -41,8 +41,6 @@ WARM_UP: Final = 0.1  # share of the training during which the learning rate ris
 AVERAGE: Final = 0.99  # decay of the running average of the weights, which is the result
 LABEL_SMOOTHING: Final = 0.1  # share of the target of a sequence with one label that is spread over all labels
 LARGEST_GRADIENT: Final = 1.0  # norm of all gradients together
-
-Split: TypeAlias = tuple[list[Example], list[Example]]  # the examples of the training and of the validation split
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +73,7 @@ class TrainingProgress:
         return self.best == epoch.number
 
     def still_improves(self, options: TrainingOptions) -> bool:
-        """Whether the loss fell from the tenth before the last tenth of all epochs, so that more would probably help.
-
-        The loss is that of validation, or without a validation split that of training.
-        """
+        """Whether the loss fell in the last tenth of all epochs, so that more of them would probably help."""
         done, tenth = len(self.epochs), max(len(self.epochs) // 10, 1)
         if done < options.epochs or done < 4:
             return False
@@ -234,6 +229,8 @@ def train(
     spec, seed = spec.concrete(), options.seed if split_seed is None else split_seed
     members = examples(records, spec)
     parts = (members, examples(validation, spec)) if validation else _split(members, spec, options, seed)
+    if not resume:
+        remove_results(directory)
     several, runs = spec.model.members > 1, []
     single = spec.with_keys(model={"members": 1}) if several else spec
     for number in range(spec.model.members):
@@ -275,7 +272,9 @@ def train(
     return result
 
 
-def _split(members: list[Example], spec: Spec, options: TrainingOptions, seed: int) -> Split:
+def _split(
+    members: list[Example], spec: Spec, options: TrainingOptions, seed: int
+) -> tuple[list[Example], list[Example]]:
     """The examples of the training and of the validation split; ConfigurationError if there are too few."""
     strata = [stratum(example, spec.output.task) for example in members]
     first, second = stratified_split(strata, options.validation, seed=seed)

@@ -1,8 +1,6 @@
-"""Trains from Python: `train` for sequences in memory, and `compare` for two runs.
+"""Trains from Python: `train` for sequences in memory.
 
-    sequences, labels -> records (`training.arrays`) -> `training.session` -> a `TrainedModel`
-
-It does what the command `train` does, with the same files in the folder of the run.
+sequences, labels -> records (`arrays`) -> `session`, as the command `train` -> a `TrainedModel`
 """
 
 from __future__ import annotations
@@ -26,11 +24,11 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.interface.rich_text import as_text
 from lengthwise_export.tracing.process_wide import torch_as_before
-from lengthwise_export.training import arrays, comparison, session
+from lengthwise_export.training import arrays, session
 from lengthwise_export.training.batches import lenient
 from lengthwise_export.training.options import TrainCallOptions
 from lengthwise_export.training.report import RunReport, splits_of
-from lengthwise_export.training.session import ProgressTarget, require_progress
+from lengthwise_export.training.session import ProgressTarget
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
@@ -166,7 +164,8 @@ def train(  # noqa: D417 - the decorator adds the options
         >>> run.labels, run.spec["input"]["features"]
         (('loud', 'quiet'), 2)
     """
-    require_progress(progress)
+    if not (progress is None or progress == "auto" or callable(progress)):
+        raise ConfigurationError(f"progress must be a function, 'auto' or None, got {progress!r}")
     folder = None if options.out is None else Path(options.out)
     if folder is not None and not options.overwrite:
         session.refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
@@ -194,30 +193,6 @@ def train(  # noqa: D417 - the decorator adds the options
             made = TrainedModel(directory, training.run(directory))
         weakref.finalize(made, stack.pop_all().close)  # a temporary folder goes with the model
     return made
-
-
-def compare(
-    first: str | os.PathLike[str] | TrainedModel, second: str | os.PathLike[str] | TrainedModel
-) -> comparison.Comparison:
-    """Compares two runs of `train`: their figures on the same split, and whether the difference may be chance.
-
-    Args:
-        first: A run, or its folder.
-        second: The other one.
-
-    Returns:
-        The comparison: its `verdict`, `split` and `scores`; `str()` gives a table, and a notebook shows it.
-
-    Raises:
-        ConfigurationError: A folder holds no finished run, or the runs cannot be compared.
-
-    Example:
-        >>> print(lengthwise_export.compare("runs/small", "runs/large").verdict)  # doctest: +SKIP
-        no clear difference: 0.0040 in accuracy, and 0.0196 may be chance with 370 answers
-    """
-    return comparison.compare(
-        *(run.directory if isinstance(run, TrainedModel) else Path(run) for run in (first, second))
-    )
 
 
 def _log(line: str) -> None:
