@@ -1,12 +1,10 @@
-"""Recognises files that hold a whole model as a program or a pickle, without loading them.
+"""Recognises files that hold a whole model as a program or a pickle, and names how to bring it in another form.
 
-To load such a file is to run code that is in it:
+They are not loaded, which is to run code that is in them:
 
     TorchScript (torch.jit.save)     its code runs in torch's interpreter, which can also write files
     torch.export.save                torch.export.load unpickles parts of it, and evaluates texts in it
     pickles of objects (torch.save)  unpickling calls whatever functions it names
-
-So Lengthwise names the kind of the file, and how to bring the model in another form.
 """
 
 from __future__ import annotations

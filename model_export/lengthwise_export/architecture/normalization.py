@@ -116,6 +116,10 @@ class Normalize(nn.Module):
             return sequences
         return of_each(lambda steps, lengths: self.rescaled(steps, step_mask(lengths, steps.shape[1])), sequences)
 
+    def each_normalised(self, sequences: list[Tensor]) -> list[Tensor]:
+        """Sequences without padding, as `forward` gives them."""
+        return of_each(lambda steps, lengths: self(steps, step_mask(lengths, steps.shape[1])), sequences)
+
     def rescaled(self, values: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, features]`: the values, divided by the sequence's own scale if the spec says so."""
         if self.normalize in _BY_SCALE:

@@ -30,7 +30,6 @@ from lengthwise.runtime.fixed_kernels import KERNELS
 from lengthwise_export.architecture import rocket, temperature
 from lengthwise_export.architecture.layers import ROWS_TOGETHER, of_each
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.masks import step_mask
 from lengthwise_export.training.batches import Example, examples
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.scores import ScoredAnswer, scores
@@ -83,8 +82,7 @@ def fit(
     sequences = [example.steps for example in members]
     first = rocket.first_layer(spec)
     first.fit(sequences)
-    behind = of_each(lambda steps, lengths: first(steps, step_mask(lengths, steps.shape[1])), sequences)
-    model = rocket.fitted_to(spec, first, behind, seed=options.seed).eval()
+    model = rocket.fitted_to(spec, first, first.each_normalised(sequences), seed=options.seed).eval()
     if model.sequence_features is not None:
         model.sequence_features.fit(first.each_rescaled(sequences))
     done = 0

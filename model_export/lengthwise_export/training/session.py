@@ -4,7 +4,6 @@
 records -> plan ─┬─> fixed kernels ────────────────────────┐
                  └─> one run for each seed ─> the best one ─┴─> scores of each split -> metrics.json, report.html
 ```
-Every record was checked when it was read.
 """
 
 from __future__ import annotations
