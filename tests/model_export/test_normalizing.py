@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,13 +62,16 @@ def test_a_grid_of_the_training_split_has_the_statistics_of_it(monkeypatch: pyte
         assert recipe.plan(open_spec, given, TrainOptions()).spec.input.normalize == chosen
 
 
-def test_the_normalisation_with_which_a_whole_model_loses_less_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    losing(monkeypatch, {"both": 0.3, "training": 0.2, "sequence": 0.25}, spread=0.1)
+@pytest.mark.parametrize("least", ["training", "none"])
+def test_the_normalisation_with_which_a_whole_model_loses_less_is_taken(
+    least: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losing(monkeypatch, {"both": 0.3, "training": 0.25, "sequence": 0.27} | {least: 0.15}, spread=0.1)
     found = compared(("training", "sequence"), 120)
-    assert found.spec.input.normalize == "training"
+    assert found.spec.input.normalize == least
     (reason,) = found.reasons
-    assert reason.startswith('normalize = "training": held-out log loss of whole models on 120 records')
-    assert re.search(r"both 0\.[23]\d\d, sequence 0\.2\d\d, training 0\.[12]\d\d$", reason)
+    assert reason.startswith(f'normalize = "{least}": held-out log loss of whole models on 120 records')
+    assert re.search(r"both 0\.[23]\d\d, .*sequence 0\.2\d\d, training 0\.[12]\d\d$", reason)
 
 
 def test_a_difference_that_may_be_chance_does_not_change_what_the_probe_prefers(
@@ -92,29 +96,24 @@ def test_few_records_other_tasks_and_models_that_are_nearly_always_right_are_not
     assert fitted == [("both", 120)]
 
 
-def test_of_many_records_or_steps_a_part_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("limits", "step", "most"),
+    [
+        ({"COMPARED_STEPS": 3000}, {}, 150),
+        ({"COMPARED_STEPS": 3000, "MOST_COMPARED": 110}, {}, 110),
+        ({"COMPARED_STEPS": 3000}, {"max_length": 10, "long": "head"}, 200),  # steps that are cut off do not count
+    ],
+)
+def test_of_many_records_or_steps_a_part_is_compared(
+    limits: dict[str, int], step: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})
-    monkeypatch.setattr(choice, "COMPARED_STEPS", 3000)
-    assert compared(("training",), 200).spec.input.normalize == "training"
-    assert fitted == [("both", 150), ("training", 150), ("none", 150)]
-    assert compared(("training",), 200).fitted is None
-    fitted.clear()
-    monkeypatch.setattr(choice, "MOST_COMPARED", 110)
-    compared(("training",), 200)
-    assert fitted == [("both", 110), ("training", 110), ("none", 110)]
-
-
-def test_steps_that_are_cut_off_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})
-    monkeypatch.setattr(choice, "COMPARED_STEPS", 3000)
-    short = ROCKET.with_keys(input={"max_length": 10, "long": "head"})
-    compared(("training",), 200, short)
-    assert fitted == [("both", 200), ("training", 200), ("none", 200)]
-
-
-def test_values_as_they_come_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    losing(monkeypatch, {"both": 0.3, "training": 0.25, "none": 0.1}, spread=0.1)
-    assert compared(("training",), 120).spec.input.normalize == "none"
+    for name, limit in limits.items():
+        monkeypatch.setattr(choice, name, limit)
+    found = compared(("training",), 200, ROCKET.with_keys(input=step))
+    assert found.spec.input.normalize == "training"
+    assert fitted == [("both", most), ("training", most), ("none", most)]
+    assert (found.fitted is None) == (most < 200)
 
 
 def test_a_normalisation_that_cannot_be_fitted_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

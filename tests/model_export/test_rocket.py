@@ -17,15 +17,15 @@ from lengthwise.padding import batches, pad
 from lengthwise.runtime.fixed_kernels import KERNELS, DilatedKernels
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture import checkpoint, rocket
+from lengthwise_export.architecture.normalization import SequenceFeatures
 from lengthwise_export.architecture.rocket import RocketClassifier
-from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import load
-from lengthwise_export.errors import CheckpointError, SpecError
+from lengthwise_export.errors import CheckpointError
 from lengthwise_export.exporting import candidate
 from lengthwise_export.training import rocket as rocket_training
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.train import TrainingResult
-from tests.support.specs import separable, spec
+from tests.support.specs import json_lines, separable, spec
 
 LENGTHS = (1, 2, 3, 8, 9, 10, 17, 31, 40)
 SMALL = 'kind = "rocket"\nkernels = 420'
@@ -107,12 +107,6 @@ def test_the_grid_is_fine_whatever_the_size_of_the_values(size: float) -> None:
     assert np.abs(rounded - steps).max() <= max(2.0**-17 * size, 2.0**-70)
 
 
-def test_half_of_the_kernels_read_zeros_beyond_the_sequence() -> None:
-    model = fitted(1)
-    for kernels in kernels_of(model):
-        assert kernels.inside.sum() == 42
-
-
 def test_a_kernel_that_does_not_fit_is_applied_as_if_zeros_surrounded_the_sequence() -> None:
     steps = sequences(1, lengths=[8])[0]
     kernels = kernels_of(fitted(1))[0]
@@ -132,17 +126,14 @@ def test_the_longest_kernel_fits_the_reference_length(biases: int, reference_len
     assert dilations[0] == 1
     assert len(dilations) <= rocket.MAX_DILATIONS
     assert 8 * dilations[-1] + 1 <= max(reference_length, 9)
+    assert rocket.spread(5, 129)[0] == [1, 2, 4, 8, 16]  # powers of two that fit exactly
 
 
-def test_dilations_are_those_of_powers_of_two_that_fit_exactly() -> None:
-    assert rocket.spread(5, 129)[0] == [1, 2, 4, 8, 16]
-
-
-def test_a_kernel_reads_one_to_nine_features() -> None:
-    read = np.concatenate([each.reads.sum(axis=1) for each in kernels_of(fitted(30))])
-    assert read.min() == 1
-    assert read.max() <= 9
-    assert np.median(read) <= 4  # small numbers are more frequent
+def test_half_of_the_kernels_read_zeros_beyond_the_sequence_and_each_one_to_nine_features() -> None:
+    kernels = kernels_of(fitted(30))
+    assert {int(each.inside.sum()) for each in kernels} == {42}
+    read = np.concatenate([each.reads.sum(axis=1) for each in kernels])
+    assert (read.min(), read.max() <= 9, np.median(read) <= 4) == (1, True, True)  # small numbers are more frequent
 
 
 @pytest.mark.parametrize("missing", ["zero", "mean", "indicator"])
@@ -161,26 +152,21 @@ def trained(tmp_path: Path, *, records: list[Record] | None = None, **more: obje
     return rocket_training.train(spec(SMALL), records or separable(40), options, tmp_path)
 
 
-def test_training_finds_what_tells_the_labels_apart(tmp_path: Path) -> None:
-    result = trained(tmp_path)
-    assert result.splits["training"].accuracy == 1
-    assert result.splits["left_out"].accuracy > 0.9
-    assert result.temperature is not None
+def test_training_finds_what_tells_the_labels_apart_and_calibration_changes_no_label(tmp_path: Path) -> None:
+    calibrated, plain = trained(tmp_path), trained(tmp_path, calibration=False)
+    assert calibrated.splits["training"].accuracy == 1
+    assert calibrated.splits["left_out"].accuracy > 0.9
+    assert plain.temperature is None
+    assert calibrated.temperature is not None
+    assert torch.allclose(calibrated.model.head.weight * calibrated.temperature, plain.model.head.weight)
+    assert calibrated.splits["left_out"].loss < plain.splits["left_out"].loss
+    assert calibrated.splits["left_out"].confusion == plain.splits["left_out"].confusion
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path: Path) -> None:
     heads = [trained(tmp_path, seed=seed).model.head.weight for seed in (3, 3, 4)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
-
-
-def test_calibration_divides_the_logits_and_changes_no_label(tmp_path: Path) -> None:
-    calibrated, plain = trained(tmp_path), trained(tmp_path, calibration=False)
-    assert plain.temperature is None
-    assert calibrated.temperature is not None
-    assert torch.allclose(calibrated.model.head.weight * calibrated.temperature, plain.model.head.weight)
-    assert calibrated.splits["left_out"].loss < plain.splits["left_out"].loss
-    assert calibrated.splits["left_out"].confusion == plain.splits["left_out"].confusion
 
 
 def test_rare_labels_can_get_the_same_influence(tmp_path: Path) -> None:
@@ -242,12 +228,14 @@ def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(tmp_path:
 @pytest.mark.parametrize("normalize", ["training", "sequence-scale", "feature-scale"])
 def test_features_of_the_sequence_are_in_the_graph_with_the_same_bits(normalize: str, tmp_path: Path) -> None:
     described = spec(
-        f"{SMALL}\nsequence_features = ['length', 'level', 'scale']",
-        step=f"features = 3\nnormalize = '{normalize}'\nmissing = 'mean'",
+        f"{SMALL}\nsequence_features = ['length', 'level', 'scale', 'missing']",
+        step=f"features = 3\nnormalize = '{normalize}'\nmissing = 'indicator'",
     )
     records = separable(24)
+    for index, record in enumerate(records):
+        record.steps[1, index % 3] = np.nan
     result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
-    assert result.model.head.in_features == 420 + 7
+    assert result.model.head.in_features == 420 + 1 + 3 + 3 + 6
     published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
     assert published.manifest.promises[0].bits
     session = Session.load(published.directory, published.manifest)
@@ -262,21 +250,11 @@ def test_features_of_the_sequence_are_in_the_graph_with_the_same_bits(normalize:
     assert np.allclose(alone, own, atol=1e-4)
 
 
-def test_what_is_missing_is_counted_exactly_and_exported_with_the_same_bits(tmp_path: Path) -> None:
-    described = spec(f"{SMALL}\nsequence_features = ['missing']", step="features = 3\nmissing = 'indicator'")
-    records = separable(24)
-    for index, record in enumerate(records):
-        record.steps[0, 1] = np.nan
-        record.steps[1, index % 3] = np.nan
-    result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
-    features = result.model.sequence_features
-    assert features is not None
-    steps = np.zeros((1, 8, 3), np.float32)
-    steps[0, [0, 1, 3], 0] = steps[0, 5:, 1] = np.nan  # two runs, and one that goes on in the padding
-    found = features.compressed(torch.from_numpy(steps), torch.tensor([6]))
+def test_what_is_missing_is_counted_exactly() -> None:
+    steps = torch.zeros(1, 8, 3)
+    steps[0, [0, 1, 3], 0] = steps[0, 5:, 1] = torch.nan  # two runs, and one that goes on in the padding
+    found = SequenceFeatures(("missing",), 3).compressed(steps, torch.tensor([6]))
     assert torch.equal(found, torch.tensor([[3.0, 1, 0, 2, 1, 0]]) / 6)
-    published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
-    assert published.manifest.promises[0].bits
 
 
 def test_gaps_that_tell_the_label_are_used(tmp_path: Path) -> None:
@@ -302,18 +280,13 @@ def test_a_spec_without_weights_is_exported_too(tmp_path: Path) -> None:
         assert np.allclose(session.run(batch).logits, source.reference(batch), atol=1e-5)
 
 
-def test_check_finds_no_leak(tmp_path: Path) -> None:
+def test_check_finds_no_leak_and_other_precisions_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rocket.toml"
     path.write_text('[input]\nfeatures = 2\n[model]\nkind = "rocket"\nkernels = 84\n[output]\nlabels = ["a", "b"]\n')
     assert lengthwise_export.check(path, max_length=40).verdict == "sound"
-
-
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_other_precisions_are_refused(precision: str, tmp_path: Path) -> None:
-    path = tmp_path / "rocket.toml"
-    path.write_text('[input]\nfeatures = 2\n[model]\nkind = "rocket"\n[output]\nlabels = ["a", "b"]\n')
-    with pytest.raises(ConfigurationError, match="exact in float32 only"):
-        lengthwise_export.export(path, tmp_path / "m", precision=precision)  # type: ignore[arg-type]
+    for precision in ("fp16", "int8"):
+        with pytest.raises(ConfigurationError, match="exact in float32 only"):
+            lengthwise_export.export(path, tmp_path / "m", precision=precision)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -334,14 +307,19 @@ def test_the_grid_of_the_training_split_is_in_the_checkpoint(tmp_path: Path) -> 
     assert np.allclose(served.logits, own.logits.numpy(), atol=1e-5)
     assert own.clipped is not None
     assert np.array_equal(own.clipped.numpy(), served.clipped)
-    path = tmp_path / "model.safetensors"
-    tensors, state = load_file(path), checkpoint.state(path)
     for damaged in (None, torch.tensor(3.0), torch.ones(2), torch.tensor(np.nan)):
-        changed = {name: damaged if name == "grid.distance" else kept for name, kept in tensors.items()}
-        kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
-        save_file(kept, path, metadata={"state": json.dumps(state)})
+        path = with_tensor(tmp_path, "grid.distance", damaged)
         with pytest.raises(CheckpointError, match="the checkpoint's grid is damaged"):
             load(described, path)
+
+
+def with_tensor(folder: Path, name: str, changed: torch.Tensor | None) -> Path:
+    """The checkpoint in a folder with another tensor, or without it."""
+    path = folder / "model.safetensors"
+    tensors, state = load_file(path), checkpoint.state(path)
+    tensors.pop(name, None)
+    save_file(tensors if changed is None else tensors | {name: changed}, path, metadata={"state": json.dumps(state)})
+    return path
 
 
 @pytest.mark.parametrize(
@@ -360,38 +338,9 @@ def test_the_grid_of_the_training_split_is_in_the_checkpoint(tmp_path: Path) -> 
 )
 def test_a_damaged_checkpoint_is_refused(name: str, changed: torch.Tensor | None, tmp_path: Path) -> None:
     trained(tmp_path)
-    path = tmp_path / "model.safetensors"
-    tensors, state = load_file(path), checkpoint.state(path)
-    if changed is None:
-        del tensors[name]
-    else:
-        tensors[name] = changed
-    save_file(tensors, path, metadata={"state": json.dumps(state)})
+    path = with_tensor(tmp_path, name, changed)
     with pytest.raises(CheckpointError, match=str(path)):
         load(spec(SMALL), path)
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"model": {"kind": "rocket", "hidden": 8}}, "'hidden' has no meaning with kind = 'rocket'"),
-        ({"model": {"kernels": 84}}, "'kernels' is for kind = 'rocket'"),
-        ({"model": {"grid": "training"}}, "'grid' is for kind = 'rocket'"),
-        (
-            {"model": {"kind": "rocket", "grid": "training"}, "input": {"features": 3, "normalize": "both"}},
-            "set input.normalize to 'training' or 'none', not to 'both'",
-        ),
-        ({"model": {"kind": "rocket", "kernels": 83}}, "must be at least 84"),
-        ({"model": {"kind": "rockets"}}, "model.kind"),
-        ({"model": {"kind": "rocket"}, "task": "per-step"}, "no answer for each step"),
-        ({"model": {"kind": "rocket"}, "input": {"vocabulary": 5}}, "token ids have no order"),
-    ],
-)
-def test_a_spec_that_contradicts_itself_is_refused(table: dict[str, object], message: str) -> None:
-    task = table.pop("task", "single-label")
-    whole = {"input": {"features": 3}, "output": {"labels": ["a", "b"], "task": task}} | table
-    with pytest.raises(SpecError, match=message):
-        Spec.from_table(whole)
 
 
 def run(*words: object) -> Result:
@@ -403,8 +352,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     """A spec and a file of records."""
     described, data = tmp_path / "rocket.toml", tmp_path / "train.jsonl"
     described.write_text(f'[input]\nfeatures = 3\n[model]\n{SMALL}\n[output]\nlabels = ["a", "b"]\n')
-    lines = [json.dumps({"steps": each.steps.tolist(), "label": each.label}) for each in separable(30)]
-    data.write_text("\n".join(lines))
+    data.write_text(json_lines(separable(30)))
     return described, data
 
 
