@@ -104,9 +104,9 @@ def test_it_is_validated_and_searched_as_any_other() -> None:
     X, y = data()
     assert cross_val_score(LengthwiseClassifier(ROCKET), X, y, cv=2).mean() > 0.8
     assert cross_val_predict(LengthwiseClassifier(ROCKET), X, y, cv=2).shape == (24,)
-    search = GridSearchCV(LengthwiseClassifier(ROCKET), {"calibration": [True, False]}, cv=2)
-    search.fit(X, y)
-    assert search.best_params_["calibration"] in (True, False)
+    grid = {"calibration": np.array([True, False]), "random_state": np.arange(2)}
+    search = GridSearchCV(LengthwiseClassifier(ROCKET), grid, cv=2, error_score="raise").fit(X, y)
+    assert search.best_score_ > 0.8
     first, second, one, other = train_test_split(X, y, stratify=y, random_state=0)
     assert LengthwiseClassifier(ROCKET).fit(first, one).score(second, other) > 0.5
     twice = FunctionTransformer(lambda sequences: [2 * steps for steps in sequences])
@@ -126,19 +126,12 @@ def test_it_is_cloned_pickled_and_set() -> None:
     assert pickle.loads(pickle.dumps(fresh)).epochs == 2
 
 
-def test_a_seed_decides_and_none_takes_another() -> None:
+def test_a_seed_decides() -> None:
     X, y = data()
     fit = [LengthwiseClassifier(ROCKET, random_state=seed).fit(X, y).predict_proba(X) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(fit[0], fit[1])
     assert not np.array_equal(fit[0], fit[2])
     assert LengthwiseClassifier(ROCKET, random_state=np.random.RandomState(1)).fit(X, y).score(X, y) > 0.5
-
-
-def test_a_grid_may_be_an_array() -> None:
-    X, y = data()
-    grid = {"calibration": np.array([True, False]), "random_state": np.arange(2)}
-    search = GridSearchCV(LengthwiseClassifier(ROCKET), grid, cv=2, error_score="raise").fit(X, y)
-    assert search.best_score_ > 0.8
 
 
 def test_a_wrong_spec_is_refused_with_the_reason_wherever_it_is_asked_for_its_tags() -> None:

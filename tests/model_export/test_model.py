@@ -53,16 +53,9 @@ def test_a_per_step_model_answers_each_step_and_nothing_at_padding() -> None:
 
 
 def test_attention_is_given_where_the_model_pools_by_it() -> None:
-    answer = SequenceClassifier(spec()).eval()(torch.randn(2, 5, 3), torch.tensor([5, 2]))
-    assert answer.attention.shape == (2, 5)
-    assert (
-        SequenceClassifier(spec('pooling = "mean"')).eval()(torch.randn(1, 2, 3), torch.tensor([2])).attention is None
-    )
-
-
-def test_a_token_model_takes_ids() -> None:
-    model = SequenceClassifier(spec(step="vocabulary = 6")).eval()
-    assert model(torch.tensor([[1, 5, 0], [2, 0, 0]]), torch.tensor([3, 1])).logits.shape == (2, 2)
+    steps, lengths = torch.randn(2, 5, 3), torch.tensor([5, 2])
+    assert SequenceClassifier(spec()).eval()(steps, lengths).attention.shape == (2, 5)
+    assert SequenceClassifier(spec('pooling = "mean"')).eval()(steps, lengths).attention is None
 
 
 def test_only_missing_values_are_treated_as_missing() -> None:
@@ -81,28 +74,18 @@ def made(model: str, **keys: str) -> Spec:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_a_set_of_ordinary_keys(name: str) -> None:
+def test_a_preset_is_a_set_of_ordinary_keys_and_fits_every_task_and_tokens(name: str) -> None:
     table = made(f"preset = '{name}'").resolved()["model"]
     assert "preset" not in table
     assert Spec.from_table(made(f"preset = '{name}'").resolved()).resolved()["model"] == table
-
-
-def test_a_key_beside_a_preset_wins() -> None:
-    assert made("preset = 'rnn'\nhidden = 5").model.hidden == 5
-    assert made("preset = 'conv'\npooling = 'max'").model.pooling == "max"
-
-
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("task", ["multi-label", "per-step"])
-def test_a_preset_fits_every_task(name: str, task: str) -> None:
-    logits = classifier(made(f"preset = '{name}'", task=task)).eval()(torch.randn(2, 9, 3), torch.tensor([9, 4])).logits
-    assert logits.shape == ((2, 9, 2) if task == "per-step" else (2, 2))
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_fits_tokens(name: str) -> None:
-    model = classifier(made(f"preset = '{name}'", step="vocabulary = 7")).eval()
-    assert model(torch.randint(7, (2, 9)), torch.tensor([9, 4])).logits.shape == (2, 2)
+    assert made(f"preset = '{name}'\nhidden = 5").model.hidden == 5  # a key beside it wins
+    values, tokens, lengths = torch.randn(2, 9, 3), torch.randint(7, (2, 9)), torch.tensor([9, 4])
+    for keys, steps, shape in (
+        ({"task": "multi-label"}, values, (2, 2)),
+        ({"task": "per-step"}, values, (2, 9, 2)),
+        ({"step": "vocabulary = 7"}, tokens, (2, 2)),
+    ):
+        assert classifier(made(f"preset = '{name}'", **keys)).eval()(steps, lengths).logits.shape == shape
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -22,20 +22,19 @@ def test_each_label_of_a_multi_label_model_is_its_own_question() -> None:
     torch.testing.assert_close(objective.loss(logits, targets, "multi-label"), expected)
 
 
-def test_class_weights_make_a_rare_label_count_as_much() -> None:
-    examples = [Example(torch.zeros(1, 1), torch.tensor(label)) for label in [0, 0, 0, 1]]
-    weights = objective.class_weights(examples, 3, "single-label")
-    torch.testing.assert_close(weights, torch.tensor([4 / 9, 4 / 3, 1.0]))
-
-
-def test_class_weights_of_a_multi_label_model_weigh_positives() -> None:
-    examples = [Example(torch.zeros(1, 1), torch.tensor(labels)) for labels in [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]]
-    assert objective.class_weights(examples, 2, "multi-label").tolist() == [2.0, 1.0]
-
-
-def test_class_weights_of_a_per_step_model_count_steps() -> None:
-    examples = [Example(torch.zeros(4, 1), torch.tensor([0, 0, 0, 1]))]
-    torch.testing.assert_close(objective.class_weights(examples, 2, "per-step"), torch.tensor([2 / 3, 2.0]))
+@pytest.mark.parametrize(
+    ("targets", "classes", "task", "expected"),
+    [
+        ([0, 0, 0, 1], 3, "single-label", [4 / 9, 4 / 3, 1.0]),
+        ([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]], 2, "multi-label", [2.0, 1.0]),  # they weigh positives
+        ([[0, 0, 0, 1]], 2, "per-step", [2 / 3, 2.0]),
+    ],
+)
+def test_class_weights_make_a_rare_label_count_as_much(
+    targets: list[object], classes: int, task: Task, expected: list[float]
+) -> None:
+    examples = [Example(torch.zeros(4, 1), torch.tensor(target)) for target in targets]
+    torch.testing.assert_close(objective.class_weights(examples, classes, task), torch.tensor(expected))
 
 
 def scored(answers: list[tuple[torch.Tensor, torch.Tensor]], classes: int, task: Task) -> EvaluationScores:
@@ -52,9 +51,7 @@ def test_scores_of_single_labels() -> None:
     assert found.confusion == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
     assert found.accuracy == 0.5
     assert found.macro_f1 == pytest.approx(1 / 3)
-
-
-def test_a_label_neither_seen_nor_answered_is_left_out_of_the_mean() -> None:
+    # a label neither seen nor answered is left out of the mean
     assert scored([(one_hot(0), torch.tensor(0))], 3, "single-label").macro_f1 == 1.0
 
 

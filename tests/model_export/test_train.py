@@ -113,12 +113,9 @@ def test_a_state_of_another_run_is_not_resumed_and_what_differs_is_named(
         train.train(**begun | changed, directory=tmp_path, resume=True)
 
 
-def test_there_must_be_a_state_to_resume_from(tmp_path: Path) -> None:
+def test_too_few_records_or_no_state_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         train.train(spec(), separable(20), QUICK, tmp_path, resume=True)
-
-
-def test_too_few_records_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--validation 0"):
         train.train(spec(), separable(2), QUICK, tmp_path)
     with pytest.raises(ConfigurationError):
@@ -132,23 +129,13 @@ def test_without_a_validation_split_all_is_trained_on_and_the_last_epoch_taken(t
     assert result.progress[0].best == QUICK.epochs - 1
 
 
-def epoch(number: int, loss: float) -> Epoch:
-    return Epoch(number, 1.0, loss, 0.5)
-
-
-def test_the_epoch_of_the_lowest_validation_loss_is_kept() -> None:
-    progress = TrainingProgress()
-    assert [progress.add(epoch(number, loss)) for number, loss in enumerate([3.0, 1.0, 2.0])] == [True, True, False]
-    assert progress.best == 1
-
-
-def test_training_stops_when_patience_is_over() -> None:
+def test_the_epoch_of_the_lowest_validation_loss_is_kept_until_patience_is_over() -> None:
     progress, options = TrainingProgress(), TrainingOptions(epochs=50, patience=2)
-    progress.add(epoch(0, 1.0))
-    progress.add(epoch(1, 2.0))
-    assert not progress.stops(options)
-    progress.add(epoch(2, 2.0))
-    assert progress.stops(options)
+    added = []
+    for number, loss in enumerate([3.0, 1.0, 2.0, 2.0]):
+        assert not progress.stops(options)
+        added.append(progress.add(Epoch(number, 1.0, loss, 0.5)))
+    assert (added, progress.best, progress.stops(options)) == ([True, True, False, False], 1, True)
 
 
 def test_class_weights_are_taken_on_wish(tmp_path: Path) -> None:

@@ -81,19 +81,13 @@ def test_a_temporary_folder_goes_with_its_run() -> None:
     assert not folder.exists()
 
 
-def test_labels_may_be_numbers_and_are_sorted_as_numbers() -> None:
-    sequences, _ = data(30)
-    run = lengthwise_export.train(ROCKET, sequences, np.arange(30) % 3 + 9, progress=None)
-    assert run.labels == ("9", "10", "11")
-
-
-def test_a_preset_takes_features_and_longest_from_the_data() -> None:
+def test_features_labels_and_the_longest_sequence_are_read_off_the_data() -> None:
     random = np.random.default_rng(0)
-    sequences = [random.normal(size=(length, 1)) for length in (1500, 5, 7, 9)]
-    run = lengthwise_export.train("rocket", [steps[:, 0] for steps in sequences], list("abab"), progress=None)
-    assert run.spec["input"]["features"] == 1
-    assert run.spec["input"]["max_length"] == 1500
+    sequences = [random.normal(size=length) for length in (1500, 5, 7, 9, 8, 4)]
+    run = lengthwise_export.train("rocket", sequences, np.arange(6) % 3 + 9, progress=None)
+    assert (run.spec["input"]["features"], run.spec["input"]["max_length"]) == (1, 1500)
     assert any("max_length = 1500" in reason for reason in run.reasons)
+    assert run.labels == ("9", "10", "11")  # sorted as numbers
 
 
 def test_token_ids_need_a_vocabulary_and_numbers_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
@@ -215,9 +209,8 @@ def test_what_is_wrong_in_another_split_is_said_before_anything_is_chosen(
 
 
 def test_a_missing_value_in_another_split_is_held_against_the_policy_that_was_chosen() -> None:
-    missing = [np.full((3, 3), np.nan)]
-    with pytest.raises(InvalidSequences):
-        lengthwise_export.train("auto", *data(), test=(missing, ["a"]), progress=None)
+    with pytest.raises(InvalidSequences, match="in test: "):
+        lengthwise_export.train("auto", *data(), test=([np.full((3, 3), np.nan)], ["a"]), progress=None)
 
 
 def test_a_folder_that_holds_a_run_is_kept(tmp_path: Path) -> None:
