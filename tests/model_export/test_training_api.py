@@ -235,11 +235,8 @@ def test_progress_is_told_and_torch_is_left_as_it_was() -> None:
 
 def test_two_runs_are_compared_as_objects_and_folders(tmp_path: Path) -> None:
     first = lengthwise_export.train(ROCKET, *data(), test=data(10, seed=3), progress=None)
-    second = lengthwise_export.train(TINY, *data(), test=data(10, seed=3), out=tmp_path / "run", **QUICK)
+    lengthwise_export.train(TINY, *data(), test=data(10, seed=3), out=tmp_path / "run", **QUICK)
     found = lengthwise_export.compare(first, tmp_path / "run")
-    assert found.split == "test"
-    assert "accuracy" in str(found)
-    assert "<table>" in found._repr_html_()
-    assert lengthwise_export.compare(second, second).verdict.startswith("no clear difference")
+    assert (found.split, "accuracy" in str(found), "<table>" in found._repr_html_()) == ("test", True, True)
     with pytest.raises(ConfigurationError):
         lengthwise_export.compare(first, tmp_path / "absent")

@@ -53,16 +53,25 @@ def test_a_spec_that_says_nothing_is_trained_and_agrees_with_its_checkpoint(file
         assert from_spec(Spec.read(described), files / "run" / WEIGHTS_FILE).manifest.labels == ("a", "b")
 
 
-def test_seeds_give_a_mean_and_a_spread(files: Path) -> None:
-    ended = trained(files, "run", "--seeds", "2", "--validation", "0.2")
+def test_seeds_give_a_spread_and_a_report_as_json_and_as_a_page(files: Path) -> None:
+    several = ("--seeds", "2", "--validation", "0.2")
+    ended = trained(files, "run", *several)
     assert ended.exit_code == 0, ended.output
     assert "over 2 seeds" in ended.stdout
     content = report(files / "run")
     assert [one["seed"] for one in content["runs"]] == [0, 1]
     accuracies = [one["test"] for one in content["runs"]]
     assert content["spread"]["test"]["mean"] == pytest.approx(sum(accuracies) / 2)
+    scores = content["test"]
+    assert 0 <= scores["ece"] <= 1
+    assert sum(one["answers"] for one in scores["reliability"]) == 24
+    assert sum(one["sequences"] for one in scores["by_length"]) == 24
+    drawn = (files / "run" / "report.html").read_text()
+    for said in ("Calibration (test)", "Accuracy by steps (test)", "Confusion (test)", "Learning curves", "by seed"):
+        assert said in drawn
+    assert "<script>" not in page(content | {"labels": ["<script>", "b"]}, "<b>")
     assert (files / "run" / "model.safetensors").is_file()
-    again = trained(files, "run", "--seeds", "2", "--validation", "0.2", "--resume")
+    again = trained(files, "run", *several, "--resume")
     assert again.exit_code == 0, again.output
     assert report(files / "run")["runs"][1]["test"] == accuracies[1]
 
@@ -74,19 +83,6 @@ def test_an_ensemble_is_one_checkpoint_that_checks_clean_and_exports(files: Path
     assert run("check", files / "run", "--max-length", "40").exit_code == 0
     exported = run("export", files / "run", "--data", files / "test.jsonl", "--out", files / "models" / "m")
     assert exported.exit_code == 0, exported.output
-
-
-def test_a_report_has_calibration_lengths_and_curves_as_json_and_as_a_page(files: Path) -> None:
-    assert trained(files, "run").exit_code == 0
-    content = report(files / "run")
-    scores = content["test"]
-    assert 0 <= scores["ece"] <= 1
-    assert sum(one["answers"] for one in scores["reliability"]) == 24
-    assert sum(one["sequences"] for one in scores["by_length"]) == 24
-    drawn = (files / "run" / "report.html").read_text()
-    for said in ("Calibration (test)", "Accuracy by steps (test)", "Confusion (test)", "Learning curves"):
-        assert said in drawn
-    assert "<script>" not in page(content | {"labels": ["<script>", "b"]}, "<b>")
 
 
 def written(folder: Path, accuracy: float, answers: int = 100, **more: Any) -> Path:

@@ -67,17 +67,22 @@ def test_the_normalisation_with_which_a_whole_model_loses_less_is_taken(
     least: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losing(monkeypatch, {"both": 0.3, "training": 0.25, "sequence": 0.27} | {least: 0.15}, spread=0.1)
-    found = compared(("training", "sequence"), 120)
+    found = compared(("training", "sequence", "feature-scale"), 120)  # the last one cannot be fitted
     assert found.spec.input.normalize == least
     (reason,) = found.reasons
     assert reason.startswith(f'normalize = "{least}": held-out log loss of whole models on 120 records')
     assert re.search(r"both 0\.[23]\d\d, .*sequence 0\.2\d\d, training 0\.[12]\d\d$", reason)
 
 
-def test_a_difference_that_may_be_chance_does_not_change_what_the_probe_prefers(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("losses", "spread"),
+    [({"both": 0.3, "training": 0.28}, 1.0), ({"training": 0.1}, 0.0)],
+    ids=["may be chance", "cannot be fitted"],
+)
+def test_what_the_probe_prefers_is_kept(
+    losses: dict[str, float], spread: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losing(monkeypatch, {"both": 0.3, "training": 0.28}, spread=1.0)
+    losing(monkeypatch, losses, spread=spread)
     found = compared(("training",), 120)
     assert (found.spec, found.reasons) == (ROCKET, ())
 
@@ -114,14 +119,6 @@ def test_of_many_records_or_steps_a_part_is_compared(
     assert found.spec.input.normalize == "training"
     assert fitted == [("both", most), ("training", most), ("none", most)]
     assert (found.fitted is None) == (most < 200)
-
-
-def test_a_normalisation_that_cannot_be_fitted_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    losing(monkeypatch, {"both": 0.3, "training": 0.1})
-    found = compared(("sequence", "training"), 120)
-    assert found.spec.input.normalize == "training"
-    losing(monkeypatch, {"training": 0.1})
-    assert compared(("training",), 120).spec is ROCKET
 
 
 @pytest.mark.parametrize("model", ["", "kind = 'rocket'"])
