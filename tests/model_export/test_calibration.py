@@ -75,11 +75,11 @@ def test_every_task_is_calibrated(task: str, tmp_path: Path) -> None:
 
 
 def test_the_option_turns_it_off() -> None:
-    described = {"input": {"features": 3}, "model": {"hidden": 4}, "output": {"labels": ["a", "b"]}}
     given = [each.steps for each in separable(20)], [str(each.label) for each in separable(20)]
-    options: dict[str, Any] = {"epochs": 1, "validation": 0.2, "progress": None}
-    assert lengthwise_export.train(described, *given, calibration=False, **options).report["temperature"] is None
-    assert lengthwise_export.train(described, *given, **options).report["temperature"] > 0
+    for calibration in (True, False):
+        options: dict[str, Any] = {"epochs": 1, "validation": 0.2, "progress": None, "calibration": calibration}
+        made = lengthwise_export.train({"model": {"hidden": 4}}, *given, **options)
+        assert isinstance(made.report["temperature"], float) == calibration
 
 
 def logits(answers: int, classes: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -111,15 +111,11 @@ def test_few_answers_that_are_all_right_do_not_make_a_model_certain() -> None:
     assert shares.max() == pytest.approx(1 - 1 / 14, abs=1e-3)
 
 
-def test_answers_no_better_than_chance_become_equally_probable() -> None:
+def test_logits_of_any_size_and_answers_no_better_than_chance_are_calibrated() -> None:
+    for size in (1e-6, 1e6):
+        values, targets = logits(500, 3, size)
+        found = temperature.fit(values, targets, multi_label=False)
+        assert temperature.LOWEST * 0.99 <= found <= temperature.HIGHEST * 1.01
     random = np.random.default_rng(0)
     values = random.normal(size=(4000, 2)) * 50
-    assert temperature.fit(values, random.integers(0, 2, 4000), multi_label=False) > 500
-
-
-@pytest.mark.parametrize("size", [1e-6, 1e6])
-def test_logits_of_any_size_are_calibrated(size: float) -> None:
-    values, targets = logits(500, 3, size)
-    found = temperature.fit(values, targets, multi_label=False)
-    assert np.isfinite(found)
-    assert temperature.LOWEST * 0.99 <= found <= temperature.HIGHEST * 1.01
+    assert temperature.fit(values, random.integers(0, 2, 4000), multi_label=False) > 500  # equally probable

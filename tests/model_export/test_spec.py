@@ -16,15 +16,15 @@ from tests.support.specs import spec
 SHIPPED = Path("model_export/lengthwise_export/specs/japanese-vowels.toml")
 
 
-def test_a_spec_needs_only_its_steps_and_its_labels() -> None:
+def test_a_spec_needs_only_its_steps_and_its_labels(tmp_path: Path) -> None:
     made = Spec.from_toml('[input]\nfeatures = 2\n[output]\nlabels = ["x", "y"]')
     assert (made.model.rnn, made.model.hidden, made.model.layers, made.model.bidirectional) == ("lstm", 64, 2, True)
     assert (made.input.missing, made.input.normalize, made.input.max_length) == ("refuse", "auto", 1024)
     assert made.resolved()["input"]["normalize"] == "training"
-
-
-def test_the_shipped_spec_reads() -> None:
     assert Spec.read(SHIPPED).output.labels == tuple("123456789")
+    assert spec(labels='["urgent"]', task="multi-label").output.labels == ("urgent",)  # one is enough
+    with pytest.raises(SpecError):
+        Spec.read(tmp_path / "absent.toml")
 
 
 TWO = '[output]\nlabels = ["a", "b"]'
@@ -134,22 +134,11 @@ def refusal(key: tuple[str, ...], value: object) -> str:
     return ""
 
 
-def test_a_multi_label_model_may_have_one_label() -> None:
-    assert spec(labels='["urgent"]', task="multi-label").output.labels == ("urgent",)
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError):
-        Spec.read(tmp_path / "absent.toml")
-
-
 def test_the_manifest_says_what_the_spec_says() -> None:
     manifest = spec(step="vocabulary = 9\npadding_id = 2\nmax_length = 33").manifest(name="m", version=4)
     assert (manifest.input.kind, manifest.input.vocabulary, manifest.input.padding_id) == ("tokens", 9, 2)
     assert (manifest.max_length, manifest.graph.sequences, manifest.graph.attention) == (33, "tokens", "attention")
-
-
-def test_only_attention_pooling_promises_attention() -> None:
+    # only attention pooling promises attention
     assert spec('pooling = "max"').manifest(name="m", version=1).graph.attention is None
     assert spec(task="per-step").manifest(name="m", version=1).graph.attention is None
 
@@ -204,12 +193,7 @@ def test_every_key_stands_there_with_its_type_and_default(place: tuple[str, ...]
     assert [row[0] for row in rows(place) if not row[3]] == []
 
 
-@pytest.mark.parametrize("text", re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.M | re.S))
-def test_every_example_is_a_spec(text: str) -> None:
-    assert Spec.from_toml(text).input.features == 3
-
-
-def test_every_task_has_an_example() -> None:
-    examples = re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.M | re.S)
-    tasks = {Spec.from_toml(text).output.task for text in examples}
-    assert tasks == {"single-label", "multi-label", "per-step"}
+def test_every_example_is_a_spec_and_every_task_has_one() -> None:
+    examples = [Spec.from_toml(text) for text in re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.M | re.S)]
+    assert {example.input.features for example in examples} == {3}
+    assert {example.output.task for example in examples} == {"single-label", "multi-label", "per-step"}
