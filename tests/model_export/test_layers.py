@@ -49,23 +49,22 @@ def test_a_padded_row_answers_as_it_does_alone_and_zeros_at_padding(make) -> Non
         torch.testing.assert_close(row[:length], by_itself)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_recurrent_layers_end_each_row_at_its_length(cell: str) -> None:
-    layer = layers.MaskedRecurrent(cell, FEATURES, 6, layers=2, bidirectional=True, dropout=0.0).eval()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: layers.MaskedRecurrent("lstm", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0),
+        lambda: layers.MaskedRecurrent("gru", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0),
+        lambda: layers.StepwiseLayers(FEATURES, 12, layers=2, dropout=0.0),
+    ],
+)
+def test_recurrent_and_stepwise_layers_end_each_row_at_its_length(make) -> None:
+    layer = make().eval()
     steps, mask = batch()
     padded = layer(steps, LENGTHS)
     assert padded.shape == (len(LENGTHS), WIDTH, 12)
-    assert not padded[~mask].any()
+    assert not padded[~mask].any()  # in spite of biases
     for row, alone, length in zip(padded, steps, LENGTHS.tolist(), strict=True):
         torch.testing.assert_close(row[:length], layer(alone[None, :length], torch.tensor([length]))[0])
-
-
-def test_stepwise_layers_write_zeros_at_padding_in_spite_of_their_biases() -> None:
-    layer = layers.StepwiseLayers(FEATURES, 6, layers=2, dropout=0.0).eval()
-    steps, mask = batch()
-    answer = layer(steps, LENGTHS)
-    assert answer[mask].any()
-    assert not answer[~mask].any()
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (3, 1), (5, 1), (4, 3), (3, 4)])

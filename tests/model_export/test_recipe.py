@@ -17,8 +17,7 @@ from lengthwise_export.training.options import TrainingOptions, TrainOptions
 from lengthwise_export.training.train import Epoch, TrainingProgress, learning_rate
 from tests.support.specs import separable
 
-LAYERS = {"epochs": 3}
-"""An option of gradient descent, which asks for layers."""
+LAYERS = {"epochs": 3}  # an option of gradient descent, which asks for layers
 
 
 def waves(count: int, *, scales: bool = False, length: int = 30, classes: int = 2) -> list[Record]:
@@ -36,8 +35,7 @@ def waves(count: int, *, scales: bool = False, length: int = 30, classes: int = 
 
 
 OPEN = "features = 1"
-NORMALISED = "features = 1\nnormalize = 'training'"
-"""Where normalisation is not the subject: choosing it takes five fits."""
+NORMALISED = "features = 1\nnormalize = 'training'"  # choosing it takes five fits
 
 
 def spec(model: str = "", step: str = NORMALISED, labels: str = "['a', 'b']", task: str = "single-label") -> Spec:
