@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
@@ -80,6 +81,8 @@ def test_an_ensemble_is_one_checkpoint_that_checks_clean_and_exports(files: Path
     ended = trained(files, "run", "--seeds", "2", "--ensemble")
     assert ended.exit_code == 0, ended.output
     assert Spec.read(files / "run" / "spec.toml").model.members == 2
+    tensors = load_file(files / "run" / WEIGHTS_FILE)
+    assert not tensors["members.0.head.weight"].equal(tensors["members.1.head.weight"])
     assert run("check", files / "run", "--max-length", "40").exit_code == 0
     exported = run("export", files / "run", "--data", files / "test.jsonl", "--out", files / "models" / "m")
     assert exported.exit_code == 0, exported.output

@@ -33,7 +33,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training.batches import Example, examples
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.scores import ScoredAnswer, scores
-from lengthwise_export.training.train import TrainingResult, remove_results, write
+from lengthwise_export.training.train import TrainingResult, write
 
 _LARGEST_MATRIX_BYTES: Final = 4 * 2**30
 PENALTIES: Final = np.logspace(-3, 5, 17)
@@ -60,7 +60,6 @@ def train(
 
     `on_examples` is called with the number of examples whose features are known.
     """
-    remove_results(directory)
     result = fitted or fit(spec, records, options, on_examples=on_examples)
     write(directory, spec, records, result, seed=options.seed)
     return result

@@ -80,9 +80,8 @@ class TrainingSession:
             for line in [*(f"chosen: {one}" for one in plan.reasons), *(f"warning: {one}" for one in plan.warnings)]:
                 self.tell(line)
             with _made_folder(out):
-                if not self.resume:
-                    for path in (out / WEIGHTS_FILE, *_state_files(out)):
-                        path.unlink(missing_ok=True)
+                for path in () if self.resume else _results(out):
+                    path.unlink()
                 results = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
                 report, best = self._report(plan, results, held)
                 if plan.runs > 1:
@@ -186,9 +185,8 @@ class TrainingSession:
 
 def refuse_to_overwrite(out: Path, instead: str) -> None:
     """Makes sure that a folder holds no run; the ConfigurationError ends with `instead`."""
-    for path in (out / WEIGHTS_FILE, *_state_files(out)):
-        if path.exists():
-            raise ConfigurationError(f"{out} holds a run ({path.relative_to(out)}): {instead}")
+    for path in _results(out):
+        raise ConfigurationError(f"{out} holds a run ({path.relative_to(out)}): {instead}")
 
 
 def finished_epochs(out: Path) -> int:
@@ -196,10 +194,14 @@ def finished_epochs(out: Path) -> int:
     return sum(len(checkpoint.state(path)["epochs"]) for path in _state_files(out))
 
 
-def _state_files(out: Path) -> list[Path]:
-    """The states of all runs in a folder."""
-    patterns = (STATE_FILE, f"{MEMBERS}/*/{STATE_FILE}", f"{SEEDS}/*/{STATE_FILE}")
+def _results(out: Path) -> list[Path]:
+    """The weights and the states of all runs in a folder."""
+    patterns = [f"{runs}{name}" for runs in ("", f"{MEMBERS}/*/", f"{SEEDS}/*/") for name in (WEIGHTS_FILE, STATE_FILE)]
     return [path for pattern in patterns for path in sorted(out.glob(pattern))]
+
+
+def _state_files(out: Path) -> list[Path]:
+    return [path for path in _results(out) if path.name == STATE_FILE]
 
 
 def _folder(out: Path, plan: Plan, number: int) -> Path:

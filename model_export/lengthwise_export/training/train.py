@@ -229,8 +229,6 @@ def train(
     spec, seed = spec.concrete(), options.seed if split_seed is None else split_seed
     members = examples(records, spec)
     parts = (members, examples(validation, spec)) if validation else _split(members, spec, options, seed)
-    if not resume:
-        remove_results(directory)
     several, runs = spec.model.members > 1, []
     single = spec.with_keys(model={"members": 1}) if several else spec
     for number in range(spec.model.members):
@@ -244,8 +242,6 @@ def train(
             run.restore(path, key)
             for epoch in run.progress.epochs:
                 on_epoch(epoch)
-        else:
-            remove_results(folder)
         for epoch in run.epochs():
             run.save(path, key)
             on_epoch(epoch)
@@ -298,12 +294,6 @@ def _calibrated(model: Classifier, members: Sequence[Example], spec: Spec, known
             for parameter in (parameter for one in model.networks for parameter in one.head.parameters()):
                 parameter.div_(scale)
     return scale
-
-
-def remove_results(directory: Path) -> None:
-    """Removes the results of an earlier run."""
-    for name in (WEIGHTS_FILE, STATE_FILE):
-        (directory / name).unlink(missing_ok=True)
 
 
 def write(directory: Path, spec: Spec, records: Sequence[Record], result: TrainingResult, **more: Any) -> None:
