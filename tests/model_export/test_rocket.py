@@ -182,51 +182,46 @@ def test_what_cannot_be_fitted_is_refused_before_its_matrix_is_made() -> None:
         rocket_training.fit(large, separable(10), TrainingOptions())
 
 
-def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(tmp_path: Path) -> None:
-    result = trained(tmp_path)
-    published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
-    manifest = published.manifest
-    assert manifest.promises[0].bits
-    assert manifest.made["temperature"] == result.temperature
-    assert manifest.max_batch_rows == 32
-    session = Session.load(published.directory, manifest)
-    given = sequences(3, seed=7, lengths=[1, 5, 30, 12, 9, 2, 60, 33])
-    alone = [session.run(pad([steps])).logits[0] for steps in given]
-    for width in (60, 64, 97):
-        together = session.run(pad(given, width=width)).logits
-        assert np.array_equal(together, np.stack(alone))
-    weights, biases = (part.detach().numpy() for part in result.model.head.parameters())
-    model = result.model
-    for logits, steps in zip(alone, given, strict=True):
-        standard = ((steps - model.first.mean.numpy()) / model.first.std.numpy()).astype(np.float32)
-        reference = features_of(on_grid(model, standard), kernels_of(model))
-        assert np.allclose(logits, reference @ weights.T + biases, atol=1e-5)
+GRID = "grid = 'training'"
+OF_SEQUENCE = "sequence_features = ['length', 'level', 'scale', 'missing']"
 
 
-@pytest.mark.sampled(3)
-@pytest.mark.parametrize("normalize", ["training", "sequence-scale", "feature-scale"])
-def test_features_of_the_sequence_are_in_the_graph_with_the_same_bits(normalize: str, tmp_path: Path) -> None:
-    described = spec(
-        f"{SMALL}\nsequence_features = ['length', 'level', 'scale', 'missing']",
-        step=f"features = 3\nnormalize = '{normalize}'\nmissing = 'indicator'",
-    )
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize(
+    ("model", "step"),
+    [
+        ("", ""),
+        (OF_SEQUENCE, "normalize = 'sequence-scale'"),
+        (OF_SEQUENCE, "normalize = 'training'"),
+        (OF_SEQUENCE, "normalize = 'feature-scale'"),
+        (GRID, "max_length = 60"),
+    ],
+)
+def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(model: str, step: str, tmp_path: Path) -> None:
+    described = spec(f"{SMALL}\n{model}", step=f"features = 3\nmissing = 'indicator'\n{step}")
     records = separable(24)
     for index, record in enumerate(records):
         record.steps[1, index % 3] = np.nan
     result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
-    assert result.model.head.in_features == 420 + 1 + 3 + 3 + 6
+    assert result.model.head.in_features == 420 + (1 + 3 + 3 + 6 if model == OF_SEQUENCE else 0)
     published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
-    assert published.manifest.promises[0].bits
-    session = Session.load(published.directory, published.manifest)
-    given = sequences(3, seed=7, lengths=[1, 5, 30, 12, 9])
+    manifest = published.manifest
+    assert (manifest.promises[0].bits, manifest.max_batch_rows) == (True, 32)
+    assert manifest.made["temperature"] == result.temperature
+    asked = ("logits", "clipped") if manifest.graph.clipped else ("logits",)
+    assert ("clipped" in asked) == (model == GRID)
+    session = Session.load(published.directory, manifest)
+    given = sequences(3, seed=7, lengths=[1, 5, 30, 60, 12, 9])
     given[2][3, 1] = np.nan
-    alone = np.stack([session.run(pad([steps])).logits[0] for steps in given])
-    for width in (30, 64):
+    alone = np.concatenate([session.run(pad([steps])).logits for steps in given])
+    for width in (60, 97):
         batch = pad(given, width=width)
-        assert np.array_equal(session.run(batch).logits, alone)
+        served = session.run(batch, asked)
+        assert np.array_equal(served.logits, alone)
     with torch.no_grad():
-        own = result.model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths)).logits.numpy()
-    assert np.allclose(alone, own, atol=1e-4)
+        own = result.model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths))
+    assert np.allclose(alone, own.logits.numpy(), atol=1e-4)
+    assert own.clipped is None or np.array_equal(own.clipped.numpy(), served.clipped)
 
 
 def test_what_is_missing_is_counted_exactly() -> None:
@@ -268,33 +263,6 @@ def test_check_finds_no_leak_and_other_precisions_are_refused(tmp_path: Path) ->
             lengthwise_export.export(path, tmp_path / "m", precision=precision)  # type: ignore[arg-type]
 
 
-def test_the_grid_of_the_training_split_is_in_the_checkpoint(tmp_path: Path) -> None:
-    described = spec(f'{SMALL}\ngrid = "training"', step="features = 3\nmax_length = 60")
-    result = rocket_training.train(described, separable(40), TrainingOptions(), tmp_path)
-    published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
-    assert (published.manifest.graph.clipped, published.manifest.promises[0].bits) == ("clipped", True)
-    session, batch = Session.load(published.directory, published.manifest), pad(sequences(3, lengths=[1, 5, 30, 60]))
-    with torch.no_grad():
-        own = result.model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths))
-    served = session.run(batch, ("logits", "clipped"))
-    assert np.allclose(served.logits, own.logits.numpy(), atol=1e-5)
-    assert own.clipped is not None
-    assert np.array_equal(own.clipped.numpy(), served.clipped)
-    for damaged in (None, torch.tensor(3.0), torch.ones(2), torch.tensor(np.nan)):
-        path = with_tensor(tmp_path, "grid.distance", damaged)
-        with pytest.raises(CheckpointError, match="the checkpoint's grid is damaged"):
-            load(described, path)
-
-
-def with_tensor(folder: Path, name: str, changed: torch.Tensor | None) -> Path:
-    """The checkpoint in a folder with another tensor, or without it."""
-    path = folder / "model.safetensors"
-    tensors, state = load_file(path), checkpoint.state(path)
-    tensors.pop(name, None)
-    save_file(tensors if changed is None else tensors | {name: changed}, path, metadata={"state": json.dumps(state)})
-    return path
-
-
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
@@ -307,13 +275,21 @@ def with_tensor(folder: Path, name: str, changed: torch.Tensor | None) -> Path:
         ("dilations.0.distance", None),
         ("dilations.0.inside", None),
         ("head.weight", None),
+        ("grid.distance", None),
+        ("grid.distance", torch.tensor(3.0)),
+        ("grid.distance", torch.ones(2)),
+        ("grid.distance", torch.tensor(np.nan)),
     ],
 )
 def test_a_damaged_checkpoint_is_refused(name: str, changed: torch.Tensor | None, tmp_path: Path) -> None:
-    trained(tmp_path)
-    path = with_tensor(tmp_path, name, changed)
+    described, path = spec(f"{SMALL}\n{GRID}"), tmp_path / "model.safetensors"
+    rocket_training.train(described, separable(12), TrainingOptions(), tmp_path)
+    assert load(described, path)
+    tensors, state = load_file(path), checkpoint.state(path)
+    del tensors[name]
+    save_file(tensors if changed is None else tensors | {name: changed}, path, metadata={"state": json.dumps(state)})
     with pytest.raises(CheckpointError, match=str(path)):
-        load(spec(SMALL), path)
+        load(described, path)
 
 
 def test_the_command_trains_and_reports_and_refuses_options_of_gradient_descent(tmp_path: Path) -> None:
