@@ -35,7 +35,7 @@ from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
-from lengthwise_export.architecture import rocket_kernels
+from lengthwise_export.architecture import rocket
 
 PAGE = pages.RESULTS / "fixed_kernels.md"
 DATA: Final = "JapaneseVowels"
@@ -59,7 +59,7 @@ def transforms(seconds: float) -> list[tuple[str, ...]]:
             aeons = MiniRocket(n_kernels=_KERNELS, n_jobs=1, random_state=0).fit(values)
             sequences = [np.ascontiguousarray(each.T) for each in values]
             biases = _KERNELS // fixed_kernels.KERNELS
-            plan = fixed_kernels.plan(rocket_kernels.fit(sequences, biases, reference_length=steps, seed=0), bits=17)
+            plan = fixed_kernels.plan(rocket.fit_kernels(sequences, biases, reference_length=steps, seed=0), bits=17)
             own = partial(fixed_kernels.shares, plan, sequences[:1])
             one, other = _fastest([partial(aeons.transform, values[:1]), own], seconds)
             lines.append((str(features), str(steps), f"{one:.0f}", f"{other:.0f}", f"{other / one:.2f}"))

@@ -42,7 +42,7 @@ _ELSEWHERE = {
     "PublishedModel": "lengthwise_export.exporting.flow",
     "TrainedModel": "lengthwise_export.training.training_api",
     "adopt": "lengthwise_export.adopting.adopt",
-    "compare": "lengthwise_export.training.training_api",
+    "compare": "lengthwise_export.training.comparison",
     "train": "lengthwise_export.training.training_api",
 }
 """Where what is not in `api` is defined."""
@@ -52,8 +52,9 @@ if TYPE_CHECKING:
     from lengthwise_export.adopting.adopt import adopt
     from lengthwise_export.exporting.flow import PublishedModel
     from lengthwise_export.interface.api import CheckReport, check, export
+    from lengthwise_export.training.comparison import compare
     from lengthwise_export.training.estimator import LengthwiseClassifier
-    from lengthwise_export.training.training_api import TrainedModel, compare, train
+    from lengthwise_export.training.training_api import TrainedModel, train
 
     __version__: str
 else:  # a type checker is to find misspelt names

@@ -18,7 +18,7 @@ from lengthwise.padding import pad
 from lengthwise.runtime.fixed_kernels import HIGH_TAPS, KERNELS
 from lengthwise.runtime.session import Session
 from lengthwise_export.adopting.adopt import AdoptedClassifier, read
-from lengthwise_export.adopting.transforms import FittedTransform, RocketTransform, TransformedSeries
+from lengthwise_export.adopting.transforms import FittedKernels, FittedTransform, RocketTransform
 
 LENGTH = 40
 
@@ -306,7 +306,7 @@ def test_wrong_sequences_for_the_calibration_are_refused(
 
 
 def test_differences_can_be_kept_in_double() -> None:
-    series = TransformedSeries([1], [np.zeros((KERNELS, 1), dtype=np.float32)], [[[0]] * KERNELS])
+    series = [FittedKernels(1, np.zeros((KERNELS, 1), dtype=np.float32), [[0]] * KERNELS)]
     values = torch.randn(2, 20, 1, generator=torch.Generator().manual_seed(0))
     rows = [
         RocketTransform(FittedTransform(1, series, series, in_double=in_double))(values, torch.tensor([20, 13]))

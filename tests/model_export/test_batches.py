@@ -11,7 +11,6 @@ from lengthwise_export.training.batches import (
     Example,
     batches,
     check,
-    collate,
     examples,
     stratified_split,
     stratum,
@@ -138,5 +137,6 @@ def test_the_order_is_the_seeds() -> None:
 
 
 def test_padded_steps_have_no_target() -> None:
-    batch = collate([Example(torch.zeros(2, 1), torch.tensor([1, 0])), Example(torch.zeros(1, 1), torch.tensor([1]))])
-    assert batch.targets.tolist() == [[1, 0], [1, NO_TARGET]]
+    members = [Example(torch.zeros(2, 1), torch.tensor([1, 0])), Example(torch.zeros(1, 1), torch.tensor([1]))]
+    (batch,) = batches(members, 2, seed=(0,))
+    assert sorted(batch.targets.tolist()) == [[1, NO_TARGET], [1, 0]]

@@ -1,16 +1,18 @@
-"""Probabilities of trained layers fit the answers on the validation split."""
+"""Probabilities fit held-out answers: the temperature, and the layers that are divided by it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import lengthwise_export
 from lengthwise.datasets.dataset import Record
-from lengthwise_export.architecture import trained
+from lengthwise_export.architecture import temperature, trained
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.training import train as training
 from lengthwise_export.training.options import TrainingOptions
@@ -35,30 +37,21 @@ def test_the_temperature_divides_the_head_and_changes_no_label(tmp_path: Path) -
     assert plain.temperature is None
     assert calibrated.temperature is not None
     assert torch.allclose(calibrated.model.head.weight * calibrated.temperature, plain.model.head.weight)
-    assert calibrated.validation is not None
-    assert plain.validation is not None
-    assert calibrated.validation.loss < plain.validation.loss
-    assert calibrated.validation.confusion == plain.validation.confusion
+    assert calibrated.splits["validation"].loss < plain.splits["validation"].loss
+    assert calibrated.splits["validation"].confusion == plain.splits["validation"].confusion
 
 
-def test_checkpoint_and_manifest_state_the_temperature(tmp_path: Path) -> None:
-    result = run(tmp_path, noisy(40))
+@pytest.mark.parametrize("validation", [0.4, 0.0])
+def test_checkpoint_and_manifest_state_the_temperature_where_there_is_a_validation_split(
+    validation: float, tmp_path: Path
+) -> None:
+    result = run(tmp_path, noisy(40), validation=validation)
+    assert (result.temperature is None) == (validation == 0)
     path = tmp_path / trained.WEIGHTS_FILE
     record = trained.read_record(path)
     assert record.temperature == result.temperature
     assert record.spec is not None
-    source = from_spec(record.spec, path)
-    assert source.manifest.made["temperature"] == result.temperature
-
-
-def test_without_validation_nothing_is_calibrated(tmp_path: Path) -> None:
-    result = run(tmp_path, noisy(40), validation=0.0)
-    assert result.temperature is None
-    path = tmp_path / trained.WEIGHTS_FILE
-    record = trained.read_record(path)
-    assert record.temperature is None
-    assert record.spec is not None
-    assert "temperature" not in from_spec(record.spec, path).manifest.made
+    assert from_spec(record.spec, path).manifest.made.get("temperature") == result.temperature
 
 
 def test_without_validation_the_known_temperature_divides_the_head(tmp_path: Path) -> None:
@@ -78,17 +71,51 @@ def test_every_task_is_calibrated(task: str, tmp_path: Path) -> None:
         for each in noisy(60)
     ]
     calibrated, plain = run(tmp_path, records, task), run(tmp_path, records, task, calibration=False)
-    assert calibrated.validation is not None
-    assert plain.validation is not None
-    assert calibrated.validation.loss < plain.validation.loss
+    assert calibrated.splits["validation"].loss < plain.splits["validation"].loss
 
 
-@pytest.mark.parametrize("calibration", [True, False])
-def test_the_option_turns_it_off(tmp_path: Path, calibration: bool) -> None:
-    described = {"input": {"features": 3}, "model": {"hidden": 4}, "output": {"labels": ["a", "b"]}}
-    records = separable(20)
-    given = [each.steps for each in records], [str(each.label) for each in records]
-    made = lengthwise_export.train(
-        described, *given, out=tmp_path / "run", epochs=1, validation=0.2, calibration=calibration, progress=None
-    )
-    assert isinstance(made.report["temperature"], float) == calibration
+def test_the_option_turns_it_off() -> None:
+    given = [each.steps for each in separable(20)], [str(each.label) for each in separable(20)]
+    for calibration in (True, False):
+        options: dict[str, Any] = {"epochs": 1, "validation": 0.2, "progress": None, "calibration": calibration}
+        made = lengthwise_export.train({"model": {"hidden": 4}}, *given, **options)
+        assert isinstance(made.report["temperature"], float) == calibration
+
+
+def logits(answers: int, classes: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are `scale` times the right ones, and targets drawn from the right ones."""
+    random = np.random.default_rng(seed)
+    right = random.normal(size=(answers, classes)) * 2
+    shares = np.exp(right) / np.exp(right).sum(axis=1, keepdims=True)
+    targets = np.array([random.choice(classes, p=row) for row in shares])
+    return right * scale, targets
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 20.0])
+def test_the_temperature_is_found_from_targets_that_follow_the_probabilities(scale: float) -> None:
+    values, targets = logits(5000, 4, scale)
+    assert temperature.fit(values, targets, multi_label=False) == pytest.approx(scale, rel=0.06)
+
+
+def test_several_labels_have_one_temperature() -> None:
+    random = np.random.default_rng(0)
+    right = random.normal(size=(5000, 3)) * 2
+    targets = (random.random(right.shape) < 1 / (1 + np.exp(-right))).astype(np.float32)
+    assert temperature.fit(right * 3, targets, multi_label=True) == pytest.approx(3, rel=0.06)
+
+
+def test_few_answers_that_are_all_right_do_not_make_a_model_certain() -> None:
+    values = np.eye(3)[np.arange(12) % 3] * 4
+    divided = values / temperature.fit(values, np.arange(12) % 3, multi_label=False)
+    shares = np.exp(divided) / np.exp(divided).sum(axis=1, keepdims=True)
+    assert shares.max() == pytest.approx(1 - 1 / 14, abs=1e-3)
+
+
+def test_logits_of_any_size_and_answers_no_better_than_chance_are_calibrated() -> None:
+    for size in (1e-6, 1e6):
+        values, targets = logits(500, 3, size)
+        found = temperature.fit(values, targets, multi_label=False)
+        assert temperature.LOWEST * 0.99 <= found <= temperature.HIGHEST * 1.01
+    random = np.random.default_rng(0)
+    values = random.normal(size=(4000, 2)) * 50
+    assert temperature.fit(values, random.integers(0, 2, 4000), multi_label=False) > 500  # equally probable

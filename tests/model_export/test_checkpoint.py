@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from lengthwise_export.architecture import checkpoint
@@ -46,21 +47,17 @@ def test_a_write_that_fails_keeps_the_file_before(tmp_path: Path, monkeypatch: p
     assert [entry.name for entry in tmp_path.iterdir()] == ["s.safetensors"]
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_state_dict_that_torch_saved_is_read(tmp_path: Path, module: nn.Module, nested: bool) -> None:
-    path = tmp_path / "m.pt"
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model", "net"])
+def test_a_state_dict_that_torch_or_a_training_library_saved_is_read(
+    tmp_path: Path, module: nn.Module, key: str | None
+) -> None:
     held = module.state_dict()
-    torch.save({"state_dict": held, "epoch": 3} if nested else held, path)
-    other = nn.Linear(3, 2)
-    checkpoint.load(other, path)
-    assert other.weight.equal(module.weight)
-
-
-def test_safetensors_made_elsewhere_are_read(tmp_path: Path, module: nn.Module) -> None:
-    from safetensors.torch import save_file
-
-    save_file(module.state_dict(), tmp_path / "m.safetensors")
-    assert set(checkpoint.weights(tmp_path / "m.safetensors")) == {"weight", "bias"}
+    torch.save(held if key is None else {key: held, "optimizer": {"lr": 0.1}, "epoch": 3}, tmp_path / "m.pt")
+    save_file(held, tmp_path / "m.safetensors")  # made elsewhere
+    for name in ("m.pt", "m.safetensors"):
+        other = nn.Linear(3, 2)
+        assert checkpoint.load(other, tmp_path / name) == []
+        assert other.weight.equal(module.weight)
 
 
 def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,19 +69,16 @@ def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
-def test_a_damaged_or_absent_file_is_named(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_absent_damaged_or_of_another_model_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=name):
         checkpoint.weights(tmp_path / name)
     (tmp_path / name).write_bytes(b"nothing of the kind")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=name):
         checkpoint.weights(tmp_path / name)
-
-
-def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    checkpoint.write(path, {"weight": torch.zeros(4, 4), "extra": torch.zeros(1)}, {})
+    other = {"weight": torch.zeros(4, 4), "extra": torch.zeros(1)}
+    torch.save(other, tmp_path / name) if name == "m.pt" else save_file(other, tmp_path / name)
     with pytest.raises(CheckpointError, match=r"bias is missing; extra is left over; weight is \[4, 4\] there"):
-        checkpoint.load(nn.Linear(3, 2), path)
+        checkpoint.load(nn.Linear(3, 2), tmp_path / name)
 
 
 def under(prefix: str, module: nn.Module) -> dict[str, torch.Tensor]:
@@ -136,9 +130,3 @@ def test_the_other_weights_of_a_lightning_checkpoint_are_named(tmp_path: Path, m
     torch.save({"state_dict": weights, "epoch": 3, "hyper_parameters": {"lr": 0.1}}, tmp_path / "m.ckpt")
     (notice,) = checkpoint.load(nn.Linear(3, 2), tmp_path / "m.ckpt")
     assert notice.endswith("it is removed, and so are the weights of other parts: loss.weight")
-
-
-@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
-def test_weights_under_the_keys_of_training_libraries_are_read(tmp_path: Path, module: nn.Module, key: str) -> None:
-    torch.save({key: module.state_dict(), "optimizer": {"lr": 0.1}}, tmp_path / "m.pt")
-    assert set(checkpoint.weights(tmp_path / "m.pt")) == {"weight", "bias"}

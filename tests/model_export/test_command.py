@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lengthwise.commands.cli import main
-from lengthwise_export.training.run import Epoch, TrainingRun
+from lengthwise_export.training.train import Epoch, TrainingRun
 from tests.support.specs import separable
 
 SPEC = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'

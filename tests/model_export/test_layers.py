@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lengthwise_export.architecture import layers
+from lengthwise_export.architecture.normalization import Normalize
 
 LENGTHS = torch.tensor([5, 1, 3, 7])
 WIDTH, FEATURES = 9, 4
@@ -19,30 +20,16 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(len(LENGTHS), WIDTH, FEATURES), layers.step_mask(LENGTHS, WIDTH)
 
 
-def answers(layer: nn.Module, steps: Tensor) -> list[Tensor]:
-    """The layer's answer for each row by itself, without padding."""
-    found = []
-    for row, length in zip(steps, LENGTHS.tolist(), strict=True):
-        alone = row[None, :length]
-        found.append(layer(alone, layers.step_mask(torch.tensor([length]), length))[0])
-    return found
-
-
-def test_the_mask_comes_from_the_width_of_the_tensor() -> None:
-    assert layers.step_mask(torch.tensor([1, 3]), 4).tolist() == [
-        [True, False, False, False],
-        [True, True, True, False],
-    ]
-
-
-def test_masking_removes_nan_where_a_product_would_keep_it() -> None:
-    steps = torch.full((1, 2, 1), torch.nan)
-    assert layers.masked(steps, torch.tensor([[False, False]])).tolist() == [[[0.0], [0.0]]]
+def test_the_mask_comes_from_the_width_of_the_tensor_and_removes_nan() -> None:
+    mask = layers.step_mask(torch.tensor([1, 2]), 3)
+    assert mask.tolist() == [[True, False, False], [True, True, False]]
+    steps = torch.where(mask.unsqueeze(2), 1.0, torch.nan)  # a product would keep it
+    assert layers.masked(steps, mask).squeeze(2).tolist() == [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
 
 
 EVERY_LAYER = [
-    lambda: layers.Standardize(FEATURES),
-    lambda: layers.Standardize(FEATURES, "indicator"),
+    lambda: Normalize(FEATURES),
+    lambda: Normalize(FEATURES, "indicator"),
     lambda: layers.MaskedBatchNorm(FEATURES),
     lambda: layers.MaskedLayerNorm(FEATURES),
     lambda: layers.MaskedConv(FEATURES, 6, kernel=3),
@@ -52,37 +39,32 @@ EVERY_LAYER = [
 
 
 @pytest.mark.parametrize("make", EVERY_LAYER)
-def test_a_padded_row_answers_as_it_does_alone(make) -> None:
+def test_a_padded_row_answers_as_it_does_alone_and_zeros_at_padding(make) -> None:
     layer = make().eval()
     steps, mask = batch()
     padded = layer(steps, mask)
-    for row, alone, length in zip(padded, answers(layer, steps), LENGTHS.tolist(), strict=True):
-        torch.testing.assert_close(row[:length], alone)
+    assert not padded[~mask].any()
+    for row, alone, length in zip(padded, steps, LENGTHS.tolist(), strict=True):
+        by_itself = layer(alone[None, :length], layers.step_mask(torch.tensor([length]), length))[0]
+        torch.testing.assert_close(row[:length], by_itself)
 
 
-@pytest.mark.parametrize("make", EVERY_LAYER)
-def test_padding_is_zeros_after_every_layer(make) -> None:
-    steps, mask = batch()
-    assert not make().eval()(steps, mask)[~mask].any()
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_recurrent_layers_end_each_row_at_its_length(cell: str) -> None:
-    layer = layers.MaskedRecurrent(cell, FEATURES, 6, layers=2, bidirectional=True, dropout=0.0).eval()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: layers.MaskedRecurrent("lstm", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0),
+        lambda: layers.MaskedRecurrent("gru", FEATURES, 6, layers=2, bidirectional=True, dropout=0.0),
+        lambda: layers.StepwiseLayers(FEATURES, 12, layers=2, dropout=0.0),
+    ],
+)
+def test_recurrent_and_stepwise_layers_end_each_row_at_its_length(make) -> None:
+    layer = make().eval()
     steps, mask = batch()
     padded = layer(steps, LENGTHS)
     assert padded.shape == (len(LENGTHS), WIDTH, 12)
-    assert not padded[~mask].any()
+    assert not padded[~mask].any()  # in spite of biases
     for row, alone, length in zip(padded, steps, LENGTHS.tolist(), strict=True):
         torch.testing.assert_close(row[:length], layer(alone[None, :length], torch.tensor([length]))[0])
-
-
-def test_stepwise_layers_write_zeros_at_padding_in_spite_of_their_biases() -> None:
-    layer = layers.StepwiseLayers(FEATURES, 6, layers=2, dropout=0.0).eval()
-    steps, mask = batch()
-    answer = layer(steps, LENGTHS)
-    assert answer[mask].any()
-    assert not answer[~mask].any()
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (3, 1), (5, 1), (4, 3), (3, 4)])
@@ -109,16 +91,13 @@ def test_batch_statistics_are_those_of_the_valid_steps() -> None:
     torch.testing.assert_close(layer.running_variance, reference.running_var)
 
 
-def test_batch_statistics_stay_finite_with_a_single_valid_step() -> None:
+def test_batch_statistics_stay_finite_with_a_single_valid_step_and_are_kept_in_use() -> None:
     layer = layers.MaskedBatchNorm(FEATURES)
     layer(torch.randn(1, 4, FEATURES), torch.tensor([[True, False, False, False]]))
     assert layer.running_variance.isfinite().all()
-
-
-def test_a_batch_norm_in_use_keeps_its_statistics() -> None:
-    layer = layers.MaskedBatchNorm(FEATURES).eval()
-    layer(*batch())
-    assert layer.running_mean.tolist() == [0.0] * FEATURES
+    before = layer.running_mean.clone()
+    layer.eval()(*batch())
+    assert layer.running_mean.equal(before)
 
 
 def test_padded_keys_get_no_weight_in_self_attention() -> None:
@@ -136,52 +115,31 @@ def test_attention_weights_are_nothing_at_padding_and_one_in_all() -> None:
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(LENGTHS)))
 
 
-def test_mean_pooling_divides_by_the_length() -> None:
+def test_pooling_sees_valid_steps_only() -> None:
     steps, mask = batch()
-    expected = torch.stack([row[:length].mean(dim=0) for row, length in zip(steps, LENGTHS.tolist(), strict=True)])
-    torch.testing.assert_close(layers.mean_pooling(layers.masked(steps, mask), mask), expected)
+    rows = [row[:length] for row, length in zip(steps, LENGTHS.tolist(), strict=True)]
+    zeros = layers.masked(steps, mask)
+    torch.testing.assert_close(layers.mean_pooling(zeros, mask), torch.stack([row.mean(dim=0) for row in rows]))
+    negative = layers.masked(-steps.abs() - 1, mask)  # the zeros of padding are larger
+    expected = torch.stack([(-row.abs() - 1).amax(dim=0) for row in rows])
+    assert layers.max_pooling(negative, mask).equal(expected)
+    last, first = torch.stack([row[-1] for row in rows]), steps[:, 0]
+    assert layers.last_pooling(steps, LENGTHS, bidirectional=False).equal(last)
+    both = layers.last_pooling(steps, LENGTHS, bidirectional=True)  # the second half was read backwards
+    assert both.equal(torch.cat([last[:, :2], first[:, 2:]], dim=1))
 
 
-def test_max_pooling_of_negative_values_does_not_find_the_zeros_of_padding() -> None:
-    steps = torch.full((1, 3, 2), -5.0)
-    mask = torch.tensor([[True, True, False]])
-    assert layers.max_pooling(layers.masked(steps, mask), mask).tolist() == [[-5.0, -5.0]]
+def test_a_padding_id_is_embedded_as_zeros_and_any_id_may_stand_at_padding() -> None:
+    embedded = layers.TokenEmbedding(5, 3, padding_id=2)(
+        torch.tensor([[2, 1, 999]]), torch.tensor([[True, True, False]])
+    )
+    assert embedded[0].any(dim=1).tolist() == [False, True, False]
 
 
-def test_last_pooling_takes_the_last_valid_step() -> None:
-    steps, _ = batch()
-    expected = torch.stack([row[length - 1] for row, length in zip(steps, LENGTHS.tolist(), strict=True)])
-    assert layers.last_pooling(steps, LENGTHS, bidirectional=False).equal(expected)
-
-
-def test_last_pooling_takes_the_first_step_of_what_read_backwards() -> None:
-    steps, _ = batch()
-    pooled = layers.last_pooling(steps, LENGTHS, bidirectional=True)
-    assert pooled[:, 2:].equal(steps[:, 0, 2:])
-    assert pooled[0, :2].equal(steps[0, LENGTHS[0] - 1, :2])
-
-
-def test_a_padding_id_is_embedded_as_zeros() -> None:
-    layer = layers.TokenEmbedding(5, 3, padding_id=2)
-    embedded = layer(torch.tensor([[2, 1]]), torch.tensor([[True, True]]))
-    assert not embedded[0, 0].any()
-    assert embedded[0, 1].any()
-
-
-def test_ids_past_the_table_may_stand_at_padding() -> None:
-    layer = layers.TokenEmbedding(5, 3)
-    assert not layer(torch.tensor([[1, 999]]), torch.tensor([[True, False]]))[0, 1].any()
-
-
-def fitted(missing: str, *, normalize: bool = True) -> layers.Standardize:
-    layer = layers.Standardize(2, missing)
-    layer.fit([torch.tensor([[1.0, torch.nan], [3.0, 7.0]]), torch.tensor([[5.0, 9.0]])], normalize=normalize)
+def fitted(missing: str, normalize: str = "training") -> Normalize:
+    layer = Normalize(2, missing, normalize)
+    layer.fit([torch.tensor([[1.0, torch.nan], [3.0, 7.0]]), torch.tensor([[5.0, 9.0]])])
     return layer
-
-
-def standardized(missing: str, values: list[float], *, normalize: bool = True) -> list[float]:
-    answer = fitted(missing, normalize=normalize)(torch.tensor([[values]]), torch.tensor([[True]]))
-    return [round(value, 4) for value in answer[0, 0].tolist()]
 
 
 def test_statistics_are_those_of_the_present_values() -> None:
@@ -193,26 +151,22 @@ def test_statistics_are_those_of_the_present_values() -> None:
 @pytest.mark.parametrize(
     ("missing", "normalize", "expected"),
     [
-        ("zero", True, [0.0, -8.0]),
-        ("mean", True, [0.0, 0.0]),
-        ("indicator", True, [0.0, 0.0, 0.0, 1.0]),
-        ("zero", False, [3.0, 0.0]),
-        ("mean", False, [3.0, 8.0]),
-        ("indicator", False, [3.0, 8.0, 0.0, 1.0]),
+        ("zero", "training", [0.0, -8.0]),
+        ("mean", "training", [0.0, 0.0]),
+        ("indicator", "training", [0.0, 0.0, 0.0, 1.0]),
+        ("zero", "none", [3.0, 0.0]),
+        ("mean", "none", [3.0, 8.0]),
+        ("indicator", "none", [3.0, 8.0, 0.0, 1.0]),
     ],
 )
-def test_a_missing_value_becomes_what_its_policy_says(missing: str, normalize: bool, expected: list[float]) -> None:
-    assert standardized(missing, [3.0, float("nan")], normalize=normalize) == expected
+def test_a_missing_value_becomes_what_its_policy_says(missing: str, normalize: str, expected: list[float]) -> None:
+    answer = fitted(missing, normalize)(torch.tensor([[[3.0, torch.nan]]]), torch.tensor([[True]]))
+    torch.testing.assert_close(answer[0, 0], torch.tensor(expected))
 
 
-def test_a_constant_feature_becomes_zero_and_not_nan() -> None:
-    layer = layers.Standardize(1)
-    layer.fit([torch.full((4, 1), 0.1)], normalize=True)
+@pytest.mark.parametrize("value", [0.1, torch.nan])
+def test_a_feature_that_is_constant_or_never_present_becomes_zero(value: float) -> None:
+    layer = Normalize(1, "mean")
+    layer.fit([torch.full((4, 1), value)])
     assert layer.std.tolist() == [1.0]
-    assert abs(layer(torch.full((1, 1, 1), 0.1), torch.tensor([[True]])).item()) < 1e-6
-
-
-def test_a_feature_that_is_never_present_is_filled_with_zero() -> None:
-    layer = layers.Standardize(1, "mean")
-    layer.fit([torch.full((4, 1), torch.nan)], normalize=True)
-    assert layer(torch.full((1, 1, 1), torch.nan), torch.tensor([[True]])).item() == 0.0
+    assert abs(layer(torch.full((1, 1, 1), value), torch.tensor([[True]])).item()) < 1e-6

@@ -1,7 +1,19 @@
+"""The built-in architecture: its parts and its presets, from padding that reaches no answer to exports."""
+
+from pathlib import Path
+
 import pytest
 import torch
 
-from lengthwise_export.architecture.model import SequenceClassifier
+from lengthwise.runtime.session import Session
+from lengthwise.verification import measurement, promises
+from lengthwise_export.architecture.model import Ensemble, SequenceClassifier, classifier
+from lengthwise_export.architecture.model_spec import PRESETS
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.exporting import flow
+from lengthwise_export.exporting.candidate import from_spec
+from lengthwise_export.options import CheckOptions
+from tests.support.long import long_but
 from tests.support.specs import spec
 
 CONV = 'conv = [{channels = 5, kernel = 3}, {channels = 4, kernel = 2, norm = "none"}]'
@@ -41,16 +53,9 @@ def test_a_per_step_model_answers_each_step_and_nothing_at_padding() -> None:
 
 
 def test_attention_is_given_where_the_model_pools_by_it() -> None:
-    answer = SequenceClassifier(spec()).eval()(torch.randn(2, 5, 3), torch.tensor([5, 2]))
-    assert answer.attention.shape == (2, 5)
-    assert (
-        SequenceClassifier(spec('pooling = "mean"')).eval()(torch.randn(1, 2, 3), torch.tensor([2])).attention is None
-    )
-
-
-def test_a_token_model_takes_ids() -> None:
-    model = SequenceClassifier(spec(step="vocabulary = 6")).eval()
-    assert model(torch.tensor([[1, 5, 0], [2, 0, 0]]), torch.tensor([3, 1])).logits.shape == (2, 2)
+    steps, lengths = torch.randn(2, 5, 3), torch.tensor([5, 2])
+    assert SequenceClassifier(spec()).eval()(steps, lengths).attention.shape == (2, 5)
+    assert SequenceClassifier(spec('pooling = "mean"')).eval()(steps, lengths).attention is None
 
 
 def test_only_missing_values_are_treated_as_missing() -> None:
@@ -59,3 +64,84 @@ def test_only_missing_values_are_treated_as_missing() -> None:
     lengths = torch.tensor([2])
     assert not model(zeros, lengths).logits.equal(model(missing, lengths).logits)
     assert model(missing, lengths).logits.isfinite().all()
+
+
+def made(model: str, **keys: str) -> Spec:
+    step = keys.get("step", "features = 3\nmax_length = 60")
+    return Spec.from_toml(
+        f"[input]\n{step}\n[model]\n{model}\n[output]\nlabels = ['a', 'b']\ntask = '{keys.get('task', 'single-label')}'"
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_set_of_ordinary_keys_and_fits_every_task_and_tokens(name: str) -> None:
+    table = made(f"preset = '{name}'").resolved()["model"]
+    assert "preset" not in table
+    assert Spec.from_table(made(f"preset = '{name}'").resolved()).resolved()["model"] == table
+    assert made(f"preset = '{name}'\nhidden = 5").model.hidden == 5  # a key beside it wins
+    values, tokens, lengths = torch.randn(2, 9, 3), torch.randint(7, (2, 9)), torch.tensor([9, 4])
+    for keys, steps, shape in (
+        ({"task": "multi-label"}, values, (2, 2)),
+        ({"task": "per-step"}, values, (2, 9, 2)),
+        ({"step": "vocabulary = 7"}, tokens, (2, 2)),
+    ):
+        assert classifier(made(f"preset = '{name}'", **keys)).eval()(steps, lengths).logits.shape == shape
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_padding_and_neighbours_do_not_reach_an_answer(name: str) -> None:
+    model = classifier(made(f"preset = '{name}'\nsequence_features = ['length', 'level', 'scale']")).eval()
+    steps, lengths = torch.randn(3, 50, 3), torch.tensor([50, 1, 23])
+    padded = torch.nn.functional.pad(steps.clone(), (0, 0, 0, 7), value=1e30)
+    for row, length in enumerate(lengths.tolist()):
+        padded[row, length:] = 1e30
+    together = model(padded, lengths).logits
+    for row, length in enumerate(lengths.tolist()):
+        by_itself = model(steps[row : row + 1, :length], lengths[row : row + 1]).logits
+        torch.testing.assert_close(together[row : row + 1], by_itself, atol=1e-5, rtol=1e-4)
+
+
+NORMALIZED = [(name, normalize) for name in PRESETS for normalize in ("sequence", "both")]
+
+
+@pytest.mark.parametrize(
+    ("name", "normalize"),
+    [
+        pytest.param(*pair, marks=pytest.mark.long if number % 4 in (0, 3) else pytest.mark.gallery)
+        for number, pair in enumerate(NORMALIZED)  # each preset once, with one way or the other
+    ],
+)
+def test_every_preset_exports_and_keeps_bits(name: str, normalize: str) -> None:
+    step = f"features = 3\nmax_length = 60\nmissing = 'mean'\nnormalize = '{normalize}'"
+    source = from_spec(made(f"preset = '{name}'", step=step), None)
+    data = source.build(source.manifest).SerializeToString()
+    cases = measurement.measure_cases(
+        lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
+    )
+    assert promises.failures(cases) == []
+
+
+@pytest.mark.parametrize("name", long_but(PRESETS, lambda name: name == "rnn"))
+def test_check_finds_no_leak_in_a_preset(name: str, tmp_path: Path) -> None:
+    described = tmp_path / f"{name}.toml"
+    described.write_text(
+        "[input]\nfeatures = 3\nmax_length = 60\nmissing = 'mean'\nnormalize = 'both'\n"
+        f"[model]\npreset = '{name}'\n[output]\nlabels = ['a', 'b']\n"
+    )
+    checked = flow.check(str(described), CheckOptions(max_length=60))
+    assert (checked.report.verdict, list(checked.report.leaks)) == ("sound", [])
+
+
+def test_the_logits_of_an_ensemble_are_the_mean_of_its_members() -> None:
+    torch.manual_seed(0)
+    model = classifier(made("hidden = 4\nmembers = 3")).eval()
+    assert isinstance(model, Ensemble)
+    steps, lengths = torch.randn(2, 5, 3), torch.tensor([5, 2])
+    each = [member(steps, lengths) for member in model.members]
+    answer = model(steps, lengths)
+    torch.testing.assert_close(answer.logits, torch.stack([one.logits for one in each]).mean(dim=0))
+    torch.testing.assert_close(answer.attention.sum(dim=1), torch.ones(2))
+
+
+def test_auto_without_data_is_the_first_architecture() -> None:
+    assert made("preset = 'auto'").resolved()["model"]["rnn"] == made("").resolved()["model"]["rnn"] == "lstm"

@@ -6,6 +6,7 @@ from lengthwise.runtime.manifest import Task
 from lengthwise_export.training import scores as objective
 from lengthwise_export.training.batches import NO_TARGET, Example
 from lengthwise_export.training.scores import EvaluationScores, ScoredAnswer, quality, scores
+from tests.support.specs import spec
 
 
 def test_a_padded_step_counts_in_no_loss() -> None:
@@ -21,25 +22,24 @@ def test_each_label_of_a_multi_label_model_is_its_own_question() -> None:
     torch.testing.assert_close(objective.loss(logits, targets, "multi-label"), expected)
 
 
-def test_class_weights_make_a_rare_label_count_as_much() -> None:
-    examples = [Example(torch.zeros(1, 1), torch.tensor(label)) for label in [0, 0, 0, 1]]
-    weights = objective.class_weights(examples, 3, "single-label")
-    torch.testing.assert_close(weights, torch.tensor([4 / 9, 4 / 3, 1.0]))
-
-
-def test_class_weights_of_a_multi_label_model_weigh_positives() -> None:
-    examples = [Example(torch.zeros(1, 1), torch.tensor(labels)) for labels in [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]]
-    assert objective.class_weights(examples, 2, "multi-label").tolist() == [2.0, 1.0]
-
-
-def test_class_weights_of_a_per_step_model_count_steps() -> None:
-    examples = [Example(torch.zeros(4, 1), torch.tensor([0, 0, 0, 1]))]
-    torch.testing.assert_close(objective.class_weights(examples, 2, "per-step"), torch.tensor([2 / 3, 2.0]))
+@pytest.mark.parametrize(
+    ("targets", "classes", "task", "expected"),
+    [
+        ([0, 0, 0, 1], 3, "single-label", [4 / 9, 4 / 3, 1.0]),
+        ([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]], 2, "multi-label", [2.0, 1.0]),  # they weigh positives
+        ([[0, 0, 0, 1]], 2, "per-step", [2 / 3, 2.0]),
+    ],
+)
+def test_class_weights_make_a_rare_label_count_as_much(
+    targets: list[object], classes: int, task: Task, expected: list[float]
+) -> None:
+    examples = [Example(torch.zeros(4, 1), torch.tensor(target)) for target in targets]
+    torch.testing.assert_close(objective.class_weights(examples, classes, task), torch.tensor(expected))
 
 
 def scored(answers: list[tuple[torch.Tensor, torch.Tensor]], classes: int, task: Task) -> EvaluationScores:
-    steps = torch.zeros(1, 1)
-    return scores([ScoredAnswer(logits, Example(steps, target)) for logits, target in answers], classes, task)
+    steps, described = torch.zeros(1, 1), spec(labels=str([*"abc"[:classes]]), task=task)
+    return scores([ScoredAnswer(logits, Example(steps, target)) for logits, target in answers], described)
 
 
 def one_hot(label: int, classes: int = 3) -> torch.Tensor:
@@ -51,9 +51,7 @@ def test_scores_of_single_labels() -> None:
     assert found.confusion == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
     assert found.accuracy == 0.5
     assert found.macro_f1 == pytest.approx(1 / 3)
-
-
-def test_a_label_neither_seen_nor_answered_is_left_out_of_the_mean() -> None:
+    # a label neither seen nor answered is left out of the mean
     assert scored([(one_hot(0), torch.tensor(0))], 3, "single-label").macro_f1 == 1.0
 
 

@@ -11,14 +11,13 @@ import torch
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec, as_toml
-from lengthwise_export.training import choice, normalizing, recipe, rocket, schedule, session
+from lengthwise_export.training import choice, recipe, rocket, session
 from lengthwise_export.training.batches import check, lenient
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
-from lengthwise_export.training.run import Epoch, TrainingProgress, learning_rate
+from lengthwise_export.training.train import Epoch, TrainingProgress, learning_rate
 from tests.support.specs import separable
 
-LAYERS = {"epochs": 3}
-"""An option of gradient descent, which asks for layers."""
+LAYERS = {"epochs": 3}  # an option of gradient descent, which asks for layers
 
 
 def waves(count: int, *, scales: bool = False, length: int = 30, classes: int = 2) -> list[Record]:
@@ -36,8 +35,7 @@ def waves(count: int, *, scales: bool = False, length: int = 30, classes: int = 
 
 
 OPEN = "features = 1"
-NORMALISED = "features = 1\nnormalize = 'training'"
-"""Where normalisation is not the subject: choosing it takes five fits."""
+NORMALISED = "features = 1\nnormalize = 'training'"  # choosing it takes five fits
 
 
 def spec(model: str = "", step: str = NORMALISED, labels: str = "['a', 'b']", task: str = "single-label") -> Spec:
@@ -69,30 +67,32 @@ def test_a_choice_of_the_user_is_kept() -> None:
     assert (found.options.epochs, found.options.learning_rate) == (2, 0.5)
 
 
-def test_layers_that_a_spec_gives_are_not_replaced() -> None:
-    made = plan(spec("hidden = 8"), waves(40)).spec.model
-    assert (made.kind, made.hidden) == ("layers", 8)
-
-
-def test_few_records_get_fixed_kernels_unless_options_ask_for_layers() -> None:
-    assert plan(spec("preset = 'auto'"), waves(40)).spec.model.kind == "rocket"
-    for asked in (LAYERS, {"ensemble": True}, {"seeds": 2}):
-        assert plan(spec(), waves(40), asked).spec.model.kind == "layers"
+@pytest.mark.parametrize(
+    ("made", "length", "asked", "kind"),
+    [
+        (spec("hidden = 8"), 30, {}, {"kind": "layers", "hidden": 8}),
+        (spec("preset = 'auto'"), 30, {}, {"kind": "rocket"}),
+        (spec(), 30, LAYERS, {"kind": "layers", "rnn": "lstm"}),
+        (spec(), 30, {"ensemble": True}, {"kind": "layers", "members": 5}),
+        (spec(), 30, {"seeds": 2}, {"kind": "layers", "members": 1}),
+        (spec(), 200, LAYERS, {"kind": "layers", "pooling": "mean-max"}),
+    ],
+)
+def test_few_records_get_fixed_kernels_unless_spec_or_options_ask_for_layers_which_are_chosen_by_length(
+    made: Spec, length: int, asked: dict[str, Any], kind: dict[str, Any]
+) -> None:
+    model = plan(made, waves(40, length=length), asked).spec.model
+    assert {name: getattr(model, name) for name in kind} == kind
 
 
 @pytest.mark.parametrize("model", ["", "kind = 'rocket'\nkernels = 840"])
 def test_what_was_fitted_for_the_choice_is_not_fitted_again(model: str) -> None:
     records = waves(120, scales=True)
     found = plan(spec(model, step=OPEN), records, seed=5)
-    assert found.model.fitted is not None
+    assert found.fitted is not None
     again = rocket.fit(found.spec, records, found.options).model.state_dict()
-    assert all(torch.equal(again[name], tensor) for name, tensor in found.model.fitted.model.state_dict().items())
-    assert plan(spec(model, step=OPEN), records, calibration=False).model.fitted is None
-
-
-def test_short_sequences_get_recurrent_layers_and_long_ones_convolutions() -> None:
-    assert plan(spec(), waves(40), LAYERS).spec.model.rnn == "lstm"
-    assert plan(spec(), waves(40, length=200), LAYERS).spec.model.conv
+    assert all(torch.equal(again[name], tensor) for name, tensor in found.fitted.model.state_dict().items())
+    assert plan(spec(model, step=OPEN), records, calibration=False).fitted is None
 
 
 def test_missing_values_get_a_policy_only_where_everything_may_be_chosen() -> None:
@@ -105,19 +105,21 @@ def test_missing_values_get_a_policy_only_where_everything_may_be_chosen() -> No
         check(records[0], lenient(spec()))
 
 
-def test_too_few_records_to_validate_are_all_trained_on() -> None:
-    found = plan(spec("hidden = 8"), waves(40))
+def test_the_options_of_a_run_follow_the_records_unless_they_are_given() -> None:
+    made = spec("hidden = 8")
+    found = plan(made, waves(40))
     assert found.options.validation == 0
     assert any("too few to choose an epoch by" in reason for reason in found.reasons)
-    asked = plan(spec("hidden = 8"), waves(40), {"validation": 0.2})
+    asked = plan(made, waves(40), {"validation": 0.2})
     assert asked.options.validation == 0.2
     assert any("mostly chance" in warning for warning in asked.warnings)
-    assert plan(spec("hidden = 8"), waves(500)).options.validation == 0.15
-
-
-def test_few_records_get_more_epochs_so_that_there_are_enough_steps() -> None:
-    assert plan(spec("hidden = 8"), waves(32)).options.epochs == 300
-    assert plan(spec("hidden = 8"), waves(32), {"epochs": 3}).options.epochs == 3
+    assert plan(made, waves(500)).options.validation == 0.15
+    assert plan(made, waves(32)).options.epochs == 300  # so that there are enough steps
+    assert plan(made, waves(32), {"epochs": 3}).options.epochs == 3
+    skewed = [replace(record, label="a" if index % 20 else "b") for index, record in enumerate(waves(60))]
+    assert plan(made, skewed).options.class_weights
+    assert not plan(made, waves(60)).options.class_weights
+    assert 1 <= plan(made, waves(40), budget_minutes=0.0005).options.epochs < 200
 
 
 def test_one_scale_of_all_features_is_taken_away_where_their_relation_tells_the_classes_apart() -> None:
@@ -134,30 +136,29 @@ def test_one_scale_of_all_features_is_taken_away_where_their_relation_tells_the_
     assert found.spec.model.kind == "rocket"
 
 
-def test_folds_tell_which_kind_of_model_is_right_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds, figures = (
-        {},
-        {"layers": choice.KindComparison(0.7, 0.9, 48, 1.5), "rocket": choice.KindComparison(0.9, 0.7, 16, None)},
-    )
-    for name, figure in figures.items():
-        monkeypatch.setattr(choice, "compare", lambda *_, figure=figure: figure)
-        monkeypatch.setattr(normalizing, "ENOUGH", 1.1)
-        kinds[name] = plan(spec(), waves(48))
-        assert any("held-out records" in reason for reason in kinds[name].reasons)
-    assert {name: found.spec.model.kind for name, found in kinds.items()} == {"layers": "layers", "rocket": "rocket"}
-    assert (kinds["layers"].model.folds, kinds["rocket"].model.folds) == (figures["layers"], None)
-
-
-def test_layers_are_not_tried_where_that_would_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalizing, "ENOUGH", 1.1)
-    found = plan(spec(), waves(48), budget_minutes=1)
-    assert found.spec.model.kind == "rocket"
-    assert any("--budget-minutes 3" in reason and "preset" in reason for reason in found.reasons)
-    assert not any("would take" in reason for reason in found.reasons)
-    monkeypatch.setattr(choice, "MOST_STEPS", 1)
+@pytest.mark.parametrize(
+    ("kind", "figures"),
+    [("layers", choice.KindComparison(0.7, 0.9, 48, 1.5)), ("rocket", choice.KindComparison(0.9, 0.7, 16, None))],
+)
+def test_folds_tell_which_kind_of_model_is_right_more_often(
+    kind: str, figures: choice.KindComparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "compare", lambda *_: figures)
+    monkeypatch.setattr(choice, "ENOUGH", 1.1)
     found = plan(spec(), waves(48))
+    assert any("held-out records" in reason for reason in found.reasons)
+    assert (found.spec.model.kind, found.folds) == (kind, figures if kind == "layers" else None)
+
+
+@pytest.mark.parametrize(("steps", "minutes", "said"), [(2e6, 1, "--budget-minutes 3"), (1, 0, "would take")])
+def test_layers_are_not_tried_where_that_would_take_long(
+    steps: float, minutes: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "ENOUGH", 1.1)
+    monkeypatch.setattr(recipe, "MOST_STEPS", steps)
+    found = plan(spec(), waves(48), budget_minutes=minutes)
     assert found.spec.model.kind == "rocket"
-    assert any("would take" in reason and "preset" in reason for reason in found.reasons)
+    assert any(said in reason and "preset" in reason for reason in found.reasons)
 
 
 def test_both_kinds_answer_the_same_records_and_the_layers_are_calibrated_by_them() -> None:
@@ -170,7 +171,7 @@ def test_both_kinds_answer_the_same_records_and_the_layers_are_calibrated_by_the
     assert found.rocket > 0.8
     assert found.temperature is not None
     untrained = choice.compare(kernels, described, records, TrainingOptions(epochs=1, learning_rate=1e-9))
-    assert (untrained.answers, untrained.temperature, untrained.prefers_layers) == (16, None, False)
+    assert (untrained.answers, untrained.temperature, untrained.layers < untrained.rocket) == (16, None, True)
 
 
 def test_every_record_is_held_back_once_with_its_share_of_each_label() -> None:
@@ -197,27 +198,10 @@ def test_every_record_is_held_back_once_with_its_share_of_each_label() -> None:
 def test_what_is_odd_about_the_records_is_said_whatever_is_trained(
     model: str, change: Callable[[list[Record]], list[Record]], said: str
 ) -> None:
-    records = change([replace(record, id=str(place)) for place, record in enumerate(waves(40))])
-    found = plan(spec(model, labels="['a', 'b', 'c']"), records)
+    good = [replace(record, id=str(place)) for place, record in enumerate(waves(40))]
+    found = plan(spec(model, labels="['a', 'b', 'c']"), change(good))
     assert any(said in warning for warning in found.warnings)
-
-
-def test_good_records_have_no_warning() -> None:
-    records = [replace(record, id=str(place)) for place, record in enumerate(waves(40))]
-    assert plan(spec("kind = 'rocket'"), records).warnings == ()
-
-
-def test_rare_classes_get_a_larger_weight() -> None:
-    records = waves(60)
-    skewed = [replace(record, label="a" if index % 20 else "b") for index, record in enumerate(records)]
-    assert plan(spec("hidden = 8"), skewed).options.class_weights
-    assert not plan(spec("hidden = 8"), records).options.class_weights
-
-
-def test_a_budget_shortens_the_training_and_says_so() -> None:
-    found = plan(spec("hidden = 8"), waves(40), budget_minutes=0.0005)
-    assert 1 <= found.options.epochs < 200
-    assert any("--budget-minutes" in reason for reason in found.reasons)
+    assert plan(spec(model), good).warnings == ()
 
 
 def test_what_the_choice_took_is_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,16 +214,16 @@ def test_what_the_choice_took_is_part_of_the_budget(monkeypatch: pytest.MonkeyPa
     class Epochs:
         """A run whose epochs take a second each."""
 
-        start = classmethod(lambda cls, *_: cls())
+        def __init__(self, *_: object) -> None:
+            pass
 
         def epoch(self) -> None:
             seconds[0] += 1
 
-    for module in (recipe, schedule):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
-    monkeypatch.setattr(schedule, "TrainingRun", Epochs)
+    monkeypatch.setattr(recipe, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    monkeypatch.setattr(recipe, "TrainingRun", Epochs)
     monkeypatch.setattr(choice, "compare", compare)
-    monkeypatch.setattr(normalizing, "ENOUGH", 1.1)
+    monkeypatch.setattr(choice, "ENOUGH", 1.1)
     found = plan(spec(), waves(48), budget_minutes=3)
     assert found.options.epochs == 80
     assert any("of which the choice took 100 s" in reason for reason in found.reasons)
@@ -255,49 +239,42 @@ def test_windows_that_are_too_many_for_fixed_kernels_get_layers() -> None:
     assert plan(spec(step=step), records).spec.model.kind == "layers"
 
 
-def test_seeds_and_ensembles_are_for_layers() -> None:
+def test_seeds_and_ensembles_are_for_layers_and_need_two_records() -> None:
     assert plan(spec("hidden = 8"), waves(40), seeds=3).runs == 3
     together = plan(spec("hidden = 8"), waves(40), seeds=3, ensemble=True)
     assert (together.runs, together.spec.model.members) == (1, 3)
     with pytest.raises(ConfigurationError, match="--seeds"):
         plan(spec("kind = 'rocket'"), waves(40), seeds=3)
+    for few in ([], waves(1)):
+        with pytest.raises(ConfigurationError):
+            plan(spec("hidden = 8"), few)
 
 
-@pytest.mark.parametrize("records", [[], waves(1)])
-def test_less_than_two_records_are_refused(records: list[Record]) -> None:
-    with pytest.raises(ConfigurationError):
-        plan(spec("hidden = 8"), records)
-
-
-@pytest.mark.parametrize("task", ["multi-label", "per-step"])
-def test_the_other_tasks_are_planned_too(task: str) -> None:
-    records = [
-        replace(record, label=(record.label,) if task == "multi-label" else (record.label,) * len(record.steps))
-        for record in waves(40, scales=True)
-    ]
-    found = plan(spec(step=OPEN, task=task), records)
-    assert found.spec.model.kind == "layers"
-    assert found.spec.input.normalize != "auto"
-
-
-def test_tokens_are_planned_too() -> None:
-    records = [Record(str(index), np.arange(5) % 4, "ab"[index % 2], "made") for index in range(30)]
-    assert plan(spec(step="vocabulary = 4"), records).spec.model.rnn == "lstm"
+def test_the_other_tasks_and_tokens_are_planned_too() -> None:
+    for task in ("multi-label", "per-step"):
+        records = [
+            replace(record, label=(record.label,) if task == "multi-label" else (record.label,) * len(record.steps))
+            for record in waves(40, scales=True)
+        ]
+        found = plan(spec(step=OPEN, task=task), records)
+        assert found.spec.model.kind == "layers"
+        assert found.spec.input.normalize != "auto"
+    tokens = [Record(str(index), np.arange(5) % 4, "ab"[index % 2], "made") for index in range(30)]
+    assert plan(spec(step="vocabulary = 4"), tokens).spec.model.rnn == "lstm"
 
 
 @pytest.mark.parametrize("length", [30, 200])
 def test_the_spec_that_is_written_reads_as_the_one_that_is_trained(length: int) -> None:
     found = plan(spec(step=OPEN), waves(40, length=length), LAYERS)
     text = as_toml(found.spec, [*found.reasons, 'a "quoted" note\nof two lines'])
-    assert Spec.from_toml(text).resolved() == found.spec.resolved()
-    assert '"auto"' not in text
-
-
-def test_names_and_labels_of_any_kind_are_written_so_that_they_can_be_read() -> None:
-    made = Spec.from_table(
-        {"input": {"features": 1, "feature_names": ['x "y" \\ z\u007f']}, "output": {"labels": ["ä\n", "\t'b'"]}}
+    assert (
+        Spec.from_toml(text).resolved()
+        == found.spec.resolved()
+        == Spec.from_toml(as_toml(found.spec.resolved())).resolved()
     )
-    assert Spec.from_toml(as_toml(made)).resolved() == made.resolved()
+    assert '"auto"' not in text
+    odd = {"input": {"features": 1, "feature_names": ['x "y" \\ z\u007f']}, "output": {"labels": ["ä\n", "\t'b'"]}}
+    assert Spec.from_toml(as_toml(Spec.from_table(odd))).resolved() == Spec.from_table(odd).resolved()
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
@@ -321,9 +298,9 @@ def test_the_accuracy_of_the_folds_stands_beside_that_of_the_training(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(choice, "compare", lambda *_: choice.KindComparison(0.5, 0.8125, 48, 1.5))
-    monkeypatch.setattr(normalizing, "ENOUGH", 1.1)
+    monkeypatch.setattr(choice, "ENOUGH", 1.1)
     records = waves(48)
-    monkeypatch.setattr(schedule, "LEAST_STEPS", 5)
+    monkeypatch.setattr(recipe, "LEAST_STEPS", 5)
     report = session.TrainingSession(spec(), records, TrainOptions()).run(tmp_path)
     assert report["held_back"] == 0.8125
     for said in (str(report.table("a").caption), (tmp_path / session.PAGE_FILE).read_text()):

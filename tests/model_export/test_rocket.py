@@ -16,14 +16,16 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.padding import batches, pad
 from lengthwise.runtime.fixed_kernels import KERNELS, DilatedKernels
 from lengthwise.runtime.session import Session
-from lengthwise_export.architecture import checkpoint, loading, rocket, rocket_kernels
+from lengthwise_export.architecture import checkpoint, rocket
+from lengthwise_export.architecture.normalization import SequenceFeatures
 from lengthwise_export.architecture.rocket import RocketClassifier
-from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.errors import CheckpointError, SpecError
+from lengthwise_export.architecture.trained import load
+from lengthwise_export.errors import CheckpointError
 from lengthwise_export.exporting import candidate
 from lengthwise_export.training import rocket as rocket_training
 from lengthwise_export.training.options import TrainingOptions
-from tests.support.specs import separable, spec
+from lengthwise_export.training.train import TrainingResult
+from tests.support.specs import json_lines, separable, spec
 
 LENGTHS = (1, 2, 3, 8, 9, 10, 17, 31, 40)
 SMALL = 'kind = "rocket"\nkernels = 420'
@@ -44,7 +46,8 @@ def fitted(features: int, kernels: int = 420, *, seed: int = 0) -> RocketClassif
     """A model with kernels for `sequences`, and a random head."""
     torch.manual_seed(0)
     described = spec(f'kind = "rocket"\nkernels = {kernels}', step=f"features = {features}")
-    return rocket.fitted_to(described, rocket.first_layer(described), sequences(features, seed=1), seed=seed).eval()
+    given = [torch.from_numpy(steps) for steps in sequences(features, seed=1)]
+    return rocket.fitted_to(described, rocket.first_layer(described), given, seed=seed).eval()
 
 
 def kernels_of(model: RocketClassifier) -> list[DilatedKernels]:
@@ -58,9 +61,9 @@ def features_of(steps: NDArray[np.float32], kernels: Sequence[DilatedKernels]) -
     """`[features of the model]` of one sequence on the grid, computed step by step with NumPy."""
     shares = []
     for at_dilation in kernels:
-        around = rocket_kernels.HALF_SPAN * at_dilation.dilation
+        around = rocket.HALF_SPAN * at_dilation.dilation
         for kernel in range(KERNELS):
-            results = rocket_kernels.convolve(steps[:, at_dilation.reads[kernel]], kernel, at_dilation.dilation)
+            results = rocket.convolve(steps[:, at_dilation.reads[kernel]], kernel, at_dilation.dilation)
             if at_dilation.inside[kernel] and len(results) > 2 * around:
                 results = results[around : len(results) - around]
             above = (results[None, :] > at_dilation.biases[kernel][:, None]).sum(axis=1)
@@ -90,9 +93,9 @@ def test_sums_of_a_kernel_are_exact_on_the_grid() -> None:
         for kernels in kernels_of(model):
             for kernel in range(0, KERNELS, 7):
                 read = rounded[:, kernels.reads[kernel]]
-                exact = rocket_kernels.convolve(read.astype(np.float64), kernel, kernels.dilation)
-                backwards = rocket_kernels.convolve(read[:, ::-1], kernel, kernels.dilation)
-                assert np.array_equal(exact, rocket_kernels.convolve(read, kernel, kernels.dilation))
+                exact = rocket.convolve(read.astype(np.float64), kernel, kernels.dilation)
+                backwards = rocket.convolve(read[:, ::-1], kernel, kernels.dilation)
+                assert np.array_equal(exact, rocket.convolve(read, kernel, kernels.dilation))
                 assert np.array_equal(exact, backwards)
 
 
@@ -102,12 +105,6 @@ def test_the_grid_is_fine_whatever_the_size_of_the_values(size: float) -> None:
     rounded = on_grid(fitted(3), steps)
     assert np.all(np.isfinite(rounded))
     assert np.abs(rounded - steps).max() <= max(2.0**-17 * size, 2.0**-70)
-
-
-def test_half_of_the_kernels_read_zeros_beyond_the_sequence() -> None:
-    model = fitted(1)
-    for kernels in kernels_of(model):
-        assert kernels.inside.sum() == 42
 
 
 def test_a_kernel_that_does_not_fit_is_applied_as_if_zeros_surrounded_the_sequence() -> None:
@@ -122,62 +119,39 @@ def test_a_kernel_that_does_not_fit_is_applied_as_if_zeros_surrounded_the_sequen
 @pytest.mark.parametrize("biases", [1, 2, 5, 33, 119])
 @pytest.mark.parametrize("reference_length", [1, 8, 9, 16, 17, 100, 1024])
 def test_the_longest_kernel_fits_the_reference_length(biases: int, reference_length: int) -> None:
-    dilations, counts = rocket_kernels.spread(biases, reference_length)
+    dilations, counts = rocket.spread(biases, reference_length)
     assert sum(counts) == biases
     assert min(counts) > 0
     assert dilations == sorted(set(dilations))
     assert dilations[0] == 1
-    assert len(dilations) <= rocket_kernels.MAX_DILATIONS
+    assert len(dilations) <= rocket.MAX_DILATIONS
     assert 8 * dilations[-1] + 1 <= max(reference_length, 9)
+    assert rocket.spread(5, 129)[0] == [1, 2, 4, 8, 16]  # powers of two that fit exactly
 
 
-def test_dilations_are_those_of_powers_of_two_that_fit_exactly() -> None:
-    assert rocket_kernels.spread(5, 129)[0] == [1, 2, 4, 8, 16]
+def test_half_of_the_kernels_read_zeros_beyond_the_sequence_and_each_one_to_nine_features() -> None:
+    kernels = kernels_of(fitted(30))
+    assert {int(each.inside.sum()) for each in kernels} == {42}
+    read = np.concatenate([each.reads.sum(axis=1) for each in kernels])
+    assert (read.min(), read.max() <= 9, np.median(read) <= 4) == (1, True, True)  # small numbers are more frequent
 
 
-def test_a_kernel_reads_one_to_nine_features() -> None:
-    read = np.concatenate([each.reads.sum(axis=1) for each in kernels_of(fitted(30))])
-    assert read.min() == 1
-    assert read.max() <= 9
-    assert np.median(read) <= 4  # small numbers are more frequent
-
-
-@pytest.mark.parametrize("missing", ["zero", "mean", "indicator"])
-def test_missing_values_are_filled_as_the_spec_says(missing: str, tmp_path: Path) -> None:
-    described = spec(SMALL, step=f'features = 3\nmissing = "{missing}"')
-    records = separable(24)
-    for record in records[::3]:
-        record.steps[0, 1] = np.nan
-    result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
-    assert result.left_out.accuracy > 0.8
-    assert result.model.first.out_features == (6 if missing == "indicator" else 3)
-
-
-def trained(tmp_path: Path, *, records: list[Record] | None = None, **more: object) -> rocket_training.RocketResult:
+def trained(tmp_path: Path, *, records: list[Record] | None = None, **more: object) -> TrainingResult:
     options = TrainingOptions(**more)  # type: ignore[arg-type]
     return rocket_training.train(spec(SMALL), records or separable(40), options, tmp_path)
 
 
-def test_training_finds_what_tells_the_labels_apart(tmp_path: Path) -> None:
-    result = trained(tmp_path)
-    assert result.training.accuracy == 1
-    assert result.left_out.accuracy > 0.9
-    assert result.temperature is not None
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path: Path) -> None:
-    heads = [trained(tmp_path, seed=seed).model.head.weight for seed in (3, 3, 4)]
-    assert torch.equal(heads[0], heads[1])
-    assert not torch.equal(heads[0], heads[2])
-
-
-def test_calibration_divides_the_logits_and_changes_no_label(tmp_path: Path) -> None:
+def test_training_finds_what_tells_the_labels_apart_and_calibration_changes_no_label(tmp_path: Path) -> None:
     calibrated, plain = trained(tmp_path), trained(tmp_path, calibration=False)
+    assert calibrated.splits["training"].accuracy == 1
+    assert calibrated.splits["left_out"].accuracy > 0.9
     assert plain.temperature is None
     assert calibrated.temperature is not None
     assert torch.allclose(calibrated.model.head.weight * calibrated.temperature, plain.model.head.weight)
-    assert calibrated.left_out.loss < plain.left_out.loss
-    assert calibrated.left_out.confusion == plain.left_out.confusion
+    assert calibrated.splits["left_out"].loss < plain.splits["left_out"].loss
+    assert calibrated.splits["left_out"].confusion == plain.splits["left_out"].confusion
+    with pytest.raises(CheckpointError, match=r"model\.kind: the checkpoint was trained with \"rocket\""):
+        load(spec(), tmp_path / "model.safetensors")
 
 
 def test_rare_labels_can_get_the_same_influence(tmp_path: Path) -> None:
@@ -187,7 +161,7 @@ def test_rare_labels_can_get_the_same_influence(tmp_path: Path) -> None:
         for index in range(60)
     ]
     plain, weighted = trained(tmp_path, records=records), trained(tmp_path, records=records, class_weights=True)
-    rare = [sum(row[1] for row in result.left_out.confusion) for result in (plain, weighted)]
+    rare = [sum(row[1] for row in result.splits["left_out"].confusion) for result in (plain, weighted)]
     assert rare[0] < rare[1]
 
 
@@ -195,85 +169,66 @@ def test_several_labels_are_calibrated_too(tmp_path: Path) -> None:
     described = spec(SMALL, task="multi-label")
     records = [Record(each.id, each.steps, (str(each.label),), each.place) for each in separable(30)]
     result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
-    assert result.left_out.accuracy > 0.9
+    assert result.splits["left_out"].accuracy > 0.9
     with pytest.raises(ConfigurationError, match="--class-weights has no meaning"):
         rocket_training.train(described, records, TrainingOptions(class_weights=True), tmp_path)
 
 
+def test_what_cannot_be_fitted_is_refused_before_its_matrix_is_made() -> None:
+    with pytest.raises(ConfigurationError, match="1 records are too few"):
+        rocket_training.fit(spec(SMALL), separable(1), TrainingOptions())
+    large = spec('kind = "rocket"\nkernels = 100000000')
+    with pytest.raises(ConfigurationError, match=r"need 7 GiB .* set model\.kernels = 53687091 or fewer"):
+        rocket_training.fit(large, separable(10), TrainingOptions())
+
+
+GRID = "grid = 'training'"
+OF_SEQUENCE = "sequence_features = ['length', 'level', 'scale', 'missing']"
+
+
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
-    ("model", "records", "said"),
+    ("model", "step"),
     [
-        (SMALL, 1, "1 records are too few"),
-        ('kind = "rocket"\nkernels = 100000000', 10, r"need 7 GiB .* set model\.kernels = 53687091 or fewer"),
+        ("", ""),
+        (OF_SEQUENCE, "normalize = 'sequence-scale'"),
+        (OF_SEQUENCE, "normalize = 'training'"),
+        (OF_SEQUENCE, "normalize = 'feature-scale'"),
+        (GRID, "max_length = 60"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_before_its_matrix_is_made(
-    model: str, records: int, said: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigurationError, match=said):
-        rocket_training.train(spec(model), separable(records), TrainingOptions(), tmp_path)
-
-
-def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(tmp_path: Path) -> None:
-    result = trained(tmp_path)
-    published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
-    manifest = published.manifest
-    assert manifest.promises[0].bits
-    assert manifest.made["temperature"] == result.temperature
-    assert manifest.max_batch_rows == 32
-    session = Session.load(published.directory, manifest)
-    given = sequences(3, seed=7, lengths=[1, 5, 30, 12, 9, 2, 60, 33])
-    alone = [session.run(pad([steps])).logits[0] for steps in given]
-    for width in (60, 64, 97):
-        together = session.run(pad(given, width=width)).logits
-        assert np.array_equal(together, np.stack(alone))
-    weights, biases = (part.detach().numpy() for part in result.model.head.parameters())
-    model = result.model
-    for logits, steps in zip(alone, given, strict=True):
-        standard = ((steps - model.first.mean.numpy()) / model.first.std.numpy()).astype(np.float32)
-        reference = features_of(on_grid(model, standard), kernels_of(model))
-        assert np.allclose(logits, reference @ weights.T + biases, atol=1e-5)
-
-
-@pytest.mark.sampled(3)
-@pytest.mark.parametrize("normalize", ["training", "sequence-scale", "feature-scale"])
-def test_features_of_the_sequence_are_in_the_graph_with_the_same_bits(normalize: str, tmp_path: Path) -> None:
-    described = spec(
-        f"{SMALL}\nsequence_features = ['length', 'level', 'scale']",
-        step=f"features = 3\nnormalize = '{normalize}'\nmissing = 'mean'",
-    )
-    records = separable(24)
-    result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
-    assert result.model.head.in_features == 420 + 7
-    published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
-    assert published.manifest.promises[0].bits
-    session = Session.load(published.directory, published.manifest)
-    given = sequences(3, seed=7, lengths=[1, 5, 30, 12, 9])
-    given[2][3, 1] = np.nan
-    alone = np.stack([session.run(pad([steps])).logits[0] for steps in given])
-    for width in (30, 64):
-        batch = pad(given, width=width)
-        assert np.array_equal(session.run(batch).logits, alone)
-    with torch.no_grad():
-        own = result.model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths)).logits.numpy()
-    assert np.allclose(alone, own, atol=1e-4)
-
-
-def test_what_is_missing_is_counted_exactly_and_exported_with_the_same_bits(tmp_path: Path) -> None:
-    described = spec(f"{SMALL}\nsequence_features = ['missing']", step="features = 3\nmissing = 'indicator'")
+def test_a_trained_model_is_exported_with_the_same_bits_in_every_batch(model: str, step: str, tmp_path: Path) -> None:
+    described = spec(f"{SMALL}\n{model}", step=f"features = 3\nmissing = 'indicator'\n{step}")
     records = separable(24)
     for index, record in enumerate(records):
-        record.steps[0, 1] = np.nan
         record.steps[1, index % 3] = np.nan
     result = rocket_training.train(described, records, TrainingOptions(), tmp_path)
-    features = result.model.sequence_features
-    assert features is not None
-    steps = np.zeros((1, 8, 3), np.float32)
-    steps[0, [0, 1, 3], 0] = steps[0, 5:, 1] = np.nan  # two runs, and one that goes on in the padding
-    found = features.compressed(torch.from_numpy(steps), torch.tensor([6]))
-    assert torch.equal(found, torch.tensor([[3.0, 1, 0, 2, 1, 0]]) / 6)
+    assert result.model.head.in_features == 420 + (1 + 3 + 3 + 6 if model == OF_SEQUENCE else 0)
     published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
-    assert published.manifest.promises[0].bits
+    manifest = published.manifest
+    assert (manifest.promises[0].bits, manifest.max_batch_rows) == (True, 32)
+    assert manifest.made["temperature"] == result.temperature
+    asked = ("logits", "clipped") if manifest.graph.clipped else ("logits",)
+    assert ("clipped" in asked) == (model == GRID)
+    session = Session.load(published.directory, manifest)
+    given = sequences(3, seed=7, lengths=[1, 5, 30, 60, 12, 9])
+    given[2][3, 1] = np.nan
+    alone = np.concatenate([session.run(pad([steps])).logits for steps in given])
+    for width in (60, 97):
+        batch = pad(given, width=width)
+        served = session.run(batch, asked)
+        assert np.array_equal(served.logits, alone)
+    with torch.no_grad():
+        own = result.model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths))
+    assert np.allclose(alone, own.logits.numpy(), atol=1e-4)
+    assert own.clipped is None or np.array_equal(own.clipped.numpy(), served.clipped)
+
+
+def test_what_is_missing_is_counted_exactly() -> None:
+    steps = torch.zeros(1, 8, 3)
+    steps[0, [0, 1, 3], 0] = steps[0, 5:, 1] = torch.nan  # two runs, and one that goes on in the padding
+    found = SequenceFeatures(("missing",), 3).compressed(steps, torch.tensor([6]))
+    assert torch.equal(found, torch.tensor([[3.0, 1, 0, 2, 1, 0]]) / 6)
 
 
 def test_gaps_that_tell_the_label_are_used(tmp_path: Path) -> None:
@@ -286,7 +241,7 @@ def test_gaps_that_tell_the_label_are_used(tmp_path: Path) -> None:
     scores = []
     for kinds in ("['level']", "['level', 'missing']"):
         described = spec(f"{SMALL}\nsequence_features = {kinds}", step="features = 2\nmissing = 'mean'")
-        scores.append(rocket_training.fit(described, records, TrainingOptions()).left_out.accuracy)
+        scores.append(rocket_training.fit(described, records, TrainingOptions()).splits["left_out"].accuracy)
     assert scores[1] > 0.9 > scores[0]
 
 
@@ -299,46 +254,13 @@ def test_a_spec_without_weights_is_exported_too(tmp_path: Path) -> None:
         assert np.allclose(session.run(batch).logits, source.reference(batch), atol=1e-5)
 
 
-def test_check_finds_no_leak(tmp_path: Path) -> None:
+def test_check_finds_no_leak_and_other_precisions_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rocket.toml"
     path.write_text('[input]\nfeatures = 2\n[model]\nkind = "rocket"\nkernels = 84\n[output]\nlabels = ["a", "b"]\n')
     assert lengthwise_export.check(path, max_length=40).verdict == "sound"
-
-
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_other_precisions_are_refused(precision: str, tmp_path: Path) -> None:
-    path = tmp_path / "rocket.toml"
-    path.write_text('[input]\nfeatures = 2\n[model]\nkind = "rocket"\n[output]\nlabels = ["a", "b"]\n')
-    with pytest.raises(ConfigurationError, match="exact in float32 only"):
-        lengthwise_export.export(path, tmp_path / "m", precision=precision)  # type: ignore[arg-type]
-
-
-def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
-    trained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"model\.kind: the checkpoint was trained with \"rocket\""):
-        loading.load(spec(), tmp_path / "model.safetensors")
-
-
-def test_the_grid_of_the_training_split_is_in_the_checkpoint(tmp_path: Path) -> None:
-    described = spec(f'{SMALL}\ngrid = "training"', step="features = 3\nmax_length = 60")
-    result = rocket_training.train(described, separable(40), TrainingOptions(), tmp_path)
-    published = lengthwise_export.export(tmp_path, tmp_path / "m" / "small" / "1")
-    assert (published.manifest.graph.clipped, published.manifest.promises[0].bits) == ("clipped", True)
-    session, batch = Session.load(published.directory, published.manifest), pad(sequences(3, lengths=[1, 5, 30, 60]))
-    with torch.no_grad():
-        own = result.model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths))
-    served = session.run(batch, ("logits", "clipped"))
-    assert np.allclose(served.logits, own.logits.numpy(), atol=1e-5)
-    assert own.clipped is not None
-    assert np.array_equal(own.clipped.numpy(), served.clipped)
-    path = tmp_path / "model.safetensors"
-    tensors, state = load_file(path), checkpoint.state(path)
-    for damaged in (None, torch.tensor(3.0), torch.ones(2), torch.tensor(np.nan)):
-        changed = {name: damaged if name == "grid.distance" else kept for name, kept in tensors.items()}
-        kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
-        save_file(kept, path, metadata={"state": json.dumps(state)})
-        with pytest.raises(CheckpointError, match="the checkpoint's grid is damaged"):
-            loading.load(described, path)
+    for precision in ("fp16", "int8"):
+        with pytest.raises(ConfigurationError, match="exact in float32 only"):
+            lengthwise_export.export(path, tmp_path / "m", precision=precision)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -353,82 +275,41 @@ def test_the_grid_of_the_training_split_is_in_the_checkpoint(tmp_path: Path) -> 
         ("dilations.0.distance", None),
         ("dilations.0.inside", None),
         ("head.weight", None),
+        ("grid.distance", None),
+        ("grid.distance", torch.tensor(3.0)),
+        ("grid.distance", torch.ones(2)),
+        ("grid.distance", torch.tensor(np.nan)),
     ],
 )
 def test_a_damaged_checkpoint_is_refused(name: str, changed: torch.Tensor | None, tmp_path: Path) -> None:
-    trained(tmp_path)
-    path = tmp_path / "model.safetensors"
+    described, path = spec(f"{SMALL}\n{GRID}"), tmp_path / "model.safetensors"
+    rocket_training.train(described, separable(12), TrainingOptions(), tmp_path)
+    assert load(described, path)
     tensors, state = load_file(path), checkpoint.state(path)
-    if changed is None:
-        del tensors[name]
-    else:
-        tensors[name] = changed
-    save_file(tensors, path, metadata={"state": json.dumps(state)})
+    del tensors[name]
+    save_file(tensors if changed is None else tensors | {name: changed}, path, metadata={"state": json.dumps(state)})
     with pytest.raises(CheckpointError, match=str(path)):
-        loading.load(spec(SMALL), path)
+        load(described, path)
 
 
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"model": {"kind": "rocket", "hidden": 8}}, "'hidden' has no meaning with kind = 'rocket'"),
-        ({"model": {"kernels": 84}}, "'kernels' is for kind = 'rocket'"),
-        ({"model": {"grid": "training"}}, "'grid' is for kind = 'rocket'"),
-        (
-            {"model": {"kind": "rocket", "grid": "training"}, "input": {"features": 3, "normalize": "both"}},
-            "set input.normalize to 'training' or 'none', not to 'both'",
-        ),
-        ({"model": {"kind": "rocket", "kernels": 83}}, "must be at least 84"),
-        ({"model": {"kind": "rockets"}}, "model.kind"),
-        ({"model": {"kind": "rocket"}, "task": "per-step"}, "no answer for each step"),
-        ({"model": {"kind": "rocket"}, "input": {"vocabulary": 5}}, "token ids have no order"),
-    ],
-)
-def test_a_spec_that_contradicts_itself_is_refused(table: dict[str, object], message: str) -> None:
-    task = table.pop("task", "single-label")
-    whole = {"input": {"features": 3}, "output": {"labels": ["a", "b"], "task": task}} | table
-    with pytest.raises(SpecError, match=message):
-        Spec.from_table(whole)
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, Path]:
-    """A spec and a file of records."""
-    described, data = tmp_path / "rocket.toml", tmp_path / "train.jsonl"
+def test_the_command_trains_and_reports_and_refuses_options_of_gradient_descent(tmp_path: Path) -> None:
+    described, data, out = tmp_path / "rocket.toml", tmp_path / "train.jsonl", tmp_path / "run"
     described.write_text(f'[input]\nfeatures = 3\n[model]\n{SMALL}\n[output]\nlabels = ["a", "b"]\n')
-    lines = [json.dumps({"steps": each.steps.tolist(), "label": each.label}) for each in separable(30)]
-    data.write_text("\n".join(lines))
-    return described, data
+    data.write_text(json_lines(separable(30)))
 
+    def run(*more: str) -> Result:
+        return CliRunner().invoke(main, ["train", str(described), str(data), "--out", str(out), *more])
 
-def test_the_command_trains_and_reports(files: tuple[Path, Path], tmp_path: Path) -> None:
-    described, data = files
-    ended = run("train", described, data, "--test", data, "--out", tmp_path / "run", "--json")
+    for option in (["--epochs", "3"], ["--resume"], ["--validation", "0.2"]):
+        ended = run(*option)
+        assert (ended.exit_code, out.exists()) == (2, False)
+        assert f"{option[0]} has no meaning with kind = 'rocket'" in ended.output
+    ended = run("--test", str(data), "--json")
     assert ended.exit_code == 0, ended.output
     report = json.loads(ended.stdout)
-    assert report["test"]["accuracy"] == 1
-    assert report["left_out"]["answers"] == 30
-    assert report == json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "metrics.json",
-        "model.safetensors",
-        "report.html",
-        "spec.toml",
-    ]
-    assert "holds a run" in run("train", described, data, "--out", tmp_path / "run").output
-    table = run("train", described, data, "--out", tmp_path / "run", "--overwrite").output
-    assert "left out" in table
-
-
-@pytest.mark.parametrize("option", [["--epochs", 3], ["--resume"], ["--validation", 0.2]])
-def test_options_of_gradient_descent_are_refused(
-    option: list[object], files: tuple[Path, Path], tmp_path: Path
-) -> None:
-    ended = run("train", *files, "--out", tmp_path / "run", *option)
-    assert ended.exit_code == 2
-    assert f"{option[0]} has no meaning with kind = 'rocket'" in ended.output
-    assert not (tmp_path / "run").exists()
+    assert (report["test"]["accuracy"], report["left_out"]["answers"]) == (1, 30)
+    assert report == json.loads((out / "metrics.json").read_text())
+    files = {"metrics.json", "model.safetensors", "report.html", "spec.toml"}
+    assert {path.name for path in out.iterdir()} == files
+    assert "holds a run" in run().output
+    assert "left out" in run("--overwrite").output

@@ -1,3 +1,5 @@
+"""Specs: what is refused and in which words, and docs/spec.md, which says every key with its type and default."""
+
 import datetime
 import math
 import re
@@ -5,38 +7,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from lengthwise_export.architecture.spec import TABLES, Spec
 from lengthwise_export.errors import SpecError
 from tests.support.specs import spec
 
-SHIPPED = Path("model_export/lengthwise_export/specs/japanese-vowels.toml")
 
-
-def test_a_spec_needs_only_its_steps_and_its_labels() -> None:
+def test_a_spec_needs_only_its_steps_and_its_labels(tmp_path: Path) -> None:
     made = Spec.from_toml('[input]\nfeatures = 2\n[output]\nlabels = ["x", "y"]')
     assert (made.model.rnn, made.model.hidden, made.model.layers, made.model.bidirectional) == ("lstm", 64, 2, True)
     assert (made.input.missing, made.input.normalize, made.input.max_length) == ("refuse", "auto", 1024)
     assert made.resolved()["input"]["normalize"] == "training"
+    shipped = Spec.read(Path("model_export/lengthwise_export/specs/japanese-vowels.toml"))
+    assert shipped.output.labels == tuple("123456789")
+    assert spec(labels='["urgent"]', task="multi-label").output.labels == ("urgent",)  # one is enough
+    with pytest.raises(SpecError):
+        Spec.read(tmp_path / "absent.toml")
 
 
-def test_the_shipped_spec_reads() -> None:
-    assert Spec.read(SHIPPED).output.labels == tuple("123456789")
+TWO = '[output]\nlabels = ["a", "b"]'
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("this is = not [toml", "not TOML"),
-        ('[input]\nfeatures = 2\ncolour = 1\n[output]\nlabels = ["a", "b"]', "input.colour"),
-        ('[output]\nlabels = ["a", "b"]', "input"),
-        ('[input]\n[output]\nlabels = ["a", "b"]', "exactly one of 'features' and 'vocabulary'"),
-        ('[input]\nfeatures = 2\nvocabulary = 3\n[output]\nlabels = ["a", "b"]', "exactly one"),
-        ('[input]\nfeatures = 2\npadding_id = 0\n[output]\nlabels = ["a", "b"]', "'padding_id'"),
-        ('[input]\nfeatures = 2\nfeature_names = ["x"]\n[output]\nlabels = ["a", "b"]', "1 names for 2 features"),
-        ('[input]\nvocabulary = 5\nmissing = "zero"\n[output]\nlabels = ["a", "b"]', "'missing' is for values"),
-        ('[input]\nvocabulary = 5\nnormalize = "training"\n[output]\nlabels = ["a", "b"]', "'normalize' is for values"),
-        ('[input]\nvocabulary = 5\npadding_id = 5\n[output]\nlabels = ["a", "b"]', "'padding_id' 5"),
+        (f"[input]\nfeatures = 2\ncolour = 1\n{TWO}", "input.colour"),
+        (TWO, "input"),
+        (f"[input]\n{TWO}", "exactly one of 'features' and 'vocabulary'"),
+        (f"[input]\nfeatures = 2\nvocabulary = 3\n{TWO}", "exactly one"),
+        (f"[input]\nfeatures = 2\npadding_id = 0\n{TWO}", "'padding_id'"),
+        (f'[input]\nfeatures = 2\nfeature_names = ["x"]\n{TWO}', "1 names for 2 features"),
+        (f'[input]\nvocabulary = 5\nmissing = "zero"\n{TWO}', "'missing' is for values"),
+        (f'[input]\nvocabulary = 5\nnormalize = "training"\n{TWO}', "'normalize' is for values"),
+        (f"[input]\nvocabulary = 5\npadding_id = 5\n{TWO}", "'padding_id' 5"),
         ('[input]\nfeatures = 2\n[output]\nlabels = ["a", "a"]', "a label may occur only once"),
         ('[input]\nfeatures = 2\n[output]\nlabels = ["a"]', "at least two"),
         ("[input]\nfeature = 2", r"input.feature: unknown key; did you mean features\?; known are features, feature_n"),
@@ -45,11 +50,20 @@ def test_the_shipped_spec_reads() -> None:
             "model.conv.0.size: unknown key; known are channels, kernel, ",
         ),
         ("[training]\nepochs = 3", "training: unknown key; known are input, model, output"),
+        (
+            "[input]\nfeatures = 2\n[output]\nlabels = [0, 1]",
+            "labels.0: must be a string, in quotes, got 0; output.labels.1",
+        ),
+        (f"[input]\nfeatures = 2\n[output]\nlabels = {[*range(100)]}", r"labels\.9: .*; and 90 more$"),
+        (f'[input]\nfeatures = 2\n[model]\nrnn = "x"\nlayers = -1\n{TWO}', "model.rnn: .*model.layers: "),
     ],
 )
 def test_what_is_wrong_is_refused_by_name(text: str, named: str) -> None:
     with pytest.raises(SpecError, match=named.replace("[", r"\[")):
         Spec.from_toml(text)
+
+
+ROCKET = "kind = 'rocket'"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +73,24 @@ def test_what_is_wrong_is_refused_by_name(text: str, named: str) -> None:
         ("self_attention_heads = 3", "single-label", "features = 3", "'self_attention_heads' 3 must divide"),
         ("hidden = 256\nself_attention_heads = 1", "single-label", "features = 3", "use more heads"),
         ('pooling = "mean"', "per-step", "features = 3", "'model.pooling' has no meaning"),
+        ("preset = 'inception'", "single-label", "features = 3", "preset"),
+        ("layers = 0", "single-label", "features = 3", "'layers' 0"),
+        ("conv = [{channels = 5, kernel = [3, 5]}]", "single-label", "features = 3", "multiple of the 2 branches"),
+        ("conv = [{channels = 4, residual = 2}]", "single-label", "features = 3", "goes back further"),
+        ("feed_forward = 8", "single-label", "features = 3", "needs 'self_attention_heads'"),
+        ("sequence_features = ['length', 'length']", "single-label", "features = 3", "only once"),
+        ("sequence_features = ['level']", "single-label", "vocabulary = 5", "ids have no level"),
+        ("conv = [{channels = 4, kernel = []}]", "single-label", "features = 3", "kernel"),
+        ("conv = [{channels = 4, kernel = [0]}]", "single-label", "features = 3", "kernel"),
+        ("members = 0", "single-label", "features = 3", "members"),
+        (f"{ROCKET}\nhidden = 8", "single-label", "features = 3", "'hidden' has no meaning with kind = 'rocket'"),
+        ("kernels = 84", "single-label", "features = 3", "'kernels' is for kind = 'rocket'"),
+        ("grid = 'training'", "single-label", "features = 3", "'grid' is for kind = 'rocket'"),
+        (f"{ROCKET}\ngrid = 'training'", "single-label", "features = 3\nnormalize = 'both'", "not to 'both'"),
+        (f"{ROCKET}\nkernels = 83", "single-label", "features = 3", "must be at least 84"),
+        ("kind = 'rockets'", "single-label", "features = 3", "model.kind"),
+        (ROCKET, "per-step", "features = 3", "no answer for each step"),
+        (ROCKET, "single-label", "vocabulary = 5", "token ids have no order"),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(model: str, task: str, step: str, named: str) -> None:
@@ -101,39 +133,66 @@ def refusal(key: tuple[str, ...], value: object) -> str:
     return ""
 
 
-def test_labels_that_are_numbers_are_told_to_be_strings() -> None:
-    with pytest.raises(SpecError) as caught:
-        Spec.from_toml("[input]\nfeatures = 2\n[output]\nlabels = [0, 1]")
-    assert str(caught.value) == (
-        "spec: output.labels.0: must be a string, in quotes, got 0; output.labels.1: must be a string, in quotes, got 1"
-    )
-
-
-def test_of_many_wrong_keys_the_first_are_told_and_how_many_more() -> None:
-    with pytest.raises(SpecError, match=r"labels\.9: .*; and 90 more$"):
-        Spec.from_table({"input": {"features": 2}, "output": {"labels": list(range(100))}})
-
-
-def test_every_wrong_key_is_named_in_one_message() -> None:
-    with pytest.raises(SpecError):
-        spec('rnn = "transformer"\nlayers = -1')
-
-
-def test_a_multi_label_model_may_have_one_label() -> None:
-    assert spec(labels='["urgent"]', task="multi-label").output.labels == ("urgent",)
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError):
-        Spec.read(tmp_path / "absent.toml")
-
-
 def test_the_manifest_says_what_the_spec_says() -> None:
     manifest = spec(step="vocabulary = 9\npadding_id = 2\nmax_length = 33").manifest(name="m", version=4)
     assert (manifest.input.kind, manifest.input.vocabulary, manifest.input.padding_id) == ("tokens", 9, 2)
     assert (manifest.max_length, manifest.graph.sequences, manifest.graph.attention) == (33, "tokens", "attention")
-
-
-def test_only_attention_pooling_promises_attention() -> None:
+    # only attention pooling promises attention
     assert spec('pooling = "max"').manifest(name="m", version=1).graph.attention is None
     assert spec(task="per-step").manifest(name="m", version=1).graph.attention is None
+
+
+DOCUMENT = Path("docs/spec.md").read_text()
+
+
+def rows(place: tuple[str, ...]) -> list[list[str]]:
+    """The lines below a table's heading: key, type, default, meaning."""
+    (section,) = re.findall(rf"^### `\[+{re.escape('.'.join(place))}\]+`\n(.*?)(?=^#|\Z)", DOCUMENT, re.M | re.S)
+    lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in section.splitlines() if "`" in line]
+    return [line for line in lines if line[0] != "key"]
+
+
+def type_said(schema: dict[str, Any]) -> str:
+    """A key's type in the document's words, from its JSON schema."""
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+    if len(kinds) > 1:
+        return " or ".join(map(type_said, kinds))
+    (kind,) = kinds
+    if "enum" in kind:
+        return ", ".join(f'`"{choice}"`' for choice in kind["enum"])
+    if kind["type"] == "array":
+        names = {"string": "strings", "integer": "integers"}
+        return f"list of {names.get(kind['items'].get('type'), 'tables')}"
+
+    bounds = f", {kind['minimum']:g} or more" if "minimum" in kind else ""
+    below = f", below {kind['exclusiveMaximum']:g}" if "exclusiveMaximum" in kind else ""
+    return f"{kind['type']}{bounds}{below}"
+
+
+def default_said(schema: dict[str, Any], *, required: bool) -> str:
+    """A key's default in the document's words."""
+    if required:
+        return "required"
+    value = schema["default"]
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+
+
+@pytest.mark.parametrize(("place", "table"), [(place, table) for place, table in TABLES.items() if place])
+def test_every_key_stands_there_with_its_type_and_default(place: tuple[str, ...], table: type[BaseModel]) -> None:
+    schema = table.model_json_schema()
+    expected = [
+        [f"`{key}`", type_said(made), default_said(made, required=key in schema.get("required", []))]
+        for key, made in schema["properties"].items()
+    ]
+    assert [row[:3] for row in rows(place)] == expected
+    assert [row[0] for row in rows(place) if not row[3]] == []
+
+
+def test_every_example_is_a_spec_and_every_task_has_one() -> None:
+    examples = [Spec.from_toml(text) for text in re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.M | re.S)]
+    assert {example.input.features for example in examples} == {3}
+    assert {example.output.task for example in examples} == {"single-label", "multi-label", "per-step"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
@@ -14,7 +15,7 @@ from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.training import comparison
 from lengthwise_export.training.report import page
-from tests.support.specs import separable
+from tests.support.specs import json_lines, separable
 
 TINY = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
 OPEN = '[input]\nfeatures = 3\n[output]\nlabels = ["a", "b"]\n'
@@ -29,11 +30,7 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "tiny.toml").write_text(TINY)
     (tmp_path / "open.toml").write_text(OPEN)
     for name, seed in (("train", 0), ("test", 1)):
-        lines = [
-            json.dumps({"id": record.id, "steps": record.steps.tolist(), "label": record.label})
-            for record in separable(24, seed=seed)
-        ]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        (tmp_path / f"{name}.jsonl").write_text(json_lines(separable(24, seed=seed)))
     return tmp_path
 
 
@@ -47,7 +44,7 @@ def report(folder: Path) -> dict[str, Any]:
     return content
 
 
-def test_a_spec_that_says_nothing_is_trained_exported_and_agrees_with_its_checkpoint(files: Path) -> None:
+def test_a_spec_that_says_nothing_is_trained_and_agrees_with_its_checkpoint(files: Path) -> None:
     ended = run("train", files / "open.toml", files / "train.jsonl", "--out", files / "run")
     assert ended.exit_code == 0, ended.output
     assert "chosen: normalize" in ended.stderr
@@ -55,20 +52,27 @@ def test_a_spec_that_says_nothing_is_trained_exported_and_agrees_with_its_checkp
     assert written.resolved() == report(files / "run")["spec"]
     for described in (files / "open.toml", files / "run" / "spec.toml"):
         assert from_spec(Spec.read(described), files / "run" / WEIGHTS_FILE).manifest.labels == ("a", "b")
-    exported = run("export", files / "run", "--out", files / "models" / "m")
-    assert exported.exit_code == 0, exported.output
 
 
-def test_seeds_give_a_mean_and_a_spread(files: Path) -> None:
-    ended = trained(files, "run", "--seeds", "2", "--validation", "0.2")
+def test_seeds_give_a_spread_and_a_report_as_json_and_as_a_page(files: Path) -> None:
+    several = ("--seeds", "2", "--validation", "0.2")
+    ended = trained(files, "run", *several)
     assert ended.exit_code == 0, ended.output
     assert "over 2 seeds" in ended.stdout
     content = report(files / "run")
     assert [one["seed"] for one in content["runs"]] == [0, 1]
     accuracies = [one["test"] for one in content["runs"]]
     assert content["spread"]["test"]["mean"] == pytest.approx(sum(accuracies) / 2)
+    scores = content["test"]
+    assert 0 <= scores["ece"] <= 1
+    assert sum(one["answers"] for one in scores["reliability"]) == 24
+    assert sum(one["sequences"] for one in scores["by_length"]) == 24
+    drawn = (files / "run" / "report.html").read_text()
+    for said in ("Calibration (test)", "Accuracy by steps (test)", "Confusion (test)", "Learning curves", "by seed"):
+        assert said in drawn
+    assert "<script>" not in page(content | {"labels": ["<script>", "b"]}, "<b>")
     assert (files / "run" / "model.safetensors").is_file()
-    again = trained(files, "run", "--seeds", "2", "--validation", "0.2", "--resume")
+    again = trained(files, "run", *several, "--resume")
     assert again.exit_code == 0, again.output
     assert report(files / "run")["runs"][1]["test"] == accuracies[1]
 
@@ -77,37 +81,11 @@ def test_an_ensemble_is_one_checkpoint_that_checks_clean_and_exports(files: Path
     ended = trained(files, "run", "--seeds", "2", "--ensemble")
     assert ended.exit_code == 0, ended.output
     assert Spec.read(files / "run" / "spec.toml").model.members == 2
+    tensors = load_file(files / "run" / WEIGHTS_FILE)
+    assert not tensors["members.0.head.weight"].equal(tensors["members.1.head.weight"])
     assert run("check", files / "run", "--max-length", "40").exit_code == 0
     exported = run("export", files / "run", "--data", files / "test.jsonl", "--out", files / "models" / "m")
     assert exported.exit_code == 0, exported.output
-
-
-def test_a_report_has_calibration_lengths_and_curves_as_json_and_as_a_page(files: Path) -> None:
-    assert trained(files, "run").exit_code == 0
-    content = report(files / "run")
-    scores = content["test"]
-    assert 0 <= scores["ece"] <= 1
-    assert sum(one["answers"] for one in scores["reliability"]) == 24
-    assert sum(one["sequences"] for one in scores["by_length"]) == 24
-    page = (files / "run" / "report.html").read_text()
-    for said in ("Calibration (test)", "Accuracy by steps (test)", "Confusion (test)", "Learning curves"):
-        assert said in page
-
-
-def test_a_label_cannot_write_into_the_page(files: Path) -> None:
-    trained(files, "run")
-    assert "<script>" not in page(report(files / "run") | {"labels": ["<script>", "b"]}, "<b>")
-
-
-def test_two_runs_are_compared_on_the_test_file(files: Path) -> None:
-    for name, seed in (("a", "0"), ("b", "1")):
-        assert trained(files, name, "--seed", seed).exit_code == 0
-    ended = run("compare", files / "a", files / "b", "--json")
-    assert ended.exit_code == 0, ended.output
-    found = json.loads(ended.stdout)
-    assert found["split"] == "test"
-    assert found["figures"]["accuracy"] == [report(files / name)["test"]["accuracy"] for name in "ab"]
-    assert "accuracy" in run("compare", files / "a", files / "b").stdout
 
 
 def written(folder: Path, accuracy: float, answers: int = 100, **more: Any) -> Path:
@@ -129,9 +107,14 @@ def test_a_difference_that_may_be_chance_is_said_to_be(
     accuracies: tuple[float, float], answers: int, said: str, tmp_path: Path
 ) -> None:
     one, two = (
-        written(tmp_path / name, accuracy, answers) for name, accuracy in zip(("one", "two"), accuracies, strict=True)
+        written(tmp_path / f"{name}", share, answers) for name, share in zip(("one", "two"), accuracies, strict=True)
     )
-    assert said in comparison.compare(one, two).verdict.replace(f"{tmp_path}/", "")
+    ended = run("compare", one, two, "--json")
+    assert ended.exit_code == 0, ended.output
+    found = json.loads(ended.stdout)
+    assert (found["split"], found["figures"]["accuracy"]) == ("test", list(accuracies))
+    assert said in found["verdict"].replace(f"{tmp_path}/", "")
+    assert "accuracy" in run("compare", one, two).stdout
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:

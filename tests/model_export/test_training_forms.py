@@ -55,6 +55,10 @@ def test_what_the_columns_were_taken_as_is_said_and_other_splits_may_be_tables()
     run = trained(long_table(), test=long_table())
     assert run.reasons[0] == "columns: id 'id', time 't', label 'label', features 'u', 'v'"
     assert run.report["test"]["accuracy"] == 1.0
+    each_step = {"model": {"hidden": 4}, "output": {"task": "per-step"}}
+    assert (
+        lengthwise_export.train(each_step, long_table(), epochs=1, progress=None).report["training"]["answers"] == 320
+    )
     with pytest.raises(lengthwise.errors.ConfigurationError):
         trained(long_table().drop(columns="label"))
 

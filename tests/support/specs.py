@@ -1,6 +1,8 @@
 """Small specs and records for tests."""
 
 import functools
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -46,3 +48,9 @@ def separable(count: int, *, seed: int = 0, features: int = 3) -> list[Record]:
         steps[:, 0] += 2.0 if index % 2 else -2.0
         records.append(Record(str(index), steps, "ab"[index % 2], f"made:{index}"))
     return records
+
+
+def json_lines(records: Sequence[Record]) -> str:
+    """Records as a file of JSON Lines."""
+    lines = ({"id": each.id, "steps": each.steps.tolist(), "label": each.label} for each in records)
+    return "\n".join(map(json.dumps, lines))

@@ -12,24 +12,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.fixed_kernels import KERNELS
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.adopting.transforms import FittedTransform, RocketTransform, TransformedSeries
+from lengthwise_export.adopting.transforms import FittedKernels, FittedTransform, RocketTransform
 from lengthwise_export.architecture import temperature
+from lengthwise_export.architecture.layers import of_each
 from lengthwise_export.tracing import graph
 
 TAKEN: Final = (
     "aeon's MiniRocketClassifier and MultiRocketClassifier, sktime's RocketClassifier with minirocket or multirocket, "
     "and pipelines of one of their transforms, a StandardScaler and a ridge or logistic regression"
 )
-"""What can be adopted, for messages."""
-
 _CLASSIFIERS: Final = ("aeon.MiniRocketClassifier", "aeon.MultiRocketClassifier")
-_TRANSFORMS: Final = frozenset({"aeon.MiniRocket", "aeon.MultiRocket", "sktime.MiniRocket", "sktime.MultiRocket"})
-_TRANSFORMS_OF_SEVERAL_FEATURES: Final = frozenset({"sktime.MiniRocketMultivariate", "sktime.MultiRocketMultivariate"})
+_TRANSFORMS: Final = frozenset(
+    {"aeon.MiniRocket", "aeon.MultiRocket", "sktime.MiniRocket", "sktime.MultiRocket"}
+    | {"sktime.MiniRocketMultivariate", "sktime.MultiRocketMultivariate"}
+)
 _RIDGE: Final = frozenset({"sklearn.RidgeClassifier", "sklearn.RidgeClassifierCV"})
 _LOGISTIC: Final = frozenset({"sklearn.LogisticRegression", "sklearn.LogisticRegressionCV"})
 
@@ -39,33 +39,36 @@ class FittedEstimator:
     """A fitted estimator of another library."""
 
     transform: FittedTransform
-    weights: NDArray[np.float64]  # `[classes, features]` float64, for the features as the transform gives them
-    intercepts: NDArray[np.float64]  # `[classes]` float64
+    weights: NDArray[np.float64]  # `[classes, features]`, for the features as the transform gives them
+    intercepts: NDArray[np.float64]  # `[classes]`
     labels: tuple[str, ...]
     # Whether the head has probabilities, which are the softmax of its decisions. A ridge classifier has none: the
     # libraries answer 1 for the label with the largest decision, and 0 for the others
     gives_probabilities: bool
 
 
-def read(estimator: object, *, features: int | None = None) -> FittedEstimator:
+def read(estimator: Any, *, features: int | None = None) -> FittedEstimator:
     """Reads a fitted estimator; `features` of a step are needed only where it does not know them."""
+    name = _name(estimator)
     try:
-        steps, classes, known = _steps(estimator)
-        transform, scaler, head = _parts(estimator, steps)
+        (transform, *between, head), known = _steps(estimator)
+        if _name(transform) not in _TRANSFORMS:
+            raise ConfigurationError(f"{name} begins with {_name(transform)}, which cannot be adopted; {TAKEN} can")
+        if _name(head) not in _RIDGE | _LOGISTIC:
+            heads = ", ".join(sorted(_RIDGE | _LOGISTIC))
+            raise ConfigurationError(f"{name} ends with {_name(head)}; of heads, {heads} can be adopted")
         fitted = _transform(transform, _number(features, known, transform))
-        weights, intercepts = _head(head, scaler)
-        wanted = sum(biases.size for biases in fitted.values.biases)
-        if fitted.differences is not None:
-            wanted = 4 * (wanted + sum(biases.size for biases in fitted.differences.biases))
+        weights, intercepts = _head(head, _scaler(name, between))
+        wanted = sum(each.biases.size for each in (*fitted.values, *(fitted.differences or ())))
+        wanted *= 1 if fitted.differences is None else 4
         if weights.shape[1] != wanted:
-            reads = f"{_name(estimator)} reads {weights.shape[1]} features"
-            raise ConfigurationError(f"{reads}, and its transform has {wanted}")
+            raise ConfigurationError(f"{name} reads {weights.shape[1]} features, and its transform has {wanted}")
+        labels = tuple(map(str, np.asarray(estimator.classes_).tolist()))
     except AttributeError as error:
-        lacks = f"{_name(estimator)} has no {error.name!r}, so it cannot be read"
+        lacks = f"{name} has no {error.name!r}, so it cannot be read"
         raise ConfigurationError(f"{lacks}; if it is not fitted yet, call fit(X, y)") from error
-    labels = tuple(map(str, np.asarray(classes).tolist()))
     if len(labels) != len(weights):
-        raise ConfigurationError(f"{_name(estimator)} has {len(labels)} classes and {len(weights)} outputs")
+        raise ConfigurationError(f"{name} has {len(labels)} classes and {len(weights)} outputs")
     return FittedEstimator(fitted, weights, intercepts, labels, _name(head) in _LOGISTIC)
 
 
@@ -75,56 +78,49 @@ def _name(value: object) -> str:
     return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
-def _steps(estimator: Any) -> tuple[list[Any], Any, int | None]:
-    """The fitted parts of an estimator in order, its classes, and the number of features of a step if it knows it."""
+def _steps(estimator: Any) -> tuple[list[Any], int | None]:
+    """The fitted parts of an estimator in order, and the number of features of a step if it knows it."""
     name = _name(estimator)
     if name in (*_CLASSIFIERS, "sklearn.Pipeline"):
         pipeline = estimator.pipeline_ if name in _CLASSIFIERS else estimator
-        return [part for _, part in pipeline.steps], estimator.classes_, None
+        return [part for _, part in pipeline.steps], None
     if name in ("sktime.RocketClassifier", "sktime.SklearnClassifierPipeline"):
         pipeline = estimator.estimator_ if name == "sktime.RocketClassifier" else estimator
         parts = [part for _, part in pipeline.transformers_.steps_]
         kinds = estimator._X_metadata.get("feature_kind")
-        return [*parts, pipeline.classifier_], estimator.classes_, len(kinds) if kinds else None
+        return [*parts, pipeline.classifier_], len(kinds) if kinds else None
     raise ConfigurationError(f"{name} cannot be adopted; {TAKEN} can")
 
 
-def _parts(estimator: object, steps: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """The transform, the scaler (None if there is none) and the head."""
-    transform, *between, head = steps
-    if _name(transform) not in _TRANSFORMS | _TRANSFORMS_OF_SEVERAL_FEATURES:
-        begins = f"{_name(estimator)} begins with {_name(transform)}"
-        raise ConfigurationError(f"{begins}, which cannot be adopted; {TAKEN} can")
+def _scaler(name: str, between: Sequence[Any]) -> Any:
+    """The scaler between a transform and its head; None if there is none."""
     scalers = [each.transformer_ if _name(each) == "sktime.TabularToSeriesAdaptor" else each for each in between]
     if len(scalers) > 1 or any(_name(each) != "sklearn.StandardScaler" for each in scalers):
         raise ConfigurationError(
-            f"{_name(estimator)} has {' and '.join(map(_name, scalers))} between its transform and its head; only one "
+            f"{name} has {' and '.join(map(_name, scalers))} between its transform and its head; only one "
             "sklearn.StandardScaler can be there"
         )
-    if _name(head) not in _RIDGE | _LOGISTIC:
-        heads = ", ".join(sorted(_RIDGE | _LOGISTIC))
-        raise ConfigurationError(f"{_name(estimator)} ends with {_name(head)}; of heads, {heads} can be adopted")
-    return transform, scalers[0] if scalers else None, head
+    return scalers[0] if scalers else None
 
 
 def _number(given: int | None, known: int | None, transform: Any) -> int:
-    if _name(transform) in ("sktime.MiniRocket", "sktime.MultiRocket"):
+    name = _name(transform)
+    if name in ("sktime.MiniRocket", "sktime.MultiRocket"):
         known = 1  # these read the first feature only
-    if _name(transform).startswith("aeon."):
+    if name.startswith("aeon."):
         known = int(transform.metadata_["n_channels"])
     if known is None and given is None:
-        raise ConfigurationError(f"{_name(transform)} does not say how many features a step has: pass features=N")
+        raise ConfigurationError(f"{name} does not say how many features a step has: pass features=N")
     if known is not None and given is not None and known != given:
-        raise ConfigurationError(f"features={given} contradicts {_name(transform)}, which has {known}")
+        raise ConfigurationError(f"features={given} contradicts {name}, which has {known}")
     return known or given or 1
 
 
 def _transform(transform: Any, features: int) -> FittedTransform:
     if "Multi" not in _name(transform).removesuffix("Multivariate"):
-        return FittedTransform(features, _series(transform.parameters, None, features))
+        return FittedTransform(features, _series(transform.parameters, transform.parameters, features))
     if transform.normalise:
-        normalises = f"{_name(transform)} with normalise=True cannot be adopted"
-        raise ConfigurationError(f"{normalises}: fit it with normalise=False")
+        raise ConfigurationError(f"{_name(transform)} with normalise=True cannot be adopted: fit it without")
     if transform.n_features_per_kernel != 4:
         raise ConfigurationError(f"{_name(transform)}: n_features_per_kernel must be 4")
     first, second = transform.parameter, transform.parameter1
@@ -133,32 +129,28 @@ def _transform(transform: Any, features: int) -> FittedTransform:
     # Both libraries read the features of the kernels for the values, for the differences too.
     return FittedTransform(
         features,
-        _series(first, None, features),
+        _series(first, first, features),
         _series(second, first, features),
         in_double=_name(transform).startswith("sktime."),
     )
 
 
-def _series(parameters: Sequence[Any], channels_from: Sequence[Any] | None, features: int) -> TransformedSeries:
+def _series(parameters: Sequence[Any], of_channels: Sequence[Any], features: int) -> list[FittedKernels]:
     """The kernels in a library's tuple, which ends with dilations, numbers of biases, and biases.
 
-    Before these it may have the number of features that each kernel reads, and their indices.
+    Before these, one may have the number of features that each kernel reads, and their indices.
     """
     dilations, numbers, biases = (np.asarray(part) for part in parameters[-3:])
     if biases.size != KERNELS * int(numbers.sum()) or len(dilations) != len(numbers):
         raise ConfigurationError("the transform's parameters are not those of this version of aeon or sktime")
     channels = [[[0]] * KERNELS] * len(dilations)
-    of_channels = channels_from or parameters
     if features > 1 and len(of_channels) == 5:
         ends = np.cumsum(of_channels[0])
         several = [part.tolist() for part in np.split(np.asarray(of_channels[1]), ends[:-1])]
         channels = [several[place * KERNELS : (place + 1) * KERNELS] for place in range(len(dilations))]
     by_dilation = np.split(biases, np.cumsum(numbers * KERNELS)[:-1])
-    return TransformedSeries(
-        dilations=[int(dilation) for dilation in dilations],
-        biases=[part.reshape(KERNELS, -1).astype(np.float32) for part in by_dilation],
-        channels=channels,
-    )
+    parts = [part.reshape(KERNELS, -1).astype(np.float32) for part in by_dilation]
+    return list(map(FittedKernels, dilations.tolist(), parts, channels))
 
 
 def _head(head: Any, scaler: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -175,9 +167,6 @@ def _head(head: Any, scaler: Any) -> tuple[NDArray[np.float64], NDArray[np.float
     if len(weights) == 1:  # the decision is for the second class
         weights, intercepts = (np.concatenate([np.zeros_like(part), part]) for part in (weights, intercepts))
     return weights, intercepts
-
-
-_ROWS = 16
 
 
 class AdoptedClassifier(nn.Module):
@@ -219,20 +208,21 @@ def adopt(
     steps are counted within each sequence.
     """
     fitted = read(estimator, features=features)
-    if calibrate is None:
-        module = AdoptedClassifier(fitted, as_labels=not fitted.gives_probabilities)
-    else:
-        module = AdoptedClassifier(fitted, as_labels=False)
-        sequences, told = calibrate
-        _calibrate(module.eval(), fitted, list(sequences), told)
+    as_labels = calibrate is None and not fitted.gives_probabilities
+    module = AdoptedClassifier(fitted, as_labels=as_labels).eval()
+    if calibrate is not None:
+        _calibrate(module, fitted, *calibrate)
     steps = StepInput(kind="values", features=fitted.transform.features)
-    proto = graph.build(module.eval(), steps, name=name, labels=fitted.labels)
+    proto = graph.build(module, steps, name=name, labels=fitted.labels)
     proto.graph.name = name
     return proto
 
 
 def _calibrate(
-    module: AdoptedClassifier, fitted: FittedEstimator, sequences: Sequence[NDArray[Any]], labels: Sequence[object]
+    module: AdoptedClassifier,
+    fitted: FittedEstimator,
+    sequences: Sequence[NDArray[Any]] | NDArray[Any],
+    labels: Sequence[object],
 ) -> None:
     """Divides the weights of the head by the temperature that fits the probabilities to these sequences."""
     if len(sequences) != len(labels) or not len(labels):
@@ -249,12 +239,9 @@ def _calibrate(
                 f"calibrate: sequence {place} is {np.shape(sequence)}, not ({fitted.transform.features}, steps)"
             )
         values.append(torch.from_numpy(steps))
-    parts = []
+    decisions = torch.stack(of_each(module, values, rows=16)).numpy()
+    targets = np.array([places[str(label)] for label in labels])
+    scale = temperature.fit(decisions, targets, multi_label=False)
     with torch.no_grad():
-        for start in range(0, len(values), _ROWS):
-            rows = values[start : start + _ROWS]
-            parts.append(module(pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])))
-        targets = np.array([places[str(label)] for label in labels])
-        scale = temperature.fit(torch.cat(parts).numpy(), targets, multi_label=False)
         for parameter in module.head.parameters():
             parameter.div_(scale)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,20 +22,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lengthwise.runtime.fixed_kernels import HIGH_TAPS, KERNELS, TAPS
-from lengthwise_export.architecture.rocket_kernels import HALF_SPAN
+from lengthwise_export.architecture.layers import LOWEST
+from lengthwise_export.architecture.rocket import HALF_SPAN
 from lengthwise_export.masks import step_mask
 
-_LOWEST: Final = float(np.finfo(np.float32).min)
 
+class FittedKernels(NamedTuple):
+    """The kernels of another library at one dilation."""
 
-@dataclass(frozen=True, slots=True)
-class TransformedSeries:
-    """The fitted kernels for the values of a sequence, or for its differences."""
-
-    dilations: Sequence[int]
-    biases: Sequence[NDArray[np.float32]]  # For each dilation, `[84, biases]`
-    # For each dilation and kernel, the features that are read, in order of the additions
-    channels: Sequence[Sequence[Sequence[int]]]
+    dilation: int
+    biases: NDArray[np.float32]  # `[84, biases]`
+    channels: Sequence[Sequence[int]]  # for each kernel the features that are read, in order of the additions
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +40,8 @@ class FittedTransform:
     """A fitted transform of another library."""
 
     features: int
-    values: TransformedSeries  # The kernels for the values
-    # MultiRocket: the kernels for the first differences; None for MiniRocket
-    differences: TransformedSeries | None = None
+    values: Sequence[FittedKernels]  # at each dilation
+    differences: Sequence[FittedKernels] | None = None  # MultiRocket: the kernels for the first differences
     in_double: bool = False  # MultiRocket: whether the library keeps differences in float64
 
 
@@ -79,8 +75,7 @@ class RocketTransform(nn.Module):
 class DilatedResults(nn.Module):
     """The kernels at one dilation, and the pooled features of their results.
 
-    `biases [84, biases]`; `channels` of each kernel; `inside [84]`: applied only inside the sequence; `left`: by how
-    many steps less the left half is shifted.
+    `inside [84]`: applied only inside the sequence; `left`: by how many steps less the left half is shifted.
     """
 
     biases: Tensor
@@ -89,18 +84,10 @@ class DilatedResults(nn.Module):
     high: Tensor
     offsets: Tensor
 
-    def __init__(
-        self,
-        dilation: int,
-        biases: NDArray[np.float32],
-        channels: Sequence[Sequence[int]],
-        inside: NDArray[np.bool_],
-        features: int,
-        left: int,
-    ) -> None:
+    def __init__(self, fitted: FittedKernels, inside: NDArray[np.bool_], *, features: int, left: int) -> None:
         super().__init__()
+        dilation, biases, channels = fitted
         self.dilation = dilation
-        self.left = left
         self.slots = max(map(len, channels))
         self.register_buffer("biases", torch.from_numpy(biases)[:, :, None])
         self.register_buffer("inside", torch.from_numpy(inside)[:, None])
@@ -124,7 +111,7 @@ class DilatedResults(nn.Module):
         stops = torch.where(is_trimmed, ends - around, ends)
         places = torch.arange(steps.shape[2], device=steps.device)
         counted = (places >= starts) & (places < stops)  # (rows, 84, width)
-        results = torch.where(counted, results, _LOWEST).unsqueeze(2)  # (rows, 84, 1, width)
+        results = torch.where(counted, results, LOWEST).unsqueeze(2)  # (rows, 84, 1, width)
         is_above = results > self.biases  # (rows, 84, biases, width)
         above = is_above.to(torch.float32)
         number = above.sum(dim=3)  # (rows, 84, biases)
@@ -160,12 +147,10 @@ class DilatedResults(nn.Module):
         return results
 
 
-def _modules(series: TransformedSeries, features: int, *, left: int) -> nn.ModuleList:
+def _modules(series: Sequence[FittedKernels], features: int, *, left: int) -> nn.ModuleList:
     return nn.ModuleList(
-        DilatedResults(dilation, biases, channels, (np.arange(KERNELS) + place) % 2 == 1, features=features, left=left)
-        for place, (dilation, biases, channels) in enumerate(
-            zip(series.dilations, series.biases, series.channels, strict=True)
-        )
+        DilatedResults(fitted, (np.arange(KERNELS) + place) % 2 == 1, features=features, left=left)
+        for place, fitted in enumerate(series)
     )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,74 +23,49 @@ from lengthwise import files
 from lengthwise_export.architecture import foreign_files
 from lengthwise_export.errors import CheckpointError
 
+# Where files of training libraries keep the weights, beside the state of the optimizer and other things
 _KEYS: Final = ("state_dict", "model_state_dict", "model", "module", "net")
-"""Where files of training libraries keep the weights, beside the state of the optimizer and other things."""
-
+# What wrappers put before the names of the weights: an outer module, DataParallel, Lightning, or torch.compile
 _WRAPPERS: Final = re.compile(r"((model|module|net|network|_orig_mod)\.)+")
-"""What wrappers put before the names of the weights: an outer module, DataParallel, Lightning, or torch.compile."""
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes tensors and a JSON state into one file, so that the two always belong together.
+    """Writes tensors and a JSON state into one `.safetensors` file, so that the two always belong together."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    files.replace(path, save(plain, metadata={"state": json.dumps(state)}))
 
-    Args:
-        path: A `.safetensors` file; replaced atomically if it exists.
-        tensors: The tensors by name.
-        state: Stored as JSON in the metadata of the file.
-    """
-    data = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        metadata={"state": json.dumps(state)},
-    )
-    files.replace(path, data)
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A `.safetensors` file, and its state; empty for a file that `write` did not write."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {}).get("state", "{}"))
+            yield file, state if isinstance(state, dict) else {}
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a file of `write`.
-
-    Returns:
-        The tensors by name, and the state; the state is empty for other safetensors files.
-
-    Raises:
-        CheckpointError: The file cannot be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, _state(file)  # noqa: SIM118, it is no mapping
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+    """The tensors and the state of a file of `write`; CheckpointError if it cannot be read."""
+    with _opened(path) as (file, state):
+        return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118, it is no mapping
 
 
 def state(path: Path) -> dict[str, Any]:
-    """The state of a file of `write`; for a file of `torch.save`, its entry `labels` if there is one.
-
-    Raises:
-        CheckpointError: The file cannot be read.
-    """
-    if path.suffix != ".safetensors":
-        content = _loaded(path)
-        is_nested = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
-        labels = content.get("labels") if is_nested else None
-        is_list = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
-        return {"labels": list(labels)} if is_list and labels else {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _state(file)
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def _state(file: Any) -> dict[str, Any]:
-    state = json.loads((file.metadata() or {}).get("state", "{}"))
-    return state if isinstance(state, dict) else {}
+    """The state of a file of `write`; for a file of `torch.save`, its entry `labels` if there is one."""
+    if path.suffix == ".safetensors":
+        with _opened(path) as (_, found):
+            return found
+    content = _loaded(path)
+    is_nested = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
+    labels = content.get("labels") if is_nested else None
+    is_list = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
+    return {"labels": list(labels)} if is_list and labels else {}
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """The weights by name, from `.safetensors` or from a `state_dict` written by `torch.save`.
-
-    Raises:
-        CheckpointError: The file cannot be read without running code, or holds something other than weights.
-    """
+    """The weights by name, from `.safetensors` or from a `state_dict` written by `torch.save`; or CheckpointError."""
     if path.suffix == ".safetensors":
         return read(path)[0]
     content = _loaded(path)
@@ -103,17 +79,15 @@ def weights(path: Path) -> dict[str, Tensor]:
 
 
 def _loaded(path: Path) -> Any:
-    """Loads a file of `torch.save` without running code.
-
-    Raises:
-        CheckpointError: The file cannot be read, or holds code.
-    """
+    """Loads a file of `torch.save` without running code; CheckpointError if it cannot be read, or holds code."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        if not _is_torchs(path):
+        with path.open("rb") as file:  # a zip archive, or a pickle of older versions
+            is_torchs = file.read(2).startswith((b"PK", b"\x80"))
+        if not is_torchs:
             raise CheckpointError(
                 f"{path} is not a checkpoint: neither .safetensors nor written by torch.save"
             ) from error
@@ -127,21 +101,10 @@ def _loaded(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read as a checkpoint, it may be cut short: {error}") from error
 
 
-def _is_torchs(path: Path) -> bool:
-    """Whether a file begins like one of `torch.save`: a zip archive, or a pickle for older versions."""
-    with path.open("rb") as file:
-        return file.read(2).startswith((b"PK", b"\x80"))
-
-
 def load(module: nn.Module, path: Path) -> list[str]:
-    """Loads the weights of a checkpoint into a module. A wrapper's prefix of all names is left out.
+    """Loads the weights of a checkpoint into a module. A wrapper's prefix of all names is left out, with a notice.
 
-    Returns:
-        Notices about the names that are left out.
-
-    Raises:
-        CheckpointError: They cannot be read, or belong to another module; the message names missing, unexpected and
-            misshapen tensors.
+    The CheckpointError of weights of another module names missing, unexpected and misshapen tensors.
     """
     wanted = module.state_dict()
     loaded, notices = _without_wrappers(weights(path), wanted, path)
@@ -153,8 +116,7 @@ def load(module: nn.Module, path: Path) -> list[str]:
         if name in loaded and not is_lazy(tensor) and loaded[name].shape != tensor.shape
     ]
     if problems:
-        rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{path} holds the weights of another model: {'; '.join(problems[:5])}{rest}")
+        raise CheckpointError(f"{path} holds the weights of another model: {_some(problems, 5, '; ')}")
     module.load_state_dict(loaded)
     return notices
 
@@ -162,17 +124,12 @@ def load(module: nn.Module, path: Path) -> list[str]:
 def _without_wrappers(
     loaded: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights under the names that a module wants, if only the prefix of a wrapper is before these.
-
-    Raises:
-        CheckpointError: The weights are there under several prefixes.
-    """
+    """The weights under the names that a module wants, if only the prefix of a wrapper is before these."""
     if not wanted or any(name in loaded for name in wanted):
         return loaded, []
-    prefixes = {match[0] for name in loaded if (match := _WRAPPERS.match(name)) is not None}
-    # `model.` may belong to the module, and only `module.` before it to a wrapper: every part may be where it ends.
-    prefixes |= {prefix[: end.end()] for prefix in prefixes for end in re.finditer(r"\.", prefix)}
-    fitting = sorted(prefix for prefix in prefixes if all(prefix + name in loaded for name in wanted))
+    first = next(iter(wanted))
+    prefixes = sorted({name.removesuffix(first) for name in loaded if name.endswith(first)})
+    fitting = [one for one in prefixes if _WRAPPERS.fullmatch(one) and all(one + name in loaded for name in wanted)]
     if not fitting:
         return loaded, []
     if len(fitting) > 1:
@@ -180,9 +137,12 @@ def _without_wrappers(
             f"{path} holds the weights more than once, under {' and '.join(fitting)}: save one of them"
         )
     (prefix,) = fitting
-    others = [name for name in loaded if not name.startswith(prefix)]
     notice = f"{path}: its names begin with {prefix}, which the module's do not: it is removed"
+    others = [name for name in loaded if not name.startswith(prefix)]
     if others:
-        rest = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        notice += f", and so are the weights of other parts: {', '.join(others[:3])}{rest}"
+        notice += f", and so are the weights of other parts: {_some(others, 3, ', ')}"
     return {name.removeprefix(prefix): loaded[name] for name in loaded if name.startswith(prefix)}, [notice]
+
+
+def _some(texts: Sequence[str], most: int, between: str) -> str:
+    return between.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

@@ -1,12 +1,10 @@
-"""Recognises files that hold a whole model as a program or a pickle, without loading them.
+"""Recognises files that hold a whole model as a program or a pickle, and names how to bring it in another form.
 
-To load such a file is to run code that is in it:
+They are not loaded, which is to run code that is in them:
 
     TorchScript (torch.jit.save)     its code runs in torch's interpreter, which can also write files
     torch.export.save                torch.export.load unpickles parts of it, and evaluates texts in it
     pickles of objects (torch.save)  unpickling calls whatever functions it names
-
-So Lengthwise does not. It names the kind of the file, and how to bring the model in another form.
 """
 
 from __future__ import annotations
@@ -15,17 +13,16 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
+# The suffixes that such files have, and files of weights too
 SUFFIXES: Final = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pt2", ".ptl", ".jit", ".torchscript", ".pkl", ".pickle"})
-"""The suffixes that such files have, and files of weights too."""
-
+# torch before 1.6 wrote some pickles in a row: a number, a version, the machine, the object, the keys of tensors
 _PICKLES_OF_OLD_FILES: Final = 5
-"""torch before 1.6 wrote some pickles in a row: a number, a version, the machine, the object, the keys of tensors."""
-
+# Where the names in a file of weights are defined
 _OF_WEIGHTS: Final = re.compile(r"(collections|copyreg|_codecs|builtins|numpy|torch|torch\._utils|torch\.storage)\s")
-"""Where the names in a file of weights are defined."""
 
 _FACTORY: Final = "and name the function that returns the module, as in package.module:factory --checkpoint weights.pt"
 FROM_TORCHSCRIPT: Final = (
@@ -33,7 +30,6 @@ FROM_TORCHSCRIPT: Final = (
     "dynamo=False, input_names=['x'], dynamic_axes={'x': {0: 'rows', 1: 'width'}}), where width is axis 2 of a model "
     "that takes [rows, features, width]"
 )
-"""What to do instead of giving TorchScript."""
 _FROM_EXPORTED_PROGRAM: Final = (
     "If you trust it, write a function that returns torch.export.load('model.pt2').module(), and name it, as in "
     "package.module:factory"
@@ -50,17 +46,13 @@ _FROM_LEARNER: Final = (
 
 def why_refused(path: Path) -> str | None:
     """Why a file is not loaded, and what to do instead; None if it may hold weights, or is not a file of torch."""
-    try:
-        with path.open("rb") as file:
-            begin = file.read(2)
-            file.seek(0)
-            if begin == b"PK":
-                return _why_archive(path, file)
-            if begin.startswith(b"\x80"):
-                names = (name for _ in range(_PICKLES_OF_OLD_FILES) for name in _named_in(file))
-                return _why_pickle(path, names)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        pass
+    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), path.open("rb") as file:
+        begin = file.read(2)
+        file.seek(0)
+        if begin == b"PK":
+            return _why_archive(path, file)
+        if begin.startswith(b"\x80"):
+            return _why_pickle(path, (name for _ in range(_PICKLES_OF_OLD_FILES) for name in _named_in(file)))
     return None
 
 
@@ -72,19 +64,15 @@ def _why_archive(path: Path, file: IO[bytes]) -> str | None:
         if any(re.fullmatch(r"([^/]+/)?(models/.+\.json|serialized_exported_program\.json)", name) for name in names):
             return f"{path} was written by torch.export.save, and loading it would run code. {_FROM_EXPORTED_PROGRAM}"
         data = next((name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)), None)
-        if data is None:
-            return None
-        with archive.open(data) as pickled:
-            return _why_pickle(path, _named_in(pickled))
+        return None if data is None else _why_pickle(path, _named_in(archive.open(data)))
 
 
 def _why_pickle(path: Path, names: Iterator[str]) -> str | None:
-    foreign = next((name for name in names if not _OF_WEIGHTS.match(name)), None)
+    foreign = next((name.replace(" ", ".") for name in names if not _OF_WEIGHTS.match(name)), None)
     if foreign is None:
         return None
-    kind = foreign.replace(" ", ".")
-    instead = _FROM_LEARNER if kind.startswith(("fastai.", "tsai.")) else _FROM_PICKLE
-    return f"{path} holds more than weights: a pickled {kind}, and loading it would run code. {instead}"
+    instead = _FROM_LEARNER if foreign.startswith(("fastai.", "tsai.")) else _FROM_PICKLE
+    return f"{path} holds more than weights: a pickled {foreign}, and loading it would run code. {instead}"
 
 
 def _named_in(file: IO[bytes]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Masked layers: layers for padded batches whose outputs at valid steps do not depend on padding.
 
-In this module, `steps` is `[rows, width, features]`, `lengths` is `[rows]`, and `mask` is `[rows, width]`, true at
-valid steps. The width comes from the tensor, never from the longest length: a batch may be wider than all of its
-sequences. The output of a layer at padding is always zero, so the next layer can rely on that.
+`steps` is `[rows, width, features]`, `lengths` is `[rows]`, and `mask` is `[rows, width]`, true at valid steps. The
+width comes from the tensor, never from the longest length: a batch may be wider than all of its sequences. The output
+of a layer at padding is always zero, so the next layer can rely on that.
 
 Weighted sums over the steps are matrix products, never a product followed by a sum: in onnxruntime, the order of
 summation of the former does not depend on the batch (see `lengthwise.padding` on widths), that of the latter does.
@@ -11,20 +11,22 @@ summation of the former does not depend on the batch (see `lengthwise.padding` o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from lengthwise_export.masks import step_mask
 
+# A masked score. Minus infinity could make a softmax NaN; this value becomes exactly 0 if any step is valid
 LOWEST = torch.finfo(torch.float32).min
-"""A masked score. Minus infinity could make a softmax NaN; this value becomes exactly 0 if any step is valid."""
 
-MOST_SLICES = 8
-"""The largest kernel whose steps are sliced one by one. Of a larger one they are looked up: one operator in the graph
-in the place of many, each of which an export takes time for."""
+ROWS_TOGETHER = 64
+NORM_MOMENTUM, NORM_EPSILON = 0.1, 1e-5
+MOST_SLICES = 8  # of a larger kernel, steps are looked up: one operator, because an export takes time for each
 
 
 def masked(steps: Tensor, mask: Tensor) -> Tensor:
@@ -32,60 +34,20 @@ def masked(steps: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.unsqueeze(2), steps, 0.0)
 
 
-class Standardize(nn.Module):
-    """Fills missing values and scales each feature to mean 0 and standard deviation 1.
-
-    `mean` and `std` are buffers: they are computed once, on the training split, and stored in the checkpoint and the
-    graph. If a spec does not normalise, they stay 0 and 1. `fill` is a separate buffer, because it is used even then.
-
-    Args:
-        features: Number of features.
-        missing: How NaN at a valid step is replaced; see `InputSpec.missing`.
-    """
-
-    mean: Tensor
-    std: Tensor
-    fill: Tensor
-
-    def __init__(self, features: int, missing: str = "refuse") -> None:
-        super().__init__()
-        self.missing = missing
-        self.out_features = features * (2 if missing == "indicator" else 1)
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("std", torch.ones(features))
-        self.register_buffer("fill", torch.zeros(features))
-
-    def fit(self, sequences: list[Tensor], *, normalize: bool) -> None:
-        """Computes mean and std over the values that are not missing.
-
-        Args:
-            sequences: The sequences of the training split, each `[length, features]`, without padding.
-            normalize: Whether to normalise. The mean that replaces missing values is computed in any case.
-
-        A constant feature keeps std 1, so it becomes 0. A feature that is always missing also keeps mean 0.
-        """
-        steps = torch.cat(sequences).double()  # [all steps, features]
-        present = ~steps.isnan()
-        count = present.sum(dim=0).clamp(min=1)
-        mean = torch.where(present, steps, 0.0).sum(dim=0) / count
-        variance = torch.where(present, (steps - mean) ** 2, 0.0).sum(dim=0) / count
-        std = variance.sqrt()
-        if normalize:
-            self.mean.copy_(mean)
-            self.std.copy_(torch.where(std > 1e-6 * mean.abs().clamp(min=1e-30), std, 1.0))
-        if self.missing in ("mean", "indicator"):
-            self.fill.copy_(mean)
-
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, width, features]`, with twice the features for `indicator`; zeros at padding."""
-        if self.missing == "refuse":
-            return masked((values - self.mean) / self.std, mask)
-        absent = values.isnan()
-        filled = torch.where(absent, self.fill, values)
-        standard = (filled - self.mean) / self.std
-        if self.missing == "indicator":
-            standard = torch.cat([standard, absent.to(standard.dtype)], dim=2)
-        return masked(standard, mask)
+@torch.no_grad()
+def of_each(
+    answer: Callable[[Tensor, Tensor], Tensor], sequences: Sequence[Tensor], rows: int = ROWS_TOGETHER
+) -> list[Tensor]:
+    """What a function of padded steps and lengths answers to each sequence: a row, or `[length, ...]` of its steps."""
+    found = [torch.empty(0)] * len(sequences)
+    order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
+    for start in range(0, len(order), rows):
+        places = order[start : start + rows]
+        members = [sequences[place] for place in places]
+        lengths = torch.tensor([len(steps) for steps in members])
+        for place, row in zip(places, answer(pad_sequence(members, batch_first=True), lengths), strict=True):
+            found[place] = row[: len(sequences[place])] if row.ndim == 2 else row
+    return found
 
 
 class TokenEmbedding(nn.Module):
@@ -107,10 +69,8 @@ class MaskedBatchNorm(nn.Module):
     running_mean: Tensor
     running_variance: Tensor
 
-    def __init__(self, features: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
-        self.momentum = momentum
-        self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
         self.register_buffer("running_mean", torch.zeros(features))
@@ -118,18 +78,15 @@ class MaskedBatchNorm(nn.Module):
 
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, features]`, zeros at padding."""
+        mean, variance = self.running_mean, self.running_variance
         if self.training:
-            valid = steps[mask]  # [valid steps, features]
-            mean = valid.mean(dim=0)
-            variance = valid.var(dim=0, unbiased=False)
+            valid = steps[mask]  # (valid steps, features)
+            mean, variance = valid.mean(dim=0), valid.var(dim=0, unbiased=False)
             with torch.no_grad():
-                # Bessel's correction for the running variance, as in torch's BatchNorm1d
-                unbiased = variance * (len(valid) / max(len(valid) - 1, 1))
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_variance.lerp_(unbiased, self.momentum)
-        else:
-            mean, variance = self.running_mean, self.running_variance
-        normal = (steps - mean) * torch.rsqrt(variance + self.epsilon)
+                self.running_mean.lerp_(mean, NORM_MOMENTUM)
+                # with Bessel's correction, as in torch's BatchNorm1d
+                self.running_variance.lerp_(variance * (len(valid) / max(len(valid) - 1, 1)), NORM_MOMENTUM)
+        normal = (steps - mean) * torch.rsqrt(variance + NORM_EPSILON)
         return masked(normal * self.weight + self.bias, mask)
 
 
@@ -148,15 +105,9 @@ class MaskedLayerNorm(nn.Module):
 class MaskedConv(nn.Module):
     """A convolution over the steps with stride 1 and the same number of steps. Around a sequence there are zeros.
 
-    The output at each valid step equals that of the unpadded sequence with zeros around it. It is computed as one
-    matrix product over `kernel` neighbouring steps, concatenated: the order of summation of a convolution depends on
-    the width, that of a product with constant weights does not.
-
-    Args:
-        features: Number of input features.
-        channels: Number of output features.
-        kernel: Number of steps in the receptive field; an even kernel has one more step after than before.
-        dilation: Distance between these steps.
+    It is computed as one matrix product over `kernel` neighbouring steps, concatenated: the order of summation of a
+    convolution depends on the width, that of a product with constant weights does not. An even kernel reads one more
+    step after than before.
     """
 
     def __init__(self, features: int, channels: int, kernel: int = 3, dilation: int = 1) -> None:
@@ -169,11 +120,14 @@ class MaskedConv(nn.Module):
 
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, channels]`, zeros at padding."""
-        width = steps.shape[1]
+        width, features = steps.shape[1:]
         around = functional.pad(masked(steps, mask), (0, 0, self.before, self.behind))
-        if self.training:  # the same, two to three times as fast with its gradients
-            return masked(self._convolved(around), mask)
-        return masked(self.project(self._taps(around, width)), mask)  # (rows, width, channels)
+        if not self.training:
+            return masked(self.project(self._taps(around, width)), mask)  # (rows, width, channels)
+        # the same, two to three times as fast with its gradients
+        taps = self.project.weight.view(self.project.out_features, self.kernel, features).transpose(1, 2)
+        convolved = functional.conv1d(around.transpose(1, 2), taps, self.project.bias, dilation=self.dilation)
+        return masked(convolved.transpose(1, 2), mask)
 
     def _taps(self, around: Tensor, width: int) -> Tensor:
         """`[rows, width, kernel * features]`: for each step the steps that the kernel reads, side by side."""
@@ -185,13 +139,6 @@ class MaskedConv(nn.Module):
         taps = around.index_select(1, places.flatten())  # (rows, width * kernel, features)
         return taps.reshape(around.shape[0], width, self.kernel * around.shape[2])
 
-    def _convolved(self, around: Tensor) -> Tensor:
-        taps = self.project.weight.view(self.project.out_features, self.kernel, around.shape[2])
-        convolved = functional.conv1d(
-            around.transpose(1, 2), taps.transpose(1, 2), self.project.bias, dilation=self.dilation
-        )
-        return convolved.transpose(1, 2)
-
 
 class MaskedRecurrent(nn.Module):
     """LSTM or GRU layers over packed sequences, so that both directions ignore padding."""
@@ -201,14 +148,8 @@ class MaskedRecurrent(nn.Module):
     ) -> None:
         super().__init__()
         recurrent = {"lstm": nn.LSTM, "gru": nn.GRU}[cell]
-        self.rnn = recurrent(
-            features,
-            hidden,
-            num_layers=layers,
-            bidirectional=bidirectional,
-            dropout=dropout if layers > 1 else 0.0,
-            batch_first=True,
-        )
+        between = dropout if layers > 1 else 0.0
+        self.rnn = recurrent(features, hidden, layers, batch_first=True, dropout=between, bidirectional=bidirectional)
 
     def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
         """`[rows, width, hidden]`, or `2 * hidden` if bidirectional; zeros at padding."""
@@ -255,15 +196,11 @@ class MaskedSelfAttention(nn.Module):
         scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])  # (rows, heads, width, width)
         weights = torch.where(mask[:, None, None, :], scores, LOWEST).softmax(dim=3)
         mixed = (self.dropout(weights) @ value).transpose(1, 2).flatten(2)  # (rows, width, features)
-        answer: Tensor = self.norm(steps + self.dropout(self.project(mixed)), mask)
-        return answer
+        return cast("Tensor", self.norm(steps + self.dropout(self.project(mixed)), mask))
 
 
 class FeedForward(nn.Module):
-    """A network of two layers at each step, with a residual connection and a layer norm after it.
-
-    https://arxiv.org/abs/1706.03762, section 3.3.
-    """
+    """Two layers at each step, with a residual connection and a layer norm (https://arxiv.org/abs/1706.03762, 3.3)."""
 
     def __init__(self, features: int, hidden: int, *, dropout: float) -> None:
         super().__init__()
@@ -275,8 +212,7 @@ class FeedForward(nn.Module):
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, features]`, zeros at padding."""
         inside = self.dropout(functional.relu(self.widen(steps)))
-        answer: Tensor = self.norm(steps + self.dropout(self.narrow(inside)), mask)
-        return answer
+        return cast("Tensor", self.norm(steps + self.dropout(self.narrow(inside)), mask))
 
 
 class AttentionPooling(nn.Module):
@@ -315,10 +251,7 @@ def mean_max_pooling(steps: Tensor, mask: Tensor) -> Tensor:
 
 
 def last_pooling(steps: Tensor, lengths: Tensor, *, bidirectional: bool) -> Tensor:
-    """`[rows, features]`: the output after each direction has read the whole sequence.
-
-    That is the last valid step; for the backward half of the features, it is the first step.
-    """
+    """`[rows, features]`: the last valid step; for the backward half of the features, the first step."""
     index = (lengths.to(torch.int64) - 1).view(-1, 1, 1).expand(-1, 1, steps.shape[2])
     last = steps.gather(1, index).squeeze(1)
     if not bidirectional:

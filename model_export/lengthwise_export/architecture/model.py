@@ -6,35 +6,34 @@ values or tokens -> normalise or embed -> convolutions -> recurrent layers or ML
         └─────────────────────────> features of the sequence: length, level, scale ────────────────────────────────┘
 ```
 All layers are masked layers of `architecture.layers`, so the answers depend neither on the values in the padding nor on
-its amount.
+its amount. With `kernel = [9, 19, 39]`, `pool = 3` and `residual = 3` in every third block, the convolutions are
+InceptionTime (https://arxiv.org/abs/1909.04939); with one kernel in a block, a residual network
+(https://arxiv.org/abs/1611.06455).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from functools import reduce
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lengthwise_export.architecture import layers
-from lengthwise_export.architecture.convolutions import ConvBlock
 from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
-from lengthwise_export.architecture.spec import InputSpec, ModelSpec, Spec
+from lengthwise_export.architecture.spec import ConvSpec, ModelSpec, Spec
 from lengthwise_export.masks import step_mask
+
+NORMS = {"batch": layers.MaskedBatchNorm, "layer": layers.MaskedLayerNorm}
 
 
 class ClassifierOutput(NamedTuple):
-    """The output of the model for a batch.
+    """The output of the model for a batch."""
 
-    Attributes:
-        logits: `[rows, classes]`; for a per-step model `[rows, width, classes]`, zeros at padding.
-        attention: `[rows, width]`, the weights of attention pooling; None for other poolings.
-        clipped: `[rows]`, how many values are beyond the grid of the training split; None for a model without one.
-    """
-
-    logits: Tensor
-    attention: Tensor | None = None
-    clipped: Tensor | None = None
+    logits: Tensor  # `[rows, classes]`; for a per-step model `[rows, width, classes]`, zeros at padding
+    attention: Tensor | None = None  # `[rows, width]`, the weights of attention pooling
+    clipped: Tensor | None = None  # `[rows]`, how many values are beyond the grid of the training split
 
     def present(self) -> dict[str, Tensor]:
         """The outputs that there are, by name."""
@@ -47,8 +46,12 @@ class SequenceClassifier(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         spec = spec.concrete()
-        model = spec.model
-        self.first = first_layer(spec.input, model)
+        step, model = spec.input, spec.model
+        self.first: Normalize | layers.TokenEmbedding
+        if step.vocabulary is None:
+            self.first = Normalize(step.features or 0, step.missing, step.normalize)
+        else:
+            self.first = layers.TokenEmbedding(step.vocabulary, model.hidden, step.padding_id)
         features = [self.first.out_features]  # before each convolution, and after the last
         self.input_dropout = nn.Dropout(model.input_dropout)
         self.convolutions = nn.ModuleList()
@@ -57,23 +60,24 @@ class SequenceClassifier(nn.Module):
             earlier = features[index + 1 - conv.residual] if conv.residual else 0
             self.convolutions.append(ConvBlock(features[-1], conv, dropout=model.dropout, earlier=earlier))
             features.append(conv.channels)
-        self.body = body(features[-1], model)
+        self.body = _body(features[-1], model)
         width, heads = model.body_features, model.self_attention_heads
         self.self_attention = layers.MaskedSelfAttention(width, heads, dropout=model.dropout) if heads else None
         self.feed_forward = nn.ModuleList()
         self.more_attention = nn.ModuleList()
-        if heads:
-            blocks, hidden = model.self_attention_layers, model.feed_forward
-            for _ in range(blocks - 1):
-                self.more_attention.append(layers.MaskedSelfAttention(width, heads, dropout=model.dropout))
-            for _ in range(blocks if hidden else 0):
-                self.feed_forward.append(layers.FeedForward(width, hidden, dropout=model.dropout))
-        per_step = spec.output.task == "per-step"
-        self.pooling = None if per_step else Pooling(model)
-        width = width if self.pooling is None else self.pooling.out_features
-        kinds = () if per_step else model.sequence_features
-        self.sequence_features = SequenceFeatures(kinds, spec.input.features or 0) if kinds else None
-        width += 0 if self.sequence_features is None else self.sequence_features.out_features
+        blocks, hidden = model.self_attention_layers if heads else 0, model.feed_forward
+        for _ in range(blocks - 1):
+            self.more_attention.append(layers.MaskedSelfAttention(width, heads, dropout=model.dropout))
+        for _ in range(blocks if hidden else 0):
+            self.feed_forward.append(layers.FeedForward(width, hidden, dropout=model.dropout))
+        self.pooling: Pooling | None = None
+        self.sequence_features: SequenceFeatures | None = None
+        if spec.output.task != "per-step":
+            self.pooling = Pooling(model)
+            width = self.pooling.out_features
+            if model.sequence_features:
+                self.sequence_features = SequenceFeatures(model.sequence_features, step.features or 0)
+                width += self.sequence_features.out_features
         self.dropout = nn.Dropout(model.dropout)
         self.head = nn.Linear(width, len(spec.output.labels))
 
@@ -86,22 +90,25 @@ class SequenceClassifier(nn.Module):
         """Computes the statistics of the training split that the graph holds; each sequence is without padding."""
         if isinstance(self.first, Normalize):
             self.first.fit(sequences)
+            sequences = self.first.each_rescaled(sequences)
         if self.sequence_features is not None:
-            self.sequence_features.fit(rescaled_sequences(self.first, sequences))
+            self.sequence_features.fit(sequences)
 
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
-        """Classifies a padded batch.
-
-        Args:
-            steps: `[rows, width, features]` float32 with NaN for missing values; or `[rows, width]` token ids.
-            lengths: `[rows]`, each 1 to width.
-        """
+        """Classifies `steps [rows, width, features]`, NaN where one is missing, or `[rows, width]` token ids."""
         mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
-        hidden = self._convolved(self.input_dropout(hidden), mask)
+        before = [self.input_dropout(hidden)]  # the input of each block
+        for reach, convolution in zip(self.reach, self.convolutions, strict=True):
+            before.append(convolution(before[-1], mask, before[-reach] if reach else None))
+        hidden = before[-1]
         if self.body is not None:
             hidden = self.body(hidden, lengths)
-        hidden = self._attended(hidden, mask)
+        attentions = () if self.self_attention is None else (self.self_attention, *self.more_attention)
+        for index, attend in enumerate(attentions):
+            hidden = attend(hidden, mask)
+            if len(self.feed_forward):
+                hidden = self.feed_forward[index](hidden, mask)
         if self.pooling is None:
             return ClassifierOutput(layers.masked(self.head(self.dropout(hidden)), mask))
         pooled, attention = self.pooling(hidden, lengths, mask)  # (rows, features)
@@ -110,21 +117,6 @@ class SequenceClassifier(nn.Module):
             values = self.first.rescaled(steps, mask) if isinstance(self.first, Normalize) else steps
             pooled = torch.cat([pooled, self.sequence_features(values, lengths)], dim=1)
         return ClassifierOutput(self.head(pooled), attention)
-
-    def _convolved(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        before = [hidden]  # the input of each block
-        for reach, convolution in zip(self.reach, self.convolutions, strict=True):
-            before.append(convolution(before[-1], mask, before[-reach] if reach else None))
-        return before[-1]
-
-    def _attended(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        if self.self_attention is None:
-            return hidden
-        for index, attention in enumerate([self.self_attention, *self.more_attention]):
-            hidden = attention(hidden, mask)
-            if len(self.feed_forward):
-                hidden = self.feed_forward[index](hidden, mask)
-        return hidden
 
 
 class Ensemble(nn.Module):
@@ -141,56 +133,33 @@ class Ensemble(nn.Module):
 
     @property
     def first(self) -> nn.Module:
-        """The first layer, which has the same statistics in every member."""
+        """The first layer; it is the same in every member."""
         return self.networks[0].first
 
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch; see `SequenceClassifier`."""
         outputs: list[ClassifierOutput] = [member(steps, lengths) for member in self.members]
-        logits, attention, _ = outputs[0]
-        for output in outputs[1:]:
-            logits = logits + output.logits
-            attention = None if attention is None or output.attention is None else attention + output.attention
-        return ClassifierOutput(logits / len(outputs), None if attention is None else attention / len(outputs))
+        logits = reduce(torch.add, [output.logits for output in outputs]) / len(outputs)
+        weights = [output.attention for output in outputs if output.attention is not None]
+        return ClassifierOutput(logits, reduce(torch.add, weights) / len(weights) if weights else None)
 
 
 Classifier = SequenceClassifier | Ensemble
 
 
 def classifier(spec: Spec) -> Classifier:
-    """The model of a spec: one network, or an ensemble."""
+    """The model of a spec of layers: one network, or an ensemble."""
     return Ensemble(spec) if spec.model.members > 1 else SequenceClassifier(spec)
 
 
-def first_layer(spec: InputSpec, model: ModelSpec) -> Normalize | layers.TokenEmbedding:
-    """The layer that turns a step into features: normalised values or a token's vector."""
-    if spec.vocabulary is not None:
-        return layers.TokenEmbedding(spec.vocabulary, model.hidden, spec.padding_id)
-    # InputSpec makes sure that features is set if vocabulary is not
-    return Normalize(cast("int", spec.features), spec.missing, spec.normalize)
-
-
-def rescaled_sequences(first: nn.Module, sequences: list[Tensor]) -> list[Tensor]:
-    """Sequences without padding as `SequenceFeatures` reads them: divided by their own scale if the spec says so."""
-    if not isinstance(first, Normalize):
-        return sequences
-    return first.each_rescaled(sequences)
-
-
-def body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers | None:
+def _body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers | None:
     """The recurrent layers, or the per-step MLP; None with `layers = 0`."""
     if spec.layers == 0:
         return None
+    size: dict[str, Any] = {"layers": spec.layers, "dropout": spec.dropout}
     if spec.rnn == "none":
-        return layers.StepwiseLayers(features, spec.hidden, layers=spec.layers, dropout=spec.dropout)
-    return layers.MaskedRecurrent(
-        spec.rnn,
-        features,
-        spec.hidden,
-        layers=spec.layers,
-        bidirectional=spec.bidirectional,
-        dropout=spec.dropout,
-    )
+        return layers.StepwiseLayers(features, spec.hidden, **size)
+    return layers.MaskedRecurrent(spec.rnn, features, spec.hidden, bidirectional=spec.bidirectional, **size)
 
 
 class Pooling(nn.Module):
@@ -206,12 +175,82 @@ class Pooling(nn.Module):
     def forward(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """`[rows, features]`, and the weights `[rows, width]` of attention pooling (otherwise None)."""
         if self.attention is not None:
-            pooled, weights = self.attention(steps, mask)
-            return pooled, weights
-        if self.kind == "mean":
-            return layers.mean_pooling(steps, mask), None
-        if self.kind == "max":
-            return layers.max_pooling(steps, mask), None
-        if self.kind == "mean-max":
-            return layers.mean_max_pooling(steps, mask), None
-        return layers.last_pooling(steps, lengths, bidirectional=self.two_directions), None
+            return cast("tuple[Tensor, Tensor]", self.attention(steps, mask))
+        if self.kind == "last":
+            return layers.last_pooling(steps, lengths, bidirectional=self.two_directions), None
+        kinds = {"mean": layers.mean_pooling, "max": layers.max_pooling, "mean-max": layers.mean_max_pooling}
+        return kinds[self.kind](steps, mask), None
+
+
+class ConvBlock(nn.Module):
+    """Convolution, norm, ReLU, dropout; `earlier` features of a residual connection are added before the ReLU."""
+
+    def __init__(self, features: int, spec: ConvSpec, *, dropout: float, earlier: int = 0) -> None:
+        super().__init__()
+        self.convolution = (
+            ParallelBranches(features, spec)
+            if spec.branches > 1 or spec.bottleneck
+            else layers.MaskedConv(features, spec.channels, spec.kernels[0], spec.dilation)
+        )
+        self.norm = NORMS[spec.norm](spec.channels) if spec.norm != "none" else None
+        self.shortcut = Shortcut(earlier, spec) if earlier else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, steps: Tensor, mask: Tensor, earlier: Tensor | None = None) -> Tensor:
+        """`[rows, width, channels]`, zeros at padding (ReLU and dropout keep zeros)."""
+        steps = self.convolution(steps, mask)
+        if self.norm is not None:
+            steps = self.norm(steps, mask)
+        if self.shortcut is not None and earlier is not None:
+            steps = steps + self.shortcut(earlier, mask)
+        return cast("Tensor", self.dropout(functional.relu(steps)))
+
+
+class Shortcut(nn.Module):
+    """A residual connection: a product where the number of features differs, and the norm of the block."""
+
+    def __init__(self, features: int, spec: ConvSpec) -> None:
+        super().__init__()
+        self.project = nn.Linear(features, spec.channels, bias=False) if features != spec.channels else None
+        self.norm = NORMS[spec.norm](spec.channels) if spec.norm != "none" else None
+
+    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, channels]`, zeros at padding."""
+        if self.project is not None:
+            steps = self.project(steps)
+        return steps if self.norm is None else self.norm(steps, mask)
+
+
+class ParallelBranches(nn.Module):
+    """Convolutions of several kernels side by side, over fewer features (`bottleneck`), and maybe a maximum."""
+
+    def __init__(self, features: int, spec: ConvSpec) -> None:
+        super().__init__()
+        narrow = bool(spec.bottleneck) and spec.bottleneck < features
+        self.bottleneck = nn.Linear(features, spec.bottleneck, bias=False) if narrow else None
+        width = spec.channels // spec.branches
+        read = spec.bottleneck if narrow else features
+        self.kernels = nn.ModuleList(layers.MaskedConv(read, width, kernel, spec.dilation) for kernel in spec.kernels)
+        self.pool = spec.pool
+        self.of_pool = nn.Linear(features, width) if spec.pool else None
+
+    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, channels]`, zeros at padding."""
+        narrow = steps if self.bottleneck is None else self.bottleneck(steps)
+        branches = [convolution(narrow, mask) for convolution in self.kernels]
+        if self.of_pool is not None:
+            branches.append(layers.masked(self.of_pool(sliding_maximum(steps, mask, self.pool)), mask))
+        return torch.cat(branches, dim=2)
+
+
+def sliding_maximum(steps: Tensor, mask: Tensor, size: int) -> Tensor:
+    """`[rows, width, features]`: at each valid step the maximum over the valid ones of `size` steps around it."""
+    width = steps.shape[1]
+    before = (size - 1) // 2
+    around = functional.pad(
+        torch.where(mask.unsqueeze(2), steps, layers.LOWEST), (0, 0, before, size - 1 - before), value=layers.LOWEST
+    )
+    largest = around[:, :width]
+    for place in range(1, size):
+        largest = torch.maximum(largest, around[:, place:][:, :width])
+    return layers.masked(largest, mask)

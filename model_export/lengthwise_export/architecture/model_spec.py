@@ -1,17 +1,11 @@
 """The table `[model]` of a spec: the kind of model, its layers and pooling; presets are sets of its keys.
 
-| preset | layers |
-|---|---|
-| `rnn` | a bidirectional LSTM with attention pooling: short sequences |
-| `conv` | six convolutional blocks of three kernel sizes each, with residual connections (InceptionTime) |
-| `conv-rnn` | two residual convolutions, then a bidirectional GRU |
-| `transformer` | a convolution, then two blocks of self-attention; the convolution tells the order of the steps |
-
-`auto` is one of them, chosen by `train` from the data; without data it is `rnn`. A spec may override each key.
+`auto` is one of the presets, chosen by `train` from the data; without data it is `rnn`. A spec may override each key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,13 +14,14 @@ from lengthwise.wrong_values import no_booleans_for_numbers
 
 Preset = Literal["auto", "rnn", "conv", "conv-rnn", "transformer"]
 
-WIDEST_HEAD = 128
-"""Maximum number of features of an attention head. For larger heads, onnxruntime's CPU kernel sums a score in blocks
-whose size depends on the width, so the bits of an answer would depend on the batch."""
+# Features of an attention head. For larger heads, onnxruntime's CPU kernel sums a score in blocks whose size depends on
+# the width, so the bits of an answer would depend on the batch
+WIDEST_HEAD: Final = 128
+ROCKET_KEYS: Final = frozenset({"kind", "kernels", "grid", "sequence_features"})
 
 
 class SpecTable(BaseModel):
-    """A table of a spec: unknown keys, and booleans in the place of numbers, are errors."""
+    """A table of a spec: unknown keys, and booleans in the place of numbers, are errors. docs/spec.md has the keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -35,34 +30,32 @@ class SpecTable(BaseModel):
     def _numbers_are_numbers(cls, table: Any) -> Any:
         return no_booleans_for_numbers(table, {name: field.annotation for name, field in cls.model_fields.items()})
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        why = next(self.contradictions(), None)
+        if why is not None:
+            raise ValueError(why)
+        return self
+
+    def contradictions(self) -> Iterator[str]:
+        """Which keys do not fit together."""
+        yield from ()
+
     def says(self, *keys: str) -> list[str]:
         """Which of these keys are in the file, instead of having their default value."""
         return [key for key in keys if key in self.model_fields_set]
 
 
-ROCKET_KEYS: Final = frozenset({"kind", "kernels", "grid", "sequence_features"})
-
-
 class ConvSpec(SpecTable):
-    """One masked convolution over the steps with stride 1, followed by a norm and a ReLU.
+    """One masked convolution over the steps with stride 1, followed by a norm and a ReLU."""
 
-    Attributes:
-        channels: Number of output features, of all branches together.
-        kernel: Number of steps it reads for one; a list for convolutions side by side.
-        dilation: Distance between these steps.
-        norm: The norm after it.
-        bottleneck: Number of features that the kernels of a list read, after a product that reduces them; 0 for all.
-        pool: Number of steps of one more branch, with the maximum of neighbouring steps; 0 for none.
-        residual: Adds, before the ReLU, the input of the block so many blocks before, itself counted; 0 for none.
-    """
-
-    channels: int = Field(ge=1)
+    channels: int = Field(ge=1)  # of all branches together
     kernel: Annotated[int, Field(ge=1)] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = 3
     dilation: int = Field(default=1, ge=1)
     norm: Literal["batch", "layer", "none"] = "batch"
-    bottleneck: int = Field(default=0, ge=0)
-    pool: int = Field(default=0, ge=0)
-    residual: int = Field(default=0, ge=0)
+    bottleneck: int = Field(default=0, ge=0)  # features that the kernels of a list read, after a product; 0 for all
+    pool: int = Field(default=0, ge=0)  # steps of one more branch, with the maximum of neighbouring steps; 0 for none
+    residual: int = Field(default=0, ge=0)  # adds the input of the block so many blocks before, itself counted
 
     @property
     def kernels(self) -> tuple[int, ...]:
@@ -74,63 +67,35 @@ class ConvSpec(SpecTable):
         """Number of branches, the maximum counted."""
         return len(self.kernels) + bool(self.pool)
 
-    @property
-    def has_branches(self) -> bool:
-        """Whether it is more than one plain convolution."""
-        return self.branches > 1 or bool(self.bottleneck)
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def contradictions(self) -> Iterator[str]:
+        """Channels that cannot be divided among the branches."""
         if self.channels % self.branches:
-            raise ValueError(
+            yield (
                 f"'channels' {self.channels} must be a multiple of the {self.branches} branches (the kernels, and one "
                 "for 'pool')"
             )
-        return self
 
 
 class ModelSpec(SpecTable):
-    """The kind of model, and its layers and pooling.
-
-    Attributes:
-        kind: `layers` for the layers below, trained by gradient descent; `rocket` for fixed kernels with a linear head,
-            which has the keys `kernels`, `grid` and `sequence_features` and no others.
-        kernels: For `rocket`: number of features of the head, rounded down to a multiple of 84.
-        grid: For `rocket`: whether values are rounded to a grid of each `sequence`, or of the `training` split.
-        preset: A name for a set of the keys below (`PRESETS`); a key that is given as well wins.
-        conv: Convolutions before the recurrent layers, in order.
-        rnn: The recurrent layers; `none` for a per-step MLP instead.
-        hidden: Units of each layer and direction; also the size of a token's vector.
-        layers: Number of these layers; 0 for none, with `rnn = "none"`.
-        bidirectional: Whether each layer also reads backwards.
-        self_attention_heads: Heads of the masked self-attention after the layers; 0 for none.
-        self_attention_layers: Number of self-attention blocks, if there are heads.
-        feed_forward: Units of a per-step network after each self-attention block; 0 for none.
-        pooling: How the steps are reduced to one vector; has no meaning for per-step models.
-        sequence_features: Numbers of the whole sequence that the head gets beside the pooled steps, or beside the
-            features of the kernels. `missing` is the share and the runs of missing values of each feature.
-        dropout: Share of units dropped between blocks during training.
-        input_dropout: Share of the normalised values, or of the numbers of a token's vector, dropped during training.
-        members: Networks with weights of their own, whose logits are averaged.
-    """
+    """The kind of model, and its layers and pooling."""
 
     kind: Literal["layers", "rocket"] = "layers"
-    kernels: int = Field(default=10_000, ge=84)
+    kernels: int = Field(default=10_000, ge=84)  # features of the head, rounded down to a multiple of 84
     grid: Literal["sequence", "training"] = "sequence"
     preset: Preset | None = None
     conv: tuple[ConvSpec, ...] = ()
-    rnn: Literal["lstm", "gru", "none"] = "lstm"
-    hidden: int = Field(default=64, ge=1)
+    rnn: Literal["lstm", "gru", "none"] = "lstm"  # `none` for a per-step MLP instead
+    hidden: int = Field(default=64, ge=1)  # units of each layer and direction; also the size of a token's vector
     layers: int = Field(default=2, ge=0)
     bidirectional: bool = True
     self_attention_heads: int = Field(default=0, ge=0)
     self_attention_layers: int = Field(default=1, ge=1)
-    feed_forward: int = Field(default=0, ge=0)
+    feed_forward: int = Field(default=0, ge=0)  # units of a per-step network after each self-attention block
     pooling: Literal["attention", "mean", "max", "mean-max", "last"] = "attention"
     sequence_features: tuple[Literal["length", "level", "scale", "missing"], ...] = ()
     dropout: float = Field(default=0.2, ge=0, lt=1)
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
-    members: int = Field(default=1, ge=1, le=32)
+    members: int = Field(default=1, ge=1, le=32)  # networks with weights of their own, whose logits are averaged
 
     @property
     def is_auto(self) -> bool:
@@ -144,57 +109,51 @@ class ModelSpec(SpecTable):
             return self.conv[-1].channels
         return self.hidden * (2 if self.bidirectional and self.rnn != "none" else 1)
 
-    @model_validator(mode="after")
-    def _attention_fits(self) -> Self:
-        heads = self.self_attention_heads
-        if not heads:
-            if self.says("feed_forward") and self.feed_forward:
-                raise ValueError("'feed_forward' belongs to self-attention: it needs 'self_attention_heads'")
-            return self
-        if self.body_features % heads:
-            raise ValueError(
-                f"'self_attention_heads' {heads} must divide the {self.body_features} features of the layers "
-                "('hidden', or twice that if bidirectional; the 'channels' of the last convolution if 'layers' is 0)"
-            )
-        if heads * WIDEST_HEAD < self.body_features:
-            raise ValueError(
-                f"'self_attention_heads' {heads} gives a head more than {WIDEST_HEAD} of the {self.body_features} "
-                "features of the layers: use more heads"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def contradictions(self) -> Iterator[str]:
+        """Keys of the other kind of model, layers that are not there, and heads that do not fit."""
         others = self.says(*(name for name in ModelSpec.model_fields if name not in ROCKET_KEYS))
         if self.kind == "rocket" and others:
-            raise ValueError(
+            yield (
                 f"'{others[0]}' has no meaning with kind = 'rocket', whose other keys are 'kernels', 'grid' and "
                 "'sequence_features'"
             )
         if self.kind != "rocket" and (other := self.says("kernels", "grid")):
-            raise ValueError(f"'{other[0]}' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]")
+            yield f"'{other[0]}' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]"
         if self.layers == 0 and (self.rnn != "none" or not self.conv):
-            raise ValueError("'layers' 0 is for rnn = 'none' after convolutions: otherwise there would be no layer")
+            yield "'layers' 0 is for rnn = 'none' after convolutions: otherwise there would be no layer"
         if len(set(self.sequence_features)) != len(self.sequence_features):
-            raise ValueError("'sequence_features': each may occur only once")
-        for index, conv in enumerate(self.conv):
-            if conv.residual > index + 1:
-                raise ValueError(
-                    f"'residual' {conv.residual} of convolution {index + 1} goes back further than the first one"
-                )
+            yield "'sequence_features': each may occur only once"
+        for index, conv in enumerate(self.conv, start=1):
+            if conv.residual > index:
+                yield f"'residual' {conv.residual} of convolution {index} goes back further than the first one"
         if self.rnn == "none" and self.bidirectional and self.says("bidirectional"):
-            raise ValueError("'bidirectional' has no meaning with rnn = 'none': a per-step MLP reads in no direction")
-        return self
+            yield "'bidirectional' has no meaning with rnn = 'none': a per-step MLP reads in no direction"
+        yield from self._wrong_heads()
 
-
-_KERNELS: Final = [9, 19, 39]
+    def _wrong_heads(self) -> Iterator[str]:
+        heads = self.self_attention_heads
+        if not heads and self.feed_forward and self.says("feed_forward"):
+            yield "'feed_forward' belongs to self-attention: it needs 'self_attention_heads'"
+        if heads and self.body_features % heads:
+            yield (
+                f"'self_attention_heads' {heads} must divide the {self.body_features} features of the layers "
+                "('hidden', or twice that if bidirectional; the 'channels' of the last convolution if 'layers' is 0)"
+            )
+        if heads and heads * WIDEST_HEAD < self.body_features:
+            yield (
+                f"'self_attention_heads' {heads} gives a head more than {WIDEST_HEAD} of the {self.body_features} "
+                "features of the layers: use more heads"
+            )
 
 
 def _inception(channels: int) -> list[dict[str, Any]]:
-    block: dict[str, Any] = {"channels": channels, "kernel": _KERNELS, "bottleneck": 32, "pool": 3}
+    block: dict[str, Any] = {"channels": channels, "kernel": [9, 19, 39], "bottleneck": 32, "pool": 3}
     return [block, block, block | {"residual": 3}] * 2
 
 
+_LENGTH: Final[dict[str, Any]] = {"pooling": "mean-max", "sequence_features": ["length"]}
+
+# The keys of each preset except `auto`
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "rnn": {
         "rnn": "lstm",
@@ -205,14 +164,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "dropout": 0.5,
         "input_dropout": 0.5,
     },
-    "conv": {
-        "conv": _inception(64),
-        "rnn": "none",
-        "layers": 0,
-        "pooling": "mean-max",
-        "sequence_features": ["length"],
-        "dropout": 0.2,
-    },
+    "conv": {"conv": _inception(64), "rnn": "none", "layers": 0, **_LENGTH, "dropout": 0.2},
     "conv-rnn": {
         "conv": [
             {"channels": 64, "kernel": 9},
@@ -224,8 +176,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "hidden": 64,
         "layers": 1,
         "bidirectional": True,
-        "pooling": "mean-max",
-        "sequence_features": ["length"],
+        **_LENGTH,
         "dropout": 0.2,
     },
     "transformer": {
@@ -236,29 +187,16 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "self_attention_heads": 4,
         "self_attention_layers": 2,
         "feed_forward": 128,
-        "pooling": "mean-max",
-        "sequence_features": ["length"],
+        **_LENGTH,
         "dropout": 0.1,
     },
 }
-"""The keys of each preset except `auto`."""
-
-WITHOUT_DATA: Final = "rnn"
-"""The preset of `auto` where there is no data to choose by."""
-
-
-def narrow_conv() -> dict[str, Any]:
-    """The keys that differ from `conv` where there are few records."""
-    return {"conv": _inception(32)}
+NARROW_CONV: Final[dict[str, Any]] = {"conv": _inception(32)}  # what differs from `conv` where there are few records
+WITHOUT_DATA: Final = "rnn"  # the preset of `auto` where there is no data to choose by
 
 
 def expanded(model: dict[str, Any], task: object) -> dict[str, Any]:
-    """The table `[model]` with the keys of its preset, where it does not give them itself.
-
-    Args:
-        model: The table as given; an unknown preset is left to the validation of the table.
-        task: The task: a per-step model has no pooling.
-    """
+    """The table `[model]` with the keys of its preset, where it does not give them itself; it may be wrong."""
     name = model.get("preset")
     keys = PRESETS.get(name, {}) if isinstance(name, str) else {}
     if task == "per-step":

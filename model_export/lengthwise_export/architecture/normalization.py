@@ -8,69 +8,32 @@ one step. Or a sequence is only divided by its own scale, which keeps signs; the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lengthwise_export.architecture.layers import Standardize, masked
+from lengthwise_export.architecture.layers import masked, of_each
 from lengthwise_export.masks import step_mask
 
 _BY_SCALE: Final = ("sequence-scale", "feature-scale")
-_TOGETHER: Final = 64
 LARGEST: Final = torch.finfo(torch.float32).max
-
+SMALLEST: Final = 1e-30  # a feature that varies by less counts as constant
+# So does one that varies by less than this share of its size: rounding of float32 is not enlarged to a deviation of 1
 CONSTANT: Final = 1e-6
-"""A feature counts as constant in a sequence if it varies by less than this share of its size: rounding of float32 is
-not enlarged to a deviation of 1."""
-
-SMALLEST: Final = 1e-30
-"""A feature that varies by less counts as constant."""
-
-
-def of_each(layer: Callable[[Tensor, Tensor], Tensor], sequences: Sequence[Tensor]) -> list[Tensor]:
-    """`[length, ...]` for each sequence without padding, of a layer that takes padded values and a mask."""
-    found = [torch.empty(0)] * len(sequences)
-    for places, steps, lengths in _padded(sequences):
-        rows = layer(steps, step_mask(lengths, steps.shape[1]))
-        for place, row, length in zip(places, rows, lengths.tolist(), strict=True):
-            found[place] = row[:length]
-    return found
-
-
-def _padded(sequences: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Sequences of similar lengths together: their places, `[rows, width, ...]`, and their lengths."""
-    order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
-    for start in range(0, len(order), _TOGETHER):
-        places = order[start : start + _TOGETHER]
-        members = [sequences[place] for place in places]
-        lengths = torch.tensor([len(steps) for steps in members])
-        yield places, nn.utils.rnn.pad_sequence(members, batch_first=True), lengths
 
 
 class SequenceStatistics(NamedTuple):
-    """Values normalised by their own sequence, and what was taken away.
+    """Values normalised by their own sequence, and what was taken away."""
 
-    Attributes:
-        normal: `[rows, width, features]`, mean 0 and standard deviation 1 over valid, present steps; 0 elsewhere.
-        level: `[rows, 1, features]`, the mean; 0 if no value is present.
-        scale: `[rows, 1, features]`, the standard deviation; 0 for a constant feature.
-    """
-
-    normal: Tensor
-    level: Tensor
-    scale: Tensor
+    normal: Tensor  # `[rows, width, features]`, mean 0 and standard deviation 1 over valid, present steps; 0 elsewhere
+    level: Tensor  # `[rows, 1, features]`, the mean; 0 if no value is present
+    scale: Tensor  # `[rows, 1, features]`, the standard deviation; 0 for a constant feature
 
 
 def by_sequence(values: Tensor, mask: Tensor) -> SequenceStatistics:
-    """Normalises each feature of each sequence with its own mean and standard deviation.
-
-    Args:
-        values: `[rows, width, features]`, NaN where a value is missing.
-        mask: `[rows, width]`, true at valid steps.
-    """
+    """Normalises each feature of each sequence with its own mean and standard deviation; NaN is a missing value."""
     present = mask.unsqueeze(2) & ~values.isnan()
     low = torch.where(present, values, LARGEST).amin(dim=1, keepdim=True)  # (rows, 1, features)
     high = torch.where(present, values, -LARGEST).amax(dim=1, keepdim=True)
@@ -93,15 +56,9 @@ def by_sequence(values: Tensor, mask: Tensor) -> SequenceStatistics:
 
 
 def by_scale(values: Tensor, mask: Tensor, *, together: bool) -> Tensor:
-    """Divides each sequence by its own root mean square, so that signs and zeros stay.
+    """Divides each sequence by its own root mean square, so that signs, zeros and NaN stay; padding may be anything.
 
-    Args:
-        values: `[rows, width, features]`, NaN where a value is missing.
-        mask: `[rows, width]`, true at valid steps.
-        together: Whether all features of a sequence have one scale, which keeps their relation; otherwise each its own.
-
-    Returns:
-        `[rows, width, features]`. Missing values stay NaN; a sequence of zeros stays zeros. Padding may hold anything.
+    `together`: All features of a sequence have one scale, which keeps their relation; otherwise each its own.
     """
     present = mask.unsqueeze(2) & ~values.isnan()
     over = (1, 2) if together else (1,)
@@ -118,30 +75,50 @@ def by_scale(values: Tensor, mask: Tensor, *, together: bool) -> Tensor:
     return values / largest / torch.where(root > 0, root, 1.0)
 
 
-class Normalize(Standardize):
-    """Fills missing values, and normalises as `InputSpec.normalize` says.
+class Normalize(nn.Module):
+    """Fills missing values, and scales each feature to mean 0 and standard deviation 1, as `InputSpec` says.
 
-    Args:
-        features: Number of features.
-        missing: The policy for missing values; see `InputSpec.missing`. By its own sequence, a missing value becomes
-            0, the mean of the sequence, under every policy.
-        normalize: `training`, `sequence`, `both` (twice the features), `sequence-scale`, `feature-scale` or `none`.
+    `mean` and `std` are those of the training split, or 0 and 1 where a spec does not normalise with them; `fill` takes
+    the place of missing values even then. By its own sequence, a missing value becomes 0, the mean of the sequence.
     """
 
-    def __init__(self, features: int, missing: str = "refuse", normalize: str = "training") -> None:
-        super().__init__(features, missing)
-        self.normalize = normalize
-        both = features if normalize == "both" else 0
-        self.out_features += both
+    mean: Tensor
+    std: Tensor
+    fill: Tensor
 
-    def fit(self, sequences: list[Tensor], *, normalize: bool | None = None) -> None:
-        """See `Standardize.fit`; without `normalize`, the spec decides."""
-        from_training = self.normalize not in ("sequence", "none")
-        super().fit(self.each_rescaled(sequences), normalize=from_training if normalize is None else normalize)
+    def __init__(self, features: int, missing: str = "refuse", normalize: str = "training") -> None:
+        super().__init__()
+        self.missing, self.normalize = missing, normalize
+        self.out_features = features * (1 + (missing == "indicator") + (normalize == "both"))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.register_buffer("fill", torch.zeros(features))
+
+    def fit(self, sequences: list[Tensor]) -> None:
+        """Computes mean and std over the present values of sequences without padding, each `[length, features]`.
+
+        A constant feature keeps std 1, so it becomes 0. A feature that is always missing also keeps mean 0.
+        """
+        steps = torch.cat(self.each_rescaled(sequences)).double()  # (all steps, features)
+        present = ~steps.isnan()
+        count = present.sum(dim=0).clamp(min=1)
+        mean = torch.where(present, steps, 0.0).sum(dim=0) / count
+        std = (torch.where(present, (steps - mean) ** 2, 0.0).sum(dim=0) / count).sqrt()
+        if self.normalize not in ("sequence", "none"):
+            self.mean.copy_(mean)
+            self.std.copy_(torch.where(std > 1e-6 * mean.abs().clamp(min=1e-30), std, 1.0))
+        if self.missing in ("mean", "indicator"):
+            self.fill.copy_(mean)
 
     def each_rescaled(self, sequences: list[Tensor]) -> list[Tensor]:
         """Sequences without padding, `[length, features]` each, as `rescaled` gives them."""
-        return sequences if self.normalize not in _BY_SCALE else of_each(self.rescaled, sequences)
+        if self.normalize not in _BY_SCALE:
+            return sequences
+        return of_each(lambda steps, lengths: self.rescaled(steps, step_mask(lengths, steps.shape[1])), sequences)
+
+    def each_normalised(self, sequences: list[Tensor]) -> list[Tensor]:
+        """Sequences without padding, as `forward` gives them."""
+        return of_each(lambda steps, lengths: self(steps, step_mask(lengths, steps.shape[1])), sequences)
 
     def rescaled(self, values: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, features]`: the values, divided by the sequence's own scale if the spec says so."""
@@ -152,25 +129,29 @@ class Normalize(Standardize):
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, out_features]`, zeros at padding."""
         if self.normalize not in ("sequence", "both"):
-            return super().forward(self.rescaled(values, mask), mask)
+            return self._by_training(self.rescaled(values, mask), mask)
         normal = by_sequence(values, mask).normal
         if self.normalize == "both":
-            return torch.cat([super().forward(values, mask), normal], dim=2)
+            return torch.cat([self._by_training(values, mask), normal], dim=2)
         if self.missing == "indicator":
-            absent = values.isnan().to(values.dtype)
-            return torch.cat([normal, masked(absent, mask)], dim=2)
+            return torch.cat([normal, masked(values.isnan().to(values.dtype), mask)], dim=2)
         return normal
+
+    def _by_training(self, values: Tensor, mask: Tensor) -> Tensor:
+        if self.missing == "refuse":
+            return masked((values - self.mean) / self.std, mask)
+        absent = values.isnan()
+        standard = (torch.where(absent, self.fill, values) - self.mean) / self.std
+        if self.missing == "indicator":
+            standard = torch.cat([standard, absent.to(standard.dtype)], dim=2)
+        return masked(standard, mask)
 
 
 class SequenceFeatures(nn.Module):
     """Numbers of a whole sequence for the head: its length, and each feature's level, scale and missing values.
 
-    They are compressed, because lengths and scales differ by orders of magnitude, and then standardised over the
-    training split. The compression uses roots and not logarithms: every kernel rounds a square root in the same way.
-
-    Args:
-        kinds: `length`, `level`, `scale`, `missing`; see `ModelSpec.sequence_features`.
-        features: Number of features of a step; 0 for tokens, which have a length only.
+    They are compressed, because lengths and scales differ by orders of magnitude, and standardised over the training
+    split. Roots compress, and not logarithms: every kernel rounds a square root in the same way.
     """
 
     mean: Tensor
@@ -190,15 +171,11 @@ class SequenceFeatures(nn.Module):
     def fit(self, sequences: list[Tensor]) -> None:
         """Computes the statistics over the training split, each sequence `[length, features]` or `[length]`."""
         if self.level_mean.numel():
-            everything = Standardize(self.level_mean.numel())
-            everything.fit(sequences, normalize=True)
+            everything = Normalize(self.level_mean.numel())
+            everything.fit(sequences)
             self.level_mean.copy_(everything.mean)
             self.level_std.copy_(everything.std)
-        rows = [torch.empty(0)] * len(sequences)
-        for places, steps, lengths in _padded(sequences):
-            for place, row in zip(places, self.compressed(steps, lengths), strict=True):
-                rows[place] = row
-        table = torch.stack(rows).double()  # (sequences, out_features)
+        table = torch.stack(of_each(self.compressed, sequences)).double()  # (sequences, out_features)
         std = table.std(dim=0, unbiased=False)
         self.mean.copy_(table.mean(dim=0))
         self.std.copy_(torch.where(std > CONSTANT, std, 1.0))
@@ -218,17 +195,13 @@ class SequenceFeatures(nn.Module):
                 relative = (statistics.scale / self.level_std).squeeze(1)
                 parts.append(relative.sqrt().sqrt().sqrt().sqrt())
         if "missing" in self.kinds:
-            parts += self._missing(steps, lengths)
+            # of each feature, the share of its values that is missing, and the runs of them; the counts are exact
+            mask = step_mask(lengths, steps.shape[1])
+            absent = mask.unsqueeze(2) & steps.isnan()
+            before = functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)
+            ones, ends = mask.float().unsqueeze(1), lengths.view(-1, 1).float()
+            parts += [((ones @ kind.float()).squeeze(1) / ends) for kind in (absent, absent & ~before)]
         return torch.cat(parts, dim=1)
-
-    @staticmethod
-    def _missing(steps: Tensor, lengths: Tensor) -> list[Tensor]:
-        """The share of each feature's values that is missing, and the runs of them over the steps; counts are exact."""
-        mask = step_mask(lengths, steps.shape[1])
-        absent = mask.unsqueeze(2) & steps.isnan()
-        before = functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)
-        ones, ends = mask.float().unsqueeze(1), lengths.view(-1, 1).float()
-        return [((ones @ kind.float()).squeeze(1) / ends) for kind in (absent, absent & ~before)]
 
     def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
         """`[rows, out_features]` of padded `steps`."""

@@ -5,12 +5,17 @@ values -> standardize -> grid -> kernels at each dilation -> share of steps abov
    |                                                                                              ^
    └──────────────────> features of the sequence: length, level, scale ───────────────────────────┘
 ```
-The kernels see differences between steps only (the weights of a kernel have the sum 0), so the level and the scale of a
-sequence are features of their own, where the spec asks for them.
-`rocket_kernels` describes the method and its source. The values are rounded to a grid that makes every sum of a kernel
-exact: a float32 sum of numbers on one grid is exact as long as it stays below 2**24 steps of the grid. So the sums, the
-comparisons and the counts have the same bits alone and in every batch, in any order of addition, and on every machine
-that follows IEEE 754. The grid depends only on the largest value of the sequence, or of the training split.
+The method is MiniRocket: A. Dempster, D. F. Schmidt, G. I. Webb, "MiniRocket: A Very Fast (Almost) Deterministic
+Transform for Time Series Classification", KDD 2021, https://arxiv.org/abs/2012.08791. A kernel has nine weights, six
+of them -1 and three of them 2, so there are 84, each at several dilations. They see differences between steps only
+(their sum is 0), so level and scale of a sequence are features of their own, where the spec asks for them. Half of the
+kernels read zeros beyond both ends; the others are applied only where all nine weights have a step. docs/spec.md says
+what is decided for sequences of different lengths.
+
+The values are rounded to a grid that makes every sum of a kernel exact: a float32 sum of numbers on one grid is exact
+as long as it stays below 2**24 steps of the grid. So the sums, the comparisons and the counts have the same bits alone
+and in every batch, in any order of addition, and on every machine that follows IEEE 754. The grid depends only on the
+largest value of the sequence, or of the training split.
 """
 
 from __future__ import annotations
@@ -27,20 +32,26 @@ from torch.nn import functional
 
 from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels, kernel_weights
-from lengthwise_export.architecture import layers, rocket_kernels
+from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.model import ClassifierOutput
-from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures, of_each
-from lengthwise_export.architecture.rocket_kernels import HALF_SPAN
+from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.masks import step_mask
 
+Sequences = Sequence[NDArray[np.float32]]  # each `[length, features]`
+
+MAX_DILATIONS: Final = 32  # as in the paper
+MAX_CHANNELS: Final = 9  # features that a kernel reads
+HALF_SPAN: Final = TAPS // 2  # steps before and after the middle of a kernel, at dilation 1
+
+_WEIGHTS: Final = kernel_weights()
+_GOLDEN_RATIO: Final = (np.sqrt(5) + 1) / 2
 _MANTISSA_BITS: Final = 24
 _LARGEST: Final = float(fixed_kernels.POWERS[-1])
 _LONGEST: Final = 2**24
 _STEPS_IN_CACHE: Final = 1024
-_FEWEST_TOGETHER, _MOST_TOGETHER = 4, 32
-
+_FEWEST_TOGETHER, _MOST_TOGETHER = 4, 32  # biases of a kernel
 _UNTRAINED_LENGTH, _UNTRAINED_SEQUENCES = 100, 8
 
 
@@ -48,11 +59,8 @@ class Grid(nn.Module):
     """Rounds each sequence to a grid on which sums of a kernel are exact: of its own, or of the training split.
 
     The distance of the grid is a power of two: `2**-bits` of its limit, which is the smallest power of two that is not
-    below the largest absolute value. Values below 2**-80 become zero, and those beyond 2**120 become 2**120.
-
-    Args:
-        features: Number of features; the more a kernel may read, the coarser is the grid.
-        limit: That of the training split, where values are clipped; None for the own one of each sequence.
+    below the largest absolute value. Values below 2**-80 become zero, and those beyond 2**120 become 2**120. The more
+    features a kernel may read, the coarser is the grid. With a limit, that of the training split, values are clipped.
     """
 
     powers: Tensor
@@ -61,7 +69,7 @@ class Grid(nn.Module):
     def __init__(self, features: int, limit: float | None = None) -> None:
         super().__init__()
         # the absolute weights of a kernel have the sum 12
-        most = (6 * 1 + 3 * 2) * min(features, rocket_kernels.MAX_CHANNELS)
+        most = (6 * 1 + 3 * 2) * min(features, MAX_CHANNELS)
         self.bits = _MANTISSA_BITS - math.ceil(math.log2(most))
         self.limit = limit
         if limit is None:
@@ -73,13 +81,12 @@ class Grid(nn.Module):
         """`[rows, width, features]`, zeros at padding, before and after."""
         limit = self.limit or _LARGEST
         steps = steps.clamp(-limit, limit)
-        distance = self._of_each(steps) if self.limit is None else self.distance
-        return torch.round(steps / distance) * distance
-
-    def _of_each(self, steps: Tensor) -> Tensor:
-        """`[rows, 1, 1]`, the distance of each sequence's own grid."""
+        if self.limit is not None:
+            return torch.round(steps / self.distance) * self.distance
         largest = steps.abs().amax(dim=(1, 2), keepdim=True)  # (rows, 1, 1)
-        return torch.where(self.powers >= largest, self.powers, _LARGEST).amin(dim=2, keepdim=True) * 2.0**-self.bits
+        own = torch.where(self.powers >= largest, self.powers, _LARGEST).amin(dim=2, keepdim=True)
+        distance = own * 2.0**-self.bits
+        return torch.round(steps / distance) * distance
 
     def clipped(self, steps: Tensor) -> Tensor | None:
         """`[rows]`, how many values are beyond the limit of the training split; None without one."""
@@ -87,12 +94,7 @@ class Grid(nn.Module):
 
 
 class KernelsAtDilation(nn.Module):
-    """The shares of steps at which the 84 kernels at one dilation are above their biases.
-
-    Args:
-        kernels: The kernels.
-        together: How many biases of a kernel are compared at once.
-    """
+    """The shares of steps at which the 84 kernels at one dilation are above their biases, some compared at once."""
 
     weights: Tensor
     biases: Tensor
@@ -132,8 +134,11 @@ class RocketClassifier(nn.Module):
         super().__init__()
         self.first = first_layer(spec)
         self.grid = grid
-        together = biases_together(kernels)
         self.plan = fixed_kernels.plan(kernels, grid.bits, grid.limit)
+        # The comparisons of a batch should stay in the processor's cache: that was twice as fast for sequences of 300
+        # steps. Of short ones fewer and larger operators were faster. The longest kernel shows how long they are.
+        length = (TAPS - 1) * max(each.dilation for each in kernels)
+        together = min(max(_STEPS_IN_CACHE // length, _FEWEST_TOGETHER), _MOST_TOGETHER)
         self.dilations = nn.ModuleList(KernelsAtDilation(each, together) for each in kernels)
         kinds = spec.model.sequence_features
         self.sequence_features = SequenceFeatures(kinds, spec.input.features or 0) if kinds else None
@@ -147,15 +152,12 @@ class RocketClassifier(nn.Module):
         return [cast("KernelsAtDilation", each) for each in self.dilations]
 
     def features(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, features]`: the shares that the head reads, and last the features of the sequence. See `forward`.
-
-        The shares are computed in C where that was built, with the same bits as by the operators that are exported.
-        """
+        """`[rows, features]`: the shares that the head reads, and last the features of the sequence. See `forward`."""
         mask = step_mask(lengths, values.shape[1])  # (rows, width)
         return self._features(values, self.first(values, mask), lengths, mask)
 
     def _features(self, values: Tensor, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """The same, of `steps [rows, width, channels]` behind the first layer."""
+        """The same, of `steps [rows, width, channels]` behind the first layer; in C the bits are the same."""
         if fixed_kernels.INSTRUCTION_SETS and values.is_cpu and not torch.compiler.is_exporting():
             rows = [row[:length] for row, length in zip(steps.numpy(), lengths.tolist(), strict=True)]
             found = torch.from_numpy(fixed_kernels.shares(self.plan, rows))
@@ -171,12 +173,7 @@ class RocketClassifier(nn.Module):
         return torch.cat([kernels(turned, lengths, mask) for kernels in self.kernels_at_dilations], dim=1)
 
     def forward(self, values: Tensor, lengths: Tensor) -> ClassifierOutput:
-        """Classifies a padded batch.
-
-        Args:
-            values: `[rows, width, features]` float32 with NaN for missing values.
-            lengths: `[rows]`, each 1 to width.
-        """
+        """Classifies `values [rows, width, features]`, NaN where one is missing, of `lengths [rows]`."""
         mask, head = step_mask(lengths, values.shape[1]), self.head
         steps = self.first(values, mask)
         # In float64: a sum of thousands of float32 products depends in its last digits on its order
@@ -185,23 +182,9 @@ class RocketClassifier(nn.Module):
         return ClassifierOutput(logits, clipped=self.grid.clipped(steps))
 
 
-def biases_together(kernels: Sequence[DilatedKernels]) -> int:
-    """How many biases of a kernel are compared at once.
-
-    The comparisons of a batch should stay in the processor's cache: that was twice as fast for sequences of 300 steps.
-    For short sequences fewer and larger operators were faster. The longest kernel shows how long sequences are.
-    """
-    span = TAPS - 1
-    length = span * max((each.dilation for each in kernels), default=1)
-    return min(max(_STEPS_IN_CACHE // length, _FEWEST_TOGETHER), _MOST_TOGETHER)
-
-
 def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
-    """A model with the kernels of a checkpoint; its other weights are not loaded.
-
-    Raises:
-        CheckpointError: There are no kernels, or they are not those of a rocket model.
-    """
+    """A model with the kernels of a checkpoint, or CheckpointError; its other weights are not loaded."""
+    features = first_layer(spec).out_features
     fitted: list[DilatedKernels] = []
     while (prefix := f"dilations.{len(fitted)}.") + "distance" in tensors:
         try:
@@ -211,14 +194,12 @@ def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
                 biases=tensors[prefix + "biases"][:, :, 0].numpy(),
                 inside=tensors[prefix + "inside"][:, 0].numpy(),
             )
+            _require_whole(kernels, features)
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's kernels are damaged at {prefix}: {error}") from error
-        fitted.append(_checked(kernels, prefix))
+        fitted.append(kernels)
     if not fitted:
         raise CheckpointError("the checkpoint has no kernels: it is not that of a rocket model")
-    features = first_layer(spec).out_features
-    if any(kernels.reads.shape != (KERNELS, features) for kernels in fitted):
-        raise CheckpointError(f"the checkpoint's kernels do not read {features} features, as the spec says")
     grid = Grid(features)
     if spec.model.grid == "training":
         limit = tensors.get("grid.distance", torch.zeros(0)) * 2.0**grid.bits
@@ -228,19 +209,76 @@ def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
     return RocketClassifier(spec, fitted, grid)
 
 
-def _checked(kernels: DilatedKernels, prefix: str) -> DilatedKernels:
-    """The same kernels, if they have the form that a training writes."""
-    rows = {kernels.reads.shape[0], kernels.biases.shape[0], kernels.inside.shape[0]}
-    types = [str(array.dtype) for array in (kernels.reads, kernels.biases, kernels.inside)]
-    reads_some = kernels.reads.ndim == 2 and bool(kernels.reads.any(axis=1).all())
-    if (
-        rows != {KERNELS}
-        or not reads_some
-        or types != ["bool", "float32", "bool"]
-        or not 0 < kernels.dilation < _LONGEST
-    ):
-        raise CheckpointError(f"the checkpoint's kernels are damaged at {prefix}")
-    return kernels
+def _require_whole(kernels: DilatedKernels, features: int) -> None:
+    """Raises ValueError if kernels do not have the form that a training writes."""
+    reads, biases, inside = kernels.reads, kernels.biases, kernels.inside
+    if reads.shape != (KERNELS, features) or not reads.any(axis=1).all():
+        raise ValueError(f"they do not read {features} features, as the spec says")
+    types = [str(array.dtype) for array in (reads, biases, inside)]
+    if {len(biases), len(inside)} != {KERNELS} or types != ["bool", "float32", "bool"]:
+        raise ValueError(f"they are not {KERNELS}")
+    if not 0 < kernels.dilation < _LONGEST:
+        raise ValueError(f"their distance is {kernels.dilation}")
+
+
+def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, seed: int) -> list[DilatedKernels]:
+    """Chooses dilations, features and so many biases of each kernel, which spans at most the reference length."""
+    random = np.random.default_rng(seed)
+    features = sequences[0].shape[1]
+    dilations, counts = spread(biases, reference_length)
+    fractions = (np.arange(1, KERNELS * biases + 1) * _GOLDEN_RATIO) % 1
+    fitted, used = [], 0
+    for place, (dilation, count) in enumerate(zip(dilations, counts, strict=True)):
+        reads = _draw_features(random, features)
+        quantiles = np.empty((KERNELS, count), dtype=np.float32)
+        for kernel in range(KERNELS):
+            sequence = sequences[int(random.integers(len(sequences)))]
+            results = convolve(sequence[:, reads[kernel]], kernel, dilation)
+            # as np.quantile, which takes ten times as long for so few numbers
+            wanted = fractions[used : used + count] * (len(results) - 1)
+            quantiles[kernel] = np.interp(wanted, np.arange(len(results)), np.sort(results))
+            used += count
+        inside = (np.arange(KERNELS) + place) % 2 == 1
+        fitted.append(DilatedKernels(dilation, reads, quantiles, inside))
+    return fitted
+
+
+def spread(biases: int, reference_length: int) -> tuple[list[int], list[int]]:
+    """The dilations, and how many of the biases each of them gets.
+
+    The exponents of the dilations are spaced evenly, up to the longest kernel that fits into the reference length. What
+    cannot be divided evenly goes to the smallest dilations.
+    """
+    longest = max(np.log2((max(reference_length, TAPS) - 1) / (TAPS - 1)), 0.0)
+    wanted = min(biases, MAX_DILATIONS)
+    # a dilation that is a whole number must not fall below it by rounding
+    exact = np.floor(np.exp2(np.linspace(0, longest, wanted)) + 1e-9).astype(int)
+    dilations, shares = np.unique(exact, return_counts=True)
+    counts = shares * biases // wanted
+    counts[: biases - counts.sum()] += 1
+    while counts.sum() < biases:
+        counts[: biases - counts.sum()] += 1
+    return dilations.tolist(), counts.tolist()
+
+
+def convolve(steps: NDArray[np.float32], kernel: int, dilation: int) -> NDArray[np.float32]:
+    """`[length]`, the results of a kernel at each step of `[length, features that it reads]`, with zeros around."""
+    total = steps.sum(axis=1, dtype=np.float32)
+    around = HALF_SPAN * dilation
+    padded = np.zeros(len(total) + 2 * around, dtype=np.float32)
+    padded[around : around + len(total)] = total
+    taps = np.lib.stride_tricks.sliding_window_view(padded, len(total))[::dilation]  # (9, length)
+    results: NDArray[np.float32] = _WEIGHTS[kernel] @ taps
+    return results
+
+
+def _draw_features(random: np.random.Generator, features: int) -> NDArray[np.bool_]:
+    """`[84, features]`: for each kernel the features that it reads, at most `MAX_CHANNELS`."""
+    reads = np.zeros((KERNELS, features), dtype=np.bool_)
+    most = np.log2(min(features, MAX_CHANNELS) + 1)
+    for row in reads:
+        row[random.choice(features, int(2 ** random.uniform(0, most)), replace=False)] = True
+    return reads
 
 
 def untrained(spec: Spec) -> RocketClassifier:
@@ -248,32 +286,22 @@ def untrained(spec: Spec) -> RocketClassifier:
     random = np.random.default_rng(0)
     first = first_layer(spec)
     shape = (min(spec.input.max_length, _UNTRAINED_LENGTH), first.out_features)
-    sequences = [random.normal(size=shape).astype(np.float32) for _ in range(_UNTRAINED_SEQUENCES)]
-    return fitted_to(spec, first, sequences, seed=0)
+    drawn = [random.normal(size=shape).astype(np.float32) for _ in range(_UNTRAINED_SEQUENCES)]
+    return fitted_to(spec, first, [torch.from_numpy(steps) for steps in drawn], seed=0)
 
 
-def fitted_to(spec: Spec, first: Normalize, sequences: Sequence[NDArray[np.float32]], *, seed: int) -> RocketClassifier:
+def fitted_to(spec: Spec, first: Normalize, sequences: Sequence[Tensor], *, seed: int) -> RocketClassifier:
     """A model with kernels for sequences `[length, features]` behind a fitted first layer, and an untrained head."""
-    grid = Grid(first.out_features, _limit(sequences) if spec.model.grid == "training" else None)
-    with torch.no_grad():
-        on_grid = [
-            steps.numpy() for steps in of_each(lambda rows, _mask: grid(rows), list(map(torch.from_numpy, sequences)))
-        ]
-    kernels = rocket_kernels.fit(
-        on_grid,
-        spec.model.kernels // KERNELS,
-        reference_length=max(map(len, sequences)),
-        seed=seed,
-    )
-    model = RocketClassifier(spec, kernels, grid)
+    limit = None
+    if spec.model.grid == "training":
+        largest = max(float(steps.abs().max()) for steps in sequences)
+        limit = next((power for power in fixed_kernels.POWERS.tolist() if power >= largest), _LARGEST)
+    grid = Grid(first.out_features, limit)
+    on_grid = [steps.numpy() for steps in layers.of_each(lambda steps, _lengths: grid(steps), sequences)]
+    biases, longest = spec.model.kernels // KERNELS, max(map(len, sequences))
+    model = RocketClassifier(spec, fit_kernels(on_grid, biases, reference_length=longest, seed=seed), grid)
     model.first = first
     return model
-
-
-def _limit(sequences: Sequence[NDArray[np.float32]]) -> float:
-    """The smallest power of two that is not below the values, as in `Grid`."""
-    largest = max(np.abs(steps).max(initial=0) for steps in sequences)
-    return next((power for power in fixed_kernels.POWERS.tolist() if power >= largest), _LARGEST)
 
 
 def first_layer(spec: Spec) -> Normalize:

@@ -18,18 +18,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 LOWEST: Final = 1e-3
-"""The lowest temperature."""
 HIGHEST: Final = 1e3
-"""The highest temperature."""
 
 
 def fit(logits: NDArray[np.floating], targets: NDArray[np.generic], *, multi_label: bool) -> float:
-    """The temperature for answers that were not trained on.
+    """The temperature for `logits [answers, classes]` of answers that were not trained on.
 
-    Args:
-        logits: `[answers, classes]`.
-        targets: `[answers]`, the index of each right class; for a multi-label model `[answers, classes]`, 0 or 1.
-        multi_label: Whether each class is assigned on its own.
+    `targets` are `[answers]`, the index of each right class; for a multi-label model `[answers, classes]`, 0 or 1.
     """
     values = np.asarray(logits, dtype=np.float64)
     chance = 1 / (len(values) + 2)

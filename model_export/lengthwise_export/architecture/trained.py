@@ -1,4 +1,4 @@
-"""What a checkpoint records of its training, and the spec in it compared with one that the user passes.
+"""What a checkpoint records of its training, the spec in it beside one that the user passes, and the model of both.
 
 Most keys of a spec cannot be seen in the weights: the order of the labels, the pooling, the policy for missing values.
 So `train` writes the whole spec into the same file as the weights, and an export with another spec is an error. Other
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,60 +19,48 @@ from lengthwise.runtime.data_profile import DataProfile
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, SpecError
 
-WEIGHTS_FILE: Final = "model.safetensors"
-"""The file with the weights, written at the end of a training run."""
-STATE_FILE: Final = "state.safetensors"
-"""The file with the state of a training run, for a resume."""
+if TYPE_CHECKING:
+    from lengthwise_export.architecture.model import Classifier
+    from lengthwise_export.architecture.rocket import RocketClassifier
 
+WEIGHTS_FILE: Final = "model.safetensors"  # written at the end of a training run
+STATE_FILE: Final = "state.safetensors"  # of a training run, for a resume
+
+# Keys that may differ from the recorded spec, each with the reason. So may names of features, if one side has none
 MAY_DIFFER: Final = {
     "input.max_length": "which sequences are accepted is a policy of serving",
     "input.long": "the handling of longer sequences is a policy of serving",
     "model.dropout": "it is used in training only",
     "model.input_dropout": "it is used in training only",
 }
-"""Keys that may differ from the recorded spec, each with the reason. So may names of features, if one side has none."""
-
 _NAMES: Final = "input.feature_names"
+
+BuiltInModel: TypeAlias = "Classifier | RocketClassifier"  # maps steps and lengths to a `ClassifierOutput`
 
 
 class TrainingRecord(BaseModel):
-    """What a checkpoint records about its training. Without a spec it has labels at most.
-
-    Attributes:
-        format: The version of this record.
-        labels: The labels in the order of the outputs.
-        spec: The spec.
-        accuracy: The accuracy by split: `training` and maybe `validation`.
-        answers: By split, the number of answers that it was measured with.
-        temperature: The number by which the logits were divided to calibrate the probabilities; None if they were not.
-        trained: The day, as in `2026-11-23`.
-        profile: The profile of the training data.
-    """
+    """What a checkpoint records about its training. Without a spec it has labels at most."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     format: Literal[1] = 1
     labels: tuple[str, ...] | None = None
     spec: Spec | None = None
-    accuracy: dict[str, float] = {}
-    answers: dict[str, int] = {}
-    temperature: float | None = Field(default=None, gt=0)
-    trained: str | None = None
+    accuracy: dict[str, float] = {}  # by split: `training` and maybe `validation`
+    answers: dict[str, int] = {}  # with which it was measured
+    temperature: float | None = Field(default=None, gt=0)  # by which the logits were divided to calibrate them
+    trained: str | None = None  # the day, as in `2026-11-23`
     profile: DataProfile | None = None
 
     @property
     def expected(self) -> float | None:
         """The expected accuracy on new data: that of validation, otherwise of training; None if not recorded."""
-        return self.accuracy.get(self._split)
+        return self.accuracy.get("validation", self.accuracy.get("training"))
 
     @property
     def expected_answers(self) -> int | None:
         """The number of answers that `expected` was measured with; None if not recorded."""
-        return self.answers.get(self._split)
-
-    @property
-    def _split(self) -> str:
-        return "validation" if "validation" in self.accuracy else "training"
+        return self.answers.get("validation" if "validation" in self.accuracy else "training")
 
 
 def record_of(spec: Spec, **known: Any) -> dict[str, Any]:
@@ -82,16 +70,11 @@ def record_of(spec: Spec, **known: Any) -> dict[str, Any]:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint file, if `path` is the folder of a run; otherwise `path` itself.
-
-    Raises:
-        CheckpointError: The folder holds no checkpoint.
-    """
+    """The checkpoint file of the folder of a run, or CheckpointError if it has none; a file itself."""
     if not path.is_dir():
         return path
-    file = path / WEIGHTS_FILE
-    if file.is_file():
-        return file
+    if (path / WEIGHTS_FILE).is_file():
+        return path / WEIGHTS_FILE
     if (path / STATE_FILE).is_file():
         raise CheckpointError(
             f"{path} holds an unfinished training run, and no {WEIGHTS_FILE} yet: finish it with "
@@ -101,11 +84,7 @@ def checkpoint_file(path: Path) -> Path:
 
 
 def read_record(path: Path) -> TrainingRecord:
-    """Reads the record of a checkpoint.
-
-    Raises:
-        CheckpointError: It cannot be read, is of a later version, or is malformed.
-    """
+    """The record of a checkpoint; CheckpointError if it cannot be read, is of a later version, or is malformed."""
     from lengthwise_export.architecture import checkpoint  # imported here, because ONNX files need no torch
 
     state = checkpoint.state(path)
@@ -127,11 +106,7 @@ def read_record(path: Path) -> TrainingRecord:
 
 
 def settled(spec: Spec, path: Path) -> Spec:
-    """The spec of a checkpoint's model, with each key that `train` chose (`auto`) as the checkpoint records it.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be read.
-    """
+    """The spec of a checkpoint's model, with each key that `train` chose (`auto`) as the checkpoint records it."""
     record = read_record(path).spec
     if record is None:
         return spec.concrete()
@@ -149,15 +124,30 @@ def settled(spec: Spec, path: Path) -> Spec:
     return spec.with_keys(**tables)
 
 
-def compare_specs(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:
-    """Compares the record of a checkpoint with a spec.
+def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
+    """The module of a spec in evaluation mode, and notices about what could not be compared with its checkpoint.
 
-    Returns:
-        Notices about keys that differ but may, and about keys that could not be compared.
-
-    Raises:
-        CheckpointError: Other keys differ; the message names them.
+    Without a checkpoint its weights are untrained, and always the same. One of another spec is a CheckpointError.
     """
+    import torch
+
+    from lengthwise_export.architecture import checkpoint, rocket
+    from lengthwise_export.architecture.model import classifier
+
+    torch.manual_seed(0)
+    is_rocket = spec.model.kind == "rocket"
+    if weights is None:
+        return (rocket.untrained(spec) if is_rocket else classifier(spec)).eval(), []
+    notices = _compared(read_record(weights), spec, weights)
+    try:
+        model = rocket.from_tensors(spec, checkpoint.weights(weights)) if is_rocket else classifier(spec)
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights}: {error}") from error
+    return model.eval(), [*notices, *checkpoint.load(model, weights)]
+
+
+def _compared(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:
+    """Notices about keys that differ from the spec but may, or are not recorded; CheckpointError if others differ."""
     notices, refused = [], []
     pairs = differences(record.spec, spec) if record.spec is not None else iter(())
     if record.spec is None:

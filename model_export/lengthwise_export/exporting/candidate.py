@@ -20,11 +20,11 @@ from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, Task, digest
 from lengthwise.verification.measurement import BatchLogits, ExactReference, Reference
 from lengthwise.verification.random_sequences import ROUNDING
-from lengthwise_export.architecture import loading, trained
-from lengthwise_export.architecture.loading import BuiltInModel
+from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.trained import BuiltInModel
 from lengthwise_export.checking.check import check as run_check
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput, Subject
@@ -81,7 +81,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
             "--precision out"
         )
     spec = spec.concrete() if weights is None else trained.settled(spec, weights)
-    model, _ = loading.load(spec, weights)
+    model, _ = trained.load(spec, weights)
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
     record = trained.TrainingRecord() if weights is None else trained.read_record(weights)
     if weights is None:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.architecture import checkpoint, foreign_files, loading, trained
+from lengthwise_export.architecture import checkpoint, foreign_files, trained
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.options import TargetOptions
@@ -165,7 +165,7 @@ def read_checkpoint(text: str, options: TargetOptions) -> Target:
 
 def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None) -> Target:
     spec = spec.concrete() if weights is None else trained.settled(spec, weights)
-    model, notices = loading.load(spec, weights)
+    model, notices = trained.load(spec, weights)
     steps = spec.manifest(name="model", version=1).input
     check_options_agree(text, options, steps, spec.output.labels)
     per_step = spec.output.task == "per-step"

@@ -23,26 +23,16 @@ from lengthwise.runtime.answers import windows
 from lengthwise.runtime.manifest import Task
 from lengthwise_export.architecture.spec import Spec
 
-NO_TARGET = -100
-"""The target of a padded step: `cross_entropy`'s `ignore_index`."""
-
-POOL_BATCHES = 8
-"""Number of batches that are cut from one group of sequences sorted by length. More saves padding, fewer is more
-random."""
+NO_TARGET = -100  # of a padded step: `cross_entropy`'s `ignore_index`
+POOL_BATCHES = 8  # batches cut from one group of sequences sorted by length: more saves padding, fewer is more random
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A sequence with its target.
+    """A sequence with its target."""
 
-    Attributes:
-        steps: `[length, features]` float32 or `[length]` int64.
-        target: int64 `[]`, the index of the label; multi-label: float32 `[classes]`, 0 or 1; per-step: int64
-            `[length]`.
-    """
-
-    steps: Tensor
-    target: Tensor
+    steps: Tensor  # `[length, features]` float32 or `[length]` int64
+    target: Tensor  # int64 `[]`, the index of the label; multi-label: 0.0 or 1.0, `[classes]`; per-step: `[length]`
 
     @property
     def missing(self) -> float:
@@ -52,68 +42,92 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """A padded batch of examples.
+    """A padded batch of examples."""
 
-    Attributes:
-        steps: `[rows, width, features]` or `[rows, width]`, zeros at padding.
-        lengths: `[rows]` int64.
-        targets: `[rows]`, `[rows, classes]`, or `[rows, width]` with `NO_TARGET` at padding.
-    """
-
-    steps: Tensor
-    lengths: Tensor
-    targets: Tensor
+    steps: Tensor  # `[rows, width, features]` or `[rows, width]`, zeros at padding
+    lengths: Tensor  # `[rows]` int64
+    targets: Tensor  # `[rows]`, `[rows, classes]`, or `[rows, width]` with `NO_TARGET` at padding
 
 
 def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
     """Turns records that passed `check` into examples, cut by the spec's policy for long sequences."""
-    members = []
+    members, longest = [], spec.input.max_length
     for record in records:
-        steps, target = torch.from_numpy(record.steps), _target(record, spec)
-        members += [
-            Example(steps[part], target[part] if spec.output.task == "per-step" else target)
-            for part in _parts(record, spec)
-        ]
+        steps, target, length = torch.from_numpy(record.steps), _target(record, spec), len(record.steps)
+        parts = [slice(0, longest)]
+        if length > longest and spec.input.long == "window":
+            parts = [slice(start, start + len(part)) for start, part in windows(record.steps, longest)]
+        elif length > longest and spec.input.long == "tail":
+            parts = [slice(length - longest, length)]
+        members += [Example(steps[part], target[part] if spec.output.task == "per-step" else target) for part in parts]
     return members
 
 
-def check(record: Record, spec: Spec) -> None:
-    """Makes sure that a record can be used for training; each record is checked once, when it is read.
+def _target(record: Record, spec: Spec) -> Tensor:
+    task, labels = spec.output.task, spec.output.labels
+    several = record.label if isinstance(record.label, tuple) else (record.label,)
+    indices = torch.tensor([labels.index(str(one)) for one in several], dtype=torch.int64)
+    if task == "multi-label":
+        return torch.zeros(len(labels)).index_fill(0, indices, 1.0)
+    return indices if task == "per-step" else indices[0]
 
-    Raises:
-        ConfigurationError: It does not fit the spec; the message names its file and line.
-    """
-    wrong = _wrong_steps(record, spec) or _wrong_label(record, spec)
+
+def check(record: Record, spec: Spec) -> None:
+    """Makes sure that a record fits the spec; the ConfigurationError names its file and line."""
+    wrong = why_unfit(record, spec)
     if wrong:
         raise ConfigurationError(f"{record.place}: {wrong}")
 
 
+def why_unfit(record: Record, spec: Spec) -> str | None:
+    """Why a record cannot be used for training; None or empty if it can."""
+    steps, takes = record.steps, spec.input
+    if takes.features is not None and steps.shape[1] != takes.features:
+        return f"{steps.shape[1]} features a step, the spec says {takes.features}"
+    fault = first_fault(steps, vocabulary=takes.vocabulary, takes_missing=takes.missing != "refuse")
+    if fault is not None and fault[1] == "no token":
+        return f"token {steps[fault[0]]} in a vocabulary of {takes.vocabulary}"
+    if fault is not None:
+        return (
+            "a value is missing (NaN), and input.missing = 'refuse'; to train on missing values, set it to 'zero', "
+            "'mean' or 'indicator'"
+        )
+    if len(steps) > takes.max_length and takes.long == "reject":
+        return f"{len(steps)} steps, and input.max_length = {takes.max_length}; raise it, or set input.long"
+    if record.label is None:
+        return 'there is no label to train on: "label" is missing'
+    return label_mismatch(record, spec.output.task) or unknown_labels(record, spec.output.labels, "output.labels")
+
+
 def lenient(spec: Spec) -> Spec:
     """The spec that records are checked against: missing values are allowed where their policy is chosen later."""
-    is_open = spec.model.preset == "auto" and spec.input.kind == "values" and not spec.input.says("missing")
-    return spec.with_keys(input={"missing": "indicator"}) if is_open else spec
+    return spec.with_keys(input={"missing": "indicator"}) if missing_is_open(spec) else spec
+
+
+def missing_is_open(spec: Spec) -> bool:
+    """Whether the policy for missing values is chosen: only where `preset = "auto"` is written, and no policy is."""
+    return spec.model.preset == "auto" and spec.input.kind == "values" and not spec.input.says("missing")
 
 
 def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> tuple[list[int], list[int]]:
-    """Splits examples into two parts with the same share of each target.
+    """The sorted indices of two parts with the same share of each target, which must be hashable.
 
-    Args:
-        targets: One hashable value for each example.
-        share: The share of the second part. A target with two or more examples has at least one in each part.
-        seed: Seed of the random choice.
-
-    Returns:
-        The sorted indices of both parts.
+    The second part has this share; a target with two or more examples has at least one in each part.
     """
+    random = np.random.default_rng(seed)
+    second: set[int] = set()
+    for members in places_of_each(targets):
+        count = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
+        second.update(random.permutation(members)[:count].tolist())
+    return [index for index in range(len(targets)) if index not in second], sorted(second)
+
+
+def places_of_each(targets: Sequence[object]) -> list[list[int]]:
+    """The indices of each target, in the order in which targets first occur."""
     kinds: dict[object, list[int]] = defaultdict(list)
     for index, target in enumerate(targets):
         kinds[target].append(index)
-    random = np.random.default_rng(seed)
-    second: set[int] = set()
-    for members in kinds.values():
-        count = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
-        second.update(members[place] for place in random.permutation(len(members))[:count])
-    return [index for index in range(len(targets)) if index not in second], sorted(second)
+    return [*kinds.values()]
 
 
 def stratum(example: Example, task: Task) -> object:
@@ -121,12 +135,6 @@ def stratum(example: Example, task: Task) -> object:
     if task == "per-step":
         return int(example.target.mode().values)
     return tuple(example.target.tolist()) if task == "multi-label" else int(example.target)
-
-
-def by_length(members: Sequence[Example], rows: int) -> Iterator[list[int]]:
-    """The places of the examples by length, so many at a time."""
-    order = np.argsort([len(example.steps) for example in members], kind="stable").tolist()
-    return (order[start : start + rows] for start in range(0, len(order), rows))
 
 
 def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int]) -> Iterator[TrainingBatch]:
@@ -139,64 +147,12 @@ def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int]) -> It
         pool = shuffled[start : start + rows * POOL_BATCHES]
         pool = pool[np.argsort(lengths[pool], kind="stable")]
         groups += [pool[first : first + rows] for first in range(0, len(pool), rows)]
-    groups = [groups[place] for place in random.permutation(len(groups))]
-    for group in groups:
-        yield collate([members[index] for index in group])
-
-
-def collate(members: Sequence[Example]) -> TrainingBatch:
-    """One batch of these examples."""
-    targets = [example.target for example in members]
-    per_step = targets[0].ndim == 1 and not targets[0].is_floating_point()
-    return TrainingBatch(
-        steps=pad_sequence([example.steps for example in members], batch_first=True),
-        lengths=torch.tensor([len(example.steps) for example in members]),
-        targets=pad_sequence(targets, batch_first=True, padding_value=NO_TARGET) if per_step else torch.stack(targets),
-    )
-
-
-def _wrong_steps(record: Record, spec: Spec) -> str:
-    """Why the steps do not fit the spec; empty if they do."""
-    steps, takes = record.steps, spec.input
-    if takes.features is not None and steps.shape[1] != takes.features:
-        return f"{steps.shape[1]} features a step, the spec says {takes.features}"
-    fault = None
-    if takes.features is not None or takes.vocabulary is not None:
-        fault = first_fault(steps, vocabulary=takes.vocabulary, takes_missing=takes.missing != "refuse")
-    if fault is not None and fault[1] == "no token":
-        return f"token {steps[fault[0]]} in a vocabulary of {takes.vocabulary}"
-    if fault is not None:
-        return (
-            "a value is missing (NaN), and input.missing = 'refuse'; to train on missing values, set it to 'zero', "
-            "'mean' or 'indicator'"
+    per_step = members[0].target.ndim == 1 and not members[0].target.is_floating_point()
+    for place in random.permutation(len(groups)):
+        steps = [members[index].steps for index in groups[place]]
+        targets = [members[index].target for index in groups[place]]
+        yield TrainingBatch(
+            pad_sequence(steps, batch_first=True),
+            torch.from_numpy(lengths[groups[place]]),
+            pad_sequence(targets, batch_first=True, padding_value=NO_TARGET) if per_step else torch.stack(targets),
         )
-    if len(steps) > takes.max_length and takes.long == "reject":
-        return f"{len(steps)} steps, and input.max_length = {takes.max_length}; raise it, or set input.long"
-    return ""
-
-
-def _wrong_label(record: Record, spec: Spec) -> str | None:
-    """Why the label does not fit the spec; None or empty if it does."""
-    if record.label is None:
-        return 'there is no label to train on: "label" is missing'
-    return label_mismatch(record, spec.output.task) or unknown_labels(record, spec.output.labels, "output.labels")
-
-
-def _parts(record: Record, spec: Spec) -> list[slice]:
-    """The slices of a sequence that become examples, by the policy for sequences above the max length."""
-    length, longest = len(record.steps), spec.input.max_length
-    if length <= longest:
-        return [slice(0, length)]
-    if spec.input.long == "window":
-        return [slice(start, start + len(part)) for start, part in windows(record.steps, longest)]
-    return [slice(length - longest, length) if spec.input.long == "tail" else slice(0, longest)]
-
-
-def _target(record: Record, spec: Spec) -> Tensor:
-    """The record's label as a target; see `Example`."""
-    task, labels = spec.output.task, spec.output.labels
-    several = record.label if isinstance(record.label, tuple) else (record.label,)
-    indices = torch.tensor([labels.index(str(one)) for one in several], dtype=torch.int64)
-    if task == "multi-label":
-        return torch.zeros(len(labels)).index_fill(0, indices, 1.0)
-    return indices if task == "per-step" else indices[0]

@@ -1,107 +1,237 @@
-"""Compares both kinds of model, fixed kernels and layers that are trained, on the same folds.
+"""What is chosen by answers to records that a model was not trained on: the normalisation, and the kind of model.
 
-Only answers to records that a model was not trained on count. They also give the temperature for layers that are then
-trained on all records, where no validation split is left to calibrate on.
+| choice | by | of |
+|---|---|---|
+| `normalised` | the *probe*: the leave-one-out loss of small rocket models, in a second | each normalisation |
+| `with_all_kernels` | the leave-one-out loss of whole rocket models | the closest normalisations |
+| `compare` | the accuracy on the same folds | fixed kernels and layers |
+
+The folds also give the temperature for layers that are then trained on all records, where no validation split is left
+to calibrate on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lengthwise.datasets.dataset import Record
+from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import temperature
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import rocket
-from lengthwise_export.training.batches import examples, stratum
+from lengthwise_export.training.batches import examples, places_of_each, stratum
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training.run import TrainingRun
-from lengthwise_export.training.scores import ScoredAnswer, answers, joined, scores
+from lengthwise_export.training.scores import EvaluationScores, ScoredAnswer, answers, evaluate, joined, scores
+from lengthwise_export.training.train import TrainingResult, TrainingRun
 
+SPREAD: Final = 1.05  # sequences whose standard deviations differ by a smaller factor are of one scale
+# From this factor on, the usual normalisation is `sequence`, below it `both`
+ORDERS_OF_MAGNITUDE: Final = 100
+TRIED: Final = ("both", "training", "sequence", "sequence-scale", "feature-scale")
+PROBE_KERNELS: Final = 1000
+PROBE_RECORDS: Final = 400
+CLEARLY: Final = 0.95  # one is preferred to the usual one if its loss in the probe is below this share of that one's
+CLOSE: Final = 1.5  # whole models are compared where the loss in the probe is at most this many times the least
+STANDARD_ERRORS: Final = 2  # of the difference, by which the mean loss of a whole model must be lower
+COMPARED_STEPS: Final = 200_000  # to so many steps at most whole models are fitted: each takes some seconds
+MOST_COMPARED: Final = 1000  # and to so many records
+FEWEST_COMPARED: Final = 100  # with fewer records the difference would be chance
+ENOUGH: Final = 0.97  # where fixed kernels give so many correct held-out answers, nothing else is tried
 FOLDS: Final = 3
-MOST_STEPS: Final = 2_000_000
-"""Layers are tried only if their folds are trained on fewer valid steps: that is a minute or two on one core."""
-FEWEST_MINUTES: Final = 3.0
-"""With a smaller budget, layers are not tried."""
-HOPELESS: Final = 0.08
-"""After one fold, layers whose accuracy is this much below that of fixed kernels are given up."""
-FEWEST_RECORDS: Final = 30
-"""With fewer records, the folds would compare chance."""
+HOPELESS: Final = 0.08  # after one fold, layers that are correct this much less often than fixed kernels are given up
 
-Fold: TypeAlias = tuple[list[int], list[int]]
-"""The places of the records to train on, and of those to answer."""
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What the training records look like."""
+
+    records: int  # their number
+    median_length: float
+    missing: float  # share of missing values
+    # The factor between the standard deviations of small and large sequences (their tenth and ninetieth percentile), of
+    # the feature where it is largest; infinity if some sequences are constant. 1 for tokens
+    spread: float
+    shift: float  # standard deviation of the means of sequences, relative to that of all values, of the largest feature
+
+
+def look(records: Sequence[Record]) -> DataFacts:
+    """Computes the facts about records."""
+    lengths = [len(record.steps) for record in records]
+    values = [np.asarray(record.steps, dtype=np.float64) for record in records]
+    facts = (len(records), float(np.median(lengths)))
+    if values[0].ndim == 1:
+        return DataFacts(*facts, missing=0.0, spread=1.0, shift=0.0)
+    missing = sum(int(np.isnan(steps).sum()) for steps in values) / sum(steps.size for steps in values)
+    levels = np.array([_means(steps) for steps in values])  # (records, features)
+    scales = np.array([np.sqrt(_means((steps - level) ** 2)) for steps, level in zip(values, levels, strict=True)])
+    low, high = np.quantile(scales, [0.1, 0.9], axis=0)
+    spreads = np.divide(high, np.maximum(low, high * 1e-12), out=np.ones_like(high), where=high > 0)
+    everything = np.concatenate(values)
+    std = np.sqrt(_means((everything - _means(everything)) ** 2))
+    shifts = levels.std(axis=0) / np.where(std > 0, std, 1.0)
+    spread = float(spreads.max())
+    return DataFacts(*facts, missing, math.inf if spread >= 1e11 else spread, float(shifts.max()))
+
+
+def _means(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[features]`, the mean of the values that are present; 0 if none is."""
+    present = ~np.isnan(steps)
+    return np.asarray(np.where(present, steps, 0.0).sum(axis=0) / np.maximum(present.sum(axis=0), 1))
 
 
 @dataclass(frozen=True, slots=True)
 class KindComparison:
-    """What the folds say.
+    """What the folds say."""
 
-    Attributes:
-        rocket: Accuracy of fixed kernels.
-        layers: Accuracy of layers.
-        answers: Number of answers of each.
-        temperature: The number by which to divide the logits of such layers; None if not all folds were trained.
-    """
-
-    rocket: float
-    layers: float
-    answers: int
-    temperature: float | None
-
-    @property
-    def prefers_layers(self) -> bool:
-        """Whether layers have the higher accuracy."""
-        return self.layers > self.rocket
+    rocket: float  # accuracy of fixed kernels
+    layers: float  # accuracy of layers
+    answers: int  # number of answers of each
+    temperature: float | None  # by which to divide the logits of such layers; None if not all folds were trained
 
 
-def folds(strata: Sequence[object], count: int, *, seed: int) -> list[Fold]:
-    """Deals places into folds, each with its share of each stratum."""
-    random = np.random.default_rng(seed)
-    kinds: dict[object, list[int]] = {}
-    for place, kind in enumerate(strata):
-        kinds.setdefault(kind, []).append(place)
-    dealt = [int(place) for kind in kinds.values() for place in random.permutation(kind)]
-    fold_of = {place: turn % count for turn, place in enumerate(dealt)}
-    places = range(len(strata))
-    return [
-        ([place for place in places if fold_of[place] != fold], [place for place in places if fold_of[place] == fold])
-        for fold in range(count)
-    ]
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is trained, and why. Each function that chooses something takes a plan, and gives one with its choice."""
+
+    spec: Spec  # at the end no key is `auto`
+    options: TrainingOptions = field(default_factory=TrainingOptions)
+    runs: int = 1  # with different seeds, of which the best is kept; an ensemble is one run
+    reasons: tuple[str, ...] = ()  # one sentence for each choice
+    warnings: tuple[str, ...] = ()  # what the user should know about the data
+    probe: float | None = None  # accuracy of the probe on sequences that it was not fitted to
+    close: tuple[str, ...] = ()  # normalisations whose loss in the probe is not much larger than the least
+    folds: KindComparison | None = None
+    fitted: TrainingResult | None = None  # the trained model, where choosing it was to train it
+
+    def then(self, why: str, **tables: dict[str, Any]) -> Plan:
+        """This plan with other keys of the spec, and the reason."""
+        return replace(self, spec=self.spec.with_keys(**tables) if tables else self.spec, reasons=(*self.reasons, why))
 
 
-def steps_of_folds(records: Sequence[Record], options: TrainingOptions) -> int:
-    """The valid steps that the layers of all folds would be trained on, each as often as it is seen.
+def normalised(plan: Plan, records: Sequence[Record], facts: DataFacts, sequence_features: Sequence[str]) -> Plan:
+    """The plan with the normalisation, if it is `auto`; the head of the probe reads these sequence features."""
+    spec = plan.spec
+    if spec.input.kind == "tokens" or spec.input.normalize != "auto":
+        return plan
+    if spec.model.grid == "training":
+        return _with(plan, "training", 'grid = "training" needs values that do not depend on the whole sequence')
+    if facts.median_length < 3:
+        return _with(plan, "training", "most sequences have one or two steps")
+    if facts.spread < SPREAD and facts.shift < 0.05:
+        return _with(plan, "training", "the sequences have one level and scale already")
+    factor = "more than 1e11" if math.isinf(facts.spread) else f"{facts.spread:.3g}"
+    seen = f"standard deviations of the sequences differ by a factor of {factor}"
+    if facts.missing:
+        seen += f", {facts.missing:.1%} of the values are missing"
+    tried = _probed(spec, records, sequence_features)
+    if not tried:
+        return _with(plan, "both" if facts.spread >= 3 else "training", seen)
+    losses = {name: found.loss for name, found in tried.items()}
+    best = min(losses, key=lambda name: losses[name])
+    # Of values that differ by orders of magnitude, the statistics of the training split leave little
+    usual = "sequence" if facts.spread >= ORDERS_OF_MAGNITUDE else "both"
+    winner = best if losses[best] < CLEARLY * losses[usual] else usual
+    why = f"{seen}; held-out log loss: {_listed(losses)}"
+    if winner != best:
+        why += f'; the usual one is "{usual}", and no other has a loss that is {1 - CLEARLY:.0%} lower'
+    close = tuple(name for name in tried if name != winner and losses[name] <= CLOSE * losses[best])
+    return replace(_with(plan, winner, why), probe=tried[winner].accuracy, close=close)
 
-    It is a count and not a time, so that a plan is the same on every machine and when a run is resumed.
-    """
-    return sum(len(record.steps) for record in records) * options.epochs * (FOLDS - 1)
+
+def with_all_kernels(plan: Plan, records: Sequence[Record], options: TrainingOptions) -> Plan:
+    """The plan of a rocket model with another normalisation, if a whole model has a lower held-out loss with it."""
+    spec = plan.spec
+    few = _some(spec, records)
+    if not plan.close or len(few) < FEWEST_COMPARED or spec.output.task != "single-label":
+        return plan
+    first = _fitted(spec, few, options)
+    if first is None:
+        return plan
+    plan = replace(plan, fitted=first if len(few) == len(records) else None)
+    held = first.splits["left_out"]
+    if held.accuracy >= ENOUGH or held.answers > len(few):
+        return plan
+    losses, better, least = {str(spec.input.normalize): held.loss}, None, 0.0
+    for name in (*plan.close, "none"):  # the kernels need no scale: what they compare with comes from the values
+        other = _fitted(spec.with_keys(input={"normalize": name}), few, options)
+        if other is None:
+            continue
+        losses[name] = other.splits["left_out"].loss
+        differences = other.splits["left_out"].losses - held.losses
+        error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+        if differences.mean() < min(least, -STANDARD_ERRORS * error):
+            better, least = (name, other), float(differences.mean())
+    if better is None:
+        return plan
+    why = f"held-out log loss of whole models on {len(few)} records: {_listed(losses)}"
+    return replace(_with(plan, better[0], why), fitted=better[1] if plan.fitted else None)
+
+
+def _with(plan: Plan, name: str, why: str) -> Plan:
+    return plan.then(f'normalize = "{name}": {why}', input={"normalize": name})
+
+
+def _listed(losses: dict[str, float]) -> str:
+    return ", ".join(f"{name} {loss:.3f}" for name, loss in sorted(losses.items()))
+
+
+def _some(spec: Spec, records: Sequence[Record]) -> list[Record]:
+    """The records that whole models are fitted to: a random part of many, in their order."""
+    steps, taken = 0, []
+    for index in np.random.default_rng(0).permutation(len(records))[:MOST_COMPARED]:
+        steps += min(len(records[index].steps), spec.input.max_length)
+        if steps > COMPARED_STEPS:
+            break
+        taken.append(int(index))
+    return [records[index] for index in sorted(taken)]
+
+
+def _probed(spec: Spec, records: Sequence[Record], sequence_features: Sequence[str]) -> dict[str, EvaluationScores]:
+    """The held-out scores of a small rocket model with each normalisation; empty if one cannot be fitted."""
+    if spec.output.task == "per-step" or len(records) < 10:
+        return {}
+    few = [records[place] for place in sorted(np.random.default_rng(0).permutation(len(records))[:PROBE_RECORDS])]
+    model = {"kind": "rocket", "kernels": PROBE_KERNELS, "sequence_features": list(sequence_features)}
+    small = Spec.from_table(spec.resolved() | {"model": model})
+    tried = {}
+    for name in TRIED:
+        if name == "feature-scale" and spec.input.features == 1:  # the same as that of the sequence
+            continue
+        found = _fitted(small.with_keys(input={"normalize": name}), few, TrainingOptions())
+        if found is None:
+            return {}
+        tried[name] = found.splits["left_out"]
+    return tried
+
+
+def _fitted(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> TrainingResult | None:
+    """A rocket model, which knows what it loses on each record when that is left out; None if it cannot be fitted."""
+    try:
+        return rocket.fit(spec, records, options)
+    except (ConfigurationError, ValueError):  # also of scikit-learn and NumPy, for features that are not finite
+        return None
 
 
 def compare(rocket_spec: Spec, spec: Spec, records: Sequence[Record], options: TrainingOptions) -> KindComparison:
-    """Trains both kinds on the same folds.
-
-    Args:
-        rocket_spec: The spec of fixed kernels.
-        spec: The spec of layers.
-        records: Labelled sequences; no sequence is longer than both specs allow.
-        options: The options of a run of the layers, without validation.
-    """
+    """Trains fixed kernels and layers on the same folds; no sequence is longer than both specs allow."""
     strata = [stratum(example, spec.output.task) for example in examples(records, spec)]
     correct, layers = 0, 0.0
     found: list[ScoredAnswer] = []
     for number, (first, second) in enumerate(folds(strata, FOLDS, seed=options.seed)):
         training, held = [records[place] for place in first], [records[place] for place in second]
         fixed = rocket.fit(rocket_spec, training, TrainingOptions())
-        correct += round(rocket.evaluate(fixed.model, examples(held, rocket_spec), rocket_spec).accuracy * len(held))
-        run = TrainingRun.start(spec, examples(training, spec), [], options)
-        while not run.progress.stops(options):
-            run.epoch()
-        run.model.load_state_dict(run.best)
+        correct += round(evaluate(fixed.model, examples(held, rocket_spec), rocket_spec).accuracy * len(held))
+        run = TrainingRun(spec, examples(training, spec), [], options)
+        for _ in run.epochs():
+            pass
         found += answers(run.model, examples(held, spec))
-        layers = scores(found, len(spec.output.labels), spec.output.task).accuracy
+        layers = scores(found, spec).accuracy
         if number == 0 and layers < correct / len(found) - HOPELESS:
             break
     scale = None
@@ -109,3 +239,12 @@ def compare(rocket_spec: Spec, spec: Spec, records: Sequence[Record], options: T
         logits, targets = joined(found, spec.output.task)
         scale = temperature.fit(logits.numpy(), targets.numpy(), multi_label=False)
     return KindComparison(correct / len(found), layers, len(found), scale)
+
+
+def folds(strata: Sequence[object], count: int, *, seed: int) -> list[tuple[list[int], list[int]]]:
+    """The places to train on and those to answer, of folds that each hold their share of each stratum."""
+    random = np.random.default_rng(seed)
+    dealt = np.concatenate([random.permutation(kind) for kind in places_of_each(strata)])
+    held = [{*dealt[fold::count].tolist()} for fold in range(count)]
+    places = range(len(strata))
+    return [([place for place in places if place not in those], sorted(those)) for those in held]

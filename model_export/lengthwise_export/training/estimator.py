@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,23 +21,21 @@ from sklearn.utils import Tags, check_array, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from lengthwise.datasets.arrays import items
 from lengthwise.datasets.given import GivenSequences, Layout, sequences_of
 from lengthwise.datasets.long_table import has_ids
 from lengthwise.datasets.tables import columns_of
-from lengthwise.errors import ConfigurationError
-from lengthwise_export.architecture import loading
+from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
+from lengthwise_export.architecture import trained
+from lengthwise_export.architecture.layers import of_each
 from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, training_api
-from lengthwise_export.training.batches import Example, lenient
 from lengthwise_export.training.options import TrainOptions
-from lengthwise_export.training.scores import answers
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
-
-_LARGEST_SEED: Final = 2**31 - 1
 
 
 class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -51,20 +50,11 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     Args:
         spec: A preset (`"auto"`, `"rocket"`, `"rnn"`, `"conv"`, `"conv-rnn"`, `"transformer"`), the path of a TOML
             file, or the tables of a spec as a dictionary.
-        epochs: Most epochs.
-        batch_rows: Sequences in a batch of the training.
-        learning_rate: Highest learning rate.
-        weight_decay: Weight decay.
-        validation: Share of the sequences to choose the epoch by.
-        budget_minutes: Fewer epochs, so that a fit takes about this long here.
-        class_weights: Whether rare labels get the same influence as frequent ones.
-        calibration: Whether probabilities are calibrated.
-        seeds: Train so many times; the best run is the result.
-        ensemble: Whether the networks of all seeds are averaged.
         random_state: The seed: a whole number, a RandomState of NumPy, or None for another one at each fit.
-        threads: Threads that torch and NumPy use in a fit.
         verbose: Whether a fit shows its progress.
         layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
+        epochs, batch_rows, learning_rate, weight_decay, validation, budget_minutes, class_weights, calibration, seeds,
+            ensemble, threads: As for `lengthwise_export.train`.
 
     Attributes:
         classes_: The labels, sorted, in the order of the columns of `predict_proba`.
@@ -118,14 +108,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.layout = layout
 
     def fit(self, X: Any, y: Any = None) -> LengthwiseClassifier:
-        """Trains on sequences and their labels.
-
-        Args:
-            X: The sequences.
-            y: One label for each; default: those of a table.
-
-        Returns:
-            This classifier.
+        """Trains on sequences and one label for each; default: those of a table.
 
         Raises:
             ValueError: Some sequences or labels cannot be used; names each by its index.
@@ -146,12 +129,16 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
                 "spec: long = 'window' is for a service, which puts the answers of the windows together: use 'head', "
                 "'tail', or a larger max_length"
             )
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        given = self.get_params(deep=False)
         run = training_api.train(
             described,
             sequences,
             [names[place] for place in places],
-            **self._options(),
-            seed=self._seed(),
+            **{name: given[name] for name in TrainOptions.model_fields.keys() & given.keys()},
+            seed=int(seed),
             progress="auto" if self.verbose else None,
         )
         self.classes_ = classes
@@ -161,7 +148,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         features = Spec.from_table(run.spec).input.features
         if features is not None:
             self.n_features_in_ = features
-        self._model = _loaded(self.spec_, self.checkpoint_)
+        self.__dict__.pop("_model", None)
+        self._module()  # now, because predict must set no attribute
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -171,13 +159,18 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             InvalidSequences: Some cannot be used; names each by its index. It is a ValueError.
         """
         check_is_fitted(self)
-        spec = Spec.from_table(self.spec_)
-        steps = arrays.answerable(_read(X, self.layout), spec)
+        manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
+        given = _read(X, self.layout)
+        lacking = [place for place, one in enumerate(given) if np.isnan(one.steps).any()]
+        if lacking and manifest.missing == "refuse":  # in scikit-learn's words
+            said = "a value is missing (NaN), and input.missing = 'refuse'"
+            raise InvalidSequences([Problem(f"/sequences/{place}", said) for place in lacking])
+        steps = [torch.from_numpy(item.steps) for item in items(given, manifest, ask=False)]
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
-        members = [Example(torch.from_numpy(each), torch.zeros(())) for each in steps]
-        found = answers(self._model, members, rows=ROCKET_BATCH_ROWS)
-        return np.stack([one.logits.double().softmax(dim=0).numpy() for one in found])
+        model = self._module()
+        found = of_each(lambda values, lengths: model(values, lengths).logits, steps, ROCKET_BATCH_ROWS)
+        return np.asarray(torch.stack(found).double().softmax(dim=1).numpy())
 
     def predict(self, X: Any) -> NDArray[Any]:
         """`[sequences]`: the most probable label of each sequence; errors as `predict_proba` raises them."""
@@ -185,21 +178,10 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return np.asarray(self.classes_[best])
 
     def export(self, out: str | os.PathLike[str], **options: Any) -> PublishedModel:
-        """Publishes the fitted model as a model directory, which `lengthwise serve` and `lengthwise.load` take.
-
-        Args:
-            out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-            options: As for `lengthwise_export.export`, such as `precision="int8"`.
-
-        Raises:
-            LengthwiseError: As `lengthwise_export.export` raises them.
-        """
+        """Publishes the fitted model as a model directory; see `TrainedModel.export`."""
         from lengthwise_export.interface import api
 
-        check_is_fitted(self)
-        with tempfile.TemporaryDirectory() as folder:
-            weights = Path(folder) / WEIGHTS_FILE
-            weights.write_bytes(self.checkpoint_)
+        with self._weights() as weights:
             return api.export(weights, out, **options)
 
     def __sklearn_tags__(self) -> Tags:
@@ -210,56 +192,39 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the module, which is made of the weights again."""
+        """Everything but the module."""
         state: dict[str, Any] = {**super().__getstate__()}
         state.pop("_model", None)
         return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Makes the module of the weights."""
-        super().__setstate__(state)
-        if "checkpoint_" in state:
-            self._model = _loaded(self.spec_, self.checkpoint_)
+    def _module(self) -> trained.BuiltInModel:
+        """The module of the weights, which is made when it is needed."""
+        if "_model" not in vars(self):
+            with self._weights() as weights, torch_as_before():
+                self._model = trained.load(Spec.from_table(self.spec_), weights)[0]
+        return self._model
 
-    def _options(self) -> dict[str, Any]:
-        """The options of the training that are parameters here, without None."""
-        given = self.get_params(deep=False)
-        return {name: given[name] for name in TrainOptions.model_fields.keys() & given.keys()}
-
-    def _seed(self) -> int:
-        if isinstance(self.random_state, int | np.integer):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(_LARGEST_SEED))
+    @contextmanager
+    def _weights(self) -> Iterator[Path]:
+        """The checkpoint as a file."""
+        check_is_fitted(self)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder) / WEIGHTS_FILE
+            weights.write_bytes(self.checkpoint_)
+            yield weights
 
     def _takes_nan(self) -> bool:
         """Whether the spec lets a value be missing. A spec that is wrong is refused by `fit`, with the reason."""
-        if isinstance(self.spec, Spec):
-            return lenient(self.spec).input.missing != "refuse"
-        if isinstance(self.spec, str) and self.spec in arrays.NAMES:
-            return self.spec == "auto"
-        if isinstance(self.spec, Mapping):
-            given = (self.spec.get("input"), self.spec.get("model"))
-            step, model = (table if isinstance(table, Mapping) else {} for table in given)
-            return bool(step.get("missing", "indicator" if model.get("preset") == "auto" else "refuse") != "refuse")
-        return False
-
-
-def _loaded(spec: Mapping[str, Any], weights: bytes) -> loading.BuiltInModel:
-    """The module of a spec with these weights."""
-    with tempfile.TemporaryDirectory() as folder, torch_as_before():
-        file = Path(folder) / WEIGHTS_FILE
-        file.write_bytes(weights)
-        return loading.load(Spec.from_table(spec), file)[0]
+        try:
+            given = arrays.tables(self.spec)
+        except ConfigurationError:
+            return False
+        is_open = given.get("model", {}).get("preset") == "auto"
+        return bool(given.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
 
 
 def _read(X: Any, layout: Layout) -> GivenSequences:
-    """The sequences, with the errors that scikit-learn asks for.
-
-    Raises:
-        ConfigurationError: It is a table, and it is not clear what its columns are.
-        TypeError: A sparse matrix.
-        ValueError: No list of sequences.
-    """
+    """The sequences, with the errors that scikit-learn asks for: TypeError for a sparse matrix, or ValueError."""
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise TypeError("sequences are dense arrays, and X is sparse: use X.toarray()")
     if getattr(getattr(X, "dtype", None), "kind", "") == "c":
@@ -270,11 +235,7 @@ def _read(X: Any, layout: Layout) -> GivenSequences:
 
 
 def _labels(y: Any) -> NDArray[Any]:
-    """`[sequences]`: the labels.
-
-    Raises:
-        ValueError: There are none, or they are no labels.
-    """
+    """`[sequences]`: the labels; ValueError if there are none, or if they are no labels."""
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
     labels = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)

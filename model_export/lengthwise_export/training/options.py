@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
 from lengthwise.commands.options import PYTHON_ONLY, Options
 from lengthwise.datasets.given import Layout
 from lengthwise_export.options import StrPath
+
+ROCKET_OPTIONS: Final = frozenset({"seed", "class_weights", "calibration"})  # the others are for gradient descent
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +36,26 @@ def _share(value: object) -> object:
     return value
 
 
+def _open(description: str, **bounds: Any) -> Any:
+    """The field of an option that is chosen from the data if it is not given."""
+    return Field(default=None, description=f"{description} Chosen from the data if it is not given.", **bounds)
+
+
 class TrainOptions(Options):
     """The options of `train`. What is None is chosen from the data; what few change has no flag."""
 
-    epochs: int | None = Field(
-        default=None,
-        ge=1,
-        description="Maximum number of epochs; the learning rate follows half a cosine over them. Chosen from the data "
-        "if it is not given.",
-    )
+    epochs: int | None = _open("Maximum number of epochs; the learning rate follows half a cosine over them.", ge=1)
     batch_rows: Annotated[int, PYTHON_ONLY] = Field(default=16, ge=1, description="Sequences in a batch.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Highest learning rate of AdamW.")
     weight_decay: Annotated[float, PYTHON_ONLY] = Field(default=0.05, ge=0, description="Weight decay of AdamW.")
-    patience: Annotated[int | None, PYTHON_ONLY] = Field(
-        default=None,
-        ge=1,
-        description="Stop after this many epochs without a better validation loss. Chosen from the data if it is not "
-        "given.",
+    patience: Annotated[int | None, PYTHON_ONLY] = _open(
+        "Stop after this many epochs without a better validation loss.", ge=1
     )
-    validation: Annotated[float | Any | None, AfterValidator(_share)] = Field(
-        default=None,
-        description="Share of the sequences for validation, to choose the epoch; 0: train on all, use the last epoch. "
-        "Chosen from the data if it is not given. In Python also other sequences: with their labels as a pair, or a "
-        "table that has them.",
+    validation: Annotated[float | Any | None, AfterValidator(_share)] = _open(
+        "Share of the sequences for validation, to choose the epoch; 0: train on all, use the last epoch. In Python "
+        "also other sequences: with their labels as a pair, or a table that has them."
     )
-    class_weights: bool | None = Field(
-        default=None,
-        description="Give rare labels the same influence as frequent ones. Chosen from the data if it is not given.",
-    )
+    class_weights: bool | None = _open("Give rare labels the same influence as frequent ones.")
     seed: int = Field(default=0, ge=0, le=2**31, description="Seed of initial weights, split, order and dropout.")
     calibration: Annotated[bool, PYTHON_ONLY] = Field(
         default=True,

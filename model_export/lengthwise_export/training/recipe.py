@@ -1,9 +1,9 @@
 """What `train` chooses from the data: normalisation, layers, and the options of the training that are not given.
 
 ```
-records -> look (spread of scales, missing share, lengths) ┬-> normalisation (`normalizing`)
+records -> look (spread of scales, missing share, lengths) ┬-> normalisation (`choice`)
                                                            ├-> missing policy, fixed kernels or layers (`choice`), size
-                                                           └-> epochs, validation, patience (`schedule`)
+                                                           └-> epochs, validation, patience, class weights
 ```
 Each choice comes with its reason, and the spec that is written holds no `auto`. A key or an option that the user gives
 is never changed.
@@ -11,156 +11,96 @@ is never changed.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, Final
+
+import torch
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.architecture.model_spec import narrow_conv
+from lengthwise_export.architecture.model_spec import NARROW_CONV
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import choice, facts, normalizing, rocket, schedule
-from lengthwise_export.training.batches import examples, stratum
-from lengthwise_export.training.choice import KindComparison
-from lengthwise_export.training.facts import DataFacts
-from lengthwise_export.training.options import TrainingOptions, TrainOptions
-from lengthwise_export.training.rocket import RocketResult
+from lengthwise_export.training import choice, rocket
+from lengthwise_export.training.batches import examples, missing_is_open, stratified_split, stratum
+from lengthwise_export.training.choice import DataFacts, Plan
+from lengthwise_export.training.options import ROCKET_OPTIONS, TrainingOptions, TrainOptions
+from lengthwise_export.training.train import TrainingRun
 
-SHORT_STEPS: Final = 40
-"""Up to this median length, `auto` takes recurrent layers, which are then quick to train."""
+FEW_RECORDS: Final = 10  # with fewer records, no accuracy says anything
+_MOST_LISTED: Final = 5  # ids or labels
+SHORT_STEPS: Final = 40  # up to this median length, `auto` takes recurrent layers, which are then quick to train
+# With fewer records, `auto` begins with fixed kernels, which are fitted in seconds, and compares layers with them if
+# they leave something to gain. With more, it takes layers
 MANY_RECORDS: Final = 2000
-"""With fewer records, `auto` begins with fixed kernels, which are fitted in seconds, and compares layers with them if
-they leave something to gain. With more, it takes layers."""
-NARROW_RECORDS: Final = 300
-"""With fewer records, convolutions are narrow."""
+NARROW_RECORDS: Final = 300  # with fewer records, convolutions are narrow
 DEFAULT_MEMBERS: Final = 5
 ROCKET_FEATURES: Final = ("length", "level", "scale")
+# The keys of `[model]` of fixed kernels that `auto` takes
 ROCKET_MODEL: Final[dict[str, Any]] = {"kind": "rocket", "sequence_features": list(ROCKET_FEATURES)}
-"""The keys of `[model]` of fixed kernels that `auto` takes."""
 
+# Folds of layers are trained on fewer valid steps, which is a minute or two on one core: a count and not a time, so
+# that a plan is the same on every machine and when a run is resumed
+MOST_STEPS: Final = 2_000_000
+FEWEST_MINUTES: Final = 3.0  # with a smaller budget, layers are not tried
+FEWEST_RECORDS: Final = 30  # with fewer records, the folds would compare chance
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A model that was chosen.
-
-    Attributes:
-        spec: Its spec.
-        reasons: One sentence for each choice.
-        probe: Accuracy of the probe on sequences that it was not fitted to; None without a probe.
-        folds: What the comparison with the other kind of model says; None without one.
-        fitted: The trained model, where choosing it was to train it.
-    """
-
-    spec: Spec
-    reasons: tuple[str, ...] = ()
-    probe: float | None = None
-    folds: KindComparison | None = None
-    fitted: RocketResult | None = None
-
-    def then(self, other: Choice | normalizing.Normalisation) -> Choice:
-        """The choice that was made after this one, with the reasons of both."""
-        return replace(self, spec=other.spec, reasons=(*self.reasons, *other.reasons))
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is trained, and why.
-
-    Attributes:
-        model: The model; no key of its spec is `auto`.
-        options: The options of a run.
-        runs: Number of runs with different seeds, of which the best is kept. An ensemble is one run.
-        reasons: One sentence for each choice.
-        warnings: What the user should know about the data.
-    """
-
-    model: Choice
-    options: TrainingOptions
-    runs: int
-    reasons: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def spec(self) -> Spec:
-        """The spec of the model."""
-        return self.model.spec
+SMALLEST_VALIDATION: Final = 60  # with fewer records for validation, the epoch that it chooses is mostly chance
+SKEWED: Final = 10  # from this ratio of the most and the least frequent class on, rare classes get a larger weight
+LEAST_STEPS: Final = 600  # of the optimiser, which raises the number of epochs for small data sets
+PATIENCE_STEPS: Final = 300
+LEAST_EPOCHS: Final = 5  # even of many records, each is seen so many times
 
 
 def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
-    """Chooses everything that is not given.
-
-    Raises:
-        ConfigurationError: There are too few records, or an option is for another kind of model.
-    """
+    """Chooses everything that is not given; ConfigurationError for an option of the other kind of model."""
     if len(records) < 2:
         raise ConfigurationError(f"{len(records)} records are too few to train on")
-    if spec.model.kind == "rocket":
-        require_applicable(asked)
+    is_rocket = spec.model.kind == "rocket"
+    given = _given(asked)
+    whole = {"seeds": asked.seeds > 1, "ensemble": asked.ensemble}
+    for_layers = sorted(given.keys() - ROCKET_OPTIONS) + [name for name, is_given in whole.items() if is_given]
+    wrong = [*for_layers, *(["budget_minutes"] if asked.budget_minutes else [])]
+    if is_rocket and wrong:
+        flag = f"--{wrong[0].replace('_', '-')}"
+        raise ConfigurationError(f"{flag} has no meaning with kind = 'rocket': it is for gradient descent")
     began = time.monotonic()
-    seen, warnings = facts.look(records), tuple(facts.warnings(spec, records))
-    made = _missing(spec, seen)
+    seen, made = choice.look(records), Plan(spec, warnings=tuple(_warnings(spec, records)))
+    if seen.missing and missing_is_open(spec):
+        why = f'missing = "indicator": {seen.missing:.1%} of the values are missing'
+        made = made.then(why, input={"missing": "indicator"})
     members = examples(records, made.spec)
-    run = TrainingOptions(**{name: value for name, value in _given(asked).items() if name in rocket.APPLICABLE})
-    trains_layers = _for_layers(asked) or bool(spec.model.model_fields_set - {"preset"})
-    if spec.model.is_auto and not trains_layers and _can_be_rocket(made.spec, seen, len(members)):
-        made = _rocket_or_layers(made, records, seen, asked, _calibrated(run))
+    run = TrainingOptions(**{name: value for name, value in given.items() if name in ROCKET_OPTIONS})
+    calibrated = replace(run, calibration=True)  # log losses, by which models are compared, mean little without
+    asks_for_layers = for_layers or spec.model.model_fields_set - {"preset"}
+    if spec.model.is_auto and not asks_for_layers and _can_be_rocket(made.spec, seen, len(members)):
+        made = _rocket_or_layers(made, records, seen, asked, calibrated)
     else:
-        found = normalizing.chosen(made.spec, records, seen, sequence_features=spec.model.sequence_features)
-        if spec.model.kind == "rocket":
-            found = normalizing.with_all_kernels(found, records, _calibrated(run))
-        made = replace(made.then(found), probe=found.accuracy, fitted=found.fitted)
-        made = made.then(_layers(made.spec, seen)) if spec.model.is_auto else made
+        made = choice.normalised(made, records, seen, spec.model.sequence_features)
+        if is_rocket:
+            made = choice.with_all_kernels(made, records, calibrated)
+        elif spec.model.is_auto:
+            made = _layers(made, seen)
     if made.spec.model.kind == "rocket":
-        made = made if run == _calibrated(run) else replace(made, fitted=None)
-        return Plan(made, run, 1, made.reasons, warnings)
+        return replace(made, options=run, fitted=made.fitted if run.calibration else None)
     if asked.ensemble:
         count = asked.seeds if asked.seeds > 1 else DEFAULT_MEMBERS
         why = f"members = {count}: --ensemble, one graph that averages them"
-        made = made.then(Choice(made.spec.with_keys(model={"members": count}), (why,)))
-    strata = [stratum(example, spec.output.task) for example in members]
-    found_options = schedule.chosen(made.spec, strata, _given(asked))
-    runs = 1 if asked.ensemble else asked.seeds
+        made = made.then(why, model={"members": count})
+    made = _scheduled(made, [stratum(example, spec.output.task) for example in members], given)
+    made = replace(made, runs=1 if asked.ensemble else asked.seeds)
     if asked.budget_minutes and asked.epochs is None:
-        networks, spent = runs * made.spec.model.members, time.monotonic() - began
-        found_options = schedule.within_budget(
-            made.spec, records, found_options, runs=networks, minutes=asked.budget_minutes, spent=spent
-        )
-    reasons = (*made.reasons, *found_options.reasons)
-    return Plan(made, found_options.options, runs, reasons, (*warnings, *found_options.warnings))
-
-
-def require_applicable(asked: TrainOptions) -> None:
-    """Refuses options that a spec with `kind = "rocket"` cannot have.
-
-    Raises:
-        ConfigurationError: There is such an option.
-    """
-    for name in [*_for_layers(asked), *(["budget_minutes"] if asked.budget_minutes else [])]:
-        flag = f"--{name.replace('_', '-')}"
-        raise ConfigurationError(f"{flag} has no meaning with kind = 'rocket': it is for gradient descent")
+        made = _within_budget(made, records, asked.budget_minutes, spent=time.monotonic() - began)
+    return made
 
 
 def _given(asked: TrainOptions) -> dict[str, Any]:
     """The options of a run that the user gives, by their names."""
-    given = {
-        one.name: getattr(asked, one.name) for one in fields(TrainingOptions) if one.name in asked.model_fields_set
-    }
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _for_layers(asked: TrainOptions) -> list[str]:
-    """The options of the user that ask for layers."""
-    whole = {"seeds": asked.seeds > 1, "ensemble": asked.ensemble}
-    return sorted(_given(asked).keys() - rocket.APPLICABLE) + [name for name, is_given in whole.items() if is_given]
-
-
-def _missing(spec: Spec, facts: DataFacts) -> Choice:
-    """The policy for missing values, only where the user writes `preset = "auto"` and no policy."""
-    if not facts.missing or spec.model.preset != "auto" or spec.input.says("missing"):
-        return Choice(spec)
-    why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'
-    return Choice(spec.with_keys(input={"missing": "indicator"}), (why,))
+    given = {one.name: getattr(asked, one.name) for one in fields(TrainingOptions)}
+    return {name: value for name, value in given.items() if name in asked.model_fields_set and value is not None}
 
 
 def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
@@ -169,88 +109,162 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
     return suits and rocket.fits_in_memory(examples, spec.model.kernels)
 
 
-def _calibrated(run: TrainingOptions) -> TrainingOptions:
-    """The options with which models are compared: log losses mean little without calibration."""
-    return replace(run, calibration=True)
-
-
 def _rocket_or_layers(
-    before: Choice, records: Sequence[Record], facts: DataFacts, asked: TrainOptions, run: TrainingOptions
-) -> Choice:
+    before: Plan, records: Sequence[Record], facts: DataFacts, asked: TrainOptions, run: TrainingOptions
+) -> Plan:
     """Fixed kernels, fitted with the options `run`, or layers where their accuracy on folds is higher."""
-    kernels, fixed = _rocket(before, records, facts, asked, run)
-    seen = f"MiniRocket is correct on {fixed.left_out.accuracy:.1%} of the records (leave-one-out)"
-    other = _layers(before.spec, facts)
-    strata = [stratum(example, "single-label") for example in examples(records, other.spec)]
-    options = schedule.chosen(other.spec, strata, {"validation": 0.0}).options
-    preset = other.spec.model.preset
-    why_not = _why_no_folds(records, fixed, f'`preset = "{preset}"` in [model] trains them', options, asked)
-    if why_not:
-        return kernels.then(Choice(kernels.spec, (f'kind = "rocket": {seen}; {why_not}',)))
-    layers = before.then(normalizing.chosen(before.spec, records, facts, sequence_features=()))
-    layers = layers.then(_layers(layers.spec, facts))
+    kernels = _rocket(before, records, facts, asked, run)
+    assert kernels.fitted is not None
+    held = kernels.fitted.splits["left_out"]
+    layers = _layers(before, facts)
+    preset = layers.spec.model.preset
+    strata = [stratum(example, "single-label") for example in examples(records, layers.spec)]
+    options = _scheduled(layers, strata, {"validation": 0.0}).options
+    steps = sum(len(record.steps) for record in records) * options.epochs * (choice.FOLDS - 1)
+    ask_for_them = f'`preset = "{preset}"` in [model] trains them'
+    why_not = {
+        "a neural network could gain little": held.accuracy >= choice.ENOUGH,
+        f"{len(records)} records are too few to compare a neural network with it": len(records) < FEWEST_RECORDS,
+        "neural networks are not compared where sequences are cut into windows": held.answers > len(records),
+        f"neural networks are not tried below --budget-minutes {FEWEST_MINUTES:g}; {ask_for_them}": (
+            0 < asked.budget_minutes < FEWEST_MINUTES
+        ),
+        f"neural networks are not tried, because that would take {steps / 1e6:.1f} million training steps; "
+        f"{ask_for_them}": steps > MOST_STEPS,
+    }
+    for why, holds in why_not.items():
+        if holds:
+            seen = f"MiniRocket is correct on {held.accuracy:.1%} of the records (leave-one-out)"
+            return kernels.then(f'kind = "rocket": {seen}; {why}')
+    layers = _layers(choice.normalised(before, records, facts, ()), facts)
     compared = choice.compare(kernels.spec, layers.spec, records, options)
     seen = (
         f"on {compared.answers} held-out records MiniRocket is correct on {compared.rocket:.1%}, a neural network "
         f"(preset {preset!r}) on {compared.layers:.1%}"
     )
-    if compared.prefers_layers:
-        why = f'preset = "{preset}" and not kind = "rocket": {seen}'
-        return replace(layers.then(Choice(layers.spec, (why,))), probe=kernels.probe, folds=compared)
-    return kernels.then(Choice(kernels.spec, (f'kind = "rocket": {seen}',)))
+    if compared.layers > compared.rocket:
+        layers = layers.then(f'preset = "{preset}" and not kind = "rocket": {seen}')
+        return replace(layers, probe=kernels.probe, folds=compared)
+    return kernels.then(f'kind = "rocket": {seen}')
 
 
 def _rocket(
-    before: Choice, records: Sequence[Record], facts: DataFacts, asked: TrainOptions, run: TrainingOptions
-) -> tuple[Choice, RocketResult]:
-    """The best fixed kernels, and a model that was fitted with them."""
-    features = (*ROCKET_FEATURES, *(["missing"] if facts.missing else []))
-    found = normalizing.chosen(before.spec, records, facts, sequence_features=features)
-    model = {"preset": None} | ROCKET_MODEL | {"sequence_features": list(features)}
-    found = found._replace(spec=found.spec.with_keys(model=model))
-    if not 0 < asked.budget_minutes < choice.FEWEST_MINUTES:
-        found = normalizing.with_all_kernels(found, records, run)
-    made = replace(before.then(found), probe=found.accuracy)
-    fixed = found.fitted or rocket.fit(made.spec, records, run)
+    before: Plan, records: Sequence[Record], facts: DataFacts, asked: TrainOptions, run: TrainingOptions
+) -> Plan:
+    """The best fixed kernels, fitted."""
+    features = [*ROCKET_FEATURES, *(["missing"] if facts.missing else [])]
+    made = choice.normalised(before, records, facts, features)
+    model = {"preset": None} | ROCKET_MODEL | {"sequence_features": features}
+    made = replace(made, spec=made.spec.with_keys(model=model))
+    if not 0 < asked.budget_minutes < FEWEST_MINUTES:
+        made = choice.with_all_kernels(made, records, run)
+    fitted = made.fitted or rocket.fit(made.spec, records, run)
     if before.reasons:  # the policy for missing values was open
-        filled = made.spec.with_keys(input={"missing": "mean"})
-        other = rocket.fit(filled, records, run)
-        if other.left_out.loss < fixed.left_out.loss:
-            why = 'missing = "mean": MiniRocket has a lower loss with it'
-            made, fixed = made.then(Choice(filled, (why,))), other
-    return replace(made, fitted=fixed), fixed
+        filled = made.then('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
+        other = rocket.fit(filled.spec, records, run)
+        if other.splits["left_out"].loss < fitted.splits["left_out"].loss:
+            made, fitted = filled, other
+    return replace(made, fitted=fitted)
 
 
-def _why_no_folds(
-    records: Sequence[Record], fixed: RocketResult, ask_for_them: str, options: TrainingOptions, asked: TrainOptions
-) -> str:
-    """Why layers need not be compared with fixed kernels, or would take too long; empty if they should be compared."""
-    steps = choice.steps_of_folds(records, options)
-    if fixed.left_out.accuracy >= normalizing.ENOUGH:
-        return "a neural network could gain little"
-    if len(records) < choice.FEWEST_RECORDS:
-        return f"{len(records)} records are too few to compare a neural network with it"
-    if len(fixed.left_out.of) > len(records):
-        return "neural networks are not compared where sequences are cut into windows"
-    if 0 < asked.budget_minutes < choice.FEWEST_MINUTES:
-        return f"neural networks are not tried below --budget-minutes {choice.FEWEST_MINUTES:g}; {ask_for_them}"
-    if steps > choice.MOST_STEPS:
-        return (
-            f"neural networks are not tried, because that would take {steps / 1e6:.1f} million training steps; "
-            f"{ask_for_them}"
-        )
-    return ""
-
-
-def _layers(spec: Spec, facts: DataFacts) -> Choice:
+def _layers(plan: Plan, facts: DataFacts) -> Plan:
     """The layers, by the lengths."""
     name, why = "conv", f"a median of {facts.median_length:g} steps"
-    if spec.input.kind == "tokens" or spec.output.task == "per-step":
-        name, why = "rnn", "tokens" if spec.input.kind == "tokens" else "an answer for each step"
+    if plan.spec.input.kind == "tokens" or plan.spec.output.task == "per-step":
+        name, why = "rnn", "tokens" if plan.spec.input.kind == "tokens" else "an answer for each step"
     elif facts.median_length <= SHORT_STEPS:
         name = "rnn"
     keys: dict[str, Any] = {"preset": name}
     if name == "conv" and facts.records < NARROW_RECORDS:
-        keys |= narrow_conv()
+        keys |= NARROW_CONV
         why += f", and narrow layers for {facts.records} records"
-    return Choice(spec.with_keys(model=keys), (f'preset = "{name}": {why}',))
+    return plan.then(f'preset = "{name}": {why}', model=keys)
+
+
+def _scheduled(plan: Plan, strata: Sequence[object], given: Mapping[str, Any]) -> Plan:
+    """The plan of layers with the options of a run, those given among them; `strata` as `stratum` gives them."""
+    options = TrainingOptions(**given)
+    held = len(stratified_split(strata, options.validation, seed=0)[1])
+    if "validation" not in given and held < SMALLEST_VALIDATION:
+        plan = plan.then(
+            f"validation = 0: {options.validation:.0%} of {len(strata)} records would be {held}, too few to choose an "
+            "epoch by; all records are trained on, with a fixed schedule"
+        )
+        options, held = replace(options, validation=0.0), 0
+    elif options.validation and held < SMALLEST_VALIDATION:
+        warning = (
+            f"validation has {held} records: the epoch that it chooses, and its accuracy, are mostly chance; leave "
+            "--validation out to train on all records with a fixed schedule"
+        )
+        plan = replace(plan, warnings=(*plan.warnings, warning))
+    counts = Counter(strata).values()
+    ratio = max(counts) / min(counts)
+    if "class_weights" not in given and plan.spec.output.task == "single-label" and ratio >= SKEWED:
+        plan = plan.then(f"class weights: the most frequent class has {ratio:.0f} times the records of the rarest")
+        options = replace(options, class_weights=True)
+    steps = max(math.ceil((len(strata) - held) / options.batch_rows), 1)
+    if "epochs" not in given:
+        options = replace(options, epochs=max(math.ceil(LEAST_STEPS / steps), LEAST_EPOCHS))
+        plan = plan.then(f"{options.epochs} epochs of {steps} steps: at least {LEAST_STEPS} steps in all")
+    if "patience" not in given:
+        options = replace(options, patience=max(math.ceil(PATIENCE_STEPS / steps), options.epochs // 4, 10))
+    return replace(plan, options=options)
+
+
+def _within_budget(plan: Plan, records: Sequence[Record], minutes: float, *, spent: float) -> Plan:
+    """Fewer epochs, if what is left of the budget would not hold all; measured with an epoch that is thrown away."""
+    members = examples(records, plan.spec)
+    kept = torch.get_rng_state()
+    began = time.monotonic()
+    TrainingRun(plan.spec.with_keys(model={"members": 1}), members, [], plan.options).epoch()
+    seconds = time.monotonic() - began
+    torch.set_rng_state(kept)
+    networks = plan.runs * plan.spec.model.members
+    most = max(int((minutes * 60 - spent) / (seconds * networks)), 1)
+    if most >= plan.options.epochs:
+        return plan
+    reason = (
+        f"{most} epochs in the place of {plan.options.epochs}: an epoch takes {seconds:.2f} s here, and "
+        f"--budget-minutes is {minutes:g}"
+        + (f" for {networks} runs" if networks > 1 else "")
+        + (f", of which the choice took {spent:.0f} s" if spent >= 1 else "")
+    )
+    return replace(plan.then(reason), options=replace(plan.options, epochs=most))
+
+
+def _warnings(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
+    """Warnings about the records: their number, their labels, their ids, and their axes."""
+    if len(records) < FEW_RECORDS:
+        yield f"{len(records)} records are few: no accuracy that is measured with them says how good the model is"
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update({record.label} if isinstance(record.label, str) else {*(record.label or ())})
+    if len(counts) == 1 and spec.output.task != "multi-label":
+        yield f"every record has the label {_first([*counts])}: there is nothing to tell apart"
+    if absent := [label for label in spec.output.labels if not counts[label]]:
+        yield f"no record has the label {_first(absent)}: the model cannot learn it"
+    lonely = [label for label in spec.output.labels if counts[label] == 1]
+    if lonely and len(records) > 1:
+        yield f"only one record has the label {_first(lonely)}: nothing measures whether the model learns it"
+    if twice := [name for name, count in Counter(record.id for record in records).items() if count > 1]:
+        yield f"several records have the id {_first(twice)}: if they are copies, validation measures what was learned"
+    yield from _axes(records)
+
+
+def _axes(records: Sequence[Record]) -> Iterator[str]:
+    """Sequences that may be transposed, or rows of a table that were taken for sequences."""
+    lengths = {len(record.steps) for record in records}
+    widths = {record.steps.shape[1] if record.steps.ndim == 2 else 1 for record in records}
+    steps, features = min(lengths), min(widths)
+    if lengths == {1} and len(records) > 1:
+        yield "every sequence has one step: is a row of the data a step, and not a sequence?"
+    elif len(lengths) == len(widths) == 1 and steps < features:
+        yield (
+            f"every sequence has {steps} steps of {features} features: are they transposed? Arrays [features, length], "
+            "as aeon and sktime have them, are read with layout='channels-first' (--channels-first)"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,27 +16,24 @@ from lengthwise.reports import notebook
 from lengthwise.reports.chart import Chart
 from lengthwise.reports.page import Html, bullets, element, joined, section, table
 from lengthwise.reports.page import page as whole_page
+from lengthwise_export.architecture.spec import as_toml
+from lengthwise_export.training.options import ROCKET_OPTIONS
 
 if TYPE_CHECKING:
     from lengthwise.datasets.dataset import Record
-    from lengthwise_export.training.recipe import Plan
-    from lengthwise_export.training.rocket import RocketResult
+    from lengthwise_export.training.choice import Plan
     from lengthwise_export.training.scores import EvaluationScores
     from lengthwise_export.training.train import TrainingResult
 
 METRICS_FILE: Final = "metrics.json"
-SPLITS: Final = ("training", "validation", "left_out", "test")
-"""The splits that a report may have, the most meaningful last."""
-
+SPLITS: Final = ("training", "validation", "left_out", "test")  # of a report, the most meaningful last
+_FIGURES: Final = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "log loss", "ece": "calibration error"}
+HELD_BACK: Final = "in cross-validation, for the choice of the layers"  # what the accuracy of layers in folds is
 _STYLE: Final = """
 td + td, th + th { text-align: right; }
 .heat td, .heat th { text-align: center; padding: .3rem .6rem; border: 1px solid var(--line); }
 svg text { font-size: 12px; }
 """
-HELD_BACK: Final = "in cross-validation, for the choice of the layers"
-"""What the accuracy of layers in folds is."""
-FIGURES: Final = ("answers", "accuracy", "macro F1", "log loss", "calibration error")
-"""The figures of a split, in the order of `figures`."""
 
 
 class RunReport(dict[str, Any]):
@@ -46,21 +43,33 @@ class RunReport(dict[str, Any]):
     def of(
         cls,
         plan: Plan,
-        result: TrainingResult | RocketResult,
+        result: TrainingResult,
         splits: Mapping[str, EvaluationScores],
-        made: Mapping[str, Any],
+        records: Sequence[Record],
+        test: Sequence[Record],
     ) -> RunReport:
-        """The report of a result."""
-        output = plan.spec.output
+        """The report of a result, and when and from what it was trained."""
+        options = asdict(plan.options)
+        if plan.spec.model.kind == "rocket":
+            options = {name: value for name, value in options.items() if name in ROCKET_OPTIONS}
         return cls(
-            labels=list(output.labels),
-            task=output.task,
+            labels=list(plan.spec.output.labels),
+            task=plan.spec.output.task,
             temperature=result.temperature,
-            held_back=plan.model.folds and plan.model.folds.layers,
+            held_back=plan.folds and plan.folds.layers,
             seconds=result.seconds,
-            **result.details(plan.options),
+            options=options,
+            **result.details,
             **{name: scores.as_json() for name, scores in splits.items()},
-            made=made,
+            made={
+                "date": datetime.now(UTC).date().isoformat(),
+                "version": metadata.version("lengthwise"),
+                "seed": plan.options.seed,
+                "data": _source(records),
+                "records": len(records),
+                "test_data": _source(test) if test else None,
+                "test_records": len(test),
+            },
             spec=plan.spec.resolved(),
             chosen=list(plan.reasons),
         )
@@ -94,19 +103,6 @@ class RunReport(dict[str, Any]):
         return notebook.in_frame(page(self, "training"))
 
 
-def origin(plan: Plan, records: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
-    """When and from what a model is trained, for `metrics.json` and the page."""
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "version": metadata.version("lengthwise"),
-        "seed": plan.options.seed,
-        "data": _source(records),
-        "records": len(records),
-        "test_data": _source(test) if test else None,
-        "test_records": len(test),
-    }
-
-
 def _source(records: Sequence[Record]) -> str:
     """The name of the file that records were read from; they say `file:line`."""
     return Path(records[0].place.rpartition(":")[0]).name or "a Python program"
@@ -115,8 +111,18 @@ def _source(records: Sequence[Record]) -> str:
 def page(report: Mapping[str, Any], title: str) -> str:
     """The report of one training, as `metrics.json` holds it, as a page."""
     splits = splits_of(report)
-    parts: list[object] = [element("p", _origin(report["made"]))]
-    parts.append(table([[name, *figures(scores)] for name, scores in splits.items()], ["split", *FIGURES]))
+    made = report["made"]
+    tested = f", tested with {made['test_records']} of {made['test_data']}" if made.get("test_records") else ""
+    said = (
+        f"Trained {made['date']} with lengthwise {made['version']}, seed {made['seed']}: {made['records']} records of "
+        f"{made['data']}{tested}."
+    )
+    parts: list[object] = [element("p", said)]
+    rows = [
+        [name, scores.get("answers", ""), *(_number(scores.get(figure)) for figure in _FIGURES)]
+        for name, scores in splits.items()
+    ]
+    parts.append(table(rows, ["split", "answers", *_FIGURES.values()]))
     if report.get("held_back") is not None:
         parts.append(element("p", f"{HELD_BACK.capitalize()}: accuracy {_number(report['held_back'])}."))
     parts.append(element("p", f"Trained in {float(report['seconds']):.1f} s."))
@@ -129,19 +135,13 @@ def page(report: Mapping[str, Any], title: str) -> str:
     parts += _details(report, *list(splits.items())[-1])
     if report.get("epochs"):
         parts.append(section("Learning curves", _losses(report["epochs"])))
-    parts.append(element("details", element("summary", "The spec"), element("pre", _toml(report["spec"]))))
+    parts.append(element("details", element("summary", "The spec"), element("pre", as_toml(report["spec"]))))
     return whole_page(title, *parts, style=_STYLE)
 
 
 def splits_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The splits of a report with their scores, the most meaningful last."""
     return {name: report[name] for name in SPLITS if isinstance(report.get(name), dict)}
-
-
-def figures(scores: Mapping[str, Any]) -> list[str]:
-    """The figures of a split as text; see `FIGURES`."""
-    numbers = [scores.get("accuracy"), scores.get("macro_f1"), scores.get("loss"), scores.get("ece")]
-    return [str(scores.get("answers", "")), *map(_number, numbers)]
 
 
 def _details(report: Mapping[str, Any], name: str, scores: Mapping[str, Any]) -> list[Html]:
@@ -174,15 +174,6 @@ def _confusion(labels: Sequence[str], columns: Sequence[str], counts: Sequence[S
         cells = [element("td", count, style=style) for count, style in zip(row, styles, strict=True)]
         rows.append(element("tr", element("th", label, scope="row"), *cells))
     return element("table", joined(*rows), class_="heat")
-
-
-def _origin(made: Mapping[str, Any]) -> str:
-    """When and from what a training was made, as a line; see `origin`."""
-    tested = f", tested with {made['test_records']} of {made['test_data']}" if made.get("test_records") else ""
-    return (
-        f"Trained {made['date']} with lengthwise {made['version']}, seed {made['seed']}: {made['records']} records of "
-        f"{made['data']}{tested}."
-    )
 
 
 def _reliability(bins: Sequence[Mapping[str, Any]]) -> Html:
@@ -226,13 +217,6 @@ def _marks(top: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     return [round(number * step, 12) for number in range(math.ceil(top / step) + 1 if math.isfinite(top) else 5)]
-
-
-def _toml(spec: Mapping[str, Any]) -> str:
-    lines = []
-    for name, keys in spec.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""]
-    return "\n".join(lines)
 
 
 def _number(value: object) -> str:

@@ -4,18 +4,18 @@
 records -> examples -> kernels -> features of each example -> ridge -> temperature -> weights
 ```
 There are no epochs, and no validation split: the ridge regression says what it would answer to each sequence without
-having seen it (these leave-one-out answers have a closed form), and the penalty, the
-temperature and the accuracy to expect come from these answers. (The kernels and the scale of
-the features are those of all sequences; they know no labels.)
+having seen it (these leave-one-out answers have a closed form), and the penalty, the temperature and the accuracy to
+expect come from these answers. (The kernels and the scale of the features are those of all sequences; they know no
+labels.)
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -28,74 +28,23 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.fixed_kernels import KERNELS
 from lengthwise_export.architecture import rocket, temperature
-from lengthwise_export.architecture.model import rescaled_sequences
-from lengthwise_export.architecture.normalization import of_each
-from lengthwise_export.architecture.rocket import RocketClassifier
+from lengthwise_export.architecture.layers import ROWS_TOGETHER, of_each
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import scores
-from lengthwise_export.training.batches import Example, by_length, collate, examples
+from lengthwise_export.training.batches import Example, examples
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training.scores import EvaluationScores, ScoredAnswer
-from lengthwise_export.training.train import remove_results, write
+from lengthwise_export.training.scores import ScoredAnswer, scores
+from lengthwise_export.training.train import TrainingResult, write
 
-APPLICABLE: Final = frozenset({"seed", "class_weights", "calibration"})
-"""The training options that a rocket model has; the others are for gradient descent."""
-
-_TOGETHER: Final = 64
-"""Examples of similar lengths whose features are computed at once."""
 _LARGEST_MATRIX_BYTES: Final = 4 * 2**30
-
 PENALTIES: Final = np.logspace(-3, 5, 17)
-"""Candidate penalties."""
+# Candidate weights of the sequence-level features against the kernel features, each group taken together; the second
+# where what is missing is among them: with the last, they are a linear model of summary statistics alone
 SHARES: Final = (0.0, 0.1, 0.3, 1.0, 3.0)
-"""Candidate weights of the sequence-level features against the kernel features, each group taken together."""
 SHARES_WITH_MISSING: Final = (*SHARES, 30.0, 1000.0)
-"""The same where what is missing is among them; with the last, they are a linear model of summary statistics alone."""
 USUAL_SHARE: Final = 1.0
-_MANY_EXAMPLES: Final = 1500
-"""With more examples only the usual share is tried, because each share takes a decomposition of a matrix."""
-
+_MANY_EXAMPLES: Final = 1500  # with more only the usual share is tried: each takes a decomposition of a matrix
+# A feature with a smaller deviation, such as the level of sequences that were normalised before, is rounding noise
 _SMALLEST_SPREAD: Final = 1e-6
-"""A feature with a smaller deviation, such as the level of sequences that were normalised before, is rounding noise."""
-
-Features = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class RocketResult:
-    """The result of a training.
-
-    Attributes:
-        model: The model, in evaluation mode.
-        penalty: The penalty of the ridge regression.
-        temperature: The number by which the logits were divided; None if they were not calibrated.
-        seconds: How long the training took.
-        training: Scores on the training sequences.
-        left_out: Scores of the answers to each sequence without having trained on it.
-    """
-
-    model: RocketClassifier
-    penalty: float
-    temperature: float | None
-    seconds: float
-    training: EvaluationScores
-    left_out: EvaluationScores
-
-    @property
-    def splits(self) -> dict[str, EvaluationScores]:
-        """The scores by split."""
-        return {"training": self.training, "left_out": self.left_out}
-
-    @property
-    def left_out_losses(self) -> NDArray[np.float64]:
-        """`[examples]`, the log loss of each answer to a sequence that has one label."""
-        logits, targets = scores.joined(self.left_out.of, "single-label")
-        return np.asarray(functional.cross_entropy(logits.double(), targets, reduction="none").numpy())
-
-    def details(self, options: TrainingOptions) -> dict[str, Any]:
-        """What `metrics.json` says of a training with these options, besides its scores."""
-        chosen = {name: value for name, value in asdict(options).items() if name in APPLICABLE}
-        return {"kind": "rocket", "options": chosen, "penalty": self.penalty}
 
 
 def train(
@@ -104,20 +53,15 @@ def train(
     options: TrainingOptions,
     directory: Path,
     *,
-    fitted: RocketResult | None = None,
-    on_examples: Callable[[int, int], None] = lambda _done, _all: None,
-) -> RocketResult:
-    """Trains a model of the spec, and writes `model.safetensors`.
+    fitted: TrainingResult | None = None,
+    on_examples: Callable[[int], None] = lambda _done: None,
+) -> TrainingResult:
+    """Trains a model of the spec, and writes `model.safetensors`; `fitted` is what `fit` gave, if that is known.
 
-    `fitted` is what `fit` gave for the same arguments, if that is known already. `on_examples` is called with the
-    number of examples whose features are known, and the number of all.
-
-    Raises:
-        ConfigurationError: There are too few records, or too many for the memory.
+    `on_examples` is called with the number of examples whose features are known.
     """
-    remove_results(directory)
     result = fitted or fit(spec, records, options, on_examples=on_examples)
-    write(directory, spec, records, result, {"seed": options.seed})
+    write(directory, spec, records, result, seed=options.seed)
     return result
 
 
@@ -126,9 +70,9 @@ def fit(
     records: Sequence[Record],
     options: TrainingOptions,
     *,
-    on_examples: Callable[[int, int], None] = lambda _done, _all: None,
-) -> RocketResult:
-    """Trains a model of the spec, and writes nothing; see `train`."""
+    on_examples: Callable[[int], None] = lambda _done: None,
+) -> TrainingResult:
+    """Trains a model of the spec; ConfigurationError if there are too few records, or too many for the memory."""
     begun = time.perf_counter()
     members = examples(records, spec)
     multi_label = spec.output.task == "multi-label"
@@ -137,37 +81,40 @@ def fit(
     sequences = [example.steps for example in members]
     first = rocket.first_layer(spec)
     first.fit(sequences)
-    with torch.no_grad():
-        behind = [steps.numpy() for steps in of_each(first, sequences)]
-    model = rocket.fitted_to(spec, first, behind, seed=options.seed).eval()
+    model = rocket.fitted_to(spec, first, first.each_normalised(sequences), seed=options.seed).eval()
     if model.sequence_features is not None:
-        model.sequence_features.fit(rescaled_sequences(first, sequences))
-    found = features_of(model, members, on_examples)
-    targets = _targets(members, len(spec.output.labels))
-    importance = _importance(targets) if options.class_weights else None
+        model.sequence_features.fit(first.each_rescaled(sequences))
+    done = 0
+
+    def features(steps: Tensor, lengths: Tensor) -> Tensor:
+        nonlocal done
+        done += len(lengths)
+        on_examples(done)
+        return model.features(steps, lengths)
+
+    rows = ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1
+    found = torch.stack(of_each(features, sequences, rows))
+    labels = torch.stack([example.target for example in members])
+    targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
+    importance = None
+    if options.class_weights:  # all classes count the same, whatever the number of their examples
+        importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1))
     shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
-    fitted = fit_ridge(found, 2 * targets - 1, importance, apart=model.of_sequence, shares=shares)
+    fitted = fit_ridge(found.numpy(), 2 * targets - 1, importance, apart=model.of_sequence, shares=shares)
     wanted = targets if multi_label else targets.argmax(axis=1)
     scale = temperature.fit(fitted.left_out, wanted, multi_label=multi_label) if options.calibration else None
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(fitted.weights.T / (scale or 1)))
         model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
-        logits = model.head(torch.from_numpy(found))
-    left_out = torch.from_numpy((fitted.left_out / (scale or 1)).astype(np.float32))
-    return RocketResult(
-        model=model,
-        penalty=fitted.penalty,
-        temperature=scale,
+        logits = {"training": model.head(found)}
+    logits["left_out"] = torch.from_numpy((fitted.left_out / (scale or 1)).astype(np.float32))
+    return TrainingResult(
+        model,
+        {name: scores([*map(ScoredAnswer, each, members)], spec) for name, each in logits.items()},
+        scale,
         seconds=time.perf_counter() - begun,
-        training=_scores(logits, members, spec),
-        left_out=_scores(left_out, members, spec),
+        details={"kind": "rocket", "penalty": fitted.penalty},
     )
-
-
-def evaluate(model: RocketClassifier, members: Sequence[Example], spec: Spec) -> EvaluationScores:
-    """Computes the scores of a model on examples."""
-    with torch.no_grad():
-        return _scores(model.head(torch.from_numpy(features_of(model, members))), members, spec)
 
 
 def fits_in_memory(examples: int, kernels: int) -> bool:
@@ -175,29 +122,8 @@ def fits_in_memory(examples: int, kernels: int) -> bool:
     return examples * kernels * 8 <= _LARGEST_MATRIX_BYTES
 
 
-def features_of(
-    model: RocketClassifier,
-    members: Sequence[Example],
-    on_examples: Callable[[int, int], None] = lambda _done, _all: None,
-) -> Features:
-    """`[examples, features]`, what the head of a model reads, in batches of similar lengths."""
-    features = np.empty((len(members), model.head.in_features), dtype=np.float32)
-    done = 0
-    for chosen in by_length(members, _TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1):
-        batch = collate([members[index] for index in chosen])
-        with torch.no_grad():
-            features[chosen] = model.features(batch.steps, batch.lengths).numpy()
-        done += len(chosen)
-        on_examples(done, len(members))
-    return features
-
-
 def _check(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> None:
-    """Checks that the examples can be trained on.
-
-    Raises:
-        ConfigurationError: There are too few or too many, or the options contradict the spec.
-    """
+    """Checks that the examples can be trained on, and that the options suit the spec."""
     if len(members) < 2:
         raise ConfigurationError(f"{len(members)} records are too few to train on")
     if options.class_weights and spec.output.task == "multi-label":
@@ -212,42 +138,14 @@ def _check(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> 
         )
 
 
-def _targets(members: Sequence[Example], classes: int) -> NDArray[np.float64]:
-    """`[examples, classes]`, 0 or 1."""
-    targets = np.zeros((len(members), classes))
-    for row, example in zip(targets, members, strict=True):
-        if example.target.ndim:
-            row[:] = example.target.numpy()
-        else:
-            row[int(example.target)] = 1
-    return targets
-
-
-def _importance(targets: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[examples]`: all classes count the same, whatever the number of their examples."""
-    return np.asarray(targets @ (1 / np.maximum(targets.sum(axis=0), 1)))
-
-
-def _scores(logits: Tensor, members: Sequence[Example], spec: Spec) -> EvaluationScores:
-    found = [ScoredAnswer(row, example) for row, example in zip(logits, members, strict=True)]
-    return scores.scores(found, len(spec.output.labels), spec.output.task)
-
-
 @dataclass(frozen=True, slots=True)
 class RidgeFit:
-    """A fitted ridge regression.
+    """A fitted ridge regression."""
 
-    Attributes:
-        weights: `[features, targets]`.
-        intercepts: `[targets]`.
-        penalty: The penalty, chosen among `PENALTIES`.
-        left_out: `[examples, targets]`, for each example the answer of a fit without it.
-    """
-
-    weights: NDArray[np.float64]
-    intercepts: NDArray[np.float64]
-    penalty: float
-    left_out: NDArray[np.float64]
+    weights: NDArray[np.float64]  # `[features, targets]`
+    intercepts: NDArray[np.float64]  # `[targets]`
+    penalty: float  # chosen among `PENALTIES`
+    left_out: NDArray[np.float64]  # `[examples, targets]`, for each example the answer of a fit without it
 
 
 def fit_ridge(
@@ -269,12 +167,8 @@ def fit_ridge(
     Squares", 2007). The intercept has no penalty: its direction, that of the weights' roots, is taken out of `G^-1`.
     The sequence-level features, times a factor, are added to `G` by Woodbury's formula: one decomposition serves all.
 
-    Args:
-        features: `[examples, features]`, at least two examples.
-        targets: `[examples, targets]`.
-        importance: `[examples]`, the weight of each example; None for equal weights.
-        apart: Number of sequence-level features, which are the last ones.
-        shares: Candidate weights of them.
+    `features [examples, features]`: the last `apart` are sequence-level features, with candidate weights `shares`.
+    `targets [examples, targets]`, `importance [examples]`: the weight of each example, if they differ.
     """
     weight = np.ones(len(features)) if importance is None else importance / importance.mean()
     root = np.sqrt(weight)[:, None]
@@ -284,7 +178,8 @@ def fit_ridge(
     spread = np.sqrt((weight @ np.square(scaled)) / weight.sum())
     scale = np.where(spread > _SMALLEST_SPREAD, spread, 1.0)
     others = scaled.shape[1] - apart
-    factors = _factors(len(scaled), scaled.shape[1], apart, shares)
+    tried = shares if len(scaled) <= _MANY_EXAMPLES else (USUAL_SHARE,)
+    factors = [float(np.sqrt(share * others / apart)) for share in tried] if apart and others else [1.0]
     if len(factors) == 1:  # nothing to choose: all features are one matrix
         scale[others:] /= factors[0]
         factors, others = [1.0], scaled.shape[1]
@@ -319,12 +214,3 @@ def fit_ridge(
     weights = (scaled.T @ dual) / scale[:, None]
     weights[others:] *= factor**2
     return RidgeFit(weights, middle - mean @ weights, penalty, left_out)
-
-
-def _factors(examples: int, features: int, apart: int, shares: Sequence[float]) -> list[float]:
-    """The factors of the sequence-level features that are tried."""
-    others = features - apart
-    if not apart or not others:
-        return [1.0]
-    tried = shares if examples <= _MANY_EXAMPLES else (USUAL_SHARE,)
-    return [float(np.sqrt(share * others / apart)) for share in tried]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -19,38 +19,22 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 from torch.nn import functional
 
+from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.manifest import Task
-from lengthwise_export.architecture.model import ClassifierOutput
+from lengthwise_export.architecture.layers import ROWS_TOGETHER, of_each
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training.batches import NO_TARGET, Example, by_length, collate
+from lengthwise_export.architecture.trained import BuiltInModel
+from lengthwise_export.training.batches import NO_TARGET, Example
 
-BINS: Final = 10
-"""Bins of equal width of the reliability diagram."""
+BINS: Final = 10  # of equal width, of the reliability diagram
 LENGTH_PARTS: Final = 4
 MISSING_EDGES: Final = (0.0, 0.05, 0.2, 0.5, 1.0)
 
 
-class AnyClassifier(Protocol):
-    """A trained model of any kind."""
-
-    def __call__(self, steps: Tensor, lengths: Tensor, /) -> ClassifierOutput:
-        """The logits of a padded batch."""
-        ...
-
-    def eval(self) -> object:
-        """Switches to evaluation mode."""
-        ...
-
-
 class ScoredAnswer(NamedTuple):
-    """A model's answer to one example.
+    """A model's answer to one example."""
 
-    Attributes:
-        logits: `[classes]`, or `[length, classes]` per step.
-        example: The example.
-    """
-
-    logits: Tensor
+    logits: Tensor  # `[classes]`, or `[length, classes]` per step
     example: Example
 
 
@@ -58,46 +42,38 @@ class ScoredAnswer(NamedTuple):
 class EvaluationScores:
     """The metrics of a model on a set of examples.
 
-    Attributes:
-        loss: Mean loss of an example; for a per-step model, of a step.
-        accuracy: Share of correct answers. An answer is the label of a sequence; for a multi-label model, yes or no for
-            one label; for a per-step model, the label of a valid step.
-        macro_f1: Mean over the labels of 2 tp / (2 tp + fp + fn). Labels that neither occur nor are answered are left
-            out.
-        answers: The number of answers.
-        confusion: `[classes][classes]`, counts by true and predicted label; for a multi-label model `[classes][4]`, the
-            true positives, false positives, false negatives and true negatives of each label.
-        of: What was scored.
+    An answer is the label of a sequence; for a multi-label model, yes or no for one label; for a per-step model, the
+    label of a valid step. The loss is a mean over examples, or steps.
     """
 
     loss: float
     accuracy: float
-    macro_f1: float
+    macro_f1: float  # mean of 2 tp / (2 tp + fp + fn) over the labels that occur or are answered
     answers: int
+    # `[classes][classes]`, counts by true and predicted label; for a multi-label model `[classes][4]`, the true
+    # positives, false positives, false negatives and true negatives of each label
     confusion: list[list[int]]
-    of: Sequence[ScoredAnswer] = field(default=(), repr=False, compare=False)
+    of: Sequence[ScoredAnswer] = field(repr=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """The metrics as in `metrics.json`: with `ece` and the lists of `quality`."""
         names = ("loss", "accuracy", "macro_f1", "answers", "confusion")
-        return {name: getattr(self, name) for name in names} | (quality(self.of) if self.of else {})
+        return {name: getattr(self, name) for name in names} | quality(self.of)
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """`[examples]`, the log loss of each answer to a sequence that has one label."""
+        logits, targets = joined(self.of, "single-label")
+        return np.asarray(functional.cross_entropy(logits.double(), targets, reduction="none").numpy())
 
 
 def loss(
     logits: Tensor, targets: Tensor, task: Task, weights: Tensor | None = None, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The mean loss over answers.
-
-    Args:
-        logits: `[rows, classes]`, or `[rows, width, classes]` per step.
-        targets: See `batches.TrainingBatch`.
-        task: The task, which determines the loss.
-        weights: `[classes]`; for a multi-label model the weights of positives.
-        label_smoothing: Share of a target that is spread over all labels; not for a multi-label model.
-    """
+    """The mean loss of `logits [rows, classes]`, or `[rows, width, classes]` per step; weights as `class_weights`."""
     if task == "multi-label":
         return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
-    if task == "per-step":
+    if logits.ndim == 3:
         logits, targets = logits.flatten(0, 1), targets.flatten()
     return functional.cross_entropy(
         logits, targets, weight=weights, ignore_index=NO_TARGET, label_smoothing=label_smoothing
@@ -105,11 +81,7 @@ def loss(
 
 
 def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tensor:
-    """`[classes]` weights that give rare labels the same influence as frequent ones; see `loss`.
-
-    A weight is `answers / (classes * count)`; for a multi-label model `negatives / positives`. A label that does not
-    occur has weight 1.
-    """
+    """`[classes]`: `answers / (classes * count)`, or `negatives / positives` of a multi-label model; 1 if unknown."""
     if task == "multi-label":
         positives = torch.stack([example.target for example in examples]).sum(dim=0)
         weights = (len(examples) - positives) / positives.clamp(min=1)
@@ -119,22 +91,17 @@ def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tens
     return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), 1.0).to(torch.float32)
 
 
-def answers(model: AnyClassifier, members: Sequence[Example], *, rows: int = 64) -> list[ScoredAnswer]:
+def answers(model: BuiltInModel, members: Sequence[Example], *, rows: int = ROWS_TOGETHER) -> list[ScoredAnswer]:
     """The answer to each example, in their order. The model stays in evaluation mode."""
     model.eval()
-    found: list[Tensor] = [torch.empty(0)] * len(members)
-    with torch.no_grad():
-        for group in by_length(members, rows):
-            batch = collate([members[place] for place in group])
-            logits = model(batch.steps, batch.lengths).logits
-            for place, row, length in zip(group, logits, batch.lengths.tolist(), strict=True):
-                found[place] = row[:length] if logits.ndim == 3 else row
+    found = of_each(lambda steps, lengths: model(steps, lengths).logits, [one.steps for one in members], rows)
     return [ScoredAnswer(logits, example) for logits, example in zip(found, members, strict=True)]
 
 
-def evaluate(model: AnyClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> EvaluationScores:
+def evaluate(model: BuiltInModel, members: Sequence[Example], spec: Spec) -> EvaluationScores:
     """The scores of a model on examples; see `answers`."""
-    return scores(answers(model, members, rows=rows), len(spec.output.labels), spec.output.task)
+    rows = ROWS_TOGETHER if spec.model.kind == "layers" or fixed_kernels.INSTRUCTION_SETS else 1
+    return scores(answers(model, members, rows=rows), spec)
 
 
 def joined(found: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor]:
@@ -143,25 +110,23 @@ def joined(found: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor]:
     return join([one.logits for one in found]), join([one.example.target for one in found])
 
 
-def scores(found: Sequence[ScoredAnswer], classes: int, task: Task) -> EvaluationScores:
+def scores(found: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
     """The scores of answers."""
-    logits, targets = joined(found, task)
-    if task == "multi-label":
-        predicted, wanted = (logits > 0).numpy(), (targets > 0).numpy()
+    logits, targets = joined(found, spec.output.task)
+    wanted = targets.numpy()
+    if spec.output.task == "multi-label":
+        predicted, wanted = (logits > 0).numpy(), wanted > 0
         kinds = (predicted & wanted, predicted & ~wanted, ~predicted & wanted, ~predicted & ~wanted)
-        hits, false_alarms, misses, _ = columns = [kind.sum(axis=0) for kind in kinds]
-        confusion, loss = np.stack(columns, axis=1), functional.binary_cross_entropy_with_logits(logits, targets)
+        confusion = np.stack([kind.sum(axis=0) for kind in kinds], axis=1)
+        hits, false_alarms, misses, _ = confusion.T
     else:
-        predicted, wanted = logits.argmax(dim=1).numpy(), targets.numpy()
-        confusion, loss = (
-            confusion_matrix(wanted, predicted, labels=range(classes)),
-            functional.cross_entropy(logits, targets),
-        )
+        predicted = logits.argmax(dim=1).numpy()
+        confusion = confusion_matrix(wanted, predicted, labels=range(len(spec.output.labels)))
         hits = confusion.diagonal()
         false_alarms, misses = confusion.sum(axis=0) - hits, confusion.sum(axis=1) - hits
     seen = 2 * hits + false_alarms + misses
     return EvaluationScores(
-        loss=float(loss),
+        loss=float(loss(logits, targets, spec.output.task)),
         accuracy=float((predicted == wanted).mean()),
         macro_f1=float((2 * hits[seen > 0] / seen[seen > 0]).mean()),
         answers=wanted.size,
@@ -171,17 +136,11 @@ def scores(found: Sequence[ScoredAnswer], classes: int, task: Task) -> Evaluatio
 
 
 def quality(found: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    """What a report says of answers besides their scores.
-
-    Returns:
-        `ece` (expected calibration error), `reliability` (a list of bins), `by_length` and, if a value is missing,
-        `by_missing` (lists of groups with their accuracy).
-    """
+    """What a report says of answers besides their scores: `ece` is the expected calibration error."""
     rated = [_rated(one) for one in found]
-    sure, right = np.concatenate([one for one, _ in rated]), np.concatenate([one for _, one in rated])
+    sure, right = (np.concatenate(each) for each in zip(*rated, strict=True))
     bins, error = [], 0.0
-    for place in range(BINS):
-        low, high = place / BINS, (place + 1) / BINS
+    for low, high in itertools.pairwise(place / BINS for place in range(BINS + 1)):
         inside = (sure > low) & (sure <= high)
         count = int(inside.sum())
         if count:
@@ -189,12 +148,17 @@ def quality(found: Sequence[ScoredAnswer]) -> dict[str, Any]:
             error += count / len(sure) * abs(confidence - accuracy)
             bins.append({"from": low, "to": high, "answers": count, "confidence": confidence, "accuracy": accuracy})
     each = [one for _, one in rated]
-    result = {"ece": error, "reliability": bins, "by_length": _by_length(each, found)}
+    # by quantile of the length; equal lengths are in one group
+    lengths = np.array([len(one.example.steps) for one in found])
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_PARTS + 1), method="inverted_cdf")).tolist()
+    lows = [edges[0], *(edge + 1 for edge in edges[1:-1])]
+    parts = zip(lows, edges[1:] or edges, strict=True)
+    by_length = [((lengths >= low) & (lengths <= high), low, high) for low, high in parts]
+    result = {"ece": error, "reliability": bins, "by_length": _groups(each, by_length)}
     missing = np.array([one.example.missing for one in found])
     if missing.any():
-        parts = [(missing == 0, 0.0, 0.0)]
-        parts += [((missing > low) & (missing <= high), low, high) for low, high in itertools.pairwise(MISSING_EDGES)]
-        result["by_missing"] = _groups(each, parts)
+        shares = [((missing > low) & (missing <= high), low, high) for low, high in itertools.pairwise(MISSING_EDGES)]
+        result["by_missing"] = _groups(each, [(missing == 0, 0.0, 0.0), *shares])
     return result
 
 
@@ -206,15 +170,6 @@ def _rated(one: ScoredAnswer) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         return np.maximum(yes, 1 - yes), (yes > 0.5) == (target > 0.5)
     probabilities = np.atleast_2d(logits.softmax(dim=-1).numpy())
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == target.reshape(-1)
-
-
-def _by_length(right: Sequence[NDArray[np.bool_]], found: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
-    """Accuracy by quantile of the length; equal lengths are in one group."""
-    lengths = np.array([len(one.example.steps) for one in found])
-    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_PARTS + 1), method="inverted_cdf")).tolist()
-    lows = [edges[0], *(edge + 1 for edge in edges[1:-1])]
-    parts = zip(lows, edges[1:] or edges, strict=True)
-    return _groups(right, [((lengths >= low) & (lengths <= high), low, high) for low, high in parts])
 
 
 def _groups(

@@ -4,7 +4,6 @@
 records -> plan ─┬─> fixed kernels ────────────────────────┐
                  └─> one run for each seed ─> the best one ─┴─> scores of each split -> metrics.json, report.html
 ```
-Every record was checked when it was read.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -32,93 +31,67 @@ from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
 from lengthwise_export.training import recipe, rocket
-from lengthwise_export.training.batches import check, examples, lenient
+from lengthwise_export.training.batches import check, examples, missing_is_open
+from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainOptions
-from lengthwise_export.training.recipe import Plan
-from lengthwise_export.training.report import METRICS_FILE, RunReport, origin, page
-from lengthwise_export.training.run import Epoch
+from lengthwise_export.training.report import METRICS_FILE, RunReport, page
 from lengthwise_export.training.scores import evaluate
-from lengthwise_export.training.train import MEMBERS, TrainingResult, train
+from lengthwise_export.training.train import MEMBERS, Epoch, TrainingResult, train
 
-ProgressTarget: TypeAlias = Callable[[str], None] | Literal["auto"] | None
-"""A function that takes lines; `auto` for a bar in a notebook or on a terminal; None for nothing."""
-Show: TypeAlias = Callable[[int, str], None]
-"""Takes the number of finished parts, and a note."""
-
+ProgressTarget: TypeAlias = Callable[[str], None] | Literal["auto"] | None  # takes lines; `auto`: a bar; None: nothing
 SPEC_FILE: Final = "spec.toml"
 PAGE_FILE: Final = "report.html"
-SEEDS: Final = "seeds"
-"""The folder with one folder for each run of `--seeds`."""
+SEEDS: Final = "seeds"  # the folder with one folder for each run of `--seeds`
 
 
 def check_all(name: str, records: Sequence[Record], spec: Spec) -> None:
-    """Makes sure that the records of a split fit a spec.
-
-    Raises:
-        ConfigurationError: One does not fit.
-    """
+    """Makes sure that the records of a split fit a spec; raises ConfigurationError."""
     for record in records:
         check(record, spec)
 
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """What is trained on, and how.
+    """What is trained on, and how."""
 
-    Attributes:
-        spec: The user's spec.
-        records: The training records.
-        options: The user's options.
-        test: Records that are scored once, at the end.
-        validation: Records that become the validation split, in the place of a share of `records`.
-        reasons: Why what was chosen while the records were read was chosen.
-        warnings: What the user should know about the records.
-        resume: Whether to continue from the states in the folder of the run.
-        recheck: Called with the name, the records and the chosen spec of another split, where the policy for missing
-            values was open when they were read.
-        progress: What shows how far it is.
-        tell: Called with each reason and warning as soon as it is known, with `chosen: ` or `warning: ` before it.
-    """
-
-    spec: Spec
+    spec: Spec  # the user's
     records: Sequence[Record]
-    options: TrainOptions
-    test: Sequence[Record] = ()
-    validation: Sequence[Record] = ()
-    reasons: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    resume: bool = False
+    options: TrainOptions  # the user's
+    test: Sequence[Record] = ()  # scored once, at the end
+    validation: Sequence[Record] = ()  # the validation split, in the place of a share of `records`
+    reasons: tuple[str, ...] = ()  # why what was chosen while the records were read was chosen
+    warnings: tuple[str, ...] = ()  # what the user should know about the records
+    resume: bool = False  # whether to continue from the states in the folder of the run
+    # Called with the name, the records and the chosen spec of another split, where the policy for missing values was
+    # open when they were read
     recheck: Callable[[str, Sequence[Record], Spec], None] = check_all
     progress: ProgressTarget = None
+    # Called with each reason and warning as soon as it is known, with `chosen: ` or `warning: ` before it
     tell: Callable[[str], None] = lambda _line: None
 
     def run(self, out: Path) -> RunReport:
-        """Chooses what is open, trains, and writes the weights and the report.
-
-        Raises:
-            ConfigurationError: The options contradict the spec or the records, or the folder cannot be written.
-            CheckpointError: There is no state to resume from, or it belongs to another training.
-        """
+        """Chooses what is open, trains, and writes the weights and the report."""
+        held = {"validation": self.validation, "test": self.test}
         with _threads(self.options.threads):
             plan = self.plan(out)
-            if plan.spec.input.missing == "refuse" and lenient(self.spec) is not self.spec:
-                self.recheck("validation", self.validation, plan.spec)
-                self.recheck("test", self.test, plan.spec)
-            for line in plan.reasons:
-                self.tell(f"chosen: {line}")
-            for line in plan.warnings:
-                self.tell(f"warning: {line}")
-            with made_folder(out):
-                if not self.resume:
-                    for path in (out / WEIGHTS_FILE, *_state_files(out)):
-                        path.unlink(missing_ok=True)
-                report, endings = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
+            if plan.spec.input.missing == "refuse" and missing_is_open(self.spec):
+                for name, records in held.items():
+                    self.recheck(name, records, plan.spec)
+            for line in [*(f"chosen: {one}" for one in plan.reasons), *(f"warning: {one}" for one in plan.warnings)]:
+                self.tell(line)
+            with _made_folder(out):
+                for path in () if self.resume else _results(out):
+                    path.unlink()
+                results = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
+                report, best = self._report(plan, results, held)
+                if plan.runs > 1:
+                    shutil.copyfile(_folder(out, plan, best) / WEIGHTS_FILE, out / WEIGHTS_FILE)
+        endings = _endings(results[best], plan)
         for line in endings:
             self.tell(f"warning: {line}")
         report |= {"warnings": [*plan.warnings, *endings]}
-        files.write(
-            out / SPEC_FILE, as_toml(plan.spec, ["What `lengthwise train` trained.", *map("- {}".format, plan.reasons)])
-        )
+        notes = ["What `lengthwise train` trained.", *map("- {}".format, plan.reasons)]
+        files.write(out / SPEC_FILE, as_toml(plan.spec, notes))
         files.write(out / METRICS_FILE, json.dumps(report, indent=2) + "\n")
         files.write(out / PAGE_FILE, page(report, str(out)))
         return report
@@ -135,11 +108,14 @@ class TrainingSession:
             )
         if self.validation and self.spec.model.kind != "rocket":
             options = options.model_copy(update={"validation": 0.0})
-        with _choosing(self.progress):
+        shown: AbstractContextManager[Any] = nullcontext()
+        if self.progress is not None:  # it may take minutes
+            shown = status(Console(stderr=True), "choosing what is left open")
+        with shown:
             plan = recipe.plan(self.spec, self.records, options)
         return replace(plan, reasons=(*self.reasons, *plan.reasons), warnings=(*self.warnings, *plan.warnings))
 
-    def _rocket(self, plan: Plan, out: Path) -> tuple[RunReport, list[str]]:
+    def _rocket(self, plan: Plan, out: Path) -> list[TrainingResult]:
         """Fits fixed kernels. Nothing is chosen by the validation split, which is only scored."""
         with _shown(self.progress, "sequences", len(self.records)) as show:
             result = rocket.train(
@@ -147,70 +123,70 @@ class TrainingSession:
                 self.records,
                 plan.options,
                 out,
-                fitted=plan.model.fitted,
-                on_examples=lambda done, _: show(done, "features are computed"),
+                fitted=plan.fitted,
+                on_examples=lambda done: show(done, "features are computed"),
             )
-        others = {"validation": self.validation, "test": self.test}
-        scores = {
-            name: rocket.evaluate(result.model, examples(records, plan.spec), plan.spec)
-            for name, records in others.items()
-            if records
-        }
-        return RunReport.of(plan, result, result.splits | scores, origin(plan, self.records, self.test)), []
+        return [result]
 
-    def _layers(self, plan: Plan, out: Path) -> tuple[RunReport, list[str]]:
+    def _layers(self, plan: Plan, out: Path) -> list[TrainingResult]:
         """Trains layers by gradient descent, with one seed or several."""
-        epochs = plan.options.epochs * plan.runs * plan.spec.model.members
-        with _shown(self.progress, "epoch", epochs) as show:
-            on_epoch = _on_epoch(show)
-            results = [self._one(plan, number, out, on_epoch) for number in range(plan.runs)]
-        best = min(results, key=lambda one: _loss(one[1]))
-        if plan.runs > 1:
-            shutil.copyfile(best[0] / WEIGHTS_FILE, out / WEIGHTS_FILE)
-        held_out = examples(self.test, plan.spec)
-        tested = [{"test": evaluate(one.model, held_out, plan.spec)} if held_out else {} for _, one in results]
-        splits = best[1].splits | tested[results.index(best)]
-        report = RunReport.of(plan, best[1], splits, origin(plan, self.records, self.test))
-        report |= {"seconds": sum(one.seconds for _, one in results)}
+        results, done = [], count(1)
+        with _shown(self.progress, "epoch", plan.options.epochs * plan.runs * plan.spec.model.members) as show:
+
+            def on_epoch(epoch: Epoch) -> None:
+                accuracy = epoch.validation_accuracy
+                measured = "" if accuracy is None else f", validation accuracy {accuracy:.4f}"
+                show(next(done), f"loss {epoch.training_loss:.4f}{measured}")
+
+            for number in range(plan.runs):
+                folder = _folder(out, plan, number)
+                folder.mkdir(parents=True, exist_ok=True)
+                result = train(
+                    plan.spec,
+                    self.records,
+                    replace(plan.options, seed=plan.options.seed + number),
+                    folder,
+                    resume=self.resume and (plan.runs == 1 or (folder / STATE_FILE).is_file()),
+                    on_epoch=on_epoch,
+                    split_seed=plan.options.seed,
+                    validation=self.validation,
+                    known_temperature=None if plan.folds is None else plan.folds.temperature,
+                )
+                results.append(result)
+        return results
+
+    def _report(
+        self, plan: Plan, results: Sequence[TrainingResult], held: Mapping[str, Sequence[Record]]
+    ) -> tuple[RunReport, int]:
+        """The report, and which result is the best; without validation nothing can be chosen, and the first is."""
+        losses = [one.splits["validation"].loss if "validation" in one.splits else 0.0 for one in results]
+        best = losses.index(min(losses))
+        members = {name: examples(those, plan.spec) for name, those in held.items() if those}
+        splits = []
+        for one in results:
+            others = {name: those for name, those in members.items() if name not in one.splits}
+            more = {name: evaluate(one.model, those, plan.spec) for name, those in others.items()}
+            splits.append({**one.splits, **more})
+        report = RunReport.of(plan, results[best], splits[best], self.records, self.test)
         if plan.runs > 1:
             runs = [
                 {"seed": plan.options.seed + number, "seconds": one.seconds}
-                | {name: scores.accuracy for name, scores in (one.splits | more).items()}
-                for number, ((_, one), more) in enumerate(zip(results, tested, strict=True))
+                | {name: scores.accuracy for name, scores in of_it.items()}
+                for number, (one, of_it) in enumerate(zip(results, splits, strict=True))
             ]
-            report |= {"runs": runs, "spread": spread(runs)}
-        return report, _endings(best[1], plan)
-
-    def _one(
-        self, plan: Plan, number: int, out: Path, on_epoch: Callable[[Epoch], None]
-    ) -> tuple[Path, TrainingResult]:
-        """The run with one of the seeds, and its folder."""
-        seed, several = plan.options.seed + number, plan.runs > 1
-        folder = out / SEEDS / str(seed) if several else out
-        folder.mkdir(parents=True, exist_ok=True)
-        result = train(
-            plan.spec,
-            self.records,
-            replace(plan.options, seed=seed),
-            folder,
-            resume=self.resume and (not several or (folder / STATE_FILE).is_file()),
-            on_epoch=on_epoch,
-            split_seed=plan.options.seed,
-            validation=self.validation,
-            known_temperature=None if plan.model.folds is None else plan.model.folds.temperature,
-        )
-        return folder, result
+            accuracies = {name: [of_it[name].accuracy for of_it in splits] for name in splits[best]}
+            report["spread"] = {
+                name: {"mean": statistics.mean(each), "deviation": statistics.stdev(each)}
+                for name, each in accuracies.items()
+            }
+            report |= {"seconds": sum(one.seconds for one in results), "runs": runs}
+        return report, best
 
 
 def refuse_to_overwrite(out: Path, instead: str) -> None:
-    """Makes sure that a folder holds no run.
-
-    Raises:
-        ConfigurationError: It holds one; the message ends with `instead`.
-    """
-    for path in (out / WEIGHTS_FILE, *_state_files(out)):
-        if path.exists():
-            raise ConfigurationError(f"{out} holds a run ({path.relative_to(out)}): {instead}")
+    """Makes sure that a folder holds no run; the ConfigurationError ends with `instead`."""
+    for path in _results(out):
+        raise ConfigurationError(f"{out} holds a run ({path.relative_to(out)}): {instead}")
 
 
 def finished_epochs(out: Path) -> int:
@@ -218,13 +194,24 @@ def finished_epochs(out: Path) -> int:
     return sum(len(checkpoint.state(path)["epochs"]) for path in _state_files(out))
 
 
-@contextmanager
-def made_folder(out: Path) -> Iterator[None]:
-    """Creates a folder for the block. If the block raises, new folders that are still empty are removed.
+def _results(out: Path) -> list[Path]:
+    """The weights and the states of all runs in a folder."""
+    patterns = [f"{runs}{name}" for runs in ("", f"{MEMBERS}/*/", f"{SEEDS}/*/") for name in (WEIGHTS_FILE, STATE_FILE)]
+    return [path for pattern in patterns for path in sorted(out.glob(pattern))]
 
-    Raises:
-        ConfigurationError: It cannot be created.
-    """
+
+def _state_files(out: Path) -> list[Path]:
+    return [path for path in _results(out) if path.name == STATE_FILE]
+
+
+def _folder(out: Path, plan: Plan, number: int) -> Path:
+    """The folder of the run with one of the seeds."""
+    return out if plan.runs == 1 else out / SEEDS / str(plan.options.seed + number)
+
+
+@contextmanager
+def _made_folder(out: Path) -> Iterator[None]:
+    """Creates a folder for the block. If the block raises, new folders that are still empty are removed."""
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         try:
@@ -239,14 +226,23 @@ def made_folder(out: Path) -> Iterator[None]:
         raise
 
 
-def spread(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation of the accuracies of several runs, by split."""
-    figures = {}
-    for name in ("training", "validation", "test"):
-        values = [run[name] for run in runs if name in run]
-        if values:
-            figures[name] = {"mean": statistics.mean(values), "deviation": statistics.stdev(values)}
-    return figures
+def _endings(result: TrainingResult, plan: Plan) -> list[str]:
+    """What the user should know about how the training of layers ended."""
+    said = []
+    if any(progress.still_improves(plan.options) for progress in result.progress):
+        said.append(
+            f"the loss was still falling when training ended after {plan.options.epochs} epochs: "
+            f"--epochs {2 * plan.options.epochs} would probably be better"
+        )
+    if plan.options.calibration and result.temperature is None:
+        said.append("the probabilities are not calibrated: there is no validation split. Set --validation")
+    measured, probe = result.splits.get("validation"), plan.probe
+    if probe is not None and measured is not None and probe > measured.accuracy + 2 / measured.answers**0.5:
+        said.append(
+            f"a quick MiniRocket was correct on {probe:.1%}, this model on {measured.accuracy:.1%}: "
+            'try kind = "rocket" in [model]'
+        )
+    return said
 
 
 @contextmanager
@@ -261,68 +257,9 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _state_files(out: Path) -> list[Path]:
-    """The states of all runs in a folder."""
-    patterns = (STATE_FILE, f"{MEMBERS}/*/{STATE_FILE}", f"{SEEDS}/*/{STATE_FILE}")
-    return [path for pattern in patterns for path in sorted(out.glob(pattern))]
-
-
-def _on_epoch(show: Show) -> Callable[[Epoch], None]:
-    """What shows each finished epoch, of all runs together."""
-    done = count(1)
-
-    def on_epoch(epoch: Epoch) -> None:
-        accuracy = epoch.validation_accuracy
-        measured = "" if accuracy is None else f", validation accuracy {accuracy:.4f}"
-        show(next(done), f"loss {epoch.training_loss:.4f}{measured}")
-
-    return on_epoch
-
-
-def _loss(result: TrainingResult) -> float:
-    """By which the best of several runs is chosen; without validation nothing can be, and the first is taken."""
-    return 0.0 if result.validation is None else result.validation.loss
-
-
-def _endings(result: TrainingResult, plan: Plan) -> list[str]:
-    """What the user should know about how training ended."""
-    said = []
-    ended = [one.progress for one in (result.members or (result,))]
-    if any(progress.still_improves(plan.options) for progress in ended):
-        said.append(
-            f"the loss was still falling when training ended after {plan.options.epochs} epochs: "
-            f"--epochs {2 * plan.options.epochs} would probably be better"
-        )
-    if plan.options.calibration and result.temperature is None:
-        said.append("the probabilities are not calibrated: there is no validation split. Set --validation")
-    measured, probe = result.validation, plan.model.probe
-    if probe is not None and measured is not None and probe > measured.accuracy + 2 / measured.answers**0.5:
-        said.append(
-            f"a quick MiniRocket was correct on {probe:.1%}, this model on {measured.accuracy:.1%}: "
-            'try kind = "rocket" in [model]'
-        )
-    return said
-
-
-def require_progress(progress: object) -> None:
-    """Makes sure that a caller's argument `progress` is one.
-
-    Raises:
-        ConfigurationError: It is not.
-    """
-    if not (progress is None or progress == "auto" or callable(progress)):
-        raise ConfigurationError(f"progress must be a function, 'auto' or None, got {progress!r}")
-
-
-def _choosing(progress: ProgressTarget) -> AbstractContextManager[Any]:
-    """Shows during the block that something is chosen, which may take minutes."""
-    doing = "choosing what is left open"
-    return status(Console(stderr=True), doing) if progress is not None else nullcontext()
-
-
 @contextmanager
-def _shown(progress: ProgressTarget, parts: str, total: int) -> Iterator[Show]:
-    """Yields what shows the progress of a training with so many parts, such as epochs."""
+def _shown(progress: ProgressTarget, parts: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Yields what takes the number of finished parts, such as epochs, and a note."""
     if callable(progress):
         tell = progress
         yield lambda done, note: tell(f"{parts} {done} of {total}: {note}")

@@ -3,75 +3,205 @@
 ```
 records -> examples -> split -> [batches of like lengths -> masked loss -> step -> validation] each epoch -> best epoch
 ```
-A run is deterministic: random numbers depend only on the seed and the number of the epoch. After each epoch the whole
-state is written to one file, `state.safetensors`. At the end the probabilities are calibrated on the validation split
-(`temperature`). An ensemble (`model.members`) is one run for each member, with a seed of its own, in a folder of its
-own; its members share the split.
+Random numbers depend only on the seed and the number of the epoch, so a run that was interrupted and resumed ends in
+the same weights as one that was not. After each epoch the whole state is written to one file, `state.safetensors`. At
+the end the probabilities are calibrated on the validation split (`temperature`). An ensemble (`model.members`) is one
+run for each member, with a seed of its own, in a folder of its own; its members share the split.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.data_profile import DataProfile
 from lengthwise_export.architecture import checkpoint, temperature, trained
-from lengthwise_export.architecture.model import Classifier, Ensemble
+from lengthwise_export.architecture.model import Classifier, Ensemble, SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
-from lengthwise_export.training.batches import Example, examples, stratified_split, stratum
+from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, BuiltInModel
+from lengthwise_export.errors import CheckpointError
+from lengthwise_export.training import scores
+from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training.run import Epoch, TrainingProgress, TrainingRun, identity
-from lengthwise_export.training.scores import EvaluationScores, answers, evaluate, joined
+from lengthwise_export.training.scores import EvaluationScores
 
-MEMBERS: Final = "members"
-"""The folder with one folder for each member of an ensemble."""
+MEMBERS: Final = "members"  # the folder with one folder for each member of an ensemble
+WARM_UP: Final = 0.1  # share of the training during which the learning rate rises
+AVERAGE: Final = 0.99  # decay of the running average of the weights, which is the result
+LABEL_SMOOTHING: Final = 0.1  # share of the target of a sequence with one label that is spread over all labels
+LARGEST_GRADIENT: Final = 1.0  # norm of all gradients together
 
-Split: TypeAlias = tuple[list[Example], list[Example]]
-"""The examples of the training and of the validation split."""
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """The metrics of one epoch; losses are means over answers. Without a validation split, its metrics are None."""
+
+    number: int
+    training_loss: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+
+
+@dataclass(slots=True)
+class TrainingProgress:
+    """The finished epochs of a run, and the best: the lowest validation loss; without validation, the last one."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: int = -1
+
+    def stops(self, options: TrainingOptions) -> bool:
+        """Whether training is over."""
+        return len(self.epochs) >= options.epochs or len(self.epochs) - 1 - self.best >= options.patience
+
+    def add(self, epoch: Epoch) -> bool:
+        """Adds an epoch, and returns whether it is the best so far."""
+        lowest = self.epochs[self.best].validation_loss if self.epochs else None
+        self.epochs.append(epoch)
+        if lowest is None or epoch.validation_loss is None or epoch.validation_loss < lowest:
+            self.best = epoch.number
+        return self.best == epoch.number
+
+    def still_improves(self, options: TrainingOptions) -> bool:
+        """Whether the loss fell in the last tenth of all epochs, so that more of them would probably help."""
+        done, tenth = len(self.epochs), max(len(self.epochs) // 10, 1)
+        if done < options.epochs or done < 4:
+            return False
+        validated = self.epochs[-1].validation_loss is not None
+        if validated and self.best < done - tenth:
+            return False
+        losses = [(one.validation_loss if validated else one.training_loss) or 0.0 for one in self.epochs]
+        return sum(losses[-tenth:]) < 0.95 * sum(losses[-2 * tenth : -tenth])
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """The result of a finished run.
+    """The result of a training, of layers or of fixed kernels; the model is in evaluation mode."""
 
-    Attributes:
-        model: The model with the weights of the best epoch, in evaluation mode.
-        progress: All epochs; of an ensemble, those of the first member.
-        training: Scores on the training split.
-        validation: Scores on the validation split; None without one.
-        seconds: Time of this call.
-        members: For an ensemble, the result of each member.
-        temperature: The number by which the logits were divided to calibrate the probabilities; None if they were not.
-    """
+    model: BuiltInModel
+    splits: Mapping[str, EvaluationScores]  # of `training`, and of `validation` or `left_out`, where there is one
+    temperature: float | None  # by which the logits were divided; None if they were not calibrated
+    seconds: float
+    details: Mapping[str, Any]  # what `metrics.json` says besides
+    progress: tuple[TrainingProgress, ...] = ()  # of layers, for each member of an ensemble
 
-    model: Classifier
-    progress: TrainingProgress
-    training: EvaluationScores
-    validation: EvaluationScores | None
-    seconds: float = 0.0
-    members: tuple[TrainingResult, ...] = ()
-    temperature: float | None = None
 
-    @property
-    def splits(self) -> dict[str, EvaluationScores]:
-        """The scores by split."""
-        return {"training": self.training} | ({} if self.validation is None else {"validation": self.validation})
+class TrainingRun:
+    """The state of a run between two epochs, including everything that a resume needs."""
 
-    def details(self, options: TrainingOptions) -> dict[str, Any]:
-        """What `metrics.json` says of a training with these options, besides its scores."""
-        return {
-            "options": asdict(options),
-            "best_epoch": self.progress.best + 1,
-            "epochs": [asdict(epoch) for epoch in self.progress.epochs],
-        }
+    def __init__(
+        self, spec: Spec, training: list[Example], validation: list[Example], options: TrainingOptions
+    ) -> None:
+        self.spec, self.options = spec, options
+        self.training, self.validation = training, validation
+        torch.manual_seed(options.seed)
+        self.model = model = SequenceClassifier(spec)
+        model.fit([example.steps for example in training])
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self.weights: Tensor | None = None  # of the classes
+        if options.class_weights:
+            self.weights = scores.class_weights(training, len(spec.output.labels), spec.output.task)
+        self.average = _copied(model.state_dict())  # the running average of the weights
+        self.best: dict[str, Tensor] = {}  # the weights of the best epoch
+        self.progress = TrainingProgress()
+        self.steps = 0
+
+    def epoch(self) -> Epoch:
+        """Trains and validates one epoch."""
+        number, options = len(self.progress.epochs), self.options
+        torch.manual_seed(options.seed * 1_000_003 + number)  # so dropout does not depend on earlier epochs
+        self.model.train()
+        task = self.spec.output.task
+        smoothing = LABEL_SMOOTHING if task == "single-label" else 0.0
+        total, rows = 0.0, 0
+        for batch in batches(self.training, options.batch_rows, seed=(options.seed, number)):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(options, number, rows / len(self.training))
+            logits = self.model(batch.steps, batch.lengths).logits
+            loss = scores.loss(logits, batch.targets, task, self.weights, label_smoothing=smoothing)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
+            self.optimizer.step()
+            self._average()
+            total += loss.item() * len(batch.lengths)
+            rows += len(batch.lengths)
+        epoch = Epoch(number, total / rows, None, None)
+        if self.validation:
+            state = _copied(self.model.state_dict())
+            self.model.load_state_dict(self.average)
+            found = scores.evaluate(self.model, self.validation, self.spec)
+            self.model.load_state_dict(state)
+            epoch = replace(epoch, validation_loss=found.loss, validation_accuracy=found.accuracy)
+        if self.progress.add(epoch):
+            self.best = _copied(self.average)
+        return epoch
+
+    def _average(self) -> None:
+        """Moves the average towards the weights; at first faster, so that it forgets the initial weights."""
+        self.steps += 1
+        decay = min(AVERAGE, (1 + self.steps) / (10 + self.steps))
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                self.average[name].lerp_(tensor, 1 - decay)
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Trains the epochs that are left; at the end the model has the weights of the best one."""
+        while not self.progress.stops(self.options):
+            yield self.epoch()
+        self.model.load_state_dict(self.best)
+
+    def save(self, path: Path, key: dict[str, Any]) -> None:
+        """Writes the state."""
+        parts = {"model": self.model.state_dict(), "best": self.best, "average": self.average}
+        parts |= {f"optimizer.{index}": one for index, one in self.optimizer.state_dict()["state"].items()}
+        tensors = {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
+        epochs = [asdict(epoch) for epoch in self.progress.epochs]
+        state = key | {"run": True, "best": self.progress.best, "epochs": epochs, "steps": self.steps}
+        checkpoint.write(path, tensors, state)
+
+    def restore(self, path: Path, key: dict[str, Any]) -> None:
+        """Loads the state; CheckpointError if there is none, or if it belongs to another run."""
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no state to resume from; leave --resume out to start")
+        tensors, state = checkpoint.read(path)
+        if any(state.get(name) != value for name, value in key.items()):
+            raise CheckpointError(
+                f"{path} is the state of another run: {_changed(state, key)}. Use the same spec, data and options, or "
+                "start a new run with another --out, or with --overwrite, which deletes this one"
+            )
+        parts: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "average": {}}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            if part == "optimizer":
+                index, _, moment = rest.partition(".")
+                moments.setdefault(int(index), {})[moment] = tensor
+            else:
+                parts[part][rest] = tensor
+        self.progress = TrainingProgress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
+        self.best, self.average, self.steps = parts["best"], parts["average"], state["steps"]
+        self.model.load_state_dict(parts["model"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+
+def learning_rate(options: TrainingOptions, number: int, share: float) -> float:
+    """The learning rate when a share of an epoch is done: it rises first, and follows half a cosine over all epochs."""
+    done = (number + share) / options.epochs
+    rising = min(1.0, (done + 1e-3) / WARM_UP)
+    return options.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def train(
@@ -88,16 +218,8 @@ def train(
 ) -> TrainingResult:
     """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
 
-    Args:
-        spec: The spec of the model.
-        records: Labelled sequences that fit the spec; a share of them becomes the validation split.
-        options: The training options.
-        directory: An existing folder for the state and the weights.
-        resume: Whether to continue from the state in this folder.
-        on_epoch: Called after each epoch, and for the earlier epochs of a resumed run.
-        split_seed: The seed of the split; None for that of the options.
-        validation: Records that become the validation split, in the place of a share of `records`.
-        known_temperature: The temperature where there is no validation split to calibrate on, such as that of folds.
+    The validation split is a share of the records, drawn with `split_seed` or that of the options, or it is given. The
+    known temperature is used without one. `on_epoch` is called for the earlier epochs of a resumed run, too.
 
     Raises:
         ConfigurationError: There are too few records.
@@ -105,81 +227,51 @@ def train(
     """
     began = time.monotonic()
     spec, seed = spec.concrete(), options.seed if split_seed is None else split_seed
-    given = (examples(records, spec), examples(validation, spec)) if validation else None
-    parts = given or split(spec, records, options, seed)
-    if not resume:
-        remove_results(directory)
-    if spec.model.members == 1:
-        key = identity(spec, [*records, *validation], options, seed)
-        model, progress = _run(spec, parts, options, directory, key, resume=resume, on_epoch=on_epoch)
-        members: tuple[TrainingResult, ...] = ()
-    else:
-        single, made = spec.with_keys(model={"members": 1}), []
-        for number in range(spec.model.members):
-            folder = directory / MEMBERS / str(number)
-            folder.mkdir(parents=True, exist_ok=True)
-            # the members are calibrated together, below
-            own = replace(options, seed=options.seed + number, calibration=False)
-            again = resume and (folder / STATE_FILE).is_file()
-            made.append(
-                train(
-                    single,
-                    records,
-                    own,
-                    folder,
-                    resume=again,
-                    on_epoch=on_epoch,
-                    split_seed=seed,
-                    validation=validation,
-                )
-            )
-        model, progress, members = Ensemble(spec).eval(), made[0].progress, tuple(made)
-        for member, one in zip(model.members, made, strict=True):
-            member.load_state_dict(one.model.state_dict())
+    members = examples(records, spec)
+    parts = (members, examples(validation, spec)) if validation else _split(members, spec, options, seed)
+    several, runs = spec.model.members > 1, []
+    single = spec.with_keys(model={"members": 1}) if several else spec
+    for number in range(spec.model.members):
+        folder = directory / MEMBERS / str(number) if several else directory
+        folder.mkdir(parents=True, exist_ok=True)
+        # the members of an ensemble are calibrated together
+        own = replace(options, seed=options.seed + number, calibration=options.calibration and not several)
+        key = identity(single, [*records, *validation], own, seed)
+        run, path = TrainingRun(single, *parts, own), folder / STATE_FILE
+        if resume and (path.is_file() or not several):
+            run.restore(path, key)
+            for epoch in run.progress.epochs:
+                on_epoch(epoch)
+        for epoch in run.epochs():
+            run.save(path, key)
+            on_epoch(epoch)
+        runs.append(run)
+    model: Classifier = runs[0].model
+    if several:
+        model = Ensemble(spec)
+        for member, run in zip(model.networks, runs, strict=True):
+            member.load_state_dict(run.model.state_dict())
+    scale = _calibrated(model, parts[1], spec, known_temperature) if options.calibration else None
+    splits = {"training": scores.evaluate(model, parts[0], spec)}
+    if parts[1]:
+        splits["validation"] = scores.evaluate(model, parts[1], spec)
+    first = runs[0].progress
     result = TrainingResult(
-        model=model,
-        progress=progress,
-        temperature=_calibrated(model, parts[1], spec, known_temperature) if options.calibration else None,
-        training=evaluate(model, parts[0], spec),
-        validation=evaluate(model, parts[1], spec) if parts[1] else None,
+        model,
+        splits,
+        scale,
         seconds=time.monotonic() - began,
-        members=members,
+        details={"best_epoch": first.best + 1, "epochs": [asdict(epoch) for epoch in first.epochs]},
+        progress=tuple(run.progress for run in runs),
     )
-    write(directory, spec, records, result, {"seed": options.seed, "epoch": progress.best})
+    write(directory, spec, records, result, seed=options.seed, epoch=first.best)
     return result
 
 
-def _run(
-    spec: Spec,
-    parts: Split,
-    options: TrainingOptions,
-    directory: Path,
-    key: dict[str, Any],
-    *,
-    resume: bool,
-    on_epoch: Callable[[Epoch], None],
-) -> tuple[Classifier, TrainingProgress]:
-    """One network with the weights of its best epoch; the state is written after each epoch."""
-    run, path = TrainingRun.start(spec, *parts, options), directory / STATE_FILE
-    if resume:
-        run.restore(path, key)
-        for epoch in run.progress.epochs:
-            on_epoch(epoch)
-    while not run.progress.stops(options):
-        epoch = run.epoch()
-        run.save(path, key)
-        on_epoch(epoch)
-    run.model.load_state_dict(run.best)
-    return run.model, run.progress
-
-
-def split(spec: Spec, records: Sequence[Record], options: TrainingOptions, seed: int) -> Split:
-    """The examples of the training and of the validation split.
-
-    Raises:
-        ConfigurationError: There are too few records.
-    """
-    members = examples(records, spec)
+def _split(
+    members: list[Example], spec: Spec, options: TrainingOptions, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """The examples of the training and of the validation split; ConfigurationError if there are too few."""
     strata = [stratum(example, spec.output.task) for example in members]
     first, second = stratified_split(strata, options.validation, seed=seed)
     if not first or (options.validation and not second):
@@ -191,14 +283,11 @@ def split(spec: Spec, records: Sequence[Record], options: TrainingOptions, seed:
 def _calibrated(model: Classifier, members: Sequence[Example], spec: Spec, known: float | None) -> float | None:
     """Divides the head by the temperature that fits the probabilities to these examples, or else by a known one.
 
-    So the logits are calibrated everywhere, with no operator more in the graph.
-
-    Returns:
-        The temperature; None if there are no examples and none is known.
+    So the logits are calibrated everywhere, with no operator more in the graph. None if there is no temperature.
     """
     scale = known
     if members:
-        logits, targets = joined(answers(model, members), spec.output.task)
+        logits, targets = scores.joined(scores.answers(model, members), spec.output.task)
         scale = temperature.fit(logits.numpy(), targets.numpy(), multi_label=spec.output.task == "multi-label")
     if scale is not None:
         with torch.no_grad():
@@ -207,28 +296,46 @@ def _calibrated(model: Classifier, members: Sequence[Example], spec: Spec, known
     return scale
 
 
-def remove_results(directory: Path) -> None:
-    """Removes the results of an earlier run."""
-    for name in (WEIGHTS_FILE, STATE_FILE):
-        (directory / name).unlink(missing_ok=True)
-
-
-def write(directory: Path, spec: Spec, records: Sequence[Record], result: Any, more: Mapping[str, Any]) -> None:
-    """Writes the weights of a result, with the record of their training."""
-    splits = {name.replace("left_out", "validation"): scores for name, scores in result.splits.items()}
-    state = trained.record_of(
-        spec,
-        accuracy={name: scores.accuracy for name, scores in splits.items()},
-        answers={name: scores.answers for name, scores in splits.items()},
-        temperature=result.temperature,
-        profile=profile_of(records, spec.output.labels),
-    )
-    checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state | {**more})
-
-
-def profile_of(records: Sequence[Record], labels: Sequence[str]) -> DataProfile:
-    """The profile of records, by which a service can tell how its sequences drift from them."""
-    places = {label: place for place, label in enumerate(labels)}
+def write(directory: Path, spec: Spec, records: Sequence[Record], result: TrainingResult, **more: Any) -> None:
+    """Writes the weights of a result with the record of their training, and a profile to tell how data drift."""
+    splits = {name.replace("left_out", "validation"): found for name, found in result.splits.items()}
+    places = {label: place for place, label in enumerate(spec.output.labels)}
     several = [one.label if isinstance(one.label, tuple) else (str(one.label),) for one in records]
     classes = [[places[label] for label in each] for each in several]
-    return DataProfile.of([record.steps for record in records], classes, labels=len(labels))
+    state = trained.record_of(
+        spec,
+        accuracy={name: found.accuracy for name, found in splits.items()},
+        answers={name: found.answers for name, found in splits.items()},
+        temperature=result.temperature,
+        profile=DataProfile.of([record.steps for record in records], classes, labels=len(places)),
+    )
+    checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state | more)
+
+
+def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions, split_seed: int) -> dict[str, Any]:
+    """Everything that determines a run's result, as JSON and stored in its state."""
+    data = hashlib.sha256()
+    for record in records:
+        data.update(repr((record.steps.shape, record.label)).encode())
+        data.update(record.steps.tobytes())
+    made = {"spec": spec.resolved(), "options": asdict(options) | {"split_seed": split_seed}, "data": data.hexdigest()}
+    return dict(json.loads(json.dumps(made)))
+
+
+def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
+    """The differences between the run of a state and this one, as text."""
+    if not state.keys() >= key.keys():
+        return "it does not say its spec, its options and its data"
+    keys = trained.differences(Spec.from_table(state["spec"]), Spec.from_table(key["spec"]))
+    before, now = state["options"], key["options"]
+    options = ((f"--{name.replace('_', '-')}", before.get(name), value) for name, value in now.items())
+    texts = [
+        f"{name}: it was started with {trained.as_text(old)}, now it is {trained.as_text(new)}"
+        for name, old, new in (*keys, *options)
+        if old != new
+    ]
+    return "; ".join([*texts, *(["the records differ"] if state["data"] != key["data"] else [])])
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -1,21 +1,18 @@
-"""Trains from Python: `train` for sequences in memory, and `compare` for two runs.
+"""Trains from Python: `train` for sequences in memory.
 
-    sequences, labels -> records (`training.arrays`) -> `training.session` -> a `TrainedModel`
-
-It does what the command `train` does, with the same files in the folder of the run.
+sequences, labels -> records (`arrays`) -> `session`, as the command `train` -> a `TrainedModel`
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
 from lengthwise.commands.options import keywords
@@ -27,11 +24,11 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.interface.rich_text import as_text
 from lengthwise_export.tracing.process_wide import torch_as_before
-from lengthwise_export.training import arrays, comparison, session
+from lengthwise_export.training import arrays, session
 from lengthwise_export.training.batches import lenient
 from lengthwise_export.training.options import TrainCallOptions
 from lengthwise_export.training.report import RunReport, splits_of
-from lengthwise_export.training.session import ProgressTarget, require_progress
+from lengthwise_export.training.session import ProgressTarget
 
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
@@ -50,8 +47,7 @@ class TrainedModel:
             with this object.
         spec: The spec with everything that was chosen, as a dictionary.
         labels: The classes, in the order of the outputs.
-        report: What `metrics.json` holds: the scores of each split, calibration, epochs. A dictionary that a notebook
-            shows as a page.
+        report: What `metrics.json` holds: scores of each split, calibration, epochs. A notebook shows it as a page.
         reasons: Why each thing that was open was chosen as it is.
         warnings: What you should know about the data and the training.
     """
@@ -70,17 +66,11 @@ class TrainedModel:
         return self.directory / WEIGHTS_FILE
 
     def export(self, out: str | os.PathLike[str], **options: Any) -> PublishedModel:
-        """Publishes the model as a model directory, after its verification.
+        """Publishes the model as a model directory, after its verification; raises as `lengthwise_export.export`.
 
         Args:
             out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
             options: As for `lengthwise_export.export`, such as `precision="int8"`.
-
-        Returns:
-            The published model.
-
-        Raises:
-            LengthwiseError: As `lengthwise_export.export` raises them.
         """
         from lengthwise_export.interface import api
 
@@ -174,7 +164,8 @@ def train(  # noqa: D417 - the decorator adds the options
         >>> run.labels, run.spec["input"]["features"]
         (('loud', 'quiet'), 2)
     """
-    require_progress(progress)
+    if not (progress is None or progress == "auto" or callable(progress)):
+        raise ConfigurationError(f"progress must be a function, 'auto' or None, got {progress!r}")
     folder = None if options.out is None else Path(options.out)
     if folder is not None and not options.overwrite:
         session.refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
@@ -189,69 +180,29 @@ def train(  # noqa: D417 - the decorator adds the options
         validation=_read("validation", held, open_spec, options.layout),
         reasons=found.reasons,
         warnings=found.warnings,
-        recheck=_recheck,
+        recheck=arrays.require_fit,
         progress=progress,
-        tell=_log_warning,
+        tell=_log,
     )
-    with torch_as_before(), _folder(folder) as directory:
-        report = training.run(directory)
-    made = TrainedModel(directory, report)
-    if folder is None:
-        weakref.finalize(made, shutil.rmtree, directory, ignore_errors=True)
+    with ExitStack() as stack:
+        directory = folder
+        if directory is None:
+            temporary = TemporaryDirectory(prefix="lengthwise-run-", ignore_cleanup_errors=True)
+            directory = Path(stack.enter_context(temporary))
+        with torch_as_before():
+            made = TrainedModel(directory, training.run(directory))
+        weakref.finalize(made, stack.pop_all().close)  # a temporary folder goes with the model
     return made
 
 
-def compare(
-    first: str | os.PathLike[str] | TrainedModel, second: str | os.PathLike[str] | TrainedModel
-) -> comparison.Comparison:
-    """Compares two runs of `train`: their figures on the same split, and whether the difference may be chance.
-
-    Args:
-        first: A run, or its folder.
-        second: The other one.
-
-    Returns:
-        The comparison: its `verdict`, `split` and `scores`; `str()` gives a table, and a notebook shows it.
-
-    Raises:
-        ConfigurationError: A folder holds no finished run, or the runs cannot be compared.
-
-    Example:
-        >>> print(lengthwise_export.compare("runs/small", "runs/large").verdict)  # doctest: +SKIP
-        no clear difference: 0.0040 in accuracy, and 0.0196 may be chance with 370 answers
-    """
-    return comparison.compare(
-        *(run.directory if isinstance(run, TrainedModel) else Path(run) for run in (first, second))
-    )
-
-
-@contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
-    """The folder of a run: the given one, or a temporary one, which is removed if the block raises."""
-    if given is not None:
-        yield given
-        return
-    folder = Path(tempfile.mkdtemp(prefix="lengthwise-run-"))
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _log_warning(line: str) -> None:
+def _log(line: str) -> None:
     """Logs a warning of a session; the reasons of its choices are in the result."""
-    kind, _, text = line.partition(": ")
-    if kind == "warning":
-        log.warning("%s", text)
+    if line.startswith("warning: "):
+        log.warning("%s", line.removeprefix("warning: "))
 
 
 def _read(name: str, given: Any, spec: Spec, layout: Layout) -> list[Record]:
-    """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it.
-
-    Raises:
-        ConfigurationError: It is neither.
-    """
+    """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it."""
     if given is None:
         return []
     if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given, GivenSequences):
@@ -263,20 +214,8 @@ def _read(name: str, given: Any, spec: Spec, layout: Layout) -> list[Record]:
         raise ConfigurationError(
             f"{name} must be a pair (sequences, labels) or a table with labels{share}, got a {type(given).__name__}"
         )
-    with _about(name):
-        return arrays.more(spec, sequences, labels, layout)
-
-
-def _recheck(name: str, records: Sequence[Record], spec: Spec) -> None:
-    with _about(name):
-        arrays.require_fit(records, spec)
-
-
-@contextmanager
-def _about(name: str) -> Iterator[None]:
-    """Adds to an error of the block which argument its sequences and labels are from."""
     try:
-        yield
+        return arrays.more(spec, sequences, labels, layout)
     except InvalidSequences as error:
         problems = [replace(problem, detail=f"in {name}: {problem.detail}") for problem in error.problems]
         raise InvalidSequences(problems) from error

@@ -5,8 +5,6 @@ A command imports its libraries when it runs, because importing torch takes seco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,6 +72,7 @@ def train(
         raise click.UsageError("--resume and --overwrite exclude each other")
     from rich.console import Console
 
+    from lengthwise.commands.progress import say
     from lengthwise.datasets.dataset import read_all
     from lengthwise_export.architecture.spec import Spec
     from lengthwise_export.architecture.trained import WEIGHTS_FILE
@@ -84,6 +83,8 @@ def train(
         session.refuse_to_overwrite(out, "use another --out, continue with --resume, or delete it with --overwrite")
     spec = Spec.read(spec_file)
     fits = partial(check, spec=lenient(spec))
+    errors = Console(stderr=True)
+    progress: ProgressTarget = "auto" if errors.is_terminal else partial(say, errors)  # each line at once
     reading = replace(reading, per_step=spec.output.task == "per-step")
     training = session.TrainingSession(
         spec,
@@ -91,11 +92,14 @@ def train(
         options,
         test=read_all(test, spec.input.kind, fits, reading) if test else (),
         resume=resume,
-        progress=None if as_json else _progress(),
+        progress=None if as_json else progress,
         tell=partial(click.echo, err=True),
     )
-    with _kept_when_interrupted(partial(session.finished_epochs, out), out, overwrite=overwrite):
+    try:
         report = training.run(out)
+    except KeyboardInterrupt:
+        click.echo(_kept(out, session.finished_epochs(out), overwrite=overwrite), err=True)
+        raise
     if as_json:
         show_json(report)
         return
@@ -131,27 +135,10 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
         Console().print(found.table())
 
 
-def _progress() -> ProgressTarget:
-    """A bar on a terminal; otherwise each line at once."""
-    from rich.console import Console
-
-    from lengthwise.commands.progress import say
-
-    console = Console(stderr=True)
-    return "auto" if console.is_terminal else partial(say, console)
-
-
-@contextmanager
-def _kept_when_interrupted(finished: Callable[[], int], out: Path, *, overwrite: bool) -> Iterator[None]:
-    """After an interruption of the block, prints what is kept and how to continue."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        done = finished()
-        how = "--resume instead of --overwrite" if overwrite else "--resume"
-        kept = f"{out} keeps {done} epoch{'s' if done > 1 else ''}"
-        if done:
-            click.echo(f"{kept}: the same command with {how} continues, and ends in the same weights", err=True)
-        else:
-            click.echo(f"no epoch was finished, so {out} keeps nothing of this run", err=True)
-        raise
+def _kept(out: Path, epochs: int, *, overwrite: bool) -> str:
+    """What is kept of an interrupted run, and how to continue."""
+    if not epochs:
+        return f"no epoch was finished, so {out} keeps nothing of this run"
+    how = "--resume instead of --overwrite" if overwrite else "--resume"
+    kept = f"{out} keeps {epochs} epoch{'s' if epochs > 1 else ''}"
+    return f"{kept}: the same command with {how} continues, and ends in the same weights"

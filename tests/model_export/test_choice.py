@@ -1,14 +1,15 @@
 import re
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training import normalizing, recipe, rocket
-from lengthwise_export.training.normalizing import Normalisation
+from lengthwise_export.training import choice, recipe, rocket
+from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
 
 ROCKET = Spec.from_toml(
@@ -24,8 +25,8 @@ def records(count: int, length: int = 20) -> list[Record]:
     ]
 
 
-def compared(others: tuple[str, ...], count: int, spec: Spec = ROCKET) -> Normalisation:
-    return normalizing.with_all_kernels(Normalisation(spec, others=others), records(count), TrainingOptions())
+def compared(others: tuple[str, ...], count: int, spec: Spec = ROCKET) -> Plan:
+    return choice.with_all_kernels(Plan(spec, close=others), records(count), TrainingOptions())
 
 
 def losing(
@@ -44,9 +45,9 @@ def losing(
         if name not in losses:
             raise np.linalg.LinAlgError("singular")
         of_each = losses[name] + spread * random.standard_normal(len(given))
+        loss = float(of_each.mean())
         return SimpleNamespace(
-            left_out=SimpleNamespace(loss=float(of_each.mean()), accuracy=accuracy, answers=len(given)),
-            left_out_losses=of_each,
+            splits={"left_out": SimpleNamespace(loss=loss, losses=of_each, accuracy=accuracy, answers=len(given))}
         )
 
     monkeypatch.setattr(rocket, "fit", fit)
@@ -61,19 +62,27 @@ def test_a_grid_of_the_training_split_has_the_statistics_of_it(monkeypatch: pyte
         assert recipe.plan(open_spec, given, TrainOptions()).spec.input.normalize == chosen
 
 
-def test_the_normalisation_with_which_a_whole_model_loses_less_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    losing(monkeypatch, {"both": 0.3, "training": 0.2, "sequence": 0.25}, spread=0.1)
-    found = compared(("training", "sequence"), 120)
-    assert found.spec.input.normalize == "training"
-    (reason,) = found.reasons
-    assert reason.startswith('normalize = "training": held-out log loss of whole models on 120 records')
-    assert re.search(r"both 0\.[23]\d\d, sequence 0\.2\d\d, training 0\.[12]\d\d$", reason)
-
-
-def test_a_difference_that_may_be_chance_does_not_change_what_the_probe_prefers(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("least", ["training", "none"])
+def test_the_normalisation_with_which_a_whole_model_loses_less_is_taken(
+    least: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losing(monkeypatch, {"both": 0.3, "training": 0.28}, spread=1.0)
+    losing(monkeypatch, {"both": 0.3, "training": 0.25, "sequence": 0.27} | {least: 0.15}, spread=0.1)
+    found = compared(("training", "sequence", "feature-scale"), 120)  # the last one cannot be fitted
+    assert found.spec.input.normalize == least
+    (reason,) = found.reasons
+    assert reason.startswith(f'normalize = "{least}": held-out log loss of whole models on 120 records')
+    assert re.search(r"both 0\.[23]\d\d, .*sequence 0\.2\d\d, training 0\.[12]\d\d$", reason)
+
+
+@pytest.mark.parametrize(
+    ("losses", "spread"),
+    [({"both": 0.3, "training": 0.28}, 1.0), ({"training": 0.1}, 0.0)],
+    ids=["may be chance", "cannot be fitted"],
+)
+def test_what_the_probe_prefers_is_kept(
+    losses: dict[str, float], spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losing(monkeypatch, losses, spread=spread)
     found = compared(("training",), 120)
     assert (found.spec, found.reasons) == (ROCKET, ())
 
@@ -92,37 +101,24 @@ def test_few_records_other_tasks_and_models_that_are_nearly_always_right_are_not
     assert fitted == [("both", 120)]
 
 
-def test_of_many_records_or_steps_a_part_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("limits", "step", "most"),
+    [
+        ({"COMPARED_STEPS": 3000}, {}, 150),
+        ({"COMPARED_STEPS": 3000, "MOST_COMPARED": 110}, {}, 110),
+        ({"COMPARED_STEPS": 3000}, {"max_length": 10, "long": "head"}, 200),  # steps that are cut off do not count
+    ],
+)
+def test_of_many_records_or_steps_a_part_is_compared(
+    limits: dict[str, int], step: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})
-    monkeypatch.setattr(normalizing, "COMPARED_STEPS", 3000)
-    assert compared(("training",), 200).spec.input.normalize == "training"
-    assert fitted == [("both", 150), ("training", 150), ("none", 150)]
-    assert compared(("training",), 200).fitted is None
-    fitted.clear()
-    monkeypatch.setattr(normalizing, "MOST_COMPARED", 110)
-    compared(("training",), 200)
-    assert fitted == [("both", 110), ("training", 110), ("none", 110)]
-
-
-def test_steps_that_are_cut_off_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})
-    monkeypatch.setattr(normalizing, "COMPARED_STEPS", 3000)
-    short = ROCKET.with_keys(input={"max_length": 10, "long": "head"})
-    compared(("training",), 200, short)
-    assert fitted == [("both", 200), ("training", 200), ("none", 200)]
-
-
-def test_values_as_they_come_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    losing(monkeypatch, {"both": 0.3, "training": 0.25, "none": 0.1}, spread=0.1)
-    assert compared(("training",), 120).spec.input.normalize == "none"
-
-
-def test_a_normalisation_that_cannot_be_fitted_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    losing(monkeypatch, {"both": 0.3, "training": 0.1})
-    found = compared(("sequence", "training"), 120)
+    for name, limit in limits.items():
+        monkeypatch.setattr(choice, name, limit)
+    found = compared(("training",), 200, ROCKET.with_keys(input=step))
     assert found.spec.input.normalize == "training"
-    losing(monkeypatch, {"training": 0.1})
-    assert compared(("training",), 120).spec is ROCKET
+    assert fitted == [("both", most), ("training", most), ("none", most)]
+    assert (found.fitted is None) == (most < 200)
 
 
 @pytest.mark.parametrize("model", ["", "kind = 'rocket'"])
@@ -131,11 +127,11 @@ def test_what_is_close_in_the_probe_is_compared_before_a_rocket_model_is_planned
 ) -> None:
     asked: list[tuple[str, tuple[str, ...]]] = []
 
-    def compare(found: Normalisation, *_: object, **_more: object) -> Normalisation:
-        asked.append((found.spec.model.kind, found.others))
-        return found._replace(spec=found.spec.with_keys(input={"normalize": "none"}))
+    def compare(found: Plan, *_: object, **_more: object) -> Plan:
+        asked.append((found.spec.model.kind, found.close))
+        return replace(found, spec=found.spec.with_keys(input={"normalize": "none"}))
 
-    monkeypatch.setattr(normalizing, "with_all_kernels", compare)
+    monkeypatch.setattr(choice, "with_all_kernels", compare)
     made = Spec.from_toml(f"[input]\nfeatures = 1\n[model]\n{model}\n[output]\nlabels = ['a', 'b']")
     found = recipe.plan(made, records(24), TrainOptions())
     ((kind, others),) = asked
