@@ -67,6 +67,18 @@ async def test_what_stands_behind_such_a_body_is_read_in_its_order(parsed: list[
         assert idle(await service.figures())
 
 
+async def test_a_head_behind_such_a_body_is_not_taken_for_that_of_a_later_request() -> None:
+    async with serving(model(manifest())) as service, net(service) as made:
+        line = await made.line()
+        line.writer.write(in_chunks(BODY, b"/nowhere"))  # answered before it is read to its end
+        line.send(GOOD, "x-request-id: first")
+        assert (await line.answer())[0] == 404
+        names = [(await line.answer())[1]["x-request-id"]]
+        for name in ("second", "second", "third"):
+            names.append((await line.ask(GOOD, f"x-request-id: {name}"))[1]["x-request-id"])
+    assert names == ["first", "second", "second", "third"]
+
+
 async def test_a_client_that_sends_no_more_is_answered(parsed: list[int]) -> None:
     async with serving(model(manifest())) as service, net(service) as made:
         line = await made.line()

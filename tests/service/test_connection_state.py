@@ -10,7 +10,7 @@ from lengthwise.http import connection as http_connection
 from lengthwise.http.asgi_request import AsgiRequest
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_request import FastRequest
-from lengthwise.http.states import BODY, BROKEN, ENDED, State
+from lengthwise.http.framing import BODY, BROKEN, ENDED, State
 from tests.support.http_lines import CHUNKED, GOOD, UPGRADE, Net, chunked, held, net, request, rest_of
 from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.waiting import until

@@ -20,10 +20,9 @@ from lengthwise.decoding.calls import Call
 from lengthwise.http import connection, fast_request
 from lengthwise.http.asgi_request import AsgiRequest
 from lengthwise.http.connection import Connection
-from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastRequest
+from lengthwise.http.framing import ENDED
 from lengthwise.http.request_reader import RequestReader
-from lengthwise.http.states import ENDED
 from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODY_BYTES, Received
 from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
@@ -117,7 +116,7 @@ async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
         line = await made.line()
         assert (await line.ask(GOOD))[0] == 200
         (connection,) = made.state.connections
-        assert isinstance(connection, FastConnection)
+        assert isinstance(connection, Connection)
         clock = [connection.loop.time()]
         monkeypatch.setattr(connection, "loop", Clock(connection.loop, clock))
         assert (await line.ask(GOOD))[0] == 200
@@ -426,9 +425,9 @@ async def test_a_call_record_is_closed_once_after_the_answer_even_if_that_fails(
     service: Service, monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
     done: list[str] = []
-    answered, close = FastConnection.answered, CallRecord.close
+    answered, close = Connection.answered, CallRecord.close
 
-    def writes(self: FastConnection, response: bytes, *, keep_alive: bool) -> bool:
+    def writes(self: Connection, response: bytes, *, keep_alive: bool) -> bool:
         done.append("answered")
         if breaks:
             self.transport.abort()
@@ -439,7 +438,7 @@ async def test_a_call_record_is_closed_once_after_the_answer_even_if_that_fails(
         done.append(f"closed with {status}")
         close(self, status, *rest, **named)
 
-    monkeypatch.setattr(FastConnection, "answered", writes)
+    monkeypatch.setattr(Connection, "answered", writes)
     monkeypatch.setattr(CallRecord, "close", closes)
     async with net(service) as made:
         line = await made.line()
@@ -462,17 +461,12 @@ async def test_while_draining_a_refusal_ends_the_connection(service: Service) ->
         assert await line.reader.read() == b""
 
 
-@pytest.mark.parametrize("by", ["shutdown", "drain"])
-async def test_an_accepted_request_is_answered_at_the_end_and_its_connection_ended(by: str) -> None:
+async def test_an_accepted_request_is_answered_in_the_drain_and_its_connection_ended() -> None:
     async with held() as (made, release, running):
         line = await made.line()
         line.send(GOOD)
         await running.wait()
-        if by == "drain":
-            made.service.serving.batcher.begin_draining()
-        else:
-            for connection in list(made.state.connections):
-                connection.shutdown()
+        made.service.serving.batcher.begin_draining()
         release.set()
         status, headers, _ = await line.answer()
         assert (status, headers["connection"]) == (200, "close")

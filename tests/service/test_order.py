@@ -16,8 +16,8 @@ from lengthwise.connections import closing, unread
 from lengthwise.http import connection as http_connection
 from lengthwise.http import timed_connection
 from lengthwise.http.connection import MAX_PIPELINED
+from lengthwise.http.framing import ENDED
 from lengthwise.http.request_reader import MAX_HEADER_BYTES
-from lengthwise.http.states import ENDED
 from tests.support.http_lines import CHUNKED, GOOD, V1, Net, chunked, held, net, path_of, request, rest_of
 from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.waiting import until

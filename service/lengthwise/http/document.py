@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import PlainTextResponse
 
 from lengthwise.http import bodies, schemas
 from lengthwise.protocols import kserve

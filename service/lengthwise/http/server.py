@@ -34,8 +34,7 @@ from lengthwise.http.addresses import announce, to_try
 from lengthwise.http.app import Application, make_admin_app
 from lengthwise.http.connection import Connection
 from lengthwise.http.ending import LastResort, leave_behind
-from lengthwise.http.fast_path import FastConnection
-from lengthwise.http.fast_request import FastPath
+from lengthwise.http.fast_path import FastPath
 from lengthwise.http.supervisor import supervise
 from lengthwise.http.traces import configured_tracer
 from lengthwise.http.worker import Worker
@@ -321,10 +320,4 @@ def protocol(app: ASGIApp, settings: Settings, max_connections: int) -> Callable
     if not isinstance(app, Application) or not settings.quick_path:
         return partial(Connection, **bounds)
     fast_path = FastPath(app.inference)
-
-    def connection(**options: Any) -> Connection:
-        if app.extended():
-            return Connection(**bounds, **options)
-        return FastConnection(fast_path=fast_path, **bounds, **options)
-
-    return connection
+    return lambda **options: Connection(fast_path=None if app.extended() else fast_path, **bounds, **options)
