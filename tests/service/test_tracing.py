@@ -18,10 +18,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.traces import configured_tracer, traces_exporter
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.settings import open_telemetry_variables
+from lengthwise.telemetry.call_record import configured_tracer, traces_exporter
 from lengthwise.telemetry.tracing import Tracer, open_tracer
 from tests.support.grpc_calls import listening, request
 from tests.support.numpy_models import Service, manifest, model, serving

@@ -6,6 +6,7 @@ import logging
 from contextlib import suppress
 from ipaddress import ip_address
 
+from lengthwise.connections.web_pages import is_loopback
 from lengthwise.settings import Settings
 
 log = logging.getLogger("lengthwise.server")
@@ -21,13 +22,6 @@ def announce(settings: Settings) -> None:
         log.warning(
             "anybody who reaches %s:%d may call this service: set --api-keys-file, or --host 127.0.0.1", host, port
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    with suppress(ValueError):
-        return ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def to_try(settings: Settings) -> dict[str, str]:
