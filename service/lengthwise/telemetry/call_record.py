@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.access")
 
-MOST_LENGTHS: Final = 20  # that a line or a span shows; the number of sequences is always shown
+MOST_LENGTHS: Final = 20  # that a line shows; the number of sequences is always shown
 
 
 class CallRecord:

@@ -28,14 +28,13 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from lengthwise.telemetry.call_record import MOST_LENGTHS
-
 if TYPE_CHECKING:
     from lengthwise.batching.queues import ModelQueue, QueuedSequence
 
 log = logging.getLogger("lengthwise.tracing")
 
 FLUSH_SECONDS: Final = 1.0  # that the end of the process waits for the last spans to be sent
+MOST_LENGTHS: Final = 20  # that a span shows
 _CARRIED: Final = (b"traceparent", b"tracestate")
 
 
