@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from lengthwise.console import live_stream
+from lengthwise.console import live as live_view
 from lengthwise.console.live import MOST_BATCHES, MOST_LENGTHS, MOST_VIEWERS, LiveView, Viewer
 from lengthwise.padding import PaddedBatch
 from tests.support.http_lines import net, rest_of
@@ -273,7 +273,7 @@ async def test_viewers_that_do_not_read_lose_their_places_and_others_are_asked_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The system of a viewer may take megabytes, so nothing tells that it does not read, but that it does not ask."""
-    monkeypatch.setattr(live_stream, "VIEW_SECONDS", 0.2)
+    monkeypatch.setattr(live_view, "VIEW_SECONDS", 0.2)
     async with serving(model(manifest())) as service, net(service) as made:
         deaf = [await made.line() for _ in range(MOST_VIEWERS)]
         for line in deaf:

@@ -153,7 +153,7 @@ async def test_a_file_that_takes_too_long_is_given_up(monkeypatch: pytest.Monkey
 
 
 async def test_without_pyarrow_a_parquet_file_is_refused_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "parquet_is_installed", lambda: False)
+    monkeypatch.setattr(uploads, "find_spec", lambda _: None)
     async with serving(model(manifest())) as service:
         answer = await upload(service, "a.parquet", b"PAR1")
     assert answer.status_code == 415
