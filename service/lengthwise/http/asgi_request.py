@@ -29,14 +29,7 @@ _BODILESS: Final = (204, 304)
 
 
 class AsgiRequest:
-    """One request through ASGI.
-
-    Args:
-        connection: The connection that it came from.
-        head: Its header block.
-        root_path: What stands before every path of the application.
-        more: What the scopes of all requests of the connection have.
-    """
+    """One request through ASGI; `more` is what the scopes of all requests of the connection have."""
 
     def __init__(self, connection: Connection, head: Head, root_path: str, more: dict[str, Any]) -> None:
         url = httptools.parse_url(head.url)

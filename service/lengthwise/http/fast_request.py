@@ -25,14 +25,7 @@ STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phr
 
 
 class FastRequest(DirectCall):
-    """One request and its answer.
-
-    Args:
-        connection: The connection that the request came from.
-        endpoint: Answers it.
-        headers: The headers, by lower-case name.
-        scope: What the endpoint reads of ASGI's scope: the query, and what the path names.
-    """
+    """One request and its answer; `scope` is what the endpoint reads of ASGI's: the query, and what the path names."""
 
     __slots__ = ("_connection", "_parts", "admitted", "endpoint", "headers", "keep_alive", "scope")
 

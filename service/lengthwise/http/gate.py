@@ -29,11 +29,7 @@ _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 class Gate:
     """Plain ASGI middleware that refuses requests, and ends connections while the service drains.
 
-    Args:
-        app: The application.
-        serving: The service now: it has the keys, and the rules for web pages.
-        routes: The application's; those of inference calls check keys and pages themselves.
-        console: Whether the application serves the console.
+    Of the `routes`, those of inference calls check keys and pages themselves.
     """
 
     def __init__(
@@ -53,7 +49,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         answer, serving = self.app, self._serving()
-        if not self._is_inference(scope):
+        if scope["method"] != "POST" or not any(path.match(path_of(scope)) for path in self._inference):
             try:
                 self._check(scope, serving)
             except RequestError as error:
@@ -79,9 +75,6 @@ class Gate:
         from lengthwise.console import page
 
         return page.is_open(path) or (path == "/" and pages.wanted(scope))
-
-    def _is_inference(self, scope: Scope) -> bool:
-        return scope["method"] == "POST" and any(path.match(path_of(scope)) for path in self._inference)
 
 
 def _closing(send: Send, serving: Serving) -> Send:
