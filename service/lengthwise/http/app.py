@@ -27,7 +27,6 @@ import fastapi.routing
 import orjson
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -245,18 +244,10 @@ class Application(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """The document of `/openapi.json`, made for each call: its examples are of the models that are served now."""
-        made = get_openapi(
-            title=self.title,
-            version=self.version,
-            summary=self.summary,
-            description=self.description,
-            routes=self.routes,
-            tags=self.openapi_tags,
-            servers=self.servers,
-        )
+        self.openapi_schema = None
         manifests = [served.manifest for served in self.serving.served]
-        found: dict[str, Any] = document.completed(made, manifests, None if self.serving.keys is None else OPEN)
-        return found
+        keyless = None if self.serving.keys is None else OPEN
+        return document.completed(super().openapi(), manifests, keyless)
 
     def extended(self) -> bool:
         """Whether its user gave it what has to see every call: middleware, dependencies or instrumentation."""

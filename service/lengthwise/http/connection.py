@@ -155,6 +155,7 @@ class Connection(TimedConnection):
         self._answering = self.newest = self._begun = None  # each refers to the connection
         self._reader.close()
         self._rest = b""
+        self.flow.end()
         self.flow.resume_writing()
         self._unwritten.close()
         self._ahead.close()
@@ -207,14 +208,14 @@ class Connection(TimedConnection):
                 break
         self._limit_time()
         if self._rest and self.state not in ENDED:
-            self.flow.fall_behind()
+            self.flow.fall_behind(True)
             self.loop.call_soon(self._parse_rest)
 
     def _parse_rest(self) -> None:
         data, self._rest = self._rest, b""
         if self.state in ENDED or self.transport.is_closing():
             return
-        self.flow.catch_up()
+        self.flow.fall_behind(False)
         self._parse_in_turns(data)
         if self._ended_early and not self._rest and not self.eof_received():
             self.transport.close()
@@ -331,7 +332,7 @@ class Connection(TimedConnection):
                 self._keep_alive_timer = self.loop.call_later(self.keep_alive_seconds, self.keep_alive_is_over)
             if self.state is IDLE and not self.unparsed_bytes:  # else the beginning of the next request is here
                 self._kept_alive[self] = self._answered_at
-        if self.flow.read_paused or self.flow.behind:
+        if self.flow.read_paused:
             self.flow.resume_reading()
 
     # How the connection ends.

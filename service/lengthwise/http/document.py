@@ -101,13 +101,12 @@ def _ref(name: str) -> dict[str, Any]:
     return {"schema": {"$ref": f"#/components/schemas/{name}"}}
 
 
-def completed(document: dict[str, Any], manifests: Sequence[Manifest], keyless: frozenset[str] | None) -> Any:
+def completed(
+    document: dict[str, Any], manifests: Sequence[Manifest], keyless: frozenset[str] | None
+) -> dict[str, Any]:
     """The document with all its schemas, and examples that the served models answer; health is its last group.
 
-    Args:
-        document: FastAPI's.
-        manifests: The models that are served.
-        keyless: The paths that need no key; None where no key is needed.
+    `keyless` are the paths that need no key; None where no key is needed.
     """
     components = document.setdefault("components", {})
     parts: list[Any] = [(schemas.Problem, "serialization"), *((one, "validation") for one in bodies.BODIES)]

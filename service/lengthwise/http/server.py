@@ -80,7 +80,7 @@ class _PortServer(uvicorn.Server):
 
     def draining(self) -> ConnectionDrain:
         """Waits for the end of this server's connections."""
-        connections = cast("set[DrainedConnection]", self.server_state.connections)
+        connections: Any = self.server_state.connections
         return ConnectionDrain(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
 
     async def end_connections(self, draining: ConnectionDrain, seconds: float, until: float = 0.0) -> None:
@@ -140,7 +140,7 @@ class Server(_PortServer):
         """Drains: requests that are here, and those that still arrive, are answered; then all connections end."""
         left = self._serving.batcher.unanswered
         log.info("draining: %d accepted calls have no answer yet; another signal ends the process at once", left)
-        draining, present = self.draining(), set(self.server_state.connections)
+        draining, present = self.draining(), {*self.server_state.connections}
         stopping = asyncio.create_task(self._serving.stop())
         until = asyncio.get_running_loop().time() + self._serving.settings.drain_seconds
         await draining.wait(until=until, only=cast("set[DrainedConnection]", present))
@@ -154,7 +154,7 @@ class Server(_PortServer):
     def capture_signals(self) -> Iterator[None]:
         """Handles signals while serving; unlike uvicorn's, does not raise them again after a good end."""
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self.handle_reload)
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._serving.registry.ask())
         try:
             yield
         finally:
@@ -174,10 +174,6 @@ class Server(_PortServer):
         """As the first signal, which may have come already."""
         if not self.should_exit:
             self.handle_exit(signal.SIGTERM, None)
-
-    def handle_reload(self, sig: int, frame: FrameType | None) -> None:
-        """Reads the model repository again."""
-        self._serving.registry.ask()
 
 
 class AdminServer(_PortServer):

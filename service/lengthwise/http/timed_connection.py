@@ -25,63 +25,59 @@ class Flow:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._writable: asyncio.Event | None = None  # made by the first that waits
-        self.read_paused = False
+        self.read_paused = False  # for any of the three reasons that follow
         self.write_paused = False  # the client has to read before more is written
-        self.discarding = False  # what still arrives is dropped, so reading is not paused any more
+        self.behind = False  # what was read is not parsed yet
+        self._waits = False  # what was read has to wait for its turn
+        self._discarding = False  # what still arrives is dropped, so reading is not paused any more
         self.resumed = False  # reading was paused and resumed since this was last set to False
-        self.behind = False  # what was read is not parsed yet: nothing more is read until it is
-        self._pauses = False  # whether reading is to be paused for another reason too
 
-    def fall_behind(self) -> None:
-        """Pauses reading until `catch_up`, whatever else pauses and resumes it."""
-        self._pauses = self.read_paused
-        self.pause_reading()
-        self.behind = True
+    def _apply(self) -> None:
+        paused = not self._discarding and (self.write_paused or self.behind or self._waits)
+        if paused and not self.read_paused:
+            self._transport.pause_reading()
+        elif self.read_paused and not paused:
+            self.resumed = True
+            self._transport.resume_reading()
+        self.read_paused = paused
 
-    def catch_up(self) -> None:
-        """What was read is parsed."""
-        self.behind = False
-        if not self._pauses:
-            self.resume_reading()
+    def fall_behind(self, behind: bool) -> None:
+        """Notes whether what was read is to be parsed before more is read."""
+        self.behind = behind
+        self._apply()
 
     def pause_reading(self) -> None:
-        """Pauses reading."""
-        if self.behind:
-            self._pauses = True
-        elif not self.discarding and not self.read_paused:
-            self.read_paused = True
-            self._transport.pause_reading()
+        """Pauses reading until `resume_reading`."""
+        self._waits = True
+        self._apply()
 
     def resume_reading(self) -> None:
-        """Resumes reading, unless the client has answers to read first."""
-        if self.behind:
-            self._pauses = False
-        elif self.read_paused and not self.write_paused:
-            self.resumed = True
-            self._resume()
+        """Resumes reading, unless it is paused for another reason."""
+        self._waits = False
+        self._apply()
 
     def discard(self) -> None:
         """Reads from now on without pause, because what arrives is dropped.
 
         If a socket has unread bytes when it is closed, the connection is reset, and answers on their way are lost.
         """
-        self.discarding = True
-        self.behind = False
-        self._resume()
+        self._discarding = True
+        self._apply()
 
     def end(self) -> None:
         """Called when the client sends no more: pausing and resuming then do nothing."""
-        self.discarding = True
+        self._discarding = True
         self.read_paused = False
 
     def pause_writing(self) -> None:
         """The client does not read: `drain` waits, and nothing is read from it."""
         self.write_paused = True
-        self.pause_reading()
+        self._apply()
 
     def resume_writing(self) -> None:
         """The client reads again, or is gone."""
         self.write_paused = False
+        self._apply()
         if self._writable is not None:
             self._writable.set()
             self._writable = None
@@ -104,11 +100,6 @@ class Flow:
             return False
         self._transport.abort()
         return True
-
-    def _resume(self) -> None:
-        if self.read_paused:
-            self.read_paused = False
-            self._transport.resume_reading()
 
 
 class TimedConnection(asyncio.Protocol):
@@ -165,7 +156,6 @@ class TimedConnection(asyncio.Protocol):
         """The client has read nearly all of its answers."""
         self._unwritten.close()
         self.flow.resume_writing()
-        self.flow.resume_reading()
         if self._unread is not None and not self.transport.is_closing():
             self._unread.stop()
 
