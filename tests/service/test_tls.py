@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from lengthwise.connections.tls import context
+from lengthwise.connections.listener import context
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.server import serve
 from lengthwise.settings import Settings, flag

@@ -20,10 +20,11 @@ import struct
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
 from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.errors import ConfigurationError
+from lengthwise.settings import Settings, flag
 
 log = logging.getLogger("lengthwise.listener")
 
@@ -215,6 +216,43 @@ def _what_helps(error: OSError, option: str) -> str:
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return "--host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
     return f"another {option} may be free"
+
+
+def context(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS context of the options; None where plain HTTP is served. Error messages name the file that is wrong."""
+    certificate, key, authorities = settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
+    if certificate is None:
+        return None
+    for option, path in (("tls_cert_file", certificate), ("tls_key_file", key), ("tls_client_ca_file", authorities)):
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"{flag(option)} {path} cannot be read: {error.strerror}") from error
+
+    def refuse_encrypted() -> NoReturn:
+        file = key or certificate
+        raise ConfigurationError(f"the private key in {file} is encrypted: nobody is there to type its password")
+
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = f"{flag('tls_cert_file')} {certificate}" + ("" if key is None else f" and {flag('tls_key_file')} {key}")
+    try:
+        tls.load_cert_chain(certificate, key, password=refuse_encrypted)
+    except ssl.SSLError as error:
+        raise ConfigurationError(f"{files}: no certificate with its private key, in PEM ({_reason(error)})") from error
+    if authorities is not None:
+        try:
+            tls.load_verify_locations(authorities)
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"{flag('tls_client_ca_file')} {authorities}: no certificates in PEM ({_reason(error)})"
+            ) from error
+        tls.verify_mode = ssl.CERT_REQUIRED
+    return tls
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or "unreadable").replace("_", " ").lower()
 
 
 def _ignore_new_connections(listener: socket.socket) -> None:

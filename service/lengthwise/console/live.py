@@ -60,29 +60,18 @@ class Viewer:
 
     def __init__(self) -> None:
         self.missed = 0
-        self._frames: deque[bytes] = deque()
-        self._changed = asyncio.Event()
-        self._ended = False
+        self._frames: asyncio.Queue[bytes | None] = asyncio.Queue(_KEPT_FRAMES)
 
-    def offer(self, frame: bytes) -> None:
-        """Adds a frame; of too many, the oldest is left out."""
-        if len(self._frames) == _KEPT_FRAMES:
-            self._frames.popleft()
+    def offer(self, frame: bytes | None) -> None:
+        """Adds a frame, or None for the end of the view; of too many, the oldest is left out."""
+        if self._frames.full():
+            self._frames.get_nowait()
             self.missed += 1
-        self._frames.append(frame)
-        self._changed.set()
-
-    def end(self) -> None:
-        """Ends the view."""
-        self._ended = True
-        self._changed.set()
+        self._frames.put_nowait(frame)
 
     async def next(self) -> bytes | None:
         """The next frame; None if the view has ended."""
-        while not self._frames and not self._ended:
-            self._changed.clear()
-            await self._changed.wait()
-        return None if self._ended else self._frames.popleft()
+        return await self._frames.get()
 
 
 class LiveView:
@@ -113,7 +102,7 @@ class LiveView:
         """A new viewer; on the event loop. The caller passes it to `leave`."""
         viewer = Viewer()
         if self._batcher.draining:
-            viewer.end()
+            viewer.offer(None)
             return viewer
         if not self._viewers:
             self._forget()
@@ -124,7 +113,7 @@ class LiveView:
 
     def leave(self, viewer: Viewer) -> None:
         """Removes a viewer; with the last one, the watch ends."""
-        viewer.end()
+        viewer.offer(None)
         self._viewers.discard(viewer)
         if not self._viewers:
             self._stop()
@@ -260,7 +249,7 @@ class LiveStream(Response):
         async def end_with_client() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            self._viewer.end()
+            self._viewer.offer(None)
 
         watch = asyncio.ensure_future(end_with_client())
         why = b"draining"

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from lengthwise.console import page
 from lengthwise.console.live import MEDIA_TYPE, MOST_VIEWERS, LiveStream, LiveView
 from lengthwise.datasets.long_table import ColumnNames
-from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, headers_of
+from lengthwise.protocols.body import headers_of
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
@@ -56,10 +56,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
     async def sequences(request: Request) -> Response:
         query, headers = request.query_params, headers_of(request.headers.raw)
         name, kind = query.get("name", ""), query.get("kind", "values")
-        try:
-            return _json(await uploads().read(name, kind, headers, request.receive, _columns(query)))
-        except ClientLeft:
-            return Response(status_code=CLIENT_LEFT)
+        return _json(await uploads().read(name, kind, headers, request.receive, _columns(query)))
 
     return [
         Route(f"{page.PREFIX}state", state, include_in_schema=False),

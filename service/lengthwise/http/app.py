@@ -24,7 +24,6 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 import fastapi.routing
-import orjson
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -39,6 +38,7 @@ from lengthwise.http import document, health, operations, pages, schemas
 from lengthwise.http.gate import OPEN, Gate
 from lengthwise.http.pages import path_of
 from lengthwise.protocols import kserve, predict, problems
+from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
 from lengthwise.protocols.endpoint import Endpoint
 from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.turns import Turns
@@ -300,7 +300,7 @@ def _add_index(router: APIRouter, settings: Settings, places: Mapping[str, str],
                 return page.answer(request, page.page(links))
             return pages.front(request.scope.get("root_path", ""), places)
         found = {"service": "lengthwise", **places, "media_types": predict.media_types(), "limits": limits}
-        return _json(found, headers={"vary": "accept"})
+        return document.answer(found, headers={"vary": "accept"})
 
 
 def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()) -> None:
@@ -311,7 +311,7 @@ def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()
 
     def told(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
         if kserve.is_path(path_of(request.scope)):
-            return _json({"error": detail}, status, headers)
+            return document.answer({"error": detail}, status, headers)
         headers["content-type"] = problems.MEDIA_TYPE.decode()
         return Response(problems.of_status(status, detail), status, headers=headers)
 
@@ -332,9 +332,14 @@ def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()
             detail = f"this path takes {headers['Allow']}"
         return told(request, error.status_code, detail, headers)
 
+    app.add_exception_handler(ClientLeft, _left)
     for kind, answer in ((HTTPException, unrouted), (RequestValidationError, wrong_parameter)):
         if kind not in handled:
             app.add_exception_handler(kind, answer)  # type: ignore[arg-type]  # Starlette's type takes any error
+
+
+async def _left(*_: object) -> Response:
+    return Response(status_code=CLIENT_LEFT)
 
 
 def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None) -> GrpcServer:
@@ -370,7 +375,3 @@ def _is_preceded(own: Sequence[BaseRoute], routes: Sequence[BaseRoute]) -> bool:
         return True
     others = (route for route in routes[: places[-1]] if id(route) not in ours)
     return any("POST" in (getattr(route, "methods", None) or ("POST",)) for route in others)
-
-
-def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers, media_type=document.JSON)

@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 
 from lengthwise.http import bodies, schemas
 from lengthwise.protocols import kserve
@@ -81,6 +82,11 @@ def operation(
         "openapi_extra": more | ({"parameters": [*parameters]} if parameters else {}),
         **({"response_class": PlainTextResponse} if answer is None else {"response_model": answer}),
     }
+
+
+def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer in JSON."""
+    return Response(orjson.dumps(content), status, headers, media_type=JSON)
 
 
 def header(name: str, pattern: str, description: str) -> dict[str, Any]:

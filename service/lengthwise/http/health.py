@@ -7,7 +7,6 @@ import time
 from importlib import metadata
 from typing import Any, Final
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
@@ -48,8 +47,7 @@ def add_state(router: APIRouter, serving: Serving) -> None:
 
     @router.get("/healthz", **operation("healthz", what, schemas.Health, unready, tag=TAG))
     async def healthz() -> Response:
-        body = orjson.dumps(described(serving))
-        return Response(body, 200 if serving.ready else 503, media_type=document.JSON)
+        return document.answer(described(serving), 200 if serving.ready else 503)
 
     open_metrics: Any = {200: {"content": {"application/openmetrics-text": document.TEXT}}}
 
@@ -66,7 +64,7 @@ def add_state(router: APIRouter, serving: Serving) -> None:
         found = {"candidate": None, "versions": {}} if compared is None else compared.as_json()
         if "text/html" in request.headers.get("accept", ""):
             return pages.comparison(found)
-        return Response(orjson.dumps(found), media_type=document.JSON, headers={"vary": "accept"})
+        return document.answer(found, headers={"vary": "accept"})
 
 
 def described(serving: Serving) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
@@ -21,9 +20,9 @@ from lengthwise.decoding import json_text
 from lengthwise.decoding.calls import Problems, unknown_fields
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.http import bodies, document, schemas
-from lengthwise.http.document import JSON, Responses, errors, operation
+from lengthwise.http.document import Responses, errors, operation
 from lengthwise.protocols import inventory, kserve, predict
-from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body
+from lengthwise.protocols.body import Inflating, headers_of, is_packed, read_body
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
 from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.predict import Predict
@@ -134,7 +133,7 @@ def add_v2(router: APIRouter, infer: Infer) -> None:
     @router.post("/v2/repository/index", **told)
     async def index(request: Request) -> Response:
         sent = await _document(serving, request, "ready", bool, 'the body must be empty, or {"ready": true or false}')
-        return _left() if sent is None else _json(inventory.index(serving, ready=sent.get("ready", False)))
+        return document.answer(inventory.index(serving, ready=sent.get("ready", False)))
 
 
 def _add_models(router: APIRouter, infer: Infer, path: str, name: str, *refused: int) -> None:
@@ -182,10 +181,8 @@ def add_changes(router: APIRouter, serving: Serving) -> None:
         async def change(request: Request) -> Response:
             expected = 'the body must be empty, or {"parameters": {...}}'
             sent = await _document(serving, request, "parameters", dict, expected)
-            if sent is None:
-                return _left()
             await apply(serving, request.path_params["model"], sent.get("parameters", {}))
-            return _json({})
+            return document.answer({})
 
     add("load", "Loads a model, or its new versions", bodies.LoadRequest, inventory.load)
     add("unload", "Stops serving a model", bodies.UnloadRequest, inventory.unload)
@@ -205,7 +202,7 @@ def _add_get(
     @router.get(path, **operation(name, summary, answer, refused))
     async def answered(request: Request) -> Response:
         found = make(request)
-        return _json(found, 503 if False in (found.get("ready"), found.get("live")) else 200)
+        return document.answer(found, 503 if False in (found.get("ready"), found.get("live")) else 200)
 
 
 def _add_state(router: APIRouter, serving: Serving, path: str, name: str, *refused: int) -> None:
@@ -222,11 +219,7 @@ def _model_of(serving: Serving, request: Request) -> Any:
 
 
 async def _document(serving: Serving, request: Request, field: str, kind: type, expected: str) -> Any:
-    """A body as JSON, with this field at most; an empty one as an empty object; None if the client left.
-
-    Raises:
-        RequestError: The body is too large, or not JSON, or not what is expected.
-    """
+    """A body as JSON, with this field at most; an empty one as an empty object."""
     max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
     headers = headers_of(request.scope["headers"])
     hold = Hold(serving.inflight)
@@ -236,8 +229,6 @@ async def _document(serving: Serving, request: Request, field: str, kind: type, 
             inflating = Inflating(body, max_bytes, hold)
             body = inflating.at_once() or await inflating.inflated()
         sent = json_text.parse(body) if body.strip() else {}
-    except ClientLeft:
-        return None
     finally:
         hold.close()
     if not isinstance(sent, dict) or not isinstance(sent.get(field, kind()), kind):
@@ -247,11 +238,3 @@ async def _document(serving: Serving, request: Request, field: str, kind: type, 
     if problems.total:
         raise problems.error()
     return sent
-
-
-def _left() -> Response:
-    return Response(status_code=CLIENT_LEFT)
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type=JSON)

@@ -23,6 +23,7 @@ from starlette.types import Scope
 from lengthwise.errors import how_to_install
 from lengthwise.protocols.body import headers_of
 from lengthwise.reports import look
+from lengthwise.reports.page import table
 
 # Where the files of Swagger UI are served, and their names in the package `fastapi_offline`.
 FILES: Final = {"/docs/swagger-ui.js": "swagger-ui-bundle.js", "/docs/swagger-ui.css": "swagger-ui.css"}
@@ -133,17 +134,14 @@ def comparison(document: Mapping[str, Any]) -> Response:
     for version, found in document["versions"].items():
         count = max(1, found["sequences"])
         ratio = "unknown" if found["cost_ratio"] is None else f"{found['cost_ratio']:.2f}"
-        rows = "".join(
-            f"<tr><td>{escape(entry['primary'])}<td>{escape(entry['candidate'])}<td>{entry['sequences']}</tr>"
-            for entry in found["answers"]
-            if entry["primary"] != entry["candidate"]
-        )
-        table = f"<table><tr><th>sent<th>shadow<th>sequences</tr>{rows}</table>" if rows else ""
+        rows = [(entry["primary"], entry["candidate"], entry["sequences"]) for entry in found["answers"]]
+        rows = [row for row in rows if row[0] != row[1]]
         parts.append(
             f"<h3>beside version {escape(version)}</h3><p>{found['sequences']} sequences, "
             f"{found['disagreements']} other answers ({found['disagreements'] / count:.2%}), "
             f"{found['refused']} refused; largest difference of a probability {found['largest_difference']:.3g}; "
-            f"time of a sequence alone, over that of the version that answered: {ratio}.</p>{table}"
+            f"time of a sequence alone, over that of the version that answered: {ratio}.</p>"
+            + (table(rows, ("sent", "shadow", "sequences")) if rows else "")
         )
     return _plain("".join([*parts, _BACK]))
 

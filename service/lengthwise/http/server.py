@@ -27,10 +27,8 @@ from starlette.types import ASGIApp
 
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
 from lengthwise.connections.kept_alive import KeptAlive
-from lengthwise.connections.listener import Listener, listening
-from lengthwise.connections.places import ADMIN_CONNECTIONS, divided
-from lengthwise.connections.tls import context
-from lengthwise.http.addresses import announce, to_try
+from lengthwise.connections.listener import Listener, context, listening
+from lengthwise.connections.places import ADMIN_CONNECTIONS, announce, divided, to_try
 from lengthwise.http.app import Application, make_admin_app
 from lengthwise.http.connection import Connection
 from lengthwise.http.ending import LastResort, leave_behind

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from lengthwise.connections.listener import listening
+from lengthwise.connections.places import announce
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.addresses import announce
 from lengthwise.http.worker import ABSENT, STARTING, Channel, SharedMemory
 from lengthwise.settings import Settings, flag, passed_to_worker
 from lengthwise.telemetry.metrics import Bounds, Metrics

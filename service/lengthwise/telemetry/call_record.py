@@ -70,11 +70,10 @@ class CallRecord:
         reason = error.reason if isinstance(error, Refused) else None
         stages = None if timing is None else (timing.queue, timing.inference)
         trace, access = self.trace, self._recorder.access
-        if trace is None and access is None:
-            self._metrics.request(status, seconds, reason, stages, None, self._decode_seconds)
-            return
         trace_id = None if trace is None else trace.id
         self._metrics.request(status, seconds, reason, stages, trace_id, self._decode_seconds)
+        if trace is None and access is None:
+            return
         model, request_id = self._metrics.labels, self.request_id.decode()
         if access is not None:
             access.note(
