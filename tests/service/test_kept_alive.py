@@ -7,9 +7,8 @@ import socket
 
 import pytest
 
-from lengthwise.connections import kept_alive
-from lengthwise.connections.kept_alive import LEAST_IDLE_SECONDS, KeptAlive
-from lengthwise.connections.listener import REJECTED, Listener, listening
+from lengthwise.connections import listener
+from lengthwise.connections.listener import LEAST_IDLE_SECONDS, REJECTED, KeptAlive, Listener, listening
 from tests.support.bounded_server import answer, served
 from tests.support.server_process import PATIENCE_SECONDS, started
 
@@ -57,7 +56,7 @@ def test_one_whose_request_has_just_arrived_is_passed_over() -> None:
 
 
 async def test_a_new_connection_gets_the_place_of_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(listener, "LEAST_IDLE_SECONDS", 0.0)
     async with served(max_connections=1) as talk:
         reader, writer = await talk()
         for _ in range(2):
@@ -73,7 +72,7 @@ async def test_a_new_connection_gets_the_place_of_an_idle_one(monkeypatch: pytes
 async def test_one_that_has_begun_a_request_or_sent_none_keeps_its_place(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(listener, "LEAST_IDLE_SECONDS", 0.0)
     async with served(max_connections=1) as talk:
         reader, writer = await talk()
         if sent:

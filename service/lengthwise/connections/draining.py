@@ -36,8 +36,8 @@ class DrainedConnection(Protocol):
     def owes(self) -> bool:
         """Whether a request has begun and has no answer yet."""
 
-    def end_unfinished(self) -> None:
-        """Tells a client that has not sent its whole request that the server ends."""
+    def refuse(self, status: int | None, detail: str) -> None:
+        """Reads no more; ends the connection behind the answers to earlier requests, with a status by a refusal."""
 
 
 class ConnectionDrain:
@@ -63,7 +63,7 @@ class ConnectionDrain:
         """Refuses the unfinished requests that are left, and closes the other connections."""
         for connection in list(self._connections):
             if connection.owes:
-                connection.end_unfinished()
+                connection.refuse(503, "the server is shutting down")
             elif not has_arrived(connection.transport):
                 connection.transport.close()
 

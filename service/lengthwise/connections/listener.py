@@ -6,6 +6,10 @@ accept ──> pending: the TLS handshake, within handshake_seconds ──> conn
 ```
 
 A normal handshake takes milliseconds, so the oldest ones are those of clients that connect and send nothing.
+
+A proxy keeps its connections open for about a minute, and loses a request that it sends while this side closes one. So
+the server waits longer (`keep_alive_seconds`). In a crowd, a new connection gets the place of the one that has been
+idle longest, unless that was used within `LEAST_IDLE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -20,9 +24,9 @@ import struct
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, NoReturn, cast
+from itertools import islice
+from typing import Final, NoReturn, Protocol, cast
 
-from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.errors import ConfigurationError
 from lengthwise.settings import Settings, flag
 
@@ -34,6 +38,30 @@ _A_TURN: Final = 32  # connections accepted in one turn of the event loop
 NO_FILES_SECONDS: Final = 0.5  # none is accepted when the process has no file descriptors left
 ARRIVING_SECONDS: Final = 0.1  # that a connection may take to be established, from its first packet
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+
+LEAST_IDLE_SECONDS: Final = 5.0  # that a connection is kept open for its next request in any case
+_LOOKS: Final = 8  # connections that are looked at: a request may just have arrived on the first ones
+
+
+class KeptConnection(Protocol):
+    """A connection that was answered and may send another request."""
+
+    def give_way(self) -> bool:
+        """Ends the connection at once; returns False, and does nothing, if its next request has begun."""
+
+
+class KeptAlive(dict[KeptConnection, float]):
+    """The idle connections of one server, the one that has been idle longest first, and since when, in seconds."""
+
+    def make_room(self, now: float) -> bool:
+        """Ends the connection that has been idle longest; returns whether there was one that may end."""
+        for connection, since in list(islice(self.items(), _LOOKS)):
+            if now - since < LEAST_IDLE_SECONDS:
+                return False
+            del self[connection]
+            if connection.give_way():
+                return True
+        return False
 
 
 class Listener:

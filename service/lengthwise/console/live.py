@@ -93,11 +93,6 @@ class LiveView:
         """How many look."""
         return len(self._viewers)
 
-    @property
-    def full(self) -> bool:
-        """Whether there are as many viewers as there may be."""
-        return len(self._viewers) >= MOST_VIEWERS
-
     def join(self) -> Viewer:
         """A new viewer; on the event loop. The caller passes it to `leave`."""
         viewer = Viewer()
@@ -115,10 +110,8 @@ class LiveView:
         """Removes a viewer; with the last one, the watch ends."""
         viewer.offer(None)
         self._viewers.discard(viewer)
-        if not self._viewers:
-            self._stop()
-
-    def _stop(self) -> None:
+        if self._viewers:
+            return
         self._batcher.execution.watch = None
         if self._frames is not None and self._frames is not asyncio.current_task():
             self._frames.cancel()
@@ -171,20 +164,16 @@ class LiveView:
             now = self._clock()
             self._sample()
             if self._seen or self._queue_length or now - before >= QUIET_SECONDS:
-                frame = self._encoded(now, now - before)
+                try:
+                    frame = orjson.dumps(self._frame(now, now - before))
+                except Exception:  # whatever it is, viewers keep their stream: the next frame may be good
+                    log.exception("a frame of the live view could not be made")
+                    frame = b"{}"
                 before = now
                 for viewer in self._viewers:
                     viewer.offer(frame)
         for viewer in list(self._viewers):
             self.leave(viewer)
-
-    def _encoded(self, now: float, seconds: float) -> bytes:
-        """A frame as JSON; an empty object if it cannot be made, because the next one may be good."""
-        try:
-            return orjson.dumps(self._frame(now, seconds))
-        except Exception:  # whatever it is, viewers keep their stream
-            log.exception("a frame of the live view could not be made")
-            return b"{}"
 
     def _frame(self, now: float, seconds: float) -> dict[str, Any]:
         seen = [self._seen.popleft() for _ in range(len(self._seen))]
@@ -193,6 +182,7 @@ class LiveView:
         busy: dict[str, float] = {}
         for batch in seen:
             busy[batch["runner"]] = busy.get(batch["runner"], 0.0) + batch["seconds"]
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
         p50, p99 = np.percentile(latencies, [50, 99]).tolist() if latencies else (None, None)
         return {
             "time": now,
@@ -207,23 +197,19 @@ class LiveView:
             "latency_seconds": {"p50": p50, "p99": p99},
             "queue": queue,
             "busy_seconds": busy,
-            "running": self._running(),
+            "running": [
+                {
+                    "runner": names.get(thread, ""),
+                    "model": run.name,
+                    "rows": run.rows,
+                    "width": run.width,
+                    "predicted_seconds": run.seconds,
+                }
+                for thread, run in list(self._batcher.execution.runs.items())
+            ],
             "runners": self._batcher.runners,
             "viewers": len(self._viewers),
         }
-
-    def _running(self) -> list[dict[str, Any]]:
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        return [
-            {
-                "runner": names.get(thread, ""),
-                "model": run.name,
-                "rows": run.rows,
-                "width": run.width,
-                "predicted_seconds": run.seconds,
-            }
-            for thread, run in list(self._batcher.execution.runs.items())
-        ]
 
 
 def _described(batch: dict[str, Any]) -> dict[str, Any]:

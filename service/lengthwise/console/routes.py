@@ -43,7 +43,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
     async def frames(request: Request) -> Response:
         if request.method == "HEAD":  # which has no events, and so no end
             return Response(media_type=MEDIA_TYPE)
-        if live.full:
+        if live.viewers >= MOST_VIEWERS:
             raise HTTPException(503, f"{MOST_VIEWERS} viewers look already; try again later", {"retry-after": "5"})
         return LiveStream(live, live.join())
 

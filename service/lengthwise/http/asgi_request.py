@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httptools
 from starlette.types import ASGIApp, Message, Scope
 
-from lengthwise.http.fast_request import STATUS_LINES, header_lines
+from lengthwise.http.fast_request import STATUS_LINES, common_lines, header_lines
 from lengthwise.http.request_reader import Head
 from lengthwise.protocols.body import DELIVERY, Delivery
 from lengthwise.protocols.problems import CLOSE
@@ -160,10 +160,9 @@ class AsgiRequest:
             written.append((b"transfer-encoding", b"chunked"))
         self.response_started = True
         self._wants_continue = False
-        connection = self._connection
-        connection.transport.write(
-            b"".join((STATUS_LINES[status], connection.default_headers, header_lines(written), b"\r\n"))
-        )
+        common = common_lines(self._connection.server_state.default_headers)
+        head = STATUS_LINES[status], common, header_lines(written), b"\r\n"
+        self._connection.transport.write(b"".join(head))
 
     def _write(self, body: bytes, *, more: bool) -> None:
         """Writes a part of the answer's body."""

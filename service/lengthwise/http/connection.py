@@ -48,7 +48,7 @@ from typing import Any, ClassVar, Final
 import uvicorn
 
 from lengthwise.connections.inflight import Hold, Inflight
-from lengthwise.connections.kept_alive import KeptAlive
+from lengthwise.connections.listener import KeptAlive
 from lengthwise.connections.unread import has_arrived
 from lengthwise.http.asgi_request import AsgiRequest
 from lengthwise.http.fast_path import FastPath, KnownHead
@@ -113,10 +113,6 @@ class Connection(TimedConnection):
     def is_answering(self) -> bool:
         """Whether a request is being answered."""
         return self._answering is not None and not self._answering.response_complete
-
-    def end_unfinished(self) -> None:
-        """Tells a client that has not sent its whole request that the server ends."""
-        self.refuse(503, "the server is shutting down")
 
     def give_way(self) -> bool:
         """See `KeptConnection.give_way`."""
@@ -287,10 +283,9 @@ class Connection(TimedConnection):
 
     def _start(self, request: AsgiRequest) -> None:
         self._answering = request
-        tasks: set[Any] = self.server_state.tasks
         task = self.loop.create_task(request.run(self._app))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        self.server_state.tasks.add(task)
+        task.add_done_callback(self.server_state.tasks.discard)
 
     # What a request calls.
 

@@ -47,42 +47,28 @@ class FastPath:
     def begin(self, connection: Connection, head: Head) -> FastRequest | None:
         """Begins a request, by its head; None where it goes through ASGI."""
         path, _, query = head.url.partition(b"?")
-        if head.version != "1.1" or not head.keep_alive:
-            return None
-        if head.method != b"POST" or not _PLAIN_QUERY.fullmatch(query):
-            return None
         found = next(((one, match) for one in self._endpoints if (match := one.path.fullmatch(path))), None)
-        if found is None:
+        if found is None or head.method != b"POST" or head.version != "1.1" or not head.keep_alive:
             return None
         headers = headers_of(head.headers)
-        # One without a key, or without memory for its body, is refused before its body is read, which ASGI does.
-        if not ordinary(headers, min(self.max_bytes, self.inflight.free)) or not self._has_key(headers):
+        if not _PLAIN_QUERY.fullmatch(query) or not self._is_ordinary(headers):
             return None
         endpoint, match = found
         scope: dict[str, Any] = {"query_string": query} if query else {}
         named = {name: value.decode() for name, value in match.groupdict().items() if value is not None}
         return FastRequest(connection, endpoint, headers, scope | {"path_params": named})
 
-    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether the headers have a key, where keys are set."""
-        keys = self._serving.keys
-        if keys is not None:
-            try:
+    def _is_ordinary(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request needs no ASGI, which refuses one without a key or memory before its body is read."""
+        length, keys = headers.get(b"content-length", b""), self._serving.keys
+        if not length.isdigit() or len(length) > MAX_DIGITS or any(name in headers for name in _NEED_ASGI):
+            return False
+        try:
+            if keys is not None:
                 keys.check(headers.get(b"authorization"))
-            except Unauthorized:
-                return False
-        return True
-
-
-def ordinary(headers: dict[bytes, bytes], max_bytes: int = LARGE_BODY_BYTES) -> bool:
-    """Whether a request needs no ASGI, by its headers; `max_bytes` is the largest body that there is memory for."""
-    length = headers.get(b"content-length", b"")
-    return (
-        length.isdigit()
-        and len(length) <= MAX_DIGITS
-        and int(length) <= max_bytes
-        and not any(name in headers for name in _NEED_ASGI)
-    )
+        except Unauthorized:
+            return False
+        return int(length) <= min(self.max_bytes, self.inflight.free)
 
 
 @dataclass(frozen=True, slots=True)

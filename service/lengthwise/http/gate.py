@@ -66,15 +66,14 @@ class Gate:
             serving.web_pages.check_host(headers)
         else:
             serving.web_pages.check(headers)
-        if serving.keys is not None and not self._is_open(scope, path):
-            serving.keys.check(headers.get(b"authorization"))
+        if serving.keys is None or path in OPEN:
+            return
+        if self._console:
+            from lengthwise.console import page
 
-    def _is_open(self, scope: Scope, path: str) -> bool:
-        if path in OPEN or not self._console:
-            return path in OPEN
-        from lengthwise.console import page
-
-        return page.is_open(path) or (path == "/" and pages.wanted(scope))
+            if page.is_open(path) or (path == "/" and pages.wanted(scope)):
+                return
+        serving.keys.check(headers.get(b"authorization"))
 
 
 def _closing(send: Send, serving: Serving) -> Send:

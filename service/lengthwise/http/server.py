@@ -26,8 +26,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
-from lengthwise.connections.kept_alive import KeptAlive
-from lengthwise.connections.listener import Listener, context, listening
+from lengthwise.connections.listener import KeptAlive, Listener, context, listening
 from lengthwise.connections.places import ADMIN_CONNECTIONS, announce, divided, to_try
 from lengthwise.http.app import Application, make_admin_app
 from lengthwise.http.connection import Connection

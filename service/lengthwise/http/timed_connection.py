@@ -118,11 +118,6 @@ class TimedConnection(asyncio.Protocol):
         self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None
 
-    @property
-    def default_headers(self) -> bytes:
-        """The header lines of every response: the date."""
-        return common_lines(self.server_state.default_headers)
-
     def _made(self, transport: asyncio.Transport) -> None:
         """The transport is here."""
         self.transport = gently(transport)
@@ -168,7 +163,7 @@ class TimedConnection(asyncio.Protocol):
 
     def _write_refusal(self, status: int, detail: str) -> None:
         status, body, headers = problems.last_refusal(status, detail)
-        self.transport.write(response(status, self.default_headers, headers, body))
+        self.transport.write(response(status, common_lines(self.server_state.default_headers), headers, body))
 
     def _has_left(self) -> None:
         if self.flow.write_paused:  # it reads an answer; `UnreadWatch` says whether fast enough
