@@ -230,20 +230,15 @@ def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
         try:
             listener.bind((host, port))
         except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {host}:{port}: {error.strerror}; {_what_helps(error, option)}"
-            ) from error
+            helps = f"another {option} may be free"
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                helps = "--host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+            raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; {helps}") from error
         listener.listen(BACKLOG)
         listener.setblocking(False)
         yield listener
     finally:
         listener.close()
-
-
-def _what_helps(error: OSError, option: str) -> str:
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return "--host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
-    return f"another {option} may be free"
 
 
 def context(settings: Settings) -> ssl.SSLContext | None:

@@ -38,7 +38,12 @@ class Places:
 
 def divided(max_connections: int, *, grpc: bool) -> Places:
     """Raises the limit of open files as far as the system allows, and divides what there is."""
-    files = _most_files()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # the soft limit stays: the system allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    files = None if soft == resource.RLIM_INFINITY else soft
     if files is not None and files < LEAST_FILES:
         raise ConfigurationError(
             f"this process may open {files} files (ulimit -n), and the server alone needs {LEAST_FILES}"
@@ -48,16 +53,6 @@ def divided(max_connections: int, *, grpc: bool) -> Places:
         most = min(most, files - _OTHER_FILES - (_GRPC_FILES if grpc else 0))
     half = most // 2 if grpc else 0
     return Places(max(1, most - half), max(1, half) if grpc else 0, files)
-
-
-def _most_files() -> int | None:
-    """How many files this process may open, after raising that to what the system allows; None without a limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(OSError, ValueError):  # the soft limit stays: the system allows less than it says
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def announce(settings: Settings) -> None:

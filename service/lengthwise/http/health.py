@@ -19,9 +19,7 @@ from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
 TAG: Final = "health"
-_OF_MANIFEST: Final = {
-    *("labels", "task", "min_length", "max_length", "long", "missing", "precision", "promises"),
-}
+_OF_MANIFEST: Final = {"labels", "task", "min_length", "max_length", "long", "missing", "precision", "promises"}
 
 
 def add_probes(router: APIRouter, serving: Serving) -> None:
