@@ -1,7 +1,6 @@
 """The states of a connection: only the transitions of its module's table happen. And what a lost connection reports."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from lengthwise.http.connection import Connection
 from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.framing import BODY, BROKEN, ENDED, State
 from tests.support.http_lines import CHUNKED, GOOD, UPGRADE, Net, chunked, held, net, request, rest_of
-from tests.support.numpy_models import Service, manifest, model, serving
+from tests.support.numpy_models import Service
 from tests.support.waiting import until
 
 Transitions = set[tuple[State, State]]
@@ -58,12 +57,6 @@ def transitions(monkeypatch: pytest.MonkeyPatch) -> Transitions:
 
     monkeypatch.setattr(Connection, "__setattr__", note, raising=False)
     return seen
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    async with serving(model(manifest())) as made:
-        yield made
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])

@@ -21,24 +21,17 @@ from lengthwise.http import connection, fast_request
 from lengthwise.http.asgi_request import AsgiRequest
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_request import FastRequest
-from lengthwise.http.framing import ENDED
 from lengthwise.http.request_reader import RequestReader
 from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODY_BYTES, Received
 from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
 from lengthwise.telemetry.call_record import CallRecord
 from tests.support.bad_bodies import BAD_BODIES
-from tests.support.http_lines import GOOD, UPGRADE, Net, held, net, rest_of
+from tests.support.http_lines import GOOD, KEY, UPGRADE, Net, chunked, held, net, rest_of
 from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
 from tests.support.waiting import until
 
 BAD = orjson.dumps({"sequences": [[[1]]]})
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    async with serving(model(manifest())) as made:
-        yield made
 
 
 @pytest.fixture
@@ -100,12 +93,10 @@ async def test_a_known_head_is_no_head_inside_of_another_request(service: Servic
         assert (await line.ask(GOOD))[0] == 200
 
 
-async def test_a_known_head_is_still_asked_for_its_key(tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("good-key-of-sixteen\n")
+async def test_a_known_head_is_still_asked_for_its_key(keys: Path) -> None:
     async with serving(model(manifest()), api_keys_file=keys) as service, net(service) as made:
         line = await made.line()
-        for key, status in (("good-key-of-sixteen", 200), ("bad-key-of-sixteen-", 401), ("bad-key-of-sixteen-", 401)):
+        for key, status in ((KEY, 200), ("bad-key-of-sixteen-", 401), ("bad-key-of-sixteen-", 401)):
             assert (await line.ask(GOOD, f"authorization: Bearer {key}"))[0] == status
 
 
@@ -170,6 +161,10 @@ BINARY = ("content-type: application/octet-stream", f"inference-header-content-l
 V1, V2 = "/v1/models/{}:predict", "/v2/models/{}/infer"
 
 
+RAW = np.array([[1, 3], [2, 5]], "<f4").tobytes()
+AS_RAW = ("content-type: application/octet-stream", "x-lengthwise-shape: 2,2")
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "body", "status"),
     [
@@ -184,9 +179,19 @@ V1, V2 = "/v1/models/{}:predict", "/v2/models/{}/infer"
         (V2.format("sums/versions/1"), (), v2_body(), 200),
         (V2.format("sums/versions/7"), (), v2_body(), 404),
         (V2.format("sums/versions/x.y"), (), v2_body(), 400),
+        ("/predict?model=sums&version=1", AS_RAW, RAW, 200),
+        ("/predict?model=sums&timeout_ms=60000&priority=3&id=a%20b", AS_RAW, RAW, 200),
+        ("/predict?", AS_RAW, RAW, 200),
+        ("/predict?version=9", AS_RAW, RAW, 404),
+        ("/predict?model=other", AS_RAW, RAW, 404),
+        ("/predict?priority=99&outputs=attention&nothing", AS_RAW, RAW, 422),
+        ("/predict?%ff", AS_RAW, RAW, 422),
+        ("/predict?x=1", (), GOOD, 200),
+        ("/predict?version=1", (), GOOD, 422),
+        ("/predict?model=sums", (), GOOD[:-1] + b" " * CAREFUL_BYTES + b"}", 422),
     ],
 )
-async def test_v1_and_v2_answer_the_same_on_both_ways(
+async def test_a_path_and_its_query_mean_the_same_on_both_ways(
     service: Service, path: str, headers: tuple[str, ...], body: bytes, status: int
 ) -> None:
     found = []
@@ -196,7 +201,9 @@ async def test_v1_and_v2_answer_the_same_on_both_ways(
             for _ in range(2):  # the second time its header block and its JSON are known
                 line.send(body, *headers, path=path)
                 found.append(await line.answer())
-            assert made.by_asgi == (0 if direct else 2)
+            line.send(RAW, *AS_RAW)  # the query is not remembered
+            assert (await line.answer())[0] == 200
+            assert made.by_asgi == (0 if direct else 3)
     assert [one[0] for one in found] == [status] * 4
     assert len({one[2] for one in found}) == 1
     assert len({frozenset(set(one[1]) - {"date"}) for one in found}) == 1
@@ -218,6 +225,7 @@ async def test_every_answer_has_the_date_of_its_second(service: Service) -> None
 BODIES = [
     GOOD,
     orjson.dumps({"sequences": [[[1, 1]], [[NOT_FINITE, NOT_FINITE]]]}),
+    orjson.dumps({"sequences": [[[1, 1]], [[BLIND, BLIND]]], "outputs": ["attention"]}),
     *(bad.body for bad in BAD_BODIES if len(bad.body) < LARGE_BODY_BYTES),
 ]
 
@@ -245,62 +253,21 @@ async def test_both_ways_give_the_same_answer_and_the_same_headers(service: Serv
         ((), {"path": "/predict?x=1#there"}, GOOD),
         ((), {"path": "/v1/models/s%75ms:predict"}, orjson.dumps({"instances": [[[1, 3]]]})),
         ((), {}, GOOD[:-1] + b" " * LARGE_BODY_BYTES + b"}"),
+        ((), {}, None),
     ],
-    ids=["gzip", "expect", "close", "HTTP/1.0", "a fragment", "another path", "a large body"],
+    ids=["gzip", "expect", "close", "HTTP/1.0", "a fragment", "another path", "a large body", "chunks"],
 )
 async def test_what_is_not_ordinary_goes_through_asgi(
-    service: Service, headers: tuple[str, ...], options: dict[str, str], body: bytes
+    service: Service, headers: tuple[str, ...], options: dict[str, str], body: bytes | None
 ) -> None:
     async with net(service) as made:
         line = await made.line()
-        line.send(body, *headers, **options)
+        if body is None:
+            line.writer.write(chunked("direct"))
+        else:
+            line.send(body, *headers, **options)
         if "expect: 100-continue" in headers:
             assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
-        assert (await line.answer())[0] == 200
-        assert made.by_asgi == 1
-
-
-RAW = np.array([[1, 3], [2, 5]], "<f4").tobytes()
-AS_RAW = ("content-type: application/octet-stream", "x-lengthwise-shape: 2,2")
-
-
-@pytest.mark.parametrize(
-    ("query", "headers", "body", "status"),
-    [
-        ("?model=sums&version=1", AS_RAW, RAW, 200),
-        ("?model=sums&timeout_ms=60000&priority=3&id=a%20b", AS_RAW, RAW, 200),
-        ("?", AS_RAW, RAW, 200),
-        ("?version=9", AS_RAW, RAW, 404),
-        ("?model=other", AS_RAW, RAW, 404),
-        ("?priority=99&outputs=attention&nothing", AS_RAW, RAW, 422),
-        ("?%ff", AS_RAW, RAW, 422),
-        ("?x=1", (), GOOD, 200),
-        ("?version=1", (), GOOD, 422),
-        ("?model=sums", (), GOOD[:-1] + b" " * CAREFUL_BYTES + b"}", 422),
-    ],
-)
-async def test_a_query_means_the_same_on_both_ways(
-    service: Service, query: str, headers: tuple[str, ...], body: bytes, status: int
-) -> None:
-    found = []
-    for direct in (True, False):
-        async with net(service, direct=direct) as made:
-            line = await made.line()
-            for _ in range(2):  # the second time its header block is known
-                line.send(body, *headers, path=f"/predict{query}")
-                found.append(await line.answer())
-                assert found[-1][0] == status, found[-1]
-            line.send(RAW, *AS_RAW)  # the query is not remembered
-            assert (await line.answer())[0] == 200
-            assert made.by_asgi == (0 if direct else 3)
-    assert len({answer[2] for answer in found}) == 1
-
-
-async def test_a_chunked_body_goes_through_asgi(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-        line.writer.write(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD))
         assert (await line.answer())[0] == 200
         assert made.by_asgi == 1
 
@@ -315,16 +282,6 @@ async def test_a_body_in_pieces_is_put_together(service: Service) -> None:
             await asyncio.sleep(0)
         assert (await line.answer())[0] == 200
         assert made.by_asgi == 0
-
-
-async def test_pipelined_requests_are_answered_in_order(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        for number in range(5):
-            line.send(GOOD if number % 2 == 0 else b"no json", f"x-request-id: {number}")
-        answers = [await line.answer() for _ in range(5)]
-        assert [headers["x-request-id"] for _, headers, _ in answers] == list("01234")
-        assert [status for status, _, _ in answers] == [200, 422, 200, 422, 200]
 
 
 async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event, *headers: str) -> None:
@@ -379,18 +336,6 @@ async def test_a_deadline_that_passes_is_504_and_the_connection_goes_on() -> Non
         release.set()
         assert (await first.answer())[0] == 200
         assert (await second.ask(GOOD))[0] == 200
-
-
-@pytest.mark.parametrize("asked", [True, False])
-async def test_attention_that_is_not_finite_is_422_with_its_pointer_where_it_was_requested(asked: bool) -> None:
-    body = {"sequences": [[[1, 3]], [[BLIND, BLIND]]]} | ({"outputs": ["attention"]} if asked else {})
-    async with serving(model(manifest())) as service, net(service) as made:
-        line = await made.line()
-        for headers in ([], ["content-encoding: identity"]):  # past ASGI, and through it
-            status, _, answer = await line.ask(orjson.dumps(body), *headers)
-            assert status == (422 if asked else 200)
-            if asked:
-                assert [problem["pointer"] for problem in orjson.loads(answer)["errors"]] == ["/sequences/1"]
 
 
 async def test_attention_requested_by_one_request_does_not_fail_the_others_of_its_batch() -> None:
@@ -547,27 +492,6 @@ async def test_a_refused_head_does_not_run_the_request_before_it_again(service: 
         assert await line.reader.read() == b""
     figures = await service.figures()
     assert figures['lengthwise_sequences_total{model="sums",version="1"}'] == 1
-
-
-@pytest.mark.parametrize(
-    ("refused", "status"),
-    [(b"POST /predict HTTP/1.1\r\nlong: " + b"a" * 40_000 + b"\r\n\r\n", 431), (b"nonsense\r\n\r\n", 400)],
-)
-async def test_a_refused_request_lets_the_answer_before_it_out_first(refused: bytes, status: int) -> None:
-    async with held() as (made, release, running):
-        line = await made.line()
-        line.send(GOOD)
-        await running.wait()
-        line.writer.write(refused)
-        (connection,) = made.state.connections
-        await until(lambda: connection.state in ENDED)  # it was read, before the answer
-        release.set()
-        first, _, content = await line.answer()
-        assert (first, orjson.loads(content)["predictions"][0]["label"]) == (200, "c")
-        assert (await line.answer())[0] == status
-        assert await line.reader.read() == b""
-        figures = await made.service.figures()
-        assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 1
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -5,7 +5,6 @@ import itertools
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from lengthwise.http import connection as http_connection
 from lengthwise.http import timed_connection
 from lengthwise.http.connection import MAX_PIPELINED
 from lengthwise.http.framing import ENDED
-from lengthwise.http.request_reader import MAX_HEADER_BYTES
-from tests.support.http_lines import CHUNKED, GOOD, V1, Net, chunked, held, net, path_of, request, rest_of
+from tests.support.http_lines import BEARER, CHUNKED, GOOD, KEY, Net, chunked, held, net, path_of, request, rest_of
 from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.waiting import until
 
@@ -43,12 +41,6 @@ async def counts(service: Service, total: int) -> dict[str, float]:
 @pytest.fixture(autouse=True)
 def _half_closed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 60)  # a busy machine may take long to answer
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    async with serving(model(manifest())) as made:
-        yield made
 
 
 @pytest.fixture
@@ -96,17 +88,14 @@ async def test_a_malformed_body_is_counted_by_its_status_first_and_pipelined(mad
     assert await counts(made.service, 3) == {"200": 1, "400": 2}
 
 
-async def test_a_request_that_has_its_answer_gets_no_other_when_its_body_turns_out_malformed(tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("good-key-of-sixteen\n")
+async def test_a_request_that_has_its_answer_gets_no_other_when_its_body_turns_out_malformed(keys: Path) -> None:
     async with serving(model(manifest()), api_keys_file=keys) as service, net(service) as made:
         line = await made.line()
         line.writer.write(CHUNKED % b"/predict")
         assert (await line.answer())[0] == 401
         line.writer.write(b"ZZ\r\n")
         assert await rest_of(line) == b""
-        headers = {"authorization": "Bearer good-key-of-sixteen"}
-        figures = (await service.client.get("/metrics", headers=headers)).text
+        figures = (await service.client.get("/metrics", headers=BEARER)).text
         assert 'code="401",model="",version=""} 1.0' in figures
         assert 'code="400",model="",version=""} 1.0' not in figures
 
@@ -143,37 +132,16 @@ async def test_empty_lines_between_known_requests_do_not_add_up(made: Net) -> No
 
 
 @WAYS
-async def test_trailers_are_no_headers(tmp_path: Path, way: str) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("good-key-of-sixteen\n")
+async def test_trailers_are_no_headers(keys: Path, way: str) -> None:
     async with serving(model(manifest()), api_keys_file=keys) as service, net(service) as made:
         line = await made.line()
-        line.writer.write(chunked(way, b"authorization: Bearer good-key-of-sixteen\r\nx-request-id: mine\r\n"))
+        line.writer.write(chunked(way, f"authorization: Bearer {KEY}\r\nx-request-id: mine\r\n".encode()))
         line.writer.write(request(way))  # nor are they those of the next request
-        line.writer.write(request(way, "authorization: Bearer good-key-of-sixteen"))
+        line.writer.write(request(way, f"authorization: Bearer {KEY}"))
         for status in (401, 401, 200):
             told, headers, _ = await line.answer()
             assert told == status
             assert headers["x-request-id"] != "mine"
-
-
-@pytest.mark.parametrize("path", [b"/predict", V1.encode(), b"/livez", b"/metrics", b"/nowhere"])
-@pytest.mark.parametrize("endless", [b"a:b\r\n", b"a", b"\r\n"], ids=["many", "one value", "empty lines"])
-async def test_trailers_that_never_end_are_ended(made: Net, path: bytes, endless: bytes) -> None:
-    line = await made.line()
-    line.writer.write(CHUNKED % path + b"0\r\n" + (b"a: " if endless == b"a" else b""))
-    piece = endless * (4096 // len(endless))
-    if endless == b"\r\n":
-        line.writer.write(b"\r\n")  # the end: what follows are lines before the next request
-    sent = 0
-    while not all(connection.state in ENDED for connection in made.state.connections):
-        assert sent < 4 * MAX_HEADER_BYTES
-        line.writer.write(piece)
-        sent += len(piece)
-        with suppress(ConnectionError):
-            await line.writer.drain()
-        for _ in range(10):
-            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(

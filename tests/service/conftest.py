@@ -1,0 +1,24 @@
+"""What many tests of the service are given."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.http_lines import KEY
+from tests.support.numpy_models import Service, manifest, model, serving
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    """The small model, served."""
+    async with serving(model(manifest())) as made:
+        yield made
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A file with the key `KEY`."""
+    path = tmp_path / "keys"
+    path.write_text(f"{KEY}\n")
+    return path
