@@ -7,7 +7,8 @@ import pytest
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.settings import Settings
-from tests.support.numpy_models import manifest, model, serving
+from tests.support.http_lines import BEARER
+from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.server_process import request, started
 
 PAGE = "https://page.example"
@@ -16,10 +17,9 @@ ASKING = {"origin": PAGE, "access-control-request-method": "POST", "access-contr
 ALLOWED = "access-control-allow-origin"
 
 
-async def test_by_default_no_page_is_allowed() -> None:
-    async with serving(model(manifest())) as service:
-        answer = await service.predict(GOOD, origin=PAGE)
-        asked = await service.client.options("/predict", headers=ASKING)
+async def test_by_default_no_page_is_allowed(service: Service) -> None:
+    answer = await service.predict(GOOD, origin=PAGE)
+    asked = await service.client.options("/predict", headers=ASKING)
     assert answer.status_code == 403
     assert ALLOWED not in answer.headers
     assert asked.status_code == 405
@@ -59,13 +59,11 @@ async def test_a_caller_without_an_origin_is_answered_without_the_headers() -> N
     assert not any(name.startswith("access-control") for name in answer.headers)
 
 
-async def test_a_browser_may_ask_without_a_key_what_it_may_send_and_no_more(tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("a-key-of-some-length\n")
+async def test_a_browser_may_ask_without_a_key_what_it_may_send_and_no_more(keys: Path) -> None:
     async with serving(model(manifest()), cors_origins=("*",), api_keys_file=keys) as service:
         asked = await service.client.options("/predict", headers=ASKING)
         refused = await service.predict(GOOD, origin=PAGE)
-        answered = await service.predict(GOOD, origin=PAGE, authorization="Bearer a-key-of-some-length")
+        answered = await service.predict(GOOD, origin=PAGE, **BEARER)
     assert (asked.status_code, asked.headers[ALLOWED]) == (200, "*")
     assert (refused.status_code, refused.headers[ALLOWED]) == (401, "*")
     assert answered.status_code == 200
