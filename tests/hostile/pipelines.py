@@ -20,14 +20,11 @@ from typing import Final, NamedTuple
 
 import orjson
 
-CONCURRENT: Final = 48
-"""Connections at once."""
+CONCURRENT: Final = 48  # connections at once
 PATIENCE_SECONDS: Final = 180.0
 MARKER: Final = b"GET /livez HTTP/1.1\r\nhost: marker\r\n\r\n"
-UNLIKE: Final = frozenset({"date", "server-timing", "x-request-id"})
-"""Headers that differ from one answer to the next."""
-EARLY: Final = frozenset({200, 401, 404, 405, 413, 415})
-"""What may be told before a body is there."""
+UNLIKE: Final = frozenset({"date", "server-timing", "x-request-id"})  # headers that differ from answer to answer
+EARLY: Final = frozenset({200, 401, 404, 405, 413, 415})  # what may be told before a body is there
 STEP: Final = [0.5] * 12
 
 
@@ -46,34 +43,21 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece and what it gets alone.
-
-    Attributes:
-        data: Its bytes.
-        answers: What it gets.
-        ends: Whether the connection ends behind them, even if more is sent.
-        exact: Whether the next request on the connection is taken as it is.
-    """
+    """A piece and what it gets alone."""
 
     data: bytes
     answers: tuple[Answer, ...]
-    ends: bool
-    exact: bool
+    ends: bool  # the connection ends behind them, even if more is sent
+    exact: bool  # the next request on the connection is taken as it is
 
 
 @dataclass
 class Report:
-    """What a run has seen.
-
-    Attributes:
-        pipelines: How many were sent.
-        statuses: Of all answers that were compared.
-        failures: Pipelines that got something else, each with what was expected and what came.
-    """
+    """What a run has seen."""
 
     pipelines: int = 0
-    statuses: Counter[int] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)  # of all answers that were compared
+    failures: list[str] = field(default_factory=list)  # each with what was expected and what came
 
 
 def parsed(data: bytes) -> tuple[list[Answer], bytes]:
@@ -106,14 +90,9 @@ class Talk:
         self._port = port
 
     async def say(self, segments: Sequence[bytes], *, enough: int) -> list[Answer]:
-        """Sends segments, reads that many answers, says that nothing more comes, and reads on to the end.
+        """Sends segments, reads that many answers, says that nothing more comes, and reads all to the end.
 
-        Args:
-            segments: Sent one by one.
-            enough: After how many answers nothing more is sent; 0 for at once.
-
-        Returns:
-            All answers; one that is no whole answer has status 0.
+        An answer that is not whole has status 0.
         """
         got = bytearray()
         try:
@@ -213,14 +192,7 @@ def expected(pieces: Sequence[Piece]) -> tuple[list[Answer], bool]:
 
 
 async def run(port: int, seed: int, *, pieces: int, pipelines: int) -> Report:
-    """Sends pipelines to a server and compares what they get.
-
-    Args:
-        port: Of the server; it has the key `key_of`.
-        seed: The same seed makes the same pipelines.
-        pieces: How many different ones they are made of.
-        pipelines: How many.
-    """
+    """Sends pipelines, made of so many pieces, to a server with the key `KEY`, and compares what they get."""
     rng = random.Random(seed)
     pool = await alone(port, [piece(rng) for _ in range(pieces)])
     exact = [one for one in pool if one.exact]

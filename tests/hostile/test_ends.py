@@ -19,8 +19,6 @@ WAYS = {
     % (len(V1), V1),
     "no call": b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n",
 }
-WAITING = 'lengthwise_queue_sequences{model="japanese-vowels",version="1"}'
-ways = pytest.mark.parametrize("piece", WAYS.values(), ids=WAYS.keys())
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,7 @@ def statuses(wire: Wire) -> list[int]:
     return found
 
 
-@ways
+@pytest.mark.parametrize("piece", WAYS.values(), ids=WAYS.keys())
 def test_a_large_answer_comes_whole_though_what_follows_is_refused(server: ServerProcess, piece: bytes) -> None:
     large = request({"sequences": [[STEP]] * 1024})
     with server.connect() as wire:

@@ -52,30 +52,18 @@ def cut_off(wire: Wire) -> bool:
 
 @endless
 @pytest.mark.parametrize(
-    ("path", "key"),
+    ("path", "where"),
     [
-        *((path, KEY) for path in ("/predict", "/v1/models/japanese-vowels:predict", "/livez", "/metrics", "/nowhere")),
-        ("/predict", None),
+        *((path, "with a key") for path in ("/predict", "/v1/models/japanese-vowels:predict", "/livez", "/nowhere")),
+        *(("/metrics", "with a key"), ("/predict", "without"), ("/metrics", "without"), ("/healthz", "admin")),
     ],
 )
 def test_trailers_without_an_end_are_cut_off(
-    server: ServerProcess, path: str, key: str | None, first: bytes, piece: bytes
+    server: ServerProcess, admin_port: int, path: str, where: str, first: bytes, piece: bytes
 ) -> None:
-    with unharmed(server, AUTHORIZED), server.connect() as wire:
-        wire.send(opened(path, *([f"authorization: Bearer {key}"] if key else [])) + first)
-        push(wire, piece, MUCH)
-        assert cut_off(wire)
-
-
-@endless
-def test_trailers_without_an_end_are_cut_off_at_the_admin_port(
-    server: ServerProcess, admin_port: int, first: bytes, piece: bytes
-) -> None:
-    with (
-        unharmed(server, AUTHORIZED),
-        Wire(socket.create_connection(("127.0.0.1", admin_port), 60)) as wire,
-    ):
-        wire.send(opened("/healthz") + first)
+    port = admin_port if where == "admin" else server.port
+    with unharmed(server, AUTHORIZED), Wire(socket.create_connection(("127.0.0.1", port), 60)) as wire:
+        wire.send(opened(path, *(["authorization: Bearer " + KEY] if where == "with a key" else [])) + first)
         push(wire, piece, MUCH)
         assert cut_off(wire)
 

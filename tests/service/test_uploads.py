@@ -51,18 +51,19 @@ def test_a_csv_file_is_read(tmp_path: Path, text: str, kind: str, expected: list
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "kind", "said"),
     [
-        ("x,y\n1,2\n3,zwei\n", ":3: 'zwei' in the column 'y' is not a number"),
-        ("x,y\n1,2\n3\n", ":3: 1 columns"),
-        ("x,y\n1,2\n3,4,5\n", ":3: 3 columns, and the first line has 2"),
-        ("x,label\n1,a\n2\n", ":3: 1 columns"),
-        ("x,label\n1\n2,a\n", ":2: 1 columns"),
-        ("x\n1e99\n", "not finite"),
+        ("x,y\n1,2\n3,zwei\n", "values", ":3: 'zwei' in the column 'y' is not a number"),
+        ("x,y\n1,2\n3\n", "values", ":3: 1 columns"),
+        ("x,y\n1,2\n3,4,5\n", "values", ":3: 3 columns, and the first line has 2"),
+        ("x,label\n1,a\n2\n", "values", ":3: 1 columns"),
+        ("x,label\n1\n2,a\n", "values", ":2: 1 columns"),
+        ("x\n1e99\n", "values", "not finite"),
+        *((f"token\n{text}\n", "tokens", "not a token") for text in ("inf", "1e30", "1.5", "-1", "\n?")),
     ],
 )
-def test_a_wrong_line_of_a_csv_file_is_told_by_its_number(tmp_path: Path, text: str, said: str) -> None:
-    found = read(tmp_path, "a.csv", text)
+def test_a_wrong_line_of_a_csv_file_is_told(tmp_path: Path, text: str, kind: str, said: str) -> None:
+    found = read(tmp_path, "a.csv", text, kind)
     assert found["sequences"] == []
     assert said in found["problems"][0]
 
@@ -71,13 +72,6 @@ def test_a_wrong_line_of_a_csv_file_is_told_by_its_number(tmp_path: Path, text: 
 def test_a_csv_file_without_values_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigurationError):
         read(tmp_path, "a.csv", text)
-
-
-@pytest.mark.parametrize("text", ["token\ninf\n", "token\n1e30\n", "token\n1.5\n", "token\n-1\n", "token\n\n?\n"])
-def test_what_is_no_token_is_told(tmp_path: Path, text: str) -> None:
-    found = read(tmp_path, "a.csv", text, "tokens")
-    assert found["sequences"] == []
-    assert "not a token" in found["problems"][0]
 
 
 def test_of_a_file_with_too_many_values_the_first_sequences_are_read(tmp_path: Path) -> None:
@@ -166,29 +160,26 @@ async def test_a_kind_of_steps_that_is_none_is_refused(service: Service, kind: s
     assert answer.json()["detail"] == "query parameter kind: must be values or tokens"
 
 
-async def test_without_room_on_the_disk_a_file_is_refused_for_now(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("place", "code", "said"),
+    [
+        ("pathlib.Path.write_bytes", errno.ENOSPC, "the server cannot store the file: No space left on device"),
+        ("asyncio.create_subprocess_exec", errno.EAGAIN, "the server cannot start a process for the file: "),
+    ],
+)
+async def test_without_disk_or_processes_a_file_is_refused_for_now(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, code: int, said: str
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(place, fail)
     answer = await upload(service, "a.csv", b"1,2\n")
     assert answer.status_code == 503
-    assert answer.json()["detail"] == "the server cannot store the file: No space left on device"
+    assert answer.json()["detail"].startswith(said)
     assert service.serving.inflight.bytes == 0
     assert not list(tmp_path.iterdir())
-
-
-async def test_without_a_process_a_file_is_refused_for_now(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def none(*_: object, **__: object) -> None:
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    monkeypatch.setattr("asyncio.create_subprocess_exec", none)
-    answer = await upload(service, "a.csv", b"1,2\n")
-    assert answer.status_code == 503
-    assert answer.json()["detail"].startswith("the server cannot start a process for the file")
 
 
 async def test_a_file_waits_for_those_before_it_a_bounded_time(
