@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trustme
 
 from lengthwise.bench.launch import free_port
 from tests.hostile.watched import KEY, MEBIBYTE, payload, push, unharmed
+from tests.support.doors import certificate
 from tests.support.server_process import ServerProcess, Wire, started
 
 AUTHORIZED = ("authorization", f"Bearer {KEY}")
@@ -71,14 +70,8 @@ def test_trailers_without_an_end_are_cut_off(
 @pytest.mark.long
 @endless
 def test_trailers_without_an_end_are_cut_off_within_tls(tmp_path: Path, first: bytes, piece: bytes) -> None:
-    authority = trustme.CA()
-    certificate = tmp_path / "server.pem"
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
-    server = ServerProcess("--tls-cert-file", str(certificate))
-    try:
-        server.wait_for("is ready on")
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
+    path, context = certificate(tmp_path)
+    with started("--tls-cert-file", str(path), verify=context) as server:
 
         def connect() -> Wire:
             plain = socket.create_connection(("127.0.0.1", server.port), 60)
@@ -89,5 +82,3 @@ def test_trailers_without_an_end_are_cut_off_within_tls(tmp_path: Path, first: b
             wire.send(opened("/predict") + first)
             push(wire, piece, MUCH)
             assert cut_off(wire)
-    finally:
-        server.kill()

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-import trustme
 
 from lengthwise.bench.launch import free_port
 from lengthwise.connections import listener as listeners
 from lengthwise.connections.listener import REJECTED, Listener, listening
 from lengthwise.errors import ConfigurationError
 from tests.support import proc
+from tests.support.doors import certificate
 from tests.support.server_process import PATIENCE_SECONDS, exit_of, request, started
 
 GOOD = {"sequences": [[[0.5] * 12]]}
@@ -27,12 +27,7 @@ FILES = 200
 
 @pytest.fixture(scope="module")
 def trusting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    """A server's certificate, and what trusts it."""
-    authority, context = trustme.CA(), ssl.create_default_context()
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)
-    authority.configure_trust(context)
-    return path, context
+    return certificate(tmp_path_factory.mktemp("tls"))
 
 
 @contextlib.contextmanager
@@ -47,10 +42,10 @@ def silent(port: int, number: int) -> Iterator[list[socket.socket]]:
 def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
     trusting: tuple[Path, ssl.SSLContext],
 ) -> None:
-    certificate, context = trusting
+    path, context = trusting
     admin_port = free_port()
     options = ("--max-connections", "20", "--header-timeout-seconds", "600", "--admin-port", str(admin_port))
-    with started(*options, "--tls-cert-file", str(certificate), verify=context, files=FILES) as server:
+    with started(*options, "--tls-cert-file", str(path), verify=context, files=FILES) as server:
         at_rest = proc.open_files(server.process.pid)
         with silent(server.port, FILES), silent(admin_port, FILES):
             for _ in range(3):  # silence does not end by itself in this test
@@ -62,8 +57,8 @@ def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
 
 @pytest.mark.long
 def test_a_handshake_has_the_time_of_a_head(trusting: tuple[Path, ssl.SSLContext]) -> None:
-    certificate, context = trusting
-    options = ("--header-timeout-seconds", "0.5", "--tls-cert-file", str(certificate))
+    path, context = trusting
+    options = ("--header-timeout-seconds", "0.5", "--tls-cert-file", str(path))
     with started(*options, verify=context) as server, silent(server.port, 1) as (one,):
         with contextlib.suppress(ConnectionResetError):
             assert one.recv(1) == b""  # uvloop's own bound is a minute, this socket's patience less

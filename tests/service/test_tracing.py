@@ -1,6 +1,7 @@
 """Traces: a call's spans under its caller's, a batch's linked with the calls in it, and exemplars that name them."""
 
 import asyncio
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -34,12 +35,8 @@ GOOD = {"sequences": [[[1, 3], [2, 4]], [[1, 3]]]}
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (
-        *("OTEL_SDK_DISABLED", "OTEL_SERVICE_NAME", "OTEL_TRACES_EXPORTER", "OTEL_TRACES_SAMPLER"),
-        *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"),
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
 
 
 @dataclass
@@ -87,30 +84,17 @@ def interval(span: ReadableSpan) -> tuple[int, int]:
     return span.start_time, span.end_time
 
 
-async def test_a_call_stands_under_its_caller_and_its_stages_under_the_call() -> None:
+async def test_a_call_stands_under_its_caller_and_its_stages_follow_each_other_within_it() -> None:
     async with traced(model(manifest())) as (service, kept):
-        await service.predict(GOOD, traceparent=SAMPLED)
-    call = kept.one("POST /predict")
+        await service.predict(GOOD, traceparent=SAMPLED, x_request_id="mine")
+    call, stages = kept.one("POST /predict"), [kept.one(name) for name in ("decode", "queue", "inference")]
     assert (ids(call)[0], parent(call), call.kind) == (TRACE, PARENT, SpanKind.SERVER)
-    for name in ("decode", "queue", "inference"):
-        assert (ids(kept.one(name))[0], parent(kept.one(name))) == (TRACE, ids(call)[1])
-
-
-async def test_the_stages_follow_each_other_within_the_call() -> None:
-    async with traced(model(manifest())) as (service, kept):
-        await service.predict(GOOD)
-    began, ended = interval(kept.one("POST /predict"))
-    stages = [interval(kept.one(name)) for name in ("decode", "queue", "inference")]
-    moments = [began, *(moment for stage in stages for moment in stage), ended]
+    assert [(ids(stage)[0], parent(stage)) for stage in stages] == [(TRACE, ids(call)[1])] * 3
+    began, ended = interval(call)
+    moments = [began, *(moment for stage in stages for moment in interval(stage)), ended]
     slack = 1_000_000  # the wall clock is asked anew for each
     assert all(later >= earlier - slack for earlier, later in pairwise(moments))
-
-
-async def test_a_call_says_how_it_ended_and_what_it_was_without_its_payload() -> None:
-    async with traced(model(manifest())) as (service, kept):
-        await service.predict(GOOD, x_request_id="mine")
-    attributes = kept.one("POST /predict").attributes
-    assert attributes == {
+    assert call.attributes == {  # and nothing of its payload
         "http.response.status_code": 200,
         "lengthwise.request_id": "mine",
         "lengthwise.model": "sums",
@@ -186,23 +170,17 @@ async def test_a_caller_that_says_nonsense_starts_a_trace_of_its_own(header: str
     assert kept.one("POST /predict").parent is None
 
 
-async def test_a_grpc_call_is_traced_alike() -> None:
+async def test_a_grpc_call_is_traced_alike_with_its_status_as_http() -> None:
     kept = Kept()
     async with listening(model(manifest()), tracer=Tracer(SimpleSpanProcessor(kept))) as caller:
         await caller.call("ModelInfer", request(), metadata=(("traceparent", SAMPLED),))
-    call = kept.one("inference.GRPCInferenceService/ModelInfer")
+        error = await caller.refused("ModelInfer", request(model_name="none"))
+    call, refused = kept.named("inference.GRPCInferenceService/ModelInfer")
     assert (ids(call)[0], parent(call)) == (TRACE, PARENT)
     assert {parent(kept.one(name)) for name in ("decode", "queue", "inference")} == {ids(call)[1]}
-
-
-async def test_a_grpc_call_that_is_refused_is_traced_with_its_status_as_http() -> None:
-    kept = Kept()
-    async with listening(model(manifest()), tracer=Tracer(SimpleSpanProcessor(kept))) as caller:
-        error = await caller.refused("ModelInfer", request(model_name="none"))
     assert error.code() is grpc.StatusCode.NOT_FOUND
-    attributes = kept.one("inference.GRPCInferenceService/ModelInfer").attributes
-    assert attributes is not None
-    assert attributes["http.response.status_code"] == 404
+    assert refused.attributes is not None
+    assert refused.attributes["http.response.status_code"] == 404
 
 
 async def test_open_metrics_name_the_trace_of_a_call_in_each_bucket() -> None:
