@@ -382,10 +382,6 @@ async def unread_there(made: Net) -> Any:
     return next(c for c in made.state.connections if c.transport.get_write_buffer_size())
 
 
-async def gone(made: Net) -> None:
-    await until(lambda: not made.state.connections)
-
-
 @WAYS
 async def test_a_client_that_does_not_read_is_disconnected(
     monkeypatch: pytest.MonkeyPatch, made: Net, way: str
@@ -394,7 +390,7 @@ async def test_a_client_that_does_not_read_is_disconnected(
     with await narrow(made) as client:
         await asyncio.get_running_loop().sock_sendall(client, large_answer(way) * 10)
         await unread_there(made)
-        await gone(made)
+        await until(lambda: not made.state.connections)
 
 
 async def test_a_client_that_leaves_a_small_part_unread_is_disconnected_too(
@@ -413,7 +409,7 @@ async def test_a_client_that_leaves_a_small_part_unread_is_disconnected_too(
         connection.keep_alive_seconds = 0
         connection.keep_alive_is_over()
         assert connection.transport.is_closing()
-        await gone(made)
+        await until(lambda: not made.state.connections)
 
 
 async def test_a_client_that_reads_slowly_keeps_its_connection(monkeypatch: pytest.MonkeyPatch, made: Net) -> None:
@@ -435,4 +431,4 @@ async def test_a_client_that_reads_slowly_keeps_its_connection(monkeypatch: pyte
             assert await loop.sock_recv(client, 2048)
             await asyncio.sleep(0.005)
         assert connection in made.state.connections
-    await gone(made)
+    await until(lambda: not made.state.connections)

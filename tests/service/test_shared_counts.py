@@ -6,8 +6,8 @@ import asyncio
 import os
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -173,24 +173,15 @@ def verdict() -> Any:
     )
 
 
-def test_a_model_is_judged_once_for_all(tmp_path: Path) -> None:
+def test_a_model_is_judged_once_for_all_also_while_others_wait_for_it(tmp_path: Path) -> None:
     judge = Counting(verdict(), verdict())
     first, second = judged(tmp_path, judge), judged(tmp_path, judge)
     assert judge.calls == 1
     assert (first.promise, first.costs, first.kernels) == (second.promise, second.costs, second.kernels)
     assert (first.measured, second.measured, second.cases, second.choice) == ({"b": 2}, None, (), None)  # kept once
-    judged(tmp_path, judge, "other")
-    assert judge.calls == 2
-
-
-def test_those_that_come_while_it_is_judged_wait_for_it(tmp_path: Path) -> None:
-    judge, found = Counting(verdict()), []
-    threads = [threading.Thread(target=lambda: found.append(judged(tmp_path, judge))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (judge.calls, len(found)) == (1, 4)
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda _: judged(tmp_path, judge, "other"), range(4))]
+    assert (judge.calls, len(found)) == (2, 4)
 
 
 @pytest.mark.parametrize("kind", [ModelError, VerificationError])
