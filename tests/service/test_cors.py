@@ -7,9 +7,9 @@ import pytest
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.settings import Settings
-from tests.support.http_lines import BEARER
+from tests.support.http_lines import BEARER, net
+from tests.support.http_lines import GOOD as SENT
 from tests.support.numpy_models import Service, manifest, model, serving
-from tests.support.server_process import request, started
 
 PAGE = "https://page.example"
 GOOD: dict[str, Any] = {"sequences": [[[1, 3]]]}
@@ -70,19 +70,13 @@ async def test_a_browser_may_ask_without_a_key_what_it_may_send_and_no_more(keys
     assert "access-control-allow-credentials" not in answered.headers
 
 
-def test_over_a_socket_a_page_goes_the_way_where_its_headers_are() -> None:
-    good = {"sequences": [[[0.5] * 12]]}
-    with (
-        started("--runners", "1", "--cors-origins", f"{PAGE}, https://other.example") as server,
-        server.connect() as wire,
-    ):
-        wire.send(request(good, origin=PAGE))
-        status, headers, _ = wire.answer()
+async def test_over_a_socket_a_page_goes_the_way_where_its_headers_are() -> None:
+    async with serving(model(manifest()), cors_origins=(PAGE,)) as service, net(service) as made:
+        line = await made.line()
+        status, headers, _ = await line.ask(SENT, f"origin: {PAGE}")
         assert (status, headers[ALLOWED]) == (200, PAGE)
-        wire.send(request(good))
-        status, headers, _ = wire.answer()
-        assert status == 200
-        assert ALLOWED not in headers
+        status, headers, _ = await line.ask(SENT)
+        assert (status, ALLOWED in headers, made.by_asgi) == (200, False, 1)
 
 
 @pytest.mark.parametrize("origin", ["page.example", "https://page.example/", "https://*.example", "https://", "null"])

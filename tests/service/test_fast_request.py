@@ -396,16 +396,6 @@ async def test_a_call_record_is_closed_once_after_the_answer_even_if_that_fails(
     assert service.serving.batcher.unanswered == 0
 
 
-async def test_while_draining_a_refusal_ends_the_connection(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        assert "connection" not in (await line.ask(GOOD))[1]
-        service.serving.batcher.begin_draining()
-        status, headers, _ = await line.ask(GOOD)
-        assert (status, headers["connection"]) == (503, "close")
-        assert await line.reader.read() == b""
-
-
 async def test_an_accepted_request_is_answered_in_the_drain_and_its_connection_ended() -> None:
     async with held() as (made, release, running):
         line = await made.line()

@@ -1,14 +1,11 @@
 """Connections between two requests: how long they stay open, and who gives its place to a new one."""
 
-import asyncio
-import contextlib
 import http.client
-import socket
 
 import pytest
 
 from lengthwise.connections import listener
-from lengthwise.connections.listener import LEAST_IDLE_SECONDS, REJECTED, KeptAlive, Listener, listening
+from lengthwise.connections.listener import LEAST_IDLE_SECONDS, KeptAlive
 from tests.support.bounded_server import answer, served
 from tests.support.server_process import PATIENCE_SECONDS, started
 
@@ -76,23 +73,6 @@ async def test_one_that_has_begun_a_request_or_sent_none_keeps_its_place(
         assert (await answer(other))[0] == 503
         writer.write(REQUEST[len(sent) :] if sent == REQUEST[:9] else b"3456789" if sent else REQUEST)
         assert (await answer(reader))[0] == 200
-
-
-async def test_the_listener_rejects_nobody_while_there_are_idle_ones() -> None:
-    class Greeting(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            transport.write(b"hello")  # type: ignore[attr-defined]
-            transport.close()
-
-    idle = KeptAlive()
-    idle[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
-    with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
-        listener = Listener(taken, most=3, tls=None, handshake_seconds=1)
-        listener.start(Greeting, range(3 + REJECTED), idle)
-        for expected in (b"hello", b"HTTP/1.1 503"):
-            one = stack.enter_context(socket.create_connection(taken.getsockname()))
-            assert (await asyncio.to_thread(one.recv, 100)).startswith(expected)
-        await listener.close()
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ import pytest
 
 from lengthwise.bench.launch import free_port
 from lengthwise.connections import listener as listeners
-from lengthwise.connections.listener import REJECTED, Listener, listening
+from lengthwise.connections.listener import LEAST_IDLE_SECONDS, REJECTED, KeptAlive, Listener, listening
 from lengthwise.errors import ConfigurationError
 from tests.support import proc
 from tests.support.doors import certificate
@@ -102,6 +102,22 @@ async def test_whoever_was_on_the_way_in_when_it_closes_is_served() -> None:
             assert await asyncio.to_thread(one.recv, 9) == b"hello"
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
+
+
+async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:
+    class Idle:
+        def give_way(self) -> bool:
+            return True
+
+    idle = KeptAlive()
+    idle[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
+    with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
+        listener = Listener(taken, most=3, tls=None, handshake_seconds=1)
+        listener.start(Greeting, range(3 + REJECTED), idle)
+        for expected in (b"hello", b"HTTP/1.1 503"):
+            one = stack.enter_context(socket.create_connection(taken.getsockname()))
+            assert (await asyncio.to_thread(one.recv, 100)).startswith(expected)
+        await listener.close()
 
 
 async def test_nobody_is_let_in_while_it_closes_only_to_be_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
