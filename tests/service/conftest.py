@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.http_lines import KEY
+from tests.support.http_lines import KEY, Line, Net, net
 from tests.support.numpy_models import Service, manifest, model, serving
 
 
@@ -14,6 +14,19 @@ async def service() -> AsyncIterator[Service]:
     """The small model, served."""
     async with serving(model(manifest())) as made:
         yield made
+
+
+@pytest.fixture
+async def made(service: Service) -> AsyncIterator[Net]:
+    """That service behind a socket."""
+    async with net(service) as found:
+        yield found
+
+
+@pytest.fixture
+async def line(made: Net) -> Line:
+    """A connection to it."""
+    return await made.line()
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
 """The states of a connection: only the transitions of its module's table happen. And what a lost connection reports."""
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from lengthwise.http import connection as http_connection
-from lengthwise.http.asgi_request import AsgiRequest
 from lengthwise.http.connection import Connection
-from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.framing import BODY, BROKEN, ENDED, State
-from tests.support.http_lines import CHUNKED, GOOD, UPGRADE, Net, chunked, held, net, request, rest_of
+from tests.support.http_lines import CHUNKED, UPGRADE, chunked, net, request, rest_of
 from tests.support.numpy_models import Service
 from tests.support.waiting import until
 
@@ -84,34 +81,3 @@ async def test_every_row_of_the_table_happens(service: Service, transitions: Tra
     rows = {(before, after) for before, after in table() if after not in ENDED} | {(BODY, BROKEN)}
     assert rows <= transitions
     assert {after for _, after in transitions} == {after for _, after in table()}
-
-
-async def lost(made: Net, running: asyncio.Event, release: Any, *headers: str) -> None:
-    """A client whose request runs resets its connection."""
-    line = await made.line()
-    line.send(GOOD, *headers)
-    await running.wait()
-    line.writer.transport.abort()
-    await until(lambda: not (made.state.connections))
-    release.set()
-
-
-@pytest.mark.parametrize(("kind", "headers"), [(FastRequest, ()), (AsgiRequest, ("origin: http://x",))])
-async def test_a_lost_connection_is_reported_to_its_request_once(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Any], headers: tuple[str, ...]
-) -> None:
-    reported: list[object] = []
-    client_left = kind.client_left
-
-    def counted(self: Any) -> None:
-        reported.append(self)
-        client_left(self)
-
-    monkeypatch.setattr(kind, "client_left", counted)
-    async with held() as (made, release, running):
-        await lost(made, running, release, *headers)
-        name = 'lengthwise_requests_total{code="499",model="sums",version="1"}'
-        async with asyncio.timeout(180):
-            while (await made.service.figures())[name] != 1:
-                await asyncio.sleep(0)
-    assert len(reported) == 1

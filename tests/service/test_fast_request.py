@@ -27,7 +27,7 @@ from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODY_BYTES, Recei
 from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
 from lengthwise.telemetry.call_record import CallRecord
 from tests.support.bad_bodies import BAD_BODIES
-from tests.support.http_lines import GOOD, KEY, UPGRADE, Net, chunked, held, net, rest_of
+from tests.support.http_lines import GOOD, KEY, UPGRADE, Line, Net, chunked, held, net, rest_of
 from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
 from tests.support.waiting import until
 
@@ -48,49 +48,45 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return given
 
 
-async def test_a_repeated_header_block_is_parsed_once(service: Service, parsed: list[bytes]) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        bodies = [GOOD, GOOD.replace(b"3", b"30000"), b'{"sequences": 3}', GOOD]
-        answers = [await line.ask(body, "x-request-id: mine", "content-type: application/json") for body in bodies]
-        assert len(parsed) == 1
-        assert [status for status, _, _ in answers] == [200, 200, 422, 200]
-        for body, (status, headers, payload) in zip(bodies, answers, strict=True):
-            alone = await (await made.line()).ask(body, "x-request-id: mine", "content-type: application/json")
-            unlike = {"server-timing", "date"}
-            assert (status, payload) == (alone[0], alone[2])
-            assert {k: v for k, v in headers.items() if k not in unlike} == {
-                k: v for k, v in alone[1].items() if k not in unlike
-            }
+async def test_a_repeated_header_block_is_parsed_once(
+    service: Service, made: Net, line: Line, parsed: list[bytes]
+) -> None:
+    bodies = [GOOD, GOOD.replace(b"3", b"30000"), b'{"sequences": 3}', GOOD]
+    answers = [await line.ask(body, "x-request-id: mine", "content-type: application/json") for body in bodies]
+    assert len(parsed) == 1
+    assert [status for status, _, _ in answers] == [200, 200, 422, 200]
+    for body, (status, headers, payload) in zip(bodies, answers, strict=True):
+        alone = await (await made.line()).ask(body, "x-request-id: mine", "content-type: application/json")
+        unlike = {"server-timing", "date"}
+        assert (status, payload) == (alone[0], alone[2])
+        assert {k: v for k, v in headers.items() if k not in unlike} == {
+            k: v for k, v in alone[1].items() if k not in unlike
+        }
     figures = await service.figures()
     assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 6
 
 
-async def test_a_head_that_differs_is_parsed_and_then_known_itself(service: Service, parsed: list[bytes]) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        for name in ("a", "a", "b", "b", "a"):
-            status, headers, _ = await line.ask(GOOD, f"x-request-id: {name}")
-            assert (status, headers["x-request-id"]) == (200, name)
-        assert len(parsed) == 3
+async def test_a_head_that_differs_is_parsed_and_then_known_itself(line: Line, parsed: list[bytes]) -> None:
+    for name in ("a", "a", "b", "b", "a"):
+        status, headers, _ = await line.ask(GOOD, f"x-request-id: {name}")
+        assert (status, headers["x-request-id"]) == (200, name)
+    assert len(parsed) == 3
 
 
-async def test_a_known_head_is_no_head_inside_of_another_request(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(GOOD)}\r\n\r\n".encode()
-        line.writer.write(head + GOOD)
-        assert (await line.answer())[0] == 200
-        # The start of a request comes with the one before it; what follows is its body, however it looks.
-        inside = b'{"sequences": ' + head + GOOD
-        line.writer.write(
-            head + GOOD + f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(inside)}\r\n\r\n".encode()
-            + inside[:14]
-        )  # fmt: skip
-        assert (await line.answer())[0] == 200
-        line.writer.write(inside[14:])
-        assert (await line.answer())[0] == 422
-        assert (await line.ask(GOOD))[0] == 200
+async def test_a_known_head_is_no_head_inside_of_another_request(line: Line) -> None:
+    head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(GOOD)}\r\n\r\n".encode()
+    line.writer.write(head + GOOD)
+    assert (await line.answer())[0] == 200
+    # The start of a request comes with the one before it; what follows is its body, however it looks.
+    inside = b'{"sequences": ' + head + GOOD
+    line.writer.write(
+        head + GOOD + f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(inside)}\r\n\r\n".encode()
+        + inside[:14]
+    )  # fmt: skip
+    assert (await line.answer())[0] == 200
+    line.writer.write(inside[14:])
+    assert (await line.answer())[0] == 422
+    assert (await line.ask(GOOD))[0] == 200
 
 
 async def test_a_known_head_is_still_asked_for_its_key(keys: Path) -> None:
@@ -101,24 +97,22 @@ async def test_a_known_head_is_still_asked_for_its_key(keys: Path) -> None:
 
 
 async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    made: Net, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        assert (await line.ask(GOOD))[0] == 200
-        (connection,) = made.state.connections
-        assert isinstance(connection, Connection)
-        clock = [connection.loop.time()]
-        monkeypatch.setattr(connection, "loop", Clock(connection.loop, clock))
-        assert (await line.ask(GOOD))[0] == 200
-        clock[0] += connection.keep_alive_seconds - 1
-        assert (await line.ask(GOOD))[0] == 200
-        clock[0] += 1.5
-        connection.keep_alive_is_over()  # set at the first answer
-        assert not connection.transport.is_closing()
-        clock[0] += connection.keep_alive_seconds
-        connection.keep_alive_is_over()
-        assert connection.transport.is_closing()
+    assert (await line.ask(GOOD))[0] == 200
+    (connection,) = made.state.connections
+    assert isinstance(connection, Connection)
+    clock = [connection.loop.time()]
+    monkeypatch.setattr(connection, "loop", Clock(connection.loop, clock))
+    assert (await line.ask(GOOD))[0] == 200
+    clock[0] += connection.keep_alive_seconds - 1
+    assert (await line.ask(GOOD))[0] == 200
+    clock[0] += 1.5
+    connection.keep_alive_is_over()  # set at the first answer
+    assert not connection.transport.is_closing()
+    clock[0] += connection.keep_alive_seconds
+    connection.keep_alive_is_over()
+    assert connection.transport.is_closing()
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["past ASGI", "through ASGI"])
@@ -209,15 +203,13 @@ async def test_a_path_and_its_query_mean_the_same_on_both_ways(
     assert len({frozenset(set(one[1]) - {"date"}) for one in found}) == 1
 
 
-async def test_every_answer_has_the_date_of_its_second(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        dates = []
-        for second in (b"Sat, 21 Nov 2026 08:00:00 GMT", b"Sat, 21 Nov 2026 08:00:01 GMT"):
-            made.state.default_headers = [(b"date", second), (b"server", b"mine")]
-            for _ in range(2):
-                _, headers, _ = await line.ask(GOOD)
-                dates.append((headers["date"], headers["server"]))
+async def test_every_answer_has_the_date_of_its_second(made: Net, line: Line) -> None:
+    dates = []
+    for second in (b"Sat, 21 Nov 2026 08:00:00 GMT", b"Sat, 21 Nov 2026 08:00:01 GMT"):
+        made.state.default_headers = [(b"date", second), (b"server", b"mine")]
+        for _ in range(2):
+            _, headers, _ = await line.ask(GOOD)
+            dates.append((headers["date"], headers["server"]))
     assert [date[-6:] for date, _ in dates] == ["00 gmt", "00 gmt", "01 gmt", "01 gmt"]
     assert {server for _, server in dates} == {"mine"}
 
@@ -258,30 +250,26 @@ async def test_both_ways_give_the_same_answer_and_the_same_headers(service: Serv
     ids=["gzip", "expect", "close", "HTTP/1.0", "a fragment", "another path", "a large body", "chunks"],
 )
 async def test_what_is_not_ordinary_goes_through_asgi(
-    service: Service, headers: tuple[str, ...], options: dict[str, str], body: bytes | None
+    made: Net, line: Line, headers: tuple[str, ...], options: dict[str, str], body: bytes | None
 ) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        if body is None:
-            line.writer.write(chunked("direct"))
-        else:
-            line.send(body, *headers, **options)
-        if "expect: 100-continue" in headers:
-            assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
-        assert (await line.answer())[0] == 200
-        assert made.by_asgi == 1
+    if body is None:
+        line.writer.write(chunked("direct"))
+    else:
+        line.send(body, *headers, **options)
+    if "expect: 100-continue" in headers:
+        assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+    assert (await line.answer())[0] == 200
+    assert made.by_asgi == 1
 
 
-async def test_a_body_in_pieces_is_put_together(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(GOOD))
-        for start in range(0, len(GOOD), 5):
-            line.writer.write(GOOD[start : start + 5])
-            await line.writer.drain()
-            await asyncio.sleep(0)
-        assert (await line.answer())[0] == 200
-        assert made.by_asgi == 0
+async def test_a_body_in_pieces_is_put_together(made: Net, line: Line) -> None:
+    line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(GOOD))
+    for start in range(0, len(GOOD), 5):
+        line.writer.write(GOOD[start : start + 5])
+        await line.writer.drain()
+        await asyncio.sleep(0)
+    assert (await line.answer())[0] == 200
+    assert made.by_asgi == 0
 
 
 async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event, *headers: str) -> None:
@@ -313,20 +301,6 @@ async def test_a_client_that_leaves_is_counted_and_its_sequences_not_run_and_not
         assert idle(figures)
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_as_499(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
-        await line.writer.drain()
-        name = 'lengthwise_requests_total{code="499",model="",version=""}'
-        async with asyncio.timeout(180):
-            while not any(connection.newest for connection in made.state.connections):
-                await asyncio.sleep(0)
-            line.writer.close()
-            while (await service.figures()).get(name) != 1:
-                await asyncio.sleep(0)
-
-
 async def test_a_deadline_that_passes_is_504_and_the_connection_goes_on() -> None:
     async with held() as (made, release, running):
         first, second = await made.line(), await made.line()
@@ -352,22 +326,21 @@ async def test_attention_requested_by_one_request_does_not_fail_the_others_of_it
 
 
 async def test_a_failure_of_the_service_itself_is_500_without_its_words(
-    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: Service, made: Net, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(request: Any, **_: Any) -> Any:
         raise ZeroDivisionError("internal words")
 
     monkeypatch.setattr(service.app.predict, "read", broken)
-    async with net(service) as made:
-        status, _, content = await (await made.line()).ask(GOOD)
-        assert status == 500
-        assert b"internal words" not in content
+    status, _, content = await (await made.line()).ask(GOOD)
+    assert status == 500
+    assert b"internal words" not in content
     assert "internal words" in caplog.text
 
 
 @pytest.mark.parametrize("breaks", [False, True], ids=["sound", "breaks"])
 async def test_a_call_record_is_closed_once_after_the_answer_even_if_that_fails(
-    service: Service, monkeypatch: pytest.MonkeyPatch, breaks: bool
+    service: Service, line: Line, monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
     done: list[str] = []
     answered, close = Connection.answered, CallRecord.close
@@ -385,13 +358,11 @@ async def test_a_call_record_is_closed_once_after_the_answer_even_if_that_fails(
 
     monkeypatch.setattr(Connection, "answered", writes)
     monkeypatch.setattr(CallRecord, "close", closes)
-    async with net(service) as made:
-        line = await made.line()
-        if breaks:
-            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                await line.ask(GOOD)
-        else:
-            assert (await line.ask(GOOD))[0] == 200
+    if breaks:
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await line.ask(GOOD)
+    else:
+        assert (await line.ask(GOOD))[0] == 200
     assert done == ["answered", "closed with 499" if breaks else "closed with 200"]
     assert service.serving.batcher.unanswered == 0
 
@@ -473,13 +444,11 @@ async def test_a_body_over_the_limit_is_413_on_a_connection_that_stays_open_too(
         assert await line.reader.read() == b""
 
 
-async def test_a_refused_head_does_not_run_the_request_before_it_again(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        assert (await line.ask(GOOD))[0] == 200
-        line.send(b"", "long: " + "a" * 40_000)
-        assert (await line.answer())[0] == 431
-        assert await line.reader.read() == b""
+async def test_a_refused_head_does_not_run_the_request_before_it_again(service: Service, line: Line) -> None:
+    assert (await line.ask(GOOD))[0] == 200
+    line.send(b"", "long: " + "a" * 40_000)
+    assert (await line.answer())[0] == 431
+    assert await line.reader.read() == b""
     figures = await service.figures()
     assert figures['lengthwise_sequences_total{model="sums",version="1"}'] == 1
 
@@ -527,7 +496,7 @@ async def test_a_body_that_drips_is_counted_as_408(
 
 @pytest.mark.parametrize(("body", "status"), [(GOOD, 200), (BAD, 422)])
 async def test_an_answer_made_before_the_drain_and_written_in_it_ends_its_connection(
-    service: Service, monkeypatch: pytest.MonkeyPatch, body: bytes, status: int
+    service: Service, made: Net, line: Line, monkeypatch: pytest.MonkeyPatch, body: bytes, status: int
 ) -> None:
     make = fast_request.response
 
@@ -537,42 +506,38 @@ async def test_an_answer_made_before_the_drain_and_written_in_it_ends_its_connec
         return made
 
     monkeypatch.setattr(fast_request, "response", then_drain)
-    async with net(service) as made:
-        line = await made.line()
-        found, headers, _ = await line.ask(body)
-        assert (found, headers["connection"]) == (status, "close")
-        assert await rest_of(line) == b""
+    found, headers, _ = await line.ask(body)
+    assert (found, headers["connection"]) == (status, "close")
+    assert await rest_of(line) == b""
 
 
 async def test_a_request_that_began_before_the_drain_and_is_answered_in_it_ends_its_connection(
-    service: Service,
+    service: Service, made: Net, line: Line
 ) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        line.writer.write(b"POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
-        await until(lambda: made.by_asgi)
-        service.serving.batcher.begin_draining()
-        line.writer.write(b"{}")
-        assert b"connection: close" in (await rest_of(line)).lower()
+    line.writer.write(b"POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
+    await until(lambda: made.by_asgi)
+    service.serving.batcher.begin_draining()
+    line.writer.write(b"{}")
+    assert b"connection: close" in (await rest_of(line)).lower()
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/models/sums:predict"])
-async def test_a_client_that_does_not_read_its_answers_is_not_read_from(service: Service, path: str) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        line.writer.transport.set_write_buffer_limits(high=1)
-        request = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx".encode()
-        sent = 0
-        with suppress(ConnectionError, TimeoutError):
-            for _ in range(40):
-                line.writer.write(request * 2000)
-                sent += 2000
-                async with asyncio.timeout(0.5):
-                    await line.writer.drain()
-        answered = sum(value for name, value in (await service.figures()).items() if 'code="422"' in name)
-        assert answered < sent
-        connection = next(iter(made.state.connections), None)
-        assert connection is None or connection.transport.get_write_buffer_size() < 8_000_000
+async def test_a_client_that_does_not_read_its_answers_is_not_read_from(
+    service: Service, made: Net, line: Line, path: str
+) -> None:
+    line.writer.transport.set_write_buffer_limits(high=1)
+    request = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx".encode()
+    sent = 0
+    with suppress(ConnectionError, TimeoutError):
+        for _ in range(40):
+            line.writer.write(request * 2000)
+            sent += 2000
+            async with asyncio.timeout(0.5):
+                await line.writer.drain()
+    answered = sum(value for name, value in (await service.figures()).items() if 'code="422"' in name)
+    assert answered < sent
+    connection = next(iter(made.state.connections), None)
+    assert connection is None or connection.transport.get_write_buffer_size() < 8_000_000
 
 
 LONG = orjson.dumps({"sequences": [{"steps": [[1, 3]] * 2000, "step_mask": [True] * 2000}]})

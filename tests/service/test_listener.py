@@ -19,7 +19,7 @@ from lengthwise.connections.listener import LEAST_IDLE_SECONDS, REJECTED, KeptAl
 from lengthwise.errors import ConfigurationError
 from tests.support import proc
 from tests.support.doors import certificate
-from tests.support.server_process import PATIENCE_SECONDS, exit_of, request, started
+from tests.support.server_process import PATIENCE_SECONDS, request, started
 
 GOOD = {"sequences": [[[0.5] * 12]]}
 FILES = 200
@@ -158,13 +158,6 @@ async def test_it_goes_on_when_there_are_files_again(
         writer.close()
         await listener.close()
     assert caplog.text.count("no connection can be accepted: Too many open files") == 2
-
-
-@pytest.mark.long
-def test_too_few_files_are_said_in_one_line() -> None:
-    code, said = exit_of(files=16)
-    assert code == 2
-    assert said == "error: this process may open 16 files (ulimit -n), and the server alone needs 32\n"
 
 
 @pytest.mark.long

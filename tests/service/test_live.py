@@ -13,9 +13,10 @@ import pytest
 from lengthwise.console import live as live_view
 from lengthwise.console.live import MOST_BATCHES, MOST_LENGTHS, MOST_VIEWERS, LiveView, Viewer
 from lengthwise.padding import PaddedBatch
-from tests.support.http_lines import net, rest_of
+from tests.support.http_lines import Line, Net, rest_of
 from tests.support.numpy_models import Service, held_batch, manifest, model, serving
 from tests.support.server_process import PATIENCE_SECONDS, started
+from tests.support.waiting import until
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "console.md"
 SECRET = "a-name-that-no-viewer-may-see"
@@ -168,43 +169,21 @@ async def test_an_answer_has_the_same_bits_with_the_view_and_without() -> None:
         assert (await service.predict(body(3, 7, 5))).content == with_view
 
 
-class Stream:
-    """A call of `/console/live`, made by hand: httpx would wait for its end."""
-
-    def __init__(self, service: Service) -> None:
-        self.messages: asyncio.Queue[Any] = asyncio.Queue()
-        self.left = asyncio.Event()
-        scope = {"type": "http", "method": "GET", "path": "/console/live", "headers": [], "query_string": b""}
-        scope |= {"http_version": "1.1", "scheme": "http", "root_path": "", "server": None, "client": None}
-        self.task = asyncio.create_task(service.app(scope, self._receive, self.messages.put))
-        self._asked = False
-
-    async def _receive(self) -> dict[str, Any]:
-        if not self._asked:
-            self._asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
-    async def next(self) -> dict[str, Any]:
-        message: dict[str, Any] = await asyncio.wait_for(self.messages.get(), PATIENCE_SECONDS)
-        return message
+GET = b"GET /console/live HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
-async def test_over_http_each_frame_is_an_event(service: Service) -> None:
-    stream = Stream(service)
-    head = await stream.next()
-    assert head["status"] == 200
-    headers = dict(head["headers"])
-    assert headers[b"content-type"] == b"text/event-stream"
-    assert headers[b"cache-control"] == b"no-store"
-    assert (await stream.next())["body"].startswith(b": ")
-    event = (await stream.next())["body"].decode()
+async def test_over_http_each_frame_is_an_event(service: Service, made: Net, line: Line) -> None:
+    line.writer.write(GET)
+    head = (await line.reader.readuntil(b"\r\n\r\n")).decode().lower()
+    assert head.startswith("http/1.1 200")
+    assert "content-type: text/event-stream\r\n" in head
+    assert "cache-control: no-store\r\n" in head
+    assert b": one event a frame\n\n" in await line.reader.readuntil(b"\n\n")
+    event = (await line.reader.readuntil(b"\n\n")).decode().partition("\r\n")[2].partition("\r\n")[2]
     assert event.startswith("event: frame\ndata: {")
     assert event.endswith("}\n\n")
-    stream.left.set()
-    await asyncio.wait_for(stream.task, PATIENCE_SECONDS)
-    assert service.serving.batcher.execution.watch is None
+    line.writer.close()
+    await until(lambda: service.serving.batcher.execution.watch is None)
 
 
 async def test_a_question_for_the_head_of_the_view_has_an_end(service: Service) -> None:
@@ -213,51 +192,37 @@ async def test_a_question_for_the_head_of_the_view_has_an_end(service: Service) 
     assert service.serving.batcher.execution.watch is None
 
 
-async def test_a_view_too_many_is_told_when_to_come_back(service: Service) -> None:
-    streams = [Stream(service) for _ in range(MOST_VIEWERS)]
-    for stream in streams:
-        assert (await stream.next())["status"] == 200
-    refused = await service.client.get("/console/live")
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-    assert refused.headers["content-type"] == "application/problem+json"
-    assert (await service.predict(body(3))).status_code == 200
-    for stream in streams:
-        stream.left.set()
-    await asyncio.wait([stream.task for stream in streams])
-
-
 async def test_viewers_that_do_not_read_lose_their_places_and_others_are_asked_to_come_again(
-    monkeypatch: pytest.MonkeyPatch,
+    service: Service, made: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system of a viewer may take megabytes, so nothing tells that it does not read, but that it does not ask."""
-    monkeypatch.setattr(live_view, "VIEW_SECONDS", 0.2)
-    async with serving(model(manifest())) as service, net(service) as made:
-        deaf = [await made.line() for _ in range(MOST_VIEWERS)]
-        for line in deaf:
-            line.writer.write(b"GET /console/live HTTP/1.1\r\nhost: x\r\n\r\n")
-        name = "lengthwise_live_viewers"
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while (await service.figures())[name] < MOST_VIEWERS:
-                await asyncio.sleep(0)
-            while (await service.figures())[name]:
-                await asyncio.sleep(0.01)
-        last = await rest_of(deaf[0])
-        assert last.endswith(b"event: end\ndata: renew\n\n\r\n0\r\n\r\n")
+    monkeypatch.setattr(live_view, "VIEW_SECONDS", 3)
+    deaf = [await made.line() for _ in range(MOST_VIEWERS)]
+    for line in deaf:
+        line.writer.write(GET)
+    name = "lengthwise_live_viewers"
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (await service.figures())[name] < MOST_VIEWERS:
+            await asyncio.sleep(0)
+        refused = await service.client.get("/console/live")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert (await service.predict(body(3))).status_code == 200
+        while (await service.figures())[name]:
+            await asyncio.sleep(0.01)
+    last = await rest_of(deaf[0])
+    assert last.endswith(b"event: end\ndata: renew\n\n\r\n0\r\n\r\n")
 
 
-async def test_a_drain_ends_every_view(service: Service) -> None:
-    stream = Stream(service)
-    assert (await stream.next())["status"] == 200
+async def test_a_drain_ends_every_view(service: Service, made: Net, line: Line) -> None:
+    line.writer.write(GET)
+    await line.reader.readuntil(b"\r\n\r\n")
     service.serving.batcher.begin_draining()
-    message = await stream.next()
-    while message.get("more_body"):
-        message = await stream.next()
-    assert message["body"].startswith(b"event: end")
-    await asyncio.wait_for(stream.task, PATIENCE_SECONDS)
+    late = await made.line()
+    late.writer.write(GET)
+    for viewer in (line, late):
+        assert b"event: end" in await rest_of(viewer)
     assert service.serving.batcher.execution.watch is None
-    late = Stream(service)
-    assert (await late.next())["status"] == 200
-    await asyncio.wait_for(late.task, PATIENCE_SECONDS)
 
 
 @pytest.mark.long

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import socket
 import struct
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,20 @@ from lengthwise.http.connection import MAX_PIPELINED
 from lengthwise.http.framing import ENDED
 from lengthwise.http.request_reader import MAX_HEADER_BYTES
 from tests.support.bounded_server import answer, served
-from tests.support.http_lines import BEARER, CHUNKED, GOOD, KEY, Net, chunked, held, net, path_of, request, rest_of
+from tests.support.http_lines import (
+    BEARER,
+    CHUNKED,
+    GOOD,
+    KEY,
+    Line,
+    Net,
+    chunked,
+    held,
+    net,
+    path_of,
+    request,
+    rest_of,
+)
 from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.waiting import until
 
@@ -45,12 +57,6 @@ def _half_closed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 60)  # a busy machine may take long to answer
 
 
-@pytest.fixture
-async def made(service: Service) -> AsyncIterator[Net]:
-    async with net(service) as found:
-        yield found
-
-
 def connection_of(made: Net) -> Any:
     (connection,) = made.state.connections
     return connection
@@ -70,8 +76,7 @@ BROKEN = {
 
 @WAYS
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
-async def test_a_refusal_comes_behind_the_answer_to_the_request_before_it(made: Net, way: str, broken: bytes) -> None:
-    line = await made.line()
+async def test_a_refusal_comes_behind_the_answer_to_the_request_before_it(line: Line, way: str, broken: bytes) -> None:
     line.writer.write(request(way, "x-request-id: first") + request(way, "x-request-id: second") + broken)
     for name in ("first", "second"):
         status, headers, _ = await line.answer()
@@ -106,8 +111,9 @@ async def test_a_request_that_has_its_answer_gets_no_other_when_its_body_turns_o
 
 @WAYS
 @pytest.mark.parametrize("count", [MAX_PIPELINED + 2, MAX_PIPELINED + 3, 3 * MAX_PIPELINED])
-async def test_past_the_longest_pipeline_the_accepted_requests_are_answered(made: Net, way: str, count: int) -> None:
-    line = await made.line()
+async def test_past_the_longest_pipeline_the_accepted_requests_are_answered(
+    made: Net, line: Line, way: str, count: int
+) -> None:
     line.writer.write(b"".join(request(way, f"x-request-id: {number}") for number in range(count)))
     told = []
     for _ in range(min(count, MAX_PIPELINED + 2)):
@@ -121,8 +127,7 @@ async def test_past_the_longest_pipeline_the_accepted_requests_are_answered(made
     assert await counts(made.service, len(told)) == {"200": len(told)}
 
 
-async def test_empty_lines_between_known_requests_do_not_add_up(made: Net) -> None:
-    line = await made.line()
+async def test_empty_lines_between_known_requests_do_not_add_up(made: Net, line: Line) -> None:
     for _ in range(20):
         line.writer.write(request("direct"))
         assert (await line.answer())[0] == 200
@@ -152,8 +157,7 @@ async def test_trailers_are_no_headers(keys: Path, way: str) -> None:
     ("head", "trailers", "status"),
     [(20_000, 10_000, 200), (20_000, 20_000, 431), (1000, 30_000, 200), (100, 33_000, 431)],
 )
-async def test_head_and_trailers_are_bounded_together(made: Net, head: int, trailers: int, status: int) -> None:
-    line = await made.line()
+async def test_head_and_trailers_are_bounded_together(line: Line, head: int, trailers: int, status: int) -> None:
     sent = chunked("direct", b"t: " + b"t" * trailers + b"\r\n")
     line.writer.write(sent.replace(b"host: x", b"host: x\r\nh: " + b"h" * head))
     assert (await line.answer())[0] == status
@@ -174,8 +178,9 @@ AMBIGUOUS = {
 
 @WAYS
 @pytest.mark.parametrize(("plain", "odd"), AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
-async def test_an_ambiguous_head_is_400_and_ends_the_connection(made: Net, way: str, plain: str, odd: str) -> None:
-    line = await made.line()
+async def test_an_ambiguous_head_is_400_and_ends_the_connection(
+    made: Net, line: Line, way: str, plain: str, odd: str
+) -> None:
     line.writer.write(request(way) + request(way).replace(plain.encode(), odd.encode(), 1) + request(way))
     assert (await line.answer())[0] == 200
     assert (await line.answer())[0] == 400
@@ -228,8 +233,7 @@ async def test_a_body_that_drips_behind_another_request_is_408_behind_its_answer
         assert await counts(made.service, 2) == {"200": 1, "408": 1}
 
 
-async def test_a_head_without_an_end_is_431(made: Net) -> None:
-    line = await made.line()
+async def test_a_head_without_an_end_is_431(line: Line) -> None:
     line.writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nnever-ends: " + b"a" * (2 * MAX_HEADER_BYTES))
     assert (await line.answer())[0] == 431
     assert await rest_of(line) == b""
@@ -269,8 +273,7 @@ async def test_a_body_that_keeps_coming_is_waited_for(monkeypatch: pytest.Monkey
 
 
 @WAYS
-async def test_a_client_that_sends_no_more_is_answered(made: Net, way: str) -> None:
-    line = await made.line()
+async def test_a_client_that_sends_no_more_is_answered(made: Net, line: Line, way: str) -> None:
     line.writer.write(request(way, "x-request-id: first") + request(way, "x-request-id: second"))
     line.writer.write_eof()
     for name in ("first", "second"):
@@ -294,8 +297,7 @@ async def test_a_client_that_sends_no_more_before_its_answer_is_there_gets_it(wa
 
 
 @WAYS
-async def test_a_client_of_http_1_0_is_told_no_100(made: Net, way: str) -> None:
-    line = await made.line()
+async def test_a_client_of_http_1_0_is_told_no_100(line: Line, way: str) -> None:
     line.writer.write(request(way, "expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0", 1))
     assert (await line.answer())[0] == 200
     assert await rest_of(line) == b""
@@ -320,10 +322,9 @@ async def test_wrong_requests_in_one_read_do_not_hold_the_event_loop_together(ma
 @WAYS
 @pytest.mark.parametrize("before", [0, 1])
 async def test_a_client_that_stops_in_the_middle_is_answered_what_it_asked_before_and_gives_its_place_back(
-    monkeypatch: pytest.MonkeyPatch, made: Net, way: str, before: int
+    made: Net, line: Line, monkeypatch: pytest.MonkeyPatch, way: str, before: int
 ) -> None:
     monkeypatch.setattr(closing, "LINGER_SECONDS", 600)
-    line = await made.line()
     line.writer.write(request(way) * before + request(way)[:-3])
     line.writer.write_eof()
     assert [(await line.answer())[0] for _ in range(before)] == [200] * before
@@ -333,8 +334,9 @@ async def test_a_client_that_stops_in_the_middle_is_answered_what_it_asked_befor
 
 
 @WAYS
-async def test_a_refused_client_that_goes_on_sending_is_read_until_it_ends_its_side(made: Net, way: str) -> None:
-    line = await made.line()
+async def test_a_refused_client_that_goes_on_sending_is_read_until_it_ends_its_side(
+    made: Net, line: Line, way: str
+) -> None:
     line.writer.write(request(way) + b"nonsense\r\n\r\n")
     for _ in range(50):
         line.writer.write(b"x" * 100_000)
