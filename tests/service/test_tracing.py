@@ -26,7 +26,6 @@ from lengthwise.telemetry.call_record import configured_tracer, traces_exporter
 from lengthwise.telemetry.tracing import Tracer, open_tracer
 from tests.support.grpc_calls import listening, request
 from tests.support.numpy_models import Service, manifest, model, serving
-from tests.support.server_process import started
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -299,16 +298,6 @@ def test_a_collector_gets_the_spans_over_http(collector: list[tuple[str, bytes]]
     ((path, body),) = collector
     assert path == "/v1/traces"
     assert b"the-id" in body
-
-
-@pytest.mark.long
-def test_a_server_sends_the_spans_of_its_last_calls_before_it_ends(collector: list[tuple[str, bytes]]) -> None:
-    with started("--runners", "1") as server:
-        assert server.predict({"sequences": [[[0.5] * 12]]}).status_code == 200
-        server.terminate()
-        assert server.end() == 0
-    sent = b"".join(body for _, body in collector)
-    assert all(name in sent for name in (b"POST /predict", b"decode", b"queue", b"inference", b"batch"))
 
 
 def test_a_process_without_the_variables_traces_nothing() -> None:
