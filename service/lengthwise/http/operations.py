@@ -120,8 +120,8 @@ def add_v2(router: APIRouter, infer: Infer) -> None:
     ready, refused = "Whether a request would be answered", errors(answer=schemas.Ready)
     add("/v2/health/ready", lambda _: {"ready": serving.ready}, "v2_ready", ready, schemas.Ready, refused)
     # Before those of models: the statistics of a model with the name `stats` are under its version.
-    every = "The statistics of all models that are served"
-    add("/v2/models/stats", lambda _: inventory.statistics(serving, None, None), "v2_statistics", every, schemas.Statistics)
+    every, form = "The statistics of all models that are served", schemas.Statistics
+    add("/v2/models/stats", lambda _: inventory.statistics(serving, None, None), "v2_statistics", every, form)
     _add_models(router, infer, "/v2/models/{model}", "v2_model", 404)
     _add_models(router, infer, "/v2/models/{model}/versions/{version}", "v2_version", 400, 404)
 
