@@ -170,6 +170,7 @@ class Connection(TimedConnection):
         self._parse_in_turns(data)
         if between and self.state is IDLE and self._begun is not None and self._begun.admitted:
             self._known = KnownHead.of(data, self._begun)
+        self._begun = None
 
     def _is_known(self, known: KnownHead, data: bytes) -> bool:
         """Whether the data are a whole request with a known header block; if so, answers it without the parser."""
