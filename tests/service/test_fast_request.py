@@ -17,7 +17,7 @@ import pytest
 from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call
-from lengthwise.http import connection, fast_request
+from lengthwise.http import fast_request
 from lengthwise.http.asgi_request import AsgiRequest
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_request import FastRequest
@@ -96,25 +96,6 @@ async def test_a_known_head_is_still_asked_for_its_key(keys: Path) -> None:
             assert (await line.ask(GOOD, f"authorization: Bearer {key}"))[0] == status
 
 
-async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
-    made: Net, line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert (await line.ask(GOOD))[0] == 200
-    (connection,) = made.state.connections
-    assert isinstance(connection, Connection)
-    clock = [connection.loop.time()]
-    monkeypatch.setattr(connection, "loop", Clock(connection.loop, clock))
-    assert (await line.ask(GOOD))[0] == 200
-    clock[0] += connection.keep_alive_seconds - 1
-    assert (await line.ask(GOOD))[0] == 200
-    clock[0] += 1.5
-    connection.keep_alive_is_over()  # set at the first answer
-    assert not connection.transport.is_closing()
-    clock[0] += connection.keep_alive_seconds
-    connection.keep_alive_is_over()
-    assert connection.transport.is_closing()
-
-
 @pytest.mark.parametrize("direct", [True, False], ids=["past ASGI", "through ASGI"])
 async def test_a_request_that_came_while_the_process_was_stopped_is_answered_though_its_connection_seems_idle(
     service: Service, monkeypatch: pytest.MonkeyPatch, direct: bool
@@ -133,15 +114,20 @@ async def test_a_request_that_came_while_the_process_was_stopped_is_answered_tho
         assert (await line.answer())[0] == 200
 
 
-class Clock:
-    """An event loop with a clock of its own."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, now: list[float]) -> None:
-        self.call_later = loop.call_later
-        self._now = now
-
-    def time(self) -> float:
-        return self._now[0]
+async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
+    made: Net, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, passed = asyncio.get_running_loop().time, 0.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now() + passed)
+    assert (await line.ask(GOOD))[0] == 200
+    (connection,) = made.state.connections
+    passed += connection.keep_alive_seconds - 2
+    assert (await line.ask(GOOD))[0] == 200
+    passed += 2.5
+    await asyncio.sleep(0.01)  # the timer of the first answer is over
+    assert not connection.transport.is_closing()
+    passed += connection.keep_alive_seconds
+    assert await rest_of(line) == b""
 
 
 def v2_body(**more: Any) -> bytes:
@@ -476,22 +462,6 @@ async def test_the_body_behind_an_offer_of_another_protocol_is_no_request(servic
         line.writer.write(hidden)
         assert (await line.answer())[0] == 422
         assert b"predictions" in (await line.ask(GOOD))[2]
-
-
-@pytest.mark.parametrize("direct", [True, False])
-async def test_a_body_that_drips_is_counted_as_408(
-    service: Service, monkeypatch: pytest.MonkeyPatch, direct: bool
-) -> None:
-    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
-    async with net(service, direct=direct) as made:
-        line = await made.line()
-        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
-        assert (await line.answer())[0] == 408
-        name = 'lengthwise_requests_total{code="408",model="",version=""}'
-        async with asyncio.timeout(180):
-            while (await service.figures()).get(name) != 1:
-                await asyncio.sleep(0)
-        assert (await service.figures())['lengthwise_requests_total{code="499",model="",version=""}'] == 0
 
 
 @pytest.mark.parametrize(("body", "status"), [(GOOD, 200), (BAD, 422)])

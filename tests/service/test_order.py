@@ -195,19 +195,16 @@ async def test_a_body_that_waits_unread_behind_another_request_is_not_late(monke
         assert (status, headers["x-request-id"]) == (200, "second")
 
 
-async def test_a_body_that_drips_behind_another_request_is_408_behind_its_answer(
-    monkeypatch: pytest.MonkeyPatch,
+@WAYS
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_body_that_drips_is_408_behind_the_answer_before_it(
+    made: Net, line: Line, monkeypatch: pytest.MonkeyPatch, way: str, before: int
 ) -> None:
     monkeypatch.setattr(http_connection, "BODY_PERIOD_SECONDS", 0.05)
-    async with held() as (made, release, running):
-        line = await made.line()
-        line.writer.write(request("direct") + request("asgi")[:-5])
-        await running.wait()
-        release.set()
-        assert (await line.answer())[0] == 200
-        assert (await line.answer())[0] == 408
-        assert await rest_of(line) == b""
-        assert await counts(made.service, 2) == {"200": 1, "408": 1}
+    line.writer.write(request(way) * before + request(way)[:-5])
+    assert [(await line.answer())[0] for _ in range(before + 1)] == [200] * before + [408]
+    assert await rest_of(line) == b""
+    assert await counts(made.service, before + 1) == {"408": 1} | ({"200": 1} if before else {})
 
 
 async def test_a_head_without_an_end_is_431(line: Line) -> None:
