@@ -36,7 +36,7 @@ from lengthwise.runtime.provider import choose
 from lengthwise.settings import Settings, bundled_models
 from lengthwise.telemetry.call_record import AccessLog, CallRecorder
 from lengthwise.telemetry.families import Family, Openings
-from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics, ModelMetrics
+from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
 from lengthwise.telemetry.snapshots import Snapshot
 from lengthwise.versions import Key, Policy
 

@@ -79,8 +79,7 @@ def main() -> None:
     """Reads the file of a task in JSON; exit code 1, with the reason on stdout, if it cannot be read."""
     task = orjson.loads(sys.argv[1])
     path, seconds, memory = Path(task["path"]), task["seconds"], task["memory_bytes"]
-    modest.die_with(task["parent"], seconds)
-    modest.be_modest(modest.NICER)
+    modest.be_modest(task["parent"], seconds)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:

@@ -111,7 +111,7 @@ class AccessLog:
         call: str,
         status: int,
         seconds: float,
-        model: list[str],
+        model: Sequence[str],
         *,
         lengths: Sequence[int],
         reason: str | None = None,
