@@ -49,7 +49,7 @@ HOOKS = {(module.strip("`"), annex.strip("`")) for module, annex, _ in rows("hoo
 
 ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.opening"},
-    "fastapi": {f"http.{name}" for name in ("app", "health", "instrumented", "operations", "server")},
+    "fastapi": {f"http.{name}" for name in ("app", "health", "operations", "server")},
     "grpc": {f"grpc.{name}" for name in ("calls", "infer", "server", "transport")},
     "uvicorn": {"http.server", "http.connection", "http.timed_connection"},
     "prometheus_client": {"telemetry.metrics", "telemetry.snapshots", "bench.exposition"},

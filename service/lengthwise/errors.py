@@ -114,15 +114,15 @@ class ServerUnreachable(LengthwiseError, ConnectionError):
 
 
 class RequestError(LengthwiseError):
-    """A request that gets no answer.
-
-    Args:
-        detail: A sentence for the client.
-        retry_after_seconds: After how many seconds to try again, if that is known.
-    """
+    """A request that gets no answer; `detail` is a sentence for the client."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
+
+    def __init_subclass__(cls, **of_class: Any) -> None:
+        super().__init_subclass__()
+        for name, value in of_class.items():
+            setattr(cls, name, value)
 
     def __init__(self, detail: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(detail)
@@ -150,17 +150,12 @@ class Problem:
         return None if place is None or place[2] is None else int(place[2])
 
 
-class InvalidRequest(RequestError):
+class InvalidRequest(RequestError, status=422, title="Invalid request"):
     """The body, or items in it, cannot be read as the model's sequences.
 
-    Args:
-        problems: The first errors, in body order.
-        total: How many errors were found; default: the number of `problems`.
-        more: Whether there may be more, because the rest of the body was not read.
+    `problems` are the first errors, in body order; `total` is how many were found. There may be `more`, where the rest
+    of the body was not read.
     """
-
-    status = 422
-    title = "Invalid request"
 
     def __init__(self, problems: Sequence[Problem], *, total: int | None = None, more: bool = False) -> None:
         if isinstance(problems, str):  # Apache Beam tries this, to add to the text; told so, it keeps the text
@@ -207,60 +202,36 @@ def _place(problem: Problem) -> str:
     return f"sequence {problem.sequence}" + ("" if problem.step is None else f", step {problem.step}")
 
 
-class Unauthorized(RequestError):
+class Unauthorized(RequestError, status=401, title="Unauthorized"):
     """A key is required, and none or a wrong one was given."""
 
-    status = 401
-    title = "Unauthorized"
 
-
-class Forbidden(RequestError):
+class Forbidden(RequestError, status=403, title="Forbidden"):
     """The call is switched off, for all or for web pages; the text says how to switch it on, if it can be."""
 
-    status = 403
-    title = "Forbidden"
 
-
-class ModelNotFound(RequestError):
+class ModelNotFound(RequestError, status=404, title="Model not found"):
     """No such model or version is served."""
 
-    status = 404
-    title = "Model not found"
 
-
-class TooLarge(RequestError):
+class TooLarge(RequestError, status=413, title="Too large"):
     """More bytes, sequences or steps than the limits allow, even on an idle server."""
 
-    status = 413
-    title = "Too large"
 
-
-class UnsupportedMedia(RequestError):
+class UnsupportedMedia(RequestError, status=415, title="Unsupported media type"):
     """The content type or the content encoding is not supported."""
 
-    status = 415
-    title = "Unsupported media type"
 
-
-class Misdirected(RequestError):
+class Misdirected(RequestError, status=421, title="Misdirected request"):
     """The server is called by a name that it does not have."""
 
-    status = 421
-    title = "Misdirected request"
 
-
-class InferenceFailed(RequestError):
+class InferenceFailed(RequestError, status=500, title="Inference failed"):
     """The runtime failed while this request's batch was running."""
 
-    status = 500
-    title = "Inference failed"
 
-
-class WorkersDiffer(RequestError):
+class WorkersDiffer(RequestError, status=500, title="Workers differ"):
     """A change of the models was made at some of the processes that serve together."""
-
-    status = 500
-    title = "Workers differ"
 
 
 class Refused(RequestError):
@@ -269,44 +240,24 @@ class Refused(RequestError):
     reason: ClassVar[str]
 
 
-class QueueFull(Refused):
+class QueueFull(Refused, status=429, title="Queue full", reason="queue_full"):
     """More padded steps are waiting than the queue holds."""
 
-    status = 429
-    title = "Queue full"
-    reason = "queue_full"
 
-
-class InflightFull(Refused):
+class InflightFull(Refused, status=503, title="Too many bytes in flight", reason="inflight_full"):
     """The bodies and answers in memory leave no room for this call's bytes."""
 
-    status = 503
-    title = "Too many bytes in flight"
-    reason = "inflight_full"
 
-
-class NotReady(Refused):
+class NotReady(Refused, status=503, title="Not ready", reason="not_ready"):
     """The server is starting, or has no good model."""
 
-    status = 503
-    title = "Not ready"
-    reason = "not_ready"
 
-
-class Draining(Refused):
+class Draining(Refused, status=503, title="Draining", reason="draining"):
     """The server is shutting down and rejects new requests."""
 
-    status = 503
-    title = "Draining"
-    reason = "draining"
 
-
-class DeadlineExceeded(Refused):
+class DeadlineExceeded(Refused, status=504, title="Deadline exceeded", reason="deadline"):
     """The request's deadline passed before it was answered."""
-
-    status = 504
-    title = "Deadline exceeded"
-    reason = "deadline"
 
 
 class Causes:
@@ -334,15 +285,12 @@ class Causes:
         found: list[str] = []
         told = 0
         for shown, places, count in self._alike.values():
-            if len(found) >= most:
-                break
-            if count <= _FEW_ALIKE:
-                part = shown[: most - len(found)]
-                found += part
-                told += len(part)
-                continue
-            others = ", ".join(one for one in places[1:] if one)
-            found.append(f"{shown[0]} (and {count - 1} more like it{f': {others}, ...' if others else ''})")
-            told += count
+            few = count <= _FEW_ALIKE
+            if not few:
+                others = ", ".join(one for one in places[1:] if one)
+                shown = [f"{shown[0]} (and {count - 1} more like it{f': {others}, ...' if others else ''})"]
+            part = shown[: most - len(found)]
+            found += part
+            told += len(part) if few or not part else count
         more = self.total - told
         return [*found, f"and {more} more"] if more else found

@@ -34,11 +34,9 @@ from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
 from lengthwise.runtime.provider import choose
 from lengthwise.settings import Settings, bundled_models
-from lengthwise.telemetry.access_log import AccessLog
-from lengthwise.telemetry.call_record import CallRecorder
-from lengthwise.telemetry.families import Family
+from lengthwise.telemetry.call_record import AccessLog, CallRecorder
+from lengthwise.telemetry.families import Family, Openings
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
-from lengthwise.telemetry.openings import Openings
 from lengthwise.telemetry.snapshots import Snapshot
 from lengthwise.versions import Key, Policy
 

@@ -63,12 +63,7 @@ def console(folder: Path, *options: str) -> Iterator[ServerProcess]:
 
 
 class Window:
-    """A page of the browser, and what went wrong in it.
-
-    Attributes:
-        page: Playwright's page.
-        troubles: Errors of its scripts, and what its policy or the network refused; but no refusal of the service.
-    """
+    """A page of the browser, and what went wrong in it (`troubles`), but for refusals of the service."""
 
     def __init__(self, browser: Any, url: str, size: dict[str, int] = WIDE, **options: Any) -> None:
         self.url = url
@@ -103,3 +98,29 @@ class Window:
         """Closes the page, when the calls that a test answers are over."""
         self.page.unroute_all(behavior="wait")
         self.context.close()
+
+
+def answered(window: Window) -> Any:
+    """The page, once its first sequence is answered."""
+    page = window.open()
+    page.locator(".answer .label").wait_for()
+    return page
+
+
+def pasted(page: Any, text: str) -> None:
+    page.click("#paste")
+    page.fill("#pasted", text)
+    page.click("#use-pasted")
+
+
+def at(page: Any, share: float, below: float) -> tuple[float, float]:
+    """A place in the picture: a share of its width, and pixels below its top."""
+    box = page.locator("#signal").bounding_box()
+    return box["x"] + box["width"] * share, box["y"] + below
+
+
+def dragged(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+    page.mouse.move(*at(page, *start))
+    page.mouse.down()
+    page.mouse.move(*at(page, *end), steps=5)
+    page.mouse.up()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.console.browser import Window, chromium, console
+from tests.console.browser import Window, answered, chromium, console
 from tests.support.server_process import ServerProcess
 
 
@@ -29,3 +29,8 @@ def window(browser: Any, server: ServerProcess) -> Iterator[Window]:
     yield opened
     opened.close()
     assert opened.troubles == []
+
+
+@pytest.fixture
+def page(window: Window) -> Any:
+    return answered(window)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.console.browser import EXAMPLE, NARROW, ROOT, WIDE, Window, chromium, console
+from tests.console.browser import EXAMPLE, NARROW, ROOT, WIDE, Window, chromium, console, dragged, pasted
 
 DOCS = ROOT / "docs"
 BURSTS = 30
@@ -16,15 +16,9 @@ BETWEEN_MS = 600
 def predict(window: Window) -> Any:
     """A recording with some steps left out, and the answers under more and more padding."""
     page = window.open()
-    page.click("#paste")
-    page.fill("#pasted", EXAMPLE.read_text())
-    page.click("#use-pasted")
+    pasted(page, EXAMPLE.read_text())
     page.locator(".answer .label", has_text="probability 0.9997").wait_for()
-    box = page.locator("#signal").bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.84, box["y"] + 60)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 60)
-    page.mouse.up()
+    dragged(page, (0.84, 60), (0.9, 60))
     page.locator(".answer .facts li", has_text="left out").wait_for()
     page.locator("#signal rect.attention").first.wait_for()
     page.check("input[name=added][value=neighbours]", force=True)

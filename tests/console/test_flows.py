@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lengthwise.settings import bundled_models
-from tests.console.browser import EXAMPLE, NARROW, Window, console
+from tests.console.browser import EXAMPLE, NARROW, Window, answered, at, console, dragged, pasted
 from tests.support.server_process import ServerProcess
 
 pytestmark = [pytest.mark.console, pytest.mark.process]
@@ -21,15 +21,7 @@ ANSWER = {"label": "1", "score": 0.6, "probabilities": [0.6, 0.4], "length": 3}
 KEY = "a-key-of-sixteen-or-more"
 
 
-def pasted(page: Any, text: str) -> None:
-    page.click("#paste")
-    page.fill("#pasted", text)
-    page.click("#use-pasted")
-
-
-def test_the_page_begins_with_an_answered_example(window: Window) -> None:
-    page = window.open()
-    page.locator(".answer .label").wait_for()
+def test_the_page_begins_with_an_answered_example(page: Any) -> None:
     assert page.locator(".bars .number").count() == 9
     assert page.locator("#signal path.line").count() == 12
     page.locator("#signal rect.attention").first.wait_for()
@@ -82,33 +74,21 @@ def test_an_empty_cell_is_a_missing_value(window: Window, text: str, steps: list
     assert json.dumps(steps, separators=(",", ":")) in page.locator("#code").inner_text()
 
 
-def test_steps_are_left_out_by_a_click_and_come_back_by_another(window: Window) -> None:
-    page = window.open()
-    page.locator(".answer .label").wait_for()
-    box = page.locator("#signal").bounding_box()
-    middle = (box["x"] + box["width"] / 2, box["y"] + 80)
-    page.mouse.click(*middle)
+def test_steps_are_left_out_by_a_click_and_come_back_by_another(page: Any) -> None:
+    page.mouse.click(*at(page, 0.5, 80))
     page.locator(".answer .facts li", has_text="1 left out").wait_for()
     assert "1 left out" in page.locator("#sequence-note").inner_text()
-    page.mouse.click(*middle)
+    page.mouse.click(*at(page, 0.5, 80))
     page.locator("#sequence-note", has_not_text="left out").wait_for()
 
 
-def test_a_drag_leaves_a_range_out(window: Window) -> None:
-    page = window.open()
-    page.locator(".answer .label").wait_for()
-    box = page.locator("#signal").bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 80)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 80)
-    page.mouse.up()
+def test_a_drag_leaves_a_range_out(page: Any) -> None:
+    dragged(page, (0.4, 80), (0.8, 80))
     said = page.locator("#sequence-note").inner_text()
     assert int(said.split(" left out")[0].split("· ")[-1]) > 2
 
 
-def test_everything_at_the_picture_can_be_done_with_keys(window: Window) -> None:
-    page = window.open()
-    page.locator(".answer .label").wait_for()
+def test_everything_at_the_picture_can_be_done_with_keys(page: Any) -> None:
     signal = page.locator("#signal")
     signal.focus()
     page.keyboard.press("Home")
@@ -126,16 +106,10 @@ def test_everything_at_the_picture_can_be_done_with_keys(window: Window) -> None
     assert "step 2, feature 0" in page.locator(".answer .facts").inner_text()
 
 
-def test_a_curve_is_drawn_with_the_pointer(window: Window) -> None:
-    page = window.open()
-    page.locator(".answer .label").wait_for()
+def test_a_curve_is_drawn_with_the_pointer(page: Any) -> None:
     page.select_option("#drawn", "3")
     before = page.locator("#signal path.line").nth(3).get_attribute("d")
-    box = page.locator("#signal").bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 40)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 150, steps=5)
-    page.mouse.up()
+    dragged(page, (0.2, 40), (0.9, 150))
     assert page.locator("#signal path.line").nth(3).get_attribute("d") != before
     assert "left out" not in page.locator("#sequence-note").inner_text()
 
@@ -208,9 +182,7 @@ def test_two_versions_stand_side_by_side(window: Window) -> None:
     ]
 
 
-def test_the_copied_calls_give_the_answer_of_the_page(window: Window) -> None:
-    page = window.open()
-    page.locator(".answer .label").wait_for()
+def test_the_copied_calls_give_the_answer_of_the_page(page: Any) -> None:
     seen = page.locator(".bars .number").all_inner_texts()
     page.click("#copy-curl")
     page.locator("#copied", has_text="Copied as curl").wait_for()
@@ -356,7 +328,7 @@ def imagined(window: Window, model: dict[str, Any], prediction: dict[str, Any]) 
 
     window.page.route("**/console/state", state)
     window.page.route("**/predict", predict)
-    return window.open()
+    return answered(window)
 
 
 def centre(page: Any, place: str) -> tuple[float, float]:
@@ -366,9 +338,7 @@ def centre(page: Any, place: str) -> tuple[float, float]:
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
-def test_an_answer_to_an_earlier_sequence_is_not_shown(window: Window) -> None:
-    page = window.open()
-    page.locator(".answer .label").wait_for()
+def test_an_answer_to_an_earlier_sequence_is_not_shown(page: Any, window: Window) -> None:
     held: list[Any] = []
     page.route("**/predict", lambda route: held.append(route))
 
@@ -484,12 +454,10 @@ def test_many_features_are_a_heat_map_that_names_what_is_under_the_pointer(windo
         {"features": 64, "labels": ["1", "2"], "feature_names": names, "examples": 0, "attention": False},
         ANSWER,
     )
-    page.locator(".answer .label").wait_for()
     assert page.locator("#signal path.line").count() == 0
     assert page.locator("#signal image").count() == 1
     assert "made up" in page.locator("#sequence-note").inner_text()
-    box = page.locator("#signal").bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 100)
+    page.mouse.move(*at(page, 0.5, 100))
     page.locator("#signal .row.near").wait_for()
     assert page.locator("#near").inner_text().startswith("sensor ")
     assert page.locator("#features button").count() == 64
@@ -497,11 +465,8 @@ def test_many_features_are_a_heat_map_that_names_what_is_under_the_pointer(windo
     assert window.violations() == []
 
 
-def test_a_line_is_highlighted_under_the_pointer(window: Window) -> None:
-    page = window.open()
-    page.locator(".answer .label").wait_for()
-    box = page.locator("#signal").bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+def test_a_line_is_highlighted_under_the_pointer(page: Any) -> None:
+    page.mouse.move(*at(page, 0.5, 60))
     page.locator("#signal .one .line.near").wait_for()
     assert page.locator("#near").inner_text().startswith("feature ")
     page.locator("#features button").nth(4).hover()
@@ -535,8 +500,7 @@ def test_the_default_version_is_tried_first_and_its_aliases_are_seen(browser: An
         server.process.send_signal(signal.SIGHUP)
         server.wait_for("aliases of japanese-vowels")
         window = Window(browser, server.url)
-        page = window.open()
-        page.locator(".answer .label").wait_for()
+        page = answered(window)
         assert page.locator("#version").input_value() == "1"
         assert "champion" in page.locator("#version option:checked").inner_text()
         page.click("#to-models")
@@ -554,7 +518,6 @@ def test_the_columns_of_a_table_are_named_and_can_be_chosen(window: Window, tmp_
     ]
     (tmp_path / "long.csv").write_text("\n".join(["id,t,pressure,note,label", *rows]))
     page = imagined(window, {"features": 1, "labels": ["1", "2"]}, ANSWER)
-    page.locator(".answer .label").wait_for()
     page.set_input_files("#file", tmp_path / "long.csv")
     page.locator("#sequence-note.problem", has_text="pressure, note").wait_for()
     assert page.locator("#sequence-note").inner_text().count("1 feature a step") == 1
@@ -571,7 +534,6 @@ def test_the_columns_of_a_table_are_named_and_can_be_chosen(window: Window, tmp_
 def test_of_a_table_that_is_doubtful_the_header_is_offered(window: Window, tmp_path: Path) -> None:
     (tmp_path / "two.csv").write_text("time,timestamp,x\n1,1,5\n2,2,6\n")
     page = imagined(window, {"features": 1, "labels": ["1", "2"]}, ANSWER)
-    page.locator(".answer .label").wait_for()
     page.set_input_files("#file", tmp_path / "two.csv")
     page.locator("#sequence-note.problem", has_text="may each be the time").wait_for()
     page.select_option("#column-time", "time")
@@ -581,9 +543,7 @@ def test_of_a_table_that_is_doubtful_the_header_is_offered(window: Window, tmp_p
     assert "[[5],[6]]" in page.locator("#code").inner_text()
 
 
-def test_one_cause_at_many_steps_is_one_line(window: Window) -> None:
-    page = window.open()
-    page.locator(".answer .label").wait_for()
+def test_one_cause_at_many_steps_is_one_line(page: Any) -> None:
     pasted(page, "\n".join(["1 2"] * 25))
     page.locator(".answer .problem").wait_for()
     assert page.locator(".answer .facts li").count() <= 2
@@ -605,7 +565,6 @@ def test_the_accuracy_of_a_file_counts_steps_and_sets(
     lines = [json.dumps({"steps": [[1.0]] * 3, "label": label}) for label in labels]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     page = imagined(window, {"task": task, "features": 1, "labels": ["a", "b"], "attention": False}, answer)
-    page.locator(".answer .label").wait_for()
     page.set_input_files("#file", tmp_path / "a.jsonl")
     page.click("#answer-all")
     page.locator("#file-note", has_text=right).wait_for()

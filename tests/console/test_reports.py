@@ -16,6 +16,8 @@ pytestmark = pytest.mark.console
 
 SCORES = {"answers": 40, "accuracy": 0.9, "macro_f1": 0.88, "loss": 0.3, "ece": 0.02, "confusion": [[18, 2], [2, 18]]}
 TRAINING = {
+    "made": {"date": "2026-01-02", "version": "1.0", "seed": 0, "data": "a.jsonl", "records": 80},
+    "spec": {"input": {"features": 2}},
     "labels": ["a", "b"],
     "seconds": 12.5,
     "chosen": ["the layers, because the sequences are short"],

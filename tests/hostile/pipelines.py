@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import random
-import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,14 +19,11 @@ from typing import Final, NamedTuple
 
 import orjson
 
-CONCURRENT: Final = 48
-"""Connections at once."""
+CONCURRENT: Final = 48  # connections at once
 PATIENCE_SECONDS: Final = 180.0
 MARKER: Final = b"GET /livez HTTP/1.1\r\nhost: marker\r\n\r\n"
-UNLIKE: Final = frozenset({"date", "server-timing", "x-request-id"})
-"""Headers that differ from one answer to the next."""
-EARLY: Final = frozenset({200, 401, 404, 405, 413, 415})
-"""What may be told before a body is there."""
+UNLIKE: Final = frozenset({"date", "server-timing", "x-request-id"})  # headers that differ from answer to answer
+EARLY: Final = frozenset({200, 401, 404, 405, 413, 415})  # what may be told before a body is there
 STEP: Final = [0.5] * 12
 
 
@@ -46,34 +42,21 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece and what it gets alone.
-
-    Attributes:
-        data: Its bytes.
-        answers: What it gets.
-        ends: Whether the connection ends behind them, even if more is sent.
-        exact: Whether the next request on the connection is taken as it is.
-    """
+    """A piece and what it gets alone."""
 
     data: bytes
     answers: tuple[Answer, ...]
-    ends: bool
-    exact: bool
+    ends: bool  # the connection ends behind them, even if more is sent
+    exact: bool  # the next request on the connection is taken as it is
 
 
 @dataclass
 class Report:
-    """What a run has seen.
-
-    Attributes:
-        pipelines: How many were sent.
-        statuses: Of all answers that were compared.
-        failures: Pipelines that got something else, each with what was expected and what came.
-    """
+    """What a run has seen."""
 
     pipelines: int = 0
-    statuses: Counter[int] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)  # of all answers that were compared
+    failures: list[str] = field(default_factory=list)  # each with what was expected and what came
 
 
 def parsed(data: bytes) -> tuple[list[Answer], bytes]:
@@ -95,65 +78,43 @@ def parsed(data: bytes) -> tuple[list[Answer], bytes]:
             answers.append(Answer(status, tuple(sorted(pair for pair in pairs if pair[0] not in UNLIKE)), body))
 
 
-class Talk:
-    """One connection by hand."""
+async def said(port: int, segments: Sequence[bytes], *, enough: int) -> list[Answer]:
+    """Sends segments one by one on a connection, reads that many answers, says that nothing more comes, reads on.
 
-    def __init__(self, port: int) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setblocking(False)
-        self._port = port
-
-    async def say(self, segments: Sequence[bytes], *, enough: int) -> list[Answer]:
-        """Sends segments, reads that many answers, says that nothing more comes, and reads on to the end.
-
-        Args:
-            segments: Sent one by one.
-            enough: After how many answers nothing more is sent; 0 for at once.
-
-        Returns:
-            All answers; one that is no whole answer has status 0.
-        """
-        got = bytearray()
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await self._loop.sock_connect(self._socket, ("127.0.0.1", self._port))
-                sending = asyncio.ensure_future(self._send(segments, half_close=enough == 0))
-                while part := await self._receive():
+    All answers; one that is not whole has status 0. With `enough` 0 nothing is waited for.
+    """
+    got = bytearray()
+    writer = None
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            sending = asyncio.ensure_future(_sent(writer, segments, half_close=enough == 0))
+            with suppress(OSError):
+                while part := await reader.read(65_536):
                     got += part
                     if enough and len(parsed(bytes(got))[0]) >= enough:
                         await sending
-                        self._half_close()
+                        writer.write_eof()
                         enough = 0
-                await sending
-        except TimeoutError:
-            got += b"HTTP/1.1 0 late\r\ncontent-length: 0\r\n\r\n"
-        finally:
-            self._socket.close()
-        answers, rest = parsed(bytes(got))
-        return [*answers, Answer(0, (), rest)] if rest else answers
+            await sending
+    except TimeoutError:
+        got += b"HTTP/1.1 0 late\r\ncontent-length: 0\r\n\r\n"
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+    answers, rest = parsed(bytes(got))
+    return [*answers, Answer(0, (), rest)] if rest else answers
 
-    async def _send(self, segments: Sequence[bytes], *, half_close: bool) -> None:
+
+async def _sent(writer: asyncio.StreamWriter, segments: Sequence[bytes], *, half_close: bool) -> None:
+    with suppress(OSError):  # the server has ended the connection
         for number, segment in enumerate(segments):
-            try:
-                await self._loop.sock_sendall(self._socket, segment)
-            except OSError:
-                return  # the server has ended the connection
+            writer.write(segment)
+            await writer.drain()
             if number + 1 < len(segments):
                 await asyncio.sleep(0.0005)  # so that it is read before the next one comes
         if half_close:
-            self._half_close()
-
-    def _half_close(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-
-    async def _receive(self) -> bytes:
-        try:
-            return await self._loop.sock_recv(self._socket, 65_536)
-        except OSError:
-            return b""
+            writer.write_eof()
 
 
 async def _each(count: int, act: Callable[[int], object]) -> None:
@@ -174,8 +135,8 @@ async def alone(port: int, data: Sequence[bytes]) -> list[Piece]:
     found: list[Piece | None] = [None] * len(data)
 
     async def ask(number: int) -> None:
-        answers = await Talk(port).say([data[number]], enough=0)
-        behind = await Talk(port).say([data[number], MARKER], enough=0)
+        answers = await said(port, [data[number]], enough=0)
+        behind = await said(port, [data[number], MARKER], enough=0)
         ends = bool(answers) and answers[-1].last
         exact = len(behind) == len(answers) + 1 and behind[:-1] == answers and behind[-1].status == 200
         found[number] = Piece(data[number], tuple(answers), ends, exact)
@@ -213,14 +174,7 @@ def expected(pieces: Sequence[Piece]) -> tuple[list[Answer], bool]:
 
 
 async def run(port: int, seed: int, *, pieces: int, pipelines: int) -> Report:
-    """Sends pipelines to a server and compares what they get.
-
-    Args:
-        port: Of the server; it has the key `key_of`.
-        seed: The same seed makes the same pipelines.
-        pieces: How many different ones they are made of.
-        pipelines: How many.
-    """
+    """Sends pipelines, made of so many pieces, to a server with the key `KEY`, and compares what they get."""
     rng = random.Random(seed)
     pool = await alone(port, [piece(rng) for _ in range(pieces)])
     exact = [one for one in pool if one.exact]
@@ -237,7 +191,7 @@ async def run(port: int, seed: int, *, pieces: int, pipelines: int) -> Report:
         places = sorted(random.Random(seed * 1_000_003 + number).choices(range(len(data)), k=cuts[number]))
         segments = [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True) if a < b]
         wanted, nothing_more = expected(pipeline)
-        got = await Talk(port).say(segments, enough=len(wanted))
+        got = await said(port, segments, enough=len(wanted))
         report.pipelines += 1
         report.statuses.update(one.status for one in wanted)
         if len(got) < len(wanted) or not same(got, wanted, nothing_more=nothing_more):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 import time
 from collections.abc import Iterator
 
 import orjson
 import pytest
 
-from lengthwise.http.connection import MAX_PIPELINED
-from tests.hostile.watched import GOOD, STEP, calls_of, payload, unharmed, until
+from tests.hostile.watched import GOOD, STEP, unharmed, until
 from tests.support.server_process import ServerProcess, Wire, request, started
 
 V1 = orjson.dumps({"instances": GOOD["sequences"]})
@@ -22,8 +19,6 @@ WAYS = {
     % (len(V1), V1),
     "no call": b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n",
 }
-WAITING = 'lengthwise_queue_sequences{model="japanese-vowels",version="1"}'
-ways = pytest.mark.parametrize("piece", WAYS.values(), ids=WAYS.keys())
 
 
 @pytest.fixture(scope="module")
@@ -40,29 +35,7 @@ def statuses(wire: Wire) -> list[int]:
     return found
 
 
-@ways
-def test_a_client_that_sends_no_more_is_answered(server: ServerProcess, piece: bytes) -> None:
-    for count in (1, 5):
-        with server.connect() as wire:
-            wire.send(piece * count)
-            wire.socket.shutdown(socket.SHUT_WR)
-            assert statuses(wire) == [200] * count
-
-
-@ways
-@pytest.mark.parametrize("count", [MAX_PIPELINED + 2, MAX_PIPELINED + 3, 100])
-def test_past_the_longest_pipeline_the_accepted_requests_are_answered(
-    server: ServerProcess, piece: bytes, count: int
-) -> None:
-    with server.connect() as wire:
-        wire.send(piece * count)
-        wire.socket.shutdown(socket.SHUT_WR)
-        answered = statuses(wire)
-    assert set(answered) == {200}
-    assert MAX_PIPELINED + 2 <= len(answered) <= count  # more, where they did not come in one piece
-
-
-@ways
+@pytest.mark.parametrize("piece", WAYS.values(), ids=WAYS.keys())
 def test_a_large_answer_comes_whole_though_what_follows_is_refused(server: ServerProcess, piece: bytes) -> None:
     large = request({"sequences": [[STEP]] * 1024})
     with server.connect() as wire:
@@ -90,25 +63,3 @@ def test_a_flood_of_malformed_requests_costs_little_and_writes_a_line_a_second(s
             malformed()
     until(told, "no line says how many there were")
     assert server.text[said:].count("malformed request") <= 2 + time.monotonic() - began
-
-
-@pytest.mark.long
-def test_whoever_leaves_is_counted_as_gone_whether_by_reset_or_by_an_end() -> None:
-    with started("--max-wait-ms", "60000", "--default-timeout-ms", "60000") as server:
-        for reset in (True, False):
-            with server.connect() as wire:
-                wire.send(request(GOOD))
-                until(lambda: server.figures()[WAITING] == 1, "the request does not wait")
-                if reset:
-                    wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            until(lambda: server.figures()[WAITING] == 0, "the request still waits")
-        assert calls_of(server) == {"499": 2}
-
-
-@pytest.mark.long
-def test_a_body_behind_a_request_that_takes_long_is_not_late() -> None:
-    body = payload() + b" " * 400_000
-    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
-    with started("--max-wait-ms", "14000", "--runners", "1") as server, server.connect() as wire:
-        wire.send(request(GOOD) + head + body)
-        assert [wire.answer()[0] for _ in range(2)] == [200, 200]

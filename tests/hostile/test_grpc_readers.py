@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ import pytest
 from lengthwise.bench.launch import free_port
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
+from tests.hostile.watched import until
 from tests.support import http2
-from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, started
+from tests.support.server_process import PATIENCE_SECONDS, started
 
 CALLS = 8
 ROWS = 1024
@@ -39,29 +39,25 @@ def ask_without_reading(port: int) -> socket.socket:
     return connection.wire
 
 
-def wait_until(server: ServerProcess, inflight: str, seconds: float) -> None:
-    """Returns once answers are in hand, or none is."""
-    deadline = time.monotonic() + seconds
-    while (server.figures()["lengthwise_inflight_bytes"] > 0) != (inflight == "some"):
-        assert time.monotonic() < deadline, server.figures()["lengthwise_inflight_bytes"]
-        time.sleep(0.02)
-
-
 @pytest.mark.long
 def test_answers_over_grpc_that_nobody_reads_are_counted_and_given_up() -> None:
     port = free_port()
     name = 'lengthwise_requests_total{code="200",model="japanese-vowels",version="1"}'
     with started("--grpc-port", str(port)) as server:
+
+        def in_hand() -> bool:
+            return server.figures()["lengthwise_inflight_bytes"] > 0
+
+        def answered(count: int) -> None:
+            until(lambda: server.figures().get(name, 0) >= count, "they are not answered", 3 * PATIENCE_SECONDS)
+
         deaf = [ask_without_reading(port) for _ in range(CALLS)]
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while server.figures().get(name, 0) < CALLS:
-            assert time.monotonic() < deadline
-        wait_until(server, "some", 1)  # all are answered, and the answers are still in hand
-        wait_until(server, "none", 3 * PATIENCE_SECONDS)
+        answered(CALLS)
+        until(in_hand, "no answer is in hand", 1)
+        until(lambda: not in_hand(), "they stay in hand", 3 * PATIENCE_SECONDS)
         again = ask_without_reading(port)
-        while server.figures()[name] < CALLS + 1:
-            assert time.monotonic() < deadline + 3 * PATIENCE_SECONDS
+        answered(CALLS + 1)
         assert "Traceback" not in server.text
         for connection in (*deaf, again):
             connection.close()
-        wait_until(server, "none", PATIENCE_SECONDS)
+        until(lambda: not in_hand(), "the last one stays", PATIENCE_SECONDS)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -20,19 +19,18 @@ import pytest
 from lengthwise.bench.launch import free_port
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
+from tests.hostile.watched import MEBIBYTE, STEP, until
 from tests.support import proc
 from tests.support.numpy_models import idle
 from tests.support.server_process import ServerProcess, Wire, started
 
 pytestmark = pytest.mark.long
 
-MEBIBYTE = 1 << 20
 BODY_BYTES = 4 * MEBIBYTE
 BOUND_BYTES = 32 * MEBIBYTE
 BESIDE_BYTES = 160 * MEBIBYTE
 """What two large bodies take while they are read, what the kernel and the parser read ahead, what is not given back."""
 MANY = 200
-STEP = [0.5] * 12
 SMALL = {"sequences": [[STEP]], "timeout_ms": 1000}
 """Its deadline ends its wait for company where there is one."""
 GOOD = orjson.dumps({"sequences": [[STEP]]})
@@ -51,10 +49,8 @@ class Attacked:
     def stays_within_the_bound(self) -> None:
         """Its peak was near the bound, it answers, and in the end nothing is in hand."""
         assert self.server.peak_bytes() - self.before < BOUND_BYTES + BESIDE_BYTES
-        deadline = time.monotonic() + 60
-        while not (idle(figures := self.server.figures()) and figures["lengthwise_inflight_bytes"] == 0):
-            assert time.monotonic() < deadline, figures
-            time.sleep(0.05)
+        until(lambda: idle(self.server.figures()), "something waits")
+        until(lambda: self.server.figures()["lengthwise_inflight_bytes"] == 0, "bytes are in hand")
         assert self.server.predict(SMALL).status_code == 200
 
 
@@ -74,13 +70,8 @@ def post(path: bytes, body: bytes, *headers: bytes) -> bytes:
 
 def at_once(count: int, action: Callable[[], int]) -> list[int]:
     """What so many threads come to that do the same at once."""
-    found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.append(action())) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+    with ThreadPoolExecutor(count) as pool:
+        return [*pool.map(lambda _: action(), range(count))]
 
 
 def asked(server: ServerProcess, request: bytes) -> int:
@@ -142,21 +133,14 @@ def test_a_waiting_sequence_keeps_only_its_own_bytes_and_frees_them_with_its_cal
     body = head + values.tobytes() + (1).to_bytes(4, "little")
     request = post(b"/v2/models/japanese-vowels/infer", body, b"inference-header-content-length: %d" % len(head))
     wires = [attacked.server.connect() for _ in range(60)]
-    for wire in wires:
+    waiting = 'lengthwise_queue_sequences{model="japanese-vowels",version="1"}'
+    for number, wire in enumerate(wires, 1):
         wire.send(request)
-        wire_waits(attacked.server, wires.index(wire) + 1)
+        until(lambda number=number: attacked.server.figures()[waiting] >= number, "it does not wait")
     assert attacked.server.figures()["lengthwise_inflight_bytes"] < 60 * 32_768  # with room for the answers
     for wire in wires:
         wire.__exit__()
     attacked.stays_within_the_bound()
-
-
-def wire_waits(server: ServerProcess, count: int) -> None:
-    """Returns once so many sequences wait."""
-    deadline = time.monotonic() + 60
-    while server.figures()['lengthwise_queue_sequences{model="japanese-vowels",version="1"}'] < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_messages_over_grpc_take_turns(attacked: Attacked) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -84,21 +83,3 @@ def ended(connection: socket.socket) -> bool:
     """Whether the peer has ended a connection of which nothing is read."""
     established = 1  # the first byte of TCP_INFO is the state
     return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != established
-
-
-def test_a_slow_reader_of_large_answers_gets_all_of_them() -> None:
-    large = {"sequences": [[[0.5] * 12]] * 1024}
-    count = 60
-    with started() as server, narrow(server.port) as wire:
-        sender = threading.Thread(target=wire.send, args=(request(large) * count,))
-        sender.start()
-        began, got = time.monotonic(), b""
-        while time.monotonic() - began < 2 * PATIENCE_SECONDS:  # more than nothing, and far less than it could
-            got += wire.socket.recv(1024)
-            time.sleep(0.05)
-        print(f"read {len(got)} bytes in {time.monotonic() - began:.0f} s")
-        while got.count(b"HTTP/1.1 200") < count or not got.endswith(b"]}"):
-            part = wire.socket.recv(65_536)
-            assert part, "the connection ended"
-            got += part
-        sender.join()

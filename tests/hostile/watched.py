@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -23,18 +21,12 @@ KEY = "a-good-key-of-sixteen"
 
 
 class Bystander:
-    """Another caller, who asks one good thing after another while the block runs.
-
-    Attributes:
-        seconds: How long each answer took.
-        worked: The processor seconds of the server meanwhile: what other programs take of the machine is not in them.
-        wrong: Statuses other than 200.
-    """
+    """Another caller, who asks one good thing after another while the block runs."""
 
     def __init__(self, server: ServerProcess, *headers: tuple[str, str]) -> None:
-        self.seconds: list[float] = []
-        self.worked: list[float] = []
-        self.wrong: list[int] = []
+        self.seconds: list[float] = []  # how long each answer took
+        self.worked: list[float] = []  # processor seconds of the server meanwhile, without those of other programs
+        self.wrong: list[int] = []  # statuses other than 200
         self._server = server
         self._request = request(GOOD, **dict(headers))
         self._over = threading.Event()
@@ -61,12 +53,6 @@ class Bystander:
         self._over.set()
         self._thread.join()
 
-    @property
-    def summary(self) -> str:
-        """What the caller saw."""
-        median, most = statistics.median(self.seconds), max(self.seconds)
-        return f"{len(self.seconds)} other calls: median {median * 1e3:.1f} ms, longest {most * 1e3:.0f} ms"
-
 
 @contextmanager
 def unharmed(
@@ -74,11 +60,7 @@ def unharmed(
 ) -> Iterator[Bystander]:
     """Holds that what happens inside costs the server little memory, no files, and other callers no long wait.
 
-    Args:
-        server: Which is attacked.
-        headers: Of the other caller's requests.
-        growth_bytes: By how much its memory may peak above what it held before.
-        longest_seconds: Processor time that the server may use while another caller waits for one answer.
+    `longest_seconds` is the processor time that the server may use while another caller waits for one answer.
     """
     with server.connect() as wire:  # what is made once and kept is no growth
         wire.send(request(GOOD, **dict(headers)))
@@ -91,8 +73,9 @@ def unharmed(
     with Bystander(server, *headers) as bystander:
         yield bystander
     growth = server.peak_bytes() - before
+    seconds, took = bystander.seconds, proc.processor_seconds(pid) - used
     print(
-        f"memory +{growth / MEBIBYTE:.1f} MiB; server {proc.processor_seconds(pid) - used:.2f} s; {bystander.summary}"
+        f"memory +{growth / MEBIBYTE:.1f} MiB; server {took:.2f} s; {len(seconds)} others, {max(seconds):.3f} s at most"
     )
     assert growth < growth_bytes
     assert bystander.wrong == []
@@ -134,15 +117,6 @@ def stuff(wire: Wire, piece: bytes) -> None:
         while True:
             wire.socket.sendall(piece)
     wire.socket.settimeout(60)
-
-
-def calls_of(server: ServerProcess, **headers: str) -> dict[str, float]:
-    """How many inference calls have which code."""
-    found: dict[str, float] = {}
-    text = server.client.get("/metrics", headers=headers).text
-    for code, value in re.findall(r'lengthwise_requests_total\{code="(\d+)",[^}]*\} (\S+)', text):
-        found[code] = found.get(code, 0) + float(value)
-    return {code: value for code, value in found.items() if value}
 
 
 def payload() -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from lengthwise.commands import logs
 from lengthwise.settings import Settings
-from lengthwise.telemetry.access_log import MOST_LENGTHS, AccessLog
+from lengthwise.telemetry.call_record import MOST_LENGTHS, AccessLog
 from tests.support.numpy_models import manifest, model, serving
 
 GOOD = {"sequences": [{"id": "secret", "steps": [[1, 3], [2, 4]]}, [[77, 78]]]}

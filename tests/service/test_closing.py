@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,14 +15,15 @@ from lengthwise.connections.closing import gently
 ANSWER = b"an answer" * 1000
 
 
-Run = Callable[[Coroutine[Any, Any, None]], None]
+def on_both_loops(scene: Callable[[pytest.MonkeyPatch], Coroutine[Any, Any, None]]) -> Any:
+    """A test that runs a scene on either event loop."""
 
+    @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+    def test(loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(scene(monkeypatch))
 
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs a scene on either event loop."""
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield runner.run
+    return test
 
 
 class Answering(asyncio.Protocol):
@@ -67,69 +68,56 @@ async def answering() -> AsyncIterator[tuple[Answering, asyncio.StreamReader, as
         writer.close()
 
 
-def test_an_answer_arrives_though_its_client_is_still_sending(run: Run) -> None:
-    async def scene() -> None:
-        async with answering() as (protocol, reader, writer):
-            for _ in range(10):
-                writer.write(b"x" * 100_000)
-                await writer.drain()
-            assert await reader.read() == ANSWER
-            assert not protocol.lost.done()
-            writer.close()
-            await protocol.lost
-            assert protocol.read == 1
-
-    run(scene())
+@on_both_loops
+async def test_an_answer_arrives_though_its_client_is_still_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering() as (protocol, reader, writer):
+        for _ in range(10):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+        assert await reader.read() == ANSWER
+        assert not protocol.lost.done()
+        writer.close()
+        await protocol.lost
+        assert protocol.read == 1
 
 
-def test_a_client_that_does_not_end_its_side_is_not_waited_for_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_both_loops
+async def test_a_client_that_does_not_end_its_side_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "LINGER_SECONDS", 0.01)
-
-    async def scene() -> None:
-        async with answering() as (protocol, reader, _):
-            await protocol.lost
-            assert await reader.read() == ANSWER
-
-    run(scene())
+    async with answering() as (protocol, reader, _):
+        await protocol.lost
+        assert await reader.read() == ANSWER
 
 
-def test_a_client_that_goes_on_and_on_is_cut_off(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_both_loops
+async def test_a_client_that_goes_on_and_on_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "LINGER_SECONDS", 600)
     monkeypatch.setattr(closing, "LINGER_BYTES", 1000)
-
-    async def scene() -> None:
-        async with answering() as (protocol, _, writer):
-            writer.write(b"x" * 2000)
-            await protocol.lost
-
-    run(scene())
+    async with answering() as (protocol, _, writer):
+        writer.write(b"x" * 2000)
+        await protocol.lost
 
 
-def test_who_reads_slowly_gets_all_of_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_both_loops
+async def test_who_reads_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "LINGER_SECONDS", 0.0)
     much = bytes(20_000_000)  # more than the sockets' buffers
     monkeypatch.setattr(Answering, "answer", much)
-
-    async def scene() -> None:
-        async with answering() as (protocol, reader, _):
-            assert protocol.transport.get_write_buffer_size() > 0
-            assert protocol.transport.is_closing()
-            for _ in range(100):  # turns in which it would be late, if it had read everything
-                await asyncio.sleep(0)
-            assert await reader.readexactly(len(much)) == much
-            assert await reader.read() == b""
-            await protocol.lost
-
-    run(scene())
+    async with answering() as (protocol, reader, _):
+        assert protocol.transport.get_write_buffer_size() > 0
+        assert protocol.transport.is_closing()
+        for _ in range(100):  # turns in which it would be late, if it had read everything
+            await asyncio.sleep(0)
+        assert await reader.readexactly(len(much)) == much
+        assert await reader.read() == b""
+        await protocol.lost
 
 
-def test_a_connection_that_is_lost_meanwhile_is_lost_once(run: Run) -> None:
-    async def scene() -> None:
-        async with answering() as (protocol, _, writer):
-            connection = writer.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-            writer.transport.abort()
-            await protocol.lost
-            protocol.transport.abort()
-
-    run(scene())
+@on_both_loops
+async def test_a_connection_that_is_lost_meanwhile_is_lost_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering() as (protocol, _, writer):
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        writer.transport.abort()
+        await protocol.lost
+        protocol.transport.abort()

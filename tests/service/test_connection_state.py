@@ -1,18 +1,14 @@
-"""The states of a connection: only the transitions of its module's table happen. And what a lost connection reports."""
+"""The states of a connection: only the transitions of its module's table happen, and each of them does."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from lengthwise.http import connection as http_connection
-from lengthwise.http.asgi_request import AsgiRequest
 from lengthwise.http.connection import Connection
-from lengthwise.http.fast_request import FastRequest
-from lengthwise.http.states import BODY, BROKEN, ENDED, State
-from tests.support.http_lines import CHUNKED, GOOD, UPGRADE, Net, chunked, held, net, request, rest_of
-from tests.support.numpy_models import Service, manifest, model, serving
+from lengthwise.http.framing import BODY, BROKEN, ENDED, State
+from tests.support.http_lines import CHUNKED, UPGRADE, chunked, net, request, rest_of
+from tests.support.numpy_models import Service
 from tests.support.waiting import until
 
 Transitions = set[tuple[State, State]]
@@ -60,65 +56,18 @@ def transitions(monkeypatch: pytest.MonkeyPatch) -> Transitions:
     return seen
 
 
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    async with serving(model(manifest())) as made:
-        yield made
-
-
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])
-@pytest.mark.parametrize("sent", SENT.values(), ids=SENT.keys())
-async def test_no_connection_makes_a_transition_that_the_table_does_not_have(
-    service: Service, transitions: Transitions, sent: bytes, direct: bool
+async def test_no_connection_makes_another_transition_and_every_row_of_the_table_happens(
+    service: Service, transitions: Transitions, direct: bool
 ) -> None:
     async with net(service, direct=direct) as made:
-        line = await made.line()
-        line.writer.write(sent)
-        line.writer.write_eof()
-        await rest_of(line)
-        await until(lambda: not (made.state.connections))
-    assert transitions
-    assert transitions <= table()
-
-
-async def test_every_row_of_the_table_happens(service: Service, transitions: Transitions) -> None:
-    async with net(service, direct=False) as made:
-        for sent in SENT.values():
+        for what, sent in SENT.items():
             line = await made.line()
             line.writer.write(sent)
             line.writer.write_eof()
             await rest_of(line)
+            await until(lambda: not made.state.connections)
+            assert transitions <= table(), what
     rows = {(before, after) for before, after in table() if after not in ENDED} | {(BODY, BROKEN)}
     assert rows <= transitions
     assert {after for _, after in transitions} == {after for _, after in table()}
-
-
-async def lost(made: Net, running: asyncio.Event, release: Any, *headers: str) -> None:
-    """A client whose request runs resets its connection."""
-    line = await made.line()
-    line.send(GOOD, *headers)
-    await running.wait()
-    line.writer.transport.abort()
-    await until(lambda: not (made.state.connections))
-    release.set()
-
-
-@pytest.mark.parametrize(("kind", "headers"), [(FastRequest, ()), (AsgiRequest, ("origin: http://x",))])
-async def test_a_lost_connection_is_reported_to_its_request_once(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Any], headers: tuple[str, ...]
-) -> None:
-    reported: list[object] = []
-    client_left = kind.client_left
-
-    def counted(self: Any) -> None:
-        reported.append(self)
-        client_left(self)
-
-    monkeypatch.setattr(kind, "client_left", counted)
-    async with held() as (made, release, running):
-        await lost(made, running, release, *headers)
-        name = 'lengthwise_requests_total{code="499",model="sums",version="1"}'
-        async with asyncio.timeout(180):
-            while (await made.service.figures())[name] != 1:
-                await asyncio.sleep(0)
-    assert len(reported) == 1

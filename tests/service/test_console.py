@@ -15,19 +15,11 @@ from lengthwise.http.app import make_admin_app
 from lengthwise.protocols.predict import media_types
 from lengthwise.reports import look
 from lengthwise.repository.contents import Refusal
-from tests.support.numpy_models import manifest, model, serving
+from tests.support.http_lines import BEARER
+from tests.support.numpy_models import Service, manifest, model, serving
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-KEY = "a-key-of-sixteen-or-more"
-BEARER = {"authorization": f"Bearer {KEY}"}
 GOOD: dict[str, Any] = {"sequences": [[[1, 3]]]}
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> Path:
-    path = tmp_path / "keys"
-    path.write_text(f"{KEY}\n")
-    return path
 
 
 def _asked(text: str) -> set[str]:
@@ -35,51 +27,47 @@ def _asked(text: str) -> set[str]:
     return set(re.findall(r'<(?:link|script|img)[^>]* (?:href|src)="([^"]+)"', text))
 
 
-async def test_a_browser_gets_the_console_and_all_that_it_loads() -> None:
-    async with serving(model(manifest())) as service:
-        front = await service.client.get("/", headers=BROWSER)
-        assert front.headers["content-type"] == "text/html; charset=utf-8"
-        assert front.headers["vary"] == "accept"
-        asked = _asked(front.text)
-        assert "console/main.js" in asked
-        for place in asked:
-            assert (await service.client.get(f"/{place}")).status_code == 200
-        for address in re.findall(r'<a href="([a-z][^"]*)">', front.text):
-            assert (await service.client.get(f"/{address}")).status_code == 200
+async def test_a_browser_gets_the_console_and_all_that_it_loads(service: Service) -> None:
+    front = await service.client.get("/", headers=BROWSER)
+    assert front.headers["content-type"] == "text/html; charset=utf-8"
+    assert front.headers["vary"] == "accept"
+    asked = _asked(front.text)
+    assert "console/main.js" in asked
+    for place in asked:
+        assert (await service.client.get(f"/{place}")).status_code == 200
+    for address in re.findall(r'<a href="([a-z][^"]*)">', front.text):
+        assert (await service.client.get(f"/{address}")).status_code == 200
 
 
-async def test_programs_get_json_at_the_root() -> None:
-    async with serving(model(manifest())) as service:
-        for accept in ("*/*", "application/json", ""):
-            answer = await service.client.get("/", headers={"accept": accept})
-            assert answer.json() == {
-                "service": "lengthwise",
-                "predict": "/predict",
-                "docs": "/docs",
-                "openapi": "/openapi.json",
-                "health": "/healthz",
-                "media_types": media_types(),
-                "limits": {"max_body_bytes": 16_777_216, "max_queue_cost_steps": 1_000_000, "max_sequences": 1024},
-            }
+async def test_programs_get_json_at_the_root(service: Service) -> None:
+    for accept in ("*/*", "application/json", ""):
+        answer = await service.client.get("/", headers={"accept": accept})
+        assert answer.json() == {
+            "service": "lengthwise",
+            "predict": "/predict",
+            "docs": "/docs",
+            "openapi": "/openapi.json",
+            "health": "/healthz",
+            "media_types": media_types(),
+            "limits": {"max_body_bytes": 16_777_216, "max_queue_cost_steps": 1_000_000, "max_sequences": 1024},
+        }
 
 
-@pytest.mark.parametrize("path", ["/", *(f"/console/{name}" for name in sorted(page.names()))])
-async def test_every_file_has_the_strict_policy_and_an_etag_of_its_bytes(path: str) -> None:
-    async with serving(model(manifest())) as service:
+async def test_every_file_has_the_strict_policy_and_an_etag_of_its_bytes(service: Service) -> None:
+    for path in ("/", *(f"/console/{name}" for name in sorted(page.names()))):
         answer = await service.client.get(path, headers=BROWSER)
-        again = await service.client.get(
-            path, headers={**BROWSER, "if-none-match": f'"other", {answer.headers["etag"]}'}
-        )
+        known = {**BROWSER, "if-none-match": f'"other", {answer.headers["etag"]}'}
+        again = await service.client.get(path, headers=known)
         other = await service.client.get(path, headers={**BROWSER, "if-none-match": '"other"'})
-    assert answer.status_code == 200
-    policy = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
-    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
-    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["referrer-policy"] == "no-referrer"
-    assert (again.status_code, again.content) == (304, b"")
-    assert again.headers["content-security-policy"] == answer.headers["content-security-policy"]
-    assert (other.status_code, other.content) == (200, answer.content)
+        assert answer.status_code == 200
+        policy = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+        assert {policy[name] for name in ("default-src", "base-uri", "form-action", "frame-ancestors")} == {"'none'"}
+        assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["content-security-policy"] == answer.headers["content-security-policy"]
+        assert (other.status_code, other.content) == (200, answer.content)
 
 
 def test_no_file_contains_what_the_policy_forbids_or_names_another_host() -> None:
@@ -107,9 +95,8 @@ def test_the_shared_look_is_one_file() -> None:
 @pytest.mark.parametrize(
     "name", ["index.html", "page.py", "../page.py", "%2e%2e/page.py", "..%2fpage.py", "", "main.js/", "nothing.js"]
 )
-async def test_nothing_else_is_a_file_of_the_console(name: str) -> None:
-    async with serving(model(manifest())) as service:
-        assert (await service.client.get(f"/console/{name}")).status_code == 404
+async def test_nothing_else_is_a_file_of_the_console(service: Service, name: str) -> None:
+    assert (await service.client.get(f"/console/{name}")).status_code == 404
 
 
 async def test_recordings_of_the_model_directory_are_given_to_who_has_a_key(keys: Path) -> None:
@@ -203,6 +190,5 @@ async def test_the_calls_of_the_console_need_a_key_on_the_admin_port_too(keys: P
 @pytest.mark.parametrize(
     ("path", "method"), [("/console/live", "POST"), ("/console/main.js", "POST"), ("/console/sequences", "PUT")]
 )
-async def test_a_wrong_method_is_405(path: str, method: str) -> None:
-    async with serving(model(manifest())) as service:
-        assert (await service.client.request(method, path)).status_code == 405
+async def test_a_wrong_method_is_405(service: Service, path: str, method: str) -> None:
+    assert (await service.client.request(method, path)).status_code == 405

@@ -7,8 +7,9 @@ import pytest
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.settings import Settings
-from tests.support.numpy_models import manifest, model, serving
-from tests.support.server_process import request, started
+from tests.support.http_lines import BEARER, net
+from tests.support.http_lines import GOOD as SENT
+from tests.support.numpy_models import Service, manifest, model, serving
 
 PAGE = "https://page.example"
 GOOD: dict[str, Any] = {"sequences": [[[1, 3]]]}
@@ -16,10 +17,9 @@ ASKING = {"origin": PAGE, "access-control-request-method": "POST", "access-contr
 ALLOWED = "access-control-allow-origin"
 
 
-async def test_by_default_no_page_is_allowed() -> None:
-    async with serving(model(manifest())) as service:
-        answer = await service.predict(GOOD, origin=PAGE)
-        asked = await service.client.options("/predict", headers=ASKING)
+async def test_by_default_no_page_is_allowed(service: Service) -> None:
+    answer = await service.predict(GOOD, origin=PAGE)
+    asked = await service.client.options("/predict", headers=ASKING)
     assert answer.status_code == 403
     assert ALLOWED not in answer.headers
     assert asked.status_code == 405
@@ -59,32 +59,24 @@ async def test_a_caller_without_an_origin_is_answered_without_the_headers() -> N
     assert not any(name.startswith("access-control") for name in answer.headers)
 
 
-async def test_a_browser_may_ask_without_a_key_what_it_may_send_and_no_more(tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("a-key-of-some-length\n")
+async def test_a_browser_may_ask_without_a_key_what_it_may_send_and_no_more(keys: Path) -> None:
     async with serving(model(manifest()), cors_origins=("*",), api_keys_file=keys) as service:
         asked = await service.client.options("/predict", headers=ASKING)
         refused = await service.predict(GOOD, origin=PAGE)
-        answered = await service.predict(GOOD, origin=PAGE, authorization="Bearer a-key-of-some-length")
+        answered = await service.predict(GOOD, origin=PAGE, **BEARER)
     assert (asked.status_code, asked.headers[ALLOWED]) == (200, "*")
     assert (refused.status_code, refused.headers[ALLOWED]) == (401, "*")
     assert answered.status_code == 200
     assert "access-control-allow-credentials" not in answered.headers
 
 
-def test_over_a_socket_a_page_goes_the_way_where_its_headers_are() -> None:
-    good = {"sequences": [[[0.5] * 12]]}
-    with (
-        started("--runners", "1", "--cors-origins", f"{PAGE}, https://other.example") as server,
-        server.connect() as wire,
-    ):
-        wire.send(request(good, origin=PAGE))
-        status, headers, _ = wire.answer()
+async def test_over_a_socket_a_page_goes_the_way_where_its_headers_are() -> None:
+    async with serving(model(manifest()), cors_origins=(PAGE,)) as service, net(service) as made:
+        line = await made.line()
+        status, headers, _ = await line.ask(SENT, f"origin: {PAGE}")
         assert (status, headers[ALLOWED]) == (200, PAGE)
-        wire.send(request(good))
-        status, headers, _ = wire.answer()
-        assert status == 200
-        assert ALLOWED not in headers
+        status, headers, _ = await line.ask(SENT)
+        assert (status, ALLOWED in headers, made.by_asgi) == (200, False, 1)
 
 
 @pytest.mark.parametrize("origin", ["page.example", "https://page.example/", "https://*.example", "https://", "null"])

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import trustme
 
 from lengthwise.http import ending
 from lengthwise.http.ending import LastResort, leave_behind
 from lengthwise.settings import bundled_models
+from tests.support.doors import certificate
 from tests.support.model_directories import place
 from tests.support.server_process import ServerProcess, request, started
 
@@ -100,9 +100,7 @@ def test_a_request_that_is_never_said_to_its_end_is_told() -> None:
 
 @pytest.mark.long
 def test_handshakes_that_go_no_further(tmp_path: Path) -> None:
-    certificate = tmp_path / "server.pem"
-    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
-    arguments = ("--tls-cert-file", str(certificate), "--header-timeout-seconds", "600")
+    arguments = ("--tls-cert-file", str(certificate(tmp_path)[0]), "--header-timeout-seconds", "600")
     with starting(*arguments) as server, contextlib.ExitStack() as stack, ended_in_time(server):
         for _ in range(20):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))

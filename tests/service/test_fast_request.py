@@ -17,29 +17,21 @@ import pytest
 from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call
-from lengthwise.http import connection, fast_request
+from lengthwise.http import fast_request
 from lengthwise.http.asgi_request import AsgiRequest
 from lengthwise.http.connection import Connection
-from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.request_reader import RequestReader
-from lengthwise.http.states import ENDED
 from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODY_BYTES, Received
 from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
 from lengthwise.telemetry.call_record import CallRecord
 from tests.support.bad_bodies import BAD_BODIES
-from tests.support.http_lines import GOOD, UPGRADE, Net, held, net, rest_of
+from tests.support.http_lines import GOOD, KEY, UPGRADE, Line, Net, chunked, held, net, rest_of
 from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
 from tests.support.waiting import until
 
 BAD = orjson.dumps({"sequences": [[[1]]]})
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    async with serving(model(manifest())) as made:
-        yield made
 
 
 @pytest.fixture
@@ -56,79 +48,52 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return given
 
 
-async def test_a_repeated_header_block_is_parsed_once(service: Service, parsed: list[bytes]) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        bodies = [GOOD, GOOD.replace(b"3", b"30000"), b'{"sequences": 3}', GOOD]
-        answers = [await line.ask(body, "x-request-id: mine", "content-type: application/json") for body in bodies]
-        assert len(parsed) == 1
-        assert [status for status, _, _ in answers] == [200, 200, 422, 200]
-        for body, (status, headers, payload) in zip(bodies, answers, strict=True):
-            alone = await (await made.line()).ask(body, "x-request-id: mine", "content-type: application/json")
-            unlike = {"server-timing", "date"}
-            assert (status, payload) == (alone[0], alone[2])
-            assert {k: v for k, v in headers.items() if k not in unlike} == {
-                k: v for k, v in alone[1].items() if k not in unlike
-            }
+async def test_a_repeated_header_block_is_parsed_once(
+    service: Service, made: Net, line: Line, parsed: list[bytes]
+) -> None:
+    bodies = [GOOD, GOOD.replace(b"3", b"30000"), b'{"sequences": 3}', GOOD]
+    answers = [await line.ask(body, "x-request-id: mine", "content-type: application/json") for body in bodies]
+    assert len(parsed) == 1
+    assert [status for status, _, _ in answers] == [200, 200, 422, 200]
+    for body, (status, headers, payload) in zip(bodies, answers, strict=True):
+        alone = await (await made.line()).ask(body, "x-request-id: mine", "content-type: application/json")
+        unlike = {"server-timing", "date"}
+        assert (status, payload) == (alone[0], alone[2])
+        assert {k: v for k, v in headers.items() if k not in unlike} == {
+            k: v for k, v in alone[1].items() if k not in unlike
+        }
     figures = await service.figures()
     assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 6
 
 
-async def test_a_head_that_differs_is_parsed_and_then_known_itself(service: Service, parsed: list[bytes]) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        for name in ("a", "a", "b", "b", "a"):
-            status, headers, _ = await line.ask(GOOD, f"x-request-id: {name}")
-            assert (status, headers["x-request-id"]) == (200, name)
-        assert len(parsed) == 3
+async def test_a_head_that_differs_is_parsed_and_then_known_itself(line: Line, parsed: list[bytes]) -> None:
+    for name in ("a", "a", "b", "b", "a"):
+        status, headers, _ = await line.ask(GOOD, f"x-request-id: {name}")
+        assert (status, headers["x-request-id"]) == (200, name)
+    assert len(parsed) == 3
 
 
-async def test_a_known_head_is_no_head_inside_of_another_request(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(GOOD)}\r\n\r\n".encode()
-        line.writer.write(head + GOOD)
-        assert (await line.answer())[0] == 200
-        # The start of a request comes with the one before it; what follows is its body, however it looks.
-        inside = b'{"sequences": ' + head + GOOD
-        line.writer.write(
-            head + GOOD + f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(inside)}\r\n\r\n".encode()
-            + inside[:14]
-        )  # fmt: skip
-        assert (await line.answer())[0] == 200
-        line.writer.write(inside[14:])
-        assert (await line.answer())[0] == 422
-        assert (await line.ask(GOOD))[0] == 200
+async def test_a_known_head_is_no_head_inside_of_another_request(line: Line) -> None:
+    head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(GOOD)}\r\n\r\n".encode()
+    line.writer.write(head + GOOD)
+    assert (await line.answer())[0] == 200
+    # The start of a request comes with the one before it; what follows is its body, however it looks.
+    inside = b'{"sequences": ' + head + GOOD
+    line.writer.write(
+        head + GOOD + f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(inside)}\r\n\r\n".encode()
+        + inside[:14]
+    )  # fmt: skip
+    assert (await line.answer())[0] == 200
+    line.writer.write(inside[14:])
+    assert (await line.answer())[0] == 422
+    assert (await line.ask(GOOD))[0] == 200
 
 
-async def test_a_known_head_is_still_asked_for_its_key(tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("good-key-of-sixteen\n")
+async def test_a_known_head_is_still_asked_for_its_key(keys: Path) -> None:
     async with serving(model(manifest()), api_keys_file=keys) as service, net(service) as made:
         line = await made.line()
-        for key, status in (("good-key-of-sixteen", 200), ("bad-key-of-sixteen-", 401), ("bad-key-of-sixteen-", 401)):
+        for key, status in ((KEY, 200), ("bad-key-of-sixteen-", 401), ("bad-key-of-sixteen-", 401)):
             assert (await line.ask(GOOD, f"authorization: Bearer {key}"))[0] == status
-
-
-async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        assert (await line.ask(GOOD))[0] == 200
-        (connection,) = made.state.connections
-        assert isinstance(connection, FastConnection)
-        clock = [connection.loop.time()]
-        monkeypatch.setattr(connection, "loop", Clock(connection.loop, clock))
-        assert (await line.ask(GOOD))[0] == 200
-        clock[0] += connection.keep_alive_seconds - 1
-        assert (await line.ask(GOOD))[0] == 200
-        clock[0] += 1.5
-        connection.keep_alive_is_over()  # set at the first answer
-        assert not connection.transport.is_closing()
-        clock[0] += connection.keep_alive_seconds
-        connection.keep_alive_is_over()
-        assert connection.transport.is_closing()
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["past ASGI", "through ASGI"])
@@ -149,15 +114,20 @@ async def test_a_request_that_came_while_the_process_was_stopped_is_answered_tho
         assert (await line.answer())[0] == 200
 
 
-class Clock:
-    """An event loop with a clock of its own."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, now: list[float]) -> None:
-        self.call_later = loop.call_later
-        self._now = now
-
-    def time(self) -> float:
-        return self._now[0]
+async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
+    made: Net, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, passed = asyncio.get_running_loop().time, 0.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now() + passed)
+    assert (await line.ask(GOOD))[0] == 200
+    (connection,) = made.state.connections
+    passed += connection.keep_alive_seconds - 2
+    assert (await line.ask(GOOD))[0] == 200
+    passed += 2.5
+    await asyncio.sleep(0.01)  # the timer of the first answer is over
+    assert not connection.transport.is_closing()
+    passed += connection.keep_alive_seconds
+    assert await rest_of(line) == b""
 
 
 def v2_body(**more: Any) -> bytes:
@@ -169,6 +139,10 @@ HEAD = orjson.dumps({"inputs": [{"name": "values", "datatype": "FP32", "shape": 
                                  "parameters": {"binary_data_size": 16}}]})  # fmt: skip
 BINARY = ("content-type: application/octet-stream", f"inference-header-content-length: {len(HEAD)}")
 V1, V2 = "/v1/models/{}:predict", "/v2/models/{}/infer"
+
+
+RAW = np.array([[1, 3], [2, 5]], "<f4").tobytes()
+AS_RAW = ("content-type: application/octet-stream", "x-lengthwise-shape: 2,2")
 
 
 @pytest.mark.parametrize(
@@ -185,9 +159,19 @@ V1, V2 = "/v1/models/{}:predict", "/v2/models/{}/infer"
         (V2.format("sums/versions/1"), (), v2_body(), 200),
         (V2.format("sums/versions/7"), (), v2_body(), 404),
         (V2.format("sums/versions/x.y"), (), v2_body(), 400),
+        ("/predict?model=sums&version=1", AS_RAW, RAW, 200),
+        ("/predict?model=sums&timeout_ms=60000&priority=3&id=a%20b", AS_RAW, RAW, 200),
+        ("/predict?", AS_RAW, RAW, 200),
+        ("/predict?version=9", AS_RAW, RAW, 404),
+        ("/predict?model=other", AS_RAW, RAW, 404),
+        ("/predict?priority=99&outputs=attention&nothing", AS_RAW, RAW, 422),
+        ("/predict?%ff", AS_RAW, RAW, 422),
+        ("/predict?x=1", (), GOOD, 200),
+        ("/predict?version=1", (), GOOD, 422),
+        ("/predict?model=sums", (), GOOD[:-1] + b" " * CAREFUL_BYTES + b"}", 422),
     ],
 )
-async def test_v1_and_v2_answer_the_same_on_both_ways(
+async def test_a_path_and_its_query_mean_the_same_on_both_ways(
     service: Service, path: str, headers: tuple[str, ...], body: bytes, status: int
 ) -> None:
     found = []
@@ -197,21 +181,21 @@ async def test_v1_and_v2_answer_the_same_on_both_ways(
             for _ in range(2):  # the second time its header block and its JSON are known
                 line.send(body, *headers, path=path)
                 found.append(await line.answer())
-            assert made.by_asgi == (0 if direct else 2)
+            line.send(RAW, *AS_RAW)  # the query is not remembered
+            assert (await line.answer())[0] == 200
+            assert made.by_asgi == (0 if direct else 3)
     assert [one[0] for one in found] == [status] * 4
     assert len({one[2] for one in found}) == 1
     assert len({frozenset(set(one[1]) - {"date"}) for one in found}) == 1
 
 
-async def test_every_answer_has_the_date_of_its_second(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        dates = []
-        for second in (b"Sat, 21 Nov 2026 08:00:00 GMT", b"Sat, 21 Nov 2026 08:00:01 GMT"):
-            made.state.default_headers = [(b"date", second), (b"server", b"mine")]
-            for _ in range(2):
-                _, headers, _ = await line.ask(GOOD)
-                dates.append((headers["date"], headers["server"]))
+async def test_every_answer_has_the_date_of_its_second(made: Net, line: Line) -> None:
+    dates = []
+    for second in (b"Sat, 21 Nov 2026 08:00:00 GMT", b"Sat, 21 Nov 2026 08:00:01 GMT"):
+        made.state.default_headers = [(b"date", second), (b"server", b"mine")]
+        for _ in range(2):
+            _, headers, _ = await line.ask(GOOD)
+            dates.append((headers["date"], headers["server"]))
     assert [date[-6:] for date, _ in dates] == ["00 gmt", "00 gmt", "01 gmt", "01 gmt"]
     assert {server for _, server in dates} == {"mine"}
 
@@ -219,6 +203,7 @@ async def test_every_answer_has_the_date_of_its_second(service: Service) -> None
 BODIES = [
     GOOD,
     orjson.dumps({"sequences": [[[1, 1]], [[NOT_FINITE, NOT_FINITE]]]}),
+    orjson.dumps({"sequences": [[[1, 1]], [[BLIND, BLIND]]], "outputs": ["attention"]}),
     *(bad.body for bad in BAD_BODIES if len(bad.body) < LARGE_BODY_BYTES),
 ]
 
@@ -246,86 +231,31 @@ async def test_both_ways_give_the_same_answer_and_the_same_headers(service: Serv
         ((), {"path": "/predict?x=1#there"}, GOOD),
         ((), {"path": "/v1/models/s%75ms:predict"}, orjson.dumps({"instances": [[[1, 3]]]})),
         ((), {}, GOOD[:-1] + b" " * LARGE_BODY_BYTES + b"}"),
+        ((), {}, None),
     ],
-    ids=["gzip", "expect", "close", "HTTP/1.0", "a fragment", "another path", "a large body"],
+    ids=["gzip", "expect", "close", "HTTP/1.0", "a fragment", "another path", "a large body", "chunks"],
 )
 async def test_what_is_not_ordinary_goes_through_asgi(
-    service: Service, headers: tuple[str, ...], options: dict[str, str], body: bytes
+    made: Net, line: Line, headers: tuple[str, ...], options: dict[str, str], body: bytes | None
 ) -> None:
-    async with net(service) as made:
-        line = await made.line()
+    if body is None:
+        line.writer.write(chunked("direct"))
+    else:
         line.send(body, *headers, **options)
-        if "expect: 100-continue" in headers:
-            assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
-        assert (await line.answer())[0] == 200
-        assert made.by_asgi == 1
+    if "expect: 100-continue" in headers:
+        assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+    assert (await line.answer())[0] == 200
+    assert made.by_asgi == 1
 
 
-RAW = np.array([[1, 3], [2, 5]], "<f4").tobytes()
-AS_RAW = ("content-type: application/octet-stream", "x-lengthwise-shape: 2,2")
-
-
-@pytest.mark.parametrize(
-    ("query", "headers", "body", "status"),
-    [
-        ("?model=sums&version=1", AS_RAW, RAW, 200),
-        ("?model=sums&timeout_ms=60000&priority=3&id=a%20b", AS_RAW, RAW, 200),
-        ("?", AS_RAW, RAW, 200),
-        ("?version=9", AS_RAW, RAW, 404),
-        ("?model=other", AS_RAW, RAW, 404),
-        ("?priority=99&outputs=attention&nothing", AS_RAW, RAW, 422),
-        ("?%ff", AS_RAW, RAW, 422),
-        ("?x=1", (), GOOD, 200),
-        ("?version=1", (), GOOD, 422),
-        ("?model=sums", (), GOOD[:-1] + b" " * CAREFUL_BYTES + b"}", 422),
-    ],
-)
-async def test_a_query_means_the_same_on_both_ways(
-    service: Service, query: str, headers: tuple[str, ...], body: bytes, status: int
-) -> None:
-    found = []
-    for direct in (True, False):
-        async with net(service, direct=direct) as made:
-            line = await made.line()
-            for _ in range(2):  # the second time its header block is known
-                line.send(body, *headers, path=f"/predict{query}")
-                found.append(await line.answer())
-                assert found[-1][0] == status, found[-1]
-            line.send(RAW, *AS_RAW)  # the query is not remembered
-            assert (await line.answer())[0] == 200
-            assert made.by_asgi == (0 if direct else 3)
-    assert len({answer[2] for answer in found}) == 1
-
-
-async def test_a_chunked_body_goes_through_asgi(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-        line.writer.write(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD))
-        assert (await line.answer())[0] == 200
-        assert made.by_asgi == 1
-
-
-async def test_a_body_in_pieces_is_put_together(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(GOOD))
-        for start in range(0, len(GOOD), 5):
-            line.writer.write(GOOD[start : start + 5])
-            await line.writer.drain()
-            await asyncio.sleep(0)
-        assert (await line.answer())[0] == 200
-        assert made.by_asgi == 0
-
-
-async def test_pipelined_requests_are_answered_in_order(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        for number in range(5):
-            line.send(GOOD if number % 2 == 0 else b"no json", f"x-request-id: {number}")
-        answers = [await line.answer() for _ in range(5)]
-        assert [headers["x-request-id"] for _, headers, _ in answers] == list("01234")
-        assert [status for status, _, _ in answers] == [200, 422, 200, 422, 200]
+async def test_a_body_in_pieces_is_put_together(made: Net, line: Line) -> None:
+    line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(GOOD))
+    for start in range(0, len(GOOD), 5):
+        line.writer.write(GOOD[start : start + 5])
+        await line.writer.drain()
+        await asyncio.sleep(0)
+    assert (await line.answer())[0] == 200
+    assert made.by_asgi == 0
 
 
 async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event, *headers: str) -> None:
@@ -357,20 +287,6 @@ async def test_a_client_that_leaves_is_counted_and_its_sequences_not_run_and_not
         assert idle(figures)
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_as_499(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
-        await line.writer.drain()
-        name = 'lengthwise_requests_total{code="499",model="",version=""}'
-        async with asyncio.timeout(180):
-            while not any(connection.newest for connection in made.state.connections):
-                await asyncio.sleep(0)
-            line.writer.close()
-            while (await service.figures()).get(name) != 1:
-                await asyncio.sleep(0)
-
-
 async def test_a_deadline_that_passes_is_504_and_the_connection_goes_on() -> None:
     async with held() as (made, release, running):
         first, second = await made.line(), await made.line()
@@ -380,18 +296,6 @@ async def test_a_deadline_that_passes_is_504_and_the_connection_goes_on() -> Non
         release.set()
         assert (await first.answer())[0] == 200
         assert (await second.ask(GOOD))[0] == 200
-
-
-@pytest.mark.parametrize("asked", [True, False])
-async def test_attention_that_is_not_finite_is_422_with_its_pointer_where_it_was_requested(asked: bool) -> None:
-    body = {"sequences": [[[1, 3]], [[BLIND, BLIND]]]} | ({"outputs": ["attention"]} if asked else {})
-    async with serving(model(manifest())) as service, net(service) as made:
-        line = await made.line()
-        for headers in ([], ["content-encoding: identity"]):  # past ASGI, and through it
-            status, _, answer = await line.ask(orjson.dumps(body), *headers)
-            assert status == (422 if asked else 200)
-            if asked:
-                assert [problem["pointer"] for problem in orjson.loads(answer)["errors"]] == ["/sequences/1"]
 
 
 async def test_attention_requested_by_one_request_does_not_fail_the_others_of_its_batch() -> None:
@@ -408,27 +312,26 @@ async def test_attention_requested_by_one_request_does_not_fail_the_others_of_it
 
 
 async def test_a_failure_of_the_service_itself_is_500_without_its_words(
-    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: Service, made: Net, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(request: Any, **_: Any) -> Any:
         raise ZeroDivisionError("internal words")
 
     monkeypatch.setattr(service.app.predict, "read", broken)
-    async with net(service) as made:
-        status, _, content = await (await made.line()).ask(GOOD)
-        assert status == 500
-        assert b"internal words" not in content
+    status, _, content = await (await made.line()).ask(GOOD)
+    assert status == 500
+    assert b"internal words" not in content
     assert "internal words" in caplog.text
 
 
 @pytest.mark.parametrize("breaks", [False, True], ids=["sound", "breaks"])
 async def test_a_call_record_is_closed_once_after_the_answer_even_if_that_fails(
-    service: Service, monkeypatch: pytest.MonkeyPatch, breaks: bool
+    service: Service, line: Line, monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
     done: list[str] = []
-    answered, close = FastConnection.answered, CallRecord.close
+    answered, close = Connection.answered, CallRecord.close
 
-    def writes(self: FastConnection, response: bytes, *, keep_alive: bool) -> bool:
+    def writes(self: Connection, response: bytes, *, keep_alive: bool) -> bool:
         done.append("answered")
         if breaks:
             self.transport.abort()
@@ -439,40 +342,23 @@ async def test_a_call_record_is_closed_once_after_the_answer_even_if_that_fails(
         done.append(f"closed with {status}")
         close(self, status, *rest, **named)
 
-    monkeypatch.setattr(FastConnection, "answered", writes)
+    monkeypatch.setattr(Connection, "answered", writes)
     monkeypatch.setattr(CallRecord, "close", closes)
-    async with net(service) as made:
-        line = await made.line()
-        if breaks:
-            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                await line.ask(GOOD)
-        else:
-            assert (await line.ask(GOOD))[0] == 200
+    if breaks:
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await line.ask(GOOD)
+    else:
+        assert (await line.ask(GOOD))[0] == 200
     assert done == ["answered", "closed with 499" if breaks else "closed with 200"]
     assert service.serving.batcher.unanswered == 0
 
 
-async def test_while_draining_a_refusal_ends_the_connection(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        assert "connection" not in (await line.ask(GOOD))[1]
-        service.serving.batcher.begin_draining()
-        status, headers, _ = await line.ask(GOOD)
-        assert (status, headers["connection"]) == (503, "close")
-        assert await line.reader.read() == b""
-
-
-@pytest.mark.parametrize("by", ["shutdown", "drain"])
-async def test_an_accepted_request_is_answered_at_the_end_and_its_connection_ended(by: str) -> None:
+async def test_an_accepted_request_is_answered_in_the_drain_and_its_connection_ended() -> None:
     async with held() as (made, release, running):
         line = await made.line()
         line.send(GOOD)
         await running.wait()
-        if by == "drain":
-            made.service.serving.batcher.begin_draining()
-        else:
-            for connection in list(made.state.connections):
-                connection.shutdown()
+        made.service.serving.batcher.begin_draining()
         release.set()
         status, headers, _ = await line.answer()
         assert (status, headers["connection"]) == (200, "close")
@@ -544,36 +430,13 @@ async def test_a_body_over_the_limit_is_413_on_a_connection_that_stays_open_too(
         assert await line.reader.read() == b""
 
 
-async def test_a_refused_head_does_not_run_the_request_before_it_again(service: Service) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        assert (await line.ask(GOOD))[0] == 200
-        line.send(b"", "long: " + "a" * 40_000)
-        assert (await line.answer())[0] == 431
-        assert await line.reader.read() == b""
+async def test_a_refused_head_does_not_run_the_request_before_it_again(service: Service, line: Line) -> None:
+    assert (await line.ask(GOOD))[0] == 200
+    line.send(b"", "long: " + "a" * 40_000)
+    assert (await line.answer())[0] == 431
+    assert await line.reader.read() == b""
     figures = await service.figures()
     assert figures['lengthwise_sequences_total{model="sums",version="1"}'] == 1
-
-
-@pytest.mark.parametrize(
-    ("refused", "status"),
-    [(b"POST /predict HTTP/1.1\r\nlong: " + b"a" * 40_000 + b"\r\n\r\n", 431), (b"nonsense\r\n\r\n", 400)],
-)
-async def test_a_refused_request_lets_the_answer_before_it_out_first(refused: bytes, status: int) -> None:
-    async with held() as (made, release, running):
-        line = await made.line()
-        line.send(GOOD)
-        await running.wait()
-        line.writer.write(refused)
-        (connection,) = made.state.connections
-        await until(lambda: connection.state in ENDED)  # it was read, before the answer
-        release.set()
-        first, _, content = await line.answer()
-        assert (first, orjson.loads(content)["predictions"][0]["label"]) == (200, "c")
-        assert (await line.answer())[0] == status
-        assert await line.reader.read() == b""
-        figures = await made.service.figures()
-        assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 1
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -601,25 +464,9 @@ async def test_the_body_behind_an_offer_of_another_protocol_is_no_request(servic
         assert b"predictions" in (await line.ask(GOOD))[2]
 
 
-@pytest.mark.parametrize("direct", [True, False])
-async def test_a_body_that_drips_is_counted_as_408(
-    service: Service, monkeypatch: pytest.MonkeyPatch, direct: bool
-) -> None:
-    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
-    async with net(service, direct=direct) as made:
-        line = await made.line()
-        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
-        assert (await line.answer())[0] == 408
-        name = 'lengthwise_requests_total{code="408",model="",version=""}'
-        async with asyncio.timeout(180):
-            while (await service.figures()).get(name) != 1:
-                await asyncio.sleep(0)
-        assert (await service.figures())['lengthwise_requests_total{code="499",model="",version=""}'] == 0
-
-
 @pytest.mark.parametrize(("body", "status"), [(GOOD, 200), (BAD, 422)])
 async def test_an_answer_made_before_the_drain_and_written_in_it_ends_its_connection(
-    service: Service, monkeypatch: pytest.MonkeyPatch, body: bytes, status: int
+    service: Service, made: Net, line: Line, monkeypatch: pytest.MonkeyPatch, body: bytes, status: int
 ) -> None:
     make = fast_request.response
 
@@ -629,42 +476,38 @@ async def test_an_answer_made_before_the_drain_and_written_in_it_ends_its_connec
         return made
 
     monkeypatch.setattr(fast_request, "response", then_drain)
-    async with net(service) as made:
-        line = await made.line()
-        found, headers, _ = await line.ask(body)
-        assert (found, headers["connection"]) == (status, "close")
-        assert await rest_of(line) == b""
+    found, headers, _ = await line.ask(body)
+    assert (found, headers["connection"]) == (status, "close")
+    assert await rest_of(line) == b""
 
 
 async def test_a_request_that_began_before_the_drain_and_is_answered_in_it_ends_its_connection(
-    service: Service,
+    service: Service, made: Net, line: Line
 ) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        line.writer.write(b"POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
-        await until(lambda: made.by_asgi)
-        service.serving.batcher.begin_draining()
-        line.writer.write(b"{}")
-        assert b"connection: close" in (await rest_of(line)).lower()
+    line.writer.write(b"POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
+    await until(lambda: made.by_asgi)
+    service.serving.batcher.begin_draining()
+    line.writer.write(b"{}")
+    assert b"connection: close" in (await rest_of(line)).lower()
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/models/sums:predict"])
-async def test_a_client_that_does_not_read_its_answers_is_not_read_from(service: Service, path: str) -> None:
-    async with net(service) as made:
-        line = await made.line()
-        line.writer.transport.set_write_buffer_limits(high=1)
-        request = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx".encode()
-        sent = 0
-        with suppress(ConnectionError, TimeoutError):
-            for _ in range(40):
-                line.writer.write(request * 2000)
-                sent += 2000
-                async with asyncio.timeout(0.5):
-                    await line.writer.drain()
-        answered = sum(value for name, value in (await service.figures()).items() if 'code="422"' in name)
-        assert answered < sent
-        connection = next(iter(made.state.connections), None)
-        assert connection is None or connection.transport.get_write_buffer_size() < 8_000_000
+async def test_a_client_that_does_not_read_its_answers_is_not_read_from(
+    service: Service, made: Net, line: Line, path: str
+) -> None:
+    line.writer.transport.set_write_buffer_limits(high=1)
+    request = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx".encode()
+    sent = 0
+    with suppress(ConnectionError, TimeoutError):
+        for _ in range(40):
+            line.writer.write(request * 2000)
+            sent += 2000
+            async with asyncio.timeout(0.5):
+                await line.writer.drain()
+    answered = sum(value for name, value in (await service.figures()).items() if 'code="422"' in name)
+    assert answered < sent
+    connection = next(iter(made.state.connections), None)
+    assert connection is None or connection.transport.get_write_buffer_size() < 8_000_000
 
 
 LONG = orjson.dumps({"sequences": [{"steps": [[1, 3]] * 2000, "step_mask": [True] * 2000}]})

@@ -5,6 +5,7 @@ import gc
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +21,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import Application
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
-from tests.support.http_lines import GOOD, net
+from tests.support.http_lines import BEARER, GOOD, net
 from tests.support.numpy_models import Service, manifest, model, repository, serving
 
 BODY = {"sequences": [[[0.5] * 12] * 3]}
@@ -94,12 +95,10 @@ async def test_a_start_that_fails_is_the_lifespans_error() -> None:
         raise ConfigurationError("no such folder")
 
     made = Application(Serving(Settings(runners=1), unreadable))
-    with pytest.raises(ConfigurationError):
-        async with made.router.lifespan_context(made):
-            pytest.fail("it has started")
-    with pytest.raises(RuntimeError):  # nobody told it how to make another service
-        async with made.router.lifespan_context(made):
-            pytest.fail("it has started")
+    for error in (ConfigurationError, RuntimeError):  # nobody told it how to make another service
+        with pytest.raises(error):
+            async with made.router.lifespan_context(made):
+                pytest.fail("it has started")
 
 
 async def test_a_lifespan_of_its_user_runs_while_models_are_there() -> None:
@@ -112,36 +111,32 @@ async def test_a_lifespan_of_its_user_runs_while_models_are_there() -> None:
         yield {"found": "it"}
         ready.append(inner.serving.ready)
 
-    made = Application(Serving(Settings(runners=1), lambda *_: repository(model(manifest()))), lifespan=own)
+    made = served(lifespan=own)
     async with made.router.lifespan_context(made) as state:
         assert state == {"found": "it"}
     assert ready == [True, True]
     assert not made.serving.ready
 
 
-async def test_mounted_it_answers_as_it_does_alone(tmp_path: Any) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("a-key-of-many-characters")
-    settings = Settings(runners=1, api_keys_file=keys, console=False)
-    inner = Application(Serving(settings, lambda *_: repository(model(manifest()))))
+async def test_mounted_it_answers_as_it_does_alone(keys: Path) -> None:
+    inner = served(keys)
     outer = FastAPI(lifespan=inner.router.lifespan_context)
     outer.mount("/models", inner)
-    key = {"authorization": "Bearer a-key-of-many-characters"}
     async with outer.router.lifespan_context(outer), client(outer) as caller:
         assert (await caller.post("/models/predict", content=GOOD)).status_code == 401
-        assert (await caller.post("/models/predict", content=GOOD, headers=key)).status_code == 200
+        assert (await caller.post("/models/predict", content=GOOD, headers=BEARER)).status_code == 200
         assert (await caller.get("/models/livez")).status_code == 200
         assert (await caller.get("/models/v2")).json().keys() == {"error"}
-        assert (await caller.get("/models/v2", headers=key)).json()["name"] == "lengthwise"
-        assert (await caller.get("/models/v1/nothing", headers=key)).json().keys() == {"error"}
-        assert (await caller.get("/models/nothing", headers=key)).headers["content-type"] == "application/problem+json"
-        assert (await caller.get("/models/openapi.json", headers=key)).json()["servers"] == [{"url": "/models"}]
+        assert (await caller.get("/models/v2", headers=BEARER)).json()["name"] == "lengthwise"
+        assert (await caller.get("/models/v1/nothing", headers=BEARER)).json().keys() == {"error"}
+        nothing = await caller.get("/models/nothing", headers=BEARER)
+        assert nothing.headers["content-type"] == "application/problem+json"
+        document = (await caller.get("/models/openapi.json", headers=BEARER)).json()
+        assert document["servers"] == [{"url": "/models"}]
 
 
 async def test_a_dependency_is_asked_before_every_call_and_can_be_overridden() -> None:
-    made = Application(
-        Serving(Settings(runners=1), lambda *_: repository(model(manifest()))), dependencies=[Depends(refused)]
-    )
+    made = served(dependencies=[Depends(refused)])
     calls = [("POST", "/predict"), ("POST", "/v1/models/sums:predict"), ("POST", "/v2/models/sums/infer")]
     calls += [("GET", "/healthz"), ("GET", "/v2/models/sums"), ("POST", "/v2/repository/models/sums/unload")]
     async with made.router.lifespan_context(made), client(made) as caller:
@@ -215,23 +210,19 @@ async def no_path(_: Request, error: Exception) -> Response:
     return Response("mine", 404)
 
 
-@pytest.mark.parametrize("path", ["/predict", "/v1/models/sums:predict"])
-async def test_a_dependency_may_read_the_body(path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/predict", {"sequences": [[[0.5, 0.5]] * 3]}, 200),
+        ("/v1/models/sums:predict", {"instances": [[[0.5, 0.5]] * 3]}, 200),
+        ("/v2/repository/index", {"ready": True}, 200),
+        ("/v2/repository/models/sums/unload", {"parameters": {}}, 403),
+    ],
+)
+async def test_a_dependency_may_read_the_body(path: str, body: Any, status: int) -> None:
     app = served(dependencies=[Depends(signed)])
     async with app.router.lifespan_context(app), client(app) as caller:
-        steps = [[0.5, 0.5]] * 3
-        body = {"sequences": [steps]} if path == "/predict" else {"instances": [steps]}
-        answered = await asyncio.wait_for(caller.post(path, json=body), 30)
-        assert answered.status_code == 200
-
-
-async def test_a_dependency_may_read_the_body_of_an_operation_too() -> None:
-    app = served(dependencies=[Depends(signed)])
-    async with app.router.lifespan_context(app), client(app) as caller:
-        answered = await asyncio.wait_for(caller.post("/v2/repository/index", json={"ready": True}), 30)
-        assert [entry["state"] for entry in answered.json()] == ["READY"]
-        unload = caller.post("/v2/repository/models/sums/unload", json={"parameters": {}})
-        assert (await asyncio.wait_for(unload, 30)).status_code == 403
+        assert (await asyncio.wait_for(caller.post(path, json=body), 30)).status_code == status
 
 
 async def test_the_document_has_the_parameters_of_its_users_routes() -> None:
@@ -275,9 +266,7 @@ async def test_it_drains_where_its_users_lifespan_fails_at_the_end() -> None:
     assert app.serving.batcher.draining
 
 
-async def test_a_service_that_cannot_be_made_again_leaves_the_routes(tmp_path: Any) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("a-key-of-many-characters")
+async def test_a_service_that_cannot_be_made_again_leaves_the_routes(keys: Path) -> None:
     app = served(keys)
     app.add_api_route("/mine", lambda: "here")
     for _ in range(2):

@@ -13,7 +13,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from lengthwise.connections import kept_alive
+from lengthwise.connections import listener
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc import stream as streams
 from lengthwise.grpc import transport
@@ -166,14 +166,14 @@ async def test_of_few_streams_a_new_one_takes_the_place_of_that_which_is_idle_lo
         for one in (oldest, other):
             await ask(one, model_name="none")
         assert await stream(caller).code() is Code.UNAVAILABLE  # the others were used just now
-        monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 0.0)
+        monkeypatch.setattr(listener, "LEAST_IDLE_SECONDS", 0.0)
         await ask(newest := stream(caller), model_name="none")
         assert await oldest.code() is Code.UNAVAILABLE
         assert "idle" in await oldest.details()
         release.set()
         assert not (await answers(busy, 1))[0].error_message
         assert (await ask(other, id="there")).infer_response.id == "there"
-        monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 60.0)
+        monkeypatch.setattr(listener, "LEAST_IDLE_SECONDS", 60.0)
         newest.cancel()
         await until(lambda: caller.service.serving.openings.streams()["infer"] < 3)
         assert not (await ask(stream(caller))).error_message

@@ -1,15 +1,11 @@
 """Connections between two requests: how long they stay open, and who gives its place to a new one."""
 
-import asyncio
-import contextlib
 import http.client
-import socket
 
 import pytest
 
-from lengthwise.connections import kept_alive
-from lengthwise.connections.kept_alive import LEAST_IDLE_SECONDS, KeptAlive
-from lengthwise.connections.listener import REJECTED, Listener, listening
+from lengthwise.connections import listener
+from lengthwise.connections.listener import LEAST_IDLE_SECONDS, KeptAlive
 from tests.support.bounded_server import answer, served
 from tests.support.server_process import PATIENCE_SECONDS, started
 
@@ -41,23 +37,16 @@ def test_the_one_that_has_been_idle_longest_gives_way() -> None:
     assert not idle.make_room(100.0)
 
 
-def test_one_that_was_used_a_moment_ago_stays() -> None:
-    idle, connection = KeptAlive(), Idle()
-    idle[connection] = 50.0
-    assert not idle.make_room(49.9 + LEAST_IDLE_SECONDS)
-    assert idle.make_room(50.0 + LEAST_IDLE_SECONDS)
-
-
-def test_one_whose_request_has_just_arrived_is_passed_over() -> None:
+def test_one_that_was_used_a_moment_ago_stays_and_one_whose_request_has_just_arrived_is_passed_over() -> None:
     idle, busy, other = KeptAlive(), Idle(busy=True), Idle()
-    idle[busy] = 0.0
-    idle[other] = 1.0
-    assert idle.make_room(100.0)
+    idle[busy], idle[other] = 0.0, 1.0
+    assert not idle.make_room(LEAST_IDLE_SECONDS - 0.1)
+    assert idle.make_room(1.0 + LEAST_IDLE_SECONDS)
     assert (busy.ended, other.ended) == (False, True)
 
 
 async def test_a_new_connection_gets_the_place_of_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(listener, "LEAST_IDLE_SECONDS", 0.0)
     async with served(max_connections=1) as talk:
         reader, writer = await talk()
         for _ in range(2):
@@ -73,7 +62,7 @@ async def test_a_new_connection_gets_the_place_of_an_idle_one(monkeypatch: pytes
 async def test_one_that_has_begun_a_request_or_sent_none_keeps_its_place(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_alive, "LEAST_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(listener, "LEAST_IDLE_SECONDS", 0.0)
     async with served(max_connections=1) as talk:
         reader, writer = await talk()
         if sent:
@@ -84,23 +73,6 @@ async def test_one_that_has_begun_a_request_or_sent_none_keeps_its_place(
         assert (await answer(other))[0] == 503
         writer.write(REQUEST[len(sent) :] if sent == REQUEST[:9] else b"3456789" if sent else REQUEST)
         assert (await answer(reader))[0] == 200
-
-
-async def test_the_listener_rejects_nobody_while_there_are_idle_ones() -> None:
-    class Greeting(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            transport.write(b"hello")  # type: ignore[attr-defined]
-            transport.close()
-
-    idle = KeptAlive()
-    idle[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
-    with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
-        listener = Listener(taken, most=3, tls=None, handshake_seconds=1)
-        listener.start(Greeting, range(3 + REJECTED), idle)
-        for expected in (b"hello", b"HTTP/1.1 503"):
-            one = stack.enter_context(socket.create_connection(taken.getsockname()))
-            assert (await asyncio.to_thread(one.recv, 100)).startswith(expected)
-        await listener.close()
 
 
 @pytest.mark.long

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-import trustme
 
 from lengthwise.bench.launch import free_port
 from lengthwise.connections import listener as listeners
-from lengthwise.connections.listener import REJECTED, Listener, listening
+from lengthwise.connections.listener import LEAST_IDLE_SECONDS, REJECTED, KeptAlive, Listener, listening
 from lengthwise.errors import ConfigurationError
 from tests.support import proc
-from tests.support.server_process import PATIENCE_SECONDS, exit_of, request, started
+from tests.support.doors import certificate
+from tests.support.server_process import PATIENCE_SECONDS, request, started
 
 GOOD = {"sequences": [[[0.5] * 12]]}
 FILES = 200
@@ -27,12 +27,7 @@ FILES = 200
 
 @pytest.fixture(scope="module")
 def trusting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    """A server's certificate, and what trusts it."""
-    authority, context = trustme.CA(), ssl.create_default_context()
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)
-    authority.configure_trust(context)
-    return path, context
+    return certificate(tmp_path_factory.mktemp("tls"))
 
 
 @contextlib.contextmanager
@@ -47,10 +42,10 @@ def silent(port: int, number: int) -> Iterator[list[socket.socket]]:
 def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
     trusting: tuple[Path, ssl.SSLContext],
 ) -> None:
-    certificate, context = trusting
+    path, context = trusting
     admin_port = free_port()
     options = ("--max-connections", "20", "--header-timeout-seconds", "600", "--admin-port", str(admin_port))
-    with started(*options, "--tls-cert-file", str(certificate), verify=context, files=FILES) as server:
+    with started(*options, "--tls-cert-file", str(path), verify=context, files=FILES) as server:
         at_rest = proc.open_files(server.process.pid)
         with silent(server.port, FILES), silent(admin_port, FILES):
             for _ in range(3):  # silence does not end by itself in this test
@@ -62,8 +57,8 @@ def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
 
 @pytest.mark.long
 def test_a_handshake_has_the_time_of_a_head(trusting: tuple[Path, ssl.SSLContext]) -> None:
-    certificate, context = trusting
-    options = ("--header-timeout-seconds", "0.5", "--tls-cert-file", str(certificate))
+    path, context = trusting
+    options = ("--header-timeout-seconds", "0.5", "--tls-cert-file", str(path))
     with started(*options, verify=context) as server, silent(server.port, 1) as (one,):
         with contextlib.suppress(ConnectionResetError):
             assert one.recv(1) == b""  # uvloop's own bound is a minute, this socket's patience less
@@ -109,6 +104,22 @@ async def test_whoever_was_on_the_way_in_when_it_closes_is_served() -> None:
             socket.create_connection(address)
 
 
+async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:
+    class Idle:
+        def give_way(self) -> bool:
+            return True
+
+    idle = KeptAlive()
+    idle[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
+    with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
+        listener = Listener(taken, most=3, tls=None, handshake_seconds=1)
+        listener.start(Greeting, range(3 + REJECTED), idle)
+        for expected in (b"hello", b"HTTP/1.1 503"):
+            one = stack.enter_context(socket.create_connection(taken.getsockname()))
+            assert (await asyncio.to_thread(one.recv, 100)).startswith(expected)
+        await listener.close()
+
+
 async def test_nobody_is_let_in_while_it_closes_only_to_be_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listeners, "ARRIVING_SECONDS", 1.0)
     with listening("127.0.0.1", 0, "--port") as taken:
@@ -147,13 +158,6 @@ async def test_it_goes_on_when_there_are_files_again(
         writer.close()
         await listener.close()
     assert caplog.text.count("no connection can be accepted: Too many open files") == 2
-
-
-@pytest.mark.long
-def test_too_few_files_are_said_in_one_line() -> None:
-    code, said = exit_of(files=16)
-    assert code == 2
-    assert said == "error: this process may open 16 files (ulimit -n), and the server alone needs 32\n"
 
 
 @pytest.mark.long

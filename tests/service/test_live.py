@@ -2,21 +2,34 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from lengthwise.console import live_stream
+from lengthwise.console import live as live_view
 from lengthwise.console.live import MOST_BATCHES, MOST_LENGTHS, MOST_VIEWERS, LiveView, Viewer
 from lengthwise.padding import PaddedBatch
-from tests.support.http_lines import net, rest_of
-from tests.support.numpy_models import Service, manifest, model, serving
+from tests.support.http_lines import Line, Net, rest_of
+from tests.support.numpy_models import Service, held_batch, manifest, model, serving
 from tests.support.server_process import PATIENCE_SECONDS, started
+from tests.support.waiting import until
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "console.md"
 SECRET = "a-name-that-no-viewer-may-see"
+
+
+@asynccontextmanager
+async def viewed(before: Any = None, **options: Any) -> AsyncIterator[tuple[Service, Viewer]]:
+    """A service, and one who looks at it."""
+    async with serving(model(manifest(), before) if before else model(manifest()), **options) as service:
+        live = LiveView(service.serving.batcher)
+        viewer = live.join()
+        yield service, viewer
+        live.leave(viewer)
 
 
 async def frame_with(viewer: Viewer, what: str = "batches") -> dict[str, Any]:
@@ -25,6 +38,8 @@ async def frame_with(viewer: Viewer, what: str = "batches") -> dict[str, Any]:
         while True:
             data = await viewer.next()
             assert data is not None
+            assert SECRET.encode() not in data
+            assert b"0.123456" not in data
             frame: dict[str, Any] = orjson.loads(data)
             if frame[what]:
                 return frame
@@ -35,55 +50,29 @@ def body(*lengths: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("computes_padding", "computed"), [(False, 15), (True, 24)])
-async def test_a_batch_is_shown_by_its_figures(computes_padding: bool, computed: int) -> None:
-    async with serving(model(manifest())) as service:
+async def test_a_batch_is_shown_by_its_figures_and_nothing_of_a_caller(computes_padding: bool, computed: int) -> None:
+    async with viewed() as (service, viewer):
         service.serving.served[0].metrics.computes_padding = computes_padding
-        live = LiveView(service.serving.batcher)
-        viewer = live.join()
-        assert (await service.predict(body(3, 7, 5))).status_code == 200
+        answer = await service.predict(body(3, 7, 5), x_request_id=SECRET, authorization=SECRET)
+        assert answer.status_code == 200
         frame = await frame_with(viewer)
-        live.leave(viewer)
     (batch,) = frame["batches"]
-    assert batch["model"] == "sums/1"
-    assert (batch["rows"], batch["width"], batch["valid_steps"], batch["computed_steps"]) == (3, 8, 15, computed)
-    assert batch["lengths"] == [7, 5, 3]
-    assert batch["runner"] == "runner-0"
-    assert batch["predicted_seconds"] > 0
-    assert batch["seconds"] > 0
-    assert batch["longest_wait_seconds"] >= 0
+    assert all(batch.pop(name) >= 0 for name in ("start", "predicted_seconds", "measured_seconds"))
+    assert 0 < batch["seconds"] == pytest.approx(frame["busy_seconds"]["runner-0"])
+    assert batch.pop("longest_wait_seconds") >= 0
+    shape = {"rows": 3, "width": 8, "valid_steps": 15, "computed_steps": computed, "lengths": [7, 5, 3]}
+    assert batch == {"model": "sums/1", "runner": "runner-0", "seconds": batch["seconds"], **shape}
     totals = {"batches": 1, "failed": 0, "rows": 3, "padded_steps": 24, "valid_steps": 15, "computed_steps": computed}
     assert {name: frame["totals"][name] for name in totals} == totals
     assert 0 < frame["latency_seconds"]["p50"] <= frame["latency_seconds"]["p99"]
-    assert frame["busy_seconds"]["runner-0"] == pytest.approx(batch["seconds"])
     assert (frame["runners"], frame["viewers"]) == (1, 1)
-
-
-async def test_nothing_of_a_caller_is_in_a_frame() -> None:
-    async with serving(model(manifest())) as service:
-        live = LiveView(service.serving.batcher)
-        viewer = live.join()
-        await service.predict(body(3, 4), x_request_id=SECRET, authorization=SECRET)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not orjson.loads(data := await viewer.next() or b"{}")["batches"]:
-                pass
-        live.leave(viewer)
-    assert SECRET.encode() not in data
-    assert b"0.123456" not in data
-    assert set(orjson.loads(data)["batches"][0]) == {
-        "model", "runner", "start", "seconds", "predicted_seconds", "measured_seconds", "rows", "width", "valid_steps",
-            "computed_steps",
-        "lengths", "longest_wait_seconds",
-    }  # fmt: skip
 
 
 async def test_the_document_describes_what_a_frame_has() -> None:
     text = DOCUMENT.read_text()
-    async with serving(model(manifest())) as service:
-        live = LiveView(service.serving.batcher)
-        viewer = live.join()
+    async with viewed() as (service, viewer):
         await service.predict(body(3, 7))
         frame = await frame_with(viewer)
-        live.leave(viewer)
     named = set(re.findall(r"`(\w+)`", text[text.index("| field of a frame") : text.index("While nobody looks")]))
     assert {*frame, *frame["batches"][0]} - {"time", "seconds", "viewers", "start"} <= named
     for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
@@ -94,62 +83,46 @@ async def test_a_failed_batch_is_shown_as_one() -> None:
     def fail(_: PaddedBatch) -> None:
         raise RuntimeError("as asked")
 
-    async with serving(model(manifest(), fail)) as service:
-        live = LiveView(service.serving.batcher)
-        viewer = live.join()
+    async with viewed(fail) as (service, viewer):
         assert (await service.predict(body(3))).status_code == 500
         frame = await frame_with(viewer)
-        live.leave(viewer)
     assert frame["totals"]["failed"] == 1
     assert frame["batches"][0]["lengths"] is None
 
 
 async def test_the_lengths_that_wait_are_shown_while_a_batch_runs() -> None:
-    loop = asyncio.get_running_loop()
-    running, seen = asyncio.Event(), asyncio.Event()
-    held = loop.create_future()
-
-    def hold(_: PaddedBatch) -> None:
-        if not held.done():
-            loop.call_soon_threadsafe(running.set)
-            asyncio.run_coroutine_threadsafe(asyncio.wait_for(seen.wait(), PATIENCE_SECONDS), loop).result()
-            loop.call_soon_threadsafe(held.set_result, None)
-
-    async with serving(model(manifest(), hold)) as service:
-        live = LiveView(service.serving.batcher)
-        viewer = live.join()
+    release, running, wait = held_batch()
+    async with viewed(wait) as (service, viewer):
         first = asyncio.create_task(service.predict(body(2)))
         await running.wait()
         second = asyncio.create_task(service.predict(body(9, 4)))
         frame = await frame_with(viewer, "queue")
-        seen.set()
+        release.set()
         assert [(await first).status_code, (await second).status_code] == [200, 200]
-        live.leave(viewer)
     assert frame["queue"] == [{"model": "sums/1", "sequences": 2, "lengths": [9, 4]}]
     (running_now,) = frame["running"]
     assert (running_now["runner"], running_now["rows"], running_now["width"]) == ("runner-0", 1, 2)
 
 
-async def test_the_batcher_is_watched_only_while_somebody_looks() -> None:
-    async with serving(model(manifest())) as service:
-        execution = service.serving.batcher.execution
-        live = LiveView(service.serving.batcher)
-        assert execution.watch is None
-        one, other = live.join(), live.join()
-        assert execution.watch is not None
-        live.leave(one)
-        live.leave(one)
-        assert execution.watch is not None
-        live.leave(other)
-        assert execution.watch is None
-        assert live.viewers == 0
-        assert await one.next() is None
-        tasks = {task for task in asyncio.all_tasks() if "_make_frames" in repr(task.get_coro())}
-        await asyncio.wait(tasks)
-        again = live.join()
-        await service.predict(body(2))
-        assert (await frame_with(again))["totals"]["batches"] == 1
-        live.leave(again)
+async def test_the_batcher_is_watched_only_while_somebody_looks(service: Service) -> None:
+    execution = service.serving.batcher.execution
+    live = LiveView(service.serving.batcher)
+    assert execution.watch is None
+    one, other = live.join(), live.join()
+    assert execution.watch is not None
+    live.leave(one)
+    live.leave(one)
+    assert execution.watch is not None
+    live.leave(other)
+    assert execution.watch is None
+    assert live.viewers == 0
+    assert await one.next() is None
+    tasks = {task for task in asyncio.all_tasks() if "_make_frames" in repr(task.get_coro())}
+    await asyncio.wait(tasks)
+    again = live.join()
+    await service.predict(body(2))
+    assert (await frame_with(again))["totals"]["batches"] == 1
+    live.leave(again)
 
 
 async def test_a_slow_viewer_misses_frames_and_learns_how_many() -> None:
@@ -161,147 +134,95 @@ async def test_a_slow_viewer_misses_frames_and_learns_how_many() -> None:
 
 
 async def test_a_frame_is_bounded_however_much_runs() -> None:
-    count = 3 * MOST_BATCHES
-    async with serving(model(manifest()), max_batch_rows=1) as service:
-        live = LiveView(service.serving.batcher)
-        viewer = live.join()
+    count = batches = 3 * MOST_BATCHES
+    async with viewed(max_batch_rows=1) as (service, viewer):
         await service.predict(body(*[2] * count))
-        shown = batches = 0
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while batches < count:
-                frame = orjson.loads(await viewer.next() or b"{}")
-                assert len(frame["batches"]) <= MOST_BATCHES
-                shown, batches = shown + len(frame["batches"]), batches + frame["totals"]["batches"]
-        live.leave(viewer)
-    assert batches == count
+        while batches > 0:
+            frame = await frame_with(viewer)
+            assert len(frame["batches"]) <= MOST_BATCHES
+            batches -= frame["totals"]["batches"]
+    assert batches == 0
 
 
 async def test_a_long_batch_shows_its_longest_rows() -> None:
-    count = MOST_LENGTHS + 40
-    async with serving(model(manifest()), max_batch_rows=512) as service:
-        live = LiveView(service.serving.batcher)
-        viewer = live.join()
-        await service.predict(body(*range(1, count + 1)))
+    async with viewed(max_batch_rows=512) as (service, viewer):
+        await service.predict(body(*range(1, MOST_LENGTHS + 41)))
         lengths = max((batch["rows"], batch["lengths"]) for batch in (await frame_with(viewer))["batches"])[1]
-        live.leave(viewer)
     assert len(lengths) <= MOST_LENGTHS
     assert lengths == sorted(lengths, reverse=True)
 
 
-async def test_an_error_of_the_view_loses_no_answer() -> None:
+async def test_an_error_of_the_view_loses_no_answer(service: Service) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("as asked")
 
-    async with serving(model(manifest())) as service:
-        service.serving.batcher.execution.watch = broken
-        assert (await service.predict(body(3))).status_code == 200
-        figures = await service.figures()
+    service.serving.batcher.execution.watch = broken
+    assert (await service.predict(body(3))).status_code == 200
+    figures = await service.figures()
     assert figures['lengthwise_batch_rows_count{model="sums",version="1"}'] == 1
 
 
 async def test_an_answer_has_the_same_bits_with_the_view_and_without() -> None:
+    async with viewed() as (service, _):
+        with_view = (await service.predict(body(3, 7, 5))).content
     async with serving(model(manifest())) as service:
-        without = (await service.predict(body(3, 7, 5))).content
-        live = LiveView(service.serving.batcher)
-        viewer = live.join()
-        assert (await service.predict(body(3, 7, 5))).content == without
-        live.leave(viewer)
+        assert (await service.predict(body(3, 7, 5))).content == with_view
 
 
-class Stream:
-    """A call of `/console/live`, made by hand: httpx would wait for its end."""
-
-    def __init__(self, service: Service) -> None:
-        self.messages: asyncio.Queue[Any] = asyncio.Queue()
-        self.left = asyncio.Event()
-        scope = {"type": "http", "method": "GET", "path": "/console/live", "headers": [], "query_string": b""}
-        scope |= {"http_version": "1.1", "scheme": "http", "root_path": "", "server": None, "client": None}
-        self.task = asyncio.create_task(service.app(scope, self._receive, self.messages.put))
-        self._asked = False
-
-    async def _receive(self) -> dict[str, Any]:
-        if not self._asked:
-            self._asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
-    async def next(self) -> dict[str, Any]:
-        message: dict[str, Any] = await asyncio.wait_for(self.messages.get(), PATIENCE_SECONDS)
-        return message
+GET = b"GET /console/live HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
-async def test_over_http_each_frame_is_an_event() -> None:
-    async with serving(model(manifest())) as service:
-        stream = Stream(service)
-        head = await stream.next()
-        assert head["status"] == 200
-        headers = dict(head["headers"])
-        assert headers[b"content-type"] == b"text/event-stream"
-        assert headers[b"cache-control"] == b"no-store"
-        assert (await stream.next())["body"].startswith(b": ")
-        event = (await stream.next())["body"].decode()
-        assert event.startswith("event: frame\ndata: {")
-        assert event.endswith("}\n\n")
-        stream.left.set()
-        await asyncio.wait_for(stream.task, PATIENCE_SECONDS)
-        assert service.serving.batcher.execution.watch is None
+async def test_over_http_each_frame_is_an_event(service: Service, made: Net, line: Line) -> None:
+    line.writer.write(GET)
+    head = (await line.reader.readuntil(b"\r\n\r\n")).decode().lower()
+    assert head.startswith("http/1.1 200")
+    assert "content-type: text/event-stream\r\n" in head
+    assert "cache-control: no-store\r\n" in head
+    assert b": one event a frame\n\n" in await line.reader.readuntil(b"\n\n")
+    event = (await line.reader.readuntil(b"\n\n")).decode().partition("\r\n")[2].partition("\r\n")[2]
+    assert event.startswith("event: frame\ndata: {")
+    assert event.endswith("}\n\n")
+    line.writer.close()
+    await until(lambda: service.serving.batcher.execution.watch is None)
 
 
-async def test_a_question_for_the_head_of_the_view_has_an_end() -> None:
-    async with serving(model(manifest())) as service:
-        answer = await service.client.head("/console/live")
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        assert service.serving.batcher.execution.watch is None
+async def test_a_question_for_the_head_of_the_view_has_an_end(service: Service) -> None:
+    answer = await service.client.head("/console/live")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert service.serving.batcher.execution.watch is None
 
 
-async def test_a_view_too_many_is_told_when_to_come_back() -> None:
-    async with serving(model(manifest())) as service:
-        streams = [Stream(service) for _ in range(MOST_VIEWERS)]
-        for stream in streams:
-            assert (await stream.next())["status"] == 200
+async def test_viewers_that_do_not_read_lose_their_places_and_others_are_asked_to_come_again(
+    service: Service, made: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system of a viewer may take megabytes, so nothing tells that it does not read, but that it does not ask."""
+    monkeypatch.setattr(live_view, "VIEW_SECONDS", 3)
+    deaf = [await made.line() for _ in range(MOST_VIEWERS)]
+    for line in deaf:
+        line.writer.write(GET)
+    name = "lengthwise_live_viewers"
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (await service.figures())[name] < MOST_VIEWERS:
+            await asyncio.sleep(0)
         refused = await service.client.get("/console/live")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         assert refused.headers["content-type"] == "application/problem+json"
         assert (await service.predict(body(3))).status_code == 200
-        for stream in streams:
-            stream.left.set()
-        await asyncio.wait([stream.task for stream in streams])
+        while (await service.figures())[name]:
+            await asyncio.sleep(0.01)
+    last = await rest_of(deaf[0])
+    assert last.endswith(b"event: end\ndata: renew\n\n\r\n0\r\n\r\n")
 
 
-async def test_viewers_that_do_not_read_lose_their_places_and_others_are_asked_to_come_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The system of a viewer may take megabytes, so nothing tells that it does not read, but that it does not ask."""
-    monkeypatch.setattr(live_stream, "VIEW_SECONDS", 0.2)
-    async with serving(model(manifest())) as service, net(service) as made:
-        deaf = [await made.line() for _ in range(MOST_VIEWERS)]
-        for line in deaf:
-            line.writer.write(b"GET /console/live HTTP/1.1\r\nhost: x\r\n\r\n")
-        name = "lengthwise_live_viewers"
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while (await service.figures())[name] < MOST_VIEWERS:
-                await asyncio.sleep(0)
-            while (await service.figures())[name]:
-                await asyncio.sleep(0.01)
-        last = await rest_of(deaf[0])
-        assert last.endswith(b"event: end\ndata: renew\n\n\r\n0\r\n\r\n")
-
-
-async def test_a_drain_ends_every_view() -> None:
-    async with serving(model(manifest())) as service:
-        stream = Stream(service)
-        assert (await stream.next())["status"] == 200
-        service.serving.batcher.begin_draining()
-        message = await stream.next()
-        while message.get("more_body"):
-            message = await stream.next()
-        assert message["body"].startswith(b"event: end")
-        await asyncio.wait_for(stream.task, PATIENCE_SECONDS)
-        assert service.serving.batcher.execution.watch is None
-        late = Stream(service)
-        assert (await late.next())["status"] == 200
-        await asyncio.wait_for(late.task, PATIENCE_SECONDS)
+async def test_a_drain_ends_every_view(service: Service, made: Net, line: Line) -> None:
+    line.writer.write(GET)
+    await line.reader.readuntil(b"\r\n\r\n")
+    service.serving.batcher.begin_draining()
+    late = await made.line()
+    late.writer.write(GET)
+    for viewer in (line, late):
+        assert b"event: end" in await rest_of(viewer)
+    assert service.serving.batcher.execution.watch is None
 
 
 @pytest.mark.long

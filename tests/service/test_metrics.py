@@ -16,37 +16,24 @@ from lengthwise.telemetry.metrics import KEPT_GONE, REASONS, Bounds, Gauges, Met
 from tests.support.used_metrics import INFO, metrics, used
 
 OWN = frozenset({"model", "version"})
+OF_MODELS = (
+    *("sequences", "computed_padding_steps", "batch_failures", "overdue_batches", "cancelled_sequences"),
+    *("clipped_values", "queue_cost_steps", "queue_sequences", "inflight_batches", "ready", "breaker_open"),
+    *("queue_seconds", "request_duration_seconds", "queue_wait_seconds", "inference_duration_seconds"),
+    *("decode_duration_seconds", "batch_rows", "batch_width_steps", "sequence_length_steps"),
+)
+OF_THE_PROCESS = (
+    *("runners", "max_queue_cost_steps", "max_queue_seconds", "refused_models", "inflight_bytes"),
+    "max_inflight_bytes",
+)
 FAMILIES = {
+    **dict.fromkeys(OF_MODELS, OWN),
+    **dict.fromkeys(OF_THE_PROCESS, frozenset[str]()),
     "requests": OWN | {"code"},
-    "sequences": OWN,
     "steps": OWN | {"kind"},
-    "computed_padding_steps": OWN,
     "rejected": OWN | {"reason"},
-    "batch_failures": OWN,
     "model_info": OWN | {"provider", "digest"},
     "recurrent_kernels": OWN | {"kernels"},
-    "queue_cost_steps": OWN,
-    "queue_sequences": OWN,
-    "inflight_batches": OWN,
-    "ready": OWN,
-    "breaker_open": OWN,
-    "queue_seconds": OWN,
-    "overdue_batches": OWN,
-    "cancelled_sequences": OWN,
-    "clipped_values": OWN,
-    "max_queue_seconds": frozenset(),
-    "request_duration_seconds": OWN,
-    "queue_wait_seconds": OWN,
-    "inference_duration_seconds": OWN,
-    "decode_duration_seconds": OWN,
-    "batch_rows": OWN,
-    "batch_width_steps": OWN,
-    "sequence_length_steps": OWN,
-    "runners": frozenset(),
-    "max_queue_cost_steps": frozenset(),
-    "refused_models": frozenset(),
-    "inflight_bytes": frozenset(),
-    "max_inflight_bytes": frozenset(),
 }
 """Every family without the prefix and, of counters, without `_total`; and its labels."""
 
@@ -111,12 +98,8 @@ def test_a_call_for_nothing_that_is_served_has_empty_labels():
 def test_gauges_are_read_at_each_scrape():
     held = {("m", "1"): Gauges(12, 3, 1, True)}
     made = Metrics(lambda: held, lambda: Bounds(2, 1000, 4, 300, 4000))
-    assert [value(made, name) for name in ("queue_cost_steps", "queue_sequences", "inflight_batches", "ready")] == [
-        12,
-        3,
-        1,
-        1,
-    ]
+    names = ("queue_cost_steps", "queue_sequences", "inflight_batches", "ready")
+    assert [value(made, name) for name in names] == [12, 3, 1, 1]
     held["m", "1"] = Gauges(0, 0, 0, False)
     assert value(made, "queue_cost_steps") == value(made, "ready") == 0
     assert samples(made)["lengthwise_refused_models", frozenset()] == 4

@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from lengthwise.http import pages
-from tests.support.numpy_models import manifest, model, serving
+from tests.support.http_lines import BEARER
+from tests.support.numpy_models import Service, manifest, model, serving
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-KEY = "a-key-of-sixteen-or-more"
 
 
 def _asked(page: str) -> list[str]:
@@ -21,23 +21,21 @@ def _asked(page: str) -> list[str]:
     return sorted({place for place in found if place != "data:,"})
 
 
-async def test_the_page_of_calls_gets_all_it_asks_for_from_this_service() -> None:
-    assert pages.folder() is not None, "the extras cpu and gpu bring Swagger's files"
-    async with serving(model(manifest())) as service:
-        page = (await service.client.get("/docs")).text
-        asked = _asked(page)
-        assert asked == ["/docs/start.js", "/docs/swagger-ui.css", "/docs/swagger-ui.js", "/openapi.json"]
-        answers = [await service.client.get(place) for place in asked]
+async def test_the_page_of_calls_gets_all_it_asks_for_from_this_service(service: Service) -> None:
+    page = (await service.client.get("/docs")).text
+    asked = _asked(page)
+    assert asked == ["/docs/start.js", "/docs/swagger-ui.css", "/docs/swagger-ui.js", "/openapi.json"]
+    answers = [await service.client.get(place) for place in asked]
     assert {answer.status_code for answer in answers} == {200}
+    assert [len(answer.content) > 100_000 for answer in answers[1:3]] == [True, True]
     kinds = sorted(answer.headers["content-type"].partition(";")[0] for answer in answers)
     assert kinds == ["application/json", "text/css", "text/javascript", "text/javascript"]
     assert "://" not in page
     assert "://" not in answers[0].text
 
 
-async def test_the_page_of_calls_begins_with_predictions_and_ends_with_health() -> None:
-    async with serving(model(manifest())) as service:
-        paths = list((await service.client.get("/openapi.json")).json()["paths"])
+async def test_the_page_of_calls_begins_with_predictions_and_ends_with_health(service: Service) -> None:
+    paths = list((await service.client.get("/openapi.json")).json()["paths"])
     assert paths[0] == "/predict"
     assert paths.index("/livez") > paths.index("/v1/models") > 0
 
@@ -55,7 +53,7 @@ async def test_behind_a_prefix_the_page_asks_for_what_is_behind_it_too() -> None
 async def test_without_the_files_the_page_says_what_brings_them_and_asks_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pages, "folder", lambda: None)
+    monkeypatch.setattr(pages, "find_spec", lambda _: None)  # of the package with Swagger's files
     async with serving(model(manifest())) as service:
         page = await service.client.get("/docs")
         assert page.status_code == 200
@@ -65,9 +63,8 @@ async def test_without_the_files_the_page_says_what_brings_them_and_asks_nobody(
         assert (await service.client.get("/docs/swagger-ui.js")).status_code == 404
 
 
-async def test_a_page_whose_script_does_not_run_is_not_blank() -> None:
-    async with serving(model(manifest())) as service:
-        page = (await service.client.get("/docs")).text
+async def test_a_page_whose_script_does_not_run_is_not_blank(service: Service) -> None:
+    page = (await service.client.get("/docs")).text
     shown = re.sub(r"<head>.*</head>|<[^>]+>", "", page, flags=re.DOTALL)
     assert "could not run the script" in shown
     assert "/openapi.json" in shown
@@ -101,9 +98,8 @@ async def test_the_policy_of_a_page_lets_nothing_in_that_it_does_not_need(path: 
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-async def test_where_keys_are_set_a_browser_is_told_how_a_key_is_sent(path: str, tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text(f"{KEY}\n")
-    async with serving(model(manifest()), api_keys_file=tmp_path / "keys", console=False) as service:
+async def test_where_keys_are_set_a_browser_is_told_how_a_key_is_sent(path: str, keys: Path) -> None:
+    async with serving(model(manifest()), api_keys_file=keys, console=False) as service:
         page = await service.client.get(path, headers=BROWSER)
         assert page.status_code == 401
         assert page.headers["www-authenticate"] == "Bearer"
@@ -112,22 +108,10 @@ async def test_where_keys_are_set_a_browser_is_told_how_a_key_is_sent(path: str,
         assert (await service.client.get(path)).headers["content-type"] == "application/problem+json"
         told = await service.client.get("/openapi.json", headers=BROWSER)
         assert (told.status_code, told.headers["content-type"]) == (401, "application/problem+json")
-        allowed = await service.client.get(path, headers={**BROWSER, "authorization": f"Bearer {KEY}"})
+        allowed = await service.client.get(path, headers=BROWSER | BEARER)
         assert allowed.status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/docs/", "/docs/favicon.png", "/docs/../core.py", "/docs/%2e%2e/core.py", "/redoc"])
-async def test_nothing_else_of_the_package_is_served(path: str) -> None:
-    async with serving(model(manifest())) as service:
-        assert (await service.client.get(path)).status_code == 404
-
-
-def test_a_package_that_is_not_installed_has_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "find_spec", lambda _: None)
-    assert pages.folder() is None
-
-
-def test_the_files_are_there() -> None:
-    folder = pages.folder()
-    assert isinstance(folder, Path)
-    assert all((folder / name).stat().st_size > 100_000 for name in pages.FILES.values())
+async def test_nothing_else_of_the_package_is_served(service: Service, path: str) -> None:
+    assert (await service.client.get(path)).status_code == 404

@@ -34,21 +34,18 @@ def test_connections_and_files_are_halved_where_grpc_is_on(
     assert made.files == (None if limit == resource.RLIM_INFINITY else limit)
 
 
-def test_the_soft_limit_of_files_is_raised_to_the_hard_one(files: list[tuple[int, int]]) -> None:
-    files.append((256, 100_000))
-    assert divided(4096, grpc=True).grpc == 2048
-    assert files[-1] == (100_000, 100_000)
-
-
-def test_where_it_cannot_be_raised_the_soft_limit_counts(
-    files: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("allowed", "grpc"), [(True, 2048), (False, 64)])
+def test_the_soft_limit_of_files_is_raised_to_the_hard_one_where_it_can_be(
+    files: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, allowed: bool, grpc: int
 ) -> None:
     def refuse(*_: object) -> None:
         raise ValueError("not allowed to raise maximum limit")
 
-    monkeypatch.setattr(resource, "setrlimit", refuse)
+    if not allowed:
+        monkeypatch.setattr(resource, "setrlimit", refuse)
     files.append((256, 100_000))
-    assert divided(4096, grpc=True).grpc == 64
+    assert divided(4096, grpc=True).grpc == grpc
+    assert files[-1] == ((100_000, 100_000) if allowed else (256, 100_000))
 
 
 def test_too_few_files_are_a_wrong_option(files: list[tuple[int, int]]) -> None:

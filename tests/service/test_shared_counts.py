@@ -6,8 +6,8 @@ import asyncio
 import os
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def test_what_a_process_has_counted_is_read_when_it_is_gone() -> None:
     counted.request(429, 0.001, "queue_full")
     counted.decoded(0.001, [5, 70])
     counted.batch(rows=2, width=72, valid_steps=75, waits=[0.1, 0.2], seconds=0.01)
-    counted.batch_failed()
+    counted.count("batch_failures")
     (unknown, found) = SharedCounts(shared).models()
     assert (unknown.labels, found.labels) == (("", ""), ("m", "1"))
     assert list(found.cells) == list(counted.cells)
@@ -104,10 +104,8 @@ def pair() -> Iterator[list[Worker]]:
         made = []
         for place, (channel, _) in enumerate(channels):
             task: dict[str, Any] = {"place": place, "workers": 2, "judgements": "", "unloaded": [], "sockets": {}}
-            made.append(Worker(task | {"memory": file.fileno(), "channel": os.dup(channel.fileno())}))
+            made.append(Worker(task | {"memory": file.fileno(), "channel": channel.fileno()}))
         yield made
-        for worker in made:
-            worker.drop()
         for one, other in channels:
             one.close()
             other.close()
@@ -137,7 +135,7 @@ def test_the_last_worker_that_ends_is_told(pair: list[Worker]) -> None:
     assert not one.ends()
     one.is_ready(True)  # it stays at its end
     assert other.ends()
-    assert {one.memory.get(place, "state") for place in (0, 1)} == {ENDING}
+    assert {*one.memory.table["state"]} == {ENDING}
     assert STARTING != READY
 
 
@@ -175,24 +173,15 @@ def verdict() -> Any:
     )
 
 
-def test_a_model_is_judged_once_for_all(tmp_path: Path) -> None:
+def test_a_model_is_judged_once_for_all_also_while_others_wait_for_it(tmp_path: Path) -> None:
     judge = Counting(verdict(), verdict())
     first, second = judged(tmp_path, judge), judged(tmp_path, judge)
     assert judge.calls == 1
     assert (first.promise, first.costs, first.kernels) == (second.promise, second.costs, second.kernels)
     assert (first.measured, second.measured, second.cases, second.choice) == ({"b": 2}, None, (), None)  # kept once
-    judged(tmp_path, judge, "other")
-    assert judge.calls == 2
-
-
-def test_those_that_come_while_it_is_judged_wait_for_it(tmp_path: Path) -> None:
-    judge, found = Counting(verdict()), []
-    threads = [threading.Thread(target=lambda: found.append(judged(tmp_path, judge))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (judge.calls, len(found)) == (1, 4)
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda _: judged(tmp_path, judge, "other"), range(4))]
+    assert (judge.calls, len(found)) == (2, 4)
 
 
 @pytest.mark.parametrize("kind", [ModelError, VerificationError])
@@ -221,7 +210,7 @@ async def test_an_admin_call_that_fails_at_one_worker_names_it() -> None:
     answers: dict[str, Any] = {}
     other: dict[str, Any] = {"pid": 7, "error": None, "serves": ["sums/1"]}
 
-    async def ask(call: str, *given: Any, all_of_them: bool) -> list[dict[str, Any]]:
+    async def ask(call: str, *given: Any) -> list[dict[str, Any]]:
         return [await answers[call](*given), other]
 
     async def here(_change: str, name: str) -> None:

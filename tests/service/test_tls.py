@@ -1,11 +1,6 @@
 """HTTPS, with and without certificates of the client, over real sockets."""
 
-import socket
 import ssl
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,10 +13,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from lengthwise.connections.tls import context
+from lengthwise.connections.listener import context
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.server import serve
 from lengthwise.settings import Settings, flag
+from tests.support.server_process import started
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +32,6 @@ def certificate(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory)
     return path
 
 
-@contextmanager
-def serving(*options: str) -> Iterator[str]:
-    """A server with these options; gives its address once it listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "lengthwise", "serve", "--port", str(port), *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "listening on" in line:
-                break
-        try:
-            yield f"https://localhost:{port}"
-        finally:
-            process.terminate()
-            process.stderr.read()
-            assert process.wait(30) == 0
-
-
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
@@ -62,10 +39,10 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 
 
 def test_a_client_that_trusts_the_authority_is_answered(authority: trustme.CA, certificate: Path) -> None:
-    with serving("--tls-cert-file", str(certificate)) as address:
-        assert httpx.get(f"{address}/livez", verify=trusting(authority)).text == "ok"
+    with started("--tls-cert-file", str(certificate), verify=trusting(authority)) as server:
+        assert httpx.get(f"{server.url}/livez", verify=trusting(authority)).text == "ok"
         with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{address}/livez")
+            httpx.get(f"{server.url}/livez")
 
 
 def test_a_client_must_show_a_certificate_where_an_authority_is_named(
@@ -73,16 +50,15 @@ def test_a_client_must_show_a_certificate_where_an_authority_is_named(
 ) -> None:
     bundle = tmp_path / "authorities.pem"
     authority.cert_pem.write_to_path(bundle)
-    with serving("--tls-cert-file", str(certificate), "--tls-client-ca-file", str(bundle)) as address:
-        with pytest.raises(httpx.TransportError):
-            httpx.get(f"{address}/livez", verify=trusting(authority))
-        known = trusting(authority)
-        authority.issue_cert("client").configure_cert(known)
-        assert httpx.get(f"{address}/livez", verify=known).text == "ok"
-        stranger = trusting(authority)
-        trustme.CA().issue_cert("client").configure_cert(stranger)
-        with pytest.raises(httpx.TransportError):
-            httpx.get(f"{address}/livez", verify=stranger)
+    known, stranger = trusting(authority), trusting(authority)
+    authority.issue_cert("client").configure_cert(known)
+    trustme.CA().issue_cert("client").configure_cert(stranger)
+    options = ("--tls-cert-file", str(certificate), "--tls-client-ca-file", str(bundle))
+    with started(*options, verify=known) as server:
+        assert server.get("/livez").text == "ok"
+        for unknown in (trusting(authority), stranger):
+            with pytest.raises(httpx.TransportError):
+                httpx.get(f"{server.url}/livez", verify=unknown)
 
 
 @pytest.mark.parametrize("text", [None, "", "no certificate"])

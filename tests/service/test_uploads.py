@@ -51,18 +51,19 @@ def test_a_csv_file_is_read(tmp_path: Path, text: str, kind: str, expected: list
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "kind", "said"),
     [
-        ("x,y\n1,2\n3,zwei\n", ":3: 'zwei' in the column 'y' is not a number"),
-        ("x,y\n1,2\n3\n", ":3: 1 columns"),
-        ("x,y\n1,2\n3,4,5\n", ":3: 3 columns, and the first line has 2"),
-        ("x,label\n1,a\n2\n", ":3: 1 columns"),
-        ("x,label\n1\n2,a\n", ":2: 1 columns"),
-        ("x\n1e99\n", "not finite"),
+        ("x,y\n1,2\n3,zwei\n", "values", ":3: 'zwei' in the column 'y' is not a number"),
+        ("x,y\n1,2\n3\n", "values", ":3: 1 columns"),
+        ("x,y\n1,2\n3,4,5\n", "values", ":3: 3 columns, and the first line has 2"),
+        ("x,label\n1,a\n2\n", "values", ":3: 1 columns"),
+        ("x,label\n1\n2,a\n", "values", ":2: 1 columns"),
+        ("x\n1e99\n", "values", "not finite"),
+        *((f"token\n{text}\n", "tokens", "not a token") for text in ("inf", "1e30", "1.5", "-1", "\n?")),
     ],
 )
-def test_a_wrong_line_of_a_csv_file_is_told_by_its_number(tmp_path: Path, text: str, said: str) -> None:
-    found = read(tmp_path, "a.csv", text)
+def test_a_wrong_line_of_a_csv_file_is_told(tmp_path: Path, text: str, kind: str, said: str) -> None:
+    found = read(tmp_path, "a.csv", text, kind)
     assert found["sequences"] == []
     assert said in found["problems"][0]
 
@@ -71,13 +72,6 @@ def test_a_wrong_line_of_a_csv_file_is_told_by_its_number(tmp_path: Path, text: 
 def test_a_csv_file_without_values_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigurationError):
         read(tmp_path, "a.csv", text)
-
-
-@pytest.mark.parametrize("text", ["token\ninf\n", "token\n1e30\n", "token\n1.5\n", "token\n-1\n", "token\n\n?\n"])
-def test_what_is_no_token_is_told(tmp_path: Path, text: str) -> None:
-    found = read(tmp_path, "a.csv", text, "tokens")
-    assert found["sequences"] == []
-    assert "not a token" in found["problems"][0]
 
 
 def test_of_a_file_with_too_many_values_the_first_sequences_are_read(tmp_path: Path) -> None:
@@ -100,7 +94,7 @@ async def upload(service: Service, name: str, content: bytes, kind: str = "value
     )
 
 
-async def test_each_format_is_read_over_http(tmp_path: Path) -> None:
+async def test_each_format_is_read_over_http(service: Service, tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow", reason="the extra parquet")
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = [{"id": "a", "label": "up", "steps": [[1.0, 2.0], [3.0, None]]}]
@@ -112,14 +106,13 @@ async def test_each_format_is_read_over_http(tmp_path: Path) -> None:
         "a.jsonl.gz": gzip.compress(lines),
         "A.Parquet": (tmp_path / "a.parquet").read_bytes(),
     }
-    async with serving(model(manifest())) as service:
-        for name, content in files.items():
-            answer = await upload(service, name, content)
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["sequences"] == [{"id": "a", "label": "up", "steps": [[1, 2], [3, None]]}], name
-        series = await upload(service, "a.ts", b"@classLabel true up\n@data\n1,3:2,?:up\n")
-        assert series.json()["sequences"] == [{"id": "0", "label": "up", "steps": [[1, 2], [3, None]]}]
-        assert service.serving.inflight.bytes == 0
+    for name, content in files.items():
+        answer = await upload(service, name, content)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["sequences"] == [{"id": "a", "label": "up", "steps": [[1, 2], [3, None]]}], name
+    series = await upload(service, "a.ts", b"@classLabel true up\n@data\n1,3:2,?:up\n")
+    assert series.json()["sequences"] == [{"id": "0", "label": "up", "steps": [[1, 2], [3, None]]}]
+    assert service.serving.inflight.bytes == 0
 
 
 async def test_what_cannot_be_read_is_told_and_leaves_nothing_behind() -> None:
@@ -144,58 +137,54 @@ async def test_what_cannot_be_read_is_told_and_leaves_nothing_behind() -> None:
         assert service.serving.inflight.bytes == 0
 
 
-async def test_a_file_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_takes_too_long_is_given_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "READ_SECONDS", 0.01)
-    async with serving(model(manifest())) as service:
-        answer = await upload(service, "a.csv", b"1,2\n")
-        assert answer.status_code == 504
-        assert service.serving.inflight.bytes == 0
+    answer = await upload(service, "a.csv", b"1,2\n")
+    assert answer.status_code == 504
+    assert service.serving.inflight.bytes == 0
 
 
-async def test_without_pyarrow_a_parquet_file_is_refused_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "parquet_is_installed", lambda: False)
-    async with serving(model(manifest())) as service:
-        answer = await upload(service, "a.parquet", b"PAR1")
+async def test_without_pyarrow_a_parquet_file_is_refused_with_what_brings_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "find_spec", lambda _: None)
+    answer = await upload(service, "a.parquet", b"PAR1")
     assert answer.status_code == 415
     assert "lengthwise[parquet]" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("kind", ["", "text", "values\0", "x" * 9000])
-async def test_a_kind_of_steps_that_is_none_is_refused(kind: str) -> None:
-    async with serving(model(manifest())) as service:
-        answer = await upload(service, "a.csv", b"1,2\n", kind)
+async def test_a_kind_of_steps_that_is_none_is_refused(service: Service, kind: str) -> None:
+    answer = await upload(service, "a.csv", b"1,2\n", kind)
     assert answer.status_code == 422
     assert answer.json()["detail"] == "query parameter kind: must be values or tokens"
 
 
-async def test_without_room_on_the_disk_a_file_is_refused_for_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("place", "code", "said"),
+    [
+        ("pathlib.Path.write_bytes", errno.ENOSPC, "the server cannot store the file: No space left on device"),
+        ("asyncio.create_subprocess_exec", errno.EAGAIN, "the server cannot start a process for the file: "),
+    ],
+)
+async def test_without_disk_or_processes_a_file_is_refused_for_now(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, code: int, said: str
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(Path, "write_bytes", full)
-    async with serving(model(manifest())) as service:
-        answer = await upload(service, "a.csv", b"1,2\n")
-        assert answer.status_code == 503
-        assert answer.json()["detail"] == "the server cannot store the file: No space left on device"
-        assert service.serving.inflight.bytes == 0
+    monkeypatch.setattr(place, fail)
+    answer = await upload(service, "a.csv", b"1,2\n")
+    assert answer.status_code == 503
+    assert answer.json()["detail"].startswith(said)
+    assert service.serving.inflight.bytes == 0
     assert not list(tmp_path.iterdir())
 
 
-async def test_without_a_process_a_file_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def none(*_: object, **__: object) -> None:
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    monkeypatch.setattr("asyncio.create_subprocess_exec", none)
-    async with serving(model(manifest())) as service:
-        answer = await upload(service, "a.csv", b"1,2\n")
-    assert answer.status_code == 503
-    assert answer.json()["detail"].startswith("the server cannot start a process for the file")
-
-
-async def test_a_file_waits_for_those_before_it_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_waits_for_those_before_it_a_bounded_time(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reading, ended = asyncio.Event(), asyncio.Event()
 
     async def read_until_it_ends(*_: object) -> bytes:
@@ -205,15 +194,14 @@ async def test_a_file_waits_for_those_before_it_a_bounded_time(monkeypatch: pyte
 
     monkeypatch.setattr(uploads, "read_in_process", read_until_it_ends)
     monkeypatch.setattr(uploads, "READ_SECONDS", 0.1)
-    async with serving(model(manifest())) as service:
-        first = asyncio.create_task(upload(service, "a.csv", b"1,2\n"))
-        await reading.wait()
-        second = await upload(service, "b.csv", b"1,2\n")
-        ended.set()
-        assert (second.status_code, (await first).status_code) == (503, 200)
-        assert second.json()["detail"] == "other files are being read"
-        assert service.serving.inflight.bytes == 0
-        assert (await upload(service, "c.csv", b"1,2\n")).status_code == 200
+    first = asyncio.create_task(upload(service, "a.csv", b"1,2\n"))
+    await reading.wait()
+    second = await upload(service, "b.csv", b"1,2\n")
+    ended.set()
+    assert (second.status_code, (await first).status_code) == (503, 200)
+    assert second.json()["detail"] == "other files are being read"
+    assert service.serving.inflight.bytes == 0
+    assert (await upload(service, "c.csv", b"1,2\n")).status_code == 200
 
 
 async def test_the_process_gives_way_to_the_service_and_has_limits(tmp_path: Path) -> None:
@@ -236,17 +224,16 @@ async def test_the_process_gives_way_to_the_service_and_has_limits(tmp_path: Pat
     assert not about.exists()
 
 
-async def test_without_memory_a_file_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_memory_a_file_is_refused_for_now(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: modest.LEAST_BYTES)
-    async with serving(model(manifest())) as service:
-        answer = await upload(service, "a.csv", b"1,2\n")
+    answer = await upload(service, "a.csv", b"1,2\n")
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
 
 
 @pytest.mark.parametrize("rows", [1, 1000])
 async def test_a_parquet_file_of_few_bytes_and_millions_of_values_is_refused_before_they_are_read(
-    tmp_path: Path, rows: int
+    service: Service, tmp_path: Path, rows: int
 ) -> None:
     pa = pytest.importorskip("pyarrow", reason="the extra parquet")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -255,19 +242,17 @@ async def test_a_parquet_file_of_few_bytes_and_millions_of_values_is_refused_bef
     parquet.write_table(pa.table({"steps": steps}), tmp_path / "a.parquet", compression="zstd")
     content = (tmp_path / "a.parquet").read_bytes()
     assert len(content) < 20_000
-    async with serving(model(manifest())) as service:
-        answer = await upload(service, "a.parquet", content)
+    answer = await upload(service, "a.parquet", content)
     assert answer.status_code == 422
     assert "row group 0" in answer.json()["detail"]
 
 
-async def test_the_columns_that_a_query_names_are_taken() -> None:
+async def test_the_columns_that_a_query_names_are_taken(service: Service) -> None:
     text = b"id,t,x,y,label\na,2,1,10,up\na,1,2,20,up\n"
-    async with serving(model(manifest())) as service:
-        found = (await service.client.post("/console/sequences?name=a.csv", content=text)).json()
-        asked = "/console/sequences?name=a.csv&values=y&label=x"
-        chosen = (await service.client.post(asked, content=text)).json()
-        wrong = await service.client.post("/console/sequences?name=a.csv&values=z", content=text)
+    found = (await service.client.post("/console/sequences?name=a.csv", content=text)).json()
+    asked = "/console/sequences?name=a.csv&values=y&label=x"
+    chosen = (await service.client.post(asked, content=text)).json()
+    wrong = await service.client.post("/console/sequences?name=a.csv&values=z", content=text)
     assert found["columns"] == {"id": "id", "time": "t", "label": "label", "values": ["x", "y"], "left_out": []}
     assert found["sequences"] == [{"id": "a", "label": "up", "steps": [[2, 20], [1, 10]]}]
     assert chosen["columns"]["values"] == ["y"]

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tests.support.numpy_models import manifest, model, serving
+from tests.support.numpy_models import Service
 
 NUMBERS = [str(2**63), str(2**64), "1" + "0" * 399, "-1" + "0" * 399, "9" * 4299, "9" * 5000]
 NUMBERS += ["1e999", "-1e999", "1e-999"]
@@ -42,30 +42,28 @@ QUERIES = ["timeout_ms=N", "priority=N", "version=N"]
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: f"{number[:6]}, {len(number)} characters")
-async def test_no_number_is_more_than_a_refusal(number: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(model(manifest())) as service:
-        calls = [("/v2/models/sums/infer", body, {}) for body in V2.values()]
-        calls += [("/predict", body, {}) for body in PREDICT.values()]
-        calls += [
-            (f"/predict?{query.replace('N', number)}", "\0" * 8, {"x-lengthwise-shape": "1,2"}) for query in QUERIES
-        ]
-        calls += [("/predict", "\0" * 8, {"x-lengthwise-shape": f"{number[:38]},2"})]
-        calls += [(f"/v2/models/sums/versions/{number}/infer", V2["id"].replace("N", '"x"'), {})]
-        calls += [("/predict", PREDICT["an id"].replace("N", '"x"'), {"x-lengthwise-timeout-ms": number})]
-        for path, body, headers in calls:
-            kind = "application/octet-stream" if "x-lengthwise-shape" in headers else "application/json"
-            answer = await service.client.post(
-                path, content=body.replace("N", number), headers={"content-type": kind, **headers}
-            )
-            assert answer.status_code in (200, 400, 404, 413, 422, 504), (path, body, answer.text)
+async def test_no_number_is_more_than_a_refusal(
+    service: Service, number: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = [("/v2/models/sums/infer", body, {}) for body in V2.values()]
+    calls += [("/predict", body, {}) for body in PREDICT.values()]
+    calls += [(f"/predict?{query.replace('N', number)}", "\0" * 8, {"x-lengthwise-shape": "1,2"}) for query in QUERIES]
+    calls += [("/predict", "\0" * 8, {"x-lengthwise-shape": f"{number[:38]},2"})]
+    calls += [(f"/v2/models/sums/versions/{number}/infer", V2["id"].replace("N", '"x"'), {})]
+    calls += [("/predict", PREDICT["an id"].replace("N", '"x"'), {"x-lengthwise-timeout-ms": number})]
+    for path, body, headers in calls:
+        kind = "application/octet-stream" if "x-lengthwise-shape" in headers else "application/json"
+        answer = await service.client.post(
+            path, content=body.replace("N", number), headers={"content-type": kind, **headers}
+        )
+        assert answer.status_code in (200, 400, 404, 413, 422, 504), (path, body, answer.text)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("parameter", ["timeout", "timeout_ms"])
-async def test_a_timeout_past_64_bits_is_refused_or_clipped(parameter: str) -> None:
-    async with serving(model(manifest())) as service:
-        body = V2[parameter].replace("N", "1" + "0" * 399)
-        answer = await service.client.post("/v2/models/sums/infer", content=body)
+async def test_a_timeout_past_64_bits_is_refused_or_clipped(service: Service, parameter: str) -> None:
+    body = V2[parameter].replace("N", "1" + "0" * 399)
+    answer = await service.client.post("/v2/models/sums/infer", content=body)
     assert answer.status_code == (400 if parameter == "timeout" else 200)
 
 
@@ -80,9 +78,8 @@ async def test_a_timeout_past_64_bits_is_refused_or_clipped(parameter: str) -> N
         ("/v2/repository/index", '{"N": 1}'),
     ],
 )
-async def test_the_name_of_an_unknown_field_is_not_sent_back_whole(path: str, body: str) -> None:
-    async with serving(model(manifest())) as service:
-        answer = await service.client.post(path, content=body.replace("N", "n" * 60_000))
+async def test_the_name_of_an_unknown_field_is_not_sent_back_whole(service: Service, path: str, body: str) -> None:
+    answer = await service.client.post(path, content=body.replace("N", "n" * 60_000))
     assert answer.status_code in (400, 422)
     assert "unknown field" in answer.text
     assert len(answer.content) < 2000

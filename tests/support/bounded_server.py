@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from lengthwise.connections.kept_alive import KeptAlive
+from lengthwise.connections.listener import KeptAlive
 from lengthwise.http.connection import Connection
 
 Talk = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]

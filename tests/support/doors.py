@@ -17,6 +17,14 @@ PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 HEALTH = "/grpc.health.v1.Health/Check"
 
 
+def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """A server's certificate with its key, and what trusts it."""
+    authority, trusting, path = trustme.CA(), ssl.create_default_context(), folder / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)
+    authority.configure_trust(trusting)
+    return path, trusting
+
+
 @dataclass(frozen=True)
 class Door:
     """One port of a server."""

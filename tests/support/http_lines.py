@@ -12,7 +12,7 @@ import orjson
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from lengthwise.connections.kept_alive import KeptAlive
+from lengthwise.connections.listener import KeptAlive
 from lengthwise.http.server import protocol
 from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import Service, held_batch, manifest, model, serving
@@ -21,6 +21,8 @@ GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
 UPGRADE = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
 CHUNKED = b"POST %s HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 V1 = "/v1/models/sums:predict"
+KEY = "a-key-of-sixteen-or-more"
+BEARER = {"authorization": f"Bearer {KEY}"}
 
 
 @dataclass

@@ -16,5 +16,5 @@ def used() -> Metrics:
     model.request(429, 0.001, "queue_full")
     model.decoded(0.0001, [3, 7])
     model.batch(rows=2, width=8, valid_steps=10, waits=[0.001, 0.002], seconds=0.004)
-    model.batch_failed()
+    model.count("batch_failures")
     return made

@@ -207,7 +207,7 @@ class Batcher:
         """Settles a request whose caller no longer waits: its waiting sequences are not run, and its future fails."""
         freed = self._settle(request, error)
         if freed:
-            request.queue.metrics.cancelled(freed)
+            request.queue.metrics.count("cancelled_sequences", freed)
 
     async def drain(self, seconds: float) -> bool:
         """Refuses new requests, answers the accepted ones, stops the runners; whether all were answered in time."""

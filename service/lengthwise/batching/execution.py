@@ -77,7 +77,7 @@ class Execution:
         except Exception as error:  # onnxruntime's errors have no common base; only this batch fails
             log.exception("a batch of %d failed in %s", rows, queue.name)
             failure = error.with_traceback(None)  # the traceback holds this frame, and with it the whole batch
-            queue.metrics.batch_failed()
+            queue.metrics.count("batch_failures")
             results = batch = None
             end = self.clock()
             charged = end - start

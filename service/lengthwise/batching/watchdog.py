@@ -92,7 +92,7 @@ class Watchdog:
             self._looks[thread] = (run, looks)
             seconds, overdue = looks * LOOK_SECONDS, max(OVERDUE_FACTOR * run.seconds, _OVERDUE_SECONDS)
             if seconds - LOOK_SECONDS <= overdue < seconds:
-                run.metrics.batch_overdue()
+                run.metrics.count("overdue_batches")
                 log.warning("%s has run for %.3g s", run, seconds)
             if seconds > max(overdue, self._hung_seconds):
                 hung = run

@@ -16,18 +16,20 @@ LINGER_BYTES: Final = 16 * 1024 * 1024  # are dropped: a body refused by its hea
 
 def gently(transport: asyncio.Transport) -> asyncio.Transport:
     """A transport whose `close` first sends everything that was written."""
-    return _Gentle(transport) if transport.can_write_eof() else transport
+    return cast("asyncio.Transport", _Gentle(transport)) if transport.can_write_eof() else transport
 
 
-class _Gentle(asyncio.Transport):
+class _Gentle:
     """A transport that closes in two steps; what is called for each request is the wrapped one's own, at no cost."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__()
         self._transport = transport
         self._ending = False
         for name in ("write", "writelines", "is_closing", "get_extra_info", "pause_reading", "resume_reading"):
             setattr(self, name, getattr(transport, name))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
     def close(self) -> None:
         """Ends the connection once everything written was sent and the client has ended its side, or is too slow."""
@@ -36,47 +38,11 @@ class _Gentle(asyncio.Transport):
             return
         self._ending = True
         for name in ("write", "writelines", "pause_reading", "resume_reading"):
-            setattr(self, name, _nothing)
-        setattr(self, "is_closing", _yes)  # noqa: B010 - mypy wants no method assigned
+            setattr(self, name, lambda *_: None)
+        self.is_closing = lambda: True
         transport.set_protocol(_Lingering(transport, cast("asyncio.Protocol", transport.get_protocol())))
         transport.write_eof()
         transport.resume_reading()
-
-    def abort(self) -> None:
-        """Closes the connection at once; unsent bytes are lost."""
-        self._transport.abort()
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """The protocol that handles the connection."""
-        return self._transport.get_protocol()
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Sets the protocol that handles the connection."""
-        self._transport.set_protocol(protocol)
-
-    def is_reading(self) -> bool:
-        """Whether it is reading."""
-        return self._transport.is_reading()
-
-    def can_write_eof(self) -> bool:
-        """Whether one side may end before the other."""
-        return True
-
-    def write_eof(self) -> None:
-        """Ends the side that writes."""
-        self._transport.write_eof()
-
-    def get_write_buffer_size(self) -> int:
-        """Bytes that were written and not sent yet."""
-        return self._transport.get_write_buffer_size()
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """The buffer sizes at which the protocol pauses and resumes writing."""
-        return self._transport.get_write_buffer_limits()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Sets these buffer sizes."""
-        self._transport.set_write_buffer_limits(high, low)
 
 
 class _Lingering(asyncio.Protocol):
@@ -115,11 +81,3 @@ class _Lingering(asyncio.Protocol):
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._is_late)
         else:
             self._transport.close()
-
-
-def _nothing(*_: Any) -> None:
-    """Replaces writing and reading on a transport that is ending."""
-
-
-def _yes() -> bool:
-    return True

@@ -14,9 +14,10 @@ No time is longer than what is left of the drain.
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
+
+from lengthwise.connections.unread import has_arrived
 
 NEW_SECONDS: Final = 5.0
 QUIET_SECONDS: Final = 2.0
@@ -35,8 +36,8 @@ class DrainedConnection(Protocol):
     def owes(self) -> bool:
         """Whether a request has begun and has no answer yet."""
 
-    def end_unfinished(self) -> None:
-        """Tells a client that has not sent its whole request that the server ends."""
+    def refuse(self, status: int | None, detail: str) -> None:
+        """Reads no more; ends the connection behind the answers to earlier requests, with a status by a refusal."""
 
 
 class ConnectionDrain:
@@ -62,8 +63,8 @@ class ConnectionDrain:
         """Refuses the unfinished requests that are left, and closes the other connections."""
         for connection in list(self._connections):
             if connection.owes:
-                connection.end_unfinished()
-            elif not _arriving(connection.transport):
+                connection.refuse(503, "the server is shutting down")
+            elif not has_arrived(connection.transport):
                 connection.transport.close()
 
     def abort(self) -> None:
@@ -79,25 +80,13 @@ class ConnectionDrain:
         for connection in left:
             transport = connection.transport
             owes, closing, unsent = connection.owes, transport.is_closing(), transport.get_write_buffer_size()
-            state = (owes, closing, unsent)
+            state, silence = (owes, closing, unsent), NEW_SECONDS if connection.newest is None else QUIET_SECONDS
             before, since = self._since.setdefault(connection, (state, now))
             if before != state:
                 self._since[connection] = (state, now)
             elif unsent or closing:
                 if now - since > (UNREAD_SECONDS if unsent else PARTING_SECONDS):
                     transport.abort()
-            elif not owes and now - since > _silence(connection) and not _arriving(transport):
+            elif not owes and now - since > silence and not has_arrived(transport):
                 transport.close()
         return left
-
-
-def _silence(connection: DrainedConnection) -> float:
-    return NEW_SECONDS if connection.newest is None else QUIET_SECONDS
-
-
-def _arriving(transport: asyncio.Transport) -> bool:
-    if transport.is_closing():
-        return False
-    poller = select.poll()
-    poller.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(poller.poll(0))

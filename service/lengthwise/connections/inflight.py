@@ -30,11 +30,6 @@ class Inflight:
         """How many more bytes may be held."""
         return self.max_bytes - self.bytes
 
-    @property
-    def crowded(self) -> bool:
-        """Whether more than half of the bound is held: then a slow connection is closed to make room for others."""
-        return 2 * self.bytes > self.max_bytes
-
 
 class Hold:
     """The bytes that one call holds."""
@@ -47,8 +42,8 @@ class Hold:
 
     @property
     def crowded(self) -> bool:
-        """Whether more than half of the bound is held by all calls; see `Inflight.crowded`."""
-        return self.inflight.crowded
+        """Whether all calls hold more than half of the bound: then a slow connection is closed to make room."""
+        return 2 * self.inflight.bytes > self.inflight.max_bytes
 
     def set(self, size: int) -> None:
         """Changes the call's bytes; TooLarge if never possible, InflightFull if not now: it keeps its old size."""

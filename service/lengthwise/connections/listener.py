@@ -6,6 +6,10 @@ accept ──> pending: the TLS handshake, within handshake_seconds ──> conn
 ```
 
 A normal handshake takes milliseconds, so the oldest ones are those of clients that connect and send nothing.
+
+A proxy keeps its connections open for about a minute, and loses a request that it sends while this side closes one. So
+the server waits longer (`keep_alive_seconds`). In a crowd, a new connection gets the place of the one that has been
+idle longest, unless that was used within `LEAST_IDLE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -20,10 +24,11 @@ import struct
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, cast
+from itertools import islice
+from typing import Final, NoReturn, Protocol, cast
 
-from lengthwise.connections.kept_alive import KeptAlive
 from lengthwise.errors import ConfigurationError
+from lengthwise.settings import Settings, flag
 
 log = logging.getLogger("lengthwise.listener")
 
@@ -33,6 +38,30 @@ _A_TURN: Final = 32  # connections accepted in one turn of the event loop
 NO_FILES_SECONDS: Final = 0.5  # none is accepted when the process has no file descriptors left
 ARRIVING_SECONDS: Final = 0.1  # that a connection may take to be established, from its first packet
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+
+LEAST_IDLE_SECONDS: Final = 5.0  # that a connection is kept open for its next request in any case
+_LOOKS: Final = 8  # connections that are looked at: a request may just have arrived on the first ones
+
+
+class KeptConnection(Protocol):
+    """A connection that was answered and may send another request."""
+
+    def give_way(self) -> bool:
+        """Ends the connection at once; returns False, and does nothing, if its next request has begun."""
+
+
+class KeptAlive(dict[KeptConnection, float]):
+    """The idle connections of one server, the one that has been idle longest first, and since when, in seconds."""
+
+    def make_room(self, now: float) -> bool:
+        """Ends the connection that has been idle longest; returns whether there was one that may end."""
+        for connection, since in list(islice(self.items(), _LOOKS)):
+            if now - since < LEAST_IDLE_SECONDS:
+                return False
+            del self[connection]
+            if connection.give_way():
+                return True
+        return False
 
 
 class Listener:
@@ -201,9 +230,10 @@ def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
         try:
             listener.bind((host, port))
         except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {host}:{port}: {error.strerror}; {_what_helps(error, option)}"
-            ) from error
+            helps = f"another {option} may be free"
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                helps = "--host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+            raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; {helps}") from error
         listener.listen(BACKLOG)
         listener.setblocking(False)
         yield listener
@@ -211,10 +241,41 @@ def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
         listener.close()
 
 
-def _what_helps(error: OSError, option: str) -> str:
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return "--host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
-    return f"another {option} may be free"
+def context(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS context of the options; None where plain HTTP is served. Error messages name the file that is wrong."""
+    certificate, key, authorities = settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
+    if certificate is None:
+        return None
+    for option, path in (("tls_cert_file", certificate), ("tls_key_file", key), ("tls_client_ca_file", authorities)):
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"{flag(option)} {path} cannot be read: {error.strerror}") from error
+
+    def refuse_encrypted() -> NoReturn:
+        file = key or certificate
+        raise ConfigurationError(f"the private key in {file} is encrypted: nobody is there to type its password")
+
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = f"{flag('tls_cert_file')} {certificate}" + ("" if key is None else f" and {flag('tls_key_file')} {key}")
+    try:
+        tls.load_cert_chain(certificate, key, password=refuse_encrypted)
+    except ssl.SSLError as error:
+        raise ConfigurationError(f"{files}: no certificate with its private key, in PEM ({_reason(error)})") from error
+    if authorities is not None:
+        try:
+            tls.load_verify_locations(authorities)
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"{flag('tls_client_ca_file')} {authorities}: no certificates in PEM ({_reason(error)})"
+            ) from error
+        tls.verify_mode = ssl.CERT_REQUIRED
+    return tls
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or "unreadable").replace("_", " ").lower()
 
 
 def _ignore_new_connections(listener: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""How many connections HTTP and gRPC may have, half each, given how many files this process may open."""
+"""Where a server listens, and how many connections HTTP and gRPC may have, half each, of the files that may be open."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import logging
 import resource
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 from lengthwise.connections.listener import REJECTED
+from lengthwise.connections.web_pages import is_loopback
 from lengthwise.errors import ConfigurationError
+from lengthwise.settings import Settings
 
-log = logging.getLogger("lengthwise.connections")
+log = logging.getLogger("lengthwise.server")
 
 ADMIN_CONNECTIONS: Final = 32  # of the admin port
 LEAST_FILES: Final = 32  # that the server itself needs: listeners, the graph, the log, those of the event loop
@@ -35,7 +38,12 @@ class Places:
 
 def divided(max_connections: int, *, grpc: bool) -> Places:
     """Raises the limit of open files as far as the system allows, and divides what there is."""
-    files = _most_files()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # the soft limit stays: the system allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    files = None if soft == resource.RLIM_INFINITY else soft
     if files is not None and files < LEAST_FILES:
         raise ConfigurationError(
             f"this process may open {files} files (ulimit -n), and the server alone needs {LEAST_FILES}"
@@ -47,11 +55,28 @@ def divided(max_connections: int, *, grpc: bool) -> Places:
     return Places(max(1, most - half), max(1, half) if grpc else 0, files)
 
 
-def _most_files() -> int | None:
-    """How many files this process may open, after raising that to what the system allows; None without a limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(OSError, ValueError):  # the soft limit stays: the system allows less than it says
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return None if soft == resource.RLIM_INFINITY else soft
+def announce(settings: Settings) -> None:
+    """Says in the log where the server listens, and warns if anybody may call it."""
+    scheme, host, port = _scheme(settings), settings.host, settings.port
+    if settings.admin_port is not None:
+        log.info("listening on %s://%s:%d for /metrics, /healthz and admin calls", scheme, host, settings.admin_port)
+    log.info("listening on %s://%s:%d", scheme, host, port)
+    if not (is_loopback(host) or settings.api_keys_file or settings.tls_client_ca_file):
+        log.warning(
+            "anybody who reaches %s:%d may call this service: set --api-keys-file, or --host 127.0.0.1", host, port
+        )
+
+
+def to_try(settings: Settings) -> dict[str, str]:
+    """What a person may open in a browser on this machine, by what is there."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    with suppress(ValueError):
+        host = "localhost" if ip_address(settings.host).is_unspecified else host
+    found = {"every call, with examples": f"{_scheme(settings)}://{host}:{settings.port}/docs"}
+    if settings.console:
+        found = {"the console": f"{_scheme(settings)}://{host}:{settings.admin_port or settings.port}/"} | found
+    return found
+
+
+def _scheme(settings: Settings) -> str:
+    return "http" if settings.tls_cert_file is None else "https"

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Final
 
 try:
+    import termios
     from fcntl import ioctl
-    from termios import FIONREAD, TIOCOUTQ
 except ImportError:  # no such call on this system: bytes in the kernel count as read
     ioctl = None  # type: ignore[assignment]
 
@@ -24,29 +24,24 @@ _LOOKS: Final = 4  # checks in that time
 
 def unread_bytes(transport: asyncio.Transport) -> int:
     """Bytes that were written and not read: in the transport, and in the kernel where the system reports that."""
-    size = transport.get_write_buffer_size()
-    connection = transport.get_extra_info("socket")
-    if connection is None or ioctl is None:
-        return size
-    queued = array.array("i", [0])
-    try:
-        ioctl(connection.fileno(), TIOCOUTQ, queued)
-    except OSError:
-        return size
-    return size + queued[0]
+    return transport.get_write_buffer_size() + _in_kernel(transport, "TIOCOUTQ")
 
 
 def has_arrived(transport: asyncio.Transport) -> bool:
     """Whether bytes have arrived that the event loop has not read yet, where the system reports that."""
+    return _in_kernel(transport, "FIONREAD") > 0
+
+
+def _in_kernel(transport: asyncio.Transport, what: str) -> int:
     connection = transport.get_extra_info("socket")
     if connection is None or ioctl is None:
-        return False
-    arrived = array.array("i", [0])
+        return 0
+    count = array.array("i", [0])
     try:
-        ioctl(connection.fileno(), FIONREAD, arrived)
+        ioctl(connection.fileno(), getattr(termios, what), count)
     except OSError:
-        return False
-    return arrived[0] > 0
+        return 0
+    return count[0]
 
 
 class UnreadWatch:

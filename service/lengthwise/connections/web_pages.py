@@ -29,7 +29,7 @@ class WebPages:
     def __init__(self, allowed: Iterable[str], host: str, *, keys: bool) -> None:
         self._allowed = frozenset(origin.lower().encode() for origin in allowed)
         self._any = b"*" in self._allowed
-        self._checks_host = _is_loopback(host) and not keys and not self._any
+        self._checks_host = is_loopback(host) and not keys and not self._any
         self._named = frozenset(_name(urlsplit(origin.decode()).netloc) for origin in self._allowed)
         self._known: set[bytes] = set()
 
@@ -39,7 +39,8 @@ class WebPages:
         if not self._checks_host or host is None or host in self._known:
             return
         name = _name(host.decode("latin-1"))
-        if not (_is_own(name) or name in self._named):
+        own = "." not in name or name.endswith(".localhost") or _is_address(name)  # no site of the Internet can have it
+        if not own and name not in self._named:
             raise Misdirected(
                 "on a loopback address the service answers to localhost and to IP addresses only; "
                 "--cors-origins http://NAME allows another name"
@@ -74,11 +75,6 @@ def _name(host: str) -> str:
     return (name if colon and port.isdigit() else host.strip().lower()).strip("[]").removesuffix(".")
 
 
-def _is_own(name: str) -> bool:
-    """Whether no site of the Internet can have this name."""
-    return "." not in name or name.endswith(".localhost") or _is_address(name)
-
-
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -87,6 +83,6 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether an address to listen on can only be reached from this machine."""
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

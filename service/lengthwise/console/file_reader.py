@@ -1,6 +1,6 @@
 """Reads an uploaded file in a process of its own, which `console.uploads` starts.
 
-    python -m lengthwise.console.file_reader PATH KIND MOST_VALUES MEMORY_BYTES SECONDS PARENT
+    python -m lengthwise.console.file_reader TASK
 
 A file of kilobytes can describe gigabytes, so the process has limits of memory and of processor time. It writes one
 JSON object to stdout; what the columns of a table were `taken` as is for people, `columns` for the page.
@@ -21,7 +21,6 @@ from lengthwise.datasets.long_table import ColumnNames, Roles
 from lengthwise.errors import Causes, ConfigurationError
 from lengthwise.repository import modest
 
-COLUMNS_FILE: Final = "columns.json"  # beside the file: the columns that the user chose
 MOST_SEQUENCES: Final = 1000
 MOST_PROBLEMS: Final = 20
 MOST_CHARACTERS: Final = 200  # of an id, a label or a problem: in a Parquet file, a thousand long ones may be one
@@ -77,16 +76,15 @@ def _check_groups(path: Path) -> None:
 
 
 def main() -> None:
-    """Reads the file that the command line names; exit code 1, with the reason on stdout, if it cannot be read."""
-    path, kind = Path(sys.argv[1]), sys.argv[2]
-    most_values, memory_bytes, seconds, parent = map(int, sys.argv[3:])
-    modest.be_modest(parent, seconds)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    """Reads the file of a task in JSON; exit code 1, with the reason on stdout, if it cannot be read."""
+    task = orjson.loads(sys.argv[1])
+    path, seconds, memory = Path(task["path"]), task["seconds"], task["memory_bytes"]
+    modest.be_modest(task["parent"], seconds)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
-        chosen = path.with_name(COLUMNS_FILE)
-        columns = ColumnNames(**orjson.loads(chosen.read_bytes())) if chosen.exists() else None
-        result = read(path, "tokens" if kind == "tokens" else "values", most_values, columns)
+        columns = ColumnNames(**task["columns"]) if task["columns"] else None
+        result = read(path, task["kind"], task["most_values"], columns)
     except (ConfigurationError, MemoryError) as error:
         told = error.__cause__ if isinstance(error.__cause__, ConfigurationError) else error  # without options' names
         reason = "the file takes too much memory" if isinstance(error, MemoryError) else str(told)

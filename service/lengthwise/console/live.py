@@ -14,14 +14,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.execution import FinishedBatch
+from lengthwise.connections.unread import PATIENCE_SECONDS
 
 log = logging.getLogger("lengthwise.live")
 
@@ -35,23 +37,22 @@ _KEPT_LATENCIES: Final = 4096
 _KEPT_FRAMES: Final = 2  # that wait for one viewer
 _SAMPLE_SECONDS: Final = 0.04  # between two looks at the queue by runners; the fullest of a frame is shown
 _OF_LOOP: Final = "event loop"
-
-
-class SeenBatch(NamedTuple):
-    """The figures of a batch that ran or failed."""
-
-    model: str
-    runner: str  # the thread
-    start: float  # on the batcher's clock
-    seconds: float  # of padding and inference
-    predicted_seconds: float
-    measured_seconds: float  # from plan to results, on the cost table's clock
-    rows: int
-    width: int
-    valid_steps: int
-    computed_steps: int  # valid ones, and padding if that is computed
-    lengths: NDArray[np.int32] | None  # `[rows]`; None if it failed
-    longest_wait_seconds: float
+_ADDED: Final = ("rows", "valid_steps", "computed_steps", "predicted_seconds", "measured_seconds")
+# A view lasts so long; then the page opens the next one. Whoever does not read does not ask: no other sign tells the
+# server, because a quiet service writes so little that the viewer's system can keep it for hours.
+VIEW_SECONDS: Final = PATIENCE_SECONDS
+MEDIA_TYPE: Final = "text/event-stream"
+_HEAD: Final = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"close"),  # a view that ended leaves no idle connection that delays the end of the service
+        (b"x-accel-buffering", b"no"),  # nginx would collect the frames
+        (b"x-content-type-options", b"nosniff"),
+    ],
+}
 
 
 class Viewer:
@@ -59,29 +60,18 @@ class Viewer:
 
     def __init__(self) -> None:
         self.missed = 0
-        self._frames: deque[bytes] = deque()
-        self._changed = asyncio.Event()
-        self._ended = False
+        self._frames: asyncio.Queue[bytes | None] = asyncio.Queue(_KEPT_FRAMES)
 
-    def offer(self, frame: bytes) -> None:
-        """Adds a frame; of too many, the oldest is left out."""
-        if len(self._frames) == _KEPT_FRAMES:
-            self._frames.popleft()
+    def offer(self, frame: bytes | None) -> None:
+        """Adds a frame, or None for the end of the view; of too many, the oldest is left out."""
+        if self._frames.full():
+            self._frames.get_nowait()
             self.missed += 1
-        self._frames.append(frame)
-        self._changed.set()
-
-    def end(self) -> None:
-        """Ends the view."""
-        self._ended = True
-        self._changed.set()
+        self._frames.put_nowait(frame)
 
     async def next(self) -> bytes | None:
         """The next frame; None if the view has ended."""
-        while not self._frames and not self._ended:
-            self._changed.clear()
-            await self._changed.wait()
-        return None if self._ended else self._frames.popleft()
+        return await self._frames.get()
 
 
 class LiveView:
@@ -92,7 +82,7 @@ class LiveView:
         self._clock = clock
         self._viewers: set[Viewer] = set()
         self._frames: asyncio.Task[None] | None = None
-        self._seen: deque[SeenBatch] = deque(maxlen=_KEPT_BATCHES)
+        self._seen: deque[dict[str, Any]] = deque(maxlen=_KEPT_BATCHES)
         self._latencies: deque[float] = deque(maxlen=_KEPT_LATENCIES)
         self._queue: list[dict[str, Any]] = []
         self._queue_length = 0
@@ -103,16 +93,11 @@ class LiveView:
         """How many look."""
         return len(self._viewers)
 
-    @property
-    def full(self) -> bool:
-        """Whether there are as many viewers as there may be."""
-        return len(self._viewers) >= MOST_VIEWERS
-
     def join(self) -> Viewer:
         """A new viewer; on the event loop. The caller passes it to `leave`."""
         viewer = Viewer()
         if self._batcher.draining:
-            viewer.end()
+            viewer.offer(None)
             return viewer
         if not self._viewers:
             self._forget()
@@ -123,12 +108,10 @@ class LiveView:
 
     def leave(self, viewer: Viewer) -> None:
         """Removes a viewer; with the last one, the watch ends."""
-        viewer.end()
+        viewer.offer(None)
         self._viewers.discard(viewer)
-        if not self._viewers:
-            self._stop()
-
-    def _stop(self) -> None:
+        if self._viewers:
+            return
         self._batcher.execution.watch = None
         if self._frames is not None and self._frames is not asyncio.current_task():
             self._frames.cancel()
@@ -147,22 +130,21 @@ class LiveView:
         valid = planned.valid_steps if batch is None else batch.valid_steps
         computed = batch.padded_steps if batch is not None and planned.queue.metrics.computes_padding else valid
         thread = threading.current_thread()
-        self._seen.append(
-            SeenBatch(
-                planned.queue.name,
-                _OF_LOOP if thread is threading.main_thread() else thread.name,
-                finished.start,
-                finished.seconds,
-                planned.queue.predict(rows, width, planned.valid_steps),
-                finished.work_seconds,
-                rows if batch is None else batch.rows,
-                width if batch is None else batch.width,
-                valid,
-                computed,
-                None if batch is None else batch.lengths,
-                max(waits),
-            )
-        )
+        seen = {
+            "model": planned.queue.name,
+            "runner": _OF_LOOP if thread is threading.main_thread() else thread.name,
+            "start": finished.start,  # on the batcher's clock
+            "seconds": finished.seconds,  # of padding and inference
+            "predicted_seconds": planned.queue.predict(rows, width, planned.valid_steps),
+            "measured_seconds": finished.work_seconds,  # from plan to results, on the cost table's clock
+            "rows": rows if batch is None else batch.rows,
+            "width": width if batch is None else batch.width,
+            "valid_steps": valid,
+            "computed_steps": computed,  # valid ones, and padding if that is computed
+            "lengths": None if batch is None else batch.lengths,  # `[rows]`; None if it failed
+            "longest_wait_seconds": max(waits),
+        }
+        self._seen.append(seen)
         self._latencies.extend([wait + finished.seconds for wait in waits])
         if planned.queue.pending and self._clock() - self._sampled > _SAMPLE_SECONDS:
             self._sample()
@@ -182,20 +164,16 @@ class LiveView:
             now = self._clock()
             self._sample()
             if self._seen or self._queue_length or now - before >= QUIET_SECONDS:
-                frame = self._encoded(now, now - before)
+                try:
+                    frame = orjson.dumps(self._frame(now, now - before))
+                except Exception:  # whatever it is, viewers keep their stream: the next frame may be good
+                    log.exception("a frame of the live view could not be made")
+                    frame = b"{}"
                 before = now
                 for viewer in self._viewers:
                     viewer.offer(frame)
         for viewer in list(self._viewers):
             self.leave(viewer)
-
-    def _encoded(self, now: float, seconds: float) -> bytes:
-        """A frame as JSON; an empty object if it cannot be made, because the next one may be good."""
-        try:
-            return orjson.dumps(self._frame(now, seconds))
-        except Exception:  # whatever it is, viewers keep their stream
-            log.exception("a frame of the live view could not be made")
-            return b"{}"
 
     def _frame(self, now: float, seconds: float) -> dict[str, Any]:
         seen = [self._seen.popleft() for _ in range(len(self._seen))]
@@ -203,7 +181,8 @@ class LiveView:
         queue, self._queue, self._queue_length = self._queue, [], 0
         busy: dict[str, float] = {}
         for batch in seen:
-            busy[batch.runner] = busy.get(batch.runner, 0.0) + batch.seconds
+            busy[batch["runner"]] = busy.get(batch["runner"], 0.0) + batch["seconds"]
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
         p50, p99 = np.percentile(latencies, [50, 99]).tolist() if latencies else (None, None)
         return {
             "time": now,
@@ -211,39 +190,74 @@ class LiveView:
             "batches": [_described(batch) for batch in seen[-MOST_BATCHES:]],
             "totals": {
                 "batches": len(seen),
-                "failed": sum(batch.lengths is None for batch in seen),
-                "rows": sum(batch.rows for batch in seen),
-                "padded_steps": sum(batch.rows * batch.width for batch in seen),
-                "valid_steps": sum(batch.valid_steps for batch in seen),
-                "computed_steps": sum(batch.computed_steps for batch in seen),
-                "predicted_seconds": sum(batch.predicted_seconds for batch in seen),
-                "measured_seconds": sum(batch.measured_seconds for batch in seen),
+                "failed": sum(batch["lengths"] is None for batch in seen),
+                "padded_steps": sum(batch["rows"] * batch["width"] for batch in seen),
+                **{name: sum(batch[name] for batch in seen) for name in _ADDED},
             },
             "latency_seconds": {"p50": p50, "p99": p99},
             "queue": queue,
             "busy_seconds": busy,
-            "running": self._running(),
+            "running": [
+                {
+                    "runner": names.get(thread, ""),
+                    "model": run.name,
+                    "rows": run.rows,
+                    "width": run.width,
+                    "predicted_seconds": run.seconds,
+                }
+                for thread, run in list(self._batcher.execution.runs.items())
+            ],
             "runners": self._batcher.runners,
             "viewers": len(self._viewers),
         }
 
-    def _running(self) -> list[dict[str, Any]]:
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        return [
-            {
-                "runner": names.get(thread, ""),
-                "model": run.name,
-                "rows": run.rows,
-                "width": run.width,
-                "predicted_seconds": run.seconds,
-            }
-            for thread, run in list(self._batcher.execution.runs.items())
-        ]
 
-
-def _described(batch: SeenBatch) -> dict[str, Any]:
+def _described(batch: dict[str, Any]) -> dict[str, Any]:
     """A batch in a frame. Its lengths are sorted, so that they do not tell the order in which callers came."""
-    shown = batch._asdict()
-    if batch.lengths is not None:
-        shown["lengths"] = sorted(batch.lengths.tolist(), reverse=True)[:MOST_LENGTHS]
-    return shown
+    if batch["lengths"] is None:
+        return batch
+    return {**batch, "lengths": sorted(batch["lengths"].tolist(), reverse=True)[:MOST_LENGTHS]}
+
+
+class LiveStream(Response):
+    """Server-sent events, one for each frame, until the viewer leaves, its time is over, or the service drains."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, live: LiveView, viewer: Viewer) -> None:
+        super().__init__()
+        self._live = live
+        self._viewer = viewer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends frames until the view has ended."""
+
+        async def end_with_client() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self._viewer.offer(None)
+
+        watch = asyncio.ensure_future(end_with_client())
+        why = b"draining"
+        try:
+            await send(_HEAD)
+            async with asyncio.timeout(VIEW_SECONDS):
+                await self._send_frames(send)
+        except TimeoutError:
+            why = b"renew"
+        finally:
+            self._live.leave(self._viewer)
+            watch.cancel()
+        await send({"type": "http.response.body", "body": b"event: end\ndata: %s\n\n" % why, "more_body": False})
+
+    async def _send_frames(self, send: Send) -> None:
+        viewer = self._viewer
+        await send(_part(b": one event a frame\n\n"))
+        while (frame := await viewer.next()) is not None:
+            missed, viewer.missed = viewer.missed, 0
+            before = b"event: missed\ndata: %d\n\n" % missed if missed else b""
+            await send(_part(b"%sevent: frame\ndata: %s\n\n" % (before, frame)))
+
+
+def _part(data: bytes) -> dict[str, object]:
+    return {"type": "http.response.body", "body": data, "more_body": True}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -13,30 +14,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lengthwise.console import page
-from lengthwise.console.live import MOST_VIEWERS, LiveView
-from lengthwise.console.live_stream import MEDIA_TYPE, LiveStream
+from lengthwise.console.live import MEDIA_TYPE, MOST_VIEWERS, LiveStream, LiveView
 from lengthwise.datasets.long_table import ColumnNames
-from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, headers_of
+from lengthwise.protocols.body import headers_of
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
 if TYPE_CHECKING:
     from lengthwise.console.uploads import Uploads
 
-PREDICT: Final = "/console/predict"  # where the console sends its calls on the admin port, which answers no others
-_RETRY_SECONDS: Final = "5"
+
+_LIMITS: Final = {"max_sequences", "max_body_bytes", "max_batch_rows", "max_queue_cost_steps"}
 
 
 def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, predict: str) -> list[Route]:
     """The routes of the console; `health` describes what is served, `predict` is where the page sends its calls."""
     live = LiveView(serving.batcher)
     serving.openings.viewers.append(lambda: live.viewers)
-
-    async def file(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in page.names():
-            raise HTTPException(404)
-        return page.answer(request, page.file(name))
 
     async def state(_: Request) -> Response:
         return _json(orjson.dumps(described(serving, health(serving), predict)))
@@ -49,39 +43,35 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
     async def frames(request: Request) -> Response:
         if request.method == "HEAD":  # which has no events, and so no end
             return Response(media_type=MEDIA_TYPE)
-        if live.full:
-            raise HTTPException(
-                503, f"{MOST_VIEWERS} viewers look already; try again later", {"retry-after": _RETRY_SECONDS}
-            )
+        if live.viewers >= MOST_VIEWERS:
+            raise HTTPException(503, f"{MOST_VIEWERS} viewers look already; try again later", {"retry-after": "5"})
         return LiveStream(live, live.join())
+
+    @cache
+    def uploads() -> Uploads:
+        from lengthwise.console.uploads import Uploads  # few services ever read a file
+
+        return Uploads(serving.inflight, serving.settings.max_body_bytes)
+
+    async def sequences(request: Request) -> Response:
+        query, headers = request.query_params, headers_of(request.headers.raw)
+        name, kind = query.get("name", ""), query.get("kind", "values")
+        return _json(await uploads().read(name, kind, headers, request.receive, _columns(query)))
 
     return [
         Route(f"{page.PREFIX}state", state, include_in_schema=False),
         Route(f"{page.PREFIX}examples", examples, include_in_schema=False),
         Route(f"{page.PREFIX}live", frames, include_in_schema=False),
-        Route(f"{page.PREFIX}sequences", _reading_of_files(serving), methods=["POST"], include_in_schema=False),
-        Route(f"{page.PREFIX}{{name}}", file, include_in_schema=False),
+        Route(f"{page.PREFIX}sequences", sequences, methods=["POST"], include_in_schema=False),
+        Route(f"{page.PREFIX}{{name}}", _file, include_in_schema=False),
     ]
 
 
-def _reading_of_files(serving: Serving) -> Callable[[Request], Awaitable[Response]]:
-    uploads: Uploads | None = None
-
-    async def sequences(request: Request) -> Response:
-        nonlocal uploads
-        if uploads is None:
-            from lengthwise.console.uploads import Uploads  # few services ever read a file
-
-            uploads = Uploads(serving.inflight, serving.settings.max_body_bytes)
-        query = request.query_params
-        name, kind = query.get("name", ""), query.get("kind", "values")
-        try:
-            headers = headers_of(request.headers.raw)
-            return _json(await uploads.read(name, kind, headers, request.receive, _columns(query)))
-        except ClientLeft:
-            return Response(status_code=CLIENT_LEFT)
-
-    return sequences
+async def _file(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in page.names():
+        raise HTTPException(404)
+    return page.answer(request, page.file(name))
 
 
 def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[str, Any]:
@@ -94,12 +84,7 @@ def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[st
         "public_port": None if settings.admin_port is None else settings.port,
         "keys": serving.keys is not None,
         "runners": serving.runners,
-        "limits": {
-            "max_sequences": settings.max_sequences,
-            "max_body_bytes": settings.max_body_bytes,
-            "max_batch_rows": settings.max_batch_rows,
-            "max_queue_cost_steps": settings.max_queue_cost_steps,
-        },
+        "limits": settings.model_dump(include=_LIMITS),
     }
 
 
@@ -107,9 +92,7 @@ def _input(served: ServedModel) -> dict[str, Any]:
     """The part of a model's input that helps to draw and to invent sequences."""
     step, training = served.manifest.input, served.manifest.training
     return {
-        "feature_names": step.feature_names,
-        "mean": step.mean,
-        "std": step.std,
+        **step.model_dump(include={"feature_names", "mean", "std"}),
         "threshold": served.manifest.threshold,
         "examples": (served.model.examples or b"").count(b"\n"),
         "usual_lengths": None if training is None else training.lengths.edges,

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from lengthwise.connections.kept_alive import LEAST_IDLE_SECONDS
+from lengthwise.connections.listener import LEAST_IDLE_SECONDS
 from lengthwise.grpc.transport import RpcCall
 
 _LOOKS: Final = 4  # at the connections, in `header_timeout_seconds`

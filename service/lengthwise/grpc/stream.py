@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final
 
 from lengthwise.connections.inflight import Hold
-from lengthwise.connections.kept_alive import KeptAlive
+from lengthwise.connections.listener import KeptAlive
 from lengthwise.errors import Draining, InflightFull, RequestError
 from lengthwise.grpc import codec
 from lengthwise.grpc.connections import GrpcConnections

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import metadata
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
+import fastapi.routing
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -34,9 +36,9 @@ from starlette.routing import BaseRoute
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.http import document, health, operations, pages, schemas
 from lengthwise.http.gate import OPEN, Gate
-from lengthwise.http.instrumented import is_instrumented, is_preceded
 from lengthwise.http.pages import path_of
 from lengthwise.protocols import kserve, predict, problems
+from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
 from lengthwise.protocols.endpoint import Endpoint
 from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.turns import Turns
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.app")
 
-REQUEST_HEADERS: Final = (
+REQUEST_HEADERS: Final = (  # that a page of another origin may send
     "authorization",
     "content-encoding",
     "content-type",
@@ -61,17 +63,21 @@ REQUEST_HEADERS: Final = (
     "x-lengthwise-timeout-ms",
     "x-request-id",
 )
-"""Headers that a page of another origin may send."""
-RESPONSE_HEADERS: Final = (
+RESPONSE_HEADERS: Final = (  # that it may read
     "inference-header-content-length",
     "retry-after",
     "server-timing",
     "x-lengthwise-shape",
     "x-request-id",
 )
-"""Headers that it may read."""
-CONSOLE_PREDICT: Final = "/console/predict"
-"""Where the console sends its calls on the admin port, which answers no others."""
+CONSOLE_PREDICT: Final = "/console/predict"  # where the console sends its calls on the admin port, which has no others
+_CALLED: Final = (
+    (FastAPI, "__call__"),
+    (FastAPI, "build_middleware_stack"),
+    (Starlette, "__call__"),
+    (fastapi.routing, "get_request_handler"),
+    (fastapi.routing, "request_response"),
+)  # what instrumentation replaces to see calls
 
 
 def make_app(settings: Settings | None = None, **options: Any) -> FastAPI:
@@ -96,23 +102,11 @@ def make_app(settings: Settings | None = None, **options: Any) -> FastAPI:
 
 
 class Application(FastAPI):
-    """The application around a service.
+    """The application around a service; `renew` makes another one when the lifespan is entered again.
 
-    Args:
-        serving: The service.
-        renew: Makes another one when the lifespan is entered again; without it, that is an error.
-        on_failure: Called if the service cannot be started. With it the application answers while models load, with 503
-            until it is ready; without it the lifespan waits until they are loaded, and raises the error.
-        places: Addresses to try when it is ready, by what is there.
-        grpc_connections: Most connections over gRPC; default: as many as over HTTP.
-        **options: Of FastAPI.
-
-    Attributes:
-        serving: The service.
-        predict: The endpoint of `POST /predict`.
-
-    Raises:
-        ConfigurationError: gRPC is switched on, and not installed.
+    With `on_failure`, which is called if the service cannot be started, it answers while models load, with 503 until it
+    is ready; without it the lifespan waits until they are loaded, and raises the error. `places` are addresses to try
+    when it is ready, by what is there.
     """
 
     def __init__(
@@ -144,14 +138,17 @@ class Application(FastAPI):
         }
         super().__init__(lifespan=lambda _: self._lifespan(), **fixed | options)
         self._given = bool(self.user_middleware or self.router.dependencies)
-        origins = serving.settings.cors_origins
-        own = [Middleware(CORSMiddleware, **_across(origins))] if origins else []
-        gate: dict[str, Any] = {
-            "serving": lambda: self.serving,
-            "routes": self.router.routes,
-            "console": self._console,
-        }
-        self.user_middleware += [*own, Middleware(Gate, **gate)]
+        if origins := serving.settings.cors_origins:
+            across = Middleware(
+                CORSMiddleware,
+                allow_origins=origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=REQUEST_HEADERS,
+                expose_headers=RESPONSE_HEADERS,
+            )
+            self.user_middleware.append(across)
+        gate = Middleware(Gate, serving=lambda: self.serving, routes=self.router.routes, console=self._console)
+        self.user_middleware.append(gate)
         self._own_middleware = tuple(self.user_middleware)
         _answer_errors(self, "GET / says what is where", {*(options.get("exception_handlers") or ())})
         self._serve(serving)
@@ -162,11 +159,8 @@ class Application(FastAPI):
         settings = serving.settings
         self.serving = serving
         large_bodies = Turns()
-        self.predict, v1, v2 = (
-            Predict(serving, large_bodies),
-            PredictV1(serving, large_bodies),
-            Infer(serving, large_bodies),
-        )
+        self.predict = Predict(serving, large_bodies)
+        v1, v2 = PredictV1(serving, large_bodies), Infer(serving, large_bodies)
         self.inference: tuple[Endpoint, ...] = self.predict, v1, v2
         self._rpc = None if settings.grpc_port is None else _grpc_server(serving, large_bodies, self._grpc_connections)
         operations.add_predict(self.router, self.predict)
@@ -191,11 +185,7 @@ class Application(FastAPI):
         self._own_routes = self.router.routes[before:]
 
     def _begin_again(self) -> None:
-        """Has another service take the place of one that has ended; the user's routes stay.
-
-        Raises:
-            RuntimeError: There is no way to make one.
-        """
+        """Has another service take the place of one that has ended; the user's routes stay."""
         if self._renew is None:
             raise RuntimeError("this application has ended: make another one")
         serving = self._renew()
@@ -212,13 +202,20 @@ class Application(FastAPI):
             self._begin_again()
         self._entered = True
         serving, rpc, failed = self.serving, self._rpc, self._on_failure
+
+        def started(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and failed is not None and not serving.batcher.draining:  # else it ended before
+                log.error("the service cannot start: %s", error)
+                failed(error)
+
         starting = asyncio.create_task(self._start())
         async with AsyncExitStack() as stack:
             try:
                 if failed is None:
                     await starting
                 else:
-                    starting.add_done_callback(partial(_started, serving, failed))
+                    starting.add_done_callback(started)
                 yield None if self._within is None else await stack.enter_async_context(self._within(self))
             finally:
                 try:
@@ -247,18 +244,10 @@ class Application(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """The document of `/openapi.json`, made for each call: its examples are of the models that are served now."""
-        made = get_openapi(
-            title=self.title,
-            version=self.version,
-            summary=self.summary,
-            description=self.description,
-            routes=self.routes,
-            tags=self.openapi_tags,
-            servers=self.servers,
-        )
+        self.openapi_schema = None
         manifests = [served.manifest for served in self.serving.served]
-        found: dict[str, Any] = document.completed(made, manifests, None if self.serving.keys is None else OPEN)
-        return found
+        keyless = None if self.serving.keys is None else OPEN
+        return document.completed(super().openapi(), manifests, keyless)
 
     def extended(self) -> bool:
         """Whether its user gave it what has to see every call: middleware, dependencies or instrumentation."""
@@ -268,8 +257,8 @@ class Application(FastAPI):
             or bool(self.dependency_overrides or self.router.dependencies)
             or type(self) is not Application
             or "build_middleware_stack" in vars(self)
-            or is_instrumented()
-            or is_preceded(self._own_routes, self.router.routes)
+            or _is_instrumented()
+            or _is_preceded(self._own_routes, self.router.routes)
         )
 
 
@@ -300,16 +289,9 @@ def _add_index(router: APIRouter, settings: Settings, places: Mapping[str, str],
     keys = settings.api_keys_file is not None  # a link cannot send a key
     links = tuple((path[1:], path) for name, path in places.items() if name != "predict" and not keys)
     limits = {name: getattr(settings, name) for name in schemas.Limits.model_fields}
+    what = "The paths and the limits of this server"
 
-    @router.get(
-        "/",
-        operation_id="index",
-        tags=["health"],
-        summary="The paths and the limits of this server",
-        response_model=schemas.Places,
-        response_description="Paths; for a browser, a page",
-        responses={200: {"content": {"text/html": document.TEXT}}},
-    )
+    @router.get("/", **document.operation("index", what, schemas.Places, document.OR_A_PAGE, tag=health.TAG))
     async def index(request: Request) -> Response:
         if pages.wanted(request.scope):
             if console:
@@ -318,31 +300,18 @@ def _add_index(router: APIRouter, settings: Settings, places: Mapping[str, str],
                 return page.answer(request, page.page(links))
             return pages.front(request.scope.get("root_path", ""), places)
         found = {"service": "lengthwise", **places, "media_types": predict.media_types(), "limits": limits}
-        return _json(found, headers={"vary": "accept"})
-
-
-def _across(origins: Sequence[str]) -> dict[str, Any]:
-    """The options of the middleware that lets pages of other origins call."""
-    return {
-        "allow_origins": origins,
-        "allow_methods": ("GET", "POST"),
-        "allow_headers": REQUEST_HEADERS,
-        "expose_headers": RESPONSE_HEADERS,
-    }
+        return document.answer(found, headers={"vary": "accept"})
 
 
 def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()) -> None:
-    """Writes every error in the form of the protocol that its path belongs to; 404 says where the paths are listed.
+    """Writes every error in the form of the protocol that its path belongs to, but for those that its user answers.
 
-    Args:
-        app: The application.
-        elsewhere: Says where the paths are listed.
-        handled: Errors that the application's user answers.
+    404 says what is `elsewhere`.
     """
 
     def told(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
         if kserve.is_path(path_of(request.scope)):
-            return _json({"error": detail}, status, headers)
+            return document.answer({"error": detail}, status, headers)
         headers["content-type"] = problems.MEDIA_TYPE.decode()
         return Response(problems.of_status(status, detail), status, headers=headers)
 
@@ -363,24 +332,18 @@ def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()
             detail = f"this path takes {headers['Allow']}"
         return told(request, error.status_code, detail, headers)
 
+    app.add_exception_handler(ClientLeft, _left)
     for kind, answer in ((HTTPException, unrouted), (RequestValidationError, wrong_parameter)):
         if kind not in handled:
             app.add_exception_handler(kind, answer)  # type: ignore[arg-type]  # Starlette's type takes any error
 
 
-def _started(serving: Serving, failed: Callable[[BaseException], None], task: asyncio.Task[None]) -> None:
-    error = None if task.cancelled() else task.exception()
-    if error is not None and not serving.batcher.draining:  # else it ended before it had started
-        log.error("the service cannot start: %s", error)
-        failed(error)
+async def _left(*_: object) -> Response:
+    return Response(status_code=CLIENT_LEFT)
 
 
 def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None) -> GrpcServer:
-    """The server for gRPC, which needs an extra.
-
-    Raises:
-        ConfigurationError: The extra is not installed.
-    """
+    """The server for gRPC; ConfigurationError if its extra is not installed."""
     prefer_polling_by_callers()
     try:
         from lengthwise.grpc.server import GrpcServer
@@ -391,5 +354,24 @@ def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None)
     return GrpcServer(serving, large_bodies, connections)
 
 
-def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+def _is_instrumented() -> bool:
+    """Whether instrumentation sees all calls of this process, of which the application knows nothing."""
+    for owner, name in _CALLED:
+        called = getattr(owner, name)
+        if type(called) is not FunctionType:
+            return True
+        if called.__globals__["__name__"].partition(".")[0] not in ("fastapi", "starlette"):
+            return True
+    # Where OpenTelemetry's tracing is set up for all libraries, FastAPI itself makes spans.
+    trace = sys.modules.get("opentelemetry.trace")
+    return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def _is_preceded(own: Sequence[BaseRoute], routes: Sequence[BaseRoute]) -> bool:
+    """Whether another route of `routes` may answer a POST before the last of `own` does, or one of `own` is gone."""
+    ours = {id(route) for route in own}
+    places = [number for number, route in enumerate(routes) if id(route) in ours]
+    if len(places) < len(ours):
+        return True
+    others = (route for route in routes[: places[-1]] if id(route) not in ours)
+    return any("POST" in (getattr(route, "methods", None) or ("POST",)) for route in others)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httptools
 from starlette.types import ASGIApp, Message, Scope
 
-from lengthwise.http.fast_request import STATUS_LINES, header_lines
+from lengthwise.http.fast_request import STATUS_LINES, common_lines, header_lines
 from lengthwise.http.request_reader import Head
 from lengthwise.protocols.body import DELIVERY, Delivery
 from lengthwise.protocols.problems import CLOSE
@@ -21,67 +21,38 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.app")
 
-MOST_UNREAD: Final = 65_536
-"""Bytes of a body that the application has not received, from which on the connection is not read."""
+MOST_UNREAD: Final = 65_536  # bytes of a body that the application has not received: then the connection is not read
 _NO_NAME: Final = re.compile(rb"[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\\"]")
 _NO_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODILESS: Final = (204, 304)
 
 
-def scope_of(head: Head, root_path: str, delivery: Delivery, more: dict[str, Any]) -> Scope:
-    """ASGI's scope of a request.
-
-    Args:
-        head: Its header block.
-        root_path: What stands before every path of the application.
-        delivery: Whether its answer was sent.
-        more: What is the same for all requests of the connection.
-    """
-    url = httptools.parse_url(head.url)
-    path = url.path.decode("ascii")
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": head.version,
-        "method": head.method.decode("ascii"),
-        "path": root_path + (urllib.parse.unquote(path) if "%" in path else path),
-        "raw_path": root_path.encode("ascii") + url.path,
-        "query_string": url.query or b"",
-        "root_path": root_path,
-        "headers": head.headers,
-        "extensions": {DELIVERY: delivery},
-        **more,
-    }
-
-
 class AsgiRequest:
-    """One request through ASGI.
+    """One request through ASGI; `more` is what the scopes of all requests of the connection have."""
 
-    Args:
-        connection: The connection that it came from.
-        scope: ASGI's.
-        delivery: Whether the answer was sent; the same object is the scope's extension.
-        keep_alive: Whether the connection stays open after the answer.
-        wants_continue: Whether the client waits for leave to send the body.
-
-    Attributes:
-        delivery: As given.
-        keep_alive: As given; cleared by an answer that ends the connection.
-        response_started: Whether the head of the answer was written.
-        response_complete: Whether the answer was written.
-    """
-
-    def __init__(
-        self, connection: Connection, scope: Scope, delivery: Delivery, *, keep_alive: bool, wants_continue: bool
-    ) -> None:
-        self.delivery = delivery
-        self.keep_alive = keep_alive
-        self.response_started = False
+    def __init__(self, connection: Connection, head: Head, root_path: str, more: dict[str, Any]) -> None:
+        url = httptools.parse_url(head.url)
+        path = url.path.decode("ascii")
+        self.delivery = Delivery()  # whether the answer was sent
+        self._scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": head.version,
+            "method": head.method.decode("ascii"),
+            "path": root_path + (urllib.parse.unquote(path) if "%" in path else path),
+            "raw_path": root_path.encode("ascii") + url.path,
+            "query_string": url.query or b"",
+            "root_path": root_path,
+            "headers": head.headers,
+            "extensions": {DELIVERY: self.delivery},
+            **more,
+        }
+        self.keep_alive = head.keep_alive  # cleared by an answer that ends the connection
+        self.response_started = False  # the head of the answer was written
         self.response_complete = False
         self._connection = connection
-        self._scope = scope
-        self._wants_continue = wants_continue
+        self._wants_continue = head.wants_continue and head.version != "1.0"  # which has no such answer
         self._gone = False  # the client, or its interest in this answer
         self._event = asyncio.Event()  # something to receive
         self._body = bytearray()
@@ -153,11 +124,7 @@ class AsgiRequest:
         return {"type": "http.request", "body": body, "more_body": self._more_body}
 
     async def send(self, message: Message) -> None:
-        """Writes a part of the answer; on a connection that is closing it is dropped, and does not count as written.
-
-        Raises:
-            RuntimeError: The message is not the next one, or not what the head announced.
-        """
+        """Writes a part of the answer; on a connection that is closing it is dropped, and does not count as written."""
         flow, transport = self._connection.flow, self._connection.transport
         if flow.write_paused and not self._gone:
             await flow.drain()
@@ -193,10 +160,9 @@ class AsgiRequest:
             written.append((b"transfer-encoding", b"chunked"))
         self.response_started = True
         self._wants_continue = False
-        connection = self._connection
-        connection.transport.write(
-            b"".join((STATUS_LINES[status], connection.default_headers, header_lines(written), b"\r\n"))
-        )
+        common = common_lines(self._connection.server_state.default_headers)
+        head = STATUS_LINES[status], common, header_lines(written), b"\r\n"
+        self._connection.transport.write(b"".join(head))
 
     def _write(self, body: bytes, *, more: bool) -> None:
         """Writes a part of the answer's body."""

@@ -1,8 +1,7 @@
 """One HTTP connection, within bounds: how its requests are read, in which order they are answered, and how it ends.
 
-A client gets a bounded time to send a request, a bounded number of bytes for its header block, and a bounded time to
-read its answers. The bounds cost nothing for a request that arrives in one piece, as nearly all do: a timer runs only
-while a header block or a body is incomplete, or while bytes stay unread.
+Time and bytes to send a request are bounded, and the time to read answers. A request that arrives in one piece, as
+nearly all do, starts no timer.
 
 | what | answer |
 |---|---|
@@ -36,8 +35,8 @@ What is read next is the connection's `State`:
 | ENDING, BROKEN | every earlier request has its answer | CLOSED |
 | any | an answer ended the connection, it was lost, or there are too many | CLOSED |
 
-Requests are read while earlier ones are answered, so whether one is being answered is another question
-(`is_answering`). Of the states, IDLE, HEAD, UPGRADE and BODY read, and ENDING, BROKEN and CLOSED (`ENDED`) do not.
+Requests are read while earlier ones are answered (`is_answering`). One that arrives whole, with the header block of the
+one before it (`fast_path.KnownHead`), is answered without the parser: the state stays IDLE.
 """
 
 from __future__ import annotations
@@ -48,40 +47,24 @@ from typing import Any, ClassVar, Final
 
 import uvicorn
 
-from lengthwise.connections.kept_alive import KeptAlive
+from lengthwise.connections.inflight import Hold, Inflight
+from lengthwise.connections.listener import KeptAlive
 from lengthwise.connections.unread import has_arrived
-from lengthwise.http.asgi_request import AsgiRequest, scope_of
-from lengthwise.http.framing import MalformedLog
+from lengthwise.http.asgi_request import AsgiRequest
+from lengthwise.http.fast_path import FastPath, KnownHead
+from lengthwise.http.fast_request import FastRequest
+from lengthwise.http.framing import BODY, BROKEN, CLOSED, ENDED, ENDING, HEAD, IDLE, UPGRADE, MalformedLog
 from lengthwise.http.request_reader import MAX_HEADER_BYTES, MOST_PARTS, Head, RequestReader
-from lengthwise.http.states import BODY, BROKEN, CLOSED, ENDED, ENDING, HEAD, IDLE, UPGRADE, OpenRequest
 from lengthwise.http.timed_connection import HALF_CLOSED_SECONDS, UNREAD_SECONDS, TimedConnection
-from lengthwise.protocols.body import CLIENT_LEFT, Delivery
+from lengthwise.protocols.body import CLIENT_LEFT
 
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
-MAX_PIPELINED: Final = 64
-"""Requests that may wait behind one that is being answered."""
-BODY_PERIOD_SECONDS: Final = 10.0
-"""How often the bytes of a body are compared with `MIN_BODY_BYTES_PER_SECOND`."""
+MAX_PIPELINED: Final = 64  # requests that may wait behind one that is being answered
+BODY_PERIOD_SECONDS: Final = 10.0  # how often the bytes of a body are compared with that
 
 
 class Connection(TimedConnection):
-    """One connection, within bounds. uvicorn makes it: its options are those of the classes that uvicorn has.
-
-    Args:
-        config: uvicorn's configuration, with the application.
-        server_state: The connections and tasks of the server.
-        app_state: What the lifespan of the application gives to its requests.
-        header_timeout_seconds: How long a header block may take from its first byte; the first one from the connection
-            on.
-        max_connections: Connections that there may be at once.
-        kept_alive: The idle ones of them.
-
-    Attributes:
-        state: What is read next.
-        newest: The request that was read last; None before the first.
-        keep_alive_seconds: How long it is kept open for its next request.
-        unparsed_bytes: Received since the end of a header block or the last byte of a body.
-    """
+    """One connection, within bounds; with a `fast_path`, some of its requests do without ASGI."""
 
     _malformed: ClassVar[MalformedLog] = MalformedLog()
 
@@ -94,23 +77,28 @@ class Connection(TimedConnection):
         header_timeout_seconds: float,
         max_connections: int,
         kept_alive: KeptAlive,
-        _loop: asyncio.AbstractEventLoop | None = None,
+        fast_path: FastPath | None = None,
     ) -> None:
-        super().__init__(server_state, _loop)
-        self.state = IDLE
-        self.newest: Any = None
-        self.unparsed_bytes = 0
+        super().__init__(server_state, Inflight(0) if fast_path is None else fast_path.inflight)
+        self.state = IDLE  # what is read next
+        self.newest: Any = None  # the request that was read last
+        self.unparsed_bytes = 0  # since the end of a header block or the last byte of a body
+        self.keep_alive_seconds = config.timeout_keep_alive
         self._app = config.loaded_app
         self._app_state = app_state
         self._root_path = config.root_path
-        self.keep_alive_seconds = config.timeout_keep_alive
         self._connections: set[Any] = server_state.connections
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
         self._kept_alive = kept_alive
+        self._fast_path = fast_path
+        self._known: KnownHead | None = None
+        self._begun: FastRequest | None = None  # by the data that are being parsed
         self._reader = RequestReader(self)
-        self._answering: OpenRequest | None = None  # the request whose answer is written next
+        self._answering: AsgiRequest | FastRequest | None = None  # the request whose answer is written next
+        self._answered_at = 0.0
         self._waiting: deque[AsgiRequest] = deque()  # those behind it
+        self._ahead = Hold(self._unwritten.inflight)  # the bodies of those
         self._refusal: tuple[int, str] | None = None  # ends the connection: status and detail; None: ends without one
         self._period_bytes = 0  # since the bytes of the body were compared last
         self._parts = 0  # of bodies, parsed in this turn of the event loop
@@ -126,16 +114,15 @@ class Connection(TimedConnection):
         """Whether a request is being answered."""
         return self._answering is not None and not self._answering.response_complete
 
-    def end_unfinished(self) -> None:
-        """Tells a client that has not sent its whole request that the server ends."""
-        self.refuse(503, "the server is shutting down")
+    def give_way(self) -> bool:
+        """See `KeptConnection.give_way`."""
+        if self.state is not IDLE or self.is_answering() or self.transport.is_closing() or has_arrived(self.transport):
+            return False
+        self._connections.discard(self)  # its place is free from now on
+        self.transport.abort()
+        return True
 
-    def shutdown(self) -> None:
-        """Uvicorn's own end of a server: the connection ends with the answer to its newest request."""
-        if self.newest is None or self.newest.response_complete:
-            self.transport.close()
-        else:
-            self.newest.keep_alive = False
+    # What the transport calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a socket's
         """Accepts a connection, unless there are too many."""
@@ -161,25 +148,50 @@ class Connection(TimedConnection):
         if self._answering is not None and not self._answering.response_complete:
             self._answering.client_left()
         self._waiting.clear()
-        self._answering = self.newest = None  # each refers to the connection
+        self._answering = self.newest = self._begun = None  # each refers to the connection
         self._reader.close()
         self._rest = b""
+        self.flow.end()
         self.flow.resume_writing()
+        self._unwritten.close()
+        self._ahead.close()
 
     def data_received(self, data: bytes) -> None:
-        """Parses what arrived, and limits the time for what is still to come."""
+        """Answers a request whose header block is known; has any other data parsed, and remembers a new one."""
+        between = self.state is IDLE
+        if between and self._known is not None and self._is_known(self._known, data):
+            return
         if self.state in ENDED or self.transport.is_closing():
             return  # it is dropped
         self._period_bytes += len(data)
         if self._rest:
             self._rest += data
-        else:
-            self._parse_in_turns(data)
+            return
+        self._parse_in_turns(data)
+        if between and self.state is IDLE and self._begun is not None and self._begun.admitted:
+            self._known = KnownHead.of(data, self._begun)
+        self._begun = None
+
+    def _is_known(self, known: KnownHead, data: bytes) -> bool:
+        """Whether the data are a whole request with a known header block; if so, answers it without the parser."""
+        if self._fast_path is None or self.is_answering() or self.transport.is_closing():
+            return False
+        body = known.body(data, self._fast_path.max_bytes)
+        if body is None:
+            return False
+        self._kept_alive.pop(self, None)
+        if self._timer is not None:
+            self._stop_timer()
+        self.unparsed_bytes = 0
+        self.newest = self._answering = request = FastRequest(self, known.endpoint, known.headers, known.scope)
+        request.answer(body, known=True)
+        return True
 
     def _parse_in_turns(self, data: bytes) -> None:
         """Parses data, a body in chunks bit by bit, and limits the time for what is still to come."""
         self._kept_alive.pop(self, None)
         self._stop_keep_alive_timer()
+        self._begun = None
         self._parts = 0
         size = self._reader.piece_bytes(data)
         for start in range(0, len(data), size):
@@ -193,14 +205,14 @@ class Connection(TimedConnection):
                 break
         self._limit_time()
         if self._rest and self.state not in ENDED:
-            self.flow.fall_behind()
+            self.flow.fall_behind(True)
             self.loop.call_soon(self._parse_rest)
 
     def _parse_rest(self) -> None:
         data, self._rest = self._rest, b""
         if self.state in ENDED or self.transport.is_closing():
             return
-        self.flow.catch_up()
+        self.flow.fall_behind(False)
         self._parse_in_turns(data)
         if self._ended_early and not self._rest and not self.eof_received():
             self.transport.close()
@@ -223,60 +235,36 @@ class Connection(TimedConnection):
             return True
         self.flow.end()
         self.refuse(None)
-        if self.transport.is_closing() or not self.is_answering():
-            return False
-        if not self.transport.can_write_eof():  # over TLS a connection ends on both sides
-            return False
+        if self.transport.is_closing() or not self.is_answering() or not self.transport.can_write_eof():
+            return False  # over TLS a connection ends on both sides
         self._start_timer(HALF_CLOSED_SECONDS, self._has_left)
         return True
-
-    def pause_writing(self) -> None:
-        """The client does not read: nothing more is read from it, and it has a bounded time to begin."""
-        self.flow.pause_writing()
-        self._watch_unread()
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        self.flow.resume_writing()
-        self.flow.resume_reading()
-        if self._unread is not None and not self.transport.is_closing():
-            self._unread.stop()
-
-    def keep_alive_is_over(self) -> None:
-        """No request came for long enough.
-
-        After a stop of the process this may be called before a request is read that arrived meanwhile: then it is read.
-        """
-        if has_arrived(self.transport):
-            self._keep_alive_timer = self.loop.call_later(UNREAD_SECONDS, self.keep_alive_is_over)
-        elif not self.transport.is_closing():
-            self._close()
-
-    # What the listener asks for.
-
-    def give_way(self) -> bool:
-        """See `KeptConnection.give_way`."""
-        if self.state is not IDLE or self.is_answering() or self.transport.is_closing() or has_arrived(self.transport):
-            return False
-        self._connections.discard(self)  # its place is free from now on
-        self.transport.abort()
-        return True
-
-    def _is_kept_alive(self) -> None:
-        """Counts it among the idle connections, unless the beginning of the next request is here."""
-        if self.state is IDLE and not self.unparsed_bytes:
-            self._kept_alive[self] = self.loop.time()
 
     # What the reader of requests reports.
 
     def request_begins(self, head: Head) -> None:
-        """A header block within bounds is complete: starts its request, or queues it behind the one before it."""
+        """A header block within bounds is complete: starts its request, or queues it behind the one before it.
+
+        One that does without ASGI is the first of its data: it is answered at once where it is wrong, and hundreds of
+        those in a row would block the event loop. Through ASGI each has its own turn.
+        """
         self._stop_timer()
         if len(self._waiting) > MAX_PIPELINED:
             self.newest.keep_alive = False  # the last answer says so
             self.refuse(None)
             return
-        self._begin(head)
+        path = None if self._begun is not None or self.is_answering() else self._fast_path
+        fast = None if path is None else path.begin(self, head)
+        if fast is not None:
+            self.newest = self._answering = self._begun = fast
+        else:
+            more = {"state": self._app_state.copy(), **self._addresses}
+            self.newest = request = AsgiRequest(self, head, self._root_path, more)
+            if self.is_answering():
+                self.flow.pause_reading()
+                self._waiting.append(request)
+            else:
+                self._start(request)
         self.state = BODY
         self.unparsed_bytes = 0
 
@@ -284,53 +272,51 @@ class Connection(TimedConnection):
         """A part of the body of the newest request is here."""
         self.unparsed_bytes = 0
         self._parts += 1
-        self._body_part(body)
+        self.newest.body_part(body)
+        if self._waiting:
+            self._ahead.holds(self._ahead.size + len(body))
 
     def body_complete(self) -> None:
         """The body of the newest request is complete."""
         self._stop_timer()
         self.unparsed_bytes = 0
-        self._body_complete()
-
-    # A request within bounds, on its way to the application.
-
-    def _begin(self, head: Head) -> None:
-        delivery = Delivery()
-        scope = scope_of(head, self._root_path, delivery, {"state": self._app_state.copy(), **self._addresses})
-        wants_continue = head.wants_continue and head.version != "1.0"  # which has no such answer
-        request = AsgiRequest(self, scope, delivery, keep_alive=head.keep_alive, wants_continue=wants_continue)
-        self.newest = request
-        if self.is_answering():
-            self.flow.pause_reading()
-            self._waiting.append(request)
-        else:
-            self._start(request)
+        self.newest.body_complete()
 
     def _start(self, request: AsgiRequest) -> None:
         self._answering = request
-        tasks: set[Any] = self.server_state.tasks
         task = self.loop.create_task(request.run(self._app))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        self.server_state.tasks.add(task)
+        task.add_done_callback(self.server_state.tasks.discard)
 
-    def _body_part(self, body: bytes) -> None:
-        """Passes a part of the body to the newest request."""
-        self.newest.body_part(body)
+    # What a request calls.
 
-    def _body_complete(self) -> None:
-        """Tells the newest request that its body is complete."""
-        self.newest.body_complete()
+    def answered(self, response: bytes, *, keep_alive: bool) -> bool:
+        """Writes the whole response of a fast request; whether the transport accepted it."""
+        flow = self.flow
+        if self.transport.is_closing() or (flow.read_paused and flow.lost()):
+            return False
+        self.transport.write(response)
+        if self.transport.is_closing():  # the client has gone
+            return False
+        if flow.write_paused:
+            self._unwritten.holds(self.transport.get_write_buffer_size())
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+        return True
 
     def on_response_complete(self) -> None:
-        """Called when an answer was written: starts the next request, or ends the connection."""
+        """Starts the next request, or ends the connection. A timer of keep-alive that runs is not set anew."""
         self.server_state.total_requests += 1
+        self._answered_at = self.loop.time()
         if self.transport.is_closing():
             self.state = CLOSED
             self._stop_timer()
             self._watch_unread()
             return
-        self._stop_keep_alive_timer()
         if self._waiting:
+            if len(self._waiting) == 1:  # the last of them begins, and counts its own body
+                self._ahead.close()
             request = self._waiting.popleft()
             self._start(request)
             if self.state is BROKEN and request is self.newest:
@@ -338,19 +324,17 @@ class Connection(TimedConnection):
         elif self.state in ENDED:
             self._end()
         else:
-            self._keep_alive_timer = self.loop.call_later(self.keep_alive_seconds, self.keep_alive_is_over)
-            self._is_kept_alive()
-        self.flow.resume_reading()
+            if self._keep_alive_timer is None:
+                self._keep_alive_timer = self.loop.call_later(self.keep_alive_seconds, self.keep_alive_is_over)
+            if self.state is IDLE and not self.unparsed_bytes:  # else the beginning of the next request is here
+                self._kept_alive[self] = self._answered_at
+        if self.flow.read_paused:
+            self.flow.resume_reading()
 
     # How the connection ends.
 
     def refuse(self, status: int | None, detail: str = "") -> None:
-        """Reads no more, and ends the connection behind the answers to earlier requests.
-
-        Args:
-            status: The status of the refusal that is written then; None for no refusal.
-            detail: A sentence for the client; without one, the status's own phrase.
-        """
+        """Reads no more; ends the connection behind the answers to earlier requests, with a status by a refusal."""
         if self.state in ENDED or self.transport.is_closing():
             return
         self._stop_timer()
@@ -374,7 +358,20 @@ class Connection(TimedConnection):
             self._write_refusal(*self._refusal)
         self._close()
 
-    # What is late.
+    # What is late. After a stop of the process this may be called before data are read that arrived meanwhile.
+
+    def keep_alive_is_over(self) -> None:
+        """Closes the connection if it had no request for long enough; the timer may be that of an earlier answer."""
+        self._keep_alive_timer = None
+        if self.newest is None or self.is_answering() or self.transport.is_closing():
+            return  # it is lost, or the answer will set a timer
+        left = self._answered_at + self.keep_alive_seconds - self.loop.time()
+        if left <= 0 and has_arrived(self.transport):
+            left = UNREAD_SECONDS
+        if left > 0:
+            self._keep_alive_timer = self.loop.call_later(left, self.keep_alive_is_over)
+        else:
+            self._close()
 
     def _watch_body(self) -> None:
         self._period_bytes = 0
@@ -384,7 +381,7 @@ class Connection(TimedConnection):
         """Refuses a body that arrives too slowly, at the end of a period."""
         if self._was_paused() or self._period_bytes >= MIN_BODY_BYTES_PER_SECOND * BODY_PERIOD_SECONDS:
             self._watch_body()
-        elif has_arrived(self.transport):  # as in `keep_alive_is_over`
+        elif has_arrived(self.transport):
             self._start_timer(UNREAD_SECONDS, self.check_body)
         else:
             self.refuse(408)
@@ -392,7 +389,7 @@ class Connection(TimedConnection):
     def _head_is_late(self) -> None:
         if self._was_paused():
             self._start_timer(self._header_timeout, self._head_is_late)
-        elif has_arrived(self.transport):  # as in `keep_alive_is_over`
+        elif has_arrived(self.transport):
             self._start_timer(UNREAD_SECONDS, self._head_is_late)
         elif self.state is IDLE and not self.unparsed_bytes:
             self.transport.abort()  # nothing was sent, so there is nothing to answer, and nothing to wait for

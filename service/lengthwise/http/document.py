@@ -1,25 +1,31 @@
-"""`/openapi.json`: what FastAPI does not know of the operations, whose bodies it does not read.
+"""`/openapi.json`: what FastAPI does not know of the operations, whose bodies and parameters it does not read.
 
-The parts of an operation are written where its route is (`http.operations`, `http.health`) with `body`, `parameters`
-and `refusals`. `completed` adds the schemas of bodies, and the examples, for the models that are served now.
+An operation is described where its route is (`http.operations`, `http.health`), with `operation`. `completed` adds the
+schemas, what paths name, and examples of the models that are served now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import PlainTextResponse, Response
 
 from lengthwise.http import bodies, schemas
 from lengthwise.protocols import kserve
 from lengthwise.runtime.manifest import Manifest
 
+Responses = dict[int | str, dict[str, Any]]
+
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 BYTES: Final = {"schema": {"type": "string", "format": "binary"}}
 TEXT: Final = {"schema": {"type": "string"}}
+OR_A_PAGE: Final[Responses] = {200: {"description": "For a browser, a page", "content": {"text/html": TEXT}}}
 REASONS: Final[dict[int | str, str]] = {
     400: "The body is wrong, or that is no version",
     403: "It is off",
@@ -32,97 +38,118 @@ REASONS: Final[dict[int | str, str]] = {
     500: "The runtime failed on this request's batch",
     503: "Starting, draining, or no good model",
     504: "The deadline passed",
-}
-"""Why a call may be refused, by status."""
-OF_CALLS: Final = (404, 413, 415, 421, 422, 429, 500, 503, 504)
-"""The statuses with which an inference call may be refused; KServe's protocols have 400 in the place of 422."""
+}  # why a call may be refused, by status
+OF_CALLS: Final = (404, 413, 415, 421, 422, 429, 500, 503, 504)  # KServe's protocols have 400 in the place of 422
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def refusals(*statuses: int) -> Responses:
     """The refusals of an operation, as problems."""
     return {status: {"description": REASONS[status], "content": {PROBLEM: _ref("Problem")}} for status in statuses}
 
 
-def errors(*statuses: int, answer: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
-    """The refusals of an operation of KServe's protocols.
-
-    Args:
-        statuses: The statuses.
-        answer: What a 503 may hold instead: the answer, which says that something is not ready.
-    """
+def errors(*statuses: int, answer: type[BaseModel] | None = None) -> Responses:
+    """The refusals of an operation of KServe's protocols; a 503 may hold the `answer` instead, which says why."""
     kinds: dict[int, Any] = dict.fromkeys(statuses, schemas.Error)
     if answer is not None:
         kinds[503] = answer | schemas.Error
     return {status: {"description": REASONS[status], "model": kind} for status, kind in kinds.items()}
 
 
-def body(name: str, *binary: str, required: bool = True) -> dict[str, Any]:
-    """An operation's body: JSON of one of the schemas of `http.bodies`, or bytes of other media types."""
-    return {"requestBody": {"required": required, "content": {JSON: _ref(name), **dict.fromkeys(binary, BYTES)}}}
+def operation(
+    name: str,
+    summary: str,
+    answer: Any,
+    refused: Responses | None = None,
+    *,
+    tag: str | None = None,
+    body: type[BaseModel] | None = None,
+    binary: Sequence[str] = (),
+    required: bool = True,
+    parameters: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """The options of a route, whose answer is text if `answer` is None; without a `tag`, its name begins with it.
+
+    Its body has the form of `body`, which is one of `bodies.BODIES`, or another media type, as its answer may have.
+    """
+    content = {} if body is None else {JSON: _ref(body.__name__), **dict.fromkeys(binary, BYTES)}
+    more: dict[str, Any] = {"requestBody": {"required": required, "content": content}} if content else {}
+    answers: Responses = {200: {"content": dict.fromkeys(binary, BYTES)}} if binary else {}
+    return {
+        "operation_id": name,
+        "summary": summary,
+        "tags": [tag or name.partition("_")[0]],
+        "responses": answers | (refused or {}),
+        "openapi_extra": more | ({"parameters": [*parameters]} if parameters else {}),
+        **({"response_class": PlainTextResponse} if answer is None else {"response_model": answer}),
+    }
 
 
-def parameters(**models: type[BaseModel]) -> dict[str, Any]:
-    """An operation's parameters: the fields of a model for each place, `path`, `query` or `header`."""
-    return {"parameters": [one for place, model in models.items() for one in _parameters(place, model)]}
+def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer in JSON."""
+    return Response(orjson.dumps(content), status, headers, media_type=JSON)
 
 
-def _parameters(place: str, model: type[BaseModel]) -> Iterator[dict[str, Any]]:
-    for name, schema in model.model_json_schema()["properties"].items():
-        found = {"name": name, "in": place, "required": place == "path", "schema": schema}
-        if told := schema.pop("description", ""):
-            found["description"] = told
-        yield found
+def header(name: str, pattern: str, description: str) -> dict[str, Any]:
+    """A header that an operation reads."""
+    return {"name": name, "in": "header", "schema": {"type": "string", "pattern": pattern}, "description": description}
+
+
+def query(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """The fields of a model as parameters of the query."""
+    fields = model.model_json_schema()["properties"]
+    return [
+        {"name": name, "in": "query", "description": schema.pop("description"), "schema": schema}
+        for name, schema in fields.items()
+    ]
 
 
 def _ref(name: str) -> dict[str, Any]:
     return {"schema": {"$ref": f"#/components/schemas/{name}"}}
 
 
-def completed(document: dict[str, Any], manifests: Sequence[Manifest], keyless: frozenset[str] | None) -> Any:
+def completed(
+    document: dict[str, Any], manifests: Sequence[Manifest], keyless: frozenset[str] | None
+) -> dict[str, Any]:
     """The document with all its schemas, and examples that the served models answer; health is its last group.
 
-    Args:
-        document: FastAPI's.
-        manifests: The models that are served.
-        keyless: The paths that need no key; None where no key is needed.
+    `keyless` are the paths that need no key; None where no key is needed.
     """
-    problem = models_json_schema([(schemas.Problem, "serialization")], ref_template="#/components/schemas/{model}")[1][
-        "$defs"
-    ]
     components = document.setdefault("components", {})
-    components["schemas"] = components.get("schemas", {}) | problem | bodies.components(manifests)
+    parts: list[Any] = [(schemas.Problem, "serialization"), *((one, "validation") for one in bodies.BODIES)]
+    _, made = models_json_schema(parts, ref_template="#/components/schemas/{model}")
+    components["schemas"] = components.get("schemas", {}) | made["$defs"]
     shown = {one.key: bodies.examples(one) for one in manifests}
-    of_paths = {"model": {one.name for one in manifests}, "version": {str(one.version) for one in manifests}}
-    pattern = bodies.shape_pattern(manifests)
-    for path, operation in _operations(document):
-        content = operation.get("requestBody", {}).get("content", {}).get(JSON, {})
-        name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
-        found = {key: {"value": of_model[name]} for key, of_model in shown.items() if name in of_model}
-        if found:
-            content["examples"] = found
-        for one in operation.get("parameters", []):
-            if one["in"] == "path" and (named := of_paths.get(one["name"])):  # a user's route may have others
-                one["examples"] = {value: {"value": value} for value in sorted(named)}
-            elif one["name"] == "x-lengthwise-shape" and pattern:
-                one["schema"]["pattern"] = pattern
-        if keyless is not None and path not in keyless:
-            _ask_for_key(path, operation)
+    named = {"model": {one.name for one in manifests}, "version": {str(one.version) for one in manifests}}
+    health = {}
+    for path, calls in document["paths"].items():
+        health[path] = any("health" in operation.get("tags", ()) for operation in calls.values())
+        for operation in calls.values():
+            _add_examples(path, operation, shown, named)
+            if keyless is not None and path not in keyless:
+                content = {JSON: _ref("Error")} if kserve.is_path(path) else {PROBLEM: _ref("Problem")}
+                operation["responses"]["401"] = {"description": "No key, or a wrong one", "content": content}
+                operation["security"] = [{"key": []}]
     if keyless is not None:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    is_health = {path: "health" in next(iter(calls.values())).get("tags", ()) for path, calls in _paths(document)}
-    document["paths"] = dict(sorted(_paths(document), key=lambda entry: is_health[entry[0]]))
+    document["paths"] = {path: document["paths"][path] for path in sorted(health, key=health.__getitem__)}
     return document
 
 
-def _ask_for_key(path: str, operation: dict[str, Any]) -> None:
-    operation["security"] = [{"key": []}]
-    content = {JSON: _ref("Error")} if kserve.is_path(path) else {PROBLEM: _ref("Problem")}
-    operation["responses"]["401"] = {"description": "No key, or a wrong one", "content": content}
-
-
-def _paths(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [*document["paths"].items()]
-
-
-def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from ((path, operation) for path, calls in _paths(document) for operation in calls.values())
+def _add_examples(
+    path: str, operation: dict[str, Any], shown: Mapping[str, dict[str, Any]], named: Mapping[str, set[str]]
+) -> None:
+    """Adds a body for each model, and what the path names; a user's route may have parameters of its own."""
+    content = operation.get("requestBody", {}).get("content", {}).get(JSON, {})
+    name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+    if found := {key: {"value": of_model[name]} for key, of_model in shown.items() if name in of_model}:
+        content["examples"] = found
+    given = operation.get("parameters", [])
+    of_path: list[dict[str, Any]] = []
+    for name in re.findall(r"\{(\w+)\}", path):
+        if name in named and name not in [one["name"] for one in given]:
+            schema = {"type": "string"} | ({"pattern": bodies.VERSION} if name == "version" else {})
+            of_path.append({"name": name, "in": "path", "required": True, "schema": schema})
+            if named[name]:
+                of_path[-1]["examples"] = {value: {"value": value} for value in sorted(named[name])}
+    if of_path:
+        operation["parameters"] = [*of_path, *given]

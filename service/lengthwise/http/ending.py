@@ -11,17 +11,12 @@ from typing import Final
 
 log = logging.getLogger("lengthwise.ending")
 
-_OWN_THREADS: Final = ("rescan", "runner-")
-"""The beginnings of the names of threads that may be inside a library for long."""
+_OWN_THREADS: Final = ("rescan", "runner-")  # may be inside a library for long: so their names begin
 _LOG_SECONDS: Final = 0.1
 
 
 class LastResort:
-    """A context manager that ends the process if its block does not end in time.
-
-    Args:
-        seconds: How long the block may take from `begin` on.
-    """
+    """A context manager that ends the process if its block takes more seconds from `begin` on."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -52,21 +47,16 @@ class LastResort:
             os._exit(1)
 
 
-def leave_behind(before: Iterable[threading.Thread], code: int = 0) -> None:
+def leave_behind(before: Iterable[threading.Thread]) -> None:
     """Ends the process if threads of its own are still inside a library; returns if there are none.
 
     The interpreter would wait for some of them at its end. Others would return from C++ into an interpreter that is
-    gone, which aborts the process.
-
-    Args:
-        before: The threads that were there before this service's.
-        code: The exit code.
+    gone, which aborts the process. Threads that were there `before` are not this service's.
     """
-    left = [
-        thread.name for thread in set(threading.enumerate()).difference(before) if thread.name.startswith(_OWN_THREADS)
-    ]
+    own = set(threading.enumerate()).difference(before)
+    left = [thread.name for thread in own if thread.name.startswith(_OWN_THREADS)]
     if left:
         log.warning("the process ends while %s still run", ", ".join(sorted(left)))
         logging.shutdown()
         sys.stdout.flush()
-        os._exit(code)
+        os._exit(0)

@@ -1,9 +1,4 @@
-"""A connection that answers ordinary requests without ASGI, and without the parser if their header block is known.
-
-`FastPath` decides which requests are ordinary. Each is a `FastRequest` in the place of an `AsgiRequest`, so that
-pipelining, keep-alive and shutdown work as for the others. Beside the states of `Connection` a request that arrives
-whole may skip them: one whose header block is that of the request before it (`KnownHead`) goes from IDLE to its
-answer, and the state stays IDLE.
+"""Which requests are answered without ASGI, and without the parser if their header block is known.
 
 A connection that stays open carries one request after another. Their header blocks are the same bytes, but for the
 digits of `content-length`, so the result of parsing the first one is right for the others, and two comparisons of bytes
@@ -13,192 +8,82 @@ recognise them. Every other header block goes through the parser.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from lengthwise.connections.inflight import Hold
-from lengthwise.http.connection import Connection
-from lengthwise.http.fast_request import MAX_DIGITS, FastPath, FastRequest
+from lengthwise.errors import Unauthorized
+from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.request_reader import Head
-from lengthwise.http.states import ENDED, IDLE
-from lengthwise.protocols.endpoint import Endpoint
+from lengthwise.protocols.body import headers_of
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
 
+if TYPE_CHECKING:
+    from lengthwise.http.connection import Connection
+
+MAX_DIGITS: Final = 7  # of a content length; a request with more goes through ASGI
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]{1,%d})(?=\r\n)" % MAX_DIGITS, re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
+_PLAIN_QUERY: Final = re.compile(rb"[\w.,:=&%+/-]*")  # one that ends where the URL ends
+_NEED_ASGI: Final = (
+    b"content-encoding",
+    b"transfer-encoding",
+    b"expect",
+    b"upgrade",
+    b"origin",  # a browser's: the application adds the headers that let its page read the answer
+)
 
 
-class FastConnection(Connection):
-    """One connection, within bounds, whose ordinary requests do without ASGI.
+class FastPath:
+    """Chooses the requests that need no ASGI, of those that the endpoints answer; their bodies have `max_bytes`."""
 
-    Args:
-        fast_path: Decides which requests are ordinary.
-        options: Of `Connection`.
-    """
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        serving = endpoints[0].serving
+        self.inflight = serving.inflight
+        self.max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)
+        self._endpoints = endpoints
+        self._serving = serving
 
-    def __init__(self, *, fast_path: FastPath, **options: Any) -> None:
-        super().__init__(**options)
-        self._fast_path = fast_path
-        self._unwritten = Hold(fast_path.inflight)  # answers that the client has yet to read
-        self._ahead = Hold(fast_path.inflight)  # bodies of requests that wait for the one before them
-        self._begun: FastRequest | None = None  # by the data that are being parsed
-        self._body: list[bytes] = []  # of the fast request that is being read
-        self._known: KnownHead | None = None
-        self._answered_at = 0.0
+    def begin(self, connection: Connection, head: Head) -> FastRequest | None:
+        """Begins a request, by its head; None where it goes through ASGI."""
+        path, _, query = head.url.partition(b"?")
+        found = next(((one, match) for one in self._endpoints if (match := one.path.fullmatch(path))), None)
+        if found is None or head.method != b"POST" or head.version != "1.1" or not head.keep_alive:
+            return None
+        headers = headers_of(head.headers)
+        if not _PLAIN_QUERY.fullmatch(query) or not self._is_ordinary(headers):
+            return None
+        endpoint, match = found
+        scope: dict[str, Any] = {"query_string": query} if query else {}
+        named = {name: value.decode() for name, value in match.groupdict().items() if value is not None}
+        return FastRequest(connection, endpoint, headers, scope | {"path_params": named})
 
-    # What the transport calls.
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Releases the memory of unread answers: they are gone with the connection."""
-        super().connection_lost(exc)
-        self._unwritten.close()
-        self._ahead.close()
-
-    def data_received(self, data: bytes) -> None:
-        """Recognises the header block of the request before it, or has the data parsed and remembers the new one."""
-        between = self.state is IDLE
-        if between and self._known is not None and self._is_known(self._known, data):
-            return
-        super().data_received(data)
-        begun, self._begun = self._begun, None
-        if between and self.state is IDLE and begun is not None and begun.admitted:
-            self._known = KnownHead.of(data, begun)
-
-    def _is_known(self, known: KnownHead, data: bytes) -> bool:
-        """Whether the data are a whole request with a known header block; if so, answers it without the parser."""
-        if self.is_answering() or self.transport.is_closing():
+    def _is_ordinary(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request needs no ASGI, which refuses one without a key or memory before its body is read."""
+        length, keys = headers.get(b"content-length", b""), self._serving.keys
+        if not length.isdigit() or len(length) > MAX_DIGITS or any(name in headers for name in _NEED_ASGI):
             return False
-        body = known.body(data, self._fast_path.max_bytes)
-        if body is None:
+        try:
+            if keys is not None:
+                keys.check(headers.get(b"authorization"))
+        except Unauthorized:
             return False
-        self._kept_alive.pop(self, None)
-        if self._timer is not None:
-            self._stop_timer()
-        self.unparsed_bytes = 0
-        self.newest = self._answering = request = FastRequest(self, known.endpoint, known.headers, known.scope)
-        request.body_complete(body, known=True)
-        return True
-
-    def pause_writing(self) -> None:
-        """Counts the unread answers as memory, because the client does not read."""
-        super().pause_writing()
-        self._unwritten.holds(self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        """Releases the memory of the answers: the client has read nearly all of them."""
-        self._unwritten.close()
-        super().resume_writing()
-
-    # What the reader of requests reports.
-
-    def _begin(self, head: Head) -> None:
-        """Begins a fast request where the connection has nothing to answer and stays open, else one through ASGI.
-
-        Of the requests that arrived together only the first may be a fast one: it is answered here and now where it is
-        wrong, and hundreds of those in a row would block the event loop. Through ASGI each has its own turn.
-        """
-        free = self._begun is None and not self.is_answering()
-        if free and head.version == "1.1" and head.keep_alive:
-            request = self._fast_path.begin(self, head)
-            if request is not None:
-                self._body.clear()
-                self.newest = self._answering = self._begun = request
-                return
-        super()._begin(head)
-
-    def _body_part(self, body: bytes) -> None:
-        request = self.newest
-        if not isinstance(request, FastRequest):
-            super()._body_part(body)
-            if self._waiting:
-                self._ahead.holds(self._ahead.size + len(body))
-            return
-        request.body_part(len(body))
-        if request.response_complete:  # there was no memory for it: the rest of the body is dropped
-            self._body.clear()
-        else:
-            self._body.append(body)
-
-    def _body_complete(self) -> None:
-        request = self.newest
-        if not isinstance(request, FastRequest):
-            super()._body_complete()
-            return
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        request.body_complete(body)
-
-    # What a request calls.
-
-    def answered(self, response: bytes, *, keep_alive: bool) -> bool:
-        """Writes the whole response of a fast request; the next request may begin.
-
-        Returns:
-            Whether the transport accepted it.
-        """
-        flow = self.flow
-        if self.transport.is_closing() or (flow.read_paused and flow.lost()):
-            return False
-        self.transport.write(response)
-        if self.transport.is_closing():  # the client has gone
-            return False
-        if flow.write_paused:
-            self._unwritten.holds(self.transport.get_write_buffer_size())
-        if not keep_alive:
-            self.transport.close()
-        self.on_response_complete()
-        return True
-
-    def on_response_complete(self) -> None:
-        """The next request may begin. A keep-alive timer that is running is not set anew, which would take longer."""
-        self._answered_at = self.loop.time()
-        if self._ahead.size and len(self._waiting) <= 1:  # the last of them begins, and counts its own body
-            self._ahead.close()
-        if self._keep_alive_timer is None or self._waiting or self.state in ENDED or self.transport.is_closing():
-            super().on_response_complete()
-            return
-        self.server_state.total_requests += 1
-        self._is_kept_alive()
-        if self.flow.read_paused or self.flow.behind:
-            self.flow.resume_reading()
-
-    def keep_alive_is_over(self) -> None:
-        """Closes the connection if it had no request for long enough; else the timer was set for an earlier answer."""
-        self._keep_alive_timer = None
-        if self.newest is None or self.is_answering():
-            return  # the connection is lost, or the answer will set a timer
-        left = self._answered_at + self.keep_alive_seconds - self.loop.time()
-        if left > 0:
-            self._keep_alive_timer = self.loop.call_later(left, self.keep_alive_is_over)
-        else:
-            super().keep_alive_is_over()
+        return int(length) <= min(self.max_bytes, self.inflight.free)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownHead:
-    """A header block that was parsed.
+    """A header block that was parsed, and what is known by it of a request."""
 
-    Attributes:
-        before: Its bytes before the digits of the content length.
-        after: Its bytes after them, with the empty line.
-        endpoint: Answers the request.
-        headers: The headers, by lower-case name, without the content length.
-        scope: See `FastRequest`.
-    """
-
-    before: bytes
-    after: bytes
+    before: bytes  # the digits of the content length
+    after: bytes  # them, with the empty line
     endpoint: Endpoint
-    headers: dict[bytes, bytes]
+    headers: dict[bytes, bytes]  # without the content length
     scope: dict[str, Any]
 
     @classmethod
     def of(cls, request: bytes, begun: FastRequest) -> KnownHead | None:
-        """The header block of a request; None where the content length is not in it exactly once and plainly.
-
-        Args:
-            request: Its header block and its body, and nothing else.
-            begun: The request as it was parsed.
-        """
+        """The header block of a request, which was parsed; None if the content length is not in it once and plainly."""
         headers = begun.headers
         end = request.find(_END) + len(_END)
         lengths = list(_CONTENT_LENGTH.finditer(request, 0, end))

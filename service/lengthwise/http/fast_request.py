@@ -8,66 +8,38 @@ large or chunked body, a content encoding, HTTP/1.0, a path that is no inference
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.batching.queues import Timing
-from lengthwise.errors import Unauthorized
-from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, headers_of
+from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
 from lengthwise.protocols.call import DirectCall, InferenceCall, server_timing
-from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint, Headers, Received
+from lengthwise.protocols.endpoint import Endpoint, Headers, Received
 from lengthwise.protocols.problems import CLOSE
 
 if TYPE_CHECKING:
-    from lengthwise.http.fast_path import FastConnection
-    from lengthwise.http.request_reader import Head
+    from lengthwise.http.connection import Connection
 
-MAX_DIGITS: Final = 7
-"""Most digits of a content length; a request with more goes through ASGI."""
 STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
-_PLAIN_QUERY: Final = re.compile(rb"[\w.,:=&%+/-]*")
-"""A query that ends where the URL ends."""
-_NEED_ASGI: Final = (
-    b"content-encoding",
-    b"transfer-encoding",
-    b"expect",
-    b"upgrade",
-    b"origin",  # a browser's: the application adds the headers that let its page read the answer
-)
 
 
 class FastRequest(DirectCall):
-    """One request and its answer.
+    """One request and its answer; `scope` is what the endpoint reads of ASGI's: the query, and what the path names."""
 
-    Args:
-        connection: The connection that the request came from.
-        endpoint: Answers it.
-        headers: The headers, by lower-case name.
-        scope: What the endpoint reads of ASGI's scope: the query, and what the path names.
-
-    Attributes:
-        admitted: Whether its headers were found right.
-        endpoint: As given.
-        headers: As given.
-        scope: As given.
-        keep_alive: Whether the connection stays open after the answer.
-    """
-
-    __slots__ = ("_connection", "admitted", "endpoint", "headers", "keep_alive", "scope")
+    __slots__ = ("_connection", "_parts", "admitted", "endpoint", "headers", "keep_alive", "scope")
 
     def __init__(
-        self, connection: FastConnection, endpoint: Endpoint, headers: dict[bytes, bytes], scope: dict[str, Any]
+        self, connection: Connection, endpoint: Endpoint, headers: dict[bytes, bytes], scope: dict[str, Any]
     ) -> None:
         super().__init__(InferenceCall(endpoint, headers, connection.client))
         self._connection = connection
-        self.admitted = False
+        self._parts: list[bytes] = []  # of its body
+        self.admitted = False  # its headers were found right
         self.endpoint = endpoint
         self.headers = headers
         self.scope = scope
-        self.keep_alive = True
+        self.keep_alive = True  # the connection stays open after the answer
 
     @property
     def response_started(self) -> bool:
@@ -76,17 +48,25 @@ class FastRequest(DirectCall):
 
     # What the connection reports.
 
-    def body_part(self, size: int) -> None:
-        """A part of the body is here; the call is refused where there is no memory for it."""
+    def body_part(self, body: bytes) -> None:
+        """A part of the body is here; where there is no memory for it, the call is refused, and the rest is dropped."""
         if self.response_complete:
             return
         try:
-            self.call.hold.grow(size)
+            self.call.hold.grow(len(body))
         except Exception as error:
+            self._parts.clear()
             self.set_exception(error)
+        else:
+            self._parts.append(body)
 
-    def body_complete(self, body: bytes, *, known: bool = False) -> None:
-        """Decodes the complete body and submits its sequences; of a known header block only the key is checked."""
+    def body_complete(self) -> None:
+        """The body is complete."""
+        parts, self._parts = self._parts, []
+        self.answer(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def answer(self, body: bytes, *, known: bool = False) -> None:
+        """Decodes the body and submits its sequences; of a known header block only the key is checked."""
         if self.response_complete:
             return
         try:
@@ -129,15 +109,12 @@ class FastRequest(DirectCall):
         elif not self.keep_alive:
             headers.append(CLOSE)
         headers.append((b"x-request-id", self.call.request_id))
-        default_lines = DEFAULT_LINES.of(self._connection.server_state.default_headers)
-        return response(status, default_lines, headers, body)
+        return response(status, common_lines(self._connection.server_state.default_headers), headers, body)
 
     def _end(self, status: int, written: bytes | None) -> None:
         """Writes the response, closes the call, and lets the connection go on; does nothing the second time.
 
-        Args:
-            status: The status that the client gets.
-            written: The response; None where the connection wrote one, or the client has left.
+        Nothing is written where the connection wrote a refusal, or the client has left.
         """
         if self.response_complete:
             return
@@ -146,7 +123,7 @@ class FastRequest(DirectCall):
         call.hold.close()
         if written is not None and self.keep_alive and self.endpoint.serving.batcher.draining:
             self.keep_alive = False  # only now: it may have been written before the drain began
-            written = ending(written)
+            written = written.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
         ended, left = time.monotonic(), False
         try:
             left = written is not None and self._connection.answered(written, keep_alive=self.keep_alive)
@@ -154,109 +131,25 @@ class FastRequest(DirectCall):
             call.close(status if left or written is None else CLIENT_LEFT, delivered=left, ended=ended)
 
 
-class FastPath:
-    """Chooses the requests that need no ASGI.
-
-    Args:
-        endpoints: Answer requests for their paths; at least one.
-
-    Attributes:
-        inflight: Counts the bytes of bodies and answers.
-        max_bytes: The largest body of a fast request.
-    """
-
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
-        serving = endpoints[0].serving
-        self.inflight = serving.inflight
-        self.max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)
-        self._endpoints = endpoints
-        self._serving = serving
-
-    def begin(self, connection: FastConnection, head: Head) -> FastRequest | None:
-        """Begins a request, by its head; None where it goes through ASGI."""
-        path, _, query = head.url.partition(b"?")
-        if head.method != b"POST" or not _PLAIN_QUERY.fullmatch(query):
-            return None
-        found = next(((one, match) for one in self._endpoints if (match := one.path.fullmatch(path))), None)
-        if found is None:
-            return None
-        headers = headers_of(head.headers)
-        # One without a key, or without memory for its body, is refused before its body is read, which ASGI does.
-        if not ordinary(headers, min(self.max_bytes, self.inflight.free)) or not self._has_key(headers):
-            return None
-        endpoint, match = found
-        scope: dict[str, Any] = {"query_string": query} if query else {}
-        named = {name: value.decode() for name, value in match.groupdict().items() if value is not None}
-        return FastRequest(connection, endpoint, headers, scope | {"path_params": named})
-
-    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether the headers have a key, where keys are set."""
-        keys = self._serving.keys
-        if keys is not None:
-            try:
-                keys.check(headers.get(b"authorization"))
-            except Unauthorized:
-                return False
-        return True
-
-
-def ordinary(headers: dict[bytes, bytes], max_bytes: int = LARGE_BODY_BYTES) -> bool:
-    """Whether a request needs no ASGI, by its headers.
-
-    Args:
-        headers: The headers, by lower-case name.
-        max_bytes: The largest body that there is memory for.
-    """
-    length = headers.get(b"content-length", b"")
-    return (
-        length.isdigit()
-        and len(length) <= MAX_DIGITS
-        and int(length) <= max_bytes
-        and not any(name in headers for name in _NEED_ASGI)
-    )
-
-
 def header_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
     """Headers as they are written, each on a line."""
     return b"".join([b"%s: %s\r\n" % header for header in headers])
 
 
-def response(status: int, default_lines: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
-    """A whole response.
-
-    Args:
-        status: Its status.
-        default_lines: The header lines that every response has, such as the date.
-        headers: Its other headers, but for `content-length`.
-        body: Its body.
-    """
-    return b"%s%s%scontent-length: %d\r\n\r\n%s" % (
-        STATUS_LINES[status],
-        default_lines,
-        header_lines(headers),
-        len(body),
-        body,
-    )
+def response(status: int, common: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """A whole response; `common` are the header lines that every one has, such as the date."""
+    head = STATUS_LINES[status], common, header_lines(headers), len(body)
+    return b"%s%s%scontent-length: %d\r\n\r\n%s" % (*head, body)
 
 
-def ending(written: bytes) -> bytes:
-    """A whole response without `connection`, as one that ends its connection."""
-    return written.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
+_last: tuple[object, bytes] = (None, b"")
 
 
-class DefaultHeaderLines:
-    """The headers of every response as they are written. uvicorn makes a new list of them every second."""
-
-    def __init__(self) -> None:
-        self._last: tuple[object, bytes] = (None, b"")
-
-    def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """The lines of a list, which is not changed afterwards; those of the last list are kept."""
-        last, lines = self._last
-        if last is not headers:
-            lines = header_lines(headers)
-            self._last = headers, lines  # one assignment, because runner threads read it too
-        return lines
-
-
-DEFAULT_LINES: Final = DefaultHeaderLines()
+def common_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The headers of every response as they are written; uvicorn makes a new list of them every second."""
+    global _last
+    last, lines = _last
+    if last is not headers:
+        lines = header_lines(headers)
+        _last = headers, lines  # one assignment, because runner threads read it too
+    return lines

@@ -1,4 +1,4 @@
-"""Finds ambiguous requests, which are refused before their body is read, and logs them.
+"""What of a request is read next, and which ambiguous requests are refused before their body is read, and logged.
 
 Request smuggling needs two programs that read a request differently, such as a proxy and this server. So a request that
 the parser accepts, but that another program might read differently, is refused as soon as its header block is complete
@@ -7,6 +7,7 @@ the parser accepts, but that another program might read differently, is refused 
 
 from __future__ import annotations
 
+import enum
 import logging
 import re
 import time
@@ -15,6 +16,25 @@ from typing import Final
 
 log = logging.getLogger("lengthwise.framing")
 
+
+class State(enum.Enum):
+    """What of a request is read next."""
+
+    IDLE = "its first byte"
+    HEAD = "the rest of its header block"
+    UPGRADE = "the same header block again, without the header that asks for another protocol"
+    BODY = "the rest of its body, and trailers"
+    ENDING = "nothing: the connection ends behind the answers to earlier requests"
+    BROKEN = "nothing: the same, and the refusal answers the last request, whose body was being read"
+    CLOSED = "nothing: the connection has ended"
+
+
+# Names of this module: the member of an enum takes longer to look up than to compare.
+IDLE, HEAD, UPGRADE, BODY = State.IDLE, State.HEAD, State.UPGRADE, State.BODY
+ENDING, BROKEN, CLOSED = State.ENDING, State.BROKEN, State.CLOSED
+ENDED: Final = (ENDING, BROKEN, CLOSED)
+
+# Headers that say who calls, or how the body is read: a second one with the same name is refused.
 GIVEN_ONCE: Final = frozenset(
     {
         b"authorization",
@@ -28,40 +48,28 @@ GIVEN_ONCE: Final = frozenset(
         b"x-lengthwise-timeout-ms",
     }
 )
-"""Headers that say who calls, or how the body is read: a second one with the same name is refused."""
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _BLANKS: Final = b" \t"
 _PERIOD_SECONDS: Final = 1.0
 
 
 def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
-    """Why a header block is refused with 400; None where it is not.
-
-    Args:
-        version: HTTP's, such as `1.1`.
-        headers: The headers, by lower-case name, in the order in which they came.
-    """
+    """Why a header block is refused with 400; None where it is not. The names of headers are in lower case."""
     values = dict(headers)
-    if len(values) < len(headers) and (twice := _given_twice(headers)) is not None:
-        return twice
+    if len(values) < len(headers):
+        seen: set[bytes] = set()
+        for name, _ in headers:
+            if name in seen and name in GIVEN_ONCE:
+                return f"{name.decode()} was given twice"
+            seen.add(name)
     if version not in ("1.0", "1.1"):
         return "this is not HTTP/1.0 or HTTP/1.1"
-    return _host_fault(version, values.get(b"host")) or _coding_fault(version, values)
-
-
-def _given_twice(headers: list[tuple[bytes, bytes]]) -> str | None:
-    seen: set[bytes] = set()
-    for name, _ in headers:
-        if name in seen and name in GIVEN_ONCE:
-            return f"{name.decode()} was given twice"
-        seen.add(name)
-    return None
-
-
-def _host_fault(version: str, host: bytes | None) -> str | None:
-    if host is None:
-        return None if version == "1.0" else "host is missing"
-    return None if _HOST.fullmatch(host.strip(_BLANKS)) else "host is not the name of a host"
+    host = values.get(b"host")
+    if host is None and version == "1.1":
+        return "host is missing"
+    if host is not None and not _HOST.fullmatch(host.strip(_BLANKS)):
+        return "host is not the name of a host"
+    return _coding_fault(version, values)
 
 
 def _coding_fault(version: str, values: Mapping[bytes, bytes]) -> str | None:
@@ -85,12 +93,7 @@ class MalformedLog:
         self._unlogged = 0
 
     def note(self, detail: str, client: str) -> None:
-        """Logs that a request was refused.
-
-        Args:
-            detail: The reason; it must not contain anything that the client sent.
-            client: The address of the client.
-        """
+        """Logs that a client's request was refused; the detail has nothing that the client sent."""
         now = time.monotonic()
         if now < self._next:
             self._unlogged += 1

@@ -29,11 +29,7 @@ _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 class Gate:
     """Plain ASGI middleware that refuses requests, and ends connections while the service drains.
 
-    Args:
-        app: The application.
-        serving: The service now: it has the keys, and the rules for web pages.
-        routes: The application's; those of inference calls check keys and pages themselves.
-        console: Whether the application serves the console.
+    Of the `routes`, those of inference calls check keys and pages themselves.
     """
 
     def __init__(
@@ -53,7 +49,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         answer, serving = self.app, self._serving()
-        if not self._is_inference(scope):
+        if scope["method"] != "POST" or not any(path.match(path_of(scope)) for path in self._inference):
             try:
                 self._check(scope, serving)
             except RequestError as error:
@@ -70,18 +66,14 @@ class Gate:
             serving.web_pages.check_host(headers)
         else:
             serving.web_pages.check(headers)
-        if serving.keys is not None and not self._is_open(scope, path):
-            serving.keys.check(headers.get(b"authorization"))
+        if serving.keys is None or path in OPEN:
+            return
+        if self._console:
+            from lengthwise.console import page
 
-    def _is_open(self, scope: Scope, path: str) -> bool:
-        if path in OPEN or not self._console:
-            return path in OPEN
-        from lengthwise.console import page
-
-        return page.is_open(path) or (path == "/" and pages.wanted(scope))
-
-    def _is_inference(self, scope: Scope) -> bool:
-        return scope["method"] == "POST" and any(path.match(path_of(scope)) for path in self._inference)
+            if page.is_open(path) or (path == "/" and pages.wanted(scope)):
+                return
+        serving.keys.check(headers.get(b"authorization"))
 
 
 def _closing(send: Send, serving: Serving) -> Send:

@@ -7,28 +7,27 @@ has run the dependencies of its route.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Scope, Send
 
 from lengthwise.connections.inflight import Hold
-from lengthwise.decoding import arrow_stream, json_text
+from lengthwise.decoding import json_text
 from lengthwise.decoding.calls import Problems, unknown_fields
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.http import bodies, document, schemas
-from lengthwise.http.document import JSON, errors
-from lengthwise.protocols import binary_bodies, inventory, kserve
-from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body
+from lengthwise.http.document import Responses, errors, operation
+from lengthwise.protocols import inventory, kserve, predict
+from lengthwise.protocols.body import Inflating, headers_of, is_packed, read_body
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Endpoint
 from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.predict import Predict
 from lengthwise.protocols.v1 import PredictV1
 from lengthwise.protocols.v2 import Infer
-from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
 _PREDICT: Final = (
@@ -38,16 +37,10 @@ _PREDICT: Final = (
     "`accept` is `application/octet-stream`, it is the probabilities as float32."
 )
 _OF_CALLS: Final = (400, *(status for status in document.OF_CALLS if status != 422))
-_OF_CHANGES: Final = (400, 403, 404, 413, 415, 503)
 
 
 class _Answering(Response):
-    """The answer that an endpoint writes itself, from the request's messages.
-
-    Args:
-        answer: The endpoint.
-        receive: Gives the body.
-    """
+    """The answer that an endpoint writes itself, from the request's messages."""
 
     def __init__(self, answer: OverAsgi, receive: Receive) -> None:
         super().__init__()
@@ -75,11 +68,7 @@ def _receiving(request: Request) -> Receive:
 
 
 class Inference:
-    """The route of an inference call.
-
-    Args:
-        endpoint: Answers it.
-    """
+    """The route of an inference call, which an endpoint answers."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._answer = OverAsgi(endpoint)
@@ -89,98 +78,70 @@ class Inference:
         return _Answering(self._answer, _receiving(request))
 
 
-def add_predict(router: APIRouter, predict: Predict) -> None:
+def add_predict(router: APIRouter, endpoint: Predict) -> None:
     """Adds `POST /predict`."""
-    arrow = (arrow_stream.MEDIA_TYPE.decode(),) if arrow_stream.installed() else ()
-    binary = (binary_bodies.OCTETS.decode(), *arrow)
-    router.add_api_route(
-        "/predict",
-        Inference(predict),
-        methods=["POST"],
-        operation_id="predict",
-        tags=["predict"],
-        summary="Classifies sequences of different lengths",
-        description=_PREDICT,
-        response_model=schemas.Answer,
-        response_description="One prediction for each sequence",
-        responses={200: {"content": dict.fromkeys(binary, document.BYTES)}, **document.refusals(*document.OF_CALLS)},
-        openapi_extra=document.body("PredictRequest", *binary)
-        | document.parameters(header=bodies.RawShape, query=bodies.RawOptions),
+    shape = "Required with raw steps: `STEPS,FEATURES`, or of a token model `STEPS`."
+    told = operation(
+        "predict",
+        "Classifies sequences of different lengths",
+        schemas.Answer,
+        document.refusals(*document.OF_CALLS),
+        body=bodies.PredictRequest,
+        binary=predict.media_types()[1:],
+        parameters=(
+            document.header("x-lengthwise-shape", "^[0-9]+(,[0-9]+)?$", shape),
+            *document.query(bodies.RawOptions),
+        ),
     )
+    router.post("/predict", description=_PREDICT, **told)(Inference(endpoint))
 
 
-def add_v1(router: APIRouter, predict: PredictV1) -> None:
+def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
     """Adds KServe's protocol v1."""
-    serving = predict.serving
-    of_model = document.parameters(path=bodies.OfModel)
-    _add_get(
-        router,
-        "/v1/models",
-        ("v1_models", "The models that are served", schemas.ModelNames),
-        lambda _: {"models": sorted({served.manifest.name for served in serving.served})},
-    )
-    router.add_api_route(
-        "/v1/models/{model}:predict",
-        Inference(predict),
-        methods=["POST"],
-        operation_id="v1_predict",
-        tags=["v1"],
-        summary="Classifies sequences of different lengths (KServe v1)",
-        response_model=schemas.V1Answer,
-        responses=errors(*_OF_CALLS),
-        openapi_extra=document.body("V1Request") | of_model,
-    )
-    _add_get(
-        router,
-        "/v1/models/{model}",
-        ("v1_model", "Whether a model is ready", schemas.ModelState),
-        lambda request: _state(serving, request),
-        errors(404, answer=schemas.ModelState),
-        of_model,
-    )
+    serving = endpoint.serving
+
+    def models(_: Request) -> Any:
+        return {"models": sorted({served.manifest.name for served in serving.served})}
+
+    _add_get(router, "/v1/models", models, "v1_models", "The models that are served", schemas.ModelNames)
+    what, refused = "Classifies sequences of different lengths (KServe v1)", errors(*_OF_CALLS)
+    told = operation("v1_predict", what, schemas.V1Answer, refused, body=bodies.V1Request)
+    router.post("/v1/models/{model}:predict", **told)(Inference(endpoint))
+    _add_state(router, serving, "/v1/models/{model}", "v1_model", 404)
 
 
 def add_v2(router: APIRouter, infer: Infer) -> None:
     """Adds the Open Inference Protocol (KServe's v2), with the index of its repository extension."""
-    serving = infer.serving
-    hangs: dict[int | str, Any] = {503: {"model": schemas.Live, "description": "A run hangs: only a new process helps"}}
-    server = ("v2_server", "The server's metadata", schemas.ServerMetadata)
-    _add_get(router, "/v2", server, lambda _: inventory.server())
-    live = ("v2_live", "Whether the process lives", schemas.Live)
-    _add_get(router, "/v2/health/live", live, lambda _: {"live": serving.alive}, hangs)
-    ready = ("v2_ready", "Whether a request would be answered", schemas.Ready)
-    _add_get(router, "/v2/health/ready", ready, lambda _: {"ready": serving.ready}, errors(answer=schemas.Ready))
+    serving, add = infer.serving, partial(_add_get, router)
+    hangs: Responses = {503: {"model": schemas.Live, "description": "A run hangs: only a new process helps"}}
+    add("/v2", lambda _: inventory.server(), "v2_server", "The server's metadata", schemas.ServerMetadata)
+    live = "Whether the process lives"
+    add("/v2/health/live", lambda _: {"live": serving.alive}, "v2_live", live, schemas.Live, hangs)
+    ready, refused = "Whether a request would be answered", errors(answer=schemas.Ready)
+    add("/v2/health/ready", lambda _: {"ready": serving.ready}, "v2_ready", ready, schemas.Ready, refused)
     # Before those of models: the statistics of a model with the name `stats` are under its version.
-    every = ("v2_statistics", "The statistics of all models that are served", schemas.Statistics)
-    _add_get(router, "/v2/models/stats", every, lambda _: inventory.statistics(serving, None, None))
-    of_version = document.parameters(path=bodies.OfVersion)
-    _add_models(router, infer, "/v2/models/{model}", "v2_model", document.parameters(path=bodies.OfModel), 404)
-    _add_models(router, infer, "/v2/models/{model}/versions/{version}", "v2_version", of_version, 400, 404)
+    every, form = "The statistics of all models that are served", schemas.Statistics
+    add("/v2/models/stats", lambda _: inventory.statistics(serving, None, None), "v2_statistics", every, form)
+    _add_models(router, infer, "/v2/models/{model}", "v2_model", 404)
+    _add_models(router, infer, "/v2/models/{model}/versions/{version}", "v2_version", 400, 404)
 
-    @router.post(
-        "/v2/repository/index",
-        operation_id="v2_index",
-        tags=["repository"],
-        summary="Every version that is served or refused, with the reason",
-        response_model=list[schemas.IndexEntry],
-        responses=errors(400, 413, 415),
-        openapi_extra=document.body("IndexRequest", required=False),
+    what, answer = "Every version that is served or refused, with the reason", list[schemas.IndexEntry]
+    told = operation(
+        "v2_index", what, answer, errors(400, 413, 415), tag="repository", body=bodies.IndexRequest, required=False
     )
+
+    @router.post("/v2/repository/index", **told)
     async def index(request: Request) -> Response:
-        sent = await _document(serving, request, {"ready": bool}, 'the body must be empty, or {"ready": true or false}')
-        return _left() if sent is None else _json(inventory.index(serving, ready=sent.get("ready", False)))
+        sent = await _document(serving, request, "ready", bool, 'the body must be empty, or {"ready": true or false}')
+        return document.answer(inventory.index(serving, ready=sent.get("ready", False)))
 
 
-def _add_models(
-    router: APIRouter, infer: Infer, path: str, name: str, parameters: dict[str, Any], *refused: int
-) -> None:
+def _add_models(router: APIRouter, infer: Infer, path: str, name: str, *refused: int) -> None:
     """Adds the operations of a model, or of one of its versions."""
-    serving = infer.serving
+    serving, told = infer.serving, errors(*refused, 503)
 
-    def add(end: str, called: str, summary: str, answer: type[BaseModel], make: Callable[[Request], Any]) -> None:
-        state = answer if answer is schemas.ModelState else None
-        told = (f"{name}_{called}", summary, answer)
-        _add_get(router, path + end, told, make, errors(*refused, 503, answer=state), parameters)
+    def add(end: str, make: Callable[[Request], Any], summary: str, answer: type[BaseModel]) -> None:
+        _add_get(router, path + end, make, f"{name}_{end[1:] or 'metadata'}", summary, answer, told)
 
     def metadata(request: Request) -> Any:
         return inventory.model(serving, _model_of(serving, request))
@@ -191,102 +152,74 @@ def _add_models(
     def stats(request: Request) -> Any:
         return inventory.statistics(serving, request.path_params["model"], request.path_params.get("version"))
 
-    add("", "metadata", "A model's metadata, with -1 for a free axis", schemas.ModelMetadata, metadata)
-    add("/config", "config", "A model's configuration, in Triton's format", schemas.ModelConfig, config)
-    add("/stats", "stats", "A model's statistics, in Triton's format", schemas.Statistics, stats)
-    add("/ready", "ready", "Whether a model is ready", schemas.ModelState, lambda request: _state(serving, request))
-    length = document.parameters(header=bodies.HeaderLength)["parameters"]
-    octets = "application/octet-stream"
-    router.add_api_route(
-        f"{path}/infer",
-        Inference(infer),
-        methods=["POST"],
-        operation_id=f"{name}_infer",
-        tags=["v2"],
-        summary="Classifies padded sequences (Open Inference Protocol v2)",
-        response_model=schemas.InferAnswer,
-        responses={200: {"content": {octets: document.BYTES}}, **errors(*_OF_CALLS)},
-        openapi_extra=document.body("InferRequest", octets) | {"parameters": [*parameters["parameters"], *length]},
+    add("", metadata, "A model's metadata, with -1 for a free axis", schemas.ModelMetadata)
+    add("/config", config, "A model's configuration, in Triton's format", schemas.ModelConfig)
+    add("/stats", stats, "A model's statistics, in Triton's format", schemas.Statistics)
+    _add_state(router, serving, f"{path}/ready", f"{name}_ready", *refused)
+    length = "Bytes of the JSON, if raw tensors follow it; required with application/octet-stream."
+    call = operation(
+        f"{name}_infer",
+        "Classifies padded sequences (Open Inference Protocol v2)",
+        schemas.InferAnswer,
+        errors(*_OF_CALLS),
+        body=bodies.InferRequest,
+        binary=("application/octet-stream",),
+        parameters=(document.header("Inference-Header-Content-Length", "^[0-9]{1,19}$", length),),
     )
+    router.post(f"{path}/infer", **call | {"tags": ["v2"]})(Inference(infer))
 
 
 def add_changes(router: APIRouter, serving: Serving) -> None:
     """Adds the operations that change what is served."""
+    Apply = Callable[[Serving, str, dict[str, Any]], Awaitable[None]]
 
-    def add(name: str, summary: str, apply: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> None:
-        @router.post(
-            f"/v2/repository/models/{{model}}/{name}",
-            operation_id=f"v2_{name}",
-            tags=["repository"],
-            summary=f"{summary}; refused without --admin-calls",
-            response_model=schemas.Nothing,
-            responses=errors(*_OF_CHANGES),
-            openapi_extra=document.body(f"{name.title()}Request", required=False)
-            | document.parameters(path=bodies.OfModel),
-        )
+    def add(name: str, summary: str, body: type[BaseModel], apply: Apply) -> None:
+        summary, refused = f"{summary}; refused without --admin-calls", errors(400, 403, 404, 413, 415, 503)
+        told = operation(f"v2_{name}", summary, schemas.Nothing, refused, tag="repository", body=body, required=False)
+
+        @router.post(f"/v2/repository/models/{{model}}/{name}", **told)
         async def change(request: Request) -> Response:
             expected = 'the body must be empty, or {"parameters": {...}}'
-            sent = await _document(serving, request, {"parameters": dict}, expected)
-            if sent is None:
-                return _left()
+            sent = await _document(serving, request, "parameters", dict, expected)
             await apply(serving, request.path_params["model"], sent.get("parameters", {}))
-            return _json({})
+            return document.answer({})
 
-    add("load", "Loads a model, or its new versions", inventory.load)
-    add("unload", "Stops serving a model", inventory.unload)
+    add("load", "Loads a model, or its new versions", bodies.LoadRequest, inventory.load)
+    add("unload", "Stops serving a model", bodies.UnloadRequest, inventory.unload)
 
 
 def _add_get(
     router: APIRouter,
     path: str,
-    told: tuple[str, str, type[BaseModel]],
     make: Callable[[Request], Any],
-    refusals: dict[int | str, dict[str, Any]] | None = None,
-    extra: dict[str, Any] | None = None,
+    name: str,
+    summary: str,
+    answer: type[BaseModel],
+    refused: Responses | None = None,
 ) -> None:
-    """Adds a GET of KServe's protocols; what it answers has the status 503 if it says that something is not ready.
+    """Adds a GET of KServe's protocols; what it answers has the status 503 if it says that something is not ready."""
 
-    Args:
-        router: The application's.
-        path: The path.
-        told: The id of the operation, which begins with its tag, its summary, and the form of its answer.
-        make: Makes the answer.
-        refusals: The other statuses.
-        extra: Its parameters.
-    """
-    name, summary, answer = told
-
+    @router.get(path, **operation(name, summary, answer, refused))
     async def answered(request: Request) -> Response:
         found = make(request)
-        return _json(found, 503 if False in (found.get("ready"), found.get("live")) else 200)
-
-    router.add_api_route(
-        path,
-        answered,
-        operation_id=name,
-        tags=[name.partition("_")[0]],
-        summary=summary,
-        response_model=answer,
-        responses=refusals,
-        openapi_extra=extra,
-    )
+        return document.answer(found, 503 if False in (found.get("ready"), found.get("live")) else 200)
 
 
-def _state(serving: Serving, request: Request) -> dict[str, Any]:
-    served = _model_of(serving, request)
-    return {"name": served.manifest.name, "ready": serving.answers(served)}
+def _add_state(router: APIRouter, serving: Serving, path: str, name: str, *refused: int) -> None:
+    def state(request: Request) -> Any:
+        served = _model_of(serving, request)
+        return {"name": served.manifest.name, "ready": serving.answers(served)}
+
+    answer = schemas.ModelState
+    _add_get(router, path, state, name, "Whether a model is ready", answer, errors(*refused, answer=answer))
 
 
-def _model_of(serving: Serving, request: Request) -> ServedModel:
+def _model_of(serving: Serving, request: Request) -> Any:
     return kserve.find(serving, request.path_params["model"], request.path_params.get("version"))
 
 
-async def _document(serving: Serving, request: Request, fields: dict[str, type], expected: str) -> Any:
-    """A body as JSON, with these fields at most; an empty one as an empty object; None if the client left.
-
-    Raises:
-        RequestError: The body is too large, or not JSON, or not what is expected.
-    """
+async def _document(serving: Serving, request: Request, field: str, kind: type, expected: str) -> Any:
+    """A body as JSON, with this field at most; an empty one as an empty object."""
     max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
     headers = headers_of(request.scope["headers"])
     hold = Hold(serving.inflight)
@@ -296,24 +229,12 @@ async def _document(serving: Serving, request: Request, fields: dict[str, type],
             inflating = Inflating(body, max_bytes, hold)
             body = inflating.at_once() or await inflating.inflated()
         sent = json_text.parse(body) if body.strip() else {}
-    except ClientLeft:
-        return None
     finally:
         hold.close()
-    if not isinstance(sent, dict) or not all(
-        isinstance(sent[name], kind) for name, kind in fields.items() if name in sent
-    ):
+    if not isinstance(sent, dict) or not isinstance(sent.get(field, kind()), kind):
         raise InvalidRequest([Problem("", expected)])
     problems = Problems()
-    unknown_fields(sent, frozenset(fields), "", problems)
+    unknown_fields(sent, frozenset({field}), "", problems)
     if problems.total:
-        raise InvalidRequest(problems.first, total=problems.total)
+        raise problems.error()
     return sent
-
-
-def _left() -> Response:
-    return Response(status_code=CLIENT_LEFT)
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type=JSON)

@@ -23,13 +23,12 @@ from starlette.types import Scope
 from lengthwise.errors import how_to_install
 from lengthwise.protocols.body import headers_of
 from lengthwise.reports import look
+from lengthwise.reports.page import table
 
+# Where the files of Swagger UI are served, and their names in the package `fastapi_offline`.
 FILES: Final = {"/docs/swagger-ui.js": "swagger-ui-bundle.js", "/docs/swagger-ui.css": "swagger-ui.css"}
-"""Where they are served, and their names in the package `fastapi_offline`."""
-START: Final = "/docs/start.js"
-"""The script that starts Swagger UI; a file of its own, so that no page needs a script within it."""
-PAGES: Final = frozenset({"/", "/docs"})
-"""The paths with a page for browsers."""
+START: Final = "/docs/start.js"  # starts Swagger UI; a file of its own, so that no page needs a script within it
+PAGES: Final = frozenset({"/", "/docs"})  # the paths with a page for browsers
 
 _TITLE: Final = "Lengthwise"
 _MEANINGS: Final = {
@@ -47,6 +46,7 @@ _SWAGGER_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     f"connect-src 'self'; {_NO_OTHERS}"
 )
+# Swagger UI's style sheet knows no dark colours: all are turned over, but for code, which it shows on black.
 _DARK: Final = """
 @media (prefers-color-scheme: dark) {
   html { background: #12161c; }
@@ -54,7 +54,6 @@ _DARK: Final = """
   #swagger-ui .highlight-code, #swagger-ui .microlight { filter: invert(1) hue-rotate(180deg); }
 }
 """
-"""Swagger UI's style sheet knows no dark colours: all are turned over, but for code, which it shows on black."""
 _START: Final = """\
 const place = document.getElementById("swagger-ui");
 if (window.SwaggerUIBundle) {
@@ -77,12 +76,7 @@ def folder() -> Path | None:
 
 
 def routes(openapi: str, files: Path | None) -> list[Route]:
-    """The page of calls, and what it loads.
-
-    Args:
-        openapi: Path of the document that it shows.
-        files: See `folder`.
-    """
+    """The page of calls, which shows the document at `openapi`, and what it loads of the `folder`."""
 
     async def page(request: Request) -> Response:
         root = request.scope.get("root_path", "")
@@ -91,11 +85,16 @@ def routes(openapi: str, files: Path | None) -> list[Route]:
     async def start(_: Request) -> Response:
         return Response(_START, media_type="text/javascript")
 
-    pages = [Route("/docs", page, include_in_schema=False)]
+    def file(path: Path) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(_: Request) -> Response:
+            return FileResponse(path, headers={"cache-control": "max-age=86400"})
+
+        return answer
+
+    served: dict[str, Callable[[Request], Awaitable[Response]]] = {"/docs": page}
     if files is not None:
-        pages.append(Route(START, start, include_in_schema=False))
-        pages += [Route(path, _file(files / name), include_in_schema=False) for path, name in FILES.items()]
-    return pages
+        served |= {START: start, **{path: file(files / name) for path, name in FILES.items()}}
+    return [Route(path, answer, include_in_schema=False) for path, answer in served.items()]
 
 
 def path_of(scope: Scope) -> str:
@@ -111,12 +110,7 @@ def wanted(scope: Scope) -> bool:
 
 
 def front(root: str, places: Mapping[str, str]) -> Response:
-    """The page of `/`.
-
-    Args:
-        root: What a proxy puts before every path.
-        places: Paths by the names that `GET /` gives them.
-    """
+    """The page of `/`: paths by the names that `GET /` gives them; `root` is what a proxy puts before every path."""
     links = "".join(
         f'<li><a href="{escape(root + path)}">{escape(path)}</a>: {_MEANINGS[name]}</li>'
         for name, path in places.items()
@@ -129,11 +123,7 @@ def front(root: str, places: Mapping[str, str]) -> Response:
 
 
 def comparison(document: Mapping[str, Any]) -> Response:
-    """The page of `/shadow`: for each version, how the candidate's answers compare with its own.
-
-    Args:
-        document: As `/shadow` gives it to programs.
-    """
+    """The page of `/shadow`: for each version, how the candidate's answers compare with its own."""
     if document["candidate"] is None:
         return _plain(
             "<p>No shadow is set: <code>lengthwise serve --shadow NAME/VERSION</code> compares a version.</p>" + _BACK
@@ -144,17 +134,14 @@ def comparison(document: Mapping[str, Any]) -> Response:
     for version, found in document["versions"].items():
         count = max(1, found["sequences"])
         ratio = "unknown" if found["cost_ratio"] is None else f"{found['cost_ratio']:.2f}"
-        rows = "".join(
-            f"<tr><td>{escape(entry['primary'])}<td>{escape(entry['candidate'])}<td>{entry['sequences']}</tr>"
-            for entry in found["answers"]
-            if entry["primary"] != entry["candidate"]
-        )
-        table = f"<table><tr><th>sent<th>shadow<th>sequences</tr>{rows}</table>" if rows else ""
+        rows = [(entry["primary"], entry["candidate"], entry["sequences"]) for entry in found["answers"]]
+        rows = [row for row in rows if row[0] != row[1]]
         parts.append(
             f"<h3>beside version {escape(version)}</h3><p>{found['sequences']} sequences, "
             f"{found['disagreements']} other answers ({found['disagreements'] / count:.2%}), "
             f"{found['refused']} refused; largest difference of a probability {found['largest_difference']:.3g}; "
-            f"time of a sequence alone, over that of the version that answered: {ratio}.</p>{table}"
+            f"time of a sequence alone, over that of the version that answered: {ratio}.</p>"
+            + (table(rows, ("sent", "shadow", "sequences")) if rows else "")
         )
     return _plain("".join([*parts, _BACK]))
 
@@ -212,10 +199,3 @@ def _page(
         "x-content-type-options": "nosniff",
     }
     return HTMLResponse(text, status, headers={**fixed, **(headers or {})})
-
-
-def _file(path: Path) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(_: Request) -> Response:
-        return FileResponse(path, headers={"cache-control": "max-age=86400"})
-
-    return answer

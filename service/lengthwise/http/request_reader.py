@@ -12,47 +12,32 @@ from typing import TYPE_CHECKING, Final
 
 import httptools
 
-from lengthwise.http.framing import fault
-from lengthwise.http.states import BODY, ENDED, HEAD, IDLE, UPGRADE
+from lengthwise.http.framing import BODY, ENDED, HEAD, IDLE, UPGRADE, fault
 
 if TYPE_CHECKING:
     from lengthwise.http.connection import Connection
 
-PIECE_BYTES: Final = 2048
-"""Most bytes that are parsed at once where a body may come in chunks."""
+PIECE_BYTES: Final = 2048  # that are parsed at once where a body may come in chunks
+# Of a body in chunks so many parts, and those of one more piece, are parsed in one turn of the event loop: each is a
+# call of Python, and a read of 256 KiB may have 43,000 of them.
 MOST_PARTS: Final = 256
-"""Most parts of a body in chunks that are parsed in one turn of the event loop, and those of one more piece: each is a
-call of Python, and a read of 256 KiB may have 43,000 of them."""
 MAX_HEADER_BYTES: Final = 32_768
 
 
 @dataclass(slots=True)
 class Head:
-    """The request line and the headers of a request.
-
-    Attributes:
-        url: Its target.
-        headers: The headers, by lower-case name.
-        wants_continue: Whether the client waits for leave to send the body.
-        method: Its method.
-        version: HTTP's, such as `1.1`.
-        keep_alive: Whether the connection stays open after the answer.
-    """
+    """The request line and the headers of a request."""
 
     url: bytes = b""
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    wants_continue: bool = False
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # by lower-case name
+    wants_continue: bool = False  # the client waits for leave to send the body
     method: bytes = b""
-    version: str = ""
-    keep_alive: bool = False
+    version: str = ""  # HTTP's, such as `1.1`
+    keep_alive: bool = False  # the connection stays open after the answer
 
 
 class RequestReader:
-    """What the parser calls.
-
-    Args:
-        connection: Gets the requests, the parts of their bodies, and the refusals.
-    """
+    """What the parser calls; the connection gets the requests, the parts of their bodies, and the refusals."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

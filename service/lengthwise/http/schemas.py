@@ -261,7 +261,7 @@ class ModelStatistics(Schema):
     inference_count: Count = Field(description="Sequences.")
     execution_count: Count = Field(description="Batches.")
     inference_stats: dict[str, Duration]
-    batch_stats: list[dict[str, Duration]]
+    batch_stats: list[dict[str, Duration | Count]] = Field(description="By `batch_size`.")
 
 
 class Statistics(Schema):

@@ -26,47 +26,35 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
-from lengthwise.connections.kept_alive import KeptAlive
-from lengthwise.connections.listener import Listener, listening
-from lengthwise.connections.places import ADMIN_CONNECTIONS, divided
-from lengthwise.connections.tls import context
-from lengthwise.http.addresses import announce, to_try
+from lengthwise.connections.listener import KeptAlive, Listener, context, listening
+from lengthwise.connections.places import ADMIN_CONNECTIONS, announce, divided, to_try
 from lengthwise.http.app import Application, make_admin_app
 from lengthwise.http.connection import Connection
 from lengthwise.http.ending import LastResort, leave_behind
-from lengthwise.http.fast_path import FastConnection
-from lengthwise.http.fast_request import FastPath
+from lengthwise.http.fast_path import FastPath
 from lengthwise.http.supervisor import supervise
-from lengthwise.http.traces import configured_tracer
 from lengthwise.http.worker import Worker
 from lengthwise.repository import folder
 from lengthwise.runtime.free_memory import map_large_blocks
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings, flag, mapping_is_set
+from lengthwise.telemetry.call_record import configured_tracer
 
 log = logging.getLogger("lengthwise.server")
 
-SWITCH_INTERVAL_SECONDS = 0.0005
-"""How long a thread keeps the interpreter lock while others wait for it. A runner that returns from the graph waits for
-the event loop for half a millisecond at most then, instead of five."""
+# How long a thread keeps the interpreter lock while others wait for it. A runner that returns from the graph waits for
+# the event loop for half a millisecond at most then, instead of five.
+SWITCH_INTERVAL_SECONDS: Final = 0.0005
+# The threshold of generation 0 of the garbage collector (default 700). Hundreds of requests wait at once, and to scan
+# them takes time and finds nothing: no answer, refusal or closed connection leaves a reference cycle.
 YOUNG_OBJECTS: Final = 10_000
-"""The threshold of generation 0 of the garbage collector (default 700). Hundreds of requests wait at once, and to scan
-them takes time and finds nothing: no answer, refusal or closed connection leaves a reference cycle."""
-_END_SECONDS: Final = 2.9
-"""How long after the drain the process may run."""
-_LATE_SECONDS: Final = 1.0
-"""How long connections stay open after a drain that took all of its time, for late ones and the last answers."""
-_LAST_REFUSALS_SECONDS: Final = 0.1
-"""How long the last refusals may take to be sent."""
+_END_SECONDS: Final = 2.9  # that the process may run after the drain
+_LATE_SECONDS: Final = 1.0  # that connections stay open after a drain that took all of its time, for the last answers
+_LAST_REFUSALS_SECONDS: Final = 0.1  # that the last refusals may take to be sent
 
 
 class _PortServer(uvicorn.Server):
-    """uvicorn's server on this service's own listener.
-
-    Args:
-        config: The configuration of uvicorn.
-        listener: Accepts its connections.
-    """
+    """uvicorn's server on this service's own listener."""
 
     def __init__(self, config: uvicorn.Config, listener: Listener) -> None:
         super().__init__(config)
@@ -83,18 +71,19 @@ class _PortServer(uvicorn.Server):
         )
         self.started = True
 
+    def open_connections(self) -> int:
+        """How many connections are open."""
+        return len(self.server_state.connections) + self.listener.pending
+
     def draining(self) -> ConnectionDrain:
         """Waits for the end of this server's connections."""
-        connections = cast("set[DrainedConnection]", self.server_state.connections)
+        connections: Any = self.server_state.connections
         return ConnectionDrain(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
 
     async def end_connections(self, draining: ConnectionDrain, seconds: float, until: float = 0.0) -> None:
-        """Accepts the connections that are being opened, and ends every connection; unfinished requests are refused.
+        """Accepts the connections that are being opened, and ends all; unfinished requests are refused.
 
-        Args:
-            draining: Waits for the connections.
-            seconds: How long they have at least.
-            until: The end of the drain, on the event loop's clock: they have until then, if that is later.
+        They have so many seconds, and `until` the end of the drain, on the event loop's clock.
         """
         clock = asyncio.get_running_loop().time
         until = max(until, clock() + seconds)
@@ -110,14 +99,9 @@ class _PortServer(uvicorn.Server):
 
 
 class Server(_PortServer):
-    """The server of the main port, which handles this service's signals.
+    """The server of the main port, which handles this service's signals and drains `serving`.
 
-    Args:
-        config: The configuration of uvicorn.
-        listener: Accepts its connections.
-        serving: What it drains.
-        admin: Serves before this one does, and until it has ended.
-        last_resort: Ends the process if its end takes too long.
+    `admin` serves before this one does, and until it has ended. `last_resort` ends the process if its end is late.
     """
 
     def __init__(
@@ -153,7 +137,7 @@ class Server(_PortServer):
         """Drains: requests that are here, and those that still arrive, are answered; then all connections end."""
         left = self._serving.batcher.unanswered
         log.info("draining: %d accepted calls have no answer yet; another signal ends the process at once", left)
-        draining, present = self.draining(), set(self.server_state.connections)
+        draining, present = self.draining(), {*self.server_state.connections}
         stopping = asyncio.create_task(self._serving.stop())
         until = asyncio.get_running_loop().time() + self._serving.settings.drain_seconds
         await draining.wait(until=until, only=cast("set[DrainedConnection]", present))
@@ -167,7 +151,7 @@ class Server(_PortServer):
     def capture_signals(self) -> Iterator[None]:
         """Handles signals while serving; unlike uvicorn's, does not raise them again after a good end."""
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self.handle_reload)
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._serving.registry.ask())
         try:
             yield
         finally:
@@ -187,10 +171,6 @@ class Server(_PortServer):
         """As the first signal, which may have come already."""
         if not self.should_exit:
             self.handle_exit(signal.SIGTERM, None)
-
-    def handle_reload(self, sig: int, frame: FrameType | None) -> None:
-        """Reads the model repository again."""
-        self._serving.registry.ask()
 
 
 class AdminServer(_PortServer):
@@ -213,11 +193,7 @@ class AdminServer(_PortServer):
 def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) -> int:
     """Serves until a signal: the exit code. `prepare` is given the application before, to add middleware or routes.
 
-    With several workers each is this program again, up to here.
-
-    Raises:
-        ConfigurationError: The server cannot listen on an address; the repository, the keys or the certificates cannot
-            be read; or a package that traces need is not installed.
+    With several workers each is this program again, up to here. ConfigurationError says which option is wrong.
     """
     worker = Worker.of_this_process()
     folder.check_readable(settings.models)
@@ -249,11 +225,11 @@ def serve(settings: Settings, prepare: Callable[[FastAPI], None] | None = None) 
         if settings.admin_port is not None:
             config_of_admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS)
             admin = AdminServer(config_of_admin, listener("admin_port", ADMIN_CONNECTIONS))
-            serving.openings.connections["admin"] = (partial(_open_connections, admin), ADMIN_CONNECTIONS)
+            serving.openings.connections["admin"] = (admin.open_connections, ADMIN_CONNECTIONS)
         server = Server(config, listener("port", places.http), serving, admin, last_resort)
         if worker is not None:
             server.server_state.connections = worker.connections()
-        serving.openings.connections["http"] = (partial(_open_connections, server), places.http)
+        serving.openings.connections["http"] = (server.open_connections, places.http)
         # Signals are handled from the moment that clients can connect.
         stack.enter_context(server.capture_signals())
         places.log()
@@ -288,10 +264,6 @@ def _tune() -> None:
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
-def _open_connections(server: _PortServer) -> int:
-    return len(server.server_state.connections) + server.listener.pending
-
-
 def _config(app: ASGIApp, settings: Settings, max_connections: int) -> uvicorn.Config:
     """The configuration of one server, loaded."""
     config = uvicorn.Config(
@@ -321,10 +293,4 @@ def protocol(app: ASGIApp, settings: Settings, max_connections: int) -> Callable
     if not isinstance(app, Application) or not settings.quick_path:
         return partial(Connection, **bounds)
     fast_path = FastPath(app.inference)
-
-    def connection(**options: Any) -> Connection:
-        if app.extended():
-            return Connection(**bounds, **options)
-        return FastConnection(fast_path=fast_path, **bounds, **options)
-
-    return connection
+    return lambda **options: Connection(fast_path=None if app.extended() else fast_path, **bounds, **options)

@@ -14,7 +14,6 @@ survive one. Connections wait in the sockets while no worker takes them, so a wo
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -22,36 +21,30 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from lengthwise.connections.listener import listening
+from lengthwise.connections.places import announce
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.addresses import announce
-from lengthwise.http.worker import ABSENT, LINE_BYTES, STARTING, SharedMemory
+from lengthwise.http.worker import ABSENT, STARTING, Channel, SharedMemory
 from lengthwise.settings import Settings, flag, passed_to_worker
 from lengthwise.telemetry.metrics import Bounds, Metrics
 from lengthwise.telemetry.snapshots import Snapshot, added, lasting, taken
 
 log = logging.getLogger("lengthwise.workers")
 
-EARLY_SECONDS: Final = 10.0
-"""A worker that ends so soon after its start counts against `MOST_EARLY`."""
+EARLY_SECONDS: Final = 10.0  # a worker that ends so soon after its start counts against `MOST_EARLY`
 MOST_EARLY: Final = 5
-FIRST_PAUSE_SECONDS: Final = 0.2
-"""The pause before a worker that ended early is started again; it doubles each time."""
-_ANSWER_SECONDS: Final = 2.0
-"""How long a worker may take to tell its metrics; then those of its last answer count."""
-_END_SECONDS: Final = 6.0
-"""How long after the drain workers may run: they end themselves sooner."""
-_NOT_STARTED: Final = 2
-"""The exit code of a worker that cannot start: an option, or the repository, is wrong."""
-
-
-_MEMORY: Final = "/dev/shm"
-"""Where files are in memory; a container has it, though nothing else there may be written."""
+FIRST_PAUSE_SECONDS: Final = 0.2  # before a worker that ended early is started again; it doubles each time
+_ANSWER_SECONDS: Final = 2.0  # that a worker may take to tell its metrics; then those of its last answer count
+_END_SECONDS: Final = 6.0  # that workers may run after the drain: they end themselves sooner
+_NOT_STARTED: Final = 2  # the exit code of a worker that cannot start: an option, or the repository, is wrong
+_MEMORY: Final = "/dev/shm"  # where files are in memory; a container has it, though nothing else there may be written
 
 
 @dataclass(slots=True)
@@ -60,16 +53,10 @@ class Place:
 
     number: int
     process: asyncio.subprocess.Process | None = None
-    writer: asyncio.StreamWriter | None = None
+    channel: Channel | None = None
     up: bool = False  # it handles its signals
     early: int = 0  # processes in a row that ended early
     last: Snapshot = field(default_factory=dict)
-    replies: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
-
-    def say(self, **message: Any) -> None:
-        """Sends a message, where there is somebody."""
-        if self.writer is not None and not self.writer.is_closing():
-            self.writer.write(json.dumps(message).encode() + b"\n")
 
 
 class Supervisor:
@@ -80,14 +67,12 @@ class Supervisor:
         self._sockets = sockets
         self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - until the process ends
-        self._memory = SharedMemory.of(self._file.fileno(), settings.workers)
+        self._memory = SharedMemory(self._file.fileno(), settings.workers)
         self._places = [Place(number) for number in range(settings.workers)]
         self._ended: Snapshot = {}
         self._unloaded: set[str] = set()
         self._changing = asyncio.Lock()
-        self._calls = 0
         self._announced = False
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._code: int | None = None
         self._ending = asyncio.Event()
 
@@ -134,9 +119,12 @@ class Supervisor:
                     place.process.kill()
 
     def _tell(self, what: str) -> None:
-        for place in self._places:
-            if place.up:  # one that is not reads everything anew
-                place.say(do=what)
+        for channel in self._up():  # one that is not reads everything anew
+            channel.tell(what)
+
+    def _up(self) -> list[Channel]:
+        """The channels of the workers that handle their signals."""
+        return [place.channel for place in self._places if place.up and place.channel is not None]
 
     async def _keep(self, place: Place) -> None:
         """Has a worker in a place until the service ends."""
@@ -152,9 +140,10 @@ class Supervisor:
             self._bury(place)
             if self._ending.is_set():
                 if was_up and code:
-                    self._end_badly(code)
+                    log.error("a worker ended with %s instead of draining", _told(code))
+                    self._code = self._code or 1
                 return
-            restarts = self._memory.get(place.number, "restarts")
+            restarts = self._memory.table["restarts"][place.number]
             if code == _NOT_STARTED and not restarts:
                 self._end(_NOT_STARTED)  # it has said why
                 return
@@ -175,10 +164,6 @@ class Supervisor:
             self._memory.put(place.number, restarts=restarts + 1)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), pause or 1e-3)
-
-    def _end_badly(self, code: int) -> None:
-        log.error("a worker ended with %s instead of draining", _told(code))
-        self._code = self._code or 1
 
     async def _life(self, place: Place) -> tuple[bool, int]:
         """Runs one worker: whether it came to handle its signals, and its exit code."""
@@ -202,80 +187,50 @@ class Supervisor:
             )
             self._memory.put(place.number, pid=process.pid)
             theirs.close()
-            reader, place.writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
-            was_up = False
-            with suppress(ConnectionError):
-                while line := await reader.readline():
-                    self._heard(place, json.loads(line))
-                    was_up = place.up
+            answers: dict[str, Callable[..., Any]] = {
+                "metrics": partial(self._metrics_beside, place),
+                "change": self._change,
+            }
+            told = {"up": partial(self._is_up, place), "last": partial(setattr, place, "last")}
+            place.channel = channel = Channel(answers, told)
+            await channel.listen(await channel.open(ours))
+            was_up = place.up
             code = await process.wait()
             place.up = False
-            place.writer.close()
-            for reply in place.replies.values():
-                if not reply.done():
-                    reply.set_result({"pid": process.pid, "error": "it has ended"})
-            place.process = place.writer = None
+            channel.close({"pid": process.pid, "error": "it has ended"})
+            place.process = place.channel = None
         return was_up, code
 
-    def _heard(self, place: Place, message: dict[str, Any]) -> None:
-        if "up" in message:
-            if not self._announced:  # until now connections wait
-                self._announced = True
-                announce(self._settings)
-            place.up = True
-            if self._ending.is_set():
-                place.say(do="drain")
-        elif "last" in message:
-            place.last = message["last"]
-        elif "reply" in message:
-            reply = place.replies.get(message["reply"])
-            if reply is not None and not reply.done():
-                reply.set_result(message["found"])
-        elif message["call"] == "metrics":
-            self._run(self._tell_metrics(place, message["ask"]))
-        else:
-            self._run(self._change(place, message))
+    def _is_up(self, place: Place) -> None:
+        if not self._announced:  # until now connections wait
+            self._announced = True
+            announce(self._settings)
+        place.up = True
+        if self._ending.is_set() and place.channel is not None:
+            place.channel.tell("drain")
 
-    def _run(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _change(self, place: Place, message: dict[str, Any]) -> None:
+    async def _change(self, change: str, name: str, call: str) -> list[Any]:
         """Has all workers make a change, one change after the other."""
         async with self._changing:
-            called = [self._call(one, message["call"], *message["given"]) for one in self._places if one.up]
-            found = await asyncio.gather(*called)
-            change, name = message["given"][:2]
+            found = await asyncio.gather(*[channel.call("change", change, name, call) for channel in self._up()])
             if all(one["error"] is None for one in found):
                 (self._unloaded.add if change == "unload" else self._unloaded.discard)(name)
-        place.say(answer=message["ask"], found=found)
+        return found
 
-    async def _call(self, place: Place, call: str, *given: Any) -> Any:
-        """What a worker answers; that it has ended, if it does."""
-        self._calls += 1
-        number = self._calls
-        place.replies[number] = reply = asyncio.get_running_loop().create_future()
-        place.say(call=call, given=given, number=number)
-        try:
-            return await reply
-        finally:
-            del place.replies[number]
+    async def _metrics_beside(self, asking: Place) -> list[Snapshot]:
+        """The metrics of all other workers, and of those that have ended."""
 
-    async def _tell_metrics(self, asking: Place, number: int) -> None:
-        """Answers with the metrics of all other workers, and of those that have ended."""
+        async def ask(place: Place, channel: Channel) -> None:
+            found = await channel.call("metrics")
+            if "error" not in found:
+                place.last = found
+
         others = [place for place in self._places if place is not asking and place.up]
-        if others:
-            calls = {asyncio.ensure_future(self._ask_metrics(place)) for place in others}
-            await asyncio.wait(calls, timeout=_ANSWER_SECONDS)
+        asked = {asyncio.ensure_future(ask(place, place.channel)) for place in others if place.channel is not None}
+        if asked:
+            await asyncio.wait(asked, timeout=_ANSWER_SECONDS)
         # One that has ended meanwhile is among the ended, and one that does not answer has its last answer.
-        found = [place.last for place in others if place.up]
-        asking.say(answer=number, found=[*found, self._ended])
-
-    async def _ask_metrics(self, place: Place) -> None:
-        found = await self._call(place, "metrics")
-        if "error" not in found:
-            place.last = found
+        return [*(place.last for place in others if place.up), self._ended]
 
     def _bury(self, place: Place) -> None:
         """Adds what an ended worker has counted to that of all before it: from its memory what is exact there."""
@@ -295,11 +250,7 @@ def _told(code: int) -> str:
 
 
 def supervise(settings: Settings) -> int:
-    """Serves with several workers until a signal: the exit code.
-
-    Raises:
-        ConfigurationError: The server cannot listen on an address.
-    """
+    """Serves with several workers until a signal: the exit code; ConfigurationError if an address is taken."""
     with ExitStack() as stack:
         sockets = {"port": stack.enter_context(listening(settings.host, settings.port, flag("port")))}
         if settings.admin_port is not None:
@@ -312,19 +263,11 @@ def supervise(settings: Settings) -> int:
         share = {name: value for name, value in settings.of_worker().items() if name.startswith("max_")}
         log.info("%d workers, each with %s", settings.workers, ", ".join(f"{name} {share[name]}" for name in share))
         files = {name: one.fileno() for name, one in sockets.items()}
-        return asyncio.run(_run(settings, files, folder))
-
-
-async def _run(settings: Settings, sockets: dict[str, int], folder: Path) -> int:
-    return await Supervisor(settings, sockets, folder).run()
+        return asyncio.run(Supervisor(settings, files, folder).run())
 
 
 def _reserved(host: str, port: int, *, check: bool = True) -> socket.socket:
-    """A socket that holds a port on which each worker listens by itself, as gRPC does; it accepts nothing.
-
-    Raises:
-        ConfigurationError: Another program has the port.
-    """
+    """A socket that holds a port on which each worker listens by itself, as gRPC does; it accepts nothing."""
     with listening(host, port, flag("grpc_port")) if check else nullcontext():  # SO_REUSEPORT would share a port in use
         pass
     held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)

@@ -1,48 +1,122 @@
-"""One connection without its requests: its timers, what it writes by itself, and how it ends once all is written."""
+"""One connection without its requests: its flow, its timers, what it writes by itself, and how it ends after that."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final
 
 import uvicorn
 
 from lengthwise.connections.closing import LINGER_SECONDS, gently
+from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, unread_bytes
-from lengthwise.http.fast_request import DEFAULT_LINES, response
-from lengthwise.http.flow import Flow
+from lengthwise.http.fast_request import common_lines, response
 from lengthwise.protocols import problems
 
-UNREAD_SECONDS: Final = 0.1
-"""After which time a connection that seemed idle, and has bytes to read, is looked at again."""
+UNREAD_SECONDS: Final = 0.1  # after which a connection that seemed idle, and has bytes to read, is looked at again
 HALF_CLOSED_SECONDS: Final = 2.0
 
 
-class TimedConnection(asyncio.Protocol):
-    """The timers of a connection, of which one runs at a time beside that of keep-alive, and its end.
+class Flow:
+    """When one connection is read from and written to: not read from while its client has answers to read."""
 
-    Args:
-        server_state: The connections and tasks of the server.
-        loop: The event loop.
-    """
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._writable: asyncio.Event | None = None  # made by the first that waits
+        self.read_paused = False  # for any of the three reasons that follow
+        self.write_paused = False  # the client has to read before more is written
+        self.behind = False  # what was read is not parsed yet
+        self._waits = False  # what was read has to wait for its turn
+        self._discarding = False  # what still arrives is dropped, so reading is not paused any more
+        self.resumed = False  # reading was paused and resumed since this was last set to False
+
+    def _apply(self) -> None:
+        paused = not self._discarding and (self.write_paused or self.behind or self._waits)
+        if paused and not self.read_paused:
+            self._transport.pause_reading()
+        elif self.read_paused and not paused:
+            self.resumed = True
+            self._transport.resume_reading()
+        self.read_paused = paused
+
+    def fall_behind(self, behind: bool) -> None:
+        """Notes whether what was read is to be parsed before more is read."""
+        self.behind = behind
+        self._apply()
+
+    def pause_reading(self) -> None:
+        """Pauses reading until `resume_reading`."""
+        self._waits = True
+        self._apply()
+
+    def resume_reading(self) -> None:
+        """Resumes reading, unless it is paused for another reason."""
+        self._waits = False
+        self._apply()
+
+    def discard(self) -> None:
+        """Reads from now on without pause, because what arrives is dropped.
+
+        If a socket has unread bytes when it is closed, the connection is reset, and answers on their way are lost.
+        """
+        self._discarding = True
+        self._apply()
+
+    def end(self) -> None:
+        """Called when the client sends no more: pausing and resuming then do nothing."""
+        self._discarding = True
+        self.read_paused = False
+
+    def pause_writing(self) -> None:
+        """The client does not read: `drain` waits, and nothing is read from it."""
+        self.write_paused = True
+        self._apply()
+
+    def resume_writing(self) -> None:
+        """The client reads again, or is gone."""
+        self.write_paused = False
+        self._apply()
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+    async def drain(self) -> None:
+        """Waits until the client has read."""
+        while self.write_paused:
+            self._writable = self._writable or asyncio.Event()
+            await self._writable.wait()
+
+    def lost(self) -> bool:
+        """Whether the client reset the connection while reading was paused, which asyncio does not notice.
+
+        Such a connection ends here: the kernel reports a reset once, and the connection would stay open for ever.
+        """
+        if not self.read_paused:
+            return False
+        connection = self._transport.get_extra_info("socket")
+        if connection is None or connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+            return False
+        self._transport.abort()
+        return True
+
+
+class TimedConnection(asyncio.Protocol):
+    """The timers of a connection, of which one runs at a time beside that of keep-alive, and its end."""
 
     transport: asyncio.Transport
     flow: Flow
     client: tuple[str, int] | None = None  # its address
 
-    def __init__(self, server_state: uvicorn.server.ServerState, loop: asyncio.AbstractEventLoop | None) -> None:
-        self.loop = loop or asyncio.get_running_loop()
+    def __init__(self, server_state: uvicorn.server.ServerState, inflight: Inflight) -> None:
+        self._unwritten = Hold(inflight)  # answers that the client has yet to read
+        self.loop = asyncio.get_running_loop()
         self.server_state = server_state
         self._addresses: dict[str, Any] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None
-
-    @property
-    def default_headers(self) -> bytes:
-        """The header lines of every response: the date."""
-        return DEFAULT_LINES.of(self.server_state.default_headers)
 
     def _made(self, transport: asyncio.Transport) -> None:
         """The transport is here."""
@@ -67,6 +141,19 @@ class TimedConnection(asyncio.Protocol):
         if self.transport.is_closing() and not self.transport.can_write_eof():
             self._start_timer(LINGER_SECONDS, self._has_not_parted)
 
+    def pause_writing(self) -> None:
+        """The client does not read: it is not read from, it has a bounded time, and its answers count as memory."""
+        self.flow.pause_writing()
+        self._watch_unread()
+        self._unwritten.holds(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """The client has read nearly all of its answers."""
+        self._unwritten.close()
+        self.flow.resume_writing()
+        if self._unread is not None and not self.transport.is_closing():
+            self._unread.stop()
+
     def _has_not_parted(self) -> None:
         """Over TLS, a client that has read everything has some time to end its own side (see `closing`)."""
         if unread_bytes(self.transport):
@@ -76,7 +163,7 @@ class TimedConnection(asyncio.Protocol):
 
     def _write_refusal(self, status: int, detail: str) -> None:
         status, body, headers = problems.last_refusal(status, detail)
-        self.transport.write(response(status, self.default_headers, headers, body))
+        self.transport.write(response(status, common_lines(self.server_state.default_headers), headers, body))
 
     def _has_left(self) -> None:
         if self.flow.write_paused:  # it reads an answer; `UnreadWatch` says whether fast enough

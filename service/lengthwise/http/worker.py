@@ -21,65 +21,126 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, MutableSequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
+
+import numpy as np
 
 from lengthwise.settings import worker_task
 from lengthwise.telemetry import shared_counts
 from lengthwise.telemetry.shared_counts import SharedCounts
 from lengthwise.telemetry.snapshots import Snapshot
 
-GIVE_WAY_SECONDS: Final = 0.005
-"""The loop of a worker that is busy takes milliseconds to look at its socket."""
+GIVE_WAY_SECONDS: Final = 0.005  # the loop of a worker that is busy takes milliseconds to look at its socket
 NOT_READY_SECONDS: Final = 0.1
 ABSENT, STARTING, READY, ENDING = range(4)
 _PR_SET_PDEATHSIG: Final = 1
-_FIELDS: Final = ("pid", "state", "connections", "started", "restarts")
-LINE_BYTES: Final = 2**26
-"""Longest line of a channel: the metrics of one worker."""
+_ROW: Final = np.dtype([(name, "f8") for name in ("pid", "state", "connections", "started", "restarts")])
+_LINE_BYTES: Final = 2**26  # of a line of a channel: the metrics of one worker
 
 
-@dataclass(frozen=True, slots=True)
 class SharedMemory:
-    """What all workers share: `[workers, 5]` numbers, and the counts of each."""
+    """What all workers share, in a file that has zeros at first: a `table` with a row for each, and their counts."""
 
-    cells: MutableSequence[float]
-    counts: tuple[SharedCounts, ...]
-
-    @classmethod
-    def of(cls, file: int, workers: int) -> SharedMemory:
-        """That of a file, which has zeros at first."""
-        table = 8 * len(_FIELDS) * workers
-        size = table + shared_counts.BYTES * workers
+    def __init__(self, file: int, workers: int) -> None:
+        first = _ROW.itemsize * workers
+        size = first + shared_counts.BYTES * workers
         os.ftruncate(file, size)
         memory = memoryview(mmap.mmap(file, size))
-        places = range(table, size, shared_counts.BYTES)
-        regions = tuple(SharedCounts(memory[first : first + shared_counts.BYTES]) for first in places)
-        return cls(cast("MutableSequence[float]", memory[:table].cast("d")), regions)
-
-    def get(self, place: int, name: str) -> float:
-        """A number of one worker."""
-        return float(self.cells[len(_FIELDS) * place + _FIELDS.index(name)])
+        self.table: Any = np.frombuffer(memory, _ROW, workers)  # written by name and place
+        self.counts = [
+            SharedCounts(memory[place : place + shared_counts.BYTES])
+            for place in range(first, size, shared_counts.BYTES)
+        ]
 
     def put(self, place: int, **numbers: float) -> None:
         """Sets numbers of one worker."""
         for name, number in numbers.items():
-            self.cells[len(_FIELDS) * place + _FIELDS.index(name)] = number
+            self.table[name][place] = number
 
     def described(self) -> list[dict[str, Any]]:
         """The workers as `/healthz` shows them."""
         return [
             {
-                "pid": int(self.get(place, "pid")),
-                "ready": self.get(place, "state") == READY,
-                "started": self.get(place, "started"),
-                "restarts": int(self.get(place, "restarts")),
+                "pid": int(row["pid"]),
+                "ready": bool(row["state"] == READY),
+                "started": float(row["started"]),
+                "restarts": int(row["restarts"]),
             }
-            for place in range(len(self.counts))
+            for row in self.table
         ]
+
+
+class Channel:
+    """JSON lines between the parent and one worker: either of them calls the other, and is answered, or tells it."""
+
+    def __init__(self, answers: Mapping[str, Callable[..., Awaitable[Any]]], told: Mapping[str, Callable[..., Any]]):
+        self._answers = answers
+        self._told = told
+        self._writer: asyncio.StreamWriter | None = None
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self, end: socket.socket) -> asyncio.StreamReader:
+        """Opens this end of it; the caller has it listen."""
+        reader, self._writer = await asyncio.open_connection(sock=end, limit=_LINE_BYTES)
+        return reader
+
+    async def listen(self, reader: asyncio.StreamReader) -> None:
+        """Hears what comes, until the other end is closed."""
+        with suppress(ConnectionError):
+            while line := await reader.readline():
+                message = json.loads(line)
+                if "number" not in message:
+                    self._told[message["tell"]](*message["given"])
+                elif "call" in message:
+                    task = asyncio.ensure_future(self._answer(**message))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                elif (asked := self._asked.get(message["number"])) is not None and not asked.done():
+                    asked.set_result(message["found"])
+
+    async def _answer(self, number: int, call: str, given: list[Any]) -> None:
+        try:
+            found = await self._answers[call](*given)
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {error}"}
+        self._write(number=number, found=found)
+
+    async def call(self, name: str, *given: Any) -> Any:
+        """What the other end answers."""
+        number = next(self._numbers)
+        self._asked[number] = answered = asyncio.get_running_loop().create_future()
+        self._write(number=number, call=name, given=given)
+        try:
+            return await answered
+        finally:
+            del self._asked[number]
+
+    def tell(self, name: str, *given: Any) -> None:
+        """Tells the other end something that has no answer."""
+        self._write(tell=name, given=given)
+
+    def _write(self, **message: Any) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(json.dumps(message).encode() + b"\n")
+
+    async def drain(self) -> None:
+        """Waits until all was sent."""
+        if self._writer is not None:
+            with suppress(ConnectionError):
+                await self._writer.drain()
+
+    def close(self, found: Any) -> None:
+        """Closes this end; whatever was asked is answered with this."""
+        if self._writer is not None:
+            self._writer.close()
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_result(found)
 
 
 class Connections(set[Any]):
@@ -95,31 +156,21 @@ class Connections(set[Any]):
         self._note(len(self))
 
 
-AnswerCall = Callable[..., Awaitable[Any]]
-
-
 class Worker:
-    """This process among the workers.
-
-    Attributes:
-        answers: What it does when all are called, by name.
-        commands: What it does when the parent says so, by name.
-    """
+    """This process among the workers."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.place: int = task["place"]
         self._sockets: dict[str, int] = task["sockets"]
         self.judgements = Path(task["judgements"])
         self.unloaded = frozenset(task["unloaded"])
-        self.memory = SharedMemory.of(task["memory"], task["workers"])
-        self.answers: dict[str, AnswerCall] = {}
-        self.commands: dict[str, Callable[[], None]] = {}
-        self._channel = socket.socket(fileno=task["channel"])
-        self._channel.setblocking(False)
-        self._writer: asyncio.StreamWriter | None = None
-        self._asked: dict[int, asyncio.Future[Any]] = {}
-        self._numbers = itertools.count()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.memory = SharedMemory(task["memory"], task["workers"])
+        self.counts = self.memory.counts[self.place]  # the memory of its counts
+        self.answers: dict[str, Callable[..., Awaitable[Any]]] = {}  # what it does when all are called, by name
+        self.commands: dict[str, Callable[[], None]] = {}  # what it does when the parent says so
+        self._channel = Channel(self.answers, self.commands)
+        self._end: int = task["channel"]
+        self._listening: asyncio.Task[None] | None = None
 
     @classmethod
     def of_this_process(cls) -> Worker | None:
@@ -127,45 +178,49 @@ class Worker:
         task = worker_task()
         if task is None:
             return None
-        _end_with(task["parent"])
+        if sys.platform == "linux":  # the system ends it with its parent; elsewhere the end of the channel does
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != task["parent"]:  # the parent ended before this was set
+            os._exit(1)
         return cls(task)
-
-    @property
-    def counts(self) -> SharedCounts:
-        """The memory of its counts."""
-        return self.memory.counts[self.place]
 
     @property
     def first(self) -> bool:
         """Whether it says what all of them do."""
-        return self.place == 0 and not self.memory.get(0, "restarts")
+        return self.place == 0 and not self.memory.table["restarts"][0]
 
     @property
     def beside_ready(self) -> bool:
         """Whether another is ready."""
-        return READY in self._states()
+        return READY in self._others("state")
 
-    def _states(self) -> list[float]:
-        return [self.memory.get(place, "state") for place in self._others()]
+    @property
+    def restarts(self) -> int:
+        """How many workers were replaced."""
+        return int(self.memory.table["restarts"].sum())
 
-    def _others(self) -> list[int]:
-        return [place for place in range(len(self.memory.counts)) if place != self.place]
+    def _others(self, name: str) -> Any:
+        """A number of each other worker."""
+        return np.delete(self.memory.table[name], self.place)
+
+    @property
+    def _state(self) -> float:
+        return float(self.memory.table["state"][self.place])
 
     def is_ready(self, ready: bool) -> None:
         """Notes whether it would answer."""
-        if self.memory.get(self.place, "state") != ENDING:
+        if self._state != ENDING:
             self.memory.put(self.place, state=READY if ready else STARTING)
 
     def turn(self, connections: int) -> float:
         """How many seconds it leaves a new connection to others, with so many of its own; see `Listener`."""
         self.memory.put(self.place, connections=connections)
-        ready = [place for place in self._others() if self.memory.get(place, "state") == READY]
-        if not ready:
+        counts = self._others("connections")[self._others("state") == READY]
+        if not len(counts):
             return 0.0
-        if self.memory.get(self.place, "state") != READY:
+        if self._state != READY:
             return -NOT_READY_SECONDS
-        fewest = min(self.memory.get(one, "connections") for one in ready)
-        return GIVE_WAY_SECONDS if connections > fewest else 0.0
+        return GIVE_WAY_SECONDS if connections > counts.min() else 0.0
 
     def connections(self) -> Connections:
         """A set of its connections, of which the others know how many they are."""
@@ -174,18 +229,19 @@ class Worker:
     def ends(self) -> bool:
         """Notes that it accepts no more; whether it is the last."""
         self.memory.put(self.place, state=ENDING)
-        return not {STARTING, READY} & {*self._states()}
-
-    @property
-    def restarts(self) -> int:
-        """How many workers were replaced."""
-        return sum(int(self.memory.get(place, "restarts")) for place in range(len(self.memory.counts)))
+        return not np.isin(self._others("state"), (STARTING, READY)).any()
 
     async def open(self) -> None:
         """Listens to the parent, and says that it does; without a parent this process ends."""
-        reader, self._writer = await asyncio.open_connection(sock=self._channel, limit=LINE_BYTES)
-        self._run(self._listen(reader))
-        self.say(up=True)
+        end = socket.socket(fileno=self._end)
+        end.setblocking(False)
+        reader = await self._channel.open(end)
+        self._listening = asyncio.ensure_future(self._listen(reader))
+        self._channel.tell("up")
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        await self._channel.listen(reader)
+        os._exit(1)  # the parent is gone, and its ports are wanted
 
     def socket(self, name: str) -> socket.socket:
         """A socket that the parent holds, and listens on."""
@@ -193,67 +249,11 @@ class Worker:
         shared.setblocking(False)
         return shared
 
-    def drop(self) -> None:
-        """Closes its channel."""
-        self._channel.close()
-
     async def close(self, last: Snapshot) -> None:
         """Tells the parent what was counted in the end."""
-        self.say(last=last)
-        if self._writer is not None:
-            with suppress(ConnectionError):
-                await self._writer.drain()
+        self._channel.tell("last", last)
+        await self._channel.drain()
 
-    def say(self, **message: Any) -> None:
-        """Sends a message to the parent."""
-        if self._writer is not None:
-            self._writer.write(json.dumps(message).encode() + b"\n")
-
-    async def ask(self, call: str, *given: Any, all_of_them: bool = False) -> list[dict[str, Any]]:
-        """What each other worker answers to a call, and what is known of those that have ended.
-
-        With `all_of_them` this one is called too, and no other such call is made at the same time.
-        """
-        number = next(self._numbers)
-        self._asked[number] = answered = asyncio.get_running_loop().create_future()
-        self.say(ask=number, call=call, given=given, all=all_of_them)
-        try:
-            return list(await answered)
-        finally:
-            self._asked.pop(number, None)
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with suppress(ConnectionError):
-            while line := await reader.readline():
-                self._heard(json.loads(line))
-        os._exit(1)  # the parent is gone, and its ports are wanted
-
-    def _heard(self, message: dict[str, Any]) -> None:
-        if "call" in message:
-            self._run(self._answer(message))
-        elif "answer" in message:
-            asked = self._asked.get(message["answer"])
-            if asked is not None and not asked.done():
-                asked.set_result(message["found"])
-        else:
-            self.commands[message["do"]]()
-
-    async def _answer(self, message: dict[str, Any]) -> None:
-        try:
-            found = await self.answers[message["call"]](*message["given"])
-        except Exception as error:
-            found = {"error": f"{type(error).__name__}: {error}"}
-        self.say(reply=message["number"], found=found)
-
-    def _run(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-def _end_with(parent: int) -> None:
-    """Has the system end this process with its parent, where it can; elsewhere the end of the channel does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended before this was set
-        os._exit(1)
+    async def ask(self, call: str, *given: Any) -> list[dict[str, Any]]:
+        """What the parent answers: of `metrics`, those of all others; of a `change`, what came of it at each worker."""
+        return list(await self._channel.call(call, *given))

@@ -50,9 +50,10 @@ class ServedModel:
         self.manifest = model.manifest
         self.metrics = metrics
         metrics.computes_padding = model.session.computes_padding
+        counted = partial(metrics.count, "clipped_values")
         self.queue = ModelQueue(
             model.manifest.key,
-            partial(model.answer, on_clipped=metrics.clipped) if model.manifest.graph.clipped else model.answer,
+            partial(model.answer, on_clipped=counted) if model.manifest.graph.clipped else model.answer,
             model.cost,
             metrics,
             limits.at_most(model.manifest.max_batch_rows),
@@ -272,7 +273,7 @@ class EveryWorker:
     async def __call__(self, change: str, name: str) -> Refusal | None:
         """Makes a change everywhere; what came of it here, or WorkersDiffer if it was made at some workers only."""
         call = f"{os.getpid()} {next(self._numbers)}"
-        found = await self.ask("change", change, name, call, all_of_them=True)
+        found = await self.ask("change", change, name, call)
         own = self._own.pop(call)
         if len({one["error"] is None for one in found}) > 1:
             told = []

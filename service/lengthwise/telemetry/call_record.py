@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import random
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from lengthwise.errors import Refused, RequestError
-from lengthwise.telemetry.access_log import AccessLog
+from lengthwise.errors import ConfigurationError, Refused, RequestError
+from lengthwise.settings import open_telemetry_variables
 from lengthwise.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
     from lengthwise.batching.queues import Timing
     from lengthwise.decoding.calls import Call
     from lengthwise.telemetry.tracing import Trace, Tracer
+
+log = logging.getLogger("lengthwise.access")
+
+MOST_LENGTHS: Final = 20  # that a line shows; the number of sequences is always shown
 
 
 class CallRecord:
@@ -64,11 +70,10 @@ class CallRecord:
         reason = error.reason if isinstance(error, Refused) else None
         stages = None if timing is None else (timing.queue, timing.inference)
         trace, access = self.trace, self._recorder.access
-        if trace is None and access is None:
-            self._metrics.request(status, seconds, reason, stages, None, self._decode_seconds)
-            return
         trace_id = None if trace is None else trace.id
         self._metrics.request(status, seconds, reason, stages, trace_id, self._decode_seconds)
+        if trace is None and access is None:
+            return
         model, request_id = self._metrics.labels, self.request_id.decode()
         if access is not None:
             access.note(
@@ -91,3 +96,84 @@ class CallRecorder:
         arrived = time.monotonic()
         trace = None if self._tracer is None else self._tracer.begin(name, headers, arrived)
         return CallRecord(self, name, request_id, trace, arrived)
+
+
+class AccessLog:
+    """Writes a line for a share of the calls: ids, status and lengths, never a payload; `draw` draws from 0 up to 1."""
+
+    def __init__(self, share: float, draw: Callable[[], float] = random.random) -> None:
+        self._share = share
+        self._draw = draw
+
+    def note(
+        self,
+        request_id: str,
+        call: str,
+        status: int,
+        seconds: float,
+        model: Sequence[str],
+        *,
+        lengths: Sequence[int],
+        reason: str | None = None,
+        trace_id: str | None = None,
+    ) -> None:
+        """Writes a call's line, if it is in the random share; `model` is name and version, or two empty texts."""
+        if self._draw() >= self._share:
+            return
+        name, version = model
+        fields: dict[str, Any] = {
+            "request_id": request_id,
+            "call": call,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 3),
+        }
+        if name:
+            fields |= {"model": name, "version": version}
+        if lengths:
+            fields |= {"sequences": len(lengths), "lengths": list(lengths[:MOST_LENGTHS])}
+        if reason is not None:
+            fields["reason"] = reason
+        if trace_id is not None:
+            fields["trace_id"] = trace_id
+        shown = {key: ",".join(map(str, one)) if isinstance(one, list) else str(one) for key, one in fields.items()}
+        text = " ".join(f'{key}="{value}"' if " " in value else f"{key}={value}" for key, value in shown.items())
+        log.info("%s", text, extra={"fields": fields})
+
+
+def configured_tracer() -> Tracer | None:
+    """The tracer that OpenTelemetry's own variables ask for; None where they ask for none.
+
+    ConfigurationError if they ask for an exporter that is not supported, or the extra is not installed.
+    """
+    exporter = traces_exporter(open_telemetry_variables())
+    if exporter is None:
+        return None
+    try:
+        from lengthwise.telemetry.tracing import open_tracer
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the variables OTEL_* ask for traces, which need OpenTelemetry ({error.name} is not installed): "
+            "pip install 'lengthwise[tracing]', or set OTEL_SDK_DISABLED=true"
+        ) from error
+    return open_tracer(exporter)
+
+
+def traces_exporter(variables: Mapping[str, str]) -> str | None:
+    """The exporter of traces that these variables ask for: `otlp`, `console`, or None for no traces."""
+    if variables.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    named = variables.get("OTEL_TRACES_EXPORTER", "").strip()
+    if named == "none":
+        return None
+    if named not in ("", "otlp", "console"):
+        raise ConfigurationError(f"OTEL_TRACES_EXPORTER: {named!r} is not supported; otlp, console and none are")
+    if named == "console":
+        return named
+    for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        protocol = variables.get(variable, "").strip()
+        if protocol not in ("", "http/protobuf"):
+            raise ConfigurationError(f"{variable}: {protocol!r} is not supported; http/protobuf is")
+        if protocol:
+            break
+    endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return "otlp" if named or any(variables.get(variable) for variable in endpoints) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -26,10 +26,6 @@ class Family:
 LabelledNumbers: TypeAlias = Sequence[tuple[tuple[str, ...], float]]  # values of a family's own labels
 
 
-def _codes(model: ModelMetrics) -> LabelledNumbers:
-    return [((str(code),), count) for code, count in sorted(model.codes.items())]
-
-
 def _informed(name: str, *labels: str) -> Callable[[ModelMetrics], LabelledNumbers]:
     """Always 1, with labels of a model's `info`, where it has the first of them."""
 
@@ -48,54 +44,30 @@ def _number(name: str) -> Callable[[ModelMetrics], LabelledNumbers]:
     return lambda model: [((), getattr(model, name))]
 
 
+_NUMBERS: Final = {
+    "sequences": "Sequences decoded.",
+    "computed_padding_steps": "The padding of lengthwise_steps_total that was computed; kernels on the CPU skip it.",
+    "batch_failures": "Batches that failed in the runtime.",
+    "overdue_batches": "Batches that ran for many times longer than predicted.",
+    "cancelled_sequences": "Sequences whose client left before their batch began.",
+    "clipped_values": "Values that were clipped at the grid of a model.",
+}
+_STEPS: Final = "Steps of the batches, rows x width: valid ones, and padding, whether it was computed or skipped."
+_KERNELS: Final = "Always 1; the kernels of the model's recurrent layers: an instruction set, or onnxruntime."
+_REJECTED: Final = "Calls rejected although nothing was wrong with them, by reason."
 OF_MODELS: Final[tuple[tuple[Kind, str, str, tuple[str, ...], Callable[[ModelMetrics], LabelledNumbers]], ...]] = (
-    ("counter", "requests", "Inference calls under any protocol, by status.", ("code",), _codes),
     (
-        "counter",
-        "rejected",
-        "Calls rejected although nothing was wrong with them, by reason.",
-        ("reason",),
+        *("counter", "requests", "Inference calls under any protocol, by status.", ("code",)),
+        lambda model: [((str(code),), count) for code, count in sorted(model.codes.items())],
+    ),
+    (
+        *("counter", "rejected", _REJECTED, ("reason",)),
         lambda model: [((reason,), count) for reason, count in model.rejected.items()],
     ),
-    ("counter", "sequences", "Sequences decoded.", (), _number("sequences")),
-    (
-        "counter",
-        "steps",
-        "Steps of the batches, rows x width: valid ones, and padding, whether it was computed or skipped.",
-        ("kind",),
-        _steps,
-    ),
-    (
-        "counter",
-        "computed_padding_steps",
-        "The padding of lengthwise_steps_total that was computed; Lengthwise's kernels on the CPU skip it.",
-        (),
-        _number("computed_padding_steps"),
-    ),
-    ("counter", "batch_failures", "Batches that failed in the runtime.", (), _number("batch_failures")),
-    (
-        "counter",
-        "overdue_batches",
-        "Batches that ran for many times longer than predicted.",
-        (),
-        _number("overdue_batches"),
-    ),
-    (
-        "counter",
-        "cancelled_sequences",
-        "Sequences whose client left before their batch began.",
-        (),
-        _number("cancelled_sequences"),
-    ),
-    ("counter", "clipped_values", "Values that were clipped at the grid of a model.", (), _number("clipped_values")),
+    ("counter", "steps", _STEPS, ("kind",), _steps),
+    *(("counter", name, help_, (), _number(name)) for name, help_ in _NUMBERS.items()),
     ("gauge", "model_info", "Always 1.", ("provider", "digest"), _informed("provider", "digest")),
-    (
-        "gauge",
-        "recurrent_kernels",
-        "Always 1; the kernels of the model's recurrent layers: an instruction set, or onnxruntime.",
-        ("kernels",),
-        _informed("kernels"),
-    ),
+    ("gauge", "recurrent_kernels", _KERNELS, ("kernels",), _informed("kernels")),
 )
 HISTOGRAMS: Final = (
     ("request_duration_seconds", "request_seconds", "From the first byte of a call to its answer."),
@@ -106,19 +78,26 @@ HISTOGRAMS: Final = (
     ("batch_width_steps", "batch_width", "Padded steps of a batch's rows, rounding included."),
     ("sequence_length_steps", "sequence_length", "Steps of a sequence."),
 )
-GAUGES: Final = (
-    ("queue_cost_steps", "Padded steps that wait."),
-    ("queue_sequences", "Sequences that wait."),
-    ("inflight_batches", "Batches that run now."),
-    ("ready", "1 while the model is served and works."),
-    ("breaker_open", "1 while the model does not work, and requests for it are rejected."),
-    ("queue_seconds", "Predicted seconds until what waits now has begun to run."),
-)
-BOUNDS: Final = (
-    ("runners", "Threads that run batches."),
-    ("max_queue_cost_steps", "Most padded steps that may wait, over all models."),
-    ("max_queue_seconds", "Predicted seconds of waiting at which the queue is full."),
-    ("refused_models", "Versions in the repository that failed their verification and are not served."),
-    ("inflight_bytes", "Bytes of bodies and answers in memory: read, inflated, waiting, being written."),
-    ("max_inflight_bytes", "Most bytes of bodies and answers that may be in memory."),
-)
+
+
+class Openings:
+    """What is open now: connections, streams and live views. Each is counted where it is, and read at each scrape."""
+
+    def __init__(self) -> None:
+        # those open, and the most, by door: `http`, `admin`, `grpc`
+        self.connections: dict[str, tuple[Callable[[], int], int]] = {}
+        self.streams: Callable[[], Mapping[str, int]] = dict  # calls and streams over gRPC, by kind
+        self.viewers: list[Callable[[], int]] = []  # live views; there may be several pages of the console
+
+    def families(self) -> list[Family]:
+        """The gauges as they are now."""
+        doors = [((door,), float(count())) for door, (count, _) in self.connections.items()]
+        most = [((door,), float(limit)) for door, (_, limit) in self.connections.items()]
+        streams = [((kind,), float(count)) for kind, count in self.streams().items()]
+        viewers = sum(count() for count in self.viewers)
+        return [
+            Family("gauge", "open_connections", "Connections that are open now.", ("door",), doors),
+            Family("gauge", "max_connections", "Most connections that may be open.", ("door",), most),
+            Family("gauge", "grpc_streams", "Calls and streams over gRPC that are open now.", ("kind",), streams),
+            Family("gauge", "live_viewers", "Live views of the console that are open now.", (), [((), viewers)]),
+        ]

@@ -13,7 +13,8 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from itertools import accumulate
+from typing import TYPE_CHECKING, Annotated, Final, get_type_hints
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -21,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from lengthwise.telemetry.families import BOUNDS, GAUGES, HISTOGRAMS, OF_MODELS, Family
+from lengthwise.telemetry.families import HISTOGRAMS, OF_MODELS, Family
 from lengthwise.telemetry.snapshots import Snapshot, Sum, taken
 
 if TYPE_CHECKING:
@@ -40,12 +41,10 @@ STEPS = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 20
 
 
 class Histogram:
-    """Counts of observations by bucket. The caller holds the lock of the `ModelMetrics` it is part of.
+    """Counts of observations by bucket; the caller holds the lock of its `ModelMetrics`.
 
-    Args:
-        bounds: The upper bounds of the buckets but the last.
-        cells: The counts of the buckets are here, from `first` on, and behind them the sum of the values.
-        first: Where they begin.
+    `bounds` are the upper ones of the buckets but the last. The counts are in `cells` from `first` on, and behind them
+    the sum of the values.
     """
 
     __slots__ = ("_cells", "_first", "_total", "bounds", "exemplars")
@@ -82,14 +81,11 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
         """Cumulative counts, as Prometheus wants them, each with its bucket's exemplar."""
-        cumulative: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-        running = 0
-        for i, (bound, count) in enumerate(zip((*self.bounds, float("inf")), self.counts, strict=True)):
-            running += count
-            name = "+Inf" if bound == float("inf") else repr(float(bound))
-            exemplar = self.exemplars.get(i)
-            cumulative.append((name, float(running)) if exemplar is None else (name, float(running), exemplar))
-        return cumulative
+        names = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
+        return [
+            (name, float(count), self.exemplars[i]) if i in self.exemplars else (name, float(count))
+            for i, (name, count) in enumerate(zip(names, accumulate(self.counts), strict=True))
+        ]
 
 
 @dataclass(slots=True)
@@ -130,8 +126,7 @@ _SEQUENCES, _VALID, _PADDING, _COMPUTED, _FAILED, _OVERDUE, _CANCELLED, _CLIPPED
     _NUMBERS, _NUMBERS + 9
 )
 _BOUNDS: Final[tuple[Sequence[float], ...]] = (SECONDS, SECONDS, SECONDS, SECONDS, ROWS, STEPS, STEPS)
-CELLS: Final = _HISTOGRAMS + sum(len(bounds) + 2 for bounds in _BOUNDS)
-"""How many cells a model has."""
+CELLS: Final = _HISTOGRAMS + sum(len(bounds) + 2 for bounds in _BOUNDS)  # of a model
 
 
 class ModelMetrics:
@@ -242,49 +237,39 @@ class ModelMetrics:
             for wait in waits:
                 self.queue_seconds.observe(wait)
 
-    def batch_failed(self) -> None:
-        """Counts a batch that failed in the runtime."""
+    def count(self, name: str, number: int = 1) -> None:
+        """Adds to `batch_failures`, `overdue_batches`, `cancelled_sequences` or `clipped_values`."""
         with self.lock:
-            self.cells[_FAILED] += 1
-
-    def batch_overdue(self) -> None:
-        """Counts a batch that runs for many times longer than predicted."""
-        with self.lock:
-            self.cells[_OVERDUE] += 1
-
-    def cancelled(self, sequences: int) -> None:
-        """Counts sequences whose client left before their batch began."""
-        with self.lock:
-            self.cells[_CANCELLED] += sequences
-
-    def clipped(self, values: int) -> None:
-        """Counts values of a batch that the graph clipped."""
-        with self.lock:
-            self.cells[_CLIPPED] += values
+            self.cells[vars(ModelMetrics)[name].cell] += number
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """The gauges of one model: what waits and runs now."""
+    """The gauges of one model: what waits and runs now. Each has the help that its page shows."""
 
-    queue_cost_steps: int
-    queue_sequences: int
-    inflight_batches: int
-    ready: bool
-    breaker_open: bool = False
-    queue_seconds: float = 0.0
+    queue_cost_steps: Annotated[int, "Padded steps that wait."]
+    queue_sequences: Annotated[int, "Sequences that wait."]
+    inflight_batches: Annotated[int, "Batches that run now."]
+    ready: Annotated[bool, "1 while the model is served and works."]
+    breaker_open: Annotated[bool, "1 while the model does not work, and requests for it are rejected."] = False
+    queue_seconds: Annotated[float, "Predicted seconds until what waits now has begun to run."] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The metrics of the process, over all models, and their limits: alerts need no options then."""
 
-    runners: int
-    max_queue_cost_steps: int
-    refused_models: int
-    inflight_bytes: int
-    max_inflight_bytes: int
-    max_queue_seconds: float = 0.0
+    runners: Annotated[int, "Threads that run batches."]
+    max_queue_cost_steps: Annotated[int, "Most padded steps that may wait, over all models."]
+    refused_models: Annotated[int, "Versions in the repository that failed their verification and are not served."]
+    inflight_bytes: Annotated[int, "Bytes of bodies and answers in memory: read, inflated, waiting, being written."]
+    max_inflight_bytes: Annotated[int, "Most bytes of bodies and answers that may be in memory."]
+    max_queue_seconds: Annotated[float, "Predicted seconds of waiting at which the queue is full."] = 0.0
+
+
+def _helps(kind: type) -> dict[str, str]:
+    """The fields of a dataclass, each with its help."""
+    return {name: hint.__metadata__[0] for name, hint in get_type_hints(kind, include_extras=True).items()}
 
 
 class Metrics(Collector):
@@ -374,10 +359,10 @@ class Metrics(Collector):
                     samples += [((*model.labels, *more), number) for more, number in read(model)]
             yield Family(kind, name, help_, (*_LABELS, *labels), samples)
         gauges = self._gauges()
-        for name, help_ in GAUGES:
+        for name, help_ in _helps(Gauges).items():
             yield Family("gauge", name, help_, _LABELS, [(key, getattr(one, name)) for key, one in gauges.items()])
         bounds = self._bounds()
-        for name, help_ in BOUNDS:
+        for name, help_ in _helps(Bounds).items():
             yield Family("gauge", name, help_, (), [((), getattr(bounds, name))])
         for families in self._more:
             yield from families()

@@ -61,11 +61,9 @@ class Tracer:
         span = self._calls.start_span(name, above, SpanKind.SERVER, start_time=_epoch(arrived))
         return Trace(self, span) if span.is_recording() else None
 
-    def stage(self, trace: Trace, name: str, started: float, ended: float) -> Span:
+    def stage(self, trace: Trace, name: str, started: float, ended: float) -> None:
         """A span below a call's; both times on the clock of `time.monotonic`."""
-        span = self._calls.start_span(name, trace.context, start_time=_epoch(started))
-        span.end(_epoch(ended))
-        return span
+        self._calls.start_span(name, trace.context, start_time=_epoch(started)).end(_epoch(ended))
 
     def batch(self, queue: ModelQueue, entries: Sequence[QueuedSequence], started: float, ended: float) -> None:
         """Writes the span of a batch that ran or failed, and the spans `queue` and `inference` of its traced calls."""
@@ -80,11 +78,10 @@ class Tracer:
         for trace, arrival in arrivals.items():
             self.stage(trace, "queue", arrival, started)
             runs.append(self._calls.start_span("inference", trace.context, start_time=_epoch(started)))
-        width = max(entry.padded_steps for entry in entries)
         figures: dict[str, str | int] = {
             "lengthwise.model": queue.name,
             "lengthwise.rows": len(entries),
-            "lengthwise.width_steps": width,
+            "lengthwise.width_steps": max(entry.padded_steps for entry in entries),
         }
         span = self._batches.start_span(
             "batch",
