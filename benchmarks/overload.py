@@ -42,8 +42,8 @@ from benchmarks import machine, output, pages
 from benchmarks.workloads import WORKLOADS
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
-from lengthwise.bench.load import Measurement, Open, drive
-from lengthwise.bench.trial import LoadSpec, json_requests, prepare
+from lengthwise.bench.load import Load, Measurement, Schedule
+from lengthwise.bench.trial import LoadSpec, groups_of, json_requests, prepare
 from lengthwise.bench.workload import arrival_moments
 from lengthwise.padding import Steps
 
@@ -216,7 +216,7 @@ def _round(spec: Overload, core: int) -> tuple[dict[str, Any], dict[str, Returni
 def _overloaded(
     spec: Overload, target: ServerAddress, sequences: list[Steps], capacity: float
 ) -> tuple[Measurement, dict[str, Returning]]:
-    requests = json_requests(target, sequences, spec.per_request, {}, {})
+    requests = json_requests(target, groups_of(sequences, spec.per_request))
     moments = arrival_moments(spec.factor * capacity, spec.seconds, np.random.default_rng(1)).tolist()
     until = time.monotonic() + spec.seconds
     callers = {
@@ -224,15 +224,9 @@ def _overloaded(
         "impatient": Returning(target, requests, POLL_SECONDS, until, spec.bound_seconds / 2),
     }
     threads = [thread for kind in callers.values() for thread in kind.start(_CALLERS)]
-    seen = drive(
-        target,
-        requests,
-        Open(moments),
-        # Enough for all that wait.
-        connections=100 + round(0.9 * capacity * spec.bound_seconds),
-        patience_seconds=spec.bound_seconds + 10,
-        limit_seconds=spec.seconds,
-    )
+    patience = spec.bound_seconds + 10
+    load = Load(target, requests, Schedule(moments), patience_seconds=patience, limit_seconds=spec.seconds)
+    seen = load.run(100 + round(0.9 * capacity * spec.bound_seconds))  # connections: enough for all that wait
     for thread in threads:
         thread.join()
     return seen, callers

@@ -39,7 +39,7 @@ from benchmarks.processes import cpu_seconds
 from lengthwise.bench import launch
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Latency
-from lengthwise.bench.load import Closed, ask_each, drive
+from lengthwise.bench.load import Load, Schedule, ask_each
 from lengthwise.bench.workload import Input, json_body, make_sequences
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import INFER, STREAM
@@ -321,13 +321,13 @@ def measure(
     if form.rpc:
         asyncio.run(_ask(form, grpc_port, requests, load.at_once, load.warmup_seconds, float("inf")))
     else:
-        drive(where, requests, Closed(load.warmup_seconds), connections=load.at_once)
+        Load(where, requests, Schedule(seconds=load.warmup_seconds)).run(load.at_once)
     before = cpu_seconds(server.pid)
     if form.rpc:
         _, seen, seconds = asyncio.run(_ask(form, grpc_port, requests, load.at_once, load.seconds, float("inf")))
         latencies, failed = np.array(seen), 0
     else:
-        found = drive(where, requests, Closed(load.seconds), connections=load.at_once)
+        found = Load(where, requests, Schedule(seconds=load.seconds)).run(load.at_once)
         latencies, seconds = found.latency, found.seconds
         failed = int((found.status != 200).sum()) + found.unanswered + found.broken
     cpu = cpu_seconds(server.pid) - before

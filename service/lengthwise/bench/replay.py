@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -13,11 +12,10 @@ from lengthwise.bench.workload import Input
 from lengthwise.errors import ConfigurationError, how_to_install
 from lengthwise.padding import Steps
 
-_NEEDED: Final = ("request", "arrived", "length", "model", "steps")
+_NEEDED: Final = ("request", "arrived", "model", "steps")
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedLoad:
+class RecordedLoad(NamedTuple):
     """The requests of a recording, and when each arrived, in seconds after the first one."""
 
     requests: Sequence[Sequence[Steps]]
@@ -37,34 +35,25 @@ def read(path: Path, step: Input, *, model: str | None = None) -> RecordedLoad:
     rows: list[dict[str, Any]] = []
     for file in files:
         try:
-            opened = pq.ParquetFile(file)
-            names = opened.schema_arrow.names
-            missing = {*_NEEDED} - set(names)
-            if missing:
-                raise ConfigurationError(
-                    f"--replay {file}: it has no column {', '.join(sorted(missing))}; 'lengthwise serve --record' "
-                    "writes files that can be replayed"
-                )
-            rows += opened.read(columns=[*_NEEDED]).to_pylist()
+            rows += pq.ParquetFile(file).read(columns=[*_NEEDED]).select(_NEEDED).to_pylist()
+        except KeyError as error:
+            raise ConfigurationError(
+                f"--replay {file} lacks a column of files that 'lengthwise serve --record' writes: {error.args[0]}"
+            ) from error
         except (OSError, pa.ArrowException) as error:
             raise ConfigurationError(f"--replay {file} cannot be read as Parquet: {error}") from error
     recorded = sorted({row["model"] for row in rows})
     if model is None and len(recorded) > 1:
         raise ConfigurationError(f"--replay {path}: say which --model; there are records of {', '.join(recorded)}")
-    rows = [row for row in rows if model in (None, row["model"])]
-    if not rows:
-        raise ConfigurationError(f"--replay {path}: no records of {model}; there are records of {', '.join(recorded)}")
-    return _load(rows, step, path)
-
-
-def _load(rows: Sequence[dict[str, Any]], step: Input, path: Path) -> RecordedLoad:
-    grouped: dict[tuple[Any, str], list[dict[str, Any]]] = {}
+    grouped: dict[tuple[Any, str], list[Steps]] = {}
     for row in rows:
-        grouped.setdefault((row["arrived"], row["request"]), []).append(row)
+        if model in (None, row["model"]):
+            grouped.setdefault((row["arrived"], row["request"]), []).append(_steps(row["steps"], step, path))
+    if not grouped:
+        raise ConfigurationError(f"--replay {path}: no records of {model}; there are records of {', '.join(recorded)}")
     order = sorted(grouped)
-    requests = [[_steps(row["steps"], step, path) for row in grouped[key]] for key in order]
-    first = order[0][0]
-    return RecordedLoad(requests, [(arrived - first).total_seconds() for arrived, _ in order])
+    moments = [(arrived - order[0][0]).total_seconds() for arrived, _ in order]
+    return RecordedLoad([grouped[key] for key in order], moments)
 
 
 def _steps(values: list[Any], step: Input, path: Path) -> Steps:
