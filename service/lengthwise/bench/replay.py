@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from lengthwise.bench.workload import Input
-from lengthwise.errors import ConfigurationError, how_to_install
+from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
 _NEEDED: Final = ("request", "arrived", "model", "steps")
@@ -24,11 +24,9 @@ class RecordedLoad(NamedTuple):
 
 def read(path: Path, step: Input, *, model: str | None = None) -> RecordedLoad:
     """Reads record files, a file or a folder of `record-*.parquet`; `model` is None where they have one name only."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ConfigurationError(f"--replay needs pyarrow: {how_to_install('parquet')}") from error
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     files = sorted(path.glob("record-*.parquet")) if path.is_dir() else [path]
     if not files:
         raise ConfigurationError(f"--replay {path}: the folder has no record-*.parquet")
